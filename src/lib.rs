@@ -1,0 +1,6 @@
+//! cnn-cuda: trains convolutional networks on a CUDA GPU or on the CPU.
+
+pub mod data;
+pub mod files;
+pub mod rng;
+pub mod shape;

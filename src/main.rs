@@ -1,0 +1,2 @@
+//! Exit code and error chain, nothing else.
+fn main() {}

@@ -1,0 +1,3 @@
+//! The one test binary; each module tests the room of its name.
+
+mod support;
