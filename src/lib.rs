@@ -1,6 +1,15 @@
 //! cnn-cuda: trains convolutional networks on a CUDA GPU or on the CPU.
 
+pub mod checkpoint;
+pub mod cli;
+pub mod cpu;
+pub mod cuda;
 pub mod data;
 pub mod files;
+pub mod models;
+pub mod network;
+pub mod ops;
+pub mod plan;
 pub mod rng;
 pub mod shape;
+pub mod train;

@@ -1,0 +1,114 @@
+//! `checkpoint.safetensors`: weights, optimiser state and position, from which a run goes on bit-identically.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::tensors::{flat_from_tensors, named_tensors, parse, parse_metadata, read_file, refuse_extra, write_tensors};
+use crate::network::Network;
+use crate::ops::Metrics;
+use crate::train::{Position, TrainState};
+
+/// In front of the names of momentum buffers.
+const MOMENTUM: &str = "momentum.";
+
+/// What must be the same for a run to go on from a checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunIdentity {
+    pub model: String,
+    pub dataset: String,
+    pub train_images: usize,
+    pub seed: u64,
+    pub batch_size: usize,
+    pub shuffle: bool,
+}
+
+/// The metadata entry `cnn-cuda`, as JSON.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    version: u32,
+    run: RunIdentity,
+    epoch: u32,
+    step_in_epoch: u64,
+    total_steps: u64,
+    has_momentum: bool,
+    /// As bits, so that it is exact whatever it is.
+    loss_sum_bits: u64,
+    correct: u64,
+    samples: u64,
+    epoch_seconds: f64,
+}
+
+const VERSION: u32 = 1;
+const ENTRY: &str = "cnn-cuda";
+
+/// Writes a checkpoint, atomically: the old one stays until the new one is whole and on the disk.
+pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &TrainState) -> Result<()> {
+    let header = Header {
+        version: VERSION,
+        run: run.clone(),
+        epoch: state.position.epoch,
+        step_in_epoch: state.position.step_in_epoch,
+        total_steps: state.position.total_steps,
+        has_momentum: !state.momentum.is_empty(),
+        loss_sum_bits: state.metrics.loss_sum.to_bits(),
+        correct: state.metrics.correct,
+        samples: state.metrics.samples,
+        epoch_seconds: state.epoch_seconds,
+    };
+    let metadata = HashMap::from([
+        ("format".to_string(), "pt".to_string()),
+        (ENTRY.to_string(), serde_json::to_string(&header).context("checkpoint header")?),
+    ]);
+    let mut tensors = named_tensors(network, "", &state.parameters);
+    if header.has_momentum {
+        tensors.extend(named_tensors(network, MOMENTUM, &state.momentum));
+    }
+    write_tensors(path, &tensors, metadata)
+}
+
+/// Reads a checkpoint of `run`.
+///
+/// # Errors
+/// Where the file is not there, is cut, or is of another model, data set or run; the message says which.
+pub fn load_state(path: &Path, network: &Network, run: &RunIdentity) -> Result<TrainState> {
+    let bytes = read_file(path)?;
+    from_bytes(&bytes, network, run).with_context(|| format!("cannot resume from {}", path.display()))
+}
+
+fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<TrainState> {
+    let tensors = parse(bytes)?;
+    let metadata = parse_metadata(bytes)?;
+    let header = metadata.get(ENTRY).context("it is no checkpoint of this program; weights alone go to --init")?;
+    let header: Header = serde_json::from_str(header).context("its header is damaged")?;
+    ensure!(header.version == VERSION, "it has version {}, this program reads {VERSION}", header.version);
+    same("model", &header.run.model, &run.model)?;
+    same("dataset", &header.run.dataset, &run.dataset)?;
+    same("number of training images", &header.run.train_images, &run.train_images)?;
+    same("seed", &header.run.seed, &run.seed)?;
+    same("batch size", &header.run.batch_size, &run.batch_size)?;
+    same("shuffling", &header.run.shuffle, &run.shuffle)?;
+    let parameters = flat_from_tensors(network, "", &tensors)?;
+    let momentum = match header.has_momentum {
+        true => flat_from_tensors(network, MOMENTUM, &tensors)?,
+        false => Vec::new(),
+    };
+    refuse_extra(network, &["", MOMENTUM], &tensors)?;
+    let metrics = Metrics {
+        loss_sum: f64::from_bits(header.loss_sum_bits),
+        correct: header.correct,
+        samples: header.samples,
+        steps: header.step_in_epoch,
+        first_bad_step: None,
+    };
+    let position =
+        Position { epoch: header.epoch, step_in_epoch: header.step_in_epoch, total_steps: header.total_steps };
+    Ok(TrainState { parameters, momentum, position, metrics, epoch_seconds: header.epoch_seconds })
+}
+
+fn same<T: PartialEq + std::fmt::Debug>(what: &str, there: &T, here: &T) -> Result<()> {
+    ensure!(there == here, "its {what} is {there:?}, but this run's is {here:?}");
+    Ok(())
+}

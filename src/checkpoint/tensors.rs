@@ -1,0 +1,133 @@
+//! Safetensors files as named fp32 tensors, read with every check that a damaged or foreign file needs.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::files::write_atomically;
+use crate::network::{Network, Parameter};
+
+/// Tensors to write, in PyTorch's layout.
+pub(super) struct NamedTensor {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// The network's parameters, or something of the same shape, as tensors named `prefix` + the parameter's name.
+pub(super) fn named_tensors(network: &Network, prefix: &str, flat: &[f32]) -> Vec<NamedTensor> {
+    let tensor = |parameter: &Parameter| {
+        let mut values = vec![0.0; parameter.len()];
+        parameter.layout.file_from_memory(&flat[parameter.range()], &mut values);
+        NamedTensor { name: format!("{prefix}{}", parameter.name), shape: parameter.layout.file_shape(), values }
+    };
+    network.parameters.iter().map(tensor).collect()
+}
+
+/// Writes tensors and metadata, atomically.
+pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], metadata: HashMap<String, String>) -> Result<()> {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|tensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let mut views = Vec::with_capacity(tensors.len());
+    for (tensor, bytes) in tensors.iter().zip(&bytes) {
+        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)
+            .map_err(|error| anyhow!("{}: {error}", tensor.name))?;
+        views.push((tensor.name.as_str(), view));
+    }
+    let file = safetensors::serialize(views, Some(metadata)).map_err(|error| anyhow!("{error}"))?;
+    write_atomically(path, |writer| Ok(writer.write_all(&file)?))
+}
+
+/// A whole file in memory.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
+    ensure!(metadata.is_file(), "{} is not a file; a .safetensors file is expected", path.display());
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The tensors of a file's bytes.
+pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>> {
+    SafeTensors::deserialize(bytes)
+        .map_err(|error| anyhow!("not a whole safetensors file ({error}); it may be cut or damaged"))
+}
+
+/// The metadata of a file's bytes.
+pub(super) fn parse_metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| anyhow!("{error}"))?;
+    Ok(metadata.metadata().clone().unwrap_or_default())
+}
+
+/// Fills a flat buffer in memory layout from the tensors named `prefix` + parameter name.
+pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &SafeTensors) -> Result<Vec<f32>> {
+    let mut flat = vec![0.0; network.parameter_count()];
+    for parameter in &network.parameters {
+        let name = format!("{prefix}{}", parameter.name);
+        let view = tensors.tensor(&name).map_err(|_| missing(network, &name, tensors))?;
+        let expected = parameter.layout.file_shape();
+        ensure!(
+            view.shape() == expected,
+            "tensor {name} has shape {:?}, but {} needs {expected:?}",
+            view.shape(),
+            network.name
+        );
+        let values = values_of(&name, &view)?;
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            bail!("tensor {name} holds {} at index {index}; such weights cannot be used", values[index]);
+        }
+        parameter.layout.memory_from_file(&values, &mut flat[parameter.range()]);
+    }
+    Ok(flat)
+}
+
+/// An error where the file has tensors that nothing asked for.
+pub(super) fn refuse_extra(network: &Network, prefixes: &[&str], tensors: &SafeTensors) -> Result<()> {
+    let known = |name: &str| {
+        let is = |parameter: &Parameter| {
+            prefixes.iter().any(|prefix| name.strip_prefix(prefix) == Some(parameter.name.as_str()))
+        };
+        network.parameters.iter().any(is)
+    };
+    let mut extra: Vec<_> = tensors.names().into_iter().filter(|name| !known(name)).collect();
+    extra.sort_unstable();
+    match extra[..] {
+        [] => Ok(()),
+        [first, ..] => bail!(
+            "tensor {first} does not belong to {} ({} such tensors); is this the weights of another network? \
+             See --model",
+            network.name,
+            extra.len()
+        ),
+    }
+}
+
+fn missing(network: &Network, name: &str, tensors: &SafeTensors) -> anyhow::Error {
+    let mut names = tensors.names();
+    names.sort_unstable();
+    let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
+    let dots = if names.len() > 4 { ", …" } else { "" };
+    anyhow!(
+        "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Is this another network's? \
+         See --model",
+        network.name,
+        names.len()
+    )
+}
+
+/// A tensor's values as fp32, from any of the floating-point types that PyTorch saves.
+fn values_of(name: &str, view: &TensorView) -> Result<Vec<f32>> {
+    let bytes = view.data();
+    let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+    Ok(match view.dtype() {
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F16 => pairs().map(|pair| half::f16::from_le_bytes(pair).to_f32()).collect(),
+        Dtype::BF16 => pairs().map(|pair| half::bf16::from_le_bytes(pair).to_f32()).collect(),
+        Dtype::F64 => bytes
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
+            .collect(),
+        other => bail!("tensor {name} is of type {other:?}; floating-point weights are expected"),
+    })
+}

@@ -1,0 +1,145 @@
+//! `cnn-cuda bench`
+
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use super::device::{DeviceArgs, Task, with_backend};
+use super::{build_network, flags};
+use crate::models;
+use crate::network::Network;
+use crate::ops::{Backend, Metrics, Normalise, Region, Sgd, Span, Subset};
+use crate::plan::{self, Mode, Plan};
+use crate::rng::{Purpose, Stream};
+
+/// Steps before the first that is timed.
+const WARM_UP: usize = 5;
+
+#[derive(Args)]
+pub struct BenchArgs {
+    /// Network
+    #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
+    model: String,
+    /// Images per step
+    #[arg(long, value_name = "N", value_parser = flags::positive, default_value = "64")]
+    batch_size: usize,
+    /// Timed steps, after a few that are not
+    #[arg(long, value_name = "N", value_parser = flags::positive, default_value = "50")]
+    steps: usize,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct BenchResult {
+    model: String,
+    device: String,
+    precision: String,
+    batch_size: usize,
+    steps: usize,
+    ms_per_step: Spread,
+    images_per_second: f64,
+    /// Of this process on the host, in MB of 10⁶ bytes; null where the system does not tell.
+    peak_memory_mb: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+/// Times whole optimiser steps: gather, forward, loss, backward, update, on random images.
+pub fn run(args: &BenchArgs) -> Result<ExitCode> {
+    let model = models::find(&args.model)?;
+    let network = build_network(model, model.input, model.classes)?;
+    let task = Benchmark { network: &network, batch_size: args.batch_size, steps: args.steps };
+    let result = with_backend(&args.device, task)?;
+    let mut out = stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &result)?;
+        writeln!(out)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Spread { median, min, max } = result.ms_per_step;
+    writeln!(out, "{} on {}, {}, batch {}", result.model, result.device, result.precision, result.batch_size)?;
+    writeln!(out, "{median:.3} ms a step (median of {}; {min:.3} to {max:.3})", result.steps)?;
+    writeln!(out, "{:.0} images/s", result.images_per_second)?;
+    if let Some(peak) = result.peak_memory_mb {
+        writeln!(out, "peak memory {peak:.0} MB")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Benchmark<'a> {
+    network: &'a Network,
+    batch_size: usize,
+    steps: usize,
+}
+
+impl Task for Benchmark<'_> {
+    type Output = BenchResult;
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<BenchResult> {
+        let (network, batch) = (self.network, self.batch_size);
+        let plan = Plan::new(network, Mode::Training, batch)?;
+        backend.allocate(&plan.memory_sizes(false))?;
+        let parameters = network.initial_parameters(0);
+        backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters)?;
+        load_random_images(&mut backend, network, batch)?;
+        backend.set_learning_rate(0.01)?;
+        backend.set_metrics(Metrics::default())?;
+        let order: Vec<u32> = (0..batch as u32).collect();
+        let mut milliseconds = Vec::with_capacity(self.steps);
+        for step in 0..WARM_UP + self.steps {
+            backend.set_order(Subset::Train, &order, 0)?;
+            backend.synchronize()?;
+            let start = Instant::now();
+            plan::train_step(&mut backend, &plan, &Sgd::default(), batch)?;
+            backend.synchronize()?;
+            if step >= WARM_UP {
+                milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
+            }
+        }
+        let metrics = backend.read_metrics()?;
+        ensure!(metrics.loss().is_finite(), "the loss became {}: the times mean nothing", metrics.loss());
+        milliseconds.sort_by(f64::total_cmp);
+        let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
+        Ok(BenchResult {
+            model: network.name.clone(),
+            device: info.name,
+            precision: info.precision,
+            batch_size: batch,
+            steps: self.steps,
+            ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
+            images_per_second: batch as f64 / median * 1e3,
+            peak_memory_mb: peak_memory_mb(),
+        })
+    }
+}
+
+/// One batch of noise with labels, resident as a data set would be.
+fn load_random_images<B: Backend>(backend: &mut B, network: &Network, count: usize) -> Result<()> {
+    let (shape, classes) = (network.input(), network.classes() as u32);
+    let mut stream = Stream::new(0, Purpose::Benchmark, 0);
+    let images = (0..count * shape.len()).map(|_| stream.next_u32() as u8).collect();
+    let labels = (0..count).map(|_| stream.below(classes)).collect();
+    let normalise = Normalise { shape, mean: vec![0.5; shape.channels], std: vec![0.5; shape.channels] };
+    backend.load_subset(Subset::Train, &normalise, images, labels)
+}
+
+/// The most memory this process ever held, from Linux's `/proc`.
+fn peak_memory_mb() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1024.0 / 1e6)
+}

@@ -1,0 +1,145 @@
+//! The resolved configuration of a training run: flags and defaults, or what `config.toml` of a run to resume says.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::device::{DeviceChoice, Precision};
+use super::train::TrainArgs;
+use crate::files::write_atomically;
+use crate::ops::Sgd;
+use crate::train::Hyperparameters;
+
+/// Everything needed to run it again; what `config.toml` holds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Config {
+    pub model: String,
+    pub dataset: String,
+    pub data: PathBuf,
+    pub device: DeviceChoice,
+    pub precision: Precision,
+    pub epochs: u32,
+    pub batch_size: usize,
+    pub eval_batch_size: usize,
+    pub lr: f32,
+    pub momentum: f32,
+    pub nesterov: bool,
+    pub weight_decay: f32,
+    pub seed: u64,
+    pub shuffle: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<usize>,
+    pub log_steps: bool,
+}
+
+/// The file's name in a run's folder.
+pub const FILE: &str = "config.toml";
+
+impl Config {
+    /// The flags, with defaults where there is none.
+    pub fn new(args: &TrainArgs) -> Result<Self> {
+        let config = Self {
+            model: args.model.clone().unwrap_or_else(|| "mnist-cnn".into()),
+            dataset: args.dataset.clone().unwrap_or_else(|| "mnist".into()),
+            data: args.data.folder(),
+            device: args.device.device.unwrap_or_default(),
+            precision: args.device.precision.unwrap_or_default(),
+            epochs: args.epochs.unwrap_or(20),
+            batch_size: args.batch_size.unwrap_or(64),
+            eval_batch_size: args.eval_batch_size.unwrap_or(128),
+            lr: args.lr.unwrap_or(0.1),
+            momentum: args.momentum.unwrap_or(0.0),
+            nesterov: args.nesterov,
+            weight_decay: args.weight_decay.unwrap_or(0.0),
+            seed: args.seed.unwrap_or(0),
+            shuffle: !args.no_shuffle,
+            max_steps: args.max_steps.map(|steps| steps as u64),
+            init: args.init.clone(),
+            threads: args.device.threads,
+            log_steps: args.log_steps,
+        };
+        ensure!(!config.nesterov || config.momentum > 0.0, "--nesterov needs a --momentum above 0");
+        Ok(config)
+    }
+
+    /// The configuration of the run in `folder`. Flags may change where and how long it runs, nothing that would
+    /// change its numbers.
+    ///
+    /// # Errors
+    /// Where the folder holds no run, or a flag contradicts it.
+    pub fn resumed(folder: &Path, args: &TrainArgs) -> Result<Self> {
+        let path = folder.join(FILE);
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("--resume {}: cannot read {}", folder.display(), path.display()))?;
+        let mut config: Self = toml::from_str(&text)
+            .with_context(|| format!("--resume {}: {} is damaged", folder.display(), path.display()))?;
+        unchanged("--model", args.model.as_ref(), &config.model)?;
+        unchanged("--dataset", args.dataset.as_ref(), &config.dataset)?;
+        unchanged("--batch-size", args.batch_size.as_ref(), &config.batch_size)?;
+        unchanged("--lr", args.lr.as_ref(), &config.lr)?;
+        unchanged("--momentum", args.momentum.as_ref(), &config.momentum)?;
+        unchanged("--weight-decay", args.weight_decay.as_ref(), &config.weight_decay)?;
+        unchanged("--seed", args.seed.as_ref(), &config.seed)?;
+        unchanged("--nesterov", args.nesterov.then_some(&true), &config.nesterov)?;
+        unchanged("--no-shuffle", args.no_shuffle.then_some(&true), &!config.shuffle)?;
+        if args.init.is_some() {
+            bail!("--init and --resume contradict each other: a resumed run goes on from its checkpoint");
+        }
+        config.data = args.data.data.clone().unwrap_or(config.data);
+        config.device = args.device.device.unwrap_or(config.device);
+        config.precision = args.device.precision.unwrap_or(config.precision);
+        config.threads = args.device.threads.or(config.threads);
+        config.epochs = args.epochs.unwrap_or(config.epochs);
+        config.eval_batch_size = args.eval_batch_size.unwrap_or(config.eval_batch_size);
+        config.max_steps = args.max_steps.map(|steps| steps as u64);
+        config.log_steps |= args.log_steps;
+        config.check().with_context(|| format!("{} is damaged", path.display()))?;
+        Ok(config)
+    }
+
+    /// What the flags' parsers check, for values that come from a file.
+    fn check(&self) -> Result<()> {
+        ensure!(self.epochs > 0 && self.batch_size > 0 && self.eval_batch_size > 0, "a size of zero");
+        ensure!(self.threads != Some(0), "zero threads");
+        ensure!(self.lr.is_finite() && self.lr > 0.0, "lr {}", self.lr);
+        ensure!((0.0..1.0).contains(&self.momentum), "momentum {}", self.momentum);
+        ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
+        Ok(())
+    }
+
+    /// What the trainer needs of it.
+    pub fn hyperparameters(&self) -> Hyperparameters {
+        Hyperparameters {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            eval_batch_size: self.eval_batch_size,
+            learning_rate: self.lr,
+            sgd: Sgd { momentum: self.momentum, nesterov: self.nesterov, weight_decay: self.weight_decay },
+            seed: self.seed,
+            shuffle: self.shuffle,
+            max_steps: self.max_steps,
+            log_steps: self.log_steps,
+        }
+    }
+
+    /// Writes `config.toml` into a run's folder.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let text = toml::to_string(self).context("config.toml")?;
+        write_atomically(&folder.join(FILE), |writer| Ok(writer.write_all(text.as_bytes())?))
+    }
+}
+
+fn unchanged<T: PartialEq + std::fmt::Display>(flag: &str, given: Option<&T>, run: &T) -> Result<()> {
+    match given {
+        Some(given) if given != run => {
+            bail!("{flag} {given} contradicts the run to resume, which has {run}; start a new run to change it")
+        }
+        _ => Ok(()),
+    }
+}

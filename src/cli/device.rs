@@ -1,0 +1,130 @@
+//! Chooses the backend, once; all below is generic over it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use super::flags;
+use crate::cpu::Cpu;
+use crate::cuda;
+use crate::ops::Backend;
+
+/// `--device`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum DeviceChoice {
+    #[default]
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            number => number.parse().map(Self::Cuda).map_err(|_| {
+                format!("{number:?} is no device; it is `auto`, `cpu` or the number of a CUDA device, from 0")
+            }),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "{ordinal}"),
+        }
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// `--precision`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Plain 32-bit floating point, TF32 off
+    #[default]
+    Fp32,
+    /// 32-bit storage, products on tensor cores with 10-bit mantissas (CUDA only)
+    Tf32,
+    /// 16-bit storage and products, 32-bit sums and master weights, dynamic loss scale (CUDA only)
+    Fp16,
+}
+
+/// Which device, and how.
+#[derive(Args, Clone)]
+pub struct DeviceArgs {
+    /// `auto`, `cpu` or the number of a CUDA device [default: auto]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<DeviceChoice>,
+    /// Arithmetic; the CPU has fp32 alone [default: fp32]
+    #[arg(long, value_enum, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
+    /// CPU threads [default: all cores]
+    #[arg(long, value_name = "N", value_parser = flags::threads)]
+    pub threads: Option<usize>,
+}
+
+/// Something to do on whatever backend was chosen.
+pub trait Task {
+    type Output;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
+}
+
+/// Runs `task` on the device asked for.
+///
+/// # Errors
+/// Where a CUDA device was asked for by number and cannot be used, or the CPU is asked for more than fp32.
+pub fn with_backend<T: Task>(args: &DeviceArgs, task: T) -> Result<T::Output> {
+    let choice = args.device.unwrap_or_default();
+    let why = match choice {
+        DeviceChoice::Cpu => "--device cpu".to_string(),
+        DeviceChoice::Cuda(ordinal) => {
+            let devices = cuda::devices().with_context(|| {
+                format!("--device {ordinal} cannot be used; --device cpu works without a GPU")
+            })?;
+            match devices.get(ordinal) {
+                None => bail!("there is no CUDA device {ordinal}; this machine has: {}", numbered(&devices)),
+                Some(name) => bail!("{name} cannot be used yet: this version trains on the CPU alone; use --device cpu"),
+            }
+        }
+        DeviceChoice::Auto => match cuda::devices() {
+            Ok(devices) => format!("this version cannot use {} yet", numbered(&devices)),
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    if args.precision.unwrap_or_default() != Precision::Fp32 {
+        bail!("the CPU computes in fp32 alone ({why}); --precision is for CUDA devices");
+    }
+    let backend = Cpu::new(args.threads)?;
+    info!("device: {} ({why})", backend.info().name);
+    task.run(backend)
+}
+
+fn numbered(devices: &[String]) -> String {
+    devices.iter().enumerate().map(|(ordinal, name)| format!("{ordinal}: {name}")).collect::<Vec<_>>().join(", ")
+}

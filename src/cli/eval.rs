@@ -1,0 +1,113 @@
+//! `cnn-cuda eval`
+
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::Serialize;
+
+use super::device::{DeviceArgs, Task, with_backend};
+use super::{DataArgs, build_network, flags};
+use crate::checkpoint::load_weights;
+use crate::data::{self, Dataset};
+use crate::models;
+use crate::network::Network;
+use crate::ops::{Backend, Metrics, Normalise, Region, Span, Subset};
+use crate::plan::{self, Mode, Plan};
+use crate::report::Confusion;
+
+#[derive(Args)]
+pub struct EvalArgs {
+    /// Weights (safetensors in PyTorch's names and layout)
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// Network that the weights are of
+    #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
+    model: String,
+    /// `mnist` or `digits`
+    #[arg(long, value_name = "NAME", default_value = "mnist")]
+    dataset: String,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// Images per step
+    #[arg(long, value_name = "N", value_parser = flags::positive, default_value = "128")]
+    batch_size: usize,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// Evaluates weights on the test set.
+pub fn run(args: &EvalArgs) -> Result<ExitCode> {
+    let model = models::find(&args.model)?;
+    let dataset = data::load(&args.dataset, &args.data.load_options())?;
+    let network = build_network(model, dataset.shape, dataset.classes.len())?;
+    let weights = load_weights(&args.weights, &network)?;
+    let task = Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size };
+    let result = with_backend(&args.device, task)?;
+    let mut out = stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &result)?;
+        writeln!(out)?;
+    } else {
+        let images = result.images;
+        writeln!(out, "test loss {:.4}, accuracy {:.2}% of {images} images\n", result.loss, 100.0 * result.accuracy)?;
+        result.confusion.print(&mut out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Evaluation<'a> {
+    network: &'a Network,
+    weights: &'a [f32],
+    dataset: Dataset,
+    batch_size: usize,
+}
+
+#[derive(Serialize)]
+struct EvaluationResult {
+    loss: f64,
+    accuracy: f64,
+    images: u64,
+    confusion: Confusion,
+}
+
+impl Task for Evaluation<'_> {
+    type Output = EvaluationResult;
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<EvaluationResult> {
+        let Dataset { shape, classes, mean, std, test, .. } = self.dataset;
+        let (count, labels) = (test.count(), test.labels.clone());
+        let plan = Plan::new(self.network, Mode::Inference, self.batch_size.min(count))?;
+        backend.allocate(&plan.memory_sizes(false))?;
+        backend.write(Span::new(Region::Parameters, 0, self.weights.len()), self.weights)?;
+        backend.load_subset(Subset::Test, &Normalise { shape, mean, std }, test.images, test.labels)?;
+        let order: Vec<u32> = (0..count as u32).collect();
+        backend.set_order(Subset::Test, &order, 0)?;
+        backend.set_metrics(Metrics::default())?;
+        let mut confusion = Confusion::new(classes);
+        for labels in labels.chunks(plan.max_batch) {
+            plan::evaluate_step(&mut backend, &plan, labels.len())?;
+            let logits = backend.read(plan.logits.first(labels.len() * plan.classes))?;
+            for (&label, logits) in labels.iter().zip(logits.chunks_exact(plan.classes)) {
+                confusion.add(label as usize, largest(logits).context("a network without classes")?);
+            }
+        }
+        let metrics = backend.read_metrics()?;
+        Ok(EvaluationResult {
+            loss: metrics.loss(),
+            accuracy: metrics.accuracy(),
+            images: metrics.samples,
+            confusion,
+        })
+    }
+}
+
+/// Index of the first of the largest values.
+fn largest(values: &[f32]) -> Option<usize> {
+    (0..values.len()).reduce(|best, index| if values[index] > values[best] { index } else { best })
+}

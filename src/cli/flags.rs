@@ -1,0 +1,48 @@
+//! Parsers of flag values: what is out of range is a usage error that names the flag.
+
+/// A whole number of at least 1.
+pub fn positive(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) => Err("it must be at least 1".into()),
+        Ok(value) => Ok(value),
+        Err(_) => Err("it must be a whole number of at least 1".into()),
+    }
+}
+
+/// A number of epochs.
+pub fn epochs(text: &str) -> Result<u32, String> {
+    let epochs = positive(text)?;
+    u32::try_from(epochs).map_err(|_| "that many epochs never end".into())
+}
+
+/// A number of threads.
+pub fn threads(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        threads @ 1..=1024 => Ok(threads),
+        _ => Err("it must be at most 1024".into()),
+    }
+}
+
+/// A finite number of at least 0.
+pub fn non_negative(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err("it must be a finite number of at least 0".into()),
+    }
+}
+
+/// A finite number above 0.
+pub fn above_zero(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err("it must be a finite number above 0".into()),
+    }
+}
+
+/// A momentum: at least 0 and below 1.
+pub fn momentum(text: &str) -> Result<f32, String> {
+    match non_negative(text) {
+        Ok(value) if value < 1.0 => Ok(value),
+        _ => Err("it must be at least 0 and below 1".into()),
+    }
+}

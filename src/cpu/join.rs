@@ -1,0 +1,48 @@
+//! Joins on the CPU: sums and strided copies.
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::{Cpu, ELEMENTWISE_CHUNK};
+use crate::ops::{ChannelCopy, JoinOps, Span};
+
+impl JoinOps for Cpu {
+    fn add_forward(&mut self, len: usize, a: Span, b: Span, output: Span) -> Result<()> {
+        if a == b {
+            let [a, y] = self.memory.floats([a.first(len), output.first(len)])?;
+            y.par_iter_mut().with_min_len(ELEMENTWISE_CHUNK).zip(&*a).for_each(|(y, a)| *y = a + a);
+            return Ok(());
+        }
+        let [a, b, y] = self.memory.floats([a.first(len), b.first(len), output.first(len)])?;
+        let terms = a.par_chunks(ELEMENTWISE_CHUNK).zip(b.par_chunks(ELEMENTWISE_CHUNK));
+        y.par_chunks_mut(ELEMENTWISE_CHUNK).zip(terms).for_each(|(y, (a, b))| {
+            y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = a + b);
+        });
+        Ok(())
+    }
+
+    fn accumulate(&mut self, len: usize, term: Span, sum: Span) -> Result<()> {
+        let [term, sum] = self.memory.floats([term.first(len), sum.first(len)])?;
+        sum.par_chunks_mut(ELEMENTWISE_CHUNK).zip(term.par_chunks(ELEMENTWISE_CHUNK)).for_each(|(sum, term)| {
+            sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
+        });
+        Ok(())
+    }
+
+    fn copy(&mut self, len: usize, source: Span, target: Span) -> Result<()> {
+        let [source, target] = self.memory.floats([source.first(len), target.first(len)])?;
+        target.copy_from_slice(source);
+        Ok(())
+    }
+
+    fn copy_channels(&mut self, op: &ChannelCopy, batch: usize, source: Span, target: Span) -> Result<()> {
+        let pixels = batch * op.pixels;
+        let spans = [source.first(pixels * op.source_channels), target.first(pixels * op.target_channels)];
+        let [source, target] = self.memory.floats(spans)?;
+        let sources = source.par_chunks_exact(op.source_channels).with_min_len(1024);
+        target.par_chunks_exact_mut(op.target_channels).with_min_len(1024).zip(sources).for_each(|(target, source)| {
+            target[op.target_offset..][..op.channels].copy_from_slice(&source[op.source_offset..][..op.channels]);
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,104 @@
+//! Softmax cross-entropy and its metrics on the CPU.
+
+use anyhow::{Result, ensure};
+
+use super::Cpu;
+use crate::ops::{LossOps, Metrics, Span, StepLoss};
+
+/// What outlives a step.
+#[derive(Default)]
+pub(super) struct State {
+    /// Labels of the batch at hand.
+    pub labels: Vec<u32>,
+    metrics: Metrics,
+    /// The losses since they were last taken, where they are logged.
+    step_losses: Option<Vec<StepLoss>>,
+}
+
+impl LossOps for Cpu {
+    fn softmax_cross_entropy(
+        &mut self,
+        classes: usize,
+        batch: usize,
+        logits: Span,
+        d_logits: Option<Span>,
+    ) -> Result<()> {
+        let d_logits_span = d_logits.map_or(logits.first(0), |span| span.first(batch * classes));
+        let [logits, d_logits] = self.memory.floats([logits.first(batch * classes), d_logits_span])?;
+        ensure!(self.loss.labels.len() == batch, "{} labels for a batch of {batch}", self.loss.labels.len());
+        let (mut loss_sum, mut correct) = (0.0_f64, 0);
+        for (sample, (row, &label)) in logits.chunks_exact(classes).zip(&self.loss.labels).enumerate() {
+            let label = label as usize;
+            ensure!(label < classes, "label {label} of a network with {classes} classes");
+            let (best, max) = first_maximum(row);
+            let exp_sum: f32 = row.iter().map(|logit| (logit - max).exp()).sum();
+            loss_sum += f64::from(exp_sum.ln() + max - row[label]);
+            correct += u64::from(best == label);
+            if !d_logits.is_empty() {
+                let d_row = &mut d_logits[sample * classes..][..classes];
+                for (d, logit) in d_row.iter_mut().zip(row) {
+                    *d = (logit - max).exp() / exp_sum / batch as f32;
+                }
+                d_row[label] -= 1.0 / batch as f32;
+            }
+        }
+        self.loss.add(loss_sum, correct, batch);
+        Ok(())
+    }
+
+    fn set_labels(&mut self, labels: &[u32]) -> Result<()> {
+        self.loss.labels.clear();
+        self.loss.labels.extend_from_slice(labels);
+        Ok(())
+    }
+
+    fn set_metrics(&mut self, metrics: Metrics) -> Result<()> {
+        self.loss.metrics = metrics;
+        Ok(())
+    }
+
+    fn read_metrics(&mut self) -> Result<Metrics> {
+        Ok(self.loss.metrics)
+    }
+
+    fn peek_metrics(&mut self) -> Option<Metrics> {
+        Some(self.loss.metrics)
+    }
+
+    fn log_steps(&mut self, capacity: usize) -> Result<()> {
+        self.loss.step_losses = Some(Vec::with_capacity(capacity));
+        Ok(())
+    }
+
+    fn take_step_losses(&mut self) -> Result<Vec<StepLoss>> {
+        Ok(self.loss.step_losses.as_mut().map(|losses| losses.drain(..).collect()).unwrap_or_default())
+    }
+}
+
+impl State {
+    fn add(&mut self, loss_sum: f64, correct: u64, samples: usize) {
+        let metrics = &mut self.metrics;
+        metrics.loss_sum += loss_sum;
+        metrics.correct += correct;
+        metrics.samples += samples as u64;
+        if !loss_sum.is_finite() && metrics.first_bad_step.is_none() {
+            metrics.first_bad_step = Some(metrics.steps);
+        }
+        metrics.steps += 1;
+        if let Some(losses) = &mut self.step_losses {
+            let loss = (loss_sum / samples as f64) as f32;
+            losses.push(StepLoss { loss, accuracy: correct as f32 / samples as f32 });
+        }
+    }
+}
+
+/// Index and value of the first of the largest values; NaN is largest, as for PyTorch.
+fn first_maximum(row: &[f32]) -> (usize, f32) {
+    let mut best = (0, row[0]);
+    for (index, &value) in row.iter().enumerate().skip(1) {
+        if value > best.1 || (value.is_nan() && !best.1.is_nan()) {
+            best = (index, value);
+        }
+    }
+    best
+}

@@ -1,0 +1,104 @@
+//! The CPU's regions: one allocation of floats, one of indices, and disjoint views into them.
+
+use anyhow::{Result, anyhow, ensure};
+
+use crate::ops::{MemorySizes, Region, Span};
+
+/// Floats in a cache line; every region begins on one.
+const LINE: usize = 16;
+
+/// All regions. Floats of every region lie in one vector, so that any set of disjoint spans can be borrowed at once.
+#[derive(Default)]
+pub(super) struct Memory {
+    floats: Vec<f32>,
+    /// Beginning of arena, parameters, gradients and momentum, and the end of the last.
+    bounds: [usize; 5],
+    indices: Vec<u32>,
+}
+
+impl Memory {
+    pub fn new(sizes: &MemorySizes) -> Result<Self> {
+        let lengths = [sizes.arena, sizes.parameters, sizes.gradients, sizes.momentum];
+        let total: usize = lengths.iter().map(|len| len.next_multiple_of(LINE)).sum::<usize>() + LINE;
+        let floats = zeroed(total)?;
+        let misaligned = floats.as_ptr().align_offset(LINE * size_of::<f32>());
+        let mut bounds = [if misaligned < LINE { misaligned } else { 0 }; 5];
+        for (region, len) in lengths.iter().enumerate() {
+            bounds[region + 1] = bounds[region] + len.next_multiple_of(LINE);
+        }
+        let mut indices = Vec::new();
+        indices.try_reserve_exact(sizes.indices).map_err(|_| out_of_memory(sizes.indices))?;
+        indices.resize(sizes.indices, 0);
+        Ok(Self { floats, bounds, indices })
+    }
+
+    /// Views of `spans`, which must not overlap.
+    pub fn floats<const N: usize>(&mut self, spans: [Span; N]) -> Result<[&mut [f32]; N]> {
+        let (floats, _) = self.floats_and_indices(spans, None)?;
+        Ok(floats)
+    }
+
+    pub fn indices(&mut self, span: Span) -> Result<&mut [u32]> {
+        indices_of(&mut self.indices, span)
+    }
+
+    /// Views of float spans beside one of indices.
+    pub fn floats_and_indices<const N: usize>(
+        &mut self,
+        spans: [Span; N],
+        indices: Option<Span>,
+    ) -> Result<([&mut [f32]; N], Option<&mut [u32]>)> {
+        let mut ranges = [const { 0..0 }; N];
+        for (range, span) in ranges.iter_mut().zip(spans) {
+            *range = self.range(span)?;
+        }
+        let views = self
+            .floats
+            .get_disjoint_mut(ranges)
+            .map_err(|_| anyhow!("an operator was given overlapping memory: {spans:?}"))?;
+        let indices = indices.map(|span| indices_of(&mut self.indices, span)).transpose()?;
+        Ok((views, indices))
+    }
+
+    /// All parameters, gradients and momentum buffers.
+    pub fn optimizer_state(&mut self) -> Result<[&mut [f32]; 3]> {
+        let whole = |region, index: usize| Span::new(region, 0, self.bounds[index + 1] - self.bounds[index]);
+        self.floats([whole(Region::Parameters, 1), whole(Region::Gradients, 2), whole(Region::Momentum, 3)])
+    }
+
+    fn range(&self, span: Span) -> Result<std::ops::Range<usize>> {
+        let region = match span.region {
+            Region::Arena => 0,
+            Region::Parameters => 1,
+            Region::Gradients => 2,
+            Region::Momentum => 3,
+            Region::Indices => return Err(anyhow!("{span:?} holds indices, not numbers")),
+        };
+        let begin = self.bounds[region] + span.offset;
+        ensure!(begin + span.len <= self.bounds[region + 1], "{span:?} is outside of the allocated memory");
+        Ok(begin..begin + span.len)
+    }
+}
+
+fn indices_of(indices: &mut [u32], span: Span) -> Result<&mut [u32]> {
+    ensure!(span.region == Region::Indices, "{span:?} does not hold indices");
+    indices
+        .get_mut(span.offset..span.offset + span.len)
+        .ok_or_else(|| anyhow!("{span:?} is outside of the allocated memory"))
+}
+
+/// A zeroed vector, or an error where the system has not that much memory.
+fn zeroed(len: usize) -> Result<Vec<f32>> {
+    let mut probe: Vec<f32> = Vec::new();
+    probe.try_reserve_exact(len).map_err(|_| out_of_memory(len))?;
+    drop(probe);
+    // From `vec!`, pages come zeroed from the system and cost nothing until they are touched.
+    Ok(vec![0.0; len])
+}
+
+fn out_of_memory(elements: usize) -> anyhow::Error {
+    anyhow!(
+        "not enough memory for {:.1} MB of activations and parameters; try a smaller --batch-size",
+        elements as f64 * 4e-6
+    )
+}

@@ -1,0 +1,121 @@
+//! Pooling on the CPU, one sample at a time, channels innermost.
+
+use anyhow::{Context, Result};
+use rayon::prelude::*;
+
+use super::Cpu;
+use crate::ops::{AvgPool2d, MaxPool2d, PoolOps, Span};
+use crate::shape::{Shape, Window};
+
+impl PoolOps for Cpu {
+    fn max_pool2d_forward(
+        &mut self,
+        op: &MaxPool2d,
+        batch: usize,
+        input: Span,
+        output: Span,
+        argmax: Option<Span>,
+    ) -> Result<()> {
+        let shape = op.output()?;
+        let spans = [input.first(batch * op.input.len()), output.first(batch * shape.len())];
+        let argmax = argmax.map(|span| span.first(batch * shape.len()));
+        let ([x, y], argmax) = self.memory.floats_and_indices(spans, argmax)?;
+        let samples = x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len()));
+        match argmax {
+            Some(argmax) => samples
+                .zip(argmax.par_chunks_mut(shape.len()))
+                .for_each(|((x, y), argmax)| max_pool(op, shape, x, y, |at, winner| argmax[at] = winner)),
+            None => samples.for_each(|(x, y)| max_pool(op, shape, x, y, |_, _| ())),
+        }
+        Ok(())
+    }
+
+    fn max_pool2d_backward(
+        &mut self,
+        op: &MaxPool2d,
+        batch: usize,
+        d_output: Span,
+        argmax: Span,
+        d_input: Span,
+    ) -> Result<()> {
+        let (shape, channels) = (op.output()?, op.input.channels);
+        let spans = [d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())];
+        let ([d_y, d_x], argmax) = self.memory.floats_and_indices(spans, Some(argmax.first(batch * shape.len())))?;
+        let argmax = argmax.context("max pooling's argmax")?;
+        let samples = d_y.par_chunks(shape.len()).zip(argmax.par_chunks(shape.len()));
+        d_x.par_chunks_mut(op.input.len()).zip(samples).for_each(|(d_x, (d_y, argmax))| {
+            d_x.fill(0.0);
+            for (d_y, argmax) in d_y.chunks_exact(channels).zip(argmax.chunks_exact(channels)) {
+                for (channel, (d_y, &winner)) in d_y.iter().zip(argmax).enumerate() {
+                    d_x[winner as usize * channels + channel] += d_y;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn avg_pool2d_forward(&mut self, op: &AvgPool2d, batch: usize, input: Span, output: Span) -> Result<()> {
+        let (shape, channels) = (op.output()?, op.input.channels);
+        let [x, y] = self.memory.floats([input.first(batch * op.input.len()), output.first(batch * shape.len())])?;
+        let area = (op.window.kernel * op.window.kernel) as f32;
+        x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len())).for_each(|(x, y)| {
+            for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
+                y.fill(0.0);
+                for_each_pixel(op.input, op.window, shape, pixel, |at| {
+                    y.iter_mut().zip(&x[at * channels..]).for_each(|(y, x)| *y += x);
+                });
+                y.iter_mut().for_each(|y| *y /= area);
+            }
+        });
+        Ok(())
+    }
+
+    fn avg_pool2d_backward(&mut self, op: &AvgPool2d, batch: usize, d_output: Span, d_input: Span) -> Result<()> {
+        let (shape, channels) = (op.output()?, op.input.channels);
+        let [d_y, d_x] =
+            self.memory.floats([d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())])?;
+        let area = (op.window.kernel * op.window.kernel) as f32;
+        d_y.par_chunks(shape.len()).zip(d_x.par_chunks_mut(op.input.len())).for_each(|(d_y, d_x)| {
+            d_x.fill(0.0);
+            for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {
+                for_each_pixel(op.input, op.window, shape, pixel, |at| {
+                    d_x[at * channels..].iter_mut().zip(d_y).for_each(|(d_x, d_y)| *d_x += d_y / area);
+                });
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Pools one sample; `record(at, winner)` hears of the maximum of output element `at`.
+fn max_pool(op: &MaxPool2d, shape: Shape, x: &[f32], y: &mut [f32], mut record: impl FnMut(usize, u32)) {
+    let channels = op.input.channels;
+    for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
+        let mut first = true;
+        for_each_pixel(op.input, op.window, shape, pixel, |at| {
+            for (channel, (y, &x)) in y.iter_mut().zip(&x[at * channels..]).enumerate() {
+                // Strictly greater keeps the first of equals; NaN passes, so that it is not hidden.
+                if first || x > *y || x.is_nan() {
+                    *y = x;
+                    record(pixel * channels + channel, at as u32);
+                }
+            }
+            first = false;
+        });
+    }
+}
+
+/// Calls `visit(y · width + x)` in scan order for the input pixels in the window of output pixel number `pixel`.
+#[inline(always)]
+fn for_each_pixel(input: Shape, window: Window, output: Shape, pixel: usize, mut visit: impl FnMut(usize)) {
+    let (oy, ox) = (pixel / output.width, pixel % output.width);
+    let range = |o: usize, size: usize| {
+        let begin = o * window.stride;
+        begin.saturating_sub(window.padding)..(begin + window.kernel).saturating_sub(window.padding).min(size)
+    };
+    for y in range(oy, input.height) {
+        for x in range(ox, input.width) {
+            visit(y * input.width + x);
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Builds a network node by node, checking every shape as it goes.
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{Layout, Network, Node, NodeId, Operator, Parameter};
+use crate::ops::{Activation, AvgPool2d, Conv2d, Linear, MaxPool2d};
+use crate::shape::{Shape, Window};
+
+/// What a convolution needs besides its input; the defaults are PyTorch's.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2dOptions {
+    pub out_channels: usize,
+    pub kernel: usize,
+    pub stride: usize,
+    pub padding: usize,
+    pub bias: bool,
+}
+
+impl Default for Conv2dOptions {
+    fn default() -> Self {
+        Self { out_channels: 1, kernel: 3, stride: 1, padding: 0, bias: true }
+    }
+}
+
+/// A network in the making.
+pub struct Builder {
+    network: Network,
+    /// For vectors, the activations whose flattening they hold, so that a linear layer's columns can be written to
+    /// files in PyTorch's order.
+    segments: Vec<Vec<Shape>>,
+}
+
+impl Builder {
+    /// A network with nothing but its input, which is node 0.
+    pub fn new(name: &str, input: Shape) -> Self {
+        let node = Node {
+            name: "input".into(),
+            operator: Operator::Input,
+            inputs: Vec::new(),
+            shape: input,
+            weight: None,
+            bias: None,
+        };
+        let network = Network { name: name.into(), nodes: vec![node], parameters: Vec::new() };
+        Self { network, segments: vec![vec![input]] }
+    }
+
+    pub fn shape(&self, node: NodeId) -> Shape {
+        self.network.nodes[node].shape
+    }
+
+    /// A convolution; `name` is PyTorch's module path.
+    pub fn conv2d(&mut self, name: &str, input: NodeId, options: Conv2dOptions) -> Result<NodeId> {
+        let Conv2dOptions { out_channels, kernel, stride, padding, bias } = options;
+        ensure!(out_channels > 0, "{name}: a convolution needs at least one output channel");
+        let conv = Conv2d { input: self.shape(input), out_channels, window: Window { kernel, stride, padding } };
+        let shape = conv.output().with_context(|| name.to_string())?;
+        let layout = Layout::Conv { out_channels, in_channels: conv.input.channels, kernel };
+        let weight = self.parameter(format!("{name}.weight"), layout, conv.patch_len())?;
+        let bias = self.bias(name, bias, out_channels, conv.patch_len())?;
+        Ok(self.node(name, Operator::Conv2d(conv), vec![input], shape, Some(weight), bias))
+    }
+
+    /// A linear layer on a vector; `name` is PyTorch's module path.
+    pub fn linear(&mut self, name: &str, input: NodeId, out_features: usize) -> Result<NodeId> {
+        let shape = self.shape(input);
+        ensure!(shape.pixels() == 1, "{name}: a linear layer needs a vector; flatten the {shape} before it");
+        ensure!(out_features > 0, "{name}: a linear layer needs at least one output");
+        let linear = Linear { in_features: shape.len(), out_features };
+        let layout = Layout::Linear { out_features, segments: self.segments[input].clone() };
+        let weight = self.parameter(format!("{name}.weight"), layout, linear.in_features)?;
+        let bias = self.bias(name, true, out_features, linear.in_features)?;
+        Ok(self.node(name, Operator::Linear(linear), vec![input], Shape::flat(out_features), Some(weight), bias))
+    }
+
+    pub fn max_pool2d(&mut self, input: NodeId, window: Window) -> Result<NodeId> {
+        let pool = MaxPool2d { input: self.shape(input), window };
+        let shape = pool.output()?;
+        Ok(self.node("maxpool", Operator::MaxPool2d(pool), vec![input], shape, None, None))
+    }
+
+    pub fn avg_pool2d(&mut self, input: NodeId, window: Window) -> Result<NodeId> {
+        let pool = AvgPool2d { input: self.shape(input), window };
+        let shape = pool.output()?;
+        Ok(self.node("avgpool", Operator::AvgPool2d(pool), vec![input], shape, None, None))
+    }
+
+    pub fn activation(&mut self, input: NodeId, activation: Activation) -> Result<NodeId> {
+        let slope = activation.negative_slope();
+        ensure!(slope >= 0.0 && slope.is_finite(), "{activation}: the slope must be a number of at least 0");
+        let (shape, segments) = (self.shape(input), self.segments[input].clone());
+        let node = self.node("activation", Operator::Activation(activation), vec![input], shape, None, None);
+        self.segments[node] = segments;
+        Ok(node)
+    }
+
+    pub fn relu(&mut self, input: NodeId) -> Result<NodeId> {
+        self.activation(input, Activation::Relu)
+    }
+
+    /// The same values as a vector.
+    pub fn flatten(&mut self, input: NodeId) -> NodeId {
+        let (shape, segments) = (self.shape(input), self.segments[input].clone());
+        let node = self.node("flatten", Operator::Flatten, vec![input], Shape::flat(shape.len()), None, None);
+        self.segments[node] = segments;
+        node
+    }
+
+    /// The sum of two activations of one shape.
+    pub fn add(&mut self, a: NodeId, b: NodeId) -> Result<NodeId> {
+        let (shape, other) = (self.shape(a), self.shape(b));
+        ensure!(shape == other, "cannot add {other} to {shape}");
+        ensure!(self.segments[a] == self.segments[b], "cannot add vectors that were flattened differently");
+        let segments = self.segments[a].clone();
+        let node = self.node("add", Operator::Add, vec![a, b], shape, None, None);
+        self.segments[node] = segments;
+        Ok(node)
+    }
+
+    /// Activations of one height and width side by side along channels; vectors one after the other.
+    pub fn concat(&mut self, inputs: &[NodeId]) -> Result<NodeId> {
+        let Some(&first) = inputs.first() else { bail!("nothing to concatenate") };
+        let mut shape = self.shape(first);
+        for &input in &inputs[1..] {
+            let other = self.shape(input);
+            let fits = (other.height, other.width) == (shape.height, shape.width);
+            ensure!(fits, "cannot concatenate {other} to {shape}: height and width differ");
+            shape.channels += other.channels;
+        }
+        let vectors = inputs.iter().all(|&input| self.shape(input).pixels() == 1);
+        let segments = match vectors {
+            true => inputs.iter().flat_map(|&input| self.segments[input].clone()).collect(),
+            false => vec![shape],
+        };
+        let node = self.node("concat", Operator::Concat, inputs.to_vec(), shape, None, None);
+        self.segments[node] = segments;
+        Ok(node)
+    }
+
+    /// The network, whose logits are those of the node added last.
+    ///
+    /// # Errors
+    /// Where the logits are no vector, there is nothing but an input, or a node leads nowhere.
+    pub fn finish(self) -> Result<Network> {
+        let network = self.network;
+        ensure!(network.nodes.len() > 1, "{}: a network needs at least one operator", network.name);
+        let last = network.nodes.len() - 1;
+        let shape = network.nodes[last].shape;
+        ensure!(shape.pixels() == 1, "{}: the logits must be a vector, not {shape}", network.name);
+        let consumers = network.consumer_counts();
+        if let Some(dead) = (0..last).find(|&node| consumers[node] == 0) {
+            bail!("{}: {} leads nowhere", network.name, network.nodes[dead].name);
+        }
+        Ok(network)
+    }
+
+    fn node(
+        &mut self,
+        name: &str,
+        operator: Operator,
+        inputs: Vec<NodeId>,
+        shape: Shape,
+        weight: Option<usize>,
+        bias: Option<usize>,
+    ) -> NodeId {
+        let same = |node: &&Node| node.name == name || node.name.strip_prefix(name).is_some_and(|n| n.starts_with('.'));
+        let earlier = if weight.is_some() { 0 } else { self.network.nodes.iter().filter(same).count() };
+        let name = if weight.is_some() { name.into() } else { format!("{name}.{}", earlier + 1) };
+        self.network.nodes.push(Node { name, operator, inputs, shape, weight, bias });
+        self.segments.push(vec![shape]);
+        self.network.nodes.len() - 1
+    }
+
+    fn bias(&mut self, name: &str, wanted: bool, len: usize, fan_in: usize) -> Result<Option<usize>> {
+        wanted.then(|| self.parameter(format!("{name}.bias"), Layout::Vector(len), fan_in)).transpose()
+    }
+
+    fn parameter(&mut self, name: String, layout: Layout, fan_in: usize) -> Result<usize> {
+        let parameters = &mut self.network.parameters;
+        ensure!(parameters.iter().all(|parameter| parameter.name != name), "two parameters are called {name}");
+        let offset = parameters.last().map_or(0, |last| last.range().end);
+        parameters.push(Parameter { name, layout, fan_in, offset });
+        Ok(parameters.len() - 1)
+    }
+}

@@ -1,0 +1,82 @@
+//! What there is to say of a network without running it: receptive fields and layer descriptions.
+
+use super::{Network, Node, Operator};
+use crate::shape::Window;
+
+/// How far an activation sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReceptiveField {
+    /// Input pixels in each direction that reach one activation.
+    pub size: usize,
+    /// Input pixels between neighbouring activations.
+    pub step: usize,
+}
+
+impl Network {
+    /// The receptive field of every node; of several inputs the largest counts. `None` once a linear layer has mixed
+    /// all positions.
+    pub fn receptive_fields(&self) -> Vec<Option<ReceptiveField>> {
+        let mut fields: Vec<Option<ReceptiveField>> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let input = node.inputs.iter().map(|&input| fields[input]).max_by_key(|field| field.map_or(0, |f| f.size));
+            let field = match (&node.operator, input) {
+                (Operator::Input, _) => Some(ReceptiveField { size: 1, step: 1 }),
+                (Operator::Linear(_), _) | (_, None | Some(None)) => None,
+                (operator, Some(Some(field))) => Some(match operator.window() {
+                    None => field,
+                    Some(Window { kernel, stride, .. }) => {
+                        ReceptiveField { size: field.size + (kernel - 1) * field.step, step: field.step * stride }
+                    }
+                }),
+            };
+            fields.push(field);
+        }
+        fields
+    }
+
+    /// Parameters of one node.
+    pub fn node_parameters(&self, node: &Node) -> usize {
+        node.weight.iter().chain(&node.bias).map(|&index| self.parameters[index].len()).sum()
+    }
+}
+
+impl Operator {
+    /// The sliding window of a convolution or pooling.
+    pub fn window(&self) -> Option<Window> {
+        match self {
+            Self::Conv2d(op) => Some(op.window),
+            Self::MaxPool2d(op) => Some(op.window),
+            Self::AvgPool2d(op) => Some(op.window),
+            _ => None,
+        }
+    }
+
+    /// For people, such as `conv 3×3, 16→32, stride 2`.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Input => "input".into(),
+            Self::Conv2d(op) => {
+                format!("conv {}, {}→{}", describe_window(op.window, 1), op.input.channels, op.out_channels)
+            }
+            Self::Linear(op) => format!("linear {}→{}", op.in_features, op.out_features),
+            Self::MaxPool2d(op) => format!("max pool {}", describe_window(op.window, op.window.kernel)),
+            Self::AvgPool2d(op) => format!("average pool {}", describe_window(op.window, op.window.kernel)),
+            Self::Activation(activation) => activation.to_string(),
+            Self::Flatten => "flatten".into(),
+            Self::Add => "add".into(),
+            Self::Concat => "concat".into(),
+        }
+    }
+}
+
+fn describe_window(window: Window, usual_stride: usize) -> String {
+    let Window { kernel, stride, padding } = window;
+    let mut text = format!("{kernel}×{kernel}");
+    if stride != usual_stride {
+        text += &format!(" stride {stride}");
+    }
+    if padding > 0 {
+        text += &format!(" padding {padding}");
+    }
+    text
+}

@@ -1,0 +1,111 @@
+//! Parameters: names, initial values, and the way between PyTorch's layout in files and ours in memory.
+
+use std::ops::Range;
+
+use crate::rng::{Purpose, Stream};
+use crate::shape::Shape;
+
+/// One named tensor of the flat parameter buffer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parameter {
+    /// PyTorch's name, such as `layer1.0.weight`.
+    pub name: String,
+    pub layout: Layout,
+    /// Inputs that one output sums; the initial values are uniform in ±1/√fan_in.
+    pub fan_in: usize,
+    /// Where it begins in the flat buffer.
+    pub offset: usize,
+}
+
+/// The shape of a parameter, in a file (PyTorch's order) and in memory.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Layout {
+    /// The same in both.
+    Vector(usize),
+    /// File `[out][in][k][k]`, memory `[out][k][k][in]`.
+    Conv { out_channels: usize, in_channels: usize, kernel: usize },
+    /// `[out][in]`, where `in` is the concatenation of flattened activations: in the file each is in channel, height,
+    /// width order, in memory in height, width, channel order.
+    Linear { out_features: usize, segments: Vec<Shape> },
+}
+
+impl Parameter {
+    pub fn len(&self) -> usize {
+        self.layout.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Its place in the flat buffer.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len()
+    }
+
+    /// Initial values in the file's order.
+    pub(super) fn initial_values(&self, seed: u64, index: u32) -> Vec<f32> {
+        let bound = 1.0 / (self.fan_in as f32).sqrt();
+        let mut stream = Stream::new(seed, Purpose::Initialisation, index);
+        (0..self.len()).map(|_| stream.uniform(-bound, bound)).collect()
+    }
+}
+
+impl Layout {
+    pub fn len(&self) -> usize {
+        self.file_shape().iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The tensor's shape in PyTorch.
+    pub fn file_shape(&self) -> Vec<usize> {
+        match self {
+            Self::Vector(len) => vec![*len],
+            Self::Conv { out_channels, in_channels, kernel } => vec![*out_channels, *in_channels, *kernel, *kernel],
+            Self::Linear { out_features, segments } => vec![*out_features, segments.iter().map(Shape::len).sum()],
+        }
+    }
+
+    /// Fills `memory` from values in the file's order.
+    pub fn memory_from_file(&self, file: &[f32], memory: &mut [f32]) {
+        self.for_each_pair(|in_memory, in_file| memory[in_memory] = file[in_file]);
+    }
+
+    /// Fills `file` from values in memory's order.
+    pub fn file_from_memory(&self, memory: &[f32], file: &mut [f32]) {
+        self.for_each_pair(|in_memory, in_file| file[in_file] = memory[in_memory]);
+    }
+
+    /// Calls `pair(index in memory, index in file)` for every element.
+    fn for_each_pair(&self, mut pair: impl FnMut(usize, usize)) {
+        match self {
+            Self::Vector(len) => (0..*len).for_each(|index| pair(index, index)),
+            Self::Conv { out_channels, in_channels, kernel } => {
+                let filter = Shape::new(*kernel, *kernel, *in_channels);
+                (0..*out_channels).for_each(|out| channels_last_pairs(filter, out * filter.len(), &mut pair));
+            }
+            Self::Linear { out_features, segments } => {
+                let mut begin = 0;
+                for _ in 0..*out_features {
+                    for &segment in segments {
+                        channels_last_pairs(segment, begin, &mut pair);
+                        begin += segment.len();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The pairs of one block of `shape` at `begin`: height, width, channel order in memory against channel, height,
+/// width order in the file.
+fn channels_last_pairs(shape: Shape, begin: usize, pair: &mut impl FnMut(usize, usize)) {
+    for pixel in 0..shape.pixels() {
+        for channel in 0..shape.channels {
+            pair(begin + pixel * shape.channels + channel, begin + channel * shape.pixels() + pixel);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What every backend is: memory by name, and all operators over it.
+
+use anyhow::Result;
+
+use super::{ActivationOps, BiasOps, ConvOps, GatherOps, JoinOps, LinearOps, LossOps, OptimizerOps, PoolOps};
+
+/// The flat buffers of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Region {
+    /// Activations and their gradients, laid out by the plan.
+    Arena,
+    /// All parameters, in the network's order.
+    Parameters,
+    /// The gradient of every parameter, in the same order.
+    Gradients,
+    /// SGD's momentum buffers, in the same order; empty without momentum.
+    Momentum,
+    /// 32-bit indices: the argmax of every max pooling.
+    Indices,
+}
+
+/// `len` elements of a region, from `offset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub region: Region,
+    pub offset: usize,
+    pub len: usize,
+}
+
+impl Span {
+    pub const fn new(region: Region, offset: usize, len: usize) -> Self {
+        Self { region, offset, len }
+    }
+
+    /// The first `len` elements.
+    ///
+    /// # Panics
+    /// If the span is shorter: the plan gave an operator too little.
+    pub fn first(self, len: usize) -> Self {
+        assert!(len <= self.len, "{len} elements wanted of {self:?}");
+        Self { len, ..self }
+    }
+}
+
+/// Elements of every region.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemorySizes {
+    pub arena: usize,
+    pub parameters: usize,
+    pub gradients: usize,
+    pub momentum: usize,
+    pub indices: usize,
+    /// The largest batch that will be run.
+    pub max_batch: usize,
+}
+
+/// A sequence of operators that is run again and again, so that a backend can record it once and replay it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Recording {
+    TrainStep {
+        batch: usize,
+    },
+    EvaluateStep {
+        batch: usize,
+    },
+    /// Run as it comes: never recorded.
+    Once,
+}
+
+/// What a backend runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// For people, such as `CPU (2 threads, AVX-512)`.
+    pub name: String,
+    /// `fp32`, `tf32` or `fp16`.
+    pub precision: String,
+}
+
+/// A device with its memory, on which a plan is run. Chosen once; everything below is generic over it.
+pub trait Backend:
+    ConvOps + LinearOps + PoolOps + ActivationOps + BiasOps + JoinOps + LossOps + GatherOps + OptimizerOps + Send
+{
+    fn info(&self) -> DeviceInfo;
+
+    /// Allocates every region, zeroed where it is state; whatever was there before is gone.
+    ///
+    /// # Errors
+    /// Where the device has not enough memory.
+    fn allocate(&mut self, sizes: &MemorySizes) -> Result<()>;
+
+    /// Copies `values` to the beginning of `span`.
+    fn write(&mut self, span: Span, values: &[f32]) -> Result<()>;
+
+    /// A copy of `span`.
+    fn read(&mut self, span: Span) -> Result<Vec<f32>>;
+
+    /// Runs `body`, a sequence of operators that is the same whenever `recording` is the same.
+    fn run<F>(&mut self, recording: Recording, body: F) -> Result<()>
+    where
+        F: FnMut(&mut Self) -> Result<()> + Send;
+
+    /// Waits until all that was asked for is done.
+    fn synchronize(&mut self) -> Result<()>;
+}

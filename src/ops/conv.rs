@@ -1,0 +1,81 @@
+//! Two-dimensional convolution (`torch.nn.Conv2d`, a cross-correlation), as im2col and a matrix product.
+
+use anyhow::{Context, Result};
+
+use super::{Activation, Span};
+use crate::shape::{Shape, Window};
+
+/// A convolution over one input shape. Weights are `[out_channels][kernel][kernel][in_channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Conv2d {
+    pub input: Shape,
+    pub out_channels: usize,
+    pub window: Window,
+}
+
+impl Conv2d {
+    /// `[out_height][out_width][out_channels]`
+    ///
+    /// # Errors
+    /// Where the window does not fit the input.
+    pub fn output(&self) -> Result<Shape> {
+        let (height, width) =
+            self.window.output(self.input).with_context(|| format!("convolution over {}", self.input))?;
+        Ok(Shape::new(height, width, self.out_channels))
+    }
+
+    /// Length of an im2col row, `kernel · kernel · in_channels`: the inner dimension of the forward product, and
+    /// PyTorch's `fan_in`.
+    pub fn patch_len(&self) -> usize {
+        self.window.kernel * self.window.kernel * self.input.channels
+    }
+
+    pub fn weight_len(&self) -> usize {
+        self.out_channels * self.patch_len()
+    }
+
+    /// Whether the columns are the input itself: a 1×1 kernel that skips nothing. (Stride and padding count: a
+    /// strided 1×1 convolution still has to gather.)
+    pub fn is_pointwise(&self) -> bool {
+        self.window == Window { kernel: 1, stride: 1, padding: 0 }
+    }
+}
+
+/// Spans of a forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2dForward {
+    pub input: Span,
+    pub weight: Span,
+    /// `[out_channels]`
+    pub bias: Option<Span>,
+    pub activation: Activation,
+    pub output: Span,
+}
+
+/// Spans of the weight gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2dBackwardWeight {
+    pub input: Span,
+    pub d_output: Span,
+    pub d_weight: Span,
+}
+
+/// Spans of the input gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct Conv2dBackwardInput {
+    pub d_output: Span,
+    pub weight: Span,
+    pub d_input: Span,
+}
+
+/// Convolution, forward and backward. With `columns` the im2col of the input, `[batch·oh·ow, patch_len]`:
+pub trait ConvOps {
+    /// `output = activation(columns · Wᵀ + bias)`
+    fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()>;
+
+    /// `d_weight = d_outputᵀ · columns`, written, not accumulated; summed over the batch in a fixed order.
+    fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()>;
+
+    /// `d_input = col2im(d_output · W)`
+    fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()>;
+}

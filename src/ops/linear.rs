@@ -1,0 +1,57 @@
+//! The fully connected layer (`torch.nn.Linear`).
+
+use anyhow::Result;
+
+use super::{Activation, Span};
+
+/// A linear layer. Weights are `[out_features][in_features]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Linear {
+    pub in_features: usize,
+    pub out_features: usize,
+}
+
+impl Linear {
+    pub fn weight_len(&self) -> usize {
+        self.in_features * self.out_features
+    }
+}
+
+/// Spans of a forward pass.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearForward {
+    pub input: Span,
+    pub weight: Span,
+    /// `[out_features]`
+    pub bias: Option<Span>,
+    pub activation: Activation,
+    pub output: Span,
+}
+
+/// Spans of the weight gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearBackwardWeight {
+    pub input: Span,
+    pub d_output: Span,
+    pub d_weight: Span,
+}
+
+/// Spans of the input gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct LinearBackwardInput {
+    pub d_output: Span,
+    pub weight: Span,
+    pub d_input: Span,
+}
+
+/// The linear layer, forward and backward.
+pub trait LinearOps {
+    /// `output = activation(input · Wᵀ + bias)`: `[batch, in] · [in, out] → [batch, out]`
+    fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()>;
+
+    /// `d_weight = d_outputᵀ · input`: `[out, batch] · [batch, in] → [out, in]`, written, not accumulated.
+    fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()>;
+
+    /// `d_input = d_output · W`: `[batch, out] · [out, in] → [batch, in]`
+    fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()>;
+}

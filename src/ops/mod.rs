@@ -1,0 +1,27 @@
+//! The contract between what a network computes and where it runs: operators as plain structs, backends as traits.
+//!
+//! Every operator has one file here with its parameters, its shape rule, its maths and a small trait; [`Backend`] is
+//! their supertrait. Memory is named, not pointed at: a [`Span`] is a range of one of the backend's flat buffers.
+//! Activations are NHWC; a span may be longer than the batch at hand needs, and operators use its beginning.
+
+pub mod activation;
+pub mod backend;
+pub mod bias;
+pub mod conv;
+pub mod gather;
+pub mod join;
+pub mod linear;
+pub mod loss;
+pub mod optimizer;
+pub mod pool;
+
+pub use activation::{Activation, ActivationOps};
+pub use backend::{Backend, DeviceInfo, MemorySizes, Recording, Region, Span};
+pub use bias::BiasOps;
+pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};
+pub use gather::{GatherOps, Normalise, Subset};
+pub use join::{ChannelCopy, JoinOps};
+pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
+pub use loss::{LossOps, Metrics, StepLoss};
+pub use optimizer::{OptimizerOps, Sgd};
+pub use pool::{AvgPool2d, MaxPool2d, PoolOps};

@@ -1,0 +1,96 @@
+//! Runs a plan's steps on a backend.
+
+use anyhow::{Context, Result};
+
+use super::{Plan, Step, StepKind};
+use crate::ops::{
+    Backend, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, LinearBackwardInput, LinearBackwardWeight,
+    LinearForward, Recording, Sgd, Subset,
+};
+
+/// One optimiser step on the next `batch` training images.
+pub fn train_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<()> {
+    backend.run(Recording::TrainStep { batch }, |backend| {
+        backend.gather_normalise(Subset::Train, batch, plan.input)?;
+        run_steps(backend, plan, &plan.forward, batch)?;
+        backend.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.d_logits)?;
+        run_steps(backend, plan, &plan.backward, batch)?;
+        backend.sgd_step(sgd)
+    })
+}
+
+/// Loss and accuracy of the next `batch` images of the test set, added to the metrics.
+pub fn evaluate_step<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
+    backend.run(Recording::EvaluateStep { batch }, |backend| {
+        backend.gather_normalise(Subset::Test, batch, plan.input)?;
+        run_steps(backend, plan, &plan.forward, batch)?;
+        backend.softmax_cross_entropy(plan.classes, batch, plan.logits, None)
+    })
+}
+
+/// The logits of the `batch` inputs that were written to `plan.input`.
+pub fn forward<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
+    backend.run(Recording::Once, |backend| run_steps(backend, plan, &plan.forward, batch))
+}
+
+fn run_steps<B: Backend>(backend: &mut B, plan: &Plan, steps: &[Step], batch: usize) -> Result<()> {
+    for step in steps {
+        run_step(backend, plan, &step.kind, batch).with_context(|| step.label.clone())?;
+    }
+    Ok(())
+}
+
+fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind, n: usize) -> Result<()> {
+    let at = |value| plan.span(value);
+    match *kind {
+        StepKind::Conv2dForward { ref op, activation, weight, bias, input, output } => {
+            let spans = Conv2dForward { input: at(input), weight, bias, activation, output: at(output) };
+            backend.conv2d_forward(op, n, spans)
+        }
+        StepKind::Conv2dBackwardWeight { ref op, d_weight, input, d_output } => {
+            let spans = Conv2dBackwardWeight { input: at(input), d_output: at(d_output), d_weight };
+            backend.conv2d_backward_weight(op, n, spans)
+        }
+        StepKind::Conv2dBackwardInput { ref op, weight, d_output, d_input } => {
+            let spans = Conv2dBackwardInput { d_output: at(d_output), weight, d_input: at(d_input) };
+            backend.conv2d_backward_input(op, n, spans)
+        }
+        StepKind::LinearForward { ref op, activation, weight, bias, input, output } => {
+            let spans = LinearForward { input: at(input), weight, bias, activation, output: at(output) };
+            backend.linear_forward(op, n, spans)
+        }
+        StepKind::LinearBackwardWeight { ref op, d_weight, input, d_output } => {
+            let spans = LinearBackwardWeight { input: at(input), d_output: at(d_output), d_weight };
+            backend.linear_backward_weight(op, n, spans)
+        }
+        StepKind::LinearBackwardInput { ref op, weight, d_output, d_input } => {
+            let spans = LinearBackwardInput { d_output: at(d_output), weight, d_input: at(d_input) };
+            backend.linear_backward_input(op, n, spans)
+        }
+        StepKind::BiasActivationBackward { activation, rows, channels, d_bias, output, d_output } => {
+            backend.bias_activation_backward(activation, n * rows, channels, at(output), at(d_output), d_bias)
+        }
+        StepKind::MaxPool2dForward { ref op, input, output, argmax } => {
+            backend.max_pool2d_forward(op, n, at(input), at(output), argmax.map(at))
+        }
+        StepKind::MaxPool2dBackward { ref op, d_output, argmax, d_input } => {
+            backend.max_pool2d_backward(op, n, at(d_output), at(argmax), at(d_input))
+        }
+        StepKind::AvgPool2dForward { ref op, input, output } => {
+            backend.avg_pool2d_forward(op, n, at(input), at(output))
+        }
+        StepKind::AvgPool2dBackward { ref op, d_output, d_input } => {
+            backend.avg_pool2d_backward(op, n, at(d_output), at(d_input))
+        }
+        StepKind::ActivationForward { op, len, input, output } => {
+            backend.activation_forward(op, n * len, at(input), at(output))
+        }
+        StepKind::ActivationBackward { op, len, output, d_output, d_input } => {
+            backend.activation_backward(op, n * len, at(output), at(d_output), at(d_input))
+        }
+        StepKind::AddForward { len, a, b, output } => backend.add_forward(n * len, at(a), at(b), at(output)),
+        StepKind::Accumulate { len, term, sum } => backend.accumulate(n * len, at(term), at(sum)),
+        StepKind::Copy { len, source, target } => backend.copy(n * len, at(source), at(target)),
+        StepKind::CopyChannels { ref op, source, target } => backend.copy_channels(op, n, at(source), at(target)),
+    }
+}

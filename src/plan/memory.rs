@@ -1,0 +1,71 @@
+//! Offsets for buffers of known lifetimes: two share memory only where they are never alive together.
+
+/// Elements that every buffer's beginning is a multiple of: 256 bytes of fp32, enough for any vector access.
+const ALIGNMENT: usize = 64;
+
+/// A buffer: its elements, and the first and last step that touches it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lifetime {
+    pub len: usize,
+    pub first: usize,
+    pub last: usize,
+}
+
+impl Lifetime {
+    fn overlaps(&self, other: &Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+/// Offsets and the total length: the largest buffers first, each in the lowest gap that fits it.
+pub(super) fn assign(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
+    let mut order: Vec<usize> = (0..lifetimes.len()).collect();
+    order.sort_by_key(|&index| (std::cmp::Reverse(lifetimes[index].len), index));
+    let mut offsets = vec![0; lifetimes.len()];
+    let mut placed: Vec<usize> = Vec::new(); // by offset
+    let mut total = 0;
+    for index in order {
+        let len = lifetimes[index].len;
+        let mut offset = 0;
+        for &other in placed.iter().filter(|&&other| lifetimes[other].overlaps(&lifetimes[index])) {
+            if offset + len <= offsets[other] {
+                break;
+            }
+            offset = offset.max((offsets[other] + lifetimes[other].len).next_multiple_of(ALIGNMENT));
+        }
+        offsets[index] = offset;
+        total = total.max(offset + len);
+        placed.insert(placed.partition_point(|&other| offsets[other] <= offset), index);
+    }
+    (offsets, total.next_multiple_of(ALIGNMENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Lifetime, assign};
+    use crate::rng::{Purpose, Stream};
+
+    #[test]
+    fn buffers_alive_together_never_overlap_and_others_share() {
+        let mut stream = Stream::new(1, Purpose::Benchmark, 0);
+        for _ in 0..200 {
+            let lifetimes: Vec<Lifetime> = (0..30)
+                .map(|_| {
+                    let (first, length) = (stream.below(40) as usize, stream.below(8) as usize);
+                    Lifetime { len: 1 + stream.below(500) as usize, first, last: first + length }
+                })
+                .collect();
+            let (offsets, total) = assign(&lifetimes);
+            for a in 0..lifetimes.len() {
+                assert!(offsets[a] + lifetimes[a].len <= total);
+                for b in 0..a {
+                    let apart =
+                        offsets[a] + lifetimes[a].len <= offsets[b] || offsets[b] + lifetimes[b].len <= offsets[a];
+                    assert!(apart || !lifetimes[a].overlaps(&lifetimes[b]));
+                }
+            }
+            let sum: usize = lifetimes.iter().map(|lifetime| lifetime.len.next_multiple_of(64)).sum();
+            assert!(total < sum, "nothing was shared");
+        }
+    }
+}

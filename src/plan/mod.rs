@@ -1,0 +1,88 @@
+//! The plan: the network's steps in order, fused, with a place for every buffer. No device is in it.
+
+mod execute;
+mod fusion;
+mod memory;
+mod schedule;
+mod step;
+
+pub use execute::{evaluate_step, forward, train_step};
+pub use step::{Step, StepKind};
+
+use anyhow::Result;
+
+use crate::network::Network;
+use crate::ops::{MemorySizes, Span};
+
+/// Index of a buffer of the plan: an activation, a gradient or an argmax.
+pub type ValueId = usize;
+
+/// What a plan is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Forward and backward: every activation lives until its last use in the backward pass.
+    Training,
+    /// Forward alone: an activation's memory is used again as soon as it was read.
+    Inference,
+}
+
+/// How one network is run for batches of up to `max_batch`.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub mode: Mode,
+    pub max_batch: usize,
+    pub forward: Vec<Step>,
+    /// Empty for inference.
+    pub backward: Vec<Step>,
+    /// The network's input, `[max_batch][height][width][channels]`.
+    pub input: Span,
+    /// `[max_batch][classes]`
+    pub logits: Span,
+    /// The gradient of the logits, where training begins to go back.
+    pub d_logits: Option<Span>,
+    pub classes: usize,
+    /// Floats of all parameters.
+    pub parameter_count: usize,
+    spans: Vec<Span>,
+    arena_len: usize,
+    indices_len: usize,
+}
+
+impl Plan {
+    /// Plans `network` for batches of up to `max_batch`.
+    pub fn new(network: &Network, mode: Mode, max_batch: usize) -> Result<Self> {
+        schedule::schedule(network, mode, max_batch)
+    }
+
+    /// Where a buffer lies.
+    pub fn span(&self, value: ValueId) -> Span {
+        self.spans[value]
+    }
+
+    /// What a backend has to allocate for this plan; momentum only where it is used.
+    pub fn memory_sizes(&self, momentum: bool) -> MemorySizes {
+        let gradients = if self.mode == Mode::Training { self.parameter_count } else { 0 };
+        MemorySizes {
+            arena: self.arena_len,
+            parameters: self.parameter_count,
+            gradients,
+            momentum: if momentum { gradients } else { 0 },
+            indices: self.indices_len,
+            max_batch: self.max_batch,
+        }
+    }
+}
+
+impl MemorySizes {
+    /// Enough for either: two plans that are never run at once share their memory.
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            arena: self.arena.max(other.arena),
+            parameters: self.parameters.max(other.parameters),
+            gradients: self.gradients.max(other.gradients),
+            momentum: self.momentum.max(other.momentum),
+            indices: self.indices.max(other.indices),
+            max_batch: self.max_batch.max(other.max_batch),
+        }
+    }
+}

@@ -1,0 +1,337 @@
+//! From the network to steps: forward in the order of the nodes, backward in reverse, gradients summed where an
+//! activation feeds several operators.
+
+use anyhow::{Result, ensure};
+
+use super::fusion::{Fusion, fuse};
+use super::memory::{Lifetime, assign};
+use super::{Mode, Plan, Step, StepKind, ValueId};
+use crate::network::{Network, Node, NodeId, Operator};
+use crate::ops::{Activation, ChannelCopy, Region, Span};
+
+/// Plans `network`; see [`Plan::new`].
+pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
+    ensure!(max_batch > 0, "a batch needs at least one sample");
+    let mut scheduler = Scheduler::new(network, mode);
+    for id in 0..network.nodes.len() {
+        scheduler.forward(id);
+    }
+    let forward = std::mem::take(&mut scheduler.steps);
+    let logits = scheduler.output(network.nodes.len() - 1);
+    scheduler.clock += 1; // the loss reads the logits
+    scheduler.touch(logits);
+    let mut d_logits = None;
+    if mode == Mode::Training {
+        let d_output = scheduler.gradient(network.nodes.len() - 1);
+        scheduler.touch(d_output);
+        d_logits = Some(d_output);
+        for id in (0..network.nodes.len()).rev() {
+            scheduler.backward(id);
+        }
+        scheduler.touch(logits); // whoever looks at the logits does so after the step
+    }
+    let input = scheduler.output(0);
+    let (spans, arena_len, indices_len) = scheduler.place(max_batch);
+    Ok(Plan {
+        mode,
+        max_batch,
+        forward,
+        backward: scheduler.steps,
+        input: spans[input],
+        logits: spans[logits],
+        d_logits: d_logits.map(|value| spans[value]),
+        classes: network.classes(),
+        parameter_count: network.parameter_count(),
+        spans,
+        arena_len,
+        indices_len,
+    })
+}
+
+struct Scheduler<'a> {
+    network: &'a Network,
+    mode: Mode,
+    fusion: Fusion,
+    /// Whether a parameter lies at or before a node, so that a gradient has somewhere to go.
+    needs_gradient: Vec<bool>,
+    steps: Vec<Step>,
+    clock: usize,
+    /// Per value, with the length per sample.
+    values: Vec<(Region, Lifetime)>,
+    outputs: Vec<Option<ValueId>>,
+    argmax: Vec<Option<ValueId>>,
+    gradients: Vec<Option<ValueId>>,
+}
+
+impl<'a> Scheduler<'a> {
+    fn new(network: &'a Network, mode: Mode) -> Self {
+        let count = network.nodes.len();
+        let mut needs_gradient = vec![false; count];
+        for (id, node) in network.nodes.iter().enumerate() {
+            needs_gradient[id] = node.weight.is_some() || node.inputs.iter().any(|&input| needs_gradient[input]);
+        }
+        let mut scheduler = Self {
+            network,
+            mode,
+            fusion: fuse(network),
+            needs_gradient,
+            steps: Vec::new(),
+            clock: 0,
+            values: Vec::new(),
+            outputs: vec![None; count],
+            argmax: vec![None; count],
+            gradients: vec![None; count],
+        };
+        scheduler.outputs[0] = Some(scheduler.value(Region::Arena, network.input().len()));
+        scheduler
+    }
+
+    fn value(&mut self, region: Region, len: usize) -> ValueId {
+        self.values.push((region, Lifetime { len, first: self.clock, last: self.clock }));
+        self.values.len() - 1
+    }
+
+    /// Keeps a value alive until now.
+    fn touch(&mut self, value: ValueId) {
+        self.values[value].1.last = self.clock;
+    }
+
+    /// Adds a step that uses `values`.
+    fn emit(&mut self, node: &Node, what: &str, values: &[ValueId], kind: StepKind) {
+        self.clock += 1;
+        values.iter().for_each(|&value| self.touch(value));
+        self.steps.push(Step { label: format!("{} {what}", node.name), kind });
+    }
+
+    /// The buffer of a node's output, made at its first use.
+    fn output(&mut self, id: NodeId) -> ValueId {
+        let root = self.fusion.root[id];
+        if let Some(value) = self.outputs[root] {
+            return value;
+        }
+        self.clock += 1; // it begins with the step that writes it
+        let value = self.value(Region::Arena, self.network.nodes[root].shape.len());
+        self.clock -= 1;
+        *self.outputs[root].insert(value)
+    }
+
+    fn parameter(&self, index: Option<usize>, region: Region) -> Option<Span> {
+        index.map(|index| {
+            let parameter = &self.network.parameters[index];
+            Span::new(region, parameter.offset, parameter.len())
+        })
+    }
+
+    /// The span of a node's weight, which convolutions and linear layers always have.
+    fn weight(&self, node: &Node, region: Region) -> Span {
+        self.parameter(node.weight, region).unwrap_or(Span::new(region, 0, 0))
+    }
+
+    fn forward(&mut self, id: NodeId) {
+        let network = self.network;
+        let node = &network.nodes[id];
+        if self.fusion.absorbed[id] || matches!(node.operator, Operator::Input) {
+            return;
+        }
+        let inputs: Vec<ValueId> = node.inputs.iter().map(|&input| self.output(input)).collect();
+        let output = self.output(id);
+        let activation = self.fusion.epilogue[id];
+        let (weight, bias) = (self.weight(node, Region::Parameters), self.parameter(node.bias, Region::Parameters));
+        let (input, len) = (inputs[0], node.shape.len());
+        let kind = match node.operator {
+            Operator::Input | Operator::Flatten => return,
+            Operator::Conv2d(op) => StepKind::Conv2dForward { op, activation, weight, bias, input, output },
+            Operator::Linear(op) => StepKind::LinearForward { op, activation, weight, bias, input, output },
+            Operator::MaxPool2d(op) => {
+                let argmax = (self.mode == Mode::Training && self.needs_gradient[id]).then(|| {
+                    self.clock += 1;
+                    let value = self.value(Region::Indices, len);
+                    self.clock -= 1;
+                    value
+                });
+                self.argmax[id] = argmax;
+                StepKind::MaxPool2dForward { op, input, output, argmax }
+            }
+            Operator::AvgPool2d(op) => StepKind::AvgPool2dForward { op, input, output },
+            Operator::Activation(op) => StepKind::ActivationForward { op, len, input, output },
+            Operator::Add => StepKind::AddForward { len, a: input, b: inputs[1], output },
+            Operator::Concat => return self.concat_forward(node, &inputs, output),
+        };
+        let mut used = inputs;
+        used.push(output);
+        used.extend(self.argmax[id]);
+        self.emit(node, "forward", &used, kind);
+    }
+
+    fn concat_forward(&mut self, node: &Node, inputs: &[ValueId], target: ValueId) {
+        let mut target_offset = 0;
+        for (&source, &input) in inputs.iter().zip(&node.inputs) {
+            let channels = self.network.nodes[input].shape.channels;
+            let op = ChannelCopy {
+                pixels: node.shape.pixels(),
+                channels,
+                source_channels: channels,
+                source_offset: 0,
+                target_channels: node.shape.channels,
+                target_offset,
+            };
+            self.emit(node, "forward", &[source, target], StepKind::CopyChannels { op, source, target });
+            target_offset += channels;
+        }
+    }
+
+    /// The buffer of a node's gradient, made at its first use.
+    fn gradient(&mut self, id: NodeId) -> ValueId {
+        let root = self.fusion.root[id];
+        if let Some(value) = self.gradients[root] {
+            return value;
+        }
+        let value = self.value(Region::Arena, self.network.nodes[root].shape.len());
+        *self.gradients[root].insert(value)
+    }
+
+    fn backward(&mut self, id: NodeId) {
+        let network = self.network;
+        let node = &network.nodes[id];
+        if self.fusion.absorbed[id] || !self.needs_gradient[id] {
+            return;
+        }
+        let (d_output, output) = (self.gradient(id), self.output(id));
+        match node.operator {
+            Operator::Input | Operator::Flatten => {}
+            Operator::Conv2d(_) | Operator::Linear(_) => self.product_backward(id, d_output, output),
+            Operator::MaxPool2d(op) => {
+                if let Some(argmax) = self.argmax[id] {
+                    self.contribute(node, node.inputs[0], &[d_output, argmax], |d_input| StepKind::MaxPool2dBackward {
+                        op,
+                        d_output,
+                        argmax,
+                        d_input,
+                    });
+                }
+            }
+            Operator::AvgPool2d(op) => self.contribute(node, node.inputs[0], &[d_output], |d_input| {
+                StepKind::AvgPool2dBackward { op, d_output, d_input }
+            }),
+            Operator::Activation(op) => {
+                let len = node.shape.len();
+                self.contribute(node, node.inputs[0], &[output, d_output], |d_input| StepKind::ActivationBackward {
+                    op,
+                    len,
+                    output,
+                    d_output,
+                    d_input,
+                });
+            }
+            Operator::Add => {
+                for &input in &node.inputs {
+                    self.contribute_copy(node, input, d_output);
+                }
+            }
+            Operator::Concat => self.concat_backward(node, d_output),
+        }
+    }
+
+    fn product_backward(&mut self, id: NodeId, d_output: ValueId, output: ValueId) {
+        let network = self.network;
+        let node = &network.nodes[id];
+        let activation = self.fusion.epilogue[id];
+        let d_bias = self.parameter(node.bias, Region::Gradients);
+        if d_bias.is_some() || activation != Activation::Identity {
+            let (rows, channels) = (node.shape.pixels(), node.shape.channels);
+            let kind = StepKind::BiasActivationBackward { activation, rows, channels, d_bias, output, d_output };
+            self.emit(node, "backward bias", &[output, d_output], kind);
+        }
+        let input = self.output(node.inputs[0]);
+        let (weight, d_weight) = (self.weight(node, Region::Parameters), self.weight(node, Region::Gradients));
+        match node.operator {
+            Operator::Conv2d(op) => {
+                let kind = StepKind::Conv2dBackwardWeight { op, d_weight, input, d_output };
+                self.emit(node, "backward weight", &[input, d_output], kind);
+                self.contribute(node, node.inputs[0], &[d_output], |d_input| StepKind::Conv2dBackwardInput {
+                    op,
+                    weight,
+                    d_output,
+                    d_input,
+                });
+            }
+            Operator::Linear(op) => {
+                let kind = StepKind::LinearBackwardWeight { op, d_weight, input, d_output };
+                self.emit(node, "backward weight", &[input, d_output], kind);
+                self.contribute(node, node.inputs[0], &[d_output], |d_input| StepKind::LinearBackwardInput {
+                    op,
+                    weight,
+                    d_output,
+                    d_input,
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn concat_backward(&mut self, node: &Node, d_output: ValueId) {
+        let mut source_offset = 0;
+        for &input in &node.inputs {
+            let channels = self.network.nodes[input].shape.channels;
+            let op = ChannelCopy {
+                pixels: node.shape.pixels(),
+                channels,
+                source_channels: node.shape.channels,
+                source_offset,
+                target_channels: channels,
+                target_offset: 0,
+            };
+            self.contribute(node, input, &[d_output], |target| StepKind::CopyChannels { op, source: d_output, target });
+            source_offset += channels;
+        }
+    }
+
+    /// Adds a step that writes one operator's share of the gradient of `input`: to the gradient itself where it is
+    /// the first, else to a buffer of its own that is then added.
+    fn contribute(&mut self, node: &Node, input: NodeId, uses: &[ValueId], kind: impl Fn(ValueId) -> StepKind) {
+        if !self.needs_gradient[input] {
+            return;
+        }
+        let (len, earlier) = (self.network.nodes[input].shape.len(), self.gradients[self.fusion.root[input]]);
+        self.clock += 1;
+        let target = match earlier {
+            None => self.gradient(input),
+            Some(_) => self.value(Region::Arena, len),
+        };
+        self.clock -= 1;
+        let mut used = uses.to_vec();
+        used.push(target);
+        self.emit(node, "backward input", &used, kind(target));
+        if let Some(sum) = earlier {
+            self.emit(node, "backward sum", &[target, sum], StepKind::Accumulate { len, term: target, sum });
+        }
+    }
+
+    /// As [`Self::contribute`], where the share is `d_output` itself.
+    fn contribute_copy(&mut self, node: &Node, input: NodeId, d_output: ValueId) {
+        let len = node.shape.len();
+        match self.gradients[self.fusion.root[input]] {
+            Some(sum) if self.needs_gradient[input] => {
+                self.emit(node, "backward sum", &[d_output, sum], StepKind::Accumulate { len, term: d_output, sum });
+            }
+            _ => self.contribute(node, input, &[d_output], |target| StepKind::Copy { len, source: d_output, target }),
+        }
+    }
+
+    /// Spans of all values, and the lengths of the arena and of the indices, for batches of `max_batch`.
+    fn place(&self, max_batch: usize) -> (Vec<Span>, usize, usize) {
+        let mut spans = vec![Span::new(Region::Arena, 0, 0); self.values.len()];
+        let mut totals = [0, 0];
+        for (total, region) in totals.iter_mut().zip([Region::Arena, Region::Indices]) {
+            let ids: Vec<ValueId> = (0..self.values.len()).filter(|&id| self.values[id].0 == region).collect();
+            let scaled = |&id: &ValueId| Lifetime { len: self.values[id].1.len * max_batch, ..self.values[id].1 };
+            let lifetimes: Vec<Lifetime> = ids.iter().map(scaled).collect();
+            let (offsets, len) = assign(&lifetimes);
+            *total = len;
+            for ((&id, offset), lifetime) in ids.iter().zip(offsets).zip(&lifetimes) {
+                spans[id] = Span::new(region, offset, lifetime.len);
+            }
+        }
+        (spans, totals[0], totals[1])
+    }
+}

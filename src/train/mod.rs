@@ -1,0 +1,184 @@
+//! Training: the trainer, its position and state, and the epoch loop.
+
+mod evaluate;
+mod run;
+mod state;
+
+pub use run::{EpochReport, Observer, Outcome, StepReport};
+pub use state::{Position, TrainState};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::data::{Dataset, sampler};
+use crate::network::Network;
+use crate::ops::{Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
+use crate::plan::{self, Mode, Plan};
+
+/// All that decides a run's numbers besides network and data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hyperparameters {
+    pub epochs: u32,
+    pub batch_size: usize,
+    pub eval_batch_size: usize,
+    pub learning_rate: f32,
+    pub sgd: Sgd,
+    pub seed: u64,
+    pub shuffle: bool,
+    /// Ends the run after that many optimiser steps in all.
+    pub max_steps: Option<u64>,
+    /// Whether every step's loss is kept and reported.
+    pub log_steps: bool,
+}
+
+/// A network, its data and its optimiser state on a backend.
+pub struct Trainer<B: Backend> {
+    pub backend: B,
+    pub network: Network,
+    pub hyper: Hyperparameters,
+    plan: Plan,
+    eval_plan: Plan,
+    train_count: usize,
+    test_count: usize,
+    position: Position,
+    /// Seconds of training already spent in the epoch at hand before this process continued it.
+    earlier_seconds: f64,
+}
+
+impl<B: Backend> Trainer<B> {
+    /// Plans the network, allocates, makes the data set resident and draws the initial parameters from the seed.
+    ///
+    /// # Errors
+    /// Where the data set does not fit the network, or the device's memory is too small.
+    pub fn new(mut backend: B, network: Network, mut dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
+        ensure!(
+            dataset.shape == network.input() && dataset.classes.len() == network.classes(),
+            "{} wants inputs of {} and has {} classes, but {} has images of {} and {} classes",
+            network.name,
+            network.input(),
+            network.classes(),
+            dataset.name,
+            dataset.shape,
+            dataset.classes.len()
+        );
+        let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
+        let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
+        let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
+        backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
+        let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
+        for (subset, split) in [(Subset::Train, &mut dataset.train), (Subset::Test, &mut dataset.test)] {
+            let (images, labels) = (std::mem::take(&mut split.images), std::mem::take(&mut split.labels));
+            backend.load_subset(subset, &normalise, images, labels)?;
+        }
+        let initial = network.initial_parameters(hyper.seed);
+        let mut trainer = Self {
+            backend,
+            network,
+            hyper,
+            plan,
+            eval_plan,
+            train_count,
+            test_count,
+            position: Position::default(),
+            earlier_seconds: 0.0,
+        };
+        trainer.set_parameters(&initial)?;
+        Ok(trainer)
+    }
+
+    /// Optimiser steps in an epoch; the last may be a partial batch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.train_count.div_ceil(self.plan.max_batch) as u64
+    }
+
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// All parameters, flat, in memory layout.
+    pub fn parameters(&mut self) -> Result<Vec<f32>> {
+        self.backend.read(Span::new(Region::Parameters, 0, self.network.parameter_count()))
+    }
+
+    /// Replaces all parameters.
+    pub fn set_parameters(&mut self, parameters: &[f32]) -> Result<()> {
+        let count = self.network.parameter_count();
+        ensure!(parameters.len() == count, "{} parameters for a network of {count}", parameters.len());
+        self.backend.write(Span::new(Region::Parameters, 0, count), parameters)
+    }
+
+    /// All that a later process needs to go on from here.
+    pub fn state(&mut self) -> Result<TrainState> {
+        let momentum = match self.has_momentum() {
+            true => self.backend.read(Span::new(Region::Momentum, 0, self.network.parameter_count()))?,
+            false => Vec::new(),
+        };
+        let metrics = match self.position.step_in_epoch {
+            0 => Metrics::default(),
+            _ => self.backend.read_metrics()?,
+        };
+        let parameters = self.parameters()?;
+        Ok(TrainState { parameters, momentum, position: self.position, metrics, epoch_seconds: self.earlier_seconds })
+    }
+
+    /// Goes on from `state`.
+    ///
+    /// # Errors
+    /// Where it is of a run with other parameters or another optimiser, or its position is past the data set's end.
+    pub fn restore(&mut self, state: &TrainState) -> Result<()> {
+        self.set_parameters(&state.parameters)?;
+        let expected = if self.has_momentum() { self.network.parameter_count() } else { 0 };
+        ensure!(
+            state.momentum.len() == expected,
+            "the checkpoint has {} momentum values, this run needs {expected}",
+            state.momentum.len()
+        );
+        if expected > 0 {
+            self.backend.write(Span::new(Region::Momentum, 0, expected), &state.momentum)?;
+        }
+        let (position, steps) = (state.position, self.steps_per_epoch());
+        let total = u64::from(position.epoch).checked_mul(steps).and_then(|t| t.checked_add(position.step_in_epoch));
+        ensure!(
+            position.step_in_epoch < steps && total == Some(position.total_steps),
+            "the checkpoint stands at step {} of epoch {}, {} steps in all, which does not fit epochs of {steps} steps",
+            position.step_in_epoch,
+            position.epoch + 1,
+            position.total_steps
+        );
+        self.position = position;
+        self.earlier_seconds = state.epoch_seconds;
+        self.backend.set_metrics(state.metrics)
+    }
+
+    /// Sets the order of the epoch at hand, from the position on.
+    fn begin_epoch(&mut self) -> Result<()> {
+        let Position { epoch, step_in_epoch, .. } = self.position;
+        let order = sampler::epoch_order(self.train_count, self.hyper.seed, epoch, self.hyper.shuffle);
+        let begin = usize::try_from(step_in_epoch).context("position")? * self.plan.max_batch;
+        self.backend.set_order(Subset::Train, &order, begin)?;
+        self.backend.set_learning_rate(self.hyper.learning_rate)?;
+        if step_in_epoch == 0 {
+            self.earlier_seconds = 0.0;
+            self.backend.set_metrics(Metrics::default())?;
+        }
+        Ok(())
+    }
+
+    /// One optimiser step on the next batch of the epoch.
+    fn step(&mut self) -> Result<()> {
+        let begin = self.position.step_in_epoch as usize * self.plan.max_batch;
+        let batch = self.plan.max_batch.min(self.train_count - begin);
+        plan::train_step(&mut self.backend, &self.plan, &self.hyper.sgd, batch)?;
+        self.position.step_in_epoch += 1;
+        self.position.total_steps += 1;
+        Ok(())
+    }
+
+    fn has_momentum(&self) -> bool {
+        self.hyper.sgd.momentum != 0.0
+    }
+}
+
+/// What both plans of a run need together.
+fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
+    plan.memory_sizes(hyper.sgd.momentum != 0.0).union(eval_plan.memory_sizes(false))
+}

@@ -1,0 +1,146 @@
+//! The epoch loop: steps until the epoch, the run or the user's patience ends.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use super::Trainer;
+use crate::ops::{Backend, Metrics, StepLoss};
+
+/// What is told after a step.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport {
+    /// From 0.
+    pub epoch: u32,
+    /// Steps done in it.
+    pub step_in_epoch: u64,
+    /// The epoch's metrics so far, where they are to be had without holding up the device.
+    pub metrics: Option<Metrics>,
+    /// Images trained on since this process began the epoch, a second.
+    pub images_per_second: f64,
+}
+
+/// What is told after an epoch, or after the part of one with which a run ends.
+#[derive(Clone, Debug)]
+pub struct EpochReport {
+    /// Epochs begun, the one at hand included.
+    pub epoch: u32,
+    pub total_steps: u64,
+    pub train: Metrics,
+    pub test: Metrics,
+    /// Training and evaluation together.
+    pub seconds: f64,
+    /// Of training alone.
+    pub images_per_second: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Finished,
+    /// The observer asked for it; the position is mid-epoch.
+    Interrupted,
+}
+
+/// Who listens to a run: console, files, signals.
+pub trait Observer<B: Backend> {
+    /// Asked after every step; `true` ends the run there.
+    fn wants_to_stop(&self) -> bool;
+
+    fn on_step(&mut self, report: &StepReport);
+
+    /// The losses of all steps of the epoch at hand that were not reported yet, where they are logged: the first is
+    /// that of optimiser step `first_step`, from 0.
+    fn on_step_losses(&mut self, first_step: u64, losses: &[StepLoss]) -> Result<()>;
+
+    /// May save; what it fails at ends the run.
+    fn on_epoch(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()>;
+}
+
+impl<B: Backend> Trainer<B> {
+    /// Trains from the position at hand to the end, or until the observer wants to stop.
+    ///
+    /// # Errors
+    /// The device's, the observer's, and a loss that became NaN or infinite, with its step.
+    pub fn run(&mut self, observer: &mut impl Observer<B>) -> Result<Outcome> {
+        if self.hyper.log_steps {
+            self.backend.log_steps(self.steps_per_epoch() as usize)?;
+        }
+        while self.position.epoch < self.hyper.epochs && !self.reached_max_steps() {
+            if self.epoch(observer)? == Outcome::Interrupted {
+                return Ok(Outcome::Interrupted);
+            }
+        }
+        Ok(Outcome::Finished)
+    }
+
+    fn epoch(&mut self, observer: &mut impl Observer<B>) -> Result<Outcome> {
+        self.begin_epoch()?;
+        let (start, first_step) = (Instant::now(), self.position.total_steps);
+        let (earlier_seconds, steps) = (self.earlier_seconds, self.steps_per_epoch());
+        while self.position.step_in_epoch < steps && !self.reached_max_steps() {
+            if observer.wants_to_stop() {
+                let losses = self.backend.take_step_losses()?;
+                observer.on_step_losses(first_step, &losses)?;
+                self.earlier_seconds = earlier_seconds + start.elapsed().as_secs_f64();
+                return Ok(Outcome::Interrupted);
+            }
+            self.step()?;
+            let metrics = self.backend.peek_metrics();
+            self.check_finite(metrics)?;
+            let done = (self.position.total_steps - first_step) as usize * self.plan.max_batch;
+            observer.on_step(&StepReport {
+                epoch: self.position.epoch,
+                step_in_epoch: self.position.step_in_epoch,
+                metrics,
+                images_per_second: done as f64 / start.elapsed().as_secs_f64(),
+            });
+        }
+        let train = self.backend.read_metrics()?;
+        self.check_finite(Some(train))?;
+        self.earlier_seconds = earlier_seconds + start.elapsed().as_secs_f64();
+        let losses = self.backend.take_step_losses()?;
+        observer.on_step_losses(first_step, &losses)?;
+        let test = self.evaluate()?;
+        if !test.loss().is_finite() {
+            bail!("the test loss is {} after step {}; {REMEDY}", test.loss(), self.position.total_steps);
+        }
+        self.backend.take_step_losses()?; // those of the evaluation are of no interest
+        let report = EpochReport {
+            epoch: self.position.epoch + 1,
+            total_steps: self.position.total_steps,
+            train,
+            test,
+            seconds: earlier_seconds + start.elapsed().as_secs_f64(),
+            images_per_second: train.samples as f64 / self.earlier_seconds,
+        };
+        if self.position.step_in_epoch == steps {
+            self.position.epoch += 1;
+            self.position.step_in_epoch = 0;
+            self.earlier_seconds = 0.0;
+        }
+        observer.on_epoch(self, &report)?;
+        Ok(Outcome::Finished)
+    }
+
+    fn reached_max_steps(&self) -> bool {
+        self.hyper.max_steps.is_some_and(|max| self.position.total_steps >= max)
+    }
+
+    /// An error where a loss of this epoch was NaN or infinite.
+    fn check_finite(&self, metrics: Option<Metrics>) -> Result<()> {
+        let Some((metrics, bad)) = metrics.and_then(|metrics| Some((metrics, metrics.first_bad_step?))) else {
+            return Ok(());
+        };
+        let epoch_begin = self.position.total_steps - self.position.step_in_epoch;
+        bail!(
+            "the loss became {} at step {} (step {} of epoch {}); {REMEDY}",
+            metrics.loss_sum,
+            epoch_begin + bad + 1,
+            bad + 1,
+            self.position.epoch + 1
+        )
+    }
+}
+
+const REMEDY: &str = "training has diverged: try a smaller --lr";

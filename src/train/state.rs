@@ -1,0 +1,28 @@
+//! Where a run stands, as plain values that a checkpoint holds.
+
+use crate::ops::Metrics;
+
+/// How far a run has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Epochs completed.
+    pub epoch: u32,
+    /// Steps done in the epoch at hand.
+    pub step_in_epoch: u64,
+    /// Optimiser steps in all.
+    pub total_steps: u64,
+}
+
+/// Everything that changes as a run goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainState {
+    /// Flat, in memory layout.
+    pub parameters: Vec<f32>,
+    /// As the parameters; empty without momentum.
+    pub momentum: Vec<f32>,
+    pub position: Position,
+    /// Of the epoch at hand; zero at its beginning.
+    pub metrics: Metrics,
+    /// Seconds spent in the epoch at hand.
+    pub epoch_seconds: f64,
+}
