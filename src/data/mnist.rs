@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::mnist_files::{self, MnistFile, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS};
 use super::{Dataset, LoadOptions, Split, fetch, idx};
@@ -50,8 +50,9 @@ fn find_or_fetch(options: &LoadOptions) -> Result<Paths> {
     let missing: Vec<_> = mnist_files::ALL.iter().filter(is_missing).map(|file| file.name).collect();
     let place = folder.display();
     if options.download {
-        tracing::info!("downloading what {place} lacks of MNIST: {}", missing.join(", "));
-        fetch::fetch_mnist(folder, options.progress)?;
+        let lacking = format!("{place} lacks {} of MNIST", missing.join(", "));
+        tracing::info!("{lacking}; downloading");
+        fetch::fetch_mnist(folder, options.progress).context(lacking)?;
         if let Some(paths) = find(folder) {
             return Ok(paths);
         }

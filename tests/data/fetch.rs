@@ -9,31 +9,35 @@ use std::time::{Duration, Instant};
 use cnn_cuda::data::fetch::{Download, fetch_mnist_from};
 
 use super::idx::{gzip, idx_file};
-use super::{assert_says, message};
+use super::{assert_says, data_folder, message};
+use crate::support::{Need, skip};
 
 const FIRST: &str = "train-images-idx3-ubyte";
 
-/// Serves HTTP on a free port of this machine, each connection by `answer`, and returns its address. The thread ends
+/// Serves HTTP on a free port of this machine, each request by `answer` to its path, and returns its address. The thread ends
 /// with the test process.
-fn serve(answer: impl Fn(&mut TcpStream) -> std::io::Result<()> + Send + 'static) -> String {
+fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/mnist/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             // The request must be read before the answer, or closing the socket resets it.
             let request = BufReader::new(stream.try_clone().unwrap());
-            let _ = request.lines().map_while(Result::ok).take_while(|line| !line.is_empty()).count();
-            let _ = answer(&mut stream);
+            let lines: Vec<_> = request.lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+            let _ = answer(path, &mut stream);
         }
     });
     address
 }
 
 fn serve_bytes(status: &'static str, body: Vec<u8>) -> String {
-    serve(move |stream| {
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
-        stream.write_all(&body)
-    })
+    serve(move |_, stream| send(stream, status, &body))
+}
+
+fn send(stream: &mut TcpStream, status: &str, body: &[u8]) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    stream.write_all(body)
 }
 
 /// Fetches into `folder` from the mirrors, which must fail, and returns the message.
@@ -91,14 +95,14 @@ fn an_address_that_is_none_is_an_error() {
 
 #[test]
 fn a_connection_that_ends_early_is_an_error() {
-    let mirror = serve(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"));
+    let mirror = serve(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"));
     assert_refused(&mirror, &[FIRST]);
 }
 
 #[test]
 fn a_server_that_stalls_is_given_up() {
     let start = Instant::now();
-    let mirror = serve(|stream| {
+    let mirror = serve(|_, stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")?;
         std::thread::sleep(Duration::from_secs(20));
         Ok(())
@@ -109,13 +113,13 @@ fn a_server_that_stalls_is_given_up() {
 
 #[test]
 fn a_file_that_says_it_is_too_large_is_refused() {
-    let mirror = serve(|stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"));
+    let mirror = serve(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"));
     assert_refused(&mirror, &["larger than 64 MiB"]);
 }
 
 #[test]
 fn a_file_without_end_is_refused() {
-    let mirror = serve(|stream| {
+    let mirror = serve(|_, stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
         let zeros = vec![0; 1 << 20];
         loop {
@@ -161,4 +165,35 @@ fn a_file_that_would_hide_the_download_is_refused() {
         fs::write(&path, idx_file(&[1, 1, 1], &[7])).unwrap();
         assert_says(&failure(folder.path(), &[&nobody()]), &[&path.display().to_string(), "move it away"]);
     }
+}
+
+/// With the real files behind a server: all four arrive, valid ones are kept, a damaged one is replaced.
+#[test]
+fn the_real_set_is_downloaded() {
+    let names = [FIRST, "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+    let mut files = Vec::new();
+    for name in names.map(|name| format!("{name}.gz")) {
+        let path = data_folder().join("mnist").join(&name);
+        let Ok(bytes) = fs::read(&path) else {
+            return skip(Need::Mnist, &format!("{} is not there to serve", path.display()));
+        };
+        files.push((format!("/mnist/{name}"), bytes));
+    }
+    let mirror = serve(move |path, stream| match files.iter().find(|(name, _)| name == path) {
+        Some((_, bytes)) => send(stream, "200 OK", bytes),
+        None => send(stream, "404 Not Found", &[]),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let stall_timeout = Duration::from_secs(10);
+    let fetch = |mirrors| fetch_mnist_from(&Download { mirrors, stall_timeout, progress: false }, folder.path());
+
+    fetch(vec![nobody(), mirror.clone()]).unwrap();
+    assert_eq!(fs::read_dir(folder.path().join("mnist")).unwrap().count(), names.len());
+    fetch(vec![nobody()]).expect("what is there is not downloaded again");
+
+    let damaged = folder.path().join("mnist").join(format!("{}.gz", names[1]));
+    let bytes = fs::read(&damaged).unwrap();
+    fs::write(&damaged, &bytes[..1000]).unwrap();
+    fetch(vec![mirror]).unwrap();
+    assert_eq!(fs::read(&damaged).unwrap(), bytes);
 }

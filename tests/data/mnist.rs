@@ -8,7 +8,7 @@ use cnn_cuda::shape::Shape;
 use tempfile::TempDir;
 
 use super::idx::{gzip, idx_file};
-use super::{assert_says, message, offline};
+use super::{assert_says, data_folder, message, offline};
 use crate::support::{Need, skip};
 
 const NAMES: [&str; 4] =
@@ -145,8 +145,7 @@ fn images_where_labels_belong_are_refused() {
 
 #[test]
 fn the_real_set_is_read() {
-    let folder = std::env::var_os("CNN_CUDA_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from);
-    let set = match load(&folder) {
+    let set = match load(&data_folder()) {
         Ok(set) => set,
         Err(error) if format!("{error:#}").contains("MNIST files") => {
             return skip(Need::Mnist, &format!("{error:#}"));
