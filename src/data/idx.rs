@@ -1,7 +1,7 @@
 //! Reading IDX files, the format of MNIST: big-endian sizes, then the bytes, gzipped or not.
 //!
-//! The format is described at <http://yann.lecun.com/exdb/mnist/>: two zero bytes, the type of the values, the number of
-//! dimensions, each dimension's size as a u32, and the values with the last dimension running fastest.
+//! The format is described at <http://yann.lecun.com/exdb/mnist/>: two zero bytes, the type of the values, the number
+//! of dimensions, each dimension's size as a u32, and the values with the last dimension running fastest.
 
 use std::fs::File;
 use std::io::{self, BufReader, Cursor, ErrorKind, Read};

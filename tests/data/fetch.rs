@@ -14,8 +14,8 @@ use crate::support::{Need, skip};
 
 const FIRST: &str = "train-images-idx3-ubyte";
 
-/// Serves HTTP on a free port of this machine, each request by `answer` to its path, and returns its address. The thread ends
-/// with the test process.
+/// Serves HTTP on a free port of this machine, each request by `answer` to its path, and returns the address of the
+/// folder `mnist`. The thread ends with the test process.
 fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/mnist/", listener.local_addr().unwrap());
