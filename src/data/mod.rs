@@ -1,8 +1,46 @@
 //! Data sets: u8 images and labels, whole in memory, by name.
 
+pub mod digits;
+pub mod fetch;
+pub mod idx;
+mod mnist;
+mod mnist_files;
 pub mod sampler;
 
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
 use crate::shape::Shape;
+
+/// The data sets that [`load`] knows.
+pub const NAMES: &[&str] = &["mnist", "digits"];
+
+/// Where data sets are looked for, and what may be done about missing ones.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// The folder that holds `mnist/` and the like.
+    pub folder: PathBuf,
+    /// Download what is missing.
+    pub download: bool,
+    /// Draw the progress of a download on stderr, where that is a terminal.
+    pub progress: bool,
+}
+
+/// Reads the data set `name`, one of [`NAMES`], whole into memory.
+///
+/// # Errors
+/// For an unknown name, files that are missing (and cannot be downloaded, or may not be) and files that are not what
+/// they should be. The message names the file and the remedy.
+pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
+    let dataset = match name {
+        "mnist" => mnist::load(options)?,
+        "digits" => digits::generate(),
+        _ => bail!("there is no data set {name:?}; choose one of: {}", NAMES.join(", ")),
+    };
+    dataset.validate().with_context(|| format!("the data set {name} is not usable"))?;
+    Ok(dataset)
+}
 
 /// Images and their labels, in the order of the files.
 #[derive(Clone, Debug, Default)]
@@ -31,4 +69,45 @@ pub struct Dataset {
     pub std: Vec<f32>,
     pub train: Split,
     pub test: Split,
+}
+
+impl Dataset {
+    /// Checks what every user of a data set relies on, so that no later code needs to.
+    ///
+    /// # Errors
+    /// Where the shape or a split is empty, images and labels disagree in number, a label has no class, or the
+    /// normalisation is not one finite mean and one positive, finite standard deviation per channel.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(!self.shape.is_empty(), "its images have no pixels ({})", self.shape);
+        let channels = self.shape.channels;
+        ensure!(
+            self.mean.len() == channels && self.std.len() == channels,
+            "it has {} means and {} standard deviations for {channels} channels",
+            self.mean.len(),
+            self.std.len()
+        );
+        ensure!(self.mean.iter().all(|mean| mean.is_finite()), "its mean is not finite: {:?}", self.mean);
+        // An infinite divisor would blank every image, and a zero one make NaN of it.
+        let divides = |std: &f32| std.is_finite() && *std > 0.0;
+        ensure!(self.std.iter().all(divides), "its standard deviation is not positive and finite: {:?}", self.std);
+        self.validate_split(&self.train).context("in the training split")?;
+        self.validate_split(&self.test).context("in the test split")
+    }
+
+    fn validate_split(&self, split: &Split) -> Result<()> {
+        let count = split.count();
+        ensure!(count > 0, "there are no images");
+        ensure!(u32::try_from(count).is_ok(), "{count} images are too many; at most {} are supported", u32::MAX);
+        let expected = count.checked_mul(self.shape.len());
+        ensure!(
+            expected == Some(split.images.len()),
+            "{count} images of {} are not {} bytes",
+            self.shape,
+            split.images.len()
+        );
+        for (index, &label) in split.labels.iter().enumerate() {
+            ensure!((label as usize) < self.classes.len(), "image {index} has label {label}, which has no class");
+        }
+        Ok(())
+    }
 }

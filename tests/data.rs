@@ -1,0 +1,142 @@
+//! Data sets: the table of names, the check that every set passes, and the order of an epoch.
+
+mod fetch;
+mod idx;
+mod mnist;
+
+use std::path::PathBuf;
+
+use cnn_cuda::data::{self, Dataset, LoadOptions, Split, sampler::epoch_order};
+use cnn_cuda::shape::Shape;
+use proptest::prelude::*;
+
+/// Options that read from `folder` and never download.
+fn offline(folder: impl Into<PathBuf>) -> LoadOptions {
+    LoadOptions { folder: folder.into(), download: false, progress: false }
+}
+
+/// The folder where a user keeps data sets.
+fn data_folder() -> PathBuf {
+    std::env::var_os("CNN_CUDA_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from)
+}
+
+/// The whole chain of an error, as `main` prints it. What succeeded fails the test.
+fn message<T>(result: anyhow::Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("this should have been refused"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+#[track_caller]
+fn assert_says(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is not in: {message}");
+    }
+}
+
+/// Three images of 1×2 pixels in two classes.
+fn tiny() -> Dataset {
+    let split = Split { images: vec![0, 50, 100, 150, 200, 250], labels: vec![0, 1, 0] };
+    Dataset {
+        name: "tiny".into(),
+        shape: Shape::new(1, 2, 1),
+        classes: vec!["a".into(), "b".into()],
+        mean: vec![0.5],
+        std: vec![0.5],
+        train: split.clone(),
+        test: split,
+    }
+}
+
+#[track_caller]
+fn assert_invalid(spoil: impl FnOnce(&mut Dataset), parts: &[&str]) {
+    let mut dataset = tiny();
+    spoil(&mut dataset);
+    assert_says(&message(dataset.validate()), parts);
+}
+
+#[test]
+fn an_unknown_name_lists_the_known_ones() {
+    let message = message(data::load("mnits", &offline("unused")));
+    assert_says(&message, &["mnits"]);
+    assert_says(&message, data::NAMES);
+}
+
+#[test]
+fn digits_needs_no_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let digits = data::load("digits", &offline(folder.path().join("absent"))).unwrap();
+    assert_eq!(digits.classes.len(), 10);
+}
+
+#[test]
+fn validation_accepts_a_sound_set() {
+    tiny().validate().unwrap();
+}
+
+#[test]
+fn validation_refuses_images_that_do_not_match_the_labels() {
+    assert_invalid(|set| set.train.images.truncate(5), &["training split", "not 5 bytes"]);
+    assert_invalid(|set| set.test.labels.truncate(2), &["test split", "not 6 bytes"]);
+}
+
+#[test]
+fn validation_refuses_a_label_without_a_class() {
+    assert_invalid(|set| set.test.labels[1] = 2, &["test split", "image 1", "label 2"]);
+}
+
+#[test]
+fn validation_refuses_an_empty_split() {
+    assert_invalid(|set| set.test = Split::default(), &["test split", "no images"]);
+}
+
+#[test]
+fn validation_refuses_images_without_pixels() {
+    assert_invalid(|set| set.shape = Shape::new(0, 2, 1), &["no pixels"]);
+}
+
+#[test]
+fn validation_refuses_a_normalisation_that_cannot_work() {
+    assert_invalid(|set| set.mean = vec![], &["0 means"]);
+    assert_invalid(|set| set.std = vec![0.5; 3], &["3 standard deviations"]);
+    assert_invalid(|set| set.mean = vec![f32::NAN], &["mean is not finite"]);
+    for std in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        assert_invalid(|set| set.std = vec![std], &["standard deviation is not positive"]);
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_order_visits_every_sample_once(count in 0_usize..600, seed: u64, epoch: u32, shuffle: bool) {
+        let mut order = epoch_order(count, seed, epoch, shuffle);
+        prop_assert_eq!(&order, &epoch_order(count, seed, epoch, shuffle));
+        order.sort_unstable();
+        prop_assert_eq!(order, (0..count as u32).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn an_unshuffled_order_is_the_files_order() {
+    assert_eq!(epoch_order(5, 7, 3, false), [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn orders_differ_between_epochs_and_seeds() {
+    let order = epoch_order(100, 7, 0, true);
+    assert_ne!(order, epoch_order(100, 7, 1, true));
+    assert_ne!(order, epoch_order(100, 8, 0, true));
+    assert_ne!(order, epoch_order(100, 7, 0, false));
+}
+
+/// Each of the 24 orders of four samples comes up about as often: 24,000 draws give 1,000 ± 31 (one standard
+/// deviation) for each, so 150 away is nearly five deviations.
+#[test]
+fn every_order_is_equally_likely() {
+    let mut counts = std::collections::HashMap::<Vec<u32>, u32>::new();
+    for epoch in 0..24_000 {
+        *counts.entry(epoch_order(4, 1, epoch, true)).or_default() += 1;
+    }
+    assert_eq!(counts.len(), 24);
+    assert!(counts.values().all(|&count| count.abs_diff(1000) < 150), "{counts:?}");
+}

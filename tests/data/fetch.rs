@@ -1,0 +1,199 @@
+//! Downloading: bad files are refused and leave nothing behind, and every mirror's failure is told.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cnn_cuda::data::fetch::{Download, fetch_mnist_from};
+
+use super::idx::{gzip, idx_file};
+use super::{assert_says, data_folder, message};
+use crate::support::{Need, skip};
+
+const FIRST: &str = "train-images-idx3-ubyte";
+
+/// Serves HTTP on a free port of this machine, each request by `answer` to its path, and returns the address of the
+/// folder `mnist`. The thread ends with the test process.
+fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/mnist/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            // The request must be read before the answer, or closing the socket resets it.
+            let request = BufReader::new(stream.try_clone().unwrap());
+            let lines: Vec<_> = request.lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+            let _ = answer(path, &mut stream);
+        }
+    });
+    address
+}
+
+fn serve_bytes(status: &'static str, body: Vec<u8>) -> String {
+    serve(move |_, stream| send(stream, status, &body))
+}
+
+fn send(stream: &mut TcpStream, status: &str, body: &[u8]) -> std::io::Result<()> {
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    stream.write_all(body)
+}
+
+/// Fetches into `folder` from the mirrors, which must fail, and returns the message.
+#[track_caller]
+fn failure(folder: &Path, mirrors: &[&str]) -> String {
+    let mirrors = mirrors.iter().map(|mirror| mirror.to_string()).collect();
+    let download = Download { mirrors, stall_timeout: Duration::from_millis(300), progress: false };
+    message(fetch_mnist_from(&download, folder))
+}
+
+/// One mirror fails, with a message that says `parts`, and nothing is left behind.
+#[track_caller]
+fn assert_refused(mirror: &str, parts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let message = failure(folder.path(), &[mirror]);
+    assert_says(&message, parts);
+    assert_says(&message, &[mirror, FIRST, "by hand", "--dataset digits"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was left behind");
+}
+
+/// An address where nothing listens.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}/", listener.local_addr().unwrap())
+}
+
+#[test]
+fn a_wrong_checksum_is_refused() {
+    let body = idx_file(&[1, 1, 1], &[7]);
+    assert_refused(&serve_bytes("200 OK", gzip(&body)), &["checksum is wrong", "ba891046"]);
+    assert_refused(&serve_bytes("200 OK", body), &["checksum is wrong"]);
+}
+
+#[test]
+fn damaged_gzip_is_refused() {
+    let body = gzip(&[1; 100]);
+    assert_refused(&serve_bytes("200 OK", body[..body.len() - 9].to_vec()), &["truncated"]);
+}
+
+#[test]
+fn a_page_that_is_not_there_is_an_error() {
+    assert_refused(&serve_bytes("404 Not Found", vec![]), &["404"]);
+}
+
+#[test]
+fn a_refused_connection_is_an_error() {
+    assert_refused(&nobody(), &["refused"]);
+}
+
+#[test]
+fn an_address_that_is_none_is_an_error() {
+    assert_refused("not an address", &["not an address"]);
+    assert_refused("file:///mnist", &["file:///mnist"]);
+}
+
+#[test]
+fn a_connection_that_ends_early_is_an_error() {
+    let mirror = serve(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"));
+    assert_refused(&mirror, &[FIRST]);
+}
+
+#[test]
+fn a_server_that_stalls_is_given_up() {
+    let start = Instant::now();
+    let mirror = serve(|_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")?;
+        std::thread::sleep(Duration::from_secs(20));
+        Ok(())
+    });
+    assert_refused(&mirror, &["timeout"]);
+    assert!(start.elapsed() < Duration::from_secs(10), "the stall took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_file_that_says_it_is_too_large_is_refused() {
+    let mirror = serve(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"));
+    assert_refused(&mirror, &["larger than 64 MiB"]);
+}
+
+#[test]
+fn a_file_without_end_is_refused() {
+    let mirror = serve(|_, stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
+        let zeros = vec![0; 1 << 20];
+        loop {
+            stream.write_all(&zeros)?;
+        }
+    });
+    assert_refused(&mirror, &["larger than 64 MiB"]);
+}
+
+#[test]
+fn a_small_file_that_unpacks_without_end_is_refused() {
+    assert_refused(&serve_bytes("200 OK", gzip(&vec![0; 65 << 20])), &["larger than 64 MiB"]);
+}
+
+#[test]
+fn every_mirror_is_tried_and_told() {
+    let missing = serve_bytes("404 Not Found", vec![]);
+    let wrong = serve_bytes("200 OK", gzip(b"something else"));
+    let folder = tempfile::tempdir().unwrap();
+    let message = failure(folder.path(), &[&missing, &nobody(), &wrong]);
+    assert_says(&message, &[&missing, "404", "refused", &wrong, "checksum is wrong"]);
+}
+
+/// The old file stays until a good one is there to replace it.
+#[test]
+fn an_invalid_download_is_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mnist").join(format!("{FIRST}.gz"));
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    fs::write(&path, "old").unwrap();
+    assert_says(&failure(folder.path(), &[&serve_bytes("404 Not Found", vec![])]), &["404"]);
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+}
+
+/// Someone's own set is neither replaced nor mixed with MNIST's files.
+#[test]
+fn a_file_that_would_hide_the_download_is_refused() {
+    for name in [FIRST.to_string(), format!("mnist/{FIRST}"), format!("MNIST/raw/{FIRST}.gz")] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, idx_file(&[1, 1, 1], &[7])).unwrap();
+        assert_says(&failure(folder.path(), &[&nobody()]), &[&path.display().to_string(), "move it away"]);
+    }
+}
+
+/// With the real files behind a server: all four arrive, valid ones are kept, a damaged one is replaced.
+#[test]
+fn the_real_set_is_downloaded() {
+    let names = [FIRST, "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
+    let mut files = Vec::new();
+    for name in names.map(|name| format!("{name}.gz")) {
+        let path = data_folder().join("mnist").join(&name);
+        let Ok(bytes) = fs::read(&path) else {
+            return skip(Need::Mnist, &format!("{} is not there to serve", path.display()));
+        };
+        files.push((format!("/mnist/{name}"), bytes));
+    }
+    let mirror = serve(move |path, stream| match files.iter().find(|(name, _)| name == path) {
+        Some((_, bytes)) => send(stream, "200 OK", bytes),
+        None => send(stream, "404 Not Found", &[]),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let stall_timeout = Duration::from_secs(10);
+    let fetch = |mirrors| fetch_mnist_from(&Download { mirrors, stall_timeout, progress: false }, folder.path());
+
+    fetch(vec![nobody(), mirror.clone()]).unwrap();
+    assert_eq!(fs::read_dir(folder.path().join("mnist")).unwrap().count(), names.len());
+    fetch(vec![nobody()]).expect("what is there is not downloaded again");
+
+    let damaged = folder.path().join("mnist").join(format!("{}.gz", names[1]));
+    let bytes = fs::read(&damaged).unwrap();
+    fs::write(&damaged, &bytes[..1000]).unwrap();
+    fetch(vec![mirror]).unwrap();
+    assert_eq!(fs::read(&damaged).unwrap(), bytes);
+}
