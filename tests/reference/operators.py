@@ -155,7 +155,10 @@ class Recorder:
         operands: dict[str, Tensor],
         forward: Callable[..., Tensor],
     ) -> None:
-        """Runs `forward` on the operands in their order, then backward from a random `d_output`; the gradient of operand `x` is stored as `d_x`."""
+        """Runs `forward` on the operands in their order, then backward from a random `d_output`.
+
+        The gradient of operand `x` is stored as `d_x`.
+        """
         operands = {label: tensor.detach().requires_grad_() for label, tensor in operands.items()}
         output = forward(*operands.values())
         d_output = normal_source(name + "/d_output")(tuple(output.shape))
