@@ -1,4 +1,6 @@
-//! What the tests share: saying that a test is skipped, and why.
+//! What the tests share: saying that a test is skipped, and why; PyTorch's initial weights.
+
+pub mod torch_rng;
 
 use std::io::Write;
 

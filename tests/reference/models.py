@@ -1,0 +1,75 @@
+"""The networks of `cnn-cuda` as PyTorch modules: the other side of every comparison.
+
+The parameter names are part of the contract. A `model.safetensors` written by the Rust program must load into these
+modules with `load_state_dict(strict=True)`, and their `state_dict()` must load there.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bytes `[n, 28, 28]` to network inputs `[n, 1, 28, 28]` in -1..1, as training does: `(x/255 - 0.5)/0.5`."""
+    return ((images.to(dtype) / 255 - 0.5) / 0.5).unsqueeze(1)
+
+
+class MnistCnn(nn.Module):
+    """`mnist-cnn`: four unpadded 3x3 convolutions with two max-poolings, then three linear layers.
+
+    The widths can be narrowed, so that a test's weights fit into a small file; the structure stays the same.
+    """
+
+    def __init__(
+        self,
+        channels: tuple[int, int, int, int] = (16, 32, 64, 128),
+        hidden: tuple[int, int] = (1024, 128),
+    ) -> None:
+        super().__init__()
+        one, two, three, four = channels
+        # Pooled twice, 28x28 becomes 4x4 on the way through the four convolutions.
+        features = four * 4 * 4
+        self.layer1 = nn.Sequential(nn.Conv2d(1, one, 3), nn.ReLU())
+        self.layer2 = nn.Sequential(nn.Conv2d(one, two, 3), nn.ReLU(), nn.MaxPool2d(2, 2))
+        self.layer3 = nn.Sequential(nn.Conv2d(two, three, 3), nn.ReLU())
+        self.layer4 = nn.Sequential(nn.Conv2d(three, four, 3), nn.ReLU(), nn.MaxPool2d(2, 2))
+        self.fc = nn.Sequential(
+            nn.Linear(features, hidden[0]),
+            nn.ReLU(),
+            nn.Linear(hidden[0], hidden[1]),
+            nn.ReLU(),
+            nn.Linear(hidden[1], 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.flatten(1))
+
+
+def narrow_mnist_cnn() -> MnistCnn:
+    """`mnist-cnn` with 11,010 parameters instead of 2,327,818."""
+    return MnistCnn(channels=(4, 8, 8, 16), hidden=(32, 16))
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 with ReLU and max-pooling, and the attribute names that PyTorch's tutorials give it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 6, 5, padding=2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(400, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
+        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
+        x = functional.relu(self.fc1(x.flatten(1)))
+        x = functional.relu(self.fc2(x))
+        return self.fc3(x)
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": MnistCnn, "lenet5": LeNet5}
