@@ -1,5 +1,7 @@
 //! Data sets: u8 images and labels, whole in memory, by name.
 
+pub mod digits;
+
 use crate::shape::Shape;
 
 /// Images and their labels, in the order of the files.
