@@ -1,4 +1,5 @@
 //! The one test binary; each module tests the room of its name.
 
 mod data;
+mod digits;
 mod support;

@@ -1,0 +1,58 @@
+//! The embedded data set "digits": handwritten-like 28×28 digits, drawn from a constant seed, no file needed.
+
+mod pen;
+#[rustfmt::skip] // a line per stroke, not per point
+mod strokes;
+
+use rayon::prelude::*;
+
+use super::{Dataset, Split};
+use crate::rng::{Purpose, Stream};
+use crate::shape::Shape;
+
+/// Rows and columns of an image, as in MNIST.
+const SIDE: usize = 28;
+const CLASS_COUNT: u32 = 10;
+const TRAIN_COUNT: u32 = 12_000;
+const TEST_COUNT: u32 = 2_000;
+/// Part of the data set: another seed makes another one.
+const SEED: u64 = 1998;
+/// The streams of the label orders lie above those of the images, which are numbered from 0.
+const FIRST_LABEL_STREAM: u32 = 1 << 31;
+
+/// Draws the whole set: 12,000 training and 2,000 test images of as many samples of each class, in random order.
+///
+/// Image number `n` depends on the seed and on `n` alone, so the result does not depend on the number of threads.
+pub fn generate() -> Dataset {
+    Dataset {
+        name: "digits".into(),
+        shape: Shape::new(SIDE, SIDE, 1),
+        classes: (0..CLASS_COUNT).map(|class| class.to_string()).collect(),
+        mean: vec![0.5],
+        std: vec![0.5],
+        train: draw_split(0, TRAIN_COUNT, FIRST_LABEL_STREAM),
+        test: draw_split(TRAIN_COUNT, TEST_COUNT, FIRST_LABEL_STREAM + 1),
+    }
+}
+
+/// Draws `count` images, of which the first is number `first` of the whole set.
+fn draw_split(first: u32, count: u32, label_stream: u32) -> Split {
+    let labels = shuffled_labels(count, label_stream);
+    let mut images = vec![0; count as usize * SIDE * SIDE];
+    images
+        .par_chunks_exact_mut(SIDE * SIDE)
+        .zip(&labels)
+        .zip(first..first + count)
+        .for_each(|((image, &label), number)| pen::draw(label, &mut Stream::new(SEED, Purpose::Digits, number), image));
+    Split { images, labels }
+}
+
+/// Every class equally often, in an order shuffled by Fisher and Yates.
+fn shuffled_labels(count: u32, stream: u32) -> Vec<u32> {
+    let mut labels: Vec<u32> = (0..count).map(|number| number % CLASS_COUNT).collect();
+    let mut random = Stream::new(SEED, Purpose::Digits, stream);
+    for last in (1..count).rev() {
+        labels.swap(last as usize, random.below(last + 1) as usize);
+    }
+    labels
+}
