@@ -10,6 +10,7 @@ pub mod models;
 pub mod network;
 pub mod ops;
 pub mod plan;
+pub mod report;
 pub mod rng;
 pub mod shape;
 pub mod train;

@@ -16,7 +16,7 @@ fn images(split: &Split) -> impl Iterator<Item = &[u8]> {
 fn counts_and_shape_are_as_documented() {
     assert_eq!(DIGITS.name, "digits");
     assert_eq!(DIGITS.shape, Shape::new(28, 28, 1));
-    assert_eq!((DIGITS.train.count(), DIGITS.test.count()), (12_000, 2_000));
+    assert_eq!((DIGITS.train.count(), DIGITS.test.count()), (20_000, 2_000));
     assert_eq!((&DIGITS.mean, &DIGITS.std), (&vec![0.5], &vec![0.5]));
     assert_eq!(DIGITS.classes, ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]);
     for split in [&DIGITS.train, &DIGITS.test] {

@@ -2,4 +2,5 @@
 
 mod data;
 mod digits;
+mod ops;
 mod support;

@@ -104,12 +104,13 @@ pub fn with_backend<T: Task>(args: &DeviceArgs, task: T) -> Result<T::Output> {
     let why = match choice {
         DeviceChoice::Cpu => "--device cpu".to_string(),
         DeviceChoice::Cuda(ordinal) => {
-            let devices = cuda::devices().with_context(|| {
-                format!("--device {ordinal} cannot be used; --device cpu works without a GPU")
-            })?;
+            let devices = cuda::devices()
+                .with_context(|| format!("--device {ordinal} cannot be used; --device cpu works without a GPU"))?;
             match devices.get(ordinal) {
                 None => bail!("there is no CUDA device {ordinal}; this machine has: {}", numbered(&devices)),
-                Some(name) => bail!("{name} cannot be used yet: this version trains on the CPU alone; use --device cpu"),
+                Some(name) => {
+                    bail!("{name} cannot be used yet: this version trains on the CPU alone; use --device cpu")
+                }
             }
         }
         DeviceChoice::Auto => match cuda::devices() {

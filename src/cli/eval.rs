@@ -98,12 +98,7 @@ impl Task for Evaluation<'_> {
             }
         }
         let metrics = backend.read_metrics()?;
-        Ok(EvaluationResult {
-            loss: metrics.loss(),
-            accuracy: metrics.accuracy(),
-            images: metrics.samples,
-            confusion,
-        })
+        Ok(EvaluationResult { loss: metrics.loss(), accuracy: metrics.accuracy(), images: metrics.samples, confusion })
     }
 }
 

@@ -26,7 +26,7 @@ enum Fetchable {
 pub fn run(args: &FetchArgs) -> Result<ExitCode> {
     let folder = args.data.folder();
     match args.dataset {
-        Fetchable::Mnist => data::fetch_mnist(&folder, true)?,
+        Fetchable::Mnist => data::fetch::fetch_mnist(&folder, true)?,
     }
     info!("mnist is complete in {}", folder.join("mnist").display());
     Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ pub mod fetch;
 pub mod idx;
 mod mnist;
 mod mnist_files;
+pub mod picture;
 pub mod sampler;
 
 use std::path::PathBuf;

@@ -13,14 +13,14 @@ use crate::shape::Shape;
 /// Rows and columns of an image, as in MNIST.
 const SIDE: usize = 28;
 const CLASS_COUNT: u32 = 10;
-const TRAIN_COUNT: u32 = 12_000;
+const TRAIN_COUNT: u32 = 20_000;
 const TEST_COUNT: u32 = 2_000;
 /// Part of the data set: another seed makes another one.
 const SEED: u64 = 1998;
 /// The streams of the label orders lie above those of the images, which are numbered from 0.
 const FIRST_LABEL_STREAM: u32 = 1 << 31;
 
-/// Draws the whole set: 12,000 training and 2,000 test images of as many samples of each class, in random order.
+/// Draws the whole set: 20,000 training and 2,000 test images of as many samples of each class, in random order.
 ///
 /// Image number `n` depends on the seed and on `n` alone, so the result does not depend on the number of threads.
 pub fn generate() -> Dataset {

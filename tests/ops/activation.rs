@@ -1,0 +1,34 @@
+//! Activations on their own.
+
+use cnn_cuda::ops::Activation;
+
+use super::case::Case;
+use super::{check_op, cpu};
+
+/// Lengths that are no multiple of any vector.
+pub fn cases() -> Vec<Case> {
+    let ops = [Activation::Relu, Activation::LeakyRelu { slope: 0.25 }, Activation::Identity];
+    ops.iter().flat_map(|&op| [1, 7, 257].map(|len| Case::Activation { op, len })).collect()
+}
+
+#[test]
+fn activations_forward_and_backward() {
+    cases().into_iter().for_each(check_op);
+}
+
+#[test]
+fn relu_keeps_nan_and_sends_no_gradient_through_zero() {
+    let case = Case::Activation { op: Activation::Relu, len: 3 };
+    let results = case.run(&mut cpu(), &[vec![f32::NAN, 0.0, -0.0]], &[1.0; 3]);
+    assert!(results.output[0].is_nan());
+    assert_eq!(results.gradients[0][1..], [0.0, 0.0]);
+}
+
+#[test]
+fn long_activations_are_cut_into_pieces() {
+    let (op, len) = (Activation::LeakyRelu { slope: 0.5 }, 100_003);
+    let input = super::lab::random(len, 0);
+    let results = Case::Activation { op, len }.run(&mut cpu(), &[input.clone()], &vec![1.0; len]);
+    let expected: Vec<f32> = input.iter().map(|&x| if x > 0.0 { x } else { 0.5 * x }).collect();
+    assert_eq!(results.output, expected);
+}

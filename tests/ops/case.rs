@@ -1,0 +1,244 @@
+//! One operator call, forward and backward, as a value that any backend can run.
+
+use cnn_cuda::ops::{
+    Activation, AvgPool2d, Backend, ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
+    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, MaxPool2d, Region,
+};
+use cnn_cuda::shape::{Shape, Window};
+
+use super::lab::{Lab, random};
+
+/// An operator on a batch.
+#[derive(Clone, Debug)]
+pub enum Case {
+    /// Inputs: input, weight, bias.
+    Conv2d {
+        op: Conv2d,
+        activation: Activation,
+        batch: usize,
+    },
+    /// Inputs: input, weight, bias.
+    Linear {
+        op: Linear,
+        activation: Activation,
+        batch: usize,
+    },
+    MaxPool2d {
+        op: MaxPool2d,
+        batch: usize,
+    },
+    AvgPool2d {
+        op: AvgPool2d,
+        batch: usize,
+    },
+    Activation {
+        op: Activation,
+        len: usize,
+    },
+    Add {
+        len: usize,
+    },
+    /// One input per channel count.
+    Concat {
+        pixels: usize,
+        channels: Vec<usize>,
+        batch: usize,
+    },
+}
+
+/// What running a case gives.
+pub struct Results {
+    pub output: Vec<f32>,
+    /// One per input.
+    pub gradients: Vec<Vec<f32>>,
+}
+
+/// A convolution in one line: input height, width, channels; output channels; kernel, stride, padding.
+pub fn conv(input: [usize; 3], out_channels: usize, window: [usize; 3], batch: usize) -> Case {
+    let op = Conv2d { input: shape(input), out_channels, window: self::window(window) };
+    Case::Conv2d { op, activation: Activation::Identity, batch }
+}
+
+pub fn max_pool(input: [usize; 3], window: [usize; 3], batch: usize) -> Case {
+    Case::MaxPool2d { op: MaxPool2d { input: shape(input), window: self::window(window) }, batch }
+}
+
+pub fn avg_pool(input: [usize; 3], window: [usize; 3], batch: usize) -> Case {
+    Case::AvgPool2d { op: AvgPool2d { input: shape(input), window: self::window(window) }, batch }
+}
+
+pub fn linear(in_features: usize, out_features: usize, batch: usize) -> Case {
+    Case::Linear { op: Linear { in_features, out_features }, activation: Activation::Identity, batch }
+}
+
+fn shape([height, width, channels]: [usize; 3]) -> Shape {
+    Shape::new(height, width, channels)
+}
+
+fn window([kernel, stride, padding]: [usize; 3]) -> Window {
+    Window { kernel, stride, padding }
+}
+
+impl Case {
+    /// The same with an activation at its end.
+    pub fn with(self, activation: Activation) -> Self {
+        match self {
+            Self::Conv2d { op, batch, .. } => Self::Conv2d { op, activation, batch },
+            Self::Linear { op, batch, .. } => Self::Linear { op, activation, batch },
+            other => panic!("{other:?} ends with no activation"),
+        }
+    }
+
+    /// Lengths of the inputs.
+    pub fn input_lens(&self) -> Vec<usize> {
+        match self {
+            Self::Conv2d { op, batch, .. } => vec![batch * op.input.len(), op.weight_len(), op.out_channels],
+            Self::Linear { op, batch, .. } => vec![batch * op.in_features, op.weight_len(), op.out_features],
+            Self::MaxPool2d { op, batch } => vec![batch * op.input.len()],
+            Self::AvgPool2d { op, batch } => vec![batch * op.input.len()],
+            Self::Activation { len, .. } => vec![*len],
+            Self::Add { len } => vec![*len, *len],
+            Self::Concat { pixels, channels, batch } => channels.iter().map(|c| batch * pixels * c).collect(),
+        }
+    }
+
+    pub fn random_inputs(&self) -> Vec<Vec<f32>> {
+        self.input_lens().iter().enumerate().map(|(index, &len)| random(len, index as u32)).collect()
+    }
+
+    /// Runs forward, then backward from `d_output`.
+    pub fn run<B: Backend>(&self, lab: &mut Lab<B>, inputs: &[Vec<f32>], d_output: &[f32]) -> Results {
+        lab.clear();
+        match self {
+            Self::Conv2d { op, activation, batch } => run_conv(lab, op, *activation, *batch, inputs, d_output),
+            Self::Linear { op, activation, batch } => run_linear(lab, op, *activation, *batch, inputs, d_output),
+            Self::Concat { pixels, channels, batch } => run_concat(lab, *pixels, channels, *batch, inputs, d_output),
+            _ => self.run_simple(lab, inputs, d_output),
+        }
+    }
+
+    fn run_simple<B: Backend>(&self, lab: &mut Lab<B>, inputs: &[Vec<f32>], d_output: &[f32]) -> Results {
+        let input = lab.put(Region::Arena, &inputs[0]);
+        let (output, d_input) = (lab.empty(Region::Arena, d_output.len()), lab.empty(Region::Arena, input.len));
+        let d_output = lab.put(Region::Arena, d_output);
+        let mut twice = false;
+        match self {
+            Self::MaxPool2d { op, batch } => {
+                let argmax = lab.empty(Region::Indices, output.len);
+                lab.backend.max_pool2d_forward(op, *batch, input, output, Some(argmax)).expect("forward");
+                lab.backend.max_pool2d_backward(op, *batch, d_output, argmax, d_input).expect("backward");
+            }
+            Self::AvgPool2d { op, batch } => {
+                lab.backend.avg_pool2d_forward(op, *batch, input, output).expect("forward");
+                lab.backend.avg_pool2d_backward(op, *batch, d_output, d_input).expect("backward");
+            }
+            Self::Activation { op, len } => {
+                lab.backend.activation_forward(*op, *len, input, output).expect("forward");
+                lab.backend.activation_backward(*op, *len, output, d_output, d_input).expect("backward");
+            }
+            Self::Add { len } => {
+                let b = lab.put(Region::Arena, &inputs[1]);
+                lab.backend.add_forward(*len, input, b, output).expect("forward");
+                lab.backend.copy(*len, d_output, d_input).expect("backward");
+                twice = true;
+            }
+            other => panic!("{other:?} is run elsewhere"),
+        }
+        let gradient = lab.get(d_input);
+        let gradients = if twice { vec![gradient.clone(), gradient] } else { vec![gradient] };
+        Results { output: lab.get(output), gradients }
+    }
+}
+
+fn run_conv<B: Backend>(
+    lab: &mut Lab<B>,
+    op: &Conv2d,
+    activation: Activation,
+    batch: usize,
+    inputs: &[Vec<f32>],
+    d_output: &[f32],
+) -> Results {
+    let input = lab.put(Region::Arena, &inputs[0]);
+    let weight = lab.put(Region::Parameters, &inputs[1]);
+    let bias = Some(lab.put(Region::Parameters, &inputs[2]));
+    let output = lab.empty(Region::Arena, d_output.len());
+    let forward = Conv2dForward { input, weight, bias, activation, output };
+    lab.backend.conv2d_forward(op, batch, forward).expect("forward");
+    let d_output = lab.put(Region::Arena, d_output);
+    let (d_weight, d_bias) = (lab.empty(Region::Gradients, weight.len), lab.empty(Region::Gradients, op.out_channels));
+    let d_input = lab.empty(Region::Arena, input.len);
+    let (rows, channels) = (d_output.len / op.out_channels, op.out_channels);
+    lab.backend
+        .bias_activation_backward(activation, rows, channels, output, d_output, Some(d_bias))
+        .expect("backward bias");
+    let spans = Conv2dBackwardWeight { input, d_output, d_weight };
+    lab.backend.conv2d_backward_weight(op, batch, spans).expect("backward weight");
+    let spans = Conv2dBackwardInput { d_output, weight, d_input };
+    lab.backend.conv2d_backward_input(op, batch, spans).expect("backward input");
+    Results { output: lab.get(output), gradients: vec![lab.get(d_input), lab.get(d_weight), lab.get(d_bias)] }
+}
+
+fn run_linear<B: Backend>(
+    lab: &mut Lab<B>,
+    op: &Linear,
+    activation: Activation,
+    batch: usize,
+    inputs: &[Vec<f32>],
+    d_output: &[f32],
+) -> Results {
+    let input = lab.put(Region::Arena, &inputs[0]);
+    let weight = lab.put(Region::Parameters, &inputs[1]);
+    let bias = Some(lab.put(Region::Parameters, &inputs[2]));
+    let output = lab.empty(Region::Arena, d_output.len());
+    let forward = LinearForward { input, weight, bias, activation, output };
+    lab.backend.linear_forward(op, batch, forward).expect("forward");
+    let d_output = lab.put(Region::Arena, d_output);
+    let (d_weight, d_bias) = (lab.empty(Region::Gradients, weight.len), lab.empty(Region::Gradients, op.out_features));
+    let d_input = lab.empty(Region::Arena, input.len);
+    lab.backend
+        .bias_activation_backward(activation, batch, op.out_features, output, d_output, Some(d_bias))
+        .expect("backward bias");
+    let spans = LinearBackwardWeight { input, d_output, d_weight };
+    lab.backend.linear_backward_weight(op, batch, spans).expect("backward weight");
+    let spans = LinearBackwardInput { d_output, weight, d_input };
+    lab.backend.linear_backward_input(op, batch, spans).expect("backward input");
+    Results { output: lab.get(output), gradients: vec![lab.get(d_input), lab.get(d_weight), lab.get(d_bias)] }
+}
+
+fn run_concat<B: Backend>(
+    lab: &mut Lab<B>,
+    pixels: usize,
+    channels: &[usize],
+    batch: usize,
+    inputs: &[Vec<f32>],
+    d_output: &[f32],
+) -> Results {
+    let total: usize = channels.iter().sum();
+    let output = lab.empty(Region::Arena, d_output.len());
+    let d_output = lab.put(Region::Arena, d_output);
+    let (mut offset, mut gradients) = (0, Vec::new());
+    for (values, &own) in inputs.iter().zip(channels) {
+        let input = lab.put(Region::Arena, values);
+        let d_input = lab.empty(Region::Arena, values.len());
+        let there = ChannelCopy {
+            pixels,
+            channels: own,
+            source_channels: own,
+            source_offset: 0,
+            target_channels: total,
+            target_offset: offset,
+        };
+        let back = ChannelCopy {
+            source_channels: total,
+            source_offset: offset,
+            target_channels: own,
+            target_offset: 0,
+            ..there
+        };
+        lab.backend.copy_channels(&there, batch, input, output).expect("forward");
+        lab.backend.copy_channels(&back, batch, d_output, d_input).expect("backward");
+        gradients.push(lab.get(d_input));
+        offset += own;
+    }
+    Results { output: lab.get(output), gradients }
+}

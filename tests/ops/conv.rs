@@ -1,0 +1,46 @@
+//! Convolution on many shapes.
+
+use cnn_cuda::ops::{Activation, Conv2d};
+use cnn_cuda::shape::{Shape, Window};
+
+use super::case::{Case, conv};
+use super::check_op;
+
+/// Shapes that every backend is checked on.
+pub fn cases() -> Vec<Case> {
+    vec![
+        conv([7, 5, 3], 4, [3, 1, 0], 2),
+        conv([7, 5, 1], 4, [3, 1, 0], 3),
+        conv([6, 6, 4], 8, [3, 1, 1], 2),
+        conv([9, 7, 2], 3, [3, 2, 1], 2),
+        conv([8, 8, 3], 5, [3, 2, 0], 2), // the last row and column are not covered
+        conv([5, 5, 4], 6, [1, 1, 0], 2),
+        conv([5, 5, 4], 6, [1, 2, 0], 2), // pointwise but for its stride
+        conv([4, 4, 4], 3, [1, 1, 1], 1), // pointwise but for its padding
+        conv([1, 1, 1], 1, [1, 1, 0], 1),
+        conv([1, 1, 5], 2, [3, 1, 1], 2), // one pixel amid padding
+        conv([2, 2, 3], 2, [5, 1, 2], 2), // the kernel is larger than the input
+        conv([5, 5, 2], 7, [5, 1, 0], 2), // the kernel is the input
+        conv([11, 3, 2], 3, [2, 3, 1], 3),
+        conv([6, 5, 16], 17, [3, 1, 1], 5),
+        conv([6, 7, 3], 4, [3, 1, 1], 2).with(Activation::Relu),
+        conv([6, 7, 4], 5, [3, 2, 1], 2).with(Activation::LeakyRelu { slope: 0.125 }),
+    ]
+}
+
+#[test]
+fn conv2d_forward_and_backward() {
+    cases().into_iter().for_each(check_op);
+}
+
+#[test]
+fn pieces_of_a_large_batch_meet_without_seams() {
+    check_op(conv([4, 9, 1], 2, [3, 1, 1], 67));
+}
+
+#[test]
+fn a_window_that_does_not_fit_is_an_error() {
+    let window = Window { kernel: 5, stride: 1, padding: 1 };
+    let error = Conv2d { input: Shape::new(2, 9, 1), out_channels: 1, window }.output().unwrap_err();
+    assert!(format!("{error:#}").contains("does not fit"), "{error:#}");
+}

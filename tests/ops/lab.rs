@@ -1,0 +1,60 @@
+//! A backend with a little memory, in which tests lay out tensors by hand.
+
+use cnn_cuda::ops::{Backend, MemorySizes, Region, Span};
+use cnn_cuda::rng::{Purpose, Stream};
+
+/// Elements of every region of a lab.
+const SIZE: usize = 1 << 20;
+
+/// Hands out spans one after the other.
+pub struct Lab<B> {
+    pub backend: B,
+    used: usize,
+}
+
+impl<B: Backend> Lab<B> {
+    pub fn new(mut backend: B) -> Self {
+        let sizes = MemorySizes {
+            arena: SIZE,
+            parameters: SIZE,
+            gradients: SIZE,
+            momentum: SIZE,
+            indices: SIZE,
+            max_batch: 1024,
+        };
+        backend.allocate(&sizes).expect("a few megabytes");
+        Self { backend, used: 0 }
+    }
+
+    /// Forgets all spans.
+    pub fn clear(&mut self) {
+        self.used = 0;
+    }
+
+    /// A span that holds NaN, so that what is not written shows.
+    pub fn empty(&mut self, region: Region, len: usize) -> Span {
+        let span = Span::new(region, self.used, len);
+        self.used += len.next_multiple_of(64);
+        assert!(self.used <= SIZE, "the lab is too small for this test");
+        if region != Region::Indices {
+            self.backend.write(span, &vec![f32::NAN; len]).expect("write");
+        }
+        span
+    }
+
+    pub fn put(&mut self, region: Region, values: &[f32]) -> Span {
+        let span = self.empty(region, values.len());
+        self.backend.write(span, values).expect("write");
+        span
+    }
+
+    pub fn get(&mut self, span: Span) -> Vec<f32> {
+        self.backend.read(span).expect("read")
+    }
+}
+
+/// Values in ±1 that fp16 holds exactly, so that every precision starts from the same numbers.
+pub fn random(len: usize, stream: u32) -> Vec<f32> {
+    let mut stream = Stream::new(7, Purpose::Benchmark, stream);
+    (0..len).map(|_| half::f16::from_f32(stream.uniform(-1.0, 1.0)).to_f32()).collect()
+}

@@ -1,0 +1,30 @@
+//! The linear layer on many shapes.
+
+use cnn_cuda::ops::Activation;
+
+use super::case::{Case, linear};
+use super::check_op;
+
+/// Shapes that every backend is checked on.
+pub fn cases() -> Vec<Case> {
+    vec![
+        linear(7, 5, 3),
+        linear(1, 1, 1),
+        linear(13, 1, 2),
+        linear(1, 9, 4),
+        linear(40, 17, 5),
+        linear(12, 10, 3).with(Activation::Relu),
+        linear(12, 10, 3).with(Activation::LeakyRelu { slope: 0.125 }),
+    ]
+}
+
+#[test]
+fn linear_forward_and_backward() {
+    cases().into_iter().for_each(check_op);
+}
+
+#[test]
+fn blocks_of_a_wide_layer_meet_without_seams() {
+    check_op(linear(3, 300, 2));
+    check_op(linear(2, 3, 270));
+}

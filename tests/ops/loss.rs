@@ -1,0 +1,63 @@
+//! Softmax cross-entropy and the metrics.
+
+use cnn_cuda::ops::{LossOps, Metrics, Region};
+
+use super::lab::random;
+use super::{FP32, compare, cpu};
+
+#[test]
+fn loss_and_gradient_match_f64() {
+    for (batch, classes) in [(1, 2), (3, 10), (5, 1000), (64, 10)] {
+        let logits: Vec<f32> = random(batch * classes, 0).iter().map(|x| x * 5.0).collect();
+        let labels: Vec<u32> = (0..batch as u32).map(|n| n * 7 % classes as u32).collect();
+        let mut lab = cpu();
+        let (span, d_span) = (lab.put(Region::Arena, &logits), lab.empty(Region::Arena, logits.len()));
+        lab.backend.set_metrics(Metrics::default()).expect("metrics");
+        lab.backend.set_labels(&labels).expect("labels");
+        lab.backend.softmax_cross_entropy(classes, batch, span, Some(d_span)).expect("loss");
+        let (mut loss, mut d_logits) = (0.0, Vec::new());
+        for (row, &label) in logits.chunks(classes).zip(&labels) {
+            let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            loss += sum.ln() - f64::from(row[label as usize]);
+            let onehot = |c: usize| f64::from(u8::from(c == label as usize));
+            d_logits.extend((0..classes).map(|c| (f64::from(row[c]).exp() / sum - onehot(c)) / batch as f64));
+        }
+        let metrics = lab.backend.read_metrics().expect("metrics");
+        compare("loss", &[metrics.loss_sum as f32], &[loss], FP32);
+        compare("d_logits", &lab.get(d_span), &d_logits, FP32);
+        assert_eq!((metrics.samples, metrics.steps, metrics.first_bad_step), (batch as u64, 1, None));
+    }
+}
+
+#[test]
+fn a_bad_step_is_remembered_and_later_ones_do_not_hide_it() {
+    let mut lab = cpu();
+    lab.backend.set_metrics(Metrics::default()).expect("metrics");
+    lab.backend.set_labels(&[1]).expect("labels");
+    for logits in [[0.0, 1.0], [f32::NAN, 1.0], [0.0, 1.0]] {
+        let span = lab.put(Region::Arena, &logits);
+        lab.backend.softmax_cross_entropy(2, 1, span, None).expect("loss");
+    }
+    assert_eq!(lab.backend.read_metrics().expect("metrics").first_bad_step, Some(1));
+}
+
+#[test]
+fn step_losses_are_means_and_are_taken_once() {
+    let mut lab = cpu();
+    lab.backend.log_steps(4).expect("log");
+    lab.backend.set_labels(&[0, 0]).expect("labels");
+    let span = lab.put(Region::Arena, &[0.0, 0.0, 0.0, 0.0]);
+    lab.backend.softmax_cross_entropy(2, 2, span, None).expect("loss");
+    let losses = lab.backend.take_step_losses().expect("losses");
+    assert_eq!((losses.len(), losses[0].accuracy), (1, 1.0));
+    assert!((losses[0].loss - 2.0_f32.ln()).abs() < 1e-6);
+    assert!(lab.backend.take_step_losses().expect("losses").is_empty());
+}
+
+#[test]
+fn a_label_outside_the_classes_is_an_error() {
+    let mut lab = cpu();
+    lab.backend.set_labels(&[2]).expect("labels");
+    let span = lab.put(Region::Arena, &[0.0, 0.0]);
+    assert!(lab.backend.softmax_cross_entropy(2, 1, span, None).is_err());
+}

@@ -1,0 +1,92 @@
+//! Every operator against a plain f64 reference, its central differences, and PyTorch's numbers.
+
+mod activation;
+pub mod case;
+mod conv;
+mod gather;
+mod join;
+pub mod lab;
+mod linear;
+mod loss;
+mod optimizer;
+mod pool;
+pub mod pytorch;
+mod pytorch_flatten;
+mod reference;
+
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::ops::Backend;
+
+use case::{Case, Results};
+use lab::Lab;
+
+/// `|a − b| ≤ absolute + relative · |b|`
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    pub absolute: f64,
+    pub relative: f64,
+}
+
+/// fp32 sums of up to a few thousand products of values near 1: rounding errors of 6e-8 each, added like a random
+/// walk, stay below 1e-5.
+pub const FP32: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-5 };
+
+/// A CPU backend whose two threads make sure that work is really cut.
+pub fn cpu() -> Lab<Cpu> {
+    Lab::new(Cpu::new(Some(2)).expect("two threads"))
+}
+
+/// Checks forward and backward of `case` on the CPU.
+pub fn check_op(case: Case) {
+    check_on(&mut cpu(), &case, FP32);
+}
+
+/// Checks forward against the f64 reference, and every gradient against the reference's central differences.
+pub fn check_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Tolerance) {
+    let inputs = case.random_inputs();
+    let as_f64: Vec<Vec<f64>> = inputs.iter().map(|values| values.iter().map(|&v| f64::from(v)).collect()).collect();
+    let expected = reference::forward(case, &as_f64);
+    let d_output = lab::random(expected.len(), 99);
+    let Results { output, gradients } = case.run(lab, &inputs, &d_output);
+    compare(&format!("{case:?} output"), &output, &expected, tolerance);
+    for (which, gradient) in gradients.iter().enumerate() {
+        let differences = central_differences(case, &as_f64, which, &d_output);
+        // A gradient sums over more terms than an output: allow in proportion to its largest value.
+        let scale = differences.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
+        let tolerance = Tolerance { absolute: tolerance.absolute * scale, ..tolerance };
+        compare(&format!("{case:?} gradient {which}"), gradient, &differences, tolerance);
+    }
+}
+
+/// `∂(Σ d_output · output) / ∂input[which]`, by central differences in f64.
+fn central_differences(case: &Case, inputs: &[Vec<f64>], which: usize, d_output: &[f32]) -> Vec<f64> {
+    const H: f64 = 1e-6;
+    let mut inputs = inputs.to_vec();
+    let objective = |inputs: &[Vec<f64>]| -> f64 {
+        reference::forward(case, inputs).iter().zip(d_output).map(|(y, &d)| y * f64::from(d)).sum()
+    };
+    (0..inputs[which].len())
+        .map(|index| {
+            let value = inputs[which][index];
+            inputs[which][index] = value + H;
+            let above = objective(&inputs);
+            inputs[which][index] = value - H;
+            let below = objective(&inputs);
+            inputs[which][index] = value;
+            (above - below) / (2.0 * H)
+        })
+        .collect()
+}
+
+/// Panics with the worst element where any is out of tolerance; NaN always is.
+pub fn compare(what: &str, got: &[f32], expected: &[f64], tolerance: Tolerance) {
+    assert_eq!(got.len(), expected.len(), "{what}: wrong length");
+    let excess = |(got, expected): (&f32, &f64)| {
+        let error = (f64::from(*got) - expected).abs() / (tolerance.absolute + tolerance.relative * expected.abs());
+        if error.is_nan() { f64::INFINITY } else { error }
+    };
+    let worst = got.iter().zip(expected).map(excess).enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+    if let Some((index, error)) = worst {
+        assert!(error <= 1.0, "{what}: element {index} is {} instead of {}", got[index], expected[index]);
+    }
+}

@@ -1,0 +1,54 @@
+//! Pooling: overlap, padding, remainders, ties and NaN.
+
+use cnn_cuda::ops::{PoolOps, Region};
+
+use super::case::{Case, avg_pool, max_pool};
+use super::{check_op, cpu};
+
+/// Shapes that every backend is checked on.
+pub fn cases() -> Vec<Case> {
+    let windows = [[2, 2, 0], [3, 2, 1], [3, 1, 0], [2, 3, 0], [3, 3, 1], [1, 1, 0]];
+    let inputs = [[6, 6, 4], [7, 5, 3], [4, 9, 1]];
+    let both = |input, window| [max_pool(input, window, 2), avg_pool(input, window, 2)];
+    inputs.iter().flat_map(|&input| windows.iter().flat_map(move |&window| both(input, window))).collect()
+}
+
+#[test]
+fn pooling_forward_and_backward() {
+    cases().into_iter().for_each(check_op);
+}
+
+#[test]
+fn the_first_of_equal_maxima_gets_the_gradient() {
+    let case = max_pool([2, 2, 1], [2, 2, 0], 1);
+    let results = case.run(&mut cpu(), &[vec![3.0, 5.0, 5.0, 5.0]], &[1.0]);
+    assert_eq!(results.gradients[0], [0.0, 1.0, 0.0, 0.0]);
+}
+
+#[test]
+fn padding_never_wins() {
+    let case = max_pool([2, 2, 1], [3, 2, 1], 1);
+    let results = case.run(&mut cpu(), &[vec![-3.0, -1.0, -2.0, -4.0]], &[1.0]);
+    assert_eq!((results.output, &results.gradients[0][..]), (vec![-1.0], &[0.0, 1.0, 0.0, 0.0][..]));
+}
+
+#[test]
+fn nan_wins_and_is_not_hidden() {
+    let case = max_pool([2, 2, 1], [2, 2, 0], 1);
+    for at in 0..4 {
+        let mut input = vec![1.0, 2.0, 3.0, 4.0];
+        input[at] = f32::NAN;
+        assert!(case.run(&mut cpu(), &[input], &[1.0]).output[0].is_nan());
+    }
+}
+
+#[test]
+fn without_a_backward_pass_no_argmax_is_needed() {
+    let Case::MaxPool2d { op, batch } = max_pool([4, 4, 3], [2, 2, 0], 2) else { unreachable!() };
+    let mut lab = cpu();
+    let values = super::lab::random(batch * op.input.len(), 0);
+    let (input, output) = (lab.put(Region::Arena, &values), lab.empty(Region::Arena, 24));
+    lab.backend.max_pool2d_forward(&op, batch, input, output, None).expect("forward");
+    let with = max_pool([4, 4, 3], [2, 2, 0], 2).run(&mut cpu(), &[values], &[1.0; 24]);
+    assert_eq!(lab.get(output), with.output);
+}

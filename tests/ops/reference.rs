@@ -1,0 +1,91 @@
+//! Every operator's forward pass in f64, as plainly as it can be written.
+
+use cnn_cuda::ops::{Activation, Conv2d, Linear};
+use cnn_cuda::shape::{Shape, Window};
+
+use super::case::Case;
+
+/// The output of `case`.
+pub fn forward(case: &Case, inputs: &[Vec<f64>]) -> Vec<f64> {
+    match case {
+        Case::Conv2d { op, activation, batch } => conv2d(op, *activation, *batch, inputs),
+        Case::Linear { op, activation, batch } => linear(op, *activation, *batch, inputs),
+        Case::MaxPool2d { op, batch } => pool(op.input, op.window, *batch, &inputs[0], |values, _| {
+            values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+        }),
+        Case::AvgPool2d { op, batch } => {
+            pool(op.input, op.window, *batch, &inputs[0], |values, area| values.iter().sum::<f64>() / area)
+        }
+        Case::Activation { op, .. } => inputs[0].iter().map(|&x| activate(*op, x)).collect(),
+        Case::Add { .. } => inputs[0].iter().zip(&inputs[1]).map(|(a, b)| a + b).collect(),
+        Case::Concat { pixels, channels, batch } => {
+            let pixel = |p: usize| {
+                let part = move |(values, &c): (&Vec<f64>, &usize)| values[p * c..(p + 1) * c].to_vec();
+                inputs.iter().zip(channels).flat_map(part).collect::<Vec<_>>()
+            };
+            (0..batch * pixels).flat_map(pixel).collect()
+        }
+    }
+}
+
+fn activate(op: Activation, x: f64) -> f64 {
+    if x > 0.0 { x } else { f64::from(op.negative_slope()) * x }
+}
+
+fn conv2d(op: &Conv2d, activation: Activation, batch: usize, inputs: &[Vec<f64>]) -> Vec<f64> {
+    let [x, weight, bias] = [&inputs[0], &inputs[1], &inputs[2]];
+    let (shape, input, Window { kernel, stride, padding }) = (op.output().expect("fits"), op.input, op.window);
+    let mut y = Vec::new();
+    for n in 0..batch {
+        for (oy, ox) in (0..shape.height).flat_map(|oy| (0..shape.width).map(move |ox| (oy, ox))) {
+            for oc in 0..op.out_channels {
+                let mut sum = bias[oc];
+                for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
+                    let (iy, ix) = (oy * stride + ky, ox * stride + kx);
+                    if iy < padding || ix < padding || iy - padding >= input.height || ix - padding >= input.width {
+                        continue;
+                    }
+                    let at = ((n * input.height + iy - padding) * input.width + ix - padding) * input.channels;
+                    let w = ((oc * kernel + ky) * kernel + kx) * input.channels;
+                    sum += (0..input.channels).map(|c| x[at + c] * weight[w + c]).sum::<f64>();
+                }
+                y.push(activate(activation, sum));
+            }
+        }
+    }
+    y
+}
+
+fn linear(op: &Linear, activation: Activation, batch: usize, inputs: &[Vec<f64>]) -> Vec<f64> {
+    let [x, weight, bias] = [&inputs[0], &inputs[1], &inputs[2]];
+    let dot = |n: usize, o: usize| -> f64 {
+        (0..op.in_features).map(|i| x[n * op.in_features + i] * weight[o * op.in_features + i]).sum()
+    };
+    (0..batch * op.out_features)
+        .map(|at| activate(activation, dot(at / op.out_features, at % op.out_features) + bias[at % op.out_features]))
+        .collect()
+}
+
+/// Pools with `reduce(values in the window and the input, window area)`.
+fn pool(input: Shape, window: Window, batch: usize, x: &[f64], reduce: impl Fn(&[f64], f64) -> f64) -> Vec<f64> {
+    let Window { kernel, stride, padding } = window;
+    let (height, width) = window.output(input).expect("fits");
+    let mut y = Vec::new();
+    for n in 0..batch {
+        for (oy, ox) in (0..height).flat_map(|oy| (0..width).map(move |ox| (oy, ox))) {
+            for c in 0..input.channels {
+                let mut values = Vec::new();
+                for (iy, ix) in
+                    (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (oy * stride + ky, ox * stride + kx)))
+                {
+                    if iy >= padding && ix >= padding && iy - padding < input.height && ix - padding < input.width {
+                        let pixel = (n * input.height + iy - padding) * input.width + ix - padding;
+                        values.push(x[pixel * input.channels + c]);
+                    }
+                }
+                y.push(reduce(&values, (kernel * kernel) as f64));
+            }
+        }
+    }
+    y
+}
