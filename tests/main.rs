@@ -1,4 +1,5 @@
 //! The one test binary; each module tests the room of its name.
 
 mod digits;
+mod pictures;
 mod support;

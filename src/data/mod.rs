@@ -1,6 +1,8 @@
 //! Data sets: u8 images and labels, whole in memory, by name.
 
 pub mod digits;
+mod ink;
+pub mod picture;
 
 use crate::shape::Shape;
 
