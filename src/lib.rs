@@ -2,5 +2,6 @@
 
 pub mod data;
 pub mod files;
+pub mod report;
 pub mod rng;
 pub mod shape;

@@ -2,4 +2,5 @@
 
 mod digits;
 mod pictures;
+mod report;
 mod support;
