@@ -2,5 +2,10 @@
 
 mod data;
 mod digits;
+mod models;
 mod ops;
+mod pictures;
+mod report;
 mod support;
+mod tidy;
+mod train;

@@ -94,7 +94,7 @@ impl Task for Evaluation<'_> {
             plan::evaluate_step(&mut backend, &plan, labels.len())?;
             let logits = backend.read(plan.logits.first(labels.len() * plan.classes))?;
             for (&label, logits) in labels.iter().zip(logits.chunks_exact(plan.classes)) {
-                confusion.add(label as usize, largest(logits).context("a network without classes")?);
+                confusion.add(label, largest(logits).context("a network without classes")? as u32);
             }
         }
         let metrics = backend.read_metrics()?;

@@ -1,6 +1,6 @@
 //! A training run's audience: console, files and signals.
 
-use std::io::{Write, stdout};
+use std::io::{Stdout, stdout};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -37,17 +37,18 @@ pub struct Run {
     epochs: u32,
     steps_per_epoch: u64,
     quiet: bool,
-    table: Table,
+    /// None where it is not wanted, or its reader went away.
+    table: Option<Table<Stdout>>,
     progress: Option<Progress>,
     drawn: Instant,
-    saved: bool,
 }
 
 impl Run {
     pub fn new(outputs: Outputs, identity: RunIdentity, config: &Config, quiet: bool, steps_per_epoch: u64) -> Self {
         let drawn = Instant::now();
-        let (epochs, table) = (config.epochs, Table::new());
-        Self { outputs, identity, epochs, steps_per_epoch, quiet, table, progress: None, drawn, saved: false }
+        let epochs = config.epochs;
+        let table = if quiet { None } else { Table::new(stdout()).ok() };
+        Self { outputs, identity, epochs, steps_per_epoch, quiet, table, progress: None, drawn }
     }
 
     /// Tells where the results are.
@@ -103,7 +104,7 @@ impl<B: Backend> Observer<B> for Run {
     }
 
     fn on_epoch(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()> {
-        if let Some(mut progress) = self.progress.take() {
+        if let Some(progress) = self.progress.take() {
             progress.finish();
         }
         let record = EpochRecord {
@@ -119,11 +120,10 @@ impl<B: Backend> Observer<B> for Run {
         self.outputs.metrics.push(Record::Epoch(record.clone()));
         let state = trainer.state()?;
         self.outputs.save(&trainer.network, &self.identity, &state)?;
-        self.saved = true;
-        if !self.quiet {
-            // A reader that went away (`| head`) must not end the run.
-            let mut out = stdout().lock();
-            let _ = self.table.print(&mut out, &record).and_then(|()| out.flush());
+        // A reader that went away (`| head`) must not end the run.
+        if let Some(Err(error)) = self.table.as_mut().map(|table| table.row(&record)) {
+            warn!("{error:#}; the run goes on");
+            self.table = None;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::build_network;
 use crate::models;
 use crate::network::Network;
+use crate::report::grouped;
 
 #[derive(Args)]
 pub struct SummaryArgs {
@@ -131,24 +132,11 @@ fn print(out: &mut impl Write, summary: &Summary) -> Result<()> {
         );
         writeln!(out, "{line}")?;
     }
-    let (parameters, multiply_adds) = (grouped(summary.parameters as u64), grouped(summary.multiply_adds));
+    let (parameters, multiply_adds) = (grouped(summary.parameters as f64), grouped(summary.multiply_adds as f64));
     writeln!(out, "\n{}: {parameters} parameters, {multiply_adds} multiply-adds per image", summary.model)?;
     Ok(())
 }
 
 fn dash_if_zero(number: u64) -> String {
-    if number == 0 { "–".into() } else { grouped(number) }
-}
-
-/// With commas between groups of three digits.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    if number == 0 { "–".into() } else { grouped(number as f64) }
 }

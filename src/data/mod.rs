@@ -3,6 +3,7 @@
 pub mod digits;
 pub mod fetch;
 pub mod idx;
+mod ink;
 mod mnist;
 mod mnist_files;
 pub mod picture;

@@ -1,0 +1,135 @@
+//! Reads a picture a user has (PNG or JPEG, of any size and colour) as the pixels a network was trained on.
+
+use std::fs::File;
+use std::io::{Cursor, Read};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use image::imageops::{self, FilterType};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
+
+use super::ink;
+use crate::shape::Shape;
+
+const MAX_FILE_BYTES: u64 = 256 << 20;
+const MAX_PIXELS: u64 = 100_000_000;
+/// Enough for the largest picture at 16 bits and four channels.
+const MAX_DECODER_BYTES: u64 = 1 << 30;
+
+/// A picture as a network's input, before normalisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picture {
+    /// `[height][width][channels]` of the shape asked for.
+    pub pixels: Vec<u8>,
+    /// Whether dark ink on light ground was turned into light on dark.
+    pub inverted: bool,
+    /// Width and height of the file's picture, upright.
+    pub original: (u32, u32),
+}
+
+/// Reads the picture at `path` as `shape`; see [`decode_picture`].
+///
+/// # Errors
+/// Those of the file system and of [`decode_picture`], with the path.
+pub fn read_picture(path: &Path, shape: Shape) -> Result<Picture> {
+    let context = || format!("cannot read the picture {}", path.display());
+    ensure!(!path.is_dir(), "{} is a folder: name a PNG or JPEG file", path.display());
+    let mut bytes = Vec::new();
+    let file = File::open(path).with_context(context)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(context)?;
+    decode_picture(&bytes, shape).with_context(context)
+}
+
+/// Decodes a PNG or JPEG file's bytes as `shape`.
+///
+/// One channel is light ink on black, prepared as MNIST was; three are RGB, the whole picture scaled to
+/// fit on ground of the border's colour. A picture that has the shape's size already keeps its pixels, apart from
+/// inversion. JPEG's orientation is followed.
+///
+/// # Errors
+/// Where the bytes are not a whole PNG or JPEG picture, it is too large, or `shape` has not one or three channels.
+pub fn decode_picture(bytes: &[u8], shape: Shape) -> Result<Picture> {
+    ensure!(!shape.is_empty(), "the network takes no pixels");
+    let upright = flatten(decode(bytes)?);
+    let original = (upright.width(), upright.height());
+    match shape.channels {
+        1 => {
+            let (pixels, inverted) = ink::prepare(upright.into_luma8(), shape.height, shape.width);
+            Ok(Picture { pixels, inverted, original })
+        }
+        3 => Ok(Picture { pixels: fit(&upright.into_rgb8(), shape), inverted: false, original }),
+        channels => bail!("a picture has 1 or 3 channels, but the network takes {channels}"),
+    }
+}
+
+/// Decodes, but only after the header was found to be within the limits.
+fn decode(bytes: &[u8]) -> Result<DynamicImage> {
+    ensure!(!bytes.is_empty(), "the file is empty");
+    ensure!(bytes.len() as u64 <= MAX_FILE_BYTES, "the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
+    let format = match image::guess_format(bytes) {
+        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
+        _ => bail!("it is neither a PNG nor a JPEG picture: convert it to PNG"),
+    };
+    let damaged = "the picture is damaged or cut off: save or copy it again";
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_DECODER_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().context(damaged)?;
+    let (width, height) = decoder.dimensions();
+    let pixels = u64::from(width) * u64::from(height);
+    ensure!(pixels > 0, "the picture has no pixels");
+    ensure!(pixels <= MAX_PIXELS, "{width}×{height} is more than 100 megapixels: scale the picture down");
+    // The decoder makes up what a cut-off JPEG lacks.
+    ensure!(format != ImageFormat::Jpeg || jpeg_is_whole(bytes), damaged);
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut decoded = DynamicImage::from_decoder(decoder).context(damaged)?;
+    decoded.apply_orientation(orientation);
+    Ok(decoded)
+}
+
+/// Whether the end-of-image marker follows the last scan. (A thumbnail within the header has a marker of its own.)
+fn jpeg_is_whole(bytes: &[u8]) -> bool {
+    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xFF, marker]);
+    let (start_of_scan, end_of_image) = (last(0xDA), last(0xD9));
+    start_of_scan < end_of_image
+}
+
+/// Lays a transparent picture on white, or on black where what is drawn is itself light and would vanish on white.
+fn flatten(picture: DynamicImage) -> DynamicImage {
+    if !picture.color().has_alpha() {
+        return picture;
+    }
+    let layer: RgbaImage = picture.into_rgba8();
+    let (mut brightness, mut opacity) = (0u64, 0u64);
+    for pixel in layer.pixels() {
+        let [red, green, blue, alpha] = pixel.0.map(u64::from);
+        brightness += (red + green + blue) * alpha;
+        opacity += 3 * alpha;
+    }
+    let ground = if brightness > 200 * opacity { 0 } else { 255 };
+    let flat = RgbImage::from_fn(layer.width(), layer.height(), |x, y| {
+        let [red, green, blue, alpha] = layer.get_pixel(x, y).0;
+        let alpha = u32::from(alpha);
+        image::Rgb([red, green, blue].map(|c| ((u32::from(c) * alpha + ground * (255 - alpha) + 127) / 255) as u8))
+    });
+    DynamicImage::ImageRgb8(flat)
+}
+
+/// Scales an RGB picture to fit, in the middle, over ground of the border's median colour.
+fn fit(picture: &RgbImage, shape: Shape) -> Vec<u8> {
+    let (width, height) = (shape.width as u32, shape.height as u32);
+    if picture.dimensions() == (width, height) {
+        return picture.as_raw().clone();
+    }
+    let scale = (f64::from(width) / f64::from(picture.width())).min(f64::from(height) / f64::from(picture.height()));
+    let scaled = |side: u32, most: u32| ((f64::from(side) * scale).round() as u32).clamp(1, most);
+    let (inner_width, inner_height) = (scaled(picture.width(), width), scaled(picture.height(), height));
+    let inner = imageops::resize(picture, inner_width, inner_height, FilterType::Triangle);
+    let ground = [0, 1, 2].map(|channel| ink::border_median(picture, channel));
+    let mut canvas = RgbImage::from_pixel(width, height, image::Rgb(ground));
+    let (left, top) = ((width - inner_width) / 2, (height - inner_height) / 2);
+    imageops::replace(&mut canvas, &inner, i64::from(left), i64::from(top));
+    canvas.into_raw()
+}

@@ -1,0 +1,71 @@
+//! A chart's axis: a range that holds the values, cut at round numbers.
+
+/// An axis from `low` to `high`, with a tick at every multiple of `step`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Axis {
+    pub low: f64,
+    pub high: f64,
+    pub step: f64,
+}
+
+impl Axis {
+    /// The smallest axis of round ticks, about `ticks` of them, that holds `low..=high` and stays within `limits`.
+    pub fn around(low: f64, high: f64, ticks: usize, limits: (f64, f64)) -> Self {
+        // One value alone gets room around it, in proportion to its size.
+        let room = if high > low { 0.0 } else { (0.1 * high.abs()).max(1e-3) };
+        let (low, high) = ((low - room).max(limits.0), (high + room).min(limits.1));
+        let step = round_step((high - low).max(1e-9) / ticks as f64);
+        // The small part forgives rounding, so that 0.3 / 0.1 is three steps.
+        let low = ((low / step + 1e-6).floor() * step).max(limits.0);
+        let high = ((high / step - 1e-6).ceil() * step).min(limits.1);
+        Self { low, high: high.max(low + step), step }
+    }
+
+    /// Whole epochs from 1 to `last`; a single one stands in the middle.
+    pub fn epochs(last: f64, ticks: usize) -> Self {
+        if last <= 1.0 {
+            return Self { low: 0.0, high: 2.0, step: 1.0 };
+        }
+        Self { low: 1.0, high: last, step: round_step((last - 1.0) / ticks as f64).max(1.0) }
+    }
+
+    /// Multiples of the step within the axis.
+    pub fn ticks(&self) -> Vec<f64> {
+        let first = (self.low / self.step - 1e-6).ceil() as i64;
+        let last = (self.high / self.step + 1e-6).floor() as i64;
+        (first..=last).map(|multiple| multiple as f64 * self.step).collect()
+    }
+
+    /// The ticks of an axis of epochs: the first epoch has one too, where the next tick leaves room.
+    pub fn epoch_ticks(&self) -> Vec<f64> {
+        let mut ticks = self.ticks();
+        if self.low < 1.0 {
+            return vec![1.0];
+        }
+        if self.step > 2.0 {
+            ticks.insert(0, 1.0);
+        }
+        ticks
+    }
+
+    /// Where `value` lies: 0 at the low end, 1 at the high end.
+    pub fn part(&self, value: f64) -> f64 {
+        (value - self.low) / (self.high - self.low)
+    }
+
+    /// The decimals that tell neighbouring ticks apart, or an exponent where the number would be too long.
+    pub fn tick_text(&self, tick: f64) -> String {
+        if self.high >= 1e5 {
+            return format!("{tick:.1e}");
+        }
+        let decimals = (-(self.step * 1.000_001).log10().floor()).clamp(0.0, 9.0) as usize;
+        format!("{tick:.decimals$}")
+    }
+}
+
+/// The least of 1, 2 and 5 times a power of ten that is not below `rough`.
+fn round_step(rough: f64) -> f64 {
+    let power = 10f64.powf(rough.log10().floor());
+    let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= rough * 0.999_999);
+    factor.unwrap_or(10.0) * power
+}

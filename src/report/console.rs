@@ -1,0 +1,106 @@
+//! What a person sees while training: one line per epoch on stdout, a progress bar on a terminal's stderr.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+
+use super::records::EpochRecord;
+
+/// One aligned line per epoch, flushed as it is written so that a pipe shows it at once.
+pub struct Table<W: Write> {
+    out: W,
+}
+
+impl<W: Write> Table<W> {
+    /// Prints the header.
+    ///
+    /// # Errors
+    /// Those of `out`, as for every method.
+    pub fn new(out: W) -> Result<Self> {
+        let mut table = Self { out };
+        table.line(format_args!(
+            "{:>5}  {:>10}  {:>9}  {:>10}  {:>9}  {:>9}  {:>10}",
+            "epoch", "train loss", "train acc", "test loss", "test acc", "seconds", "images/s"
+        ))?;
+        Ok(table)
+    }
+
+    pub fn row(&mut self, record: &EpochRecord) -> Result<()> {
+        self.line(format_args!(
+            "{:>5}  {:>10}  {:>9}  {:>10}  {:>9}  {:>9}  {:>10}",
+            record.epoch,
+            loss(record.train_loss),
+            percent(record.train_accuracy),
+            loss(record.test_loss),
+            percent(record.test_accuracy),
+            format!("{:.2}", record.seconds),
+            grouped(record.images_per_second),
+        ))
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments) -> Result<()> {
+        writeln!(self.out, "{line}").and_then(|()| self.out.flush()).context("cannot print the table of epochs")
+    }
+}
+
+/// `0.9825` as `98.25%`.
+pub fn percent(part: f64) -> String {
+    format!("{:.2}%", 100.0 * part)
+}
+
+/// Four decimals, or an exponent where a diverging loss would burst its column.
+pub fn loss(value: f64) -> String {
+    if value.abs() < 1e5 || !value.is_finite() { format!("{value:.4}") } else { format!("{value:.2e}") }
+}
+
+/// A rate as a whole number in groups of three digits: `48,774`.
+pub fn grouped(rate: f64) -> String {
+    let digits = format!("{rate:.0}");
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index) % 3 == 0 && rate.is_finite() {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A bar over the steps of one epoch. It is shown where stderr is a terminal and `quiet` is not set, and goes away
+/// when it is finished or dropped, so that an error message stands on a clean line.
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    pub fn new(steps_in_epoch: u64, epoch: u32, epochs: u32, quiet: bool) -> Self {
+        if quiet || !std::io::stderr().is_terminal() {
+            return Self { bar: ProgressBar::hidden() };
+        }
+        let bar = ProgressBar::with_draw_target(Some(steps_in_epoch), ProgressDrawTarget::stderr());
+        // The template is a constant; were it wrong, indicatif's own bar would do.
+        let template = "{prefix} {bar:32} {pos}/{len}  {elapsed} (left {eta})  {msg}";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = bar.with_style(style.progress_chars("━╸─")).with_finish(ProgressFinish::AndClear);
+        bar.set_prefix(format!("epoch {epoch}/{epochs}"));
+        Self { bar }
+    }
+
+    /// `step_in_epoch` steps are done. What is not known yet keeps away from the line.
+    pub fn tick(&self, step_in_epoch: u64, mean_loss: Option<f64>, images_per_second: Option<f64>) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        let parts = [
+            mean_loss.map(|value| format!("loss {}", loss(value))),
+            images_per_second.map(|rate| format!("{} images/s", grouped(rate))),
+        ];
+        self.bar.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join("  "));
+        self.bar.set_position(step_in_epoch);
+    }
+
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

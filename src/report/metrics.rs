@@ -1,0 +1,96 @@
+//! `metrics.jsonl`: the run's records in a file that always is whole, and goes on where a checkpoint does.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::records::{EpochRecord, Record};
+use crate::files;
+
+/// The records of a run and the file that receives them.
+#[derive(Debug)]
+pub struct MetricsLog {
+    path: PathBuf,
+    records: Vec<Record>,
+}
+
+impl MetricsLog {
+    /// An empty log, whose file is written at once: a folder that cannot be written fails now, not after an epoch.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn create(path: &Path) -> Result<Self> {
+        let log = Self { path: path.to_path_buf(), records: Vec::new() };
+        log.save()?;
+        Ok(log)
+    }
+
+    /// The log of a run that goes on after `steps_done` steps, `epochs_done` epochs being whole: later records, and that
+    /// of an epoch which ended early, are dropped, as what they tell of is done again. A missing file is an empty log, and a last line that was cut off is dropped.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or written, or a line before the last is no record.
+    pub fn resume(path: &Path, steps_done: u64, epochs_done: u32) -> Result<Self> {
+        let bytes = match fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let mut records = parse(&bytes)
+            .with_context(|| format!("{} is damaged: delete it to resume without its records", path.display()))?;
+        records.retain(|record| match record {
+            Record::Epoch(epoch) => epoch.epoch <= epochs_done,
+            Record::Step(step) => step.step < steps_done,
+        });
+        let log = Self { path: path.to_path_buf(), records };
+        log.save()?;
+        Ok(log)
+    }
+
+    pub fn push(&mut self, record: Record) {
+        self.records.push(record);
+    }
+
+    /// Rewrites the file with all records.
+    ///
+    /// # Errors
+    /// Where the file cannot be written; it is then as it was.
+    pub fn save(&self) -> Result<()> {
+        files::write_atomically(&self.path, |writer| {
+            for record in &self.records {
+                serde_json::to_writer(&mut *writer, record)?;
+                writer.write_all(b"\n")?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The epochs so far, in order.
+    pub fn epochs(&self) -> Vec<EpochRecord> {
+        let epoch = |record: &Record| match record {
+            Record::Epoch(epoch) => Some(epoch.clone()),
+            Record::Step(_) => None,
+        };
+        self.records.iter().filter_map(epoch).collect()
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Vec<Record>> {
+    let lines: Vec<(usize, &[u8])> = bytes
+        .split(|&byte| byte == b'\n')
+        .enumerate()
+        .filter(|(_, line)| !line.trim_ascii().is_empty())
+        .map(|(index, line)| (index + 1, line))
+        .collect();
+    let mut records = Vec::with_capacity(lines.len());
+    for (position, (number, line)) in lines.iter().enumerate() {
+        match serde_json::from_slice(line) {
+            Ok(record) => records.push(record),
+            Err(_) if position + 1 == lines.len() => {}
+            Err(error) => return Err(error).with_context(|| format!("line {number} is not a record")),
+        }
+    }
+    Ok(records)
+}

@@ -1,0 +1,14 @@
+//! What a run tells: the console's table and progress bar, `metrics.jsonl`, `curves.svg`, the confusion matrix.
+
+mod axis;
+mod confusion;
+mod console;
+mod curves;
+mod metrics;
+mod records;
+
+pub use confusion::Confusion;
+pub use console::{Progress, Table, grouped, loss, percent};
+pub use curves::curves_svg;
+pub use metrics::MetricsLog;
+pub use records::{EpochRecord, Record, StepRecord};

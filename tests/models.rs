@@ -1,0 +1,116 @@
+//! The networks: parameters, shapes, names, initial values, layouts.
+
+use cnn_cuda::models::{TABLE, find};
+use cnn_cuda::network::{Builder, Conv2dOptions, Layout, Network};
+use cnn_cuda::shape::{Shape, Window};
+
+fn network(name: &str) -> Network {
+    let model = find(name).expect("a model of the table");
+    (model.build)(model.input, model.classes).expect("it fits its own input")
+}
+
+#[test]
+fn every_model_builds_under_a_name_of_its_own() {
+    for (index, model) in TABLE.iter().enumerate() {
+        assert_eq!(network(model.name).name, model.name);
+        assert!(TABLE[..index].iter().all(|other| other.name != model.name), "two models are called {}", model.name);
+    }
+    let error = find("mnist-cnm").err().expect("no such model").to_string();
+    assert!(error.contains("mnist-cnn") && error.contains("lenet5"), "{error}");
+}
+
+#[test]
+fn mnist_cnn_is_the_reference_network() {
+    let net = network("mnist-cnn");
+    assert_eq!(net.parameter_count(), 2_327_818);
+    let names: Vec<&str> = net.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
+    let layers = ["layer1.0", "layer2.0", "layer3.0", "layer4.0", "fc.0", "fc.2", "fc.4"];
+    let expected: Vec<String> =
+        layers.iter().flat_map(|layer| ["weight", "bias"].map(|kind| format!("{layer}.{kind}"))).collect();
+    assert_eq!(names, expected);
+    let shapes: Vec<Vec<usize>> = net.parameters.iter().map(|parameter| parameter.layout.file_shape()).collect();
+    assert_eq!(shapes[2], [32, 16, 3, 3]);
+    assert_eq!(shapes[8], [1024, 2048]);
+    // 60,840 + 2,654,208 + 1,843,200 + 4,718,592 in convolutions, and the linear layers' weights.
+    assert_eq!(net.multiply_adds().expect("shapes"), 97_344 + 2_654_208 + 1_843_200 + 4_718_592 + 2_229_504);
+}
+
+#[test]
+fn lenet5_is_lecuns() {
+    assert_eq!(network("lenet5").parameter_count(), 61_706);
+}
+
+#[test]
+fn receptive_fields_grow_as_they_should() {
+    let net = network("mnist-cnn");
+    let fields = net.receptive_fields();
+    let of = |name: &str| fields[net.nodes.iter().position(|node| node.name == name).expect(name)];
+    assert_eq!(of("layer1.0").map(|f| f.size), Some(3));
+    assert_eq!(of("layer2.0").map(|f| f.size), Some(5));
+    assert_eq!(of("maxpool.1").map(|f| (f.size, f.step)), Some((6, 2)));
+    assert_eq!(of("layer3.0").map(|f| f.size), Some(10));
+    assert_eq!(of("layer4.0").map(|f| f.size), Some(14));
+    assert_eq!(of("fc.0"), None);
+}
+
+#[test]
+fn initial_values_are_seeded_uniform_and_bounded() {
+    let net = network("mnist-cnn");
+    let (a, b, c) = (net.initial_parameters(1), net.initial_parameters(1), net.initial_parameters(2));
+    assert!(a == b && a != c);
+    for parameter in &net.parameters {
+        let values = &a[parameter.range()];
+        let bound = 1.0 / (parameter.fan_in as f32).sqrt();
+        assert!(values.iter().all(|value| value.abs() <= bound), "{}", parameter.name);
+        if values.len() > 1000 {
+            // Uniform in ±b has the variance b²/3; of n samples the mean strays by b/√(3n).
+            let n = values.len() as f64;
+            let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+            let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
+            let bound = f64::from(bound);
+            assert!(mean.abs() < 5.0 * bound / (3.0 * n).sqrt(), "{}: mean {mean}", parameter.name);
+            assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.1, "{}: variance {variance}", parameter.name);
+        }
+    }
+}
+
+#[test]
+fn layouts_go_to_files_and_back() {
+    let layouts = [
+        Layout::Vector(5),
+        Layout::Conv { out_channels: 2, in_channels: 3, kernel: 2 },
+        Layout::Linear { out_features: 2, segments: vec![Shape::new(2, 3, 4), Shape::flat(3)] },
+    ];
+    for layout in layouts {
+        let file: Vec<f32> = (0..layout.len()).map(|i| i as f32).collect();
+        let (mut memory, mut back) = (vec![0.0; layout.len()], vec![0.0; layout.len()]);
+        layout.memory_from_file(&file, &mut memory);
+        layout.file_from_memory(&memory, &mut back);
+        assert_eq!(file, back, "{layout:?}");
+    }
+    // OIHW to OHWI: the second value in memory is channel 1 of the first position.
+    let layout = Layout::Conv { out_channels: 1, in_channels: 2, kernel: 2 };
+    let mut memory = vec![0.0; 8];
+    layout.memory_from_file(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &mut memory);
+    assert_eq!(memory, [0.0, 4.0, 1.0, 5.0, 2.0, 6.0, 3.0, 7.0]);
+}
+
+#[test]
+fn misbuilt_networks_are_errors() {
+    let mut net = Builder::new("net", Shape::new(8, 8, 1));
+    assert!(net.linear("fc", 0, 3).unwrap_err().to_string().contains("flatten"));
+    assert!(net.conv2d("conv", 0, Conv2dOptions { kernel: 9, ..Default::default() }).is_err());
+    assert!(net.conv2d("conv", 0, Conv2dOptions { stride: 0, ..Default::default() }).is_err());
+    assert!(net.max_pool2d(0, Window { kernel: 2, stride: 2, padding: 2 }).is_err());
+    let conv = net.conv2d("conv", 0, Conv2dOptions::default()).expect("fits");
+    assert!(net.conv2d("conv", conv, Conv2dOptions::default()).unwrap_err().to_string().contains("conv.weight"));
+    assert!(net.add(0, conv).is_err());
+    assert!(net.concat(&[0, conv]).is_err());
+    assert!(net.concat(&[]).is_err());
+    assert!(net.finish().unwrap_err().to_string().contains("vector"));
+    assert!(Builder::new("empty", Shape::flat(3)).finish().is_err());
+    let mut net = Builder::new("dead end", Shape::flat(3));
+    net.linear("unused", 0, 2).expect("fits");
+    net.linear("fc", 0, 2).expect("fits");
+    assert!(net.finish().unwrap_err().to_string().contains("leads nowhere"));
+}

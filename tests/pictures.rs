@@ -1,0 +1,226 @@
+//! Pictures of a user: sizes, colour types, inversion, MNIST's preparation, and files that are none.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use cnn_cuda::data::picture::{Picture, decode_picture, read_picture};
+use cnn_cuda::shape::Shape;
+use image::{DynamicImage, GrayImage, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage};
+use proptest::prelude::*;
+
+const MNIST: Shape = Shape::new(28, 28, 1);
+const CIFAR: Shape = Shape::new(32, 32, 3);
+
+fn encode(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.into().write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn decode(picture: impl Into<DynamicImage>, shape: Shape) -> Picture {
+    decode_picture(&encode(picture, ImageFormat::Png), shape).unwrap()
+}
+
+/// A thick, dark [ on a light page, well off its middle.
+fn scan(width: u32, height: u32) -> GrayImage {
+    GrayImage::from_fn(width, height, |x, y| {
+        let (x, y) = (f64::from(x) / f64::from(width), f64::from(y) / f64::from(height));
+        let upright = (0.1..0.15).contains(&x) && (0.1..0.4).contains(&y);
+        let bars = (0.1..0.3).contains(&x) && ((0.1..0.15).contains(&y) || (0.35..0.4).contains(&y));
+        Luma([if upright || bars { 40 } else { 220 }])
+    })
+}
+
+/// First and last row, first and last column brighter than half.
+fn extent(pixels: &[u8]) -> (usize, usize, usize, usize) {
+    let inked = |at: &usize| pixels[*at] > 127;
+    let rows: Vec<usize> = (0..784).filter(inked).map(|at| at / 28).collect();
+    let columns: Vec<usize> = (0..784).filter(inked).map(|at| at % 28).collect();
+    let (low, high) = (columns.iter().min().unwrap(), columns.iter().max().unwrap());
+    (rows[0], rows[rows.len() - 1], *low, *high)
+}
+
+#[test]
+fn a_picture_of_the_right_size_is_taken_as_it_is() {
+    let light_on_dark =
+        GrayImage::from_fn(28, 28, |x, y| Luma([if x.abs_diff(14) + y.abs_diff(14) < 6 { 200 } else { 3 }]));
+    let read = decode(light_on_dark.clone(), MNIST);
+    assert_eq!(read.pixels, *light_on_dark.as_raw());
+    assert_eq!((read.inverted, read.original), (false, (28, 28)));
+
+    let mut dark_on_light = light_on_dark.clone();
+    image::imageops::invert(&mut dark_on_light);
+    let read = decode(dark_on_light, MNIST);
+    assert_eq!(read.pixels, *light_on_dark.as_raw());
+    assert!(read.inverted);
+
+    let colours = RgbImage::from_fn(32, 32, |x, y| Rgb([x as u8, y as u8, 250]));
+    let read = decode(colours.clone(), CIFAR);
+    assert_eq!(read.pixels, *colours.as_raw());
+    assert!(!read.inverted);
+}
+
+#[test]
+fn a_scan_is_prepared_as_mnist_was() {
+    for (width, height) in [(1200, 1200), (600, 600), (60, 60), (1000, 500)] {
+        let read = decode(scan(width, height), MNIST);
+        assert!(read.inverted);
+        assert_eq!(read.original, (width, height));
+        let (top, bottom, left, right) = extent(&read.pixels);
+        let longer = (bottom - top + 1).max(right - left + 1);
+        assert!((19..=21).contains(&longer), "{width}×{height}: ink is {longer} long");
+        assert_eq!(read.pixels.iter().max(), Some(&255));
+        assert!(read.pixels[..28].iter().all(|&pixel| pixel == 0), "the ground is not black");
+        let mass: f64 = read.pixels.iter().map(|&pixel| f64::from(pixel)).sum();
+        let moment: f64 = (0..784).map(|at| f64::from(read.pixels[at]) * ((at / 28) as f64 + 0.5)).sum();
+        assert!((moment / mass - 14.0).abs() <= 0.5, "centre of mass at row {}", moment / mass);
+    }
+}
+
+#[test]
+fn the_same_scan_gives_the_same_in_every_colour_type() {
+    let grey = scan(200, 200);
+    let expected = decode(grey.clone(), MNIST).pixels;
+    let wide = DynamicImage::ImageLuma8(grey.clone());
+    for same in
+        [wide.to_luma16().into(), wide.to_rgb8().into(), wide.to_rgba8().into(), DynamicImage::from(wide.to_rgb16())]
+    {
+        assert_eq!(decode(same, MNIST).pixels, expected);
+    }
+    let jpeg = decode_picture(&encode(grey, ImageFormat::Jpeg), MNIST).unwrap();
+    assert_eq!(extent(&jpeg.pixels), extent(&expected));
+}
+
+#[test]
+fn ink_on_a_transparent_ground_is_seen_dark_or_light() {
+    let page = scan(100, 100);
+    let expected = extent(&decode(page.clone(), MNIST).pixels);
+    for ink in [0, 255] {
+        let layer = RgbaImage::from_fn(100, 100, |x, y| {
+            Rgba([ink, ink, ink, if page.get_pixel(x, y).0[0] < 100 { 255 } else { 0 }])
+        });
+        assert_eq!(extent(&decode(layer, MNIST).pixels), expected, "ink {ink}");
+    }
+    let nothing = image::ImageBuffer::from_pixel(50, 50, LumaA([7u8, 0]));
+    assert_eq!(decode(nothing, MNIST).pixels, vec![0; 784]);
+}
+
+#[test]
+fn a_hairline_on_a_large_page_stays_visible() {
+    let page =
+        GrayImage::from_fn(3000, 3000, |x, y| Luma([if x == 1500 && (500..2500).contains(&y) { 0 } else { 255 }]));
+    let (top, bottom, _, _) = extent(&decode(page, MNIST).pixels);
+    assert!(bottom - top >= 18, "rows {top} to {bottom}");
+}
+
+/// An L has its mass far below and left of its middle; centring it by mass alone would push its top out.
+#[test]
+fn no_ink_is_pushed_out() {
+    let page = GrayImage::from_fn(400, 400, |x, y| {
+        let (upright, foot) = ((100..112).contains(&x) && y < 300, (100..300).contains(&x) && (240..300).contains(&y));
+        Luma([if y >= 100 && (upright || foot) { 0 } else { 255 }])
+    });
+    let (top, bottom, left, right) = extent(&decode(page, MNIST).pixels);
+    assert!(bottom - top >= 18 && right - left >= 18, "rows {top} to {bottom}, columns {left} to {right}");
+}
+
+#[test]
+fn blank_and_tiny_pictures_do_no_harm() {
+    for grey in [0, 128, 255] {
+        for (width, height) in [(1, 1), (1, 500), (27, 28), (300, 200)] {
+            let page = GrayImage::from_pixel(width, height, Luma([grey]));
+            assert_eq!(decode(page.clone(), MNIST).pixels, vec![0; 784]);
+            let colours = decode(page, CIFAR).pixels;
+            assert!(colours.iter().all(|&pixel| pixel == grey), "{width}×{height} of {grey}");
+        }
+    }
+    let speck = GrayImage::from_fn(2, 2, |x, y| Luma([if (x, y) == (0, 0) { 255 } else { 0 }]));
+    assert_eq!(decode(speck, MNIST).pixels.len(), 784);
+}
+
+#[test]
+fn a_colour_picture_is_fitted_on_the_colour_of_its_border() {
+    let wide = RgbImage::from_fn(128, 64, |x, y| {
+        if (32..96).contains(&x) && (16..48).contains(&y) { Rgb([0, 0, 255]) } else { Rgb([200, 30, 10]) }
+    });
+    let read = decode(wide, CIFAR).pixels;
+    let pixel = |row: usize, column: usize| &read[(row * 32 + column) * 3..][..3];
+    assert_eq!(pixel(0, 0), [200, 30, 10]);
+    assert_eq!(pixel(16, 16), [0, 0, 255]);
+    assert_eq!(pixel(16, 1), [200, 30, 10]);
+}
+
+fn message(result: anyhow::Result<Picture>) -> String {
+    format!("{:#}", result.unwrap_err())
+}
+
+#[test]
+fn errors_name_the_file_and_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("seven.png");
+    assert!(message(read_picture(&path, MNIST)).contains("seven.png"));
+    assert!(message(read_picture(folder.path(), MNIST)).contains("is a folder"));
+    let expect = |bytes: &[u8], text: &str| {
+        std::fs::write(&path, bytes).unwrap();
+        let message = message(read_picture(&path, MNIST));
+        assert!(message.contains("seven.png") && message.contains(text), "{message}");
+    };
+    expect(b"", "empty");
+    expect(b"hello, world", "neither a PNG nor a JPEG");
+    expect(b"GIF89a and so on", "neither a PNG nor a JPEG");
+    for format in [ImageFormat::Png, ImageFormat::Jpeg] {
+        let whole = encode(scan(300, 300), format);
+        for part in [whole.len() / 4, whole.len() / 2, whole.len() - 40] {
+            expect(&whole[..part], "damaged or cut off");
+        }
+    }
+    assert!(message(read_picture(Path::new(""), MNIST)).contains("cannot read"));
+    let whole = encode(scan(30, 30), ImageFormat::Png);
+    assert!(message(decode_picture(&whole, Shape::new(8, 8, 4))).contains("takes 4"));
+}
+
+/// A PNG whose header claims 20,000 × 20,000 pixels, with a checksum that agrees.
+#[test]
+fn a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() {
+    let mut bytes = encode(scan(30, 30), ImageFormat::Png);
+    for at in [16, 20] {
+        bytes[at..at + 4].copy_from_slice(&20_000u32.to_be_bytes());
+    }
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&crc.sum().to_be_bytes());
+    assert!(message(decode_picture(&bytes, MNIST)).contains("100 megapixels"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = decode_picture(&bytes, MNIST);
+    }
+
+    #[test]
+    fn damaged_pictures_do_not_panic(
+        png in any::<bool>(),
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+    ) {
+        let mut bytes = encode(scan(40, 50), if png { ImageFormat::Png } else { ImageFormat::Jpeg });
+        for (index, byte) in damage {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        let _ = decode_picture(&bytes, MNIST);
+        let _ = decode_picture(&bytes, CIFAR);
+    }
+
+    #[test]
+    fn any_size_gives_the_shape_asked_for(
+        width in 1u32..80, height in 1u32..80, side in 1usize..40, seed in any::<u8>(),
+    ) {
+        let noise = GrayImage::from_fn(width, height, |x, y| Luma([(x * 31 + y * 17) as u8 ^ seed]));
+        for shape in [Shape::new(side, 28, 1), Shape::new(28, side, 3)] {
+            prop_assert_eq!(decode(noise.clone(), shape).pixels.len(), shape.len());
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a run reports: metrics.jsonl and going on with it, the table, the curves, the confusion matrix.
+
+use std::fs;
+
+use cnn_cuda::report::{
+    Confusion, EpochRecord, MetricsLog, Progress, Record, StepRecord, Table, curves_svg, grouped, loss,
+};
+
+fn epoch(epoch: u32) -> EpochRecord {
+    EpochRecord {
+        epoch,
+        steps: 10 * u64::from(epoch),
+        train_loss: 0.1 + 1.0 / (3.0 * f64::from(epoch)),
+        train_accuracy: 0.94211,
+        test_loss: 0.0611,
+        test_accuracy: 0.9825,
+        seconds: 1.5,
+        images_per_second: 48_774.2,
+    }
+}
+
+fn step(step: u64) -> Record {
+    Record::Step(StepRecord { step, loss: 2.5, accuracy: 0.125 })
+}
+
+#[test]
+fn lines_have_the_documented_fields_in_order() {
+    let line = serde_json::to_string(&Record::Epoch(EpochRecord { train_loss: 0.5, ..epoch(1) })).unwrap();
+    let expected = r#"{"kind":"epoch","epoch":1,"steps":10,"train_loss":0.5,"train_accuracy":0.94211,"test_loss":0.0611,"test_accuracy":0.9825,"seconds":1.5,"images_per_second":48774.2}"#;
+    assert_eq!(line, expected);
+    assert_eq!(serde_json::to_string(&step(0)).unwrap(), r#"{"kind":"step","step":0,"loss":2.5,"accuracy":0.125}"#);
+}
+
+#[test]
+fn a_log_that_is_resumed_drops_what_will_be_done_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let mut log = MetricsLog::create(&path).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"");
+    for number in 1..=3 {
+        (10 * (number - 1)..10 * number).for_each(|index| log.push(step(index)));
+        log.push(Record::Epoch(epoch(number as u32)));
+    }
+    log.save().unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 33);
+
+    let whole = fs::read(&path).unwrap();
+    assert_eq!(MetricsLog::resume(&path, 30, 3).unwrap().epochs(), [epoch(1), epoch(2), epoch(3)]);
+    assert_eq!(fs::read(&path).unwrap(), whole, "reading and writing again changes nothing");
+    assert_eq!(MetricsLog::resume(&path, 25, 2).unwrap().epochs(), [epoch(1), epoch(2)]);
+    assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 27);
+}
+
+#[test]
+fn a_missing_or_cut_off_log_is_resumed_and_a_damaged_one_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    assert!(MetricsLog::resume(&path, 10, 1).unwrap().epochs().is_empty());
+
+    let line = serde_json::to_string(&Record::Epoch(epoch(1))).unwrap();
+    fs::write(&path, format!("{line}\n{}", &line[..40])).unwrap();
+    assert_eq!(MetricsLog::resume(&path, 10, 1).unwrap().epochs(), [epoch(1)]);
+    fs::write(&path, [line.as_bytes(), b"\n{\"kind\":\"ep\xFF"].concat()).unwrap();
+    assert_eq!(MetricsLog::resume(&path, 10, 1).unwrap().epochs(), [epoch(1)]);
+
+    fs::write(&path, format!("{}\n{line}\n", &line[..40])).unwrap();
+    let message = format!("{:#}", MetricsLog::resume(&path, 10, 1).unwrap_err());
+    assert!(message.contains("metrics.jsonl") && message.contains("line 1"), "{message}");
+    assert!(MetricsLog::create(&folder.path().join("missing").join("metrics.jsonl")).is_err());
+}
+
+#[test]
+fn the_loss_of_a_diverged_run_survives_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let mut log = MetricsLog::create(&path).unwrap();
+    log.push(Record::Epoch(EpochRecord { train_loss: f64::NAN, ..epoch(1) }));
+    log.save().unwrap();
+    assert!(fs::read_to_string(&path).unwrap().contains("\"train_loss\":null"));
+    assert!(MetricsLog::resume(&path, 10, 1).unwrap().epochs()[0].train_loss.is_nan());
+}
+
+#[test]
+fn the_table_is_aligned() {
+    let mut out = Vec::new();
+    let mut table = Table::new(&mut out).unwrap();
+    table.row(&epoch(1)).unwrap();
+    table.row(&EpochRecord { train_loss: 3e30, test_loss: f64::NAN, test_accuracy: 1.0, ..epoch(1234) }).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    let expected = "
+epoch  train loss  train acc   test loss   test acc    seconds    images/s
+    1      0.4333     94.21%      0.0611     98.25%       1.50      48,774
+ 1234     3.00e30     94.21%         NaN    100.00%       1.50      48,774
+";
+    assert_eq!(text, expected.trim_start_matches('\n'));
+    assert_eq!([grouped(999.6), grouped(7.0), grouped(1_234_567.0)], ["1,000", "7", "1,234,567"]);
+    assert_eq!(loss(f64::INFINITY), "inf");
+}
+
+/// The tests' stderr may be a terminal; with `quiet` nothing is shown there either.
+#[test]
+fn progress_does_no_harm() {
+    let progress = Progress::new(10, 1, 2, true);
+    progress.tick(1, None, None);
+    progress.tick(20, Some(f64::NAN), Some(f64::INFINITY));
+    progress.finish();
+}
+
+#[test]
+fn curves_are_right_for_any_run() {
+    let constant: Vec<EpochRecord> =
+        (1..=5).map(|number| EpochRecord { train_loss: 0.0, test_loss: 0.0, ..epoch(number) }).collect();
+    let diverged: Vec<EpochRecord> =
+        (1..=5).map(|number| EpochRecord { train_loss: f64::NAN, test_loss: f64::INFINITY, ..epoch(number) }).collect();
+    let huge: Vec<EpochRecord> =
+        (1..=5).map(|number| EpochRecord { train_loss: f64::MAX, test_loss: 1e-300, ..epoch(number) }).collect();
+    let long: Vec<EpochRecord> = (1..=200).map(epoch).collect();
+    for run in [&[][..], &long[..1], &long[..], &constant, &diverged, &huge] {
+        let svg = curves_svg(run, "mnist-cnn <\"a\" & b>\u{7}");
+        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
+        assert!(svg.contains("mnist-cnn &lt;&quot;a&quot; &amp; b&gt; </text>"), "the title is not escaped");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "a coordinate is no number");
+        assert!(svg.len() < 60_000);
+    }
+    let svg = curves_svg(&long, "long");
+    assert!(svg.contains(">98.25%</text>") && svg.contains(">200</text>") && svg.contains(">99%</text>"));
+}
+
+fn confusion() -> Confusion {
+    let mut confusion = Confusion::new(["cat", "automobile", "no"].map(String::from).to_vec());
+    for (truth, predicted, times) in [(0, 0, 9), (0, 1, 1), (1, 1, 120)] {
+        (0..times).for_each(|_| confusion.add(truth, predicted));
+    }
+    confusion
+}
+
+#[test]
+fn the_confusion_matrix_counts_and_prints() {
+    let confusion = confusion();
+    assert_eq!(confusion.accuracy(), Some(129.0 / 130.0));
+    assert_eq!(confusion.per_class(), [Some(0.9), Some(1.0), None]);
+    assert_eq!(Confusion::new(Vec::new()).accuracy(), None);
+    let mut out = Vec::new();
+    confusion.print(&mut out).unwrap();
+    let expected = "
+true \\ predicted     cat  autom…      no  accuracy
+cat                    9       1       0    90.00%
+automobile             0     120       0   100.00%
+no                     0       0       0         –
+accuracy 99.23%
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected.trim_start_matches('\n'));
+    let json = serde_json::to_value(&confusion).unwrap();
+    assert_eq!(json["counts"], serde_json::json!([[9, 1, 0], [0, 120, 0], [0, 0, 0]]));
+    assert_eq!(json["per_class"], serde_json::json!([0.9, 1.0, null]));
+}
+
+#[test]
+fn many_classes_print_their_worst_mistakes() {
+    let mut confusion = Confusion::new((0..100).map(|class| format!("class {class}")).collect());
+    (0..100).for_each(|class| confusion.add(class, class));
+    (0..3).for_each(|_| confusion.add(7, 93));
+    let mut out = Vec::new();
+    confusion.print(&mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.ends_with("accuracy 97.09%\nclass 7 taken for class 93: 3\n"), "{text}");
+}

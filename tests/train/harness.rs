@@ -1,0 +1,75 @@
+//! Runs a trainer without files or console.
+
+use cnn_cuda::data::{Dataset, Split};
+use cnn_cuda::ops::{Backend, Sgd, StepLoss};
+use cnn_cuda::shape::Shape;
+use cnn_cuda::train::{EpochReport, Hyperparameters, Observer, StepReport, Trainer};
+
+/// Remembers what it is told, and stops after `stop_after` steps.
+#[derive(Default)]
+pub struct Listener {
+    pub losses: Vec<f32>,
+    pub epochs: Vec<EpochReport>,
+    pub steps: u64,
+    pub stop_after: Option<u64>,
+}
+
+impl<B: Backend> Observer<B> for Listener {
+    fn wants_to_stop(&self) -> bool {
+        self.stop_after.is_some_and(|steps| self.steps >= steps)
+    }
+
+    fn on_step(&mut self, _report: &StepReport) {
+        self.steps += 1;
+    }
+
+    fn on_step_losses(&mut self, _first_step: u64, losses: &[StepLoss]) -> anyhow::Result<()> {
+        self.losses.extend(losses.iter().map(|step| step.loss));
+        Ok(())
+    }
+
+    fn on_epoch(&mut self, _trainer: &mut Trainer<B>, report: &EpochReport) -> anyhow::Result<()> {
+        self.epochs.push(report.clone());
+        Ok(())
+    }
+}
+
+/// Plain SGD, unshuffled, one epoch, every loss logged.
+pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters {
+    Hyperparameters {
+        epochs: 1,
+        batch_size,
+        eval_batch_size: batch_size,
+        learning_rate,
+        sgd: Sgd::default(),
+        seed: 0,
+        shuffle: false,
+        max_steps: None,
+        log_steps: true,
+    }
+}
+
+/// A set of the given images, whose first one is also the test set.
+pub fn dataset(shape: Shape, classes: usize, images: Vec<u8>, labels: Vec<u32>) -> Dataset {
+    let test = Split { images: images[..shape.len()].to_vec(), labels: vec![labels[0]] };
+    Dataset {
+        name: "test".into(),
+        shape,
+        classes: (0..classes).map(|class| class.to_string()).collect(),
+        mean: vec![0.5; shape.channels],
+        std: vec![0.5; shape.channels],
+        train: Split { images, labels },
+        test,
+    }
+}
+
+/// The first `train` and `test` images of the embedded digits.
+pub fn digits(train: usize, test: usize) -> Dataset {
+    static DIGITS: std::sync::LazyLock<Dataset> = std::sync::LazyLock::new(cnn_cuda::data::digits::generate);
+    let mut set = DIGITS.clone();
+    for (split, count) in [(&mut set.train, train), (&mut set.test, test)] {
+        split.images.truncate(count * set.shape.len());
+        split.labels.truncate(count);
+    }
+    set
+}

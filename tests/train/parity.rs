@@ -1,0 +1,142 @@
+//! The same weights and the same order of data give PyTorch's losses.
+
+use std::fs;
+use std::path::Path;
+
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::data::{self, Dataset, LoadOptions};
+use cnn_cuda::models::{find, mnist_cnn};
+use cnn_cuda::network::Network;
+use cnn_cuda::ops::{Backend, Sgd};
+use cnn_cuda::shape::Shape;
+use cnn_cuda::train::{Hyperparameters, Trainer};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use super::harness::{Listener, dataset, hyperparameters};
+use crate::ops::pytorch::Tensors;
+use crate::ops::{Tolerance, compare};
+use crate::support::torch_rng::{TorchGenerator, default_init};
+use crate::support::{Need, skip};
+
+/// fp32 sums in another order part by up to 1.3e-5 over 50 steps even within PyTorch (oneDNN against its own loops).
+const LOSSES: Tolerance = Tolerance { absolute: 0.0, relative: 1e-4 };
+
+/// PyTorch's own float32 is within 3e-7 of its float64 here; ten times that leaves room for another order of sums.
+const NARROW_WEIGHTS: Tolerance = Tolerance { absolute: 3e-6, relative: 1e-5 };
+
+fn optimiser(settings: &Value, batch_size: usize) -> Hyperparameters {
+    let number = |key: &str| settings[key].as_f64().unwrap_or_else(|| panic!("{key} is missing")) as f32;
+    let sgd = Sgd {
+        momentum: number("momentum"),
+        nesterov: settings["nesterov"].as_bool().expect("nesterov"),
+        weight_decay: number("weight_decay"),
+    };
+    Hyperparameters { sgd, max_steps: Some(50), ..hyperparameters(batch_size, number("lr")) }
+}
+
+/// Trains a narrow network as PyTorch did, on any backend: losses and final weights.
+pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Tolerance, weights: Option<Tolerance>) {
+    let bytes = fs::read("tests/reference/trajectory_narrow.safetensors").expect("the committed reference");
+    let tensors = Tensors::new(&bytes);
+    let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
+    let description = &header.metadata().as_ref().expect("metadata")["description"];
+    let description: Value = serde_json::from_str(description).expect("a description");
+    let widths = mnist_cnn::Widths { channels: [4, 8, 8, 16], hidden: [32, 16] };
+    let network = mnist_cnn::with_widths("narrow", Shape::new(28, 28, 1), 10, &widths).expect("a network");
+    let labels: Vec<u32> = tensors.integers("labels").iter().map(|&label| label as u32).collect();
+    for run in ["sgd", "nesterov"] {
+        let hyper = optimiser(&description["optimisers"][run], 8);
+        let set = dataset(network.input(), 10, tensors.bytes("images").to_vec(), labels.clone());
+        let mut trainer = Trainer::new(backend(), network.clone(), set, hyper).expect("a trainer");
+        let initial = from_tensors(&network, |name| tensors.get(&format!("initial.{name}")).0);
+        trainer.set_parameters(&initial).expect("weights");
+        let mut listener = Listener::default();
+        trainer.run(&mut listener).expect("a run");
+        let expected: Vec<f64> = tensors.get(&format!("losses.{run}")).0.into_iter().map(f64::from).collect();
+        assert_eq!(expected.len(), 50);
+        compare(&format!("{run} losses"), &listener.losses, &expected, losses);
+        if let Some(tolerance) = weights {
+            let last = from_tensors(&network, |name| tensors.get(&format!("final.{run}.{name}")).0);
+            let last: Vec<f64> = last.into_iter().map(f64::from).collect();
+            compare(&format!("{run} weights"), &trainer.parameters().expect("weights"), &last, tolerance);
+        }
+    }
+}
+
+/// Trains `mnist-cnn` on real MNIST from PyTorch's initial weights, on any backend. False where the files are not
+/// there, which was then said.
+pub fn check_mnist<B: Backend>(backend: impl Fn() -> B, tolerance: Tolerance) -> bool {
+    let Some(mnist) = mnist() else { return false };
+    let text = fs::read_to_string("tests/reference/trajectory_mnist.json").expect("the committed reference");
+    let reference: Value = serde_json::from_str(&text).expect("JSON");
+    let model = find("mnist-cnn").expect("the reference network");
+    let network = (model.build)(model.input, model.classes).expect("a network");
+    for run in ["sgd", "nesterov"] {
+        let settings = &reference["optimisers"][run];
+        let mut trainer =
+            Trainer::new(backend(), network.clone(), mnist.clone(), optimiser(settings, 64)).expect("a trainer");
+        trainer.set_parameters(&pytorchs_initial_parameters(&network, 0)).expect("weights");
+        let mut listener = Listener::default();
+        trainer.run(&mut listener).expect("a run");
+        let expected: Vec<f64> = settings["losses_float32"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|x| x.as_f64().expect("a loss"))
+            .collect();
+        assert_eq!(expected.len(), 50);
+        compare(&format!("{run} losses"), &listener.losses, &expected, tolerance);
+    }
+    true
+}
+
+/// The whole of real MNIST, cut to what 50 steps read.
+fn mnist() -> Option<Dataset> {
+    let folder = std::env::var_os("CNN_CUDA_DATA").unwrap_or_else(|| "data".into());
+    let options = LoadOptions { folder: Path::new(&folder).to_path_buf(), download: false, progress: false };
+    match data::load("mnist", &options) {
+        Ok(mut set) => {
+            for (split, count) in [(&mut set.train, 50 * 64), (&mut set.test, 128)] {
+                split.images.truncate(count * set.shape.len());
+                split.labels.truncate(count);
+            }
+            Some(set)
+        }
+        Err(error) => {
+            skip(Need::Mnist, &format!("{error:#}"));
+            None
+        }
+    }
+}
+
+/// What `torch.manual_seed(seed)` and the modules' own initialisation give.
+fn pytorchs_initial_parameters(network: &Network, seed: u64) -> Vec<f32> {
+    let mut generator = TorchGenerator::manual_seed(seed);
+    let mut flat = vec![0.0; network.parameter_count()];
+    for pair in network.parameters.chunks(2) {
+        let [weight, bias] = pair else { panic!("every layer has a weight and a bias") };
+        let values = default_init(&mut generator, weight.fan_in, weight.len(), bias.len());
+        weight.layout.memory_from_file(&values.0, &mut flat[weight.range()]);
+        bias.layout.memory_from_file(&values.1, &mut flat[bias.range()]);
+    }
+    flat
+}
+
+fn from_tensors(network: &Network, values: impl Fn(&str) -> Vec<f32>) -> Vec<f32> {
+    let mut flat = vec![0.0; network.parameter_count()];
+    for parameter in &network.parameters {
+        parameter.layout.memory_from_file(&values(&parameter.name), &mut flat[parameter.range()]);
+    }
+    flat
+}
+
+#[test]
+fn a_narrow_network_gives_pytorchs_losses_and_weights() {
+    check_narrow(|| Cpu::new(Some(2)).expect("two threads"), LOSSES, Some(NARROW_WEIGHTS));
+}
+
+#[test]
+fn mnist_cnn_gives_pytorchs_losses_on_mnist() {
+    check_mnist(|| Cpu::new(Some(2)).expect("two threads"), LOSSES);
+}

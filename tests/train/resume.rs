@@ -1,0 +1,137 @@
+//! The same numbers whatever the threads, and after an interruption anywhere.
+
+use cnn_cuda::checkpoint::{RunIdentity, load_state, save_state};
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::models::find;
+use cnn_cuda::network::Network;
+use cnn_cuda::ops::Sgd;
+use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
+
+use super::harness::{Listener, digits, hyperparameters};
+
+fn network() -> Network {
+    let model = find("lenet5").expect("a model");
+    (model.build)(model.input, model.classes).expect("a network")
+}
+
+/// Two epochs of eleven steps, the last of an epoch on a partial batch.
+fn hyper() -> Hyperparameters {
+    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
+    Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, sgd, ..hyperparameters(32, 0.02) }
+}
+
+fn trainer(threads: usize) -> Trainer<Cpu> {
+    let backend = Cpu::new(Some(threads)).expect("threads");
+    Trainer::new(backend, network(), digits(340, 150), hyper()).expect("a trainer")
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// The parameters after the whole run, and all step losses.
+fn whole_run(threads: usize) -> (Vec<u32>, Vec<u32>) {
+    let (mut trainer, mut listener) = (trainer(threads), Listener::default());
+    assert_eq!(trainer.run(&mut listener).expect("a run"), Outcome::Finished);
+    assert_eq!(listener.losses.len(), 22);
+    (bits(&trainer.parameters().expect("read")), bits(&listener.losses))
+}
+
+#[test]
+fn weights_are_bit_identical_for_any_number_of_threads() {
+    let one = whole_run(1);
+    assert_eq!(one, whole_run(2));
+    assert_eq!(one, whole_run(5));
+}
+
+#[test]
+fn the_full_network_is_bit_identical_for_any_number_of_threads() {
+    let model = find("mnist-cnn").expect("a model");
+    let run = |threads| {
+        let network = (model.build)(model.input, model.classes).expect("a network");
+        let hyper = Hyperparameters { max_steps: Some(3), ..hyper() };
+        let backend = Cpu::new(Some(threads)).expect("threads");
+        let mut trainer = Trainer::new(backend, network, digits(340, 150), hyper).expect("a trainer");
+        trainer.run(&mut Listener::default()).expect("a run");
+        bits(&trainer.parameters().expect("read"))
+    };
+    assert_eq!(run(1), run(2));
+}
+
+#[test]
+fn a_run_interrupted_anywhere_ends_bit_identical() {
+    let whole = whole_run(2);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("checkpoint.safetensors");
+    let identity = RunIdentity {
+        model: "lenet5".into(),
+        dataset: "digits".into(),
+        train_images: 340,
+        seed: 0,
+        batch_size: 32,
+        shuffle: true,
+    };
+    for stop in [0, 1, 10, 11, 17, 21] {
+        let (mut first, mut before) = (trainer(2), Listener { stop_after: Some(stop), ..Listener::default() });
+        assert_eq!(first.run(&mut before).expect("a run"), Outcome::Interrupted);
+        let state = first.state().expect("a state");
+        assert_eq!(state.position.total_steps, stop);
+        save_state(&path, &network(), &identity, &state).expect("saved");
+        let loaded = load_state(&path, &network(), &identity).expect("loaded");
+        let (mut second, mut after) = (trainer(1), Listener::default());
+        second.restore(&loaded).expect("restored");
+        assert_eq!(second.run(&mut after).expect("a run"), Outcome::Finished);
+        assert_eq!(bits(&second.parameters().expect("read")), whole.0, "stopped after {stop}");
+        let losses: Vec<f32> = before.losses.iter().chain(&after.losses).copied().collect();
+        assert_eq!(bits(&losses), whole.1, "stopped after {stop}");
+    }
+}
+
+#[test]
+fn an_epochs_metrics_count_what_was_done_before_the_interruption() {
+    let (mut whole, mut expected) = (trainer(2), Listener::default());
+    whole.run(&mut expected).expect("a run");
+    let (mut first, mut before) = (trainer(2), Listener { stop_after: Some(5), ..Listener::default() });
+    first.run(&mut before).expect("a run");
+    let (mut second, mut after) = (trainer(2), Listener::default());
+    second.restore(&first.state().expect("a state")).expect("restored");
+    second.run(&mut after).expect("a run");
+    let sums = |epochs: &Listener| epochs.epochs.iter().map(|e| (e.train, e.test)).collect::<Vec<_>>();
+    assert_eq!(sums(&after), sums(&expected));
+    assert_eq!(after.epochs[0].train.samples, 340);
+}
+
+#[test]
+fn a_run_cut_by_max_steps_goes_on_as_if_it_had_not_been() {
+    let whole = whole_run(2);
+    let mut first = trainer(2);
+    first.hyper.max_steps = Some(15);
+    let mut listener = Listener::default();
+    assert_eq!(first.run(&mut listener).expect("a run"), Outcome::Finished);
+    assert_eq!((listener.epochs.len(), first.position().total_steps), (2, 15));
+    assert_eq!(listener.epochs[1].train.samples, 4 * 32);
+    let mut second = trainer(2);
+    second.restore(&first.state().expect("a state")).expect("restored");
+    second.run(&mut Listener::default()).expect("a run");
+    assert_eq!(bits(&second.parameters().expect("read")), whole.0);
+}
+
+#[test]
+fn divergence_names_its_step() {
+    let mut trainer = trainer(2);
+    trainer.hyper.learning_rate = 1e20;
+    let error = trainer.run(&mut Listener::default()).expect_err("it diverges");
+    let message = format!("{error:#}");
+    assert!(message.contains("at step 2 ") || message.contains("at step 3 "), "{message}");
+    assert!(message.contains("--lr"), "{message}");
+}
+
+#[test]
+fn a_state_that_does_not_fit_is_refused() {
+    let mut state = trainer(1).state().expect("a state");
+    state.position.step_in_epoch = 11;
+    assert!(trainer(1).restore(&state).is_err(), "an epoch has 11 steps");
+    let mut state = trainer(1).state().expect("a state");
+    state.momentum.clear();
+    assert!(trainer(1).restore(&state).is_err(), "this run has momentum");
+}
