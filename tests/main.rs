@@ -1,5 +1,7 @@
 //! The one test binary; each module tests the room of its name.
 
+mod checkpoint;
+mod cli;
 mod data;
 mod digits;
 mod models;

@@ -1,6 +1,5 @@
 //! `checkpoint.safetensors`: weights, optimiser state and position, from which a run goes on bit-identically.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -58,15 +57,12 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
         samples: state.metrics.samples,
         epoch_seconds: state.epoch_seconds,
     };
-    let metadata = HashMap::from([
-        ("format".to_string(), "pt".to_string()),
-        (ENTRY.to_string(), serde_json::to_string(&header).context("checkpoint header")?),
-    ]);
+    let header_text = serde_json::to_string(&header).context("checkpoint header")?;
     let mut tensors = named_tensors(network, "", &state.parameters);
     if header.has_momentum {
         tensors.extend(named_tensors(network, MOMENTUM, &state.momentum));
     }
-    write_tensors(path, &tensors, metadata)
+    write_tensors(path, &tensors, (ENTRY, &header_text))
 }
 
 /// Reads a checkpoint of `run`.

@@ -27,8 +27,10 @@ pub(super) fn named_tensors(network: &Network, prefix: &str, flat: &[f32]) -> Ve
     network.parameters.iter().map(tensor).collect()
 }
 
-/// Writes tensors and metadata, atomically.
-pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], metadata: HashMap<String, String>) -> Result<()> {
+/// Writes tensors and one entry of metadata, atomically. (Several entries would stand in a random order, and the same
+/// weights would not give the same file.)
+pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): (&str, &str)) -> Result<()> {
+    let metadata = HashMap::from([(key.to_string(), value.to_string())]);
     let bytes: Vec<Vec<u8>> =
         tensors.iter().map(|tensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
     let mut views = Vec::with_capacity(tensors.len());

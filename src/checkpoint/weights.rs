@@ -1,6 +1,5 @@
 //! `model.safetensors`: a network's parameters alone, interchangeable with PyTorch's `state_dict()`.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -10,8 +9,7 @@ use crate::network::Network;
 
 /// Writes `parameters` (flat, in memory layout) in PyTorch's names, layout and order.
 pub fn save_weights(path: &Path, network: &Network, parameters: &[f32]) -> Result<()> {
-    let metadata = HashMap::from([("format".into(), "pt".into()), ("model".into(), network.name.clone())]);
-    write_tensors(path, &named_tensors(network, "", parameters), metadata)
+    write_tensors(path, &named_tensors(network, "", parameters), ("format", "pt"))
 }
 
 /// Reads parameters into memory layout.

@@ -12,6 +12,7 @@ mod run;
 mod summary;
 mod train;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -92,7 +93,14 @@ fn build_network(model: &Model, input: Shape, classes: usize) -> Result<Network>
 pub fn init_logging() {
     use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    fmt().with_env_filter(filter).with_target(false).without_time().with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal();
+    fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .without_time()
+        .with_ansi(colour)
+        .with_writer(std::io::stderr)
+        .init();
 }
 
 /// Prints the whole chain of an error on one line of stderr; the exit code is 1. A reader that closed our standard

@@ -1,6 +1,6 @@
 //! Gathering and normalising a batch.
 
-use cnn_cuda::ops::{Backend, GatherOps, LossOps, Metrics, Normalise, Region, Subset};
+use cnn_cuda::ops::{Backend, GatherOps, Metrics, Normalise, Region, Subset};
 use cnn_cuda::shape::Shape;
 
 use super::cpu;

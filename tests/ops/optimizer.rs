@@ -1,6 +1,6 @@
 //! SGD against PyTorch's definition, written out in f64.
 
-use cnn_cuda::ops::{Backend, OptimizerOps, Region, Sgd, Span};
+use cnn_cuda::ops::{Backend, Region, Sgd, Span};
 
 use super::lab::{Lab, random};
 use super::{FP32, compare, cpu};

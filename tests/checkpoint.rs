@@ -1,0 +1,207 @@
+//! Weight files and checkpoints: there and back, and every way in which they can be wrong.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cnn_cuda::checkpoint::{RunIdentity, load_state, load_weights, save_state, save_weights};
+use cnn_cuda::models::find;
+use cnn_cuda::network::Network;
+use cnn_cuda::ops::Metrics;
+use cnn_cuda::train::{Position, TrainState};
+use proptest::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
+
+fn network() -> Network {
+    let model = find("lenet5").expect("a model");
+    (model.build)(model.input, model.classes).expect("a network")
+}
+
+/// A folder with the initial weights of `lenet5` in it.
+fn saved() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.safetensors");
+    let network = network();
+    save_weights(&path, &network, &network.initial_parameters(5)).expect("saved");
+    (folder, path)
+}
+
+fn refusal(path: &Path) -> String {
+    let message = format!("{:#}", load_weights(path, &network()).expect_err("it must be refused"));
+    assert!(message.contains(&path.display().to_string()), "the file is not named: {message}");
+    message
+}
+
+/// A tensor as name, type, shape and bytes.
+type RawTensor = (String, Dtype, Vec<usize>, Vec<u8>);
+
+/// Rewrites a file after `change` had its way with the tensors.
+fn rewrite(path: &Path, change: impl FnOnce(&mut Vec<RawTensor>)) {
+    let bytes = fs::read(path).expect("read");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("whole");
+    let raw = |(name, view): (String, TensorView)| (name, view.dtype(), view.shape().to_vec(), view.data().to_vec());
+    let mut tensors: Vec<RawTensor> = file.tensors().into_iter().map(raw).collect();
+    change(&mut tensors);
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).expect("consistent"))
+    });
+    fs::write(path, safetensors::serialize(views, None::<HashMap<String, String>>).expect("serialised"))
+        .expect("write");
+}
+
+fn named<'a>(tensors: &'a mut [RawTensor], name: &str) -> &'a mut RawTensor {
+    tensors.iter_mut().find(|tensor| tensor.0 == name).expect("there")
+}
+
+#[test]
+fn weights_come_back_bit_for_bit() {
+    let (_folder, path) = saved();
+    assert_eq!(load_weights(&path, &network()).expect("loaded"), network().initial_parameters(5));
+}
+
+#[test]
+fn tensors_have_pytorchs_names_and_shapes() {
+    let (_folder, path) = saved();
+    let bytes = fs::read(path).expect("read");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("whole");
+    assert_eq!(file.tensor("conv2.weight").expect("there").shape(), [16, 6, 5, 5]);
+    assert_eq!(file.tensor("fc1.weight").expect("there").shape(), [120, 400]);
+    assert_eq!(file.len(), 10);
+}
+
+#[test]
+fn half_precision_weights_are_taken() {
+    let (_folder, path) = saved();
+    rewrite(&path, |tensors| {
+        let (_, dtype, _, bytes) = named(tensors, "fc3.bias");
+        (*dtype, *bytes) = (Dtype::F16, (0..10).flat_map(|i| half::f16::from_f32(i as f32).to_le_bytes()).collect());
+        let (_, dtype, _, bytes) = named(tensors, "fc2.bias");
+        (*dtype, *bytes) = (Dtype::BF16, (0..84).flat_map(|_| half::bf16::from_f32(0.5).to_le_bytes()).collect());
+        let (_, dtype, _, bytes) = named(tensors, "conv1.bias");
+        (*dtype, *bytes) = (Dtype::F64, (0..6).flat_map(|_| 0.25_f64.to_le_bytes()).collect());
+    });
+    let (network, weights) = (network(), load_weights(&path, &network()).expect("loaded"));
+    let of = |name: &str| &weights[network.parameters.iter().find(|p| p.name == name).expect("there").range()];
+    assert_eq!((of("fc3.bias")[9], of("fc2.bias")[3], of("conv1.bias")[5]), (9.0, 0.5, 0.25));
+}
+
+#[test]
+fn damaged_and_foreign_weights_are_refused() {
+    let (folder, path) = saved();
+    let whole = fs::read(&path).expect("read");
+    for len in [0, 3, 8, 100, whole.len() / 2, whole.len() - 1] {
+        fs::write(&path, &whole[..len]).expect("write");
+        assert!(refusal(&path).contains("cut or damaged"));
+    }
+    // A header that promises the world: refused by its size, before anything is allocated.
+    fs::write(&path, [&u64::MAX.to_le_bytes()[..], b"{}"].concat()).expect("write");
+    refusal(&path);
+    fs::write(&path, &whole).expect("write");
+    rewrite(&path, |tensors| tensors.retain(|tensor| tensor.0 != "fc2.weight"));
+    assert!(refusal(&path).contains("fc2.weight of lenet5 is missing"));
+    fs::write(&path, &whole).expect("write");
+    rewrite(&path, |tensors| tensors.push(("fc9.bias".into(), Dtype::F32, vec![1], vec![0; 4])));
+    assert!(refusal(&path).contains("fc9.bias does not belong"));
+    fs::write(&path, &whole).expect("write");
+    rewrite(&path, |tensors| named(tensors, "fc2.weight").2 = vec![120, 84]);
+    assert!(refusal(&path).contains("shape [120, 84]"));
+    fs::write(&path, &whole).expect("write");
+    rewrite(&path, |tensors| named(tensors, "fc2.bias").3[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
+    assert!(refusal(&path).contains("fc2.bias holds NaN at index 2"));
+    fs::write(&path, &whole).expect("write");
+    rewrite(&path, |tensors| named(tensors, "fc2.bias").1 = Dtype::I32);
+    assert!(refusal(&path).contains("I32"));
+    refusal(&folder.path().join("missing.safetensors"));
+    assert!(refusal(folder.path()).contains("not a file"));
+}
+
+fn identity() -> RunIdentity {
+    RunIdentity {
+        model: "lenet5".into(),
+        dataset: "digits".into(),
+        train_images: 320,
+        seed: 3,
+        batch_size: 32,
+        shuffle: true,
+    }
+}
+
+fn state(momentum: bool) -> TrainState {
+    let parameters = network().initial_parameters(1);
+    TrainState {
+        momentum: if momentum { network().initial_parameters(2) } else { Vec::new() },
+        parameters,
+        position: Position { epoch: 1, step_in_epoch: 4, total_steps: 14 },
+        metrics: Metrics { loss_sum: 1.0 / 3.0, correct: 77, samples: 128, steps: 4, first_bad_step: None },
+        epoch_seconds: 1.5,
+    }
+}
+
+#[test]
+fn states_come_back_bit_for_bit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("checkpoint.safetensors");
+    for momentum in [false, true] {
+        save_state(&path, &network(), &identity(), &state(momentum)).expect("saved");
+        assert_eq!(load_state(&path, &network(), &identity()).expect("loaded"), state(momentum));
+    }
+    assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1, "temporary files are left behind");
+}
+
+#[test]
+fn checkpoints_of_another_run_are_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("checkpoint.safetensors");
+    save_state(&path, &network(), &identity(), &state(true)).expect("saved");
+    let refused = |run: &RunIdentity| format!("{:#}", load_state(&path, &network(), run).expect_err("another run"));
+    assert!(refused(&RunIdentity { dataset: "mnist".into(), ..identity() }).contains("dataset is \"digits\""));
+    assert!(refused(&RunIdentity { model: "mnist-cnn".into(), ..identity() }).contains("model is \"lenet5\""));
+    assert!(refused(&RunIdentity { batch_size: 64, ..identity() }).contains("batch size is 32"));
+    assert!(refused(&RunIdentity { seed: 4, ..identity() }).contains("seed is 3"));
+    assert!(refused(&RunIdentity { train_images: 1, ..identity() }).contains("training images is 320"));
+    assert!(refused(&RunIdentity { shuffle: false, ..identity() }).contains("shuffling"));
+    save_weights(&path, &network(), &state(false).parameters).expect("saved");
+    assert!(refused(&identity()).contains("no checkpoint"));
+    fs::write(&path, b"nonsense").expect("write");
+    assert!(refused(&identity()).contains("cut or damaged"));
+}
+
+#[test]
+fn a_failed_save_leaves_the_old_file_whole() {
+    let (folder, path) = saved();
+    let before = fs::read(&path).expect("read");
+    let failing = cnn_cuda::files::write_atomically(&path, |writer| {
+        writer.write_all(b"half of it")?;
+        anyhow::bail!("the disk is full")
+    });
+    assert!(format!("{:#}", failing.expect_err("it fails")).contains("disk is full"));
+    assert_eq!(fs::read(&path).expect("read"), before);
+    assert_eq!(fs::read_dir(folder.path()).expect("list").count(), 1, "temporary files are left behind");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn random_bytes_are_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("random.safetensors");
+        fs::write(&path, &bytes).expect("write");
+        prop_assert!(load_weights(&path, &network()).is_err());
+        prop_assert!(load_state(&path, &network(), &identity()).is_err());
+    }
+
+    #[test]
+    fn mutated_files_are_refused_or_finite(changes in proptest::collection::vec((any::<u32>(), any::<u8>()), 1..8), header in any::<bool>()) {
+        let (_folder, path) = saved();
+        let mut bytes = fs::read(&path).expect("read");
+        let range = if header { 1200.min(bytes.len()) } else { bytes.len() };
+        for (at, value) in changes {
+            bytes[at as usize % range] = value;
+        }
+        fs::write(&path, &bytes).expect("write");
+        if let Ok(weights) = load_weights(&path, &network()) {
+            prop_assert!(weights.iter().all(|weight| weight.is_finite()));
+        }
+    }
+}

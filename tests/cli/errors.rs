@@ -1,0 +1,149 @@
+//! Bad input: a clear error that names the file or flag, the right exit code, and nothing lost.
+
+use std::fs;
+use std::process::Command;
+
+use super::{short_run, train};
+use crate::support::program::{binary, fail};
+
+#[test]
+fn values_out_of_range_are_usage_errors() {
+    let cases = [
+        ("--lr", "nan"),
+        ("--lr", "0"),
+        ("--lr", "-1"),
+        ("--lr", "inf"),
+        ("--batch-size", "0"),
+        ("--batch-size", "-3"),
+        ("--eval-batch-size", "0"),
+        ("--epochs", "0"),
+        ("--epochs", "99999999999"),
+        ("--threads", "0"),
+        ("--threads", "1000000"),
+        ("--momentum", "1"),
+        ("--momentum", "nan"),
+        ("--weight-decay", "-0.1"),
+        ("--max-steps", "0"),
+        ("--seed", "-1"),
+        ("--device", "gpu"),
+        ("--device", "-1"),
+        ("--precision", "fp8"),
+    ];
+    for (flag, value) in cases {
+        fail(2, ["train", &format!("{flag}={value}")], &[flag]);
+    }
+    fail(2, ["trian"], &["trian"]);
+    fail(2, ["predict", "--weights", "x"], &["IMAGE"]);
+}
+
+#[test]
+fn contradictions_are_errors() {
+    fail(1, ["train", "--dataset", "digits", "--nesterov"], &["--nesterov", "--momentum"]);
+    fail(1, ["train", "--dataset", "digits", "--device", "cpu", "--precision", "fp16"], &["--precision", "CPU"]);
+    fail(1, ["train", "--model", "resnet9000", "--dataset", "digits"], &["resnet9000", "mnist-cnn"]);
+    fail(1, ["train", "--dataset", "imagenet-22k"], &["imagenet-22k", "digits"]);
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error() {
+    // Hide whatever driver this machine may have.
+    let output = Command::new(binary())
+        .args(["train", "--dataset", "digits", "--device", "99", "--max-steps", "1"])
+        .output()
+        .expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("99") && stderr.contains("device"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_is_an_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    fs::write(&file, b"precious").expect("write");
+    fail(1, short_run(&file, &["--max-steps", "1"]), &["--out", "is a file"]);
+    fail(1, short_run(&file.join("below"), &["--max-steps", "1"]), &["--out"]);
+    assert_eq!(fs::read(&file).expect("read"), b"precious");
+}
+
+#[test]
+fn a_missing_data_set_says_where_it_belongs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().to_str().expect("plain");
+    // A mirror that refuses at once stands for a machine without network.
+    let output = crate::support::program::command(["train", "--data", data, "--max-steps", "1"])
+        .env("CNN_CUDA_MNIST_MIRROR", "http://127.0.0.1:1/")
+        .output()
+        .expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for word in ["127.0.0.1:1", data, "train-images-idx3-ubyte", "--dataset digits"] {
+        assert!(stderr.contains(word), "{word:?} is missing from: {stderr}");
+    }
+}
+
+#[test]
+fn weights_that_are_not_there_or_foreign_are_errors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--max-steps", "1", "--quiet"]);
+    let weights = out.join("model.safetensors");
+    let weights = weights.to_str().expect("plain");
+    fail(1, ["eval", "--dataset", "digits", "--weights", "no/such.safetensors"], &["no/such.safetensors"]);
+    fail(1, ["eval", "--dataset", "digits", "--weights", weights], &[weights, "layer1.0.weight", "--model"]);
+    let init = folder.path().join("init");
+    fail(1, ["train", "--dataset", "digits", "--init", weights, "--out", init.to_str().expect("plain")], &[weights]);
+    assert!(!init.exists(), "a run that never began left a folder");
+    fail(1, ["predict", "--model", "lenet5", "--weights", weights, "no.png"], &["no.png"]);
+}
+
+/// A limit on the size of files stands for a full disk: writes beyond it fail in the same places.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--max-steps", "3", "--quiet"]);
+    let before = fs::read(out.join("checkpoint.safetensors")).expect("read");
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 64; exec '{}' train --resume '{}' --max-steps 5 --quiet",
+        binary().display(),
+        out.display()
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot write") && stderr.contains("model.safetensors"), "{stderr}");
+    assert!(stderr.contains("last good checkpoint"), "{stderr}");
+    assert_eq!(fs::read(out.join("checkpoint.safetensors")).expect("read"), before);
+    let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    let left = fs::read_dir(&out).expect("list").filter_map(Result::ok).filter(hidden).count();
+    assert_eq!(left, 0, "temporary files are left behind");
+    crate::support::program::succeed([
+        "train",
+        "--resume",
+        out.to_str().expect("plain"),
+        "--max-steps",
+        "5",
+        "--quiet",
+    ]);
+}
+
+#[test]
+fn divergence_stops_the_run_and_keeps_the_last_good_checkpoint() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let message = fail(1, short_run(&out, &["--lr", "1e20"]), &["loss became", "at step", "--lr"]);
+    assert!(message.contains("before its first checkpoint"), "{message}");
+    assert!(!out.join("checkpoint.safetensors").exists());
+    // A good checkpoint is there, then the run diverges: edit the rate as no flag would.
+    let out = folder.path().join("later");
+    train(&out, &["--max-steps", "4", "--quiet"]);
+    let before = fs::read(out.join("checkpoint.safetensors")).expect("read");
+    let config = fs::read_to_string(out.join("config.toml")).expect("read");
+    let line = config.lines().find(|line| line.starts_with("lr = ")).expect("a rate");
+    fs::write(out.join("config.toml"), config.replace(line, "lr = 1e20")).expect("write");
+    fail(1, ["train", "--resume", out.to_str().expect("plain"), "--quiet"], &["loss became", "last good checkpoint"]);
+    assert_eq!(fs::read(out.join("checkpoint.safetensors")).expect("read"), before);
+}

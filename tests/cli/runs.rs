@@ -1,0 +1,115 @@
+//! What a run leaves, and going on with it.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::{short_run, train};
+use crate::support::program::{fail, succeed};
+
+#[test]
+fn a_run_leaves_all_its_files_and_a_table() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let ran = train(&out, &["--max-steps", "30", "--log-steps"]);
+    let names = ["config.toml", "metrics.jsonl", "model.safetensors", "checkpoint.safetensors", "curves.svg"];
+    for name in names {
+        assert!(out.join(name).is_file(), "{name} is missing");
+    }
+    assert_eq!(fs::read_dir(&out).expect("list").count(), names.len(), "something else was left");
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", ran.stdout);
+    assert!(lines[0].contains("test acc") && lines[1].contains('%'), "{}", ran.stdout);
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).expect("read");
+    let records: Vec<Value> = metrics.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(records.len(), 31);
+    assert_eq!((&records[0]["kind"], &records[0]["step"]), (&"step".into(), &0.into()));
+    assert_eq!((&records[30]["kind"], &records[30]["steps"]), (&"epoch".into(), &30.into()));
+    assert!(fs::read_to_string(out.join("curves.svg")).expect("read").starts_with("<svg"));
+}
+
+#[test]
+fn quiet_says_nothing_on_stdout() {
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(train(&folder.path().join("run"), &["--max-steps", "2", "--quiet"]).stdout, "");
+}
+
+#[test]
+fn an_earlier_run_is_never_overwritten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--max-steps", "2"]);
+    let before = fs::read(out.join("model.safetensors")).expect("read");
+    fail(1, short_run(&out, &["--max-steps", "3"]), &["--out", "holds a run already", "--resume"]);
+    assert_eq!(fs::read(out.join("model.safetensors")).expect("read"), before);
+    // Without --out, a number is added.
+    let args = ["train", "--dataset", "digits", "--model", "lenet5", "--device", "cpu", "--max-steps", "1", "--quiet"];
+    for name in ["lenet5-digits-0", "lenet5-digits-0-2", "lenet5-digits-0-3"] {
+        let mut command = crate::support::program::command(args);
+        assert!(command.current_dir(folder.path()).status().expect("it runs").success());
+        assert!(folder.path().join("runs").join(name).join("model.safetensors").is_file(), "{name} is missing");
+    }
+}
+
+#[test]
+fn a_resumed_run_ends_with_the_same_files() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
+    let settings = ["--epochs", "2", "--batch-size", "256", "--momentum", "0.9", "--log-steps", "--quiet"];
+    train(&whole, &settings);
+    for stop in ["30", "79", "100"] {
+        // An epoch has 79 steps: within the first, at its end, within the second.
+        let _ = fs::remove_dir_all(&cut);
+        train(&cut, &[&settings[..], &["--max-steps", stop]].concat());
+        succeed(["train", "--resume", cut.to_str().expect("plain"), "--quiet", "--threads", "1"]);
+        let weights = |run: &std::path::Path| fs::read(run.join("model.safetensors")).expect("read");
+        assert!(weights(&whole) == weights(&cut), "stopped after {stop}, the weights differ");
+        let numbers = |path: &std::path::Path| -> Vec<Value> {
+            let text = fs::read_to_string(path.join("metrics.jsonl")).expect("read");
+            let mut records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+            for record in &mut records {
+                for timing in ["seconds", "images_per_second"] {
+                    record.as_object_mut().expect("an object").remove(timing);
+                }
+            }
+            records
+        };
+        assert_eq!(numbers(&whole), numbers(&cut), "stopped after {stop}");
+    }
+}
+
+#[test]
+fn resuming_refuses_what_would_change_the_numbers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--max-steps", "2"]);
+    let resume = |more: &[&'static str], words: &[&str]| {
+        let mut args = vec!["train", "--resume", out.to_str().expect("plain")];
+        args.extend(more);
+        fail(1, args, words);
+    };
+    resume(&["--lr", "0.2"], &["--lr 0.2", "0.1"]);
+    resume(&["--model", "mnist-cnn"], &["--model mnist-cnn", "lenet5"]);
+    resume(&["--dataset", "mnist"], &["--dataset mnist", "digits"]);
+    resume(&["--seed", "1"], &["--seed 1"]);
+    fs::write(out.join("checkpoint.safetensors"), b"junk").expect("write");
+    resume(&[], &["checkpoint.safetensors", "damaged"]);
+    fs::write(out.join("config.toml"), b"junk").expect("write");
+    resume(&[], &["config.toml", "damaged"]);
+    fail(1, ["train", "--resume", "no/such/folder"], &["--resume no/such/folder"]);
+    fail(2, ["train", "--resume", "a", "--init", "b"], &["--init"]);
+}
+
+#[test]
+fn weights_go_from_one_run_to_the_next() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    train(&first, &["--max-steps", "60", "--quiet"]);
+    let weights = first.join("model.safetensors");
+    let more = ["--max-steps", "1", "--log-steps", "--quiet", "--init", weights.to_str().expect("plain")];
+    train(&second, &more);
+    let metrics = fs::read_to_string(second.join("metrics.jsonl")).expect("read");
+    let record: Value = serde_json::from_str(metrics.lines().next().expect("a line")).expect("JSON");
+    // Fresh weights are right once in ten.
+    assert!(record["accuracy"].as_f64().expect("accuracy") > 0.3, "{record}");
+}

@@ -1,0 +1,103 @@
+//! `eval`, `predict`, `summary` and `bench`.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::train;
+use crate::support::program::succeed;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+#[test]
+fn eval_and_predict_agree_with_training() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--epochs", "1", "--quiet", "--lr", "0.05", "--momentum", "0.9"]);
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).expect("read");
+    let epoch = json(metrics.lines().last().expect("an epoch"));
+    let weights = out.join("model.safetensors");
+    let weights = weights.to_str().expect("plain");
+    let model = ["--model", "lenet5", "--weights", weights, "--device", "cpu"];
+    let eval = |more: &[&str]| succeed([&["eval", "--dataset", "digits"], &model[..], more].concat()).stdout;
+    for batch in ["128", "7"] {
+        let result = json(&eval(&["--json", "--batch-size", batch]));
+        assert_eq!(result["accuracy"], epoch["test_accuracy"]);
+        let difference = result["loss"].as_f64().expect("loss") - epoch["test_loss"].as_f64().expect("loss");
+        assert!(difference.abs() < 1e-6, "{difference}");
+    }
+    let text = eval(&[]);
+    assert!(text.contains("accuracy") && text.contains("2000"), "{text}");
+    // The images of the set as pictures: predictions must be as good as the evaluation says.
+    let digits = crate::train::harness::digits(1, 40);
+    let mut paths = Vec::new();
+    for (index, image) in digits.test.images.chunks(28 * 28).enumerate() {
+        let path = folder.path().join(format!("{index}.png"));
+        image::save_buffer(&path, image, 28, 28, image::ExtendedColorType::L8).expect("saved");
+        paths.push(path.to_str().expect("plain").to_string());
+    }
+    let mut args = vec!["predict", "--json", "--top-k", "2"];
+    args.extend(model);
+    args.extend(paths.iter().map(String::as_str));
+    let predictions: Vec<Value> = succeed(args).stdout.lines().map(json).collect();
+    assert_eq!(predictions.len(), 40);
+    let right = predictions.iter().zip(&digits.test.labels).filter(|(prediction, label)| {
+        assert_eq!(prediction["classes"].as_array().expect("classes").len(), 2);
+        prediction["classes"][0]["class"] == label.to_string()
+    });
+    let (right, accuracy) = (right.count() as f64 / 40.0, epoch["test_accuracy"].as_f64().expect("accuracy"));
+    assert!(accuracy > 0.8 && right > accuracy - 0.15, "{right} right against {accuracy}");
+}
+
+#[test]
+fn predict_says_when_it_inverts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--max-steps", "1", "--quiet"]);
+    let picture = folder.path().join("dark on light.png");
+    let pixels: Vec<u8> = (0..60 * 40).map(|i| if (18..22).contains(&(i % 40)) { 0 } else { 255 }).collect();
+    image::save_buffer(&picture, &pixels, 40, 60, image::ExtendedColorType::L8).expect("saved");
+    let weights = out.join("model.safetensors");
+    let args = ["predict", "--model", "lenet5", "--device", "cpu", "--weights", weights.to_str().expect("plain")];
+    let ran = succeed([&args[..], &[picture.to_str().expect("plain")]].concat());
+    assert!(ran.stderr.contains("inverted"), "{}", ran.stderr);
+    assert_eq!(ran.stdout.matches('%').count(), 3, "{}", ran.stdout);
+}
+
+#[test]
+fn summary_lists_models_and_shows_one() {
+    let list = succeed(["summary"]).stdout;
+    assert!(list.contains("mnist-cnn") && list.contains("lenet5"), "{list}");
+    let text = succeed(["summary", "--model", "mnist-cnn"]).stdout;
+    for word in ["layer4.0", "2,327,818 parameters", "11,542,848 multiply-adds", "128×8×8", "14×14"] {
+        assert!(text.contains(word), "{word:?} is missing from: {text}");
+    }
+    let summary = json(&succeed(["summary", "--model", "mnist-cnn", "--json"]).stdout);
+    assert_eq!(summary["parameters"], 2_327_818);
+    assert_eq!(summary["layers"][1]["output_shape"], serde_json::json!([16, 26, 26]));
+}
+
+#[test]
+fn bench_prints_one_object() {
+    let args = ["bench", "--model", "lenet5", "--device", "cpu", "--steps", "3", "--batch-size", "8", "--json"];
+    let result = json(&succeed(args).stdout);
+    assert_eq!((&result["model"], &result["steps"], &result["batch_size"]), (&"lenet5".into(), &3.into(), &8.into()));
+    let [median, min, max] = ["median", "min", "max"].map(|key| result["ms_per_step"][key].as_f64().expect(key));
+    assert!(0.0 < min && min <= median && median <= max);
+    assert!(result["images_per_second"].as_f64().expect("a rate") > 0.0);
+}
+
+#[test]
+fn help_documents_every_flag() {
+    for command in ["train", "eval", "predict", "summary", "bench", "fetch"] {
+        let help = succeed([command, "--help"]).stdout;
+        let lines: Vec<&str> = help.lines().map(str::trim).collect();
+        for pair in lines.windows(2).filter(|pair| pair[0].starts_with("--")) {
+            let told = pair[0].contains("  ") || !(pair[1].is_empty() || pair[1].starts_with('-'));
+            assert!(told, "{command}: {} is not explained", pair[0]);
+        }
+    }
+    assert!(succeed(["train", "--help"]).stdout.contains("[default: 0.1]"));
+}

@@ -1,0 +1,57 @@
+//! Runs the program itself, as a user would.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// The program: that of this build, or `CNN_CUDA_BIN` on a host without cargo.
+pub fn binary() -> PathBuf {
+    std::env::var_os("CNN_CUDA_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_cnn-cuda")), PathBuf::from)
+}
+
+/// The program with arguments, without input, and in no user's environment but for the data folder.
+pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+/// What a run of the program left.
+pub struct Ran {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Runs the program to its end.
+pub fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
+    command(args).output().expect("the program starts").into()
+}
+
+/// Runs the program, which must succeed.
+pub fn succeed<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
+    let ran = run(args);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    ran
+}
+
+/// Runs the program, which must fail with `code` and one short paragraph that holds all of `words`.
+pub fn fail<S: AsRef<OsStr>>(code: i32, args: impl IntoIterator<Item = S>, words: &[&str]) -> String {
+    let ran = run(args);
+    assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+    for word in words {
+        assert!(ran.stderr.contains(word), "{word:?} is missing from: {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    ran.stderr
+}
