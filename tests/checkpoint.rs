@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cnn_cuda::checkpoint::{RunIdentity, load_state, load_weights, save_state, save_weights};
+use cnn_cuda::cpu::Cpu;
 use cnn_cuda::models::find;
 use cnn_cuda::network::Network;
-use cnn_cuda::ops::Metrics;
+use cnn_cuda::ops::{Backend, Metrics, Region, Span};
+use cnn_cuda::plan::{self, Mode, Plan};
 use cnn_cuda::train::{Position, TrainState};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -67,6 +69,42 @@ fn tensors_have_pytorchs_names_and_shapes() {
     assert_eq!(file.tensor("conv2.weight").expect("there").shape(), [16, 6, 5, 5]);
     assert_eq!(file.tensor("fc1.weight").expect("there").shape(), [120, 400]);
     assert_eq!(file.len(), 10);
+}
+
+/// `tests/reference/lenet5.*` were made by PyTorch: its weights, bytes for images, and its logits of them.
+#[test]
+fn pytorchs_weights_give_pytorchs_logits_and_come_back_unchanged() {
+    let path = Path::new("tests/reference/lenet5.safetensors");
+    let (network, weights) = (network(), load_weights(path, &network()).expect("PyTorch's state_dict"));
+    let [images, logits] = ["images", "logits"].map(|name| {
+        let bytes = fs::read(path.with_extension(format!("{name}.safetensors"))).expect("the committed reference");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("whole");
+        file.tensor(name).expect("there").data().to_vec()
+    });
+    let (count, classes) = (images.len() / network.input().len(), network.classes());
+    let plan = Plan::new(&network, Mode::Inference, count).expect("a plan");
+    let mut backend = Cpu::new(Some(2)).expect("two threads");
+    backend.allocate(&plan.memory_sizes(false)).expect("memory");
+    backend.write(Span::new(Region::Parameters, 0, weights.len()), &weights).expect("write");
+    let input: Vec<f32> = images.iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
+    backend.write(plan.input, &input).expect("write");
+    plan::forward(&mut backend, &plan, count).expect("forward");
+    let got = backend.read(plan.logits).expect("read");
+    assert_eq!(got.len(), count * classes);
+    for (got, expected) in got.iter().zip(logits.chunks_exact(4)) {
+        let expected = f32::from_le_bytes(expected.try_into().expect("four bytes"));
+        assert!((got - expected).abs() < 1e-4, "{got} instead of {expected}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let back = folder.path().join("back.safetensors");
+    save_weights(&back, &network, &weights).expect("saved");
+    let files = [path, &back].map(|path| fs::read(path).expect("read"));
+    let files = files.each_ref().map(|bytes| safetensors::SafeTensors::deserialize(bytes).expect("whole"));
+    assert_eq!(files[0].len(), files[1].len());
+    for (name, theirs) in files[0].tensors() {
+        let ours = files[1].tensor(&name).expect("the same names");
+        assert!(ours.shape() == theirs.shape() && ours.data() == theirs.data(), "{name} differs");
+    }
 }
 
 #[test]

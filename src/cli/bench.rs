@@ -25,7 +25,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
     model: String,
     /// Images per step
-    #[arg(long, value_name = "N", value_parser = flags::positive, default_value = "64")]
+    #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64")]
     batch_size: usize,
     /// Timed steps, after a few that are not
     #[arg(long, value_name = "N", value_parser = flags::positive, default_value = "50")]

@@ -105,7 +105,8 @@ impl Config {
 
     /// What the flags' parsers check, for values that come from a file.
     fn check(&self) -> Result<()> {
-        ensure!(self.epochs > 0 && self.batch_size > 0 && self.eval_batch_size > 0, "a size of zero");
+        let sizes = [self.batch_size, self.eval_batch_size];
+        ensure!(self.epochs > 0 && sizes.iter().all(|size| (1..=1_000_000).contains(size)), "a size is out of range");
         ensure!(self.threads != Some(0), "zero threads");
         ensure!(self.lr.is_finite() && self.lr > 0.0, "lr {}", self.lr);
         ensure!((0.0..1.0).contains(&self.momentum), "momentum {}", self.momentum);

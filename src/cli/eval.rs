@@ -34,7 +34,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     device: DeviceArgs,
     /// Images per step
-    #[arg(long, value_name = "N", value_parser = flags::positive, default_value = "128")]
+    #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "128")]
     batch_size: usize,
     /// Print one JSON object instead of tables
     #[arg(long)]

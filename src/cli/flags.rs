@@ -9,6 +9,14 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A batch size; the bound keeps every length that follows from it far from overflowing.
+pub fn batch_size(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        size @ 1..=1_000_000 => Ok(size),
+        _ => Err("it must be at most 1000000".into()),
+    }
+}
+
 /// A number of epochs.
 pub fn epochs(text: &str) -> Result<u32, String> {
     let epochs = positive(text)?;

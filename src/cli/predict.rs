@@ -45,6 +45,8 @@ struct Prediction<'a> {
     /// Whether dark strokes on a light ground were turned into light on dark.
     inverted: bool,
     classes: Vec<ClassProbability>,
+    /// Before the softmax, in the order of the classes.
+    logits: &'a [f32],
 }
 
 #[derive(Serialize)]
@@ -61,12 +63,12 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     let pictures =
         args.images.iter().map(|path| read_picture(path, network.input())).collect::<Result<Vec<Picture>>>()?;
     let task = Classification { network: &network, weights: &weights, pictures: &pictures };
-    let probabilities = with_backend(&args.device, task)?;
+    let logits = with_backend(&args.device, task)?;
     let mut out = stdout().lock();
-    for ((path, picture), probabilities) in args.images.iter().zip(&pictures).zip(probabilities) {
+    for ((path, picture), logits) in args.images.iter().zip(&pictures).zip(&logits) {
         let name = path.to_string_lossy();
-        let prediction =
-            Prediction { image: &name, inverted: picture.inverted, classes: top(&probabilities, args.top_k) };
+        let classes = top(&softmax(logits), args.top_k);
+        let prediction = Prediction { image: &name, inverted: picture.inverted, classes, logits };
         if args.json {
             serde_json::to_writer(&mut out, &prediction)?;
             writeln!(out)?;
@@ -97,8 +99,8 @@ struct Classification<'a> {
 }
 
 impl Task for Classification<'_> {
-    /// Per picture, per class.
-    type Output = Vec<Vec<f64>>;
+    /// Per picture, the logits.
+    type Output = Vec<Vec<f32>>;
 
     fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
         let plan = Plan::new(self.network, Mode::Inference, 1)?;
@@ -109,7 +111,7 @@ impl Task for Classification<'_> {
             let input: Vec<f32> = picture.pixels.iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
             backend.write(plan.input, &input)?;
             plan::forward(&mut backend, &plan, 1)?;
-            Ok(softmax(&backend.read(plan.logits.first(plan.classes))?))
+            backend.read(plan.logits.first(plan.classes))
         };
         self.pictures.iter().map(classify).collect()
     }

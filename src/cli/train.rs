@@ -38,10 +38,10 @@ pub struct TrainArgs {
     #[arg(long, value_name = "N", value_parser = flags::epochs)]
     pub epochs: Option<u32>,
     /// Images per optimiser step [default: 64]
-    #[arg(long, value_name = "N", value_parser = flags::positive)]
+    #[arg(long, value_name = "N", value_parser = flags::batch_size)]
     pub batch_size: Option<usize>,
     /// Images per evaluation step [default: 128]
-    #[arg(long, value_name = "N", value_parser = flags::positive)]
+    #[arg(long, value_name = "N", value_parser = flags::batch_size)]
     pub eval_batch_size: Option<usize>,
     /// Learning rate [default: 0.1]
     #[arg(long, value_name = "X", value_parser = flags::above_zero)]

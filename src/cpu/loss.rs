@@ -71,7 +71,7 @@ impl LossOps for Cpu {
     }
 
     fn take_step_losses(&mut self) -> Result<Vec<StepLoss>> {
-        Ok(self.loss.step_losses.as_mut().map(|losses| losses.drain(..).collect()).unwrap_or_default())
+        Ok(self.loss.step_losses.as_mut().map(std::mem::take).unwrap_or_default())
     }
 }
 

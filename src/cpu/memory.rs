@@ -7,6 +7,9 @@ use crate::ops::{MemorySizes, Region, Span};
 /// Floats in a cache line; every region begins on one.
 const LINE: usize = 16;
 
+/// `N` views of floats, and one of indices where it was asked for.
+type FloatsAndIndices<'a, const N: usize> = ([&'a mut [f32]; N], Option<&'a mut [u32]>);
+
 /// All regions. Floats of every region lie in one vector, so that any set of disjoint spans can be borrowed at once.
 #[derive(Default)]
 pub(super) struct Memory {
@@ -47,7 +50,7 @@ impl Memory {
         &mut self,
         spans: [Span; N],
         indices: Option<Span>,
-    ) -> Result<([&mut [f32]; N], Option<&mut [u32]>)> {
+    ) -> Result<FloatsAndIndices<'_, N>> {
         let mut ranges = [const { 0..0 }; N];
         for (range, span) in ranges.iter_mut().zip(spans) {
             *range = self.range(span)?;
@@ -89,11 +92,22 @@ fn indices_of(indices: &mut [u32], span: Span) -> Result<&mut [u32]> {
 
 /// A zeroed vector, or an error where the system has not that much memory.
 fn zeroed(len: usize) -> Result<Vec<f32>> {
+    // Linux promises more than it has and kills whoever takes it at its word, so compare with what it really has.
+    if available_bytes().is_some_and(|available| len.saturating_mul(size_of::<f32>()) > available) {
+        return Err(out_of_memory(len));
+    }
     let mut probe: Vec<f32> = Vec::new();
     probe.try_reserve_exact(len).map_err(|_| out_of_memory(len))?;
     drop(probe);
     // From `vec!`, pages come zeroed from the system and cost nothing until they are touched.
     Ok(vec![0.0; len])
+}
+
+/// Bytes that can be used without swapping, where the system tells.
+fn available_bytes() -> Option<usize> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?.checked_mul(1024)
 }
 
 fn out_of_memory(elements: usize) -> anyhow::Error {

@@ -15,6 +15,7 @@ fn values_out_of_range_are_usage_errors() {
         ("--lr", "inf"),
         ("--batch-size", "0"),
         ("--batch-size", "-3"),
+        ("--batch-size", "18446744073709551615"),
         ("--eval-batch-size", "0"),
         ("--epochs", "0"),
         ("--epochs", "99999999999"),
@@ -55,6 +56,11 @@ fn a_device_that_is_not_there_is_an_error() {
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("99") && stderr.contains("device"), "{stderr}");
     assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn more_memory_than_there_is_is_an_error() {
+    fail(1, ["bench", "--device", "cpu", "--batch-size", "1000000"], &["not enough memory", "--batch-size"]);
 }
 
 #[test]

@@ -7,12 +7,18 @@ From Rust to PyTorch: does PyTorch, with the weights that `cnn-cuda` wrote, comp
 
 `images.safetensors` holds `images`, bytes [n, 28, 28]; `logits.safetensors` holds `logits`, float32 [n, 10].
 
+Both in one go: `--program target/release/cnn-cuda` lets the program train a little, loads its weights, and compares
+the logits that `cnn-cuda predict` gives with them for a few pictures.
+
 From PyTorch to Rust: `--make torch.safetensors` writes freshly initialised weights, and beside them
 `torch.images.safetensors` and `torch.logits.safetensors` in the same form.
 """
 
 import argparse
+import json
+import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -31,10 +37,13 @@ def main() -> None:
     parser.add_argument("--images", type=Path, metavar="FILE")
     parser.add_argument("--logits", type=Path, metavar="FILE")
     parser.add_argument("--make", type=Path, metavar="FILE", help="write PyTorch's weights here instead of checking")
+    parser.add_argument("--program", type=Path, metavar="FILE", help="check weights that this program trains")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     to_check = (arguments.weights, arguments.images, arguments.logits)
-    if arguments.make is not None and not any(to_check):
+    if arguments.program is not None:
+        check_program(arguments.model, arguments.program)
+    elif arguments.make is not None and not any(to_check):
         make(arguments.model, arguments.make)
     elif arguments.make is None and all(to_check):
         check(arguments.model, *to_check)
@@ -54,6 +63,29 @@ def check(model_name: str, weights: Path, images: Path, logits: Path) -> None:
     # Not `difference >= TOLERANCE`: that would let NaN pass.
     if not difference < TOLERANCE:
         raise SystemExit(f"the logits must differ by less than {TOLERANCE:.0e}")
+
+
+def check_program(model_name: str, program: Path) -> None:
+    from PIL import Image
+
+    with TemporaryDirectory() as name:
+        folder, run = Path(name), Path(name) / "run"
+        train = ["train", "--model", model_name, "--dataset", "digits", "--max-steps", "150", "--lr", "0.05"]
+        train += ["--momentum", "0.9", "--device", "cpu", "--quiet", "--out", str(run)]
+        subprocess.run([str(program), *train], check=True)
+        torch.manual_seed(0)
+        images = torch.randint(256, (8, 28, 28), dtype=torch.uint8)
+        images[:, :4], images[:, -4:], images[:, :, :4], images[:, :, -4:] = 0, 0, 0, 0  # dark border: not inverted
+        paths = [folder / f"{index}.png" for index in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            Image.fromarray(image.numpy()).save(path)
+        weights = run / "model.safetensors"
+        predict = ["predict", "--model", model_name, "--weights", str(weights), "--device", "cpu", "--json"]
+        done = subprocess.run([str(program), *predict, *map(str, paths)], check=True, capture_output=True, text=True)
+        logits = torch.tensor([json.loads(line)["logits"] for line in done.stdout.splitlines()])
+        save_file({"images": images}, folder / "images.safetensors")
+        save_file({"logits": logits}, folder / "logits.safetensors")
+        check(model_name, weights, folder / "images.safetensors", folder / "logits.safetensors")
 
 
 def make(model_name: str, weights: Path) -> None:
