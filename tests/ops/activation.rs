@@ -28,7 +28,7 @@ fn relu_keeps_nan_and_sends_no_gradient_through_zero() {
 fn long_activations_are_cut_into_pieces() {
     let (op, len) = (Activation::LeakyRelu { slope: 0.5 }, 100_003);
     let input = super::lab::random(len, 0);
-    let results = Case::Activation { op, len }.run(&mut cpu(), &[input.clone()], &vec![1.0; len]);
+    let results = Case::Activation { op, len }.run(&mut cpu(), std::slice::from_ref(&input), &vec![1.0; len]);
     let expected: Vec<f32> = input.iter().map(|&x| if x > 0.0 { x } else { 0.5 * x }).collect();
     assert_eq!(results.output, expected);
 }

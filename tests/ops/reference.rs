@@ -38,8 +38,8 @@ fn conv2d(op: &Conv2d, activation: Activation, batch: usize, inputs: &[Vec<f64>]
     let mut y = Vec::new();
     for n in 0..batch {
         for (oy, ox) in (0..shape.height).flat_map(|oy| (0..shape.width).map(move |ox| (oy, ox))) {
-            for oc in 0..op.out_channels {
-                let mut sum = bias[oc];
+            for (oc, &bias) in bias.iter().enumerate() {
+                let mut sum = bias;
                 for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
                     let (iy, ix) = (oy * stride + ky, ox * stride + kx);
                     if iy < padding || ix < padding || iy - padding >= input.height || ix - padding >= input.width {
