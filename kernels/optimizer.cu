@@ -22,9 +22,7 @@ KERNEL(sgd)(float* __restrict__ weights, real* __restrict__ weights_real, const 
         }
         const float updated = weight - rate * gradient;
         weights[i] = updated;
-#ifdef REAL_F16
-        if (weights_real) store(weights_real + i, updated);
-#endif
+        if (sizeof(real) < sizeof(float) && weights_real) store(weights_real + i, updated);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the tests share: saying that a test is skipped, and why.
 
+pub mod emulator;
+
 use std::io::Write;
 
 /// What a test may lack on a user's machine.
