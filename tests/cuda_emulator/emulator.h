@@ -52,7 +52,8 @@ struct Allocation {
 CUresult allocate(size_t bytes, CUdeviceptr* pointer);
 CUresult release(CUdeviceptr pointer);
 Allocation* find_allocation(uintptr_t address);  // Live or freed, guard zones included.
-bool is_device_range(CUdeviceptr pointer, size_t bytes);
+bool is_device_range(CUdeviceptr pointer, size_t bytes);  // When a call is made.
+bool is_live_range(CUdeviceptr pointer, size_t bytes);    // When it runs: a free may already wait behind it.
 bool is_pinned(const void* pointer, size_t bytes);
 CUresult check_guards(const char* what);  // A write outside its allocation.
 size_t memory_used();

@@ -31,14 +31,10 @@ std::string describe(uintptr_t address, bool writing) {
     const Allocation* near = find_allocation(address);
     if (!near) {
         snprintf(text, sizeof text, "%s address 0x%zx, which is no device memory", verb, static_cast<size_t>(address));
-    } else if (near->freed) {
-        snprintf(text, sizeof text, "%s allocation #%u of %zu bytes after it was freed", verb, near->id, near->size);
-    } else if (address >= near->start + near->size) {
-        snprintf(text, sizeof text, "%s %zu bytes past the end of allocation #%u of %zu bytes", verb,
-                 static_cast<size_t>(address - near->start - near->size), near->id, near->size);
     } else {
-        snprintf(text, sizeof text, "%s %zu bytes before allocation #%u of %zu bytes", verb,
-                 static_cast<size_t>(near->start - address), near->id, near->size);
+        snprintf(text, sizeof text, "%s byte %td of allocation #%u, which %s %zu bytes", verb,
+                 static_cast<ptrdiff_t>(address - near->start), near->id,
+                 near->freed ? "was freed and had" : "has", near->size);
     }
     return text;
 }

@@ -1,6 +1,6 @@
 //! What a GPU would refuse or trip over, the emulator does too, with the same error.
 
-use cudarc::driver::sys::{CUresult, CUstreamCaptureMode, CUgraphInstantiate_flags};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaSlice, DriverError, LaunchConfig};
 
 use super::device::{Device, blocks, launch};
@@ -38,19 +38,19 @@ fn write_outside(distance: i64) {
 #[test]
 fn catches_a_write_at_the_end() {
     let said = on_emulator(&[], || write_outside(0));
-    expect_message(said, "kernel planted_write_outside_f32 wrote 0 bytes past the end of allocation #1 of 400 bytes");
+    expect_message(said, "kernel planted_write_outside_f32 wrote byte 400 of allocation #1, which has 400 bytes");
 }
 
 #[test]
 fn catches_a_write_near_the_end() {
     let said = on_emulator(&[], || write_outside(3));
-    expect_message(said, "wrote 12 bytes past the end of allocation #1 of 400 bytes");
+    expect_message(said, "wrote byte 412 of allocation #1, which has 400 bytes");
 }
 
 #[test]
 fn catches_a_write_before_the_start() {
     let said = on_emulator(&[], || write_outside(-1));
-    expect_message(said, "wrote 4 bytes before allocation #1 of 400 bytes");
+    expect_message(said, "wrote byte -4 of allocation #1, which has 400 bytes");
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn catches_accesses_far_outside_an_allocation() {
         std::mem::forget((values, result));
         assert_sticky(device, error);
     });
-    expect_message(said, "accessed 400 bytes past the end of allocation #1 of 400 bytes");
+    expect_message(said, "accessed byte 800 of allocation #1, which has 400 bytes");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn catches_use_after_free() {
         std::mem::forget(result);
         assert_sticky(device, error);
     });
-    expect_message(said, "after it was freed");
+    expect_message(said, "accessed byte 0 of allocation #1, which was freed and had 32 bytes");
 }
 
 #[test]
@@ -203,7 +203,8 @@ fn catches_a_misaligned_float() {
 
 #[test]
 fn catches_a_shared_array_overrun() {
-    let said = on_emulator(&[], || assert_fault("planted_shared_out_of_bounds_f32", CUresult::CUDA_ERROR_ILLEGAL_ADDRESS));
+    let said =
+        on_emulator(&[], || assert_fault("planted_shared_out_of_bounds_f32", CUresult::CUDA_ERROR_ILLEGAL_ADDRESS));
     expect_message(said, "index 32 is outside its array");
 }
 

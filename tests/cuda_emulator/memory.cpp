@@ -105,10 +105,14 @@ Allocation* find_allocation(uintptr_t address) {
     return address < candidate.pages + candidate.page_bytes + FENCE ? &candidate : nullptr;
 }
 
-bool is_device_range(CUdeviceptr pointer, size_t bytes) {
+bool is_live_range(CUdeviceptr pointer, size_t bytes) {
     const Allocation* found = find_live(pointer);
-    return found && !found->free_pending && pointer >= found->start &&
-           pointer - found->start <= found->size && bytes <= found->size - (pointer - found->start);
+    return found && pointer >= found->start && pointer - found->start <= found->size &&
+           bytes <= found->size - (pointer - found->start);
+}
+
+bool is_device_range(CUdeviceptr pointer, size_t bytes) {
+    return is_live_range(pointer, bytes) && !find_live(pointer)->free_pending;
 }
 
 bool is_pinned(const void* pointer, size_t bytes) {
@@ -121,15 +125,13 @@ bool is_pinned(const void* pointer, size_t bytes) {
 
 CUresult check_guards(const char* what) {
     for (const Allocation* allocation : live) {
-        const uintptr_t end = allocation->start + allocation->size;
-        uintptr_t broken = broken_canary(end, allocation->pages + allocation->page_bytes);
-        const bool after = broken != 0;
-        if (!after) broken = broken_canary(allocation->pages, allocation->start);
+        uintptr_t broken = broken_canary(allocation->start + allocation->size,
+                                         allocation->pages + allocation->page_bytes);
+        if (!broken) broken = broken_canary(allocation->pages, allocation->start);
         if (!broken) continue;
         char text[256];
-        snprintf(text, sizeof text, "%s wrote %zu bytes %s allocation #%u of %zu bytes", what,
-                 static_cast<size_t>(after ? broken - end : allocation->start - broken),
-                 after ? "past the end of" : "before", allocation->id, allocation->size);
+        snprintf(text, sizeof text, "%s wrote byte %td of allocation #%u, which has %zu bytes", what,
+                 static_cast<ptrdiff_t>(broken - allocation->start), allocation->id, allocation->size);
         say(text);
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }

@@ -159,7 +159,7 @@ extern "C" __attribute__((visibility("default"))) CUresult cuda_emulator_enqueue
 
 extern "C" __attribute__((visibility("default"))) bool cuda_emulator_range(const void* pointer, size_t bytes) {
     std::lock_guard<std::recursive_mutex> guard(lock());
-    return is_device_range(reinterpret_cast<CUdeviceptr>(pointer), bytes) || is_pinned(pointer, bytes);
+    return is_live_range(reinterpret_cast<CUdeviceptr>(pointer), bytes) || is_pinned(pointer, bytes);
 }
 
 extern "C" __attribute__((visibility("default"))) CUresult cuda_emulator_refuse_during_capture() {

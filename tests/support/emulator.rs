@@ -27,18 +27,24 @@ const ALL: &[&str] = &[
     "-pthread",
 ];
 /// A kernel reads the same bytes as different types, which CUDA allows; alignment and array bounds are checked.
-const FOR_KERNELS: &[&str] = &[
-    "-O2",
-    "-march=native",
-    "-fno-strict-aliasing",
-    "-fsanitize=alignment,bounds",
-    "-fno-sanitize-recover=all",
-];
+const FOR_KERNELS: &[&str] =
+    &["-O2", "-march=native", "-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all"];
 const FOR_DRIVER: &[&str] = &["-O2"];
 const FOR_PRODUCTS: &[&str] = &["-O3", "-march=native"];
 
 const DRIVER: &[&str] = &[
-    "block", "copy", "device", "event", "faults", "fiber", "graph", "launch", "memory", "module", "settings", "stream",
+    "block",
+    "copy",
+    "device",
+    "event",
+    "faults",
+    "fiber",
+    "graph",
+    "launch",
+    "memory",
+    "module",
+    "settings",
+    "stream",
     "unsupported",
 ];
 
