@@ -267,7 +267,7 @@ uint64_t emulator_warp(WarpOp op, unsigned mask, uint64_t value, unsigned argume
     Wait& wait = waits[thread];
     wait = Wait{Wait::warp, file, line, op, mask, argument, width, value, 0, nullptr};
     if (!(mask >> (thread % WARP_LANES) & 1)) {
-        fail_running(CUDA_ERROR_LAUNCH_FAILED, "a lane takes part in a shuffle whose mask leaves it out, at " + at(wait));
+        fail_running(CUDA_ERROR_LAUNCH_FAILED, "a lane takes part in a shuffle whose mask omits it, at " + at(wait));
     }
     stop_and_wait();
     return waits[thread].result;

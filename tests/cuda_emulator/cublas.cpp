@@ -15,7 +15,13 @@ extern "C" CUresult cuda_emulator_enqueue(CUstream, const char*, const std::func
 extern "C" bool cuda_emulator_range(const void*, size_t);
 extern "C" CUresult cuda_emulator_refuse_during_capture();
 
-enum Status : unsigned { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, EXECUTION_FAILED = 13, NOT_SUPPORTED = 15 };
+enum Status : unsigned {
+    SUCCESS = 0,
+    NOT_INITIALIZED = 1,
+    INVALID_VALUE = 7,
+    EXECUTION_FAILED = 13,
+    NOT_SUPPORTED = 15
+};
 
 struct Handle {
     CUstream stream = nullptr;
@@ -107,8 +113,8 @@ Status enqueue(Handle* handle, const std::function<CUresult()>& work) {
     return cuda_emulator_enqueue(handle->stream, "cuBLAS product", &work) == CUDA_SUCCESS ? SUCCESS : EXECUTION_FAILED;
 }
 
-Status product(Handle* handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a, int a_type,
-               int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, Batch batch,
+Status product(Handle* handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a,
+               int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, Batch batch,
                int compute) {
     if (!known(handle)) return NOT_INITIALIZED;
     if (m < 0 || n < 0 || k < 0 || batch.count < 0 || transa < 0 || transa > 2 || transb < 0 || transb > 2 || !alpha ||

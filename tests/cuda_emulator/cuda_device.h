@@ -53,10 +53,12 @@ uint64_t emulator_warp(WarpOp op, unsigned mask, uint64_t value, unsigned argume
 #define __ballot_sync(mask, predicate) emulator_ballot(mask, (predicate) != 0, __FILE__, __LINE__)
 #define __any_sync(mask, predicate) (__ballot_sync(mask, predicate) != 0)
 #define __all_sync(mask, predicate) (__ballot_sync(mask, !(predicate)) == 0)
-#define __shfl_sync(mask, value, ...) emulator_shuffle(WarpOp::shuffle_from, __FILE__, __LINE__, mask, value, __VA_ARGS__)
+#define __shfl_sync(mask, value, ...) \
+    emulator_shuffle(WarpOp::shuffle_from, __FILE__, __LINE__, mask, value, __VA_ARGS__)
 #define __shfl_down_sync(mask, value, ...) \
     emulator_shuffle(WarpOp::shuffle_down, __FILE__, __LINE__, mask, value, __VA_ARGS__)
-#define __shfl_up_sync(mask, value, ...) emulator_shuffle(WarpOp::shuffle_up, __FILE__, __LINE__, mask, value, __VA_ARGS__)
+#define __shfl_up_sync(mask, value, ...) \
+    emulator_shuffle(WarpOp::shuffle_up, __FILE__, __LINE__, mask, value, __VA_ARGS__)
 #define __shfl_xor_sync(mask, value, ...) \
     emulator_shuffle(WarpOp::shuffle_xor, __FILE__, __LINE__, mask, value, __VA_ARGS__)
 

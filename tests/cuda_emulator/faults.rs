@@ -227,7 +227,8 @@ fn refuses_synchronous_calls_during_capture() {
         device.wait().unwrap();
         let pointer = values.leak();
         let mut host = [0.0f32; 4];
-        let calls: [(&str, Box<dyn FnMut() -> Result<(), DriverError>>); 4] = [
+        type Call<'a> = Box<dyn FnMut() -> Result<(), DriverError> + 'a>;
+        let calls: [(&str, Call); 4] = [
             ("copy", Box::new(|| unsafe { cudarc::driver::result::memcpy_dtoh_sync(&mut host, pointer) })),
             ("allocation", Box::new(|| unsafe { cudarc::driver::result::malloc_sync(16) }.map(|_| ()))),
             ("stream", Box::new(|| device.stream.synchronize())),

@@ -244,7 +244,8 @@ void gemm(const Gemm& g) {
         const long row = i % row_blocks * mc, col = i / row_blocks * nc;
         block(g, row, std::min(mc, g.m - row), col, std::min(nc, g.n - col));
     };
-    if (pool().size() == 1 || 2.0 * static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k) < 1e6) {
+    const double products = static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
+    if (pool().size() == 1 || products < 5e5) {
         for (long i = 0; i < blocks(); ++i) task(i);
     } else {
         pool().run(blocks(), task);

@@ -13,15 +13,17 @@ use crate::cuda_emulator::device::Device;
 macro_rules! in_both_orders {
     ($($check:ident),+ $(,)?) => {
         mod forward {
-            $(#[test] fn $check() {
-                crate::support::emulator::on_emulator(&[], || super::$check(crate::cuda_emulator::device::Device::new()));
+            use crate::{cuda_emulator::device::Device, support::emulator::on_emulator};
+            $(#[test]
+            fn $check() {
+                on_emulator(&[], || super::$check(Device::new()));
             })+
         }
         mod reverse {
-            $(#[test] fn $check() {
-                crate::support::emulator::on_emulator(&[("CUDA_EMULATOR_ORDER", "reverse")], || {
-                    super::$check(crate::cuda_emulator::device::Device::new())
-                });
+            use crate::{cuda_emulator::device::Device, support::emulator::on_emulator};
+            $(#[test]
+            fn $check() {
+                on_emulator(&[("CUDA_EMULATOR_ORDER", "reverse")], || super::$check(Device::new()));
             })+
         }
     };

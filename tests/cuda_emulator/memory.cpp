@@ -189,7 +189,8 @@ CUDA_API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
     EMULATOR_ENTER();
     if (CUresult refused = refuse_during_capture()) return refused;
     if (!pointer || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
-    void* made = mmap(nullptr, round_up(bytes, page_size()), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const size_t rounded = round_up(bytes, page_size());
+    void* made = mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (made == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
     memset(made, POISON, bytes);
     pinned[reinterpret_cast<uintptr_t>(made)] = bytes;

@@ -62,8 +62,8 @@ CUresult load(Module** module, const std::string& ptx) {
     const int version = directive(ptx, ".version", &suffix), target = directive(ptx, ".target", &suffix);
     if (version < 0 || target < 0) return CUDA_ERROR_INVALID_PTX;
     if (version > newest_ptx()) {
-        say("PTX " + std::to_string(version / 10) + "." + std::to_string(version % 10) + " is newer than the driver's " +
-            std::to_string(newest_ptx() / 10) + "." + std::to_string(newest_ptx() % 10));
+        auto dotted = [](int number) { return std::to_string(number / 10) + "." + std::to_string(number % 10); };
+        say("PTX " + dotted(version) + " is newer than the driver's " + dotted(newest_ptx()));
         return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
     }
     // sm_90a and the like run on exactly that device.

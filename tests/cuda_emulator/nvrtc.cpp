@@ -1,4 +1,4 @@
-// The stand-in for NVRTC: it compiles nothing. From the source it lists the kernels, as the entries of a text that looks
+// The stand-in for NVRTC: it compiles nothing. From the source it lists the kernels, as the entries of a text that is
 // enough like PTX for the emulated driver to load.
 //
 // What it does refuse is what a build script gets wrong: an unknown option, a header that is not there, braces that do
@@ -105,7 +105,9 @@ std::string missing_header(const Program& program) {
     return "";
 }
 
-bool starts_with(const std::string& text, const std::string& start) { return text.compare(0, start.size(), start) == 0; }
+bool starts_with(const std::string& text, const std::string& start) {
+    return text.compare(0, start.size(), start) == 0;
+}
 
 bool take_option(Program* program, const std::string& option) {
     for (const char* name : {"--gpu-architecture=", "-arch="}) {
@@ -162,7 +164,7 @@ NVRTC_API nvrtcCompileProgram(Program* program, int option_count, const char* co
         return INVALID_OPTION;
     }
     const std::string missing = missing_header(*program);
-    if (!missing.empty()) return fail(program, "could not open source file \"" + missing + "\" (no directory in search list)");
+    if (!missing.empty()) return fail(program, "could not open source file \"" + missing + "\"");
     const std::string text = bare(program->source);
     if (!balanced(text)) return fail(program, "expected a matching bracket");
     const std::vector<std::string> names = kernels(text, program->suffix);

@@ -98,7 +98,7 @@ fn run(device: &Device, kernel: &str, case: Case, input: &[f32], output: usize, 
 }
 
 fn kernels_for(case: Case, name: &str) -> Vec<String> {
-    let vector = (case.channels % 4 == 0).then(|| format!("{name}_vec_f32"));
+    let vector = case.channels.is_multiple_of(4).then(|| format!("{name}_vec_f32"));
     [Some(format!("{name}_f32")), vector].into_iter().flatten().collect()
 }
 
@@ -151,7 +151,7 @@ fn folds_halves(device: Device) {
     for &case in CASES {
         let input = whole(case.inputs(), 5);
         let columns = expected_columns(case, &input);
-        let suffix = if case.channels % 8 == 0 { "_vec_f16" } else { "_f16" };
+        let suffix = if case.channels.is_multiple_of(8) { "_vec_f16" } else { "_f16" };
         let source = device.upload(&halves(&input));
         let middle = device.poisoned::<half::f16>(columns.len());
         let target = device.poisoned::<half::f16>(case.inputs());
