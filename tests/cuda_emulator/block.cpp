@@ -41,6 +41,8 @@ bool in_kernel = false;
 
 void become(unsigned thread) {
     current = thread;
+    threadIdx = {thread, 0, 0};
+    if (thread < blockDim.x) return;  // The usual block has one dimension, and divisions cost more than many a thread.
     threadIdx.x = thread % blockDim.x;
     threadIdx.y = thread / blockDim.x % blockDim.y;
     threadIdx.z = thread / blockDim.x / blockDim.y;
@@ -48,10 +50,11 @@ void become(unsigned thread) {
 
 // What every fiber runs: threads that nobody has begun, as long as there are any.
 void fiber_main() {
+    const bool reversed = settings().reversed;
     for (;;) {
         while (next_thread < thread_count) {
             const unsigned begun = next_thread++;
-            become(settings().reversed ? thread_count - 1 - begun : begun);
+            become(reversed ? thread_count - 1 - begun : begun);
             launch->kernel->run_thread(parameters.data());
             waits[current].kind = Wait::exited;
         }
