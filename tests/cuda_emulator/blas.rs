@@ -3,6 +3,7 @@
 use cudarc::cublas::sys::{cublasComputeType_t as Compute, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
 use cudarc::cublas::{CudaBlas, Gemm, GemmConfig, result};
 use cudarc::driver::DevicePtr;
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use half::f16;
 
 use super::device::Device;
@@ -129,4 +130,49 @@ fn catches_a_matrix_outside_its_memory() {
         assert_eq!(error, cudarc::driver::sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
         std::mem::forget((a, b, c, blas, device));
     });
+}
+
+#[test]
+fn is_captured_and_replayed() {
+    on_emulator(&[], || {
+        let device = Device::new();
+        let blas = CudaBlas::new(device.stream.clone()).unwrap();
+        let (a, b) = (device.upload(&[2.0f32]), device.upload(&[3.0f32]));
+        let mut c = device.upload(&[1.0f32]);
+        let op = cublasOperation_t::CUBLAS_OP_N;
+        let config =
+            GemmConfig { transa: op, transb: op, m: 1, n: 1, k: 1, alpha: 1.0, lda: 1, ldb: 1, beta: 1.0, ldc: 1 };
+        device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        unsafe { blas.gemm(config, &a, &b, &mut c) }.unwrap();
+        let graph = device.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().unwrap();
+        assert_eq!(device.download(&c), [1.0], "capturing computes nothing");
+        graph.launch().unwrap();
+        graph.launch().unwrap();
+        assert_eq!(device.download(&c), [13.0]);
+    });
+}
+
+/// However many threads share the work, every sum has one order.
+#[test]
+fn sums_alike_on_any_number_of_threads() {
+    let product = || {
+        let device = Device::new();
+        let blas = CudaBlas::new(device.stream.clone()).unwrap();
+        let (m, n, k) = (150, 140, 1100);
+        let fraction = |v: f32| (v + 0.3) / 7.0;
+        let a = device.upload(&values(m * k, 1).into_iter().map(fraction).collect::<Vec<_>>());
+        let b = device.upload(&values(k * n, 2).into_iter().map(fraction).collect::<Vec<_>>());
+        let mut c = device.poisoned::<f32>(m * n);
+        let op = cublasOperation_t::CUBLAS_OP_N;
+        let (m, n, k) = (m as i32, n as i32, k as i32);
+        let config = GemmConfig { transa: op, transb: op, m, n, k, alpha: 1.0, lda: m, ldb: k, beta: 0.0, ldc: m };
+        unsafe { blas.gemm(config, &a, &b, &mut c) }.unwrap();
+        let bits = device.download(&c).into_iter().fold(0u64, |h, v| h.wrapping_mul(31) ^ u64::from(v.to_bits()));
+        eprintln!("product {bits:016x}");
+    };
+    let line =
+        |said: Option<String>| said.and_then(|said| said.lines().find(|l| l.contains("product ")).map(String::from));
+    let one = line(on_emulator(&[("CUDA_EMULATOR_THREADS", "1")], product));
+    let three = line(on_emulator(&[("CUDA_EMULATOR_THREADS", "3")], product));
+    assert_eq!(one, three);
 }

@@ -23,7 +23,7 @@ int fault_signal = 0;
 uintptr_t fault_address = 0;
 bool fault_writing = false;
 std::string running_operation;
-struct sigaction previous_segv, previous_bus, previous_fpe;
+struct sigaction previous_segv, previous_bus, previous_fpe, previous_ill;
 
 std::string describe(uintptr_t address, bool writing) {
     const char* verb = writing ? "wrote" : "accessed";
@@ -40,7 +40,12 @@ std::string describe(uintptr_t address, bool writing) {
 }
 
 const struct sigaction& previous(int signal) {
-    return signal == SIGSEGV ? previous_segv : signal == SIGBUS ? previous_bus : previous_fpe;
+    switch (signal) {
+        case SIGSEGV: return previous_segv;
+        case SIGBUS: return previous_bus;
+        case SIGFPE: return previous_fpe;
+        default: return previous_ill;
+    }
 }
 
 // Only notes the fault and leaves: the signal stack is too small for anything more.
@@ -66,7 +71,8 @@ CUresult explain_signal() {
         say(where + ": integer division by zero");
         return CUDA_ERROR_LAUNCH_FAILED;
     }
-    say(where + ": " + describe(fault_address, fault_writing));
+    // clang's checks of local arrays stop at an illegal instruction.
+    say(where + ": " + (fault_signal == SIGILL ? "an array bound is broken" : describe(fault_address, fault_writing)));
     return CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
@@ -81,6 +87,7 @@ void install_handlers() {
     sigaction(SIGSEGV, &action, &previous_segv);
     sigaction(SIGBUS, &action, &previous_bus);
     sigaction(SIGFPE, &action, &previous_fpe);
+    sigaction(SIGILL, &action, &previous_ill);
 }
 
 // A fault on a fiber's own overflowing stack needs another stack for the handler; a Rust thread brings one.

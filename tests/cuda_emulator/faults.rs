@@ -208,6 +208,23 @@ fn catches_a_shared_array_overrun() {
     expect_message(said, "index 32 is outside its array");
 }
 
+/// A GPU gives garbage for it; here it is an error, where the processor traps it.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn catches_a_division_by_zero() {
+    let said = on_emulator(&[], || {
+        let device = Device::new();
+        let values = device.upload(&[8u32; 32]);
+        launch!(device, "planted_divide_f32", ONE_BLOCK, &values, &4u32).unwrap();
+        assert_eq!(device.download(&values), [2; 32]);
+        let error = code(launch!(device, "planted_divide_f32", ONE_BLOCK, &values, &0u32));
+        assert_eq!(error, CUresult::CUDA_ERROR_LAUNCH_FAILED);
+        std::mem::forget(values);
+        assert_sticky(device, error);
+    });
+    expect_message(said, "integer division by zero");
+}
+
 /// Threads run in order, so a missing barrier shows only in one of the two orders: tests of kernels run both.
 #[test]
 fn reverse_order_shows_a_missing_barrier() {

@@ -3,9 +3,9 @@
 use cudarc::driver::CudaSlice;
 
 use super::super::device::{Device, blocks, launch};
-use super::{in_both_orders, upload_u32, whole};
+use super::{halves, in_both_orders, upload_u32, whole};
 
-in_both_orders!(gives_losses_and_gradients, counts_steps_and_remembers_the_first_bad_one);
+in_both_orders!(gives_losses_and_gradients, stores_gradients_as_halves, counts_steps_and_remembers_the_first_bad_one);
 
 /// What the device's struct holds, field by field.
 #[derive(Debug, PartialEq)]
@@ -65,6 +65,24 @@ fn gives_losses_and_gradients(device: Device) {
         assert!(log[2].is_nan(), "the second step was not logged");
         for (got, wanted) in device.download(&target).into_iter().zip(d_expected) {
             assert!((f64::from(got) - wanted).abs() < 1e-6 * 1024.0 / rows as f64, "{got} {wanted}");
+        }
+    }
+}
+
+/// In place, as a plan may do it: the gradient takes the logits' memory.
+fn stores_gradients_as_halves(device: Device) {
+    for (rows, classes) in [(7, 10), (3, 40)] {
+        let logits: Vec<f32> = whole(rows * classes, 2).iter().map(|x| x / 4.0).collect();
+        let labels: Vec<usize> = (0..rows).map(|i| (i * 3) % classes).collect();
+        let (_, _, d_expected) = expected(&logits, &labels, classes, 256.0 / rows as f64);
+        let (values, label, scale) =
+            (device.upload(&halves(&logits)), upload_u32(&device, &labels), device.upload(&[256.0f32]));
+        let (metrics, none, n, c) = (fresh_metrics(&device), 0u64, rows as u32, classes as u32);
+        let name = "softmax_cross_entropy_f16";
+        launch!(device, name, blocks(1), &values, &label, &values, &scale, &metrics, &none, &none, &n, &c).unwrap();
+        for (got, wanted) in device.download(&values).into_iter().zip(d_expected) {
+            // Half a unit in the last of a half's eleven bits, and the subnormals' fixed step.
+            assert!((got.to_f64() - wanted).abs() <= wanted.abs() / 2048.0 + 1e-5, "{got} {wanted}");
         }
     }
 }
