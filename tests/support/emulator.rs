@@ -119,6 +119,9 @@ fn build(compiler: &str) -> PathBuf {
     fs::create_dir_all(&work).expect("target/ can be written");
     compile_all(compiler, &work);
     link_all(compiler, &work);
+    for part in files(&work.to_string_lossy(), &["o", "cpp"]) {
+        let _ = fs::remove_file(part);
+    }
     fs::rename(&work, &finished).expect("the finished emulator can be put in its place");
     finished
 }
