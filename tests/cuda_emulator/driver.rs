@@ -107,3 +107,32 @@ fn times_with_events() {
         assert!(start.elapsed_ms(&end).unwrap() >= 0.0);
     });
 }
+
+#[test]
+fn a_capture_spreads_by_events_and_must_be_joined() {
+    on_emulator(&[], || {
+        let device = Device::new();
+        let other = device.context.new_stream().unwrap();
+        let mut values = device.upload(&[1.0f32; 4]);
+        let begin = || device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        let end = || device.stream.end_capture(CUgraphInstantiate_flags(0));
+        for joined in [false, true] {
+            begin();
+            other.wait(&device.stream.record_event(None).unwrap()).unwrap();
+            other.memset_zeros(&mut values).unwrap();
+            if joined {
+                device.stream.wait(&other.record_event(None).unwrap()).unwrap();
+                end().unwrap().unwrap().launch().unwrap();
+            } else {
+                assert_eq!(end().err().unwrap().0, CUresult::CUDA_ERROR_STREAM_CAPTURE_UNJOINED);
+                assert_eq!(device.download(&values), [1.0; 4]);
+            }
+        }
+        assert_eq!(device.download(&values), [0.0; 4]);
+
+        let outside = other.record_event(None).unwrap();
+        begin();
+        assert_eq!(device.stream.wait(&outside).unwrap_err().0, CUresult::CUDA_ERROR_STREAM_CAPTURE_ISOLATION);
+        assert_eq!(end().err().unwrap().0, CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+    });
+}
