@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod cli;
+mod cuda_emulator;
 mod data;
 mod digits;
 mod models;

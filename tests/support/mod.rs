@@ -3,6 +3,8 @@
 pub mod program;
 pub mod torch_rng;
 
+pub mod emulator;
+
 use std::io::Write;
 
 /// What a test may lack on a user's machine.

@@ -1,0 +1,111 @@
+//! Compiles `kernels/*.cu` to PTX with NVRTC and embeds it; without NVRTC, embeds the sources alone.
+
+use std::env;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+#[path = "src/cuda/libraries.rs"]
+mod libraries;
+#[path = "src/cuda/nvrtc.rs"]
+mod nvrtc;
+#[path = "src/cuda/sources.rs"]
+mod sources;
+
+use nvrtc::Nvrtc;
+
+/// Names a library or folder to take NVRTC from; `none` builds without it.
+const VARIABLE: &str = "CNN_CUDA_NVRTC";
+
+/// The newest NVRTC whose PTX drivers in use accept: a driver refuses PTX that is newer than itself.
+const NEWEST: (i32, i32) = (13, 0);
+
+fn main() {
+    println!("cargo::rerun-if-changed=kernels");
+    println!("cargo::rerun-if-changed=build.rs");
+    for file in ["libraries", "nvrtc", "sources"] {
+        println!("cargo::rerun-if-changed=src/cuda/{file}.rs");
+    }
+    for variable in [VARIABLE, "CUDA_PATH", "CUDA_HOME", "VIRTUAL_ENV", "CONDA_PREFIX"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let kernels = fs::canonicalize("kernels").expect("kernels/ is there");
+    check_table(&kernels);
+    let nvrtc = find_nvrtc();
+    let mut code = embedded_sources(&kernels);
+    code += "pub const PTX: &[(&str, &str, u32, &str)] = &[\n";
+    if let Some(nvrtc) = &nvrtc {
+        for &(stem, target) in sources::TARGETS {
+            for storage in sources::STORAGES {
+                let path = out.join(format!("{stem}_{storage}.ptx"));
+                fs::write(&path, compile(nvrtc, &kernels, stem, storage, target)).expect("OUT_DIR can be written");
+                writeln!(code, "({stem:?}, {storage:?}, {target}, include_str!({path:?})),").expect("a string");
+            }
+        }
+    }
+    code += "];\n";
+    fs::write(out.join("kernels.rs"), code).expect("OUT_DIR can be written");
+}
+
+/// The table of targets must list exactly the files there are.
+fn check_table(kernels: &Path) {
+    let mut files: Vec<String> = fs::read_dir(kernels)
+        .expect("kernels/ can be read")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".cu").map(String::from))
+        .collect();
+    files.sort();
+    let listed: Vec<&str> = sources::TARGETS.iter().map(|(stem, _)| *stem).collect();
+    assert_eq!(files, listed, "src/cuda/sources.rs must list the files of kernels/ in order");
+}
+
+fn find_nvrtc() -> Option<Nvrtc> {
+    if env::var(VARIABLE).is_ok_and(|value| value == "none") {
+        return None;
+    }
+    let mut refused = String::new();
+    for path in libraries::candidates("nvrtc", VARIABLE) {
+        match Nvrtc::open(&path) {
+            Ok(nvrtc) if nvrtc.version <= NEWEST => return Some(nvrtc),
+            Ok(nvrtc) => {
+                let (major, minor) = nvrtc.version;
+                refused = format!(" ({} is {major}.{minor}, newer than many drivers)", path.display());
+            }
+            Err(_) => {}
+        }
+    }
+    println!(
+        "cargo::warning=no NVRTC 12.x or 13.0 was found{refused}: CUDA kernels are embedded as source and compiled on \
+         the machine that has the GPU; set {VARIABLE} to a library or folder to compile them now, or to `none`"
+    );
+    None
+}
+
+fn compile(nvrtc: &Nvrtc, kernels: &Path, stem: &str, storage: &str, target: u32) -> String {
+    let read = |name: &str| fs::read_to_string(kernels.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let file = format!("{stem}.cu");
+    let (source, headers): (String, Vec<String>) = (read(&file), sources::HEADERS.iter().map(|name| read(name)).collect());
+    let headers: Vec<nvrtc::Source> =
+        sources::HEADERS.iter().zip(&headers).map(|(name, text)| (*name, text.as_str())).collect();
+    let name = format!("kernels/{file}");
+    match nvrtc.compile((&name, &source), &headers, &sources::options(target, storage)) {
+        Ok(ptx) => ptx,
+        Err(log) => panic!("a CUDA kernel does not compile ({storage}, compute_{target}):\n{log}"),
+    }
+}
+
+/// The sources, for compilation at run time and for checking launches against signatures.
+fn embedded_sources(kernels: &Path) -> String {
+    let mut code = String::from("pub const SOURCES: &[(&str, &str)] = &[\n");
+    for (stem, _) in sources::TARGETS {
+        let path = kernels.join(format!("{stem}.cu"));
+        writeln!(code, "({stem:?}, include_str!({path:?})),").expect("a string");
+    }
+    code += "];\npub const HEADERS: &[(&str, &str)] = &[\n";
+    for name in sources::HEADERS {
+        let path = kernels.join(name);
+        writeln!(code, "({name:?}, include_str!({path:?})),").expect("a string");
+    }
+    code += "];\n";
+    code
+}

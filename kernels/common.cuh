@@ -1,0 +1,143 @@
+// What every kernel shares: the storage type, the KERNEL macro, 16-byte access, and safe index arithmetic.
+//
+// A file is compiled once per storage type: `real` is float, or a 16-bit half with -DREAL_F16. Arithmetic is fp32
+// either way. Buffers start on 16-byte boundaries: the vector access relies on it.
+#pragma once
+
+#ifdef CNN_CUDA_EMULATOR
+#include "cuda_device.h"
+#endif
+
+#include "half.cuh"
+
+typedef unsigned char u8;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+static_assert(sizeof(u32) == 4 && sizeof(u64) == 8, "sizes are shared with Rust");
+
+// Threads of a block, for every kernel. The launchers use the same number.
+constexpr u32 BLOCK = 256;
+constexpr u32 WARP = 32;
+constexpr u32 ALL_LANES = 0xffffffffu;
+
+// Defines a kernel that the launchers find under its name and the storage type's suffix.
+#ifdef REAL_F16
+typedef half real;
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK) name##_f16
+#else
+typedef float real;
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK) name##_f32
+#endif
+
+// A block's dynamic shared memory, as an array named `name`.
+#ifdef CNN_CUDA_EMULATOR
+#define DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(emulator_dynamic_shared())
+#else
+#define DYNAMIC_SHARED(type, name)                                  \
+    extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
+    type* name = reinterpret_cast<type*>(dynamic_shared)
+#endif
+
+// Every element `i` below `count`, spread over the whole grid; any grid covers any count.
+#define GRID_STRIDE(i, count)                                                 \
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (count);      \
+         i += (u64)gridDim.x * blockDim.x)
+
+__device__ __forceinline__ float load(float value) { return value; }
+__device__ __forceinline__ float load(half value) { return half_to_float(value); }
+__device__ __forceinline__ void store(float* to, float value) { *to = value; }
+__device__ __forceinline__ void store(half* to, float value) { *to = float_to_half(value); }
+
+// Elements in 16 bytes: 4 floats or 8 halves.
+constexpr u32 VEC = 16 / sizeof(real);
+
+union Vec {
+    uint4 bytes;
+    real lane[VEC];
+};
+static_assert(sizeof(Vec) == 16, "one vector access is 16 bytes");
+
+__device__ __forceinline__ Vec load_vec(const real* from) {
+    Vec vec;
+    vec.bytes = *reinterpret_cast<const uint4*>(from);
+    return vec;
+}
+
+__device__ __forceinline__ void store_vec(real* to, const Vec& vec) { *reinterpret_cast<uint4*>(to) = vec.bytes; }
+
+// `VEC` elements from `first` on, as floats; past `count`, zeros.
+__device__ __forceinline__ void load_some(float (&values)[VEC], const real* from, u64 first, u64 count) {
+    if (first + VEC <= count) {
+        const Vec vec = load_vec(from + first);
+#pragma unroll
+        for (u32 lane = 0; lane < VEC; ++lane) values[lane] = load(vec.lane[lane]);
+    } else {
+#pragma unroll
+        for (u32 lane = 0; lane < VEC; ++lane) values[lane] = first + lane < count ? load(from[first + lane]) : 0.0f;
+    }
+}
+
+__device__ __forceinline__ void store_some(real* to, const float (&values)[VEC], u64 first, u64 count) {
+    if (first + VEC <= count) {
+        Vec vec;
+#pragma unroll
+        for (u32 lane = 0; lane < VEC; ++lane) store(&vec.lane[lane], values[lane]);
+        store_vec(to + first, vec);
+    } else {
+#pragma unroll
+        for (u32 lane = 0; lane < VEC; ++lane) {
+            if (first + lane < count) store(to + first + lane, values[lane]);
+        }
+    }
+}
+
+// Divides `value` by `divisor` in place and returns the remainder. 64-bit division is several times slower than
+// 32-bit on a GPU, and almost every index is small.
+__device__ __forceinline__ u32 take_digit(u64& value, u32 divisor) {
+    if (value >> 32 == 0) {
+        const u32 small = (u32)value;
+        const u32 quotient = small / divisor;
+        value = quotient;
+        return small - quotient * divisor;
+    }
+    const u64 quotient = value / divisor;
+    const u32 digit = (u32)(value - quotient * divisor);
+    value = quotient;
+    return digit;
+}
+
+// The activation named by its slope below zero: 1 is none, 0 is ReLU, anything else is leaky ReLU. ReLU gives +0 for
+// everything negative, −∞ included, and passes NaN on, as PyTorch's does.
+__device__ __forceinline__ float activate(float value, float slope) {
+    if (value > 0.0f || slope == 1.0f) return value;
+    if (slope == 0.0f) return value != value ? value : 0.0f;
+    return slope * value;
+}
+
+// The gradient before the activation, masked by its output.
+__device__ __forceinline__ float activate_backward(float output, float d_output, float slope) {
+    if (output > 0.0f || slope == 1.0f) return d_output;
+    return slope == 0.0f ? 0.0f : slope * d_output;
+}
+
+__device__ __forceinline__ bool is_finite(float value) { return value - value == 0.0f; }
+
+// A range of coordinates along one axis, [begin, end).
+struct Span {
+    u32 begin, end;
+};
+
+// The inputs that the window of output `out` covers; padding is left out.
+__device__ __forceinline__ Span inputs_under(u32 out, u32 size, u32 kernel, u32 stride, u32 padding) {
+    const long long start = (long long)out * stride - padding;
+    const long long end = start + kernel;
+    return Span{(u32)(start < 0 ? 0 : start), (u32)(end > size ? size : end)};
+}
+
+// The outputs whose windows cover the input `at`; empty where a stride leaps over it.
+__device__ __forceinline__ Span outputs_over(u32 at, u32 outputs, u32 kernel, u32 stride, u32 padding) {
+    const u32 padded = at + padding;
+    const u32 begin = padded < kernel ? 0 : (padded - kernel) / stride + 1;
+    const u32 end = padded / stride + 1;
+    return Span{begin, end < outputs ? end : outputs};
+}

@@ -1,0 +1,122 @@
+// Softmax cross-entropy over a batch, with its gradient, and the metrics that stay on the device until the epoch ends.
+//
+// One block does the whole batch, so that the sums over the samples have one fixed order without a second launch.
+#include "common.cuh"
+
+struct Metrics {
+    double loss_sum;
+    u64 correct;
+    u64 count;
+    u64 steps;
+    long long first_bad_step;  // The first step whose loss was not finite; −1 while there was none.
+};
+static_assert(sizeof(Metrics) == 40, "the layout is shared with Rust");
+
+struct StepResult {
+    float loss;
+    float accuracy;
+};
+static_assert(sizeof(StepResult) == 8, "the layout is shared with Rust");
+
+// A running maximum: the largest value and its first index. A NaN wins, as in PyTorch's argmax.
+struct Best {
+    float value;
+    u32 index;
+};
+
+static __device__ __forceinline__ Best better(Best a, Best b) {
+    const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+    if (a_nan != b_nan) return a_nan ? a : b;
+    if (a.value > b.value) return a;
+    if (b.value > a.value) return b;
+    return a.index <= b.index ? a : b;
+}
+
+// Values of one sample seen by one of `lanes` threads: a thread alone, or a warp's lanes together.
+struct Row {
+    const real* logits;
+    real* d_logits;
+    u32 classes, lane, lanes, label;
+    float scale;
+};
+
+static __device__ __forceinline__ Best row_best(const Row& row) {
+    Best best = {__int_as_float(0xff800000), row.classes};
+    for (u32 c = row.lane; c < row.classes; c += row.lanes) best = better(best, Best{load(row.logits[c]), c});
+    for (u32 distance = row.lanes / 2; distance > 0; distance /= 2) {
+        Best other;
+        other.value = __shfl_xor_sync(ALL_LANES, best.value, distance);
+        other.index = __shfl_xor_sync(ALL_LANES, best.index, distance);
+        best = better(best, other);
+    }
+    return best;
+}
+
+// The sample's loss, log Σ exp(x − max) + max − x[label], and whether its largest logit is the label's. A label that
+// is no class gives NaN rather than a read beyond the row.
+static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) {
+    const Best best = row_best(row);
+    float sum = 0.0f;
+    for (u32 c = row.lane; c < row.classes; c += row.lanes) sum += expf(load(row.logits[c]) - best.value);
+    for (u32 distance = row.lanes / 2; distance > 0; distance /= 2) {
+        sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+    }
+    const bool is_class = row.label < row.classes;
+    const float target = is_class ? load(row.logits[row.label]) : __int_as_float(0x7fc00000);
+    const float loss = logf(sum) + best.value - target;
+    if (row.lanes > 1) __syncwarp();  // d_logits may be the logits: all of them are read before any is written.
+    for (u32 c = row.lane; row.d_logits && c < row.classes; c += row.lanes) {
+        const float probability = expf(load(row.logits[c]) - best.value) / sum;
+        store(row.d_logits + c, (probability - (c == row.label ? 1.0f : 0.0f)) * row.scale);
+    }
+    correct = best.index == row.label;
+    return loss;
+}
+
+// Adds the block's sums to the metrics, in the threads' order halved again and again.
+static __device__ __forceinline__ void add_to_metrics(Metrics* metrics, StepResult* step_log, u64 step_log_capacity,
+                                                      double (&losses)[BLOCK], u32 (&corrects)[BLOCK], u32 rows) {
+    for (u32 half_way = BLOCK / 2; half_way > 0; half_way /= 2) {
+        __syncthreads();
+        if (threadIdx.x >= half_way) continue;
+        losses[threadIdx.x] += losses[threadIdx.x + half_way];
+        corrects[threadIdx.x] += corrects[threadIdx.x + half_way];
+    }
+    if (threadIdx.x != 0) return;
+    const float mean = (float)(losses[0] / rows);
+    if (step_log) {
+        step_log[metrics->steps % step_log_capacity] = StepResult{mean, (float)corrects[0] / (float)rows};
+    }
+    if (!is_finite(mean) && metrics->first_bad_step < 0) metrics->first_bad_step = (long long)metrics->steps;
+    metrics->loss_sum += losses[0];
+    metrics->correct += corrects[0];
+    metrics->count += rows;
+    metrics->steps += 1;
+}
+
+// d_logits = (softmax(logits) − onehot(label)) · loss_scale / rows; null in evaluation. `loss_scale` null is 1,
+// `step_log` null is none. Few classes: a thread per sample; many: a warp per sample. Grid: one block of BLOCK threads.
+KERNEL(softmax_cross_entropy)(const real* logits, const u32* __restrict__ labels, real* d_logits,
+                              const float* __restrict__ loss_scale, Metrics* metrics, StepResult* step_log,
+                              u64 step_log_capacity, u32 rows, u32 classes) {
+    __shared__ double losses[BLOCK];
+    __shared__ u32 corrects[BLOCK];
+    const u32 lanes = classes <= WARP ? 1 : WARP;
+    const float scale = (loss_scale ? *loss_scale : 1.0f) / (float)rows;
+    const u32 lane = threadIdx.x % lanes;
+    double loss = 0.0;
+    u32 correct = 0;
+    for (u32 row = threadIdx.x / lanes; row < rows; row += BLOCK / lanes) {
+        const u64 first = (u64)row * classes;
+        bool is_correct;
+        const float row_value = row_loss(
+            Row{logits + first, d_logits ? d_logits + first : nullptr, classes, lane, lanes, labels[row], scale},
+            is_correct);
+        if (lane != 0) continue;
+        loss += row_value;
+        correct += is_correct ? 1 : 0;
+    }
+    losses[threadIdx.x] = loss;
+    corrects[threadIdx.x] = correct;
+    add_to_metrics(metrics, step_log, step_log_capacity, losses, corrects, rows);
+}

@@ -1,0 +1,67 @@
+//! Where CUDA's libraries are on this machine. The build script uses this file too.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Files that may be the library `stem` (such as `nvrtc`), best first: in `override_variable` (a file or a folder), in
+/// CUDA's folders, under its plain names (for the loader's own search), and in the folders of Python's wheels.
+pub fn candidates(stem: &str, override_variable: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    if let Some(path) = env::var_os(override_variable).map(PathBuf::from) {
+        if path.is_dir() { found.extend(libraries_in(&path, stem)) } else { found.push(path) }
+    }
+    let variables = ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    for root in variables.chain([PathBuf::from("/usr/local/cuda")]) {
+        for folder in ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"] {
+            found.extend(libraries_in(&root.join(folder), stem));
+        }
+    }
+    let suffixes = ["", ".13", ".12"];
+    found.extend(suffixes.iter().map(|suffix| PathBuf::from(format!("lib{stem}.so{suffix}"))));
+    for packages in python_packages() {
+        for wheel in entries(&packages.join("nvidia")) {
+            found.extend(libraries_in(&wheel.join("lib"), stem));
+        }
+    }
+    found
+}
+
+/// `lib<stem>.so*` in a folder; the highest version first.
+fn libraries_in(folder: &Path, stem: &str) -> Vec<PathBuf> {
+    let prefix = format!("lib{stem}.so");
+    let matches = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.strip_prefix(&prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    };
+    let mut found: Vec<PathBuf> = entries(folder).into_iter().filter(matches).collect();
+    found.reverse();
+    found
+}
+
+/// Folders of Python packages: those of the active environment, of every `python3` on the path, and of the user.
+fn python_packages() -> Vec<PathBuf> {
+    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(env::var_os).map(PathBuf::from);
+    let path = env::var_os("PATH").unwrap_or_default();
+    let with_python = env::split_paths(&path).filter(|folder| folder.join("python3").exists());
+    let prefixes = with_python.filter_map(|folder| folder.parent().map(Path::to_path_buf));
+    let user = env::var_os("HOME").map(|home| PathBuf::from(home).join(".local"));
+    let mut found = Vec::new();
+    for prefix in environments.chain(prefixes).chain(user) {
+        for lib in entries(&prefix.join("lib")) {
+            let is_python = lib.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3"));
+            if is_python {
+                found.extend(["site-packages", "dist-packages"].map(|folder| lib.join(folder)));
+            }
+        }
+    }
+    found
+}
+
+/// What is in a folder, in order of the names; nothing where there is no such folder.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(folder).map(|entries| entries.filter_map(|e| Some(e.ok()?.path())).collect()).unwrap_or_default();
+    found.sort();
+    found
+}

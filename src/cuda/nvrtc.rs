@@ -1,0 +1,131 @@
+//! NVRTC, NVIDIA's run-time compiler, opened by path. The build script uses this file too.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::path::Path;
+use std::ptr;
+
+use libloading::{Library, Symbol};
+
+/// An NVRTC library.
+pub struct Nvrtc {
+    library: Library,
+    /// Such as `(12, 9)`.
+    pub version: (i32, i32),
+}
+
+type Program = *mut c_void;
+
+/// A source file: its name and its text.
+pub type Source<'a> = (&'a str, &'a str);
+
+impl Nvrtc {
+    /// Opens the library; an error is a sentence that names it.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        // SAFETY: opening NVRTC runs no code but its own initialisers.
+        let library = unsafe { Library::new(path) }.map_err(|error| error.to_string())?;
+        let mut nvrtc = Self { library, version: (0, 0) };
+        let (mut major, mut minor) = (0, 0);
+        // SAFETY: the signature is that of nvrtc.h, as for every call below.
+        let code = unsafe {
+            nvrtc.symbol::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>("nvrtcVersion")?(
+                &raw mut major,
+                &raw mut minor,
+            )
+        };
+        nvrtc.check("nvrtcVersion", code)?;
+        nvrtc.version = (major, minor);
+        Ok(nvrtc)
+    }
+
+    /// Compiles `source` with `headers` to PTX; an error is the compiler's log, with file and line.
+    pub fn compile(&self, source: Source, headers: &[Source], options: &[String]) -> Result<String, String> {
+        let text = |text: &str| CString::new(text).map_err(|_| "a source holds a zero byte".to_string());
+        let (name, code) = (text(source.0)?, text(source.1)?);
+        let names = headers.iter().map(|header| text(header.0)).collect::<Result<Vec<_>, _>>()?;
+        let codes = headers.iter().map(|header| text(header.1)).collect::<Result<Vec<_>, _>>()?;
+        let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
+        let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<_>>();
+        let (name_pointers, code_pointers, option_pointers) = (pointers(&names), pointers(&codes), pointers(&options));
+        let mut program: Program = ptr::null_mut();
+        type Create = unsafe extern "C" fn(
+            *mut Program,
+            *const c_char,
+            *const c_char,
+            c_int,
+            *const *const c_char,
+            *const *const c_char,
+        ) -> c_int;
+        // SAFETY: all strings live until the program is destroyed, and the counts are theirs.
+        unsafe {
+            let created = self.symbol::<Create>("nvrtcCreateProgram")?(
+                &raw mut program,
+                code.as_ptr(),
+                name.as_ptr(),
+                headers.len() as c_int,
+                code_pointers.as_ptr(),
+                name_pointers.as_ptr(),
+            );
+            self.check("nvrtcCreateProgram", created)?;
+            type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
+            let compiled = self.symbol::<Compile>("nvrtcCompileProgram")?(
+                program,
+                options.len() as c_int,
+                option_pointers.as_ptr(),
+            );
+            let result = match compiled {
+                0 => self.text(program, "nvrtcGetPTXSize", "nvrtcGetPTX"),
+                code => {
+                    let log = self.text(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?;
+                    Err(format!("{} ({})\n{log}", source.0, self.error_name(code)))
+                }
+            };
+            self.symbol::<unsafe extern "C" fn(*mut Program) -> c_int>("nvrtcDestroyProgram")?(&raw mut program);
+            result
+        }
+    }
+
+    /// A text of the program: PTX or log.
+    ///
+    /// # Safety
+    /// `program` must be a living program.
+    unsafe fn text(&self, program: Program, size_call: &str, text_call: &str) -> Result<String, String> {
+        let mut size = 0_usize;
+        // SAFETY: the buffer has the size that NVRTC asked for.
+        unsafe {
+            let code =
+                self.symbol::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size_call)?(program, &raw mut size);
+            self.check(size_call, code)?;
+            let mut buffer = vec![0_u8; size + 1];
+            let code = self.symbol::<unsafe extern "C" fn(Program, *mut c_char) -> c_int>(text_call)?(
+                program,
+                buffer.as_mut_ptr().cast(),
+            );
+            self.check(text_call, code)?;
+            let text = CStr::from_bytes_until_nul(&buffer).map_err(|_| format!("{text_call} gave no text"))?;
+            Ok(text.to_string_lossy().into_owned())
+        }
+    }
+
+    fn check(&self, call: &str, code: c_int) -> Result<(), String> {
+        if code == 0 { Ok(()) } else { Err(format!("{call}: {}", self.error_name(code))) }
+    }
+
+    fn error_name(&self, code: c_int) -> String {
+        // SAFETY: NVRTC returns a constant string for any code.
+        let name = unsafe {
+            self.symbol::<unsafe extern "C" fn(c_int) -> *const c_char>("nvrtcGetErrorString").map(|call| call(code))
+        };
+        match name {
+            // SAFETY: as above.
+            Ok(name) if !name.is_null() => unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(),
+            _ => format!("error {code}"),
+        }
+    }
+
+    /// # Safety
+    /// `T` must be the function's type.
+    unsafe fn symbol<T>(&self, name: &str) -> Result<Symbol<'_, T>, String> {
+        // SAFETY: the caller answers for the type.
+        unsafe { self.library.get(name.as_bytes()) }.map_err(|error| error.to_string())
+    }
+}

@@ -1,0 +1,30 @@
+//! What is compiled, and how: shared by the build script and by compilation at run time.
+
+/// Headers that kernels may include.
+pub const HEADERS: &[&str] = &["common.cuh", "half.cuh"];
+
+/// The storage types, by the suffix of their kernels' names.
+pub const STORAGES: &[&str] = &["f32", "f16"];
+
+/// Kernel files by the lowest target that has all they use. The driver compiles PTX of a lower target for any later
+/// device, so more targets than these would only make the program larger.
+pub const TARGETS: &[(&str, u32)] = &[
+    ("activation", 75),
+    ("bias", 75),
+    ("conv", 75),
+    ("convert", 75),
+    ("gather", 75),
+    ("join", 75),
+    ("loss", 75),
+    ("optimizer", 75),
+    ("pool", 75),
+];
+
+/// NVRTC's options for one file.
+pub fn options(target: u32, storage: &str) -> Vec<String> {
+    let mut options = vec![format!("--gpu-architecture=compute_{target}"), "--std=c++17".into()];
+    if storage == "f16" {
+        options.push("-DREAL_F16".into());
+    }
+    options
+}

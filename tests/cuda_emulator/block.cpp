@@ -1,0 +1,277 @@
+// Runs a grid: block after block, a block's threads as fibers.
+//
+// A fiber runs threads one after another; only when one waits for others is the next fiber begun. So a kernel without
+// barriers runs as a plain loop. When all threads wait, barriers and shuffles that are complete let theirs go on; if
+// none is, the kernel would hang on a GPU or read nothing from the missing lanes, and that is reported.
+#include "cuda_device.h"
+
+#include <sys/mman.h>
+
+#include "emulator.h"
+#include "fiber.h"
+
+uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+// The linker's names for the ends of the section of shared variables.
+extern char __start_emulator_shared[] __attribute__((weak, visibility("hidden")));
+extern char __stop_emulator_shared[] __attribute__((weak, visibility("hidden")));
+
+namespace emulator {
+namespace {
+
+constexpr unsigned WARP_LANES = 32;
+
+struct Wait {
+    enum Kind { none, barrier, warp, exited } kind = none;
+    const char* file = nullptr;
+    int line = 0;
+    WarpOp op = WarpOp::sync;
+    unsigned mask = 0, argument = 0, width = 32;
+    uint64_t value = 0, result = 0;
+    Fiber* fiber = nullptr;
+};
+
+const Launch* launch = nullptr;
+std::vector<void*> parameters;
+std::vector<Wait> waits;  // By thread.
+std::vector<Fiber*> fibers, waiting;
+unsigned thread_count = 0, next_thread = 0, current = 0;
+Fiber* running = nullptr;
+bool in_kernel = false;
+
+void become(unsigned thread) {
+    current = thread;
+    threadIdx = {thread, 0, 0};
+    if (thread < blockDim.x) return;  // The usual block has one dimension, and divisions cost more than many a thread.
+    threadIdx.x = thread % blockDim.x;
+    threadIdx.y = thread / blockDim.x % blockDim.y;
+    threadIdx.z = thread / blockDim.x / blockDim.y;
+}
+
+// What every fiber runs: threads that nobody has begun, as long as there are any.
+void fiber_main() {
+    const bool reversed = settings().reversed;
+    for (;;) {
+        while (next_thread < thread_count) {
+            const unsigned begun = next_thread++;
+            become(reversed ? thread_count - 1 - begun : begun);
+            launch->kernel->run_thread(parameters.data());
+            waits[current].kind = Wait::exited;
+        }
+        Fiber::leave();
+    }
+}
+
+void run_fiber(Fiber* fiber) {
+    running = fiber;
+    fiber->enter();
+}
+
+void stop_and_wait() {
+    Fiber* fiber = running;
+    const unsigned thread = current;
+    waits[thread].fiber = fiber;
+    fiber->waiting = true;
+    fiber->thread = thread;
+    Fiber::leave();
+    become(thread);
+}
+
+std::string at(const Wait& wait) {
+    return std::string(wait.file ? wait.file : "?") + ":" + std::to_string(wait.line);
+}
+
+// Releases the block's barrier if every thread of the block waits at it.
+bool resolve_barrier() {
+    const Wait& first = waits[0];
+    if (first.kind != Wait::barrier) return false;
+    for (const Wait& wait : waits) {
+        if (wait.kind != Wait::barrier || wait.line != first.line) return false;
+    }
+    for (Wait& wait : waits) wait.fiber->released = true;
+    return true;
+}
+
+unsigned source_lane(const Wait& wait, unsigned lane) {
+    const unsigned group = lane & ~(wait.width - 1), last = group + wait.width - 1;
+    unsigned source = lane;
+    switch (wait.op) {
+        case WarpOp::shuffle_from: return group + (wait.argument & (wait.width - 1));
+        case WarpOp::shuffle_xor: source = lane ^ wait.argument; break;
+        case WarpOp::shuffle_down: source = lane + wait.argument; break;
+        case WarpOp::shuffle_up: return wait.argument > lane - group ? lane : lane - wait.argument;
+        default: break;
+    }
+    return source > last ? lane : source;
+}
+
+// Completes the operation that `lane` of the warp waits at, if all lanes of its mask wait at it too.
+bool resolve_warp(unsigned first_thread, unsigned lane) {
+    const Wait& asked = waits[first_thread + lane];
+    if (asked.kind != Wait::warp || asked.fiber->released) return false;
+    uint64_t ballot = 0;
+    for (unsigned other = 0; other < WARP_LANES; ++other) {
+        if (!(asked.mask >> other & 1)) continue;
+        if (first_thread + other >= thread_count) return false;
+        const Wait& wait = waits[first_thread + other];
+        if (wait.kind != Wait::warp || wait.mask != asked.mask || wait.op != asked.op || wait.fiber->released) {
+            return false;
+        }
+        if (wait.value) ballot |= 1ull << other;
+    }
+    const unsigned mask = asked.mask;
+    for (unsigned other = 0; other < WARP_LANES; ++other) {
+        if (!(mask >> other & 1)) continue;
+        Wait& wait = waits[first_thread + other];
+        wait.fiber->released = true;
+        if (wait.op == WarpOp::sync) continue;
+        if (wait.op == WarpOp::ballot) {
+            wait.result = ballot;
+            continue;
+        }
+        const unsigned source = source_lane(wait, other);
+        if (!(mask >> source & 1)) {
+            become(first_thread + other);
+            fail_running(CUDA_ERROR_LAUNCH_FAILED, "a shuffle reads a lane outside its mask, at " + at(wait));
+        }
+        wait.result = waits[first_thread + source].value;
+    }
+    return true;
+}
+
+[[noreturn]] void report_stuck() {
+    for (unsigned thread = 0; thread < thread_count; ++thread) {
+        const Wait& wait = waits[thread];
+        if (wait.kind == Wait::exited) continue;
+        become(thread);
+        if (wait.kind == Wait::warp) {
+            fail_running(CUDA_ERROR_LAUNCH_FAILED, "lanes named by a shuffle's mask never reach it, at " + at(wait));
+        }
+        fail_running(CUDA_ERROR_LAUNCH_FAILED,
+                     "divergent barrier: not every thread of the block reaches it, at " + at(wait));
+    }
+    fail_running(CUDA_ERROR_LAUNCH_FAILED, "the block is stuck");
+}
+
+void resume_released() {
+    std::vector<Fiber*> still;
+    std::vector<Fiber*> go;
+    for (Fiber* fiber : waiting) (fiber->released ? go : still).push_back(fiber);
+    for (Fiber* fiber : go) waits[fiber->thread].kind = Wait::none;
+    for (Fiber* fiber : go) {
+        fiber->waiting = fiber->released = false;
+        run_fiber(fiber);
+        (fiber->waiting ? still : fibers).push_back(fiber);
+    }
+    waiting.swap(still);
+}
+
+void run_block() {
+    next_thread = 0;
+    waits.assign(thread_count, Wait{});
+    while (next_thread < thread_count) {
+        if (fibers.empty()) fibers.push_back(new Fiber(fiber_main));
+        Fiber* fiber = fibers.back();
+        fibers.pop_back();
+        run_fiber(fiber);
+        (fiber->waiting ? waiting : fibers).push_back(fiber);
+    }
+    while (!waiting.empty()) {
+        bool progress = resolve_barrier();
+        for (unsigned first = 0; first < thread_count; first += WARP_LANES) {
+            for (unsigned lane = 0; lane < WARP_LANES && first + lane < thread_count; ++lane) {
+                if (resolve_warp(first, lane)) progress = true;
+            }
+        }
+        if (!progress) report_stuck();
+        resume_released();
+    }
+}
+
+// The block's dynamic shared memory ends at an inaccessible page.
+struct DynamicShared {
+    static constexpr size_t LIMIT = 256 * 1024, GUARD = 64 * 1024;
+    char* memory;
+    DynamicShared() {
+        memory = static_cast<char*>(
+            mmap(nullptr, LIMIT + GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+        mprotect(memory + LIMIT, GUARD, PROT_NONE);
+    }
+    char* start(size_t bytes) const { return memory + LIMIT - (bytes + 15) / 16 * 16; }
+};
+
+const DynamicShared& dynamic_shared() {
+    static const DynamicShared* memory = new DynamicShared;
+    return *memory;
+}
+
+void poison_shared() {
+    if (__start_emulator_shared) {
+        memset(__start_emulator_shared, 0xff, static_cast<size_t>(__stop_emulator_shared - __start_emulator_shared));
+    }
+    if (launch->shared_bytes) memset(dynamic_shared().start(launch->shared_bytes), 0xff, launch->shared_bytes);
+}
+
+}  // namespace
+
+void run_grid(const Launch& asked) {
+    launch = &asked;
+    in_kernel = true;
+    parameters.clear();
+    for (const auto& bytes : asked.parameters) parameters.push_back(const_cast<unsigned char*>(bytes.data()));
+    gridDim = {asked.grid[0], asked.grid[1], asked.grid[2]};
+    blockDim = {asked.block[0], asked.block[1], asked.block[2]};
+    thread_count = blockDim.x * blockDim.y * blockDim.z;
+    const uint64_t blocks = static_cast<uint64_t>(gridDim.x) * gridDim.y * gridDim.z;
+    for (uint64_t i = 0; i < blocks; ++i) {
+        const uint64_t block = settings().reversed ? blocks - 1 - i : i;
+        blockIdx.x = static_cast<unsigned>(block % gridDim.x);
+        blockIdx.y = static_cast<unsigned>(block / gridDim.x % gridDim.y);
+        blockIdx.z = static_cast<unsigned>(block / gridDim.x / gridDim.y);
+        poison_shared();
+        run_block();
+    }
+    in_kernel = false;
+}
+
+void abandon_grid() {
+    if (!in_kernel) return;
+    in_kernel = false;
+    // Fibers stand in the middle of threads that will never go on. A fault is rare: new ones are made.
+    waiting.clear();
+    fibers.clear();
+}
+
+std::string running_thread() {
+    if (!in_kernel) return "";
+    auto triple = [](const uint3& v) {
+        return "(" + std::to_string(v.x) + ", " + std::to_string(v.y) + ", " + std::to_string(v.z) + ")";
+    };
+    return ", block " + triple(blockIdx) + ", thread " + triple(threadIdx);
+}
+
+}  // namespace emulator
+
+using namespace emulator;
+
+void* emulator_dynamic_shared() { return dynamic_shared().start(launch->shared_bytes); }
+
+void emulator_barrier(const char* file, int line) {
+    Wait& wait = waits[current];
+    wait.kind = Wait::barrier;
+    wait.file = file;
+    wait.line = line;
+    stop_and_wait();
+}
+
+uint64_t emulator_warp(WarpOp op, unsigned mask, uint64_t value, unsigned argument, unsigned width, const char* file,
+                       int line) {
+    const unsigned thread = current;
+    Wait& wait = waits[thread];
+    wait = Wait{Wait::warp, file, line, op, mask, argument, width, value, 0, nullptr};
+    if (!(mask >> (thread % WARP_LANES) & 1)) {
+        fail_running(CUDA_ERROR_LAUNCH_FAILED, "a lane takes part in a shuffle whose mask omits it, at " + at(wait));
+    }
+    stop_and_wait();
+    return waits[thread].result;
+}

@@ -1,0 +1,248 @@
+// The stand-in for cuBLAS: handles, modes and the matrix products, queued in stream order on the emulated device.
+#include <cstdio>
+#include <functional>
+#include <mutex>
+#include <unordered_set>
+
+#include "cuda_types.h"
+#include "gemm.h"
+
+using emulator::Gemm;
+using emulator::Rounding;
+using emulator::Type;
+
+extern "C" CUresult cuda_emulator_enqueue(CUstream, const char*, const std::function<CUresult()>*);
+extern "C" bool cuda_emulator_range(const void*, size_t);
+extern "C" CUresult cuda_emulator_refuse_during_capture();
+
+enum Status : unsigned {
+    SUCCESS = 0,
+    NOT_INITIALIZED = 1,
+    INVALID_VALUE = 7,
+    EXECUTION_FAILED = 13,
+    NOT_SUPPORTED = 15
+};
+
+struct Handle {
+    CUstream stream = nullptr;
+    int math_mode = 0, pointer_mode = 0, atomics_mode = 0;
+};
+
+#define BLAS_API extern "C" __attribute__((visibility("default"))) Status
+
+namespace {
+
+constexpr int TF32_MATH = 3;
+constexpr int COMPUTE_32F = 68, COMPUTE_32F_PEDANTIC = 69, COMPUTE_FAST_16F = 74, COMPUTE_FAST_16BF = 75,
+              COMPUTE_FAST_TF32 = 77;
+
+std::mutex handles_lock;
+std::unordered_set<Handle*> handles;
+
+bool known(Handle* handle) {
+    std::lock_guard<std::mutex> guard(handles_lock);
+    return handles.count(handle) != 0;
+}
+
+bool type_of(int cuda_type, Type* type) {
+    switch (cuda_type) {
+        case 0: *type = Type::f32; return true;
+        case 2: *type = Type::f16; return true;
+        case 14: *type = Type::bf16; return true;
+        default: return false;
+    }
+}
+
+size_t size_of(Type type) { return type == Type::f32 ? 4 : 2; }
+
+bool rounding_of(int compute, int math_mode, Type type, Rounding* rounding) {
+    *rounding = Rounding::none;
+    const bool f32 = type == Type::f32;
+    switch (compute) {
+        case COMPUTE_32F: if (f32 && math_mode == TF32_MATH) *rounding = Rounding::tf32; return true;
+        case COMPUTE_32F_PEDANTIC: return true;
+        case COMPUTE_FAST_TF32: *rounding = Rounding::tf32; return f32;
+        case COMPUTE_FAST_16F: *rounding = Rounding::f16; return f32;
+        case COMPUTE_FAST_16BF: *rounding = Rounding::bf16; return f32;
+        default: return false;
+    }
+}
+
+struct Batch {
+    long long stride_a, stride_b, stride_c;
+    int count;
+};
+
+// Bytes from the first element to the last of `columns` columns of `rows`, in `count` matrices `stride` apart.
+size_t extent(long rows, long columns, long ld, long long stride, int count, Type type) {
+    if (rows == 0 || columns == 0 || count == 0) return 0;
+    return static_cast<size_t>((count - 1) * stride + (columns - 1) * ld + rows) * size_of(type);
+}
+
+// The product of one call; it runs when its stream gets there.
+CUresult run(Gemm g, const Batch& batch, const float* device_alpha, const float* device_beta) {
+    if (device_alpha) {
+        if (!cuda_emulator_range(device_alpha, 4) || !cuda_emulator_range(device_beta, 4)) {
+            return CUDA_ERROR_ILLEGAL_ADDRESS;
+        }
+        g.alpha = *device_alpha;
+        g.beta = *device_beta;
+    }
+    const bool reads = g.alpha != 0.0f && g.k > 0;
+    const size_t a = extent(g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, g.lda, batch.stride_a, batch.count,
+                            g.ab_type);
+    const size_t b = extent(g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, g.ldb, batch.stride_b, batch.count,
+                            g.ab_type);
+    const size_t c = extent(g.m, g.n, g.ldc, batch.stride_c, batch.count, g.c_type);
+    if ((reads && (!cuda_emulator_range(g.a, a) || !cuda_emulator_range(g.b, b))) || !cuda_emulator_range(g.c, c)) {
+        fprintf(stderr, "CUDA emulator: a matrix of a cuBLAS product (m %ld, n %ld, k %ld) is not in device memory\n",
+                g.m, g.n, g.k);
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
+    }
+    for (int i = 0; i < batch.count; ++i) {
+        Gemm one = g;
+        one.a = static_cast<const char*>(g.a) + i * batch.stride_a * static_cast<long long>(size_of(g.ab_type));
+        one.b = static_cast<const char*>(g.b) + i * batch.stride_b * static_cast<long long>(size_of(g.ab_type));
+        one.c = static_cast<char*>(g.c) + i * batch.stride_c * static_cast<long long>(size_of(g.c_type));
+        emulator::gemm(one);
+    }
+    return CUDA_SUCCESS;
+}
+
+Status enqueue(Handle* handle, const std::function<CUresult()>& work) {
+    return cuda_emulator_enqueue(handle->stream, "cuBLAS product", &work) == CUDA_SUCCESS ? SUCCESS : EXECUTION_FAILED;
+}
+
+Status product(Handle* handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a,
+               int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, Batch batch,
+               int compute) {
+    if (!known(handle)) return NOT_INITIALIZED;
+    if (m < 0 || n < 0 || k < 0 || batch.count < 0 || transa < 0 || transa > 2 || transb < 0 || transb > 2 || !alpha ||
+        !beta) {
+        return INVALID_VALUE;
+    }
+    const int a_rows = transa ? k : m, b_rows = transb ? n : k;
+    if (lda < a_rows || lda < 1 || ldb < b_rows || ldb < 1 || ldc < m || ldc < 1) return INVALID_VALUE;
+    Gemm g{m, n, k, transa != 0, transb != 0, a, b, c, lda, ldb, ldc, Type::f32, Type::f32, Rounding::none, 0, 0};
+    if (a_type != b_type || !type_of(a_type, &g.ab_type) || !type_of(c_type, &g.c_type)) return NOT_SUPPORTED;
+    if (g.c_type != g.ab_type && g.c_type != Type::f32) return NOT_SUPPORTED;
+    if (!rounding_of(compute, handle->math_mode, g.ab_type, &g.rounding)) return NOT_SUPPORTED;
+    if (m == 0 || n == 0 || batch.count == 0) return SUCCESS;
+    if (handle->pointer_mode == 1) {
+        const auto* device_alpha = static_cast<const float*>(alpha);
+        const auto* device_beta = static_cast<const float*>(beta);
+        return enqueue(handle, [=] { return run(g, batch, device_alpha, device_beta); });
+    }
+    g.alpha = *static_cast<const float*>(alpha);
+    g.beta = *static_cast<const float*>(beta);
+    return enqueue(handle, [=] { return run(g, batch, nullptr, nullptr); });
+}
+
+}  // namespace
+
+BLAS_API cublasCreate_v2(Handle** handle) {
+    if (cuda_emulator_refuse_during_capture() != CUDA_SUCCESS) return NOT_INITIALIZED;
+    std::lock_guard<std::mutex> guard(handles_lock);
+    handles.insert(*handle = new Handle);
+    return SUCCESS;
+}
+
+BLAS_API cublasDestroy_v2(Handle* handle) {
+    std::lock_guard<std::mutex> guard(handles_lock);
+    if (handles.erase(handle) == 0) return NOT_INITIALIZED;
+    delete handle;
+    return SUCCESS;
+}
+
+BLAS_API cublasSetStream_v2(Handle* handle, CUstream stream) {
+    if (!known(handle)) return NOT_INITIALIZED;
+    handle->stream = stream;
+    return SUCCESS;
+}
+
+BLAS_API cublasGetStream_v2(Handle* handle, CUstream* stream) {
+    if (!known(handle)) return NOT_INITIALIZED;
+    *stream = handle->stream;
+    return SUCCESS;
+}
+
+BLAS_API cublasSetWorkspace_v2(Handle* handle, void* workspace, size_t bytes) {
+    if (!known(handle)) return NOT_INITIALIZED;
+    if (reinterpret_cast<uintptr_t>(workspace) % 256 != 0) return INVALID_VALUE;
+    return bytes == 0 || cuda_emulator_range(workspace, bytes) ? SUCCESS : INVALID_VALUE;
+}
+
+#define MODE(name, field)                                      \
+    BLAS_API cublasSet##name(Handle* handle, int mode) {       \
+        if (!known(handle)) return NOT_INITIALIZED;            \
+        handle->field = mode;                                  \
+        return SUCCESS;                                        \
+    }                                                          \
+    BLAS_API cublasGet##name(Handle* handle, int* mode) {      \
+        if (!known(handle)) return NOT_INITIALIZED;            \
+        *mode = handle->field;                                 \
+        return SUCCESS;                                        \
+    }
+MODE(MathMode, math_mode)
+MODE(PointerMode_v2, pointer_mode)
+MODE(AtomicsMode, atomics_mode)
+
+BLAS_API cublasGetVersion_v2(Handle* handle, int* version) {
+    if (!known(handle)) return NOT_INITIALIZED;
+    *version = 130000;
+    return SUCCESS;
+}
+
+BLAS_API cublasGetProperty(int which, int* value) {
+    *value = which == 0 ? 13 : 0;
+    return SUCCESS;
+}
+
+extern "C" __attribute__((visibility("default"))) const char* cublasGetStatusString(Status status) {
+    switch (status) {
+        case SUCCESS: return "the operation completed successfully";
+        case NOT_INITIALIZED: return "the library was not initialized";
+        case INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
+        case EXECUTION_FAILED: return "the GPU program failed to execute";
+        case NOT_SUPPORTED: return "the functionality requested is not supported";
+    }
+    return "unknown status";
+}
+
+BLAS_API cublasSgemm_v2(Handle* handle, int transa, int transb, int m, int n, int k, const float* alpha, const float* a,
+                        int lda, const float* b, int ldb, const float* beta, float* c, int ldc) {
+    return product(handle, transa, transb, m, n, k, alpha, a, 0, lda, b, 0, ldb, beta, c, 0, ldc, {0, 0, 0, 1},
+                   COMPUTE_32F);
+}
+
+BLAS_API cublasSgemmStridedBatched(Handle* handle, int transa, int transb, int m, int n, int k, const float* alpha,
+                                   const float* a, int lda, long long stride_a, const float* b, int ldb,
+                                   long long stride_b, const float* beta, float* c, int ldc, long long stride_c,
+                                   int count) {
+    return product(handle, transa, transb, m, n, k, alpha, a, 0, lda, b, 0, ldb, beta, c, 0, ldc,
+                   {stride_a, stride_b, stride_c, count}, COMPUTE_32F);
+}
+
+BLAS_API cublasGemmEx(Handle* handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a,
+                      int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type,
+                      int ldc, int compute, int) {
+    return product(handle, transa, transb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc,
+                   {0, 0, 0, 1}, compute);
+}
+
+BLAS_API cublasGemmStridedBatchedEx(Handle* handle, int transa, int transb, int m, int n, int k, const void* alpha,
+                                    const void* a, int a_type, int lda, long long stride_a, const void* b, int b_type,
+                                    int ldb, long long stride_b, const void* beta, void* c, int c_type, int ldc,
+                                    long long stride_c, int count, int compute, int) {
+    return product(handle, transa, transb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc,
+                   {stride_a, stride_b, stride_c, count}, compute);
+}
+
+// y = alpha · op(A) · x + beta · y, for contiguous vectors: the product with one column.
+BLAS_API cublasSgemv_v2(Handle* handle, int trans, int m, int n, const float* alpha, const float* a, int lda,
+                        const float* x, int incx, const float* beta, float* y, int incy) {
+    if (incx != 1 || incy != 1) return NOT_SUPPORTED;
+    const int rows = trans ? n : m, depth = trans ? m : n;
+    return product(handle, trans, 0, rows, 1, depth, alpha, a, 0, lda, x, 0, depth > 0 ? depth : 1, beta, y, 0,
+                   rows > 0 ? rows : 1, {0, 0, 0, 1}, COMPUTE_32F);
+}

@@ -1,0 +1,144 @@
+// CUDA C++ on the host: what a kernel may name, for compiling kernels/*.cu as plain C++.
+//
+// Qualifiers vanish, the built-in variables are globals that the block scheduler sets (one thread runs at a time), and
+// whatever makes threads wait for each other hands over to the scheduler. Shared variables lie in one section of the
+// library, so that they can be poisoned before every block; they must be declared in a kernel, not in a template.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(bytes) alignas(bytes)
+#define __shared__ static __attribute__((section("emulator_shared")))
+#define __constant__ static
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+extern uint3 threadIdx, blockIdx, blockDim, gridDim;
+constexpr int warpSize = 32;
+
+enum class WarpOp { sync, shuffle_from, shuffle_down, shuffle_up, shuffle_xor, ballot };
+
+void* emulator_dynamic_shared();
+void emulator_barrier(const char* file, int line);
+uint64_t emulator_warp(WarpOp op, unsigned mask, uint64_t value, unsigned argument, unsigned width, const char* file,
+                       int line);
+
+#define __syncthreads() emulator_barrier(__FILE__, __LINE__)
+#define __syncwarp(...) emulator_syncwarp(__FILE__, __LINE__, ##__VA_ARGS__)
+#define __ballot_sync(mask, predicate) emulator_ballot(mask, (predicate) != 0, __FILE__, __LINE__)
+#define __any_sync(mask, predicate) (__ballot_sync(mask, predicate) != 0)
+#define __all_sync(mask, predicate) (__ballot_sync(mask, !(predicate)) == 0)
+#define __shfl_sync(mask, value, ...) \
+    emulator_shuffle(WarpOp::shuffle_from, __FILE__, __LINE__, mask, value, __VA_ARGS__)
+#define __shfl_down_sync(mask, value, ...) \
+    emulator_shuffle(WarpOp::shuffle_down, __FILE__, __LINE__, mask, value, __VA_ARGS__)
+#define __shfl_up_sync(mask, value, ...) \
+    emulator_shuffle(WarpOp::shuffle_up, __FILE__, __LINE__, mask, value, __VA_ARGS__)
+#define __shfl_xor_sync(mask, value, ...) \
+    emulator_shuffle(WarpOp::shuffle_xor, __FILE__, __LINE__, mask, value, __VA_ARGS__)
+
+inline void emulator_syncwarp(const char* file, int line, unsigned mask = ~0u) {
+    emulator_warp(WarpOp::sync, mask, 0, 0, 32, file, line);
+}
+
+inline unsigned emulator_ballot(unsigned mask, bool predicate, const char* file, int line) {
+    return static_cast<unsigned>(emulator_warp(WarpOp::ballot, mask, predicate, 0, 32, file, line));
+}
+
+template <class T>
+T emulator_shuffle(WarpOp op, const char* file, int line, unsigned mask, T value, unsigned argument,
+                   unsigned width = 32) {
+    static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
+    uint64_t bits = 0;
+    std::memcpy(&bits, &value, sizeof(T));
+    bits = emulator_warp(op, mask, bits, argument, width, file, line);
+    std::memcpy(&value, &bits, sizeof(T));
+    return value;
+}
+
+// Threads of the device run one at a time, so an atomic needs no lock.
+template <class T>
+T atomicAdd(T* to, T value) {
+    const T old = *to;
+    *to = old + value;
+    return old;
+}
+template <class T>
+T atomicMax(T* to, T value) {
+    const T old = *to;
+    if (value > old) *to = value;
+    return old;
+}
+template <class T>
+T atomicExch(T* to, T value) {
+    const T old = *to;
+    *to = value;
+    return old;
+}
+template <class T>
+T atomicCAS(T* to, T expected, T value) {
+    const T old = *to;
+    if (old == expected) *to = value;
+    return old;
+}
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+template <class T>
+T __ldg(const T* from) {
+    return *from;
+}
+
+template <class T>
+T min(T a, T b) {
+    return b < a ? b : a;
+}
+template <class T>
+T max(T a, T b) {
+    return a < b ? b : a;
+}
+
+inline float __int_as_float(unsigned bits) {
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+inline float __uint_as_float(unsigned bits) { return __int_as_float(bits); }
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    std::memcpy(&bits, &value, 4);
+    return bits;
+}
+inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
+inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __frcp_rn(float value) { return 1.0f / value; }
+#define __expf(value) expf(value)
+#define __logf(value) logf(value)
+
+#include "half_conversion.h"

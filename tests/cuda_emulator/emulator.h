@@ -1,0 +1,146 @@
+// The emulated device's state and the interfaces between the parts of libcuda's stand-in.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "cuda_types.h"
+#include "registry.h"
+
+namespace emulator {
+
+// ---- Settings, from the environment (settings.cpp).
+struct Settings {
+    int devices, driver_version, capability;  // capability: 10·major + minor.
+    size_t memory_bytes;
+    bool blocking, reversed;
+};
+const Settings& settings();
+
+// ---- The one lock, and what every call checks first (device.cpp).
+std::recursive_mutex& lock();
+CUresult usable();  // Not initialised, no context, or the context's earlier error.
+
+struct Context {
+    int device;
+    int references = 0;
+    bool primary = true;
+    CUresult failure = CUDA_SUCCESS;  // Sticky, as on a GPU.
+};
+Context* current_context();
+
+#define EMULATOR_ENTER()                                                     \
+    std::lock_guard<std::recursive_mutex> guard_(emulator::lock());          \
+    if (CUresult unusable_ = emulator::usable()) return unusable_
+
+// ---- Memory (memory.cpp).
+struct Allocation {
+    unsigned id;
+    uintptr_t start;  // What the program sees; at most 255 bytes of canary follow, then a page without access.
+    size_t size;
+    uintptr_t pages;  // The accessible pages, with canary before `start`.
+    size_t page_bytes;
+    bool freed = false, free_pending = false;
+};
+CUresult allocate(size_t bytes, CUdeviceptr* pointer);
+CUresult release(CUdeviceptr pointer);
+Allocation* find_allocation(uintptr_t address);  // Live or freed, guard zones included.
+bool is_device_range(CUdeviceptr pointer, size_t bytes);  // When a call is made.
+bool is_live_range(CUdeviceptr pointer, size_t bytes);    // When it runs: a free may already wait behind it.
+bool is_pinned(const void* pointer, size_t bytes);
+CUresult check_guards(const char* what);  // A write outside its allocation.
+size_t memory_used();
+
+// ---- Faults (faults.cpp): runs device code, turning a fault into its error after a line on stderr.
+CUresult run_guarded(const std::string& what, const std::function<CUresult()>& body);
+[[noreturn]] void fail_running(CUresult error, const std::string& message);
+void say(const std::string& message);
+
+// ---- Blocks (block.cpp).
+struct Launch {
+    const Kernel* kernel;
+    unsigned grid[3], block[3];
+    size_t shared_bytes;
+    std::vector<std::vector<unsigned char>> parameters;
+};
+void run_grid(const Launch& launch);
+void abandon_grid();  // After a fault in it.
+std::string running_thread();  // "block (0, 0, 0), thread (1, 0, 0)", while a kernel runs.
+
+// ---- Work in stream order (stream.cpp).
+struct Operation {
+    std::string what;
+    std::function<CUresult()> run;
+};
+struct Graph {
+    std::vector<std::shared_ptr<Operation>> operations;
+};
+struct GraphExec {
+    std::vector<std::shared_ptr<Operation>> operations;
+};
+struct Capture {
+    Graph* graph;
+    Stream* origin;
+    int mode;
+    std::thread::id thread;
+    bool invalid = false;
+    std::set<Stream*> streams;   // Streams that take part.
+    std::set<Stream*> unjoined;  // Forked ones whose last work the origin has not waited for.
+};
+struct Stream {
+    Context* context;
+    bool blocking = false;
+    std::shared_ptr<Capture> capture;
+};
+struct Event {
+    unsigned flags;
+    bool recorded = false, complete = false;
+    std::shared_ptr<Capture> capture;
+    Stream* captured_in = nullptr;
+    std::chrono::steady_clock::time_point time;
+};
+bool is_stream(Stream* stream);
+// Queues the operation, or records it where the stream is capturing. The queue runs when the program waits.
+CUresult submit(Stream* stream, Operation operation, size_t staged_bytes = 0);
+CUresult flush();
+// For calls that may not be made while a capture is under way: invalidates it and says so.
+CUresult refuse_during_capture();
+CUresult refuse_waiting_on(Stream* stream);
+bool is_capturing(Stream* stream);
+std::vector<std::shared_ptr<Capture>>& captures();
+
+// ---- Modules (module.cpp).
+struct Function {
+    const Kernel* kernel;
+    int shared_limit = 48 * 1024;
+};
+const Kernel* find_kernel(const std::string& name);
+Function* as_function(CUfunction handle);
+
+// A set of handles in use: a call with any other is refused.
+template <class T>
+class Handles {
+public:
+    T* add(T* handle) {
+        known_.insert(handle);
+        return handle;
+    }
+    bool has(T* handle) const { return known_.count(handle) != 0; }
+    bool remove(T* handle) {
+        if (known_.erase(handle) == 0) return false;
+        delete handle;
+        return true;
+    }
+
+private:
+    std::unordered_set<T*> known_;
+};
+
+}  // namespace emulator

@@ -1,0 +1,107 @@
+// Events: marks in stream order, their times, and how they carry a capture from stream to stream.
+#include "emulator.h"
+
+namespace emulator {
+namespace {
+
+constexpr unsigned DISABLE_TIMING = 2;
+
+Handles<Event> events;
+
+CUresult refuse_captured(Event* event) {
+    if (!event->capture) return CUDA_SUCCESS;
+    event->capture->invalid = true;
+    return CUDA_ERROR_CAPTURED_EVENT;
+}
+
+// A capturing stream waits for `event`, or a stream joins the capture that `event` belongs to.
+CUresult wait_in_capture(Stream* stream, Event* event) {
+    if (!event->capture) {
+        stream->capture->invalid = true;
+        return CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
+    }
+    if (stream->capture && stream->capture != event->capture) {
+        stream->capture->invalid = event->capture->invalid = true;
+        return CUDA_ERROR_STREAM_CAPTURE_MERGE;
+    }
+    if (stream == event->capture->origin) {
+        event->capture->unjoined.erase(event->captured_in);
+    } else if (!stream->capture) {
+        stream->capture = event->capture;
+        event->capture->streams.insert(stream);
+        event->capture->unjoined.insert(stream);
+    }
+    return CUDA_SUCCESS;
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+CUDA_API cuEventCreate(CUevent* event, unsigned flags) {
+    EMULATOR_ENTER();
+    Event* made = new Event;
+    made->flags = flags;
+    *event = events.add(made);
+    return CUDA_SUCCESS;
+}
+
+CUDA_API cuEventDestroy_v2(CUevent event) {
+    EMULATOR_ENTER();
+    if (!events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
+    // A mark still in the queue refers to the event.
+    const CUresult result = flush();
+    events.remove(event);
+    return result;
+}
+
+CUDA_API cuEventRecord(CUevent event, CUstream stream) {
+    EMULATOR_ENTER();
+    if (!events.has(event) || !is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (is_capturing(stream)) {
+        event->capture = stream->capture;
+        event->captured_in = stream;
+        return stream->capture->invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
+    }
+    event->capture = nullptr;
+    event->recorded = true;
+    event->complete = false;
+    return submit(stream, {"cuEventRecord", [event] {
+                               event->time = std::chrono::steady_clock::now();
+                               event->complete = true;
+                               return CUDA_SUCCESS;
+                           }});
+}
+
+CUDA_API cuEventQuery(CUevent event) {
+    EMULATOR_ENTER();
+    if (!events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
+    if (CUresult refused = refuse_captured(event)) return refused;
+    if (CUresult refused = refuse_during_capture()) return refused;
+    return flush();
+}
+
+CUDA_API cuEventSynchronize(CUevent event) { return cuEventQuery(event); }
+
+CUDA_API cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to) {
+    EMULATOR_ENTER();
+    for (CUevent event : {from, to}) {
+        if (!events.has(event) || !event->recorded || event->flags & DISABLE_TIMING) return CUDA_ERROR_INVALID_HANDLE;
+        if (!event->complete) return CUDA_ERROR_NOT_READY;
+    }
+    *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+    return CUDA_SUCCESS;
+}
+
+CUDA_API cuEventElapsedTime_v2(float* milliseconds, CUevent from, CUevent to) {
+    return cuEventElapsedTime(milliseconds, from, to);
+}
+
+CUDA_API cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
+    EMULATOR_ENTER();
+    if (!events.has(event) || !is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
+    const bool named = reinterpret_cast<uintptr_t>(stream) > 2;
+    if (named && (event->capture || (stream->capture && event->recorded))) return wait_in_capture(stream, event);
+    return CUDA_SUCCESS;  // The one queue already keeps the order.
+}

@@ -1,0 +1,44 @@
+// IEEE half precision in software: rounds to nearest even, with subnormals, infinities and NaN as the GPU has them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+inline float emulator_half_to_float(uint16_t half) {
+    const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+    const uint32_t exponent = (half >> 10) & 0x1f, mantissa = half & 0x3ff;
+    uint32_t bits;
+    if (exponent == 0x1f) {
+        bits = sign | 0x7f800000 | mantissa << 13;
+    } else if (exponent != 0) {
+        bits = sign | (exponent + 112) << 23 | mantissa << 13;
+    } else {
+        // Subnormal: mantissa · 2⁻²⁴, exact in a float.
+        const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+        std::memcpy(&bits, &magnitude, 4);
+        bits |= sign;
+    }
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline uint16_t emulator_float_to_half(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000) return 0x7fff;                                   // NaN, the one cvt.rn.f16.f32 gives.
+    if (bits >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);    // 65520 and above round to infinity.
+    if (bits < 0x38800000) {
+        // Below the smallest normal half: adding 0.5 leaves mantissa · 2⁻²⁴ in the float's low bits, rounded to even.
+        float magnitude;
+        std::memcpy(&magnitude, &bits, 4);
+        magnitude += 0.5f;
+        std::memcpy(&bits, &magnitude, 4);
+        return static_cast<uint16_t>(sign | (bits - 0x3f000000));
+    }
+    const uint32_t odd = bits >> 13 & 1;
+    bits += 0xfff + odd;
+    return static_cast<uint16_t>(sign | ((bits >> 13) - (112u << 10)));
+}

@@ -1,0 +1,45 @@
+//! Kernels against plain computations, on odd shapes, with the block's threads in both orders.
+
+mod convolution;
+mod elementwise;
+mod loss;
+mod optimizer;
+mod pooling;
+
+use crate::cuda_emulator::device::Device;
+
+/// Defines tests that run `check` on the emulator with threads and blocks in both orders: what depends on the order is
+/// a race on a GPU.
+macro_rules! in_both_orders {
+    ($($check:ident),+ $(,)?) => {
+        mod forward {
+            use crate::{cuda_emulator::device::Device, support::emulator::on_emulator};
+            $(#[test]
+            fn $check() {
+                on_emulator(&[], || super::$check(Device::new()));
+            })+
+        }
+        mod reverse {
+            use crate::{cuda_emulator::device::Device, support::emulator::on_emulator};
+            $(#[test]
+            fn $check() {
+                on_emulator(&[("CUDA_EMULATOR_ORDER", "reverse")], || super::$check(Device::new()));
+            })+
+        }
+    };
+}
+use in_both_orders;
+
+/// Small whole numbers, different enough that a misplaced one shows.
+fn whole(count: usize, seed: usize) -> Vec<f32> {
+    (0..count).map(|i| ((i * 31 + seed * 17) % 23) as f32 - 11.0).collect()
+}
+
+/// Distinct halves of the same values.
+fn halves(values: &[f32]) -> Vec<half::f16> {
+    values.iter().map(|&value| half::f16::from_f32(value)).collect()
+}
+
+fn upload_u32(device: &Device, values: &[usize]) -> cudarc::driver::CudaSlice<u32> {
+    device.upload(&values.iter().map(|&v| v as u32).collect::<Vec<_>>())
+}

@@ -1,0 +1,149 @@
+//! Bias, activations, joins and conversions, at counts that are no multiple of a vector.
+
+use half::f16;
+
+use super::super::device::{Device, blocks, launch};
+use super::{halves, in_both_orders, whole};
+
+in_both_orders!(
+    adds_bias_and_activates,
+    sums_columns,
+    activates_backward,
+    adds_accumulates_and_copies,
+    copies_channels,
+    rounds_as_ieee_does,
+);
+
+fn active(value: f32, slope: f32) -> f32 {
+    if value > 0.0 {
+        value
+    } else if slope == 0.0 {
+        0.0
+    } else {
+        slope * value
+    }
+}
+
+const SLOPES: [f32; 3] = [1.0, 0.0, 0.25];
+
+fn adds_bias_and_activates(device: Device) {
+    for (channels, vector) in [(3usize, false), (8, false), (8, true), (16, true)] {
+        for slope in SLOPES {
+            let (input, bias) = (whole(11 * channels, 1), whole(channels, 2));
+            let expected: Vec<f32> =
+                input.iter().enumerate().map(|(i, x)| active(x + bias[i % channels], slope)).collect();
+            let (wide, narrow) = (device.upload(&input), device.upload(&halves(&input)));
+            let (b, count, c) = (device.upload(&bias), input.len() as u64, channels as u32);
+            let name = if vector { "bias_activation_forward_vec" } else { "bias_activation_forward" };
+            // In place.
+            launch!(device, &format!("{name}_f32"), blocks(1), &wide, &b, &wide, &count, &c, &slope).unwrap();
+            launch!(device, &format!("{name}_f16"), blocks(1), &narrow, &b, &narrow, &count, &c, &slope).unwrap();
+            assert_eq!(device.download(&wide), expected);
+            assert_eq!(device.download(&narrow), halves(&expected));
+        }
+    }
+}
+
+fn sums_columns(device: Device) {
+    for (rows, channels, per_block) in [(1000usize, 10usize, 64u32), (37, 33, 8), (5, 64, 8), (64, 1, 64)] {
+        let d_output = whole(rows * channels, 3);
+        let expected: Vec<f32> = (0..channels).map(|c| d_output.iter().skip(c).step_by(channels).sum()).collect();
+        let row_blocks = (rows as u32).div_ceil(per_block);
+        let partial = device.poisoned::<f32>(row_blocks as usize * channels);
+        let (source, target) = (device.upload(&d_output), device.poisoned::<f32>(channels));
+        let (n, all, c) = (rows as u64, rows as u32, channels as u32);
+        let mut config = blocks(c.div_ceil(32));
+        launch!(device, "bias_gradient_f32", config, &source, &target, &all, &c).unwrap();
+        assert_eq!(device.download(&target), expected, "one stage is enough for few rows");
+        config.grid_dim.1 = row_blocks;
+        launch!(device, "bias_gradient_partial_f32", config, &source, &partial, &n, &c, &per_block).unwrap();
+        let target = device.poisoned::<f32>(channels);
+        launch!(device, "bias_gradient_f32", blocks(c.div_ceil(32)), &partial, &target, &row_blocks, &c).unwrap();
+        assert_eq!(device.download(&target), expected);
+    }
+}
+
+fn activates_backward(device: Device) {
+    for slope in SLOPES {
+        let (output, d_output) = (whole(45, 4), whole(45, 5));
+        let expected: Vec<f32> =
+            output.iter().zip(&d_output).map(|(&y, &d)| if y > 0.0 { d } else { slope * d }).collect();
+        let (y, d, count) = (device.upload(&output), device.upload(&d_output), 45u64);
+        launch!(device, "activation_backward_f32", blocks(1), &y, &d, &d, &count, &slope).unwrap();
+        assert_eq!(device.download(&d), expected);
+    }
+    // NaN passes, −∞ becomes +0, as in PyTorch's ReLU.
+    let values = device.upload(&[f32::NAN, f32::NEG_INFINITY, -0.0, f32::INFINITY]);
+    launch!(device, "activation_forward_f32", blocks(1), &values, &values, &4u64, &0.0f32).unwrap();
+    let result = device.download(&values);
+    assert!(result[0].is_nan());
+    assert_eq!(result[1..].iter().map(|v| v.to_bits()).collect::<Vec<_>>(), [0, 0, f32::INFINITY.to_bits()]);
+}
+
+fn adds_accumulates_and_copies(device: Device) {
+    for count in [1usize, 7, 8, 1029] {
+        let (left, right) = (whole(count, 6), whole(count, 7));
+        let sums: Vec<f32> = left.iter().zip(&right).map(|(a, b)| a + b).collect();
+        let (a, b, out) = (device.upload(&left), device.upload(&right), device.poisoned::<f32>(count));
+        let n = count as u64;
+        launch!(device, "add_forward_f32", blocks(1), &a, &b, &out, &n, &0.0f32).unwrap();
+        assert_eq!(device.download(&out), sums.iter().map(|&x| active(x, 0.0)).collect::<Vec<_>>());
+        launch!(device, "copy_f32", blocks(1), &b, &out, &n).unwrap();
+        assert_eq!(device.download(&out), right);
+        launch!(device, "accumulate_f32", blocks(1), &a, &b, &n).unwrap();
+        assert_eq!(device.download(&a), sums);
+        let (a, b) = (device.upload(&halves(&left)), device.upload(&halves(&right)));
+        launch!(device, "accumulate_f16", blocks(1), &a, &b, &n).unwrap();
+        assert_eq!(device.download(&a), halves(&sums));
+    }
+}
+
+fn copies_channels(device: Device) {
+    for (kernel, channels, from, to) in
+        [("copy_channels_f32", 3u32, (5u32, 2u32), (7u32, 1u32)), ("copy_channels_vec_f32", 8, (12, 4), (16, 8))]
+    {
+        let pixels = 9usize;
+        let source = whole(pixels * from.0 as usize, 8);
+        let (a, b) = (device.upload(&source), device.poisoned::<f32>(pixels * to.0 as usize));
+        let ((source_stride, source_offset), (target_stride, target_offset)) = (from, to);
+        let (n, c) = (pixels as u64, channels);
+        let (s, so, t, to) = (&source_stride, &source_offset, &target_stride, &target_offset);
+        launch!(device, kernel, blocks(1), &a, &b, &n, &c, s, so, t, to).unwrap();
+        for (i, value) in device.download(&b).into_iter().enumerate() {
+            let (pixel, channel) = (i / target_stride as usize, (i % target_stride as usize) as i64);
+            let copied = channel - i64::from(target_offset);
+            if (0..i64::from(channels)).contains(&copied) {
+                let at = pixel * source_stride as usize + source_offset as usize + copied as usize;
+                assert_eq!(value, source[at], "{kernel} at {i}");
+            } else {
+                assert!(value.is_nan(), "{kernel} leaves {i} alone");
+            }
+        }
+    }
+}
+
+/// All halves, and the floats around every rounding boundary, against the `half` crate.
+fn rounds_as_ieee_does(device: Device) {
+    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    let (source, target, count) = (device.upload(&all), device.poisoned::<f32>(all.len()), all.len() as u64);
+    launch!(device, "to_float_f16", blocks(4), &source, &target, &count).unwrap();
+    let floats = device.download(&target);
+    for (half, float) in all.iter().zip(&floats) {
+        assert!(half.to_f32() == *float || half.is_nan() && float.is_nan(), "{half:?} {float}");
+    }
+    let near: Vec<f32> = floats
+        .windows(2)
+        .filter(|pair| pair.iter().all(|v| v.is_finite()))
+        .flat_map(|pair| {
+            let middle = (pair[0] + pair[1]) / 2.0;
+            [middle, f32::from_bits(middle.to_bits() + 1), f32::from_bits(middle.to_bits().wrapping_sub(1))]
+        })
+        .chain([65519.99, 65520.0, -65520.0, 1e30, f32::INFINITY, f32::NEG_INFINITY, 1e-30, -0.0])
+        .filter(|v| !v.is_nan())
+        .collect();
+    let (source, target, count) = (device.upload(&near), device.poisoned::<f16>(near.len()), near.len() as u64);
+    launch!(device, "to_real_f16", blocks(4), &source, &target, &count).unwrap();
+    for (float, half) in near.iter().zip(device.download(&target)) {
+        assert_eq!(half.to_bits(), f16::from_f32(*float).to_bits(), "{float}");
+    }
+}

@@ -1,0 +1,105 @@
+//! Softmax cross-entropy, its gradient and the metrics, for few classes and many.
+
+use cudarc::driver::CudaSlice;
+
+use super::super::device::{Device, blocks, launch};
+use super::{halves, in_both_orders, upload_u32, whole};
+
+in_both_orders!(gives_losses_and_gradients, stores_gradients_as_halves, counts_steps_and_remembers_the_first_bad_one);
+
+/// What the device's struct holds, field by field.
+#[derive(Debug, PartialEq)]
+struct Metrics {
+    loss_sum: f64,
+    correct: u64,
+    count: u64,
+    steps: u64,
+    first_bad_step: i64,
+}
+
+fn fresh_metrics(device: &Device) -> CudaSlice<u64> {
+    device.upload(&[0u64, 0, 0, 0, -1i64 as u64])
+}
+
+fn read_metrics(device: &Device, metrics: &CudaSlice<u64>) -> Metrics {
+    let [loss, correct, count, steps, bad] = device.download(metrics).try_into().unwrap();
+    Metrics { loss_sum: f64::from_bits(loss), correct, count, steps, first_bad_step: bad as i64 }
+}
+
+/// Losses, predictions and gradients in f64.
+fn expected(logits: &[f32], labels: &[usize], classes: usize, scale: f64) -> (f64, u64, Vec<f64>) {
+    let (mut loss, mut correct, mut d_logits) = (0.0, 0, Vec::new());
+    for (row, &label) in logits.chunks(classes).zip(labels) {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|&x| f64::from(x - max).exp()).sum();
+        loss += sum.ln() + f64::from(max) - f64::from(row[label]);
+        correct += u64::from(row.iter().position(|&x| x == max) == Some(label));
+        let probability = |x: f32| f64::from(x - max).exp() / sum;
+        d_logits
+            .extend(row.iter().enumerate().map(|(c, &x)| (probability(x) - f64::from(u8::from(c == label))) * scale));
+    }
+    (loss, correct, d_logits)
+}
+
+fn gives_losses_and_gradients(device: Device) {
+    for (rows, classes) in [(1, 2), (64, 10), (300, 3), (5, 33), (20, 1000)] {
+        let logits = whole(rows * classes, 1);
+        let labels: Vec<usize> = (0..rows).map(|i| (i * 7) % classes).collect();
+        let (loss, correct, d_expected) = expected(&logits, &labels, classes, 1024.0 / rows as f64);
+        let (source, target) = (device.upload(&logits), device.poisoned::<f32>(logits.len()));
+        let (label, metrics, log) = (upload_u32(&device, &labels), fresh_metrics(&device), device.poisoned::<f32>(4));
+        let scale = device.upload(&[1024.0f32]);
+        let (n, c, capacity, none) = (rows as u32, classes as u32, 2u64, 0u64);
+        let name = "softmax_cross_entropy_f32";
+        launch!(device, name, blocks(1), &source, &label, &target, &scale, &metrics, &log, &capacity, &n, &c).unwrap();
+        // Evaluation: no gradient, no scale, no log; the metrics add up.
+        launch!(device, name, blocks(1), &source, &label, &none, &none, &metrics, &none, &none, &n, &c).unwrap();
+
+        let read = read_metrics(&device, &metrics);
+        assert!((read.loss_sum - 2.0 * loss).abs() < 1e-6 * (1.0 + loss.abs()), "{rows}×{classes}: {read:?} {loss}");
+        let counts = (read.correct, read.count, read.steps, read.first_bad_step);
+        assert_eq!(counts, (2 * correct, 2 * rows as u64, 2, -1));
+        let log = device.download(&log);
+        assert!((f64::from(log[0]) - loss / rows as f64).abs() < 1e-5 * (1.0 + loss / rows as f64));
+        assert_eq!(log[1], correct as f32 / rows as f32);
+        assert!(log[2].is_nan(), "the second step was not logged");
+        for (got, wanted) in device.download(&target).into_iter().zip(d_expected) {
+            assert!((f64::from(got) - wanted).abs() < 1e-6 * 1024.0 / rows as f64, "{got} {wanted}");
+        }
+    }
+}
+
+/// In place, as a plan may do it: the gradient takes the logits' memory.
+fn stores_gradients_as_halves(device: Device) {
+    for (rows, classes) in [(7, 10), (3, 40)] {
+        let logits: Vec<f32> = whole(rows * classes, 2).iter().map(|x| x / 4.0).collect();
+        let labels: Vec<usize> = (0..rows).map(|i| (i * 3) % classes).collect();
+        let (_, _, d_expected) = expected(&logits, &labels, classes, 256.0 / rows as f64);
+        let (values, label, scale) =
+            (device.upload(&halves(&logits)), upload_u32(&device, &labels), device.upload(&[256.0f32]));
+        let (metrics, none, n, c) = (fresh_metrics(&device), 0u64, rows as u32, classes as u32);
+        let name = "softmax_cross_entropy_f16";
+        launch!(device, name, blocks(1), &values, &label, &values, &scale, &metrics, &none, &none, &n, &c).unwrap();
+        for (got, wanted) in device.download(&values).into_iter().zip(d_expected) {
+            // Half a unit in the last of a half's eleven bits, and the subnormals' fixed step.
+            assert!((got.to_f64() - wanted).abs() <= wanted.abs() / 2048.0 + 1e-5, "{got} {wanted}");
+        }
+    }
+}
+
+fn counts_steps_and_remembers_the_first_bad_one(device: Device) {
+    let good = device.upload(&[0.0f32, 0.0]);
+    let bad = device.upload(&[f32::NAN, 0.0]);
+    let (label, wrong) = (upload_u32(&device, &[1]), upload_u32(&device, &[2]));
+    let (metrics, log, none) = (fresh_metrics(&device), device.poisoned::<f32>(4), 0u64);
+    let name = "softmax_cross_entropy_f32";
+    for (logits, label) in [(&good, &label), (&good, &wrong), (&bad, &label)] {
+        launch!(device, name, blocks(1), logits, label, &none, &none, &metrics, &log, &2u64, &1u32, &2u32).unwrap();
+    }
+    let read = read_metrics(&device, &metrics);
+    assert_eq!((read.steps, read.first_bad_step, read.correct), (3, 1, 0));
+    let log = device.download(&log);
+    assert!(log[0].is_nan() && log[2].is_nan(), "the log is a ring: the third step is in the first place");
+    // Equal logits: the first class is the prediction.
+    assert_eq!(log[1], 0.0);
+}

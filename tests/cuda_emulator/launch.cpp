@@ -1,0 +1,71 @@
+// cuLaunchKernel: the device's limits, and a copy of the parameters taken when the call is made.
+#include <cstdio>
+
+#include "emulator.h"
+
+namespace emulator {
+namespace {
+
+CUresult refuse(const Function* function, const char* why) {
+    say(std::string("launch of ") + function->kernel->name + " refused: " + why);
+    return CUDA_ERROR_INVALID_VALUE;
+}
+
+CUresult check_limits(const Function* function, const Launch& launch) {
+    for (int axis = 0; axis < 3; ++axis) {
+        if (launch.grid[axis] == 0 || launch.block[axis] == 0) return refuse(function, "a dimension of zero");
+    }
+    if (launch.grid[0] > 0x7fffffffu || launch.grid[1] > 65535 || launch.grid[2] > 65535) {
+        return refuse(function, "the grid is too large");
+    }
+    const unsigned long long threads = 1ull * launch.block[0] * launch.block[1] * launch.block[2];
+    if (threads > 1024 || launch.block[0] > 1024 || launch.block[1] > 1024 || launch.block[2] > 64) {
+        return refuse(function, "the block is too large");
+    }
+    if (threads > function->kernel->max_threads) return refuse(function, "more threads than its launch bounds");
+    if (launch.shared_bytes > static_cast<size_t>(function->shared_limit)) {
+        return refuse(function, "more shared memory than its limit");
+    }
+    return CUDA_SUCCESS;
+}
+
+// A kernel handed a pointer to ordinary host memory would fault on a GPU; on the host it would not.
+void check_pointers(const Launch& launch) {
+    for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
+        if (!launch.kernel->parameter_is_pointer[i]) continue;
+        uintptr_t address;
+        __builtin_memcpy(&address, launch.parameters[i].data(), sizeof address);
+        if (address == 0 || find_allocation(address) || is_pinned(reinterpret_cast<void*>(address), 0)) continue;
+        fail_running(CUDA_ERROR_ILLEGAL_ADDRESS, "parameter " + std::to_string(i) + " is no device pointer");
+    }
+}
+
+}  // namespace
+}  // namespace emulator
+
+using namespace emulator;
+
+CUDA_API cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                        unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters,
+                        void** extra) {
+    EMULATOR_ENTER();
+    const Function* function = as_function(handle);
+    if (!function || !is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (extra || (!parameters && function->kernel->parameter_count)) return CUDA_ERROR_INVALID_VALUE;
+    Launch launch{function->kernel, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, {}};
+    if (CUresult refused = check_limits(function, launch)) return refused;
+    for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
+        const auto* bytes = static_cast<const unsigned char*>(parameters[i]);
+        launch.parameters.emplace_back(bytes, bytes + launch.kernel->parameter_sizes[i]);
+    }
+    return submit(stream, {std::string("kernel ") + launch.kernel->name, [launch] {
+                               check_pointers(launch);
+                               run_grid(launch);
+                               return CUDA_SUCCESS;
+                           }});
+}
+
+CUDA_API cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                                   CUstream, void**) {
+    return CUDA_ERROR_NOT_SUPPORTED;
+}

@@ -1,0 +1,69 @@
+// Kernels with planted faults: the emulator's own tests show with them that it catches what it promises to.
+#include "common.cuh"
+
+// Writes `distance` elements past `count`, or before the start where it is negative.
+KERNEL(planted_write_outside)(float* values, long long count, long long distance) {
+    if (threadIdx.x == 0) values[distance < 0 ? distance : count + distance] = 1.0f;
+}
+
+KERNEL(planted_read)(const float* values, float* result, long long index) {
+    if (threadIdx.x == 0) *result = values[index];
+}
+
+KERNEL(planted_divergent_barrier)(float* values) {
+    if (threadIdx.x < 16) __syncthreads();
+    values[threadIdx.x] = 1.0f;
+}
+
+// Two barriers, half of the block at each.
+KERNEL(planted_two_barriers)(float* values) {
+    if (threadIdx.x < 16) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+    values[threadIdx.x] = 1.0f;
+}
+
+KERNEL(planted_partial_shuffle)(float* values) {
+    if (threadIdx.x < 16) values[threadIdx.x] = __shfl_xor_sync(ALL_LANES, values[threadIdx.x], 1);
+}
+
+KERNEL(planted_misaligned_vector)(float* values, u32 offset) {
+    reinterpret_cast<uint4*>(values + offset)->x = 1;
+}
+
+KERNEL(planted_misaligned_scalar)(unsigned char* bytes) { *reinterpret_cast<float*>(bytes + 1) = 1.0f; }
+
+KERNEL(planted_shared_out_of_bounds)(float* values, u32 index) {
+    __shared__ float cells[32];
+    cells[(threadIdx.x + index) % 64] = 1.0f;
+    __syncthreads();
+    values[threadIdx.x] = cells[threadIdx.x % 32];
+}
+
+// Reads what its neighbour wrote without waiting for it.
+KERNEL(planted_missing_barrier)(float* values) {
+    __shared__ float cells[BLOCK];
+    cells[threadIdx.x] = (float)threadIdx.x;
+    values[threadIdx.x] = cells[threadIdx.x == 0 ? 0 : threadIdx.x - 1];
+}
+
+KERNEL(planted_dynamic_shared)(float* values, u32 count) {
+    DYNAMIC_SHARED(float, cells);
+    for (u32 i = threadIdx.x; i < count; i += blockDim.x) cells[i] = (float)i;
+    __syncthreads();
+    if (threadIdx.x == 0) values[0] = cells[count - 1];
+}
+
+KERNEL(planted_divide)(u32* values, u32 divisor) { values[threadIdx.x] /= divisor; }
+
+// Every warp operation at once, for a value that the test can work out.
+KERNEL(planted_warp)(u32* values) {
+    const u32 lane = threadIdx.x % WARP;
+    const u32 down = __shfl_down_sync(ALL_LANES, lane, 3);
+    const u32 from = __shfl_sync(ALL_LANES, threadIdx.x, 5);
+    const u32 odd = __ballot_sync(ALL_LANES, lane % 2 == 1);
+    __syncwarp();
+    values[threadIdx.x] = down + 100 * from + (odd == 0xaaaaaaaau ? 1000000 : 0);
+}

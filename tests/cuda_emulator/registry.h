@@ -1,0 +1,53 @@
+// How a host-compiled kernel becomes launchable by name: its parameters' sizes, deduced from its type, and a thunk that
+// reads them from cuLaunchKernel's array.
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+namespace emulator {
+
+struct Kernel {
+    const char* name;
+    unsigned max_threads;
+    unsigned parameter_count;
+    const unsigned* parameter_sizes;
+    const bool* parameter_is_pointer;
+    void (*run_thread)(void** parameters);
+};
+
+void register_kernel(const Kernel& kernel);
+
+template <auto Function>
+struct Thunk;
+
+template <class... Args, void (*Function)(Args...)>
+struct Thunk<Function> {
+    static constexpr unsigned sizes[] = {sizeof(Args)..., 0};
+    static constexpr bool pointers[] = {std::is_pointer<Args>::value..., false};
+
+    template <std::size_t... I>
+    static void call(void** parameters, std::index_sequence<I...>) {
+        Function(*static_cast<std::remove_cv_t<Args>*>(parameters[I])...);
+    }
+    static void run(void** parameters) { call(parameters, std::index_sequence_for<Args...>()); }
+    static Kernel describe(const char* name, unsigned max_threads) {
+        return Kernel{name, max_threads, sizeof...(Args), sizes, pointers, run};
+    }
+};
+
+struct Registration {
+    explicit Registration(const Kernel& kernel) { register_kernel(kernel); }
+};
+
+}  // namespace emulator
+
+// Registers a kernel under the name that KERNEL gave it.
+#ifdef REAL_F16
+#define REGISTER_KERNEL(name) REGISTER_KERNEL_NAMED(name##_f16)
+#else
+#define REGISTER_KERNEL(name) REGISTER_KERNEL_NAMED(name##_f32)
+#endif
+#define REGISTER_KERNEL_NAMED(name) \
+    static const emulator::Registration registration_##name(emulator::Thunk<&name>::describe(#name, BLOCK));

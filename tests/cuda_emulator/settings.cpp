@@ -1,0 +1,43 @@
+// The emulated machine, as the environment describes it.
+#include <cstdlib>
+#include <cstring>
+
+#include "emulator.h"
+
+namespace emulator {
+namespace {
+
+long number(const char* name, long fallback) {
+    const char* text = getenv(name);
+    return text && *text ? strtol(text, nullptr, 10) : fallback;
+}
+
+// "9.0" is 90.
+int capability() {
+    const char* text = getenv("CUDA_EMULATOR_CC");
+    if (!text || !*text) return 90;
+    char* rest = nullptr;
+    const long major = strtol(text, &rest, 10);
+    return static_cast<int>(major * 10 + (*rest == '.' ? strtol(rest + 1, nullptr, 10) : 0));
+}
+
+bool is(const char* name, const char* value) {
+    const char* text = getenv(name);
+    return text && strcmp(text, value) == 0;
+}
+
+}  // namespace
+
+const Settings& settings() {
+    static const Settings read = {
+        static_cast<int>(number("CUDA_EMULATOR_DEVICES", 1)),
+        static_cast<int>(number("CUDA_EMULATOR_DRIVER", 13000)),
+        capability(),
+        static_cast<size_t>(number("CUDA_EMULATOR_MEMORY_MB", 2048)) << 20,
+        is("CUDA_LAUNCH_BLOCKING", "1"),
+        is("CUDA_EMULATOR_ORDER", "reverse"),
+    };
+    return read;
+}
+
+}  // namespace emulator

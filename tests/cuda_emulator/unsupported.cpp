@@ -1,0 +1,33 @@
+// Driver calls that cudarc's binding can make and this project does not: refused, so that a use of one is an error with
+// a name rather than a panic about a missing symbol.
+#include "emulator.h"
+
+#define UNSUPPORTED(name)                                       \
+    CUDA_API name() {                                           \
+        emulator::say(#name " is not part of the emulator");    \
+        return CUDA_ERROR_NOT_SUPPORTED;                        \
+    }
+
+UNSUPPORTED(cuCtxGetCacheConfig)
+UNSUPPORTED(cuCtxGetLimit)
+UNSUPPORTED(cuDestroyExternalMemory)
+UNSUPPORTED(cuDeviceGetDefaultMemPool)
+UNSUPPORTED(cuDeviceGetMemPool)
+UNSUPPORTED(cuDeviceSetMemPool)
+UNSUPPORTED(cuExternalMemoryGetMappedBuffer)
+UNSUPPORTED(cuImportExternalMemory)
+UNSUPPORTED(cuMemAdvise_v2)
+UNSUPPORTED(cuMemAllocFromPoolAsync)
+UNSUPPORTED(cuMemAllocManaged)
+UNSUPPORTED(cuMemPoolCreate)
+UNSUPPORTED(cuMemPoolDestroy)
+UNSUPPORTED(cuMemPoolGetAttribute)
+UNSUPPORTED(cuMemPoolSetAttribute)
+UNSUPPORTED(cuMemPoolTrimTo)
+UNSUPPORTED(cuMemPrefetchAsync_v2)
+UNSUPPORTED(cuOccupancyAvailableDynamicSMemPerBlock)
+UNSUPPORTED(cuOccupancyMaxActiveClusters)
+UNSUPPORTED(cuOccupancyMaxPotentialBlockSize)
+UNSUPPORTED(cuOccupancyMaxPotentialBlockSizeWithFlags)
+UNSUPPORTED(cuOccupancyMaxPotentialClusterSize)
+UNSUPPORTED(cuStreamAttachMemAsync)
