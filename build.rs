@@ -20,6 +20,12 @@ const VARIABLE: &str = "CNN_CUDA_NVRTC";
 /// The newest NVRTC whose PTX drivers in use accept: a driver refuses PTX that is newer than itself.
 const NEWEST: (i32, i32) = (13, 0);
 
+/// Headers that kernels may include.
+const HEADERS: &[&str] = &["common.cuh", "half.cuh"];
+
+/// The storage types, by the suffix of their kernels' names.
+const STORAGES: &[&str] = &["f32", "f16"];
+
 fn main() {
     println!("cargo::rerun-if-changed=kernels");
     println!("cargo::rerun-if-changed=build.rs");
@@ -37,7 +43,7 @@ fn main() {
     code += "pub const PTX: &[(&str, &str, u32, &str)] = &[\n";
     if let Some(nvrtc) = &nvrtc {
         for &(stem, target) in sources::TARGETS {
-            for storage in sources::STORAGES {
+            for storage in STORAGES {
                 let path = out.join(format!("{stem}_{storage}.ptx"));
                 fs::write(&path, compile(nvrtc, &kernels, stem, storage, target)).expect("OUT_DIR can be written");
                 writeln!(code, "({stem:?}, {storage:?}, {target}, include_str!({path:?})),").expect("a string");
@@ -84,9 +90,8 @@ fn find_nvrtc() -> Option<Nvrtc> {
 fn compile(nvrtc: &Nvrtc, kernels: &Path, stem: &str, storage: &str, target: u32) -> String {
     let read = |name: &str| fs::read_to_string(kernels.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     let file = format!("{stem}.cu");
-    let (source, headers): (String, Vec<String>) = (read(&file), sources::HEADERS.iter().map(|name| read(name)).collect());
-    let headers: Vec<nvrtc::Source> =
-        sources::HEADERS.iter().zip(&headers).map(|(name, text)| (*name, text.as_str())).collect();
+    let (source, headers): (String, Vec<String>) = (read(&file), HEADERS.iter().map(|name| read(name)).collect());
+    let headers: Vec<nvrtc::Source> = HEADERS.iter().zip(&headers).map(|(name, text)| (*name, text.as_str())).collect();
     let name = format!("kernels/{file}");
     match nvrtc.compile((&name, &source), &headers, &sources::options(target, storage)) {
         Ok(ptx) => ptx,
@@ -102,7 +107,7 @@ fn embedded_sources(kernels: &Path) -> String {
         writeln!(code, "({stem:?}, include_str!({path:?})),").expect("a string");
     }
     code += "];\npub const HEADERS: &[(&str, &str)] = &[\n";
-    for name in sources::HEADERS {
+    for name in HEADERS {
         let path = kernels.join(name);
         writeln!(code, "({name:?}, include_str!({path:?})),").expect("a string");
     }

@@ -39,7 +39,7 @@ impl Bench {
         let mut cpu = Cpu::new(None).expect("threads");
         let arena = 2 * input + output;
         let sizes =
-            MemorySizes { arena, parameters: weight, gradients: weight, momentum: 0, indices: 0, max_batch: BATCH };
+            MemorySizes { arena, parameters: weight, gradients: weight, max_batch: BATCH, ..MemorySizes::default() };
         cpu.allocate(&sizes).expect("memory");
         let bench = Self {
             cpu,

@@ -71,6 +71,17 @@ impl Stream {
     }
 }
 
+/// A 64-bit fingerprint of byte strings and their boundaries (FNV-1a), to tell versions of something apart; not
+/// against anybody who would forge one.
+pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let part = |hash: u64, part: &'a [u8]| {
+        let length = (part.len() as u64).to_le_bytes();
+        length.into_iter().chain(part.iter().copied()).fold(hash, step)
+    };
+    parts.into_iter().fold(0xcbf2_9ce4_8422_2325, part)
+}
+
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let a = u64::from(counter[0]) * 0xD251_1F53;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::tensors::{flat_from_tensors, named_tensors, parse, parse_metadata, read_file, refuse_extra, write_tensors};
 use crate::network::Network;
-use crate::ops::Metrics;
+use crate::ops::{LossScale, Metrics};
 use crate::train::{Position, TrainState};
 
 /// In front of the names of momentum buffers.
@@ -37,6 +37,9 @@ struct Header {
     loss_sum_bits: u64,
     correct: u64,
     samples: u64,
+    /// Scale, good steps, skipped steps; only of half-precision runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<(f32, u32, u64)>,
     epoch_seconds: f64,
 }
 
@@ -55,6 +58,7 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
         loss_sum_bits: state.metrics.loss_sum.to_bits(),
         correct: state.metrics.correct,
         samples: state.metrics.samples,
+        loss_scale: state.loss_scale.map(|scale| (scale.scale, scale.good_steps, scale.skipped_steps)),
         epoch_seconds: state.epoch_seconds,
     };
     let header_text = serde_json::to_string(&header).context("checkpoint header")?;
@@ -101,7 +105,9 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
     };
     let position =
         Position { epoch: header.epoch, step_in_epoch: header.step_in_epoch, total_steps: header.total_steps };
-    Ok(TrainState { parameters, momentum, position, metrics, epoch_seconds: header.epoch_seconds })
+    let loss_scale =
+        header.loss_scale.map(|(scale, good_steps, skipped_steps)| LossScale { scale, good_steps, skipped_steps });
+    Ok(TrainState { parameters, momentum, position, metrics, loss_scale, epoch_seconds: header.epoch_seconds })
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, there: &T, here: &T) -> Result<()> {

@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::flags;
 use crate::cpu::Cpu;
-use crate::cuda;
+use crate::cuda::{self, Cuda, Options};
 use crate::ops::Backend;
 
 /// `--device`
@@ -74,6 +74,9 @@ pub enum Precision {
     Fp16,
 }
 
+/// Megabytes that the columns of convolutions may take on a CUDA device.
+const DEFAULT_WORKSPACE_MB: usize = 512;
+
 /// Which device, and how.
 #[derive(Args, Clone)]
 pub struct DeviceArgs {
@@ -86,6 +89,9 @@ pub struct DeviceArgs {
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = flags::threads)]
     pub threads: Option<usize>,
+    /// Megabytes that im2col may take on a CUDA device; less works in smaller pieces [default: 512]
+    #[arg(long, value_name = "MB", value_parser = flags::positive)]
+    pub workspace_mb: Option<usize>,
 }
 
 /// Something to do on whatever backend was chosen.
@@ -95,26 +101,24 @@ pub trait Task {
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
 }
 
-/// Runs `task` on the device asked for.
+/// Runs `task` on the device asked for, and says which that is and why.
 ///
 /// # Errors
 /// Where a CUDA device was asked for by number and cannot be used, or the CPU is asked for more than fp32.
 pub fn with_backend<T: Task>(args: &DeviceArgs, task: T) -> Result<T::Output> {
-    let choice = args.device.unwrap_or_default();
-    let why = match choice {
+    let why = match args.device.unwrap_or_default() {
         DeviceChoice::Cpu => "--device cpu".to_string(),
         DeviceChoice::Cuda(ordinal) => {
-            let devices = cuda::devices()
-                .with_context(|| format!("--device {ordinal} cannot be used; --device cpu works without a GPU"))?;
-            match devices.get(ordinal) {
-                None => bail!("there is no CUDA device {ordinal}; this machine has: {}", numbered(&devices)),
-                Some(name) => {
-                    bail!("{name} cannot be used yet: this version trains on the CPU alone; use --device cpu")
-                }
-            }
+            let backend = open_cuda(args, ordinal)
+                .with_context(|| format!("--device {ordinal} cannot be used (--device cpu works without a GPU)"))?;
+            info!("device: {} (--device {ordinal})", backend.info().name);
+            return task.run(backend);
         }
-        DeviceChoice::Auto => match cuda::devices() {
-            Ok(devices) => format!("this version cannot use {} yet", numbered(&devices)),
+        DeviceChoice::Auto => match open_cuda(args, 0) {
+            Ok(backend) => {
+                info!("device: {} (the first that is usable)", backend.info().name);
+                return task.run(backend);
+            }
             Err(error) => format!("{error:#}"),
         },
     };
@@ -126,6 +130,17 @@ pub fn with_backend<T: Task>(args: &DeviceArgs, task: T) -> Result<T::Output> {
     task.run(backend)
 }
 
-fn numbered(devices: &[String]) -> String {
-    devices.iter().enumerate().map(|(ordinal, name)| format!("{ordinal}: {name}")).collect::<Vec<_>>().join(", ")
+fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
+    let devices = cuda::devices()?;
+    if ordinal >= devices.len() {
+        let names = devices.iter().enumerate().map(|(ordinal, name)| format!("{ordinal}: {name}"));
+        bail!("there is no CUDA device {ordinal}; this machine has {}", names.collect::<Vec<_>>().join(", "));
+    }
+    let precision = match args.precision.unwrap_or_default() {
+        Precision::Fp32 => "fp32",
+        Precision::Tf32 => "tf32",
+        Precision::Fp16 => "fp16",
+    };
+    let workspace = args.workspace_mb.unwrap_or(DEFAULT_WORKSPACE_MB).saturating_mul(1_000_000);
+    Cuda::new(Options { ordinal, precision, workspace, graphs: true })
 }

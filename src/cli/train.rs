@@ -91,7 +91,12 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let options = LoadOptions { folder: config.data.clone(), download: true, progress: !args.quiet };
     let dataset = data::load(&config.dataset, &options)?;
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
-    let device = DeviceArgs { device: Some(config.device), precision: Some(config.precision), threads: config.threads };
+    let device = DeviceArgs {
+        device: Some(config.device),
+        precision: Some(config.precision),
+        threads: config.threads,
+        workspace_mb: args.device.workspace_mb,
+    };
     install_signal_handler()?;
     with_backend(&device, Training { config, args, network, dataset })
 }

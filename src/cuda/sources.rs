@@ -1,11 +1,5 @@
 //! What is compiled, and how: shared by the build script and by compilation at run time.
 
-/// Headers that kernels may include.
-pub const HEADERS: &[&str] = &["common.cuh", "half.cuh"];
-
-/// The storage types, by the suffix of their kernels' names.
-pub const STORAGES: &[&str] = &["f32", "f16"];
-
 /// Kernel files by the lowest target that has all they use. The driver compiles PTX of a lower target for any later
 /// device, so more targets than these would only make the program larger.
 pub const TARGETS: &[(&str, u32)] = &[

@@ -50,6 +50,11 @@ pub struct MemorySizes {
     pub gradients: usize,
     pub momentum: usize,
     pub indices: usize,
+    /// The im2col of the largest convolution: of a whole batch, and of one sample. A backend may work in pieces.
+    pub columns: usize,
+    pub sample_columns: usize,
+    /// The most channels or features that a bias has.
+    pub max_channels: usize,
     /// The largest batch that will be run.
     pub max_batch: usize,
 }

@@ -23,5 +23,5 @@ pub use gather::{GatherOps, Normalise, Subset};
 pub use join::{ChannelCopy, JoinOps};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
 pub use loss::{LossOps, Metrics, StepLoss};
-pub use optimizer::{OptimizerOps, Sgd};
+pub use optimizer::{LossScale, OptimizerOps, Sgd};
 pub use pool::{AvgPool2d, MaxPool2d, PoolOps};

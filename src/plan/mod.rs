@@ -46,6 +46,8 @@ pub struct Plan {
     spans: Vec<Span>,
     arena_len: usize,
     indices_len: usize,
+    sample_columns: usize,
+    max_channels: usize,
 }
 
 impl Plan {
@@ -68,6 +70,9 @@ impl Plan {
             gradients,
             momentum: if momentum { gradients } else { 0 },
             indices: self.indices_len,
+            columns: self.sample_columns * self.max_batch,
+            sample_columns: self.sample_columns,
+            max_channels: self.max_channels,
             max_batch: self.max_batch,
         }
     }
@@ -82,6 +87,9 @@ impl MemorySizes {
             gradients: self.gradients.max(other.gradients),
             momentum: self.momentum.max(other.momentum),
             indices: self.indices.max(other.indices),
+            columns: self.columns.max(other.columns),
+            sample_columns: self.sample_columns.max(other.sample_columns),
+            max_channels: self.max_channels.max(other.max_channels),
             max_batch: self.max_batch.max(other.max_batch),
         }
     }

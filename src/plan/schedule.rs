@@ -45,7 +45,17 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
         spans,
         arena_len,
         indices_len,
+        sample_columns: network.nodes.iter().map(sample_columns).max().unwrap_or(0),
+        max_channels: network.nodes.iter().map(|node| node.shape.channels).max().unwrap_or(0),
     })
+}
+
+/// Elements of a convolution's im2col of one sample; none where it needs none.
+fn sample_columns(node: &Node) -> usize {
+    match node.operator {
+        Operator::Conv2d(conv) if !conv.is_pointwise() => node.shape.pixels() * conv.patch_len(),
+        _ => 0,
+    }
 }
 
 struct Scheduler<'a> {

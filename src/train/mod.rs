@@ -116,8 +116,14 @@ impl<B: Backend> Trainer<B> {
             0 => Metrics::default(),
             _ => self.backend.read_metrics()?,
         };
-        let parameters = self.parameters()?;
-        Ok(TrainState { parameters, momentum, position: self.position, metrics, epoch_seconds: self.earlier_seconds })
+        Ok(TrainState {
+            parameters: self.parameters()?,
+            momentum,
+            position: self.position,
+            metrics,
+            loss_scale: self.backend.loss_scale()?,
+            epoch_seconds: self.earlier_seconds,
+        })
     }
 
     /// Goes on from `state`.
@@ -144,6 +150,9 @@ impl<B: Backend> Trainer<B> {
             position.epoch + 1,
             position.total_steps
         );
+        if let Some(loss_scale) = state.loss_scale {
+            self.backend.set_loss_scale(loss_scale)?;
+        }
         self.position = position;
         self.earlier_seconds = state.epoch_seconds;
         self.backend.set_metrics(state.metrics)

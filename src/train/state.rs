@@ -1,6 +1,6 @@
 //! Where a run stands, as plain values that a checkpoint holds.
 
-use crate::ops::Metrics;
+use crate::ops::{LossScale, Metrics};
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct TrainState {
     pub position: Position,
     /// Of the epoch at hand; zero at its beginning.
     pub metrics: Metrics,
+    /// Where the precision has one.
+    pub loss_scale: Option<LossScale>,
     /// Seconds spent in the epoch at hand.
     pub epoch_seconds: f64,
 }

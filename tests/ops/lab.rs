@@ -13,16 +13,12 @@ pub struct Lab<B> {
 }
 
 impl<B: Backend> Lab<B> {
-    pub fn new(mut backend: B) -> Self {
-        let sizes = MemorySizes {
-            arena: SIZE,
-            parameters: SIZE,
-            gradients: SIZE,
-            momentum: SIZE,
-            indices: SIZE,
-            max_batch: 1024,
-        };
-        backend.allocate(&sizes).expect("a few megabytes");
+    pub fn new(backend: B) -> Self {
+        Self::with_sizes(backend, &sizes_with_columns(SIZE, SIZE))
+    }
+
+    pub fn with_sizes(mut backend: B, sizes: &MemorySizes) -> Self {
+        backend.allocate(sizes).expect("a few megabytes");
         Self { backend, used: 0 }
     }
 
@@ -50,6 +46,21 @@ impl<B: Backend> Lab<B> {
 
     pub fn get(&mut self, span: Span) -> Vec<f32> {
         self.backend.read(span).expect("read")
+    }
+}
+
+/// A lab's regions, with room for columns as a plan would ask for it.
+pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes {
+    MemorySizes {
+        arena: SIZE,
+        parameters: SIZE,
+        gradients: SIZE,
+        momentum: SIZE,
+        indices: SIZE,
+        columns,
+        sample_columns,
+        max_channels: 2048,
+        max_batch: 1024,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Every operator against a plain f64 reference, its central differences, and PyTorch's numbers.
 
-mod activation;
+pub mod activation;
 pub mod case;
 mod conv;
+pub mod cuda;
 mod gather;
 mod join;
 pub mod lab;

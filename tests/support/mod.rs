@@ -1,5 +1,6 @@
 //! What the tests share: saying that a test is skipped, and why; PyTorch's initial weights.
 
+pub mod cuda;
 pub mod program;
 pub mod torch_rng;
 

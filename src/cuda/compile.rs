@@ -1,0 +1,65 @@
+//! Kernels compiled on this machine, where the build had no NVRTC, and kept on disk.
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, anyhow};
+use tracing::{debug, info};
+
+use super::libraries;
+use super::nvrtc::Nvrtc;
+use super::sources::{TARGETS, options};
+use crate::files::write_atomically;
+use crate::rng::fingerprint;
+
+/// PTX of one kernel file, from the cache or from NVRTC.
+///
+/// # Errors
+/// Where there is no NVRTC on this machine, or the file does not compile.
+pub(super) fn at_run_time(stem: &str, source: &str, headers: &[(&str, &str)], storage: &str) -> Result<String> {
+    let target = TARGETS.iter().find(|(name, _)| *name == stem).map_or(75, |(_, target)| *target);
+    let nvrtc = nvrtc()?;
+    let options = options(target, storage);
+    let mut parts = vec![source.to_string(), options.join(" "), format!("{:?}", nvrtc.version)];
+    parts.extend(headers.iter().map(|(_, text)| (*text).to_string()));
+    let key = fingerprint(parts.iter().map(String::as_bytes));
+    let cached = cache_folder().map(|folder| folder.join(format!("{stem}-{storage}-{key:016x}.ptx")));
+    if let Some(ptx) = cached.as_ref().and_then(|path| fs::read_to_string(path).ok()) {
+        return Ok(ptx);
+    }
+    debug!("compiling kernels/{stem}.cu for {storage}");
+    let ptx = nvrtc
+        .compile((&format!("kernels/{stem}.cu"), source), headers, &options)
+        .map_err(|log| anyhow!("a CUDA kernel does not compile here:\n{log}"))?;
+    if let Some(path) = cached {
+        // A cache that cannot be written costs a compilation next time, no more.
+        let kept = path.parent().map_or(Ok(()), fs::create_dir_all).map_err(anyhow::Error::from);
+        if let Err(error) = kept.and_then(|()| write_atomically(&path, |writer| Ok(writer.write_all(ptx.as_bytes())?)))
+        {
+            debug!("compiled kernels are not kept: {error:#}");
+        }
+    }
+    Ok(ptx)
+}
+
+fn nvrtc() -> Result<&'static Nvrtc> {
+    static NVRTC: OnceLock<Option<Nvrtc>> = OnceLock::new();
+    let open = || {
+        let paths = libraries::candidates("nvrtc", "CNN_CUDA_NVRTC");
+        let nvrtc = paths.iter().find_map(|path| Nvrtc::open(path).ok())?;
+        info!("compiling CUDA kernels with NVRTC {}.{}", nvrtc.version.0, nvrtc.version.1);
+        Some(nvrtc)
+    };
+    NVRTC.get_or_init(open).as_ref().context(
+        "this program was built without NVRTC and finds none here (libnvrtc.so); install the CUDA toolkit or the \
+         Python wheel nvidia-cuda-nvrtc-cu12, and name it in CNN_CUDA_NVRTC where it is in an unusual place",
+    )
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
+    Some(base.join("cnn-cuda"))
+}

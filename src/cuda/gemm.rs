@@ -1,0 +1,145 @@
+//! Matrix products by cuBLAS, in row-major terms.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use cudarc::cublas::sys::{self, cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
+use cudarc::cublas::{CudaBlas, result};
+use cudarc::driver::CudaStream;
+
+use super::memory::Buffer;
+use super::{error, libraries};
+
+/// cuBLAS's workspace: what NVIDIA recommends for Hopper, more than older devices need. Set by hand, because cuBLAS
+/// must not allocate while a graph is captured, and because a fixed one keeps results reproducible.
+const WORKSPACE: usize = 32 << 20;
+
+/// A matrix on the device; `transposed` where memory holds the transpose, row-major as well.
+#[derive(Clone, Copy)]
+pub(super) struct Operand {
+    pub address: u64,
+    pub transposed: bool,
+}
+
+/// `c [m, n] = a [m, k] · b [k, n]`
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub a: Operand,
+    pub b: Operand,
+    pub c: u64,
+    /// Whether `c` is fp32 whatever the storage: weight gradients are.
+    pub float_result: bool,
+    /// Whether to add to what is in `c`.
+    pub accumulate: bool,
+}
+
+/// cuBLAS on one stream.
+pub(super) struct Blas {
+    handle: CudaBlas,
+    compute: cublasComputeType_t,
+    real: cudaDataType_t,
+    _workspace: Buffer,
+}
+
+// SAFETY: the handle is used by one thread at a time, as `&mut` of the backend guarantees.
+unsafe impl Send for Blas {}
+
+impl Blas {
+    /// `precision` is `fp32`, `tf32` or `fp16`.
+    ///
+    /// # Errors
+    /// Where this machine has no cuBLAS.
+    pub fn new(stream: &Arc<CudaStream>, precision: &str) -> Result<Self> {
+        find_library()?;
+        let handle = CudaBlas::new(stream.clone()).map_err(error::cublas).context("cuBLAS does not start")?;
+        let workspace = Buffer::new(stream, WORKSPACE).map_err(error::driver)?;
+        // SAFETY: the workspace lives as long as the handle, beside it.
+        let status =
+            unsafe { sys::cublasSetWorkspace_v2(*handle.handle(), workspace.address() as *mut c_void, WORKSPACE) };
+        status.result().map_err(error::cublas).context("cuBLAS's workspace")?;
+        let (compute, real) = match precision {
+            "fp16" => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_16F),
+            "tf32" => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
+            _ => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F),
+        };
+        Ok(Self { handle, compute, real, _workspace: workspace })
+    }
+
+    /// Computes a product on the stream.
+    ///
+    /// cuBLAS is column-major, where a row-major matrix is its transpose: it computes `cᵀ = bᵀ · aᵀ`, and nothing moves.
+    ///
+    /// # Errors
+    /// Where a size is beyond cuBLAS's 32 bits, or cuBLAS fails.
+    pub fn product(&self, product: Product) -> Result<()> {
+        let Product { m, n, k, a, b, c, float_result, accumulate } = product;
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let size = |value: usize| {
+            i32::try_from(value).map_err(|_| anyhow!("a matrix product of {m}×{n}×{k} is beyond cuBLAS's 32-bit sizes"))
+        };
+        let operation = |operand: Operand| match operand.transposed {
+            true => cublasOperation_t::CUBLAS_OP_T,
+            false => cublasOperation_t::CUBLAS_OP_N,
+        };
+        let (leading_a, leading_b) = (if a.transposed { m } else { k }, if b.transposed { k } else { n });
+        let (alpha, beta) = (1.0_f32, if accumulate { 1.0_f32 } else { 0.0 });
+        let result_type = if float_result { cudaDataType_t::CUDA_R_32F } else { self.real };
+        // SAFETY: the addresses are those of spans that hold the whole matrices; the scalars are read before it returns.
+        unsafe {
+            result::gemm_ex(
+                *self.handle.handle(),
+                operation(b),
+                operation(a),
+                size(n)?,
+                size(m)?,
+                size(k)?,
+                (&raw const alpha).cast(),
+                b.address as *const c_void,
+                self.real,
+                size(leading_b)?,
+                a.address as *const c_void,
+                self.real,
+                size(leading_a)?,
+                (&raw const beta).cast(),
+                c as *mut c_void,
+                result_type,
+                size(n)?,
+                self.compute,
+                cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(error::cublas)
+        .with_context(|| format!("a matrix product of {m}×{n}×{k}"))
+    }
+}
+
+/// Makes sure that cuBLAS can be loaded: cudarc panics where it cannot. A library in a Python wheel is found by opening
+/// its full path first; the loader then knows it by its name.
+fn find_library() -> Result<()> {
+    // SAFETY: opening cuBLAS runs no code but its own initialisers.
+    let present = || unsafe { sys::is_culib_present() };
+    if present() {
+        return Ok(());
+    }
+    for path in libraries::candidates("cublas", "CNN_CUDA_CUBLAS") {
+        // SAFETY: as above. It stays open for good, as the loader must know it later.
+        if let Ok(library) = unsafe { libloading::Library::new(&path) } {
+            std::mem::forget(library);
+            if present() {
+                return Ok(());
+            }
+        }
+    }
+    ensure!(
+        present(),
+        "cuBLAS was not found (libcublas.so.13 or .12); install the CUDA toolkit or the Python wheel nvidia-cublas, or \
+         put its folder on LD_LIBRARY_PATH"
+    );
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Step sequences recorded as CUDA graphs: run once as they come, then captured, then replayed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaStream};
+
+use super::error;
+use crate::ops::{Recording, Subset};
+
+/// The graphs of a backend.
+#[derive(Default)]
+pub(super) struct Graphs {
+    recorded: HashMap<Recording, Recorded>,
+    /// What the sequence at hand takes from the data sets, of which a replay must tell the host's books.
+    pub gathers: Vec<(Subset, usize)>,
+}
+
+enum Recorded {
+    /// It ran once, so that everything it needs is loaded.
+    Warm,
+    Graph {
+        graph: CudaGraph,
+        gathers: Vec<(Subset, usize)>,
+    },
+}
+
+// SAFETY: a graph is launched by one thread at a time, as `&mut` of the backend guarantees.
+unsafe impl Send for Graphs {}
+
+/// What is to be done with a sequence.
+pub(super) enum Next {
+    RunAsItComes,
+    Capture,
+    /// It was launched; these were its gathers.
+    Launched(Vec<(Subset, usize)>),
+}
+
+impl Graphs {
+    /// Forgets all graphs: what they address is about to change.
+    pub fn clear(&mut self) {
+        self.recorded.clear();
+    }
+
+    /// What to do with a sequence now; a recorded one is launched.
+    pub fn next(&mut self, recording: Recording) -> Result<Next> {
+        if recording == Recording::Once {
+            return Ok(Next::RunAsItComes);
+        }
+        match self.recorded.get(&recording) {
+            None => {
+                self.recorded.insert(recording, Recorded::Warm);
+                Ok(Next::RunAsItComes)
+            }
+            Some(Recorded::Warm) => Ok(Next::Capture),
+            Some(Recorded::Graph { graph, gathers }) => {
+                graph.launch().map_err(error::driver).context("launching a recorded step")?;
+                Ok(Next::Launched(gathers.clone()))
+            }
+        }
+    }
+
+    /// Begins to record on `stream`.
+    pub fn begin(&mut self, stream: &CudaStream) -> Result<()> {
+        self.gathers.clear();
+        // Relaxed would let a synchronous call slip in; thread-local refuses it here and leaves other threads alone.
+        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        stream.begin_capture(mode).map_err(error::driver).context("recording a step")
+    }
+
+    /// Ends the recording and launches it for the first time. Where `body` failed, the capture is ended and dropped.
+    pub fn end(&mut self, stream: &Arc<CudaStream>, recording: Recording, body: Result<()>) -> Result<()> {
+        let graph = stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
+        body?;
+        let graph = graph.map_err(error::driver).context("recording a step")?;
+        ensure!(graph.is_some(), "recording a step gave no graph");
+        if let Some(graph) = graph {
+            graph.launch().map_err(error::driver).context("launching a recorded step")?;
+            let gathers = std::mem::take(&mut self.gathers);
+            self.recorded.insert(recording, Recorded::Graph { graph, gathers });
+        }
+        Ok(())
+    }
+}

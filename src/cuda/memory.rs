@@ -1,0 +1,237 @@
+//! The device's buffers: one allocation per region, addressed by spans whose bounds are checked.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, sys};
+
+use super::error;
+use crate::ops::{MemorySizes, Region, Span};
+
+/// Bytes on the device.
+pub(super) struct Buffer {
+    slice: CudaSlice<u8>,
+    address: u64,
+}
+
+impl Buffer {
+    /// `bytes` of memory with arbitrary contents; at least one, so that there is an address.
+    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+        // SAFETY: whoever reads has written before: state is zeroed by `zeroed`, activations are written in order.
+        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }?;
+        let address = slice.device_ptr(stream).0;
+        Ok(Self { slice, address })
+    }
+
+    pub fn zeroed(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+        let mut buffer = Self::new(stream, bytes)?;
+        stream.memset_zeros(&mut buffer.slice)?;
+        Ok(buffer)
+    }
+
+    pub fn len(&self) -> usize {
+        self.slice.len()
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Copies host bytes to `offset`.
+    pub fn upload(&mut self, stream: &Arc<CudaStream>, offset: usize, bytes: &[u8]) -> Result<()> {
+        let len = self.len();
+        let end = offset.checked_add(bytes.len()).filter(|&end| end <= len).context("an upload past its buffer")?;
+        let mut view = self.slice.slice_mut(offset..end);
+        stream.memcpy_htod(bytes, &mut view).map_err(error::driver)
+    }
+
+    /// A copy of the bytes from `offset`, once the device is there.
+    pub fn download(&self, stream: &Arc<CudaStream>, offset: usize, len: usize) -> Result<Vec<u8>> {
+        let end = offset.checked_add(len).filter(|&end| end <= self.len()).context("a download past its buffer")?;
+        let mut bytes = vec![0; len];
+        stream.memcpy_dtoh(&self.slice.slice(offset..end), &mut bytes[..]).map_err(error::driver)?;
+        stream.synchronize().map_err(error::driver)?;
+        Ok(bytes)
+    }
+}
+
+/// A small buffer that crosses often, with its page-locked twin on the host.
+pub(super) struct Pinned {
+    pub device: Buffer,
+    host: PinnedHostSlice<u8>,
+}
+
+impl Pinned {
+    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
+        let device = Buffer::zeroed(stream, bytes).map_err(error::driver)?;
+        // SAFETY: `write` fills what it sends, `read` waits for what it returns. Not write-combined: it is read too.
+        let host =
+            unsafe { stream.context().alloc_pinned_with_flags::<u8>(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE) };
+        Ok(Self { device, host: host.map_err(error::driver)? })
+    }
+
+    /// Sends `bytes` to the beginning of the device's buffer.
+    pub fn write(&mut self, stream: &Arc<CudaStream>, bytes: &[u8]) -> Result<()> {
+        let host = self.host.as_mut_slice().map_err(error::driver)?;
+        ensure!(bytes.len() <= host.len(), "{} bytes for a buffer of {}", bytes.len(), host.len());
+        host[..bytes.len()].copy_from_slice(bytes);
+        let mut view = self.device.slice.slice_mut(..host.len());
+        stream.memcpy_htod(&self.host, &mut view).map_err(error::driver)
+    }
+
+    /// The device's bytes, once it is there.
+    pub fn read(&mut self, stream: &Arc<CudaStream>) -> Result<Vec<u8>> {
+        stream.memcpy_dtoh(&self.device.slice, &mut self.host).map_err(error::driver)?;
+        stream.synchronize().map_err(error::driver)?;
+        Ok(self.host.as_slice().map_err(error::driver)?.to_vec())
+    }
+}
+
+/// All regions and the scratch of the operators.
+pub(super) struct Memory {
+    arena: Buffer,
+    parameters: Buffer,
+    /// With fp16 storage the rounded copy that products read, in the same order.
+    pub half_parameters: Option<Buffer>,
+    gradients: Buffer,
+    momentum: Buffer,
+    indices: Buffer,
+    /// The columns of a convolution, as many as fit.
+    pub columns: Buffer,
+    /// Partial sums of bias gradients.
+    pub partials: Buffer,
+    /// Bytes of an activation.
+    pub real_size: usize,
+}
+
+impl Memory {
+    /// Allocates everything.
+    ///
+    /// # Errors
+    /// Where the device has too little memory: what is needed, what is free, and which batch would fit.
+    pub fn new(stream: &Arc<CudaStream>, sizes: &MemorySizes, real_size: usize, workspace: usize) -> Result<Self> {
+        let needs = Needs::new(sizes, real_size, workspace);
+        let (free, total) = stream.context().mem_get_info().map_err(error::driver)?;
+        ensure!(needs.total() <= free, needs.too_much(sizes.max_batch, free, total));
+        Self::allocate(stream, sizes, &needs, real_size)
+            .map_err(|error| error::driver(error).context(needs.too_much(sizes.max_batch, free, total)))
+    }
+
+    fn allocate(
+        stream: &Arc<CudaStream>,
+        sizes: &MemorySizes,
+        needs: &Needs,
+        real_size: usize,
+    ) -> Result<Self, DriverError> {
+        let half = (real_size == 2).then(|| Buffer::zeroed(stream, sizes.parameters * 2)).transpose()?;
+        Ok(Self {
+            arena: Buffer::new(stream, sizes.arena * real_size)?,
+            parameters: Buffer::zeroed(stream, sizes.parameters * 4)?,
+            half_parameters: half,
+            gradients: Buffer::zeroed(stream, sizes.gradients * 4)?,
+            momentum: Buffer::zeroed(stream, sizes.momentum * 4)?,
+            indices: Buffer::new(stream, sizes.indices * 4)?,
+            columns: Buffer::new(stream, needs.columns)?,
+            partials: Buffer::new(stream, needs.partials)?,
+            real_size,
+        })
+    }
+
+    /// The device address of a span.
+    ///
+    /// # Errors
+    /// Where it is outside of what was allocated.
+    pub fn address(&self, span: Span) -> Result<u64> {
+        let (buffer, size) = self.region(span.region);
+        let end = (span.offset + span.len) * size;
+        ensure!(end <= buffer.len(), "{span:?} is outside of the allocated memory");
+        Ok(buffer.address() + (span.offset * size) as u64)
+    }
+
+    /// The address of a weight as products read it: rounded where the storage is.
+    pub fn weight_address(&self, span: Span) -> Result<u64> {
+        self.address(span)?;
+        match &self.half_parameters {
+            Some(buffer) if span.region == Region::Parameters => Ok(buffer.address() + (span.offset * 2) as u64),
+            _ => self.address(span),
+        }
+    }
+
+    pub fn region(&self, region: Region) -> (&Buffer, usize) {
+        match region {
+            Region::Arena => (&self.arena, self.real_size),
+            Region::Parameters => (&self.parameters, 4),
+            Region::Gradients => (&self.gradients, 4),
+            Region::Momentum => (&self.momentum, 4),
+            Region::Indices => (&self.indices, 4),
+        }
+    }
+
+    pub fn region_mut(&mut self, region: Region) -> &mut Buffer {
+        match region {
+            Region::Arena => &mut self.arena,
+            Region::Parameters => &mut self.parameters,
+            Region::Gradients => &mut self.gradients,
+            Region::Momentum => &mut self.momentum,
+            Region::Indices => &mut self.indices,
+        }
+    }
+}
+
+/// Bytes that a plan takes on the device.
+struct Needs {
+    /// What does not depend on the batch.
+    fixed: usize,
+    /// What grows with it.
+    batch: usize,
+    columns: usize,
+    partials: usize,
+}
+
+/// Row blocks of a bias gradient's first stage, at most.
+pub(super) const MAX_PARTIALS: usize = 1024;
+
+impl Needs {
+    fn new(sizes: &MemorySizes, real_size: usize, workspace: usize) -> Self {
+        let columns = (sizes.columns * real_size).min(workspace.max(sizes.sample_columns * real_size));
+        let partials = MAX_PARTIALS * sizes.max_channels * 4;
+        let half = if real_size == 2 { 2 * sizes.parameters } else { 0 };
+        let state = 4 * (sizes.parameters + sizes.gradients + sizes.momentum);
+        Self {
+            fixed: state + half + partials + columns,
+            batch: sizes.arena * real_size + sizes.indices * 4,
+            columns,
+            partials,
+        }
+    }
+
+    fn total(&self) -> usize {
+        self.fixed + self.batch
+    }
+
+    fn too_much(&self, batch: usize, free: usize, total: usize) -> String {
+        let megabytes = |bytes: usize| bytes.div_ceil(1_000_000);
+        let fitting = free.saturating_sub(self.fixed) / (self.batch / batch.max(1)).max(1);
+        let advice = match fitting.min(batch.saturating_sub(1)) {
+            0 => "no batch fits; try --workspace-mb with a smaller number, or another device".to_string(),
+            fitting => format!("a batch of up to {fitting} would fit: see --batch-size and --eval-batch-size"),
+        };
+        format!(
+            "not enough memory on the device: the plan needs {} MB for a batch of {batch}, {} of {} MB are free; {advice}",
+            megabytes(self.total()),
+            megabytes(free),
+            megabytes(total)
+        )
+    }
+}
+
+/// The bytes of plain numbers.
+pub(super) fn bytes_of_u32(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Numbers from their bytes.
+pub(super) fn f32_from_bytes(bytes: &[u8]) -> Result<Vec<f32>> {
+    ensure!(bytes.len() % 4 == 0, anyhow!("{} bytes are no fp32 numbers", bytes.len()));
+    Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+}

@@ -1,0 +1,119 @@
+//! SGD on CUDA, with the learning rate and fp16's dynamic loss scale in device memory.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use cudarc::driver::CudaStream;
+
+use super::Cuda;
+use super::kernels::Arg;
+use super::memory::Pinned;
+use crate::ops::{LossScale, OptimizerOps, Region, Sgd};
+
+/// What outlives a step.
+pub(super) struct State {
+    learning_rate: Pinned,
+    scaling: Option<Scaling>,
+}
+
+/// fp16's loss scale: `{scale f32, good steps u32, skipped steps u64, overflow i32}` as the kernels take them.
+struct Scaling {
+    state: Pinned,
+}
+
+const SCALE: u64 = 0;
+const GOOD_STEPS: u64 = 4;
+const SKIPPED_STEPS: u64 = 8;
+const OVERFLOW: u64 = 16;
+const SCALING_LEN: usize = 24;
+
+impl Scaling {
+    fn at(&self, offset: u64) -> Arg {
+        Arg::Pointer(self.state.device.address() + offset)
+    }
+}
+
+impl State {
+    pub fn new(stream: &Arc<CudaStream>, with_scaling: bool) -> Result<Self> {
+        let scaling = with_scaling.then(|| -> Result<Scaling> {
+            let mut state = Pinned::new(stream, SCALING_LEN)?;
+            state.write(stream, &scaling_bytes(LossScale::default()))?;
+            Ok(Scaling { state })
+        });
+        Ok(Self { learning_rate: Pinned::new(stream, 4)?, scaling: scaling.transpose()? })
+    }
+
+    /// The scale's address, or null where there is none.
+    pub fn loss_scale(&self) -> Arg {
+        self.scaling.as_ref().map_or(Arg::Pointer(0), |scaling| scaling.at(SCALE))
+    }
+}
+
+impl OptimizerOps for Cuda {
+    fn set_learning_rate(&mut self, learning_rate: f32) -> Result<()> {
+        self.optimizer.learning_rate.write(&self.stream, &learning_rate.to_le_bytes())
+    }
+
+    fn sgd_step(&mut self, op: &Sgd) -> Result<()> {
+        let memory = self.memory()?;
+        let address = |region| Arg::Pointer(memory.region(region).0.address());
+        let (weights, gradients) = (address(Region::Parameters), address(Region::Gradients));
+        let momentum = if op.momentum == 0.0 { Arg::Pointer(0) } else { address(Region::Momentum) };
+        let half = memory.half_parameters.as_ref().map_or(Arg::Pointer(0), |copy| Arg::Pointer(copy.address()));
+        let count = memory.region(Region::Parameters).0.len() / 4;
+        let (length, null) = (Arg::U64(count as u64), Arg::Pointer(0));
+        let scaling = self.optimizer.scaling.as_ref();
+        let overflow = scaling.map_or(null, |scaling| scaling.at(OVERFLOW));
+        if scaling.is_some() {
+            self.launch("check_overflow", count, &[gradients, overflow, length])?;
+        }
+        let args = [
+            weights,
+            half,
+            gradients,
+            momentum,
+            Arg::Pointer(self.optimizer.learning_rate.device.address()),
+            self.optimizer.loss_scale(),
+            overflow,
+            length,
+            Arg::F32(op.momentum),
+            Arg::F32(op.weight_decay),
+            Arg::U32(op.nesterov.into()),
+        ];
+        self.launch("sgd", count, &args)?;
+        if let Some(scaling) = scaling {
+            let args = [SCALE, GOOD_STEPS, SKIPPED_STEPS, OVERFLOW].map(|offset| scaling.at(offset));
+            self.launch("update_loss_scale", 1, &args)?;
+        }
+        Ok(())
+    }
+
+    fn loss_scale(&mut self) -> Result<Option<LossScale>> {
+        let Some(scaling) = &mut self.optimizer.scaling else { return Ok(None) };
+        let bytes = scaling.state.read(&self.stream)?;
+        let word = |offset: u64| bytes.get(offset as usize..).and_then(|rest| rest.first_chunk::<4>().copied());
+        let (scale, good) = word(SCALE).zip(word(GOOD_STEPS)).context("the loss scale is cut")?;
+        let skipped = bytes.get(SKIPPED_STEPS as usize..).and_then(|rest| rest.first_chunk::<8>().copied());
+        Ok(Some(LossScale {
+            scale: f32::from_le_bytes(scale),
+            good_steps: u32::from_le_bytes(good),
+            skipped_steps: u64::from_le_bytes(skipped.context("the loss scale is cut")?),
+        }))
+    }
+
+    fn set_loss_scale(&mut self, loss_scale: LossScale) -> Result<()> {
+        match &mut self.optimizer.scaling {
+            Some(scaling) => scaling.state.write(&self.stream, &scaling_bytes(loss_scale)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The state as the kernels know it, with no overflow seen.
+fn scaling_bytes(loss_scale: LossScale) -> Vec<u8> {
+    let mut bytes = loss_scale.scale.to_le_bytes().to_vec();
+    bytes.extend(loss_scale.good_steps.to_le_bytes());
+    bytes.extend(loss_scale.skipped_steps.to_le_bytes());
+    bytes.extend([0; 8]);
+    bytes
+}

@@ -1,0 +1,64 @@
+//! What CUDA devices there are, and whether driver and device are new enough.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use cudarc::driver::{CudaContext, result, sys};
+
+use super::error;
+
+/// The oldest driver that knows all calls made here, as `cuDriverGetVersion` counts: 12.0.
+const OLDEST_DRIVER: i32 = 12_000;
+
+/// The oldest device that the kernels are compiled for.
+const OLDEST_DEVICE: (i32, i32) = (7, 5);
+
+/// Names of the CUDA devices of this machine, in the driver's order.
+///
+/// # Errors
+/// Where there is no driver, it does not start or is too old, or it has no device; the message says which.
+pub fn devices() -> Result<Vec<String>> {
+    check_driver()?;
+    let count = result::device::get_count().map_err(error::driver).context("counting the devices")?;
+    ensure!(count > 0, "the NVIDIA driver is there, but it has no device");
+    (0..count)
+        .map(|ordinal| {
+            let device = result::device::get(ordinal).map_err(error::driver)?;
+            result::device::get_name(device).map_err(error::driver)
+        })
+        .collect()
+}
+
+/// An error where there is no driver, or it does not start, or it is too old.
+pub(super) fn check_driver() -> Result<()> {
+    // cudarc panics where the library is missing, so ask first.
+    // SAFETY: it only tries to open the library.
+    if !unsafe { sys::is_culib_present() } {
+        bail!("this machine has no NVIDIA driver (libcuda.so.1 was not found)");
+    }
+    let mut version = 0;
+    // SAFETY: the call may be made before the driver is initialised, and writes one integer.
+    let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
+    status.result().map_err(error::driver).context("asking the NVIDIA driver for its version")?;
+    let dotted = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
+    ensure!(
+        version >= OLDEST_DRIVER,
+        "the NVIDIA driver supports CUDA {}, but {} is needed; update the driver",
+        dotted(version),
+        dotted(OLDEST_DRIVER)
+    );
+    result::init().map_err(error::driver).context("the NVIDIA driver does not start")
+}
+
+/// An error where the device is older than the kernels.
+pub(super) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
+    let (major, minor) = context.compute_capability().map_err(error::driver)?;
+    let name = context.name().map_err(error::driver)?;
+    ensure!(
+        (major, minor) >= OLDEST_DEVICE,
+        "{name} has compute capability {major}.{minor}, but {}.{} is needed",
+        OLDEST_DEVICE.0,
+        OLDEST_DEVICE.1
+    );
+    Ok(())
+}

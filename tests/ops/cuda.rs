@@ -1,0 +1,170 @@
+//! Every operator on CUDA: against f64, against the CPU, against PyTorch's numbers, in fp32, tf32 and fp16.
+
+use cnn_cuda::cuda::{Cuda, Options};
+use cnn_cuda::ops::{LossOps, Metrics, Region, StepLoss};
+
+use super::case::{Case, Results, conv, linear};
+use super::lab::{Lab, random};
+use super::{FP32, Tolerance, activation, check_on, compare, cpu, gather, join, optimizer, pool, pytorch};
+use crate::support::cuda::on_cuda;
+
+/// Storage rounds every activation to 11 bits (4.9e-4), and a gradient sums a few of them.
+const FP16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
+
+/// Products of operands rounded to 11 bits; sums of a hundred such products stray ten times as far.
+const TF32: Tolerance = Tolerance { absolute: 5e-3, relative: 2e-3 };
+
+/// Tests want errors at the launch that causes them, so they run eagerly unless they are about graphs.
+pub fn options(precision: &'static str) -> Options {
+    Options { ordinal: 0, precision, workspace: 64 << 20, graphs: false }
+}
+
+fn lab(precision: &'static str) -> Lab<Cuda> {
+    Lab::new(Cuda::new(options(precision)).expect("a CUDA device"))
+}
+
+fn all_cases() -> Vec<Case> {
+    [super::conv::cases(), pool::cases(), activation::cases(), super::linear::cases(), join::cases()].concat()
+}
+
+#[test]
+fn all_operators_in_fp32() {
+    on_cuda(|| all_cases().iter().for_each(|case| check_on(&mut lab("fp32"), case, FP32)));
+}
+
+#[test]
+fn all_operators_in_tf32() {
+    on_cuda(|| all_cases().iter().for_each(|case| check_on(&mut lab("tf32"), case, TF32)));
+}
+
+#[test]
+fn all_operators_in_fp16() {
+    on_cuda(|| all_cases().iter().for_each(|case| check_on(&mut lab("fp16"), case, FP16)));
+}
+
+#[test]
+fn all_operators_give_pytorchs_numbers() {
+    on_cuda(|| assert!(pytorch::check_all(&mut lab("fp32"), FP32) >= 50));
+}
+
+/// Shapes of real networks, too large for central differences: the CPU is the reference.
+#[test]
+fn large_shapes_agree_with_the_cpu() {
+    on_cuda(|| {
+        let cases = [
+            conv([28, 28, 1], 16, [3, 1, 0], 5),
+            conv([26, 26, 16], 32, [3, 1, 0], 3),
+            conv([12, 12, 32], 64, [3, 1, 1], 2),
+            conv([17, 15, 8], 24, [5, 2, 2], 3),
+            linear(2048, 100, 7),
+        ];
+        for case in cases {
+            let inputs = case.random_inputs();
+            let outputs =
+                super::reference::forward(&case, &inputs.iter().map(|v| vec![0.0; v.len()]).collect::<Vec<_>>());
+            let d_output = random(outputs.len(), 9);
+            let expected = case.run(&mut cpu(), &inputs, &d_output);
+            let got = case.run(&mut lab("fp32"), &inputs, &d_output);
+            agree(&case, &got, &expected);
+        }
+    });
+}
+
+/// Both within fp32's error of sums of thousands of terms of size one.
+fn agree(case: &Case, got: &Results, expected: &Results) {
+    let tolerance = Tolerance { absolute: 5e-4, relative: 1e-5 };
+    let pairs = got.gradients.iter().zip(&expected.gradients);
+    for (got, expected) in pairs.chain([(&got.output, &expected.output)]) {
+        let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
+        compare(&format!("{case:?}"), got, &expected, tolerance);
+    }
+}
+
+#[test]
+fn a_small_workspace_gives_the_same_results_in_pieces() {
+    on_cuda(|| {
+        let case = conv([9, 8, 4], 6, [3, 2, 1], 4);
+        let (inputs, d_output) = (case.random_inputs(), random(4 * 5 * 4 * 6, 3));
+        let whole = case.run(&mut lab("fp32"), &inputs, &d_output);
+        for workspace in [1, 800, 6000] {
+            let sizes = super::lab::sizes_with_columns(4 * 5 * 4 * 36, 5 * 4 * 36);
+            let backend = Cuda::new(Options { workspace, ..options("fp32") }).expect("a CUDA device");
+            let pieces = case.run(&mut Lab::with_sizes(backend, &sizes), &inputs, &d_output);
+            agree(&case, &pieces, &whole);
+        }
+    });
+}
+
+#[test]
+fn gathering_and_sgd() {
+    on_cuda(|| {
+        gather::check_gather(&mut lab("fp32"), 1e-6);
+        gather::check_gather(&mut lab("fp16"), 1e-3);
+        optimizer::check_sgd(&mut lab("fp32"));
+    });
+}
+
+#[test]
+fn metrics_and_step_losses() {
+    on_cuda(|| {
+        let (mut device, mut host) = (lab("fp32"), cpu());
+        let start = Metrics { loss_sum: 2.5, correct: 3, samples: 7, steps: 2, first_bad_step: None };
+        device.backend.log_steps(3).expect("log");
+        host.backend.log_steps(3).expect("log");
+        let run = |logits: &[f32], labels: &[u32], device: &mut Lab<Cuda>, host: &mut Lab<_>| {
+            run_loss(logits, labels, device);
+            run_loss(logits, labels, host);
+        };
+        device.backend.set_metrics(start).expect("metrics");
+        host.backend.set_metrics(start).expect("metrics");
+        run(&random(12, 0), &[0, 2, 1], &mut device, &mut host);
+        run(&random(12, 1), &[3, 3, 3], &mut device, &mut host);
+        let (a, b) =
+            (device.backend.take_step_losses().expect("losses"), host.backend.take_step_losses().expect("losses"));
+        assert_eq!(a.len(), 2);
+        let flat = |losses: &[StepLoss]| losses.iter().flat_map(|l| [l.loss, l.accuracy]).collect::<Vec<f32>>();
+        let expected: Vec<f64> = flat(&b).into_iter().map(f64::from).collect();
+        compare("step losses", &flat(&a), &expected, FP32);
+        run(&[f32::NAN, 1.0, 0.0, 0.0], &[1], &mut device, &mut host);
+        let (a, b) = (device.backend.read_metrics().expect("read"), host.backend.read_metrics().expect("read"));
+        assert_eq!(
+            (a.correct, a.samples, a.steps, a.first_bad_step),
+            (b.correct, b.samples, b.steps, b.first_bad_step)
+        );
+        assert_eq!(a.first_bad_step, Some(4));
+    });
+}
+
+fn run_loss<B: cnn_cuda::ops::Backend>(logits: &[f32], labels: &[u32], lab: &mut Lab<B>) {
+    let span = lab.put(Region::Arena, logits);
+    lab.backend.set_labels(labels).expect("labels");
+    lab.backend.softmax_cross_entropy(logits.len() / labels.len(), labels.len(), span, None).expect("loss");
+}
+
+#[test]
+fn fp16_skips_a_step_that_overflows_and_halves_its_scale() {
+    on_cuda(|| {
+        use cnn_cuda::ops::{Backend, LossScale, OptimizerOps, Sgd, Span};
+        let mut lab = lab("fp16");
+        let span = |region| Span::new(region, 0, 64);
+        lab.backend.write(span(Region::Parameters), &[1.0; 64]).expect("write");
+        lab.backend.set_learning_rate(0.5).expect("rate");
+        lab.backend.set_loss_scale(LossScale { scale: 1024.0, good_steps: 0, skipped_steps: 0 }).expect("scale");
+        let scale = |lab: &mut Lab<Cuda>| lab.backend.loss_scale().expect("scale").expect("fp16 has one");
+        let size = 1 << 20;
+        let zeros = vec![0.0; size];
+        lab.backend.write(Span::new(Region::Gradients, 0, size), &zeros).expect("write");
+        lab.backend.write(span(Region::Gradients), &[f32::INFINITY; 64]).expect("write");
+        lab.backend.sgd_step(&Sgd::default()).expect("step");
+        assert_eq!(lab.get(span(Region::Parameters)), [1.0; 64], "the step was not skipped");
+        assert_eq!(scale(&mut lab), LossScale { scale: 512.0, good_steps: 0, skipped_steps: 1 });
+        lab.backend.write(span(Region::Gradients), &[512.0; 64]).expect("write");
+        lab.backend.sgd_step(&Sgd::default()).expect("step");
+        assert_eq!(lab.get(span(Region::Parameters)), [0.5; 64], "the gradient was not unscaled");
+        assert_eq!(scale(&mut lab), LossScale { scale: 512.0, good_steps: 1, skipped_steps: 1 });
+        let last = LossScale { scale: 512.0, good_steps: 1999, skipped_steps: 1 };
+        lab.backend.set_loss_scale(last).expect("scale");
+        lab.backend.sgd_step(&Sgd::default()).expect("step");
+        assert_eq!(scale(&mut lab), LossScale { scale: 1024.0, good_steps: 0, skipped_steps: 1 });
+    });
+}

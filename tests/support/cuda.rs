@@ -1,0 +1,25 @@
+//! Runs device tests where a device is: on the machine's GPU, and on the emulator.
+
+use super::emulator::on_emulator;
+use super::{Need, skip};
+
+/// Whether this machine has a usable GPU (not the emulator).
+pub fn has_gpu() -> bool {
+    std::env::var_os("CNN_CUDA_TEST_ON_EMULATOR").is_none() && cnn_cuda::cuda::devices().is_ok()
+}
+
+/// Runs `body`, a closure written in a test function, on the machine's GPU where it has one, and on the emulator in a
+/// process of its own.
+pub fn on_cuda<F: Fn()>(body: F) {
+    if has_gpu() {
+        body();
+    }
+    on_emulator(&[], body);
+}
+
+#[test]
+fn the_gpu_of_this_machine_is_tested() {
+    if !has_gpu() {
+        skip(Need::Gpu, "no CUDA device: device tests ran on the emulator alone");
+    }
+}
