@@ -91,10 +91,10 @@ impl Task for Benchmark<'_> {
     fn run<B: Backend>(self, mut backend: B) -> Result<BenchResult> {
         let (network, batch) = (self.network, self.batch_size);
         let plan = Plan::new(network, Mode::Training, batch)?;
+        load_random_images(&mut backend, network, batch)?;
         backend.allocate(&plan.memory_sizes(false))?;
         let parameters = network.initial_parameters(0);
         backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters)?;
-        load_random_images(&mut backend, network, batch)?;
         backend.set_learning_rate(0.01)?;
         backend.set_metrics(Metrics::default())?;
         let order: Vec<u32> = (0..batch as u32).collect();

@@ -83,9 +83,9 @@ impl Task for Evaluation<'_> {
         let Dataset { shape, classes, mean, std, test, .. } = self.dataset;
         let (count, labels) = (test.count(), test.labels.clone());
         let plan = Plan::new(self.network, Mode::Inference, self.batch_size.min(count))?;
+        backend.load_subset(Subset::Test, &Normalise { shape, mean, std }, test.images, test.labels)?;
         backend.allocate(&plan.memory_sizes(false))?;
         backend.write(Span::new(Region::Parameters, 0, self.weights.len()), self.weights)?;
-        backend.load_subset(Subset::Test, &Normalise { shape, mean, std }, test.images, test.labels)?;
         let order: Vec<u32> = (0..count as u32).collect();
         backend.set_order(Subset::Test, &order, 0)?;
         backend.set_metrics(Metrics::default())?;

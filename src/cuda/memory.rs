@@ -180,12 +180,15 @@ impl Memory {
 
 /// Bytes that a plan takes on the device.
 struct Needs {
-    /// What does not depend on the batch.
-    fixed: usize,
-    /// What grows with it.
-    batch: usize,
-    columns: usize,
+    /// Parameters, gradients, optimiser state.
+    state: usize,
     partials: usize,
+    columns: usize,
+    /// Activations, their gradients and indices.
+    activations: usize,
+    /// Columns of one sample, and what those of a batch may take.
+    sample_columns: usize,
+    workspace: usize,
 }
 
 /// Row blocks of a bias gradient's first stage, at most.
@@ -193,26 +196,38 @@ pub(super) const MAX_PARTIALS: usize = 1024;
 
 impl Needs {
     fn new(sizes: &MemorySizes, real_size: usize, workspace: usize) -> Self {
-        let columns = (sizes.columns * real_size).min(workspace.max(sizes.sample_columns * real_size));
-        let partials = MAX_PARTIALS * sizes.max_channels * 4;
+        let sample_columns = sizes.sample_columns * real_size;
         let half = if real_size == 2 { 2 * sizes.parameters } else { 0 };
-        let state = 4 * (sizes.parameters + sizes.gradients + sizes.momentum);
         Self {
-            fixed: state + half + partials + columns,
-            batch: sizes.arena * real_size + sizes.indices * 4,
-            columns,
-            partials,
+            state: 4 * (sizes.parameters + sizes.gradients + sizes.momentum) + half,
+            partials: MAX_PARTIALS * sizes.max_channels * 4,
+            columns: (sizes.columns * real_size).min(workspace.max(sample_columns)),
+            activations: sizes.arena * real_size + sizes.indices * 4,
+            sample_columns,
+            workspace,
         }
     }
 
     fn total(&self) -> usize {
-        self.fixed + self.batch
+        self.state + self.partials + self.columns + self.activations
+    }
+
+    /// What a smaller batch than the planned one would take.
+    fn total_for(&self, smaller: usize, batch: usize) -> usize {
+        let columns = self.sample_columns.saturating_mul(smaller).min(self.workspace.max(self.sample_columns));
+        self.state + self.partials + columns + self.activations.div_ceil(batch) * smaller
     }
 
     fn too_much(&self, batch: usize, free: usize, total: usize) -> String {
         let megabytes = |bytes: usize| bytes.div_ceil(1_000_000);
-        let fitting = free.saturating_sub(self.fixed) / (self.batch / batch.max(1)).max(1);
-        let advice = match fitting.min(batch.saturating_sub(1)) {
+        // The driver rounds every allocation up: what fits to the byte may not fit.
+        let usable = free / 20 * 19;
+        let (mut fitting, mut beyond) = (0, batch.max(1));
+        while fitting + 1 < beyond {
+            let middle = fitting.midpoint(beyond);
+            if self.total_for(middle, batch.max(1)) <= usable { fitting = middle } else { beyond = middle }
+        }
+        let advice = match fitting {
             0 => "no batch fits; try --workspace-mb with a smaller number, or another device".to_string(),
             fitting => format!("a batch of up to {fitting} would fit: see --batch-size and --eval-batch-size"),
         };

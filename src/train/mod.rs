@@ -63,12 +63,13 @@ impl<B: Backend> Trainer<B> {
         let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
         let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
         let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
-        backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         for (subset, split) in [(Subset::Train, &mut dataset.train), (Subset::Test, &mut dataset.test)] {
             let (images, labels) = (std::mem::take(&mut split.images), std::mem::take(&mut split.labels));
             backend.load_subset(subset, &normalise, images, labels)?;
         }
+        // After the data, so that what is free then is what the plan can have.
+        backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
         let initial = network.initial_parameters(hyper.seed);
         let mut trainer = Self {
             backend,

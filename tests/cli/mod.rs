@@ -1,5 +1,6 @@
 //! The program as a user meets it: commands, files, errors, exit codes, signals.
 
+mod cuda;
 mod errors;
 mod runs;
 mod signals;

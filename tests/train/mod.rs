@@ -1,5 +1,6 @@
 //! Training as a whole: PyTorch's losses, graphs that branch, determinism, resuming.
 
+mod cuda;
 pub mod dag;
 pub mod harness;
 pub mod parity;

@@ -35,8 +35,15 @@ fn optimiser(settings: &Value, batch_size: usize) -> Hyperparameters {
     Hyperparameters { sgd, max_steps: Some(50), ..hyperparameters(batch_size, number("lr")) }
 }
 
+/// What the losses of a run are held to.
+pub struct Expectation {
+    pub tolerance: Tolerance,
+    /// Steps that it holds for; later ones stray, where rounding moves the maxima of poolings.
+    pub steps: usize,
+}
+
 /// Trains a narrow network as PyTorch did, on any backend: losses and final weights.
-pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Tolerance, weights: Option<Tolerance>) {
+pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Expectation, weights: Option<Tolerance>) {
     let bytes = fs::read("tests/reference/trajectory_narrow.safetensors").expect("the committed reference");
     let tensors = Tensors::new(&bytes);
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
@@ -55,7 +62,8 @@ pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Tolerance, weig
         trainer.run(&mut listener).expect("a run");
         let expected: Vec<f64> = tensors.get(&format!("losses.{run}")).0.into_iter().map(f64::from).collect();
         assert_eq!(expected.len(), 50);
-        compare(&format!("{run} losses"), &listener.losses, &expected, losses);
+        let steps = ..losses.steps;
+        compare(&format!("{run} losses"), &listener.losses[steps], &expected[steps], losses.tolerance);
         if let Some(tolerance) = weights {
             let last = from_tensors(&network, |name| tensors.get(&format!("final.{run}.{name}")).0);
             let last: Vec<f64> = last.into_iter().map(f64::from).collect();
@@ -133,7 +141,8 @@ fn from_tensors(network: &Network, values: impl Fn(&str) -> Vec<f32>) -> Vec<f32
 
 #[test]
 fn a_narrow_network_gives_pytorchs_losses_and_weights() {
-    check_narrow(|| Cpu::new(Some(2)).expect("two threads"), LOSSES, Some(NARROW_WEIGHTS));
+    let losses = Expectation { tolerance: LOSSES, steps: 50 };
+    check_narrow(|| Cpu::new(Some(2)).expect("two threads"), losses, Some(NARROW_WEIGHTS));
 }
 
 #[test]

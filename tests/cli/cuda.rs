@@ -1,0 +1,151 @@
+//! The program on a CUDA device: the emulator before its unmodified binary, and every way in which a device is missing.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::emulator::{emulator, library_path};
+use crate::support::program::{Ran, command};
+use crate::support::{Need, skip};
+
+/// Runs the program with `libraries` first on the loader's path and `settings` in its environment.
+fn run_with(libraries: &Path, settings: &[(&str, &str)], args: &[&str]) -> Ran {
+    let cache = tempfile::tempdir().expect("a folder");
+    let mut command = command(args);
+    command.env("LD_LIBRARY_PATH", library_path(libraries)).env("XDG_CACHE_HOME", cache.path());
+    command.envs(settings.iter().copied()).output().expect("the program starts").into()
+}
+
+fn step_losses(folder: &Path) -> Vec<f64> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).expect("read");
+    let records = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    records.filter(|record| record["kind"] == "step").map(|record| record["loss"].as_f64().expect("loss")).collect()
+}
+
+/// Arguments of a short run; `more` first names the data set.
+fn train<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    [&["train", "--out", out.to_str().expect("plain"), "--log-steps", "--quiet"], more].concat()
+}
+
+fn succeed(ran: Ran) -> Ran {
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    ran
+}
+
+#[test]
+fn real_mnist_on_the_emulator_gives_the_cpus_losses() {
+    let Some(libraries) = emulator() else { return };
+    let data = std::env::var("CNN_CUDA_DATA").unwrap_or_else(|_| "data".into());
+    let options = cnn_cuda::data::LoadOptions { folder: (&data).into(), download: false, progress: false };
+    if let Err(error) = cnn_cuda::data::load("mnist", &options) {
+        return skip(Need::Mnist, &format!("{error:#}"));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let runs = ["0", "cpu"].map(|device| {
+        let out = folder.path().join(device);
+        let more = ["--data", &data, "--device", device, "--max-steps", "60"];
+        let ran = succeed(run_with(libraries, &[], &train(&out, &more)));
+        assert_eq!(ran.stderr.contains("CUDA emulator"), device == "0", "{}", ran.stderr);
+        step_losses(&out)
+    });
+    assert_eq!(runs.each_ref().map(Vec::len), [60, 60]);
+    for (ours, cpu) in runs[0].iter().zip(&runs[1]) {
+        assert!((ours - cpu).abs() <= 1e-4 * cpu, "{ours} on the device, {cpu} on the CPU");
+    }
+}
+
+#[test]
+fn every_command_works_on_a_device() {
+    let Some(libraries) = emulator() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let digits = ["--dataset", "digits", "--model", "lenet5", "--device", "0", "--max-steps", "40"];
+    for precision in ["tf32", "fp16"] {
+        let out = folder.path().join(precision);
+        succeed(run_with(libraries, &[], &train(&out, &[&digits[..], &["--precision", precision]].concat())));
+    }
+    succeed(run_with(libraries, &[], &train(&out, &digits)));
+    let weights = out.join("model.safetensors");
+    let weights = weights.to_str().expect("plain");
+    let eval = |device: &str| -> Value {
+        let args =
+            ["eval", "--model", "lenet5", "--dataset", "digits", "--weights", weights, "--json", "--device", device];
+        serde_json::from_str(&succeed(run_with(libraries, &[], &args)).stdout).expect("JSON")
+    };
+    let (device, cpu) = (eval("0"), eval("cpu"));
+    assert!((device["loss"].as_f64().expect("loss") - cpu["loss"].as_f64().expect("loss")).abs() < 1e-4);
+    let bench = ["bench", "--model", "lenet5", "--device", "0", "--steps", "2", "--batch-size", "4", "--json"];
+    let result: Value = serde_json::from_str(&succeed(run_with(libraries, &[], &bench)).stdout).expect("JSON");
+    assert_eq!((&result["precision"], &result["device"]), (&"fp32".into(), &"CUDA emulator (CUDA device 0)".into()));
+    // `auto` takes the device, and a run goes on with the CPU.
+    let out_name = out.to_str().expect("plain");
+    let ran =
+        succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "auto", "--max-steps", "42"]));
+    assert!(ran.stderr.contains("CUDA emulator"), "{}", ran.stderr);
+    succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "cpu", "--max-steps", "44"]));
+}
+
+#[test]
+fn what_is_missing_or_too_old_is_told() {
+    let Some(libraries) = emulator() else { return };
+    let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
+    let refused = |settings: &[(&str, &str)], args: &[&str], words: &[&str]| {
+        let ran = run_with(libraries, settings, args);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        for word in words {
+            assert!(ran.stderr.contains(word), "{word:?} is missing from: {}", ran.stderr);
+        }
+        assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+    };
+    refused(&[("CUDA_EMULATOR_DEVICES", "0")], &device, &["--device 0", "CUDA_ERROR_NO_DEVICE"]);
+    refused(&[("CUDA_EMULATOR_DRIVER", "11040")], &device, &["CUDA 11.4", "12.0", "update the driver"]);
+    refused(&[("CUDA_EMULATOR_CC", "7.0")], &device, &["compute capability 7.0", "7.5"]);
+    let second = [&device[..6], &["1"]].concat();
+    refused(&[], &second, &["no CUDA device 1", "0: CUDA emulator"]);
+    let large = [&device[..], &["--batch-size", "100000"]].concat();
+    refused(&[("CUDA_EMULATOR_MEMORY_MB", "600")], &large, &["needs", "are free", "a batch of up to", "--batch-size"]);
+    refused(&[("CUDA_EMULATOR_MEMORY_MB", "20")], &device, &["CUDA_ERROR_OUT_OF_MEMORY"]);
+}
+
+#[test]
+fn the_batch_that_is_said_to_fit_fits() {
+    let Some(libraries) = emulator() else { return };
+    let memory = [("CUDA_EMULATOR_MEMORY_MB", "100")];
+    let bench = |batch: &str| {
+        let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", batch];
+        run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"]].concat())
+    };
+    let stderr = bench("20000").stderr;
+    let rest = stderr.split("a batch of up to ").nth(1).unwrap_or_else(|| panic!("{stderr}"));
+    let fitting = rest.split(' ').next().expect("a number");
+    succeed(bench(fitting));
+}
+
+#[test]
+fn missing_libraries_are_told() {
+    let Some(libraries) = emulator() else { return };
+    let only = |files: &[&str]| {
+        let folder = tempfile::tempdir().expect("a folder");
+        for file in files {
+            fs::copy(libraries.join(file), folder.path().join(file)).expect("copied");
+        }
+        folder
+    };
+    let nothing = only(&[]);
+    let no_toolkit = [("CUDA_PATH", "/none"), ("CUDA_HOME", "/none"), ("PATH", "/usr/bin:/bin"), ("HOME", "/none")];
+    let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
+    if !crate::support::cuda::has_gpu() {
+        let ran = run_with(nothing.path(), &no_toolkit, &device);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("no NVIDIA driver"), "{}", ran.stderr);
+        let auto = [&device[..6], &["auto"]].concat();
+        let ran = succeed(run_with(nothing.path(), &no_toolkit, &auto));
+        assert!(ran.stderr.contains("device: CPU") && ran.stderr.contains("no NVIDIA driver"), "{}", ran.stderr);
+    }
+    let driver = only(&["libcuda.so.1", "libcuda.so", "libnvrtc.so.13", "libnvrtc.so"]);
+    let ran = run_with(driver.path(), &no_toolkit, &device);
+    // A machine that has cuBLAS in one of the usual places finds it, and that is right.
+    assert!(ran.code == Some(0) || ran.stderr.contains("cuBLAS was not found"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+}

@@ -1,0 +1,160 @@
+//! Training on CUDA: PyTorch's losses, gradients of graphs, bit-identical reruns, graphs against eager, and going on
+//! with a run on another device.
+
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::cuda::{Cuda, Options};
+use cnn_cuda::models::find;
+use cnn_cuda::network::Network;
+use cnn_cuda::ops::{Backend, Sgd};
+use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
+
+use super::harness::{Listener, digits, hyperparameters};
+use super::parity::Expectation;
+use super::{dag, parity};
+use crate::ops::Tolerance;
+use crate::ops::cuda::options;
+use crate::support::cuda::on_cuda;
+
+fn cuda(precision: &'static str) -> Cuda {
+    Cuda::new(Options { graphs: true, ..options(precision) }).expect("a CUDA device")
+}
+
+fn network() -> Network {
+    let model = find("lenet5").expect("a model");
+    (model.build)(model.input, model.classes).expect("a network")
+}
+
+/// Two epochs of eleven steps, the last of an epoch on a partial batch.
+fn hyper() -> Hyperparameters {
+    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
+    Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, sgd, ..hyperparameters(32, 0.02) }
+}
+
+fn trainer<B: Backend>(backend: B) -> Trainer<B> {
+    Trainer::new(backend, network(), digits(340, 150), hyper()).expect("a trainer")
+}
+
+/// Weights and step losses of a whole run, as bits.
+fn whole_run<B: Backend>(backend: B) -> (Vec<u32>, Vec<u32>) {
+    let (mut trainer, mut listener) = (trainer(backend), Listener::default());
+    assert_eq!(trainer.run(&mut listener).expect("a run"), Outcome::Finished);
+    assert_eq!((listener.losses.len(), listener.epochs.len()), (22, 2));
+    (bits(&trainer.parameters().expect("read")), bits(&listener.losses))
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Another order of the sums, over fifty steps.
+const LOSSES: Tolerance = Tolerance { absolute: 0.0, relative: 1e-4 };
+
+#[test]
+fn a_narrow_network_gives_pytorchs_losses_and_weights() {
+    let weights = Tolerance { absolute: 3e-6, relative: 1e-5 };
+    let losses = || Expectation { tolerance: LOSSES, steps: 50 };
+    on_cuda(|| parity::check_narrow(|| cuda("fp32"), losses(), Some(weights)));
+}
+
+#[test]
+fn a_narrow_network_comes_close_in_lower_precision() {
+    // Rounded to 11 bits, an activation strays by a thousandth.
+    let loose = || Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.03 }, steps: 10 };
+    on_cuda(|| {
+        parity::check_narrow(|| cuda("tf32"), loose(), None);
+        parity::check_narrow(|| cuda("fp16"), loose(), None);
+    });
+}
+
+#[test]
+fn mnist_cnn_gives_pytorchs_losses_on_mnist() {
+    on_cuda(|| {
+        parity::check_mnist(|| cuda("fp32"), LOSSES);
+    });
+}
+
+#[test]
+fn gradients_of_a_branching_graph_are_those_of_its_loss() {
+    on_cuda(|| dag::check_gradients(&mut cuda("fp32")));
+}
+
+#[test]
+fn reruns_are_bit_identical_and_graphs_change_nothing() {
+    on_cuda(|| {
+        for precision in ["fp32", "fp16"] {
+            let recorded = whole_run(cuda(precision));
+            assert!(recorded == whole_run(cuda(precision)), "two runs differ in {precision}");
+            let eager = whole_run(Cuda::new(options(precision)).expect("a CUDA device"));
+            assert!(recorded == eager, "graphs change the numbers in {precision}");
+        }
+    });
+}
+
+#[test]
+fn an_interrupted_run_ends_bit_identical() {
+    on_cuda(|| {
+        for precision in ["fp32", "fp16"] {
+            let whole = whole_run(cuda(precision));
+            for stop in [1, 10, 17] {
+                let mut first = trainer(cuda(precision));
+                let mut before = Listener { stop_after: Some(stop), ..Listener::default() };
+                assert_eq!(first.run(&mut before).expect("a run"), Outcome::Interrupted);
+                let mut second = trainer(cuda(precision));
+                second.restore(&first.state().expect("a state")).expect("restored");
+                let mut after = Listener::default();
+                second.run(&mut after).expect("a run");
+                let losses = [before.losses, after.losses].concat();
+                let ended = (bits(&second.parameters().expect("read")), bits(&losses));
+                assert!(ended == whole, "stopped after {stop} in {precision}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_run_goes_on_across_devices() {
+    on_cuda(|| {
+        let on_cpu = || Cpu::new(Some(1)).expect("a thread");
+        let expected = whole_run(on_cpu()).1;
+        let state = |mut listener: Listener, trainer: &mut dyn FnMut(&mut Listener)| {
+            trainer(&mut listener);
+            listener.losses
+        };
+        let stopping = || Listener { stop_after: Some(9), ..Listener::default() };
+        let mut host = trainer(on_cpu());
+        let begun = state(stopping(), &mut |listener| {
+            host.run(listener).expect("a run");
+        });
+        let mut device = trainer(cuda("fp32"));
+        device.restore(&host.state().expect("a state")).expect("restored");
+        let ended = state(Listener::default(), &mut |listener| {
+            device.run(listener).expect("a run");
+        });
+        check_close(&[begun, ended].concat(), &expected);
+        let mut device = trainer(cuda("fp32"));
+        let begun = state(stopping(), &mut |listener| {
+            device.run(listener).expect("a run");
+        });
+        let mut host = trainer(on_cpu());
+        host.restore(&device.state().expect("a state")).expect("restored");
+        let ended = state(Listener::default(), &mut |listener| {
+            host.run(listener).expect("a run");
+        });
+        check_close(&[begun, ended].concat(), &expected);
+    });
+}
+
+fn check_close(losses: &[f32], expected: &[u32]) {
+    let expected: Vec<f64> = expected.iter().map(|&bits| f32::from_bits(bits).into()).collect();
+    crate::ops::compare("losses", losses, &expected, Tolerance { absolute: 0.0, relative: 1e-3 });
+}
+
+#[test]
+fn divergence_is_found_at_the_end_of_its_epoch_and_names_its_step() {
+    on_cuda(|| {
+        let mut trainer = trainer(cuda("fp32"));
+        trainer.hyper.learning_rate = 1e20;
+        let message = format!("{:#}", trainer.run(&mut Listener::default()).expect_err("it diverges"));
+        assert!(message.contains("at step 2 ") || message.contains("at step 3 "), "{message}");
+    });
+}
