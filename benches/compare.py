@@ -76,7 +76,7 @@ def measure(args: argparse.Namespace, binary: Path, batch: int) -> dict[str, lis
     return rounds
 
 
-def table(rounds: dict[str, list[dict]]) -> list[dict]:
+def rows_of(rounds: dict[str, list[dict]]) -> list[dict]:
     """One row per side."""
     medians = {name: [result["ms_per_step"]["median"] for result in results] for name, results in rounds.items()}
     ours = medians["cnn-cuda"]
@@ -92,6 +92,36 @@ def table(rounds: dict[str, list[dict]]) -> list[dict]:
     ]
 
 
+def markdown(result: dict) -> str:
+    """The table of every batch size, as it stands in the README."""
+    lines = []
+    for batch in result["batches"]:
+        versions = "; ".join(dict.fromkeys(batch["versions"].values()))
+        lines += [
+            f"Batch {batch['batch_size']}, {result['threads']} threads, {result['machine']}, {result['date']}; "
+            f"{versions}; {result['rounds']} interleaved rounds of {result['steps']} steps, median:",
+            "",
+            "| side | ms a step | spread | against cnn-cuda | peak memory |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for row in batch["rows"]:
+            low, high = row["spread"]
+            lines.append(
+                f"| {row['side']} | {row['ms_per_step']:.1f} | {low:.1f} to {high:.1f} "
+                f"| {row['times_slower']:.2f}× | {row['peak_memory_mb']:.0f} MB |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write_readme(table: str) -> None:
+    """Replaces what stands between the README's markers."""
+    path = ROOT / "README.md"
+    begin, end = "<!-- benches/compare.py -->\n", "<!-- end -->"
+    head, rest = path.read_text().split(begin)
+    path.write_text(head + begin + "\n" + table + rest[rest.index(end) :])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu"])
@@ -102,28 +132,31 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CNN_CUDA_DATA", "data")))
     parser.add_argument("--out", type=Path, default=ROOT / "benches" / "results" / "cpu.json")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     args = parser.parse_args()
     binary = Path(os.environ.get("CNN_CUDA_BIN", ROOT / "target" / "release" / "cnn-cuda"))
     if not binary.exists():
         sys.exit(f"{binary} is not there; run `cargo build --release` first, or set CNN_CUDA_BIN")
     difference = check_same_losses(args, binary)
     print(f"the first {CHECKED_STEPS} losses agree to {difference:.1e}\n")
-    versions = {"machine": cpu_name(), "date": date.today().isoformat(), "threads": args.threads}
-    result = {**versions, "losses_max_relative_difference": difference, "batches": []}
+    result = {
+        "machine": cpu_name(),
+        "date": date.today().isoformat(),
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "steps": args.steps,
+        "losses_max_relative_difference": difference,
+        "batches": [],
+    }
     for batch in args.batch_sizes:
         rounds = measure(args, binary, batch)
-        rows = table(rounds)
+        rows = rows_of(rounds)
         versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
         result["batches"].append({"batch_size": batch, "rows": rows, "versions": versions, "rounds": rounds})
-        print(f"batch {batch}, {args.threads} threads, {result['machine']}, {args.rounds} rounds of {args.steps} steps")
-        print("| side | ms a step | spread | against cnn-cuda | peak memory |\n| --- | --- | --- | --- | --- |")
-        for row in rows:
-            low, high = row["spread"]
-            print(
-                f"| {row['side']} | {row['ms_per_step']:.1f} | {low:.1f} to {high:.1f} "
-                f"| {row['times_slower']:.2f}× | {row['peak_memory_mb']:.0f} MB |"
-            )
-        print()
+    text = markdown(result)
+    print(text)
+    if args.readme:
+        write_readme(text)
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -52,7 +52,7 @@ static __device__ __forceinline__ Best row_best(const Row& row) {
     return best;
 }
 
-// The sample's loss, log Σ exp(x − max) + max − x[label], and whether its largest logit is the label's. A label that
+// The sample's loss, log Σ exp(x − max) − (x[label] − max), and whether its largest logit is the label's. A label that
 // is no class gives NaN rather than a read beyond the row.
 static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) {
     const Best best = row_best(row);
@@ -63,7 +63,8 @@ static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) 
     }
     const bool is_class = row.label < row.classes;
     const float target = is_class ? load(row.logits[row.label]) : __int_as_float(0x7fc00000);
-    const float loss = logf(sum) + best.value - target;
+    // Not log(sum) + max − target: for a confident network that would cancel what is left of the loss.
+    const float loss = logf(sum) - (target - best.value);
     if (row.lanes > 1) __syncwarp();  // d_logits may be the logits: all of them are read before any is written.
     for (u32 c = row.lane; row.d_logits && c < row.classes; c += row.lanes) {
         const float probability = expf(load(row.logits[c]) - best.value) / sum;

@@ -158,6 +158,7 @@ fn identity() -> RunIdentity {
         model: "lenet5".into(),
         dataset: "digits".into(),
         train_images: 320,
+        data_fingerprint: 99,
         seed: 3,
         batch_size: 32,
         shuffle: true,
@@ -197,6 +198,7 @@ fn checkpoints_of_another_run_are_refused() {
     assert!(refused(&RunIdentity { model: "mnist-cnn".into(), ..identity() }).contains("model is \"lenet5\""));
     assert!(refused(&RunIdentity { batch_size: 64, ..identity() }).contains("batch size is 32"));
     assert!(refused(&RunIdentity { seed: 4, ..identity() }).contains("seed is 3"));
+    assert!(refused(&RunIdentity { data_fingerprint: 1, ..identity() }).contains("fingerprint is 99"));
     assert!(refused(&RunIdentity { train_images: 1, ..identity() }).contains("training images is 320"));
     assert!(refused(&RunIdentity { shuffle: false, ..identity() }).contains("shuffling"));
     save_weights(&path, &network(), &state(false).parameters).expect("saved");

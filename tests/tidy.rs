@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plan", &["network", "ops", "shape", "rng"]),
     ("data", &["shape", "rng", "files"]),
     ("report", &["files"]),
-    ("train", &["data", "models", "plan", "network", "ops", "shape", "rng"]),
+    ("train", &["data", "plan", "network", "ops", "shape", "rng"]),
     ("checkpoint", &["train", "network", "ops", "shape", "rng", "files"]),
     (
         "cli",
@@ -112,6 +112,15 @@ fn rooms_import_only_what_is_below_them() {
 }
 
 #[test]
+fn only_the_dispatch_names_a_backend() {
+    for path in files("src/cli", &[".rs"]) {
+        let text = read(&path);
+        let names = text.contains("crate::cpu") || text.contains("crate::cuda");
+        assert!(!names || path.ends_with("device.rs"), "{} names a backend", path.display());
+    }
+}
+
+#[test]
 fn an_operator_has_the_same_stem_in_every_room() {
     let stems = |folder: &str, ending: &str| -> BTreeSet<String> {
         files(folder, &[ending])
@@ -122,7 +131,12 @@ fn an_operator_has_the_same_stem_in_every_room() {
     };
     let operators: BTreeSet<String> = stems("src/ops", ".rs").into_iter().filter(|stem| stem != "backend").collect();
     for stem in &operators {
-        assert!(stems("src/cpu", ".rs").contains(stem), "src/cpu/{stem}.rs is missing");
+        for room in ["src/cpu", "src/cuda"] {
+            assert!(stems(room, ".rs").contains(stem), "{room}/{stem}.rs is missing");
+        }
+        // The linear layer is a product alone, which is cuBLAS's.
+        let kernel = stem == "linear" || stems("kernels", ".cu").contains(stem);
+        assert!(kernel, "kernels/{stem}.cu is missing");
         // Bias gradients are tested with the convolutions and linear layers that end in them.
         assert!(stem == "bias" || stems("tests/ops", ".rs").contains(stem), "tests/ops/{stem}.rs is missing");
     }

@@ -19,6 +19,8 @@ pub struct RunIdentity {
     pub model: String,
     pub dataset: String,
     pub train_images: usize,
+    /// Of the training images and labels, so that another set of the same name and size is told apart.
+    pub data_fingerprint: u64,
     pub seed: u64,
     pub batch_size: usize,
     pub shuffle: bool,
@@ -74,7 +76,7 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
 /// # Errors
 /// Where the file is not there, is cut, or is of another model, data set or run; the message says which.
 pub fn load_state(path: &Path, network: &Network, run: &RunIdentity) -> Result<TrainState> {
-    let bytes = read_file(path)?;
+    let bytes = read_file(path, network)?;
     from_bytes(&bytes, network, run).with_context(|| format!("cannot resume from {}", path.display()))
 }
 
@@ -87,6 +89,7 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
     same("model", &header.run.model, &run.model)?;
     same("dataset", &header.run.dataset, &run.dataset)?;
     same("number of training images", &header.run.train_images, &run.train_images)?;
+    same("training data's fingerprint", &header.run.data_fingerprint, &run.data_fingerprint)?;
     same("seed", &header.run.seed, &run.seed)?;
     same("batch size", &header.run.batch_size, &run.batch_size)?;
     same("shuffling", &header.run.shuffle, &run.shuffle)?;

@@ -43,10 +43,19 @@ pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): 
     write_atomically(path, |writer| Ok(writer.write_all(&file)?))
 }
 
-/// A whole file in memory.
-pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
+/// A whole file in memory, unless it is far larger than any file of this network can be: twice its parameters (weights
+/// and momentum) in f64, and a header.
+pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(metadata.is_file(), "{} is not a file; a .safetensors file is expected", path.display());
+    let most = 16 * network.parameter_count() as u64 + (1 << 20);
+    ensure!(
+        metadata.len() <= most,
+        "{} has {} bytes, far more than the weights of {} can have; is it another network's? See --model",
+        path.display(),
+        metadata.len(),
+        network.name
+    );
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
@@ -64,7 +73,8 @@ pub(super) fn parse_metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
 
 /// Fills a flat buffer in memory layout from the tensors named `prefix` + parameter name.
 pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &SafeTensors) -> Result<Vec<f32>> {
-    let mut flat = vec![0.0; network.parameter_count()];
+    // All shapes first: what the file really holds is what is then allocated.
+    let mut views = Vec::with_capacity(network.parameters.len());
     for parameter in &network.parameters {
         let name = format!("{prefix}{}", parameter.name);
         let view = tensors.tensor(&name).map_err(|_| missing(network, &name, tensors))?;
@@ -75,6 +85,10 @@ pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &SafeT
             view.shape(),
             network.name
         );
+        views.push((name, view));
+    }
+    let mut flat = vec![0.0; network.parameter_count()];
+    for (parameter, (name, view)) in network.parameters.iter().zip(views) {
         let values = values_of(&name, &view)?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             bail!("tensor {name} holds {} at index {index}; such weights cannot be used", values[index]);

@@ -17,7 +17,7 @@ pub fn save_weights(path: &Path, network: &Network, parameters: &[f32]) -> Resul
 /// # Errors
 /// Where the file is not there, is cut, or its tensors are not exactly those of `network`, finite and of its shapes.
 pub fn load_weights(path: &Path, network: &Network) -> Result<Vec<f32>> {
-    let bytes = read_file(path)?;
+    let bytes = read_file(path, network)?;
     from_bytes(&bytes, network).with_context(|| format!("cannot use the weights in {}", path.display()))
 }
 

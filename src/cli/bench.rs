@@ -1,16 +1,17 @@
 //! `cnn-cuda bench`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::device::{DeviceArgs, Task, with_backend};
-use super::{build_network, flags};
-use crate::models;
+use super::profile::{self, Profile};
+use super::stream::Stdout;
+use super::{build_network, find_model, flags, usage};
 use crate::network::Network;
 use crate::ops::{Backend, Metrics, Normalise, Region, Sgd, Span, Subset};
 use crate::plan::{self, Mode, Plan};
@@ -28,8 +29,14 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64")]
     batch_size: usize,
     /// Timed steps, after a few that are not
-    #[arg(long, value_name = "N", value_parser = flags::positive, default_value = "50")]
+    #[arg(long, value_name = "N", value_parser = flags::bench_steps, default_value = "50")]
     steps: usize,
+    /// What is timed: whole optimiser steps, or forward passes alone
+    #[arg(long, value_enum, value_name = "MODE", default_value = "train")]
+    mode: BenchMode,
+    /// Show where a training step's time goes: time, GFLOP/s, GB/s and share of the device's limits per part
+    #[arg(long)]
+    profile: bool,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object
@@ -37,9 +44,17 @@ pub struct BenchArgs {
     json: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum BenchMode {
+    Train,
+    Infer,
+}
+
 #[derive(Serialize)]
 struct BenchResult {
     model: String,
+    mode: BenchMode,
     device: String,
     precision: String,
     batch_size: usize,
@@ -48,6 +63,8 @@ struct BenchResult {
     images_per_second: f64,
     /// Of this process on the host, in MB of 10⁶ bytes; null where the system does not tell.
     peak_memory_mb: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<Profile>,
 }
 
 #[derive(Serialize)]
@@ -59,11 +76,13 @@ struct Spread {
 
 /// Times whole optimiser steps: gather, forward, loss, backward, update, on random images.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
-    let model = models::find(&args.model)?;
+    let model = find_model(&args.model)?;
     let network = build_network(model, model.input, model.classes)?;
-    let task = Benchmark { network: &network, batch_size: args.batch_size, steps: args.steps };
+    let training = args.mode == BenchMode::Train;
+    usage(training || !args.profile, || "--profile is of training steps; it goes with --mode train".into())?;
+    let task = Benchmark { network: &network, args };
     let result = with_backend(&args.device, task)?;
-    let mut out = stdout().lock();
+    let mut out = Stdout::new();
     if args.json {
         serde_json::to_writer(&mut out, &result)?;
         writeln!(out)?;
@@ -71,59 +90,90 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     let Spread { median, min, max } = result.ms_per_step;
     writeln!(out, "{} on {}, {}, batch {}", result.model, result.device, result.precision, result.batch_size)?;
-    writeln!(out, "{median:.3} ms a step (median of {}; {min:.3} to {max:.3})", result.steps)?;
+    let what = if training { "training step" } else { "forward pass" };
+    writeln!(out, "{median:.3} ms a {what} (median of {}; {min:.3} to {max:.3})", result.steps)?;
     writeln!(out, "{:.0} images/s", result.images_per_second)?;
     if let Some(peak) = result.peak_memory_mb {
         writeln!(out, "peak memory {peak:.0} MB")?;
+    }
+    if let Some(profile) = &result.profile {
+        writeln!(out)?;
+        profile::print(&mut out, profile)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 struct Benchmark<'a> {
     network: &'a Network,
-    batch_size: usize,
-    steps: usize,
+    args: &'a BenchArgs,
 }
 
 impl Task for Benchmark<'_> {
     type Output = BenchResult;
 
     fn run<B: Backend>(self, mut backend: B) -> Result<BenchResult> {
-        let (network, batch) = (self.network, self.batch_size);
-        let plan = Plan::new(network, Mode::Training, batch)?;
+        let Self { network, args } = self;
+        let batch = args.batch_size;
+        let limits = args.profile.then(|| profile::limits(&mut backend)).transpose()?;
+        let mode = match args.mode {
+            BenchMode::Train => Mode::Training,
+            BenchMode::Infer => Mode::Inference,
+        };
+        let plan = Plan::new(network, mode, batch)?;
         load_random_images(&mut backend, network, batch)?;
         backend.allocate(&plan.memory_sizes(false))?;
         let parameters = network.initial_parameters(0);
         backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters)?;
         backend.set_learning_rate(0.01)?;
         backend.set_metrics(Metrics::default())?;
-        let order: Vec<u32> = (0..batch as u32).collect();
-        let mut milliseconds = Vec::with_capacity(self.steps);
-        for step in 0..WARM_UP + self.steps {
-            backend.set_order(Subset::Train, &order, 0)?;
-            backend.synchronize()?;
-            let start = Instant::now();
-            plan::train_step(&mut backend, &plan, &Sgd::default(), batch)?;
-            backend.synchronize()?;
-            if step >= WARM_UP {
-                milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
-            }
-        }
-        let metrics = backend.read_metrics()?;
-        ensure!(metrics.loss().is_finite(), "the loss became {}: the times mean nothing", metrics.loss());
-        milliseconds.sort_by(f64::total_cmp);
+        let milliseconds = time_steps(&mut backend, &plan, args)?;
+        let profile = limits.map(|limits| profile::profile(&mut backend, &plan, limits, batch)).transpose()?;
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
         Ok(BenchResult {
             model: network.name.clone(),
+            mode: args.mode,
             device: info.name,
             precision: info.precision,
             batch_size: batch,
-            steps: self.steps,
+            steps: args.steps,
             ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
             images_per_second: batch as f64 / median * 1e3,
             peak_memory_mb: peak_memory_mb(),
+            profile,
         })
     }
+}
+
+/// Milliseconds of every timed step, in ascending order.
+fn time_steps<B: Backend>(backend: &mut B, plan: &Plan, args: &BenchArgs) -> Result<Vec<f64>> {
+    let batch = args.batch_size;
+    let order: Vec<u32> = (0..batch as u32).collect();
+    if args.mode == BenchMode::Infer {
+        let pixels = plan.input.len;
+        let mut stream = Stream::new(0, Purpose::Benchmark, 0);
+        let input: Vec<f32> = (0..pixels).map(|_| stream.uniform(-1.0, 1.0)).collect();
+        backend.write(plan.input, &input)?;
+    }
+    let mut milliseconds = Vec::with_capacity(args.steps);
+    for step in 0..WARM_UP + args.steps {
+        backend.set_order(Subset::Train, &order, 0)?;
+        backend.synchronize()?;
+        let start = Instant::now();
+        match args.mode {
+            BenchMode::Train => plan::train_step(backend, plan, &Sgd::default(), batch)?,
+            BenchMode::Infer => plan::forward(backend, plan, batch)?,
+        }
+        backend.synchronize()?;
+        if step >= WARM_UP {
+            milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    let loss = backend.read_metrics()?.loss();
+    let logits = backend.read(plan.logits)?;
+    let finite = loss.is_finite() && logits.iter().all(|logit| logit.is_finite());
+    ensure!(finite, "the network's results are not finite: the times mean nothing");
+    milliseconds.sort_by(f64::total_cmp);
+    Ok(milliseconds)
 }
 
 /// One batch of noise with labels, resident as a data set would be.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::device::{DeviceChoice, Precision};
 use super::train::TrainArgs;
+use super::usage;
 use crate::files::write_atomically;
 use crate::ops::Sgd;
 use crate::train::Hyperparameters;
@@ -47,7 +48,7 @@ impl Config {
         let config = Self {
             model: args.model.clone().unwrap_or_else(|| "mnist-cnn".into()),
             dataset: args.dataset.clone().unwrap_or_else(|| "mnist".into()),
-            data: args.data.folder(),
+            data: absolute(&args.data.folder())?,
             device: args.device.device.unwrap_or_default(),
             precision: args.device.precision.unwrap_or_default(),
             epochs: args.epochs.unwrap_or(20),
@@ -60,11 +61,13 @@ impl Config {
             seed: args.seed.unwrap_or(0),
             shuffle: !args.no_shuffle,
             max_steps: args.max_steps.map(|steps| steps as u64),
-            init: args.init.clone(),
+            init: args.init.as_deref().map(absolute).transpose()?,
             threads: args.device.threads,
             log_steps: args.log_steps,
         };
-        ensure!(!config.nesterov || config.momentum > 0.0, "--nesterov needs a --momentum above 0");
+        usage(!config.nesterov || config.momentum > 0.0, || "--nesterov needs a --momentum above 0".into())?;
+        let on_cpu = config.device == DeviceChoice::Cpu && config.precision != Precision::Fp32;
+        usage(!on_cpu, || "--precision is for CUDA devices; the CPU computes in fp32 alone".into())?;
         Ok(config)
     }
 
@@ -75,6 +78,7 @@ impl Config {
     /// Where the folder holds no run, or a flag contradicts it.
     pub fn resumed(folder: &Path, args: &TrainArgs) -> Result<Self> {
         let path = folder.join(FILE);
+        ensure!(path.is_file(), "--resume {}: there is no run, for {} is missing", folder.display(), path.display());
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("--resume {}: cannot read {}", folder.display(), path.display()))?;
         let mut config: Self = toml::from_str(&text)
@@ -88,16 +92,17 @@ impl Config {
         unchanged("--seed", args.seed.as_ref(), &config.seed)?;
         unchanged("--nesterov", args.nesterov.then_some(&true), &config.nesterov)?;
         unchanged("--no-shuffle", args.no_shuffle.then_some(&true), &!config.shuffle)?;
-        if args.init.is_some() {
-            bail!("--init and --resume contradict each other: a resumed run goes on from its checkpoint");
+        if let Some(folder) = &args.data.data {
+            config.data = absolute(folder)?;
         }
-        config.data = args.data.data.clone().unwrap_or(config.data);
         config.device = args.device.device.unwrap_or(config.device);
         config.precision = args.device.precision.unwrap_or(config.precision);
         config.threads = args.device.threads.or(config.threads);
         config.epochs = args.epochs.unwrap_or(config.epochs);
         config.eval_batch_size = args.eval_batch_size.unwrap_or(config.eval_batch_size);
-        config.max_steps = args.max_steps.map(|steps| steps as u64);
+        if let Some(steps) = args.max_steps {
+            config.max_steps = Some(steps as u64);
+        }
         config.log_steps |= args.log_steps;
         config.check().with_context(|| format!("{} is damaged", path.display()))?;
         Ok(config)
@@ -110,6 +115,7 @@ impl Config {
         ensure!(self.threads != Some(0), "zero threads");
         ensure!(self.lr.is_finite() && self.lr > 0.0, "lr {}", self.lr);
         ensure!((0.0..1.0).contains(&self.momentum), "momentum {}", self.momentum);
+        ensure!(!self.nesterov || self.momentum > 0.0, "nesterov without momentum");
         ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
         Ok(())
     }
@@ -134,6 +140,11 @@ impl Config {
         let text = toml::to_string(self).context("config.toml")?;
         write_atomically(&folder.join(FILE), |writer| Ok(writer.write_all(text.as_bytes())?))
     }
+}
+
+/// A path that means the same from another folder.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))
 }
 
 fn unchanged<T: PartialEq + std::fmt::Display>(flag: &str, given: Option<&T>, run: &T) -> Result<()> {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::flags;
+use super::{flags, usage};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda, Options};
 use crate::ops::Backend;
@@ -81,13 +81,13 @@ const DEFAULT_WORKSPACE_MB: usize = 512;
 #[derive(Args, Clone)]
 pub struct DeviceArgs {
     /// `auto`, `cpu` or the number of a CUDA device [default: auto]
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true)]
     pub device: Option<DeviceChoice>,
     /// Arithmetic; the CPU has fp32 alone [default: fp32]
     #[arg(long, value_enum, value_name = "PRECISION")]
     pub precision: Option<Precision>,
     /// CPU threads [default: all cores]
-    #[arg(long, value_name = "N", value_parser = flags::threads)]
+    #[arg(long, value_name = "N", value_parser = flags::threads, allow_negative_numbers = true)]
     pub threads: Option<usize>,
     /// Megabytes that im2col may take on a CUDA device; less works in smaller pieces [default: 512]
     #[arg(long, value_name = "MB", value_parser = flags::positive)]
@@ -109,8 +109,7 @@ pub fn with_backend<T: Task>(args: &DeviceArgs, task: T) -> Result<T::Output> {
     let why = match args.device.unwrap_or_default() {
         DeviceChoice::Cpu => "--device cpu".to_string(),
         DeviceChoice::Cuda(ordinal) => {
-            let backend = open_cuda(args, ordinal)
-                .with_context(|| format!("--device {ordinal} cannot be used (--device cpu works without a GPU)"))?;
+            let backend = open_cuda(args, ordinal).with_context(|| unusable(ordinal))?;
             info!("device: {} (--device {ordinal})", backend.info().name);
             return task.run(backend);
         }
@@ -130,12 +129,31 @@ pub fn with_backend<T: Task>(args: &DeviceArgs, task: T) -> Result<T::Output> {
     task.run(backend)
 }
 
-fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
+/// What can be told of the flags before anything is loaded: a CUDA device asked for by number must be there.
+pub fn check_device(args: &DeviceArgs) -> Result<()> {
+    let on_cpu = args.device == Some(DeviceChoice::Cpu) && args.precision.unwrap_or_default() != Precision::Fp32;
+    usage(!on_cpu, || "--precision is for CUDA devices; the CPU computes in fp32 alone".into())?;
+    match args.device {
+        Some(DeviceChoice::Cuda(ordinal)) => check_ordinal(ordinal).with_context(|| unusable(ordinal)),
+        _ => Ok(()),
+    }
+}
+
+fn unusable(ordinal: usize) -> String {
+    format!("--device {ordinal} cannot be used (--device cpu works without a GPU)")
+}
+
+fn check_ordinal(ordinal: usize) -> Result<()> {
     let devices = cuda::devices()?;
     if ordinal >= devices.len() {
         let names = devices.iter().enumerate().map(|(ordinal, name)| format!("{ordinal}: {name}"));
         bail!("there is no CUDA device {ordinal}; this machine has {}", names.collect::<Vec<_>>().join(", "));
     }
+    Ok(())
+}
+
+fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
+    check_ordinal(ordinal)?;
     let precision = match args.precision.unwrap_or_default() {
         Precision::Fp32 => "fp32",
         Precision::Tf32 => "tf32",

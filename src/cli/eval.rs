@@ -1,18 +1,18 @@
 //! `cnn-cuda eval`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
-use super::device::{DeviceArgs, Task, with_backend};
-use super::{DataArgs, build_network, flags};
+use super::device::{DeviceArgs, Task, check_device, with_backend};
+use super::stream::Stdout;
+use super::{DataArgs, build_network, check_dataset, find_model, flags};
 use crate::checkpoint::load_weights;
 use crate::data::{self, Dataset};
-use crate::models;
 use crate::network::Network;
 use crate::ops::{Backend, Metrics, Normalise, Region, Span, Subset};
 use crate::plan::{self, Mode, Plan};
@@ -43,13 +43,17 @@ pub struct EvalArgs {
 
 /// Evaluates weights on the test set.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
-    let model = models::find(&args.model)?;
+    let model = find_model(&args.model)?;
+    // What can be wrong with the flags is told before anything is downloaded.
+    check_dataset(&args.dataset)?;
+    ensure!(args.weights.is_file(), "--weights {}: there is no such file", args.weights.display());
+    check_device(&args.device)?;
     let dataset = data::load(&args.dataset, &args.data.load_options())?;
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let weights = load_weights(&args.weights, &network)?;
     let task = Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size };
     let result = with_backend(&args.device, task)?;
-    let mut out = stdout().lock();
+    let mut out = Stdout::new();
     if args.json {
         serde_json::to_writer(&mut out, &result)?;
         writeln!(out)?;
@@ -94,7 +98,11 @@ impl Task for Evaluation<'_> {
             plan::evaluate_step(&mut backend, &plan, labels.len())?;
             let logits = backend.read(plan.logits.first(labels.len() * plan.classes))?;
             for (&label, logits) in labels.iter().zip(logits.chunks_exact(plan.classes)) {
-                confusion.add(label, largest(logits).context("a network without classes")? as u32);
+                ensure!(
+                    logits.iter().all(|logit| logit.is_finite()),
+                    "the network gives {logits:?} for an image: these weights have diverged"
+                );
+                confusion.add(label, first_maximum(logits) as u32);
             }
         }
         let metrics = backend.read_metrics()?;
@@ -102,7 +110,7 @@ impl Task for Evaluation<'_> {
     }
 }
 
-/// Index of the first of the largest values.
-fn largest(values: &[f32]) -> Option<usize> {
-    (0..values.len()).reduce(|best, index| if values[index] > values[best] { index } else { best })
+/// Index of the first of the largest of finite values.
+fn first_maximum(values: &[f32]) -> usize {
+    (0..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
 }

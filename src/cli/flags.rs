@@ -17,6 +17,14 @@ pub fn batch_size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Steps whose times are kept.
+pub fn bench_steps(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        steps @ 1..=1_000_000 => Ok(steps),
+        _ => Err("it must be at most 1000000".into()),
+    }
+}
+
 /// A number of epochs.
 pub fn epochs(text: &str) -> Result<u32, String> {
     let epochs = positive(text)?;

@@ -8,19 +8,21 @@ mod fetch;
 mod flags;
 mod outputs;
 mod predict;
+mod profile;
 mod run;
+mod stream;
 mod summary;
 mod train;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::data::LoadOptions;
-use crate::models::Model;
+use crate::data::{self, LoadOptions};
+use crate::models::{self, Model};
 use crate::network::Network;
 use crate::shape::Shape;
 
@@ -51,14 +53,15 @@ enum Command {
 /// Where data sets are found.
 #[derive(Args, Clone)]
 pub struct DataArgs {
-    /// Folder that holds `mnist/` and the like [default: data]
-    #[arg(long, value_name = "DIR", env = "CNN_CUDA_DATA")]
+    /// Folder that holds `mnist/` and the like [default: the environment's CNN_CUDA_DATA, or data]
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
 
 impl DataArgs {
     fn folder(&self) -> PathBuf {
-        self.data.clone().unwrap_or_else(|| PathBuf::from("data"))
+        let environment = || std::env::var_os("CNN_CUDA_DATA").filter(|value| !value.is_empty()).map(PathBuf::from);
+        self.data.clone().or_else(environment).unwrap_or_else(|| PathBuf::from("data"))
     }
 
     fn load_options(&self) -> LoadOptions {
@@ -85,7 +88,6 @@ impl Cli {
 
 /// The network of that model for a data set's shape and classes.
 fn build_network(model: &Model, input: Shape, classes: usize) -> Result<Network> {
-    use anyhow::Context;
     (model.build)(input, classes).with_context(|| format!("{} cannot work on images of {input}", model.name))
 }
 
@@ -99,19 +101,46 @@ pub fn init_logging() {
         .with_target(false)
         .without_time()
         .with_ansi(colour)
-        .with_writer(std::io::stderr)
+        .with_writer(stream::Stderr::new)
+        .log_internal_errors(false)
         .init();
 }
 
-/// Prints the whole chain of an error on one line of stderr; the exit code is 1. A reader that closed our standard
-/// output (`| head`) is no error.
+/// Prints the whole chain of an error in one paragraph on stderr. The exit code is 2 where the command was used
+/// wrongly, else 1.
 pub fn report_error(error: &anyhow::Error) -> ExitCode {
-    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
-    };
-    if error.chain().any(broken_pipe) {
-        return ExitCode::SUCCESS;
+    let text = format!("{error:#}");
+    let paragraph = text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    // Where stderr is gone, the exit code must do.
+    let _ = writeln!(stream::Stderr::new(), "error: {paragraph}");
+    ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { 2 } else { 1 })
+}
+
+/// Flags that contradict each other, or name what does not exist.
+#[derive(Debug)]
+struct UsageError(String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
     }
-    eprintln!("error: {error:#}");
-    ExitCode::FAILURE
+}
+
+impl std::error::Error for UsageError {}
+
+/// An error with exit code 2 where `condition` does not hold.
+fn usage(condition: bool, message: impl FnOnce() -> String) -> Result<()> {
+    if condition { Ok(()) } else { Err(UsageError(message()).into()) }
+}
+
+/// The model of that name.
+fn find_model(name: &str) -> Result<&'static Model> {
+    models::find(name).map_err(|error| UsageError(error.to_string()).into())
+}
+
+/// An error where there is no data set of that name, before anything is read or downloaded.
+fn check_dataset(name: &str) -> Result<()> {
+    usage(data::NAMES.contains(&name), || {
+        format!("there is no data set {name:?}; --dataset takes one of: {}", data::NAMES.join(", "))
+    })
 }

@@ -1,10 +1,11 @@
 //! The folder of a run and the files in it.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use tracing::warn;
 
 use super::config::{self, Config};
 use crate::checkpoint::{RunIdentity, save_state, save_weights};
@@ -13,11 +14,12 @@ use crate::network::Network;
 use crate::report::{MetricsLog, curves_svg};
 use crate::train::{Position, TrainState};
 
-/// A run's folder.
+/// A run's folder, locked against a second process as long as this lives.
 pub struct Outputs {
     folder: PathBuf,
     title: String,
     pub metrics: MetricsLog,
+    _lock: Option<File>,
 }
 
 impl Outputs {
@@ -25,32 +27,52 @@ impl Outputs {
     pub const WEIGHTS: &str = "model.safetensors";
     const METRICS: &str = "metrics.jsonl";
     const CURVES: &str = "curves.svg";
+    const ALL: [&str; 5] = [config::FILE, Self::METRICS, Self::WEIGHTS, Self::CHECKPOINT, Self::CURVES];
+
+    /// An error where `out` cannot become the folder of a new run; nothing is made yet.
+    pub fn check(out: Option<&Path>) -> Result<()> {
+        let Some(folder) = out else { return Ok(()) };
+        let shown = folder.display();
+        ensure!(!folder.exists() || folder.is_dir(), "--out {shown} is a file; it must be a folder, or not there yet");
+        if folder.join(Self::CHECKPOINT).exists() && folder.join(config::FILE).exists() {
+            bail!("--out {shown} holds a run already: choose another, or go on with --resume {shown}");
+        }
+        // What is not a whole run may be somebody's all the same.
+        match Self::ALL.iter().find(|name| folder.join(name).exists()) {
+            Some(name) => {
+                bail!("--out {shown} has a {name} already, which would be overwritten: choose another folder")
+            }
+            None => Ok(()),
+        }
+    }
 
     /// Makes the folder of a new run: `out`, or the default with a number added where that is taken.
     ///
     /// # Errors
     /// Where it cannot be made or written to, or holds a run already.
     pub fn create(out: Option<&Path>, config: &Config) -> Result<Self> {
+        Self::check(out)?;
         let folder = match out {
             Some(folder) => {
-                make_folder(folder)?;
-                let taken = folder.join(config::FILE).exists() || folder.join(Self::CHECKPOINT).exists();
-                let folder = folder.display();
-                ensure!(!taken, "--out {folder} holds a run already: choose another, or go on with --resume {folder}");
-                PathBuf::from(out.unwrap_or(Path::new(".")))
+                let context = || format!("cannot make the folder --out {}", folder.display());
+                fs::create_dir_all(folder).with_context(context)?;
+                folder.to_path_buf()
             }
             None => default_folder(config)?,
         };
+        let lock = lock(&folder)?;
         config.save(&folder)?;
         let metrics = MetricsLog::create(&folder.join(Self::METRICS))?;
-        Ok(Self { title: title(config), folder, metrics })
+        Ok(Self { title: title(config), folder, metrics, _lock: lock })
     }
 
-    /// Opens the folder of a run that goes on from `position`.
+    /// Opens the folder of a run that goes on from `position`; what a killed process left half-written goes.
     pub fn resume(folder: &Path, config: &Config, position: Position) -> Result<Self> {
+        let lock = lock(folder)?;
+        remove_leftovers(folder);
         config.save(folder)?;
         let metrics = MetricsLog::resume(&folder.join(Self::METRICS), position.total_steps, position.epoch)?;
-        Ok(Self { title: title(config), folder: folder.to_path_buf(), metrics })
+        Ok(Self { title: title(config), folder: folder.to_path_buf(), metrics, _lock: lock })
     }
 
     pub fn folder(&self) -> &Path {
@@ -58,7 +80,12 @@ impl Outputs {
     }
 
     /// Saves everything. The checkpoint is last: what it says is done is then in the other files.
+    ///
+    /// # Errors
+    /// Where a file cannot be written, or the weights are not finite: the files from before are worth more than those.
     pub fn save(&self, network: &Network, run: &RunIdentity, state: &TrainState) -> Result<()> {
+        let finite = state.parameters.iter().chain(&state.momentum).all(|value| value.is_finite());
+        ensure!(finite, "the weights became NaN or infinite, so they are not saved; try a smaller --lr");
         self.metrics.save()?;
         let curves = curves_svg(&self.metrics.epochs(), &self.title);
         write_atomically(&self.folder.join(Self::CURVES), |writer| Ok(writer.write_all(curves.as_bytes())?))?;
@@ -67,15 +94,34 @@ impl Outputs {
     }
 }
 
-fn title(config: &Config) -> String {
-    format!("{} on {}, seed {}", config.model, config.dataset, config.seed)
+/// Locks a folder for this process; none where the file system knows no locks.
+fn lock(folder: &Path) -> Result<Option<File>> {
+    let Ok(handle) = File::open(folder) else { return Ok(None) };
+    match handle.try_lock() {
+        Ok(()) => Ok(Some(handle)),
+        Err(TryLockError::WouldBlock) => Err(anyhow!("another process is training in {}", folder.display())),
+        Err(TryLockError::Error(error)) => {
+            warn!("{} cannot be locked against a second process: {error}", folder.display());
+            Ok(None)
+        }
+    }
 }
 
-fn make_folder(folder: &Path) -> Result<()> {
-    if folder.exists() && !folder.is_dir() {
-        bail!("--out {} is a file; it must be a folder, or not there yet", folder.display());
+/// Removes the temporary files of a process that was killed while it wrote.
+fn remove_leftovers(folder: &Path) {
+    let leftover =
+        |name: &str| Outputs::ALL.iter().any(|file| name.starts_with(&format!(".{file}."))) && name.ends_with(".tmp");
+    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        if leftover(&entry.file_name().to_string_lossy())
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            warn!("cannot remove {}: {error}", entry.path().display());
+        }
     }
-    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder --out {}", folder.display()))
+}
+
+fn title(config: &Config) -> String {
+    format!("{} on {}, seed {}", config.model, config.dataset, config.seed)
 }
 
 /// `runs/<model>-<dataset>-<seed>`, or with `-2`, `-3`, … where that is taken.

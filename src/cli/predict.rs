@@ -1,19 +1,19 @@
 //! `cnn-cuda predict`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 use tracing::info;
 
 use super::device::{DeviceArgs, Task, with_backend};
-use super::{build_network, flags};
+use super::stream::Stdout;
+use super::{build_network, find_model, flags};
 use crate::checkpoint::load_weights;
 use crate::data::picture::{Picture, read_picture};
-use crate::models;
 use crate::network::Network;
 use crate::ops::{Backend, Region, Span};
 use crate::plan::{self, Mode, Plan};
@@ -57,14 +57,14 @@ struct ClassProbability {
 
 /// Classifies pictures; all are read before any is classified, so that one bad file costs nothing.
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
-    let model = models::find(&args.model)?;
+    let model = find_model(&args.model)?;
     let network = build_network(model, model.input, model.classes)?;
     let weights = load_weights(&args.weights, &network)?;
     let pictures =
         args.images.iter().map(|path| read_picture(path, network.input())).collect::<Result<Vec<Picture>>>()?;
     let task = Classification { network: &network, weights: &weights, pictures: &pictures };
     let logits = with_backend(&args.device, task)?;
-    let mut out = stdout().lock();
+    let mut out = Stdout::new();
     for ((path, picture), logits) in args.images.iter().zip(&pictures).zip(&logits) {
         let name = path.to_string_lossy();
         let classes = top(&softmax(logits), args.top_k);
@@ -111,7 +111,12 @@ impl Task for Classification<'_> {
             let input: Vec<f32> = picture.pixels.iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
             backend.write(plan.input, &input)?;
             plan::forward(&mut backend, &plan, 1)?;
-            backend.read(plan.logits.first(plan.classes))
+            let logits = backend.read(plan.logits.first(plan.classes))?;
+            ensure!(
+                logits.iter().all(|logit| logit.is_finite()),
+                "the network gives {logits:?}: these weights have diverged"
+            );
+            Ok(logits)
         };
         self.pictures.iter().map(classify).collect()
     }

@@ -1,6 +1,8 @@
 //! A training run's audience: console, files and signals.
 
 use std::io::{Stdout, stdout};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,24 +16,40 @@ use crate::ops::{Backend, StepLoss};
 use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
 use crate::train::{EpochReport, Observer, StepReport, Trainer};
 
-/// Set by Ctrl-C and SIGTERM.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 /// Pause between two drawings of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// From here on Ctrl-C and SIGTERM end the run after its current step; a second one ends the process at once.
-pub fn install_signal_handler() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot listen for Ctrl-C")
+/// From here on Ctrl-C, SIGTERM and a lost terminal end the run after its current step: they set the flag. A second one
+/// ends the process at once. What this process was started to ignore (`nohup`, a script's background jobs) stays so.
+pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut signals = vec![SIGINT, SIGTERM];
+    #[cfg(unix)]
+    signals.push(signal_hook::consts::SIGHUP);
+    for signal in signals.into_iter().filter(|&signal| !is_ignored(signal)) {
+        // In this order, so that the second signal finds the flag set by the first.
+        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .with_context(|| format!("cannot listen for signal {signal}"))?;
+    }
+    Ok(stop)
 }
+
+/// Whether this process was started with a signal ignored, where the system tells.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    mask >> (signal - 1) & 1 == 1
+}
+
+/// Exit code of a run that was interrupted and can be resumed, as shells count Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
 
 /// What listens to a run.
 pub struct Run {
+    stop: Arc<AtomicBool>,
     outputs: Outputs,
     identity: RunIdentity,
     epochs: u32,
@@ -44,11 +62,25 @@ pub struct Run {
 }
 
 impl Run {
-    pub fn new(outputs: Outputs, identity: RunIdentity, config: &Config, quiet: bool, steps_per_epoch: u64) -> Self {
+    pub fn new(
+        outputs: Outputs,
+        identity: RunIdentity,
+        config: &Config,
+        quiet: bool,
+        steps_per_epoch: u64,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
         let drawn = Instant::now();
         let epochs = config.epochs;
         let table = if quiet { None } else { Table::new(stdout()).ok() };
-        Self { outputs, identity, epochs, steps_per_epoch, quiet, table, progress: None, drawn }
+        Self { stop, outputs, identity, epochs, steps_per_epoch, quiet, table, progress: None, drawn }
+    }
+
+    /// Saves the state at hand: before the first step, so that a run can be resumed from its very beginning, and when it
+    /// is interrupted.
+    pub fn save<B: Backend>(&self, trainer: &mut Trainer<B>) -> Result<()> {
+        let state = trainer.state()?;
+        self.outputs.save(&trainer.network, &self.identity, &state)
     }
 
     /// Tells where the results are.
@@ -60,26 +92,33 @@ impl Run {
     /// Saves a run that was interrupted and tells how to go on.
     pub fn interrupted<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         self.progress = None;
-        let state = trainer.state()?;
-        self.outputs.save(&trainer.network, &self.identity, &state)?;
-        let (folder, steps) = (self.outputs.folder().display(), state.position.total_steps);
+        self.save(trainer)?;
+        let (folder, steps) = (quoted(self.outputs.folder()), trainer.position().total_steps);
         warn!("interrupted after {steps} steps and saved; go on with: cnn-cuda train --resume {folder}");
         Ok(())
     }
 
-    /// What is left when the run fails.
-    pub fn how_to_go_on(&self) -> String {
-        let checkpoint = self.outputs.folder().join(Outputs::CHECKPOINT);
-        match checkpoint.exists() {
-            true => format!("training stopped; the last good checkpoint is {}", checkpoint.display()),
-            false => format!("training stopped before its first checkpoint in {}", self.outputs.folder().display()),
+    /// Keeps what is known of a run that failed, and tells what is left of it.
+    pub fn failed(&mut self) -> String {
+        self.progress = None;
+        if let Err(error) = self.outputs.metrics.save() {
+            warn!("{error:#}");
         }
+        let checkpoint = self.outputs.folder().join(Outputs::CHECKPOINT);
+        format!("training stopped; the last good checkpoint is {}", checkpoint.display())
     }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 impl<B: Backend> Observer<B> for Run {
     fn wants_to_stop(&self) -> bool {
-        STOP.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed)
     }
 
     fn on_step(&mut self, report: &StepReport) {
@@ -103,6 +142,12 @@ impl<B: Backend> Observer<B> for Run {
         Ok(())
     }
 
+    fn on_evaluation(&mut self) {
+        if let Some(progress) = &self.progress {
+            progress.message("evaluating");
+        }
+    }
+
     fn on_epoch(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()> {
         if let Some(progress) = self.progress.take() {
             progress.finish();
@@ -118,8 +163,7 @@ impl<B: Backend> Observer<B> for Run {
             images_per_second: report.images_per_second,
         };
         self.outputs.metrics.push(Record::Epoch(record.clone()));
-        let state = trainer.state()?;
-        self.outputs.save(&trainer.network, &self.identity, &state)?;
+        self.save(trainer)?;
         // A reader that went away (`| head`) must not end the run.
         if let Some(Err(error)) = self.table.as_mut().map(|table| table.row(&record)) {
             warn!("{error:#}; the run goes on");

@@ -1,13 +1,14 @@
 //! `cnn-cuda summary`
 
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::build_network;
+use super::stream::Stdout;
+use super::{build_network, find_model};
 use crate::models;
 use crate::network::Network;
 use crate::report::grouped;
@@ -52,11 +53,11 @@ struct Entry {
 
 /// Shows one network, or the list of all.
 pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
-    let mut out = stdout().lock();
+    let mut out = Stdout::new();
     match &args.model {
         None => list(&mut out, args.json)?,
         Some(name) => {
-            let model = models::find(name)?;
+            let model = find_model(name)?;
             let summary = summarise(&build_network(model, model.input, model.classes)?)?;
             if args.json {
                 serde_json::to_writer(&mut out, &summary)?;

@@ -2,25 +2,23 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tracing::info;
 
 use super::config::Config;
-use super::device::{DeviceArgs, Task, with_backend};
+use super::device::{DeviceArgs, Task, check_device, with_backend};
 use super::outputs::Outputs;
-use super::run::{Run, install_signal_handler};
-use super::{DataArgs, build_network, flags};
+use super::run::{INTERRUPTED, Run, install_signal_handlers};
+use super::{DataArgs, build_network, check_dataset, find_model, flags};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset, LoadOptions};
-use crate::models;
 use crate::network::Network;
 use crate::ops::Backend;
 use crate::train::{Outcome, Trainer};
-
-/// Exit code of a run that was interrupted and can be resumed, as shells count Ctrl-C.
-const INTERRUPTED: u8 = 130;
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -35,34 +33,34 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Passes over the training images [default: 20]
-    #[arg(long, value_name = "N", value_parser = flags::epochs)]
+    #[arg(long, value_name = "N", value_parser = flags::epochs, allow_negative_numbers = true)]
     pub epochs: Option<u32>,
     /// Images per optimiser step [default: 64]
-    #[arg(long, value_name = "N", value_parser = flags::batch_size)]
+    #[arg(long, value_name = "N", value_parser = flags::batch_size, allow_negative_numbers = true)]
     pub batch_size: Option<usize>,
     /// Images per evaluation step [default: 128]
-    #[arg(long, value_name = "N", value_parser = flags::batch_size)]
+    #[arg(long, value_name = "N", value_parser = flags::batch_size, allow_negative_numbers = true)]
     pub eval_batch_size: Option<usize>,
     /// Learning rate [default: 0.1]
-    #[arg(long, value_name = "X", value_parser = flags::above_zero)]
+    #[arg(long, value_name = "X", value_parser = flags::above_zero, allow_negative_numbers = true)]
     pub lr: Option<f32>,
     /// SGD's momentum, as PyTorch defines it [default: 0]
-    #[arg(long, value_name = "X", value_parser = flags::momentum)]
+    #[arg(long, value_name = "X", value_parser = flags::momentum, allow_negative_numbers = true)]
     pub momentum: Option<f32>,
     /// Nesterov's momentum
     #[arg(long)]
     pub nesterov: bool,
     /// L2 penalty, as PyTorch's SGD adds it to the gradient [default: 0]
-    #[arg(long, value_name = "X", value_parser = flags::non_negative)]
+    #[arg(long, value_name = "X", value_parser = flags::non_negative, allow_negative_numbers = true)]
     pub weight_decay: Option<f32>,
     /// Decides the initial weights and the order of the images [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Take the images in the files' order
     #[arg(long)]
     pub no_shuffle: bool,
     /// End after that many optimiser steps in all
-    #[arg(long, value_name = "N", value_parser = flags::positive)]
+    #[arg(long, value_name = "N", value_parser = flags::positive, allow_negative_numbers = true)]
     pub max_steps: Option<usize>,
     /// Start from these weights (safetensors in PyTorch's names and layout)
     #[arg(long, value_name = "FILE")]
@@ -87,18 +85,25 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         Some(folder) => Config::resumed(folder, &args)?,
         None => Config::new(&args)?,
     };
-    let model = models::find(&config.model)?;
-    let options = LoadOptions { folder: config.data.clone(), download: true, progress: !args.quiet };
-    let dataset = data::load(&config.dataset, &options)?;
-    let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let device = DeviceArgs {
         device: Some(config.device),
         precision: Some(config.precision),
         threads: config.threads,
         workspace_mb: args.device.workspace_mb,
     };
-    install_signal_handler()?;
-    with_backend(&device, Training { config, args, network, dataset })
+    // What can be wrong with the flags is told before anything is downloaded or made.
+    let model = find_model(&config.model)?;
+    check_dataset(&config.dataset)?;
+    check_device(&device)?;
+    if let Some(init) = &config.init {
+        ensure!(args.resume.is_some() || init.is_file(), "--init {}: there is no such file", init.display());
+    }
+    Outputs::check(args.out.as_deref())?;
+    let options = LoadOptions { folder: config.data.clone(), download: true, progress: !args.quiet };
+    let dataset = data::load(&config.dataset, &options)?;
+    let network = build_network(model, dataset.shape, dataset.classes.len())?;
+    let stop = install_signal_handlers()?;
+    with_backend(&device, Training { config, args, network, dataset, stop })
 }
 
 /// A run, before its backend is known.
@@ -107,23 +112,26 @@ struct Training {
     args: TrainArgs,
     network: Network,
     dataset: Dataset,
+    stop: Arc<AtomicBool>,
 }
 
 impl Task for Training {
     type Output = ExitCode;
 
     fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
-        let Self { config, args, network, dataset } = self;
+        let Self { mut config, args, network, dataset, stop } = self;
         let identity = RunIdentity {
             model: config.model.clone(),
             dataset: config.dataset.clone(),
             train_images: dataset.train.count(),
+            data_fingerprint: dataset.fingerprint(),
             seed: config.seed,
             batch_size: config.batch_size,
             shuffle: config.shuffle,
         };
         // All that can be wrong with the weights is found before a folder is made for the run.
-        let initial = config.init.as_ref().map(|path| checkpoint::load_weights(path, &network)).transpose()?;
+        let init = config.init.as_ref().filter(|_| args.resume.is_none());
+        let initial = init.map(|path| checkpoint::load_weights(path, &network)).transpose()?;
         let mut trainer = Trainer::new(backend, network, dataset, config.hyperparameters())?;
         if let Some(parameters) = initial {
             trainer.set_parameters(&parameters).context("--init")?;
@@ -133,23 +141,34 @@ impl Task for Training {
             Some(folder) => {
                 let state = checkpoint::load_state(&folder.join(Outputs::CHECKPOINT), &trainer.network, &identity)?;
                 trainer.restore(&state)?;
-                Outputs::resume(folder, &config, trainer.position())?
+                let done = trainer.position();
+                // A limit that the run has reached is not meant for what follows, unless it is asked for again.
+                if args.max_steps.is_none() && config.max_steps.is_some_and(|limit| done.total_steps >= limit) {
+                    config.max_steps = None;
+                    trainer.hyper.max_steps = None;
+                }
+                if trainer.is_finished() {
+                    info!("nothing is left to do: {} epochs, {} steps are done", done.epoch, done.total_steps);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Outputs::resume(folder, &config, done)?
             }
         };
         info!("{}: {} parameters; {}", config.model, trainer.network.parameter_count(), outputs.folder().display());
-        let mut run = Run::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch());
-        if trainer.position().epoch >= config.epochs {
-            info!("{} epochs are done already; --epochs asks for {}", trainer.position().epoch, config.epochs);
+        let mut run = Run::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
+        if args.resume.is_none() {
+            run.save(&mut trainer)?;
         }
-        match trainer.run(&mut run).with_context(|| run.how_to_go_on())? {
-            Outcome::Finished => {
+        match trainer.run(&mut run) {
+            Ok(Outcome::Finished) => {
                 run.finish();
                 Ok(ExitCode::SUCCESS)
             }
-            Outcome::Interrupted => {
-                run.interrupted(&mut trainer)?;
+            Ok(Outcome::Interrupted) => {
+                run.interrupted(&mut trainer).with_context(|| run.failed())?;
                 Ok(ExitCode::from(INTERRUPTED))
             }
+            Err(error) => Err(error.context(run.failed())),
         }
     }
 }

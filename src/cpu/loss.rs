@@ -32,7 +32,8 @@ impl LossOps for Cpu {
             ensure!(label < classes, "label {label} of a network with {classes} classes");
             let (best, max) = first_maximum(row);
             let exp_sum: f32 = row.iter().map(|logit| (logit - max).exp()).sum();
-            loss_sum += f64::from(exp_sum.ln() + max - row[label]);
+            // Not ln(Σ) + max − x: for a confident network that would cancel what is left of the loss.
+            loss_sum += f64::from(exp_sum.ln() - (row[label] - max));
             correct += u64::from(best == label);
             if !d_logits.is_empty() {
                 let d_row = &mut d_logits[sample * classes..][..classes];
@@ -42,7 +43,7 @@ impl LossOps for Cpu {
                 d_row[label] -= 1.0 / batch as f32;
             }
         }
-        self.loss.add(loss_sum, correct, batch);
+        self.loss.add(loss_sum, correct, batch, !d_logits.is_empty());
         Ok(())
     }
 
@@ -71,12 +72,15 @@ impl LossOps for Cpu {
     }
 
     fn take_step_losses(&mut self) -> Result<Vec<StepLoss>> {
-        Ok(self.loss.step_losses.as_mut().map(std::mem::take).unwrap_or_default())
+        let Some(losses) = &mut self.loss.step_losses else { return Ok(Vec::new()) };
+        let taken = losses.clone();
+        losses.clear(); // and keep the capacity: a step allocates nothing
+        Ok(taken)
     }
 }
 
 impl State {
-    fn add(&mut self, loss_sum: f64, correct: u64, samples: usize) {
+    fn add(&mut self, loss_sum: f64, correct: u64, samples: usize, log: bool) {
         let metrics = &mut self.metrics;
         metrics.loss_sum += loss_sum;
         metrics.correct += correct;
@@ -85,7 +89,7 @@ impl State {
             metrics.first_bad_step = Some(metrics.steps);
         }
         metrics.steps += 1;
-        if let Some(losses) = &mut self.step_losses {
+        if let Some(losses) = self.step_losses.as_mut().filter(|_| log) {
             let loss = (loss_sum / samples as f64) as f32;
             losses.push(StepLoss { loss, accuracy: correct as f32 / samples as f32 });
         }

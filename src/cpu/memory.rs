@@ -112,7 +112,7 @@ fn available_bytes() -> Option<usize> {
 
 fn out_of_memory(elements: usize) -> anyhow::Error {
     anyhow!(
-        "not enough memory for {:.1} MB of activations and parameters; try a smaller --batch-size",
+        "not enough memory for {:.1} MB of activations and parameters; try a smaller --batch-size, or smaller images",
         elements as f64 * 4e-6
     )
 }

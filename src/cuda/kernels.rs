@@ -12,6 +12,12 @@ use super::{compile, error};
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
+/// The kernels that were compiled with the program: file, storage type, target and PTX. Empty where it was built without
+/// NVRTC.
+pub fn embedded() -> &'static [(&'static str, &'static str, u32, &'static str)] {
+    PTX
+}
+
 /// Threads of every block; `BLOCK` in `kernels/common.cuh`.
 pub(super) const BLOCK: u32 = 256;
 

@@ -59,8 +59,8 @@ impl LossOps for Cuda {
         d_logits: Option<Span>,
     ) -> Result<()> {
         ensure!(4 * batch <= self.loss.labels.len(), "a batch of {batch} is larger than what was allocated for");
-        let (ring, capacity) =
-            self.loss.step_log.as_ref().map_or((0, 0), |log| (log.ring.address(), log.capacity as u64));
+        let log = self.loss.step_log.as_ref().filter(|_| d_logits.is_some());
+        let (ring, capacity) = log.map_or((0, 0), |log| (log.ring.address(), log.capacity as u64));
         let len = batch * classes;
         let args = [
             self.pointer(logits.first(len))?,

@@ -23,6 +23,7 @@ mod pool;
 mod probe;
 mod sources;
 
+pub use kernels::embedded as embedded_kernels;
 pub use probe::devices;
 
 use std::sync::Arc;

@@ -60,7 +60,7 @@ pub trait LossOps {
     /// The metrics where reading them costs nothing: `None` where it would hold up the device.
     fn peek_metrics(&mut self) -> Option<Metrics>;
 
-    /// Keeps the loss of every step from now on, for at most `capacity` steps between two calls of
+    /// Keeps the loss of every training step (with `d_logits`) from now on, for at most `capacity` steps between two calls of
     /// [`LossOps::take_step_losses`].
     fn log_steps(&mut self, capacity: usize) -> Result<()>;
 

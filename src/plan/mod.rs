@@ -1,12 +1,14 @@
 //! The plan: the network's steps in order, fused, with a place for every buffer. No device is in it.
 
+mod cost;
 mod execute;
 mod fusion;
 mod memory;
 mod schedule;
 mod step;
 
-pub use execute::{evaluate_step, forward, train_step};
+pub use cost::Cost;
+pub use execute::{StepTime, evaluate_step, forward, profile_step, train_step};
 pub use step::{Step, StepKind};
 
 use anyhow::Result;

@@ -91,6 +91,11 @@ impl<B: Backend> Trainer<B> {
         self.train_count.div_ceil(self.plan.max_batch) as u64
     }
 
+    /// Whether no step is left to do.
+    pub fn is_finished(&self) -> bool {
+        self.position.epoch >= self.hyper.epochs || self.reached_max_steps()
+    }
+
     pub fn position(&self) -> Position {
         self.position
     }

@@ -53,6 +53,9 @@ pub trait Observer<B: Backend> {
     /// that of optimiser step `first_step`, from 0.
     fn on_step_losses(&mut self, first_step: u64, losses: &[StepLoss]) -> Result<()>;
 
+    /// The epoch's steps are done and its evaluation begins.
+    fn on_evaluation(&mut self);
+
     /// May save; what it fails at ends the run.
     fn on_epoch(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()>;
 }
@@ -66,7 +69,7 @@ impl<B: Backend> Trainer<B> {
         if self.hyper.log_steps {
             self.backend.log_steps(self.steps_per_epoch() as usize)?;
         }
-        while self.position.epoch < self.hyper.epochs && !self.reached_max_steps() {
+        while !self.is_finished() {
             if self.epoch(observer)? == Outcome::Interrupted {
                 return Ok(Outcome::Interrupted);
             }
@@ -87,7 +90,11 @@ impl<B: Backend> Trainer<B> {
             }
             self.step()?;
             let metrics = self.backend.peek_metrics();
-            self.check_finite(metrics)?;
+            if let Err(error) = self.check_finite(metrics) {
+                let losses = self.backend.take_step_losses()?;
+                observer.on_step_losses(first_step, &losses)?; // how it went is what one wants to see now
+                return Err(error);
+            }
             let done = (self.position.total_steps - first_step) as usize * self.plan.max_batch;
             observer.on_step(&StepReport {
                 epoch: self.position.epoch,
@@ -97,15 +104,15 @@ impl<B: Backend> Trainer<B> {
             });
         }
         let train = self.backend.read_metrics()?;
-        self.check_finite(Some(train))?;
         self.earlier_seconds = earlier_seconds + start.elapsed().as_secs_f64();
         let losses = self.backend.take_step_losses()?;
         observer.on_step_losses(first_step, &losses)?;
+        self.check_finite(Some(train))?;
+        observer.on_evaluation();
         let test = self.evaluate()?;
         if !test.loss().is_finite() {
-            bail!("the test loss is {} after step {}; {REMEDY}", test.loss(), self.position.total_steps);
+            bail!("the test loss is {} after {} steps; {REMEDY}", test.loss(), self.position.total_steps);
         }
-        self.backend.take_step_losses()?; // those of the evaluation are of no interest
         let report = EpochReport {
             epoch: self.position.epoch + 1,
             total_steps: self.position.total_steps,
@@ -123,7 +130,7 @@ impl<B: Backend> Trainer<B> {
         Ok(Outcome::Finished)
     }
 
-    fn reached_max_steps(&self) -> bool {
+    pub(super) fn reached_max_steps(&self) -> bool {
         self.hyper.max_steps.is_some_and(|max| self.position.total_steps >= max)
     }
 
@@ -134,10 +141,9 @@ impl<B: Backend> Trainer<B> {
         };
         let epoch_begin = self.position.total_steps - self.position.step_in_epoch;
         bail!(
-            "the loss became {} at step {} (step {} of epoch {}); {REMEDY}",
+            "the loss became {} at step {} (counted from 0; in epoch {}); {REMEDY}",
             metrics.loss_sum,
-            epoch_begin + bad + 1,
-            bad + 1,
+            epoch_begin + bad,
             self.position.epoch + 1
         )
     }

@@ -32,22 +32,24 @@ fn values_out_of_range_are_usage_errors() {
     ];
     for (flag, value) in cases {
         fail(2, ["train", &format!("{flag}={value}")], &[flag]);
+        fail(2, ["train", flag, value], &[flag]);
     }
+    fail(2, ["bench", "--steps", "18446744073709551615"], &["--steps"]);
     fail(2, ["trian"], &["trian"]);
     fail(2, ["predict", "--weights", "x"], &["IMAGE"]);
 }
 
 #[test]
 fn contradictions_are_errors() {
-    fail(1, ["train", "--dataset", "digits", "--nesterov"], &["--nesterov", "--momentum"]);
-    fail(1, ["train", "--dataset", "digits", "--device", "cpu", "--precision", "fp16"], &["--precision", "CPU"]);
-    fail(1, ["train", "--model", "resnet9000", "--dataset", "digits"], &["resnet9000", "mnist-cnn"]);
-    fail(1, ["train", "--dataset", "imagenet-22k"], &["imagenet-22k", "digits"]);
+    fail(2, ["train", "--dataset", "digits", "--nesterov"], &["--nesterov", "--momentum"]);
+    fail(2, ["train", "--dataset", "digits", "--device", "cpu", "--precision", "fp16"], &["--precision", "CPU"]);
+    fail(2, ["train", "--model", "resnet9000", "--dataset", "digits"], &["resnet9000", "mnist-cnn"]);
+    fail(2, ["train", "--dataset", "imagenet-22k"], &["imagenet-22k", "digits"]);
 }
 
 #[test]
 fn a_device_that_is_not_there_is_an_error() {
-    // Hide whatever driver this machine may have.
+    // No machine has a hundred, and most have none.
     let output = Command::new(binary())
         .args(["train", "--dataset", "digits", "--device", "99", "--max-steps", "1"])
         .output()
@@ -71,6 +73,60 @@ fn an_output_folder_that_cannot_be_is_an_error() {
     fail(1, short_run(&file, &["--max-steps", "1"]), &["--out", "is a file"]);
     fail(1, short_run(&file.join("below"), &["--max-steps", "1"]), &["--out"]);
     assert_eq!(fs::read(&file).expect("read"), b"precious");
+}
+
+#[test]
+fn files_that_are_not_ours_are_not_overwritten() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["model.safetensors", "metrics.jsonl", "curves.svg", "config.toml"] {
+        let out = folder.path().join(name).join("out");
+        fs::create_dir_all(&out).expect("a folder");
+        fs::write(out.join(name), b"precious").expect("write");
+        fail(1, short_run(&out, &["--max-steps", "1"]), &["--out", name]);
+        assert_eq!(fs::read(out.join(name)).expect("read"), b"precious");
+    }
+}
+
+#[test]
+fn weights_far_too_large_for_the_network_are_refused_unread() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sparse.safetensors");
+    fs::File::create(&path).and_then(|file| file.set_len(1 << 40)).expect("a sparse file");
+    let name = path.to_str().expect("plain");
+    fail(1, ["eval", "--dataset", "digits", "--weights", name], &[name, "far more"]);
+}
+
+#[test]
+fn diverged_weights_are_not_evaluated_as_if_nothing_were() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let model = cnn_cuda::models::find("lenet5").expect("a model");
+    let network = (model.build)(model.input, model.classes).expect("a network");
+    let weights: Vec<f32> = network.initial_parameters(0).iter().map(|weight| weight * 1e30).collect();
+    let path = folder.path().join("huge.safetensors");
+    cnn_cuda::checkpoint::save_weights(&path, &network, &weights).expect("saved");
+    let args = ["eval", "--dataset", "digits", "--model", "lenet5", "--weights", path.to_str().expect("plain")];
+    fail(1, args, &["diverged"]);
+}
+
+/// Where errors cannot be told, the exit code still is right, and a run goes on.
+#[cfg(unix)]
+#[test]
+fn a_stderr_that_cannot_be_written_costs_nothing() {
+    if !std::path::Path::new("/dev/full").exists() {
+        return;
+    }
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let status = crate::support::program::command(short_run(&out, &["--max-steps", "2"])).stderr(full()).status();
+    assert_eq!(status.expect("it runs").code(), Some(0));
+    assert!(out.join("model.safetensors").exists());
+    let status = crate::support::program::command(["eval", "--weights", "none"]).stderr(full()).status();
+    assert_eq!(status.expect("it runs").code(), Some(1));
+    let status = crate::support::program::command(short_run(&folder.path().join("b"), &["--max-steps", "2"]))
+        .stdout(full())
+        .status();
+    assert_eq!(status.expect("it runs").code(), Some(0), "a table that cannot be printed ended the run");
 }
 
 #[test]
@@ -141,8 +197,11 @@ fn divergence_stops_the_run_and_keeps_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let message = fail(1, short_run(&out, &["--lr", "1e20"]), &["loss became", "at step", "--lr"]);
-    assert!(message.contains("before its first checkpoint"), "{message}");
-    assert!(!out.join("checkpoint.safetensors").exists());
+    assert!(message.contains("last good checkpoint"), "{message}");
+    // That of the very beginning, whose weights are fine.
+    let weights = out.join("model.safetensors");
+    let args = ["eval", "--model", "lenet5", "--dataset", "digits", "--weights", weights.to_str().expect("plain")];
+    crate::support::program::succeed(args);
     // A good checkpoint is there, then the run diverges: edit the rate as no flag would.
     let out = folder.path().join("later");
     train(&out, &["--max-steps", "4", "--quiet"]);

@@ -101,6 +101,55 @@ fn resuming_refuses_what_would_change_the_numbers() {
 }
 
 #[test]
+fn resuming_keeps_the_limit_that_was_not_reached_and_drops_the_one_that_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let name = out.to_str().expect("plain");
+    train(&out, &["--max-steps", "3", "--epochs", "1", "--batch-size", "4000", "--quiet"]);
+    let config = |text: &str| fs::read_to_string(out.join("config.toml")).expect("read").contains(text);
+    // As if the process had been killed: the limit lies ahead.
+    let edited = fs::read_to_string(out.join("config.toml")).expect("read").replace("max-steps = 3", "max-steps = 4");
+    fs::write(out.join("config.toml"), edited).expect("write");
+    succeed(["train", "--resume", name, "--quiet"]);
+    assert!(config("max-steps = 4"), "the limit was dropped before it was reached");
+    succeed(["train", "--resume", name, "--quiet"]);
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).expect("read");
+    assert!(metrics.contains("\"steps\":5"), "{metrics}");
+    let ran = succeed(["train", "--resume", name]);
+    assert!(ran.stderr.contains("nothing is left to do"), "{}", ran.stderr);
+}
+
+#[test]
+fn resuming_refuses_other_data_of_the_same_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = |name: &str, first: u8| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.join("mnist")).expect("a folder");
+        let idx = |kind: u8, sizes: &[u32], bytes: &[u8]| {
+            let sizes: Vec<u8> = sizes.iter().flat_map(|size| size.to_be_bytes()).collect();
+            [&[0, 0, 8, kind][..], &sizes, bytes].concat()
+        };
+        let mut images = vec![7; 20 * 28 * 28];
+        images[0] = first;
+        for part in ["train", "t10k"] {
+            let write = |kind: &str, bytes: Vec<u8>| fs::write(path.join(format!("mnist/{part}-{kind}-ubyte")), bytes);
+            write("images-idx3", idx(3, &[20, 28, 28], &images)).expect("write");
+            write("labels-idx1", idx(1, &[20], &[1; 20])).expect("write");
+        }
+        path.to_str().expect("plain").to_string()
+    };
+    let (ours, other) = (data("ours", 1), data("other", 2));
+    let out = folder.path().join("run");
+    let name = out.to_str().expect("plain");
+    let start = ["train", "--model", "lenet5", "--device", "cpu", "--batch-size", "4", "--quiet", "--out", name];
+    succeed([&start[..], &["--data", &ours, "--max-steps", "2"]].concat());
+    fail(1, ["train", "--resume", name, "--data", &other], &["fingerprint"]);
+    // The run's own folder goes before the environment's.
+    let mut command = crate::support::program::command(["train", "--resume", name, "--quiet", "--max-steps", "3"]);
+    assert!(command.env("CNN_CUDA_DATA", &other).status().expect("it runs").success());
+}
+
+#[test]
 fn weights_go_from_one_run_to_the_next() {
     let folder = tempfile::tempdir().expect("a folder");
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));

@@ -58,6 +58,45 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
     let out = folder.path().join("run");
     let checkpoint = out.join("checkpoint.safetensors");
     interrupt(&out, "-KILL", || checkpoint.exists());
-    let ran = succeed(["train", "--resume", out.to_str().expect("plain"), "--max-steps", "700"]);
-    assert!(ran.stdout.lines().count() >= 2, "{}", ran.stdout);
+    let (name, stop) = (out.to_str().expect("plain"), ["--max-steps", "330", "--quiet"]);
+    succeed([&["train", "--resume", name][..], &stop].concat());
+    let whole = folder.path().join("whole");
+    train(&whole, &stop);
+    let weights = |run: &std::path::Path| fs::read(run.join("model.safetensors")).expect("read");
+    assert!(weights(&out) == weights(&whole), "the weights differ");
+    let hidden = fs::read_dir(&out).expect("list").filter_map(Result::ok);
+    assert_eq!(hidden.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_process_is_kept_out_of_a_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let name = out.to_str().expect("plain").to_string();
+    let checkpoint = out.join("checkpoint.safetensors");
+    let both = || {
+        if !checkpoint.exists() {
+            return false;
+        }
+        crate::support::program::fail(1, ["train", "--resume", &name], &["another process", &name]);
+        true
+    };
+    interrupt(&out, "-TERM", both);
+}
+
+/// `nohup` starts a program with SIGHUP ignored, and it must stay so.
+#[cfg(unix)]
+#[test]
+fn an_ignored_signal_stays_ignored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let script = format!(
+        "trap '' HUP; '{}' {} & p=$!; while [ ! -e '{}' ]; do sleep 0.05; done; kill -HUP $p; wait $p",
+        binary().display(),
+        short_run(&out, &["--max-steps", "40", "--quiet"]).join(" "),
+        out.join("checkpoint.safetensors").display()
+    );
+    let status = Command::new("bash").args(["-c", &script]).status().expect("bash");
+    assert_eq!(status.code(), Some(0));
 }

@@ -7,6 +7,7 @@ use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, random};
 use super::{FP32, Tolerance, activation, check_on, compare, cpu, gather, join, optimizer, pool, pytorch};
 use crate::support::cuda::on_cuda;
+use crate::support::{Need, skip};
 
 /// Storage rounds every activation to 11 bits (4.9e-4), and a gradient sums a few of them.
 const FP16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
@@ -101,6 +102,7 @@ fn gathering_and_sgd() {
         gather::check_gather(&mut lab("fp32"), 1e-6);
         gather::check_gather(&mut lab("fp16"), 1e-3);
         optimizer::check_sgd(&mut lab("fp32"));
+        super::loss::check_confident(&mut lab("fp32"));
     });
 }
 
@@ -138,7 +140,8 @@ fn metrics_and_step_losses() {
 fn run_loss<B: cnn_cuda::ops::Backend>(logits: &[f32], labels: &[u32], lab: &mut Lab<B>) {
     let span = lab.put(Region::Arena, logits);
     lab.backend.set_labels(labels).expect("labels");
-    lab.backend.softmax_cross_entropy(logits.len() / labels.len(), labels.len(), span, None).expect("loss");
+    let d_span = lab.empty(Region::Arena, logits.len());
+    lab.backend.softmax_cross_entropy(logits.len() / labels.len(), labels.len(), span, Some(d_span)).expect("loss");
 }
 
 #[test]
@@ -167,4 +170,16 @@ fn fp16_skips_a_step_that_overflows_and_halves_its_scale() {
         lab.backend.sgd_step(&Sgd::default()).expect("step");
         assert_eq!(scale(&mut lab), LossScale { scale: 1024.0, good_steps: 0, skipped_steps: 1 });
     });
+}
+
+#[test]
+fn embedded_kernels_are_ptx_for_the_oldest_device() {
+    let embedded = cnn_cuda::cuda::embedded_kernels();
+    if embedded.is_empty() {
+        return skip(Need::Nvrtc, "the program was built without NVRTC; its kernels are compiled where they run");
+    }
+    for (stem, storage, target, ptx) in embedded {
+        assert!(ptx.contains(&format!(".target sm_{target}")), "{stem}_{storage} is not for sm_{target}");
+        assert!(ptx.contains(".visible .entry ") && ptx.contains(&format!("_{storage}(")), "{stem}_{storage}");
+    }
 }

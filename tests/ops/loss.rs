@@ -47,7 +47,9 @@ fn step_losses_are_means_and_are_taken_once() {
     lab.backend.log_steps(4).expect("log");
     lab.backend.set_labels(&[0, 0]).expect("labels");
     let span = lab.put(Region::Arena, &[0.0, 0.0, 0.0, 0.0]);
-    lab.backend.softmax_cross_entropy(2, 2, span, None).expect("loss");
+    let d_span = lab.empty(Region::Arena, 4);
+    lab.backend.softmax_cross_entropy(2, 2, span, Some(d_span)).expect("loss");
+    lab.backend.softmax_cross_entropy(2, 2, span, None).expect("an evaluation, which is not logged");
     let losses = lab.backend.take_step_losses().expect("losses");
     assert_eq!((losses.len(), losses[0].accuracy), (1, 1.0));
     assert!((losses[0].loss - 2.0_f32.ln()).abs() < 1e-6);
@@ -60,4 +62,22 @@ fn a_label_outside_the_classes_is_an_error() {
     lab.backend.set_labels(&[2]).expect("labels");
     let span = lab.put(Region::Arena, &[0.0, 0.0]);
     assert!(lab.backend.softmax_cross_entropy(2, 1, span, None).is_err());
+}
+
+/// A confident network's loss is what is left after large numbers cancel: it must not be rounded away.
+pub fn check_confident<B: cnn_cuda::ops::Backend>(lab: &mut super::lab::Lab<B>) {
+    for gap in [3.0_f32, 10.0, 12.0] {
+        let span = lab.put(Region::Arena, &[30.0, 30.0 - gap]);
+        lab.backend.set_metrics(Metrics::default()).expect("metrics");
+        lab.backend.set_labels(&[0]).expect("labels");
+        lab.backend.softmax_cross_entropy(2, 1, span, None).expect("loss");
+        let (loss, expected) = (lab.backend.read_metrics().expect("metrics").loss_sum, (-f64::from(gap)).exp().ln_1p());
+        // ln(1 + x) of a small x in fp32 has the rounding of 1 + x: 6e-8 in all.
+        assert!((loss - expected).abs() < 1e-7 + 1e-5 * expected, "{loss} instead of {expected}");
+    }
+}
+
+#[test]
+fn small_losses_keep_their_digits() {
+    check_confident(&mut cpu());
 }

@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one call: device tests, parity, 20-epoch training in every precision, compute-sanitizer,
+# benchmarks. Leaves logs and JSON in a folder (first argument; default benches/results/gpu-<date>).
+#
+# Programs are built with cargo, or taken from CNN_CUDA_BIN and CNN_CUDA_TESTS on a host without it. MNIST's files are
+# taken from CNN_CUDA_DATA (default: data). Every part runs even where an earlier one failed; the exit code tells.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L >/dev/null 2>&1; then
+    echo "no NVIDIA GPU: nvidia-smi is missing or finds none; nothing was run" >&2
+    exit 1
+fi
+out=${1:-benches/results/gpu-$(date +%Y-%m-%d)}
+mkdir -p "$out"
+export CNN_CUDA_DATA="${CNN_CUDA_DATA:-data}"
+if [ -z "${CNN_CUDA_BIN:-}" ]; then
+    cargo build --release || exit 1
+    CNN_CUDA_BIN=target/release/cnn-cuda
+fi
+export CNN_CUDA_BIN
+failed=()
+
+# part NAME COMMAND…: runs a command into its log.
+part() {
+    local name=$1
+    shift
+    printf '%-28s' "$name"
+    local start=$SECONDS
+    if "$@" >"$out/$name.log" 2>&1; then
+        echo "ok     $((SECONDS - start)) s"
+    else
+        echo "FAILED $((SECONDS - start)) s (see $out/$name.log)"
+        failed+=("$name")
+    fi
+}
+
+nvidia-smi >"$out/nvidia-smi.txt" 2>&1
+nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total --format=csv >"$out/device.csv" 2>&1
+
+tests() {
+    if [ -n "${CNN_CUDA_TESTS:-}" ]; then
+        local test
+        for test in $CNN_CUDA_TESTS; do "$test" "$@" || return 1; done
+    else
+        cargo test --release --test all -- "$@"
+    fi
+}
+part device-tests tests ops::cuda
+part parity tests train::cuda
+part cli-tests tests cli::cuda
+
+# Ends with an error where the last epoch's test accuracy is below $2.
+reaches() {
+    python3 -c 'import json, sys
+records = [json.loads(line) for line in open(sys.argv[1])]
+accuracy = [r for r in records if r["kind"] == "epoch"][-1]["test_accuracy"]
+print(f"test accuracy {accuracy:.2%}, needed {float(sys.argv[2]):.2%}")
+sys.exit(accuracy < float(sys.argv[2]))' "$1" "$2"
+}
+train() {
+    rm -rf "$out/train-$1"
+    "$CNN_CUDA_BIN" train --device 0 --precision "$1" --seed 0 --out "$out/train-$1" &&
+        reaches "$out/train-$1/metrics.jsonl" 0.992
+}
+# Device memory in use must not grow from epoch to epoch.
+memory() {
+    "$CNN_CUDA_BIN" train --device 0 --epochs 4 --quiet --out "$out/memory" &
+    local pid=$! used
+    while kill -0 $pid 2>/dev/null; do
+        used=$(nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits | grep "^$pid," || true)
+        [ -n "$used" ] && echo "$used"
+        sleep 0.2
+    done | tee "$out/memory.csv"
+    wait $pid && awk -F', *' 'NR==1{first=$2} {last=$2} END{print "first",first,"last",last; exit NR>1 && last>first}' "$out/memory.csv"
+}
+for precision in fp32 tf32 fp16; do part "train-$precision" train $precision; done
+part device-memory memory
+rm -rf "$out/memory"
+
+if command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck; do
+        rm -rf "$out/sanitized"
+        part "sanitizer-$tool" compute-sanitizer --tool $tool --error-exitcode 1 \
+            "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 3 --quiet --out "$out/sanitized"
+    done
+    rm -rf "$out/sanitized"
+else
+    echo "compute-sanitizer is not here: skipped"
+fi
+
+bench() { "$CNN_CUDA_BIN" bench --device 0 --steps 300 --json "$@" | tee "$out/$name.json"; }
+for precision in fp32 tf32 fp16; do
+    for batch in 64 256 1024; do
+        name=bench-$precision-$batch
+        part "$name" bench --precision $precision --batch-size $batch
+    done
+done
+
+echo
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "failed: ${failed[*]}"
+    exit 1
+fi
+echo "all parts passed; results are in $out"

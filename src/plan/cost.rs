@@ -1,0 +1,89 @@
+//! What a step has to do at the least: arithmetic, and bytes read and written once.
+
+use super::{Plan, StepKind};
+use crate::ops::Span;
+
+/// The least work of a step, from which its share of the machine's limits follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Floating-point operations; a multiply-add is two.
+    pub flops: f64,
+    /// Bytes of every operand, once, in fp32.
+    pub bytes: f64,
+}
+
+impl Cost {
+    /// Of `flops` operations over buffers of `elements` in all.
+    fn new(flops: usize, elements: usize) -> Self {
+        Self { flops: flops as f64, bytes: 4.0 * elements as f64 }
+    }
+}
+
+impl StepKind {
+    /// The cost on a batch of `batch`.
+    pub fn cost(&self, plan: &Plan, batch: usize) -> Cost {
+        // Spans are those of the largest batch.
+        let len = |value: usize| plan.span(value).len / plan.max_batch * batch;
+        let elements = |values: &[usize]| values.iter().map(|&value| len(value)).sum::<usize>();
+        let with = |values: &[usize], parameters: Span| elements(values) + parameters.len;
+        match *self {
+            Self::Conv2dForward { ref op, weight, input, output, .. } => {
+                Cost::new(2 * len(output) * op.patch_len(), with(&[input, output], weight))
+            }
+            Self::Conv2dBackwardWeight { ref op, d_weight, input, d_output } => {
+                Cost::new(2 * len(d_output) * op.patch_len(), with(&[input, d_output], d_weight))
+            }
+            Self::Conv2dBackwardInput { ref op, weight, d_output, d_input } => {
+                Cost::new(2 * len(d_output) * op.patch_len(), with(&[d_output, d_input], weight))
+            }
+            Self::LinearForward { ref op, weight, input, output, .. } => {
+                Cost::new(2 * batch * op.weight_len(), with(&[input, output], weight))
+            }
+            Self::LinearBackwardWeight { ref op, d_weight, input, d_output } => {
+                Cost::new(2 * batch * op.weight_len(), with(&[input, d_output], d_weight))
+            }
+            Self::LinearBackwardInput { ref op, weight, d_output, d_input } => {
+                Cost::new(2 * batch * op.weight_len(), with(&[d_output, d_input], weight))
+            }
+            // Reads both, writes the gradient back.
+            Self::BiasActivationBackward { output, d_output, .. } => {
+                Cost::new(2 * len(d_output), elements(&[output, d_output, d_output]))
+            }
+            Self::MaxPool2dForward { ref op, input, output, argmax } => {
+                let area = op.window.kernel * op.window.kernel;
+                Cost::new(area * len(output), elements(&[input, output]) + argmax.map_or(0, len))
+            }
+            Self::MaxPool2dBackward { d_output, argmax, d_input, .. } => {
+                Cost::new(len(d_output), elements(&[d_output, argmax, d_input]))
+            }
+            Self::AvgPool2dForward { ref op, input, output } => {
+                Cost::new(op.window.kernel * op.window.kernel * len(output), elements(&[input, output]))
+            }
+            Self::AvgPool2dBackward { ref op, d_output, d_input } => {
+                Cost::new(op.window.kernel * op.window.kernel * len(d_output), elements(&[d_output, d_input]))
+            }
+            Self::ActivationForward { len, .. } => Cost::new(batch * len, 2 * batch * len),
+            Self::ActivationBackward { len, .. } => Cost::new(batch * len, 3 * batch * len),
+            Self::AddForward { len, .. } | Self::Accumulate { len, .. } => Cost::new(batch * len, 3 * batch * len),
+            Self::Copy { len, .. } => Cost::new(0, 2 * batch * len),
+            Self::CopyChannels { ref op, .. } => Cost::new(0, 2 * batch * op.pixels * op.channels),
+        }
+    }
+}
+
+/// Gathering a batch: a byte read and a number written for every value.
+pub fn gather_cost(plan: &Plan, batch: usize) -> Cost {
+    let elements = plan.input.len / plan.max_batch * batch;
+    Cost { flops: 3.0 * elements as f64, bytes: 5.0 * elements as f64 }
+}
+
+/// The loss and its gradient.
+pub fn loss_cost(plan: &Plan, batch: usize) -> Cost {
+    Cost::new(5 * batch * plan.classes, 2 * batch * plan.classes)
+}
+
+/// One update of all parameters: gradient and weight read, weight written; a momentum buffer read and written.
+pub fn update_cost(plan: &Plan, momentum: bool) -> Cost {
+    let (operations, buffers) = if momentum { (6, 5) } else { (4, 3) };
+    Cost::new(operations * plan.parameter_count, buffers * plan.parameter_count)
+}
