@@ -3,10 +3,9 @@
     cargo build --release
     python benches/compare.py --device cpu --data data
 
-First checks that both sides compute the same losses from the same weights on the same images. Then runs one bench
-process of each side in turn, A B C D A B C D …, so that a machine's slow and fast moments fall on all of them, and
-prints per side the median over the rounds, their spread, and the median of the ratios within each round. Writes all
-numbers to benches/results/.
+First checks that both sides compute the same losses from the same weights on the same images. Then runs one process of
+each side in turn, A B C D A B C D …, so that a machine's slow and fast moments fall on all of them, and prints per side the
+median over the rounds, their spread, and the median of the ratios within each round. Writes all numbers to a JSON file.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_STEP = ROOT / "benches" / "pytorch" / "train_step.py"
 MODES = ("contiguous", "channels_last", "compile")
+OURS = "cnn-cuda"
 CHECKED_STEPS = 10
 
 
@@ -37,19 +37,29 @@ def run(command: list[str | Path], threads: int) -> dict:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def train_command(args: argparse.Namespace, binary: Path, out: Path, *more: str | Path) -> list[str | Path]:
+    """Our training, quietly, into a folder."""
+    return [binary, "train", "--device", args.device, "--data", args.data, "--quiet", "--out", out, *more]
+
+
+def records(folder: Path, kind: str) -> list[dict]:
+    """The records of one kind that a run left."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
 def check_same_losses(args: argparse.Namespace, binary: Path) -> float:
     """The largest relative difference of the first losses; ends the program where it is over 1e-4."""
     with tempfile.TemporaryDirectory() as folder:
         initial, out = Path(folder) / "initial.safetensors", Path(folder) / "run"
         script = [sys.executable, TRAIN_STEP, "--save-initial", initial, "--data", args.data, "--json"]
-        theirs = run([*script, "--steps", str(CHECKED_STEPS), "--batch-size", "64"], args.threads)["losses"]
-        train = [binary, "train", "--device", args.device, "--data", args.data, "--init", initial, "--out", out]
-        train += ["--no-shuffle", "--log-steps", "--quiet", "--max-steps", str(CHECKED_STEPS)]
-        subprocess.run([str(part) for part in train], check=True, capture_output=True)
-        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    ours = [record["loss"] for record in records if record["kind"] == "step"]
+        theirs = run([*script, "--steps", str(CHECKED_STEPS), "--batch-size", "64"], 2)["losses"]
+        more = ["--init", initial, "--no-shuffle", "--log-steps", "--max-steps", str(CHECKED_STEPS)]
+        command = train_command(args, binary, out, *more)
+        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+        ours = [record["loss"] for record in records(out, "step")]
     difference = max(abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True))
-    if difference > 1e-4:
+    if not difference < 1e-4:
         sys.exit(f"the two sides do not compute the same: losses differ by {difference:.1e}")
     return difference
 
@@ -63,55 +73,69 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def measure(args: argparse.Namespace, binary: Path, batch: int) -> dict[str, list[dict]]:
-    """All rounds of every side, interleaved."""
-    common = ["--batch-size", str(batch), "--steps", str(args.steps), "--threads", str(args.threads), "--json"]
-    sides = {"cnn-cuda": [binary, "bench", "--device", args.device, *common]}
+def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, threads: int) -> dict:
+    """All rounds of every side, and a row for each."""
+    common = ["--batch-size", str(batch), "--steps", str(args.steps), "--threads", str(threads), "--json"]
+    sides = {OURS: [binary, "bench", "--mode", what, "--device", args.device, *common]}
     for mode in args.modes:
-        sides[f"PyTorch {mode}"] = [sys.executable, TRAIN_STEP, "--mode", mode, *common]
+        sides[f"PyTorch {mode}"] = [sys.executable, TRAIN_STEP, "--what", what, "--mode", mode, *common]
     rounds: dict[str, list[dict]] = {name: [] for name in sides}
     for _ in range(args.rounds):
         for name, command in sides.items():
-            rounds[name].append(run(command, args.threads))
-    return rounds
-
-
-def rows_of(rounds: dict[str, list[dict]]) -> list[dict]:
-    """One row per side."""
-    medians = {name: [result["ms_per_step"]["median"] for result in results] for name, results in rounds.items()}
-    ours = medians["cnn-cuda"]
-    return [
+            rounds[name].append(run(command, threads))
+    times = {name: [result["ms_per_step"]["median"] for result in results] for name, results in rounds.items()}
+    rows = [
         {
             "side": name,
-            "ms_per_step": statistics.median(times),
-            "spread": [min(times), max(times)],
-            "times_slower": statistics.median(t / o for t, o in zip(times, ours)),
+            "ms": statistics.median(values),
+            "spread": [min(values), max(values)],
+            "times_slower": statistics.median(t / o for t, o in zip(values, times[OURS])),
             "peak_memory_mb": statistics.median(result["peak_memory_mb"] for result in rounds[name]),
         }
-        for name, times in medians.items()
+        for name, values in times.items()
     ]
+    versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
+    return {"what": what, "batch_size": batch, "threads": threads, "rows": rows, "versions": versions}
+
+
+def epochs(args: argparse.Namespace, binary: Path) -> dict:
+    """An epoch of our training against the tutorial script with its DataLoader, in turn."""
+    ours, theirs = [], []
+    for _ in range(args.epoch_rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            command = train_command(args, binary, out, "--epochs", "1", "--threads", "2")
+            subprocess.run([str(part) for part in command], check=True, capture_output=True)
+            record = records(out, "epoch")[0]
+            ours.append(60_000 / record["images_per_second"])
+        script = [sys.executable, TRAIN_STEP, "--what", "epoch", "--threads", "2", "--data", args.data, "--json"]
+        theirs.append(run(script, 2)["seconds"])
+    ratio = statistics.median(t / o for t, o in zip(theirs, ours))
+    return {"ours_seconds": ours, "tutorial_seconds": theirs, "times_slower": ratio}
 
 
 def markdown(result: dict) -> str:
-    """The table of every batch size, as it stands in the README."""
-    lines = []
-    for batch in result["batches"]:
-        versions = "; ".join(dict.fromkeys(batch["versions"].values()))
-        lines += [
-            f"Batch {batch['batch_size']}, {result['threads']} threads, {result['machine']}, {result['date']}; "
-            f"{versions}; {result['rounds']} interleaved rounds of {result['steps']} steps, median:",
-            "",
-            "| side | ms a step | spread | against cnn-cuda | peak memory |",
-            "| --- | --- | --- | --- | --- |",
-        ]
-        for row in batch["rows"]:
+    """The tables as they stand in the README."""
+    lines = [
+        f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {result['steps']} steps, "
+        f"median of the rounds' medians; {'; '.join(result['versions'])}.",
+        "",
+        "| what | batch | threads | side | ms | spread | against cnn-cuda | peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for part in result["parts"]:
+        name = {"train": "training step", "infer": "forward pass"}[part["what"]]
+        for row in part["rows"]:
             low, high = row["spread"]
             lines.append(
-                f"| {row['side']} | {row['ms_per_step']:.1f} | {low:.1f} to {high:.1f} "
-                f"| {row['times_slower']:.2f}× | {row['peak_memory_mb']:.0f} MB |"
+                f"| {name} | {part['batch_size']} | {part['threads']} | {row['side']} | {row['ms']:.2f} "
+                f"| {low:.2f} to {high:.2f} | {row['times_slower']:.2f}× | {row['peak_memory_mb']:.0f} MB |"
             )
-        lines.append("")
-    return "\n".join(lines)
+    if epoch := result.get("epoch"):
+        ours, theirs = (statistics.median(epoch[key]) for key in ("ours_seconds", "tutorial_seconds"))
+        lines += ["", f"An epoch of MNIST: {ours:.1f} s; the tutorial script with its DataLoader takes {theirs:.1f} s, "]
+        lines[-1] += f"{epoch['times_slower']:.2f}× (median of {len(epoch['ours_seconds'])} in turn)."
+    return "\n".join([*lines, ""])
 
 
 def write_readme(table: str) -> None:
@@ -119,42 +143,49 @@ def write_readme(table: str) -> None:
     path = ROOT / "README.md"
     begin, end = "<!-- benches/compare.py -->\n", "<!-- end -->"
     head, rest = path.read_text().split(begin)
-    path.write_text(head + begin + "\n" + table + rest[rest.index(end) :])
+    path.write_text(head + begin + "\n" + table + "\n" + rest[rest.index(end) :])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu"])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64, 256, 1024])
+    parser.add_argument("--infer-batch-sizes", type=int, nargs="*", default=[1, 128])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--epoch-rounds", type=int, default=3, help="epochs against the tutorial script; 0 for none")
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CNN_CUDA_DATA", "data")))
     parser.add_argument("--out", type=Path, default=ROOT / "benches" / "results" / "cpu.json")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
     args = parser.parse_args()
     binary = Path(os.environ.get("CNN_CUDA_BIN", ROOT / "target" / "release" / "cnn-cuda"))
     if not binary.exists():
         sys.exit(f"{binary} is not there; run `cargo build --release` first, or set CNN_CUDA_BIN")
     difference = check_same_losses(args, binary)
-    print(f"the first {CHECKED_STEPS} losses agree to {difference:.1e}\n")
+    print(f"the first {CHECKED_STEPS} losses agree to {difference:.1e}", flush=True)
+    wanted = [("train", batch) for batch in args.batch_sizes] + [("infer", batch) for batch in args.infer_batch_sizes]
+    parts = []
+    for threads in args.threads:
+        for what, batch in wanted:
+            parts.append(interleave(args, binary, what, batch, threads))
+            rows = [f"{row['side']} {row['ms']:.2f} ms ({row['times_slower']:.2f}×)" for row in parts[-1]["rows"]]
+            print(f"{what}, batch {batch}, {threads} threads: {', '.join(rows)}", flush=True)
     result = {
         "machine": cpu_name(),
         "date": date.today().isoformat(),
-        "threads": args.threads,
+        "command": " ".join(sys.argv[1:]),
         "rounds": args.rounds,
         "steps": args.steps,
+        "versions": sorted({version for part in parts for version in part["versions"].values()}),
         "losses_max_relative_difference": difference,
-        "batches": [],
+        "parts": parts,
     }
-    for batch in args.batch_sizes:
-        rounds = measure(args, binary, batch)
-        rows = rows_of(rounds)
-        versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
-        result["batches"].append({"batch_size": batch, "rows": rows, "versions": versions, "rounds": rounds})
+    if args.epoch_rounds:
+        result["epoch"] = epochs(args, binary)
     text = markdown(result)
-    print(text)
+    print("\n" + text)
     if args.readme:
         write_readme(text)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

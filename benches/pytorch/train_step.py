@@ -3,8 +3,8 @@
     python benches/pytorch/train_step.py --mode channels_last --threads 2 --batch-size 64 --json
 
 One step is what `cnn-cuda bench` times: a batch from images that lie in memory as bytes, normalised, forward, loss,
-backward, SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best; `--mode tutorial` is
-the usual script with its DataLoader instead, for a whole epoch.
+backward, SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best. `--what infer` times
+forward passes under `torch.no_grad()`; `--what epoch` is an epoch of the usual script with its DataLoader.
 """
 
 from __future__ import annotations
@@ -73,6 +73,61 @@ def time_steps(args: argparse.Namespace) -> dict:
         if index >= WARM_UP:
             times.append((time.perf_counter() - start) * 1e3)
     assert torch.isfinite(loss), "the loss is not finite: the times mean nothing"
+    return result(args, times)
+
+
+def time_inference(args: argparse.Namespace) -> dict:
+    """Median, minimum and maximum of single forward passes of one batch."""
+    torch.manual_seed(0)
+    layout = torch.contiguous_format if args.mode == "contiguous" else torch.channels_last
+    model = MODELS[args.model]().eval().to(memory_format=layout)
+    forward = torch.compile(model) if args.mode == "compile" else model
+    x = (torch.rand(args.batch_size, 1, 28, 28) * 2 - 1).contiguous(memory_format=layout)
+    times = []
+    with torch.no_grad():
+        for index in range(WARM_UP + args.steps):
+            start = time.perf_counter()
+            logits = forward(x)
+            if index >= WARM_UP:
+                times.append((time.perf_counter() - start) * 1e3)
+    assert torch.isfinite(logits).all(), "the logits are not finite: the times mean nothing"
+    return result(args, times)
+
+
+def tutorial_epoch(args: argparse.Namespace) -> dict:
+    """Seconds of one epoch as PyTorch's tutorials write it: pictures through transforms and a DataLoader."""
+    from PIL import Image
+    from torch.utils.data import DataLoader, Dataset
+    from torchvision import transforms
+
+    class Mnist(Dataset):
+        """What `torchvision.datasets.MNIST` does for an item."""
+
+        def __init__(self) -> None:
+            self.images = read_mnist(args.data, "train-images-idx3-ubyte", 16).reshape(-1, 28, 28)
+            self.labels = read_mnist(args.data, "train-labels-idx1-ubyte", 8)
+            normalise = transforms.Normalize((0.5,), (0.5,))
+            self.transform = transforms.Compose([transforms.ToTensor(), normalise])
+
+        def __len__(self) -> int:
+            return len(self.labels)
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return self.transform(Image.fromarray(self.images[index].numpy(), mode="L")), int(self.labels[index])
+
+    model, loss = MODELS[args.model](), nn.CrossEntropyLoss()
+    optimiser = torch.optim.SGD(model.parameters(), lr=args.lr)
+    loader = DataLoader(Mnist(), batch_size=args.batch_size, shuffle=True)
+    start = time.perf_counter()
+    for images, labels in loader:
+        optimiser.zero_grad()
+        value = loss(model(images), labels)
+        value.backward()
+        optimiser.step()
+    return {"seconds": time.perf_counter() - start, "last_loss": value.item(), "framework": f"PyTorch {torch.__version__}"}
+
+
+def result(args: argparse.Namespace, times: list[float]) -> dict:
     return {
         "framework": f"PyTorch {torch.__version__}",
         "mode": args.mode,
@@ -101,6 +156,7 @@ def losses(args: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(MODELS), default="mnist-cnn")
+    parser.add_argument("--what", choices=("train", "infer", "epoch"), default="train")
     parser.add_argument("--mode", choices=MODES, default="channels_last")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
@@ -111,8 +167,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = losses(args) if args.save_initial else time_steps(args)
-    print(json.dumps(result) if args.json else json.dumps(result, indent=2))
+    measure = {"train": time_steps, "infer": time_inference, "epoch": tutorial_epoch}[args.what]
+    measured = losses(args) if args.save_initial else measure(args)
+    print(json.dumps(measured) if args.json else json.dumps(measured, indent=2))
 
 
 if __name__ == "__main__":
