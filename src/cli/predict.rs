@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::device::{DeviceArgs, Task, with_backend};
 use super::stream::Stdout;
@@ -67,6 +67,9 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     let mut out = Stdout::new();
     for ((path, picture), logits) in args.images.iter().zip(&pictures).zip(&logits) {
         let name = path.to_string_lossy();
+        if picture.blank {
+            warn!("{name}: there is nothing on this picture; what follows means nothing");
+        }
         let classes = top(&softmax(logits), args.top_k);
         let prediction = Prediction { image: &name, inverted: picture.inverted, classes, logits };
         if args.json {

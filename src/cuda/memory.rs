@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, sys};
 
 use super::error;
@@ -247,6 +247,6 @@ pub(super) fn bytes_of_u32(values: &[u32]) -> Vec<u8> {
 
 /// Numbers from their bytes.
 pub(super) fn f32_from_bytes(bytes: &[u8]) -> Result<Vec<f32>> {
-    ensure!(bytes.len() % 4 == 0, anyhow!("{} bytes are no fp32 numbers", bytes.len()));
+    ensure!(bytes.len().is_multiple_of(4), "{} bytes are no fp32 numbers", bytes.len());
     Ok(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }

@@ -52,7 +52,7 @@ fn eval_and_predict_agree_with_training() {
 }
 
 #[test]
-fn predict_says_when_it_inverts() {
+fn predict_says_when_it_inverts_and_when_there_is_nothing() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     train(&out, &["--max-steps", "1", "--quiet"]);
@@ -61,6 +61,10 @@ fn predict_says_when_it_inverts() {
     image::save_buffer(&picture, &pixels, 40, 60, image::ExtendedColorType::L8).expect("saved");
     let weights = out.join("model.safetensors");
     let args = ["predict", "--model", "lenet5", "--device", "cpu", "--weights", weights.to_str().expect("plain")];
+    let blank = folder.path().join("blank.png");
+    image::save_buffer(&blank, &[255; 100], 10, 10, image::ExtendedColorType::L8).expect("saved");
+    let ran = succeed([&args[..], &[blank.to_str().expect("plain")]].concat());
+    assert!(ran.stderr.contains("nothing on this picture"), "{}", ran.stderr);
     let ran = succeed([&args[..], &[picture.to_str().expect("plain")]].concat());
     assert!(ran.stderr.contains("inverted"), "{}", ran.stderr);
     assert_eq!(ran.stdout.matches('%').count(), 3, "{}", ran.stdout);
