@@ -106,6 +106,23 @@ fn validation_refuses_a_normalisation_that_cannot_work() {
     }
 }
 
+#[test]
+fn a_fingerprint_tells_sets_apart() {
+    let fingerprint = tiny().fingerprint();
+    assert_eq!(Dataset { name: "a copy".into(), ..tiny() }.fingerprint(), fingerprint);
+    let spoilers: [fn(&mut Dataset); 4] = [
+        |set| set.train.images[5] ^= 1,
+        |set| set.train.labels[2] = 1,
+        |set| set.shape = Shape::new(2, 1, 1),
+        |set| set.train.images.swap(0, 1),
+    ];
+    for (index, spoil) in spoilers.into_iter().enumerate() {
+        let mut set = tiny();
+        spoil(&mut set);
+        assert_ne!(set.fingerprint(), fingerprint, "change {index} is not seen");
+    }
+}
+
 proptest! {
     #[test]
     fn an_order_visits_every_sample_once(count in 0_usize..600, seed: u64, epoch: u32, shuffle: bool) {

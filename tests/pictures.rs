@@ -134,8 +134,37 @@ fn blank_and_tiny_pictures_do_no_harm() {
             assert!(colours.iter().all(|&pixel| pixel == grey), "{width}×{height} of {grey}");
         }
     }
-    let speck = GrayImage::from_fn(2, 2, |x, y| Luma([if (x, y) == (0, 0) { 255 } else { 0 }]));
-    assert_eq!(decode(speck, MNIST).pixels.len(), 784);
+}
+
+/// Scaled up, ink has a wide soft edge, half of which is outside of the box of 20. It used to push the ink out.
+#[test]
+fn tiny_ink_is_whole_and_in_the_middle() {
+    for (width, height) in [(1, 1), (2, 2), (3, 3), (4, 4), (1, 2), (1, 5), (12, 1), (1, 30)] {
+        for (left, top) in [(0, 0), (60 - width, 60 - height), (20, 25)] {
+            let inked = |x, y| (left..left + width).contains(&x) && (top..top + height).contains(&y);
+            let page = GrayImage::from_fn(60, 60, |x, y| Luma([if inked(x, y) { 255 } else { 0 }]));
+            let (top_row, bottom, first, last) = extent(&decode(page, MNIST).pixels);
+            let what =
+                format!("{width}×{height} at {left}, {top}: rows {top_row}..={bottom}, columns {first}..={last}");
+            let longer = (bottom - top_row).max(last - first) + 1;
+            assert!((19..=21).contains(&longer), "{what}");
+            // At a page's edge, ink is soft on its other side only, which moves its mass.
+            let most = if left == 20 { 1 } else { 8 };
+            assert!((top_row + bottom).abs_diff(27) <= most && (first + last).abs_diff(27) <= most, "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_picture_without_ink_is_called_blank() {
+    for (width, height) in [(28, 28), (32, 32), (200, 100)] {
+        for grey in [0, 100, 255] {
+            let page = GrayImage::from_fn(width, height, |x, y| Luma([grey ^ ((x ^ y) & 7) as u8]));
+            assert!(decode(page.clone(), MNIST).blank && decode(page, CIFAR).blank, "{width}×{height} of {grey}");
+        }
+        let written = scan(width, height);
+        assert!(!decode(written.clone(), MNIST).blank && !decode(written, CIFAR).blank, "{width}×{height}");
+    }
 }
 
 #[test]
@@ -177,6 +206,39 @@ fn errors_name_the_file_and_what_is_wrong() {
     assert!(message(read_picture(Path::new(""), MNIST)).contains("cannot read"));
     let whole = encode(scan(30, 30), ImageFormat::Png);
     assert!(message(decode_picture(&whole, Shape::new(8, 8, 4))).contains("takes 4"));
+}
+
+/// Devices have no end, and a pipe may never begin.
+#[cfg(unix)]
+#[test]
+fn what_is_not_a_regular_file_is_not_opened() {
+    assert!(message(read_picture(Path::new("/dev/zero"), MNIST)).contains("/dev/zero is not a regular file"));
+}
+
+/// A thumbnail in the header ends before the picture does; what follows the end may hold any marker.
+#[test]
+fn a_jpeg_ends_where_its_picture_does() {
+    let plain = encode(scan(300, 300), ImageFormat::Jpeg);
+    let thumbnail = encode(scan(30, 30), ImageFormat::Jpeg);
+    let length = (thumbnail.len() as u16 + 2).to_be_bytes();
+    let whole = [&plain[..2], &[0xFF, 0xE1], &length, &thumbnail, &plain[2..]].concat();
+    let expected = decode_picture(&plain, MNIST).unwrap();
+    for trailing in [&b""[..], b"\xFF\xDA\0", b"\xFF\xDA\xFF\xD8\xFF", &[0; 100], &plain[..plain.len() / 2]] {
+        assert_eq!(decode_picture(&[&whole[..], trailing].concat(), MNIST).unwrap(), expected);
+    }
+    for length in [whole.len() - 1, whole.len() - 2, whole.len() / 2, thumbnail.len() + 100] {
+        assert!(message(decode_picture(&whole[..length], MNIST)).contains("damaged"), "{length} bytes");
+    }
+}
+
+#[test]
+fn errors_of_decoders_are_one_line() {
+    for bytes in [&b"\xFF\xD8\xFF"[..], b"\xFF\xD8\xFF\xE0\0", b"\x89PNG\r\n\x1A\n", b"\x89PNG\r\n\x1A\n\0\0\0\x0DIHDR"]
+    {
+        let message = message(decode_picture(bytes, MNIST));
+        assert!(message.contains("damaged") && !message.contains('\n'), "{message:?}");
+        assert!(message.matches(" decoding ").count() <= 1, "{message:?} says it twice");
+    }
 }
 
 /// A PNG whose header claims 20,000 × 20,000 pixels, with a checksum that agrees.

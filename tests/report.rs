@@ -1,10 +1,13 @@
 //! What a run reports: metrics.jsonl and going on with it, the table, the curves, the confusion matrix.
 
 use std::fs;
+use std::io;
+use std::sync::{Arc, Mutex};
 
 use cnn_cuda::report::{
     Confusion, EpochRecord, MetricsLog, Progress, Record, StepRecord, Table, curves_svg, grouped, loss,
 };
+use indicatif::{ProgressDrawTarget, TermLike};
 
 fn epoch(epoch: u32) -> EpochRecord {
     EpochRecord {
@@ -69,6 +72,17 @@ fn a_missing_or_cut_off_log_is_resumed_and_a_damaged_one_is_not() {
     assert!(MetricsLog::create(&folder.path().join("missing").join("metrics.jsonl")).is_err());
 }
 
+/// A socket fails when opened, where a named pipe in its place would wait for ever.
+#[cfg(unix)]
+#[test]
+fn a_log_that_is_not_a_regular_file_is_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let message = format!("{:#}", MetricsLog::resume(&path, 10, 1).unwrap_err());
+    assert!(message.contains("metrics.jsonl") && message.contains("not a regular file"), "{message}");
+}
+
 #[test]
 fn the_loss_of_a_diverged_run_survives_the_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -103,7 +117,74 @@ fn progress_does_no_harm() {
     let progress = Progress::new(10, 1, 2, true);
     progress.tick(1, None, None);
     progress.tick(20, Some(f64::NAN), Some(f64::INFINITY));
+    progress.message("evaluating");
     progress.finish();
+}
+
+/// A terminal of some columns that remembers what was written.
+#[derive(Clone, Debug)]
+struct Screen {
+    columns: u16,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl TermLike for Screen {
+    fn width(&self) -> u16 {
+        self.columns
+    }
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.write_str(text)
+    }
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.lines.lock().unwrap().push(text.trim_end().to_string());
+        Ok(())
+    }
+    fn clear_line(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn progress_stays_on_one_line() {
+    for columns in [200, 80, 60, 44] {
+        let screen = Screen { columns, lines: Arc::default() };
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 1);
+        let progress = Progress::on(target, 12_345, 19, 20);
+        (1..100).for_each(|step| progress.tick(100 * step, Some(1.2345), Some(1_234_567.0)));
+        progress.message("evaluating");
+        let lines: Vec<String> = screen.lines.lock().unwrap().iter().filter(|line| !line.is_empty()).cloned().collect();
+        assert!(lines.iter().all(|line| line.chars().count() <= usize::from(columns)), "{columns}: {lines:#?}");
+        let last = lines.last().unwrap();
+        assert!(last.starts_with("epoch 19/20 ━━━") && last.contains("12345/12345"), "{last}");
+        // However seldom the bar may be drawn, this is.
+        assert!(columns < 60 || last.ends_with("  evaluating"), "{last}");
+    }
+}
+
+#[test]
+fn progress_at_its_fullest_fits_80_columns() {
+    let screen = Screen { columns: 80, lines: Arc::default() };
+    let progress = Progress::on(ProgressDrawTarget::term_like(Box::new(screen.clone())), 938, 99, 100);
+    progress.tick(400, None, None);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    progress.tick(401, Some(1.2345), Some(1_234_567.0));
+    let last = screen.lines.lock().unwrap().iter().rfind(|line| !line.is_empty()).unwrap().clone();
+    assert!(last.contains("401/938  loss 1.2345  ") && last.ends_with(" left  1,234,567 images/s"), "{last}");
 }
 
 #[test]

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use byteorder::{BigEndian, ByteOrder};
 use flate2::read::MultiGzDecoder;
 
-/// The most bytes a header may promise.
-const MAX_BYTES: u64 = 16 << 30;
+/// The most bytes a header may promise: the set has to fit into memory, beside much else.
+const MAX_BYTES: u64 = 4 << 30;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const TYPE_U8: u8 = 0x08;
 
@@ -29,28 +29,46 @@ pub struct Array {
 /// # Errors
 /// Those of [`parse`] and of the file system, with the path.
 pub fn read(path: &Path, dimensions: u8) -> Result<Array> {
-    read_file(path, dimensions).with_context(|| format!("cannot read {}", path.display()))
+    read_checked(path, dimensions, |_| Ok(()))
 }
 
-fn read_file(path: &Path, dimensions: u8) -> Result<Array> {
+/// [`read`], with the header's sizes shown to `check` before any value is read: a few bytes of gzip can promise
+/// gigabytes, and what is not wanted shall not be inflated.
+///
+/// # Errors
+/// Those of [`read`] and of `check`, with the path.
+pub fn read_checked(path: &Path, dimensions: u8, check: impl FnOnce(&[u32]) -> Result<()>) -> Result<Array> {
+    read_file(path, dimensions, check).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn read_file(path: &Path, dimensions: u8, check: impl FnOnce(&[u32]) -> Result<()>) -> Result<Array> {
     // Before opening: that alone would wait forever on a named pipe.
     let metadata = path.metadata()?;
     ensure!(!metadata.is_dir(), "it is a folder; an IDX file was expected there");
     ensure!(metadata.is_file(), "it is not a regular file");
-    parse(File::open(path)?, Some(metadata.len()), dimensions)
+    parse_checked(File::open(path)?, Some(metadata.len()), dimensions, check)
 }
 
 /// Reads an IDX file from `source`, plain or gzipped, whichever its first bytes say. Where the `length` of the source
 /// in bytes is known, a plain file's header is held to it before memory is allocated.
 ///
 /// # Errors
-/// Where the source is not IDX, holds another type or number of dimensions, is empty, promises more than 16 GiB, has
+/// Where the source is not IDX, holds another type or number of dimensions, is empty, promises more than 4 GiB, has
 /// fewer or more bytes than its header promises, or is damaged gzip.
 pub fn parse(source: impl Read, length: Option<u64>, dimensions: u8) -> Result<Array> {
+    parse_checked(source, length, dimensions, |_| Ok(()))
+}
+
+fn parse_checked(
+    source: impl Read,
+    length: Option<u64>,
+    dimensions: u8,
+    check: impl FnOnce(&[u32]) -> Result<()>,
+) -> Result<Array> {
     match decode(BufReader::new(source))? {
-        Decoded::Plain(plain) => parse_decoded(plain, length, dimensions),
+        Decoded::Plain(plain) => parse_decoded(plain, length, dimensions, check),
         // The header is read through gzip, so the source's length says nothing about it.
-        Decoded::Gzip(unzipped) => parse_decoded(unzipped, None, dimensions),
+        Decoded::Gzip(unzipped) => parse_decoded(unzipped, None, dimensions, check),
     }
 }
 
@@ -72,12 +90,18 @@ pub(super) fn decode<R: Read>(mut source: R) -> io::Result<Decoded<R>> {
     Ok(if is_gzip { Decoded::Gzip(MultiGzDecoder::new(whole)) } else { Decoded::Plain(whole) })
 }
 
-fn parse_decoded(mut source: impl Read, length: Option<u64>, dimensions: u8) -> Result<Array> {
+fn parse_decoded(
+    mut source: impl Read,
+    length: Option<u64>,
+    dimensions: u8,
+    check: impl FnOnce(&[u32]) -> Result<()>,
+) -> Result<Array> {
     let header_length = 4 + 4 * u64::from(dimensions);
     let mut header = Vec::new();
     source.by_ref().take(header_length).read_to_end(&mut header).map_err(explain)?;
     let sizes = parse_header(&header, dimensions)?;
     let promised = byte_count(&sizes)?;
+    check(&sizes)?;
 
     let mut bytes = Vec::new();
     if let Some(length) = length {
@@ -125,7 +149,7 @@ fn byte_count(sizes: &[u32]) -> Result<u64> {
     let product = sizes.iter().try_fold(1_u64, |product, &size| product.checked_mul(u64::from(size)));
     match product {
         Some(product) if product <= MAX_BYTES => Ok(product),
-        _ => bail!("its header promises {sizes:?} bytes, more than 16 GiB; the header is damaged"),
+        _ => bail!("its header promises {sizes:?} bytes, more than 4 GiB; the header is damaged"),
     }
 }
 

@@ -75,27 +75,33 @@ fn find(folder: &Path) -> Option<Paths> {
 }
 
 fn read_split(images_path: &Path, labels_path: &Path) -> Result<(Shape, Split)> {
-    // Labels first: they are small, and a wrong file is then told at once.
-    let labels = idx::read(labels_path, 1)?;
-    let images = idx::read(images_path, 3)?;
-    let &[count, height, width] = images.sizes.as_slice() else {
+    // Labels first: they are small, and say how many images there have to be.
+    let labels = read_labels(labels_path)?;
+    let images = idx::read_checked(images_path, 3, |sizes| {
+        ensure!(
+            sizes[0] as usize == labels.len(),
+            "it holds {} images, but {} holds {} labels; they do not belong together",
+            sizes[0],
+            labels_path.display(),
+            labels.len()
+        );
+        Ok(())
+    })?;
+    let &[_, height, width] = images.sizes.as_slice() else {
         bail!("{} does not hold images", images_path.display());
     };
-    ensure!(
-        count == labels.bytes.len(),
-        "{} holds {count} images, but {} holds {} labels; they do not belong together",
-        images_path.display(),
-        labels_path.display(),
-        labels.bytes.len()
-    );
-    let labels: Vec<u32> = labels.bytes.into_iter().map(u32::from).collect();
+    Ok((Shape::new(height, width, 1), Split { images: images.bytes, labels }))
+}
+
+fn read_labels(path: &Path) -> Result<Vec<u32>> {
+    let labels: Vec<u32> = idx::read(path, 1)?.bytes.into_iter().map(u32::from).collect();
     if let Some(index) = labels.iter().position(|&label| label >= CLASS_COUNT) {
         bail!(
             "{}: label number {index} (from 0) is {}, but labels are 0 to {}",
-            labels_path.display(),
+            path.display(),
             labels[index],
             CLASS_COUNT - 1
         );
     }
-    Ok((Shape::new(height, width, 1), Split { images: images.bytes, labels }))
+    Ok(labels)
 }

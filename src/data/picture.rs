@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
 
 use super::ink;
 use crate::shape::Shape;
@@ -16,6 +16,7 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 const MAX_PIXELS: u64 = 100_000_000;
 /// Enough for the largest picture at 16 bits and four channels.
 const MAX_DECODER_BYTES: u64 = 1 << 30;
+const DAMAGED: &str = "the picture is damaged or cut off: save or copy it again";
 
 /// A picture as a network's input, before normalisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Picture {
     pub pixels: Vec<u8>,
     /// Whether dark ink on light ground was turned into light on dark.
     pub inverted: bool,
+    /// Whether nothing stands out from the ground, so that a network's answer means nothing.
+    pub blank: bool,
     /// Width and height of the file's picture, upright.
     pub original: (u32, u32),
 }
@@ -34,7 +37,10 @@ pub struct Picture {
 /// Those of the file system and of [`decode_picture`], with the path.
 pub fn read_picture(path: &Path, shape: Shape) -> Result<Picture> {
     let context = || format!("cannot read the picture {}", path.display());
-    ensure!(!path.is_dir(), "{} is a folder: name a PNG or JPEG file", path.display());
+    // Before opening: that alone would wait forever on a named pipe.
+    let metadata = path.metadata().with_context(context)?;
+    ensure!(!metadata.is_dir(), "{} is a folder: name a PNG or JPEG file", path.display());
+    ensure!(metadata.is_file(), "{} is not a regular file: name a PNG or JPEG file", path.display());
     let mut bytes = Vec::new();
     let file = File::open(path).with_context(context)?;
     file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(context)?;
@@ -55,10 +61,14 @@ pub fn decode_picture(bytes: &[u8], shape: Shape) -> Result<Picture> {
     let original = (upright.width(), upright.height());
     match shape.channels {
         1 => {
-            let (pixels, inverted) = ink::prepare(upright.into_luma8(), shape.height, shape.width);
-            Ok(Picture { pixels, inverted, original })
+            let ink::Prepared { pixels, inverted, blank } =
+                ink::prepare(upright.into_luma8(), shape.height, shape.width);
+            Ok(Picture { pixels, inverted, blank, original })
         }
-        3 => Ok(Picture { pixels: fit(&upright.into_rgb8(), shape), inverted: false, original }),
+        3 => {
+            let colours = upright.into_rgb8();
+            Ok(Picture { pixels: fit(&colours, shape), inverted: false, blank: is_flat(&colours), original })
+        }
         channels => bail!("a picture has 1 or 3 channels, but the network takes {channels}"),
     }
 }
@@ -71,29 +81,57 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage> {
         Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
         _ => bail!("it is neither a PNG nor a JPEG picture: convert it to PNG"),
     };
-    let damaged = "the picture is damaged or cut off: save or copy it again";
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODER_BYTES);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().context(damaged)?;
+    let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
     ensure!(pixels > 0, "the picture has no pixels");
     ensure!(pixels <= MAX_PIXELS, "{width}×{height} is more than 100 megapixels: scale the picture down");
     // The decoder makes up what a cut-off JPEG lacks.
-    ensure!(format != ImageFormat::Jpeg || jpeg_is_whole(bytes), damaged);
+    ensure!(format != ImageFormat::Jpeg || jpeg_is_whole(bytes), DAMAGED);
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut decoded = DynamicImage::from_decoder(decoder).context(damaged)?;
+    let mut decoded = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     decoded.apply_orientation(orientation);
     Ok(decoded)
 }
 
-/// Whether the end-of-image marker follows the last scan. (A thumbnail within the header has a marker of its own.)
+/// The decoders' words on one line and once: they end lines, and their causes repeat what they say.
+fn damaged(error: ImageError) -> anyhow::Error {
+    let words: Vec<String> = error.to_string().split_whitespace().map(String::from).collect();
+    anyhow!("{DAMAGED} ({})", words.join(" "))
+}
+
+/// Whether the end-of-image marker follows a scan. Segments are skipped by their lengths, so that a thumbnail's marker
+/// in the header does not count, and what comes after the end is not looked at.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xFF, marker]);
-    let (start_of_scan, end_of_image) = (last(0xDA), last(0xD9));
-    start_of_scan < end_of_image
+    const START_OF_SCAN: u8 = 0xDA;
+    const END_OF_IMAGE: u8 = 0xD9;
+    let (mut rest, mut scanned) = (bytes, false);
+    // Within a scan's data a zero follows each 0xFF, and further 0xFF may fill up before a marker.
+    while let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xFF)) {
+        let (marker, after) = (rest[at + 1], &rest[at + 2..]);
+        rest = match (marker, after) {
+            (END_OF_IMAGE, _) => return scanned,
+            // Restarts and the start of the image are markers without a segment.
+            (0x01 | 0xD0..=0xD8, _) => after,
+            (_, &[high, low, ..]) => after.get(usize::from(u16::from_be_bytes([high, low])).max(2)..).unwrap_or(&[]),
+            _ => return false,
+        };
+        scanned |= marker == START_OF_SCAN;
+    }
+    false
+}
+
+/// Whether no channel has levels that stand out from others.
+fn is_flat(picture: &RgbImage) -> bool {
+    (0..3).all(|channel| {
+        let levels = picture.pixels().map(|pixel| pixel.0[channel]);
+        let (least, most) = levels.fold((u8::MAX, 0), |(least, most), level| (level.min(least), level.max(most)));
+        most.saturating_sub(least) < ink::MIN_CONTRAST
+    })
 }
 
 /// Lays a transparent picture on white, or on black where what is drawn is itself light and would vanish on white.

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 use super::records::EpochRecord;
 
@@ -67,8 +67,9 @@ pub fn grouped(rate: f64) -> String {
     text
 }
 
-/// A bar over the steps of one epoch. It is shown where stderr is a terminal and `quiet` is not set, and goes away
-/// when it is finished or dropped, so that an error message stands on a clean line.
+/// A bar over the steps of one epoch, within 80 columns; a narrower terminal cuts off the end of its line. It is shown
+/// where stderr is a terminal and `quiet` is not set, and goes away when it is finished or dropped, so that an error
+/// message stands on a clean line.
 pub struct Progress {
     bar: ProgressBar,
 }
@@ -78,9 +79,15 @@ impl Progress {
         if quiet || !std::io::stderr().is_terminal() {
             return Self { bar: ProgressBar::hidden() };
         }
-        let bar = ProgressBar::with_draw_target(Some(steps_in_epoch), ProgressDrawTarget::stderr());
+        Self::on(ProgressDrawTarget::stderr(), steps_in_epoch, epoch, epochs)
+    }
+
+    /// A bar on any terminal.
+    pub fn on(target: ProgressDrawTarget, steps_in_epoch: u64, epoch: u32, epochs: u32) -> Self {
+        let bar = ProgressBar::with_draw_target(Some(steps_in_epoch), target);
+        // A line that wraps is redrawn below itself for ever, so the part that grows is one that can be cut off.
         // The template is a constant; were it wrong, indicatif's own bar would do.
-        let template = "{prefix} {bar:32} {pos}/{len}  {elapsed} (left {eta})  {msg}";
+        let template = "{prefix} {bar:14} {pos}/{len}  {wide_msg}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = bar.with_style(style.progress_chars("━╸─")).with_finish(ProgressFinish::AndClear);
         bar.set_prefix(format!("epoch {epoch}/{epochs}"));
@@ -92,12 +99,26 @@ impl Progress {
         if self.bar.is_hidden() {
             return;
         }
+        self.bar.set_position(step_in_epoch);
+        let left = self.bar.eta();
+        // The most wanted first, as the last are the first to be cut off.
         let parts = [
             mean_loss.map(|value| format!("loss {}", loss(value))),
+            (!left.is_zero()).then(|| format!("{:#} left", HumanDuration(left))),
             images_per_second.map(|rate| format!("{} images/s", grouped(rate))),
         ];
         self.bar.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join("  "));
-        self.bar.set_position(step_in_epoch);
+    }
+
+    /// The steps are done, and what `text` names goes on: it stands beside the full bar, drawn at once, as nothing else
+    /// may be for a while.
+    pub fn message(&self, text: &str) {
+        if self.bar.is_hidden() {
+            return;
+        }
+        self.bar.set_position(self.bar.length().unwrap_or(0));
+        self.bar.set_message(text.to_string());
+        self.bar.force_draw();
     }
 
     pub fn finish(&self) {

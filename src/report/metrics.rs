@@ -1,10 +1,10 @@
 //! `metrics.jsonl`: the run's records in a file that always is whole, and goes on where a checkpoint does.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::records::{EpochRecord, Record};
 use crate::files;
@@ -28,17 +28,13 @@ impl MetricsLog {
     }
 
     /// The log of a run that goes on after `steps_done` steps, `epochs_done` epochs being whole: later records, and that
-    /// of an epoch which ended early, are dropped, as what they tell of is done again. A missing file is an empty log, and a last line that was cut off is dropped.
+    /// of an epoch which ended early, are dropped, as what they tell of is done again. A missing file is an empty log,
+    /// and a last line that was cut off is dropped.
     ///
     /// # Errors
     /// Where the file cannot be read or written, or a line before the last is no record.
     pub fn resume(path: &Path, steps_done: u64, epochs_done: u32) -> Result<Self> {
-        let bytes = match fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-        };
-        let mut records = parse(&bytes)
+        let mut records = parse(&read_if_there(path)?)
             .with_context(|| format!("{} is damaged: delete it to resume without its records", path.display()))?;
         records.retain(|record| match record {
             Record::Epoch(epoch) => epoch.epoch <= epochs_done,
@@ -75,6 +71,23 @@ impl MetricsLog {
         };
         self.records.iter().filter_map(epoch).collect()
     }
+}
+
+/// The bytes of the file at `path`, none where there is no file.
+fn read_if_there(path: &Path) -> Result<Vec<u8>> {
+    let read = || {
+        // Before opening: that alone would wait forever on a named pipe.
+        ensure!(path.metadata()?.is_file(), "it is not a regular file");
+        Ok(fs::read(path)?)
+    };
+    match read() {
+        Err(error) if is_missing(&error) => Ok(Vec::new()),
+        result => result.with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<Record>> {

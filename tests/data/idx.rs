@@ -94,18 +94,18 @@ fn another_number_of_dimensions_is_refused() {
 
 #[test]
 fn a_product_of_sizes_that_overflows_is_refused() {
-    assert_refused(&idx_file(&[u32::MAX; 3], &[1]), &["more than 16 GiB"]);
+    assert_refused(&idx_file(&[u32::MAX; 3], &[1]), &["more than 4 GiB"]);
 }
 
 #[test]
 fn a_header_that_promises_too_much_is_refused() {
-    assert_refused(&idx_file(&[1 << 20, 1 << 10, 17], &[1]), &["more than 16 GiB"]);
+    assert_refused(&idx_file(&[1 << 20, 1 << 10, 5], &[1]), &["more than 4 GiB"]);
 }
 
-/// A header may promise 16 GiB, but no memory is taken for them until the bytes come.
+/// A header may promise 4 GiB, but no memory is taken for them until the bytes come.
 #[test]
 fn a_large_promise_without_bytes_is_refused_at_once() {
-    assert_refused(&idx_file(&[1 << 20, 1 << 10, 16], &[1]), &["truncated", "17179869184"]);
+    assert_refused(&idx_file(&[1 << 20, 1 << 10, 4], &[1]), &["truncated", "4294967296"]);
 }
 
 #[test]

@@ -125,6 +125,16 @@ fn counts_that_disagree_name_both_files() {
     assert_says(&message(load(folder.path())), &[NAMES[0], "2 images", NAMES[1], "3 labels"]);
 }
 
+/// A file of some megabytes can promise two gigabytes. That it ends early must not even be noticed.
+#[test]
+fn a_wrong_count_is_told_before_a_pixel_is_read() {
+    let bytes = idx_file(&[2_097_152, 32, 32], &[1]);
+    for bytes in [gzip(&bytes), bytes] {
+        let folder = folder_with_replaced(0, &bytes);
+        assert_says(&message(load(folder.path())), &[NAMES[0], "2097152 images", NAMES[1], "2 labels"]);
+    }
+}
+
 #[test]
 fn a_label_above_nine_names_its_file_and_index() {
     let folder = folder_with_replaced(1, &idx_file(&[2], &[9, 10]));
