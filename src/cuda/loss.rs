@@ -1,9 +1,10 @@
 //! Softmax cross-entropy on CUDA, and the metrics that stay on the device until they are asked for.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use cudarc::driver::CudaStream;
+use cudarc::driver::{CudaEvent, CudaStream};
 
 use super::kernels::{Arg, u32_arg};
 use super::memory::{Buffer, Pinned, bytes_of_u32, f32_from_bytes};
@@ -22,7 +23,12 @@ pub(super) struct State {
     labels: Buffer,
     metrics: Pinned,
     step_log: Option<StepLog>,
+    /// The metrics that are on their way to the host, and since when.
+    on_the_way: Option<(CudaEvent, Instant)>,
 }
+
+/// Pause between two looks at a running epoch's metrics: often enough for a person, too seldom to cost anything.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A ring of the latest steps' results.
 struct StepLog {
@@ -35,7 +41,7 @@ struct StepLog {
 impl State {
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         let labels = Buffer::zeroed(stream, 4).map_err(error::driver)?;
-        let mut state = Self { labels, metrics: Pinned::new(stream, METRICS_LEN)?, step_log: None };
+        let mut state = Self { labels, metrics: Pinned::new(stream, METRICS_LEN)?, step_log: None, on_the_way: None };
         state.metrics.write(stream, &metrics_to_bytes(&Metrics::default()))?;
         Ok(state)
     }
@@ -85,6 +91,7 @@ impl LossOps for Cuda {
         if let Some(log) = &mut self.loss.step_log {
             log.taken = metrics.steps;
         }
+        self.loss.on_the_way = None; // it would be of the old ones
         self.loss.metrics.write(&self.stream, &metrics_to_bytes(&metrics))
     }
 
@@ -93,7 +100,18 @@ impl LossOps for Cuda {
     }
 
     fn peek_metrics(&mut self) -> Option<Metrics> {
-        None
+        let requested = self.loss.on_the_way.as_ref();
+        if requested.is_some_and(|(_, since)| since.elapsed() < LOOK) {
+            return None;
+        }
+        // What fails here fails again where the epoch's metrics are read, and is told there.
+        let arrived = requested.map(|(event, _)| self.loss.metrics.arrived(event).ok().flatten());
+        if arrived == Some(None) {
+            return None; // still on its way: ask again later, and wait for nothing
+        }
+        let event = self.loss.metrics.request(&self.stream).ok()?;
+        self.loss.on_the_way = Some((event, Instant::now()));
+        metrics_from_bytes(&arrived??).ok()
     }
 
     fn log_steps(&mut self, capacity: usize) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, sys};
+use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, sys};
 
 use super::error;
 use crate::ops::{MemorySizes, Region, Span};
@@ -77,6 +77,20 @@ impl Pinned {
         host[..bytes.len()].copy_from_slice(bytes);
         let mut view = self.device.slice.slice_mut(..host.len());
         stream.memcpy_htod(&self.host, &mut view).map_err(error::driver)
+    }
+
+    /// Asks for the device's bytes without waiting; `arrived` has them later.
+    pub fn request(&mut self, stream: &Arc<CudaStream>) -> Result<CudaEvent> {
+        stream.memcpy_dtoh(&self.device.slice, &mut self.host).map_err(error::driver)?;
+        stream.record_event(None).map_err(error::driver)
+    }
+
+    /// What was requested, where its event has come to pass.
+    pub fn arrived(&self, event: &CudaEvent) -> Result<Option<Vec<u8>>> {
+        if !event.try_is_complete().map_err(error::driver)? {
+            return Ok(None);
+        }
+        Ok(Some(self.host.as_slice().map_err(error::driver)?.to_vec()))
     }
 
     /// The device's bytes, once it is there.

@@ -57,7 +57,7 @@ pub trait LossOps {
     /// The metrics up to here; waits for the device.
     fn read_metrics(&mut self) -> Result<Metrics>;
 
-    /// The metrics where reading them costs nothing: `None` where it would hold up the device.
+    /// The metrics, or those of a moment ago, where having them costs nothing: `None` where it would hold up the device.
     fn peek_metrics(&mut self) -> Option<Metrics>;
 
     /// Keeps the loss of every training step (with `d_logits`) from now on, for at most `capacity` steps between two calls of

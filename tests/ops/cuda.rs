@@ -137,6 +137,29 @@ fn metrics_and_step_losses() {
     });
 }
 
+#[test]
+fn a_running_epochs_metrics_come_without_waiting() {
+    on_cuda(|| {
+        use cnn_cuda::ops::Backend;
+        let mut lab = lab("fp32");
+        lab.backend.set_metrics(Metrics::default()).expect("metrics");
+        assert_eq!(lab.backend.peek_metrics(), None, "nothing was asked for yet");
+        run_loss(&random(8, 0), &[0, 1], &mut lab);
+        let mut seen = None;
+        for _ in 0..100 {
+            lab.backend.synchronize().expect("synchronised");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            seen = lab.backend.peek_metrics().or(seen);
+            if seen.is_some_and(|metrics| metrics.samples == 2) {
+                break;
+            }
+        }
+        assert_eq!(seen, Some(lab.backend.read_metrics().expect("metrics")));
+        lab.backend.set_metrics(Metrics::default()).expect("metrics");
+        assert_eq!(lab.backend.peek_metrics(), None, "what was on its way was of the epoch before");
+    });
+}
+
 fn run_loss<B: cnn_cuda::ops::Backend>(logits: &[f32], labels: &[u32], lab: &mut Lab<B>) {
     let span = lab.put(Region::Arena, logits);
     lab.backend.set_labels(labels).expect("labels");

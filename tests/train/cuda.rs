@@ -3,12 +3,10 @@
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
-use cnn_cuda::models::find;
-use cnn_cuda::network::Network;
-use cnn_cuda::ops::{Backend, Sgd};
-use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
+use cnn_cuda::ops::Backend;
+use cnn_cuda::train::{Outcome, Trainer};
 
-use super::harness::{Listener, digits, hyperparameters};
+use super::harness::{Listener, bits, digits, lenet5, two_epochs};
 use super::parity::Expectation;
 use super::{dag, parity};
 use crate::ops::Tolerance;
@@ -19,19 +17,8 @@ fn cuda(precision: &'static str) -> Cuda {
     Cuda::new(Options { graphs: true, ..options(precision) }).expect("a CUDA device")
 }
 
-fn network() -> Network {
-    let model = find("lenet5").expect("a model");
-    (model.build)(model.input, model.classes).expect("a network")
-}
-
-/// Two epochs of eleven steps, the last of an epoch on a partial batch.
-fn hyper() -> Hyperparameters {
-    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
-    Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, sgd, ..hyperparameters(32, 0.02) }
-}
-
 fn trainer<B: Backend>(backend: B) -> Trainer<B> {
-    Trainer::new(backend, network(), digits(340, 150), hyper()).expect("a trainer")
+    Trainer::new(backend, lenet5(), digits(340, 150), two_epochs()).expect("a trainer")
 }
 
 /// Weights and step losses of a whole run, as bits.
@@ -40,10 +27,6 @@ fn whole_run<B: Backend>(backend: B) -> (Vec<u32>, Vec<u32>) {
     assert_eq!(trainer.run(&mut listener).expect("a run"), Outcome::Finished);
     assert_eq!((listener.losses.len(), listener.epochs.len()), (22, 2));
     (bits(&trainer.parameters().expect("read")), bits(&listener.losses))
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
 }
 
 /// Another order of the sums, over fifty steps.

@@ -1,6 +1,8 @@
 //! Runs a trainer without files or console.
 
 use cnn_cuda::data::{Dataset, Split};
+use cnn_cuda::models::find;
+use cnn_cuda::network::Network;
 use cnn_cuda::ops::{Backend, Sgd, StepLoss};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{EpochReport, Hyperparameters, Observer, StepReport, Trainer};
@@ -49,6 +51,23 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         max_steps: None,
         log_steps: true,
     }
+}
+
+/// A small network for short runs.
+pub fn lenet5() -> Network {
+    let model = find("lenet5").expect("a model");
+    (model.build)(model.input, model.classes).expect("a network")
+}
+
+/// Two epochs of eleven steps on 340 images, the last of an epoch on a partial batch.
+pub fn two_epochs() -> Hyperparameters {
+    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
+    Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, sgd, ..hyperparameters(32, 0.02) }
+}
+
+/// The bits of numbers that must be the same to the last.
+pub fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
 }
 
 /// A set of the given images, whose first one is also the test set.

@@ -3,30 +3,13 @@
 use cnn_cuda::checkpoint::{RunIdentity, load_state, save_state};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::models::find;
-use cnn_cuda::network::Network;
-use cnn_cuda::ops::Sgd;
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
 
-use super::harness::{Listener, digits, hyperparameters};
-
-fn network() -> Network {
-    let model = find("lenet5").expect("a model");
-    (model.build)(model.input, model.classes).expect("a network")
-}
-
-/// Two epochs of eleven steps, the last of an epoch on a partial batch.
-fn hyper() -> Hyperparameters {
-    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
-    Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, sgd, ..hyperparameters(32, 0.02) }
-}
+use super::harness::{Listener, bits, digits, lenet5, two_epochs};
 
 fn trainer(threads: usize) -> Trainer<Cpu> {
     let backend = Cpu::new(Some(threads)).expect("threads");
-    Trainer::new(backend, network(), digits(340, 150), hyper()).expect("a trainer")
-}
-
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|value| value.to_bits()).collect()
+    Trainer::new(backend, lenet5(), digits(340, 150), two_epochs()).expect("a trainer")
 }
 
 /// The parameters after the whole run, and all step losses.
@@ -49,7 +32,7 @@ fn the_full_network_is_bit_identical_for_any_number_of_threads() {
     let model = find("mnist-cnn").expect("a model");
     let run = |threads| {
         let network = (model.build)(model.input, model.classes).expect("a network");
-        let hyper = Hyperparameters { max_steps: Some(3), ..hyper() };
+        let hyper = Hyperparameters { max_steps: Some(3), ..two_epochs() };
         let backend = Cpu::new(Some(threads)).expect("threads");
         let mut trainer = Trainer::new(backend, network, digits(340, 150), hyper).expect("a trainer");
         trainer.run(&mut Listener::default()).expect("a run");
@@ -77,8 +60,8 @@ fn a_run_interrupted_anywhere_ends_bit_identical() {
         assert_eq!(first.run(&mut before).expect("a run"), Outcome::Interrupted);
         let state = first.state().expect("a state");
         assert_eq!(state.position.total_steps, stop);
-        save_state(&path, &network(), &identity, &state).expect("saved");
-        let loaded = load_state(&path, &network(), &identity).expect("loaded");
+        save_state(&path, &lenet5(), &identity, &state).expect("saved");
+        let loaded = load_state(&path, &lenet5(), &identity).expect("loaded");
         let (mut second, mut after) = (trainer(1), Listener::default());
         second.restore(&loaded).expect("restored");
         assert_eq!(second.run(&mut after).expect("a run"), Outcome::Finished);
