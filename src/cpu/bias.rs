@@ -3,7 +3,6 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::conv::sum_in_order;
 use super::{Cpu, ELEMENTWISE_CHUNK};
 use crate::ops::{Activation, BiasOps, Span};
 
@@ -24,12 +23,14 @@ impl BiasOps for Cpu {
         let (piece_len, pieces) = (rows_per_piece * channels, rows.div_ceil(rows_per_piece));
         self.bias_partials.resize((pieces * channels).max(self.bias_partials.len()), 0.0);
         let partials = &mut self.bias_partials[..pieces * channels];
-        let work = d_y.par_chunks_mut(piece_len).zip(y.par_chunks(piece_len)).zip(partials.par_chunks_mut(channels));
-        work.for_each(|((d_y, y), partial)| {
-            if activation != Activation::Identity {
-                d_y.iter_mut().zip(y).for_each(|(d_y, &y)| *d_y = activation.backward(y, *d_y));
-            }
-            column_sums(d_y, partial);
+        let (work, set) = (d_y.par_chunks_mut(piece_len).zip(y.par_chunks(piece_len)), self.instructions);
+        work.zip(partials.par_chunks_mut(channels)).for_each(|((d_y, y), sums)| {
+            // One loop for each activation: inside of it, the choice would keep the compiler from using vectors.
+            set.run(|| match activation {
+                Activation::Identity => column_sums(d_y, sums, |_, d_y| d_y, y),
+                Activation::Relu => column_sums(d_y, sums, |y, d_y| Activation::Relu.backward(y, d_y), y),
+                Activation::LeakyRelu { .. } => column_sums(d_y, sums, |y, d_y| activation.backward(y, d_y), y),
+            });
         });
         if !d_bias.is_empty() {
             sum_in_order(partials, &mut d_bias[..channels]);
@@ -38,10 +39,21 @@ impl BiasOps for Cpu {
     }
 }
 
-/// `sums[c] = Σ_rows values[row][c]`
-fn column_sums(values: &[f32], sums: &mut [f32]) {
+/// `d_y = backward(y, d_y)` and `sums[c] = Σ_rows d_y[row][c]`.
+#[inline(always)]
+fn column_sums(d_y: &mut [f32], sums: &mut [f32], backward: impl Fn(f32, f32) -> f32, y: &[f32]) {
     sums.fill(0.0);
-    for row in values.chunks_exact(sums.len()) {
-        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    d_y.iter_mut().zip(y).for_each(|(d_y, y)| *d_y = backward(*y, *d_y));
+    for row in d_y.chunks_exact(sums.len()) {
+        sums.iter_mut().zip(row).for_each(|(sum, d_y)| *sum += d_y);
+    }
+}
+
+/// `sum[i] = partials[0][i] + partials[1][i] + …`, in that order.
+fn sum_in_order(partials: &[f32], sum: &mut [f32]) {
+    let len = sum.len();
+    sum.copy_from_slice(&partials[..len]);
+    for partial in partials[len..].chunks_exact(len) {
+        sum.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
     }
 }

@@ -1,53 +1,71 @@
-//! Convolution on the CPU: im2col of a piece that fits the cache, then a matrix product.
-
-use std::cell::RefCell;
+//! Convolution on the CPU: products that read the input where it lies, without an im2col.
 
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::Cpu;
-use super::gemm::{Matrix, Write, gemm};
+use super::kernel::{Left, Product, Start};
+use super::scratch::{self, Buffer, PANEL, grown};
+use super::{Cpu, Instructions, activate};
 use crate::ops::{Activation, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};
 use crate::shape::Shape;
 
-/// Rows of columns that one product works on: enough for the product to be fast, few enough to stay in L2.
-const TARGET_ROWS: usize = 512;
+/// Pieces that a forward pass is cut into at least, so that a small batch keeps all threads busy.
+const LEAST_PIECES: usize = 16;
 
 /// Pieces that the weight gradient is summed in before their fixed-order reduction.
 const WEIGHT_GROUPS: usize = 8;
 
-/// The partial weight gradients, kept between steps so that none allocates.
-#[derive(Default)]
-pub(super) struct Scratch {
-    partial_weights: Vec<f32>,
+/// Output pixels of a piece of the weight gradient: input and gradient of so many stay in L1 or nearly.
+const WEIGHT_PIXELS: usize = 128;
+
+/// A convolution's padded input, and where its lines and pixels lie.
+#[derive(Clone, Copy)]
+struct Geometry {
+    op: Conv2d,
+    output: Shape,
+    /// Values of one kernel row, contiguous in NHWC.
+    run: usize,
+    /// Values of one padded input line.
+    line: usize,
 }
 
-thread_local! {
-    /// This thread's columns.
-    static COLUMNS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
+impl Geometry {
+    fn new(op: &Conv2d) -> Result<Self> {
+        let line = (op.input.width + 2 * op.window.padding) * op.input.channels;
+        Ok(Self { op: *op, output: op.output()?, run: op.window.kernel * op.input.channels, line })
+    }
 
-/// Runs `body` with `len` floats of this thread's column buffer, whose contents are left over from earlier use.
-fn with_columns<R>(len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
-    COLUMNS.with_borrow_mut(|columns| {
-        if columns.len() < len {
-            columns.resize(len, 0.0);
+    /// From one output line to the next, and from one output pixel to the next, in the padded input.
+    fn steps(&self) -> (usize, usize) {
+        (self.op.window.stride * self.line, self.op.window.stride * self.op.input.channels)
+    }
+
+    /// Gives `body` the padded input lines that output lines `first..first + lines` of a sample read.
+    fn with_padded<R>(&self, x: &[f32], first: usize, lines: usize, body: impl FnOnce(&[f32]) -> R) -> R {
+        let (window, input) = (self.op.window, self.op.input);
+        let begin = first * window.stride;
+        if window.padding == 0 {
+            return body(&x[begin * self.line..]);
         }
-        body(&mut columns[..len])
-    })
-}
-
-/// Output lines (one `y` of one sample) that make a piece; a function of the problem alone.
-fn lines_per_piece(lines: usize, line_width: usize, least_pieces: usize) -> usize {
-    (TARGET_ROWS / line_width.max(1)).min(lines.div_ceil(least_pieces)).max(1)
+        let count = (lines - 1) * window.stride + window.kernel;
+        scratch::with(Buffer::Padded, count * self.line, |padded| {
+            padded.fill(0.0);
+            let width = input.width * input.channels;
+            for (index, padded) in padded.chunks_exact_mut(self.line).enumerate() {
+                let y = (begin + index).checked_sub(window.padding).filter(|&y| y < input.height);
+                if let Some(y) = y {
+                    padded[window.padding * input.channels..][..width].copy_from_slice(&x[y * width..][..width]);
+                }
+            }
+            body(padded)
+        })
+    }
 }
 
 impl ConvOps for Cpu {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        let output = op.output()?;
-        let lines = batch * output.height;
-        let per_piece = lines_per_piece(lines, output.width, 16);
-        let line_len = output.width * output.channels;
+        let geometry = Geometry::new(op)?;
+        let (output, patch, set) = (geometry.output, op.patch_len(), self.instructions);
         let bias_span = spans.bias.unwrap_or(spans.weight.first(0));
         let [x, weight, bias, y] = self.memory.floats([
             spans.input.first(batch * op.input.len()),
@@ -55,170 +73,194 @@ impl ConvOps for Cpu {
             bias_span,
             spans.output.first(batch * output.len()),
         ])?;
-        let (x, weight, bias) = (&*x, Matrix::new(weight, output.channels, op.patch_len()), &*bias);
-        y.par_chunks_mut(per_piece * line_len).enumerate().for_each(|(piece, y)| {
-            let first_line = piece * per_piece;
-            let rows = y.len() / output.channels;
-            over_columns(op, output, x, first_line, rows, |columns| {
-                // columns [rows, k·k·ic] · Wᵀ [k·k·ic, oc] → y [rows, oc]
-                gemm(columns, weight.transposed(), y, Write::Replace);
+        let (x, bias) = (&*x, &*bias);
+        // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
+        let panels = grown(&mut self.scratch.packed, op.weight_len());
+        panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
+            let width = weight.len() / patch;
+            set.run(|| scratch::transpose(weight, patch, panel, width));
+        });
+        let panels = &*panels;
+        let lines_per_piece = output.height.div_ceil(LEAST_PIECES.div_ceil(batch));
+        let piece_len = lines_per_piece * output.width * output.channels;
+        let pieces = y.par_chunks_mut(output.len()).enumerate().flat_map(|(sample, y)| {
+            y.par_chunks_mut(piece_len).enumerate().map(move |(piece, y)| (sample, piece * lines_per_piece, y))
+        });
+        pieces.for_each(|(sample, first, y)| {
+            let lines = y.len() / (output.width * output.channels);
+            geometry.with_padded(&x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
+                for (index, panel) in panels.chunks(patch * PANEL).enumerate() {
+                    let start = if bias.is_empty() { Start::Zero } else { Start::Bias(&bias[index * PANEL..]) };
+                    let relu = spans.activation == Activation::Relu;
+                    geometry.forward(lines, panel.len() / patch).run(
+                        set,
+                        x,
+                        panel,
+                        &mut y[index * PANEL..],
+                        start,
+                        relu,
+                    );
+                }
             });
-            add_bias_and_activate(y, bias, output.channels, spans.activation);
+            activate(set, spans.activation, y);
         });
         Ok(())
     }
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
-        let output = op.output()?;
-        let (lines, line_len) = (batch * output.height, output.width * output.channels);
-        let lines_per_group = lines.div_ceil(WEIGHT_GROUPS);
-        let per_piece = lines_per_piece(lines_per_group, output.width, 1);
+        let geometry = Geometry::new(op)?;
+        let (output, patch, set) = (geometry.output, op.patch_len(), self.instructions);
+        let lines = batch * output.height;
         let [x, d_y, d_weight] = self.memory.floats([
             spans.input.first(batch * op.input.len()),
             spans.d_output.first(batch * output.len()),
             spans.d_weight,
         ])?;
-        let (x, d_y, weight_len) = (&*x, &*d_y, op.weight_len());
+        let (x, d_y) = (&*x, &*d_y);
+        let lines_per_group = lines.div_ceil(WEIGHT_GROUPS);
         let groups = lines.div_ceil(lines_per_group);
-        self.conv.partial_weights.resize((groups * weight_len).max(self.conv.partial_weights.len()), 0.0);
-        let partials = &mut self.conv.partial_weights[..groups * weight_len];
-        partials.par_chunks_mut(weight_len).enumerate().for_each(|(group, partial)| {
-            let group_end = ((group + 1) * lines_per_group).min(lines);
-            let mut write = Write::Replace;
-            for line in (group * lines_per_group..group_end).step_by(per_piece) {
-                let end = (line + per_piece).min(group_end);
-                let rows = (end - line) * output.width;
-                let d_y = Matrix::new(&d_y[line * line_len..end * line_len], rows, output.channels);
-                over_columns(op, output, x, line, rows, |columns| {
-                    // d_yᵀ [oc, rows] · columns [rows, k·k·ic] → d_weight [oc, k·k·ic]
-                    gemm(d_y.transposed(), columns, partial, write);
-                });
-                write = Write::Accumulate;
-            }
+        // Every group sums d_weightᵀ of its lines, [panel][k·k·ic][PANEL].
+        let panels = output.channels.div_ceil(PANEL);
+        let partials = grown(&mut self.scratch.partials, groups * panels * patch * PANEL);
+        partials.par_chunks_mut(patch * PANEL).enumerate().for_each(|(index, partial)| {
+            let (group, panel) = (index / panels, index % panels);
+            let group = group * lines_per_group..((group + 1) * lines_per_group).min(lines);
+            geometry.sum_weights(set, x, d_y, group, panel, partial);
         });
-        sum_in_order(partials, &mut d_weight[..weight_len]);
+        let (first, others) = partials.split_at_mut(panels * patch * PANEL);
+        let work = first.par_chunks_mut(patch * PANEL).zip(d_weight.par_chunks_mut(patch * PANEL)).enumerate();
+        work.for_each(|(panel, (sum, d_weight))| {
+            let width = d_weight.len() / patch;
+            let sum = &mut sum[..patch * width];
+            set.run(|| {
+                for group in others.chunks_exact(panels * patch * PANEL) {
+                    let terms = &group[panel * patch * PANEL..];
+                    sum.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
+                }
+                scratch::transpose(sum, width, d_weight, patch);
+            });
+        });
         Ok(())
     }
 
     fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
-        let output = op.output()?;
+        let geometry = Geometry::new(op)?;
+        let (output, set, run) = (geometry.output, self.instructions, geometry.run);
         let [d_y, weight, d_x] = self.memory.floats([
             spans.d_output.first(batch * output.len()),
             spans.weight,
             spans.d_input.first(batch * op.input.len()),
         ])?;
-        let (d_y, weight) = (&*d_y, Matrix::new(weight, output.channels, op.patch_len()));
+        // W by kernel rows in panels of columns, [ky][panel][oc][PANEL]
+        let packed = grown(&mut self.scratch.packed, op.weight_len());
+        packed.par_chunks_mut(output.channels * run).enumerate().for_each(|(ky, packed)| {
+            scratch::pack_panels(&weight[ky * run..], op.patch_len(), run, packed, output.channels);
+        });
+        let (packed, d_y) = (&*packed, &*d_y);
+        let padding = op.window.padding;
         d_x.par_chunks_mut(op.input.len()).enumerate().for_each(|(sample, d_x)| {
-            let d_y = Matrix::new(&d_y[sample * output.len()..], output.pixels(), output.channels);
-            if op.is_pointwise() {
-                return gemm(d_y, weight, d_x, Write::Replace);
+            let d_y = &d_y[sample * output.len()..][..output.len()];
+            if padding == 0 {
+                return geometry.scatter(set, d_y, packed, d_x);
             }
-            with_columns(output.pixels() * op.patch_len(), |columns| {
-                // d_y [rows, oc] · W [oc, k·k·ic] → d_columns [rows, k·k·ic]
-                gemm(d_y, weight, columns, Write::Replace);
-                col2im(op, output, columns, d_x);
+            scratch::with(Buffer::Padded, (op.input.height + 2 * padding) * geometry.line, |padded| {
+                geometry.scatter(set, d_y, packed, padded);
+                let width = op.input.width * op.input.channels;
+                let lines = padded.chunks_exact(geometry.line).skip(padding);
+                for (d_x, line) in d_x.chunks_exact_mut(width).zip(lines) {
+                    d_x.copy_from_slice(&line[padding * op.input.channels..][..width]);
+                }
             });
         });
         Ok(())
     }
 }
 
-/// Gives `body` the columns `[rows, patch_len]` of the output lines from `first_line`: the input itself where the
-/// convolution is pointwise, else their im2col.
-fn over_columns(op: &Conv2d, output: Shape, x: &[f32], first_line: usize, rows: usize, body: impl FnOnce(Matrix)) {
-    let patch = op.patch_len();
-    if op.is_pointwise() {
-        let begin = first_line * output.width * patch;
-        return body(Matrix::new(&x[begin..begin + rows * patch], rows, patch));
-    }
-    with_columns(rows * patch, |columns| {
-        for (line, columns) in columns.chunks_exact_mut(output.width * patch).enumerate() {
-            let (sample, oy) = ((first_line + line) / output.height, (first_line + line) % output.height);
-            im2col_line(op, &x[sample * op.input.len()..][..op.input.len()], oy, columns);
+impl Geometry {
+    /// `y [lines][ow][..cols] = x · Wᵀ`, for one panel of `Wᵀ`.
+    fn forward(&self, lines: usize, cols: usize) -> Product {
+        let (line, row) = self.steps();
+        Product {
+            lines,
+            rows: self.output.width,
+            cols,
+            outer: self.op.window.kernel,
+            inner: self.run,
+            a: Left { line, row, outer: self.line, inner: 1 },
+            b_outer: self.run * cols,
+            b_inner: cols,
+            c_line: self.output.width * self.output.channels,
+            c_row: self.output.channels,
         }
-        body(Matrix::new(columns, rows, patch));
-    });
-}
+    }
 
-/// The columns of output line `oy` of one sample, `[ow][kernel][kernel][ic]`; padding is zero.
-fn im2col_line(op: &Conv2d, x: &[f32], oy: usize, columns: &mut [f32]) {
-    let (window, input) = (op.window, op.input);
-    let run = window.kernel * input.channels; // one kernel row: contiguous in NHWC
-    for (ox, patch) in columns.chunks_exact_mut(op.patch_len()).enumerate() {
-        for (ky, target) in patch.chunks_exact_mut(run).enumerate() {
-            let Some(iy) = (oy * window.stride + ky).checked_sub(window.padding).filter(|&iy| iy < input.height) else {
-                target.fill(0.0);
-                continue;
+    /// `partial [k·k·ic][PANEL] = xᵀ · d_y` over the output lines of `group`, for one panel of output channels.
+    fn sum_weights(
+        &self,
+        set: Instructions,
+        x: &[f32],
+        d_y: &[f32],
+        group: std::ops::Range<usize>,
+        panel: usize,
+        partial: &mut [f32],
+    ) {
+        let (output, input_len) = (self.output, self.op.input.len());
+        let cols = (output.channels - panel * PANEL).min(PANEL);
+        let line_len = output.width * output.channels;
+        let (outer, inner) = self.steps();
+        let (mut at, mut start) = (group.start, Start::Zero);
+        while at < group.end {
+            let (sample, first) = (at / output.height, at % output.height);
+            let lines = (WEIGHT_PIXELS / output.width).max(1).min(output.height - first).min(group.end - at);
+            let product = Product {
+                lines: self.op.window.kernel,
+                rows: self.run,
+                cols,
+                outer: lines,
+                inner: output.width,
+                a: Left { line: self.line, row: 1, outer, inner },
+                b_outer: output.width * cols,
+                b_inner: cols,
+                c_line: self.run * cols,
+                c_row: cols,
             };
-            let row = &x[iy * input.width * input.channels..][..input.width * input.channels];
-            let clip = clip_row(op, ox);
-            if clip.skipped > 0 || clip.taken < window.kernel {
-                target.fill(0.0);
+            let d_y = &d_y[at * line_len + panel * PANEL..];
+            self.with_padded(&x[sample * input_len..][..input_len], first, lines, |x| {
+                let pixels = lines * output.width;
+                if cols == output.channels {
+                    return product.run(set, x, d_y, partial, start, false);
+                }
+                scratch::with(Buffer::Packed, pixels * cols, |packed| {
+                    scratch::pack_panels(d_y, output.channels, cols, packed, pixels);
+                    product.run(set, x, packed, partial, start, false);
+                });
+            });
+            (at, start) = (at + lines, Start::There);
+        }
+    }
+
+    /// `d_x = col2im(d_y · W)` of one sample, in padded coordinates: every output pixel adds to the kernel rows that
+    /// it came from.
+    fn scatter(&self, set: Instructions, d_y: &[f32], packed: &[f32], d_x: &mut [f32]) {
+        let (output, (c_line, c_row)) = (self.output, self.steps());
+        d_x.fill(0.0);
+        for (ky, panels) in packed.chunks_exact(output.channels * self.run).enumerate() {
+            for (index, panel) in panels.chunks(output.channels * PANEL).enumerate() {
+                let cols = panel.len() / output.channels;
+                let product = Product {
+                    lines: output.height,
+                    rows: output.width,
+                    cols,
+                    outer: 1,
+                    inner: output.channels,
+                    a: Left { line: output.width * output.channels, row: output.channels, outer: 0, inner: 1 },
+                    b_outer: 0,
+                    b_inner: cols,
+                    c_line,
+                    c_row,
+                };
+                product.run(set, d_y, panel, &mut d_x[ky * self.line + index * PANEL..], Start::There, false);
             }
-            let (to, from, len) =
-                (clip.skipped * input.channels, clip.first * input.channels, clip.taken * input.channels);
-            target[to..to + len].copy_from_slice(&row[from..from + len]);
         }
     }
-}
-
-/// What part of a kernel row lies in the input.
-struct Clip {
-    /// Kernel columns left of the input.
-    skipped: usize,
-    /// The input column that the first one inside reads.
-    first: usize,
-    /// Kernel columns inside.
-    taken: usize,
-}
-
-fn clip_row(op: &Conv2d, ox: usize) -> Clip {
-    let left = ox * op.window.stride; // in padded coordinates
-    let skipped = op.window.padding.saturating_sub(left).min(op.window.kernel);
-    let first = (left + skipped).saturating_sub(op.window.padding);
-    let taken = (op.window.kernel - skipped).min(op.input.width.saturating_sub(first));
-    Clip { skipped, first: first.min(op.input.width), taken }
-}
-
-/// Adds the columns `[oh·ow][kernel][kernel][ic]` of one sample back to the inputs they came from.
-fn col2im(op: &Conv2d, output: Shape, columns: &[f32], d_x: &mut [f32]) {
-    let (window, input) = (op.window, op.input);
-    let run = window.kernel * input.channels;
-    d_x.fill(0.0);
-    for (row, patch) in columns.chunks_exact(op.patch_len()).enumerate() {
-        let (oy, ox) = (row / output.width, row % output.width);
-        let clip = clip_row(op, ox);
-        for (ky, source) in patch.chunks_exact(run).enumerate() {
-            let Some(iy) = (oy * window.stride + ky).checked_sub(window.padding).filter(|&iy| iy < input.height) else {
-                continue;
-            };
-            let target = &mut d_x[(iy * input.width + clip.first) * input.channels..][..clip.taken * input.channels];
-            let source = &source[clip.skipped * input.channels..];
-            target.iter_mut().zip(source).for_each(|(target, source)| *target += source);
-        }
-    }
-}
-
-/// `y = activation(y + bias)` over rows of `channels`; an empty bias adds nothing.
-pub(super) fn add_bias_and_activate(y: &mut [f32], bias: &[f32], channels: usize, activation: Activation) {
-    if bias.is_empty() {
-        y.iter_mut().for_each(|y| *y = activation.apply(*y));
-        return;
-    }
-    for row in y.chunks_exact_mut(channels) {
-        row.iter_mut().zip(bias).for_each(|(y, bias)| *y = activation.apply(*y + bias));
-    }
-}
-
-/// `sum[i] = partials[0][i] + partials[1][i] + …`, in that order.
-pub(super) fn sum_in_order(partials: &[f32], sum: &mut [f32]) {
-    let len = sum.len();
-    let chunk = super::ELEMENTWISE_CHUNK / 8;
-    sum.par_chunks_mut(chunk).enumerate().for_each(|(index, sum)| {
-        let begin = index * chunk;
-        sum.copy_from_slice(&partials[begin..begin + sum.len()]);
-        for partial in partials[len..].chunks_exact(len) {
-            sum.iter_mut().zip(&partial[begin..]).for_each(|(sum, partial)| *sum += partial);
-        }
-    });
 }

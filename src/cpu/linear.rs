@@ -1,59 +1,208 @@
-//! The linear layer on the CPU: three matrix products.
+//! The linear layer on the CPU: three matrix products, each cut so that the large weight is read or written once.
 
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::Cpu;
-use super::conv::add_bias_and_activate;
-use super::gemm::{Matrix, gemm_blocked};
-use crate::ops::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
+use super::kernel::{Left, Product, Start};
+use super::scratch::{self, Buffer, PANEL, grown};
+use super::{Cpu, Instructions, activate};
+use crate::ops::{Activation, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
 
-/// Blocks of a product that threads take: a function of the shape alone.
-const BLOCK_ROWS: usize = 256;
-const BLOCK_COLS: usize = 128;
+/// Rows of weights that a thread takes at a time: whole tiles of every instruction set.
+const BLOCK_ROWS: usize = 24;
+
+/// Terms that are summed before the next part of both sides is fetched: what lies in L1 meanwhile.
+const DEPTH: usize = 128;
+
+/// Panels of the input gradient that a thread takes at a time, so that it reads whole lines of the weight.
+const BLOCK_PANELS: usize = 8;
+
+/// Floats that keep the rows of a copy from falling on the same lines of the cache.
+const SKEW: usize = 16;
 
 impl LinearOps for Cpu {
     fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
+        let (depth, set) = (op.in_features, self.instructions);
         let bias_span = spans.bias.unwrap_or(spans.weight.first(0));
         let [x, weight, bias, y] = self.memory.floats([
-            spans.input.first(batch * op.in_features),
+            spans.input.first(batch * depth),
             spans.weight,
             bias_span,
             spans.output.first(batch * op.out_features),
         ])?;
-        let x = Matrix::new(x, batch, op.in_features);
-        let weight = Matrix::new(weight, op.out_features, op.in_features);
-        // x [n, in] · Wᵀ [in, out] → y [n, out]
-        gemm_blocked(x, weight.transposed(), y, BLOCK_ROWS, BLOCK_COLS);
-        let (bias, rows_per_piece) = (&*bias, super::ELEMENTWISE_CHUNK.div_ceil(op.out_features));
-        y.par_chunks_mut(rows_per_piece * op.out_features)
-            .for_each(|y| add_bias_and_activate(y, bias, op.out_features, spans.activation));
+        // xᵀ in panels of samples, [panel][in][PANEL], so that yᵀ = W · xᵀ reads the weight as it lies.
+        let x_panels = grown(&mut self.scratch.packed, batch * depth);
+        x_panels.par_chunks_mut(depth * PANEL).zip(x.par_chunks(depth * PANEL)).for_each(|(panel, x)| {
+            set.run(|| scratch::transpose(x, depth, panel, x.len() / depth));
+        });
+        let y_transposed = grown(&mut self.scratch.partials, batch * op.out_features);
+        let work = y_transposed.par_chunks_mut(BLOCK_ROWS * batch).zip(weight.par_chunks(BLOCK_ROWS * depth));
+        work.for_each(|(y, weight)| transposed_block(set, depth, weight, x_panels, y));
+        let (y_transposed, bias) = (&*y_transposed, &*bias);
+        let samples_per_piece = batch.div_ceil(8).min(PANEL);
+        y.par_chunks_mut(samples_per_piece * op.out_features).enumerate().for_each(|(piece, y)| {
+            set.run(|| {
+                for (index, y) in y.chunks_exact_mut(op.out_features).enumerate() {
+                    let sample = piece * samples_per_piece + index;
+                    for (feature, y) in y.iter_mut().enumerate() {
+                        let sum = y_transposed[feature * batch + sample] + bias.get(feature).copied().unwrap_or(0.0);
+                        *y = if spans.activation == Activation::Relu { spans.activation.apply(sum) } else { sum };
+                    }
+                }
+            });
+            activate(set, spans.activation, y);
+        });
         Ok(())
     }
 
     fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
+        let (cols, set) = (op.in_features, self.instructions);
         let [x, d_y, d_weight] = self.memory.floats([
-            spans.input.first(batch * op.in_features),
+            spans.input.first(batch * cols),
             spans.d_output.first(batch * op.out_features),
             spans.d_weight,
         ])?;
-        let x = Matrix::new(x, batch, op.in_features);
-        let d_y = Matrix::new(d_y, batch, op.out_features);
+        let x = &*x;
+        let x_panels = grown(&mut self.scratch.packed, batch * cols);
+        x_panels.par_chunks_mut(batch * PANEL).enumerate().for_each(|(panel, target)| {
+            scratch::pack_panels(&x[panel * PANEL..], cols, target.len() / batch, target, batch);
+        });
+        let (d_y, stride) = skewed(&mut self.scratch.partials, d_y, op.out_features);
+        let x_panels = &*x_panels;
         // d_yᵀ [out, n] · x [n, in] → d_weight [out, in]
-        gemm_blocked(d_y.transposed(), x, d_weight, BLOCK_ROWS, 4 * BLOCK_COLS);
+        d_weight.par_chunks_mut(BLOCK_ROWS * cols).enumerate().for_each(|(block, d_weight)| {
+            weight_block(set, (&d_y[block * BLOCK_ROWS..], stride), x_panels, batch, cols, d_weight);
+        });
         Ok(())
     }
 
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
+        let (cols, set) = (op.in_features, self.instructions);
         let [d_y, weight, d_x] = self.memory.floats([
             spans.d_output.first(batch * op.out_features),
             spans.weight,
-            spans.d_input.first(batch * op.in_features),
+            spans.d_input.first(batch * cols),
         ])?;
-        let d_y = Matrix::new(d_y, batch, op.out_features);
-        let weight = Matrix::new(weight, op.out_features, op.in_features);
-        // d_y [n, out] · W [out, in] → d_x [n, in]
-        gemm_blocked(d_y, weight, d_x, BLOCK_ROWS, BLOCK_COLS);
+        let weight = &*weight;
+        let (d_y, stride) = skewed(&mut self.scratch.partials, d_y, op.out_features);
+        // d_y [n, out] · W [out, in] → d_x in panels of columns, [panel][n][PANEL]
+        let panels = grown(&mut self.scratch.packed, batch * cols);
+        panels.par_chunks_mut(BLOCK_PANELS * PANEL * batch).enumerate().for_each(|(block, d_x)| {
+            input_block(set, (d_y, stride), &weight[block * BLOCK_PANELS * PANEL..], op, d_x);
+        });
+        let panels = &*panels;
+        d_x.par_chunks_mut(cols).enumerate().for_each(|(sample, d_x)| {
+            for (index, d_x) in d_x.chunks_mut(PANEL).enumerate() {
+                let panel = &panels[index * PANEL * batch..];
+                d_x.copy_from_slice(&panel[sample * d_x.len()..][..d_x.len()]);
+            }
+        });
         Ok(())
     }
+}
+
+/// `y [rows][batch] = weight [rows][depth] · x`, with `x` in panels `[panel][depth][PANEL]`.
+fn transposed_block(set: Instructions, depth: usize, weight: &[f32], x_panels: &[f32], y: &mut [f32]) {
+    let rows = weight.len() / depth;
+    let batch = y.len() / rows;
+    scratch::with(Buffer::Packed, rows * (DEPTH + SKEW), |block| {
+        for begin in (0..depth).step_by(DEPTH) {
+            let inner = DEPTH.min(depth - begin);
+            for (block, weight) in block.chunks_exact_mut(DEPTH + SKEW).zip(weight.chunks_exact(depth)) {
+                block[..inner].copy_from_slice(&weight[begin..begin + inner]);
+            }
+            let start = if begin == 0 { Start::Zero } else { Start::There };
+            for (index, panel) in x_panels.chunks(depth * PANEL).enumerate() {
+                let cols = panel.len() / depth;
+                let product = Product {
+                    lines: 1,
+                    rows,
+                    cols,
+                    outer: 1,
+                    inner,
+                    a: Left { line: 0, row: DEPTH + SKEW, outer: 0, inner: 1 },
+                    b_inner: cols,
+                    c_row: batch,
+                    ..Product::default()
+                };
+                product.run(set, block, &panel[begin * cols..], &mut y[index * PANEL..], start, false);
+            }
+        }
+    });
+}
+
+/// `d_weight [rows][cols] = d_yᵀ · x`, with `x` in panels `[panel][batch][PANEL]`.
+fn weight_block(
+    set: Instructions,
+    (d_y, stride): (&[f32], usize),
+    x_panels: &[f32],
+    batch: usize,
+    cols: usize,
+    d_weight: &mut [f32],
+) {
+    let rows = d_weight.len() / cols;
+    let width = BLOCK_PANELS * PANEL + SKEW;
+    // Tiles go to a block in L1 first: rows of the weight often fall on the same lines of the cache.
+    scratch::with(Buffer::Packed, rows * width, |block| {
+        for (index, panels) in x_panels.chunks(BLOCK_PANELS * batch * PANEL).enumerate() {
+            for (panel, x) in panels.chunks(batch * PANEL).enumerate() {
+                let cols = x.len() / batch;
+                let product = Product {
+                    lines: 1,
+                    rows,
+                    cols,
+                    outer: 1,
+                    inner: batch,
+                    a: Left { line: 0, row: 1, outer: 0, inner: stride },
+                    b_inner: cols,
+                    c_row: width,
+                    ..Product::default()
+                };
+                product.run(set, d_y, x, &mut block[panel * PANEL..], Start::Zero, false);
+            }
+            let count = panels.len() / batch;
+            for (d_weight, block) in d_weight.chunks_exact_mut(cols).zip(block.chunks_exact(width)) {
+                d_weight[index * BLOCK_PANELS * PANEL..][..count].copy_from_slice(&block[..count]);
+            }
+        }
+    });
+}
+
+/// `d_x = d_y · weight` for a few panels `[panel][n][PANEL]` of columns, of which `weight` begins with the first.
+fn input_block(set: Instructions, (d_y, stride): (&[f32], usize), weight: &[f32], op: &Linear, d_x: &mut [f32]) {
+    let batch = d_y.len() / stride;
+    let cols = d_x.len() / batch;
+    scratch::with(Buffer::Packed, DEPTH * cols, |packed| {
+        for begin in (0..op.out_features).step_by(DEPTH) {
+            let inner = DEPTH.min(op.out_features - begin);
+            scratch::pack_panels(&weight[begin * op.in_features..], op.in_features, cols, packed, inner);
+            let start = if begin == 0 { Start::Zero } else { Start::There };
+            let panels = packed[..inner * cols].chunks(inner * PANEL);
+            for (panel, d_x) in panels.zip(d_x.chunks_mut(batch * PANEL)) {
+                let cols = panel.len() / inner;
+                let product = Product {
+                    lines: 1,
+                    rows: batch,
+                    cols,
+                    outer: 1,
+                    inner,
+                    a: Left { line: 0, row: stride, outer: 0, inner: 1 },
+                    b_inner: cols,
+                    c_row: cols,
+                    ..Product::default()
+                };
+                product.run(set, &d_y[begin..], panel, d_x, start, false);
+            }
+        }
+    });
+}
+
+/// A copy of `values`, rows of `cols`, whose rows do not begin on the same lines of the cache; and their distance.
+fn skewed<'a>(buffer: &'a mut Vec<f32>, values: &[f32], cols: usize) -> (&'a [f32], usize) {
+    let stride = cols + SKEW;
+    let copy = grown(buffer, values.len() / cols * stride);
+    for (copy, row) in copy.chunks_exact_mut(stride).zip(values.chunks_exact(cols)) {
+        copy[..cols].copy_from_slice(row);
+    }
+    (copy, stride)
 }

@@ -7,20 +7,25 @@ mod activation;
 mod bias;
 mod conv;
 mod gather;
-mod gemm;
+mod instructions;
 mod join;
+mod kernel;
 mod linear;
 mod loss;
 mod memory;
 mod optimizer;
 mod pool;
+mod scratch;
+mod vector;
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::ops::{Backend, DeviceInfo, MemorySizes, Recording, Region, Span};
+use crate::ops::{Activation, Backend, DeviceInfo, MemorySizes, Recording, Region, Span};
+pub use instructions::Instructions;
 use memory::Memory;
+use scratch::Scratch;
 
 /// Elements of one piece of element-wise work: large enough to hide the cost of handing it out.
 const ELEMENTWISE_CHUNK: usize = 32 * 1024;
@@ -31,7 +36,8 @@ pub struct Cpu {
     memory: Memory,
     gather: gather::State,
     loss: loss::State,
-    conv: conv::Scratch,
+    scratch: Scratch,
+    instructions: Instructions,
     /// Partial bias gradients, kept between steps so that none allocates.
     bias_partials: Vec<f32>,
     learning_rate: f32,
@@ -43,6 +49,15 @@ impl Cpu {
     /// # Errors
     /// For zero threads, or where the system refuses to start them.
     pub fn new(threads: Option<usize>) -> Result<Self> {
+        Self::with_instructions(threads, Instructions::widest())
+    }
+
+    /// As [`Cpu::new`], with the instructions that are asked for instead of the widest.
+    ///
+    /// # Errors
+    /// Also where the machine has not these instructions.
+    pub fn with_instructions(threads: Option<usize>, instructions: Instructions) -> Result<Self> {
+        ensure!(instructions.is_available(), "this machine has no {}", instructions.name());
         let available = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = threads.unwrap_or(available);
         ensure!(threads > 0, "at least one thread is needed");
@@ -56,7 +71,8 @@ impl Cpu {
             memory: Memory::default(),
             gather: gather::State::default(),
             loss: loss::State::default(),
-            conv: conv::Scratch::default(),
+            scratch: Scratch::default(),
+            instructions,
             bias_partials: Vec::new(),
             learning_rate: 0.0,
         })
@@ -71,7 +87,10 @@ impl Backend for Cpu {
     fn info(&self) -> DeviceInfo {
         let threads = self.threads();
         let plural = if threads == 1 { "" } else { "s" };
-        DeviceInfo { name: format!("CPU ({threads} thread{plural}, {})", instruction_set()), precision: "fp32".into() }
+        DeviceInfo {
+            name: format!("CPU ({threads} thread{plural}, {})", self.instructions.name()),
+            precision: "fp32".into(),
+        }
     }
 
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
@@ -108,16 +127,9 @@ impl Backend for Cpu {
     }
 }
 
-/// The widest vector instructions that the matrix products use here.
-fn instruction_set() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        if is_x86_feature_detected!("avx512f") {
-            return "AVX-512";
-        }
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return "AVX2";
-        }
+/// `y = activation(y)` for those activations that the micro-kernel does not do itself.
+fn activate(set: Instructions, activation: Activation, y: &mut [f32]) {
+    if let Activation::LeakyRelu { .. } = activation {
+        set.run(|| y.iter_mut().for_each(|y| *y = activation.apply(*y)));
     }
-    std::env::consts::ARCH
 }

@@ -20,12 +20,13 @@ impl PoolOps for Cpu {
         let spans = [input.first(batch * op.input.len()), output.first(batch * shape.len())];
         let argmax = argmax.map(|span| span.first(batch * shape.len()));
         let ([x, y], argmax) = self.memory.floats_and_indices(spans, argmax)?;
+        let set = self.instructions;
         let samples = x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len()));
         match argmax {
             Some(argmax) => samples
                 .zip(argmax.par_chunks_mut(shape.len()))
-                .for_each(|((x, y), argmax)| max_pool(op, shape, x, y, |at, winner| argmax[at] = winner)),
-            None => samples.for_each(|(x, y)| max_pool(op, shape, x, y, |_, _| ())),
+                .for_each(|((x, y), argmax)| set.run(|| max_pool(op, shape, x, y, argmax))),
+            None => samples.for_each(|(x, y)| set.run(|| max_pool(op, shape, x, y, &mut []))),
         }
         Ok(())
     }
@@ -87,20 +88,29 @@ impl PoolOps for Cpu {
     }
 }
 
-/// Pools one sample; `record(at, winner)` hears of the maximum of output element `at`.
-fn max_pool(op: &MaxPool2d, shape: Shape, x: &[f32], y: &mut [f32], mut record: impl FnMut(usize, u32)) {
+/// Pools one sample; `argmax` may be empty.
+#[inline(always)]
+fn max_pool(op: &MaxPool2d, shape: Shape, x: &[f32], y: &mut [f32], argmax: &mut [u32]) {
     let channels = op.input.channels;
     for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
+        let argmax = argmax.get_mut(pixel * channels..(pixel + 1) * channels);
+        let mut unused = [];
+        let argmax = argmax.unwrap_or(&mut unused);
         let mut first = true;
         for_each_pixel(op.input, op.window, shape, pixel, |at| {
-            for (channel, (y, &x)) in y.iter_mut().zip(&x[at * channels..]).enumerate() {
-                // Strictly greater keeps the first of equals; NaN passes, so that it is not hidden.
-                if first || x > *y || x.is_nan() {
-                    *y = x;
-                    record(pixel * channels + channel, at as u32);
-                }
+            let x = &x[at * channels..][..channels];
+            if std::mem::take(&mut first) {
+                y.copy_from_slice(x);
+                argmax.fill(at as u32);
+                return;
             }
-            first = false;
+            // Strictly greater keeps the first of equals; NaN passes, so that it is not hidden.
+            for ((&x, y), argmax) in x.iter().zip(&*y).zip(&mut *argmax) {
+                *argmax = if x > *y || x.is_nan() { at as u32 } else { *argmax };
+            }
+            for (&x, y) in x.iter().zip(&mut *y) {
+                *y = if x > *y || x.is_nan() { x } else { *y };
+            }
         });
     }
 }

@@ -5,6 +5,7 @@ pub mod case;
 mod conv;
 pub mod cuda;
 mod gather;
+mod instructions;
 mod join;
 pub mod lab;
 mod linear;

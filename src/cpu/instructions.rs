@@ -1,0 +1,67 @@
+//! The instruction sets that the CPU backend is compiled for, and how a loop gets to use them.
+
+/// Vector instructions that code is compiled for; the machine's are found at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instructions {
+    Portable,
+    /// With FMA.
+    Avx2,
+    Avx512,
+}
+
+impl Instructions {
+    /// Those that this machine has, the widest last.
+    pub fn available() -> impl DoubleEndedIterator<Item = Self> {
+        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|set| set.is_available())
+    }
+
+    pub fn widest() -> Self {
+        Self::available().next_back().unwrap_or(Self::Portable)
+    }
+
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return match self {
+            Self::Portable => true,
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Avx512 => Self::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        return self == Self::Portable;
+    }
+
+    /// What people call the set.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => std::env::consts::ARCH,
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+        }
+    }
+
+    /// Runs `body`, whose loops the compiler may write in these instructions. The set must be available, which
+    /// whoever makes a backend has checked.
+    #[inline(always)]
+    pub(super) fn run<R>(self, body: impl FnOnce() -> R) -> R {
+        match self {
+            // SAFETY: `Cpu::with_instructions` refuses a set that the machine has not.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { with_avx2(body) },
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { with_avx512(body) },
+            _ => body(),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn with_avx2<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}

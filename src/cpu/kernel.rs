@@ -1,0 +1,237 @@
+//! The micro-kernel behind every product: tiles of sums in registers, fed from where the values lie, in each of the
+//! instruction sets.
+
+use super::Instructions;
+use super::vector::{Portable, Vector};
+
+/// Distances between the values of the left side, along each of its loops.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Left {
+    pub line: usize,
+    pub row: usize,
+    pub outer: usize,
+    pub inner: usize,
+}
+
+/// A product of five loops, which is a matrix product as well as a convolution that reads its input in place:
+/// `c[l·c_line + r·c_row + v] = start + Σ_o Σ_i a[l·a.line + r·a.row + o·a.outer + i·a.inner] ·
+/// b[o·b_outer + i·b_inner + v]` for all lines `l`, rows `r` and columns `v`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Product {
+    pub lines: usize,
+    pub rows: usize,
+    pub cols: usize,
+    pub outer: usize,
+    pub inner: usize,
+    pub a: Left,
+    pub b_outer: usize,
+    pub b_inner: usize,
+    pub c_line: usize,
+    pub c_row: usize,
+}
+
+/// What a sum starts from.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a> {
+    Zero,
+    /// What is there. Rows of `c` may then overlap: they are added one after the other.
+    There,
+    /// A value for each column.
+    Bias(&'a [f32]),
+}
+
+impl Product {
+    /// Computes the product on the calling thread, with ReLU at the end if asked for.
+    pub fn run(&self, set: Instructions, a: &[f32], b: &[f32], c: &mut [f32], start: Start, relu: bool) {
+        let lengths = [self.lines, self.rows, self.cols, self.outer, self.inner];
+        if lengths[..3].contains(&0) {
+            return;
+        }
+        assert!(self.outer > 0 && self.inner > 0, "a product over nothing: {self:?}");
+        let [lines, rows, cols, outer, inner] = lengths.map(|length| length - 1);
+        let left = lines * self.a.line + rows * self.a.row + outer * self.a.outer + inner * self.a.inner;
+        assert!(left < a.len(), "{self:?} reads past the {} values of its left side", a.len());
+        let right = outer * self.b_outer + inner * self.b_inner + cols;
+        assert!(right < b.len(), "{self:?} reads past the {} values of its right side", b.len());
+        assert!(lines * self.c_line + rows * self.c_row + cols < c.len(), "{self:?} writes past {} values", c.len());
+        if let Start::Bias(bias) = start {
+            assert!(bias.len() >= self.cols, "{} values of bias for {self:?}", bias.len());
+        }
+        // SAFETY: the asserts above are the farthest values of all three sides; the loops go no farther. That the
+        // machine has the instructions was checked when the backend was made.
+        unsafe {
+            let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+            match set {
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 => self.tiles_avx512(a, b, c, start, relu),
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx2 => self.tiles_avx2(a, b, c, start, relu),
+                _ => self.tiles::<Portable>(a, b, c, start, relu),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Product::tiles`].
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tiles_avx2(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
+        // SAFETY: handed on to the caller.
+        unsafe { self.tiles::<super::vector::Avx2>(a, b, c, start, relu) }
+    }
+
+    /// # Safety
+    /// As [`Product::tiles`].
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx2,fma")]
+    unsafe fn tiles_avx512(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
+        // SAFETY: handed on to the caller.
+        unsafe { self.tiles::<super::vector::Avx512>(a, b, c, start, relu) }
+    }
+
+    /// # Safety
+    /// All that the loops reach must be valid, `c` exclusively, and the machine must have `V`'s instructions.
+    #[inline(always)]
+    unsafe fn tiles<V: Vector>(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
+        for col in (0..self.cols).step_by(2 * V::LANES) {
+            let cols = (self.cols - col).min(2 * V::LANES);
+            let start = match start {
+                Start::Bias(bias) => Start::Bias(&bias[col..]),
+                start => start,
+            };
+            for line in 0..self.lines {
+                let mut row = 0;
+                while row < self.rows {
+                    let rows = tile_rows::<V>(self.rows - row);
+                    let tile = Tile { product: self, start, relu, cols };
+                    // SAFETY: the tile's lines, rows and columns are of the product, for which the caller answers.
+                    unsafe {
+                        let a = a.add(line * self.a.line + row * self.a.row);
+                        let c = c.add(line * self.c_line + row * self.c_row + col);
+                        tile.dispatch::<V>(rows, a, b.add(col), c);
+                    }
+                    row += rows;
+                }
+            }
+        }
+    }
+}
+
+/// Rows of the next tile where `left` are left, so that all are about as high.
+#[inline(always)]
+fn tile_rows<V: Vector>(left: usize) -> usize {
+    left.div_ceil(left.div_ceil(V::MAX_ROWS))
+}
+
+/// The part of a product that is held in registers.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    product: &'a Product,
+    start: Start<'a>,
+    relu: bool,
+    cols: usize,
+}
+
+impl Tile<'_> {
+    /// # Safety
+    /// As [`Product::tiles`].
+    #[inline(always)]
+    unsafe fn dispatch<V: Vector>(&self, rows: usize, a: *const f32, b: *const f32, c: *mut f32) {
+        // SAFETY: handed on to the caller.
+        unsafe {
+            match rows {
+                1 => self.of_rows::<V, 1>(a, b, c),
+                2 => self.of_rows::<V, 2>(a, b, c),
+                3 => self.of_rows::<V, 3>(a, b, c),
+                4 if V::MAX_ROWS >= 4 => self.of_rows::<V, 4>(a, b, c),
+                5 if V::MAX_ROWS >= 5 => self.of_rows::<V, 5>(a, b, c),
+                6 if V::MAX_ROWS >= 6 => self.of_rows::<V, 6>(a, b, c),
+                7 if V::MAX_ROWS >= 7 => self.of_rows::<V, 7>(a, b, c),
+                8 if V::MAX_ROWS >= 8 => self.of_rows::<V, 8>(a, b, c),
+                _ => unreachable!("no tile has {rows} rows"),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Product::tiles`].
+    #[inline(always)]
+    unsafe fn of_rows<V: Vector, const ROWS: usize>(&self, a: *const f32, b: *const f32, c: *mut f32) {
+        let lanes = V::LANES;
+        // SAFETY: handed on to the caller.
+        unsafe {
+            match self.cols {
+                cols if cols == 2 * lanes => self.sum::<V, ROWS, 2, false>(a, b, c),
+                cols if cols > lanes => self.sum::<V, ROWS, 2, true>(a, b, c),
+                cols if cols == lanes => self.sum::<V, ROWS, 1, false>(a, b, c),
+                _ => self.sum::<V, ROWS, 1, true>(a, b, c),
+            }
+        }
+    }
+
+    /// The sums of `ROWS` rows of `VECTORS` vectors, the last of which holds fewer values if it is `PARTIAL`.
+    ///
+    /// # Safety
+    /// As [`Product::tiles`].
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // iterators are functions of their own, see below
+    unsafe fn sum<V: Vector, const ROWS: usize, const VECTORS: usize, const PARTIAL: bool>(
+        &self,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+    ) {
+        let &Product { outer, inner, a: left, b_outer, b_inner, c_row, .. } = self.product;
+        let last = self.cols - (VECTORS - 1) * V::LANES;
+        let is_partial = |v: usize| PARTIAL && v == VECTORS - 1;
+        // Plain loops: vectors must not pass through functions that are compiled without their instructions.
+        // SAFETY: only values of the tile's rows and columns are touched, for which the caller answers.
+        unsafe {
+            let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
+            if let Start::Bias(bias) = self.start {
+                for v in 0..VECTORS {
+                    let bias = load::<V>(bias.as_ptr().add(v * V::LANES), is_partial(v), last);
+                    for row in 0..ROWS {
+                        sums[row][v] = bias;
+                    }
+                }
+            }
+            for o in 0..outer {
+                let (mut a, mut b) = (a.add(o * left.outer), b.add(o * b_outer));
+                for _ in 0..inner {
+                    let mut right = [V::splat(0.0); VECTORS];
+                    for v in 0..VECTORS {
+                        right[v] = load::<V>(b.add(v * V::LANES), is_partial(v), last);
+                    }
+                    for row in 0..ROWS {
+                        let value = V::splat(*a.add(row * left.row));
+                        for v in 0..VECTORS {
+                            sums[row][v] = value.multiply_add(right[v], sums[row][v]);
+                        }
+                    }
+                    (a, b) = (a.wrapping_add(left.inner), b.wrapping_add(b_inner));
+                }
+            }
+            for row in 0..ROWS {
+                for v in 0..VECTORS {
+                    let (mut sum, c) = (sums[row][v], c.add(row * c_row + v * V::LANES));
+                    if matches!(self.start, Start::There) {
+                        sum = sum.add(load::<V>(c, is_partial(v), last));
+                    }
+                    if self.relu {
+                        sum = sum.relu();
+                    }
+                    if is_partial(v) { sum.store_first(c, last) } else { sum.store(c) }
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `count` values, or a whole vector unless it `is_partial`, must be readable; as [`Product::tiles`] otherwise.
+#[inline(always)]
+unsafe fn load<V: Vector>(from: *const f32, is_partial: bool, count: usize) -> V {
+    // SAFETY: handed on to the caller.
+    unsafe { if is_partial { V::load_first(from, count) } else { V::load(from) } }
+}

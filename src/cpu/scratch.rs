@@ -1,0 +1,66 @@
+//! Memory for intermediate values, kept between steps so that none allocates, and how matrices are laid out in it.
+
+use std::cell::RefCell;
+
+/// Columns of a panel: two vectors of the widest instructions. Panels make the right side of a product contiguous.
+pub(super) const PANEL: usize = 32;
+
+/// What all threads share.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Weights or inputs in the order in which a product reads them.
+    pub packed: Vec<f32>,
+    /// Results that are still to be summed or put in order.
+    pub partials: Vec<f32>,
+}
+
+/// A thread's own buffers, which may be in use at the same time.
+#[derive(Clone, Copy)]
+pub(super) enum Buffer {
+    /// An image with its padding.
+    Padded,
+    /// One side of a product.
+    Packed,
+}
+
+thread_local! {
+    static BUFFERS: [RefCell<Vec<f32>>; 2] = const { [RefCell::new(Vec::new()), RefCell::new(Vec::new())] };
+}
+
+/// Runs `body` with `len` floats of one of this thread's buffers, whose contents are left over from earlier use.
+pub(super) fn with<R>(buffer: Buffer, len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
+    BUFFERS.with(|buffers| body(grown(&mut buffers[buffer as usize].borrow_mut(), len)))
+}
+
+/// The first `len` values of `buffer`, which grows if it is too short.
+pub(super) fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+/// `target [cols][target_stride] = source [rows][cols]ᵀ`, in blocks that stay in L1.
+#[inline(always)]
+pub(super) fn transpose(source: &[f32], cols: usize, target: &mut [f32], target_stride: usize) {
+    const BLOCK: usize = 16;
+    for begin in (0..cols).step_by(BLOCK) {
+        let end = (begin + BLOCK).min(cols);
+        for (row, source) in source.chunks_exact(cols).enumerate() {
+            for (col, value) in source[begin..end].iter().enumerate() {
+                target[(begin + col) * target_stride + row] = *value;
+            }
+        }
+    }
+}
+
+/// `target [panel][rows][PANEL]` from the first `cols` columns of `source`, whose rows are `stride` apart; the last
+/// panel is as narrow as its columns.
+pub(super) fn pack_panels(source: &[f32], stride: usize, cols: usize, target: &mut [f32], rows: usize) {
+    for (panel, target) in target[..rows * cols].chunks_mut(rows * PANEL).enumerate() {
+        let width = target.len() / rows;
+        for (row, target) in target.chunks_exact_mut(width).enumerate() {
+            target.copy_from_slice(&source[row * stride + panel * PANEL..][..width]);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Vectors of floats in each instruction set, for the micro-kernel.
+
+/// A vector. Methods that touch memory or need instructions are unsafe: the memory must be valid and the machine must
+/// have the instructions.
+pub(super) trait Vector: Copy {
+    const LANES: usize;
+    /// Rows of two vectors in a tile, at most eight; they fit the registers beside a row of the right side.
+    const MAX_ROWS: usize;
+
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    /// The first `count` values, zeros behind them; `count` is in `1..=LANES`.
+    unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn store_first(self, to: *mut f32, count: usize);
+    unsafe fn add(self, other: Self) -> Self;
+    /// `self · factor + term`
+    unsafe fn multiply_add(self, factor: Self, term: Self) -> Self;
+    /// Not hiding NaN.
+    unsafe fn relu(self) -> Self;
+}
+
+/// Eight floats in whatever the compiler makes of them.
+#[derive(Clone, Copy)]
+pub(super) struct Portable([f32; 8]);
+
+impl Vector for Portable {
+    const LANES: usize = 8;
+    const MAX_ROWS: usize = 3;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 8])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller's.
+        Self(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize) -> Self {
+        let mut values = [0.0; 8];
+        // SAFETY: the caller's.
+        values[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(from, count) });
+        Self(values)
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller's.
+        unsafe { std::slice::from_raw_parts_mut(to, count) }.copy_from_slice(&self.0[..count]);
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| self.0[lane] + other.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, term: Self) -> Self {
+        // Not `mul_add`, which is a slow library call where there is no such instruction.
+        Self(std::array::from_fn(|lane| self.0[lane] * factor.0[lane] + term.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn relu(self) -> Self {
+        Self(self.0.map(|value| if value <= 0.0 { 0.0 } else { value }))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Vector;
+
+    #[derive(Clone, Copy)]
+    pub struct Avx2(__m256);
+
+    /// All ones for the first `count` lanes.
+    #[inline(always)]
+    unsafe fn mask(count: usize) -> __m256i {
+        const LANES: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: `count` is at most 8, so eight values follow.
+        unsafe { _mm256_loadu_si256(LANES.as_ptr().add(8 - count).cast()) }
+    }
+
+    // SAFETY of all bodies: the caller has AVX2 and FMA, and answers for the memory.
+    impl Vector for Avx2 {
+        const LANES: usize = 8;
+        const MAX_ROWS: usize = 6;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            Self(unsafe { _mm256_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            Self(unsafe { _mm256_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, count: usize) -> Self {
+            Self(unsafe { _mm256_maskload_ps(from, mask(count)) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_first(self, to: *mut f32, count: usize) {
+            unsafe { _mm256_maskstore_ps(to, mask(count), self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            Self(unsafe { _mm256_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn multiply_add(self, factor: Self, term: Self) -> Self {
+            Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn relu(self) -> Self {
+            // The second operand is the result where one is NaN.
+            Self(unsafe { _mm256_max_ps(_mm256_setzero_ps(), self.0) })
+        }
+    }
+
+    #[derive(Clone, Copy)]
+    pub struct Avx512(__m512);
+
+    // SAFETY of all bodies: the caller has AVX-512, and answers for the memory.
+    impl Vector for Avx512 {
+        const LANES: usize = 16;
+        // Measured: on Zen 4 sixteen sums reach 95 % of the peak, 24 and more fall to 70 %.
+        const MAX_ROWS: usize = 8;
+
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            Self(unsafe { _mm512_set1_ps(value) })
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            Self(unsafe { _mm512_loadu_ps(from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_first(from: *const f32, count: usize) -> Self {
+            Self(unsafe { _mm512_maskz_loadu_ps(0xffff_u16 >> (16 - count), from) })
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_first(self, to: *mut f32, count: usize) {
+            unsafe { _mm512_mask_storeu_ps(to, 0xffff_u16 >> (16 - count), self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn add(self, other: Self) -> Self {
+            Self(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn multiply_add(self, factor: Self, term: Self) -> Self {
+            Self(unsafe { _mm512_fmadd_ps(self.0, factor.0, term.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn relu(self) -> Self {
+            // The second operand is the result where one is NaN.
+            Self(unsafe { _mm512_max_ps(_mm512_setzero_ps(), self.0) })
+        }
+    }
+}

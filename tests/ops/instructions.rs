@@ -1,0 +1,42 @@
+//! The CPU backend in each of its instruction sets, not only the widest.
+
+use cnn_cuda::cpu::{Cpu, Instructions};
+use cnn_cuda::ops::Activation;
+
+use super::case::{Case, conv, linear, max_pool};
+use super::lab::Lab;
+use super::{FP32, activation, check_on, linear as linears, pool};
+
+/// Shapes with whole and broken vectors, panels and tiles of all sets.
+fn wide_cases() -> Vec<Case> {
+    vec![
+        conv([4, 17, 2], 16, [3, 1, 0], 2).with(Activation::Relu),
+        conv([3, 11, 2], 35, [3, 1, 1], 1).with(Activation::Relu),
+        conv([5, 10, 3], 32, [3, 2, 0], 1).with(Activation::LeakyRelu { slope: 0.125 }),
+        conv([3, 3, 40], 9, [2, 1, 0], 2),
+        linear(140, 26, 3).with(Activation::Relu),
+        linear(3, 150, 33),
+        linear(270, 3, 2),
+        max_pool([4, 6, 21], [2, 2, 0], 2),
+    ]
+}
+
+#[test]
+fn every_instruction_set_computes_every_operator() {
+    for set in Instructions::available() {
+        let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+        let cases = [wide_cases(), super::conv::cases(), linears::cases(), pool::cases(), activation::cases()];
+        for case in cases.concat() {
+            println!("{}: {case:?}", set.name());
+            lab.clear();
+            check_on(&mut lab, &case, FP32);
+        }
+    }
+}
+
+#[test]
+fn the_widest_set_is_taken_and_told() {
+    use cnn_cuda::ops::Backend;
+    let name = Cpu::new(Some(1)).expect("a thread").info().name;
+    assert!(name.ends_with(&format!("{})", Instructions::widest().name())), "{name}");
+}
