@@ -36,6 +36,9 @@ pub struct Config {
     pub init: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Decides the pieces, and so the order, of some sums on a CUDA device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_mb: Option<usize>,
     pub log_steps: bool,
 }
 
@@ -63,6 +66,7 @@ impl Config {
             max_steps: args.max_steps.map(|steps| steps as u64),
             init: args.init.as_deref().map(absolute).transpose()?,
             threads: args.device.threads,
+            workspace_mb: args.device.workspace_mb,
             log_steps: args.log_steps,
         };
         usage(!config.nesterov || config.momentum > 0.0, || "--nesterov needs a --momentum above 0".into())?;
@@ -97,6 +101,10 @@ impl Config {
         }
         config.device = args.device.device.unwrap_or(config.device);
         config.precision = args.device.precision.unwrap_or(config.precision);
+        if config.device == DeviceChoice::Cpu && args.device.precision.is_none() {
+            config.precision = Precision::Fp32; // all that the CPU has; checkpoints are the same in every precision
+        }
+        config.workspace_mb = args.device.workspace_mb.or(config.workspace_mb);
         config.threads = args.device.threads.or(config.threads);
         config.epochs = args.epochs.unwrap_or(config.epochs);
         config.eval_batch_size = args.eval_batch_size.unwrap_or(config.eval_batch_size);

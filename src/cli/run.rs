@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::config::Config;
 use super::outputs::Outputs;
@@ -130,7 +130,7 @@ impl<B: Backend> Observer<B> for Run {
         if self.drawn.elapsed() >= REDRAW {
             self.drawn = Instant::now();
             let loss = report.metrics.map(|metrics| metrics.loss());
-            progress.tick(report.step_in_epoch, loss, Some(report.images_per_second));
+            progress.tick(report.step_in_epoch, loss, report.images_per_second);
         }
     }
 
@@ -164,6 +164,9 @@ impl<B: Backend> Observer<B> for Run {
         };
         self.outputs.metrics.push(Record::Epoch(record.clone()));
         self.save(trainer)?;
+        if let Some(bytes) = trainer.backend.device_memory_in_use() {
+            debug!("device memory in use after epoch {}: {bytes} bytes", report.epoch);
+        }
         // A reader that went away (`| head`) must not end the run.
         if let Some(Err(error)) = self.table.as_mut().map(|table| table.row(&record)) {
             warn!("{error:#}; the run goes on");

@@ -89,7 +89,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         device: Some(config.device),
         precision: Some(config.precision),
         threads: config.threads,
-        workspace_mb: args.device.workspace_mb,
+        workspace_mb: config.workspace_mb,
     };
     // What can be wrong with the flags is told before anything is downloaded or made.
     let model = find_model(&config.model)?;

@@ -3,7 +3,7 @@
 use std::env;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
 use tracing::{debug, info};
@@ -26,9 +26,13 @@ pub(super) fn at_run_time(stem: &str, source: &str, headers: &[(&str, &str)], st
     parts.extend(headers.iter().map(|(_, text)| (*text).to_string()));
     let key = fingerprint(parts.iter().map(String::as_bytes));
     let cached = cache_folder().map(|folder| folder.join(format!("{stem}-{storage}-{key:016x}.ptx")));
-    if let Some(ptx) = cached.as_ref().and_then(|path| fs::read_to_string(path).ok()) {
+    // A file that is cut or empty is compiled again.
+    let whole = |ptx: &String| ptx.contains(".visible .entry") && ptx.trim_end_matches(['\0', '\n']).ends_with('}');
+    if let Some(ptx) = cached.as_ref().and_then(|path| fs::read_to_string(path).ok()).filter(whole) {
         return Ok(ptx);
     }
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| info!("compiling CUDA kernels with NVRTC {}.{}", nvrtc.version.0, nvrtc.version.1));
     debug!("compiling kernels/{stem}.cu for {storage}");
     let ptx = nvrtc
         .compile((&format!("kernels/{stem}.cu"), source), headers, &options)
@@ -48,12 +52,12 @@ fn nvrtc() -> Result<&'static Nvrtc> {
     static NVRTC: OnceLock<Option<Nvrtc>> = OnceLock::new();
     let open = || {
         let paths = libraries::candidates("nvrtc", "CNN_CUDA_NVRTC");
-        let nvrtc = paths.iter().find_map(|path| Nvrtc::open(path).ok())?;
-        info!("compiling CUDA kernels with NVRTC {}.{}", nvrtc.version.0, nvrtc.version.1);
-        Some(nvrtc)
+        // A driver refuses PTX of a compiler that is newer than itself.
+        let driver = super::probe::driver_version().unwrap_or((i32::MAX, 0));
+        paths.iter().filter_map(|path| Nvrtc::open(path).ok()).find(|nvrtc| nvrtc.version <= driver)
     };
     NVRTC.get_or_init(open).as_ref().context(
-        "this program was built without NVRTC and finds none here (libnvrtc.so); install the CUDA toolkit or the \
+        "this program was built without NVRTC and finds none here (libnvrtc.so) that is not newer than the driver; install the CUDA toolkit or the \
          Python wheel nvidia-cuda-nvrtc-cu12, and name it in CNN_CUDA_NVRTC where it is in an unusual place",
     )
 }

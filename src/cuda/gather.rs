@@ -62,7 +62,9 @@ impl GatherOps for Cuda {
         };
         let floats = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let resident = Resident {
-            images: upload(&images).context("making the images resident")?,
+            images: upload(&images).with_context(|| {
+                format!("the {} MB of the data set's images do not fit the device", images.len() / 1_000_000)
+            })?,
             labels: upload(&bytes_of_u32(&labels))?,
             mean: upload(&floats(&op.mean))?,
             std: upload(&floats(&op.std))?,

@@ -55,12 +55,19 @@ impl Blas {
     /// Where this machine has no cuBLAS.
     pub fn new(stream: &Arc<CudaStream>, precision: &str) -> Result<Self> {
         find_library()?;
-        let handle = CudaBlas::new(stream.clone()).map_err(error::cublas).context("cuBLAS does not start")?;
+        let handle = CudaBlas::new(stream.clone())
+            .map_err(error::cublas)
+            .context("cuBLAS does not start; does its version fit the NVIDIA driver?")?;
         let workspace = Buffer::new(stream, WORKSPACE).map_err(error::driver)?;
         // SAFETY: the workspace lives as long as the handle, beside it.
         let status =
             unsafe { sys::cublasSetWorkspace_v2(*handle.handle(), workspace.address() as *mut c_void, WORKSPACE) };
         status.result().map_err(error::cublas).context("cuBLAS's workspace")?;
+        // cuBLAS may else add up parts of a half-precision product in half precision.
+        let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+        // SAFETY: the handle is alive.
+        let status = unsafe { sys::cublasSetMathMode(*handle.handle(), mode) };
+        status.result().map_err(error::cublas).context("cuBLAS's math mode")?;
         let (compute, real) = match precision {
             "fp16" => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_16F),
             "tf32" => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
@@ -138,8 +145,8 @@ fn find_library() -> Result<()> {
     }
     ensure!(
         present(),
-        "cuBLAS was not found (libcublas.so.13 or .12); install the CUDA toolkit or the Python wheel nvidia-cublas, or \
-         put its folder on LD_LIBRARY_PATH"
+        "cuBLAS was not found (libcublas.so.13 or .12); install the CUDA toolkit or the Python wheel nvidia-cublas, put \
+         its folder on LD_LIBRARY_PATH, or name it in CNN_CUDA_CUBLAS"
     );
     Ok(())
 }

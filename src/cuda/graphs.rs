@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream};
 
@@ -34,8 +34,8 @@ unsafe impl Send for Graphs {}
 pub(super) enum Next {
     RunAsItComes,
     Capture,
-    /// It was launched; these were its gathers.
-    Launched(Vec<(Subset, usize)>),
+    /// It is recorded; these are its gathers.
+    Replay(Vec<(Subset, usize)>),
 }
 
 impl Graphs {
@@ -44,21 +44,28 @@ impl Graphs {
         self.recorded.clear();
     }
 
-    /// What to do with a sequence now; a recorded one is launched.
-    pub fn next(&mut self, recording: Recording) -> Result<Next> {
+    /// What to do with a sequence now.
+    pub fn next(&mut self, recording: Recording) -> Next {
         if recording == Recording::Once {
-            return Ok(Next::RunAsItComes);
+            return Next::RunAsItComes;
         }
         match self.recorded.get(&recording) {
             None => {
                 self.recorded.insert(recording, Recorded::Warm);
-                Ok(Next::RunAsItComes)
+                Next::RunAsItComes
             }
-            Some(Recorded::Warm) => Ok(Next::Capture),
-            Some(Recorded::Graph { graph, gathers }) => {
-                graph.launch().map_err(error::driver).context("launching a recorded step")?;
-                Ok(Next::Launched(gathers.clone()))
+            Some(Recorded::Warm) => Next::Capture,
+            Some(Recorded::Graph { gathers, .. }) => Next::Replay(gathers.clone()),
+        }
+    }
+
+    /// Launches a recorded sequence.
+    pub fn launch(&self, recording: Recording) -> Result<()> {
+        match self.recorded.get(&recording) {
+            Some(Recorded::Graph { graph, .. }) => {
+                graph.launch().map_err(error::driver).context("launching a recorded step")
             }
+            _ => bail!("{recording:?} was not recorded"),
         }
     }
 

@@ -42,7 +42,9 @@ impl Buffer {
         let len = self.len();
         let end = offset.checked_add(bytes.len()).filter(|&end| end <= len).context("an upload past its buffer")?;
         let mut view = self.slice.slice_mut(offset..end);
-        stream.memcpy_htod(bytes, &mut view).map_err(error::driver)
+        stream.memcpy_htod(bytes, &mut view).map_err(error::driver)?;
+        // The bytes may go away when this returns, and a driver may read pageable memory later than that.
+        stream.synchronize().map_err(error::driver)
     }
 
     /// A copy of the bytes from `offset`, once the device is there.
@@ -64,14 +66,17 @@ pub(super) struct Pinned {
 impl Pinned {
     pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
         let device = Buffer::zeroed(stream, bytes).map_err(error::driver)?;
-        // SAFETY: `write` fills what it sends, `read` waits for what it returns. Not write-combined: it is read too.
+        // SAFETY: `write` fills what it sends, `read` and `arrived` wait for what they return, and it is freed when no
+        // copy is under way. Not write-combined: it is read too.
         let host =
             unsafe { stream.context().alloc_pinned_with_flags::<u8>(bytes.max(1), sys::CU_MEMHOSTALLOC_PORTABLE) };
         Ok(Self { device, host: host.map_err(error::driver)? })
     }
 
-    /// Sends `bytes` to the beginning of the device's buffer.
+    /// Sends `bytes` to the beginning of the device's buffer; an earlier copy is waited for, not this one.
     pub fn write(&mut self, stream: &Arc<CudaStream>, bytes: &[u8]) -> Result<()> {
+        // With event tracking off, cudarc does not know when the host's memory is free again.
+        stream.synchronize().map_err(error::driver)?;
         let host = self.host.as_mut_slice().map_err(error::driver)?;
         ensure!(bytes.len() <= host.len(), "{} bytes for a buffer of {}", bytes.len(), host.len());
         host[..bytes.len()].copy_from_slice(bytes);
@@ -98,6 +103,13 @@ impl Pinned {
         stream.memcpy_dtoh(&self.device.slice, &mut self.host).map_err(error::driver)?;
         stream.synchronize().map_err(error::driver)?;
         Ok(self.host.as_slice().map_err(error::driver)?.to_vec())
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // A copy may still read or write the host's memory. What fails here has failed before, and was told.
+        let _ = self.host.context().synchronize();
     }
 }
 
@@ -200,6 +212,8 @@ struct Needs {
     columns: usize,
     /// Activations, their gradients and indices.
     activations: usize,
+    /// Of those, what one sample takes at most, in training or evaluation.
+    sample: usize,
     /// Columns of one sample, and what those of a batch may take.
     sample_columns: usize,
     workspace: usize,
@@ -217,6 +231,7 @@ impl Needs {
             partials: MAX_PARTIALS * sizes.max_channels * 4,
             columns: (sizes.columns * real_size).min(workspace.max(sample_columns)),
             activations: sizes.arena * real_size + sizes.indices * 4,
+            sample: sizes.sample_arena * real_size + sizes.sample_indices * 4,
             sample_columns,
             workspace,
         }
@@ -226,10 +241,10 @@ impl Needs {
         self.state + self.partials + self.columns + self.activations
     }
 
-    /// What a smaller batch than the planned one would take.
-    fn total_for(&self, smaller: usize, batch: usize) -> usize {
+    /// What smaller batches, of training and evaluation, would take.
+    fn total_for(&self, smaller: usize) -> usize {
         let columns = self.sample_columns.saturating_mul(smaller).min(self.workspace.max(self.sample_columns));
-        self.state + self.partials + columns + self.activations.div_ceil(batch) * smaller
+        self.state + self.partials + columns + self.sample * smaller
     }
 
     fn too_much(&self, batch: usize, free: usize, total: usize) -> String {
@@ -239,7 +254,7 @@ impl Needs {
         let (mut fitting, mut beyond) = (0, batch.max(1));
         while fitting + 1 < beyond {
             let middle = fitting.midpoint(beyond);
-            if self.total_for(middle, batch.max(1)) <= usable { fitting = middle } else { beyond = middle }
+            if self.total_for(middle) <= usable { fitting = middle } else { beyond = middle }
         }
         let advice = match fitting {
             0 => "no batch fits; try --workspace-mb with a smaller number, or another device".to_string(),

@@ -141,6 +141,7 @@ impl Backend for Cuda {
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
         self.graphs.clear();
         self.memory = None;
+        self.synchronize()?; // what was freed is free only then
         let real_size = if self.is_fp16() { 2 } else { 4 };
         self.memory = Some(Memory::new(&self.stream, sizes, real_size, self.options.workspace)?);
         self.loss.allocate_labels(&self.stream, sizes.max_batch)?;
@@ -184,7 +185,7 @@ impl Backend for Cuda {
         F: FnMut(&mut Self) -> Result<()> + Send,
     {
         self.context.bind_to_thread().map_err(error::driver)?;
-        let next = if self.options.graphs { self.graphs.next(recording)? } else { Next::RunAsItComes };
+        let next = if self.options.graphs { self.graphs.next(recording) } else { Next::RunAsItComes };
         match next {
             Next::RunAsItComes => body(self),
             Next::Capture => {
@@ -194,10 +195,17 @@ impl Backend for Cuda {
                 self.capturing = false;
                 self.graphs.end(&self.stream, recording, result)
             }
-            Next::Launched(gathers) => {
-                gathers.into_iter().try_for_each(|(subset, batch)| self.gather.take(subset, batch).map(|_| ()))
+            Next::Replay(gathers) => {
+                // The books first: a graph would read past the end of the order without a word.
+                gathers.into_iter().try_for_each(|(subset, batch)| self.gather.take(subset, batch))?;
+                self.graphs.launch(recording)
             }
         }
+    }
+
+    fn device_memory_in_use(&self) -> Option<usize> {
+        let (free, total) = self.context.mem_get_info().ok()?;
+        Some(total - free)
     }
 
     fn synchronize(&mut self) -> Result<()> {

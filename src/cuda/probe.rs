@@ -7,8 +7,8 @@ use cudarc::driver::{CudaContext, result, sys};
 
 use super::error;
 
-/// The oldest driver that knows all calls made here, as `cuDriverGetVersion` counts: 12.0.
-const OLDEST_DRIVER: i32 = 12_000;
+/// The oldest driver that knows all calls made here.
+const OLDEST_DRIVER: (i32, i32) = (12, 0);
 
 /// The oldest device that the kernels are compiled for.
 const OLDEST_DEVICE: (i32, i32) = (7, 5);
@@ -36,18 +36,23 @@ pub(super) fn check_driver() -> Result<()> {
     if !unsafe { sys::is_culib_present() } {
         bail!("this machine has no NVIDIA driver (libcuda.so.1 was not found)");
     }
+    let (major, minor) = driver_version()?;
+    ensure!(
+        (major, minor) >= OLDEST_DRIVER,
+        "the NVIDIA driver supports CUDA {major}.{minor}, but {}.{} is needed; update the driver",
+        OLDEST_DRIVER.0,
+        OLDEST_DRIVER.1
+    );
+    result::init().map_err(error::driver).context("the NVIDIA driver does not start")
+}
+
+/// The CUDA version that the driver supports. The driver must be there.
+pub(super) fn driver_version() -> Result<(i32, i32)> {
     let mut version = 0;
     // SAFETY: the call may be made before the driver is initialised, and writes one integer.
     let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
     status.result().map_err(error::driver).context("asking the NVIDIA driver for its version")?;
-    let dotted = |version: i32| format!("{}.{}", version / 1000, version % 1000 / 10);
-    ensure!(
-        version >= OLDEST_DRIVER,
-        "the NVIDIA driver supports CUDA {}, but {} is needed; update the driver",
-        dotted(version),
-        dotted(OLDEST_DRIVER)
-    );
-    result::init().map_err(error::driver).context("the NVIDIA driver does not start")
+    Ok((version / 1000, version % 1000 / 10))
 }
 
 /// An error where the device is older than the kernels.

@@ -50,6 +50,9 @@ pub struct MemorySizes {
     pub gradients: usize,
     pub momentum: usize,
     pub indices: usize,
+    /// Of arena and indices, what one sample takes at most.
+    pub sample_arena: usize,
+    pub sample_indices: usize,
     /// The im2col of the largest convolution: of a whole batch, and of one sample. A backend may work in pieces.
     pub columns: usize,
     pub sample_columns: usize,
@@ -103,6 +106,11 @@ pub trait Backend:
     fn run<F>(&mut self, recording: Recording, body: F) -> Result<()>
     where
         F: FnMut(&mut Self) -> Result<()> + Send;
+
+    /// Bytes in use on a device of its own, by whomever; none for the CPU.
+    fn device_memory_in_use(&self) -> Option<usize> {
+        None
+    }
 
     /// Waits until all that was asked for is done.
     fn synchronize(&mut self) -> Result<()>;

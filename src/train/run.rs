@@ -16,8 +16,8 @@ pub struct StepReport {
     pub step_in_epoch: u64,
     /// The epoch's metrics so far, where they are to be had without holding up the device.
     pub metrics: Option<Metrics>,
-    /// Images trained on since this process began the epoch, a second.
-    pub images_per_second: f64,
+    /// Images a second since this process began the epoch, where the metrics tell how many are done.
+    pub images_per_second: Option<f64>,
 }
 
 /// What is told after an epoch, or after the part of one with which a run ends.
@@ -80,6 +80,7 @@ impl<B: Backend> Trainer<B> {
     fn epoch(&mut self, observer: &mut impl Observer<B>) -> Result<Outcome> {
         self.begin_epoch()?;
         let (start, first_step) = (Instant::now(), self.position.total_steps);
+        let begun = self.position.step_in_epoch * self.plan.max_batch as u64;
         let (earlier_seconds, steps) = (self.earlier_seconds, self.steps_per_epoch());
         while self.position.step_in_epoch < steps && !self.reached_max_steps() {
             if observer.wants_to_stop() {
@@ -95,12 +96,12 @@ impl<B: Backend> Trainer<B> {
                 observer.on_step_losses(first_step, &losses)?; // how it went is what one wants to see now
                 return Err(error);
             }
-            let done = (self.position.total_steps - first_step) as usize * self.plan.max_batch;
+            let rate = |done: Metrics| (done.samples - begun.min(done.samples)) as f64 / start.elapsed().as_secs_f64();
             observer.on_step(&StepReport {
                 epoch: self.position.epoch,
                 step_in_epoch: self.position.step_in_epoch,
                 metrics,
-                images_per_second: done as f64 / start.elapsed().as_secs_f64(),
+                images_per_second: metrics.map(rate),
             });
         }
         let train = self.backend.read_metrics()?;

@@ -48,6 +48,33 @@ fn all_operators_give_pytorchs_numbers() {
     on_cuda(|| assert!(pytorch::check_all(&mut lab("fp32"), FP32) >= 50));
 }
 
+#[test]
+fn tf32_rounds_and_fp32_does_not() {
+    on_cuda(|| {
+        let case = linear(1, 1, 1);
+        let inputs = [vec![1.0 + 1.0 / 4096.0], vec![1.0], vec![0.0]];
+        let output = |precision| case.run(&mut lab(precision), &inputs, &[1.0]).output[0];
+        assert_eq!(output("fp32"), 1.0 + 1.0 / 4096.0, "TF32 is on in fp32");
+        assert_eq!(output("tf32"), 1.0, "TF32 is off in tf32");
+    });
+}
+
+#[test]
+fn a_changed_rate_holds_from_the_next_step_on_without_waiting() {
+    on_cuda(|| {
+        use cnn_cuda::ops::{Backend, OptimizerOps, Sgd, Span};
+        let mut lab = lab("fp32");
+        let weight = Span::new(Region::Parameters, 0, 1);
+        lab.backend.write(Span::new(Region::Gradients, 0, 1), &[1.0]).expect("write");
+        lab.backend.write(weight, &[0.0]).expect("write");
+        for rate in [1.0, 10.0, 100.0] {
+            lab.backend.set_learning_rate(rate).expect("rate");
+            lab.backend.sgd_step(&Sgd::default()).expect("step");
+        }
+        assert_eq!(lab.get(weight), [-111.0]);
+    });
+}
+
 /// Shapes of real networks, too large for central differences: the CPU is the reference.
 #[test]
 fn large_shapes_agree_with_the_cpu() {

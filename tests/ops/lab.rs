@@ -57,6 +57,8 @@ pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes 
         gradients: SIZE,
         momentum: SIZE,
         indices: SIZE,
+        sample_arena: 0,
+        sample_indices: 0,
         columns,
         sample_columns,
         max_channels: 2048,

@@ -9,8 +9,14 @@ pub fn has_gpu() -> bool {
 }
 
 /// Runs `body`, a closure written in a test function, on the machine's GPU where it has one, and on the emulator in a
-/// process of its own.
+/// process of its own. With `CNN_CUDA_NEED_GPU` set, on the GPU alone, and a missing one fails the test.
 pub fn on_cuda<F: Fn()>(body: F) {
+    if std::env::var_os("CNN_CUDA_NEED_GPU").is_some() {
+        if let Err(error) = cnn_cuda::cuda::devices() {
+            panic!("CNN_CUDA_NEED_GPU is set, but there is no usable device: {error:#}");
+        }
+        return body();
+    }
     if has_gpu() {
         body();
     }

@@ -77,6 +77,7 @@ pub fn on_emulator<F: FnOnce()>(settings: &[(&str, &str)], body: F) -> Option<St
         .args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .env("LD_LIBRARY_PATH", library_path(libraries))
         .env("CNN_CUDA_TEST_ON_EMULATOR", "1")
+        .env("CNN_CUDA_NVRTC", nvrtc(libraries))
         .envs(settings.iter().copied())
         .output()
         .expect("the test binary can be run again");
@@ -85,6 +86,11 @@ pub fn on_emulator<F: FnOnce()>(settings: &[(&str, &str)], body: F) -> Option<St
     let passed = output.status.success() && stdout.contains("1 passed");
     assert!(passed, "{name} on the emulator: {}\n{stdout}\n{stderr}", output.status);
     Some(stderr)
+}
+
+/// The emulator's compiler, to stand in `CNN_CUDA_NVRTC`: a machine's own, in one of the usual places, must not win.
+pub fn nvrtc(folder: &Path) -> PathBuf {
+    std::path::absolute(folder).expect("the working directory is readable").join("libnvrtc.so.13")
 }
 
 /// `folder` before what the loader searches already.
