@@ -14,6 +14,9 @@ const BLOCK_ROWS: usize = 24;
 /// Terms that are summed before the next part of both sides is fetched: what lies in L1 meanwhile.
 const DEPTH: usize = 128;
 
+/// Batches below this leave so much of a vector of samples empty that one product for each sample is faster.
+const NARROW_BATCH: usize = 4;
+
 /// Panels of the input gradient that a thread takes at a time, so that it reads whole lines of the weight.
 const BLOCK_PANELS: usize = 8;
 
@@ -37,7 +40,11 @@ impl LinearOps for Cpu {
         });
         let y_transposed = grown(&mut self.scratch.partials, batch * op.out_features);
         let work = y_transposed.par_chunks_mut(BLOCK_ROWS * batch).zip(weight.par_chunks(BLOCK_ROWS * depth));
-        work.for_each(|(y, weight)| transposed_block(set, depth, weight, x_panels, y));
+        let x = &*x;
+        work.for_each(|(y, weight)| match batch {
+            ..NARROW_BATCH => set.run(|| dot_products(depth, weight, x, y)),
+            _ => transposed_block(set, depth, weight, x_panels, y),
+        });
         let (y_transposed, bias) = (&*y_transposed, &*bias);
         let samples_per_piece = batch.div_ceil(8).min(PANEL);
         y.par_chunks_mut(samples_per_piece * op.out_features).enumerate().for_each(|(piece, y)| {
@@ -101,6 +108,26 @@ impl LinearOps for Cpu {
     }
 }
 
+/// `y [rows][batch] = weight [rows][depth] · x [batch][depth]ᵀ`, with vectors along the depth.
+#[inline(always)]
+fn dot_products(depth: usize, weight: &[f32], x: &[f32], y: &mut [f32]) {
+    const LANES: usize = 64;
+    let batch = x.len() / depth;
+    for (weight, y) in weight.chunks_exact(depth).zip(y.chunks_exact_mut(batch)) {
+        for (x, y) in x.chunks_exact(depth).zip(y) {
+            let mut sums = [0.0_f32; LANES];
+            let (weights, inputs) = (weight.chunks_exact(LANES), x.chunks_exact(LANES));
+            let rest: f32 = weights.remainder().iter().zip(inputs.remainder()).map(|(w, x)| w * x).sum();
+            for (weights, inputs) in weights.zip(inputs) {
+                for lane in 0..LANES {
+                    sums[lane] += weights[lane] * inputs[lane];
+                }
+            }
+            *y = sums.iter().sum::<f32>() + rest;
+        }
+    }
+}
+
 /// `y [rows][batch] = weight [rows][depth] · x`, with `x` in panels `[panel][depth][PANEL]`.
 fn transposed_block(set: Instructions, depth: usize, weight: &[f32], x_panels: &[f32], y: &mut [f32]) {
     let rows = weight.len() / depth;
@@ -141,31 +168,21 @@ fn weight_block(
     d_weight: &mut [f32],
 ) {
     let rows = d_weight.len() / cols;
-    let width = BLOCK_PANELS * PANEL + SKEW;
-    // Tiles go to a block in L1 first: rows of the weight often fall on the same lines of the cache.
-    scratch::with(Buffer::Packed, rows * width, |block| {
-        for (index, panels) in x_panels.chunks(BLOCK_PANELS * batch * PANEL).enumerate() {
-            for (panel, x) in panels.chunks(batch * PANEL).enumerate() {
-                let cols = x.len() / batch;
-                let product = Product {
-                    lines: 1,
-                    rows,
-                    cols,
-                    outer: 1,
-                    inner: batch,
-                    a: Left { line: 0, row: 1, outer: 0, inner: stride },
-                    b_inner: cols,
-                    c_row: width,
-                    ..Product::default()
-                };
-                product.run(set, d_y, x, &mut block[panel * PANEL..], Start::Zero, false);
-            }
-            let count = panels.len() / batch;
-            for (d_weight, block) in d_weight.chunks_exact_mut(cols).zip(block.chunks_exact(width)) {
-                d_weight[index * BLOCK_PANELS * PANEL..][..count].copy_from_slice(&block[..count]);
-            }
-        }
-    });
+    for (index, x) in x_panels.chunks(batch * PANEL).enumerate() {
+        let width = x.len() / batch;
+        let product = Product {
+            lines: 1,
+            rows,
+            cols: width,
+            outer: 1,
+            inner: batch,
+            a: Left { line: 0, row: 1, outer: 0, inner: stride },
+            b_inner: width,
+            c_row: cols,
+            ..Product::default()
+        };
+        product.run(set, d_y, x, &mut d_weight[index * PANEL..], Start::Zero, false);
+    }
 }
 
 /// `d_x = d_y · weight` for a few panels `[panel][n][PANEL]` of columns, of which `weight` begins with the first.

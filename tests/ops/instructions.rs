@@ -14,7 +14,9 @@ fn wide_cases() -> Vec<Case> {
         conv([3, 11, 2], 35, [3, 1, 1], 1).with(Activation::Relu),
         conv([5, 10, 3], 32, [3, 2, 0], 1).with(Activation::LeakyRelu { slope: 0.125 }),
         conv([3, 3, 40], 9, [2, 1, 0], 2),
-        linear(140, 26, 3).with(Activation::Relu),
+        linear(140, 26, 3).with(Activation::Relu), // a narrow batch
+        linear(140, 26, 9).with(Activation::Relu),
+        linear(13, 50, 35),
         linear(3, 150, 33),
         linear(270, 3, 2),
         max_pool([4, 6, 21], [2, 2, 0], 2),
