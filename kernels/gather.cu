@@ -3,8 +3,8 @@
 // The position in the order is device memory, so that one captured graph serves every step of an epoch.
 #include "common.cuh"
 
-// output = (byte / 255 − mean[channel]) / std[channel], the same three roundings as on the CPU. `order` null is the
-// natural order. One thread per value; `sample_size` is height · width · channels.
+// output = (byte / 255 − mean[channel]) / std[channel], the same three roundings as on the CPU. One thread per value;
+// `sample_size` is height · width · channels.
 KERNEL(gather_normalise)(const u8* __restrict__ images, const u32* __restrict__ labels, const u32* __restrict__ order,
                          const u64* __restrict__ position, const float* __restrict__ mean,
                          const float* __restrict__ std, real* __restrict__ output, u32* __restrict__ batch_labels,
@@ -14,7 +14,7 @@ KERNEL(gather_normalise)(const u8* __restrict__ images, const u32* __restrict__ 
         u64 row = i;
         const u32 offset = take_digit(row, sample_size);
         const u32 channel = offset % channels;
-        const u64 sample = order ? order[first + row] : first + row;
+        const u64 sample = order[first + row];
         const float value = (float)images[sample * sample_size + offset] / 255.0f;
         store(output + i, (value - mean[channel]) / std[channel]);
         if (offset == 0) batch_labels[row] = labels[sample];

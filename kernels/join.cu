@@ -1,14 +1,14 @@
 // Where branches of the network meet: sums of activations and gradients, copies, and concatenation of channels.
 #include "common.cuh"
 
-// output = act(left + right); output may be either of them.
-KERNEL(add_forward)(const real* left, const real* right, real* output, u64 count, float slope) {
+// output = left + right; output may be either of them.
+KERNEL(add_forward)(const real* left, const real* right, real* output, u64 count) {
     GRID_STRIDE(i, (count + VEC - 1) / VEC) {
         float sum[VEC], other[VEC];
         load_some(sum, left, i * VEC, count);
         load_some(other, right, i * VEC, count);
 #pragma unroll
-        for (u32 lane = 0; lane < VEC; ++lane) sum[lane] = activate(sum[lane] + other[lane], slope);
+        for (u32 lane = 0; lane < VEC; ++lane) sum[lane] += other[lane];
         store_some(output, sum, i * VEC, count);
     }
 }

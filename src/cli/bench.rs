@@ -63,6 +63,9 @@ struct BenchResult {
     images_per_second: f64,
     /// Of this process on the host, in MB of 10⁶ bytes; null where the system does not tell.
     peak_memory_mb: Option<f64>,
+    /// In use on the device, by this process and all others, in MB of 10⁶ bytes; the CPU has none of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_memory_mb: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Profile>,
 }
@@ -95,6 +98,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     writeln!(out, "{:.0} images/s", result.images_per_second)?;
     if let Some(peak) = result.peak_memory_mb {
         writeln!(out, "peak memory {peak:.0} MB")?;
+    }
+    if let Some(used) = result.device_memory_mb {
+        writeln!(out, "device memory in use {used:.0} MB")?;
     }
     if let Some(profile) = &result.profile {
         writeln!(out)?;
@@ -139,6 +145,7 @@ impl Task for Benchmark<'_> {
             ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
             images_per_second: batch as f64 / median * 1e3,
             peak_memory_mb: peak_memory_mb(),
+            device_memory_mb: backend.device_memory_in_use().map(|bytes| bytes as f64 / 1e6),
             profile,
         })
     }

@@ -57,8 +57,9 @@ fn nvrtc() -> Result<&'static Nvrtc> {
         paths.iter().filter_map(|path| Nvrtc::open(path).ok()).find(|nvrtc| nvrtc.version <= driver)
     };
     NVRTC.get_or_init(open).as_ref().context(
-        "this program was built without NVRTC and finds none here (libnvrtc.so) that is not newer than the driver; install the CUDA toolkit or the \
-         Python wheel nvidia-cuda-nvrtc-cu12, and name it in CNN_CUDA_NVRTC where it is in an unusual place",
+        "the kernels must be compiled here, but no NVRTC (libnvrtc.so) was found that is not newer than the driver; \
+         install the CUDA toolkit or the Python wheel nvidia-cuda-nvrtc-cu12, and name it in CNN_CUDA_NVRTC where it \
+         is in an unusual place",
     )
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Error, anyhow};
 use cudarc::cublas::result::CublasError;
+use cudarc::cublas::sys::cublasStatus_t;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 
@@ -34,7 +35,21 @@ fn remedy(code: CUresult) -> Option<&'static str> {
     })
 }
 
-/// A cuBLAS error with its name.
+/// A cuBLAS error with its name and a remedy.
 pub(super) fn cublas(error: CublasError) -> Error {
-    anyhow!("cuBLAS: {:?}", error.0)
+    use cublasStatus_t::*;
+    let remedy = match error.0 {
+        CUBLAS_STATUS_NOT_INITIALIZED => {
+            "cuBLAS does not start; its version must fit the NVIDIA driver, and the device must have memory left"
+        }
+        CUBLAS_STATUS_ALLOC_FAILED => "the device has not enough memory for cuBLAS; try a smaller --batch-size",
+        CUBLAS_STATUS_ARCH_MISMATCH | CUBLAS_STATUS_NOT_SUPPORTED => {
+            "this device or this cuBLAS cannot do it; try --precision fp32, or a newer cuBLAS (CNN_CUDA_CUBLAS)"
+        }
+        CUBLAS_STATUS_EXECUTION_FAILED | CUBLAS_STATUS_INTERNAL_ERROR | CUBLAS_STATUS_MAPPING_ERROR => {
+            "the product failed on the device; see what else uses it (nvidia-smi) and whether the driver reports faults"
+        }
+        _ => "this is a defect of the program, please report it with the command",
+    };
+    anyhow!("{:?}: {remedy}", error.0)
 }

@@ -55,9 +55,7 @@ impl Blas {
     /// Where this machine has no cuBLAS.
     pub fn new(stream: &Arc<CudaStream>, precision: &str) -> Result<Self> {
         find_library()?;
-        let handle = CudaBlas::new(stream.clone())
-            .map_err(error::cublas)
-            .context("cuBLAS does not start; does its version fit the NVIDIA driver?")?;
+        let handle = CudaBlas::new(stream.clone()).map_err(error::cublas).context("making a cuBLAS handle")?;
         let workspace = Buffer::new(stream, WORKSPACE).map_err(error::driver)?;
         // SAFETY: the workspace lives as long as the handle, beside it.
         let status =

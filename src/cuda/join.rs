@@ -9,7 +9,7 @@ use crate::ops::{ChannelCopy, JoinOps, Span};
 impl JoinOps for Cuda {
     fn add_forward(&mut self, len: usize, a: Span, b: Span, output: Span) -> Result<()> {
         let [a, b, output] = [a, b, output].map(|span| self.pointer(span.first(len)));
-        let args = [a?, b?, output?, Arg::U64(len as u64), Arg::F32(1.0)];
+        let args = [a?, b?, output?, Arg::U64(len as u64)];
         self.launch("add_forward", len.div_ceil(self.vector()), &args)
     }
 

@@ -5,8 +5,10 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use cudarc::driver::{CudaContext, CudaModule, CudaStream, result, sys};
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
+use tracing::debug;
 
 use super::{compile, error};
 
@@ -65,15 +67,8 @@ impl Kernels {
     pub fn load(context: &Arc<CudaContext>, storage: &str) -> Result<Self> {
         let (mut kernels, mut modules) = (HashMap::new(), Vec::new());
         for &(stem, source) in SOURCES {
-            let embedded = PTX.iter().find(|(name, of, ..)| *name == stem && *of == storage).map(|entry| entry.3);
-            let ptx = match embedded {
-                Some(ptx) => ptx.to_string(),
-                None => compile::at_run_time(stem, source, HEADERS, storage)?,
-            };
-            let module = context
-                .load_module(Ptx::from_src(ptx))
-                .map_err(error::driver)
-                .with_context(|| format!("the driver refuses kernels/{stem}.cu"))?;
+            let module =
+                load_module(context, stem, source, storage).with_context(|| format!("loading kernels/{stem}.cu"))?;
             for (name, parameters) in signatures(source)? {
                 let function = module
                     .load_function(&format!("{name}_{storage}"))
@@ -111,6 +106,27 @@ impl Kernels {
         .map_err(error::driver)
         .with_context(|| format!("kernel {name}"))
     }
+}
+
+/// One kernel file: as embedded, or compiled here where nothing is, or where the driver is older than the compiler that
+/// the program was built with.
+fn load_module(context: &Arc<CudaContext>, stem: &str, source: &str, storage: &str) -> Result<Arc<CudaModule>> {
+    let load = |ptx: &str| context.load_module(Ptx::from_src(ptx));
+    let embedded = PTX.iter().find(|(name, of, ..)| *name == stem && *of == storage);
+    if let Some((.., ptx)) = embedded {
+        match load(ptx) {
+            Err(DriverError(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => {
+                debug!("the driver is too old for the embedded kernels/{stem}.cu: it is compiled here");
+            }
+            module => return module.map_err(error::driver),
+        }
+    }
+    let compiled = compile::at_run_time(stem, source, HEADERS, storage);
+    let compiled = match embedded {
+        Some(_) => compiled.context("the NVIDIA driver is too old for the kernels of this program; update it"),
+        None => compiled,
+    };
+    load(&compiled?).map_err(error::driver)
 }
 
 impl Arg {

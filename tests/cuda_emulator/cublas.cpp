@@ -1,5 +1,6 @@
 // The stand-in for cuBLAS: handles, modes and the matrix products, queued in stream order on the emulated device.
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <mutex>
 #include <unordered_set>
@@ -109,6 +110,12 @@ CUresult run(Gemm g, const Batch& batch, const float* device_alpha, const float*
     return CUDA_SUCCESS;
 }
 
+// What `name` in the environment says that a call ends with; SUCCESS where it says nothing.
+Status planted(const char* name) {
+    const char* text = getenv(name);
+    return text && *text ? static_cast<Status>(atoi(text)) : SUCCESS;
+}
+
 Status enqueue(Handle* handle, const std::function<CUresult()>& work) {
     return cuda_emulator_enqueue(handle->stream, "cuBLAS product", &work) == CUDA_SUCCESS ? SUCCESS : EXECUTION_FAILED;
 }
@@ -128,6 +135,7 @@ Status product(Handle* handle, int transa, int transb, int m, int n, int k, cons
     if (g.c_type != g.ab_type && g.c_type != Type::f32) return NOT_SUPPORTED;
     if (!rounding_of(compute, handle->math_mode, g.ab_type, &g.rounding)) return NOT_SUPPORTED;
     if (m == 0 || n == 0 || batch.count == 0) return SUCCESS;
+    if (const Status status = planted("CUDA_EMULATOR_CUBLAS_PRODUCT")) return status;
     if (handle->pointer_mode == 1) {
         const auto* device_alpha = static_cast<const float*>(alpha);
         const auto* device_beta = static_cast<const float*>(beta);
@@ -142,6 +150,7 @@ Status product(Handle* handle, int transa, int transb, int m, int n, int k, cons
 
 BLAS_API cublasCreate_v2(Handle** handle) {
     if (cuda_emulator_refuse_during_capture() != CUDA_SUCCESS) return NOT_INITIALIZED;
+    if (const Status status = planted("CUDA_EMULATOR_CUBLAS_CREATE")) return status;
     std::lock_guard<std::mutex> guard(handles_lock);
     handles.insert(*handle = new Handle);
     return SUCCESS;

@@ -25,6 +25,19 @@ struct Program {
 
 namespace {
 
+// As CUDA numbers itself: 13000 is 13.0.
+int version() {
+    const char* text = getenv("CUDA_EMULATOR_NVRTC");
+    return text && *text ? atoi(text) : 13000;
+}
+
+// The version of the PTX that it writes; CUDA 12.6 kept 12.5's.
+std::string ptx_version() {
+    const int minor = version() % 1000 / 10;
+    if (version() >= 13000) return "9." + std::to_string(minor);
+    return "8." + std::to_string(minor <= 5 ? minor : minor - 1);
+}
+
 // The source without comments and with empty strings, so that braces and names can be counted. Lines are kept.
 std::string bare(const std::string& source) {
     std::string out;
@@ -134,8 +147,8 @@ void copy_text(const std::string& text, char* to) { memcpy(to, text.c_str(), tex
 }  // namespace
 
 NVRTC_API nvrtcVersion(int* major, int* minor) {
-    *major = 13;
-    *minor = 0;
+    *major = version() / 1000;
+    *minor = version() % 1000 / 10;
     return OK;
 }
 
@@ -169,7 +182,8 @@ NVRTC_API nvrtcCompileProgram(Program* program, int option_count, const char* co
     if (!balanced(text)) return fail(program, "expected a matching bracket");
     const std::vector<std::string> names = kernels(text, program->suffix);
     if (names.empty()) return fail(program, "the program has no kernel");
-    program->ptx = "// Stand-in for PTX: the kernels' names only.\n.version 9.0\n.target sm_" + program->architecture +
+    program->ptx = "// Stand-in for PTX: the kernels' names only.\n.version " + ptx_version() + "\n.target sm_" +
+                   program->architecture +
                    "\n.address_size 64\n\n";
     for (const std::string& name : names) program->ptx += ".visible .entry " + name + "()\n{\n\tret;\n}\n";
     return OK;

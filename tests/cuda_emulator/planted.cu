@@ -1,4 +1,5 @@
-// Kernels with planted faults: the emulator's own tests show with them that it catches what it promises to.
+// Kernels of the emulator's own tests: planted faults show that it catches what it promises to, conversions that its
+// halves are IEEE's.
 #include "common.cuh"
 
 // Writes `distance` elements past `count`, or before the start where it is negative.
@@ -66,4 +67,12 @@ KERNEL(planted_warp)(u32* values) {
     const u32 odd = __ballot_sync(ALL_LANES, lane % 2 == 1);
     __syncwarp();
     values[threadIdx.x] = down + 100 * from + (odd == 0xaaaaaaaau ? 1000000 : 0);
+}
+
+KERNEL(planted_to_real)(const float* source, real* target, u32 count) {
+    GRID_STRIDE(i, count) store(target + i, source[i]);
+}
+
+KERNEL(planted_to_float)(const real* source, float* target, u32 count) {
+    GRID_STRIDE(i, count) target[i] = load(source[i]);
 }

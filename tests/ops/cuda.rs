@@ -5,7 +5,7 @@ use cnn_cuda::ops::{LossOps, Metrics, Region, StepLoss};
 
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, random};
-use super::{FP32, Tolerance, activation, check_on, compare, cpu, gather, join, optimizer, pool, pytorch};
+use super::{FP32, Tolerance, activation, check_on, compare, cpu, gather, join, loss, optimizer, pool, pytorch};
 use crate::support::cuda::on_cuda;
 use crate::support::{Need, skip};
 
@@ -129,7 +129,18 @@ fn gathering_and_sgd() {
         gather::check_gather(&mut lab("fp32"), 1e-6);
         gather::check_gather(&mut lab("fp16"), 1e-3);
         optimizer::check_sgd(&mut lab("fp32"));
-        super::loss::check_confident(&mut lab("fp32"));
+        optimizer::check_sgd(&mut lab("fp16"));
+    });
+}
+
+#[test]
+fn losses_and_the_corners_of_pooling() {
+    on_cuda(|| {
+        loss::check_loss(&mut lab("fp32"), FP32);
+        loss::check_loss(&mut lab("fp16"), FP16);
+        loss::check_confident(&mut lab("fp32"));
+        pool::check_corners(&mut lab("fp32"));
+        pool::check_corners(&mut lab("fp16"));
     });
 }
 

@@ -1,6 +1,6 @@
 //! SGD against PyTorch's definition, written out in f64.
 
-use cnn_cuda::ops::{Backend, Region, Sgd, Span};
+use cnn_cuda::ops::{Backend, LossScale, Region, Sgd, Span};
 
 use super::lab::{Lab, random};
 use super::{FP32, compare, cpu};
@@ -20,6 +20,10 @@ pub fn check_sgd<B: Backend>(lab: &mut Lab<B>) {
         lab.backend.write(span(Region::Parameters), &weights).expect("write");
         lab.backend.write(span(Region::Momentum), &[0.0; LEN]).expect("write");
         lab.backend.set_learning_rate(rate).expect("rate");
+        if lab.backend.loss_scale().expect("scale").is_some() {
+            let scale = LossScale { scale: 1.0, good_steps: 0, skipped_steps: 0 };
+            lab.backend.set_loss_scale(scale).expect("scale");
+        }
         let mut w: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
         let mut buffer = vec![0.0; LEN];
         for step in 0..3 {

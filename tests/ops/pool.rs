@@ -1,8 +1,9 @@
 //! Pooling: overlap, padding, remainders, ties and NaN.
 
-use cnn_cuda::ops::{PoolOps, Region};
+use cnn_cuda::ops::{Backend, PoolOps, Region};
 
 use super::case::{Case, avg_pool, max_pool};
+use super::lab::Lab;
 use super::{check_op, cpu};
 
 /// Shapes that every backend is checked on.
@@ -18,28 +19,24 @@ fn pooling_forward_and_backward() {
     cases().into_iter().for_each(check_op);
 }
 
-#[test]
-fn the_first_of_equal_maxima_gets_the_gradient() {
-    let case = max_pool([2, 2, 1], [2, 2, 0], 1);
-    let results = case.run(&mut cpu(), &[vec![3.0, 5.0, 5.0, 5.0]], &[1.0]);
-    assert_eq!(results.gradients[0], [0.0, 1.0, 0.0, 0.0]);
-}
-
-#[test]
-fn padding_never_wins() {
-    let case = max_pool([2, 2, 1], [3, 2, 1], 1);
-    let results = case.run(&mut cpu(), &[vec![-3.0, -1.0, -2.0, -4.0]], &[1.0]);
-    assert_eq!((results.output, &results.gradients[0][..]), (vec![-1.0], &[0.0, 1.0, 0.0, 0.0][..]));
-}
-
-#[test]
-fn nan_wins_and_is_not_hidden() {
-    let case = max_pool([2, 2, 1], [2, 2, 0], 1);
+/// Ties, padding and NaN, in numbers that every storage holds exactly.
+pub fn check_corners<B: Backend>(lab: &mut Lab<B>) {
+    let tied = max_pool([2, 2, 1], [2, 2, 0], 1).run(lab, &[vec![3.0, 5.0, 5.0, 5.0]], &[1.0]);
+    assert_eq!(tied.gradients[0], [0.0, 1.0, 0.0, 0.0], "the first of equal maxima gets the gradient");
+    let padded = max_pool([2, 2, 1], [3, 2, 1], 1).run(lab, &[vec![-3.0, -1.0, -2.0, -4.0]], &[1.0]);
+    assert_eq!(padded.output, [-1.0], "padding never wins");
+    assert_eq!(padded.gradients[0], [0.0, 1.0, 0.0, 0.0]);
     for at in 0..4 {
         let mut input = vec![1.0, 2.0, 3.0, 4.0];
         input[at] = f32::NAN;
-        assert!(case.run(&mut cpu(), &[input], &[1.0]).output[0].is_nan());
+        let output = max_pool([2, 2, 1], [2, 2, 0], 1).run(lab, &[input], &[1.0]).output;
+        assert!(output[0].is_nan(), "NaN is not hidden");
     }
+}
+
+#[test]
+fn ties_padding_and_nan() {
+    check_corners(&mut cpu());
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub enum Need {
     CppCompiler,
     Nvrtc,
     Gpu,
+    /// That there is no CUDA toolkit.
+    NoToolkit,
 }
 
 /// Says on stderr, past the test harness's capture, that the running test is skipped. With `CNN_CUDA_NO_SKIP` set

@@ -86,8 +86,8 @@ fn adds_accumulates_and_copies(device: Device) {
         let sums: Vec<f32> = left.iter().zip(&right).map(|(a, b)| a + b).collect();
         let (a, b, out) = (device.upload(&left), device.upload(&right), device.poisoned::<f32>(count));
         let n = count as u64;
-        launch!(device, "add_forward_f32", blocks(1), &a, &b, &out, &n, &0.0f32).unwrap();
-        assert_eq!(device.download(&out), sums.iter().map(|&x| active(x, 0.0)).collect::<Vec<_>>());
+        launch!(device, "add_forward_f32", blocks(1), &a, &b, &out, &n).unwrap();
+        assert_eq!(device.download(&out), sums);
         launch!(device, "copy_f32", blocks(1), &b, &out, &n).unwrap();
         assert_eq!(device.download(&out), right);
         launch!(device, "accumulate_f32", blocks(1), &a, &b, &n).unwrap();
@@ -125,8 +125,8 @@ fn copies_channels(device: Device) {
 /// All halves, and the floats around every rounding boundary, against the `half` crate.
 fn rounds_as_ieee_does(device: Device) {
     let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
-    let (source, target, count) = (device.upload(&all), device.poisoned::<f32>(all.len()), all.len() as u64);
-    launch!(device, "to_float_f16", blocks(4), &source, &target, &count).unwrap();
+    let (source, target, count) = (device.upload(&all), device.poisoned::<f32>(all.len()), all.len() as u32);
+    launch!(device, "planted_to_float_f16", blocks(4), &source, &target, &count).unwrap();
     let floats = device.download(&target);
     for (half, float) in all.iter().zip(&floats) {
         assert!(half.to_f32() == *float || half.is_nan() && float.is_nan(), "{half:?} {float}");
@@ -141,8 +141,8 @@ fn rounds_as_ieee_does(device: Device) {
         .chain([65519.99, 65520.0, -65520.0, 1e30, f32::INFINITY, f32::NEG_INFINITY, 1e-30, -0.0])
         .filter(|v| !v.is_nan())
         .collect();
-    let (source, target, count) = (device.upload(&near), device.poisoned::<f16>(near.len()), near.len() as u64);
-    launch!(device, "to_real_f16", blocks(4), &source, &target, &count).unwrap();
+    let (source, target, count) = (device.upload(&near), device.poisoned::<f16>(near.len()), near.len() as u32);
+    launch!(device, "planted_to_real_f16", blocks(4), &source, &target, &count).unwrap();
     for (float, half) in near.iter().zip(device.download(&target)) {
         assert_eq!(half.to_bits(), f16::from_f32(*float).to_bits(), "{float}");
     }
