@@ -2,6 +2,7 @@
 
     cargo build --release
     python benches/compare.py --device cpu --data data
+    python benches/compare.py --device 0 --precisions fp32 tf32 fp16 --data data
 
 First checks that both sides compute the same losses from the same weights on the same images. Then runs one process of
 each side in turn, A B C D A B C D …, so that a machine's slow and fast moments fall on all of them, and prints per side the
@@ -11,6 +12,7 @@ median over the rounds, their spread, and the median of the ratios within each r
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -23,7 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_STEP = ROOT / "benches" / "pytorch" / "train_step.py"
-MODES = ("contiguous", "channels_last", "compile")
+CPU_MODES = ("eager-contiguous", "eager-channels_last", "compile-channels_last")
+GPU_MODES = tuple(f"{mode}-{layout}" for mode in ("eager", "compile", "graph") for layout in ("contiguous", "channels_last"))
 OURS = "cnn-cuda"
 CHECKED_STEPS = 10
 
@@ -48,11 +51,16 @@ def records(folder: Path, kind: str) -> list[dict]:
     return [line for line in lines if line["kind"] == kind]
 
 
+def their_device(args: argparse.Namespace) -> list[str]:
+    """PyTorch's name of the device."""
+    return ["--device", "cpu" if args.device == "cpu" else f"cuda:{args.device}"]
+
+
 def check_same_losses(args: argparse.Namespace, binary: Path) -> float:
-    """The largest relative difference of the first losses; ends the program where it is over 1e-4."""
+    """The largest relative difference of the first losses in fp32; ends the program where it is over 1e-4."""
     with tempfile.TemporaryDirectory() as folder:
         initial, out = Path(folder) / "initial.safetensors", Path(folder) / "run"
-        script = [sys.executable, TRAIN_STEP, "--save-initial", initial, "--data", args.data, "--json"]
+        script = [sys.executable, TRAIN_STEP, *their_device(args), "--save-initial", initial, "--data", args.data, "--json"]
         theirs = run([*script, "--steps", str(CHECKED_STEPS), "--batch-size", "64"], 2)["losses"]
         more = ["--init", initial, "--no-shuffle", "--log-steps", "--max-steps", str(CHECKED_STEPS)]
         command = train_command(args, binary, out, *more)
@@ -73,16 +81,20 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, threads: int) -> dict:
+def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, threads: int, precision: str) -> dict:
     """All rounds of every side, and a row for each."""
     common = ["--batch-size", str(batch), "--steps", str(args.steps), "--threads", str(threads), "--json"]
+    common += ["--precision", precision]
     sides = {OURS: [binary, "bench", "--mode", what, "--device", args.device, *common]}
-    for mode in args.modes:
-        sides[f"PyTorch {mode}"] = [sys.executable, TRAIN_STEP, "--what", what, "--mode", mode, *common]
+    for name in args.modes:
+        mode, layout = name.split("-")
+        script = [sys.executable, TRAIN_STEP, *their_device(args), "--what", what, "--mode", mode, "--layout", layout]
+        sides[f"PyTorch {name.replace('-', ', ')}"] = [*script, *common]
     rounds: dict[str, list[dict]] = {name: [] for name in sides}
     for _ in range(args.rounds):
         for name, command in sides.items():
             rounds[name].append(run(command, threads))
+    memory = "peak_memory_mb" if args.device == "cpu" else "device_memory_mb"
     times = {name: [result["ms_per_step"]["median"] for result in results] for name, results in rounds.items()}
     rows = [
         {
@@ -90,12 +102,13 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
             "ms": statistics.median(values),
             "spread": [min(values), max(values)],
             "times_slower": statistics.median(t / o for t, o in zip(values, times[OURS])),
-            "peak_memory_mb": statistics.median(result["peak_memory_mb"] for result in rounds[name]),
+            "peak_memory_mb": statistics.median(result[memory] for result in rounds[name]),
         }
         for name, values in times.items()
     ]
     versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
-    return {"what": what, "batch_size": batch, "threads": threads, "rows": rows, "versions": versions}
+    settings = {"what": what, "batch_size": batch, "threads": threads, "precision": precision}
+    return {**settings, "rows": rows, "versions": versions}
 
 
 def epochs(args: argparse.Namespace, binary: Path) -> dict:
@@ -108,7 +121,8 @@ def epochs(args: argparse.Namespace, binary: Path) -> dict:
             subprocess.run([str(part) for part in command], check=True, capture_output=True)
             record = records(out, "epoch")[0]
             ours.append(60_000 / record["images_per_second"])
-        script = [sys.executable, TRAIN_STEP, "--what", "epoch", "--threads", "2", "--data", args.data, "--json"]
+        script = [sys.executable, TRAIN_STEP, *their_device(args), "--what", "epoch", "--threads", "2", "--data", args.data]
+        script.append("--json")
         theirs.append(run(script, 2)["seconds"])
     ratio = statistics.median(t / o for t, o in zip(theirs, ours))
     return {"ours_seconds": ours, "tutorial_seconds": theirs, "times_slower": ratio}
@@ -116,11 +130,13 @@ def epochs(args: argparse.Namespace, binary: Path) -> dict:
 
 def markdown(result: dict) -> str:
     """The tables as they stand in the README."""
+    on_cpu = result["device"] == "cpu"
+    setting, memory = ("threads", "peak memory") if on_cpu else ("precision", "device memory")
     lines = [
         f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {result['steps']} steps, "
         f"median of the rounds' medians; {'; '.join(result['versions'])}.",
         "",
-        "| what | batch | threads | side | ms | spread | against cnn-cuda | peak memory |",
+        f"| what | batch | {setting} | side | ms | spread | against cnn-cuda | {memory} |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for part in result["parts"]:
@@ -128,7 +144,7 @@ def markdown(result: dict) -> str:
         for row in part["rows"]:
             low, high = row["spread"]
             lines.append(
-                f"| {name} | {part['batch_size']} | {part['threads']} | {row['side']} | {row['ms']:.2f} "
+                f"| {name} | {part['batch_size']} | {part[setting]} | {row['side']} | {row['ms']:.2f} "
                 f"| {low:.2f} to {high:.2f} | {row['times_slower']:.2f}× | {row['peak_memory_mb']:.0f} MB |"
             )
     if epoch := result.get("epoch"):
@@ -148,18 +164,27 @@ def write_readme(table: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=["cpu"])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--device", default="cpu", help="cpu, or the number of a CUDA device")
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "tf32", "fp16"])
+    parser.add_argument("--threads", type=int, nargs="+", help="of the CPU [default: 1 2; on a GPU 2]")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--infer-batch-sizes", type=int, nargs="*", default=[1, 128])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--epoch-rounds", type=int, default=3, help="epochs against the tutorial script; 0 for none")
-    parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
+    parser.add_argument("--modes", nargs="+", choices=GPU_MODES, help="of PyTorch [default: all that the device has]")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CNN_CUDA_DATA", "data")))
-    parser.add_argument("--out", type=Path, default=ROOT / "benches" / "results" / "cpu.json")
+    parser.add_argument("--out", type=Path, help="[default: benches/results/cpu.json or cuda.json]")
     parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
     args = parser.parse_args()
+    on_cpu = args.device == "cpu"
+    if not (on_cpu or args.device.isdigit()):
+        parser.error("--device is cpu or the number of a CUDA device")
+    if on_cpu and args.precisions != ["fp32"]:
+        parser.error("the CPU computes in fp32 alone")
+    args.threads = args.threads or ([1, 2] if on_cpu else [2])
+    args.modes = args.modes or (CPU_MODES if on_cpu else GPU_MODES)
+    args.out = args.out or ROOT / "benches" / "results" / ("cpu.json" if on_cpu else "cuda.json")
     binary = Path(os.environ.get("CNN_CUDA_BIN", ROOT / "target" / "release" / "cnn-cuda"))
     if not binary.exists():
         sys.exit(f"{binary} is not there; run `cargo build --release` first, or set CNN_CUDA_BIN")
@@ -167,12 +192,13 @@ def main() -> None:
     print(f"the first {CHECKED_STEPS} losses agree to {difference:.1e}", flush=True)
     wanted = [("train", batch) for batch in args.batch_sizes] + [("infer", batch) for batch in args.infer_batch_sizes]
     parts = []
-    for threads in args.threads:
+    for threads, precision in itertools.product(args.threads, args.precisions):
         for what, batch in wanted:
-            parts.append(interleave(args, binary, what, batch, threads))
+            parts.append(interleave(args, binary, what, batch, threads, precision))
             rows = [f"{row['side']} {row['ms']:.2f} ms ({row['times_slower']:.2f}×)" for row in parts[-1]["rows"]]
-            print(f"{what}, batch {batch}, {threads} threads: {', '.join(rows)}", flush=True)
+            print(f"{what}, batch {batch}, {threads} threads, {precision}: {', '.join(rows)}", flush=True)
     result = {
+        "device": args.device,
         "machine": cpu_name(),
         "date": date.today().isoformat(),
         "command": " ".join(sys.argv[1:]),

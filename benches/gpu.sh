@@ -104,6 +104,14 @@ for precision in fp32 tf32 fp16; do
     done
 done
 
+if python3 -c 'import torch, safetensors; assert torch.cuda.is_available()' 2>/dev/null; then
+    part compare python3 benches/compare.py --device 0 --precisions fp32 tf32 fp16 --batch-sizes 64 256 1024 \
+        --infer-batch-sizes 1 128 --rounds 3 --steps 30 --epoch-rounds 1 --data "$CNN_CUDA_DATA" --out "$out/compare.json"
+else
+    echo "PyTorch with CUDA and safetensors is not here, so nothing was compared with it"
+    failed+=("compare")
+fi
+
 echo
 if [ ${#failed[@]} -gt 0 ]; then
     echo "failed: ${failed[*]}"

@@ -1,10 +1,14 @@
-"""The other side of every comparison: one training step of mnist-cnn in PyTorch, timed or checked.
+"""The other side of every comparison: training steps of a model in PyTorch, timed or checked.
 
-    python benches/pytorch/train_step.py --mode channels_last --threads 2 --batch-size 64 --json
+    python benches/pytorch/train_step.py --mode eager --layout channels_last --threads 2 --batch-size 64 --json
+    python benches/pytorch/train_step.py --device cuda:0 --mode graph --precision tf32 --batch-size 64 --json
 
 One step is what `cnn-cuda bench` times: a batch from images that lie in memory as bytes, normalised, forward, loss,
-backward, SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best. `--what infer` times
-forward passes under `torch.no_grad()`; `--what epoch` is an epoch of the usual script with its DataLoader.
+backward, SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best. `--mode` is `eager`,
+`compile` (`torch.compile`, on a GPU with `max-autotune`) or `graph` (the whole step as one CUDA graph). `--what infer`
+times forward passes under `torch.no_grad()`; `--what epoch` is an epoch of the usual script with its DataLoader.
+
+On a GPU steps are timed in groups, as a training loop runs them: the device is waited for after each group alone.
 """
 
 from __future__ import annotations
@@ -15,6 +19,8 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,28 +30,81 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "reference"))
 from models import MODELS  # noqa: E402
 
-MODES = ("contiguous", "channels_last", "compile")
+MODES = ("eager", "compile", "graph")
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+PRECISIONS = ("fp32", "tf32", "fp16")
 WARM_UP = 5
+
+# Steps between two waits for a GPU; `cnn-cuda bench` does the same.
+GROUP = 10
 
 
 class Step:
-    """One optimiser step on resident bytes."""
+    """One optimiser step on resident bytes: the loss of the images that `order` names."""
 
-    def __init__(self, model: nn.Module, mode: str, lr: float) -> None:
-        self.format = torch.contiguous_format if mode == "contiguous" else torch.channels_last
-        self.model = model.to(memory_format=self.format)
-        self.forward = torch.compile(self.model) if mode == "compile" else self.model
+    def __init__(self, args: argparse.Namespace, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self.device, self.layout = torch.device(args.device), LAYOUTS[args.layout]
+        self.images, self.labels = images.to(self.device), labels.to(self.device)
+        self.model = MODELS[args.model]().to(self.device, memory_format=self.layout)
+        self.forward = compiled(args, self.model)
         self.loss = nn.CrossEntropyLoss()
-        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=lr, foreach=True)
+        # One kernel for all parameters where there is one.
+        fused = {"fused": True} if self.device.type == "cuda" else {"foreach": True}
+        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=args.lr, **fused)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.precision == "fp16")
+        self.autocast = autocast(args)
 
-    def __call__(self, images: torch.Tensor, labels: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        x = (images[order].unsqueeze(1).float() / 255 - 0.5) / 0.5
-        x = x.contiguous(memory_format=self.format)
+    def __call__(self, order: torch.Tensor) -> torch.Tensor:
+        x = (self.images[order].unsqueeze(1).float() / 255 - 0.5) / 0.5
+        x = x.contiguous(memory_format=self.layout)
         self.optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(self.forward(x), labels[order])
-        loss.backward()
-        self.optimiser.step()
+        with self.autocast():
+            loss = self.loss(self.forward(x), self.labels[order])
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         return loss.detach()
+
+
+class Graph:
+    """A step recorded as one CUDA graph and replayed on other images."""
+
+    def __init__(self, step: Step, order: torch.Tensor) -> None:
+        self.order = order.clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what is allocated or chosen at the first steps must be there before
+            for _ in range(3):
+                step(self.order)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss = step(self.order)
+
+    def __call__(self, order: torch.Tensor) -> torch.Tensor:
+        self.order.copy_(order)
+        self.graph.replay()
+        return self.loss
+
+
+def compiled(args: argparse.Namespace, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model, compiled where that is asked for."""
+    if args.mode != "compile":
+        return model
+    return torch.compile(model, mode="max-autotune" if args.device.startswith("cuda") else None)
+
+
+def autocast(args: argparse.Namespace) -> Callable[[], object]:
+    """The context in which the network is run; weights cast once a step, so that a recorded step casts them too."""
+    if args.precision != "fp16":
+        return nullcontext
+    return lambda: torch.autocast(torch.device(args.device).type, torch.float16, cache_enabled=False)
+
+
+def wait(args: argparse.Namespace) -> None:
+    """Until the device has done all that it was given."""
+    if args.device.startswith("cuda"):
+        torch.cuda.synchronize(args.device)
 
 
 def read_mnist(folder: Path, name: str, offset: int) -> torch.Tensor:
@@ -59,39 +118,59 @@ def read_mnist(folder: Path, name: str, offset: int) -> torch.Tensor:
     sys.exit(f"no {name}.gz in {folder}")
 
 
+def time_calls(args: argparse.Namespace, call: Callable[[], torch.Tensor]) -> list[float]:
+    """Milliseconds of single calls; on a GPU, of groups of them, each divided by its number."""
+    group = GROUP if args.device.startswith("cuda") else 1
+    for _ in range(WARM_UP * group):
+        value = call()
+    times = []
+    for _ in range(args.steps):
+        wait(args)
+        start = time.perf_counter()
+        for _ in range(group):
+            value = call()
+        wait(args)
+        times.append((time.perf_counter() - start) * 1e3 / group)
+    assert torch.isfinite(value).all(), "the results are not finite: the times mean nothing"
+    return times
+
+
 def time_steps(args: argparse.Namespace) -> dict:
-    """Median, minimum and maximum of single steps on one batch of noise."""
+    """Median, minimum and maximum of steps on one batch of noise."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (args.batch_size, 28, 28), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 10, (args.batch_size,), generator=generator)
-    order = torch.arange(args.batch_size)
-    step = Step(MODELS[args.model](), args.mode, 0.01)
-    times = []
-    for index in range(WARM_UP + args.steps):
-        start = time.perf_counter()
-        loss = step(images, labels, order)
-        if index >= WARM_UP:
-            times.append((time.perf_counter() - start) * 1e3)
-    assert torch.isfinite(loss), "the loss is not finite: the times mean nothing"
-    return result(args, times)
+    args.lr = 0.01
+    step, order = Step(args, images, labels), torch.arange(args.batch_size, device=args.device)
+    run = Graph(step, order) if args.mode == "graph" else step
+    return result(args, time_calls(args, lambda: run(order)))
 
 
 def time_inference(args: argparse.Namespace) -> dict:
-    """Median, minimum and maximum of single forward passes of one batch."""
+    """Median, minimum and maximum of forward passes of one batch."""
     torch.manual_seed(0)
-    layout = torch.contiguous_format if args.mode == "contiguous" else torch.channels_last
-    model = MODELS[args.model]().eval().to(memory_format=layout)
-    forward = torch.compile(model) if args.mode == "compile" else model
-    x = (torch.rand(args.batch_size, 1, 28, 28) * 2 - 1).contiguous(memory_format=layout)
-    times = []
-    with torch.no_grad():
-        for index in range(WARM_UP + args.steps):
-            start = time.perf_counter()
+    layout, device = LAYOUTS[args.layout], torch.device(args.device)
+    model = MODELS[args.model]().eval().to(device, memory_format=layout)
+    forward, context = compiled(args, model), autocast(args)
+    x = (torch.rand(args.batch_size, 1, 28, 28) * 2 - 1).to(device).contiguous(memory_format=layout)
+    with torch.no_grad(), context():
+        if args.mode != "graph":
+            return result(args, time_calls(args, lambda: forward(x)))
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                forward(x)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             logits = forward(x)
-            if index >= WARM_UP:
-                times.append((time.perf_counter() - start) * 1e3)
-    assert torch.isfinite(logits).all(), "the logits are not finite: the times mean nothing"
-    return result(args, times)
+
+        def replay() -> torch.Tensor:
+            graph.replay()
+            return logits
+
+        return result(args, time_calls(args, replay))
 
 
 def tutorial_epoch(args: argparse.Namespace) -> dict:
@@ -115,27 +194,35 @@ def tutorial_epoch(args: argparse.Namespace) -> dict:
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             return self.transform(Image.fromarray(self.images[index].numpy(), mode="L")), int(self.labels[index])
 
-    model, loss = MODELS[args.model](), nn.CrossEntropyLoss()
+    model, loss = MODELS[args.model]().to(args.device), nn.CrossEntropyLoss()
     optimiser = torch.optim.SGD(model.parameters(), lr=args.lr)
     loader = DataLoader(Mnist(), batch_size=args.batch_size, shuffle=True)
     start = time.perf_counter()
     for images, labels in loader:
+        images, labels = images.to(args.device), labels.to(args.device)
         optimiser.zero_grad()
         value = loss(model(images), labels)
         value.backward()
         optimiser.step()
-    return {"seconds": time.perf_counter() - start, "last_loss": value.item(), "framework": f"PyTorch {torch.__version__}"}
+    last = value.item()
+    return {"seconds": time.perf_counter() - start, "last_loss": last, "framework": f"PyTorch {torch.__version__}"}
 
 
 def result(args: argparse.Namespace, times: list[float]) -> dict:
+    """What is printed: the settings, the times and the memory."""
+    on_gpu = args.device.startswith("cuda")
     return {
         "framework": f"PyTorch {torch.__version__}",
+        "device": torch.cuda.get_device_name(args.device) if on_gpu else "CPU",
         "mode": args.mode,
+        "layout": args.layout,
+        "precision": args.precision,
         "model": args.model,
         "batch_size": args.batch_size,
         "threads": args.threads,
         "ms_per_step": {"median": statistics.median(times), "min": min(times), "max": max(times)},
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "device_memory_mb": torch.cuda.max_memory_reserved(args.device) / 1e6 if on_gpu else None,
     }
 
 
@@ -144,29 +231,39 @@ def losses(args: argparse.Namespace) -> dict:
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    model = MODELS[args.model]()
-    save_file(model.state_dict(), args.save_initial)
     images = read_mnist(args.data, "train-images-idx3-ubyte", 16).reshape(-1, 28, 28)
     labels = read_mnist(args.data, "train-labels-idx1-ubyte", 8).long()
-    step = Step(model, args.mode, args.lr)
-    batches = torch.arange(args.steps * args.batch_size).split(args.batch_size)
-    return {"losses": [step(images, labels, batch).item() for batch in batches]}
+    step = Step(args, images, labels)
+    save_file({name: value.cpu().contiguous() for name, value in step.model.state_dict().items()}, args.save_initial)
+    batches = torch.arange(args.steps * args.batch_size, device=args.device).split(args.batch_size)
+    return {"losses": [step(batch).item() for batch in batches]}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=sorted(MODELS), default="mnist-cnn")
     parser.add_argument("--what", choices=("train", "infer", "epoch"), default="train")
-    parser.add_argument("--mode", choices=MODES, default="channels_last")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda:0 and the like")
+    parser.add_argument("--mode", choices=MODES, default="eager")
+    parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=30, help="timed steps; on a GPU, groups of ten")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--save-initial", type=Path, help="print the first losses on MNIST instead of times")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    on_gpu = args.device.startswith("cuda")
+    if not on_gpu and (args.mode == "graph" or args.precision != "fp32"):
+        parser.error("--mode graph and --precision other than fp32 need --device cuda:N")
+    if on_gpu and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: PyTorch finds no GPU")
     torch.set_num_threads(args.threads)
+    if on_gpu:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
+        torch.backends.cudnn.benchmark = True
     measure = {"train": time_steps, "infer": time_inference, "epoch": tutorial_epoch}[args.what]
     measured = losses(args) if args.save_initial else measure(args)
     print(json.dumps(measured) if args.json else json.dumps(measured, indent=2))

@@ -20,6 +20,12 @@ use crate::rng::{Purpose, Stream};
 /// Steps before the first that is timed.
 const WARM_UP: usize = 5;
 
+/// Steps between two waits for a device that works on its own, as in training: a wait costs more than a short step.
+const GROUP: usize = 10;
+
+/// Bytes of a group's images, unless one step has more.
+const GROUP_BYTES: usize = 16 << 20;
+
 #[derive(Args)]
 pub struct BenchArgs {
     /// Network
@@ -28,7 +34,7 @@ pub struct BenchArgs {
     /// Images per step
     #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64")]
     batch_size: usize,
-    /// Timed steps, after a few that are not
+    /// Timed steps, after a few that are not; on a CUDA device, groups of ten
     #[arg(long, value_name = "N", value_parser = flags::bench_steps, default_value = "50")]
     steps: usize,
     /// What is timed: whole optimiser steps, or forward passes alone
@@ -126,7 +132,8 @@ impl Task for Benchmark<'_> {
             BenchMode::Infer => Mode::Inference,
         };
         let plan = Plan::new(network, mode, batch)?;
-        load_random_images(&mut backend, network, batch)?;
+        let group = group_of(&backend, &plan);
+        load_random_images(&mut backend, network, batch * group)?;
         backend.allocate(&plan.memory_sizes(false))?;
         let parameters = network.initial_parameters(0);
         backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters)?;
@@ -151,10 +158,10 @@ impl Task for Benchmark<'_> {
     }
 }
 
-/// Milliseconds of every timed step, in ascending order.
+/// Milliseconds of a step, for every timed group of them, in ascending order.
 fn time_steps<B: Backend>(backend: &mut B, plan: &Plan, args: &BenchArgs) -> Result<Vec<f64>> {
-    let batch = args.batch_size;
-    let order: Vec<u32> = (0..batch as u32).collect();
+    let (batch, group) = (args.batch_size, group_of(backend, plan));
+    let order: Vec<u32> = (0..(batch * group) as u32).collect();
     if args.mode == BenchMode::Infer {
         let pixels = plan.input.len;
         let mut stream = Stream::new(0, Purpose::Benchmark, 0);
@@ -162,17 +169,20 @@ fn time_steps<B: Backend>(backend: &mut B, plan: &Plan, args: &BenchArgs) -> Res
         backend.write(plan.input, &input)?;
     }
     let mut milliseconds = Vec::with_capacity(args.steps);
-    for step in 0..WARM_UP + args.steps {
+    let groups = std::iter::repeat_n(1, WARM_UP).chain(std::iter::repeat_n(group, args.steps));
+    for (index, steps) in groups.enumerate() {
         backend.set_order(Subset::Train, &order, 0)?;
         backend.synchronize()?;
         let start = Instant::now();
-        match args.mode {
-            BenchMode::Train => plan::train_step(backend, plan, &Sgd::default(), batch)?,
-            BenchMode::Infer => plan::forward(backend, plan, batch)?,
+        for _ in 0..steps {
+            match args.mode {
+                BenchMode::Train => plan::train_step(backend, plan, &Sgd::default(), batch)?,
+                BenchMode::Infer => plan::forward(backend, plan, batch)?,
+            }
         }
         backend.synchronize()?;
-        if step >= WARM_UP {
-            milliseconds.push(start.elapsed().as_secs_f64() * 1e3);
+        if index >= WARM_UP {
+            milliseconds.push(start.elapsed().as_secs_f64() * 1e3 / steps as f64);
         }
     }
     let loss = backend.read_metrics()?.loss();
@@ -183,7 +193,12 @@ fn time_steps<B: Backend>(backend: &mut B, plan: &Plan, args: &BenchArgs) -> Res
     Ok(milliseconds)
 }
 
-/// One batch of noise with labels, resident as a data set would be.
+/// Steps that are timed together. Of large batches fewer: they take long enough, and a group's images must be there.
+fn group_of<B: Backend>(backend: &B, plan: &Plan) -> usize {
+    if backend.is_asynchronous() { (GROUP_BYTES / plan.input.len).clamp(1, GROUP) } else { 1 }
+}
+
+/// Noise with labels, resident as a data set would be.
 fn load_random_images<B: Backend>(backend: &mut B, network: &Network, count: usize) -> Result<()> {
     let (shape, classes) = (network.input(), network.classes() as u32);
     let mut stream = Stream::new(0, Purpose::Benchmark, 0);

@@ -203,6 +203,10 @@ impl Backend for Cuda {
         }
     }
 
+    fn is_asynchronous(&self) -> bool {
+        true
+    }
+
     fn device_memory_in_use(&self) -> Option<usize> {
         let (free, total) = self.context.mem_get_info().ok()?;
         Some(total - free)

@@ -71,6 +71,10 @@ pub enum Recording {
     EvaluateStep {
         batch: usize,
     },
+    /// From inputs that were written to logits that will be read.
+    Forward {
+        batch: usize,
+    },
     /// Run as it comes: never recorded.
     Once,
 }
@@ -106,6 +110,11 @@ pub trait Backend:
     fn run<F>(&mut self, recording: Recording, body: F) -> Result<()>
     where
         F: FnMut(&mut Self) -> Result<()> + Send;
+
+    /// Whether work goes on after the call that asked for it has returned, so that only groups of steps can be timed.
+    fn is_asynchronous(&self) -> bool {
+        false
+    }
 
     /// Bytes in use on a device of its own, by whomever; none for the CPU.
     fn device_memory_in_use(&self) -> Option<usize> {

@@ -33,7 +33,7 @@ pub fn evaluate_step<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> 
 
 /// The logits of the `batch` inputs that were written to `plan.input`.
 pub fn forward<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
-    backend.run(Recording::Once, |backend| run_steps(backend, plan, &plan.forward, batch))
+    backend.run(Recording::Forward { batch }, |backend| run_steps(backend, plan, &plan.forward, batch))
 }
 
 /// How long one step of a plan took.
