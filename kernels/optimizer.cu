@@ -5,12 +5,14 @@
 //   g = gradient / scale + weight_decay · w;  buffer = momentum · buffer + g;
 //   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g.
 // `buffer` null is no momentum; `loss_scale` null is 1; a raised `overflow` (null: never) skips the update. With fp16
+// `next_rate` holds the index of this step's rate and that of the last, which holds on. With fp16
 // storage `weights_real` (may be null) receives the rounded copy that the products read.
 KERNEL(sgd)(float* __restrict__ weights, real* __restrict__ weights_real, const float* __restrict__ gradients,
-            float* __restrict__ buffer, const float* __restrict__ learning_rate, const float* __restrict__ loss_scale,
-            const int* __restrict__ overflow, u64 count, float momentum, float weight_decay, u32 nesterov) {
+            float* __restrict__ buffer, const u64* __restrict__ next_rate, const float* __restrict__ rates,
+            const float* __restrict__ loss_scale, const int* __restrict__ overflow, u64 count, float momentum, float weight_decay, u32 nesterov) {
     if (overflow && *overflow) return;
-    const float rate = *learning_rate;
+    const u64 next = next_rate[0], last = next_rate[1];
+    const float rate = rates[next < last ? next : last];
     const float inverse_scale = loss_scale ? 1.0f / *loss_scale : 1.0f;  // A power of two: exact.
     GRID_STRIDE(i, count) {
         const float weight = weights[i];

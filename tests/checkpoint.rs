@@ -10,7 +10,7 @@ use cnn_cuda::models::find;
 use cnn_cuda::network::Network;
 use cnn_cuda::ops::{Backend, LossScale, Metrics, Region, Span};
 use cnn_cuda::plan::{self, Mode, Plan};
-use cnn_cuda::train::{Position, TrainState};
+use cnn_cuda::train::{Best, Position, TrainState};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -172,6 +172,7 @@ fn state(momentum: bool) -> TrainState {
         parameters,
         position: Position { epoch: 1, step_in_epoch: 4, total_steps: 14 },
         metrics: Metrics { loss_sum: 1.0 / 3.0, correct: 77, samples: 128, steps: 4, first_bad_step: None },
+        best: Some(Best { test_accuracy: 0.875, epoch: 2 }),
         loss_scale: momentum.then_some(LossScale { scale: 1024.0, good_steps: 7, skipped_steps: 2 }),
         epoch_seconds: 1.5,
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::tensors::{flat_from_tensors, named_tensors, parse, parse_metadata, read_file, refuse_extra, write_tensors};
 use crate::network::Network;
 use crate::ops::{LossScale, Metrics};
-use crate::train::{Position, TrainState};
+use crate::train::{Best, Position, TrainState};
 
 /// In front of the names of momentum buffers.
 const MOMENTUM: &str = "momentum.";
@@ -42,6 +42,9 @@ struct Header {
     /// Scale, good steps, skipped steps; only of half-precision runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     loss_scale: Option<(f32, u32, u64)>,
+    /// Bits of the best test accuracy, and its epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best: Option<(u64, u32)>,
     epoch_seconds: f64,
 }
 
@@ -61,6 +64,7 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
         correct: state.metrics.correct,
         samples: state.metrics.samples,
         loss_scale: state.loss_scale.map(|scale| (scale.scale, scale.good_steps, scale.skipped_steps)),
+        best: state.best.map(|best| (best.test_accuracy.to_bits(), best.epoch)),
         epoch_seconds: state.epoch_seconds,
     };
     let header_text = serde_json::to_string(&header).context("checkpoint header")?;
@@ -110,7 +114,8 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
         Position { epoch: header.epoch, step_in_epoch: header.step_in_epoch, total_steps: header.total_steps };
     let loss_scale =
         header.loss_scale.map(|(scale, good_steps, skipped_steps)| LossScale { scale, good_steps, skipped_steps });
-    Ok(TrainState { parameters, momentum, position, metrics, loss_scale, epoch_seconds: header.epoch_seconds })
+    let best = header.best.map(|(accuracy, epoch)| Best { test_accuracy: f64::from_bits(accuracy), epoch });
+    Ok(TrainState { parameters, momentum, position, metrics, loss_scale, best, epoch_seconds: header.epoch_seconds })
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, there: &T, here: &T) -> Result<()> {

@@ -137,7 +137,7 @@ impl Task for Benchmark<'_> {
         backend.allocate(&plan.memory_sizes(false))?;
         let parameters = network.initial_parameters(0);
         backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters)?;
-        backend.set_learning_rate(0.01)?;
+        backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, args)?;
         let profile = limits.map(|limits| profile::profile(&mut backend, &plan, limits, batch)).transpose()?;

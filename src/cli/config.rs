@@ -10,7 +10,7 @@ use super::train::TrainArgs;
 use super::usage;
 use crate::files::write_atomically;
 use crate::ops::Sgd;
-use crate::train::Hyperparameters;
+use crate::train::{Hyperparameters, LearningRate, Schedule};
 
 /// Everything needed to run it again; what `config.toml` holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,10 @@ pub struct Config {
     pub batch_size: usize,
     pub eval_batch_size: usize,
     pub lr: f32,
+    #[serde(default, with = "schedule_text")]
+    pub schedule: Schedule,
+    #[serde(default)]
+    pub warm_up: u32,
     pub momentum: f32,
     pub nesterov: bool,
     pub weight_decay: f32,
@@ -32,6 +36,10 @@ pub struct Config {
     pub shuffle: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_accuracy: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,17 +66,24 @@ impl Config {
             batch_size: args.batch_size.unwrap_or(64),
             eval_batch_size: args.eval_batch_size.unwrap_or(128),
             lr: args.lr.unwrap_or(0.1),
+            schedule: args.schedule.unwrap_or_default(),
+            warm_up: args.warm_up.unwrap_or(0),
             momentum: args.momentum.unwrap_or(0.0),
             nesterov: args.nesterov,
             weight_decay: args.weight_decay.unwrap_or(0.0),
             seed: args.seed.unwrap_or(0),
             shuffle: !args.no_shuffle,
             max_steps: args.max_steps.map(|steps| steps as u64),
+            target_accuracy: args.target_accuracy,
+            patience: args.patience,
             init: args.init.as_deref().map(absolute).transpose()?,
             threads: args.device.threads,
             workspace_mb: args.device.workspace_mb,
             log_steps: args.log_steps,
         };
+        usage(config.warm_up < config.epochs, || {
+            format!("--warm-up {} leaves nothing of {} epochs for the schedule", config.warm_up, config.epochs)
+        })?;
         usage(!config.nesterov || config.momentum > 0.0, || "--nesterov needs a --momentum above 0".into())?;
         let on_cpu = config.device == DeviceChoice::Cpu && config.precision != Precision::Fp32;
         usage(!on_cpu, || "--precision is for CUDA devices; the CPU computes in fp32 alone".into())?;
@@ -91,6 +106,12 @@ impl Config {
         unchanged("--dataset", args.dataset.as_ref(), &config.dataset)?;
         unchanged("--batch-size", args.batch_size.as_ref(), &config.batch_size)?;
         unchanged("--lr", args.lr.as_ref(), &config.lr)?;
+        unchanged("--schedule", args.schedule.as_ref(), &config.schedule)?;
+        unchanged("--warm-up", args.warm_up.as_ref(), &config.warm_up)?;
+        if matches!(config.schedule, Schedule::Cosine | Schedule::OneCycle { .. }) {
+            // The rate of every step follows from their number.
+            unchanged("--epochs", args.epochs.as_ref(), &config.epochs)?;
+        }
         unchanged("--momentum", args.momentum.as_ref(), &config.momentum)?;
         unchanged("--weight-decay", args.weight_decay.as_ref(), &config.weight_decay)?;
         unchanged("--seed", args.seed.as_ref(), &config.seed)?;
@@ -111,6 +132,8 @@ impl Config {
         if let Some(steps) = args.max_steps {
             config.max_steps = Some(steps as u64);
         }
+        config.target_accuracy = args.target_accuracy.or(config.target_accuracy);
+        config.patience = args.patience.or(config.patience);
         config.log_steps |= args.log_steps;
         config.check().with_context(|| format!("{} is damaged", path.display()))?;
         Ok(config)
@@ -122,6 +145,9 @@ impl Config {
         ensure!(self.epochs > 0 && sizes.iter().all(|size| (1..=1_000_000).contains(size)), "a size is out of range");
         ensure!(self.threads != Some(0), "zero threads");
         ensure!(self.lr.is_finite() && self.lr > 0.0, "lr {}", self.lr);
+        ensure!(self.warm_up < self.epochs, "warm-up {} of {} epochs", self.warm_up, self.epochs);
+        ensure!(self.patience != Some(0), "patience 0");
+        ensure!(self.target_accuracy.is_none_or(|target| target > 0.0 && target <= 1.0), "target-accuracy");
         ensure!((0.0..1.0).contains(&self.momentum), "momentum {}", self.momentum);
         ensure!(!self.nesterov || self.momentum > 0.0, "nesterov without momentum");
         ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
@@ -134,11 +160,13 @@ impl Config {
             epochs: self.epochs,
             batch_size: self.batch_size,
             eval_batch_size: self.eval_batch_size,
-            learning_rate: self.lr,
+            learning_rate: LearningRate { rate: self.lr, schedule: self.schedule, warm_up: self.warm_up },
             sgd: Sgd { momentum: self.momentum, nesterov: self.nesterov, weight_decay: self.weight_decay },
             seed: self.seed,
             shuffle: self.shuffle,
             max_steps: self.max_steps,
+            target_accuracy: self.target_accuracy,
+            patience: self.patience,
             log_steps: self.log_steps,
         }
     }
@@ -147,6 +175,21 @@ impl Config {
     pub fn save(&self, folder: &Path) -> Result<()> {
         let text = toml::to_string(self).context("config.toml")?;
         write_atomically(&folder.join(FILE), |writer| Ok(writer.write_all(text.as_bytes())?))
+    }
+}
+
+/// A schedule as its flag is written.
+mod schedule_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::train::Schedule;
+
+    pub fn serialize<S: Serializer>(schedule: &Schedule, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(schedule)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

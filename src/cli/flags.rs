@@ -55,6 +55,14 @@ pub fn above_zero(text: &str) -> Result<f32, String> {
     }
 }
 
+/// A share of images that are classified correctly.
+pub fn accuracy(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err("it must be above 0 and at most 1".into()),
+    }
+}
+
 /// A momentum: at least 0 and below 1.
 pub fn momentum(text: &str) -> Result<f32, String> {
     match non_negative(text) {

@@ -14,7 +14,7 @@ use super::outputs::Outputs;
 use crate::checkpoint::RunIdentity;
 use crate::ops::{Backend, StepLoss};
 use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
-use crate::train::{EpochReport, Observer, StepReport, Trainer};
+use crate::train::{Ending, EpochReport, Observer, StepReport, Trainer};
 
 /// Pause between two drawings of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -83,8 +83,13 @@ impl Run {
         self.outputs.save(&trainer.network, &self.identity, &state)
     }
 
-    /// Tells where the results are.
-    pub fn finish(&mut self) {
+    /// Tells why the run ended, unless it simply did all of its epochs, and where the results are.
+    pub fn finish(&mut self, ending: Option<Ending>) {
+        if let Some(ending @ (Ending::TargetAccuracy | Ending::Patience)) = ending {
+            let epochs = self.outputs.metrics.epochs();
+            let (count, seconds) = (epochs.len(), epochs.iter().map(|epoch| epoch.seconds).sum::<f64>());
+            info!("ended after {count} epochs and {seconds:.2} s of training and evaluation{}", ended_by(ending));
+        }
         let folder = self.outputs.folder().display();
         info!("saved {folder}/{} and {}", Outputs::WEIGHTS, Outputs::CHECKPOINT);
     }
@@ -106,6 +111,16 @@ impl Run {
         }
         let checkpoint = self.outputs.folder().join(Outputs::CHECKPOINT);
         format!("training stopped; the last good checkpoint is {}", checkpoint.display())
+    }
+}
+
+/// What ended a run, as the end of a sentence.
+pub fn ended_by(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Epochs => "",
+        Ending::MaxSteps => ": --max-steps is reached",
+        Ending::TargetAccuracy => ": --target-accuracy is reached",
+        Ending::Patience => ": --patience is at its end, no epoch was better",
     }
 }
 

@@ -12,13 +12,13 @@ use tracing::info;
 use super::config::Config;
 use super::device::{DeviceArgs, Task, check_device, with_backend};
 use super::outputs::Outputs;
-use super::run::{INTERRUPTED, Run, install_signal_handlers};
+use super::run::{INTERRUPTED, Run, ended_by, install_signal_handlers};
 use super::{DataArgs, build_network, check_dataset, find_model, flags};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset, LoadOptions};
 use crate::network::Network;
 use crate::ops::Backend;
-use crate::train::{Outcome, Trainer};
+use crate::train::{Outcome, Schedule, Trainer};
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -44,6 +44,12 @@ pub struct TrainArgs {
     /// Learning rate [default: 0.1]
     #[arg(long, value_name = "X", value_parser = flags::above_zero, allow_negative_numbers = true)]
     pub lr: Option<f32>,
+    /// How the rate changes: constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE [default: constant]
+    #[arg(long, value_name = "SCHEDULE")]
+    pub schedule: Option<Schedule>,
+    /// Epochs over which the rate first rises from nearly zero [default: 0]
+    #[arg(long, value_name = "N")]
+    pub warm_up: Option<u32>,
     /// SGD's momentum, as PyTorch defines it [default: 0]
     #[arg(long, value_name = "X", value_parser = flags::momentum, allow_negative_numbers = true)]
     pub momentum: Option<f32>,
@@ -62,6 +68,12 @@ pub struct TrainArgs {
     /// End after that many optimiser steps in all
     #[arg(long, value_name = "N", value_parser = flags::positive, allow_negative_numbers = true)]
     pub max_steps: Option<usize>,
+    /// End when the test accuracy reaches this, such as 0.99, and tell the time it took
+    #[arg(long, value_name = "X", value_parser = flags::accuracy, allow_negative_numbers = true)]
+    pub target_accuracy: Option<f64>,
+    /// End after that many epochs without a better test accuracy
+    #[arg(long, value_name = "N", value_parser = flags::epochs, allow_negative_numbers = true)]
+    pub patience: Option<u32>,
     /// Start from these weights (safetensors in PyTorch's names and layout)
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
@@ -147,8 +159,9 @@ impl Task for Training {
                     config.max_steps = None;
                     trainer.hyper.max_steps = None;
                 }
-                if trainer.is_finished() {
-                    info!("nothing is left to do: {} epochs, {} steps are done", done.epoch, done.total_steps);
+                if let Some(ending) = trainer.ending() {
+                    let why = ended_by(ending);
+                    info!("nothing is left to do: {} epochs, {} steps are done{why}", done.epoch, done.total_steps);
                     return Ok(ExitCode::SUCCESS);
                 }
                 Outputs::resume(folder, &config, done)?
@@ -161,7 +174,7 @@ impl Task for Training {
         }
         match trainer.run(&mut run) {
             Ok(Outcome::Finished) => {
-                run.finish();
+                run.finish(trainer.ending());
                 Ok(ExitCode::SUCCESS)
             }
             Ok(Outcome::Interrupted) => {

@@ -18,6 +18,7 @@ mod pool;
 mod scratch;
 mod vector;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -40,7 +41,7 @@ pub struct Cpu {
     instructions: Instructions,
     /// Partial bias gradients, kept between steps so that none allocates.
     bias_partials: Vec<f32>,
-    learning_rate: f32,
+    learning_rates: VecDeque<f32>,
 }
 
 impl Cpu {
@@ -74,7 +75,7 @@ impl Cpu {
             scratch: Scratch::default(),
             instructions,
             bias_partials: Vec::new(),
-            learning_rate: 0.0,
+            learning_rates: VecDeque::new(),
         })
     }
 

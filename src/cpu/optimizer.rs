@@ -1,19 +1,24 @@
 //! SGD on the CPU: one pass over the flat buffers.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use super::{Cpu, ELEMENTWISE_CHUNK};
 use crate::ops::{OptimizerOps, Sgd};
 
 impl OptimizerOps for Cpu {
-    fn set_learning_rate(&mut self, learning_rate: f32) -> Result<()> {
-        self.learning_rate = learning_rate;
+    fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
+        ensure!(!rates.is_empty(), "there is no learning rate");
+        self.learning_rates.clear();
+        self.learning_rates.extend(rates);
         Ok(())
     }
 
     fn sgd_step(&mut self, op: &Sgd) -> Result<()> {
-        let learning_rate = self.learning_rate;
+        let learning_rate = *self.learning_rates.front().context("no learning rate was set")?;
+        if self.learning_rates.len() > 1 {
+            self.learning_rates.pop_front();
+        }
         let [weights, gradients, momentum] = self.memory.optimizer_state()?;
         if op.momentum == 0.0 {
             let work = weights.par_chunks_mut(ELEMENTWISE_CHUNK).zip(gradients.par_chunks(ELEMENTWISE_CHUNK));

@@ -8,12 +8,31 @@ use cudarc::driver::CudaStream;
 use super::Cuda;
 use super::kernels::Arg;
 use super::memory::Pinned;
-use crate::ops::{LossScale, OptimizerOps, Region, Sgd};
+use crate::ops::{Backend, LossScale, OptimizerOps, Region, Sgd};
 
 /// What outlives a step.
 pub(super) struct State {
-    learning_rate: Pinned,
+    rates: Rates,
     scaling: Option<Scaling>,
+}
+
+/// The learning rates of the steps that follow: `{next u64, last u64, rates f32[]}`, the first two being indices.
+struct Rates {
+    values: Pinned,
+    capacity: usize,
+}
+
+/// Bytes of the indices before the rates.
+const RATES: usize = 16;
+
+impl Rates {
+    fn new(stream: &Arc<CudaStream>, capacity: usize) -> Result<Self> {
+        Ok(Self { values: Pinned::new(stream, RATES + 4 * capacity)?, capacity })
+    }
+
+    fn address(&self) -> u64 {
+        self.values.device.address()
+    }
 }
 
 /// fp16's loss scale: `{scale f32, good steps u32, skipped steps u64, overflow i32}` as the kernels take them.
@@ -40,7 +59,7 @@ impl State {
             state.write(stream, &scaling_bytes(LossScale::default()))?;
             Ok(Scaling { state })
         });
-        Ok(Self { learning_rate: Pinned::new(stream, 4)?, scaling: scaling.transpose()? })
+        Ok(Self { rates: Rates::new(stream, 1)?, scaling: scaling.transpose()? })
     }
 
     /// The scale's address, or null where there is none.
@@ -50,8 +69,16 @@ impl State {
 }
 
 impl OptimizerOps for Cuda {
-    fn set_learning_rate(&mut self, learning_rate: f32) -> Result<()> {
-        self.optimizer.learning_rate.write(&self.stream, &learning_rate.to_le_bytes())
+    fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
+        let last = rates.len().checked_sub(1).context("there is no learning rate")? as u64;
+        if self.optimizer.rates.capacity < rates.len() {
+            self.graphs.clear(); // they know the old address
+            self.synchronize()?;
+            self.optimizer.rates = Rates::new(&self.stream, rates.len())?;
+        }
+        let mut bytes = [0_u64, last].map(u64::to_le_bytes).concat();
+        bytes.extend(rates.iter().flat_map(|rate| rate.to_le_bytes()));
+        self.optimizer.rates.values.write(&self.stream, &bytes)
     }
 
     fn sgd_step(&mut self, op: &Sgd) -> Result<()> {
@@ -67,12 +94,14 @@ impl OptimizerOps for Cuda {
         if scaling.is_some() {
             self.launch("check_overflow", count, &[gradients, overflow, length])?;
         }
+        let next_rate = Arg::Pointer(self.optimizer.rates.address());
         let args = [
             weights,
             half,
             gradients,
             momentum,
-            Arg::Pointer(self.optimizer.learning_rate.device.address()),
+            next_rate,
+            Arg::Pointer(self.optimizer.rates.address() + RATES as u64),
             self.optimizer.loss_scale(),
             overflow,
             length,
@@ -81,6 +110,7 @@ impl OptimizerOps for Cuda {
             Arg::U32(op.nesterov.into()),
         ];
         self.launch("sgd", count, &args)?;
+        self.launch("advance", 1, &[next_rate, Arg::U32(1)])?;
         if let Some(scaling) = scaling {
             let args = [SCALE, GOOD_STEPS, SKIPPED_STEPS, OVERFLOW].map(|offset| scaling.at(offset));
             self.launch("update_loss_scale", 1, &args)?;

@@ -31,8 +31,11 @@ impl Default for LossScale {
 
 /// The optimiser.
 pub trait OptimizerOps {
-    /// The learning rate of the steps that follow.
-    fn set_learning_rate(&mut self, learning_rate: f32) -> Result<()>;
+    /// The learning rates of the steps that follow, one each; the last holds on.
+    ///
+    /// # Errors
+    /// Where there is none.
+    fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()>;
 
     /// One update of all parameters from all gradients.
     fn sgd_step(&mut self, op: &Sgd) -> Result<()>;

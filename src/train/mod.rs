@@ -2,10 +2,12 @@
 
 mod evaluate;
 mod run;
+mod schedule;
 mod state;
 
-pub use run::{EpochReport, Observer, Outcome, StepReport};
-pub use state::{Position, TrainState};
+pub use run::{Ending, EpochReport, Observer, Outcome, StepReport};
+pub use schedule::{LearningRate, Schedule};
+pub use state::{Best, Position, TrainState};
 
 use anyhow::{Context, Result, ensure};
 
@@ -20,12 +22,16 @@ pub struct Hyperparameters {
     pub epochs: u32,
     pub batch_size: usize,
     pub eval_batch_size: usize,
-    pub learning_rate: f32,
+    pub learning_rate: LearningRate,
     pub sgd: Sgd,
     pub seed: u64,
     pub shuffle: bool,
     /// Ends the run after that many optimiser steps in all.
     pub max_steps: Option<u64>,
+    /// Ends the run with the evaluation that reaches this test accuracy.
+    pub target_accuracy: Option<f64>,
+    /// Ends the run after that many epochs without a better test accuracy.
+    pub patience: Option<u32>,
     /// Whether every step's loss is kept and reported.
     pub log_steps: bool,
 }
@@ -40,6 +46,7 @@ pub struct Trainer<B: Backend> {
     train_count: usize,
     test_count: usize,
     position: Position,
+    best: Option<Best>,
     /// Seconds of training already spent in the epoch at hand before this process continued it.
     earlier_seconds: f64,
 }
@@ -80,6 +87,7 @@ impl<B: Backend> Trainer<B> {
             train_count,
             test_count,
             position: Position::default(),
+            best: None,
             earlier_seconds: 0.0,
         };
         trainer.set_parameters(&initial)?;
@@ -89,11 +97,6 @@ impl<B: Backend> Trainer<B> {
     /// Optimiser steps in an epoch; the last may be a partial batch.
     pub fn steps_per_epoch(&self) -> u64 {
         self.train_count.div_ceil(self.plan.max_batch) as u64
-    }
-
-    /// Whether no step is left to do.
-    pub fn is_finished(&self) -> bool {
-        self.position.epoch >= self.hyper.epochs || self.reached_max_steps()
     }
 
     pub fn position(&self) -> Position {
@@ -128,6 +131,7 @@ impl<B: Backend> Trainer<B> {
             position: self.position,
             metrics,
             loss_scale: self.backend.loss_scale()?,
+            best: self.best,
             epoch_seconds: self.earlier_seconds,
         })
     }
@@ -160,6 +164,7 @@ impl<B: Backend> Trainer<B> {
             self.backend.set_loss_scale(loss_scale)?;
         }
         self.position = position;
+        self.best = state.best;
         self.earlier_seconds = state.epoch_seconds;
         self.backend.set_metrics(state.metrics)
     }
@@ -170,7 +175,10 @@ impl<B: Backend> Trainer<B> {
         let order = sampler::epoch_order(self.train_count, self.hyper.seed, epoch, self.hyper.shuffle);
         let begin = usize::try_from(step_in_epoch).context("position")? * self.plan.max_batch;
         self.backend.set_order(Subset::Train, &order, begin)?;
-        self.backend.set_learning_rate(self.hyper.learning_rate)?;
+        let (steps, done) = (self.steps_per_epoch(), self.position.total_steps);
+        let left = done..done + steps - step_in_epoch;
+        let rates: Vec<f32> = left.map(|step| self.hyper.learning_rate.at(step, steps, self.hyper.epochs)).collect();
+        self.backend.set_learning_rates(&rates)?;
         if step_in_epoch == 0 {
             self.earlier_seconds = 0.0;
             self.backend.set_metrics(Metrics::default())?;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use super::Trainer;
+use super::{Best, Hyperparameters, Trainer};
 use crate::ops::{Backend, Metrics, StepLoss};
 
 /// What is told after a step.
@@ -42,6 +42,16 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// Why a run has no step left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Epochs,
+    MaxSteps,
+    TargetAccuracy,
+    /// No better evaluation for as many epochs as the run has patience for.
+    Patience,
+}
+
 /// Who listens to a run: console, files, signals.
 pub trait Observer<B: Backend> {
     /// Asked after every step; `true` ends the run there.
@@ -69,7 +79,7 @@ impl<B: Backend> Trainer<B> {
         if self.hyper.log_steps {
             self.backend.log_steps(self.steps_per_epoch() as usize)?;
         }
-        while !self.is_finished() {
+        while self.ending().is_none() {
             if self.epoch(observer)? == Outcome::Interrupted {
                 return Ok(Outcome::Interrupted);
             }
@@ -127,11 +137,29 @@ impl<B: Backend> Trainer<B> {
             self.position.step_in_epoch = 0;
             self.earlier_seconds = 0.0;
         }
+        let test_accuracy = report.test.accuracy();
+        if self.best.is_none_or(|best| test_accuracy > best.test_accuracy) {
+            self.best = Some(Best { test_accuracy, epoch: report.epoch });
+        }
         observer.on_epoch(self, &report)?;
         Ok(Outcome::Finished)
     }
 
-    pub(super) fn reached_max_steps(&self) -> bool {
+    /// Why nothing is left to do, where nothing is.
+    pub fn ending(&self) -> Option<Ending> {
+        let Hyperparameters { epochs, target_accuracy, patience, .. } = self.hyper;
+        let reached = |target| self.best.is_some_and(|best| best.test_accuracy >= target);
+        let waited_long = |patience| self.best.is_some_and(|best| self.position.epoch >= best.epoch + patience);
+        let endings = [
+            (target_accuracy.is_some_and(reached), Ending::TargetAccuracy),
+            (self.position.epoch >= epochs, Ending::Epochs),
+            (self.reached_max_steps(), Ending::MaxSteps),
+            (patience.is_some_and(waited_long), Ending::Patience),
+        ];
+        endings.into_iter().find_map(|(applies, ending)| applies.then_some(ending))
+    }
+
+    fn reached_max_steps(&self) -> bool {
         self.hyper.max_steps.is_some_and(|max| self.position.total_steps >= max)
     }
 

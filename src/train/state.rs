@@ -13,6 +13,14 @@ pub struct Position {
     pub total_steps: u64,
 }
 
+/// The best evaluation of a run, the first of equals.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Best {
+    pub test_accuracy: f64,
+    /// Epochs completed or begun when it was made.
+    pub epoch: u32,
+}
+
 /// Everything that changes as a run goes on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainState {
@@ -25,6 +33,8 @@ pub struct TrainState {
     pub metrics: Metrics,
     /// Where the precision has one.
     pub loss_scale: Option<LossScale>,
+    /// None before the first evaluation.
+    pub best: Option<Best>,
     /// Seconds spent in the epoch at hand.
     pub epoch_seconds: f64,
 }

@@ -24,6 +24,11 @@ fn values_out_of_range_are_usage_errors() {
         ("--momentum", "1"),
         ("--momentum", "nan"),
         ("--weight-decay", "-0.1"),
+        ("--schedule", "linear"),
+        ("--schedule", "step:0:0.1"),
+        ("--warm-up", "-1"),
+        ("--target-accuracy", "99"),
+        ("--patience", "0"),
         ("--max-steps", "0"),
         ("--seed", "-1"),
         ("--device", "gpu"),
@@ -42,6 +47,7 @@ fn values_out_of_range_are_usage_errors() {
 #[test]
 fn contradictions_are_errors() {
     fail(2, ["train", "--dataset", "digits", "--nesterov"], &["--nesterov", "--momentum"]);
+    fail(2, ["train", "--dataset", "digits", "--epochs", "2", "--warm-up", "2"], &["--warm-up 2", "2 epochs"]);
     fail(2, ["train", "--dataset", "digits", "--device", "cpu", "--precision", "fp16"], &["--precision", "CPU"]);
     fail(2, ["train", "--model", "resnet9000", "--dataset", "digits"], &["resnet9000", "mnist-cnn"]);
     fail(2, ["train", "--dataset", "imagenet-22k"], &["imagenet-22k", "digits"]);

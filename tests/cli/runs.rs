@@ -162,3 +162,27 @@ fn weights_go_from_one_run_to_the_next() {
     // Fresh weights are right once in ten.
     assert!(record["accuracy"].as_f64().expect("accuracy") > 0.3, "{record}");
 }
+
+#[test]
+fn a_target_ends_a_run_and_is_told_with_its_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let settings = ["--schedule", "one-cycle", "--epochs", "5", "--batch-size", "128", "--lr", "0.2"];
+    let ran = train(&out, &[&settings[..], &["--target-accuracy", "0.12", "--quiet"]].concat());
+    assert!(
+        ran.stderr.contains("--target-accuracy is reached") && ran.stderr.contains(" s of training"),
+        "{}",
+        ran.stderr
+    );
+    let epochs = || fs::read_to_string(out.join("metrics.jsonl")).expect("read").lines().count();
+    let first = epochs();
+    assert!((1..5).contains(&first), "{first} epochs");
+    let name = out.to_str().expect("plain");
+    let ran = succeed(["train", "--resume", name]);
+    assert!(ran.stderr.contains("nothing is left to do") && epochs() == first, "{}", ran.stderr);
+    // The rates follow from the number of epochs, which must stay.
+    fail(1, ["train", "--resume", name, "--epochs", "9"], &["--epochs 9", "contradicts"]);
+    fail(1, ["train", "--resume", name, "--schedule", "cosine"], &["--schedule cosine", "one-cycle:0.3"]);
+    succeed(["train", "--resume", name, "--target-accuracy", "0.9999", "--quiet"]);
+    assert_eq!(epochs(), 5);
+}

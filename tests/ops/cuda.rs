@@ -60,18 +60,20 @@ fn tf32_rounds_and_fp32_does_not() {
 }
 
 #[test]
-fn a_changed_rate_holds_from_the_next_step_on_without_waiting() {
+fn every_step_takes_its_rate_and_the_last_holds_on() {
     on_cuda(|| {
         use cnn_cuda::ops::{Backend, OptimizerOps, Sgd, Span};
         let mut lab = lab("fp32");
         let weight = Span::new(Region::Parameters, 0, 1);
         lab.backend.write(Span::new(Region::Gradients, 0, 1), &[1.0]).expect("write");
         lab.backend.write(weight, &[0.0]).expect("write");
-        for rate in [1.0, 10.0, 100.0] {
-            lab.backend.set_learning_rate(rate).expect("rate");
-            lab.backend.sgd_step(&Sgd::default()).expect("step");
+        // More rates than before, then fewer, each from the next step on, without waiting.
+        for (rates, steps) in [(&[1.0][..], 1), (&[10.0, 100.0], 3), (&[1000.0], 1)] {
+            lab.backend.set_learning_rates(rates).expect("rates");
+            (0..steps).for_each(|_| lab.backend.sgd_step(&Sgd::default()).expect("step"));
         }
-        assert_eq!(lab.get(weight), [-111.0]);
+        assert_eq!(lab.get(weight), [-1211.0]);
+        assert!(lab.backend.set_learning_rates(&[]).is_err());
     });
 }
 
@@ -212,7 +214,7 @@ fn fp16_skips_a_step_that_overflows_and_halves_its_scale() {
         let mut lab = lab("fp16");
         let span = |region| Span::new(region, 0, 64);
         lab.backend.write(span(Region::Parameters), &[1.0; 64]).expect("write");
-        lab.backend.set_learning_rate(0.5).expect("rate");
+        lab.backend.set_learning_rates(&[0.5]).expect("rate");
         lab.backend.set_loss_scale(LossScale { scale: 1024.0, good_steps: 0, skipped_steps: 0 }).expect("scale");
         let scale = |lab: &mut Lab<Cuda>| lab.backend.loss_scale().expect("scale").expect("fp16 has one");
         let size = 1 << 20;

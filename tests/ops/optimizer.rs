@@ -19,7 +19,7 @@ pub fn check_sgd<B: Backend>(lab: &mut Lab<B>) {
         let (weights, rate) = (random(LEN, 0), 0.25);
         lab.backend.write(span(Region::Parameters), &weights).expect("write");
         lab.backend.write(span(Region::Momentum), &[0.0; LEN]).expect("write");
-        lab.backend.set_learning_rate(rate).expect("rate");
+        lab.backend.set_learning_rates(&[rate]).expect("rate");
         if lab.backend.loss_scale().expect("scale").is_some() {
             let scale = LossScale { scale: 1.0, good_steps: 0, skipped_steps: 0 };
             lab.backend.set_loss_scale(scale).expect("scale");

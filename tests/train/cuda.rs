@@ -4,7 +4,7 @@
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::Backend;
-use cnn_cuda::train::{Outcome, Trainer};
+use cnn_cuda::train::{Hyperparameters, LearningRate, Outcome, Schedule, Trainer};
 
 use super::harness::{Listener, bits, digits, lenet5, two_epochs};
 use super::parity::Expectation;
@@ -74,6 +74,21 @@ fn reruns_are_bit_identical_and_graphs_change_nothing() {
 }
 
 #[test]
+fn a_recorded_step_takes_its_own_rate() {
+    on_cuda(|| {
+        let learning_rate = LearningRate { rate: 0.05, schedule: Schedule::OneCycle { rise: 0.3 }, warm_up: 0 };
+        let hyper = Hyperparameters { learning_rate, ..two_epochs() };
+        let mut host =
+            Trainer::new(Cpu::new(Some(1)).expect("a thread"), lenet5(), digits(340, 150), hyper).expect("host");
+        let mut device = Trainer::new(cuda("fp32"), lenet5(), digits(340, 150), hyper).expect("device");
+        let (mut expected, mut got) = (Listener::default(), Listener::default());
+        host.run(&mut expected).expect("a run");
+        device.run(&mut got).expect("a run");
+        check_close(&got.losses, &bits(&expected.losses));
+    });
+}
+
+#[test]
 fn an_interrupted_run_ends_bit_identical() {
     on_cuda(|| {
         for precision in ["fp32", "fp16"] {
@@ -136,7 +151,7 @@ fn check_close(losses: &[f32], expected: &[u32]) {
 fn divergence_is_found_at_the_end_of_its_epoch_and_names_its_step() {
     on_cuda(|| {
         let mut trainer = trainer(cuda("fp32"));
-        trainer.hyper.learning_rate = 1e20;
+        trainer.hyper.learning_rate.rate = 1e20;
         let message = format!("{:#}", trainer.run(&mut Listener::default()).expect_err("it diverges"));
         assert!(message.contains("at step 1 ") || message.contains("at step 2 "), "{message}");
     });

@@ -47,7 +47,7 @@ fn loss_and_gradients<B: Backend>(backend: &mut B, network: &Network, parameters
     backend.load_subset(Subset::Train, &normalise, images, vec![1, 7, 4]).expect("load");
     backend.set_order(Subset::Train, &[2, 0, 1], 0).expect("order");
     backend.set_metrics(Metrics::default()).expect("metrics");
-    backend.set_learning_rate(0.0).expect("rate");
+    backend.set_learning_rates(&[0.0]).expect("rate");
     plan::train_step(backend, &plan, &cnn_cuda::ops::Sgd::default(), batch).expect("step");
     let loss = backend.read_metrics().expect("metrics").loss();
     (loss, backend.read(Span::new(Region::Gradients, 0, parameters.len())).expect("read"))

@@ -5,7 +5,7 @@ use cnn_cuda::models::find;
 use cnn_cuda::network::Network;
 use cnn_cuda::ops::{Backend, Sgd, StepLoss};
 use cnn_cuda::shape::Shape;
-use cnn_cuda::train::{EpochReport, Hyperparameters, Observer, StepReport, Trainer};
+use cnn_cuda::train::{EpochReport, Hyperparameters, LearningRate, Observer, StepReport, Trainer};
 
 /// Remembers what it is told, and stops after `stop_after` steps.
 #[derive(Default)]
@@ -44,7 +44,9 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         epochs: 1,
         batch_size,
         eval_batch_size: batch_size,
-        learning_rate,
+        learning_rate: LearningRate::constant(learning_rate),
+        target_accuracy: None,
+        patience: None,
         sgd: Sgd::default(),
         seed: 0,
         shuffle: false,

@@ -5,3 +5,4 @@ pub mod dag;
 pub mod harness;
 pub mod parity;
 mod resume;
+mod schedule;

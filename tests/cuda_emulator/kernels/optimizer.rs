@@ -30,15 +30,17 @@ fn follows_pytorchs_sgd(device: Device) {
         let scaled: Vec<f32> = gradients.iter().map(|g| g * 512.0).collect();
         let (on_device, velocity) = (device.upload(&weights), device.upload(&buffer));
         let (gradient, copy) = (device.upload(&scaled), device.poisoned::<f16>(weights.len()));
-        let (rate, scale, none) = (device.upload(&[0.1f32]), device.upload(&[512.0f32]), 0u64);
+        let (rates, scale, none) = (device.upload(&[7.0f32, 0.1]), device.upload(&[512.0f32]), 0u64);
+        let next = device.upload(&[3u64, 1]); // past the last, which holds on
         let (count, flag, decay) = (weights.len() as u64, u32::from(nesterov), 0.01f32);
         for _ in 0..3 {
             reference(&mut weights, &mut buffer, &gradients, momentum, nesterov);
             let (w, g, c, f, m) = (&on_device, &gradient, &copy, &flag, &momentum);
+            let (at, n, r) = (blocks(3), &next, &rates);
             if momentum == 0.0 {
-                launch!(device, "sgd_f16", blocks(3), w, c, g, &none, &rate, &scale, &none, &count, m, &decay, f)
+                launch!(device, "sgd_f16", at, w, c, g, &none, n, r, &scale, &none, &count, m, &decay, f)
             } else {
-                launch!(device, "sgd_f16", blocks(3), w, c, g, &velocity, &rate, &scale, &none, &count, m, &decay, f)
+                launch!(device, "sgd_f16", at, w, c, g, &velocity, n, r, &scale, &none, &count, m, &decay, f)
             }
             .unwrap();
         }
@@ -57,7 +59,7 @@ fn skips_an_overflowing_step(device: Device) {
         gradients[613] = bad;
         let (gradient, flag, weights) =
             (device.upload(&gradients), device.upload(&[0i32]), device.upload(&[1.0f32; 700]));
-        let (rate, none, count) = (device.upload(&[0.1f32]), 0u64, 700u64);
+        let (next, rates, none, count) = (device.upload(&[0u64, 0]), device.upload(&[0.1f32]), 0u64, 700u64);
         launch!(device, "check_overflow_f32", blocks(2), &gradient, &flag, &count).unwrap();
         assert_eq!(device.download(&flag), [1]);
         let (zero, plain) = (0.0f32, 0u32);
@@ -69,7 +71,8 @@ fn skips_an_overflowing_step(device: Device) {
             &none,
             &gradient,
             &none,
-            &rate,
+            &next,
+            &rates,
             &none,
             &flag,
             &count,

@@ -1,0 +1,101 @@
+//! How the learning rate changes over the steps of a run.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The rate's course after its warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Schedule {
+    #[default]
+    Constant,
+    /// Multiplied by `factor` after every `epochs` epochs (`torch.optim.lr_scheduler.StepLR`).
+    Step { epochs: u32, factor: f32 },
+    /// Half a cosine from the rate to zero (`CosineAnnealingLR`, stepped after every step).
+    Cosine,
+    /// A straight line up to the rate over `rise` of the run, and one down to nearly zero (`OneCycleLR` with
+    /// `anneal_strategy="linear"` and its default factors 25 and 10⁴).
+    OneCycle { rise: f32 },
+}
+
+/// Learning rate, schedule and warm-up of a run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LearningRate {
+    /// What the schedule is of: the first rate, or one-cycle's highest.
+    pub rate: f32,
+    pub schedule: Schedule,
+    /// Epochs at the beginning over which the rate rises from nearly zero, before the schedule begins.
+    pub warm_up: u32,
+}
+
+impl LearningRate {
+    /// A rate that never changes.
+    pub fn constant(rate: f32) -> Self {
+        Self { rate, schedule: Schedule::Constant, warm_up: 0 }
+    }
+
+    /// The rate of optimiser step `step`, from 0, of a run of `epochs` epochs.
+    pub fn at(&self, step: u64, steps_per_epoch: u64, epochs: u32) -> f32 {
+        let warm_up = u64::from(self.warm_up) * steps_per_epoch;
+        if step < warm_up {
+            return (f64::from(self.rate) * (step + 1) as f64 / warm_up as f64) as f32;
+        }
+        let (step, total) = (step - warm_up, (u64::from(epochs) * steps_per_epoch).saturating_sub(warm_up));
+        let factor = match self.schedule {
+            Schedule::Constant => return self.rate,
+            Schedule::Step { epochs, factor } => {
+                let drops = step / (u64::from(epochs) * steps_per_epoch);
+                f64::from(factor).powi(i32::try_from(drops).unwrap_or(i32::MAX))
+            }
+            Schedule::Cosine => (1.0 + (std::f64::consts::PI * step as f64 / total as f64).cos()) / 2.0,
+            Schedule::OneCycle { rise } => one_cycle(step as f64, total as f64, f64::from(rise)),
+        };
+        (f64::from(self.rate) * factor) as f32
+    }
+}
+
+/// PyTorch's `OneCycleLR` as a share of its highest rate.
+fn one_cycle(step: f64, total: f64, rise: f64) -> f64 {
+    const FIRST: f64 = 1.0 / 25.0;
+    const LAST: f64 = FIRST / 1e4;
+    let (top, end) = (rise * total - 1.0, total - 1.0);
+    let line = |from: f64, to: f64, share: f64| from + (to - from) * share.clamp(0.0, 1.0);
+    if step <= top { line(FIRST, 1.0, step / top) } else { line(1.0, LAST, (step - top) / (end - top)) }
+}
+
+impl FromStr for Schedule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(':');
+        let name = parts.next().unwrap_or_default();
+        let numbers: Vec<&str> = parts.collect();
+        let share = |text: &str| text.parse::<f32>().ok().filter(|share| *share > 0.0 && *share < 1.0);
+        match (name, &numbers[..]) {
+            ("constant", []) => Ok(Self::Constant),
+            ("cosine", []) => Ok(Self::Cosine),
+            ("one-cycle", []) => Ok(Self::OneCycle { rise: 0.3 }),
+            ("one-cycle", [rise]) => {
+                let rise = share(rise).ok_or("one-cycle:RISE takes a share of the run between 0 and 1")?;
+                Ok(Self::OneCycle { rise })
+            }
+            ("step", [epochs, factor]) => {
+                let epochs = epochs.parse().ok().filter(|epochs| *epochs > 0);
+                let epochs = epochs.ok_or("step:EPOCHS:FACTOR takes a whole number of epochs")?;
+                let factor = share(factor).ok_or("step:EPOCHS:FACTOR takes a factor between 0 and 1")?;
+                Ok(Self::Step { epochs, factor })
+            }
+            _ => Err("it is constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE".into()),
+        }
+    }
+}
+
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Constant => f.write_str("constant"),
+            Self::Step { epochs, factor } => write!(f, "step:{epochs}:{factor}"),
+            Self::Cosine => f.write_str("cosine"),
+            Self::OneCycle { rise } => write!(f, "one-cycle:{rise}"),
+        }
+    }
+}
