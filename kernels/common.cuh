@@ -106,16 +106,18 @@ __device__ __forceinline__ u32 take_digit(u64& value, u32 divisor) {
     return digit;
 }
 
-// The activation named by its slope below zero: 1 is none, 0 is ReLU, anything else is leaky ReLU. ReLU gives +0 for
+// The activation named by its slope below zero: 1 is none, 0 is ReLU, −1 is tanh, else leaky ReLU. ReLU gives +0 for
 // everything negative, −∞ included, and passes NaN on, as PyTorch's does.
 __device__ __forceinline__ float activate(float value, float slope) {
+    if (slope < 0.0f) return tanhf(value);
     if (value > 0.0f || slope == 1.0f) return value;
     if (slope == 0.0f) return value != value ? value : 0.0f;
     return slope * value;
 }
 
-// The gradient before the activation, masked by its output.
+// The gradient before the activation, told by its output.
 __device__ __forceinline__ float activate_backward(float output, float d_output, float slope) {
+    if (slope < 0.0f) return d_output * (1.0f - output * output);
     if (output > 0.0f || slope == 1.0f) return d_output;
     return slope == 0.0f ? 0.0f : slope * d_output;
 }

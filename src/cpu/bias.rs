@@ -30,6 +30,7 @@ impl BiasOps for Cpu {
                 Activation::Identity => column_sums(d_y, sums, |_, d_y| d_y, y),
                 Activation::Relu => column_sums(d_y, sums, |y, d_y| Activation::Relu.backward(y, d_y), y),
                 Activation::LeakyRelu { .. } => column_sums(d_y, sums, |y, d_y| activation.backward(y, d_y), y),
+                Activation::Tanh => column_sums(d_y, sums, |y, d_y| Activation::Tanh.backward(y, d_y), y),
             });
         });
         if !d_bias.is_empty() {

@@ -130,7 +130,7 @@ impl Backend for Cpu {
 
 /// `y = activation(y)` for those activations that the micro-kernel does not do itself.
 fn activate(set: Instructions, activation: Activation, y: &mut [f32]) {
-    if let Activation::LeakyRelu { .. } = activation {
+    if let Activation::LeakyRelu { .. } | Activation::Tanh = activation {
         set.run(|| y.iter_mut().for_each(|y| *y = activation.apply(*y)));
     }
 }

@@ -8,7 +8,7 @@ use crate::ops::{Activation, ActivationOps, Span};
 
 impl ActivationOps for Cuda {
     fn activation_forward(&mut self, op: Activation, len: usize, input: Span, output: Span) -> Result<()> {
-        let slope = Arg::F32(op.negative_slope());
+        let slope = Arg::F32(op.code());
         let args = [self.pointer(input.first(len))?, self.pointer(output.first(len))?, Arg::U64(len as u64), slope];
         self.launch("activation_forward", len.div_ceil(self.vector()), &args)
     }
@@ -22,7 +22,7 @@ impl ActivationOps for Cuda {
         d_input: Span,
     ) -> Result<()> {
         let [y, d_y, d_x] = [output, d_output, d_input].map(|span| self.pointer(span.first(len)));
-        let args = [y?, d_y?, d_x?, Arg::U64(len as u64), Arg::F32(op.negative_slope())];
+        let args = [y?, d_y?, d_x?, Arg::U64(len as u64), Arg::F32(op.code())];
         self.launch("activation_backward", len.div_ceil(self.vector()), &args)
     }
 }

@@ -58,7 +58,7 @@ impl Cuda {
                 _ => self.activation_forward(activation, count, output, output),
             };
         };
-        let (y, bias, slope) = (self.pointer(output)?, self.pointer(bias)?, Arg::F32(activation.negative_slope()));
+        let (y, bias, slope) = (self.pointer(output)?, self.pointer(bias)?, Arg::F32(activation.code()));
         let args = [y, bias, y, Arg::U64(count as u64), u32_arg(channels)?, slope];
         match self.vectorised(&[channels], &[output]) {
             true => self.launch("bias_activation_forward_vec", count / self.vector(), &args),

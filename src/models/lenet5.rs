@@ -1,8 +1,10 @@
-//! `lenet5` as it is usually trained today: LeCun's 1998 layers with ReLU and max pooling.
+//! `lenet5` as of LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition" (1998),
+//! as PyTorch users write it: tanh, average pooling without weights, C3 fully connected, a softmax at the end.
 
 use anyhow::Result;
 
 use crate::network::{Builder, Conv2dOptions, Network};
+use crate::ops::Activation;
 use crate::shape::{Shape, Window};
 
 /// Layers are named as PyTorch's tutorials name them: `conv1`, `conv2`, `fc1`, `fc2`, `fc3`. A 28×28 input is padded
@@ -12,15 +14,15 @@ pub fn build(input: Shape, classes: usize) -> Result<Network> {
     let padding = if input.height < 32 { 2 } else { 0 };
     let mut net = Builder::new("lenet5", input);
     let mut x = net.conv2d("conv1", 0, Conv2dOptions { out_channels: 6, kernel: 5, padding, ..Default::default() })?;
-    x = net.relu(x)?;
-    x = net.max_pool2d(x, halving)?;
+    x = net.activation(x, Activation::Tanh)?;
+    x = net.avg_pool2d(x, halving)?;
     x = net.conv2d("conv2", x, Conv2dOptions { out_channels: 16, kernel: 5, ..Default::default() })?;
-    x = net.relu(x)?;
-    x = net.max_pool2d(x, halving)?;
+    x = net.activation(x, Activation::Tanh)?;
+    x = net.avg_pool2d(x, halving)?;
     x = net.flatten(x);
     for (name, features) in [("fc1", 120), ("fc2", 84)] {
         x = net.linear(name, x, features)?;
-        x = net.relu(x)?;
+        x = net.activation(x, Activation::Tanh)?;
     }
     net.linear("fc3", x, classes)?;
     net.finish()

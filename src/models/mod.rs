@@ -30,7 +30,7 @@ pub const TABLE: &[Model] = &[
     },
     Model {
         name: "lenet5",
-        about: "LeCun's classic with ReLU and max pooling, 98.8% and more on MNIST",
+        about: "LeCun's network of 1998, tanh and average pooling, 98.8% and more on MNIST",
         input: Shape::new(28, 28, 1),
         classes: 10,
         build: lenet5::build,

@@ -86,8 +86,9 @@ impl Builder {
     }
 
     pub fn activation(&mut self, input: NodeId, activation: Activation) -> Result<NodeId> {
-        let slope = activation.negative_slope();
-        ensure!(slope >= 0.0 && slope.is_finite(), "{activation}: the slope must be a number of at least 0");
+        if let Activation::LeakyRelu { slope } = activation {
+            ensure!(slope >= 0.0 && slope.is_finite(), "{activation}: the slope must be a number of at least 0");
+        }
         let (shape, segments) = (self.shape(input), self.segments[input].clone());
         let node = self.node("activation", Operator::Activation(activation), vec![input], shape, None, None);
         self.segments[node] = segments;

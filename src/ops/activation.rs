@@ -1,4 +1,4 @@
-//! Element-wise activations: ReLU and leaky ReLU.
+//! Element-wise activations: ReLU, leaky ReLU and tanh.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::Span;
 
-/// `y = x > 0 ? x : slope · x`, as `torch.nn.ReLU` and `torch.nn.LeakyReLU` define it. The slope is never negative,
-/// so the sign of the output tells the sign of the input, and the backward pass needs the output alone.
+/// `y = x > 0 ? x : slope · x`, as `torch.nn.ReLU` and `torch.nn.LeakyReLU` define it, or `y = tanh x`. The slope is never
+/// negative, so the output alone tells the derivative, and the backward pass needs nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Activation {
     #[default]
@@ -16,15 +16,17 @@ pub enum Activation {
     LeakyRelu {
         slope: f32,
     },
+    Tanh,
 }
 
 impl Activation {
-    /// The factor of values that are not positive.
-    pub fn negative_slope(self) -> f32 {
+    /// What kernels know the activation by: the slope below zero, or −1 for tanh.
+    pub fn code(self) -> f32 {
         match self {
             Self::Identity => 1.0,
             Self::Relu => 0.0,
             Self::LeakyRelu { slope } => slope,
+            Self::Tanh => -1.0,
         }
     }
 
@@ -47,6 +49,7 @@ impl Activation {
                     slope * x
                 }
             }
+            Self::Tanh => x.tanh(),
         }
     }
 
@@ -69,6 +72,7 @@ impl Activation {
                     slope * d_output
                 }
             }
+            Self::Tanh => d_output * (1.0 - output * output),
         }
     }
 }
@@ -79,6 +83,7 @@ impl fmt::Display for Activation {
             Self::Identity => f.write_str("identity"),
             Self::Relu => f.write_str("ReLU"),
             Self::LeakyRelu { slope } => write!(f, "LeakyReLU({slope})"),
+            Self::Tanh => f.write_str("tanh"),
         }
     }
 }
@@ -88,7 +93,7 @@ pub trait ActivationOps {
     /// `output = activation(input)` over `len` elements.
     fn activation_forward(&mut self, op: Activation, len: usize, input: Span, output: Span) -> Result<()>;
 
-    /// `d_input = d_output · activation′`, told by the sign of `output`.
+    /// `d_input = d_output · activation′`, told by `output`.
     fn activation_backward(
         &mut self,
         op: Activation,

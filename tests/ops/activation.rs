@@ -7,7 +7,7 @@ use super::{check_op, cpu};
 
 /// Lengths that are no multiple of any vector.
 pub fn cases() -> Vec<Case> {
-    let ops = [Activation::Relu, Activation::LeakyRelu { slope: 0.25 }, Activation::Identity];
+    let ops = [Activation::Relu, Activation::LeakyRelu { slope: 0.25 }, Activation::Identity, Activation::Tanh];
     ops.iter().flat_map(|&op| [1, 7, 257].map(|len| Case::Activation { op, len })).collect()
 }
 

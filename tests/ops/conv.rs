@@ -25,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         conv([6, 5, 16], 17, [3, 1, 1], 5),
         conv([6, 7, 3], 4, [3, 1, 1], 2).with(Activation::Relu),
         conv([6, 7, 4], 5, [3, 2, 1], 2).with(Activation::LeakyRelu { slope: 0.125 }),
+        conv([6, 5, 4], 8, [3, 1, 0], 2).with(Activation::Tanh),
     ]
 }
 

@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
         linear(40, 17, 5),
         linear(12, 10, 3).with(Activation::Relu),
         linear(12, 10, 3).with(Activation::LeakyRelu { slope: 0.125 }),
+        linear(9, 7, 5).with(Activation::Tanh),
     ]
 }
 

@@ -85,6 +85,7 @@ fn check_case<B: Backend>(
         "avg_pool2d" => avg_pool(image(), window(), batch),
         "linear" => linear(number("in_features"), number("out_features"), batch),
         "relu" => Case::Activation { op: Activation::Relu, len: values.len() },
+        "tanh" => Case::Activation { op: Activation::Tanh, len: values.len() },
         "leaky_relu" => {
             let slope = params["slope"].as_f64().expect("slope") as f32;
             Case::Activation { op: Activation::LeakyRelu { slope }, len: values.len() }

@@ -29,7 +29,11 @@ pub fn forward(case: &Case, inputs: &[Vec<f64>]) -> Vec<f64> {
 }
 
 fn activate(op: Activation, x: f64) -> f64 {
-    if x > 0.0 { x } else { f64::from(op.negative_slope()) * x }
+    match op {
+        Activation::Tanh => x.tanh(),
+        _ if x > 0.0 => x,
+        _ => f64::from(op.code()) * x,
+    }
 }
 
 fn conv2d(op: &Conv2d, activation: Activation, batch: usize, inputs: &[Vec<f64>]) -> Vec<f64> {

@@ -54,7 +54,7 @@ def narrow_mnist_cnn() -> MnistCnn:
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 with ReLU and max-pooling, and the attribute names that PyTorch's tutorials give it."""
+    """LeNet-5 of 1998: tanh and average pooling, and the attribute names that PyTorch's tutorials give it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,10 +65,10 @@ class LeNet5(nn.Module):
         self.fc3 = nn.Linear(84, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.max_pool2d(functional.relu(self.conv1(x)), 2)
-        x = functional.max_pool2d(functional.relu(self.conv2(x)), 2)
-        x = functional.relu(self.fc1(x.flatten(1)))
-        x = functional.relu(self.fc2(x))
+        x = functional.avg_pool2d(torch.tanh(self.conv1(x)), 2)
+        x = functional.avg_pool2d(torch.tanh(self.conv2(x)), 2)
+        x = torch.tanh(self.fc1(x.flatten(1)))
+        x = torch.tanh(self.fc2(x))
         return self.fc3(x)
 
 

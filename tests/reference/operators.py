@@ -76,6 +76,9 @@ class Recorder:
         """The gradient at zero is zero."""
         self._differentiate(name, "relu", {}, {"input": input}, functional.relu)
 
+    def tanh(self, name: str, input: Tensor) -> None:
+        self._differentiate(name, "tanh", {}, {"input": input}, torch.tanh)
+
     def leaky_relu(self, name: str, input: Tensor, slope: float) -> None:
         """The gradient at zero is the slope."""
         self._differentiate(
@@ -254,6 +257,7 @@ def activations(record: Recorder) -> None:
     record.relu("relu", normal_source("relu")((2, 3, 5, 7)))
     record.relu("relu_zeros", with_zeros("relu_zeros", (3, 2, 5, 5)))
     record.relu("relu_features", with_zeros("relu_features", (3, 11)))
+    record.tanh("tanh", normal_source("tanh")((2, 3, 5, 7)) * 2)
     record.leaky_relu("leaky_relu_0.01", with_zeros("leaky_relu_0.01", (2, 3, 5, 7)), slope=0.01)
     record.leaky_relu("leaky_relu_0.2", with_zeros("leaky_relu_0.2", (3, 2, 5, 5)), slope=0.2)
 

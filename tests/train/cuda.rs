@@ -151,8 +151,8 @@ fn check_close(losses: &[f32], expected: &[u32]) {
 fn divergence_is_found_at_the_end_of_its_epoch_and_names_its_step() {
     on_cuda(|| {
         let mut trainer = trainer(cuda("fp32"));
-        trainer.hyper.learning_rate.rate = 1e20;
+        trainer.hyper.learning_rate.rate = 1e38;
         let message = format!("{:#}", trainer.run(&mut Listener::default()).expect_err("it diverges"));
-        assert!(message.contains("at step 1 ") || message.contains("at step 2 "), "{message}");
+        assert!((1..=3).any(|step| message.contains(&format!("at step {step} "))), "{message}");
     });
 }

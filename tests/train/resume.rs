@@ -103,10 +103,10 @@ fn a_run_cut_by_max_steps_goes_on_as_if_it_had_not_been() {
 #[test]
 fn divergence_names_its_step() {
     let mut trainer = trainer(2);
-    trainer.hyper.learning_rate.rate = 1e20;
+    trainer.hyper.learning_rate.rate = 1e38;
     let error = trainer.run(&mut Listener::default()).expect_err("it diverges");
     let message = format!("{error:#}");
-    assert!(message.contains("at step 1 ") || message.contains("at step 2 "), "{message}");
+    assert!((1..=3).any(|step| message.contains(&format!("at step {step} "))), "{message}");
     assert!(message.contains("--lr"), "{message}");
 }
 
