@@ -80,9 +80,10 @@ fn convolutions(criterion: &mut Criterion) {
         let output = op.output().expect("it fits");
         let mut bench = Bench::new(BATCH * op.input.len(), op.weight_len(), BATCH * output.len());
         let Bench { input, weight, output: y, d_input, d_weight, .. } = bench;
-        let forward = Conv2dForward { input, weight, bias: None, activation: Activation::Identity, output: y };
+        let activation = Activation::Identity;
+        let forward = Conv2dForward { input, weight, bias: None, activation, output: y, pool: None };
         let backward_weight = Conv2dBackwardWeight { input, d_output: y, d_weight };
-        let backward_input = Conv2dBackwardInput { d_output: y, weight, d_input };
+        let backward_input = Conv2dBackwardInput { d_output: y, weight, d_input, epilogue: None };
         let d = random(y.len, 2);
         bench.cpu.conv2d_forward(&op, BATCH, forward).expect("forward");
         let result = bench.cpu.read(y).expect("read");
@@ -112,7 +113,7 @@ fn linears(criterion: &mut Criterion) {
         let Bench { input, weight, output: y, d_input, d_weight, .. } = bench;
         let forward = LinearForward { input, weight, bias: None, activation: Activation::Identity, output: y };
         let backward_weight = LinearBackwardWeight { input, d_output: y, d_weight };
-        let backward_input = LinearBackwardInput { d_output: y, weight, d_input };
+        let backward_input = LinearBackwardInput { d_output: y, weight, d_input, epilogue: None };
         let d = random(y.len, 2);
         bench.cpu.linear_forward(&op, BATCH, forward).expect("forward");
         let result = bench.cpu.read(y).expect("read");

@@ -6,7 +6,9 @@ use rayon::prelude::*;
 use super::kernel::{Left, Product, Start};
 use super::scratch::{self, Buffer, PANEL, grown};
 use super::{Cpu, Instructions, activate};
-use crate::ops::{Activation, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};
+use crate::ops::{
+    Activation, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, PoolOps,
+};
 use crate::shape::Shape;
 
 /// Pieces that a forward pass is cut into at least, so that a small batch keeps all threads busy.
@@ -104,7 +106,10 @@ impl ConvOps for Cpu {
             });
             activate(set, spans.activation, y);
         });
-        Ok(())
+        match spans.pool {
+            Some(pool) => self.max_pool2d_forward(&pool.op, batch, spans.output, pool.output, pool.argmax),
+            None => Ok(()),
+        }
     }
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
@@ -172,7 +177,7 @@ impl ConvOps for Cpu {
                 }
             });
         });
-        Ok(())
+        self.gradient_epilogue(batch * op.input.pixels(), op.input.channels, spans.d_input, spans.epilogue)
     }
 }
 

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::kernel::{Left, Product, Start};
 use super::scratch::{self, Buffer, PANEL, grown};
 use super::{Cpu, Instructions, activate};
-use crate::ops::{Activation, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
+use crate::ops::{Activation, BiasOps, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
 
 /// Rows of weights that a thread takes at a time: whole tiles of every instruction set.
 const BLOCK_ROWS: usize = 24;
@@ -104,7 +104,7 @@ impl LinearOps for Cpu {
                 d_x.copy_from_slice(&panel[sample * d_x.len()..][..d_x.len()]);
             }
         });
-        Ok(())
+        self.gradient_epilogue(batch, cols, spans.d_input, spans.epilogue)
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::Cpu;
-use crate::ops::{AvgPool2d, MaxPool2d, PoolOps, Span};
+use crate::ops::{AvgPool2d, BiasOps, MaxPool2d, MaxPool2dBackward, PoolOps, Span};
 use crate::shape::{Shape, Window};
 
 impl PoolOps for Cpu {
@@ -31,15 +31,11 @@ impl PoolOps for Cpu {
         Ok(())
     }
 
-    fn max_pool2d_backward(
-        &mut self,
-        op: &MaxPool2d,
-        batch: usize,
-        d_output: Span,
-        argmax: Span,
-        d_input: Span,
-    ) -> Result<()> {
+    fn max_pool2d_backward(&mut self, op: &MaxPool2d, batch: usize, spans: MaxPool2dBackward) -> Result<()> {
         let (shape, channels) = (op.output()?, op.input.channels);
+        let MaxPool2dBackward { d_output, argmax, d_input, epilogue } = spans;
+        // Before the gradients are spread: there are fewer of them.
+        self.gradient_epilogue(batch * shape.pixels(), channels, d_output, epilogue)?;
         let spans = [d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())];
         let ([d_y, d_x], argmax) = self.memory.floats_and_indices(spans, Some(argmax.first(batch * shape.len())))?;
         let argmax = argmax.context("max pooling's argmax")?;

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Cuda;
 use super::gemm::{Operand, Product};
 use super::kernels::{Arg, u32_arg};
-use crate::ops::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, Span};
+use crate::ops::{BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, PoolOps, Span};
 use crate::shape::{Shape, Window};
 
 impl ConvOps for Cuda {
@@ -27,7 +27,11 @@ impl ConvOps for Cuda {
                 accumulate: false,
             })
         })?;
-        self.bias_activation_forward(spans.activation, rows, output.channels, spans.bias, spans.output)
+        self.bias_activation_forward(spans.activation, rows, output.channels, spans.bias, spans.output)?;
+        match spans.pool {
+            Some(pool) => self.max_pool2d_forward(&pool.op, batch, spans.output, pool.output, pool.argmax),
+            None => Ok(()),
+        }
     }
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
@@ -68,8 +72,10 @@ impl ConvOps for Cuda {
                 accumulate: false,
             })
         };
+        let rows = batch * op.input.pixels();
         if op.is_pointwise() {
-            return product(0, batch * output.pixels(), d_x, self);
+            product(0, rows, d_x, self)?;
+            return self.gradient_epilogue(rows, op.input.channels, spans.d_input, spans.epilogue);
         }
         let vectorised = self.vectorised(&[op.input.channels], &[spans.d_input]);
         let kernel = if vectorised { "col2im_vec" } else { "col2im" };
@@ -83,7 +89,7 @@ impl ConvOps for Cuda {
             let lanes = if vectorised { self.vector() } else { 1 };
             self.launch(kernel, samples * op.input.len() / lanes, &args)?;
         }
-        Ok(())
+        self.gradient_epilogue(rows, op.input.channels, spans.d_input, spans.epilogue)
     }
 }
 

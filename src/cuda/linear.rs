@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Cuda;
 use super::gemm::{Operand, Product};
-use crate::ops::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
+use crate::ops::{BiasOps, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
 
 impl LinearOps for Cuda {
     fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
@@ -50,6 +50,7 @@ impl LinearOps for Cuda {
             c: memory.address(spans.d_input)?,
             float_result: false,
             accumulate: false,
-        })
+        })?;
+        self.gradient_epilogue(batch, op.in_features, spans.d_input, spans.epilogue)
     }
 }

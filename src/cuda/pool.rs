@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Cuda;
 use super::conv::window_args;
 use super::kernels::Arg;
-use crate::ops::{AvgPool2d, MaxPool2d, PoolOps, Span};
+use crate::ops::{AvgPool2d, BiasOps, MaxPool2d, MaxPool2dBackward, PoolOps, Span};
 
 impl PoolOps for Cuda {
     fn max_pool2d_forward(
@@ -25,15 +25,10 @@ impl PoolOps for Cuda {
         self.launch("max_pool_forward", count, &args)
     }
 
-    fn max_pool2d_backward(
-        &mut self,
-        op: &MaxPool2d,
-        batch: usize,
-        d_output: Span,
-        argmax: Span,
-        d_input: Span,
-    ) -> Result<()> {
+    fn max_pool2d_backward(&mut self, op: &MaxPool2d, batch: usize, spans: MaxPool2dBackward) -> Result<()> {
         let shape = op.output()?;
+        let MaxPool2dBackward { d_output, argmax, d_input, epilogue } = spans;
+        self.gradient_epilogue(batch * shape.pixels(), shape.channels, d_output, epilogue)?;
         let (outputs, count) = (batch * shape.len(), batch * op.input.len());
         let [d_y, argmax] = [d_output, argmax].map(|span| self.pointer(span.first(outputs)));
         let mut args = vec![d_y?, argmax?, self.pointer(d_input.first(count))?, Arg::U64(count as u64)];

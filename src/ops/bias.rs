@@ -4,6 +4,24 @@ use anyhow::Result;
 
 use super::{Activation, Span};
 
+/// What an operator that computes the gradient of a layer's output does to it on the way: it goes back through that
+/// layer's activation and sums that layer's bias gradient. `Buffer` is a [`Span`], or in a plan the buffer's number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GradientEpilogue<Buffer = Span> {
+    pub activation: Activation,
+    /// The layer's output, whose sign tells the activation's derivative.
+    pub output: Buffer,
+    /// Column sums of the finished gradient.
+    pub d_bias: Option<Span>,
+}
+
+impl<Buffer> GradientEpilogue<Buffer> {
+    /// The same with the buffer named differently.
+    pub fn map<Other>(self, name: impl FnOnce(Buffer) -> Other) -> GradientEpilogue<Other> {
+        GradientEpilogue { activation: self.activation, output: name(self.output), d_bias: self.d_bias }
+    }
+}
+
 /// Bias gradients, fused with the activation in front of them.
 pub trait BiasOps {
     /// Turns the gradient of the activation's output into that of its input, in place, and sums it into the bias
@@ -19,4 +37,17 @@ pub trait BiasOps {
         d_output: Span,
         d_bias: Option<Span>,
     ) -> Result<()>;
+
+    /// Does an epilogue's work in a pass of its own, for operators that have no fused one: `d_input` is
+    /// `[rows][channels]`.
+    fn gradient_epilogue(
+        &mut self,
+        rows: usize,
+        channels: usize,
+        d_input: Span,
+        epilogue: Option<GradientEpilogue>,
+    ) -> Result<()> {
+        let Some(GradientEpilogue { activation, output, d_bias }) = epilogue else { return Ok(()) };
+        self.bias_activation_backward(activation, rows, channels, output, d_input, d_bias)
+    }
 }

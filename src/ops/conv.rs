@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{Activation, Span};
+use super::{Activation, GradientEpilogue, PoolEpilogue, Span};
 use crate::shape::{Shape, Window};
 
 /// A convolution over one input shape. Weights are `[out_channels][kernel][kernel][in_channels]`.
@@ -49,7 +49,10 @@ pub struct Conv2dForward {
     /// `[out_channels]`
     pub bias: Option<Span>,
     pub activation: Activation,
+    /// With `pool`, what is in it afterwards is up to the backend.
     pub output: Span,
+    /// Max pooling of the output, where nothing else reads that.
+    pub pool: Option<PoolEpilogue>,
 }
 
 /// Spans of the weight gradient.
@@ -66,16 +69,18 @@ pub struct Conv2dBackwardInput {
     pub d_output: Span,
     pub weight: Span,
     pub d_input: Span,
+    /// On `d_input`, `[batch·height·width][in_channels]`.
+    pub epilogue: Option<GradientEpilogue>,
 }
 
 /// Convolution, forward and backward. With `columns` the im2col of the input, `[batch·oh·ow, patch_len]`:
 pub trait ConvOps {
-    /// `output = activation(columns · Wᵀ + bias)`
+    /// `output = activation(columns · Wᵀ + bias)`, then pooled where that is asked for.
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()>;
 
     /// `d_weight = d_outputᵀ · columns`, written, not accumulated; summed over the batch in a fixed order.
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()>;
 
-    /// `d_input = col2im(d_output · W)`
+    /// `d_input = col2im(d_output · W)`, then its epilogue.
     fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()>;
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Activation, Span};
+use super::{Activation, GradientEpilogue, Span};
 
 /// A linear layer. Weights are `[out_features][in_features]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,6 +42,8 @@ pub struct LinearBackwardInput {
     pub d_output: Span,
     pub weight: Span,
     pub d_input: Span,
+    /// On `d_input`, `[batch][in]`.
+    pub epilogue: Option<GradientEpilogue>,
 }
 
 /// The linear layer, forward and backward.
@@ -52,6 +54,6 @@ pub trait LinearOps {
     /// `d_weight = d_outputᵀ · input`: `[out, batch] · [batch, in] → [out, in]`, written, not accumulated.
     fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()>;
 
-    /// `d_input = d_output · W`: `[batch, out] · [out, in] → [batch, in]`
+    /// `d_input = d_output · W`: `[batch, out] · [out, in] → [batch, in]`, then its epilogue.
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()>;
 }

@@ -17,11 +17,11 @@ pub mod pool;
 
 pub use activation::{Activation, ActivationOps};
 pub use backend::{Backend, DeviceInfo, MemorySizes, Recording, Region, Span};
-pub use bias::BiasOps;
+pub use bias::{BiasOps, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};
 pub use gather::{GatherOps, Normalise, Subset};
 pub use join::{ChannelCopy, JoinOps};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
 pub use loss::{LossOps, Metrics, StepLoss};
 pub use optimizer::{LossScale, OptimizerOps, Sgd};
-pub use pool::{AvgPool2d, MaxPool2d, PoolOps};
+pub use pool::{AvgPool2d, MaxPool2d, MaxPool2dBackward, PoolEpilogue, PoolOps};

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::Span;
+use super::{GradientEpilogue, Span};
 use crate::shape::{Shape, Window};
 
 /// Max pooling. Padding never wins; of equal maxima the first in scan order does; NaN wins over everything.
@@ -46,6 +46,35 @@ fn pooled(input: Shape, window: Window) -> Result<Shape> {
     Ok(Shape::new(height, width, input.channels))
 }
 
+/// Max pooling that ends a convolution; the convolution's output is its input. `Buffer` is a [`Span`], or in a plan
+/// the buffer's number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PoolEpilogue<Buffer = Span> {
+    pub op: MaxPool2d,
+    pub output: Buffer,
+    /// As in [`PoolOps::max_pool2d_forward`].
+    pub argmax: Option<Buffer>,
+}
+
+impl<Buffer> PoolEpilogue<Buffer> {
+    /// The same with the buffers named differently.
+    pub fn map<Other>(self, name: impl Fn(Buffer) -> Other) -> PoolEpilogue<Other> {
+        PoolEpilogue { op: self.op, output: name(self.output), argmax: self.argmax.map(name) }
+    }
+}
+
+/// Spans of max pooling's gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct MaxPool2dBackward {
+    /// With an epilogue, what is in it afterwards is up to the backend.
+    pub d_output: Span,
+    pub argmax: Span,
+    pub d_input: Span,
+    /// Of the layer before. Its `output` is the pooling's own: a maximum has the sign of the input that it is, and all
+    /// other inputs have no gradient.
+    pub epilogue: Option<GradientEpilogue>,
+}
+
 /// Pooling, forward and backward.
 pub trait PoolOps {
     /// `argmax` (in [`super::Region::Indices`]) receives, for every output, `y · width + x` of the maximum within its
@@ -59,15 +88,9 @@ pub trait PoolOps {
         argmax: Option<Span>,
     ) -> Result<()>;
 
-    /// Each input receives the sum of the gradients of the windows whose maximum it was.
-    fn max_pool2d_backward(
-        &mut self,
-        op: &MaxPool2d,
-        batch: usize,
-        d_output: Span,
-        argmax: Span,
-        d_input: Span,
-    ) -> Result<()>;
+    /// Each input receives the sum of the gradients of the windows whose maximum it was, each taken back through the
+    /// epilogue's activation, of which the epilogue's bias gradient is the sum per channel.
+    fn max_pool2d_backward(&mut self, op: &MaxPool2d, batch: usize, spans: MaxPool2dBackward) -> Result<()>;
 
     fn avg_pool2d_forward(&mut self, op: &AvgPool2d, batch: usize, input: Span, output: Span) -> Result<()>;
 

@@ -1,7 +1,7 @@
 //! What a step has to do at the least: arithmetic, and bytes read and written once.
 
 use super::{Plan, StepKind};
-use crate::ops::Span;
+use crate::ops::{GradientEpilogue, Span};
 
 /// The least work of a step, from which its share of the machine's limits follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -26,15 +26,18 @@ impl StepKind {
         let len = |value: usize| plan.span(value).len / plan.max_batch * batch;
         let elements = |values: &[usize]| values.iter().map(|&value| len(value)).sum::<usize>();
         let with = |values: &[usize], parameters: Span| elements(values) + parameters.len;
+        let read_by = |epilogue: &Option<GradientEpilogue<usize>>| epilogue.map_or(0, |epilogue| len(epilogue.output));
         match *self {
-            Self::Conv2dForward { ref op, weight, input, output, .. } => {
-                Cost::new(2 * len(output) * op.patch_len(), with(&[input, output], weight))
+            Self::Conv2dForward { ref op, weight, input, output, ref pool, .. } => {
+                let pooled = pool.map_or(0, |pool| len(pool.output) + pool.argmax.map_or(0, len));
+                Cost::new(2 * len(output) * op.patch_len(), with(&[input, output], weight) + pooled)
             }
             Self::Conv2dBackwardWeight { ref op, d_weight, input, d_output } => {
                 Cost::new(2 * len(d_output) * op.patch_len(), with(&[input, d_output], d_weight))
             }
-            Self::Conv2dBackwardInput { ref op, weight, d_output, d_input } => {
-                Cost::new(2 * len(d_output) * op.patch_len(), with(&[d_output, d_input], weight))
+            Self::Conv2dBackwardInput { ref op, weight, d_output, d_input, ref epilogue } => {
+                let elements = with(&[d_output, d_input], weight) + read_by(epilogue);
+                Cost::new(2 * len(d_output) * op.patch_len(), elements)
             }
             Self::LinearForward { ref op, weight, input, output, .. } => {
                 Cost::new(2 * batch * op.weight_len(), with(&[input, output], weight))
@@ -42,8 +45,8 @@ impl StepKind {
             Self::LinearBackwardWeight { ref op, d_weight, input, d_output } => {
                 Cost::new(2 * batch * op.weight_len(), with(&[input, d_output], d_weight))
             }
-            Self::LinearBackwardInput { ref op, weight, d_output, d_input } => {
-                Cost::new(2 * batch * op.weight_len(), with(&[d_output, d_input], weight))
+            Self::LinearBackwardInput { ref op, weight, d_output, d_input, ref epilogue } => {
+                Cost::new(2 * batch * op.weight_len(), with(&[d_output, d_input], weight) + read_by(epilogue))
             }
             // Reads both, writes the gradient back.
             Self::BiasActivationBackward { output, d_output, .. } => {
@@ -53,8 +56,8 @@ impl StepKind {
                 let area = op.window.kernel * op.window.kernel;
                 Cost::new(area * len(output), elements(&[input, output]) + argmax.map_or(0, len))
             }
-            Self::MaxPool2dBackward { d_output, argmax, d_input, .. } => {
-                Cost::new(len(d_output), elements(&[d_output, argmax, d_input]))
+            Self::MaxPool2dBackward { d_output, argmax, d_input, ref epilogue, .. } => {
+                Cost::new(len(d_output), elements(&[d_output, argmax, d_input]) + read_by(epilogue))
             }
             Self::AvgPool2dForward { ref op, input, output } => {
                 Cost::new(op.window.kernel * op.window.kernel * len(output), elements(&[input, output]))

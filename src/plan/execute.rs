@@ -8,7 +8,7 @@ use super::cost::{gather_cost, loss_cost, update_cost};
 use super::{Cost, Plan, Step, StepKind};
 use crate::ops::{
     Backend, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, LinearBackwardInput, LinearBackwardWeight,
-    LinearForward, Recording, Sgd, Subset,
+    LinearForward, MaxPool2dBackward, Recording, Sgd, Subset,
 };
 
 /// One optimiser step on the next `batch` training images.
@@ -79,16 +79,18 @@ fn run_steps<B: Backend>(backend: &mut B, plan: &Plan, steps: &[Step], batch: us
 fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind, n: usize) -> Result<()> {
     let at = |value| plan.span(value);
     match *kind {
-        StepKind::Conv2dForward { ref op, activation, weight, bias, input, output } => {
-            let spans = Conv2dForward { input: at(input), weight, bias, activation, output: at(output) };
+        StepKind::Conv2dForward { ref op, activation, weight, bias, input, output, pool } => {
+            let pool = pool.map(|pool| pool.map(at));
+            let spans = Conv2dForward { input: at(input), weight, bias, activation, output: at(output), pool };
             backend.conv2d_forward(op, n, spans)
         }
         StepKind::Conv2dBackwardWeight { ref op, d_weight, input, d_output } => {
             let spans = Conv2dBackwardWeight { input: at(input), d_output: at(d_output), d_weight };
             backend.conv2d_backward_weight(op, n, spans)
         }
-        StepKind::Conv2dBackwardInput { ref op, weight, d_output, d_input } => {
-            let spans = Conv2dBackwardInput { d_output: at(d_output), weight, d_input: at(d_input) };
+        StepKind::Conv2dBackwardInput { ref op, weight, d_output, d_input, epilogue } => {
+            let epilogue = epilogue.map(|epilogue| epilogue.map(at));
+            let spans = Conv2dBackwardInput { d_output: at(d_output), weight, d_input: at(d_input), epilogue };
             backend.conv2d_backward_input(op, n, spans)
         }
         StepKind::LinearForward { ref op, activation, weight, bias, input, output } => {
@@ -99,8 +101,9 @@ fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind, n: usize)
             let spans = LinearBackwardWeight { input: at(input), d_output: at(d_output), d_weight };
             backend.linear_backward_weight(op, n, spans)
         }
-        StepKind::LinearBackwardInput { ref op, weight, d_output, d_input } => {
-            let spans = LinearBackwardInput { d_output: at(d_output), weight, d_input: at(d_input) };
+        StepKind::LinearBackwardInput { ref op, weight, d_output, d_input, epilogue } => {
+            let epilogue = epilogue.map(|epilogue| epilogue.map(at));
+            let spans = LinearBackwardInput { d_output: at(d_output), weight, d_input: at(d_input), epilogue };
             backend.linear_backward_input(op, n, spans)
         }
         StepKind::BiasActivationBackward { activation, rows, channels, d_bias, output, d_output } => {
@@ -109,8 +112,10 @@ fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind, n: usize)
         StepKind::MaxPool2dForward { ref op, input, output, argmax } => {
             backend.max_pool2d_forward(op, n, at(input), at(output), argmax.map(at))
         }
-        StepKind::MaxPool2dBackward { ref op, d_output, argmax, d_input } => {
-            backend.max_pool2d_backward(op, n, at(d_output), at(argmax), at(d_input))
+        StepKind::MaxPool2dBackward { ref op, d_output, argmax, d_input, epilogue } => {
+            let epilogue = epilogue.map(|epilogue| epilogue.map(at));
+            let (d_output, argmax, d_input) = (at(d_output), at(argmax), at(d_input));
+            backend.max_pool2d_backward(op, n, MaxPool2dBackward { d_output, argmax, d_input, epilogue })
         }
         StepKind::AvgPool2dForward { ref op, input, output } => {
             backend.avg_pool2d_forward(op, n, at(input), at(output))

@@ -7,7 +7,7 @@ use super::fusion::{Fusion, fuse};
 use super::memory::{Lifetime, assign};
 use super::{Mode, Plan, Step, StepKind, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
-use crate::ops::{Activation, ChannelCopy, Region, Span};
+use crate::ops::{Activation, ChannelCopy, GradientEpilogue, PoolEpilogue, Region, Span};
 
 /// Plans `network`; see [`Plan::new`].
 pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
@@ -71,6 +71,8 @@ struct Scheduler<'a> {
     outputs: Vec<Option<ValueId>>,
     argmax: Vec<Option<ValueId>>,
     gradients: Vec<Option<ValueId>>,
+    /// Layers whose activation and bias are done by what writes the gradient of their output.
+    fused_backward: Vec<bool>,
 }
 
 impl<'a> Scheduler<'a> {
@@ -91,6 +93,7 @@ impl<'a> Scheduler<'a> {
             outputs: vec![None; count],
             argmax: vec![None; count],
             gradients: vec![None; count],
+            fused_backward: vec![false; count],
         };
         scheduler.outputs[0] = Some(scheduler.value(Region::Arena, network.input().len()));
         scheduler
@@ -150,18 +153,12 @@ impl<'a> Scheduler<'a> {
         let (input, len) = (inputs[0], node.shape.len());
         let kind = match node.operator {
             Operator::Input | Operator::Flatten => return,
-            Operator::Conv2d(op) => StepKind::Conv2dForward { op, activation, weight, bias, input, output },
-            Operator::Linear(op) => StepKind::LinearForward { op, activation, weight, bias, input, output },
-            Operator::MaxPool2d(op) => {
-                let argmax = (self.mode == Mode::Training && self.needs_gradient[id]).then(|| {
-                    self.clock += 1;
-                    let value = self.value(Region::Indices, len);
-                    self.clock -= 1;
-                    value
-                });
-                self.argmax[id] = argmax;
-                StepKind::MaxPool2dForward { op, input, output, argmax }
+            Operator::Conv2d(op) => {
+                let pool = self.pool_epilogue(id);
+                StepKind::Conv2dForward { op, activation, weight, bias, input, output, pool }
             }
+            Operator::Linear(op) => StepKind::LinearForward { op, activation, weight, bias, input, output },
+            Operator::MaxPool2d(op) => StepKind::MaxPool2dForward { op, input, output, argmax: self.argmax(id) },
             Operator::AvgPool2d(op) => StepKind::AvgPool2dForward { op, input, output },
             Operator::Activation(op) => StepKind::ActivationForward { op, len, input, output },
             Operator::Add => StepKind::AddForward { len, a: input, b: inputs[1], output },
@@ -170,7 +167,27 @@ impl<'a> Scheduler<'a> {
         let mut used = inputs;
         used.push(output);
         used.extend(self.argmax[id]);
+        if let StepKind::Conv2dForward { pool: Some(pool), .. } = kind {
+            used.push(pool.output);
+            used.extend(pool.argmax);
+        }
         self.emit(node, "forward", &used, kind);
+    }
+
+    /// The buffer of a pooling's argmax, where a backward pass follows.
+    fn argmax(&mut self, id: NodeId) -> Option<ValueId> {
+        if self.mode == Mode::Training && self.needs_gradient[id] {
+            self.clock += 1; // it begins with the step that writes it
+            self.argmax[id] = Some(self.value(Region::Indices, self.network.nodes[id].shape.len()));
+            self.clock -= 1;
+        }
+        self.argmax[id]
+    }
+
+    /// The pooling that ends a convolution.
+    fn pool_epilogue(&mut self, id: NodeId) -> Option<PoolEpilogue<ValueId>> {
+        let (pool, op) = self.fusion.pool[id]?;
+        Some(PoolEpilogue { op, output: self.output(pool), argmax: self.argmax(pool) })
     }
 
     fn concat_forward(&mut self, node: &Node, inputs: &[ValueId], target: ValueId) {
@@ -203,7 +220,7 @@ impl<'a> Scheduler<'a> {
     fn backward(&mut self, id: NodeId) {
         let network = self.network;
         let node = &network.nodes[id];
-        if self.fusion.absorbed[id] || !self.needs_gradient[id] {
+        if self.fusion.root[id] != id || !self.needs_gradient[id] {
             return;
         }
         let (d_output, output) = (self.gradient(id), self.output(id));
@@ -211,14 +228,18 @@ impl<'a> Scheduler<'a> {
             Operator::Input | Operator::Flatten => {}
             Operator::Conv2d(_) | Operator::Linear(_) => self.product_backward(id, d_output, output),
             Operator::MaxPool2d(op) => {
-                if let Some(argmax) = self.argmax[id] {
-                    self.contribute(node, node.inputs[0], &[d_output, argmax], |d_input| StepKind::MaxPool2dBackward {
-                        op,
-                        d_output,
-                        argmax,
-                        d_input,
-                    });
-                }
+                let Some(argmax) = self.argmax[id] else { return };
+                let epilogue = self.gradient_epilogue(node.inputs[0], op.input.channels);
+                let epilogue = epilogue.map(|epilogue| epilogue.map(|_| output));
+                let mut used = vec![d_output, argmax];
+                used.extend(epilogue.map(|epilogue| epilogue.output));
+                self.contribute(node, node.inputs[0], &used, |d_input| StepKind::MaxPool2dBackward {
+                    op,
+                    d_output,
+                    argmax,
+                    d_input,
+                    epilogue,
+                });
             }
             Operator::AvgPool2d(op) => self.contribute(node, node.inputs[0], &[d_output], |d_input| {
                 StepKind::AvgPool2dBackward { op, d_output, d_input }
@@ -247,36 +268,60 @@ impl<'a> Scheduler<'a> {
         let node = &network.nodes[id];
         let activation = self.fusion.epilogue[id];
         let d_bias = self.parameter(node.bias, Region::Gradients);
-        if d_bias.is_some() || activation != Activation::Identity {
+        if !self.fused_backward[id] && (d_bias.is_some() || activation != Activation::Identity) {
             let (rows, channels) = (node.shape.pixels(), node.shape.channels);
             let kind = StepKind::BiasActivationBackward { activation, rows, channels, d_bias, output, d_output };
             self.emit(node, "backward bias", &[output, d_output], kind);
         }
         let input = self.output(node.inputs[0]);
         let (weight, d_weight) = (self.weight(node, Region::Parameters), self.weight(node, Region::Gradients));
-        match node.operator {
+        let (kind, channels) = match node.operator {
             Operator::Conv2d(op) => {
-                let kind = StepKind::Conv2dBackwardWeight { op, d_weight, input, d_output };
-                self.emit(node, "backward weight", &[input, d_output], kind);
-                self.contribute(node, node.inputs[0], &[d_output], |d_input| StepKind::Conv2dBackwardInput {
-                    op,
-                    weight,
-                    d_output,
-                    d_input,
-                });
+                (StepKind::Conv2dBackwardWeight { op, d_weight, input, d_output }, op.input.channels)
             }
-            Operator::Linear(op) => {
-                let kind = StepKind::LinearBackwardWeight { op, d_weight, input, d_output };
-                self.emit(node, "backward weight", &[input, d_output], kind);
-                self.contribute(node, node.inputs[0], &[d_output], |d_input| StepKind::LinearBackwardInput {
-                    op,
-                    weight,
-                    d_output,
-                    d_input,
-                });
-            }
+            Operator::Linear(op) => (StepKind::LinearBackwardWeight { op, d_weight, input, d_output }, op.in_features),
+            _ => return,
+        };
+        self.emit(node, "backward weight", &[input, d_output], kind);
+        if !self.needs_gradient[node.inputs[0]] {
+            return;
+        }
+        let epilogue = self.gradient_epilogue(node.inputs[0], channels);
+        let mut used = vec![d_output];
+        used.extend(epilogue.map(|epilogue| epilogue.output));
+        let to = node.inputs[0];
+        match node.operator {
+            Operator::Conv2d(op) => self.contribute(node, to, &used, |d_input| StepKind::Conv2dBackwardInput {
+                op,
+                weight,
+                d_output,
+                d_input,
+                epilogue,
+            }),
+            Operator::Linear(op) => self.contribute(node, to, &used, |d_input| StepKind::LinearBackwardInput {
+                op,
+                weight,
+                d_output,
+                d_input,
+                epilogue,
+            }),
             _ => {}
         }
+    }
+
+    /// What is left to do for the layer that made `input` once its gradient is there, given to the operator that writes
+    /// it: where that is one operator, which sees `channels` columns as that layer does.
+    fn gradient_epilogue(&mut self, input: NodeId, channels: usize) -> Option<GradientEpilogue<ValueId>> {
+        let producer = self.fusion.root[input];
+        let node = &self.network.nodes[producer];
+        let is_layer = matches!(node.operator, Operator::Conv2d(_) | Operator::Linear(_));
+        if !is_layer || !self.fusion.has_one_reader(producer) || node.shape.channels != channels {
+            return None;
+        }
+        let (activation, d_bias) = (self.fusion.epilogue[producer], self.parameter(node.bias, Region::Gradients));
+        self.fused_backward[producer] = true;
+        let needed = d_bias.is_some() || activation != Activation::Identity;
+        needed.then(|| GradientEpilogue { activation, output: self.output(producer), d_bias })
     }
 
     fn concat_backward(&mut self, node: &Node, d_output: ValueId) {

@@ -1,7 +1,7 @@
 //! The steps of a plan: operators with the buffers they read and write.
 
 use super::ValueId;
-use crate::ops::{Activation, AvgPool2d, ChannelCopy, Conv2d, Linear, MaxPool2d, Span};
+use crate::ops::{Activation, AvgPool2d, ChannelCopy, Conv2d, GradientEpilogue, Linear, MaxPool2d, PoolEpilogue, Span};
 
 /// One call of a backend.
 #[derive(Clone, Debug)]
@@ -21,6 +21,7 @@ pub enum StepKind {
         bias: Option<Span>,
         input: ValueId,
         output: ValueId,
+        pool: Option<PoolEpilogue<ValueId>>,
     },
     Conv2dBackwardWeight {
         op: Conv2d,
@@ -33,6 +34,7 @@ pub enum StepKind {
         weight: Span,
         d_output: ValueId,
         d_input: ValueId,
+        epilogue: Option<GradientEpilogue<ValueId>>,
     },
     LinearForward {
         op: Linear,
@@ -53,8 +55,9 @@ pub enum StepKind {
         weight: Span,
         d_output: ValueId,
         d_input: ValueId,
+        epilogue: Option<GradientEpilogue<ValueId>>,
     },
-    /// In place on `d_output`.
+    /// In place on `d_output`, where nothing that wrote it has done this already.
     BiasActivationBackward {
         activation: Activation,
         rows: usize,
@@ -74,6 +77,7 @@ pub enum StepKind {
         d_output: ValueId,
         argmax: ValueId,
         d_input: ValueId,
+        epilogue: Option<GradientEpilogue<ValueId>>,
     },
     AvgPool2dForward {
         op: AvgPool2d,

@@ -2,7 +2,7 @@
 
 use cnn_cuda::ops::{
     Activation, AvgPool2d, Backend, ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
-    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, MaxPool2d, Region,
+    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, MaxPool2d, MaxPool2dBackward, Region,
 };
 use cnn_cuda::shape::{Shape, Window};
 
@@ -126,7 +126,8 @@ impl Case {
             Self::MaxPool2d { op, batch } => {
                 let argmax = lab.empty(Region::Indices, output.len);
                 lab.backend.max_pool2d_forward(op, *batch, input, output, Some(argmax)).expect("forward");
-                lab.backend.max_pool2d_backward(op, *batch, d_output, argmax, d_input).expect("backward");
+                let spans = MaxPool2dBackward { d_output, argmax, d_input, epilogue: None };
+                lab.backend.max_pool2d_backward(op, *batch, spans).expect("backward");
             }
             Self::AvgPool2d { op, batch } => {
                 lab.backend.avg_pool2d_forward(op, *batch, input, output).expect("forward");
@@ -162,7 +163,7 @@ fn run_conv<B: Backend>(
     let weight = lab.put(Region::Parameters, &inputs[1]);
     let bias = Some(lab.put(Region::Parameters, &inputs[2]));
     let output = lab.empty(Region::Arena, d_output.len());
-    let forward = Conv2dForward { input, weight, bias, activation, output };
+    let forward = Conv2dForward { input, weight, bias, activation, output, pool: None };
     lab.backend.conv2d_forward(op, batch, forward).expect("forward");
     let d_output = lab.put(Region::Arena, d_output);
     let (d_weight, d_bias) = (lab.empty(Region::Gradients, weight.len), lab.empty(Region::Gradients, op.out_channels));
@@ -173,7 +174,7 @@ fn run_conv<B: Backend>(
         .expect("backward bias");
     let spans = Conv2dBackwardWeight { input, d_output, d_weight };
     lab.backend.conv2d_backward_weight(op, batch, spans).expect("backward weight");
-    let spans = Conv2dBackwardInput { d_output, weight, d_input };
+    let spans = Conv2dBackwardInput { d_output, weight, d_input, epilogue: None };
     lab.backend.conv2d_backward_input(op, batch, spans).expect("backward input");
     Results { output: lab.get(output), gradients: vec![lab.get(d_input), lab.get(d_weight), lab.get(d_bias)] }
 }
@@ -200,7 +201,7 @@ fn run_linear<B: Backend>(
         .expect("backward bias");
     let spans = LinearBackwardWeight { input, d_output, d_weight };
     lab.backend.linear_backward_weight(op, batch, spans).expect("backward weight");
-    let spans = LinearBackwardInput { d_output, weight, d_input };
+    let spans = LinearBackwardInput { d_output, weight, d_input, epilogue: None };
     lab.backend.linear_backward_input(op, batch, spans).expect("backward input");
     Results { output: lab.get(output), gradients: vec![lab.get(d_input), lab.get(d_weight), lab.get(d_bias)] }
 }

@@ -124,7 +124,7 @@ fn inference_needs_less_memory_than_training_and_gives_the_same_logits() {
     let network = branching(Shape::new(28, 28, 1), 8, 0.0);
     let plans = [Mode::Training, Mode::Inference].map(|mode| Plan::new(&network, mode, 4).expect("a plan"));
     let sizes = plans.each_ref().map(|plan| plan.memory_sizes(false).arena);
-    assert!(2 * sizes[1] < sizes[0], "{sizes:?}");
+    assert!(3 * sizes[1] < 2 * sizes[0], "{sizes:?}");
     let parameters = network.initial_parameters(0);
     let input = crate::ops::lab::random(4 * network.input().len(), 0);
     let logits = plans.map(|plan| {
