@@ -1,5 +1,6 @@
-// Bias: added together with the activation in one pass over the output; its gradient is a column sum.
-#include "common.cuh"
+// Bias: added together with the activation in one pass over the output; its gradient is the column sum of what the
+// activation's backward pass leaves, in one pass too.
+#include "reduce.cuh"
 
 // output[i] = act(input[i] + bias[i mod channels]); output may be input.
 KERNEL(bias_activation_forward)(const real* input, const float* __restrict__ bias, real* output, u64 count,
@@ -25,46 +26,39 @@ KERNEL(bias_activation_forward_vec)(const real* input, const float* __restrict__
     }
 }
 
-constexpr u32 ROW_LANES = BLOCK / WARP;
-
-// Column sums of `rows` × `channels` values over the rows [first_row, end_row): a warp reads neighbouring columns, the
-// block's warps take rows in turn, and their sums are added in the warps' order. True for the threads that hold one.
-template <class T>
-static __device__ __forceinline__ bool column_sum(float& sum, float (&parts)[ROW_LANES][WARP], const T* values,
-                                                  u64 first_row, u64 end_row, u32 channels) {
-    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    const u32 channel = blockIdx.x * WARP + lane;
-    float part = 0.0f;
-    if (channel < channels) {
-        for (u64 row = first_row + warp; row < end_row; row += ROW_LANES) {
-            part += load(values[row * channels + channel]);
-        }
-    }
-    parts[warp][lane] = part;
-    __syncthreads();
-    if (warp != 0 || channel >= channels) return false;
-    sum = parts[0][lane];
+template <u32 V>
+static __device__ __forceinline__ void activation_and_sums(const real* output, real* d_output, float slope,
+                                                           const ColumnPass& pass, float* parts, u32& flag) {
+    column_pass<V>(pass, parts, flag, [&](u64 row, u32 channel, float (&gradients)[V]) {
+        const u64 at = row * pass.channels + channel;
+        load_lanes(gradients, d_output + at);
+        if (slope == 1.0f) return;
+        float values[V];
+        load_lanes(values, output + at);
 #pragma unroll
-    for (u32 other = 1; other < ROW_LANES; ++other) sum += parts[other][lane];
-    return true;
+        for (u32 lane = 0; lane < V; ++lane) {
+            gradients[lane] = activate_backward(values[lane], gradients[lane], slope);
+        }
+        store_lanes(d_output + at, gradients);
+    });
 }
 
-// partial[blockIdx.y][channel] = the sum of `d_output` over that block's `rows_per_block` rows.
-// Grid: ⌈channels / 32⌉ × ⌈rows / rows_per_block⌉.
-KERNEL(bias_gradient_partial)(const real* __restrict__ d_output, float* __restrict__ partial, u64 rows, u32 channels,
-                              u32 rows_per_block) {
-    __shared__ float parts[ROW_LANES][WARP];
-    const u64 first = (u64)blockIdx.y * rows_per_block;
-    const u64 end = first + rows_per_block < rows ? first + rows_per_block : rows;
-    float sum;
-    if (column_sum(sum, parts, d_output, first, end, channels)) {
-        partial[(u64)blockIdx.y * channels + blockIdx.x * WARP + threadIdx.x] = sum;
-    }
+// d_output *= act'(output), then d_bias[channel] = its column sums; over [rows][channels]. For grid and scratch see
+// ColumnPass.
+KERNEL(bias_activation_backward)(const real* __restrict__ output, real* d_output, float* d_bias, float* partial,
+                                 u32* arrived, u64 rows, u32 channels, u32 width, u32 rows_per_block, float slope) {
+    __shared__ float parts[BLOCK];
+    __shared__ u32 flag;
+    const ColumnPass pass = {rows, channels, width, rows_per_block, d_bias, partial, arrived};
+    activation_and_sums<1>(output, d_output, slope, pass, parts, flag);
 }
 
-// d_bias[channel] = the sum of the `partial_count` partial sums. Grid: ⌈channels / 32⌉.
-KERNEL(bias_gradient)(const float* __restrict__ partial, float* __restrict__ d_bias, u32 partial_count, u32 channels) {
-    __shared__ float parts[ROW_LANES][WARP];
-    float sum;
-    if (column_sum(sum, parts, partial, 0, partial_count, channels)) d_bias[blockIdx.x * WARP + threadIdx.x] = sum;
+// The same where `channels` is a multiple of VEC.
+KERNEL(bias_activation_backward_vec)(const real* __restrict__ output, real* d_output, float* d_bias, float* partial,
+                                     u32* arrived, u64 rows, u32 channels, u32 width, u32 rows_per_block,
+                                     float slope) {
+    __shared__ float parts[BLOCK * VEC];
+    __shared__ u32 flag;
+    const ColumnPass pass = {rows, channels, width, rows_per_block, d_bias, partial, arrived};
+    activation_and_sums<VEC>(output, d_output, slope, pass, parts, flag);
 }

@@ -65,12 +65,27 @@ __device__ __forceinline__ Vec load_vec(const real* from) {
 
 __device__ __forceinline__ void store_vec(real* to, const Vec& vec) { *reinterpret_cast<uint4*>(to) = vec.bytes; }
 
+// One element or a vector of them, as floats.
+__device__ __forceinline__ void load_lanes(float (&values)[1], const real* from) { values[0] = load(*from); }
+__device__ __forceinline__ void store_lanes(real* to, const float (&values)[1]) { store(to, values[0]); }
+
+__device__ __forceinline__ void load_lanes(float (&values)[VEC], const real* from) {
+    const Vec vec = load_vec(from);
+#pragma unroll
+    for (u32 lane = 0; lane < VEC; ++lane) values[lane] = load(vec.lane[lane]);
+}
+
+__device__ __forceinline__ void store_lanes(real* to, const float (&values)[VEC]) {
+    Vec vec;
+#pragma unroll
+    for (u32 lane = 0; lane < VEC; ++lane) store(&vec.lane[lane], values[lane]);
+    store_vec(to, vec);
+}
+
 // `VEC` elements from `first` on, as floats; past `count`, zeros.
 __device__ __forceinline__ void load_some(float (&values)[VEC], const real* from, u64 first, u64 count) {
     if (first + VEC <= count) {
-        const Vec vec = load_vec(from + first);
-#pragma unroll
-        for (u32 lane = 0; lane < VEC; ++lane) values[lane] = load(vec.lane[lane]);
+        load_lanes(values, from + first);
     } else {
 #pragma unroll
         for (u32 lane = 0; lane < VEC; ++lane) values[lane] = first + lane < count ? load(from[first + lane]) : 0.0f;
@@ -79,10 +94,7 @@ __device__ __forceinline__ void load_some(float (&values)[VEC], const real* from
 
 __device__ __forceinline__ void store_some(real* to, const float (&values)[VEC], u64 first, u64 count) {
     if (first + VEC <= count) {
-        Vec vec;
-#pragma unroll
-        for (u32 lane = 0; lane < VEC; ++lane) store(&vec.lane[lane], values[lane]);
-        store_vec(to + first, vec);
+        store_lanes(to + first, values);
     } else {
 #pragma unroll
         for (u32 lane = 0; lane < VEC; ++lane) {

@@ -1,47 +1,27 @@
 // SGD over the flat parameters, and the dynamic loss scale that stays on the device. Everything here is fp32.
-#include "common.cuh"
-
-// PyTorch's SGD, one thread per parameter:
-//   g = gradient / scale + weight_decay · w;  buffer = momentum · buffer + g;
-//   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g.
-// `buffer` null is no momentum; `loss_scale` null is 1; a raised `overflow` (null: never) skips the update. With fp16
-// `next_rate` holds the index of this step's rate and that of the last, which holds on. With fp16
-// storage `weights_real` (may be null) receives the rounded copy that the products read.
-KERNEL(sgd)(float* __restrict__ weights, real* __restrict__ weights_real, const float* __restrict__ gradients,
-            float* __restrict__ buffer, const u64* __restrict__ next_rate, const float* __restrict__ rates,
-            const float* __restrict__ loss_scale, const int* __restrict__ overflow, u64 count, float momentum, float weight_decay, u32 nesterov) {
-    if (overflow && *overflow) return;
-    const u64 next = next_rate[0], last = next_rate[1];
-    const float rate = rates[next < last ? next : last];
-    const float inverse_scale = loss_scale ? 1.0f / *loss_scale : 1.0f;  // A power of two: exact.
-    GRID_STRIDE(i, count) {
-        const float weight = weights[i];
-        float gradient = gradients[i] * inverse_scale + weight_decay * weight;
-        if (buffer) {
-            const float velocity = momentum * buffer[i] + gradient;
-            buffer[i] = velocity;
-            gradient = nesterov ? gradient + momentum * velocity : velocity;
-        }
-        const float updated = weight - rate * gradient;
-        weights[i] = updated;
-        if (sizeof(real) < sizeof(float) && weights_real) store(weights_real + i, updated);
-    }
-}
-
-// Raises `overflow` where a gradient is not finite. It is lowered by update_loss_scale.
-KERNEL(check_overflow)(const float* __restrict__ gradients, int* overflow, u64 count) {
-    GRID_STRIDE(i, count) {
-        if (!is_finite(gradients[i])) *overflow = 1;
-    }
-}
+#include "reduce.cuh"
 
 constexpr u32 GROWTH_INTERVAL = 2000;
 constexpr float LARGEST_SCALE = 65536.0f * 256.0f;
 
-// After the update: halves the scale on overflow (never below 1) and counts the skipped step, doubles it after 2000
-// good steps in a row, and lowers the flag for the next step. One thread.
-KERNEL(update_loss_scale)(float* loss_scale, u32* good_steps, u64* skipped_steps, int* overflow) {
-    if (blockIdx.x != 0 || threadIdx.x != 0) return;
+// Raises `overflow` where a gradient is not finite. The update lowers it.
+KERNEL(check_overflow)(const float* __restrict__ gradients, int* overflow, u64 count) {
+    const u64 quads = count / 4;
+    bool finite = true;
+    GRID_STRIDE(i, quads) {
+        const float4 four = reinterpret_cast<const float4*>(gradients)[i];
+        // A sum is finite only where all its terms are; where it is not, the terms decide.
+        if (is_finite(four.x + four.y + four.z + four.w)) continue;
+        finite = finite && is_finite(four.x) && is_finite(four.y) && is_finite(four.z) && is_finite(four.w);
+    }
+    GRID_STRIDE(i, count - quads * 4) finite = finite && is_finite(gradients[quads * 4 + i]);
+    if (!finite) *overflow = 1;
+}
+
+// Halves the scale on overflow (never below 1) and counts the skipped step, doubles it after 2000 good steps in a row,
+// and lowers the flag for the next step.
+static __device__ __forceinline__ void update_loss_scale(float* loss_scale, u32* good_steps, u64* skipped_steps,
+                                                         int* overflow) {
     if (*overflow) {
         *loss_scale = *loss_scale > 2.0f ? *loss_scale / 2.0f : 1.0f;
         *good_steps = 0;
@@ -53,4 +33,77 @@ KERNEL(update_loss_scale)(float* loss_scale, u32* good_steps, u64* skipped_steps
     if (*good_steps < GROWTH_INTERVAL) return;
     *good_steps = 0;
     if (*loss_scale < LARGEST_SCALE) *loss_scale *= 2.0f;
+}
+
+struct Rule {
+    float rate, inverse_scale, momentum, weight_decay;
+    bool with_momentum, nesterov;
+};
+
+// The new weight; `velocity` is the momentum buffer's value.
+static __device__ __forceinline__ float updated(float weight, float gradient, float& velocity, const Rule& rule) {
+    gradient = gradient * rule.inverse_scale + rule.weight_decay * weight;
+    if (rule.with_momentum) {
+        velocity = rule.momentum * velocity + gradient;
+        gradient = rule.nesterov ? gradient + rule.momentum * velocity : velocity;
+    }
+    return weight - rule.rate * gradient;
+}
+
+// Four parameters at once, as 16 bytes.
+static __device__ __forceinline__ void update_four(float* weights, real* weights_real, const float* gradients,
+                                                   float* buffer, u64 i, const Rule& rule) {
+    const float4 w = reinterpret_cast<const float4*>(weights)[i], g = reinterpret_cast<const float4*>(gradients)[i];
+    float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f), result;
+    if (rule.with_momentum) v = reinterpret_cast<const float4*>(buffer)[i];
+    result.x = updated(w.x, g.x, v.x, rule);
+    result.y = updated(w.y, g.y, v.y, rule);
+    result.z = updated(w.z, g.z, v.z, rule);
+    result.w = updated(w.w, g.w, v.w, rule);
+    if (rule.with_momentum) reinterpret_cast<float4*>(buffer)[i] = v;
+    reinterpret_cast<float4*>(weights)[i] = result;
+    if (sizeof(real) == sizeof(float) || !weights_real) return;
+    union {
+        uint2 bytes;
+        real lane[8 / sizeof(real)];
+    } rounded;
+    const float lanes[4] = {result.x, result.y, result.z, result.w};
+#pragma unroll
+    for (u32 lane = 0; lane < 8 / sizeof(real); ++lane) store(&rounded.lane[lane], lanes[lane]);
+    reinterpret_cast<uint2*>(weights_real)[i] = rounded.bytes;
+}
+
+// PyTorch's SGD:
+//   g = gradient / scale + weight_decay · w;  buffer = momentum · buffer + g;
+//   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g.
+// `rates` holds the index of this step's rate, that of the last one, which holds on, and then the rates as floats; the
+// last block counts on. `buffer` null is no momentum. With fp16 storage `weights_real` (may be null) receives the rounded copy that the
+// products read. With a `loss_scale` (null is 1, and no overflow) a raised `overflow` skips the update, and the last
+// block then updates the scale. One thread per four parameters.
+KERNEL(sgd)(float* __restrict__ weights, real* __restrict__ weights_real, const float* __restrict__ gradients,
+            float* __restrict__ buffer, u64* rates, float* loss_scale, u32* good_steps,
+            u64* skipped_steps, int* overflow, u32* arrived, u64 count, float momentum, float weight_decay,
+            u32 nesterov) {
+    __shared__ u32 flag;
+    const float inverse_scale = loss_scale ? 1.0f / *loss_scale : 1.0f;  // A power of two: exact.
+    // Not marked as unchanging: the last block counts on.
+    const u64 next = rates[0], last = rates[1];
+    const float rate = reinterpret_cast<const float*>(rates + 2)[next < last ? next : last];
+    const Rule rule = {rate, inverse_scale, momentum, weight_decay, buffer != nullptr, nesterov != 0};
+    if (!overflow || *overflow == 0) {
+        const u64 quads = count / 4;
+        GRID_STRIDE(i, quads) update_four(weights, weights_real, gradients, buffer, i, rule);
+        GRID_STRIDE(rest, count - quads * 4) {
+            const u64 i = quads * 4 + rest;
+            float velocity = buffer ? buffer[i] : 0.0f;
+            const float result = updated(weights[i], gradients[i], velocity, rule);
+            if (buffer) buffer[i] = velocity;
+            weights[i] = result;
+            if (sizeof(real) < sizeof(float) && weights_real) store(weights_real + i, result);
+        }
+    }
+    if (!arrives_last(arrived, gridDim.x, flag) || threadIdx.x != 0) return;
+    // Every block has read the rate, the scale and the flag.
+    rates[0] = next + 1;
+    if (loss_scale) update_loss_scale(loss_scale, good_steps, skipped_steps, overflow);
 }

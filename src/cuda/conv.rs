@@ -2,18 +2,20 @@
 
 use anyhow::Result;
 
-use super::Cuda;
 use super::gemm::{Operand, Product};
 use super::kernels::{Arg, u32_arg};
-use crate::ops::{BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, PoolOps, Span};
+use super::{Cuda, direct};
+use crate::ops::{BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, Span};
 use crate::shape::{Shape, Window};
 
 impl ConvOps for Cuda {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
+        if direct::applies(op) {
+            return self.direct_forward(op, batch, &spans);
+        }
         let output = op.output()?;
         let memory = self.memory()?;
         let (weight, y) = (memory.weight_address(spans.weight)?, memory.address(spans.output)?);
-        let rows = batch * output.pixels();
         self.over_columns(op, output, batch, spans.input, |cuda, first, count, columns| {
             // columns [count, k·k·ic] · Wᵀ [k·k·ic, oc] → y [count, oc]
             cuda.blas.product(Product {
@@ -27,14 +29,13 @@ impl ConvOps for Cuda {
                 accumulate: false,
             })
         })?;
-        self.bias_activation_forward(spans.activation, rows, output.channels, spans.bias, spans.output)?;
-        match spans.pool {
-            Some(pool) => self.max_pool2d_forward(&pool.op, batch, spans.output, pool.output, pool.argmax),
-            None => Ok(()),
-        }
+        self.end_convolution(op, batch, &spans)
     }
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
+        if direct::applies(op) {
+            return self.direct_backward_weight(op, batch, &spans);
+        }
         let output = op.output()?;
         let memory = self.memory()?;
         let (d_y, d_weight) = (memory.address(spans.d_output)?, memory.address(spans.d_weight)?);

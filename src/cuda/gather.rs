@@ -102,19 +102,19 @@ impl GatherOps for Cuda {
             self.graphs.gathers.push((subset, batch));
         }
         let (labels, resident) = (self.loss.labels(), self.gather.subset(subset)?);
-        let (sample_len, position) = (resident.sample_len, Arg::Pointer(resident.position.device.address()));
+        let sample_len = resident.sample_len;
         let mut args = vec![
             Arg::Pointer(resident.images.address()),
             Arg::Pointer(resident.labels.address()),
             Arg::Pointer(resident.order.device.address()),
-            position,
+            Arg::Pointer(resident.position.device.address()),
             Arg::Pointer(resident.mean.address()),
             Arg::Pointer(resident.std.address()),
         ];
         let sizes = [u32_arg(batch)?, u32_arg(sample_len)?, u32_arg(resident.channels)?];
-        args.extend([self.pointer(output.first(batch * sample_len))?, labels]);
+        let arrived = Arg::Pointer(self.memory()?.arrived.address());
+        args.extend([self.pointer(output.first(batch * sample_len))?, labels, arrived]);
         args.extend(sizes);
-        self.launch("gather_normalise", batch * sample_len, &args)?;
-        self.launch("advance", 1, &[position, sizes[0]])
+        self.launch("gather_normalise", batch * sample_len, &args)
     }
 }

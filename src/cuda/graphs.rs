@@ -1,11 +1,12 @@
 //! Step sequences recorded as CUDA graphs: run once as they come, then captured, then replayed.
 
 use std::collections::HashMap;
+use std::ptr;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail, ensure};
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaStream};
+use anyhow::{Context, Result, bail};
+use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaStream, DriverError, result};
 
 use super::error;
 use crate::ops::{Recording, Subset};
@@ -22,9 +23,54 @@ enum Recorded {
     /// It ran once, so that everything it needs is loaded.
     Warm,
     Graph {
-        graph: CudaGraph,
+        graph: Graph,
         gathers: Vec<(Subset, usize)>,
     },
+}
+
+/// A captured graph that can be launched.
+struct Graph {
+    graph: sys::CUgraph,
+    exec: sys::CUgraphExec,
+    /// Kernels and whatever else it runs.
+    nodes: usize,
+    stream: Arc<CudaStream>,
+}
+
+impl Graph {
+    /// Ends the capture on `stream`.
+    fn captured(stream: &Arc<CudaStream>) -> Result<Self, DriverError> {
+        // SAFETY: the stream is alive.
+        let graph = unsafe { result::stream::end_capture(stream.cu_stream()) }?;
+        let mut captured = Self { graph, exec: ptr::null_mut(), nodes: 0, stream: Arc::clone(stream) };
+        // SAFETY: the graph was just captured; without an array for the nodes, they are counted.
+        unsafe { sys::cuGraphGetNodes(graph, ptr::null_mut(), &raw mut captured.nodes) }.result()?;
+        let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        // SAFETY: as above.
+        captured.exec = unsafe { result::graph::instantiate(graph, flags) }?;
+        Ok(captured)
+    }
+
+    fn launch(&self) -> Result<(), DriverError> {
+        // SAFETY: graph and stream are alive.
+        unsafe { result::graph::launch(self.exec, self.stream.cu_stream()) }
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // What fails here has failed before, and was told.
+        let _ = self.stream.context().bind_to_thread();
+        // SAFETY: both were made by `captured`, and nothing else knows them.
+        unsafe {
+            if !self.exec.is_null() {
+                let _ = result::graph::exec_destroy(self.exec);
+            }
+            if !self.graph.is_null() {
+                let _ = result::graph::destroy(self.graph);
+            }
+        }
+    }
 }
 
 // SAFETY: a graph is launched by one thread at a time, as `&mut` of the backend guarantees.
@@ -59,6 +105,14 @@ impl Graphs {
         }
     }
 
+    /// Nodes of a recorded sequence.
+    pub fn nodes(&self, recording: Recording) -> Option<usize> {
+        match self.recorded.get(&recording)? {
+            Recorded::Graph { graph, .. } => Some(graph.nodes),
+            Recorded::Warm => None,
+        }
+    }
+
     /// Launches a recorded sequence.
     pub fn launch(&self, recording: Recording) -> Result<()> {
         match self.recorded.get(&recording) {
@@ -79,15 +133,12 @@ impl Graphs {
 
     /// Ends the recording and launches it for the first time. Where `body` failed, the capture is ended and dropped.
     pub fn end(&mut self, stream: &Arc<CudaStream>, recording: Recording, body: Result<()>) -> Result<()> {
-        let graph = stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
+        let graph = Graph::captured(stream);
         body?;
         let graph = graph.map_err(error::driver).context("recording a step")?;
-        ensure!(graph.is_some(), "recording a step gave no graph");
-        if let Some(graph) = graph {
-            graph.launch().map_err(error::driver).context("launching a recorded step")?;
-            let gathers = std::mem::take(&mut self.gathers);
-            self.recorded.insert(recording, Recorded::Graph { graph, gathers });
-        }
+        graph.launch().map_err(error::driver).context("launching a recorded step")?;
+        let gathers = std::mem::take(&mut self.gathers);
+        self.recorded.insert(recording, Recorded::Graph { graph, gathers });
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaEvent, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, sys};
 
-use super::error;
+use super::{direct, error};
 use crate::ops::{MemorySizes, Region, Span};
 
 /// Bytes on the device.
@@ -124,8 +124,9 @@ pub(super) struct Memory {
     indices: Buffer,
     /// The columns of a convolution, as many as fit.
     pub columns: Buffer,
-    /// Partial sums of bias gradients.
+    /// Partial sums of reductions, and the counters by which their last blocks know that they are.
     pub partials: Buffer,
+    pub arrived: Buffer,
     /// Bytes of an activation.
     pub real_size: usize,
 }
@@ -159,6 +160,7 @@ impl Memory {
             indices: Buffer::new(stream, sizes.indices * 4)?,
             columns: Buffer::new(stream, needs.columns)?,
             partials: Buffer::new(stream, needs.partials)?,
+            arrived: Buffer::zeroed(stream, needs.arrived)?,
             real_size,
         })
     }
@@ -209,6 +211,7 @@ struct Needs {
     /// Parameters, gradients, optimiser state.
     state: usize,
     partials: usize,
+    arrived: usize,
     columns: usize,
     /// Activations, their gradients and indices.
     activations: usize,
@@ -219,8 +222,13 @@ struct Needs {
     workspace: usize,
 }
 
-/// Row blocks of a bias gradient's first stage, at most.
-pub(super) const MAX_PARTIALS: usize = 1024;
+/// Partial sums of every channel, at most.
+pub(super) const MAX_PARTIALS: usize = 256;
+
+/// Bytes of the columns of convolutions.
+pub(super) fn columns_bytes(sizes: &MemorySizes, real_size: usize, workspace: usize) -> usize {
+    (sizes.columns * real_size).min(workspace.max(sizes.sample_columns * real_size))
+}
 
 impl Needs {
     fn new(sizes: &MemorySizes, real_size: usize, workspace: usize) -> Self {
@@ -228,8 +236,9 @@ impl Needs {
         let half = if real_size == 2 { 2 * sizes.parameters } else { 0 };
         Self {
             state: 4 * (sizes.parameters + sizes.gradients + sizes.momentum) + half,
-            partials: MAX_PARTIALS * sizes.max_channels * 4,
-            columns: (sizes.columns * real_size).min(workspace.max(sample_columns)),
+            partials: 4 * (MAX_PARTIALS * sizes.max_channels).max(direct::MOST_PARTIALS),
+            arrived: 4 * sizes.max_channels.max(1),
+            columns: columns_bytes(sizes, real_size, workspace),
             activations: sizes.arena * real_size + sizes.indices * 4,
             sample: sizes.sample_arena * real_size + sizes.sample_indices * 4,
             sample_columns,
@@ -238,13 +247,13 @@ impl Needs {
     }
 
     fn total(&self) -> usize {
-        self.state + self.partials + self.columns + self.activations
+        self.state + self.partials + self.arrived + self.columns + self.activations
     }
 
     /// What smaller batches, of training and evaluation, would take.
     fn total_for(&self, smaller: usize) -> usize {
         let columns = self.sample_columns.saturating_mul(smaller).min(self.workspace.max(self.sample_columns));
-        self.state + self.partials + columns + self.sample * smaller
+        self.state + self.partials + self.arrived + columns + self.sample * smaller
     }
 
     fn too_much(&self, batch: usize, free: usize, total: usize) -> String {

@@ -7,12 +7,14 @@ mod activation;
 mod bias;
 mod compile;
 mod conv;
+mod direct;
 mod error;
 mod gather;
 mod gemm;
 mod graphs;
 mod join;
 mod kernels;
+mod launches;
 mod libraries;
 mod linear;
 mod loss;
@@ -24,6 +26,7 @@ mod probe;
 mod sources;
 
 pub use kernels::embedded as embedded_kernels;
+pub use launches::Launches;
 pub use probe::devices;
 
 use std::sync::Arc;
@@ -210,6 +213,10 @@ impl Backend for Cuda {
     fn device_memory_in_use(&self) -> Option<usize> {
         let (free, total) = self.context.mem_get_info().ok()?;
         Some(total - free)
+    }
+
+    fn recorded_launches(&self, recording: Recording) -> Option<usize> {
+        self.graphs.nodes(recording)
     }
 
     fn synchronize(&mut self) -> Result<()> {

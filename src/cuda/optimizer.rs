@@ -89,33 +89,29 @@ impl OptimizerOps for Cuda {
         let half = memory.half_parameters.as_ref().map_or(Arg::Pointer(0), |copy| Arg::Pointer(copy.address()));
         let count = memory.region(Region::Parameters).0.len() / 4;
         let (length, null) = (Arg::U64(count as u64), Arg::Pointer(0));
+        let quads = count.div_ceil(4);
         let scaling = self.optimizer.scaling.as_ref();
-        let overflow = scaling.map_or(null, |scaling| scaling.at(OVERFLOW));
+        let at = |offset| scaling.map_or(null, |scaling| scaling.at(offset));
         if scaling.is_some() {
-            self.launch("check_overflow", count, &[gradients, overflow, length])?;
+            self.launch("check_overflow", quads, &[gradients, at(OVERFLOW), length])?;
         }
-        let next_rate = Arg::Pointer(self.optimizer.rates.address());
         let args = [
             weights,
             half,
             gradients,
             momentum,
-            next_rate,
-            Arg::Pointer(self.optimizer.rates.address() + RATES as u64),
-            self.optimizer.loss_scale(),
-            overflow,
+            Arg::Pointer(self.optimizer.rates.address()),
+            at(SCALE),
+            at(GOOD_STEPS),
+            at(SKIPPED_STEPS),
+            at(OVERFLOW),
+            Arg::Pointer(memory.arrived.address()),
             length,
             Arg::F32(op.momentum),
             Arg::F32(op.weight_decay),
             Arg::U32(op.nesterov.into()),
         ];
-        self.launch("sgd", count, &args)?;
-        self.launch("advance", 1, &[next_rate, Arg::U32(1)])?;
-        if let Some(scaling) = scaling {
-            let args = [SCALE, GOOD_STEPS, SKIPPED_STEPS, OVERFLOW].map(|offset| scaling.at(offset));
-            self.launch("update_loss_scale", 1, &args)?;
-        }
-        Ok(())
+        self.launch("sgd", quads, &args)
     }
 
     fn loss_scale(&mut self) -> Result<Option<LossScale>> {

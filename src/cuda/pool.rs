@@ -1,11 +1,13 @@
-//! Pooling on CUDA.
+//! Pooling on CUDA; max pooling takes the bias and activation of the convolution before it along.
 
 use anyhow::Result;
 
 use super::Cuda;
+use super::bias::ColumnPass;
 use super::conv::window_args;
 use super::kernels::Arg;
-use crate::ops::{AvgPool2d, BiasOps, MaxPool2d, MaxPool2dBackward, PoolOps, Span};
+use crate::ops::{Activation, AvgPool2d, MaxPool2d, MaxPool2dBackward, PoolEpilogue, PoolOps, Span};
+use crate::shape::{Shape, Window};
 
 impl PoolOps for Cuda {
     fn max_pool2d_forward(
@@ -16,24 +18,41 @@ impl PoolOps for Cuda {
         output: Span,
         argmax: Option<Span>,
     ) -> Result<()> {
-        let shape = op.output()?;
-        let count = batch * shape.len();
-        let argmax = argmax.map_or(Ok(Arg::Pointer(0)), |span| self.pointer(span.first(count)))?;
-        let input = self.pointer(input.first(batch * op.input.len()))?;
-        let mut args = vec![input, self.pointer(output.first(count))?, argmax, Arg::U64(count as u64)];
-        args.extend(window_args(op.input, shape, op.window)?);
-        self.launch("max_pool_forward", count, &args)
+        self.pool_maxima(batch, (Activation::Identity, None), input, PoolEpilogue { op: *op, output, argmax })
     }
 
     fn max_pool2d_backward(&mut self, op: &MaxPool2d, batch: usize, spans: MaxPool2dBackward) -> Result<()> {
         let shape = op.output()?;
+        let (outputs, inputs) = (batch * shape.len(), batch * op.input.len());
         let MaxPool2dBackward { d_output, argmax, d_input, epilogue } = spans;
-        self.gradient_epilogue(batch * shape.pixels(), shape.channels, d_output, epilogue)?;
-        let (outputs, count) = (batch * shape.len(), batch * op.input.len());
-        let [d_y, argmax] = [d_output, argmax].map(|span| self.pointer(span.first(outputs)));
-        let mut args = vec![d_y?, argmax?, self.pointer(d_input.first(count))?, Arg::U64(count as u64)];
+        let (activation, d_bias) = epilogue.map_or((Activation::Identity, None), |it| (it.activation, it.d_bias));
+        let pooled = epilogue.filter(|_| activation != Activation::Identity).map(|epilogue| epilogue.output);
+        let optional = |span: Option<Span>| span.map_or(Ok(Arg::Pointer(0)), |span| self.pointer(span));
+        let vectorised = self.vectorised(&[shape.channels], &[d_output, argmax, d_input])
+            && pooled.is_none_or(|pooled| self.vectorised(&[], &[pooled]));
+        let tiles = vectorised && tiles_the_input(op, shape);
+        let (kernel, rows) = match (tiles, vectorised) {
+            (true, _) => ("max_pool_backward_tiles_vec", batch * shape.pixels()),
+            (false, true) => ("max_pool_backward_vec", batch * op.input.pixels()),
+            (false, false) => ("max_pool_backward", batch * op.input.pixels()),
+        };
+        let pass = ColumnPass::new(rows, shape.channels, if vectorised { self.vector() } else { 1 })?;
+        let memory = self.memory()?;
+        let mut args = vec![
+            self.pointer(d_output.first(outputs))?,
+            self.pointer(argmax.first(outputs))?,
+            optional(pooled.map(|pooled| pooled.first(outputs)))?,
+            self.pointer(d_input.first(inputs))?,
+            optional(d_bias.map(|d_bias| d_bias.first(shape.channels)))?,
+            Arg::Pointer(memory.partials.address()),
+            Arg::Pointer(memory.arrived.address()),
+            Arg::U64(rows as u64),
+            pass.width,
+            pass.rows_per_block,
+            Arg::F32(activation.negative_slope()),
+        ];
         args.extend(window_args(op.input, shape, op.window)?);
-        self.launch("max_pool_backward", count, &args)
+        self.kernels.launch_grid(&self.stream, kernel, pass.grid, &args)
     }
 
     fn avg_pool2d_forward(&mut self, op: &AvgPool2d, batch: usize, input: Span, output: Span) -> Result<()> {
@@ -53,4 +72,40 @@ impl PoolOps for Cuda {
         args.extend(window_args(op.input, shape, op.window)?);
         self.launch("avg_pool_backward", count, &args)
     }
+}
+
+impl Cuda {
+    /// `pool.output` = the maxima of `activation(input + bias)`.
+    pub(super) fn pool_maxima(
+        &mut self,
+        batch: usize,
+        (activation, bias): (Activation, Option<Span>),
+        input: Span,
+        PoolEpilogue { op, output, argmax }: PoolEpilogue,
+    ) -> Result<()> {
+        let shape = op.output()?;
+        let count = batch * shape.len();
+        let optional = |span: Option<Span>| span.map_or(Ok(Arg::Pointer(0)), |span| self.pointer(span));
+        let mut args = vec![
+            self.pointer(input.first(batch * op.input.len()))?,
+            optional(bias.map(|bias| bias.first(shape.channels)))?,
+            self.pointer(output.first(count))?,
+            optional(argmax.map(|argmax| argmax.first(count)))?,
+            Arg::U64(count as u64),
+            Arg::F32(activation.negative_slope()),
+        ];
+        args.extend(window_args(op.input, shape, op.window)?);
+        let indices = argmax.unwrap_or(output);
+        match self.vectorised(&[shape.channels], &[input, output, indices]) {
+            true => self.launch("max_pool_forward_vec", count / self.vector(), &args),
+            false => self.launch("max_pool_forward", count, &args),
+        }
+    }
+}
+
+/// Whether the windows lie side by side and cover the whole input.
+fn tiles_the_input(op: &MaxPool2d, output: Shape) -> bool {
+    let Window { kernel, stride, padding } = op.window;
+    let covers = |outputs: usize, inputs: usize| outputs * kernel == inputs;
+    stride == kernel && padding == 0 && covers(output.height, op.input.height) && covers(output.width, op.input.width)
 }

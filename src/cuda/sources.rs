@@ -6,6 +6,7 @@ pub const TARGETS: &[(&str, u32)] = &[
     ("activation", 75),
     ("bias", 75),
     ("conv", 75),
+    ("direct", 75),
     ("gather", 75),
     ("join", 75),
     ("loss", 75),

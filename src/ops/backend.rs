@@ -121,6 +121,11 @@ pub trait Backend:
         None
     }
 
+    /// Launches that a recorded sequence takes, where the backend records any and has recorded this one.
+    fn recorded_launches(&self, _recording: Recording) -> Option<usize> {
+        None
+    }
+
     /// Waits until all that was asked for is done.
     fn synchronize(&mut self) -> Result<()>;
 }

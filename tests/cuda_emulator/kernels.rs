@@ -1,6 +1,7 @@
 //! Kernels against plain computations, on odd shapes, with the block's threads in both orders.
 
 mod convolution;
+mod direct;
 mod elementwise;
 mod loss;
 mod optimizer;

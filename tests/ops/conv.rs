@@ -23,6 +23,10 @@ pub fn cases() -> Vec<Case> {
         conv([5, 5, 2], 7, [5, 1, 0], 2), // the kernel is the input
         conv([11, 3, 2], 3, [2, 3, 1], 3),
         conv([6, 5, 16], 17, [3, 1, 1], 5),
+        conv([8, 7, 1], 32, [3, 1, 1], 2),
+        conv([7, 6, 1], 33, [3, 1, 0], 1),
+        conv([9, 8, 1], 6, [5, 2, 2], 3).with(Activation::Relu),
+        conv([6, 6, 1], 16, [3, 2, 1], 1).with(Activation::LeakyRelu { slope: 0.125 }),
         conv([6, 7, 3], 4, [3, 1, 1], 2).with(Activation::Relu),
         conv([6, 7, 4], 5, [3, 2, 1], 2).with(Activation::LeakyRelu { slope: 0.125 }),
         conv([6, 5, 4], 8, [3, 1, 0], 2).with(Activation::Tanh),

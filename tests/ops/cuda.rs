@@ -5,7 +5,9 @@ use cnn_cuda::ops::{LossOps, Metrics, Region, StepLoss};
 
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, random};
-use super::{FP32, Tolerance, activation, check_on, compare, cpu, gather, join, loss, optimizer, pool, pytorch};
+use super::{
+    FP32, Tolerance, activation, check_on, compare, cpu, epilogue, gather, join, loss, optimizer, pool, pytorch,
+};
 use crate::support::cuda::on_cuda;
 use crate::support::{Need, skip};
 
@@ -46,6 +48,18 @@ fn all_operators_in_fp16() {
 #[test]
 fn all_operators_give_pytorchs_numbers() {
     on_cuda(|| assert!(pytorch::check_all(&mut lab("fp32"), FP32) >= 50));
+}
+
+#[test]
+fn fused_epilogues_give_what_their_parts_do() {
+    on_cuda(|| {
+        epilogue::check_epilogues(&mut lab("fp32"), FP32);
+        epilogue::check_epilogues(&mut lab("fp16"), FP16);
+        epilogue::check_ties(&mut lab("fp32"));
+        epilogue::check_ties(&mut lab("fp16"));
+        epilogue::check_nan(&mut lab("fp32"));
+        epilogue::check_nan(&mut lab("fp16"));
+    });
 }
 
 #[test]

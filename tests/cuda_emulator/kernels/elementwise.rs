@@ -7,7 +7,7 @@ use super::{halves, in_both_orders, whole};
 
 in_both_orders!(
     adds_bias_and_activates,
-    sums_columns,
+    masks_and_sums_columns,
     activates_backward,
     adds_accumulates_and_copies,
     copies_channels,
@@ -44,22 +44,43 @@ fn adds_bias_and_activates(device: Device) {
     }
 }
 
-fn sums_columns(device: Device) {
-    for (rows, channels, per_block) in [(1000usize, 10usize, 64u32), (37, 33, 8), (5, 64, 8), (64, 1, 64)] {
-        let d_output = whole(rows * channels, 3);
-        let expected: Vec<f32> = (0..channels).map(|c| d_output.iter().skip(c).step_by(channels).sum()).collect();
-        let row_blocks = (rows as u32).div_ceil(per_block);
-        let partial = device.poisoned::<f32>(row_blocks as usize * channels);
-        let (source, target) = (device.upload(&d_output), device.poisoned::<f32>(channels));
-        let (n, all, c) = (rows as u64, rows as u32, channels as u32);
-        let mut config = blocks(c.div_ceil(32));
-        launch!(device, "bias_gradient_f32", config, &source, &target, &all, &c).unwrap();
-        assert_eq!(device.download(&target), expected, "one stage is enough for few rows");
-        config.grid_dim.1 = row_blocks;
-        launch!(device, "bias_gradient_partial_f32", config, &source, &partial, &n, &c, &per_block).unwrap();
-        let target = device.poisoned::<f32>(channels);
-        launch!(device, "bias_gradient_f32", blocks(c.div_ceil(32)), &partial, &target, &row_blocks, &c).unwrap();
-        assert_eq!(device.download(&target), expected);
+/// Rows, channels, lanes of a vector, vectors side by side, rows of a block.
+const PASSES: &[(usize, usize, usize, u32, u32)] = &[
+    (1000, 10, 1, 16, 64),
+    (37, 33, 1, 32, 8),
+    (5, 64, 1, 32, 8),
+    (64, 1, 1, 1, 64),
+    (1000, 16, 4, 4, 100),
+    (37, 24, 4, 8, 5),
+    (300, 136, 4, 32, 33),
+    (300, 4, 4, 1, 1),
+    (9, 128, 4, 32, 64),
+];
+
+/// Twice with the same counters: the last block must have set them back.
+fn masks_and_sums_columns(device: Device) {
+    for &(rows, channels, vector, width, per_block) in PASSES {
+        for slope in SLOPES {
+            let (y, d_y) = (whole(rows * channels, 4), whole(rows * channels, 3));
+            let masked: Vec<f32> = y.iter().zip(&d_y).map(|(&y, &d)| if y > 0.0 { d } else { slope * d }).collect();
+            let sums: Vec<f32> = (0..channels).map(|c| masked.iter().skip(c).step_by(channels).sum()).collect();
+            let column_blocks = (channels.div_ceil(vector) as u32).div_ceil(width);
+            let row_blocks = (rows as u32).div_ceil(per_block);
+            let partial = device.poisoned::<f32>(row_blocks as usize * channels);
+            let arrived = device.upload(&vec![0u32; column_blocks as usize]);
+            let mut config = blocks(column_blocks);
+            config.grid_dim.1 = row_blocks;
+            let name = if vector > 1 { "bias_activation_backward_vec_f32" } else { "bias_activation_backward_f32" };
+            let (n, c, output) = (rows as u64, channels as u32, device.upload(&y));
+            for _ in 0..2 {
+                let (gradient, target) = (device.upload(&d_y), device.poisoned::<f32>(channels));
+                let (g, t, p, a) = (&gradient, &target, &partial, &arrived);
+                launch!(device, name, config, &output, g, t, p, a, &n, &c, &width, &per_block, &slope).unwrap();
+                assert_eq!(device.download(&gradient), masked);
+                assert_eq!(device.download(&target), sums, "{rows} {channels} {width} {per_block}");
+                assert!(device.download(&arrived).iter().all(|&count| count == 0));
+            }
+        }
     }
 }
 

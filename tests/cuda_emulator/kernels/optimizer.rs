@@ -1,5 +1,6 @@
 //! SGD step by step, the loss scale, and the batch that a step is made of.
 
+use cudarc::driver::CudaSlice;
 use half::f16;
 
 use super::super::device::{Device, blocks, launch};
@@ -23,24 +24,28 @@ fn reference(weights: &mut [f32], buffer: &mut [f32], gradients: &[f32], momentu
 }
 
 fn follows_pytorchs_sgd(device: Device) {
-    for (momentum, nesterov) in [(0.0f32, false), (0.9, false), (0.9, true)] {
-        let mut weights: Vec<f32> = whole(1000, 1).iter().map(|w| w / 10.0).collect();
+    for (momentum, nesterov, len) in [(0.0f32, false, 1000), (0.9, false, 999), (0.9, true, 1001), (0.9, true, 3)] {
+        let mut weights: Vec<f32> = whole(len, 1).iter().map(|w| w / 10.0).collect();
         let mut buffer = vec![0.0; weights.len()];
         let gradients = whole(weights.len(), 2);
         let scaled: Vec<f32> = gradients.iter().map(|g| g * 512.0).collect();
         let (on_device, velocity) = (device.upload(&weights), device.upload(&buffer));
         let (gradient, copy) = (device.upload(&scaled), device.poisoned::<f16>(weights.len()));
-        let (rates, scale, none) = (device.upload(&[7.0f32, 0.1]), device.upload(&[512.0f32]), 0u64);
-        let next = device.upload(&[3u64, 1]); // past the last, which holds on
+        let (scale, none) = (device.upload(&[512.0f32]), 0u64);
+        // Past the last, which holds on.
+        let rate = device.upload(&rates(3, &[7.0, 0.1]));
+        let (good, skipped, overflow) = (device.upload(&[0u32]), device.upload(&[0u64]), device.upload(&[0i32]));
+        let arrived = device.upload(&[0u32]);
         let (count, flag, decay) = (weights.len() as u64, u32::from(nesterov), 0.01f32);
         for _ in 0..3 {
             reference(&mut weights, &mut buffer, &gradients, momentum, nesterov);
-            let (w, g, c, f, m) = (&on_device, &gradient, &copy, &flag, &momentum);
-            let (at, n, r) = (blocks(3), &next, &rates);
+            let (w, c, r, l) = (&on_device, &copy, &rate, &scale);
+            let (g, s, o, a) = (&good, &skipped, &overflow, &arrived);
+            let (n, m, d, f) = (&count, &momentum, &decay, &flag);
             if momentum == 0.0 {
-                launch!(device, "sgd_f16", at, w, c, g, &none, n, r, &scale, &none, &count, m, &decay, f)
+                launch!(device, "sgd_f16", blocks(3), w, c, &gradient, &none, r, l, g, s, o, a, n, m, d, f)
             } else {
-                launch!(device, "sgd_f16", at, w, c, g, &velocity, n, r, &scale, &none, &count, m, &decay, f)
+                launch!(device, "sgd_f16", blocks(3), w, c, &gradient, &velocity, r, l, g, s, o, a, n, m, d, f)
             }
             .unwrap();
         }
@@ -50,59 +55,95 @@ fn follows_pytorchs_sgd(device: Device) {
             assert!((got - wanted).abs() <= 1e-6 * (1.0 + wanted.abs()), "{got} {wanted}");
         }
         assert_eq!(device.download(&copy), got.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>());
+        assert_eq!((device.download(&good)[0], device.download(&arrived)[0]), (3, 0));
     }
 }
 
+/// The index of the next rate, that of the last, and the rates, as the kernel takes them.
+fn rates(next: u64, rates: &[f32]) -> Vec<u64> {
+    let pairs = rates.chunks(2).map(|pair| {
+        let bits = |at: usize| u64::from(pair.get(at).copied().unwrap_or_default().to_bits());
+        bits(0) | bits(1) << 32
+    });
+    [next, rates.len() as u64 - 1].into_iter().chain(pairs).collect()
+}
+
+/// One step of `weights` with this loss scale, counters and flag.
+fn step(device: &Device, weights: &CudaSlice<f32>, gradient: &CudaSlice<f32>, state: &State) {
+    let (rate, none, arrived) = (device.upload(&rates(0, &[0.1])), 0u64, device.upload(&[0u32]));
+    let (count, zero, plain) = (weights.len() as u64, 0.0f32, 0u32);
+    let State { scale, good, skipped, overflow } = state;
+    let (w, r, n, a, z) = (weights, &rate, &none, &arrived, &zero);
+    launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &count).unwrap();
+    launch!(
+        device,
+        "sgd_f32",
+        blocks(2),
+        w,
+        n,
+        gradient,
+        n,
+        r,
+        scale,
+        good,
+        skipped,
+        overflow,
+        a,
+        &count,
+        z,
+        z,
+        &plain
+    )
+    .unwrap();
+}
+
+struct State {
+    scale: CudaSlice<f32>,
+    good: CudaSlice<u32>,
+    skipped: CudaSlice<u64>,
+    overflow: CudaSlice<i32>,
+}
+
+fn state(device: &Device, scale: f32, good: u32) -> State {
+    let (scale, good) = (device.upload(&[scale]), device.upload(&[good]));
+    State { scale, good, skipped: device.upload(&[0u64]), overflow: device.upload(&[0i32]) }
+}
+
 fn skips_an_overflowing_step(device: Device) {
-    for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
-        let mut gradients = whole(700, 3);
-        gradients[613] = bad;
-        let (gradient, flag, weights) =
-            (device.upload(&gradients), device.upload(&[0i32]), device.upload(&[1.0f32; 700]));
-        let (next, rates, none, count) = (device.upload(&[0u64, 0]), device.upload(&[0.1f32]), 0u64, 700u64);
-        launch!(device, "check_overflow_f32", blocks(2), &gradient, &flag, &count).unwrap();
-        assert_eq!(device.download(&flag), [1]);
-        let (zero, plain) = (0.0f32, 0u32);
-        launch!(
-            device,
-            "sgd_f32",
-            blocks(2),
-            &weights,
-            &none,
-            &gradient,
-            &none,
-            &next,
-            &rates,
-            &none,
-            &flag,
-            &count,
-            &zero,
-            &zero,
-            &plain
-        )
-        .unwrap();
-        assert_eq!(device.download(&weights), [1.0; 700]);
-        let finite = device.upload(&[f32::MAX; 700]);
+    for (bad, at) in [(f32::INFINITY, 613), (f32::NEG_INFINITY, 0), (f32::NAN, 702)] {
+        let mut gradients = whole(703, 3);
+        gradients[at] = bad;
+        let (gradient, weights) = (device.upload(&gradients), device.upload(&[1.0f32; 703]));
         let flag = device.upload(&[0i32]);
-        launch!(device, "check_overflow_f32", blocks(2), &finite, &flag, &count).unwrap();
+        launch!(device, "check_overflow_f32", blocks(2), &gradient, &flag, &703u64).unwrap();
+        assert_eq!(device.download(&flag), [1]);
+        let state = state(&device, 8.0, 5);
+        step(&device, &weights, &gradient, &state);
+        assert_eq!(device.download(&weights), [1.0; 703]);
+        assert_eq!((device.download(&state.scale)[0], device.download(&state.overflow)[0]), (4.0, 0));
+        // Finite, though their sums are not.
+        let finite = device.upload(&[f32::MAX; 703]);
+        let flag = device.upload(&[0i32]);
+        launch!(device, "check_overflow_f32", blocks(2), &finite, &flag, &703u64).unwrap();
         assert_eq!(device.download(&flag), [0]);
     }
 }
 
 fn grows_and_halves_the_loss_scale(device: Device) {
-    let (scale, good) = (device.upload(&[3.0f32]), device.upload(&[1998u32]));
-    let (skipped, mut flag) = (device.upload(&[0u64]), device.upload(&[0i32]));
+    let weights = device.upload(&[0.0f32; 700]);
+    let (fine, bad) = (device.upload(&[0.0f32; 700]), device.upload(&[f32::NAN; 700]));
+    let state_at_3 = state(&device, 3.0, 1998);
     let mut seen = Vec::new();
-    for overflow in [0, 0, 1, 1, 1] {
-        device.stream.memcpy_htod(&[overflow], &mut flag).unwrap();
-        launch!(device, "update_loss_scale_f32", blocks(1), &scale, &good, &skipped, &flag).unwrap();
-        assert_eq!(device.download(&flag), [0]);
-        seen.push((device.download(&scale)[0], device.download(&good)[0], device.download(&skipped)[0]));
+    for overflow in [false, false, true, true, true] {
+        step(&device, &weights, if overflow { &bad } else { &fine }, &state_at_3);
+        let State { scale, good, skipped, overflow } = &state_at_3;
+        assert_eq!(device.download(overflow), [0]);
+        seen.push((device.download(scale)[0], device.download(good)[0], device.download(skipped)[0]));
     }
     assert_eq!(seen, [(3.0, 1999, 0), (6.0, 0, 0), (3.0, 0, 1), (1.5, 0, 2), (1.0, 0, 3)]);
-    let (scale, good) = (device.upload(&[65536.0f32 * 256.0]), device.upload(&[1999u32]));
-    launch!(device, "update_loss_scale_f32", blocks(1), &scale, &good, &skipped, &flag).unwrap();
-    assert_eq!(device.download(&scale), [65536.0 * 256.0]);
+    let largest = state(&device, 65536.0 * 256.0, 1999);
+    step(&device, &weights, &fine, &largest);
+    assert_eq!(device.download(&largest.scale), [65536.0 * 256.0]);
 }
 
 fn gathers_a_batch_at_the_position(device: Device) {
@@ -115,10 +156,11 @@ fn gathers_a_batch_at_the_position(device: Device) {
     let on_device = device.upload(&order);
     let (m, s) = (device.upload(&mean), device.upload(&std));
     let (batch, sample, c) = (3u32, size as u32, channels as u32);
+    let arrived = device.upload(&[0u32]);
     let (output, taken) = (device.poisoned::<f32>(3 * size), device.poisoned::<u32>(3));
-    let (p, o, t) = (&position, &output, &taken);
+    let (p, o, t, a, n) = (&position, &output, &taken, &arrived, &sample);
     let name = "gather_normalise_f32";
-    launch!(device, name, blocks(1), &image, &label, &on_device, p, &m, &s, o, t, &batch, &sample, &c).unwrap();
+    launch!(device, name, blocks(3), &image, &label, &on_device, p, &m, &s, o, t, a, &batch, n, &c).unwrap();
     let normal = |i: usize, byte: u8| (f32::from(byte) / 255.0 - mean[i % channels]) / std[i % channels];
     let expected: Vec<f32> = [6, 2, 1]
         .iter()
@@ -126,6 +168,5 @@ fn gathers_a_batch_at_the_position(device: Device) {
         .collect();
     assert_eq!(device.download(&output), expected);
     assert_eq!(device.download(&taken), [6, 2, 1].map(|at| labels[at]));
-    launch!(device, "advance_f32", blocks(1), &position, &batch).unwrap();
-    assert_eq!(device.download(&position), [5]);
+    assert_eq!((device.download(&position), device.download(&arrived)), (vec![5], vec![0]));
 }

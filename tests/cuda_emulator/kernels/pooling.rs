@@ -12,8 +12,14 @@ fn with_ties(case: Case, seed: usize) -> Vec<f32> {
 
 /// Samples, height, width, channels; kernel, stride, padding.
 type Case = ([usize; 4], [usize; 3]);
-const CASES: &[Case] =
-    &[([2, 6, 6, 3], [2, 2, 0]), ([1, 7, 5, 4], [3, 2, 1]), ([3, 5, 5, 1], [3, 1, 0]), ([1, 4, 8, 2], [2, 3, 1])];
+const CASES: &[Case] = &[
+    ([2, 6, 6, 3], [2, 2, 0]),
+    ([1, 7, 5, 4], [3, 2, 1]),
+    ([3, 5, 5, 1], [3, 1, 0]),
+    ([1, 4, 8, 2], [2, 3, 1]),
+    ([3, 6, 4, 12], [2, 2, 0]),
+    ([1, 7, 6, 8], [2, 2, 0]),
+];
 
 fn outputs(([_, height, width, _], [kernel, stride, padding]): Case) -> (usize, usize) {
     let along = |size| (size + 2 * padding - kernel) / stride + 1;
@@ -59,38 +65,105 @@ fn maxima(case: Case, input: &[f32]) -> (Vec<f32>, Vec<u32>) {
 
 fn takes_maxima(device: Device) {
     for &case in CASES {
-        let input = with_ties(case, 1);
-        let (values, places) = maxima(case, &input);
-        let (source, target) = (device.upload(&input), device.poisoned::<f32>(values.len()));
-        let argmax = device.poisoned::<u32>(values.len());
-        let (count, none) = (values.len() as u64, 0u64);
-        let [a, b, c, d, e, f, g, h] = parameters(case);
-        let name = "max_pool_forward_f32";
-        launch!(device, name, blocks(2), &source, &target, &argmax, &count, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
-        assert_eq!((device.download(&target), device.download(&argmax)), (values.clone(), places));
-        let target = device.poisoned::<f32>(values.len());
-        launch!(device, name, blocks(2), &source, &target, &none, &count, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
-        assert_eq!(device.download(&target), values);
+        for (with_bias, slope) in [(false, 1.0f32), (true, 0.0), (true, 0.25)] {
+            let input = with_ties(case, 1);
+            let channels = case.0[3];
+            let bias: Vec<f32> = (0..channels).map(|c| c as f32 - 1.5).collect();
+            let ended = |(i, &x): (usize, &f32)| match with_bias {
+                true => active(x + bias[i % channels], slope),
+                false => x,
+            };
+            let (values, places) = maxima(case, &input.iter().enumerate().map(ended).collect::<Vec<_>>());
+            let (source, count) = (device.upload(&input), values.len() as u64);
+            let (added, none) = (device.upload(&bias), 0u64);
+            let [a, b, c, d, e, f, g, h] = parameters(case);
+            for (name, vector) in [("max_pool_forward_f32", 1), ("max_pool_forward_vec_f32", 4)] {
+                if channels % vector != 0 {
+                    continue;
+                }
+                let (target, argmax) = (device.poisoned::<f32>(values.len()), device.poisoned::<u32>(values.len()));
+                let (x, y, m, n) = (&source, &target, &argmax, &count);
+                match with_bias {
+                    true => {
+                        launch!(device, name, blocks(2), x, &added, y, m, n, &slope, &a, &b, &c, &d, &e, &f, &g, &h)
+                    }
+                    false => {
+                        launch!(device, name, blocks(2), x, &none, y, m, n, &slope, &a, &b, &c, &d, &e, &f, &g, &h)
+                    }
+                }
+                .unwrap();
+                assert_eq!((device.download(y), device.download(m)), (values.clone(), places.clone()));
+                let target = device.poisoned::<f32>(values.len());
+                let (y, m) = (&target, &none);
+                if !with_bias {
+                    launch!(device, name, blocks(2), x, &none, y, m, n, &slope, &a, &b, &c, &d, &e, &f, &g, &h)
+                        .unwrap();
+                    assert_eq!(device.download(y), values);
+                }
+            }
+        }
     }
 }
 
+fn active(value: f32, slope: f32) -> f32 {
+    if value > 0.0 { value } else { slope * value + 0.0 }
+}
+
+/// The kernels that fit a case, with the lanes of their vectors.
+fn backward_kernels(case: Case) -> Vec<(&'static str, u32)> {
+    let ([_, height, width, channels], [kernel, stride, padding]) = case;
+    let mut kernels = vec![("max_pool_backward_f32", 1)];
+    if channels % 4 == 0 {
+        kernels.push(("max_pool_backward_vec_f32", 4));
+        if kernel == stride && padding == 0 && height % kernel == 0 && width % kernel == 0 {
+            kernels.push(("max_pool_backward_tiles_vec_f32", 4));
+        }
+    }
+    kernels
+}
+
 fn returns_gradients_to_maxima(device: Device) {
-    for &case in CASES {
+    let mut tiled = 0;
+    for (&case, slope) in CASES.iter().flat_map(|case| [1.0f32, 0.0, 0.25].map(|slope| (case, slope))) {
+        let channels = case.0[3];
         let input = with_ties(case, 2);
         let (values, places) = maxima(case, &input);
-        let d_output = whole(values.len(), 3);
-        let mut expected = vec![0.0; input.len()];
-        for ((window, &place), d) in windows(case).iter().zip(&places).zip(&d_output) {
+        let (d_output, pooled) = (whole(values.len(), 3), whole(values.len(), 6));
+        let masked = |i: usize| if slope == 1.0 || pooled[i] > 0.0 { d_output[i] } else { slope * d_output[i] };
+        let (mut expected, mut sums) = (vec![0.0; input.len()], vec![0.0; channels]);
+        for (i, (window, &place)) in windows(case).iter().zip(&places).enumerate() {
             let (at, _) = window.iter().find(|&&(_, plane)| plane as u32 == place).unwrap();
-            expected[*at] += d;
+            expected[*at] += masked(i);
+            sums[i % channels] += masked(i);
         }
-        let (source, argmax) = (device.upload(&d_output), device.upload(&places));
-        let (target, count) = (device.poisoned::<f32>(input.len()), input.len() as u64);
+        let (source, argmax, outputs) = (device.upload(&d_output), device.upload(&places), device.upload(&pooled));
+        let arrived = device.upload(&[0u32; 8]);
         let [a, b, c, d, e, f, g, h] = parameters(case);
-        let name = "max_pool_backward_f32";
-        launch!(device, name, blocks(2), &source, &argmax, &target, &count, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
-        assert_eq!(device.download(&target), expected);
+        for (name, vector) in backward_kernels(case) {
+            let tiles = name.contains("tiles");
+            tiled += usize::from(tiles);
+            let rows = (if tiles { values.len() } else { input.len() } / channels) as u64;
+            let (lanes, per_block) = ((channels as u32 / vector).next_power_of_two(), 5u32);
+            let mut config = blocks(1);
+            config.grid_dim.1 = (rows as u32).div_ceil(per_block);
+            let partial = device.poisoned::<f32>(config.grid_dim.1 as usize * channels);
+            let (target, d_bias) = (device.poisoned::<f32>(input.len()), device.poisoned::<f32>(channels));
+            let (x, m, y, t, s, p) = (&source, &argmax, &outputs, &target, &d_bias, &partial);
+            let (v, n, r, l) = (&arrived, &rows, &per_block, &slope);
+            launch!(device, name, config, x, m, y, t, s, p, v, n, &lanes, r, l, &a, &b, &c, &d, &e, &f, &g, &h)
+                .unwrap();
+            assert_eq!(device.download(t), expected, "{name} {case:?}");
+            assert_eq!(device.download(s), sums, "{name} {case:?}");
+            if slope == 1.0 {
+                let (target, none) = (device.poisoned::<f32>(input.len()), 0u64);
+                let (t, o) = (&target, &none);
+                launch!(device, name, config, x, m, o, t, o, p, v, n, &lanes, r, l, &a, &b, &c, &d, &e, &f, &g, &h)
+                    .unwrap();
+                assert_eq!(device.download(t), expected, "{name} {case:?} alone");
+            }
+        }
     }
+    assert!(tiled >= 3, "no case is tiled");
 }
 
 fn averages(device: Device) {
@@ -125,7 +198,8 @@ fn a_nan_wins(device: Device) {
     let (target, argmax) = (device.poisoned::<f32>(1), device.upload(&[9u32]));
     let [a, b, c, d, e, f, g, h] = parameters(([1, 2, 2, 1], [2, 2, 0]));
     let name = "max_pool_forward_f32";
-    launch!(device, name, blocks(1), &source, &target, &argmax, &1u64, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
+    let (x, y, m, none, slope) = (&source, &target, &argmax, 0u64, 0.0f32);
+    launch!(device, name, blocks(1), x, &none, y, m, &1u64, &slope, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
     assert!(device.download(&target)[0].is_nan());
     assert_eq!(device.download(&argmax), [1]);
 }

@@ -1,0 +1,115 @@
+//! The first layer's direct convolution, and its weight gradient in one launch.
+
+use super::super::device::{Device, blocks, launch};
+use super::{halves, in_both_orders, whole};
+
+in_both_orders!(convolves, sums_weight_gradients_in_one_launch, halves_too);
+
+/// Samples, height, width, output channels; kernel, stride, padding.
+type Case = ([usize; 4], [usize; 3]);
+const CASES: &[Case] = &[
+    ([2, 9, 8, 16], [3, 1, 0]),
+    ([1, 7, 5, 1], [3, 2, 1]),
+    ([3, 6, 6, 5], [5, 1, 2]),
+    ([1, 5, 5, 32], [5, 1, 0]),
+    ([2, 11, 4, 6], [3, 3, 1]),
+];
+
+fn outputs(([_, height, width, _], [kernel, stride, padding]): Case) -> (usize, usize) {
+    let along = |size| (size + 2 * padding - kernel) / stride + 1;
+    (along(height), along(width))
+}
+
+/// For every output pixel the inputs under its taps, zero in the padding.
+fn windows(case: Case, input: &[f32]) -> Vec<Vec<f32>> {
+    let ([samples, height, width, _], [kernel, stride, padding]) = case;
+    let (out_height, out_width) = outputs(case);
+    let value = |sample: usize, y: usize, x: usize| {
+        let inside = y >= padding && x >= padding && y - padding < height && x - padding < width;
+        if inside { input[(sample * height + y - padding) * width + x - padding] } else { 0.0 }
+    };
+    let window = |pixel: usize| {
+        let (x, y) = (pixel % out_width * stride, pixel / out_width % out_height * stride);
+        let sample = pixel / out_width / out_height;
+        (0..kernel * kernel).map(|tap| value(sample, y + tap / kernel, x + tap % kernel)).collect()
+    };
+    (0..samples * out_height * out_width).map(window).collect()
+}
+
+fn geometry(case: Case) -> [u32; 6] {
+    let ([_, height, width, _], [_, stride, padding]) = case;
+    let (out_height, out_width) = outputs(case);
+    [height, width, out_height, out_width, stride, padding].map(|value| value as u32)
+}
+
+fn convolved(case: Case, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let taps = case.1[0] * case.1[0];
+    let pixel = |window: &Vec<f32>| -> Vec<f32> {
+        let sum = |filter: &[f32]| filter.iter().zip(window).map(|(w, x)| w * x).sum::<f32>();
+        weight.chunks(taps).zip(bias).map(|(filter, bias)| (sum(filter) + bias).max(0.0)).collect()
+    };
+    windows(case, input).iter().flat_map(pixel).collect()
+}
+
+fn convolves(device: Device) {
+    for &case in CASES {
+        let ([samples, height, width, channels], [kernel, ..]) = case;
+        let input = whole(samples * height * width, 1);
+        let (weight, bias) = (whole(channels * kernel * kernel, 2), whole(channels, 3));
+        let expected = convolved(case, &input, &weight, &bias);
+        let (x, w, b) = (device.upload(&input), device.upload(&weight), device.upload(&bias));
+        let (y, pixels, c, slope) =
+            (device.poisoned::<f32>(expected.len()), (expected.len() / channels) as u64, channels as u32, 0.0f32);
+        let [p, q, r, s, t, u] = geometry(case);
+        let name = format!("direct_forward_{kernel}_f32");
+        launch!(device, &name, blocks(2), &x, &w, &b, &y, &pixels, &c, &slope, &p, &q, &r, &s, &t, &u).unwrap();
+        assert_eq!(device.download(&y), expected, "{case:?}");
+    }
+}
+
+fn sums_weight_gradients_in_one_launch(device: Device) {
+    for (&case, per_block) in CASES.iter().flat_map(|case| [(case, 7u32), (case, 1000)]) {
+        let ([samples, height, width, channels], [kernel, ..]) = case;
+        let taps = kernel * kernel;
+        let input = whole(samples * height * width, 1);
+        let windows = windows(case, &input);
+        let d_output = whole(windows.len() * channels, 4);
+        let mut expected = vec![0.0; channels * taps];
+        for (window, d_output) in windows.iter().zip(d_output.chunks(channels)) {
+            for (at, sum) in expected.iter_mut().enumerate() {
+                *sum += d_output[at / taps] * window[at % taps];
+            }
+        }
+        let (x, d_y, arrived) = (device.upload(&input), device.upload(&d_output), device.upload(&[0u32]));
+        let (pixels, c) = (windows.len() as u64, channels as u32);
+        let lanes = c.div_ceil(if kernel == 3 { 4 } else { 1 }).next_power_of_two();
+        let grid = blocks((windows.len() as u32).div_ceil(per_block));
+        let partial = device.poisoned::<f32>(grid.grid_dim.0 as usize * expected.len().next_multiple_of(4));
+        let [p, q, r, s, t, u] = geometry(case);
+        let name = format!("direct_backward_weight_{kernel}_f32");
+        for _ in 0..2 {
+            let d_weight = device.poisoned::<f32>(expected.len());
+            let (w, m, v, n, k, l) = (&d_weight, &partial, &arrived, &pixels, &lanes, &per_block);
+            launch!(device, &name, grid, &x, &d_y, w, m, v, n, &c, k, l, &p, &q, &r, &s, &t, &u).unwrap();
+            assert_eq!(device.download(w), expected, "{case:?} {per_block}");
+            assert_eq!(device.download(v), [0]);
+        }
+    }
+}
+
+fn halves_too(device: Device) {
+    for &case in CASES {
+        let ([samples, height, width, channels], [kernel, ..]) = case;
+        let input = whole(samples * height * width, 1);
+        let weight: Vec<f32> = whole(channels * kernel * kernel, 2).iter().map(|w| w / 16.0).collect();
+        let bias = whole(channels, 3);
+        let expected = convolved(case, &input, &weight, &bias);
+        let (x, w, b) = (device.upload(&halves(&input)), device.upload(&halves(&weight)), device.upload(&bias));
+        let y = device.upload(&halves(&vec![f32::NAN; expected.len()]));
+        let (pixels, c, slope) = ((expected.len() / channels) as u64, channels as u32, 0.0f32);
+        let [p, q, r, s, t, u] = geometry(case);
+        let name = format!("direct_forward_{kernel}_f16");
+        launch!(device, &name, blocks(2), &x, &w, &b, &y, &pixels, &c, &slope, &p, &q, &r, &s, &t, &u).unwrap();
+        assert_eq!(device.download(&y), halves(&expected), "{case:?}");
+    }
+}

@@ -1,0 +1,209 @@
+//! Fused epilogues: pooling in a convolution, activation and bias gradient in the gradient before them, each against its
+//! parts in sequence.
+
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::ops::{
+    Activation, Backend, Conv2d, Conv2dBackwardInput, Conv2dForward, ConvOps, GradientEpilogue, Linear,
+    LinearBackwardInput, MaxPool2d, MaxPool2dBackward, PoolEpilogue, Region,
+};
+use cnn_cuda::shape::{Shape, Window};
+
+use super::lab::{Lab, random};
+use super::{FP32, Tolerance, compare, cpu};
+
+const ACTIVATIONS: [Activation; 3] = [Activation::Identity, Activation::Relu, Activation::LeakyRelu { slope: 0.25 }];
+
+/// A convolution that ends in a pooling: input height, width, channels; output channels; the convolution's window, the
+/// pooling's; samples.
+type Pooled = ([usize; 3], usize, [usize; 3], [usize; 3], usize);
+const POOLED: &[Pooled] = &[
+    ([8, 6, 3], 8, [3, 1, 0], [2, 2, 0], 2),  // tiles in vectors
+    ([9, 8, 1], 16, [3, 1, 0], [2, 2, 0], 1), // a row is left over
+    ([7, 7, 2], 8, [3, 1, 1], [3, 2, 1], 3),  // overlap and padding
+    ([6, 6, 1], 5, [3, 1, 0], [2, 2, 0], 2),  // no whole vector of channels
+    ([12, 12, 1], 6, [5, 1, 2], [2, 2, 0], 2),
+    ([5, 5, 4], 1, [1, 1, 0], [2, 1, 0], 2),
+    ([4, 4, 8], 8, [3, 2, 1], [2, 2, 0], 1),
+];
+
+fn window([kernel, stride, padding]: [usize; 3]) -> Window {
+    Window { kernel, stride, padding }
+}
+
+/// Pooled output, gradient of the convolution's output, bias gradient; `fused` or in sequence.
+fn conv_pool<B: Backend>(
+    lab: &mut Lab<B>,
+    (input, out_channels, conv, pool, batch): Pooled,
+    activation: Activation,
+    fused: bool,
+    values: impl Fn(usize, u32) -> Vec<f32>,
+) -> [Vec<f32>; 3] {
+    lab.clear();
+    let op = Conv2d { input: Shape::new(input[0], input[1], input[2]), out_channels, window: window(conv) };
+    let pool = MaxPool2d { input: op.output().expect("fits"), window: window(pool) };
+    let (whole, outputs) = (batch * pool.input.len(), batch * pool.output().expect("fits").len());
+    let x = lab.put(Region::Arena, &values(batch * op.input.len(), 1));
+    let weight = lab.put(Region::Parameters, &values(op.weight_len(), 2));
+    let bias = Some(lab.put(Region::Parameters, &values(out_channels, 3)));
+    let [output, d_conv] = [0; 2].map(|_| lab.empty(Region::Arena, whole));
+    let pooled = lab.empty(Region::Arena, outputs);
+    let d_output = lab.put(Region::Arena, &random(outputs, 4));
+    let argmax = lab.empty(Region::Indices, outputs);
+    let d_bias = Some(lab.empty(Region::Gradients, out_channels));
+    let epilogue = PoolEpilogue { op: pool, output: pooled, argmax: Some(argmax) };
+    let spans = Conv2dForward { input: x, weight, bias, activation, output, pool: fused.then_some(epilogue) };
+    lab.backend.conv2d_forward(&op, batch, spans).expect("forward");
+    if !fused {
+        lab.backend.max_pool2d_forward(&pool, batch, output, pooled, Some(argmax)).expect("pooling");
+    }
+    let epilogue = fused.then_some(GradientEpilogue { activation, output: pooled, d_bias });
+    let spans = MaxPool2dBackward { d_output, argmax, d_input: d_conv, epilogue };
+    lab.backend.max_pool2d_backward(&pool, batch, spans).expect("backward");
+    if !fused {
+        let rows = batch * pool.input.pixels();
+        lab.backend
+            .bias_activation_backward(activation, rows, out_channels, output, d_conv, d_bias)
+            .expect("backward bias");
+    }
+    [pooled, d_conv, d_bias.expect("a bias")].map(|span| lab.get(span))
+}
+
+/// The gradient of a layer's input, and the bias gradient of the layer before; `fused` or in sequence.
+fn input_gradient<B: Backend>(lab: &mut Lab<B>, layer: Layer, activation: Activation, fused: bool) -> [Vec<f32>; 2] {
+    lab.clear();
+    let (rows, channels, inputs, outputs, weights) = match layer {
+        Layer::Conv(op, batch) => {
+            let outputs = batch * op.output().expect("fits").len();
+            (batch * op.input.pixels(), op.input.channels, batch * op.input.len(), outputs, op.weight_len())
+        }
+        Layer::Linear(op, batch) => {
+            (batch, op.in_features, batch * op.in_features, batch * op.out_features, op.weight_len())
+        }
+    };
+    let d_output = lab.put(Region::Arena, &random(outputs, 1));
+    let weight = lab.put(Region::Parameters, &random(weights, 2));
+    let output = lab.put(Region::Arena, &random(inputs, 3));
+    let d_input = lab.empty(Region::Arena, inputs);
+    let d_bias = Some(lab.empty(Region::Gradients, channels));
+    let epilogue = fused.then_some(GradientEpilogue { activation, output, d_bias });
+    match layer {
+        Layer::Conv(op, batch) => {
+            let spans = Conv2dBackwardInput { d_output, weight, d_input, epilogue };
+            lab.backend.conv2d_backward_input(&op, batch, spans)
+        }
+        Layer::Linear(op, batch) => {
+            let spans = LinearBackwardInput { d_output, weight, d_input, epilogue };
+            lab.backend.linear_backward_input(&op, batch, spans)
+        }
+    }
+    .expect("backward input");
+    if !fused {
+        lab.backend
+            .bias_activation_backward(activation, rows, channels, output, d_input, d_bias)
+            .expect("backward bias");
+    }
+    [d_input, d_bias.expect("a bias")].map(|span| lab.get(span))
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Layer {
+    Conv(Conv2d, usize),
+    Linear(Linear, usize),
+}
+
+fn layers() -> Vec<Layer> {
+    let conv = |[height, width, channels]: [usize; 3], out_channels, shape, batch| {
+        Layer::Conv(Conv2d { input: Shape::new(height, width, channels), out_channels, window: window(shape) }, batch)
+    };
+    let linear = |in_features, out_features, batch| Layer::Linear(Linear { in_features, out_features }, batch);
+    vec![
+        conv([6, 5, 16], 8, [3, 1, 0], 3),
+        conv([6, 5, 3], 5, [3, 2, 1], 1),
+        conv([20, 20, 8], 4, [1, 1, 0], 2),
+        conv([5, 4, 1], 8, [3, 1, 1], 2),
+        linear(40, 9, 5),
+        linear(7, 10, 1),
+        linear(128, 10, 70),
+    ]
+}
+
+/// The fused operators of a backend against the parts in sequence on the CPU.
+pub fn check_epilogues<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    let close = |what: String, got: &[f32], expected: &[f32]| {
+        let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
+        let scale = expected.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
+        compare(&what, got, &expected, Tolerance { absolute: tolerance.absolute * scale, ..tolerance });
+    };
+    for activation in ACTIVATIONS {
+        for &case in POOLED {
+            let expected = conv_pool(&mut cpu(), case, activation, false, random);
+            let got = conv_pool(lab, case, activation, true, random);
+            for (part, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                close(format!("{case:?} {activation} part {part}"), got, expected);
+            }
+        }
+        for layer in layers() {
+            let expected = input_gradient(&mut cpu(), layer, activation, false);
+            let got = input_gradient(lab, layer, activation, true);
+            for (part, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                close(format!("{layer:?} {activation} part {part}"), got, expected);
+            }
+        }
+    }
+}
+
+/// Whole numbers make ties of all kinds, among them maxima that are zero or below.
+pub fn check_ties<B: Backend>(lab: &mut Lab<B>) {
+    let few =
+        |len: usize, seed: u32| -> Vec<f32> { random(len, seed).iter().map(|value| (2.0 * value).round()).collect() };
+    for activation in ACTIVATIONS {
+        for &case in POOLED {
+            let expected = conv_pool(&mut cpu(), case, activation, false, few);
+            let got = conv_pool(lab, case, activation, true, few);
+            assert_eq!(got[0], expected[0], "{case:?} {activation}");
+            let places = |values: &[f32]| values.iter().map(|&value| value != 0.0).collect::<Vec<_>>();
+            assert_eq!(places(&got[1]), places(&expected[1]), "{case:?} {activation}: other maxima win");
+        }
+    }
+}
+
+/// A NaN in an image must reach the pooled output, whatever the activation.
+pub fn check_nan<B: Backend>(lab: &mut Lab<B>) {
+    let with_nan = |len: usize, seed: u32| {
+        let mut values = random(len, seed);
+        if seed == 1 {
+            values[len / 2] = f32::NAN;
+        }
+        values
+    };
+    for activation in ACTIVATIONS {
+        let case = POOLED[0];
+        let expected = conv_pool(&mut cpu(), case, activation, false, with_nan);
+        let got = conv_pool(lab, case, activation, true, with_nan);
+        let holes = |values: &[f32]| values.iter().map(|value| value.is_nan()).collect::<Vec<_>>();
+        assert!(expected[0].iter().any(|value| value.is_nan()));
+        assert_eq!(holes(&got[0]), holes(&expected[0]), "{activation}");
+    }
+}
+
+#[test]
+fn fused_epilogues_give_what_their_parts_do() {
+    check_epilogues(&mut cpu(), FP32);
+    check_ties(&mut cpu());
+    check_nan(&mut cpu());
+}
+
+#[test]
+fn a_fused_pooling_needs_no_argmax_without_a_backward_pass() {
+    let mut lab: Lab<Cpu> = cpu();
+    let op = Conv2d { input: Shape::new(4, 4, 1), out_channels: 1, window: window([1, 1, 0]) };
+    let pool = MaxPool2d { input: Shape::new(4, 4, 1), window: window([4, 4, 0]) };
+    let input = lab.put(Region::Arena, &random(16, 0));
+    let weight = lab.put(Region::Parameters, &[1.0]);
+    let (output, pooled) = (lab.empty(Region::Arena, 16), lab.empty(Region::Arena, 1));
+    let pool = Some(PoolEpilogue { op: pool, output: pooled, argmax: None });
+    let spans = Conv2dForward { input, weight, bias: None, activation: Activation::Identity, output, pool };
+    lab.backend.conv2d_forward(&op, 1, spans).expect("forward");
+    let largest = random(16, 0).into_iter().fold(f32::NEG_INFINITY, f32::max);
+    assert_eq!(lab.get(pooled), [largest]);
+}
