@@ -1,19 +1,21 @@
 //! `cnn-cuda bench`
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use tracing::info;
 
 use super::device::{DeviceArgs, Task, with_backend};
 use super::profile::{self, Profile};
 use super::stream::Stdout;
-use super::{build_network, find_model, flags, usage};
+use super::{build_network, find_model, flags, trace, usage};
 use crate::network::Network;
-use crate::ops::{Backend, Metrics, Normalise, Region, Sgd, Span, Subset};
+use crate::ops::{Backend, Metrics, Normalise, Recording, Region, Sgd, Span, Subset};
 use crate::plan::{self, Mode, Plan};
 use crate::rng::{Purpose, Stream};
 
@@ -43,6 +45,9 @@ pub struct BenchArgs {
     /// Show where a training step's time goes: time, GFLOP/s, GB/s and share of the device's limits per part
     #[arg(long)]
     profile: bool,
+    /// Write a profiled training step as a Chrome trace, for chrome://tracing and Perfetto
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object
@@ -67,6 +72,9 @@ struct BenchResult {
     steps: usize,
     ms_per_step: Spread,
     images_per_second: f64,
+    /// Nodes of the step's graph, where the device records one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graph_nodes: Option<usize>,
     /// Of this process on the host, in MB of 10⁶ bytes; null where the system does not tell.
     peak_memory_mb: Option<f64>,
     /// In use on the device, by this process and all others, in MB of 10⁶ bytes; the CPU has none of its own.
@@ -89,8 +97,14 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let network = build_network(model, model.input, model.classes)?;
     let training = args.mode == BenchMode::Train;
     usage(training || !args.profile, || "--profile is of training steps; it goes with --mode train".into())?;
+    usage(training || args.trace.is_none(), || "--trace is of training steps; it goes with --mode train".into())?;
     let task = Benchmark { network: &network, args };
-    let result = with_backend(&args.device, task)?;
+    let mut result = with_backend(&args.device, task)?;
+    if let (Some(path), Some(profile)) = (&args.trace, &result.profile) {
+        trace::write(path, &profile.step)?;
+        info!("trace of a step: {}", path.display());
+    }
+    result.profile = result.profile.filter(|_| args.profile);
     let mut out = Stdout::new();
     if args.json {
         serde_json::to_writer(&mut out, &result)?;
@@ -102,6 +116,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let what = if training { "training step" } else { "forward pass" };
     writeln!(out, "{median:.3} ms a {what} (median of {}; {min:.3} to {max:.3})", result.steps)?;
     writeln!(out, "{:.0} images/s", result.images_per_second)?;
+    if let Some(nodes) = result.graph_nodes {
+        writeln!(out, "{nodes} nodes in the step's graph")?;
+    }
     if let Some(peak) = result.peak_memory_mb {
         writeln!(out, "peak memory {peak:.0} MB")?;
     }
@@ -126,7 +143,8 @@ impl Task for Benchmark<'_> {
     fn run<B: Backend>(self, mut backend: B) -> Result<BenchResult> {
         let Self { network, args } = self;
         let batch = args.batch_size;
-        let limits = args.profile.then(|| profile::limits(&mut backend)).transpose()?;
+        let profiled = args.profile || args.trace.is_some();
+        let limits = profiled.then(|| profile::limits(&mut backend)).transpose()?;
         let mode = match args.mode {
             BenchMode::Train => Mode::Training,
             BenchMode::Infer => Mode::Inference,
@@ -151,6 +169,7 @@ impl Task for Benchmark<'_> {
             steps: args.steps,
             ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
             images_per_second: batch as f64 / median * 1e3,
+            graph_nodes: backend.recorded_launches(Recording::TrainStep { batch }),
             peak_memory_mb: peak_memory_mb(),
             device_memory_mb: backend.device_memory_in_use().map(|bytes| bytes as f64 / 1e6),
             profile,

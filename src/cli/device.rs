@@ -10,8 +10,9 @@ use tracing::info;
 
 use super::{flags, usage};
 use crate::cpu::Cpu;
-use crate::cuda::{self, Cuda, Options};
-use crate::ops::Backend;
+use crate::cuda::{self, Cuda, Launches, Options};
+use crate::ops::{Backend, Sgd};
+use crate::plan::{self, Part, Plan};
 
 /// `--device`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +73,16 @@ pub enum Precision {
     Tf32,
     /// 16-bit storage and products, 32-bit sums and master weights, dynamic loss scale (CUDA only)
     Fp16,
+}
+
+impl Precision {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Tf32 => "tf32",
+            Self::Fp16 => "fp16",
+        }
+    }
 }
 
 /// Megabytes that the columns of convolutions may take on a CUDA device.
@@ -139,6 +150,22 @@ pub fn check_device(args: &DeviceArgs) -> Result<()> {
     }
 }
 
+/// Gives `visit` every part of an optimiser step and what a CUDA device is told to run for it; none is needed to say so.
+pub fn cuda_launches(
+    plan: &Plan,
+    precision: Precision,
+    batch: usize,
+    visit: &mut dyn FnMut(&Part, Vec<&'static str>),
+) -> Result<()> {
+    let mut backend = Launches::new(precision.name(), DEFAULT_WORKSPACE_MB * 1_000_000);
+    backend.allocate(&plan.memory_sizes(false))?;
+    plan::each_part(&mut backend, plan, &Sgd::default(), batch, &mut |backend, part, body| {
+        body(backend)?;
+        visit(&part, backend.take());
+        Ok(())
+    })
+}
+
 fn unusable(ordinal: usize) -> String {
     format!("--device {ordinal} cannot be used (--device cpu works without a GPU)")
 }
@@ -154,11 +181,7 @@ fn check_ordinal(ordinal: usize) -> Result<()> {
 
 fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
     check_ordinal(ordinal)?;
-    let precision = match args.precision.unwrap_or_default() {
-        Precision::Fp32 => "fp32",
-        Precision::Tf32 => "tf32",
-        Precision::Fp16 => "fp16",
-    };
+    let precision = args.precision.unwrap_or_default().name();
     let workspace = args.workspace_mb.unwrap_or(DEFAULT_WORKSPACE_MB).saturating_mul(1_000_000);
     Cuda::new(Options { ordinal, precision, workspace, graphs: true })
 }

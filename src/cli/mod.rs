@@ -7,11 +7,13 @@ mod eval;
 mod fetch;
 mod flags;
 mod outputs;
+mod plan;
 mod predict;
 mod profile;
 mod run;
 mod stream;
 mod summary;
+mod trace;
 mod train;
 
 use std::io::{IsTerminal, Write};

@@ -7,8 +7,9 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
+use super::device::Precision;
 use super::stream::Stdout;
-use super::{build_network, find_model};
+use super::{build_network, find_model, flags, plan};
 use crate::models;
 use crate::network::Network;
 use crate::report::grouped;
@@ -18,6 +19,15 @@ pub struct SummaryArgs {
     /// Network; without one, all are listed
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    /// Show the training step instead: its parts with what is fused, their buffers, and what a CUDA device runs for them
+    #[arg(long, requires = "model")]
+    plan: bool,
+    /// Images per step, with --plan
+    #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64", requires = "plan")]
+    batch_size: usize,
+    /// Arithmetic, with --plan
+    #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32", requires = "plan")]
+    precision: Precision,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -58,7 +68,12 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
         None => list(&mut out, args.json)?,
         Some(name) => {
             let model = find_model(name)?;
-            let summary = summarise(&build_network(model, model.input, model.classes)?)?;
+            let network = build_network(model, model.input, model.classes)?;
+            if args.plan {
+                plan::print(&mut out, &network, args.batch_size, args.precision, args.json)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let summary = summarise(&network)?;
             if args.json {
                 serde_json::to_writer(&mut out, &summary)?;
                 writeln!(out)?;

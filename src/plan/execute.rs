@@ -1,11 +1,8 @@
 //! Runs a plan's steps on a backend.
 
-use std::time::Instant;
-
 use anyhow::{Context, Result};
 
-use super::cost::{gather_cost, loss_cost, update_cost};
-use super::{Cost, Plan, Step, StepKind};
+use super::{Plan, Step, StepKind};
 use crate::ops::{
     Backend, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, LinearBackwardInput, LinearBackwardWeight,
     LinearForward, MaxPool2dBackward, Recording, Sgd, Subset,
@@ -36,39 +33,6 @@ pub fn forward<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result
     backend.run(Recording::Forward { batch }, |backend| run_steps(backend, plan, &plan.forward, batch))
 }
 
-/// How long one step of a plan took.
-#[derive(Clone, Debug)]
-pub struct StepTime {
-    pub label: String,
-    pub seconds: f64,
-    pub cost: Cost,
-}
-
-/// One optimiser step, each of its parts waited for and timed.
-pub fn profile_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<Vec<StepTime>> {
-    let mut times = Vec::new();
-    let mut part = |backend: &mut B, label: &str, cost: Cost, body: &mut (dyn FnMut(&mut B) -> Result<()> + Send)| {
-        backend.synchronize()?;
-        let start = Instant::now();
-        backend.run(Recording::Once, |backend| body(backend)).with_context(|| label.to_string())?;
-        backend.synchronize()?;
-        times.push(StepTime { label: label.into(), seconds: start.elapsed().as_secs_f64(), cost });
-        Ok::<(), anyhow::Error>(())
-    };
-    part(backend, "gather", gather_cost(plan, batch), &mut |b| b.gather_normalise(Subset::Train, batch, plan.input))?;
-    for step in &plan.forward {
-        part(backend, &step.label, step.kind.cost(plan, batch), &mut |b| run_step(b, plan, &step.kind, batch))?;
-    }
-    part(backend, "loss", loss_cost(plan, batch), &mut |b| {
-        b.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.d_logits)
-    })?;
-    for step in &plan.backward {
-        part(backend, &step.label, step.kind.cost(plan, batch), &mut |b| run_step(b, plan, &step.kind, batch))?;
-    }
-    part(backend, "update", update_cost(plan, sgd.momentum != 0.0), &mut |b| b.sgd_step(sgd))?;
-    Ok(times)
-}
-
 fn run_steps<B: Backend>(backend: &mut B, plan: &Plan, steps: &[Step], batch: usize) -> Result<()> {
     for step in steps {
         run_step(backend, plan, &step.kind, batch).with_context(|| step.label.clone())?;
@@ -76,7 +40,8 @@ fn run_steps<B: Backend>(backend: &mut B, plan: &Plan, steps: &[Step], batch: us
     Ok(())
 }
 
-fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind, n: usize) -> Result<()> {
+/// One call of the backend.
+pub(super) fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind, n: usize) -> Result<()> {
     let at = |value| plan.span(value);
     match *kind {
         StepKind::Conv2dForward { ref op, activation, weight, bias, input, output, pool } => {

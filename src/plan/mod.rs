@@ -4,11 +4,13 @@ mod cost;
 mod execute;
 mod fusion;
 mod memory;
+mod parts;
 mod schedule;
 mod step;
 
 pub use cost::Cost;
-pub use execute::{StepTime, evaluate_step, forward, profile_step, train_step};
+pub use execute::{evaluate_step, forward, train_step};
+pub use parts::{Part, StepTime, each_part, profile_step};
 pub use step::{Step, StepKind};
 
 use anyhow::Result;

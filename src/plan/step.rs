@@ -124,3 +124,86 @@ pub enum StepKind {
         target: ValueId,
     },
 }
+
+impl StepKind {
+    /// What is computed, with all that is fused into it.
+    pub fn describe(&self) -> String {
+        let ended = |what: &str, activation: Activation, bias: bool| {
+            let mut text = what.to_string();
+            text += if bias { " + bias" } else { "" };
+            match activation {
+                Activation::Identity => text,
+                other => format!("{text} + {other}"),
+            }
+        };
+        let back = |what: &str, epilogue: &Option<GradientEpilogue<ValueId>>| match epilogue {
+            Some(GradientEpilogue { activation, d_bias, .. }) => {
+                ended(what, *activation, false) + if d_bias.is_some() { " + bias gradient" } else { "" }
+            }
+            None => what.to_string(),
+        };
+        match self {
+            Self::Conv2dForward { activation, bias, pool, .. } => {
+                let convolution = ended("convolution", *activation, bias.is_some());
+                if pool.is_some() { convolution + " + max pooling" } else { convolution }
+            }
+            Self::LinearForward { activation, bias, .. } => ended("product", *activation, bias.is_some()),
+            Self::Conv2dBackwardWeight { .. } | Self::LinearBackwardWeight { .. } => "weight gradient".into(),
+            Self::Conv2dBackwardInput { epilogue, .. } | Self::LinearBackwardInput { epilogue, .. } => {
+                back("input gradient", epilogue)
+            }
+            Self::BiasActivationBackward { activation, d_bias, .. } => match (activation, d_bias) {
+                (Activation::Identity, _) => "bias gradient".into(),
+                (activation, None) => format!("gradient of {activation}"),
+                (activation, Some(_)) => format!("gradient of {activation} + bias gradient"),
+            },
+            Self::MaxPool2dForward { .. } => "max pooling".into(),
+            Self::MaxPool2dBackward { epilogue, .. } => back("gradient of max pooling", epilogue),
+            Self::AvgPool2dForward { .. } => "average pooling".into(),
+            Self::AvgPool2dBackward { .. } => "gradient of average pooling".into(),
+            Self::ActivationForward { op, .. } => op.to_string(),
+            Self::ActivationBackward { op, .. } => format!("gradient of {op}"),
+            Self::AddForward { .. } => "sum".into(),
+            Self::Accumulate { .. } => "sum of gradients".into(),
+            Self::Copy { .. } => "copy".into(),
+            Self::CopyChannels { .. } => "copy of channels".into(),
+        }
+    }
+
+    /// The plan's buffers that it reads, and those that it writes.
+    pub fn buffers(&self) -> (Vec<ValueId>, Vec<ValueId>) {
+        let with_epilogue = |reads: &[ValueId], epilogue: &Option<GradientEpilogue<ValueId>>| {
+            reads.iter().copied().chain(epilogue.map(|epilogue| epilogue.output)).collect()
+        };
+        match *self {
+            Self::Conv2dForward { input, output, pool, .. } => {
+                let pooled = pool.into_iter().flat_map(|pool| [Some(pool.output), pool.argmax]).flatten();
+                (vec![input], std::iter::once(output).chain(pooled).collect())
+            }
+            Self::LinearForward { input, output, .. }
+            | Self::AvgPool2dForward { input, output, .. }
+            | Self::ActivationForward { input, output, .. } => (vec![input], vec![output]),
+            Self::Conv2dBackwardWeight { input, d_output, .. } | Self::LinearBackwardWeight { input, d_output, .. } => {
+                (vec![input, d_output], Vec::new())
+            }
+            Self::Conv2dBackwardInput { d_output, d_input, ref epilogue, .. }
+            | Self::LinearBackwardInput { d_output, d_input, ref epilogue, .. } => {
+                (with_epilogue(&[d_output], epilogue), vec![d_input])
+            }
+            Self::MaxPool2dBackward { d_output, argmax, d_input, ref epilogue, .. } => {
+                (with_epilogue(&[d_output, argmax], epilogue), vec![d_input])
+            }
+            Self::BiasActivationBackward { output, d_output, .. } => (vec![output, d_output], vec![d_output]),
+            Self::MaxPool2dForward { input, output, argmax, .. } => {
+                (vec![input], std::iter::once(output).chain(argmax).collect())
+            }
+            Self::AvgPool2dBackward { d_output, d_input, .. } => (vec![d_output], vec![d_input]),
+            Self::ActivationBackward { output, d_output, d_input, .. } => (vec![output, d_output], vec![d_input]),
+            Self::AddForward { a, b, output, .. } => (vec![a, b], vec![output]),
+            Self::Accumulate { term, sum, .. } => (vec![term, sum], vec![sum]),
+            Self::Copy { source, target, .. } | Self::CopyChannels { source, target, .. } => {
+                (vec![source], vec![target])
+            }
+        }
+    }
+}

@@ -84,6 +84,59 @@ fn summary_lists_models_and_shows_one() {
 }
 
 #[test]
+fn summary_shows_the_plan_without_a_device() {
+    let text = succeed(["summary", "--model", "mnist-cnn", "--plan"]).stdout;
+    for word in ["layer2.0 forward", "bias + ReLU + max pooling", "max_pool_backward", "nodes in the graph"] {
+        assert!(text.contains(word), "{word:?} is missing from: {text}");
+    }
+    let plan = |precision: &str| {
+        let args =
+            ["summary", "--model", "mnist-cnn", "--plan", "--json", "--batch-size", "8", "--precision", precision];
+        json(&succeed(args).stdout)
+    };
+    let summary = plan("fp32");
+    let parts = summary["parts"].as_array().expect("parts");
+    assert_eq!(parts[2]["label"], "layer2.0 forward");
+    // Three of the buffers are made there: before pooling, after, and the argmax.
+    assert_eq!((parts[2]["reads"].as_array().expect("reads").len(), parts[2]["writes"][2].is_u64()), (1, true));
+    // 8 samples, 24·24·32 outputs, 3·3·16 terms of a multiply-add.
+    assert_eq!(parts[2]["megaflops"], 8.0 * 2.0 * 24.0 * 24.0 * 32.0 * 144.0 / 1e6);
+    let launches = |summary: &Value| -> usize {
+        let parts = summary["parts"].as_array().expect("parts").iter();
+        parts.map(|part| part["launches"].as_array().expect("launches").len()).sum()
+    };
+    assert_eq!(summary["graph_nodes"], launches(&summary));
+    // The check for an overflow is one more.
+    assert_eq!(plan("fp16")["graph_nodes"], launches(&summary) + 1);
+}
+
+#[test]
+fn bench_writes_a_trace_that_other_programs_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("step.json");
+    let file = path.to_str().expect("plain");
+    let args = ["bench", "--model", "lenet5", "--device", "cpu", "--steps", "2", "--batch-size", "8", "--trace", file];
+    let ran = succeed([&args[..], &["--json"]].concat());
+    assert!(json(&ran.stdout).get("profile").is_none(), "a trace alone prints no profile");
+    let trace = json(&fs::read_to_string(&path).expect("a trace"));
+    let events = trace["traceEvents"].as_array().expect("events");
+    let labels: Vec<&str> = events.iter().map(|event| event["name"].as_str().expect("a name")).collect();
+    assert_eq!((labels[0], labels[labels.len() - 1]), ("gather", "update"));
+    assert!(labels.contains(&"loss"), "{labels:?}");
+    let number = |event: &Value, key: &str| event[key].as_f64().unwrap_or_else(|| panic!("{key} of {event}"));
+    let mut end = 0.0;
+    for event in events {
+        assert_eq!((&event["ph"], &event["pid"], &event["tid"]), (&"X".into(), &1.into(), &1.into()));
+        assert!(number(event, "ts") >= end, "{event} begins before the one before it ends");
+        end = number(event, "ts") + number(event, "dur");
+        assert!(number(event, "dur") > 0.0 && number(&event["args"], "bytes") > 0.0);
+        assert!(number(&event["args"], "flops") >= 0.0);
+    }
+    let refused = crate::support::program::run([&args[..], &["--mode", "infer"]].concat());
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+}
+
+#[test]
 fn bench_prints_one_object() {
     let args = ["bench", "--model", "lenet5", "--device", "cpu", "--steps", "3", "--batch-size", "8", "--json"];
     let result = json(&succeed(args).stdout);

@@ -2,6 +2,7 @@
 
 mod cuda;
 pub mod dag;
+mod fusion;
 pub mod harness;
 pub mod parity;
 mod resume;

@@ -1,0 +1,140 @@
+//! `cnn-cuda summary --plan`: a training step's parts with what is fused into each, their buffers, their least work, and
+//! what a CUDA device is told to run for them.
+
+use std::io::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::device::{Precision, cuda_launches};
+use crate::network::Network;
+use crate::plan::{Mode, Part, Plan, StepKind};
+
+/// What NVIDIA's data sheet gives for an H200 (SXM, dense products): bytes a second of its memory, operations a second.
+const BYTES_PER_SECOND: f64 = 4.8e12;
+
+fn operations_per_second(precision: Precision) -> f64 {
+    match precision {
+        Precision::Fp32 => 67e12,
+        Precision::Tf32 => 494e12,
+        Precision::Fp16 => 989e12,
+    }
+}
+
+/// Seconds from one small kernel's beginning to the next one's in a graph, about.
+const LAUNCH: f64 = 1.3e-6;
+
+/// A training step.
+#[derive(Serialize)]
+struct PlanSummary {
+    model: String,
+    batch_size: usize,
+    precision: &'static str,
+    parts: Vec<Row>,
+    /// Megabytes of activations and their gradients in fp32, as the plan lays them out.
+    arena_mb: f64,
+    /// Nodes of the captured step.
+    graph_nodes: usize,
+    h200_microseconds: f64,
+}
+
+#[derive(Serialize)]
+struct Row {
+    label: String,
+    what: String,
+    /// Numbers of the plan's buffers.
+    reads: Vec<usize>,
+    writes: Vec<usize>,
+    megaflops: f64,
+    /// Of every operand, once, in fp32.
+    megabytes: f64,
+    launches: Vec<&'static str>,
+    /// At the least, by arithmetic, memory and launches.
+    h200_microseconds: f64,
+}
+
+/// Prints the training step of a network.
+pub fn print(
+    out: &mut impl Write,
+    network: &Network,
+    batch_size: usize,
+    precision: Precision,
+    json: bool,
+) -> Result<()> {
+    let plan = Plan::new(network, Mode::Training, batch_size)?;
+    let mut parts = Vec::new();
+    cuda_launches(&plan, precision, batch_size, &mut |part, launches| parts.push(row(part, precision, launches)))?;
+    let summary = PlanSummary {
+        model: network.name.clone(),
+        batch_size,
+        precision: precision.name(),
+        arena_mb: plan.memory_sizes(false).arena as f64 * 4e-6,
+        graph_nodes: parts.iter().map(|row| row.launches.len()).sum(),
+        h200_microseconds: parts.iter().map(|row| row.h200_microseconds).sum(),
+        parts,
+    };
+    if json {
+        serde_json::to_writer(&mut *out, &summary)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    print_table(out, &summary)
+}
+
+fn row(part: &Part, precision: Precision, launches: Vec<&'static str>) -> Row {
+    let (reads, writes) = part.step.map(|step| step.kind.buffers()).unwrap_or_default();
+    let work = (part.cost.flops / operations_per_second(precision)).max(part.cost.bytes / BYTES_PER_SECOND);
+    let alone = match part.label {
+        "loss" => "softmax, loss, its gradient, metrics",
+        "update" => "SGD, rounded weights",
+        _ => "batch, normalised, with labels",
+    };
+    Row {
+        label: part.label.to_string(),
+        what: part.step.map_or(alone.into(), |step| StepKind::describe(&step.kind)),
+        reads,
+        writes,
+        megaflops: part.cost.flops / 1e6,
+        megabytes: part.cost.bytes / 1e6,
+        h200_microseconds: (work + LAUNCH * launches.len() as f64) * 1e6,
+        launches,
+    }
+}
+
+fn print_table(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
+    let header = ["part", "what", "buffers", "MFLOP", "MB", "H200 µs", "CUDA launches"].map(String::from);
+    let mut rows = vec![header];
+    rows.extend(summary.parts.iter().map(|row| {
+        let list = |buffers: &[usize]| buffers.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
+        [
+            row.label.clone(),
+            row.what.clone(),
+            format!("{} → {}", list(&row.reads), list(&row.writes)).trim().to_string(),
+            format!("{:.1}", row.megaflops),
+            format!("{:.2}", row.megabytes),
+            format!("{:.1}", row.h200_microseconds),
+            row.launches.join(", "),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..7).map(width).collect();
+    for [part, what, buffers, flops, bytes, time, launches] in &rows {
+        writeln!(
+            out,
+            "{part:<0$}  {what:<1$}  {buffers:<2$}  {flops:>3$}  {bytes:>4$}  {time:>5$}  {launches}",
+            widths[0], widths[1], widths[2], widths[3], widths[4], widths[5]
+        )?;
+    }
+    let PlanSummary { model, batch_size, precision, graph_nodes, arena_mb, h200_microseconds, .. } = summary;
+    writeln!(
+        out,
+        "\n{model}, batch {batch_size}, {precision}: {graph_nodes} nodes in the graph of a training step on CUDA, \
+         {arena_mb:.1} MB of buffers"
+    )?;
+    writeln!(
+        out,
+        "H200 µs is an estimate from its data sheet, {LAUNCH:.1e} s a launch and bytes in fp32: at least \
+         {h200_microseconds:.0} in all"
+    )?;
+    Ok(())
+}
