@@ -8,10 +8,12 @@ pub const TARGETS: &[(&str, u32)] = &[
     ("conv", 75),
     ("direct", 75),
     ("gather", 75),
+    ("implicit", 75),
     ("join", 75),
     ("loss", 75),
     ("optimizer", 75),
     ("pool", 75),
+    ("tensor", 80),
 ];
 
 /// NVRTC's options for one file.

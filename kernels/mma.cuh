@@ -1,0 +1,69 @@
+// Matrix products of a warp on tensor cores: `mma.sync` as inline PTX, and the rounding that TF32 wants first.
+//
+// Registers are laid out as the PTX ISA says. With g = lane / 4 and t = lane % 4, and a word being one TF32 number or
+// two halves that follow each other along k: a[0] and a[1] are word t of rows g and g + 8, a[2] and a[3] word t + 4 of
+// the same rows; b[0] and b[1] are words t and t + 4 of column g; d[0], d[1] are columns 2t and 2t + 1 of row g, d[2],
+// d[3] those of row g + 8.
+#pragma once
+
+#include "common.cuh"
+
+// The instructions that are used: shape, operand type, and the target that has them. Sums are fp32 in all.
+enum Mma : u32 {
+    MMA_F16_K8,   // m16n8k8, halves: compute_75.
+    MMA_F16_K16,  // m16n8k16, halves: compute_80.
+    MMA_TF32_K8,  // m16n8k8, TF32: compute_80.
+};
+
+// Groups of four words along k: every one is two registers of `a` and one of `b`.
+__host__ __device__ constexpr u32 mma_groups(Mma kind) { return kind == MMA_F16_K8 ? 1 : 2; }
+
+#ifdef CNN_CUDA_EMULATOR
+__device__ __forceinline__ u32 round_to_tf32(u32 bits) { return emulator_round_to_tf32(bits); }
+#else
+__device__ __forceinline__ u32 round_to_tf32(u32 bits) {
+    u32 result;
+    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(__uint_as_float(bits)));
+    return result;
+}
+
+template <Mma KIND>
+__device__ __forceinline__ void mma_one(float* d, const u32* a, const u32* b) {
+    if constexpr (KIND == MMA_F16_K8) {
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+    } else if constexpr (KIND == MMA_F16_K16) {
+        asm volatile(
+            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%0, %1, %2, %3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    } else {
+        asm volatile(
+            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+            "{%0, %1, %2, %3};"
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    }
+}
+#endif
+
+// d += a · b for ROWS × COLS tiles of 16×8 at once: tile (i, j) is of a's registers i and b's registers j. All lanes of
+// the warp take part.
+template <Mma KIND, u32 ROWS, u32 COLS>
+__device__ __forceinline__ void mma(float (&d)[ROWS * COLS * 4], const u32 (&a)[ROWS * 2 * mma_groups(KIND)],
+                                    const u32 (&b)[COLS * mma_groups(KIND)]) {
+#ifdef CNN_CUDA_EMULATOR
+    emulator_mma(KIND == MMA_TF32_K8, mma_groups(KIND), ROWS, COLS, d, a, b, __FILE__, __LINE__);
+#else
+#pragma unroll
+    for (u32 row = 0; row < ROWS; ++row) {
+#pragma unroll
+        for (u32 col = 0; col < COLS; ++col) {
+            mma_one<KIND>(d + (row * COLS + col) * 4, a + row * 2 * mma_groups(KIND), b + col * mma_groups(KIND));
+        }
+    }
+#endif
+}

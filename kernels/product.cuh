@@ -1,0 +1,167 @@
+// The product of a block's tile: by fused multiply-adds or on tensor cores, split along the inner dimension where there
+// are too few tiles for a device, and added up in a fixed order.
+#pragma once
+
+#include "tile.cuh"
+
+// An engine multiplies the tiles in shared memory: sums[e] is the element (row_of(e), col_of(e)) of its warp's part.
+// Elements 2i and 2i + 1 are neighbours in a row.
+
+// fp32, one fused multiply-add after the other, k ascending.
+struct Fma {
+    static __device__ __forceinline__ u32 rounded(u32 bits) { return bits; }
+    static __device__ __forceinline__ u32 row_of(u32 e) { return threadIdx.x % WARP / 4 * 4 + e / 4; }
+    static __device__ __forceinline__ u32 col_of(u32 e) { return threadIdx.x % 4 * 4 + e % 4; }
+
+    template <u32 ROWS, u32 COLS>
+    static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const u32* a, const u32* b, u32 row, u32 col) {
+        row += row_of(0), col += col_of(0);
+#pragma unroll
+        for (u32 word = 0; word < DEPTH; ++word) {
+            const uint4 x = *reinterpret_cast<const uint4*>(a + cell<ROWS>(word, row));
+            const uint4 y = *reinterpret_cast<const uint4*>(b + cell<COLS>(word, col));
+            const u32 left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+            for (u32 e = 0; e < SUMS; ++e) {
+                sums[e] = fmaf(__uint_as_float(left[e / 4]), __uint_as_float(right[e % 4]), sums[e]);
+            }
+        }
+    }
+};
+
+// Tensor cores: two tiles of 16 rows by two of 8 columns.
+template <Mma KIND>
+struct TensorCores {
+    static constexpr u32 GROUPS = mma_groups(KIND);
+
+    static __device__ __forceinline__ u32 rounded(u32 bits) { return KIND == MMA_TF32_K8 ? round_to_tf32(bits) : bits; }
+    static __device__ __forceinline__ u32 row_of(u32 e) {
+        return e / 8 * 16 + threadIdx.x % WARP / 4 + e % 4 / 2 * 8;
+    }
+    static __device__ __forceinline__ u32 col_of(u32 e) { return e / 4 % 2 * 8 + threadIdx.x % 4 * 2 + e % 2; }
+
+    template <u32 ROWS, u32 COLS>
+    static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const u32* a, const u32* b, u32 row, u32 col) {
+        const u32 g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+#pragma unroll
+        for (u32 word = 0; word < DEPTH; word += 4 * GROUPS) {
+            u32 left[4 * GROUPS], right[2 * GROUPS];
+#pragma unroll
+            for (u32 i = 0; i < 4 * GROUPS; ++i) {
+                const u32 tile = i / (2 * GROUPS), group = i / 2 % GROUPS;
+                left[i] = a[cell<ROWS>(word + 4 * group + t, row + tile * 16 + i % 2 * 8 + g)];
+            }
+#pragma unroll
+            for (u32 i = 0; i < 2 * GROUPS; ++i) {
+                right[i] = b[cell<COLS>(word + 4 * (i % GROUPS) + t, col + i / GROUPS * 8 + g)];
+            }
+            mma<KIND, 2, 2>(sums, left, right);
+        }
+    }
+};
+
+// What a block works on.
+struct Work {
+    u32 row, col;                     // Of the product, where its tile begins.
+    u32 tile;                         // Its number.
+    u32 split, splits, tiles_of_split;  // Its part of the inner dimension, in tiles of TILE_K.
+};
+
+template <class Shape>
+__device__ __forceinline__ Work work_of_block(u32 cols, u32 depth) {
+    const u32 across = (cols + Shape::COLS - 1) / Shape::COLS;
+    Work work;
+    work.tile = blockIdx.x;
+    work.row = blockIdx.x / across * Shape::ROWS;
+    work.col = blockIdx.x % across * Shape::COLS;
+    work.split = blockIdx.y;
+    work.splits = gridDim.y;
+    work.tiles_of_split = ((depth + TILE_K - 1) / TILE_K + gridDim.y - 1) / gridDim.y;
+    return work;
+}
+
+// sums += the block's part of A · B. `cells` has TILE_WORDS of shared memory.
+template <class Engine, class Shape, class A, class B>
+__device__ __forceinline__ void multiply_tiles(float (&sums)[SUMS], u32* cells, const A& a, const B& b,
+                                               const Work& work) {
+    constexpr u32 ROWS = Shape::ROWS, COLS = Shape::COLS, BUFFER = DEPTH * (ROWS + COLS);
+    static_assert(2 * BUFFER <= TILE_WORDS, "two tiles fit the shared memory");
+    const u32 all = (a.depth + TILE_K - 1) / TILE_K, first = work.split * work.tiles_of_split;
+    const u32 count = first < all ? min(work.tiles_of_split, all - first) : 0;
+    const u32 warp = threadIdx.x / WARP, warps_across = COLS / WARP_COLS;
+    const u32 row = warp / warps_across * WARP_ROWS, col = warp % warps_across * WARP_COLS;
+    const Digits step_a = digits_of(TILE_K, a.radix), step_b = digits_of(TILE_K, b.radix);
+    Loader<A, Shape::VECTOR, ROWS> left;
+    Loader<B, Shape::VECTOR, COLS> right;
+    left.begin(a, work.row, first * TILE_K);
+    right.begin(b, work.col, first * TILE_K);
+    for (u32 tile = 0; tile <= count; ++tile) {
+        // Tile number `tile` comes while the one before is multiplied, from the other buffer.
+        u32* const next = cells + tile % 2 * BUFFER;
+        const u32* const now = cells + (tile + 1) % 2 * BUFFER;
+        if (tile < count) left.fetch(a, step_a), right.fetch(b, step_b);
+        if (tile > 0) Engine::template multiply<ROWS, COLS>(sums, now, now + DEPTH * ROWS, row, col);
+        if (tile < count) left.template keep<Engine>(next), right.template keep<Engine>(next + DEPTH * ROWS);
+        __syncthreads();
+    }
+}
+
+// Adds the parts of a tile that was split, in their order; true in the block that has the sum, the last to be done.
+// `counters` is zero for every tile, before and after.
+__device__ __forceinline__ bool add_splits(float (&sums)[SUMS], u32* cells, float* partials, u32* counters,
+                                           const Work& work) {
+    if (work.splits == 1) return true;
+    volatile float* const parts = partials + (u64)work.tile * work.splits * SUMS * BLOCK + threadIdx.x;
+#pragma unroll
+    for (u32 e = 0; e < SUMS; ++e) parts[(work.split * SUMS + e) * BLOCK] = sums[e];
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        cells[0] = atomicAdd(&counters[work.tile], 1u) == work.splits - 1;
+        if (cells[0]) counters[work.tile] = 0;
+    }
+    __syncthreads();
+    if (!cells[0]) return false;
+    __threadfence();
+#pragma unroll
+    for (u32 e = 0; e < SUMS; ++e) sums[e] = 0.0f;
+    for (u32 split = 0; split < work.splits; ++split) {
+#pragma unroll
+        for (u32 e = 0; e < SUMS; ++e) sums[e] += parts[(split * SUMS + e) * BLOCK];
+    }
+    return true;
+}
+
+// Where a thread's sum lies in the product; it may be beyond the edge.
+template <class Engine, class Shape>
+__device__ __forceinline__ u32 row_in(const Work& work, u32 e) {
+    return work.row + threadIdx.x / WARP / (Shape::COLS / WARP_COLS) * WARP_ROWS + Engine::row_of(e);
+}
+template <class Engine, class Shape>
+__device__ __forceinline__ u32 col_in(const Work& work, u32 e) {
+    return work.col + threadIdx.x / WARP % (Shape::COLS / WARP_COLS) * WARP_COLS + Engine::col_of(e);
+}
+
+// Writes a pair where it is within `cols`, at once where `together` says that its address allows it.
+__device__ __forceinline__ void store_pair(float* to, u32 col, u32 cols, float first, float second, bool together) {
+    if (together && col < cols) {
+        *reinterpret_cast<float2*>(to) = make_float2(first, second);
+    } else {
+        if (col < cols) to[0] = first;
+        if (col + 1 < cols) to[1] = second;
+    }
+}
+__device__ __forceinline__ void store_pair(half* to, u32 col, u32 cols, float first, float second, bool together) {
+    if (together && col < cols) {
+        *reinterpret_cast<u32*>(to) = float_to_half(first).bits | (u32)float_to_half(second).bits << 16;
+    } else {
+        if (col < cols) to[0] = float_to_half(first);
+        if (col + 1 < cols) to[1] = float_to_half(second);
+    }
+}
+
+// Whether pairs of rows of `cols` elements begin on a pair's size.
+template <class T>
+__device__ __forceinline__ bool pairs_aligned(const T* to, u32 cols) {
+    return cols % 2 == 0 && (u64)to % (2 * sizeof(T)) == 0;
+}
