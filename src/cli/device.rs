@@ -1,5 +1,6 @@
 //! Chooses the backend, once; all below is generic over it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -183,5 +184,5 @@ fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
     check_ordinal(ordinal)?;
     let precision = args.precision.unwrap_or_default().name();
     let workspace = args.workspace_mb.unwrap_or(DEFAULT_WORKSPACE_MB).saturating_mul(1_000_000);
-    Cuda::new(Options { ordinal, precision, workspace, graphs: true })
+    Cuda::new(Options { ordinal, precision, workspace, graphs: true, algorithm: None, recorded: BTreeMap::new() })
 }

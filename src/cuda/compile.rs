@@ -14,14 +14,18 @@ use super::sources::{TARGETS, options};
 use crate::files::write_atomically;
 use crate::rng::fingerprint;
 
+/// The target of a kernel file.
+pub(super) fn target(stem: &str) -> u32 {
+    TARGETS.iter().find(|(name, _)| *name == stem).map_or(75, |(_, target)| *target)
+}
+
 /// PTX of one kernel file, from the cache or from NVRTC.
 ///
 /// # Errors
 /// Where there is no NVRTC on this machine, or the file does not compile.
 pub(super) fn at_run_time(stem: &str, source: &str, headers: &[(&str, &str)], storage: &str) -> Result<String> {
-    let target = TARGETS.iter().find(|(name, _)| *name == stem).map_or(75, |(_, target)| *target);
     let nvrtc = nvrtc()?;
-    let options = options(target, storage);
+    let options = options(target(stem), storage);
     let mut parts = vec![source.to_string(), options.join(" "), format!("{:?}", nvrtc.version)];
     parts.extend(headers.iter().map(|(_, text)| (*text).to_string()));
     let key = fingerprint(parts.iter().map(String::as_bytes));
@@ -63,7 +67,8 @@ fn nvrtc() -> Result<&'static Nvrtc> {
     )
 }
 
-fn cache_folder() -> Option<PathBuf> {
+/// Where this program keeps what it can make again.
+pub(super) fn cache_folder() -> Option<PathBuf> {
     let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
     Some(base.join("cnn-cuda"))

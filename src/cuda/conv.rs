@@ -1,18 +1,51 @@
-//! Convolution on CUDA: im2col in pieces that fit the workspace, then cuBLAS.
+//! Convolution on CUDA, by the algorithm that was chosen for it: an implicit product, or im2col in pieces that fit the
+//! workspace, then cuBLAS.
 
 use anyhow::Result;
 
+use super::algorithm::{Direction, Site};
 use super::gemm::{Operand, Product};
 use super::kernels::{Arg, u32_arg};
-use super::{Cuda, direct};
-use crate::ops::{BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, Span};
+use super::Cuda;
+use crate::ops::{
+    Algorithm, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, Span,
+};
 use crate::shape::{Shape, Window};
 
 impl ConvOps for Cuda {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        if direct::applies(op) {
-            return self.direct_forward(op, batch, &spans);
-        }
+        let site = Site::new(Direction::Forward, op, batch, spans.pool.is_some());
+        self.with_algorithm(site, |cuda, algorithm| match algorithm {
+            Algorithm::Im2col => cuda.im2col_forward(op, batch, &spans),
+            Algorithm::Implicit => cuda.implicit_forward(op, batch, &spans),
+            Algorithm::Direct => cuda.direct_forward(op, batch, &spans),
+        })
+    }
+
+    fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
+        let site = Site::new(Direction::BackwardWeight, op, batch, false);
+        self.with_algorithm(site, |cuda, algorithm| match algorithm {
+            Algorithm::Im2col => cuda.im2col_weight(op, batch, spans),
+            Algorithm::Implicit => cuda.implicit_weight(op, batch, spans),
+            Algorithm::Direct => cuda.direct_backward_weight(op, batch, &spans),
+        })
+    }
+
+    fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
+        let site = Site::new(Direction::BackwardInput, op, batch, spans.epilogue.is_some());
+        self.with_algorithm(site, |cuda, algorithm| match algorithm {
+            Algorithm::Implicit => cuda.implicit_input(op, batch, spans),
+            _ => {
+                cuda.im2col_input(op, batch, spans)?;
+                let rows = batch * op.input.pixels();
+                cuda.gradient_epilogue(rows, op.input.channels, spans.d_input, spans.epilogue)
+            }
+        })
+    }
+}
+
+impl Cuda {
+    fn im2col_forward(&mut self, op: &Conv2d, batch: usize, spans: &Conv2dForward) -> Result<()> {
         let output = op.output()?;
         let memory = self.memory()?;
         let (weight, y) = (memory.weight_address(spans.weight)?, memory.address(spans.output)?);
@@ -29,13 +62,10 @@ impl ConvOps for Cuda {
                 accumulate: false,
             })
         })?;
-        self.end_convolution(op, batch, &spans)
+        self.end_convolution(op, batch, spans)
     }
 
-    fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
-        if direct::applies(op) {
-            return self.direct_backward_weight(op, batch, &spans);
-        }
+    fn im2col_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
         let output = op.output()?;
         let memory = self.memory()?;
         let (d_y, d_weight) = (memory.address(spans.d_output)?, memory.address(spans.d_weight)?);
@@ -54,7 +84,7 @@ impl ConvOps for Cuda {
         })
     }
 
-    fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
+    fn im2col_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
         let output = op.output()?;
         let memory = self.memory()?;
         let (d_y, d_x) = (memory.address(spans.d_output)?, memory.address(spans.d_input)?);
@@ -73,10 +103,8 @@ impl ConvOps for Cuda {
                 accumulate: false,
             })
         };
-        let rows = batch * op.input.pixels();
         if op.is_pointwise() {
-            product(0, rows, d_x, self)?;
-            return self.gradient_epilogue(rows, op.input.channels, spans.d_input, spans.epilogue);
+            return product(0, batch * output.pixels(), d_x, self);
         }
         let vectorised = self.vectorised(&[op.input.channels], &[spans.d_input]);
         let kernel = if vectorised { "col2im_vec" } else { "col2im" };
@@ -90,11 +118,9 @@ impl ConvOps for Cuda {
             let lanes = if vectorised { self.vector() } else { 1 };
             self.launch(kernel, samples * op.input.len() / lanes, &args)?;
         }
-        self.gradient_epilogue(rows, op.input.channels, spans.d_input, spans.epilogue)
+        Ok(())
     }
-}
 
-impl Cuda {
     fn real_size(&self) -> usize {
         if self.is_fp16() { 2 } else { 4 }
     }

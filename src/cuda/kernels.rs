@@ -20,6 +20,12 @@ pub fn embedded() -> &'static [(&'static str, &'static str, u32, &'static str)] 
     PTX
 }
 
+/// Changes with the kernels' sources.
+pub(super) fn fingerprint() -> u64 {
+    let texts = SOURCES.iter().chain(HEADERS).map(|(_, text)| text.as_bytes());
+    crate::rng::fingerprint(texts)
+}
+
 /// Threads of every block; `BLOCK` in `kernels/common.cuh`.
 pub(super) const BLOCK: u32 = 256;
 
@@ -60,13 +66,13 @@ pub(super) struct Kernels {
 unsafe impl Send for Kernels {}
 
 impl Kernels {
-    /// Loads every kernel file for `storage` (`f32` or `f16`).
+    /// Loads the kernel files for `storage` (`f32` or `f16`) but those of `without`.
     ///
     /// # Errors
     /// Where the driver refuses the code, or it has to be compiled here and cannot be.
-    pub fn load(context: &Arc<CudaContext>, storage: &str) -> Result<Self> {
+    pub fn load(context: &Arc<CudaContext>, storage: &str, without: &[&str]) -> Result<Self> {
         let (mut kernels, mut modules) = (HashMap::new(), Vec::new());
-        for &(stem, source) in SOURCES {
+        for &(stem, source) in SOURCES.iter().filter(|(stem, _)| !without.contains(stem)) {
             let module =
                 load_module(context, stem, source, storage).with_context(|| format!("loading kernels/{stem}.cu"))?;
             for (name, parameters) in signatures(source)? {

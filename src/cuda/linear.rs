@@ -1,13 +1,69 @@
-//! The linear layer on CUDA: three products by cuBLAS.
+//! The linear layer on CUDA, by the algorithm that was chosen for it: products by cuBLAS, or the implicit convolution of
+//! one pixel.
 
 use anyhow::Result;
 
 use super::Cuda;
+use super::algorithm::{Direction, Site};
 use super::gemm::{Operand, Product};
-use crate::ops::{BiasOps, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
+use crate::ops::{
+    Algorithm, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, Linear, LinearBackwardInput,
+    LinearBackwardWeight, LinearForward, LinearOps,
+};
+use crate::shape::{Shape, Window};
+
+/// The convolution that a linear layer is.
+fn as_conv(op: &Linear) -> Conv2d {
+    let window = Window { kernel: 1, stride: 1, padding: 0 };
+    Conv2d { input: Shape::new(1, 1, op.in_features), out_channels: op.out_features, window }
+}
 
 impl LinearOps for Cuda {
     fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
+        let LinearForward { input, weight, bias, activation, output } = spans;
+        let (conv, site) = (as_conv(op), Site::linear(Direction::Forward, &as_conv(op), batch, false));
+        self.with_algorithm(site, |cuda, algorithm| match algorithm {
+            Algorithm::Implicit => {
+                let spans = Conv2dForward { input, weight, bias, activation, output, pool: None };
+                cuda.implicit_forward(&conv, batch, spans)
+            }
+            _ => {
+                cuda.blas_forward(op, batch, spans)?;
+                cuda.bias_activation_forward(activation, batch, op.out_features, bias, output)
+            }
+        })
+    }
+
+    fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
+        let LinearBackwardWeight { input, d_output, d_weight } = spans;
+        let (conv, site) = (as_conv(op), Site::linear(Direction::BackwardWeight, &as_conv(op), batch, false));
+        self.with_algorithm(site, |cuda, algorithm| match algorithm {
+            Algorithm::Implicit => {
+                cuda.implicit_weight(&conv, batch, Conv2dBackwardWeight { input, d_output, d_weight })
+            }
+            _ => cuda.blas_weight(op, batch, spans),
+        })
+    }
+
+    fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
+        let LinearBackwardInput { d_output, weight, d_input, epilogue } = spans;
+        let (conv, site) =
+            (as_conv(op), Site::linear(Direction::BackwardInput, &as_conv(op), batch, epilogue.is_some()));
+        self.with_algorithm(site, |cuda, algorithm| {
+            match algorithm {
+                Algorithm::Implicit => {
+                    let spans = Conv2dBackwardInput { d_output, weight, d_input, epilogue };
+                    cuda.implicit_input(&conv, batch, spans)?;
+                }
+                _ => cuda.blas_input(op, batch, spans)?,
+            }
+            cuda.gradient_epilogue(batch, op.in_features, d_input, epilogue)
+        })
+    }
+}
+
+impl Cuda {
+    fn blas_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
         let memory = self.memory()?;
         // x [n, in] · Wᵀ [in, out] → y [n, out]
         self.blas.product(Product {
@@ -19,11 +75,10 @@ impl LinearOps for Cuda {
             c: memory.address(spans.output)?,
             float_result: false,
             accumulate: false,
-        })?;
-        self.bias_activation_forward(spans.activation, batch, op.out_features, spans.bias, spans.output)
+        })
     }
 
-    fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
+    fn blas_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
         let memory = self.memory()?;
         // d_yᵀ [out, n] · x [n, in] → d_weight [out, in]
         self.blas.product(Product {
@@ -38,7 +93,7 @@ impl LinearOps for Cuda {
         })
     }
 
-    fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
+    fn blas_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
         let memory = self.memory()?;
         // d_y [n, out] · W [out, in] → d_x [n, in]
         self.blas.product(Product {
@@ -50,7 +105,6 @@ impl LinearOps for Cuda {
             c: memory.address(spans.d_input)?,
             float_result: false,
             accumulate: false,
-        })?;
-        self.gradient_epilogue(batch, op.in_features, spans.d_input, spans.epilogue)
+        })
     }
 }

@@ -4,6 +4,7 @@
 //! scale, metrics) is in device memory, so that one recorded graph serves every step.
 
 mod activation;
+mod algorithm;
 mod bias;
 mod compile;
 mod conv;
@@ -12,8 +13,10 @@ mod error;
 mod gather;
 mod gemm;
 mod graphs;
+mod implicit;
 mod join;
 mod kernels;
+mod known;
 mod launches;
 mod libraries;
 mod linear;
@@ -24,20 +27,24 @@ mod optimizer;
 mod pool;
 mod probe;
 mod sources;
+mod trial;
 
 pub use kernels::embedded as embedded_kernels;
 pub use launches::Launches;
 pub use probe::devices;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaContext, CudaStream};
 
-use crate::ops::{Backend, DeviceInfo, MemorySizes, Recording, Region, Span};
+use crate::ops::{Algorithm, Backend, Choice, DeviceInfo, MemorySizes, Recording, Region, Span};
+use algorithm::Choices;
 use gemm::Blas;
 use graphs::{Graphs, Next};
 use kernels::{Arg, Kernels};
+use known::Known;
 use memory::Memory;
 
 /// How a CUDA device is used.
@@ -51,6 +58,10 @@ pub struct Options {
     pub workspace: usize,
     /// Whether steps are recorded as graphs and replayed; results are the same.
     pub graphs: bool,
+    /// How convolutions and linear layers are computed, where they can be; none is the fastest.
+    pub algorithm: Option<Algorithm>,
+    /// By the names of [`Choice`], what a run has chosen that goes on; it comes before what is fastest here.
+    pub recorded: BTreeMap<String, Algorithm>,
 }
 
 /// A CUDA device.
@@ -60,6 +71,10 @@ pub struct Cuda {
     kernels: Kernels,
     blas: Blas,
     options: Options,
+    /// Whether implicit products are computed by `kernels/tensor.cu`, else by `kernels/implicit.cu`.
+    tensor_cores: bool,
+    choices: Choices,
+    scratch: implicit::Scratch,
     memory: Option<Memory>,
     graphs: Graphs,
     gather: gather::State,
@@ -84,8 +99,18 @@ impl Cuda {
         probe::check_device(&context)?;
         let stream = context.new_stream().map_err(error::driver).context("making a stream")?;
         let storage = if options.precision == "fp16" { "f16" } else { "f32" };
-        let kernels = Kernels::load(&context, storage)?;
+        let (major, minor) = context.compute_capability().map_err(error::driver)?;
+        let target = u32::try_from(10 * major + minor)?;
+        // The engine of implicit products: fp32 must not be rounded by tensor cores, and older devices have none for TF32.
+        let tensor_cores = options.precision != "fp32" && target >= compile::target("tensor");
+        let kernels = Kernels::load(&context, storage, &[if tensor_cores { "implicit" } else { "tensor" }])?;
         let blas = Blas::new(&stream, options.precision)?;
+        let known = match options.algorithm {
+            Some(_) => Known::default(),
+            None => Known::load(probe::identity(&context)?),
+        };
+        let choices = Choices::new(options.algorithm, options.recorded.clone(), known);
+        let scratch = implicit::Scratch::new(&stream)?;
         let (loss, optimizer) = (loss::State::new(&stream)?, optimizer::State::new(&stream, storage == "f16")?);
         Ok(Self {
             context,
@@ -93,6 +118,9 @@ impl Cuda {
             kernels,
             blas,
             options,
+            tensor_cores,
+            choices,
+            scratch,
             memory: None,
             graphs: Graphs::default(),
             gather: gather::State::default(),
@@ -109,6 +137,26 @@ impl Cuda {
     /// Elements in 16 bytes of storage.
     fn vector(&self) -> usize {
         if self.is_fp16() { 8 } else { 4 }
+    }
+
+    /// Runs, records or replays a sequence.
+    fn run_next(&mut self, recording: Recording, body: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        let next = if self.options.graphs { self.graphs.next(recording) } else { Next::RunAsItComes };
+        match next {
+            Next::RunAsItComes => body(self),
+            Next::Capture => {
+                self.graphs.begin(&self.stream)?;
+                self.capturing = true;
+                let result = body(self);
+                self.capturing = false;
+                self.graphs.end(&self.stream, recording, result)
+            }
+            Next::Replay(gathers) => {
+                // The books first: a graph would read past the end of the order without a word.
+                gathers.into_iter().try_for_each(|(subset, batch)| self.gather.take(subset, batch))?;
+                self.graphs.launch(recording)
+            }
+        }
     }
 
     fn memory(&self) -> Result<&Memory> {
@@ -188,22 +236,17 @@ impl Backend for Cuda {
         F: FnMut(&mut Self) -> Result<()> + Send,
     {
         self.context.bind_to_thread().map_err(error::driver)?;
-        let next = if self.options.graphs { self.graphs.next(recording) } else { Next::RunAsItComes };
-        match next {
-            Next::RunAsItComes => body(self),
-            Next::Capture => {
-                self.graphs.begin(&self.stream)?;
-                self.capturing = true;
-                let result = body(self);
-                self.capturing = false;
-                self.graphs.end(&self.stream, recording, result)
-            }
-            Next::Replay(gathers) => {
-                // The books first: a graph would read past the end of the order without a word.
-                gathers.into_iter().try_for_each(|(subset, batch)| self.gather.take(subset, batch))?;
-                self.graphs.launch(recording)
-            }
-        }
+        let result = self.run_next(recording, &mut body);
+        self.choices.known.save();
+        result
+    }
+
+    fn compares_algorithms(&self) -> bool {
+        self.options.algorithm.is_none()
+    }
+
+    fn choices(&self) -> Vec<Choice> {
+        self.all_choices()
     }
 
     fn is_asynchronous(&self) -> bool {

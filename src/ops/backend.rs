@@ -88,6 +88,45 @@ pub struct DeviceInfo {
     pub precision: String,
 }
 
+/// Ways to compute a convolution or a linear layer, which differ in speed and in the order of their sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Algorithm {
+    /// A library's product; a convolution's windows are unfolded for it first.
+    Im2col,
+    /// One kernel that reads the windows where they lie.
+    Implicit,
+    /// A kernel for convolutions of very few channels.
+    Direct,
+}
+
+impl Algorithm {
+    pub const ALL: [Self; 3] = [Self::Im2col, Self::Implicit, Self::Direct];
+
+    /// As in `--conv-algo` and in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Im2col => "im2col",
+            Self::Implicit => "implicit",
+            Self::Direct => "direct",
+        }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+}
+
+/// Which algorithm an operator has been given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The operator with its shape, batch and precision.
+    pub site: String,
+    pub algorithm: Algorithm,
+    /// Of all that were tried, where they were: now, or on this device before.
+    pub microseconds: Vec<(Algorithm, f64)>,
+}
+
 /// A device with its memory, on which a plan is run. Chosen once; everything below is generic over it.
 pub trait Backend:
     ConvOps + LinearOps + PoolOps + ActivationOps + BiasOps + JoinOps + LossOps + GatherOps + OptimizerOps + Send
@@ -114,6 +153,16 @@ pub trait Backend:
     /// Whether work goes on after the call that asked for it has returned, so that only groups of steps can be timed.
     fn is_asynchronous(&self) -> bool {
         false
+    }
+
+    /// Whether operators have algorithms that are yet to be compared, which is best done before the first step.
+    fn compares_algorithms(&self) -> bool {
+        false
+    }
+
+    /// The algorithms of the operators that have run, where there is a choice, in the order of their names.
+    fn choices(&self) -> Vec<Choice> {
+        Vec::new()
     }
 
     /// Bytes in use on a device of its own, by whomever; none for the CPU.

@@ -120,11 +120,13 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         if (wait.value) ballot |= 1ull << other;
     }
     const unsigned mask = asked.mask;
+    const MmaCall* calls[WARP_LANES];
     for (unsigned other = 0; other < WARP_LANES; ++other) {
         if (!(mask >> other & 1)) continue;
         Wait& wait = waits[first_thread + other];
         wait.fiber->released = true;
-        if (wait.op == WarpOp::sync) continue;
+        calls[other] = reinterpret_cast<const MmaCall*>(wait.value);
+        if (wait.op == WarpOp::sync || wait.op == WarpOp::mma) continue;
         if (wait.op == WarpOp::ballot) {
             wait.result = ballot;
             continue;
@@ -136,6 +138,10 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         }
         wait.result = waits[first_thread + source].value;
     }
+    if (asked.op == WarpOp::mma && !multiply_in_warp(calls)) {
+        become(first_thread);
+        fail_running(CUDA_ERROR_LAUNCH_FAILED, "the lanes of a warp ask for different products, at " + at(asked));
+    }
     return true;
 }
 
@@ -144,6 +150,9 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         const Wait& wait = waits[thread];
         if (wait.kind == Wait::exited) continue;
         become(thread);
+        if (wait.kind == Wait::warp && wait.op == WarpOp::mma) {
+            fail_running(CUDA_ERROR_LAUNCH_FAILED, "not every lane of the warp takes part in a product, at " + at(wait));
+        }
         if (wait.kind == Wait::warp) {
             fail_running(CUDA_ERROR_LAUNCH_FAILED, "lanes named by a shuffle's mask never reach it, at " + at(wait));
         }
@@ -223,6 +232,7 @@ void run_grid(const Launch& asked) {
     blockDim = {asked.block[0], asked.block[1], asked.block[2]};
     thread_count = blockDim.x * blockDim.y * blockDim.z;
     const uint64_t blocks = static_cast<uint64_t>(gridDim.x) * gridDim.y * gridDim.z;
+    device_nanoseconds() += blocks * thread_count;
     for (uint64_t i = 0; i < blocks; ++i) {
         const uint64_t block = settings().reversed ? blocks - 1 - i : i;
         blockIdx.x = static_cast<unsigned>(block % gridDim.x);

@@ -41,7 +41,7 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 extern uint3 threadIdx, blockIdx, blockDim, gridDim;
 constexpr int warpSize = 32;
 
-enum class WarpOp { sync, shuffle_from, shuffle_down, shuffle_up, shuffle_xor, ballot };
+enum class WarpOp { sync, shuffle_from, shuffle_down, shuffle_up, shuffle_xor, ballot, mma };
 
 void* emulator_dynamic_shared();
 void emulator_barrier(const char* file, int line);
@@ -79,6 +79,27 @@ T emulator_shuffle(WarpOp op, const char* file, int line, unsigned mask, T value
     bits = emulator_warp(op, mask, bits, argument, width, file, line);
     std::memcpy(&value, &bits, sizeof(T));
     return value;
+}
+
+// A lane's part in a group of tensor-core products: `rows` × `cols` tiles whose registers follow each other, with `groups`
+// of four words along k, each a TF32 number or two halves.
+struct MmaCall {
+    bool tf32;
+    unsigned groups, rows, cols;
+    float* d;
+    const unsigned *a, *b;
+};
+
+inline void emulator_mma(bool tf32, unsigned groups, unsigned rows, unsigned cols, float* d, const unsigned* a,
+                         const unsigned* b, const char* file, int line) {
+    const MmaCall call{tf32, groups, rows, cols, d, a, b};
+    emulator_warp(WarpOp::mma, ~0u, reinterpret_cast<uint64_t>(&call), 0, 32, file, line);
+}
+
+// To the nearest number with 10 bits of mantissa, ties away from zero, as cvt.rna.tf32.f32 does.
+inline unsigned emulator_round_to_tf32(unsigned bits) {
+    if ((bits & 0x7f800000) == 0x7f800000) return bits & 0x7fffff ? 0x7fffffff : bits;
+    return (bits + 0x1000) & ~0x1fffu;
 }
 
 // Threads of the device run one at a time, so an atomic needs no lock.

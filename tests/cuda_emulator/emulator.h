@@ -1,7 +1,6 @@
 // The emulated device's state and the interfaces between the parts of libcuda's stand-in.
 #pragma once
 
-#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -13,6 +12,8 @@
 
 #include "cuda_types.h"
 #include "registry.h"
+
+struct MmaCall;
 
 namespace emulator {
 
@@ -74,6 +75,9 @@ void run_grid(const Launch& launch);
 void abandon_grid();  // After a fault in it.
 std::string running_thread();  // "block (0, 0, 0), thread (1, 0, 0)", while a kernel runs.
 
+// ---- Tensor cores (mma.cpp): the products that the 32 lanes of a warp ask for; false where they disagree on the shape.
+bool multiply_in_warp(const MmaCall* const* lanes);
+
 // ---- Work in stream order (stream.cpp).
 struct Operation {
     std::string what;
@@ -99,12 +103,15 @@ struct Stream {
     bool blocking = false;
     std::shared_ptr<Capture> capture;
 };
+// The device's clock counts work, not time, so that what is chosen by events is the same every time: a microsecond for
+// every operation, a nanosecond for every thread.
+uint64_t& device_nanoseconds();
 struct Event {
     unsigned flags;
     bool recorded = false, complete = false;
     std::shared_ptr<Capture> capture;
     Stream* captured_in = nullptr;
-    std::chrono::steady_clock::time_point time;
+    uint64_t nanoseconds = 0;
 };
 bool is_stream(Stream* stream);
 // Queues the operation, or records it where the stream is capturing. The queue runs when the program waits.

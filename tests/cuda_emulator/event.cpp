@@ -68,7 +68,7 @@ CUDA_API cuEventRecord(CUevent event, CUstream stream) {
     event->recorded = true;
     event->complete = false;
     return submit(stream, {"cuEventRecord", [event] {
-                               event->time = std::chrono::steady_clock::now();
+                               event->nanoseconds = device_nanoseconds();
                                event->complete = true;
                                return CUDA_SUCCESS;
                            }});
@@ -90,7 +90,7 @@ CUDA_API cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to) {
         if (!events.has(event) || !event->recorded || event->flags & DISABLE_TIMING) return CUDA_ERROR_INVALID_HANDLE;
         if (!event->complete) return CUDA_ERROR_NOT_READY;
     }
-    *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+    *milliseconds = static_cast<float>(to->nanoseconds - from->nanoseconds) / 1e6f;
     return CUDA_SUCCESS;
 }
 

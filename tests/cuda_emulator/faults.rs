@@ -188,6 +188,12 @@ fn catches_a_shuffle_with_missing_lanes() {
 }
 
 #[test]
+fn catches_a_product_with_missing_lanes() {
+    let said = on_emulator(&[], || assert_fault("planted_divergent_mma_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
+    expect_message(said, "not every lane of the warp takes part in a product");
+}
+
+#[test]
 fn catches_a_misaligned_vector() {
     let said =
         on_emulator(&[], || assert_fault("planted_misaligned_vector_f32", CUresult::CUDA_ERROR_MISALIGNED_ADDRESS));

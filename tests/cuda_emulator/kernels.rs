@@ -6,6 +6,7 @@ mod elementwise;
 mod loss;
 mod optimizer;
 mod pooling;
+mod tensor;
 
 use crate::cuda_emulator::device::Device;
 

@@ -1,6 +1,6 @@
 // Kernels of the emulator's own tests: planted faults show that it catches what it promises to, conversions that its
 // halves are IEEE's.
-#include "common.cuh"
+#include "mma.cuh"
 
 // Writes `distance` elements past `count`, or before the start where it is negative.
 KERNEL(planted_write_outside)(float* values, long long count, long long distance) {
@@ -75,4 +75,30 @@ KERNEL(planted_to_real)(const float* source, real* target, u32 count) {
 
 KERNEL(planted_to_float)(const real* source, float* target, u32 count) {
     GRID_STRIDE(i, count) target[i] = load(source[i]);
+}
+
+// One product of a warp: `words` words along k, a [16][words], b [words][8], d [16][8] with what is in it added.
+template <Mma KIND>
+static __device__ void multiply(const u32* a, const u32* b, float* d) {
+    constexpr u32 GROUPS = mma_groups(KIND);
+    const u32 g = threadIdx.x / 4, t = threadIdx.x % 4;
+    u32 left[2 * GROUPS], right[GROUPS];
+    for (u32 group = 0; group < GROUPS; ++group) {
+        left[2 * group] = a[g * 4 * GROUPS + t + 4 * group];
+        left[2 * group + 1] = a[(g + 8) * 4 * GROUPS + t + 4 * group];
+        right[group] = b[(t + 4 * group) * 8 + g];
+    }
+    float sums[4] = {d[g * 8 + 2 * t], d[g * 8 + 2 * t + 1], d[(g + 8) * 8 + 2 * t], d[(g + 8) * 8 + 2 * t + 1]};
+    mma<KIND, 1, 1>(sums, left, right);
+    for (u32 i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sums[i];
+}
+
+KERNEL(planted_mma_f16_k8)(const u32* a, const u32* b, float* d) { multiply<MMA_F16_K8>(a, b, d); }
+KERNEL(planted_mma_f16_k16)(const u32* a, const u32* b, float* d) { multiply<MMA_F16_K16>(a, b, d); }
+KERNEL(planted_mma_tf32_k8)(const u32* a, const u32* b, float* d) { multiply<MMA_TF32_K8>(a, b, d); }
+KERNEL(planted_round_to_tf32)(u32* values) { values[threadIdx.x] = round_to_tf32(values[threadIdx.x]); }
+
+KERNEL(planted_divergent_mma)(float* values) {
+    const u32* bits = reinterpret_cast<const u32*>(values);
+    if (threadIdx.x < 31) multiply<MMA_TF32_K8>(bits, bits, values);
 }

@@ -1,7 +1,9 @@
 //! Every operator on CUDA: against f64, against the CPU, against PyTorch's numbers, in fp32, tf32 and fp16.
 
+use std::collections::BTreeMap;
+
 use cnn_cuda::cuda::{Cuda, Options};
-use cnn_cuda::ops::{LossOps, Metrics, Region, StepLoss};
+use cnn_cuda::ops::{Algorithm, LossOps, Metrics, Region, StepLoss};
 
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, random};
@@ -19,11 +21,23 @@ const TF32: Tolerance = Tolerance { absolute: 5e-3, relative: 2e-3 };
 
 /// Tests want errors at the launch that causes them, so they run eagerly unless they are about graphs.
 pub fn options(precision: &'static str) -> Options {
-    Options { ordinal: 0, precision, workspace: 64 << 20, graphs: false }
+    Options {
+        ordinal: 0,
+        precision,
+        workspace: 64 << 20,
+        graphs: false,
+        algorithm: Some(Algorithm::Im2col),
+        recorded: BTreeMap::new(),
+    }
 }
 
 fn lab(precision: &'static str) -> Lab<Cuda> {
-    Lab::new(Cuda::new(options(precision)).expect("a CUDA device"))
+    lab_by(precision, Algorithm::Im2col)
+}
+
+fn lab_by(precision: &'static str, algorithm: Algorithm) -> Lab<Cuda> {
+    let options = Options { algorithm: Some(algorithm), ..options(precision) };
+    Lab::new(Cuda::new(options).expect("a CUDA device"))
 }
 
 fn all_cases() -> Vec<Case> {
@@ -43,6 +57,40 @@ fn all_operators_in_tf32() {
 #[test]
 fn all_operators_in_fp16() {
     on_cuda(|| all_cases().iter().for_each(|case| check_on(&mut lab("fp16"), case, FP16)));
+}
+
+/// Shapes that implicit products cut differently: full and partial tiles of every form, vectors and single elements, one
+/// pixel, splits along the inner dimension that end unevenly.
+fn implicit_cases() -> Vec<Case> {
+    let more = [
+        conv([6, 5, 8], 16, [3, 1, 1], 3),
+        conv([5, 6, 8], 40, [3, 2, 1], 2),
+        conv([4, 4, 16], 72, [2, 1, 0], 1),
+        conv([9, 9, 2], 3, [3, 3, 2], 3),
+        linear(72, 40, 40),
+        linear(8, 136, 3),
+        linear(300, 8, 1),
+    ];
+    [super::conv::cases(), super::linear::cases(), more.to_vec()].concat()
+}
+
+fn check_implicit(precision: &'static str, tolerance: Tolerance) {
+    implicit_cases().iter().for_each(|case| check_on(&mut lab_by(precision, Algorithm::Implicit), case, tolerance));
+}
+
+#[test]
+fn implicit_products_in_fp32() {
+    on_cuda(|| check_implicit("fp32", FP32));
+}
+
+#[test]
+fn implicit_products_in_tf32() {
+    on_cuda(|| check_implicit("tf32", TF32));
+}
+
+#[test]
+fn implicit_products_in_fp16() {
+    on_cuda(|| check_implicit("fp16", FP16));
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn compile_all(compiler: &str, work: &Path) {
     for name in DRIVER {
         jobs.push((PathBuf::from(SOURCES).join(format!("{name}.cpp")), FOR_DRIVER));
     }
-    for name in ["gemm", "cublas", "nvrtc"] {
+    for name in ["gemm", "cublas", "mma", "nvrtc"] {
         jobs.push((PathBuf::from(SOURCES).join(format!("{name}.cpp")), FOR_PRODUCTS));
     }
     let next = AtomicUsize::new(0);

@@ -1,0 +1,84 @@
+//! What trials found on this device, kept on disk for the next start.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tracing::debug;
+
+use super::compile::cache_folder;
+use crate::files::write_atomically;
+use crate::ops::Algorithm;
+use crate::rng::fingerprint;
+
+/// Microseconds by operator and algorithm.
+type Times = BTreeMap<String, BTreeMap<String, f64>>;
+
+/// The file: a key that names device, driver and kernels, and what was found with them.
+#[derive(Default, Serialize, Deserialize)]
+struct File {
+    key: String,
+    microseconds: Times,
+}
+
+/// What is known, and where it is kept.
+#[derive(Default)]
+pub(super) struct Known {
+    path: Option<PathBuf>,
+    file: File,
+    is_new: bool,
+}
+
+impl Known {
+    /// What was found before with this key; nothing where there is no file, or it is damaged.
+    pub fn load(key: String) -> Self {
+        let name = format!("algorithms-{:016x}.json", fingerprint([key.as_bytes()]));
+        let path = cache_folder().map(|folder| folder.join(name));
+        let text = path.as_ref().and_then(|path| fs::read_to_string(path).ok());
+        let file = text.and_then(|text| serde_json::from_str::<File>(&text).ok());
+        let sound = |file: &File| {
+            let mut times = file.microseconds.values().flat_map(|times| times.values());
+            file.key == key && times.all(|time| time.is_finite() && *time >= 0.0)
+        };
+        let file = file.filter(sound).unwrap_or_else(|| File { key, microseconds: Times::new() });
+        Self { path, file, is_new: false }
+    }
+
+    /// The fastest of the candidates, where all were tried; the first of equals.
+    pub fn fastest(&self, site: &str, candidates: &[Algorithm]) -> Option<Algorithm> {
+        let times = self.file.microseconds.get(site)?;
+        let all: Option<Vec<f64>> = candidates.iter().map(|algorithm| times.get(algorithm.name()).copied()).collect();
+        let best = all?.into_iter().zip(candidates).min_by(|a, b| a.0.total_cmp(&b.0));
+        best.map(|(_, &algorithm)| algorithm)
+    }
+
+    /// Keeps a trial's times and returns the fastest.
+    pub fn learn(&mut self, site: String, times: Vec<(Algorithm, f64)>) -> Algorithm {
+        let best = times.iter().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Algorithm::Im2col, |best| best.0);
+        let times = times.into_iter().map(|(algorithm, time)| (algorithm.name().to_string(), time)).collect();
+        self.file.microseconds.insert(site, times);
+        self.is_new = true;
+        best
+    }
+
+    /// A trial's times.
+    pub fn times(&self, site: &str) -> Vec<(Algorithm, f64)> {
+        let times = self.file.microseconds.get(site).into_iter().flatten();
+        times.filter_map(|(name, &time)| Some((Algorithm::named(name)?, time))).collect()
+    }
+
+    /// Writes what is new to disk. A cache that cannot be written costs the trials next time, no more.
+    pub fn save(&mut self) {
+        let Some(path) = self.path.as_ref().filter(|_| self.is_new) else { return };
+        let write = || {
+            let text = serde_json::to_string_pretty(&self.file)?;
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            write_atomically(path, |writer| Ok(writer.write_all(text.as_bytes())?))
+        };
+        if let Err(error) = write() {
+            debug!("the choice of algorithms is not kept: {error:#}");
+        }
+        self.is_new = false;
+    }
+}
