@@ -1,15 +1,16 @@
 //! The resolved configuration of a training run: flags and defaults, or what `config.toml` of a run to resume says.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::device::{DeviceChoice, Precision};
+use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Precision};
 use super::train::TrainArgs;
 use super::usage;
 use crate::files::write_atomically;
-use crate::ops::Sgd;
+use crate::ops::{Choice, Sgd};
 use crate::train::{Hyperparameters, LearningRate, Schedule};
 
 /// Everything needed to run it again; what `config.toml` holds.
@@ -48,6 +49,12 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_mb: Option<usize>,
     pub log_steps: bool,
+    /// Decides the order of sums on a CUDA device, as do the algorithms chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conv_algo: Option<ConvAlgo>,
+    /// What was chosen by `--conv-algo auto`, by operator: a run that goes on keeps to it where its device can.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub algorithms: BTreeMap<String, String>,
 }
 
 /// The file's name in a run's folder.
@@ -80,6 +87,8 @@ impl Config {
             threads: args.device.threads,
             workspace_mb: args.device.workspace_mb,
             log_steps: args.log_steps,
+            conv_algo: args.device.conv_algo,
+            algorithms: BTreeMap::new(),
         };
         usage(config.warm_up < config.epochs, || {
             format!("--warm-up {} leaves nothing of {} epochs for the schedule", config.warm_up, config.epochs)
@@ -126,6 +135,7 @@ impl Config {
             config.precision = Precision::Fp32; // all that the CPU has; checkpoints are the same in every precision
         }
         config.workspace_mb = args.device.workspace_mb.or(config.workspace_mb);
+        config.conv_algo = args.device.conv_algo.or(config.conv_algo);
         config.threads = args.device.threads.or(config.threads);
         config.epochs = args.epochs.unwrap_or(config.epochs);
         config.eval_batch_size = args.eval_batch_size.unwrap_or(config.eval_batch_size);
@@ -152,6 +162,23 @@ impl Config {
         ensure!(!self.nesterov || self.momentum > 0.0, "nesterov without momentum");
         ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
         Ok(())
+    }
+
+    /// The device, and how it is used.
+    pub fn device(&self) -> DeviceArgs {
+        DeviceArgs {
+            device: Some(self.device),
+            precision: Some(self.precision),
+            threads: self.threads,
+            workspace_mb: self.workspace_mb,
+            conv_algo: self.conv_algo,
+            algorithms: self.algorithms.clone(),
+        }
+    }
+
+    /// Writes down what a backend chose.
+    pub fn record(&mut self, choices: Vec<Choice>) {
+        self.algorithms.extend(choices.into_iter().map(|choice| (choice.site, choice.algorithm.name().to_string())));
     }
 
     /// What the trainer needs of it.

@@ -12,7 +12,7 @@ use tracing::info;
 use super::{flags, usage};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda, Launches, Options};
-use crate::ops::{Backend, Sgd};
+use crate::ops::{Algorithm, Backend, Sgd};
 use crate::plan::{self, Part, Plan};
 
 /// `--device`
@@ -86,6 +86,32 @@ impl Precision {
     }
 }
 
+/// `--conv-algo`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConvAlgo {
+    /// Each layer's fastest, by a short trial at the first start on a device
+    #[default]
+    Auto,
+    /// im2col and cuBLAS; for linear layers cuBLAS alone
+    Im2col,
+    /// One kernel that reads the windows where they lie
+    Implicit,
+    /// A kernel for few input channels, where it fits; else im2col
+    Direct,
+}
+
+impl ConvAlgo {
+    fn algorithm(self) -> Option<Algorithm> {
+        match self {
+            Self::Auto => None,
+            Self::Im2col => Some(Algorithm::Im2col),
+            Self::Implicit => Some(Algorithm::Implicit),
+            Self::Direct => Some(Algorithm::Direct),
+        }
+    }
+}
+
 /// Megabytes that the columns of convolutions may take on a CUDA device.
 const DEFAULT_WORKSPACE_MB: usize = 512;
 
@@ -104,6 +130,12 @@ pub struct DeviceArgs {
     /// Megabytes that im2col may take on a CUDA device; less works in smaller pieces [default: 512]
     #[arg(long, value_name = "MB", value_parser = flags::positive)]
     pub workspace_mb: Option<usize>,
+    /// How a CUDA device computes convolutions and linear layers [default: auto]
+    #[arg(long, value_enum, value_name = "ALGORITHM")]
+    pub conv_algo: Option<ConvAlgo>,
+    /// What a run that goes on has chosen, by operator.
+    #[arg(skip)]
+    pub algorithms: BTreeMap<String, String>,
 }
 
 /// Something to do on whatever backend was chosen.
@@ -183,6 +215,9 @@ fn check_ordinal(ordinal: usize) -> Result<()> {
 fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
     check_ordinal(ordinal)?;
     let precision = args.precision.unwrap_or_default().name();
+    let algorithm = args.conv_algo.unwrap_or_default().algorithm();
+    let known = |(site, name): (&String, &String)| Some((site.clone(), Algorithm::named(name)?));
+    let recorded = args.algorithms.iter().filter_map(known).collect();
     let workspace = args.workspace_mb.unwrap_or(DEFAULT_WORKSPACE_MB).saturating_mul(1_000_000);
-    Cuda::new(Options { ordinal, precision, workspace, graphs: true, algorithm: None, recorded: BTreeMap::new() })
+    Cuda::new(Options { ordinal, precision, workspace, graphs: true, algorithm, recorded })
 }

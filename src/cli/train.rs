@@ -10,7 +10,7 @@ use clap::Args;
 use tracing::info;
 
 use super::config::Config;
-use super::device::{DeviceArgs, Task, check_device, with_backend};
+use super::device::{ConvAlgo, DeviceArgs, Task, check_device, with_backend};
 use super::outputs::Outputs;
 use super::run::{INTERRUPTED, Run, ended_by, install_signal_handlers};
 use super::{DataArgs, build_network, check_dataset, find_model, flags};
@@ -97,12 +97,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         Some(folder) => Config::resumed(folder, &args)?,
         None => Config::new(&args)?,
     };
-    let device = DeviceArgs {
-        device: Some(config.device),
-        precision: Some(config.precision),
-        threads: config.threads,
-        workspace_mb: config.workspace_mb,
-    };
+    let device = config.device();
     // What can be wrong with the flags is told before anything is downloaded or made.
     let model = find_model(&config.model)?;
     check_dataset(&config.dataset)?;
@@ -145,6 +140,9 @@ impl Task for Training {
         let init = config.init.as_ref().filter(|_| args.resume.is_none());
         let initial = init.map(|path| checkpoint::load_weights(path, &network)).transpose()?;
         let mut trainer = Trainer::new(backend, network, dataset, config.hyperparameters())?;
+        if config.conv_algo.unwrap_or_default() == ConvAlgo::Auto {
+            config.record(trainer.backend.choices());
+        }
         if let Some(parameters) = initial {
             trainer.set_parameters(&parameters).context("--init")?;
         }

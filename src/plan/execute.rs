@@ -28,6 +28,15 @@ pub fn evaluate_step<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> 
     })
 }
 
+/// Runs forward, and where the plan has one backward, on whatever is in memory, so that a backend compares its algorithms
+/// before the first step. What it leaves in the arena and in the gradients means nothing.
+pub fn try_out<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
+    backend.run(Recording::Once, |backend| {
+        run_steps(backend, plan, &plan.forward, batch)?;
+        run_steps(backend, plan, &plan.backward, batch)
+    })
+}
+
 /// The logits of the `batch` inputs that were written to `plan.input`.
 pub fn forward<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
     backend.run(Recording::Forward { batch }, |backend| run_steps(backend, plan, &plan.forward, batch))

@@ -9,7 +9,7 @@ mod schedule;
 mod step;
 
 pub use cost::Cost;
-pub use execute::{evaluate_step, forward, train_step};
+pub use execute::{evaluate_step, forward, train_step, try_out};
 pub use parts::{Part, StepTime, each_part, profile_step};
 pub use step::{Step, StepKind};
 

@@ -91,7 +91,23 @@ impl<B: Backend> Trainer<B> {
             earlier_seconds: 0.0,
         };
         trainer.set_parameters(&initial)?;
+        trainer.compare_algorithms()?;
         Ok(trainer)
+    }
+
+    /// Has the backend choose its algorithms for every batch there will be, whole ones and the last of an epoch.
+    fn compare_algorithms(&mut self) -> Result<()> {
+        if !self.backend.compares_algorithms() {
+            return Ok(());
+        }
+        for (plan, count) in [(&self.plan, self.train_count), (&self.eval_plan, self.test_count)] {
+            for batch in [plan.max_batch, count % plan.max_batch] {
+                if batch > 0 {
+                    plan::try_out(&mut self.backend, plan, batch)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Optimiser steps in an epoch; the last may be a partial batch.

@@ -24,9 +24,12 @@ fn step_losses(folder: &Path) -> Vec<f64> {
     records.filter(|record| record["kind"] == "step").map(|record| record["loss"].as_f64().expect("loss")).collect()
 }
 
+/// What is quick on the emulator; a test that is about other algorithms says so.
+const IM2COL: [&str; 2] = ["--conv-algo", "im2col"];
+
 /// Arguments of a short run; `more` first names the data set.
 fn train<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
-    [&["train", "--out", out.to_str().expect("plain"), "--log-steps", "--quiet"], more].concat()
+    [&["train", "--out", out.to_str().expect("plain"), "--log-steps", "--quiet"], &IM2COL[..], more].concat()
 }
 
 fn succeed(ran: Ran) -> Ran {
@@ -72,11 +75,13 @@ fn every_command_works_on_a_device() {
     let eval = |device: &str| -> Value {
         let args =
             ["eval", "--model", "lenet5", "--dataset", "digits", "--weights", weights, "--json", "--device", device];
+        let args = [&args[..], &IM2COL].concat();
         serde_json::from_str(&succeed(run_with(libraries, &[], &args)).stdout).expect("JSON")
     };
     let (device, cpu) = (eval("0"), eval("cpu"));
     assert!((device["loss"].as_f64().expect("loss") - cpu["loss"].as_f64().expect("loss")).abs() < 1e-4);
     let bench = ["bench", "--model", "lenet5", "--device", "0", "--steps", "2", "--batch-size", "4", "--json"];
+    let bench = [&bench[..], &IM2COL].concat();
     let result: Value = serde_json::from_str(&succeed(run_with(libraries, &[], &bench)).stdout).expect("JSON");
     assert_eq!((&result["precision"], &result["device"]), (&"fp32".into(), &"CUDA emulator (CUDA device 0)".into()));
     // cuBLAS's workspace alone is 33 MB.
@@ -96,7 +101,7 @@ fn every_command_works_on_a_device() {
 #[test]
 fn what_is_missing_or_too_old_is_told() {
     let Some(libraries) = emulator() else { return };
-    let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
+    let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", IM2COL[0], IM2COL[1]];
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let refused = |settings: &[(&str, &str)], args: &[&str], words: &[&str]| {
@@ -110,7 +115,7 @@ fn what_is_missing_or_too_old_is_told() {
     refused(&[("CUDA_EMULATOR_DEVICES", "0")], &device, &["--device 0", "CUDA_ERROR_NO_DEVICE"]);
     refused(&[("CUDA_EMULATOR_DRIVER", "11040")], &device, &["CUDA 11.4", "12.0", "update the driver"]);
     refused(&[("CUDA_EMULATOR_CC", "7.0")], &device, &["compute capability 7.0", "7.5"]);
-    let second = [&device[..6], &["1"]].concat();
+    let second = [&device[..6], &["1"], &IM2COL].concat();
     refused(&[], &second, &["no CUDA device 1", "0: CUDA emulator"]);
     let large = [&device[..], &["--batch-size", "100000"]].concat();
     refused(&[("CUDA_EMULATOR_MEMORY_MB", "600")], &large, &["needs", "are free", "a batch of up to", "--batch-size"]);
@@ -127,7 +132,7 @@ fn the_batch_that_is_said_to_fit_fits() {
     let memory = [("CUDA_EMULATOR_MEMORY_MB", "100")];
     let bench = |batch: &str| {
         let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", batch];
-        run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"]].concat())
+        run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"], &IM2COL].concat())
     };
     let stderr = bench("20000").stderr;
     let rest = stderr.split("a batch of up to ").nth(1).unwrap_or_else(|| panic!("{stderr}"));
@@ -174,6 +179,7 @@ fn missing_libraries_are_told() {
 fn errors_of_cublas_come_with_their_name_and_a_remedy() {
     let Some(libraries) = emulator() else { return };
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
+    let device = [&device[..], &IM2COL].concat();
     let cases = [
         ("CUDA_EMULATOR_CUBLAS_CREATE", "1", ["CUBLAS_STATUS_NOT_INITIALIZED", "must fit the NVIDIA driver"]),
         ("CUDA_EMULATOR_CUBLAS_CREATE", "3", ["CUBLAS_STATUS_ALLOC_FAILED", "--batch-size"]),
@@ -194,6 +200,7 @@ fn errors_of_cublas_come_with_their_name_and_a_remedy() {
 fn a_driver_older_than_the_embedded_kernels_gets_them_compiled_here() {
     let Some(libraries) = emulator() else { return };
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
+    let device = [&device[..], &IM2COL].concat();
     let driver = ("CUDA_EMULATOR_DRIVER", "12000");
     let fitting = [driver, ("CUDA_EMULATOR_NVRTC", "12000"), ("RUST_LOG", "cnn_cuda=debug")];
     let ran = succeed(run_with(libraries, &fitting, &device));
@@ -203,4 +210,60 @@ fn a_driver_older_than_the_embedded_kernels_gets_them_compiled_here() {
     assert_eq!(newer.code, Some(1), "{}", newer.stderr);
     assert!(newer.stderr.contains("not newer than the driver"), "{}", newer.stderr);
     assert_eq!(newer.stderr.contains("update it"), embedded, "{}", newer.stderr);
+}
+
+/// The choices that a run wrote down.
+fn recorded(folder: &Path) -> toml::Table {
+    let text = fs::read_to_string(folder.join("config.toml")).expect("read");
+    let config: toml::Table = toml::from_str(&text).expect("TOML");
+    config["algorithms"].as_table().expect("a table").clone()
+}
+
+#[test]
+fn the_fastest_algorithms_are_chosen_once_kept_on_disk_and_with_the_run() {
+    let Some(libraries) = emulator() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("cache");
+    let run = |args: &[&str]| -> String {
+        let mut command = command(args);
+        command.env("LD_LIBRARY_PATH", library_path(libraries)).env("XDG_CACHE_HOME", &cache);
+        let ran = command.env("CNN_CUDA_NVRTC", nvrtc(libraries)).env("RUST_LOG", "info,cnn_cuda=debug").output();
+        succeed(ran.expect("the program starts").into()).stderr
+    };
+    let tried = |stderr: &str| stderr.lines().filter(|line| line.contains("Implicit, ")).count();
+    let shape = ["--dataset", "digits", "--model", "lenet5", "--device", "0", "--batch-size", "4", "--eval-batch-size"];
+    let begin = |name: &str, steps: &str| {
+        let out = folder.path().join(name);
+        let more = [&shape[..], &["8", "--max-steps", steps, "--conv-algo", "auto"]].concat();
+        let args = [&["train", "--log-steps", "--quiet", "--out", out.to_str().expect("plain")], &more[..]].concat();
+        (out.clone(), run(&args))
+    };
+    let (first, stderr) = begin("first", "3");
+    let chosen = recorded(&first);
+    assert!(tried(&stderr) > 0 && tried(&stderr) == chosen.len(), "{stderr}");
+    // The next start finds what was measured, and computes the same.
+    let (second, stderr) = begin("second", "3");
+    assert_eq!((tried(&stderr), recorded(&second)), (0, chosen.clone()), "{stderr}");
+    assert_eq!(step_losses(&first), step_losses(&second));
+    // A damaged file is measured again.
+    let files: Vec<_> = fs::read_dir(cache.join("cnn-cuda")).expect("a cache").flatten().map(|e| e.path()).collect();
+    let kept = files.iter().find(|path| path.to_string_lossy().contains("algorithms-")).expect("a file");
+    fs::write(kept, "{\"key\": ").expect("damaged");
+    let (third, stderr) = begin("third", "3");
+    assert_eq!((tried(&stderr), recorded(&third)), (chosen.len(), chosen.clone()), "{stderr}");
+    // A run goes on with what it began with, whatever is the fastest now.
+    let swapped = |name: &str| if name == "im2col" { "implicit" } else { "im2col" };
+    let text = fs::read_to_string(first.join("config.toml")).expect("read");
+    let (before, table) = text.split_once("[algorithms]").expect("a table");
+    let other = |line: &str| match line.split_once(" = ") {
+        Some((site, name)) => format!("{site} = \"{}\"\n", swapped(name.trim_matches('"'))),
+        None => format!("{line}\n"),
+    };
+    let table: String = table.lines().map(other).collect();
+    fs::write(first.join("config.toml"), format!("{before}[algorithms]\n{table}")).expect("written");
+    let expected = recorded(&first);
+    assert!(expected != chosen);
+    let args = ["train", "--resume", first.to_str().expect("plain"), "--max-steps", "5", "--quiet"];
+    let stderr = run(&args);
+    assert_eq!((tried(&stderr), recorded(&first)), (0, expected), "{stderr}");
 }

@@ -3,7 +3,7 @@
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
-use cnn_cuda::ops::Backend;
+use cnn_cuda::ops::{Algorithm, Backend};
 use cnn_cuda::train::{Hyperparameters, LearningRate, Outcome, Schedule, Trainer};
 
 use super::harness::{Listener, bits, digits, lenet5, two_epochs};
@@ -47,6 +47,49 @@ fn a_narrow_network_comes_close_in_lower_precision() {
         parity::check_narrow(|| cuda("tf32"), loose(), None);
         parity::check_narrow(|| cuda("fp16"), loose(), None);
     });
+}
+
+fn implicit(precision: &'static str) -> Cuda {
+    let algorithm = Some(Algorithm::Implicit);
+    Cuda::new(Options { graphs: true, algorithm, ..options(precision) }).expect("a CUDA device")
+}
+
+#[test]
+fn implicit_products_give_pytorchs_losses_and_weights() {
+    let weights = Tolerance { absolute: 3e-6, relative: 1e-5 };
+    let losses = || Expectation { tolerance: LOSSES, steps: 50 };
+    on_cuda(|| parity::check_narrow(|| implicit("fp32"), losses(), Some(weights)));
+}
+
+#[test]
+fn implicit_products_come_close_in_lower_precision() {
+    let loose = || Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.03 }, steps: 10 };
+    on_cuda(|| {
+        parity::check_narrow(|| implicit("tf32"), loose(), None);
+        parity::check_narrow(|| implicit("fp16"), loose(), None);
+    });
+}
+
+#[test]
+fn implicit_products_are_bit_identical_in_reruns_and_graphs() {
+    on_cuda(|| {
+        for precision in ["fp32", "fp16"] {
+            let recorded = few_steps(implicit(precision));
+            assert!(recorded == few_steps(implicit(precision)), "two runs differ in {precision}");
+            let algorithm = Some(Algorithm::Implicit);
+            let eager = few_steps(Cuda::new(Options { algorithm, ..options(precision) }).expect("a CUDA device"));
+            assert!(recorded == eager, "graphs change the numbers in {precision}");
+        }
+    });
+}
+
+/// Weights and step losses of a short run, as bits.
+fn few_steps<B: Backend>(backend: B) -> (Vec<u32>, Vec<u32>) {
+    let hyper = Hyperparameters { epochs: 1, max_steps: Some(4), ..two_epochs() };
+    let mut trainer = Trainer::new(backend, lenet5(), digits(96, 32), hyper).expect("a trainer");
+    let mut listener = Listener::default();
+    trainer.run(&mut listener).expect("a run");
+    (bits(&trainer.parameters().expect("read")), bits(&listener.losses))
 }
 
 #[test]
