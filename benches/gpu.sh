@@ -80,15 +80,37 @@ memory() {
          END {exit n < 6 || last > second}' "$out/memory.txt"
 }
 for precision in fp32 tf32 fp16; do part "train-$precision" train $precision; done
+# The whole path again by each algorithm alone: the losses of the CPU's run, step by step.
+by_algorithm() {
+    local run
+    for run in "cpu:--device cpu" "$1:--device 0 --conv-algo $1"; do
+        rm -rf "$out/parity-${run%%:*}"
+        # shellcheck disable=SC2086
+        "$CNN_CUDA_BIN" train ${run#*:} --max-steps 50 --log-steps --quiet --out "$out/parity-${run%%:*}" || return 1
+    done
+    python3 -c 'import json, sys
+def losses(path):
+    records = map(json.loads, open(path + "/metrics.jsonl"))
+    return [record["loss"] for record in records if record["kind"] == "step"]
+cpu, device = losses(sys.argv[1]), losses(sys.argv[2])
+worst = max(abs(a - b) / a for a, b in zip(cpu, device, strict=True))
+print(f"{len(cpu)} losses, the worst strays by {worst:.2e} of the CPU, allowed 1e-4")
+sys.exit(not worst <= 1e-4)' "$out/parity-cpu" "$out/parity-$1"
+}
+for algorithm in im2col implicit direct; do part "parity-$algorithm" by_algorithm $algorithm; done
 part device-memory memory
 rm -rf "$out/memory"
 
 PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
 if command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        rm -rf "$out/sanitized"
-        part "sanitizer-$tool" compute-sanitizer --tool $tool --error-exitcode 1 \
-            "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 3 --quiet --out "$out/sanitized"
+        for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32"; do
+            read -r algorithm precision <<<"$way"
+            rm -rf "$out/sanitized"
+            part "sanitizer-$tool-$algorithm-$precision" compute-sanitizer --tool $tool --error-exitcode 1 \
+                "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 3 --quiet --out "$out/sanitized" \
+                --conv-algo $algorithm --precision $precision
+        done
     done
     rm -rf "$out/sanitized"
 else
@@ -101,6 +123,13 @@ for precision in fp32 tf32 fp16; do
     for batch in 64 256 1024; do
         name=bench-$precision-$batch
         part "$name" bench --precision $precision --batch-size $batch
+        # What every layer's candidates took, and each algorithm for all layers.
+        part "algorithms-$precision-$batch" "$CNN_CUDA_BIN" bench --device 0 --steps 20 --algorithms \
+            --precision $precision --batch-size $batch
+        for algorithm in im2col implicit direct; do
+            name=bench-$precision-$batch-$algorithm
+            part "$name" bench --precision $precision --batch-size $batch --conv-algo $algorithm
+        done
     done
 done
 

@@ -9,12 +9,14 @@ typedef Fma Engine;
 #endif
 
 KERNEL(conv2d_forward_implicit)(const real* __restrict__ input, const real* __restrict__ weight,
-                            const float* __restrict__ bias, real* __restrict__ output, float* partials, u32* counters,
+                            const float* __restrict__ bias, real* __restrict__ output, u32* __restrict__ argmax,
+                            float* partials, u32* counters,
                             u32 batch, u32 height, u32 width, u32 channels, u32 out_height, u32 out_width,
-                            u32 out_channels, u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector, float slope) {
+                            u32 out_channels, u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector, u32 pooled,
+                            float slope) {
     __shared__ uint4 cells[TILE_WORDS / 4];
     const Conv conv{height, width, channels, out_height, out_width, out_channels, kernel, stride, padding};
-    const Forward<Engine> direction{input, weight, bias, output, slope};
+    const Forward<Engine> direction{input, weight, bias, output, argmax, pooled, slope};
     run(direction, Launch{conv, batch, reinterpret_cast<u32*>(cells), partials, counters}, shape, vector);
 }
 
@@ -29,11 +31,14 @@ KERNEL(conv2d_backward_weight_implicit)(const real* __restrict__ input, const re
 }
 
 KERNEL(conv2d_backward_input_implicit)(const real* __restrict__ d_output, const real* __restrict__ weight,
-                                   real* __restrict__ d_input, float* partials, u32* counters, u32 batch, u32 height,
+                                   real* __restrict__ d_input, const real* __restrict__ output,
+                                   float* __restrict__ d_bias, float* parts, u32* parts_counters, float* partials,
+                                   u32* counters, u32 batch, u32 height,
                                    u32 width, u32 channels, u32 out_height, u32 out_width, u32 out_channels,
-                                   u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector) {
+                                   u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector, float slope) {
     __shared__ uint4 cells[TILE_WORDS / 4];
     const Conv conv{height, width, channels, out_height, out_width, out_channels, kernel, stride, padding};
-    const BackwardInput<Engine> direction{d_output, weight, d_input};
+    const BackwardInput<Engine> direction{d_output,       weight, d_input, output, d_bias, parts,
+                                          parts_counters, slope};
     run(direction, Launch{conv, batch, reinterpret_cast<u32*>(cells), partials, counters}, shape, vector);
 }

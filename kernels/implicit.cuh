@@ -51,7 +51,9 @@ struct Columns {
     }
 };
 
-// The input's windows: line = output pixel, k = (channel, kernel_x, kernel_y).
+// The input's windows: line = output pixel, k = (channel, kernel_x, kernel_y). POOLED, every 32 lines are the pixels of
+// eight windows of a 2×2 pooling, in the engine's order; a line past the last window repeats it.
+template <class Engine>
 struct Windows {
     static constexpr bool ALONG_K = true;
     struct Line {
@@ -61,17 +63,27 @@ struct Windows {
 
     const real* input;
     Conv conv;
+    u32 pools;  // 2×2 windows, where the output is pooled; else 0.
     u32 lines, depth;
     Radix radix;
 
-    __device__ Windows(const real* input, const Conv& conv, u32 batch)
+    __device__ Windows(const real* input, const Conv& conv, u32 batch, bool pooled)
         : input(input),
           conv(conv),
-          lines(batch * conv.out_pixels()),
+          pools(pooled ? batch * (conv.out_height / 2) * (conv.out_width / 2) : 0),
+          lines(pooled ? (pools + 7) / 8 * 32 : batch * conv.out_pixels()),
           depth(conv.patch()),
           radix{conv.channels, conv.kernel} {}
     __device__ __forceinline__ Line line_of(u32 line) const {
-        const Digits at = digits_of(line, Radix{conv.out_width, conv.out_height});
+        Digits at;
+        if (pools != 0) {
+            const u32 place = Engine::place_of(line % WARP_ROWS), pool = line / WARP_ROWS * 8 + place % 8;
+            at = digits_of(min(pool, pools - 1), Radix{conv.out_width / 2, conv.out_height / 2});
+            at.low = 2 * at.low + place / 8 % 2;
+            at.mid = 2 * at.mid + place / 16;
+        } else {
+            at = digits_of(line, Radix{conv.out_width, conv.out_height});
+        }
         return Line{input + (u64)at.high * conv.height * conv.width * conv.channels,
                     (int)(at.mid * conv.stride - conv.padding), (int)(at.low * conv.stride - conv.padding)};
     }
@@ -182,22 +194,27 @@ struct Launch {
     u32* counters;
 };
 
-// output = act(windows · Wᵀ + bias), [batch·out_height·out_width][out_channels]; `bias` may be null.
+// output = act(windows · Wᵀ + bias), [batch·out_height·out_width][out_channels]; `bias` may be null. With `pooled` set the
+// output is of 2×2 max pooling, every thread's rows being a window, and `argmax` (null in evaluation) receives
+// y·width + x of the first maximum in scan order; a NaN wins.
 template <class Engine>
 struct Forward {
     const real *input, *weight;
     const float* bias;
     real* output;
+    u32* argmax;
+    u32 pooled;
     float slope;
 
     template <class Shape>
     __device__ __forceinline__ void run(const Launch& launch) const {
-        const Windows a(input, launch.conv, launch.batch);
+        const Windows<Engine> a(input, launch.conv, launch.batch, pooled != 0);
         const Rows b(weight, launch.conv.out_channels, launch.conv.patch());
         const Work work = work_of_block<Shape>(b.lines, a.depth);
         float sums[SUMS] = {};
         multiply_tiles<Engine, Shape>(sums, launch.cells, a, b, work);
         if (!add_splits(sums, launch.cells, launch.partials, launch.counters, work)) return;
+        if (pooled) return pool<Shape>(sums, a, b.lines, work);
         const bool together = pairs_aligned(output, b.lines);
 #pragma unroll
         for (u32 e = 0; e < SUMS; e += 2) {
@@ -207,6 +224,36 @@ struct Forward {
             if (bias && col + 1 < b.lines) sums[e + 1] += bias[col + 1];
             store_pair(output + (u64)row * b.lines + col, col, b.lines, activate(sums[e], slope),
                        activate(sums[e + 1], slope), together);
+        }
+    }
+
+private:
+    template <class Shape>
+    __device__ __forceinline__ void pool(const float (&sums)[SUMS], const Windows<Engine>& windows, u32 cols,
+                                         const Work& work) const {
+        const Conv& conv = windows.conv;
+        const u32 row = row_in<Engine, Shape>(work, 0);
+        const u32 pool = row / WARP_ROWS * 8 + Engine::place_of(row % WARP_ROWS) % 8;
+        if (pool >= windows.pools) return;
+        const Digits at = digits_of(pool, Radix{conv.out_width / 2, conv.out_height / 2});
+        const u32 corner = 2 * (at.mid * conv.out_width + at.low);
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+            const u32 col = col_in<Engine, Shape>(work, Engine::at(0, i));
+            if (col >= cols) continue;
+            const float added = bias ? bias[col] : -0.0f;  // −0 changes no number.
+            float best = __int_as_float(0xff800000);       // −∞
+            u32 where = corner;
+#pragma unroll
+            for (u32 part = 0; part < 4; ++part) {
+                const float value = activate(sums[Engine::at(part, i)] + added, slope);
+                if (value > best || value != value) {
+                    best = value;
+                    where = corner + part / 2 * conv.out_width + part % 2;
+                }
+            }
+            store(output + (u64)pool * cols + col, best);
+            if (argmax) argmax[(u64)pool * cols + col] = where;
         }
     }
 };
@@ -235,11 +282,17 @@ struct BackwardWeight {
     }
 };
 
-// d_input = gradients over each pixel · W, [batch·height·width][channels].
+// d_input = gradients over each pixel · W, [batch·height·width][channels], on its way back through the layer before: masked
+// by the sign of that layer's `output`, and summed over the pixels into `d_bias`. Either may be null.
 template <class Engine>
 struct BackwardInput {
     const real *d_output, *weight;
     real* d_input;
+    const real* output;
+    float* d_bias;
+    float* parts;
+    u32* parts_counters;
+    float slope;
 
     template <class Shape>
     __device__ __forceinline__ void run(const Launch& launch) const {
@@ -254,20 +307,29 @@ struct BackwardInput {
         for (u32 e = 0; e < SUMS; e += 2) {
             const u32 row = row_in<Engine, Shape>(work, e), col = col_in<Engine, Shape>(work, e);
             if (row >= a.lines) continue;
-            store_pair(d_input + (u64)row * b.lines + col, col, b.lines, sums[e], sums[e + 1], together);
+            const u64 at = (u64)row * b.lines + col;
+            if (output && col < b.lines) sums[e] = activate_backward(load(output[at]), sums[e], slope);
+            if (output && col + 1 < b.lines) sums[e + 1] = activate_backward(load(output[at + 1]), sums[e + 1], slope);
+            store_pair(d_input + at, col, b.lines, sums[e], sums[e + 1], together);
         }
+        if (!d_bias) return;
+        float columns[4] = {};
+#pragma unroll
+        for (u32 i = 0; i < 4; ++i) {
+#pragma unroll
+            for (u32 row = 0; row < 4; ++row) columns[i] += sums[Engine::at(row, i)];
+        }
+        sum_columns<Engine, Shape>(columns, launch.cells, work, a.lines, b.lines, parts, parts_counters, d_bias);
     }
 };
 
 // Runs a direction with the tile that the launcher chose, numbered as in src/cuda/implicit.rs.
 template <class Direction>
 __device__ __forceinline__ void run(const Direction& direction, const Launch& launch, u32 shape, u32 vector) {
-    switch (2 * shape + (vector != 0)) {
-        case 0: return direction.template run<Tile<64, 64, false>>(launch);
-        case 1: return direction.template run<Tile<64, 64, true>>(launch);
-        case 2: return direction.template run<Tile<128, 32, false>>(launch);
-        case 3: return direction.template run<Tile<128, 32, true>>(launch);
-        case 4: return direction.template run<Tile<32, 128, false>>(launch);
+    if (vector == 0) return direction.template run<Tile<64, 64, false>>(launch);
+    switch (shape) {
+        case 0: return direction.template run<Tile<64, 64, true>>(launch);
+        case 1: return direction.template run<Tile<128, 32, true>>(launch);
         default: return direction.template run<Tile<32, 128, true>>(launch);
     }
 }

@@ -2,16 +2,21 @@
 // are too few tiles for a device, and added up in a fixed order.
 #pragma once
 
+#include "reduce.cuh"
 #include "tile.cuh"
 
 // An engine multiplies the tiles in shared memory: sums[e] is the element (row_of(e), col_of(e)) of its warp's part.
-// Elements 2i and 2i + 1 are neighbours in a row.
+// Elements 2i and 2i + 1 are neighbours in a row. A thread's sums are of four rows in four columns: sums[at(r, c)] is in
+// its row number r and column number c. Row r of its warp is place_of(r) % 8 of eight groups of four rows, and number
+// place_of(r) / 8 in it; a thread's four rows are a group.
 
 // fp32, one fused multiply-add after the other, k ascending.
 struct Fma {
     static __device__ __forceinline__ u32 rounded(u32 bits) { return bits; }
     static __device__ __forceinline__ u32 row_of(u32 e) { return threadIdx.x % WARP / 4 * 4 + e / 4; }
     static __device__ __forceinline__ u32 col_of(u32 e) { return threadIdx.x % 4 * 4 + e % 4; }
+    static __device__ __forceinline__ u32 at(u32 row, u32 col) { return 4 * row + col; }
+    static __device__ __forceinline__ u32 place_of(u32 row) { return row % 4 * 8 + row / 4; }
 
     template <u32 ROWS, u32 COLS>
     static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const u32* a, const u32* b, u32 row, u32 col) {
@@ -39,6 +44,10 @@ struct TensorCores {
         return e / 8 * 16 + threadIdx.x % WARP / 4 + e % 4 / 2 * 8;
     }
     static __device__ __forceinline__ u32 col_of(u32 e) { return e / 4 % 2 * 8 + threadIdx.x % 4 * 2 + e % 2; }
+    static __device__ __forceinline__ u32 at(u32 row, u32 col) {
+        return row / 2 * 8 + col / 2 * 4 + row % 2 * 2 + col % 2;
+    }
+    static __device__ __forceinline__ u32 place_of(u32 row) { return row; }
 
     template <u32 ROWS, u32 COLS>
     static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const u32* a, const u32* b, u32 row, u32 col) {
@@ -111,18 +120,10 @@ __device__ __forceinline__ void multiply_tiles(float (&sums)[SUMS], u32* cells, 
 __device__ __forceinline__ bool add_splits(float (&sums)[SUMS], u32* cells, float* partials, u32* counters,
                                            const Work& work) {
     if (work.splits == 1) return true;
-    volatile float* const parts = partials + (u64)work.tile * work.splits * SUMS * BLOCK + threadIdx.x;
+    float* const parts = partials + (u64)work.tile * work.splits * SUMS * BLOCK + threadIdx.x;
 #pragma unroll
     for (u32 e = 0; e < SUMS; ++e) parts[(work.split * SUMS + e) * BLOCK] = sums[e];
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        cells[0] = atomicAdd(&counters[work.tile], 1u) == work.splits - 1;
-        if (cells[0]) counters[work.tile] = 0;
-    }
-    __syncthreads();
-    if (!cells[0]) return false;
-    __threadfence();
+    if (!arrives_last(counters + work.tile, work.splits, cells[0])) return false;
 #pragma unroll
     for (u32 e = 0; e < SUMS; ++e) sums[e] = 0.0f;
     for (u32 split = 0; split < work.splits; ++split) {
@@ -140,6 +141,47 @@ __device__ __forceinline__ u32 row_in(const Work& work, u32 e) {
 template <class Engine, class Shape>
 __device__ __forceinline__ u32 col_in(const Work& work, u32 e) {
     return work.col + threadIdx.x / WARP % (Shape::COLS / WARP_COLS) * WARP_COLS + Engine::col_of(e);
+}
+
+// sums[column] = the sum of a thread's columns over all rows of the product [rows][cols], for every tile of which one
+// block comes here: tiles, then their sums, in order. `parts` has [tiles of rows][cols].
+template <class Engine, class Shape>
+__device__ __forceinline__ void sum_columns(float (&columns)[4], u32* cells, const Work& work, u32 rows, u32 cols,
+                                            float* parts, u32* counters, float* sums) {
+    constexpr u32 ACROSS = Shape::COLS / WARP_COLS, GROUPS = BLOCK / Shape::COLS;
+    float* const cell_sums = reinterpret_cast<float*>(cells);
+    const u32 warp = threadIdx.x / WARP, col = threadIdx.x % Shape::COLS, group = threadIdx.x / Shape::COLS;
+    const u32 tile_rows = (rows + Shape::ROWS - 1) / Shape::ROWS;
+    const bool inside = work.col + col < cols;
+    __syncthreads();
+#pragma unroll
+    for (u32 i = 0; i < 4; ++i) {
+        // Lanes that are four apart have the same columns.
+#pragma unroll
+        for (u32 distance = 4; distance < WARP; distance *= 2) {
+            columns[i] += __shfl_xor_sync(ALL_LANES, columns[i], distance);
+        }
+        const u32 place = warp / ACROSS * Shape::COLS + warp % ACROSS * WARP_COLS + Engine::col_of(Engine::at(0, i));
+        if (threadIdx.x % WARP < 4) cell_sums[place] = columns[i];
+    }
+    __syncthreads();
+    if (group == 0 && inside) {
+        float sum = cell_sums[col];
+        for (u32 other = 1; other < Shape::ROWS / WARP_ROWS; ++other) sum += cell_sums[other * Shape::COLS + col];
+        parts[(u64)(work.row / Shape::ROWS) * cols + work.col + col] = sum;
+    }
+    if (!arrives_last(counters + work.col / Shape::COLS, tile_rows, cells[0])) return;
+    float sum = 0.0f;
+    if (inside) {
+#pragma unroll 8
+        for (u32 row = group; row < tile_rows; row += GROUPS) sum += parts[(u64)row * cols + work.col + col];
+    }
+    __syncthreads();
+    cell_sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (group != 0 || !inside) return;
+    for (u32 other = 1; other < GROUPS; ++other) sum += cell_sums[other * Shape::COLS + col];
+    sums[work.col + col] = sum;
 }
 
 // Writes a pair where it is within `cols`, at once where `together` says that its address allows it.

@@ -10,6 +10,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tracing::info;
 
+use super::algorithms::{self, Chosen};
 use super::device::{DeviceArgs, Task, with_backend};
 use super::profile::{self, Profile};
 use super::stream::Stdout;
@@ -48,6 +49,9 @@ pub struct BenchArgs {
     /// Write a profiled training step as a Chrome trace, for chrome://tracing and Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Show what every layer's algorithms took on a CUDA device, and which was chosen
+    #[arg(long)]
+    algorithms: bool,
     #[command(flatten)]
     device: DeviceArgs,
     /// Print one JSON object
@@ -82,6 +86,8 @@ struct BenchResult {
     device_memory_mb: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<Profile>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    algorithms: Vec<Chosen>,
 }
 
 #[derive(Serialize)]
@@ -125,6 +131,10 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if let Some(used) = result.device_memory_mb {
         writeln!(out, "device memory in use {used:.0} MB")?;
     }
+    if args.algorithms {
+        writeln!(out)?;
+        algorithms::print(&mut out, &result.algorithms)?;
+    }
     if let Some(profile) = &result.profile {
         writeln!(out)?;
         profile::print(&mut out, profile)?;
@@ -158,6 +168,8 @@ impl Task for Benchmark<'_> {
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, args)?;
+        // Before the profile, whose limits are taken from other operators.
+        let choices = if args.algorithms { backend.choices() } else { Vec::new() };
         let profile = limits.map(|limits| profile::profile(&mut backend, &plan, limits, batch)).transpose()?;
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
         Ok(BenchResult {
@@ -173,6 +185,7 @@ impl Task for Benchmark<'_> {
             peak_memory_mb: peak_memory_mb(),
             device_memory_mb: backend.device_memory_in_use().map(|bytes| bytes as f64 / 1e6),
             profile,
+            algorithms: choices.into_iter().map(Chosen::from).collect(),
         })
     }
 }

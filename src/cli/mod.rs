@@ -1,5 +1,6 @@
 //! The command line: subcommands, their dispatch, and what every one of them shares.
 
+mod algorithms;
 mod bench;
 mod config;
 mod device;

@@ -7,8 +7,8 @@ use std::fmt;
 use anyhow::Result;
 use tracing::debug;
 
-use super::Cuda;
 use super::known::Known;
+use super::{Cuda, direct};
 use crate::ops::{Algorithm, Choice, Conv2d};
 use crate::shape::Window;
 
@@ -44,6 +44,9 @@ impl Site {
         let mut all = vec![Algorithm::Im2col];
         if Cuda::has_implicit(&self.op, self.batch) {
             all.push(Algorithm::Implicit);
+        }
+        if !self.linear && self.direction != Direction::BackwardInput && direct::applies(&self.op) {
+            all.push(Algorithm::Direct);
         }
         all
     }

@@ -3,13 +3,11 @@
 
 use anyhow::Result;
 
+use super::Cuda;
 use super::algorithm::{Direction, Site};
 use super::gemm::{Operand, Product};
 use super::kernels::{Arg, u32_arg};
-use super::Cuda;
-use crate::ops::{
-    Algorithm, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, Span,
-};
+use crate::ops::{Algorithm, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, Span};
 use crate::shape::{Shape, Window};
 
 impl ConvOps for Cuda {

@@ -9,7 +9,8 @@ use super::conv::window_args;
 use super::kernels::{Arg, u32_arg};
 use super::memory::Buffer;
 use super::{Cuda, error};
-use crate::ops::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
+use crate::ops::{Activation, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d};
+use crate::shape::Window;
 
 /// Elements of a block's tile, whatever its shape; `SUMS · BLOCK` in `kernels/tile.cuh`.
 const TILE: usize = 64 * 64;
@@ -27,18 +28,29 @@ const TILES_OF_SPLIT: usize = 4;
 /// Tiles and their parts that are kept at most: fewer than `FILLING` tiles are split, into fewer than twice as many.
 const MAX_PARTS: usize = 2 * FILLING;
 
-/// Where split products keep their parts.
+/// Column sums of tiles that are kept at most, and columns of tiles: a product with more sums its bias gradient in a pass
+/// of its own.
+const MAX_COLUMN_SUMS: usize = 1 << 20;
+const MAX_COLUMNS: usize = 1024;
+
+/// Where split products keep their parts, and tiles their column sums.
 pub(super) struct Scratch {
     partials: Buffer,
-    /// Blocks that are done, for every tile; zero between launches.
+    column_sums: Buffer,
+    /// Blocks that are done, for every tile and then for every column of tiles; zero between launches.
     counters: Buffer,
 }
 
 impl Scratch {
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         let partials = Buffer::new(stream, MAX_PARTS * TILE * 4).map_err(error::driver)?;
-        let counters = Buffer::zeroed(stream, FILLING * 4).map_err(error::driver)?;
-        Ok(Self { partials, counters })
+        let column_sums = Buffer::new(stream, MAX_COLUMN_SUMS * 4).map_err(error::driver)?;
+        let counters = Buffer::zeroed(stream, (FILLING + MAX_COLUMNS) * 4).map_err(error::driver)?;
+        Ok(Self { partials, column_sums, counters })
+    }
+
+    fn column_counters(&self) -> u64 {
+        self.counters.address() + (FILLING * 4) as u64
     }
 }
 
@@ -51,11 +63,11 @@ enum Tile {
 }
 
 impl Tile {
-    /// The one that wastes least where a product is narrow.
-    fn of(rows: usize, cols: usize) -> Self {
-        match (rows, cols) {
-            (_, 0..=32) => Self::Tall,
-            (0..=32, _) => Self::Wide,
+    /// The one that wastes least where a product is narrow; without vectors there is but one.
+    fn of(rows: usize, cols: usize, vector: bool) -> Self {
+        match (vector, rows, cols) {
+            (true, _, 0..=32) => Self::Tall,
+            (true, 0..=32, _) => Self::Wide,
             _ => Self::Square,
         }
     }
@@ -78,8 +90,8 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(rows: usize, cols: usize, depth: usize, per_word: usize) -> Self {
-        let tile = Tile::of(rows, cols);
+    fn new([rows, cols, depth]: [usize; 3], vector: bool, per_word: usize) -> Self {
+        let tile = Tile::of(rows, cols, vector);
         let (tall, wide) = tile.sides();
         let tiles = rows.div_ceil(tall) * cols.div_ceil(wide);
         let along = depth.div_ceil(DEPTH * per_word);
@@ -88,6 +100,17 @@ impl Cut {
         // Every split has something to do.
         Self { tile, tiles, splits: along.div_ceil(tiles_of_split).max(1) }
     }
+}
+
+/// Whether a pooling ends the convolution before it in one launch.
+pub(super) fn fuses(pool: &MaxPool2d) -> bool {
+    pool.window == Window { kernel: 2, stride: 2, padding: 0 }
+}
+
+/// Whether there is room for the column sums of a product's tiles.
+pub(super) fn sums_columns(rows: usize, cols: usize) -> bool {
+    // Whatever its tile: none is lower than 32 rows, or narrower than 32 columns.
+    rows.div_ceil(32).saturating_mul(cols) <= MAX_COLUMN_SUMS && cols.div_ceil(32) <= MAX_COLUMNS
 }
 
 /// One launch: `rows · cols` sums over `depth`.
@@ -114,24 +137,45 @@ impl Cuda {
             && op.window.kernel.pow(2) * op.out_channels < limit
     }
 
-    /// `output = activation(windows · Wᵀ + bias)`, not pooled.
-    pub(super) fn implicit_forward(&self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        let (shape, memory) = (op.output()?, self.memory()?);
+    /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch where the pooling is [`fuses`] to it.
+    pub(super) fn implicit_forward(&mut self, op: &Conv2d, batch: usize, spans: &Conv2dForward) -> Result<()> {
+        let shape = op.output()?;
+        let fused = spans.pool.filter(|pool| fuses(&pool.op));
+        let (bias, activation) = match (spans.pool, fused) {
+            (Some(_), None) => (None, Activation::Identity),
+            _ => (spans.bias, spans.activation),
+        };
+        let memory = self.memory()?;
+        let (output, argmax, rows) = match fused {
+            Some(pool) => {
+                let pooled = pool.op.output()?;
+                let argmax = pool.argmax.map(|span| memory.address(span.first(batch * pooled.len()))).transpose()?;
+                // Eight windows of four pixels are 32 rows.
+                let rows = (batch * pooled.pixels()).div_ceil(8) * 32;
+                (memory.address(pool.output.first(batch * pooled.len()))?, argmax.unwrap_or(0), rows)
+            }
+            None => (memory.address(spans.output.first(batch * shape.len()))?, 0, batch * shape.pixels()),
+        };
         let tensors = [
             memory.address(spans.input.first(batch * op.input.len()))?,
             memory.weight_address(spans.weight)?,
-            spans.bias.map_or(Ok(0), |bias| memory.address(bias))?,
-            memory.address(spans.output.first(batch * shape.len()))?,
+            bias.map_or(Ok(0), |bias| memory.address(bias))?,
+            output,
+            argmax,
         ];
         self.implicit(Job {
             kernel: "conv2d_forward",
             op,
             batch,
-            size: [batch * shape.pixels(), op.out_channels, op.patch_len()],
+            size: [rows, op.out_channels, op.patch_len()],
             tensors: &tensors,
             contiguous: &[op.input.channels],
-            more: &[Arg::F32(spans.activation.negative_slope())],
-        })
+            more: &[Arg::U32(fused.is_some().into()), Arg::F32(activation.negative_slope())],
+        })?;
+        match spans.pool.filter(|_| fused.is_none()) {
+            Some(pool) => self.pool_maxima(batch, (spans.activation, spans.bias), spans.output, pool),
+            None => Ok(()),
+        }
     }
 
     /// `d_weight = d_outputᵀ · windows`
@@ -153,24 +197,33 @@ impl Cuda {
         })
     }
 
-    /// `d_input = gradients over each pixel · W`, without its epilogue.
-    pub(super) fn implicit_input(&self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
-        let (shape, memory) = (op.output()?, self.memory()?);
+    /// `d_input = gradients over each pixel · W`, and its epilogue.
+    pub(super) fn implicit_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
+        let (shape, pixels, channels) = (op.output()?, batch * op.input.pixels(), op.input.channels);
+        let fused = spans.epilogue.filter(|_| sums_columns(pixels, channels));
+        let memory = self.memory()?;
+        let masked = fused.filter(|epilogue| epilogue.activation != Activation::Identity);
         let tensors = [
             memory.address(spans.d_output.first(batch * shape.len()))?,
             memory.weight_address(spans.weight)?,
             memory.address(spans.d_input.first(batch * op.input.len()))?,
+            masked.map_or(Ok(0), |epilogue| memory.address(epilogue.output.first(batch * op.input.len())))?,
+            fused
+                .and_then(|epilogue| epilogue.d_bias)
+                .map_or(Ok(0), |d_bias| memory.address(d_bias.first(channels)))?,
+            self.scratch.column_sums.address(),
+            self.scratch.column_counters(),
         ];
-        let depth = op.window.kernel * op.window.kernel * op.out_channels;
         self.implicit(Job {
             kernel: "conv2d_backward_input",
             op,
             batch,
-            size: [batch * op.input.pixels(), op.input.channels, depth],
+            size: [pixels, channels, op.window.kernel * op.window.kernel * op.out_channels],
             tensors: &tensors,
             contiguous: &[op.input.channels, op.out_channels],
-            more: &[],
-        })
+            more: &[Arg::F32(masked.map_or(1.0, |epilogue| epilogue.activation.negative_slope()))],
+        })?;
+        self.gradient_epilogue(pixels, channels, spans.d_input, spans.epilogue.filter(|_| fused.is_none()))
     }
 
     fn implicit(&self, job: Job<'_>) -> Result<()> {
@@ -179,10 +232,10 @@ impl Cuda {
             return Ok(());
         }
         let lanes = self.vector();
-        let cut = Cut::new(rows, cols, depth, lanes / 4);
-        ensure!(cut.splits == 1 || cut.tiles * cut.splits <= MAX_PARTS, "{cut:?} has too many parts");
         let vector = contiguous.iter().all(|length| length.is_multiple_of(lanes))
             && tensors[..2].iter().all(|address| address.is_multiple_of(16));
+        let cut = Cut::new([rows, cols, depth], vector, lanes / 4);
+        ensure!(cut.splits == 1 || cut.tiles * cut.splits <= MAX_PARTS, "{cut:?} has too many parts");
         let mut args: Vec<Arg> = tensors.iter().map(|&address| Arg::Pointer(address)).collect();
         args.extend([&self.scratch.partials, &self.scratch.counters].map(|buffer| Arg::Pointer(buffer.address())));
         args.push(u32_arg(batch)?);
@@ -204,7 +257,7 @@ mod tests {
     #[test]
     fn narrow_products_have_narrow_tiles() {
         assert_eq!(
-            [(5, 5), (4096, 16), (16, 4096), (4096, 33)].map(|(rows, cols)| Tile::of(rows, cols)),
+            [(5, 5), (4096, 16), (16, 4096), (4096, 33)].map(|(rows, cols)| Tile::of(rows, cols, true)),
             [Tile::Tall, Tile::Tall, Tile::Wide, Tile::Square]
         );
     }
@@ -214,8 +267,8 @@ mod tests {
         for rows in [1, 30, 64, 1000, 5000, 100_000] {
             for cols in [1, 9, 64, 144, 2048] {
                 for depth in [1, 9, 64, 100, 576, 43_264, 1 << 30] {
-                    for per_word in [1, 2] {
-                        let Cut { tiles, splits, .. } = Cut::new(rows, cols, depth, per_word);
+                    for (per_word, vector) in [(1, true), (2, true), (1, false)] {
+                        let Cut { tiles, splits, .. } = Cut::new([rows, cols, depth], vector, per_word);
                         let along = depth.div_ceil(16 * per_word);
                         let each = along.div_ceil(splits);
                         assert!(splits == 1 || (tiles < FILLING && tiles * splits <= MAX_PARTS), "{tiles} {splits}");

@@ -4,13 +4,13 @@
 
 use anyhow::{Result, bail};
 
-use super::direct;
 use super::memory::columns_bytes;
+use super::{direct, implicit};
 use crate::ops::{
-    Activation, ActivationOps, AvgPool2d, Backend, BiasOps, ChannelCopy, Conv2d, Conv2dBackwardInput,
-    Conv2dBackwardWeight, Conv2dForward, ConvOps, DeviceInfo, GatherOps, JoinOps, Linear, LinearBackwardInput,
-    LinearBackwardWeight, LinearForward, LinearOps, LossOps, MaxPool2d, MaxPool2dBackward, MemorySizes, Metrics,
-    Normalise, OptimizerOps, PoolOps, Recording, Sgd, Span, StepLoss, Subset,
+    Activation, ActivationOps, Algorithm, AvgPool2d, Backend, BiasOps, ChannelCopy, Conv2d, Conv2dBackwardInput,
+    Conv2dBackwardWeight, Conv2dForward, ConvOps, DeviceInfo, GatherOps, GradientEpilogue, JoinOps, Linear,
+    LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps, LossOps, MaxPool2d, MaxPool2dBackward,
+    MemorySizes, Metrics, Normalise, OptimizerOps, PoolOps, Recording, Sgd, Span, StepLoss, Subset,
 };
 
 /// A product by cuBLAS, one launch of several kernels' names.
@@ -20,6 +20,7 @@ const PRODUCT: &str = "cuBLAS product";
 pub struct Launches {
     precision: &'static str,
     workspace: usize,
+    algorithm: Algorithm,
     columns_bytes: usize,
     launched: Vec<&'static str>,
 }
@@ -27,7 +28,33 @@ pub struct Launches {
 impl Launches {
     /// For `fp32`, `tf32` or `fp16`, with `workspace` bytes for the columns of convolutions.
     pub fn new(precision: &'static str, workspace: usize) -> Self {
-        Self { precision, workspace, columns_bytes: 0, launched: Vec::new() }
+        Self { precision, workspace, algorithm: Algorithm::Direct, columns_bytes: 0, launched: Vec::new() }
+    }
+
+    /// For an algorithm that is asked for: im2col, or that and direct kernels where there are any, or implicit products.
+    pub fn with_algorithm(self, algorithm: Algorithm) -> Self {
+        Self { algorithm, ..self }
+    }
+
+    fn is_implicit(&self) -> bool {
+        self.algorithm == Algorithm::Implicit
+    }
+
+    fn is_direct(&self, op: &Conv2d) -> bool {
+        self.algorithm == Algorithm::Direct && direct::applies(op)
+    }
+
+    /// An implicit input gradient takes its epilogue along where there is room for its sums.
+    fn implicit_input(
+        &mut self,
+        rows: usize,
+        channels: usize,
+        d_input: Span,
+        epilogue: Option<GradientEpilogue>,
+    ) -> Result<()> {
+        self.launch("conv2d_backward_input")?;
+        let rest = epilogue.filter(|_| !implicit::sums_columns(rows, channels));
+        self.gradient_epilogue(rows, channels, d_input, rest)
     }
 
     /// What was launched since the last call.
@@ -76,25 +103,34 @@ impl Launches {
 
 impl ConvOps for Launches {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        match direct::applies(op) {
+        if self.is_implicit() {
+            self.launch("conv2d_forward")?;
+            let rest = spans.pool.filter(|pool| !implicit::fuses(&pool.op));
+            return rest.map_or(Ok(()), |_| self.launch("max_pool_forward"));
+        }
+        match self.is_direct(op) {
             true => self.launch("direct_forward")?,
             false => self.over_columns(op, batch)?,
         }
         match spans.pool {
             Some(_) => self.launch("max_pool_forward"),
-            None if direct::applies(op) => Ok(()),
+            None if self.is_direct(op) => Ok(()),
             None => self.bias_activation_forward(spans.activation, spans.bias),
         }
     }
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, _spans: Conv2dBackwardWeight) -> Result<()> {
-        match direct::applies(op) {
+        match self.is_direct(op) {
+            _ if self.is_implicit() => self.launch("conv2d_backward_weight"),
             true => self.launch("direct_backward_weight"),
             false => self.over_columns(op, batch),
         }
     }
 
     fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
+        if self.is_implicit() {
+            return self.implicit_input(batch * op.input.pixels(), op.input.channels, spans.d_input, spans.epilogue);
+        }
         match op.is_pointwise() {
             true => self.launch(PRODUCT)?,
             false => {
@@ -108,15 +144,21 @@ impl ConvOps for Launches {
 
 impl LinearOps for Launches {
     fn linear_forward(&mut self, _op: &Linear, _batch: usize, spans: LinearForward) -> Result<()> {
+        if self.is_implicit() {
+            return self.launch("conv2d_forward");
+        }
         self.launch(PRODUCT)?;
         self.bias_activation_forward(spans.activation, spans.bias)
     }
 
     fn linear_backward_weight(&mut self, _op: &Linear, _batch: usize, _spans: LinearBackwardWeight) -> Result<()> {
-        self.launch(PRODUCT)
+        self.launch(if self.is_implicit() { "conv2d_backward_weight" } else { PRODUCT })
     }
 
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
+        if self.is_implicit() {
+            return self.implicit_input(batch, op.in_features, spans.d_input, spans.epilogue);
+        }
         self.launch(PRODUCT)?;
         self.gradient_epilogue(batch, op.in_features, spans.d_input, spans.epilogue)
     }

@@ -21,11 +21,11 @@ fn as_conv(op: &Linear) -> Conv2d {
 impl LinearOps for Cuda {
     fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
         let LinearForward { input, weight, bias, activation, output } = spans;
-        let (conv, site) = (as_conv(op), Site::linear(Direction::Forward, &as_conv(op), batch, false));
-        self.with_algorithm(site, |cuda, algorithm| match algorithm {
+        let conv = as_conv(op);
+        self.with_algorithm(Site::linear(Direction::Forward, &conv, batch, false), |cuda, algorithm| match algorithm {
             Algorithm::Implicit => {
                 let spans = Conv2dForward { input, weight, bias, activation, output, pool: None };
-                cuda.implicit_forward(&conv, batch, spans)
+                cuda.implicit_forward(&conv, batch, &spans)
             }
             _ => {
                 cuda.blas_forward(op, batch, spans)?;
@@ -36,7 +36,8 @@ impl LinearOps for Cuda {
 
     fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
         let LinearBackwardWeight { input, d_output, d_weight } = spans;
-        let (conv, site) = (as_conv(op), Site::linear(Direction::BackwardWeight, &as_conv(op), batch, false));
+        let conv = as_conv(op);
+        let site = Site::linear(Direction::BackwardWeight, &conv, batch, false);
         self.with_algorithm(site, |cuda, algorithm| match algorithm {
             Algorithm::Implicit => {
                 cuda.implicit_weight(&conv, batch, Conv2dBackwardWeight { input, d_output, d_weight })
@@ -47,17 +48,16 @@ impl LinearOps for Cuda {
 
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
         let LinearBackwardInput { d_output, weight, d_input, epilogue } = spans;
-        let (conv, site) =
-            (as_conv(op), Site::linear(Direction::BackwardInput, &as_conv(op), batch, epilogue.is_some()));
-        self.with_algorithm(site, |cuda, algorithm| {
-            match algorithm {
-                Algorithm::Implicit => {
-                    let spans = Conv2dBackwardInput { d_output, weight, d_input, epilogue };
-                    cuda.implicit_input(&conv, batch, spans)?;
-                }
-                _ => cuda.blas_input(op, batch, spans)?,
+        let conv = as_conv(op);
+        let site = Site::linear(Direction::BackwardInput, &conv, batch, epilogue.is_some());
+        self.with_algorithm(site, |cuda, algorithm| match algorithm {
+            Algorithm::Implicit => {
+                cuda.implicit_input(&conv, batch, Conv2dBackwardInput { d_output, weight, d_input, epilogue })
             }
-            cuda.gradient_epilogue(batch, op.in_features, d_input, epilogue)
+            _ => {
+                cuda.blas_input(op, batch, spans)?;
+                cuda.gradient_epilogue(batch, op.in_features, d_input, epilogue)
+            }
         })
     }
 }

@@ -25,11 +25,11 @@ fn step_losses(folder: &Path) -> Vec<f64> {
 }
 
 /// What is quick on the emulator; a test that is about other algorithms says so.
-const IM2COL: [&str; 2] = ["--conv-algo", "im2col"];
+const QUICK: [&str; 2] = ["--conv-algo", "direct"];
 
 /// Arguments of a short run; `more` first names the data set.
 fn train<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
-    [&["train", "--out", out.to_str().expect("plain"), "--log-steps", "--quiet"], &IM2COL[..], more].concat()
+    [&["train", "--out", out.to_str().expect("plain"), "--log-steps", "--quiet"], &QUICK[..], more].concat()
 }
 
 fn succeed(ran: Ran) -> Ran {
@@ -75,13 +75,13 @@ fn every_command_works_on_a_device() {
     let eval = |device: &str| -> Value {
         let args =
             ["eval", "--model", "lenet5", "--dataset", "digits", "--weights", weights, "--json", "--device", device];
-        let args = [&args[..], &IM2COL].concat();
+        let args = [&args[..], &QUICK].concat();
         serde_json::from_str(&succeed(run_with(libraries, &[], &args)).stdout).expect("JSON")
     };
     let (device, cpu) = (eval("0"), eval("cpu"));
     assert!((device["loss"].as_f64().expect("loss") - cpu["loss"].as_f64().expect("loss")).abs() < 1e-4);
     let bench = ["bench", "--model", "lenet5", "--device", "0", "--steps", "2", "--batch-size", "4", "--json"];
-    let bench = [&bench[..], &IM2COL].concat();
+    let bench = [&bench[..], &QUICK].concat();
     let result: Value = serde_json::from_str(&succeed(run_with(libraries, &[], &bench)).stdout).expect("JSON");
     assert_eq!((&result["precision"], &result["device"]), (&"fp32".into(), &"CUDA emulator (CUDA device 0)".into()));
     // cuBLAS's workspace alone is 33 MB.
@@ -101,7 +101,7 @@ fn every_command_works_on_a_device() {
 #[test]
 fn what_is_missing_or_too_old_is_told() {
     let Some(libraries) = emulator() else { return };
-    let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", IM2COL[0], IM2COL[1]];
+    let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", QUICK[0], QUICK[1]];
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let refused = |settings: &[(&str, &str)], args: &[&str], words: &[&str]| {
@@ -115,7 +115,7 @@ fn what_is_missing_or_too_old_is_told() {
     refused(&[("CUDA_EMULATOR_DEVICES", "0")], &device, &["--device 0", "CUDA_ERROR_NO_DEVICE"]);
     refused(&[("CUDA_EMULATOR_DRIVER", "11040")], &device, &["CUDA 11.4", "12.0", "update the driver"]);
     refused(&[("CUDA_EMULATOR_CC", "7.0")], &device, &["compute capability 7.0", "7.5"]);
-    let second = [&device[..6], &["1"], &IM2COL].concat();
+    let second = [&device[..6], &["1"], &QUICK].concat();
     refused(&[], &second, &["no CUDA device 1", "0: CUDA emulator"]);
     let large = [&device[..], &["--batch-size", "100000"]].concat();
     refused(&[("CUDA_EMULATOR_MEMORY_MB", "600")], &large, &["needs", "are free", "a batch of up to", "--batch-size"]);
@@ -132,7 +132,7 @@ fn the_batch_that_is_said_to_fit_fits() {
     let memory = [("CUDA_EMULATOR_MEMORY_MB", "100")];
     let bench = |batch: &str| {
         let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", batch];
-        run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"], &IM2COL].concat())
+        run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"], &QUICK].concat())
     };
     let stderr = bench("20000").stderr;
     let rest = stderr.split("a batch of up to ").nth(1).unwrap_or_else(|| panic!("{stderr}"));

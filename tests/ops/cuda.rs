@@ -11,6 +11,7 @@ use super::{
     FP32, Tolerance, activation, check_on, compare, cpu, epilogue, gather, join, loss, optimizer, pool, pytorch,
 };
 use crate::support::cuda::on_cuda;
+use crate::support::emulator::on_emulator;
 use crate::support::{Need, skip};
 
 /// Storage rounds every activation to 11 bits (4.9e-4), and a gradient sums a few of them.
@@ -26,13 +27,13 @@ pub fn options(precision: &'static str) -> Options {
         precision,
         workspace: 64 << 20,
         graphs: false,
-        algorithm: Some(Algorithm::Im2col),
+        algorithm: Some(Algorithm::Direct),
         recorded: BTreeMap::new(),
     }
 }
 
 fn lab(precision: &'static str) -> Lab<Cuda> {
-    lab_by(precision, Algorithm::Im2col)
+    lab_by(precision, Algorithm::Direct)
 }
 
 fn lab_by(precision: &'static str, algorithm: Algorithm) -> Lab<Cuda> {
@@ -91,6 +92,30 @@ fn implicit_products_in_tf32() {
 #[test]
 fn implicit_products_in_fp16() {
     on_cuda(|| check_implicit("fp16", FP16));
+}
+
+#[test]
+fn implicit_products_with_epilogues() {
+    on_cuda(|| {
+        for (precision, tolerance) in [("fp32", FP32), ("tf32", TF32), ("fp16", FP16)] {
+            epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
+        }
+        epilogue::check_ties(&mut lab_by("fp32", Algorithm::Implicit));
+        epilogue::check_nan(&mut lab_by("fp32", Algorithm::Implicit));
+    });
+}
+
+/// A device without TF32 computes products of that precision in fp32, as cuBLAS does on it, and halves by the older
+/// instruction.
+#[test]
+fn implicit_products_on_an_older_device() {
+    let older = [("CUDA_EMULATOR_CC", "7.5")];
+    on_emulator(&older, || {
+        for (precision, tolerance) in [("tf32", FP32), ("fp16", FP16)] {
+            check_implicit(precision, tolerance);
+            epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
+        }
+    });
 }
 
 #[test]

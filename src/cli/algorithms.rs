@@ -1,0 +1,43 @@
+//! `cnn-cuda bench --algorithms`: what every layer's algorithms took, and which was chosen.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::ops::{Algorithm, Choice};
+
+/// One operator's choice.
+#[derive(Debug, Serialize)]
+pub struct Chosen {
+    pub site: String,
+    pub algorithm: &'static str,
+    /// Of every candidate, where they were tried on this device.
+    pub microseconds: BTreeMap<&'static str, f64>,
+}
+
+impl From<Choice> for Chosen {
+    fn from(choice: Choice) -> Self {
+        let times = choice.microseconds.into_iter().map(|(algorithm, time)| (algorithm.name(), time));
+        Self { site: choice.site, algorithm: choice.algorithm.name(), microseconds: times.collect() }
+    }
+}
+
+/// A table, in the order of the operators' names; nothing where a backend has no choice.
+pub fn print(out: &mut impl Write, all: &[Chosen]) -> Result<()> {
+    let width = all.iter().map(|chosen| chosen.site.len()).max().unwrap_or(0);
+    let names = Algorithm::ALL.map(Algorithm::name);
+    write!(out, "{:<width$}", "operator")?;
+    names.iter().try_for_each(|name| write!(out, "  {:>11}", format!("{name} µs")))?;
+    writeln!(out, "  chosen")?;
+    for chosen in all {
+        write!(out, "{:<width$}", chosen.site)?;
+        for name in names {
+            let time = chosen.microseconds.get(name).map_or("-".into(), |time| format!("{time:.1}"));
+            write!(out, "  {time:>11}")?;
+        }
+        writeln!(out, "  {}", chosen.algorithm)?;
+    }
+    Ok(())
+}
