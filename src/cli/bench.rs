@@ -168,7 +168,6 @@ impl Task for Benchmark<'_> {
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, args)?;
-        // Before the profile, whose limits are taken from other operators.
         let choices = if args.algorithms { backend.choices() } else { Vec::new() };
         let profile = limits.map(|limits| profile::profile(&mut backend, &plan, limits, batch)).transpose()?;
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());

@@ -186,11 +186,12 @@ pub fn check_device(args: &DeviceArgs) -> Result<()> {
 /// Gives `visit` every part of an optimiser step and what a CUDA device is told to run for it; none is needed to say so.
 pub fn cuda_launches(
     plan: &Plan,
-    precision: Precision,
+    (precision, algorithm): (Precision, ConvAlgo),
     batch: usize,
     visit: &mut dyn FnMut(&Part, Vec<&'static str>),
 ) -> Result<()> {
     let mut backend = Launches::new(precision.name(), DEFAULT_WORKSPACE_MB * 1_000_000);
+    backend = backend.with_algorithm(algorithm.algorithm().unwrap_or(Algorithm::Direct));
     backend.allocate(&plan.memory_sizes(false))?;
     plan::each_part(&mut backend, plan, &Sgd::default(), batch, &mut |backend, part, body| {
         body(backend)?;

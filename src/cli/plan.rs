@@ -6,7 +6,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::device::{Precision, cuda_launches};
+use super::device::{ConvAlgo, Precision, cuda_launches};
 use crate::network::Network;
 use crate::plan::{Mode, Part, Plan, StepKind};
 
@@ -58,12 +58,14 @@ pub fn print(
     out: &mut impl Write,
     network: &Network,
     batch_size: usize,
-    precision: Precision,
+    (precision, algorithm): (Precision, ConvAlgo),
     json: bool,
 ) -> Result<()> {
     let plan = Plan::new(network, Mode::Training, batch_size)?;
     let mut parts = Vec::new();
-    cuda_launches(&plan, precision, batch_size, &mut |part, launches| parts.push(row(part, precision, launches)))?;
+    cuda_launches(&plan, (precision, algorithm), batch_size, &mut |part, launches| {
+        parts.push(row(part, precision, launches))
+    })?;
     let summary = PlanSummary {
         model: network.name.clone(),
         batch_size,

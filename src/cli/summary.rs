@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::device::Precision;
+use super::device::{ConvAlgo, Precision};
 use super::stream::Stdout;
 use super::{build_network, find_model, flags, plan};
 use crate::models;
@@ -28,6 +28,9 @@ pub struct SummaryArgs {
     /// Arithmetic, with --plan
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32", requires = "plan")]
     precision: Precision,
+    /// Algorithm of convolutions and linear layers, with --plan; what a device's trial would choose is not known here
+    #[arg(long, value_enum, value_name = "ALGORITHM", default_value = "direct", requires = "plan")]
+    conv_algo: ConvAlgo,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -70,7 +73,7 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
             let model = find_model(name)?;
             let network = build_network(model, model.input, model.classes)?;
             if args.plan {
-                plan::print(&mut out, &network, args.batch_size, args.precision, args.json)?;
+                plan::print(&mut out, &network, args.batch_size, (args.precision, args.conv_algo), args.json)?;
                 return Ok(ExitCode::SUCCESS);
             }
             let summary = summarise(&network)?;

@@ -67,7 +67,7 @@ impl BiasOps for Cuda {
             u32_arg(channels)?,
             pass.width,
             pass.rows_per_block,
-            Arg::F32(activation.negative_slope()),
+            Arg::F32(activation.code()),
         ];
         let kernel = if vectorised { "bias_activation_backward_vec" } else { "bias_activation_backward" };
         self.kernels.launch_grid(&self.stream, kernel, pass.grid, &args)

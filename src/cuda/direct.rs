@@ -47,7 +47,7 @@ impl Cuda {
             self.pointer(spans.output.first(batch * output.len()))?,
             Arg::U64(pixels as u64),
             u32_arg(output.channels)?,
-            Arg::F32(activation.negative_slope()),
+            Arg::F32(activation.code()),
         ];
         args.extend(geometry(op)?);
         let threads = pixels * output.channels.div_ceil(self.vector());

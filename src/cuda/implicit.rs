@@ -170,7 +170,7 @@ impl Cuda {
             size: [rows, op.out_channels, op.patch_len()],
             tensors: &tensors,
             contiguous: &[op.input.channels],
-            more: &[Arg::U32(fused.is_some().into()), Arg::F32(activation.negative_slope())],
+            more: &[Arg::U32(fused.is_some().into()), Arg::F32(activation.code())],
         })?;
         match spans.pool.filter(|_| fused.is_none()) {
             Some(pool) => self.pool_maxima(batch, (spans.activation, spans.bias), spans.output, pool),
@@ -221,7 +221,7 @@ impl Cuda {
             size: [pixels, channels, op.window.kernel * op.window.kernel * op.out_channels],
             tensors: &tensors,
             contiguous: &[op.input.channels, op.out_channels],
-            more: &[Arg::F32(masked.map_or(1.0, |epilogue| epilogue.activation.negative_slope()))],
+            more: &[Arg::F32(masked.map_or(1.0, |epilogue| epilogue.activation.code()))],
         })?;
         self.gradient_epilogue(pixels, channels, spans.d_input, spans.epilogue.filter(|_| fused.is_none()))
     }

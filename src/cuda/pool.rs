@@ -49,7 +49,7 @@ impl PoolOps for Cuda {
             Arg::U64(rows as u64),
             pass.width,
             pass.rows_per_block,
-            Arg::F32(activation.negative_slope()),
+            Arg::F32(activation.code()),
         ];
         args.extend(window_args(op.input, shape, op.window)?);
         self.kernels.launch_grid(&self.stream, kernel, pass.grid, &args)
@@ -92,7 +92,7 @@ impl Cuda {
             self.pointer(output.first(count))?,
             optional(argmax.map(|argmax| argmax.first(count)))?,
             Arg::U64(count as u64),
-            Arg::F32(activation.negative_slope()),
+            Arg::F32(activation.code()),
         ];
         args.extend(window_args(op.input, shape, op.window)?);
         let indices = argmax.unwrap_or(output);

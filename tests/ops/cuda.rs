@@ -11,14 +11,13 @@ use super::{
     FP32, Tolerance, activation, check_on, compare, cpu, epilogue, gather, join, loss, optimizer, pool, pytorch,
 };
 use crate::support::cuda::on_cuda;
-use crate::support::emulator::on_emulator;
 use crate::support::{Need, skip};
 
 /// Storage rounds every activation to 11 bits (4.9e-4), and a gradient sums a few of them.
-const FP16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
+pub const FP16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
 
 /// Products of operands rounded to 11 bits; sums of a hundred such products stray ten times as far.
-const TF32: Tolerance = Tolerance { absolute: 5e-3, relative: 2e-3 };
+pub const TF32: Tolerance = Tolerance { absolute: 5e-3, relative: 2e-3 };
 
 /// Tests want errors at the launch that causes them, so they run eagerly unless they are about graphs.
 pub fn options(precision: &'static str) -> Options {
@@ -36,7 +35,7 @@ fn lab(precision: &'static str) -> Lab<Cuda> {
     lab_by(precision, Algorithm::Direct)
 }
 
-fn lab_by(precision: &'static str, algorithm: Algorithm) -> Lab<Cuda> {
+pub fn lab_by(precision: &'static str, algorithm: Algorithm) -> Lab<Cuda> {
     let options = Options { algorithm: Some(algorithm), ..options(precision) };
     Lab::new(Cuda::new(options).expect("a CUDA device"))
 }
@@ -58,64 +57,6 @@ fn all_operators_in_tf32() {
 #[test]
 fn all_operators_in_fp16() {
     on_cuda(|| all_cases().iter().for_each(|case| check_on(&mut lab("fp16"), case, FP16)));
-}
-
-/// Shapes that implicit products cut differently: full and partial tiles of every form, vectors and single elements, one
-/// pixel, splits along the inner dimension that end unevenly.
-fn implicit_cases() -> Vec<Case> {
-    let more = [
-        conv([6, 5, 8], 16, [3, 1, 1], 3),
-        conv([5, 6, 8], 40, [3, 2, 1], 2),
-        conv([4, 4, 16], 72, [2, 1, 0], 1),
-        conv([9, 9, 2], 3, [3, 3, 2], 3),
-        linear(72, 40, 40),
-        linear(8, 136, 3),
-        linear(300, 8, 1),
-    ];
-    [super::conv::cases(), super::linear::cases(), more.to_vec()].concat()
-}
-
-fn check_implicit(precision: &'static str, tolerance: Tolerance) {
-    implicit_cases().iter().for_each(|case| check_on(&mut lab_by(precision, Algorithm::Implicit), case, tolerance));
-}
-
-#[test]
-fn implicit_products_in_fp32() {
-    on_cuda(|| check_implicit("fp32", FP32));
-}
-
-#[test]
-fn implicit_products_in_tf32() {
-    on_cuda(|| check_implicit("tf32", TF32));
-}
-
-#[test]
-fn implicit_products_in_fp16() {
-    on_cuda(|| check_implicit("fp16", FP16));
-}
-
-#[test]
-fn implicit_products_with_epilogues() {
-    on_cuda(|| {
-        for (precision, tolerance) in [("fp32", FP32), ("tf32", TF32), ("fp16", FP16)] {
-            epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
-        }
-        epilogue::check_ties(&mut lab_by("fp32", Algorithm::Implicit));
-        epilogue::check_nan(&mut lab_by("fp32", Algorithm::Implicit));
-    });
-}
-
-/// A device without TF32 computes products of that precision in fp32, as cuBLAS does on it, and halves by the older
-/// instruction.
-#[test]
-fn implicit_products_on_an_older_device() {
-    let older = [("CUDA_EMULATOR_CC", "7.5")];
-    on_emulator(&older, || {
-        for (precision, tolerance) in [("tf32", FP32), ("fp16", FP16)] {
-            check_implicit(precision, tolerance);
-            epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
-        }
-    });
 }
 
 #[test]

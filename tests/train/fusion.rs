@@ -3,7 +3,7 @@
 use cnn_cuda::cuda::{Cuda, Launches, Options};
 use cnn_cuda::models::find;
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Backend, Metrics, Normalise, OptimizerOps, Recording, Region, Sgd, Span, Subset};
+use cnn_cuda::ops::{Algorithm, Backend, Metrics, Normalise, OptimizerOps, Recording, Region, Sgd, Span, Subset};
 use cnn_cuda::ops::{GatherOps, LossOps};
 use cnn_cuda::plan::{self, Mode, Plan};
 use cnn_cuda::shape::{Shape, Window};
@@ -94,18 +94,22 @@ fn a_gradient_across_a_flatten_is_not_summed_by_column() {
     assert!(steps.contains(&"conv backward bias: gradient of ReLU + bias gradient".to_string()), "{steps:#?}");
 }
 
+/// Precision and algorithm.
+type Way = (&'static str, Algorithm);
+
 /// Launches of a training step by the list.
-fn listed(network: &Network, precision: &'static str, batch: usize) -> Vec<&'static str> {
+fn listed(network: &Network, (precision, algorithm): Way, batch: usize) -> Vec<&'static str> {
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
-    let mut launches = Launches::new(precision, options(precision).workspace);
+    let mut launches = Launches::new(precision, options(precision).workspace).with_algorithm(algorithm);
     launches.allocate(&plan.memory_sizes(false)).expect("a list");
     plan::train_step(&mut launches, &plan, &Sgd::default(), batch).expect("a step");
     launches.take()
 }
 
 /// Nodes of the graph that a device captured of a training step.
-fn captured(network: &Network, precision: &'static str, batch: usize) -> usize {
-    let mut backend = Cuda::new(Options { graphs: true, ..options(precision) }).expect("a CUDA device");
+fn captured(network: &Network, (precision, algorithm): Way, batch: usize) -> usize {
+    let algorithm = Some(algorithm);
+    let mut backend = Cuda::new(Options { graphs: true, algorithm, ..options(precision) }).expect("a CUDA device");
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
     let shape = network.input();
     let normalise = Normalise { shape, mean: vec![0.5; shape.channels], std: vec![0.5; shape.channels] };
@@ -127,12 +131,13 @@ fn captured(network: &Network, precision: &'static str, batch: usize) -> usize {
 #[test]
 fn a_captured_step_has_as_many_nodes_as_are_listed() {
     on_cuda(|| {
-        for precision in ["fp32", "fp16"] {
+        use Algorithm::{Direct, Im2col, Implicit};
+        for way in [("fp32", Direct), ("fp32", Im2col), ("fp32", Implicit), ("fp16", Direct), ("fp16", Implicit)] {
             let networks = [model("mnist-cnn"), model("lenet5"), branching(Shape::new(28, 28, 1), 8, 0.0)];
             for (network, batch) in networks.iter().zip([2, 5, 3]) {
-                let listed = listed(network, precision, batch);
-                let nodes = captured(network, precision, batch);
-                assert_eq!(nodes, listed.len(), "{} in {precision}: {listed:?}", network.name);
+                let listed = listed(network, way, batch);
+                let nodes = captured(network, way, batch);
+                assert_eq!(nodes, listed.len(), "{} in {way:?}: {listed:?}", network.name);
             }
         }
     });
@@ -149,6 +154,6 @@ fn pieces_are_listed() {
         plan::train_step(&mut launches, &plan, &Sgd::default(), 64).expect("a step");
         launches.take().len()
     };
-    assert_eq!(count(512 << 20), listed(&network, "fp32", 64).len());
+    assert_eq!(count(512 << 20), listed(&network, ("fp32", Algorithm::Direct), 64).len());
     assert!(count(1 << 20) > 2 * count(512 << 20));
 }

@@ -1,0 +1,68 @@
+//! Implicit products on CUDA: every direction on shapes that are cut differently, with their epilogues, in every precision
+//! and on a device without the newer tensor cores.
+
+use cnn_cuda::ops::Algorithm;
+
+use super::case::{Case, conv, linear};
+use super::cuda::{FP16, TF32, lab_by};
+use super::{FP32, Tolerance, check_on, epilogue};
+use crate::support::cuda::on_cuda;
+use crate::support::emulator::on_emulator;
+
+/// Shapes that implicit products cut differently: full and partial tiles of every form, vectors and single elements, one
+/// pixel, splits along the inner dimension that end unevenly.
+fn implicit_cases() -> Vec<Case> {
+    let more = [
+        conv([6, 5, 8], 16, [3, 1, 1], 3),
+        conv([5, 6, 8], 40, [3, 2, 1], 2),
+        conv([4, 4, 16], 72, [2, 1, 0], 1),
+        conv([9, 9, 2], 3, [3, 3, 2], 3),
+        linear(72, 40, 40),
+        linear(8, 136, 3),
+        linear(300, 8, 1),
+    ];
+    [super::conv::cases(), super::linear::cases(), more.to_vec()].concat()
+}
+
+fn check_implicit(precision: &'static str, tolerance: Tolerance) {
+    implicit_cases().iter().for_each(|case| check_on(&mut lab_by(precision, Algorithm::Implicit), case, tolerance));
+}
+
+#[test]
+fn implicit_products_in_fp32() {
+    on_cuda(|| check_implicit("fp32", FP32));
+}
+
+#[test]
+fn implicit_products_in_tf32() {
+    on_cuda(|| check_implicit("tf32", TF32));
+}
+
+#[test]
+fn implicit_products_in_fp16() {
+    on_cuda(|| check_implicit("fp16", FP16));
+}
+
+#[test]
+fn implicit_products_with_epilogues() {
+    on_cuda(|| {
+        for (precision, tolerance) in [("fp32", FP32), ("tf32", TF32), ("fp16", FP16)] {
+            epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
+        }
+        epilogue::check_ties(&mut lab_by("fp32", Algorithm::Implicit));
+        epilogue::check_nan(&mut lab_by("fp32", Algorithm::Implicit));
+    });
+}
+
+/// A device without TF32 computes products of that precision in fp32, as cuBLAS does on it, and halves by the older
+/// instruction.
+#[test]
+fn implicit_products_on_an_older_device() {
+    let older = [("CUDA_EMULATOR_CC", "7.5")];
+    on_emulator(&older, || {
+        for (precision, tolerance) in [("tf32", FP32), ("fp16", FP16)] {
+            check_implicit(precision, tolerance);
+            epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
+        }
+    });
+}
