@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::kernel::{Left, Product, Start};
 use super::scratch::{self, Buffer, PANEL, grown};
+use super::winograd::Winograd;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
     Activation, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, PoolOps,
@@ -76,6 +77,12 @@ impl ConvOps for Cpu {
             spans.output.first(batch * output.len()),
         ])?;
         let (x, bias) = (&*x, &*bias);
+        if let Some(winograd) = Winograd::new(op, output) {
+            let weights = grown(&mut self.scratch.packed, winograd.weight_len());
+            winograd.split_weights(set, weight, weights);
+            winograd.forward(set, x, weights, bias, spans.activation, y);
+            return Ok(());
+        }
         // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
         let panels = grown(&mut self.scratch.packed, op.weight_len());
         panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
@@ -122,6 +129,10 @@ impl ConvOps for Cpu {
             spans.d_weight,
         ])?;
         let (x, d_y) = (&*x, &*d_y);
+        if let Some(winograd) = Winograd::new(op, output) {
+            winograd.backward_weight(set, x, d_y, d_weight, &mut self.scratch.partials);
+            return Ok(());
+        }
         let lines_per_group = lines.div_ceil(WEIGHT_GROUPS);
         let groups = lines.div_ceil(lines_per_group);
         // Every group sums d_weightᵀ of its lines, [panel][k·k·ic][PANEL].
@@ -156,6 +167,12 @@ impl ConvOps for Cpu {
             spans.weight,
             spans.d_input.first(batch * op.input.len()),
         ])?;
+        if let Some(winograd) = Winograd::new(op, output) {
+            let weights = grown(&mut self.scratch.packed, winograd.weight_len());
+            winograd.split_weights_backward(set, weight, weights);
+            winograd.backward_input(set, d_y, weights, d_x);
+            return Ok(());
+        }
         // W by kernel rows in panels of columns, [ky][panel][oc][PANEL]
         let packed = grown(&mut self.scratch.packed, op.weight_len());
         packed.par_chunks_mut(output.channels * run).enumerate().for_each(|(ky, packed)| {

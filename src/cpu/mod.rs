@@ -12,11 +12,15 @@ mod join;
 mod kernel;
 mod linear;
 mod loss;
+mod maps;
 mod memory;
 mod optimizer;
 mod pool;
 mod scratch;
+mod tiling;
+mod transform;
 mod vector;
+mod winograd;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

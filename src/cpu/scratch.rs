@@ -21,10 +21,14 @@ pub(super) enum Buffer {
     Padded,
     /// One side of a product.
     Packed,
+    /// Tiles of an image, transformed.
+    Tiles,
+    /// Products of such tiles, or tiles of another image.
+    Products,
 }
 
 thread_local! {
-    static BUFFERS: [RefCell<Vec<f32>>; 2] = const { [RefCell::new(Vec::new()), RefCell::new(Vec::new())] };
+    static BUFFERS: [RefCell<Vec<f32>>; 4] = const { [const { RefCell::new(Vec::new()) }; 4] };
 }
 
 /// Runs `body` with `len` floats of one of this thread's buffers, whose contents are left over from earlier use.

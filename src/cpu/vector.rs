@@ -14,6 +14,8 @@ pub(super) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     unsafe fn store_first(self, to: *mut f32, count: usize);
     unsafe fn add(self, other: Self) -> Self;
+    unsafe fn sub(self, other: Self) -> Self;
+    unsafe fn mul(self, other: Self) -> Self;
     /// `self · factor + term`
     unsafe fn multiply_add(self, factor: Self, term: Self) -> Self;
     /// Not hiding NaN.
@@ -62,6 +64,16 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {
         Self(std::array::from_fn(|lane| self.0[lane] + other.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| self.0[lane] - other.0[lane]))
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, other: Self) -> Self {
+        Self(std::array::from_fn(|lane| self.0[lane] * other.0[lane]))
     }
 
     #[inline(always)]
@@ -132,6 +144,16 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            Self(unsafe { _mm256_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            Self(unsafe { _mm256_mul_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
         unsafe fn multiply_add(self, factor: Self, term: Self) -> Self {
             Self(unsafe { _mm256_fmadd_ps(self.0, factor.0, term.0) })
         }
@@ -180,6 +202,16 @@ mod x86 {
         #[inline(always)]
         unsafe fn add(self, other: Self) -> Self {
             Self(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn sub(self, other: Self) -> Self {
+            Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            Self(unsafe { _mm512_mul_ps(self.0, other.0) })
         }
 
         #[inline(always)]

@@ -27,6 +27,14 @@ pub fn cases() -> Vec<Case> {
         conv([7, 6, 1], 33, [3, 1, 0], 1),
         conv([9, 8, 1], 6, [5, 2, 2], 3).with(Activation::Relu),
         conv([6, 6, 1], 16, [3, 2, 1], 1).with(Activation::LeakyRelu { slope: 0.125 }),
+        // Winograd's tiles: whole ones, broken ones, and with them padding
+        conv([6, 6, 16], 16, [3, 1, 0], 3).with(Activation::Relu),
+        conv([5, 7, 16], 32, [3, 1, 0], 2),
+        conv([4, 4, 32], 48, [3, 1, 0], 1), // one tile
+        conv([4, 5, 32], 16, [3, 1, 1], 2).with(Activation::LeakyRelu { slope: 0.125 }),
+        conv([7, 4, 16], 16, [3, 1, 2], 2).with(Activation::Relu),
+        conv([2, 2, 16], 16, [3, 1, 1], 2),
+        conv([3, 4, 16], 16, [3, 1, 0], 2), // too small for a tile
         conv([6, 7, 3], 4, [3, 1, 1], 2).with(Activation::Relu),
         conv([6, 7, 4], 5, [3, 2, 1], 2).with(Activation::LeakyRelu { slope: 0.125 }),
         conv([6, 5, 4], 8, [3, 1, 0], 2).with(Activation::Tanh),

@@ -5,7 +5,7 @@ use cnn_cuda::ops::Activation;
 
 use super::case::{Case, conv, linear, max_pool};
 use super::lab::Lab;
-use super::{FP32, activation, check_on, linear as linears, pool};
+use super::{FP32, Tolerance, activation, check_on, check_some_on, linear as linears, pool};
 
 /// Shapes with whole and broken vectors, panels and tiles of all sets.
 fn wide_cases() -> Vec<Case> {
@@ -23,6 +23,19 @@ fn wide_cases() -> Vec<Case> {
     ]
 }
 
+/// Shapes for Winograd's tiles that are too large to check every element of their gradients.
+fn large_cases() -> Vec<Case> {
+    vec![
+        conv([23, 24, 16], 16, [3, 1, 0], 1), // many pieces of one sample
+        conv([9, 7, 16], 32, [3, 1, 1], 35),  // odd, several samples a piece, the last of fewer
+        conv([4, 6, 16], 144, [3, 1, 0], 2),  // more panels than a piece of the weight gradient has
+        conv([4, 6, 144], 16, [3, 1, 1], 1),
+    ]
+}
+
+/// Outputs here are sums of up to 1,296 products of values near 1, with a standard deviation of 12.
+const LARGE: Tolerance = Tolerance { absolute: 2e-5, ..FP32 };
+
 #[test]
 fn every_instruction_set_computes_every_operator() {
     for set in Instructions::available() {
@@ -32,6 +45,11 @@ fn every_instruction_set_computes_every_operator() {
             println!("{}: {case:?}", set.name());
             lab.clear();
             check_on(&mut lab, &case, FP32);
+        }
+        for case in large_cases() {
+            println!("{}: {case:?}", set.name());
+            lab.clear();
+            check_some_on(&mut lab, &case, LARGE, 12);
         }
     }
 }

@@ -1,0 +1,129 @@
+//! The six matrices of Winograd's F(2×2, 3×3) and of its gradients, as sums of vectors.
+//!
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with the signs of the last row of `Bᵀ`
+//! and the last column of `Aᵀ` turned, which spares a negation. An output is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`; as this is
+//! linear in the weights `g` as well as in the input `d`, gradients go through the transposed matrices.
+
+use super::vector::Vector;
+
+/// A matrix, as what it does to at most four values.
+pub(super) trait Map {
+    const FROM: usize;
+    const TO: usize;
+    /// Whether results are added to what is there.
+    const ADDS: bool = false;
+    /// Whether a bias and an activation follow.
+    const ENDS: bool = false;
+
+    /// # Safety
+    /// The machine must have `V`'s instructions.
+    unsafe fn apply<V: Vector>(values: [V; 4]) -> [V; 4];
+}
+
+/// `M values Mᵀ`
+///
+/// # Safety
+/// The machine must have `V`'s instructions.
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // vectors must not pass through functions without their instructions
+pub(super) unsafe fn both_ways<V: Vector, M: Map>(values: [[V; 4]; 4]) -> [[V; 4]; 4] {
+    // SAFETY: handed on to the caller.
+    unsafe {
+        let mut rows = [[V::splat(0.0); 4]; 4];
+        for y in 0..M::FROM {
+            rows[y] = M::apply(values[y]);
+        }
+        let mut both = [[V::splat(0.0); 4]; 4];
+        for x in 0..M::TO {
+            let column = M::apply([rows[0][x], rows[1][x], rows[2][x], rows[3][x]]);
+            for y in 0..M::TO {
+                both[y][x] = column[y];
+            }
+        }
+        both
+    }
+}
+
+/// `Bᵀ`
+pub(super) struct Input;
+/// `Aᵀ`
+pub(super) struct Output;
+/// `G`
+pub(super) struct Weight;
+/// `B`
+pub(super) struct InputGradient;
+/// `A`
+pub(super) struct OutputGradient;
+/// `Gᵀ`
+pub(super) struct WeightGradient;
+
+// SAFETY of all bodies: the caller has `V`'s instructions.
+
+impl Map for Input {
+    const FROM: usize = 4;
+    const TO: usize = 4;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
+        unsafe { [a.sub(c), b.add(c), c.sub(b), d.sub(b)] }
+    }
+}
+
+impl Map for InputGradient {
+    const FROM: usize = 4;
+    const TO: usize = 4;
+    const ADDS: bool = true;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
+        unsafe { [a, b.sub(c).sub(d), b.add(c).sub(a), d] }
+    }
+}
+
+impl Map for Output {
+    const FROM: usize = 4;
+    const TO: usize = 2;
+    const ENDS: bool = true;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
+        unsafe { [a.add(b.add(c)), b.sub(c).add(d), V::splat(0.0), V::splat(0.0)] }
+    }
+}
+
+impl Map for OutputGradient {
+    const FROM: usize = 2;
+    const TO: usize = 4;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>([a, b, ..]: [V; 4]) -> [V; 4] {
+        unsafe { [a, a.add(b), a.sub(b), b] }
+    }
+}
+
+impl Map for Weight {
+    const FROM: usize = 3;
+    const TO: usize = 4;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>([a, b, c, _]: [V; 4]) -> [V; 4] {
+        unsafe {
+            let (half, outer) = (V::splat(0.5), a.add(c));
+            [a, half.mul(outer.add(b)), half.mul(outer.sub(b)), c]
+        }
+    }
+}
+
+impl Map for WeightGradient {
+    const FROM: usize = 4;
+    const TO: usize = 3;
+
+    #[inline(always)]
+    unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
+        unsafe {
+            let half = V::splat(0.5);
+            let sum = half.mul(b.add(c));
+            [a.add(sum), half.mul(b.sub(c)), sum.add(d), V::splat(0.0)]
+        }
+    }
+}

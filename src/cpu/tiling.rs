@@ -1,0 +1,200 @@
+//! How Winograd's tiles cover an image: what lies beyond its edges is read as zeros, and cut off where it is written.
+
+use std::ops::Range;
+
+use super::Instructions;
+use super::scratch::{self, Buffer};
+use super::transform::{Join, PLANES, Split, Tiles};
+use super::winograd::Winograd;
+use crate::shape::Shape;
+
+/// Floats that keep planes from falling on the same lines of the cache.
+const SKEW: usize = 16;
+
+/// Tiles of consecutive samples, or of some lines of one sample: `[sample][line][col]`.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    pub samples: usize,
+    pub first_line: usize,
+    pub lines: usize,
+}
+
+/// An image that is split into tiles, two pixels from one to the next.
+struct Source {
+    split: Split,
+    shape: Shape,
+    padding: usize,
+    /// Pixels by which tiles overlap.
+    overlap: usize,
+}
+
+impl Part {
+    /// Every line of tiles: its sample, its number in the sample, and its number in the part.
+    fn each_line(self) -> impl Iterator<Item = (usize, usize, usize)> {
+        let lines =
+            move |sample| (0..self.lines).map(move |line| (sample, self.first_line + line, sample * self.lines + line));
+        (0..self.samples).flat_map(lines)
+    }
+}
+
+impl Winograd {
+    pub fn tiles(&self, part: Part) -> usize {
+        part.samples * part.lines * self.cols
+    }
+
+    /// From one plane of a part to the next.
+    pub fn plane_len(&self, part: Part, channels: usize) -> usize {
+        self.tiles(part) * channels + SKEW
+    }
+
+    /// Gives `body` the planes `[plane][tile][channels]` of the input; `x` begins with the part's first sample.
+    pub fn with_input(&self, set: Instructions, part: Part, x: &[f32], body: impl FnOnce(&[f32])) {
+        let (shape, padding) = (self.op.input, self.op.window.padding);
+        let source = Source { split: Split::Input, shape, padding, overlap: 2 };
+        self.with_split(set, &source, Buffer::Tiles, part, x, 0..shape.channels, body);
+    }
+
+    /// As [`Winograd::with_input`], of some channels of the output's gradient.
+    pub fn with_output_gradient(
+        &self,
+        set: Instructions,
+        buffer: Buffer,
+        part: Part,
+        d_y: &[f32],
+        channels: Range<usize>,
+        body: impl FnOnce(&[f32]),
+    ) {
+        let source = Source { split: Split::OutputGradient, shape: self.output, padding: 0, overlap: 0 };
+        self.with_split(set, &source, buffer, part, d_y, channels, body);
+    }
+
+    #[allow(clippy::too_many_arguments)] // of two functions that leave most to it
+    fn with_split(
+        &self,
+        set: Instructions,
+        source: &Source,
+        buffer: Buffer,
+        part: Part,
+        image: &[f32],
+        channels: Range<usize>,
+        body: impl FnOnce(&[f32]),
+    ) {
+        let (shape, width) = (source.shape, channels.len());
+        let plane = self.plane_len(part, width);
+        scratch::with(buffer, PLANES * plane, |planes| {
+            for (sample, line, index) in part.each_line() {
+                let image = &image[sample * shape.len()..][..shape.len()];
+                source.with_lines(self.cols, line, image, |lines, line_len| {
+                    let tiles = Tiles {
+                        count: self.cols,
+                        channels: width,
+                        line: line_len,
+                        pixel: shape.channels,
+                        tile: 2 * shape.channels,
+                        plane,
+                        row: width,
+                    };
+                    let planes = &mut planes[index * self.cols * width..];
+                    tiles.split(set, source.split, &lines[channels.start..], planes);
+                });
+            }
+            body(planes);
+        });
+    }
+
+    /// Writes a part's `products` for `width` channels; `y` begins with the first of them, in the part's first pixel.
+    pub fn join_output(
+        &self,
+        set: Instructions,
+        join: Join,
+        part: Part,
+        products: &[f32],
+        width: usize,
+        y: &mut [f32],
+    ) {
+        let (shape, plane) = (self.output, self.plane_len(part, width));
+        let (line_len, pixel) = (shape.width * shape.channels, shape.channels);
+        for (sample, line, index) in part.each_line() {
+            let products = &products[index * self.cols * width..];
+            let y = &mut y[sample * shape.len() + 2 * (line - part.first_line) * line_len..];
+            let height = (shape.height - 2 * line).min(2);
+            let tiles =
+                Tiles { count: self.cols, channels: width, line: line_len, pixel, tile: 2 * pixel, plane, row: width };
+            if height == 2 && 2 * self.cols == shape.width {
+                tiles.join(set, join, products, y);
+                continue;
+            }
+            let covered = 2 * self.cols * width;
+            scratch::with(Buffer::Padded, 2 * covered, |lines| {
+                Tiles { line: covered, pixel: width, tile: 2 * width, ..tiles }.join(set, join, products, lines);
+                for (index, pixels) in lines.chunks_exact(covered).take(height).enumerate() {
+                    for (x, values) in pixels.chunks_exact(width).take(shape.width).enumerate() {
+                        y[index * line_len + x * pixel..][..width].copy_from_slice(values);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Adds a part's `products` for `width` channels to images of `shape`, which the tiles cover exactly; `d_x` begins
+    /// with the first of these channels, in the first pixel of the part's first sample.
+    pub fn add_to_input(
+        &self,
+        set: Instructions,
+        part: Part,
+        products: &[f32],
+        width: usize,
+        d_x: &mut [f32],
+        shape: Shape,
+    ) {
+        let (line_len, pixel) = (shape.width * shape.channels, shape.channels);
+        let plane = self.plane_len(part, width);
+        for (sample, line, index) in part.each_line() {
+            let tiles =
+                Tiles { count: self.cols, channels: width, line: line_len, pixel, tile: 2 * pixel, plane, row: width };
+            let d_x = &mut d_x[sample * shape.len() + 2 * line * line_len..];
+            tiles.join(set, Join::InputGradient, &products[index * self.cols * width..], d_x);
+        }
+    }
+
+    /// The pixels that the tiles read: the input, its padding, and beyond.
+    pub fn covered_input(&self) -> Shape {
+        Shape::new(2 * self.lines + 2, 2 * self.cols + 2, self.op.input.channels)
+    }
+
+    /// Whether these are the input alone.
+    pub fn covers_input(&self) -> bool {
+        self.op.window.padding == 0 && self.covered_input() == self.op.input
+    }
+
+    /// The input out of what the tiles cover.
+    pub fn crop(&self, covered: &[f32], d_x: &mut [f32]) {
+        let (input, padding) = (self.op.input, self.op.window.padding);
+        let lines = covered.chunks_exact(self.covered_input().width * input.channels).skip(padding);
+        for (d_x, line) in d_x.chunks_exact_mut(input.width * input.channels).zip(lines) {
+            d_x.copy_from_slice(&line[padding * input.channels..][..d_x.len()]);
+        }
+    }
+}
+
+impl Source {
+    /// Gives `body` the pixels of one line of tiles, and the floats from one of their lines to the next.
+    fn with_lines(&self, cols: usize, tile_line: usize, image: &[f32], body: impl FnOnce(&[f32], usize)) {
+        let &Self { shape, padding, overlap, .. } = self;
+        let (first, height, width) = (2 * tile_line, 2 + overlap, 2 * cols + overlap);
+        let line_len = shape.width * shape.channels;
+        if padding == 0 && first + height <= shape.height && width <= shape.width {
+            return body(&image[first * line_len..], line_len);
+        }
+        let padded_len = width * shape.channels;
+        scratch::with(Buffer::Padded, height * padded_len, |padded| {
+            padded.fill(0.0);
+            for (y, padded) in padded.chunks_exact_mut(padded_len).enumerate() {
+                if let Some(y) = (first + y).checked_sub(padding).filter(|&y| y < shape.height) {
+                    padded[padding * shape.channels..][..line_len].copy_from_slice(&image[y * line_len..][..line_len]);
+                }
+            }
+            body(padded, padded_len);
+        });
+    }
+}

@@ -1,0 +1,294 @@
+//! Convolutions of 3×3 and stride 1 by Winograd's F(2×2, 3×3): sixteen products over tiles, with 4/9 of the
+//! multiplications.
+
+use rayon::prelude::*;
+
+use super::kernel::{Left, Product, Start};
+use super::scratch::{self, Buffer, PANEL, grown};
+use super::tiling::Part;
+use super::transform::{CHANNELS, Join, PLANES, Split, Tiles};
+use super::{Instructions, activate};
+use crate::ops::{Activation, Conv2d};
+use crate::shape::Shape;
+
+/// Pieces that work is cut into at least, where the batch is large enough.
+const LEAST_PIECES: usize = 16;
+
+/// Tiles of a piece: as many rows as make the products worth their while, and as few as stay in L2.
+const LEAST_TILES: usize = 8;
+const TILES: usize = 32;
+const MOST_TILES: usize = 64;
+
+/// Pieces that the weight gradient is summed in before their fixed-order reduction.
+const WEIGHT_GROUPS: usize = 8;
+
+/// Panels of output channels for which one piece of the weight gradient uses the same transformed input.
+const WEIGHT_PANELS: usize = 4;
+
+/// A convolution that suits, and the tiles of its output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Winograd {
+    pub op: Conv2d,
+    pub output: Shape,
+    /// Lines of tiles, and tiles in each.
+    pub lines: usize,
+    pub cols: usize,
+}
+
+impl Winograd {
+    /// `None` where the direct product is faster, or the only way.
+    pub fn new(op: &Conv2d, output: Shape) -> Option<Self> {
+        let suits = op.window.kernel == 3
+            && op.window.stride == 1
+            && op.input.channels.is_multiple_of(CHANNELS)
+            && op.out_channels.is_multiple_of(CHANNELS)
+            && output.height.min(output.width) >= 2;
+        let (lines, cols) = (output.height.div_ceil(2), output.width.div_ceil(2));
+        suits.then_some(Self { op: *op, output, lines, cols })
+    }
+
+    /// Floats of the transformed weights.
+    pub fn weight_len(&self) -> usize {
+        PLANES * self.op.input.channels * self.op.out_channels
+    }
+
+    /// The weights as the forward pass reads them: `[panel of oc][plane][ic][PANEL]`.
+    pub fn split_weights(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
+        let (patch, channels) = (self.op.patch_len(), self.op.input.channels);
+        let panels = target.par_chunks_mut(PLANES * channels * PANEL).zip(weight.par_chunks(patch * PANEL));
+        panels.for_each(|(target, weight)| {
+            let width = weight.len() / patch;
+            let len = channels * width;
+            scratch::with(Buffer::Packed, weight.len(), |transposed| {
+                set.run(|| scratch::transpose(weight, patch, transposed, width));
+                weight_tile(len).split(set, Split::Weight, transposed, target);
+            });
+        });
+    }
+
+    /// The weights as the input's gradient reads them: `[panel of ic][plane][oc][PANEL]`.
+    pub fn split_weights_backward(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
+        let (channels, out_channels) = (self.op.input.channels, self.op.out_channels);
+        target.par_chunks_mut(PLANES * out_channels * PANEL).enumerate().for_each(|(panel, target)| {
+            let width = target.len() / (PLANES * out_channels);
+            let tiles = Tiles {
+                count: out_channels,
+                channels: width,
+                line: 3 * channels,
+                pixel: channels,
+                tile: 9 * channels,
+                plane: out_channels * width,
+                row: width,
+            };
+            tiles.split(set, Split::Weight, &weight[panel * PANEL..], target);
+        });
+    }
+
+    /// `y = activation(convolution(x) + bias)`; `weights` as [`Winograd::split_weights`] made them.
+    pub fn forward(
+        &self,
+        set: Instructions,
+        x: &[f32],
+        weights: &[f32],
+        bias: &[f32],
+        activation: Activation,
+        y: &mut [f32],
+    ) {
+        let (input, output) = (self.op.input, self.output);
+        let (samples, lines) = self.piece(y.len() / output.len());
+        let part_len = if samples > 1 { samples * output.len() } else { 2 * lines * output.width * output.channels };
+        let pieces = y.par_chunks_mut(samples * output.len()).enumerate().flat_map(|(piece, y)| {
+            y.par_chunks_mut(part_len).enumerate().map(move |(part, y)| (piece * samples, part * lines, y))
+        });
+        pieces.for_each(|(sample, first_line, y)| {
+            let samples = y.len().div_ceil(output.len());
+            let lines = (y.len() / samples / (output.width * output.channels)).div_ceil(2);
+            let part = Part { samples, first_line, lines };
+            self.with_input(set, part, &x[sample * input.len()..], |tiles| {
+                for (index, weights) in weights.chunks(PLANES * input.channels * PANEL).enumerate() {
+                    let bias = if bias.is_empty() { bias } else { &bias[index * PANEL..] };
+                    self.with_products(set, part, tiles, weights, input.channels, |products, width| {
+                        let join = Join::Output { bias, relu: activation == Activation::Relu };
+                        self.join_output(set, join, part, products, width, &mut y[index * PANEL..]);
+                    });
+                }
+            });
+            activate(set, activation, y);
+        });
+    }
+
+    /// Samples of a piece, and lines of tiles where it is a part of one sample.
+    fn piece(&self, batch: usize) -> (usize, usize) {
+        let samples = TILES.div_ceil(self.lines * self.cols).min(batch / LEAST_PIECES).max(1);
+        if samples > 1 {
+            return (samples, self.lines);
+        }
+        let lines = (self.lines * batch).div_ceil(LEAST_PIECES).max(LEAST_TILES.div_ceil(self.cols));
+        (1, lines.min(MOST_TILES / self.cols).clamp(1, self.lines))
+    }
+
+    /// `d_x` of `d_y`; `weights` as [`Winograd::split_weights_backward`] made them.
+    pub fn backward_input(&self, set: Instructions, d_y: &[f32], weights: &[f32], d_x: &mut [f32]) {
+        let (input, output) = (self.op.input, self.output);
+        let (samples, _) = self.piece(d_x.len() / input.len());
+        d_x.par_chunks_mut(samples * input.len()).zip(d_y.par_chunks(samples * output.len())).for_each(|(d_x, d_y)| {
+            if self.covers_input() {
+                return self.sum_input(set, d_y, weights, d_x, input);
+            }
+            for (d_x, d_y) in d_x.chunks_exact_mut(input.len()).zip(d_y.chunks_exact(output.len())) {
+                let covered = self.covered_input();
+                scratch::with(Buffer::Packed, covered.len(), |padded| {
+                    self.sum_input(set, d_y, weights, padded, covered);
+                    self.crop(padded, d_x);
+                });
+            }
+        });
+    }
+
+    /// `d_x` of whole samples, of a shape that the tiles cover exactly.
+    fn sum_input(&self, set: Instructions, d_y: &[f32], weights: &[f32], d_x: &mut [f32], shape: Shape) {
+        d_x.fill(0.0);
+        let channels = self.output.channels;
+        let samples = d_y.len() / self.output.len();
+        let lines = if samples > 1 { self.lines } else { (MOST_TILES / self.cols).clamp(1, self.lines) };
+        for first_line in (0..self.lines).step_by(lines) {
+            let part = Part { samples, first_line, lines: lines.min(self.lines - first_line) };
+            self.with_output_gradient(set, Buffer::Tiles, part, d_y, 0..channels, |tiles| {
+                for (index, weights) in weights.chunks(PLANES * channels * PANEL).enumerate() {
+                    self.with_products(set, part, tiles, weights, channels, |products, width| {
+                        self.add_to_input(set, part, products, width, &mut d_x[index * PANEL..], shape);
+                    });
+                }
+            });
+        }
+    }
+
+    /// `d_weight` of a batch, through `partials` for sums that are still apart.
+    pub fn backward_weight(
+        &self,
+        set: Instructions,
+        x: &[f32],
+        d_y: &[f32],
+        d_weight: &mut [f32],
+        partials: &mut Vec<f32>,
+    ) {
+        let (channels, patch) = (self.op.input.channels, self.op.patch_len());
+        let lines = d_y.len() / self.output.len() * self.lines;
+        let lines_per_group = lines.div_ceil(WEIGHT_GROUPS);
+        let groups = lines.div_ceil(lines_per_group);
+        let panels = self.op.out_channels.div_ceil(PANEL);
+        let panels_per_piece = panels.min(WEIGHT_PANELS);
+        let pieces = panels.div_ceil(panels_per_piece);
+        // Every group sums the products of its tiles, [panel][plane][ic][PANEL].
+        let panel_len = PLANES * channels * PANEL;
+        let partials = grown(partials, groups * pieces * panels_per_piece * panel_len);
+        partials.par_chunks_mut(panels_per_piece * panel_len).enumerate().for_each(|(index, partial)| {
+            let (group, piece) = (index / pieces, index % pieces);
+            let group = group * lines_per_group..((group + 1) * lines_per_group).min(lines);
+            self.sum_weights(set, x, d_y, group, piece * panels_per_piece * PANEL, partial);
+        });
+        let (first, others) = partials.split_at_mut(pieces * panels_per_piece * panel_len);
+        let work = first.par_chunks_mut(panel_len).zip(d_weight.par_chunks_mut(patch * PANEL)).enumerate();
+        work.for_each(|(panel, (sum, d_weight))| {
+            let width = d_weight.len() / patch;
+            let sum = &mut sum[..PLANES * channels * width];
+            set.run(|| {
+                for group in others.chunks_exact(pieces * panels_per_piece * panel_len) {
+                    sum.iter_mut().zip(&group[panel * panel_len..]).for_each(|(sum, term)| *sum += term);
+                }
+            });
+            scratch::with(Buffer::Packed, d_weight.len(), |transposed| {
+                weight_tile(channels * width).join(set, Join::WeightGradient, sum, transposed);
+                set.run(|| scratch::transpose(transposed, width, d_weight, patch));
+            });
+        });
+    }
+
+    /// The products of the transformed tiles of some lines, for the output channels from `first_channel`.
+    fn sum_weights(
+        &self,
+        set: Instructions,
+        x: &[f32],
+        d_y: &[f32],
+        group: std::ops::Range<usize>,
+        first_channel: usize,
+        partial: &mut [f32],
+    ) {
+        let (input, output) = (self.op.input, self.output);
+        let (mut at, mut start) = (group.start, Start::Zero);
+        while at < group.end {
+            let (sample, first_line) = (at / self.lines, at % self.lines);
+            let lines = (MOST_TILES / self.cols).max(1).min(group.end - at);
+            // Either whole lines of one sample, or as many whole samples as there are.
+            let part = match lines / self.lines {
+                samples if samples > 0 && first_line == 0 => Part { samples, first_line, lines: self.lines },
+                _ => Part { samples: 1, first_line, lines: lines.min(self.lines - first_line) },
+            };
+            let (x, d_y) = (&x[sample * input.len()..], &d_y[sample * output.len()..]);
+            self.with_input(set, part, x, |tiles| {
+                for (index, partial) in partial.chunks_mut(PLANES * input.channels * PANEL).enumerate() {
+                    let begin = first_channel + index * PANEL;
+                    let end = (begin + PANEL).min(output.channels);
+                    if begin >= end {
+                        break;
+                    }
+                    self.with_output_gradient(set, Buffer::Products, part, d_y, begin..end, |d_tiles| {
+                        let product = Product {
+                            lines: 1,
+                            rows: input.channels,
+                            cols: end - begin,
+                            outer: 1,
+                            inner: self.tiles(part),
+                            a: Left { row: 1, inner: input.channels, ..Left::default() },
+                            b_inner: end - begin,
+                            c_row: end - begin,
+                            ..Product::default()
+                        };
+                        for (plane, sums) in partial.chunks_mut(product.rows * product.cols).take(PLANES).enumerate() {
+                            let tiles = &tiles[plane * self.plane_len(part, product.rows)..];
+                            let d_tiles = &d_tiles[plane * self.plane_len(part, product.cols)..];
+                            product.run(set, tiles, d_tiles, sums, start, false);
+                        }
+                    });
+                }
+            });
+            (at, start) = (at + part.samples * part.lines, Start::There);
+        }
+    }
+
+    /// Gives `body` the products `[plane][tile][width]` of a part's tiles and one panel of weights, and its width.
+    fn with_products(
+        &self,
+        set: Instructions,
+        part: Part,
+        tiles: &[f32],
+        weights: &[f32],
+        depth: usize,
+        body: impl FnOnce(&[f32], usize),
+    ) {
+        let width = weights.len() / (PLANES * depth);
+        let product = Product {
+            lines: 1,
+            rows: self.tiles(part),
+            cols: width,
+            outer: 1,
+            inner: depth,
+            a: Left { row: depth, inner: 1, ..Left::default() },
+            b_inner: width,
+            c_row: width,
+            ..Product::default()
+        };
+        let (from, to) = (self.plane_len(part, depth), self.plane_len(part, width));
+        scratch::with(Buffer::Products, PLANES * to, |products| {
+            for (plane, weights) in weights.chunks_exact(depth * width).enumerate() {
+                product.run(set, &tiles[plane * from..], weights, &mut products[plane * to..], Start::Zero, false);
+            }
+            body(products, width);
+        });
+    }
+}
+
+/// All of a panel's weights as one tile of many channels: `[3][3][len]` and `[plane][len]`.
+fn weight_tile(len: usize) -> Tiles {
+    Tiles { count: 1, channels: len, line: 3 * len, pixel: len, plane: len, ..Tiles::default() }
+}
