@@ -60,7 +60,14 @@ fn assert_invalid(spoil: impl FnOnce(&mut Dataset), parts: &[&str]) {
 fn an_unknown_name_lists_the_known_ones() {
     let message = message(data::load("mnits", &offline("unused")));
     assert_says(&message, &["mnits"]);
-    assert_says(&message, data::NAMES);
+    assert_says(&message, &data::names());
+}
+
+#[test]
+fn every_name_is_unique() {
+    let names: std::collections::BTreeSet<_> = data::names().into_iter().collect();
+    assert_eq!(names.len(), data::TABLE.len());
+    assert!(data::fetchable().iter().all(|name| names.contains(name)));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::PossibleValuesParser;
 use tracing::info;
 
 use super::DataArgs;
@@ -12,22 +13,16 @@ use crate::data;
 #[derive(Args)]
 pub struct FetchArgs {
     /// Which data set
-    dataset: Fetchable,
+    #[arg(value_parser = PossibleValuesParser::new(data::fetchable()))]
+    dataset: String,
     #[command(flatten)]
     data: DataArgs,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Fetchable {
-    Mnist,
 }
 
 /// Downloads what is missing.
 pub fn run(args: &FetchArgs) -> Result<ExitCode> {
     let folder = args.data.folder();
-    match args.dataset {
-        Fetchable::Mnist => data::fetch::fetch_mnist(&folder, true)?,
-    }
-    info!("mnist is complete in {}", folder.join("mnist").display());
+    data::fetch::fetch(&args.dataset, &folder, true)?;
+    info!("{} is complete in {}", args.dataset, folder.join(&args.dataset).display());
     Ok(ExitCode::SUCCESS)
 }

@@ -143,7 +143,7 @@ fn find_model(name: &str) -> Result<&'static Model> {
 
 /// An error where there is no data set of that name, before anything is read or downloaded.
 fn check_dataset(name: &str) -> Result<()> {
-    usage(data::NAMES.contains(&name), || {
-        format!("there is no data set {name:?}; --dataset takes one of: {}", data::NAMES.join(", "))
+    usage(data::names().contains(&name), || {
+        format!("there is no data set {name:?}; --dataset takes one of: {}", data::names().join(", "))
     })
 }

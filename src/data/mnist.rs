@@ -1,14 +1,12 @@
-//! MNIST, or any set in its four files: handwritten digits in ten classes.
+//! MNIST, Fashion-MNIST, or any set in their four files: small grey images in ten classes.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::mnist_files::{self, MnistFile, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS};
+use super::mnist_files::{FASHION_MNIST, IdxFile, IdxSet, MNIST};
 use super::{Dataset, LoadOptions, Split, fetch, idx};
 use crate::shape::Shape;
-
-const CLASS_COUNT: u32 = 10;
 
 /// Where the four files are.
 struct Paths {
@@ -18,12 +16,21 @@ struct Paths {
     test_labels: PathBuf,
 }
 
+pub fn load_mnist(options: &LoadOptions) -> Result<Dataset> {
+    load(&MNIST, options)
+}
+
+pub fn load_fashion_mnist(options: &LoadOptions) -> Result<Dataset> {
+    load(&FASHION_MNIST, options)
+}
+
 /// Reads the four files, downloading missing ones if the options say so. The images may have any size; pixels are
 /// normalised to [−1, 1].
-pub fn load(options: &LoadOptions) -> Result<Dataset> {
-    let paths = find_or_fetch(options)?;
-    let (train_shape, train) = read_split(&paths.train_images, &paths.train_labels)?;
-    let (test_shape, test) = read_split(&paths.test_images, &paths.test_labels)?;
+fn load(set: &IdxSet, options: &LoadOptions) -> Result<Dataset> {
+    let paths = find_or_fetch(set, options)?;
+    let class_count = set.classes.len() as u32;
+    let (train_shape, train) = read_split(&paths.train_images, &paths.train_labels, class_count)?;
+    let (test_shape, test) = read_split(&paths.test_images, &paths.test_labels, class_count)?;
     ensure!(
         train_shape == test_shape,
         "{} holds images of {train_shape}, but {} of {test_shape}; they are not of one data set",
@@ -31,9 +38,9 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
         paths.test_images.display()
     );
     Ok(Dataset {
-        name: "mnist".into(),
+        name: set.name.into(),
         shape: train_shape,
-        classes: (0..CLASS_COUNT).map(|class| class.to_string()).collect(),
+        classes: set.classes.map(String::from).to_vec(),
         mean: vec![0.5],
         std: vec![0.5],
         train,
@@ -41,42 +48,42 @@ pub fn load(options: &LoadOptions) -> Result<Dataset> {
     })
 }
 
-fn find_or_fetch(options: &LoadOptions) -> Result<Paths> {
+fn find_or_fetch(set: &IdxSet, options: &LoadOptions) -> Result<Paths> {
     let folder = &options.folder;
-    if let Some(paths) = find(folder) {
+    if let Some(paths) = find(set, folder) {
         return Ok(paths);
     }
-    let is_missing = |file: &&&MnistFile| file.find(folder).is_none();
-    let missing: Vec<_> = mnist_files::ALL.iter().filter(is_missing).map(|file| file.name).collect();
-    let place = folder.display();
+    let is_missing = |file: &&&IdxFile| set.find(file, folder).is_none();
+    let missing: Vec<_> = set.all().iter().filter(is_missing).map(|file| file.name).collect();
+    let (title, place) = (set.title, folder.display());
     if options.download {
-        let lacking = format!("{place} lacks {} of MNIST", missing.join(", "));
+        let lacking = format!("{place} lacks {} of {title}", missing.join(", "));
         tracing::info!("{lacking}; downloading");
-        fetch::fetch_mnist(folder, options.progress).context(lacking)?;
-        if let Some(paths) = find(folder) {
+        fetch::fetch(set.name, folder, options.progress).context(lacking)?;
+        if let Some(paths) = find(set, folder) {
             return Ok(paths);
         }
     }
-    let what = if missing.len() == mnist_files::ALL.len() {
-        format!("there are no MNIST files in {place}")
+    let what = if missing.len() == set.all().len() {
+        format!("there are no {title} files in {place}")
     } else {
-        format!("some MNIST files are missing in {place}: {}", missing.join(", "))
+        format!("some {title} files are missing in {place}: {}", missing.join(", "))
     };
-    bail!("{what}; run `cnn-cuda fetch mnist`, or {}", mnist_files::by_hand(folder))
+    bail!("{what}; run `cnn-cuda fetch {}`, or {}", set.name, set.by_hand(folder))
 }
 
-fn find(folder: &Path) -> Option<Paths> {
+fn find(set: &IdxSet, folder: &Path) -> Option<Paths> {
     Some(Paths {
-        train_images: TRAIN_IMAGES.find(folder)?,
-        train_labels: TRAIN_LABELS.find(folder)?,
-        test_images: TEST_IMAGES.find(folder)?,
-        test_labels: TEST_LABELS.find(folder)?,
+        train_images: set.find(&set.files.train_images, folder)?,
+        train_labels: set.find(&set.files.train_labels, folder)?,
+        test_images: set.find(&set.files.test_images, folder)?,
+        test_labels: set.find(&set.files.test_labels, folder)?,
     })
 }
 
-fn read_split(images_path: &Path, labels_path: &Path) -> Result<(Shape, Split)> {
+fn read_split(images_path: &Path, labels_path: &Path, class_count: u32) -> Result<(Shape, Split)> {
     // Labels first: they are small, and say how many images there have to be.
-    let labels = read_labels(labels_path)?;
+    let labels = read_labels(labels_path, class_count)?;
     let images = idx::read_checked(images_path, 3, |sizes| {
         ensure!(
             sizes[0] as usize == labels.len(),
@@ -93,14 +100,14 @@ fn read_split(images_path: &Path, labels_path: &Path) -> Result<(Shape, Split)> 
     Ok((Shape::new(height, width, 1), Split { images: images.bytes, labels }))
 }
 
-fn read_labels(path: &Path) -> Result<Vec<u32>> {
+fn read_labels(path: &Path, class_count: u32) -> Result<Vec<u32>> {
     let labels: Vec<u32> = idx::read(path, 1)?.bytes.into_iter().map(u32::from).collect();
-    if let Some(index) = labels.iter().position(|&label| label >= CLASS_COUNT) {
+    if let Some(index) = labels.iter().position(|&label| label >= class_count) {
         bail!(
             "{}: label number {index} (from 0) is {}, but labels are 0 to {}",
             path.display(),
             labels[index],
-            CLASS_COUNT - 1
+            class_count - 1
         );
     }
     Ok(labels)

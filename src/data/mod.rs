@@ -9,15 +9,49 @@ mod mnist_files;
 pub mod picture;
 pub mod sampler;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
+
+use fetch::Remote;
+use mnist_files::{FASHION_MNIST, MNIST};
 
 use crate::rng;
 use crate::shape::Shape;
 
-/// The data sets that [`load`] knows.
-pub const NAMES: &[&str] = &["mnist", "digits"];
+/// A data set that [`load`] knows by name.
+pub struct Known {
+    pub name: &'static str,
+    load: fn(&LoadOptions) -> Result<Dataset>,
+    /// What there is to download, for a data folder; none where nothing is needed.
+    remotes: Option<fn(&Path) -> Vec<Remote>>,
+}
+
+/// All data sets that have a name.
+pub static TABLE: &[Known] = &[
+    Known { name: "mnist", load: mnist::load_mnist, remotes: Some(|folder| MNIST.remotes(folder)) },
+    Known {
+        name: "fashion-mnist",
+        load: mnist::load_fashion_mnist,
+        remotes: Some(|folder| FASHION_MNIST.remotes(folder)),
+    },
+    Known { name: "digits", load: |_| Ok(digits::generate()), remotes: None },
+];
+
+/// The names of all data sets.
+pub fn names() -> Vec<&'static str> {
+    TABLE.iter().map(|known| known.name).collect()
+}
+
+/// The names of those that can be downloaded.
+pub fn fetchable() -> Vec<&'static str> {
+    TABLE.iter().filter(|known| known.remotes.is_some()).map(|known| known.name).collect()
+}
+
+fn find(name: &str) -> Result<&'static Known> {
+    let known = TABLE.iter().find(|known| known.name == name);
+    known.with_context(|| format!("there is no data set {name:?}; choose one of: {}", names().join(", ")))
+}
 
 /// Where data sets are looked for, and what may be done about missing ones.
 #[derive(Clone, Debug)]
@@ -30,17 +64,13 @@ pub struct LoadOptions {
     pub progress: bool,
 }
 
-/// Reads the data set `name`, one of [`NAMES`], whole into memory.
+/// Reads the data set `name`, one of [`names`], whole into memory.
 ///
 /// # Errors
 /// For an unknown name, files that are missing (and cannot be downloaded, or may not be) and files that are not what
 /// they should be. The message names the file and the remedy.
 pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
-    let dataset = match name {
-        "mnist" => mnist::load(options)?,
-        "digits" => digits::generate(),
-        _ => bail!("there is no data set {name:?}; choose one of: {}", NAMES.join(", ")),
-    };
+    let dataset = (find(name)?.load)(options)?;
     dataset.validate().with_context(|| format!("the data set {name} is not usable"))?;
     Ok(dataset)
 }

@@ -6,7 +6,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cnn_cuda::data::fetch::{Download, fetch_mnist_from};
+use cnn_cuda::data::fetch::{Download, fetch_from};
+
+use sha2::{Digest, Sha256};
 
 use super::idx::{gzip, idx_file};
 use super::{assert_says, data_folder, message};
@@ -43,9 +45,14 @@ fn send(stream: &mut TcpStream, status: &str, body: &[u8]) -> std::io::Result<()
 /// Fetches into `folder` from the mirrors, which must fail, and returns the message.
 #[track_caller]
 fn failure(folder: &Path, mirrors: &[&str]) -> String {
-    let mirrors = mirrors.iter().map(|mirror| mirror.to_string()).collect();
+    failure_of("mnist", folder, mirrors)
+}
+
+#[track_caller]
+fn failure_of(set: &str, folder: &Path, mirrors: &[&str]) -> String {
+    let mirrors = Some(mirrors.iter().map(|mirror| mirror.to_string()).collect());
     let download = Download { mirrors, stall_timeout: Duration::from_millis(300), progress: false };
-    message(fetch_mnist_from(&download, folder))
+    message(fetch_from(&download, set, folder))
 }
 
 /// One mirror fails, with a message that says `parts`, and nothing is left behind.
@@ -185,7 +192,9 @@ fn the_real_set_is_downloaded() {
     });
     let folder = tempfile::tempdir().unwrap();
     let stall_timeout = Duration::from_secs(10);
-    let fetch = |mirrors| fetch_mnist_from(&Download { mirrors, stall_timeout, progress: false }, folder.path());
+    let fetch = |mirrors| {
+        fetch_from(&Download { mirrors: Some(mirrors), stall_timeout, progress: false }, "mnist", folder.path())
+    };
 
     fetch(vec![nobody(), mirror.clone()]).unwrap();
     assert_eq!(fs::read_dir(folder.path().join("mnist")).unwrap().count(), names.len());
@@ -196,4 +205,38 @@ fn the_real_set_is_downloaded() {
     fs::write(&damaged, &bytes[..1000]).unwrap();
     fetch(vec![mirror]).unwrap();
     assert_eq!(fs::read(&damaged).unwrap(), bytes);
+}
+
+/// Checksums of archives are of the bytes as they came, not of their content.
+#[test]
+fn an_archive_is_checked_as_it_comes() {
+    let body = gzip(&idx_file(&[1, 1, 1], &[7]));
+    let folder = tempfile::tempdir().unwrap();
+    let message = failure_of("fashion-mnist", folder.path(), &[&serve_bytes("200 OK", body.clone())]);
+    let found: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_says(&message, &["checksum is wrong", &found, "3aede38d", "CNN_CUDA_FASHION_MNIST_MIRROR"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was left behind");
+}
+
+/// Unpacked by hand; only the archive's checksum is published.
+#[test]
+fn unpacked_files_are_not_downloaded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("FashionMNIST/raw");
+    fs::create_dir_all(&place).unwrap();
+    for name in [FIRST, "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"] {
+        fs::write(place.join(name), idx_file(&[1], &[7])).unwrap();
+    }
+    let download =
+        Download { mirrors: Some(vec![nobody()]), stall_timeout: Duration::from_millis(300), progress: false };
+    fetch_from(&download, "fashion-mnist", folder.path()).unwrap();
+    fs::write(place.join(FIRST), gzip(b"something else")).unwrap();
+    assert_says(&failure_of("fashion-mnist", folder.path(), &[&nobody()]), &["checksum is wrong", "move it away"]);
+}
+
+#[test]
+fn a_set_without_files_cannot_be_fetched() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_says(&failure_of("digits", folder.path(), &[]), &["digits", "nothing to download"]);
+    assert_says(&failure_of("mnits", folder.path(), &[]), &["mnits", "fashion-mnist"]);
 }

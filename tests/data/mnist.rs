@@ -69,6 +69,25 @@ fn files_are_found_in_each_of_the_folders() {
 }
 
 #[test]
+fn fashion_mnist_is_read_from_its_own_folders() {
+    for place in ["fashion-mnist", "FashionMNIST/raw"] {
+        let folder = folder_with(|name, bytes| (Path::new(place).join(name), bytes));
+        let set = data::load("fashion-mnist", &offline(folder.path())).unwrap();
+        assert_eq!(
+            (set.name.as_str(), set.shape, &set.classes[9]),
+            ("fashion-mnist", Shape::new(2, 3, 1), &"Ankle boot".into())
+        );
+        assert_eq!((set.train.labels, set.test.labels), (vec![3, 9], vec![0]));
+        assert_says(&message(load(folder.path())), &["no MNIST files"]);
+    }
+    // MNIST's files bear the same names: they must not be taken for it.
+    let folder = folder_with(|name, bytes| (name.into(), bytes));
+    let message = message(data::load("fashion-mnist", &offline(folder.path())));
+    let place = folder.path().join("fashion-mnist").display().to_string();
+    assert_says(&message, &["no Fashion-MNIST files", &place, "fetch fashion-mnist"]);
+}
+
+#[test]
 fn gzipped_files_are_found() {
     assert_loads(folder_with(|name, bytes| (format!("mnist/{name}.gz").into(), gzip(&bytes))).path());
 }
