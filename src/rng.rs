@@ -12,6 +12,8 @@ pub enum Purpose {
     Digits = 3,
     /// Made-up inputs for benchmarks.
     Benchmark = 4,
+    /// Which pictures are set aside to test with.
+    Split = 5,
 }
 
 /// A stream of random numbers; cheap to create, so make one per tensor, epoch or image.

@@ -1,6 +1,9 @@
 //! Data sets: the table of names, the check that every set passes, and the order of an epoch.
 
+mod archive;
+mod cifar;
 mod fetch;
+mod folder;
 mod idx;
 mod mnist;
 
@@ -12,7 +15,7 @@ use proptest::prelude::*;
 
 /// Options that read from `folder` and never download.
 fn offline(folder: impl Into<PathBuf>) -> LoadOptions {
-    LoadOptions { folder: folder.into(), download: false, progress: false }
+    LoadOptions { folder: folder.into(), ..LoadOptions::default() }
 }
 
 /// The folder where a user keeps data sets.

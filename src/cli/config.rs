@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::dataset::{self, absolute_path};
 use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Precision};
+use super::input::{InputConfig, PictureConfig};
 use super::train::TrainArgs;
 use super::usage;
+use crate::data::{self, PictureOptions};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Sgd};
 use crate::train::{Hyperparameters, LearningRate, Schedule};
@@ -18,6 +21,7 @@ use crate::train::{Hyperparameters, LearningRate, Schedule};
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     pub model: String,
+    /// A name, or an absolute path.
     pub dataset: String,
     pub data: PathBuf,
     pub device: DeviceChoice,
@@ -55,6 +59,12 @@ pub struct Config {
     /// What was chosen by `--conv-algo auto`, by operator: a run that goes on keeps to it where its device can.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub algorithms: BTreeMap<String, String>,
+    /// How a folder of pictures is read; none for a data set with a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures: Option<PictureConfig>,
+    /// What the data set turned out to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputConfig>,
 }
 
 /// The file's name in a run's folder.
@@ -63,10 +73,12 @@ pub const FILE: &str = "config.toml";
 impl Config {
     /// The flags, with defaults where there is none.
     pub fn new(args: &TrainArgs) -> Result<Self> {
-        let config = Self {
+        let named = args.data.dataset.as_deref().unwrap_or("mnist");
+        args.data.check(named)?;
+        let mut config = Self {
             model: args.model.clone().unwrap_or_else(|| "mnist-cnn".into()),
-            dataset: args.dataset.clone().unwrap_or_else(|| "mnist".into()),
-            data: absolute(&args.data.folder())?,
+            dataset: dataset::absolute(named)?,
+            data: absolute_path(&args.data.folder.folder())?,
             device: args.device.device.unwrap_or_default(),
             precision: args.device.precision.unwrap_or_default(),
             epochs: args.epochs.unwrap_or(20),
@@ -83,16 +95,21 @@ impl Config {
             max_steps: args.max_steps.map(|steps| steps as u64),
             target_accuracy: args.target_accuracy,
             patience: args.patience,
-            init: args.init.as_deref().map(absolute).transpose()?,
+            init: args.init.as_deref().map(absolute_path).transpose()?,
             threads: args.device.threads,
             workspace_mb: args.device.workspace_mb,
             log_steps: args.log_steps,
             conv_algo: args.device.conv_algo,
             algorithms: BTreeMap::new(),
+            pictures: None,
+            input: None,
         };
         usage(config.warm_up < config.epochs, || {
             format!("--warm-up {} leaves nothing of {} epochs for the schedule", config.warm_up, config.epochs)
         })?;
+        if data::is_path(&config.dataset) {
+            config.pictures = Some(PictureConfig::new(&args.data.pictures(&PictureOptions::default())));
+        }
         usage(!config.nesterov || config.momentum > 0.0, || "--nesterov needs a --momentum above 0".into())?;
         let on_cpu = config.device == DeviceChoice::Cpu && config.precision != Precision::Fp32;
         usage(!on_cpu, || "--precision is for CUDA devices; the CPU computes in fp32 alone".into())?;
@@ -112,7 +129,7 @@ impl Config {
         let mut config: Self = toml::from_str(&text)
             .with_context(|| format!("--resume {}: {} is damaged", folder.display(), path.display()))?;
         unchanged("--model", args.model.as_ref(), &config.model)?;
-        unchanged("--dataset", args.dataset.as_ref(), &config.dataset)?;
+        config.resume_dataset(&args.data)?;
         unchanged("--batch-size", args.batch_size.as_ref(), &config.batch_size)?;
         unchanged("--lr", args.lr.as_ref(), &config.lr)?;
         unchanged("--schedule", args.schedule.as_ref(), &config.schedule)?;
@@ -126,9 +143,6 @@ impl Config {
         unchanged("--seed", args.seed.as_ref(), &config.seed)?;
         unchanged("--nesterov", args.nesterov.then_some(&true), &config.nesterov)?;
         unchanged("--no-shuffle", args.no_shuffle.then_some(&true), &!config.shuffle)?;
-        if let Some(folder) = &args.data.data {
-            config.data = absolute(folder)?;
-        }
         config.device = args.device.device.unwrap_or(config.device);
         config.precision = args.device.precision.unwrap_or(config.precision);
         if config.device == DeviceChoice::Cpu && args.device.precision.is_none() {
@@ -150,7 +164,7 @@ impl Config {
     }
 
     /// What the flags' parsers check, for values that come from a file.
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let sizes = [self.batch_size, self.eval_batch_size];
         ensure!(self.epochs > 0 && sizes.iter().all(|size| (1..=1_000_000).contains(size)), "a size is out of range");
         ensure!(self.threads != Some(0), "zero threads");
@@ -161,7 +175,8 @@ impl Config {
         ensure!((0.0..1.0).contains(&self.momentum), "momentum {}", self.momentum);
         ensure!(!self.nesterov || self.momentum > 0.0, "nesterov without momentum");
         ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
-        Ok(())
+        self.pictures.as_ref().map_or(Ok(()), PictureConfig::check)?;
+        self.input.as_ref().map_or(Ok(()), InputConfig::check)
     }
 
     /// The device, and how it is used.
@@ -220,12 +235,7 @@ mod schedule_text {
     }
 }
 
-/// A path that means the same from another folder.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))
-}
-
-fn unchanged<T: PartialEq + std::fmt::Display>(flag: &str, given: Option<&T>, run: &T) -> Result<()> {
+pub fn unchanged<T: PartialEq + std::fmt::Display>(flag: &str, given: Option<&T>, run: &T) -> Result<()> {
     match given {
         Some(given) if given != run => {
             bail!("{flag} {given} contradicts the run to resume, which has {run}; start a new run to change it")

@@ -8,11 +8,13 @@ use anyhow::{Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
+use super::config::Config;
+use super::dataset::{self, DatasetArgs};
 use super::device::{DeviceArgs, Task, check_device, with_backend};
 use super::stream::Stdout;
-use super::{DataArgs, build_network, check_dataset, find_model, flags};
+use super::{build_network, find_model, flags};
 use crate::checkpoint::load_weights;
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, LoadOptions};
 use crate::network::Network;
 use crate::ops::{Backend, Metrics, Normalise, Region, Span, Subset};
 use crate::plan::{self, Mode, Plan};
@@ -23,14 +25,11 @@ pub struct EvalArgs {
     /// Weights (safetensors in PyTorch's names and layout)
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
-    /// Network that the weights are of
-    #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
-    model: String,
-    /// `mnist` or `digits`
-    #[arg(long, value_name = "NAME", default_value = "mnist")]
-    dataset: String,
+    /// Network that the weights are of [default: that of their run, else mnist-cnn]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
     #[command(flatten)]
-    data: DataArgs,
+    data: DatasetArgs,
     #[command(flatten)]
     device: DeviceArgs,
     /// Images per step
@@ -41,14 +40,14 @@ pub struct EvalArgs {
     json: bool,
 }
 
-/// Evaluates weights on the test set.
+/// Evaluates weights on the test set. What no flag says, the configuration beside the weights does.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
-    let model = find_model(&args.model)?;
-    // What can be wrong with the flags is told before anything is downloaded.
-    check_dataset(&args.dataset)?;
     ensure!(args.weights.is_file(), "--weights {}: there is no such file", args.weights.display());
+    let config = Config::beside(&args.weights);
+    let of_run = config.as_ref().map(|config| config.model.as_str());
+    let model = find_model(args.model.as_deref().or(of_run).unwrap_or("mnist-cnn"))?;
     check_device(&args.device)?;
-    let dataset = data::load(&args.dataset, &args.data.load_options())?;
+    let dataset = load(args, config.as_ref())?;
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let weights = load_weights(&args.weights, &network)?;
     let task = Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size };
@@ -63,6 +62,29 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
         result.confusion.print(&mut out)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the data set: by the flags, and for the rest as the run did.
+fn load(args: &EvalArgs, config: Option<&Config>) -> Result<Dataset> {
+    let mut options = config.map_or_else(LoadOptions::default, Config::load_options);
+    let of_run = config.map(|config| config.dataset.as_str());
+    let name = args.data.dataset.as_deref().or(of_run).unwrap_or("mnist");
+    // What can be wrong with the flags is told before anything is downloaded.
+    args.data.check(name)?;
+    if args.data.dataset.is_some() || args.data.folder.data.is_some() || !options.folder.is_dir() {
+        options.folder = args.data.folder.folder();
+    }
+    if let Some(input) = config.and_then(|config| config.input.as_ref()) {
+        options.pictures.image_size = Some((input.shape().height, input.shape().width));
+    }
+    options.pictures = args.data.pictures(&options.pictures);
+    options.normalisation = args.data.normalisation.given().or(options.normalisation);
+    (options.download, options.progress, options.test_only) = (true, true, true);
+    let mut dataset = data::load(name, &options)?;
+    let own = dataset.classes.len();
+    let of_run = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
+    dataset::widen(&mut dataset, args.data.classes.or(of_run))?;
+    Ok(dataset)
 }
 
 struct Evaluation<'a> {

@@ -70,3 +70,34 @@ pub fn momentum(text: &str) -> Result<f32, String> {
         _ => Err("it must be at least 0 and below 1".into()),
     }
 }
+
+/// Any finite number.
+pub fn finite(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("it must be a finite number".into()),
+    }
+}
+
+/// A part of a whole, neither nothing nor all.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
+        _ => Err("it must be between 0 and 1".into()),
+    }
+}
+
+/// A number of classes.
+pub fn classes(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        classes @ 2..=1_000_000 => Ok(classes),
+        _ => Err("it must be 2 to 1000000".into()),
+    }
+}
+
+/// A side, or height and width as `32x48`.
+pub fn image_size(text: &str) -> Result<(usize, usize), String> {
+    let side = |text: &str| text.parse::<usize>().ok().filter(|side| (1..=4096).contains(side));
+    let (height, width) = text.split_once('x').unwrap_or((text, text));
+    side(height).zip(side(width)).ok_or_else(|| "it must be 1 to 4096, or two such numbers as 32x48".into())
+}

@@ -3,10 +3,12 @@
 mod algorithms;
 mod bench;
 mod config;
+mod dataset;
 mod device;
 mod eval;
 mod fetch;
 mod flags;
+mod input;
 mod outputs;
 mod plan;
 mod predict;
@@ -24,7 +26,6 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 
-use crate::data::{self, LoadOptions};
 use crate::models::{self, Model};
 use crate::network::Network;
 use crate::shape::Shape;
@@ -65,10 +66,6 @@ impl DataArgs {
     fn folder(&self) -> PathBuf {
         let environment = || std::env::var_os("CNN_CUDA_DATA").filter(|value| !value.is_empty()).map(PathBuf::from);
         self.data.clone().or_else(environment).unwrap_or_else(|| PathBuf::from("data"))
-    }
-
-    fn load_options(&self) -> LoadOptions {
-        LoadOptions { folder: self.folder(), download: true, progress: true }
     }
 }
 
@@ -139,11 +136,4 @@ fn usage(condition: bool, message: impl FnOnce() -> String) -> Result<()> {
 /// The model of that name.
 fn find_model(name: &str) -> Result<&'static Model> {
     models::find(name).map_err(|error| UsageError(error.to_string()).into())
-}
-
-/// An error where there is no data set of that name, before anything is read or downloaded.
-fn check_dataset(name: &str) -> Result<()> {
-    usage(data::names().contains(&name), || {
-        format!("there is no data set {name:?}; --dataset takes one of: {}", data::names().join(", "))
-    })
 }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tracing::warn;
 
 use super::config::{self, Config};
+use super::dataset::short_name;
 use crate::checkpoint::{RunIdentity, save_state, save_weights};
 use crate::files::write_atomically;
 use crate::network::Network;
@@ -121,14 +122,14 @@ fn remove_leftovers(folder: &Path) {
 }
 
 fn title(config: &Config) -> String {
-    format!("{} on {}, seed {}", config.model, config.dataset, config.seed)
+    format!("{} on {}, seed {}", config.model, short_name(&config.dataset), config.seed)
 }
 
 /// `runs/<model>-<dataset>-<seed>`, or with `-2`, `-3`, … where that is taken.
 fn default_folder(config: &Config) -> Result<PathBuf> {
     let parent = Path::new("runs");
     fs::create_dir_all(parent).context("cannot make the folder runs; choose another place with --out")?;
-    let name = format!("{}-{}-{}", config.model, config.dataset, config.seed);
+    let name = format!("{}-{}-{}", config.model, short_name(&config.dataset), config.seed);
     for number in 1_u32.. {
         let folder = match number {
             1 => parent.join(&name),

@@ -10,12 +10,14 @@ use clap::Args;
 use tracing::info;
 
 use super::config::Config;
+use super::dataset::{self, DatasetArgs};
 use super::device::{ConvAlgo, DeviceArgs, Task, check_device, with_backend};
+use super::input::InputConfig;
 use super::outputs::Outputs;
 use super::run::{INTERRUPTED, Run, ended_by, install_signal_handlers};
-use super::{DataArgs, build_network, check_dataset, find_model, flags};
+use super::{build_network, find_model, flags};
 use crate::checkpoint::{self, RunIdentity};
-use crate::data::{self, Dataset, LoadOptions};
+use crate::data::{self, Dataset};
 use crate::network::Network;
 use crate::ops::Backend;
 use crate::train::{Outcome, Schedule, Trainer};
@@ -25,11 +27,8 @@ pub struct TrainArgs {
     /// Network; see `cnn-cuda summary` [default: mnist-cnn]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
-    /// `mnist`, or `digits`, which is built in and needs no files [default: mnist]
-    #[arg(long, value_name = "NAME")]
-    pub dataset: Option<String>,
     #[command(flatten)]
-    pub data: DataArgs,
+    pub data: DatasetArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Passes over the training images [default: 20]
@@ -93,24 +92,43 @@ pub struct TrainArgs {
 
 /// Trains, or goes on training.
 pub fn run(args: TrainArgs) -> Result<ExitCode> {
-    let config = match &args.resume {
+    let mut config = match &args.resume {
         Some(folder) => Config::resumed(folder, &args)?,
         None => Config::new(&args)?,
     };
     let device = config.device();
     // What can be wrong with the flags is told before anything is downloaded or made.
     let model = find_model(&config.model)?;
-    check_dataset(&config.dataset)?;
     check_device(&device)?;
     if let Some(init) = &config.init {
         ensure!(args.resume.is_some() || init.is_file(), "--init {}: there is no such file", init.display());
     }
     Outputs::check(args.out.as_deref())?;
-    let options = LoadOptions { folder: config.data.clone(), download: true, progress: !args.quiet };
-    let dataset = data::load(&config.dataset, &options)?;
+    let dataset = load(&mut config, &args)?;
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let stop = install_signal_handlers()?;
     with_backend(&device, Training { config, args, network, dataset, stop })
+}
+
+/// Reads the data set as the run began, or by the flags, and notes in the configuration what it is.
+fn load(config: &mut Config, args: &TrainArgs) -> Result<Dataset> {
+    let mut options = config.load_options();
+    options.progress = !args.quiet;
+    options.normalisation = options.normalisation.or_else(|| args.data.normalisation.given());
+    let mut dataset = data::load(&config.dataset, &options)?;
+    let classes = options.classes.map(|classes| classes.len()).or(args.data.classes);
+    dataset::widen(&mut dataset, classes)?;
+    let input = InputConfig::new(&dataset);
+    match &config.input {
+        Some(began) => {
+            ensure!(*began == input, "the data set is not what the run began with: {began:?}, now {input:?}")
+        }
+        None => config.input = Some(input),
+    }
+    if config.pictures.is_some() {
+        info!("{}, mean {:?}, standard deviation {:?}", dataset.shape, dataset.mean, dataset.std);
+    }
+    Ok(dataset)
 }
 
 /// A run, before its backend is known.
@@ -129,7 +147,8 @@ impl Task for Training {
         let Self { mut config, args, network, dataset, stop } = self;
         let identity = RunIdentity {
             model: config.model.clone(),
-            dataset: config.dataset.clone(),
+            // The files of a folder may move; their fingerprint stays.
+            dataset: if config.pictures.is_some() { "pictures".into() } else { config.dataset.clone() },
             train_images: dataset.train.count(),
             data_fingerprint: dataset.fingerprint(),
             seed: config.seed,

@@ -1,18 +1,26 @@
 //! Data sets: u8 images and labels, whole in memory, by name.
 
+mod archive;
+pub mod cifar;
+mod crop;
 pub mod digits;
 pub mod fetch;
+pub mod folder;
 pub mod idx;
 mod ink;
 mod mnist;
 mod mnist_files;
 pub mod picture;
 pub mod sampler;
+mod statistics;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+pub use folder::PictureOptions;
+
+use cifar::{CIFAR10, CIFAR100};
 use fetch::Remote;
 use mnist_files::{FASHION_MNIST, MNIST};
 
@@ -35,6 +43,8 @@ pub static TABLE: &[Known] = &[
         load: mnist::load_fashion_mnist,
         remotes: Some(|folder| FASHION_MNIST.remotes(folder)),
     },
+    Known { name: "cifar10", load: cifar::load_cifar10, remotes: Some(|folder| CIFAR10.remotes(folder)) },
+    Known { name: "cifar100", load: cifar::load_cifar100, remotes: Some(|folder| CIFAR100.remotes(folder)) },
     Known { name: "digits", load: |_| Ok(digits::generate()), remotes: None },
 ];
 
@@ -53,26 +63,70 @@ fn find(name: &str) -> Result<&'static Known> {
     known.with_context(|| format!("there is no data set {name:?}; choose one of: {}", names().join(", ")))
 }
 
-/// Where data sets are looked for, and what may be done about missing ones.
-#[derive(Clone, Debug)]
+/// Where data sets are looked for, what may be done about missing ones, and how they are read.
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// The folder that holds `mnist/` and the like.
     pub folder: PathBuf,
     /// Download what is missing.
     pub download: bool,
-    /// Draw the progress of a download on stderr, where that is a terminal.
+    /// Draw the progress on stderr, where that is a terminal.
     pub progress: bool,
+    /// Of folders of pictures.
+    pub pictures: PictureOptions,
+    /// Mean and standard deviation in place of the set's own.
+    pub normalisation: Option<Normalisation>,
+    /// The classes to number a folder's by, in place of its own in the order of their names.
+    pub classes: Option<Vec<String>>,
+    /// The training images may be left out.
+    pub test_only: bool,
 }
 
-/// Reads the data set `name`, one of [`names`], whole into memory.
+/// Per channel, the mean and the standard deviation.
+pub type Normalisation = (Vec<f32>, Vec<f32>);
+
+/// Whether `--dataset` means a file or folder, as it does wherever it is no data set's name.
+pub fn is_path(name: &str) -> bool {
+    let path = Path::new(name);
+    find(name).is_err() && (path.components().count() > 1 || archive::is_archive(path) || path.exists())
+}
+
+/// Reads the data set `name`, one of [`names`], or the pictures at the path of that name, whole into memory.
 ///
 /// # Errors
 /// For an unknown name, files that are missing (and cannot be downloaded, or may not be) and files that are not what
 /// they should be. The message names the file and the remedy.
 pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
-    let dataset = (find(name)?.load)(options)?;
-    dataset.validate().with_context(|| format!("the data set {name} is not usable"))?;
+    let mut dataset = match is_path(name) {
+        true => folder::load(Path::new(name), options)?,
+        false => (find(name)?.load)(options)?,
+    };
+    if let Some(given) = &options.normalisation {
+        (dataset.mean, dataset.std) = per_channel(given.clone(), dataset.shape.channels)?;
+    }
+    let unusable = || format!("the data set {name} is not usable");
+    if options.test_only && dataset.train.count() == 0 {
+        dataset.validate_but_train().with_context(unusable)?;
+    } else {
+        dataset.validate().with_context(unusable)?;
+    }
     Ok(dataset)
+}
+
+/// A normalisation for that many channels: as it is, or one mean and deviation for all.
+///
+/// # Errors
+/// Where there are other numbers of them.
+pub fn per_channel((mean, std): Normalisation, channels: usize) -> Result<Normalisation> {
+    let spread = |values: Vec<f32>| if values.len() == 1 { vec![values[0]; channels] } else { values };
+    let (mean, std) = (spread(mean), spread(std));
+    ensure!(
+        mean.len() == channels && std.len() == channels,
+        "--mean has {} values and --std {}, for images of {channels} channels",
+        mean.len(),
+        std.len()
+    );
+    Ok((mean, std))
 }
 
 /// Images and their labels, in the order of the files.
@@ -111,6 +165,12 @@ impl Dataset {
     /// Where the shape or a split is empty, images and labels disagree in number, a label has no class, or the
     /// normalisation is not one finite mean and one positive, finite standard deviation per channel.
     pub fn validate(&self) -> Result<()> {
+        self.validate_split(&self.train).context("in the training split")?;
+        self.validate_but_train()
+    }
+
+    /// [`Self::validate`] without the training split.
+    fn validate_but_train(&self) -> Result<()> {
         ensure!(!self.shape.is_empty(), "its images have no pixels ({})", self.shape);
         let channels = self.shape.channels;
         ensure!(
@@ -123,7 +183,6 @@ impl Dataset {
         // An infinite divisor would blank every image, and a zero one make NaN of it.
         let divides = |std: &f32| std.is_finite() && *std > 0.0;
         ensure!(self.std.iter().all(divides), "its standard deviation is not positive and finite: {:?}", self.std);
-        self.validate_split(&self.train).context("in the training split")?;
         self.validate_split(&self.test).context("in the test split")
     }
 
@@ -137,6 +196,7 @@ impl Dataset {
     }
 
     fn validate_split(&self, split: &Split) -> Result<()> {
+        ensure!(!self.shape.is_empty(), "its images have no pixels ({})", self.shape);
         let count = split.count();
         ensure!(count > 0, "there are no images");
         ensure!(u32::try_from(count).is_ok(), "{count} images are too many; at most {} are supported", u32::MAX);

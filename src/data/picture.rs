@@ -9,10 +9,10 @@ use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
 
-use super::ink;
+use super::{crop, ink};
 use crate::shape::Shape;
 
-const MAX_FILE_BYTES: u64 = 256 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
 const MAX_PIXELS: u64 = 100_000_000;
 /// Enough for the largest picture at 16 bits and four channels.
 const MAX_DECODER_BYTES: u64 = 1 << 30;
@@ -37,14 +37,44 @@ pub struct Picture {
 /// Those of the file system and of [`decode_picture`], with the path.
 pub fn read_picture(path: &Path, shape: Shape) -> Result<Picture> {
     let context = || format!("cannot read the picture {}", path.display());
+    decode_picture(&read_bytes(path).with_context(context)?, shape).with_context(context)
+}
+
+/// Reads the picture at `path` as those of a folder to train with are: scaled and cropped to `shape`, in its channels.
+///
+/// # Errors
+/// As [`read_picture`].
+pub fn read_cropped(path: &Path, shape: Shape) -> Result<Picture> {
+    let read = || {
+        let upright = decode_upright(&read_bytes(path)?)?;
+        let original = (upright.width(), upright.height());
+        let Shape { height, width, channels } = shape;
+        let pixels = match channels {
+            1 => crop::resize_crop(upright.into_luma8(), height, width)?,
+            3 => crop::resize_crop(upright.into_rgb8(), height, width)?,
+            _ => bail!("a picture has 1 or 3 channels, but the network takes {channels}"),
+        };
+        let least = pixels.iter().min().copied().unwrap_or(0);
+        let blank = pixels.iter().all(|&pixel| pixel - least < ink::MIN_CONTRAST);
+        Ok(Picture { pixels, inverted: false, blank, original })
+    };
+    read().with_context(|| format!("cannot read the picture {}", path.display()))
+}
+
+/// The file's bytes, unless they are too many.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     // Before opening: that alone would wait forever on a named pipe.
-    let metadata = path.metadata().with_context(context)?;
+    let metadata = path.metadata()?;
     ensure!(!metadata.is_dir(), "{} is a folder: name a PNG or JPEG file", path.display());
     ensure!(metadata.is_file(), "{} is not a regular file: name a PNG or JPEG file", path.display());
     let mut bytes = Vec::new();
-    let file = File::open(path).with_context(context)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).with_context(context)?;
-    decode_picture(&bytes, shape).with_context(context)
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The picture as it is meant to be seen, without transparency.
+pub(super) fn decode_upright(bytes: &[u8]) -> Result<DynamicImage> {
+    Ok(flatten(decode(bytes)?))
 }
 
 /// Decodes a PNG or JPEG file's bytes as `shape`.
@@ -57,7 +87,7 @@ pub fn read_picture(path: &Path, shape: Shape) -> Result<Picture> {
 /// Where the bytes are not a whole PNG or JPEG picture, it is too large, or `shape` has not one or three channels.
 pub fn decode_picture(bytes: &[u8], shape: Shape) -> Result<Picture> {
     ensure!(!shape.is_empty(), "the network takes no pixels");
-    let upright = flatten(decode(bytes)?);
+    let upright = decode_upright(bytes)?;
     let original = (upright.width(), upright.height());
     match shape.channels {
         1 => {

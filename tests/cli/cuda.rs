@@ -41,7 +41,7 @@ fn succeed(ran: Ran) -> Ran {
 fn real_mnist_on_the_emulator_gives_the_cpus_losses() {
     let Some(libraries) = emulator() else { return };
     let data = std::env::var("CNN_CUDA_DATA").unwrap_or_else(|_| "data".into());
-    let options = cnn_cuda::data::LoadOptions { folder: (&data).into(), download: false, progress: false };
+    let options = cnn_cuda::data::LoadOptions { folder: (&data).into(), ..Default::default() };
     if let Err(error) = cnn_cuda::data::load("mnist", &options) {
         return skip(Need::Mnist, &format!("{error:#}"));
     }

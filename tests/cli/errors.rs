@@ -159,7 +159,8 @@ fn weights_that_are_not_there_or_foreign_are_errors() {
     let weights = out.join("model.safetensors");
     let weights = weights.to_str().expect("plain");
     fail(1, ["eval", "--dataset", "digits", "--weights", "no/such.safetensors"], &["no/such.safetensors"]);
-    fail(1, ["eval", "--dataset", "digits", "--weights", weights], &[weights, "layer1.0.weight", "--model"]);
+    let model = ["--model", "mnist-cnn", "--dataset", "digits"];
+    fail(1, [&["eval", "--weights", weights][..], &model].concat(), &[weights, "layer1.0.weight", "--model"]);
     let init = folder.path().join("init");
     fail(1, ["train", "--dataset", "digits", "--init", weights, "--out", init.to_str().expect("plain")], &[weights]);
     assert!(!init.exists(), "a run that never began left a folder");

@@ -1,6 +1,7 @@
 //! The program as a user meets it: commands, files, errors, exit codes, signals.
 
 mod cuda;
+mod datasets;
 mod errors;
 mod runs;
 mod signals;

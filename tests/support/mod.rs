@@ -12,6 +12,7 @@ use std::io::Write;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     Mnist,
+    Cifar10,
     CppCompiler,
     Nvrtc,
     Gpu,

@@ -102,7 +102,7 @@ pub fn check_mnist<B: Backend>(backend: impl Fn() -> B, tolerance: Tolerance) ->
 /// The whole of real MNIST, cut to what 50 steps read.
 fn mnist() -> Option<Dataset> {
     let folder = std::env::var_os("CNN_CUDA_DATA").unwrap_or_else(|| "data".into());
-    let options = LoadOptions { folder: Path::new(&folder).to_path_buf(), download: false, progress: false };
+    let options = LoadOptions { folder: Path::new(&folder).to_path_buf(), ..Default::default() };
     match data::load("mnist", &options) {
         Ok(mut set) => {
             for (split, count) in [(&mut set.train, 50 * 64), (&mut set.test, 128)] {

@@ -1,0 +1,198 @@
+//! Training on folders of pictures, and what `eval`, `predict` and `--resume` then know of them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::support::program::{fail, run, succeed};
+use crate::support::{Need, skip};
+
+const SIDE: u32 = 20;
+const CLASSES: [&str; 3] = ["blue", "green", "red"];
+
+/// Pictures of one colour with a little noise; the colour is the class.
+fn colours(root: &Path, per_class: usize) {
+    for (class, name) in CLASSES.iter().enumerate() {
+        for (part, count) in [("train", per_class), ("test", per_class / 4)] {
+            let folder = root.join(part).join(name);
+            fs::create_dir_all(&folder).expect("a folder");
+            for number in 0..count {
+                let noise = |pixel: usize| (pixel * 31 + number * 17 + class * 7) as u8 % 60;
+                let value = |at: usize| noise(at) + if at % 3 == 2 - class { 150 } else { 20 };
+                let pixels: Vec<u8> = (0..(SIDE * SIDE * 3) as usize).map(value).collect();
+                let path = folder.join(format!("{number}.png"));
+                image::save_buffer(path, &pixels, SIDE, SIDE, image::ExtendedColorType::Rgb8).expect("saved");
+            }
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("plain")
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn last_record(run: &Path) -> Value {
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).expect("read");
+    json(metrics.lines().last().expect("a line"))
+}
+
+/// Trains on the colours, three epochs, and returns the run's folder.
+fn train(folder: &Path, more: &[&str]) -> PathBuf {
+    colours(&folder.join("colours"), 40);
+    let out = folder.join("run");
+    let data = folder.join("colours");
+    let args =
+        ["train", "--dataset", text(&data), "--model", "lenet5", "--device", "cpu", "--out", text(&out), "--quiet"];
+    let settings = ["--batch-size", "8", "--lr", "0.02", "--momentum", "0.9", "--epochs", "3"];
+    succeed([&args[..], &settings, more].concat());
+    out
+}
+
+#[test]
+fn eval_and_predict_follow_the_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = train(folder.path(), &[]);
+    let record = last_record(&out);
+    assert!(record["test_accuracy"].as_f64().expect("accuracy") > 0.9, "{record}");
+    let weights = out.join("model.safetensors");
+    // No flag says model, data set, size or classes.
+    let result = json(&succeed(["eval", "--device", "cpu", "--json", "--weights", text(&weights)]).stdout);
+    assert_eq!((&result["accuracy"], &result["images"]), (&record["test_accuracy"], &30.into()));
+    assert_eq!(result["confusion"]["classes"], serde_json::json!(CLASSES));
+    let table = succeed(["eval", "--device", "cpu", "--weights", text(&weights)]).stdout;
+    assert!(table.contains("\ngreen"), "{table}");
+    let picture = folder.path().join("colours/test/green/0.png");
+    let said = succeed(["predict", "--device", "cpu", "--weights", text(&weights), text(&picture)]).stdout;
+    assert!(said.contains("0.png: green "), "{said}");
+
+    // Elsewhere nothing is known of the weights, and flags say it.
+    let moved = folder.path().join("moved.safetensors");
+    fs::copy(&weights, &moved).expect("copied");
+    let config = fs::read_to_string(out.join("config.toml")).expect("read");
+    let numbers = |key: &str| {
+        let begin = config.find(&format!("\n{key} = [")).expect("a list") + key.len() + 5;
+        let list = &config[begin..begin + config[begin..].find(']').expect("its end")];
+        list.split(',').map(str::trim).filter(|number| !number.is_empty()).collect::<Vec<_>>().join(",")
+    };
+    let normalisation = [format!("--mean={}", numbers("mean")), format!("--std={}", numbers("std"))];
+    let args = ["predict", "--json", "--device", "cpu", "--model", "lenet5", "--weights", text(&moved), text(&picture)];
+    let input = ["--classes", "3", "--channels", "3", "--image-size", "20", &normalisation[0], &normalisation[1]];
+    let alone = json(&succeed([&args[..], &input].concat()).stdout);
+    let with_run = ["predict", "--json", "--device", "cpu", "--weights", text(&weights), text(&picture)];
+    assert_eq!(alone["logits"], json(&succeed(with_run).stdout)["logits"]);
+    assert_eq!(alone["classes"][0]["class"], "1");
+    fail(1, args, &["moved.safetensors", "shape"]);
+    let data = folder.path().join("colours");
+    let args =
+        ["eval", "--json", "--device", "cpu", "--model", "lenet5", "--weights", text(&moved), "--dataset", text(&data)];
+    let result = json(&succeed([&args[..], &normalisation.each_ref().map(String::as_str)].concat()).stdout);
+    assert_eq!(result["accuracy"], record["test_accuracy"]);
+}
+
+#[test]
+fn a_run_goes_on_with_its_pictures_wherever_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whole = train(folder.path(), &[]);
+    let cut = folder.path().join("cut");
+    fs::rename(&whole, folder.path().join("whole")).expect("renamed");
+    let out = train(folder.path(), &["--max-steps", "20"]);
+    fs::rename(&out, &cut).expect("renamed");
+    let moved = folder.path().join("elsewhere");
+    fs::rename(folder.path().join("colours"), &moved).expect("renamed");
+    fail(1, ["train", "--resume", text(&cut)], &["colours: there is no such file or folder"]);
+    let resume = ["train", "--quiet", "--resume", text(&cut), "--dataset", text(&moved)];
+    for flag in [["--image-size", "16"], ["--max-bad", "1"], ["--classes", "4"], ["--split-seed", "1"]] {
+        fail(1, [&resume[..], &flag].concat(), &["to resume"]);
+    }
+    fail(1, ["train", "--resume", text(&cut), "--dataset", "digits"], &["--dataset digits contradicts"]);
+    succeed(resume);
+    let weights = |run: &Path| fs::read(run.join("model.safetensors")).expect("read");
+    assert!(weights(&cut) == weights(&folder.path().join("whole")), "the weights differ");
+    // Other pictures are another run's.
+    let changed = moved.join("train/red/0.png");
+    fs::copy(moved.join("train/red/1.png"), changed).expect("copied");
+    fail(1, [&resume[..], &["--epochs", "4"]].concat(), &["fingerprint"]);
+}
+
+#[test]
+fn a_network_may_have_more_outputs_than_there_are_classes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = train(folder.path(), &["--classes", "5", "--max-steps", "4", "--mean", "0.5", "--std", "0.5,0.4,0.3"]);
+    let config = fs::read_to_string(out.join("config.toml")).expect("read");
+    assert!(config.contains("\"class 3\"") && config.contains("0.4"), "{config}");
+    let weights = out.join("model.safetensors");
+    let result = json(&succeed(["eval", "--device", "cpu", "--json", "--weights", text(&weights)]).stdout);
+    assert_eq!(result["confusion"]["classes"], serde_json::json!(["blue", "green", "red", "class 3", "class 4"]));
+    assert_eq!(result["accuracy"], last_record(&out)["test_accuracy"]);
+    succeed(["train", "--quiet", "--resume", text(&out), "--max-steps", "6"]);
+}
+
+#[test]
+fn data_flags_that_mean_nothing_are_usage_errors() {
+    for flag in [["--image-size", "32"], ["--test-fraction", "0.2"], ["--max-bad", "1"], ["--split-seed", "1"]] {
+        fail(2, [&["train", "--dataset", "digits"][..], &flag].concat(), &[flag[0], "folders of pictures"]);
+    }
+    for (flag, value) in [
+        ("--image-size", "0"),
+        ("--image-size", "3x"),
+        ("--test-fraction", "1"),
+        ("--classes", "1"),
+        ("--max-bad", "-1"),
+    ] {
+        fail(2, ["train", &format!("{flag}={value}")], &[flag]);
+    }
+    fail(2, ["train", "--dataset", "digits", "--mean", "0.5"], &["--std"]);
+    fail(2, ["train", "--dataset", "digits", "--mean", "nan", "--std", "1"], &["--mean"]);
+    fail(2, ["train", "--dataset", "digits", "--classes", "3", "--model", "lenet5"], &["--classes 3", "digits", "10"]);
+    fail(1, ["train", "--dataset", "digits", "--mean", "0,1", "--std", "1"], &["--mean has 2 values", "1 channels"]);
+    fail(1, ["train", "--dataset", "no/such/folder"], &["--dataset no/such/folder", "no such file or folder"]);
+    fail(1, ["train", "--dataset", "Cargo.toml"], &["Cargo.toml", "not a .tar"]);
+}
+
+#[test]
+fn a_foreign_configuration_beside_weights_is_not_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = train(folder.path(), &["--max-steps", "1"]);
+    fs::write(out.join("config.toml"), "[somebody]\nelse = true\n").expect("write");
+    let weights = out.join("model.safetensors");
+    let ran = run(["eval", "--model", "lenet5", "--dataset", "digits", "--device", "cpu", "--weights", text(&weights)]);
+    assert!(ran.stderr.contains("config.toml is not that of a run"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("conv1.weight has shape"), "{}", ran.stderr);
+}
+
+/// 60,000 JPEG pictures in an archive: all are read, and their mean and deviation are the published ones but for what
+/// JPEG loses.
+#[test]
+fn the_real_cifar10_as_pictures() {
+    let data = std::env::var_os("CNN_CUDA_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from);
+    let archive = data.join("cifar10/cifar10-jpeg.tar.xz");
+    if !archive.is_file() {
+        return skip(Need::Cifar10, &format!("{} is not there", archive.display()));
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let args = ["train", "--dataset", text(&archive), "--model", "lenet5", "--device", "cpu", "--out", text(&out)];
+    let ran = succeed([&args[..], &["--max-steps", "150", "--lr", "0.02", "--momentum", "0.9"]].concat());
+    assert!(ran.stderr.contains("10 classes, 50000 pictures to train, 10000 to test with"), "{}", ran.stderr);
+    let config: toml::Table = fs::read_to_string(out.join("config.toml")).expect("read").parse().expect("TOML");
+    let input = &config["input"];
+    let near = |key: &str, published: [f64; 3]| {
+        let found = input[key].as_array().expect("a list");
+        assert_eq!(found.len(), 3);
+        for (found, published) in found.iter().zip(published) {
+            assert!((found.as_float().expect("a number") - published).abs() < 0.002, "{key}: {found} for {published}");
+        }
+    };
+    near("mean", [0.4914, 0.4822, 0.4465]);
+    near("std", [0.2470, 0.2435, 0.2616]);
+    assert_eq!((input["height"].as_integer(), input["channels"].as_integer()), (Some(32), Some(3)));
+    assert_eq!((input["classes"][0].as_str(), input["classes"][9].as_str()), (Some("airplane"), Some("truck")));
+    // Guessing is right once in ten.
+    let record = last_record(&out);
+    assert!(record["test_accuracy"].as_f64().expect("accuracy") > 0.2, "{record}");
+}

@@ -1,0 +1,200 @@
+//! CIFAR in its binary version: what is read from folder and archive, and that every kind of damage names its file.
+
+use std::fs::{self, File};
+use std::io::Cursor;
+use std::path::Path;
+
+use cnn_cuda::data::{self, cifar};
+use cnn_cuda::shape::Shape;
+use flate2::{Compression, write::GzEncoder};
+use proptest::prelude::*;
+
+use super::{assert_says, message, offline};
+
+const RECORD: u64 = 3073;
+const BATCHES: [&str; 6] = [
+    "data_batch_1.bin",
+    "data_batch_2.bin",
+    "data_batch_3.bin",
+    "data_batch_4.bin",
+    "data_batch_5.bin",
+    "test_batch.bin",
+];
+
+/// A record: labels, then a red, a green and a blue plane that count up from different values.
+fn record(labels: &[u8]) -> Vec<u8> {
+    let planes =
+        [0_u8, 50, 100].map(|first| (0..1024).map(|pixel| first.wrapping_add(pixel as u8)).collect::<Vec<_>>());
+    [labels, &planes.concat()].concat()
+}
+
+/// All of CIFAR-10's files, black and of class 0 but for the first record of each, whose label is its number.
+fn cifar10(place: &Path) {
+    fs::create_dir_all(place).unwrap();
+    for (number, name) in BATCHES.iter().enumerate() {
+        fs::write(place.join(name), record(&[number as u8])).unwrap();
+        File::options().write(true).open(place.join(name)).unwrap().set_len(10_000 * RECORD).unwrap();
+    }
+    let names: Vec<String> = (0..10).map(|class| format!("class {class}")).collect();
+    fs::write(place.join("batches.meta.txt"), names.join("\n") + "\n\n").unwrap();
+}
+
+fn load(name: &str, folder: &Path) -> anyhow::Result<data::Dataset> {
+    data::load(name, &offline(folder))
+}
+
+/// `cifar-10-binary.tar.gz` of the files in `place`.
+fn pack(place: &Path, archive: &Path) {
+    fs::create_dir_all(archive.parent().unwrap()).unwrap();
+    let encoder = GzEncoder::new(File::create(archive).unwrap(), Compression::fast());
+    let mut builder = tar::Builder::new(encoder);
+    builder.sparse(false);
+    builder.append_dir_all("cifar-10-batches-bin", place).unwrap();
+    builder.into_inner().unwrap().finish().unwrap();
+}
+
+#[track_caller]
+fn assert_is_cifar10(folder: &Path) {
+    let set = load("cifar10", folder).unwrap();
+    assert_eq!((set.name.as_str(), set.shape), ("cifar10", Shape::new(32, 32, 3)));
+    assert_eq!((set.train.count(), set.test.count()), (50_000, 10_000));
+    assert_eq!((set.classes.len(), set.classes[9].as_str()), (10, "class 9"));
+    assert_eq!(set.mean, [0.4914, 0.4822, 0.4465]);
+    for number in 0..5 {
+        let first = number * 10_000;
+        assert_eq!(set.train.labels[first..first + 2], [number as u32, 0]);
+        // Planes have become pixels of three channels.
+        assert_eq!(set.train.images[first * 3072..][..6], [0, 50, 100, 1, 51, 101]);
+        assert_eq!(set.train.images[first * 3072 + 3072..][..3], [0, 0, 0]);
+    }
+    assert_eq!(set.test.labels[..2], [5, 0]);
+}
+
+#[test]
+fn cifar10_is_read_from_folders_and_archives() {
+    let source = tempfile::tempdir().unwrap();
+    let unpacked = source.path().join("cifar10/cifar-10-batches-bin");
+    cifar10(&unpacked);
+    assert_is_cifar10(source.path());
+    let folder = tempfile::tempdir().unwrap();
+    let archive = folder.path().join("cifar10/cifar-10-binary.tar.gz");
+    pack(&unpacked, &archive);
+    assert_is_cifar10(folder.path());
+
+    // What is there is not fetched again where it is unpacked, and refused where its checksum is wrong.
+    let download = data::fetch::Download { mirrors: Some(vec![]), ..Default::default() };
+    data::fetch::fetch_from(&download, "cifar10", source.path()).unwrap();
+    assert_says(&message(data::fetch::fetch_from(&download, "cifar10", folder.path())), &["cifar-10-binary.tar.gz"]);
+
+    let whole = fs::read(&archive).unwrap();
+    for length in [whole.len() / 2, whole.len() - 5] {
+        fs::write(&archive, &whole[..length]).unwrap();
+        assert_says(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "cut off"]);
+    }
+    fs::write(&archive, b"no archive at all").unwrap();
+    assert_says(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "not a .tar"]);
+    fs::remove_file(unpacked.join(BATCHES[2])).unwrap();
+    pack(&unpacked, &archive);
+    let parts = ["cifar-10-binary.tar.gz lacks data_batch_3.bin", "binary version of CIFAR-10"];
+    assert_says(&message(load("cifar10", folder.path())), &parts);
+    // Another set's archive under this one's name.
+    fs::remove_dir_all(&unpacked).unwrap();
+    fs::create_dir_all(&unpacked).unwrap();
+    fs::write(unpacked.join("data_batch_1"), b"pickled").unwrap();
+    pack(&unpacked, &archive);
+    assert_says(&message(load("cifar10", folder.path())), &["lacks data_batch_1.bin, data_batch_2.bin"]);
+}
+
+#[test]
+fn damaged_files_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("cifar-10-batches-bin");
+    cifar10(&place);
+    let path = place.join(BATCHES[3]);
+    let refuse = |parts: &[&str]| {
+        let message = message(load("cifar10", folder.path()));
+        assert_says(&message, &[&path.display().to_string()]);
+        assert_says(&message, parts);
+    };
+    let resize = |length| File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+    resize(9_999 * RECORD);
+    refuse(&["truncated", "10000 records"]);
+    // Nothing of it may be read or allocated.
+    resize(1 << 40);
+    refuse(&["1099511627776 bytes are not 10000 records"]);
+    resize(0);
+    refuse(&["truncated: 0 bytes"]);
+    fs::write(&path, record(&[10])).unwrap();
+    resize(10_000 * RECORD);
+    refuse(&["record 0", "label 10", "0 to 9"]);
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    refuse(&["not a regular file"]);
+    fs::remove_dir(&path).unwrap();
+    assert_says(&message(load("cifar10", folder.path())), &["lacks data_batch_4.bin", "Unpack"]);
+}
+
+#[test]
+fn class_names_are_held_to_their_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("cifar-10-batches-bin");
+    cifar10(&place);
+    let names = place.join("batches.meta.txt");
+    for (bytes, words) in
+        [(b"one\ntwo\n".to_vec(), "2 classes"), (vec![0xff; 9], "no list"), (vec![b'a'; 70_000], "KiB")]
+    {
+        fs::write(&names, bytes).unwrap();
+        assert_says(&message(load("cifar10", folder.path())), &["batches.meta.txt", words]);
+    }
+    fs::remove_file(&names).unwrap();
+    assert_says(&message(load("cifar10", folder.path())), &["lacks batches.meta.txt"]);
+}
+
+#[test]
+fn cifar100_has_fine_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("cifar100/cifar-100-binary");
+    fs::create_dir_all(&place).unwrap();
+    for (name, records) in [("train.bin", 50_000), ("test.bin", 10_000)] {
+        fs::write(place.join(name), record(&[250, 99])).unwrap();
+        File::options().write(true).open(place.join(name)).unwrap().set_len(records * (RECORD + 1)).unwrap();
+    }
+    let names: Vec<String> = (0..100).map(|class| format!("fine {class}")).collect();
+    fs::write(place.join("fine_label_names.txt"), names.join("\n")).unwrap();
+    let set = load("cifar100", folder.path()).unwrap();
+    assert_eq!((set.classes.len(), set.shape), (100, Shape::new(32, 32, 3)));
+    assert_eq!((set.train.labels[..2].to_vec(), set.test.labels[0]), (vec![99, 0], 99));
+    assert_eq!((set.train.count(), set.test.count()), (50_000, 10_000));
+    assert_eq!(set.train.images[..6], [0, 50, 100, 1, 51, 101]);
+}
+
+#[test]
+fn without_files_the_message_says_what_to_put_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("cifar100").display().to_string();
+    let message = message(load("cifar100", folder.path()));
+    assert_says(&message, &["no CIFAR-100", &place, "cifar-100-binary.tar.gz", "fetch cifar100", "--dataset digits"]);
+}
+
+proptest! {
+    /// Any bytes are read to as many records as were asked for, or refused; never a panic.
+    #[test]
+    fn no_bytes_make_it_panic(
+        bytes in proptest::collection::vec(any::<u8>(), 0..3 * 3075),
+        records in 0_usize..4,
+        label_bytes in 1_usize..3,
+    ) {
+        let enough = bytes.len() >= records * (label_bytes + 3072);
+        match cifar::read_records(Cursor::new(&bytes), records, label_bytes, 128) {
+            Ok(split) => {
+                prop_assert!(enough);
+                prop_assert_eq!((split.count(), split.images.len()), (records, records * 3072));
+                prop_assert!(split.labels.iter().all(|&label| label < 128));
+            }
+            Err(error) => {
+                let message = format!("{error:#}");
+                prop_assert!(message.contains("has label") || (!enough && message.contains("truncated")), "{}", message);
+            }
+        }
+    }
+}
