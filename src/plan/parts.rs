@@ -17,14 +17,15 @@ pub struct Part<'a> {
     pub step: Option<&'a Step>,
 }
 
+/// What a part does on a backend.
+type Body<'a, B> = dyn FnMut(&mut B) -> Result<()> + Send + 'a;
+
 /// Runs one optimiser step, giving each of its parts to `visit`, which is to call its body.
-pub fn each_part<B: Backend>(
-    backend: &mut B,
-    plan: &Plan,
-    sgd: &Sgd,
-    batch: usize,
-    visit: &mut dyn FnMut(&mut B, Part, &mut (dyn FnMut(&mut B) -> Result<()> + Send)) -> Result<()>,
-) -> Result<()> {
+pub fn each_part<B, V>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize, visit: &mut V) -> Result<()>
+where
+    B: Backend,
+    V: FnMut(&mut B, Part, &mut Body<B>) -> Result<()>,
+{
     let alone = |label, cost| Part { label, cost, step: None };
     visit(backend, alone("gather", gather_cost(plan, batch)), &mut |b| {
         b.gather_normalise(Subset::Train, batch, plan.input)
