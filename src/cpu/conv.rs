@@ -70,26 +70,27 @@ impl ConvOps for Cpu {
         let geometry = Geometry::new(op)?;
         let (output, patch, set) = (geometry.output, op.patch_len(), self.instructions);
         let bias_span = spans.bias.unwrap_or(spans.weight.first(0));
+        let version = self.memory.parameters_version();
         let [x, weight, bias, y] = self.memory.floats([
             spans.input.first(batch * op.input.len()),
             spans.weight,
             bias_span,
             spans.output.first(batch * output.len()),
         ])?;
-        let (x, bias) = (&*x, &*bias);
+        let (x, weight, bias) = (&*x, &*weight, &*bias);
         if let Some(winograd) = Winograd::new(op, output) {
-            let weights = grown(&mut self.scratch.packed, winograd.weight_len());
-            winograd.split_weights(set, weight, weights);
+            let make = |target: &mut [f32]| winograd.split_weights(set, weight, target);
+            let weights = self.kept.weights(op, spans.weight, version, winograd.weight_len(), make);
             winograd.forward(set, x, weights, bias, spans.activation, y);
             return Ok(());
         }
         // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
-        let panels = grown(&mut self.scratch.packed, op.weight_len());
-        panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
-            let width = weight.len() / patch;
-            set.run(|| scratch::transpose(weight, patch, panel, width));
+        let panels = self.kept.weights(op, spans.weight, version, op.weight_len(), |panels| {
+            panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
+                let width = weight.len() / patch;
+                set.run(|| scratch::transpose(weight, patch, panel, width));
+            });
         });
-        let panels = &*panels;
         let lines_per_piece = output.height.div_ceil(LEAST_PIECES.div_ceil(batch));
         let piece_len = lines_per_piece * output.width * output.channels;
         let pieces = y.par_chunks_mut(output.len()).enumerate().flat_map(|(sample, y)| {

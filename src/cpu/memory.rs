@@ -17,6 +17,7 @@ pub(super) struct Memory {
     /// Beginning of arena, parameters, gradients and momentum, and the end of the last.
     bounds: [usize; 5],
     indices: Vec<u32>,
+    parameters_version: u64,
 }
 
 impl Memory {
@@ -32,10 +33,24 @@ impl Memory {
         let mut indices = Vec::new();
         indices.try_reserve_exact(sizes.indices).map_err(|_| out_of_memory(sizes.indices))?;
         indices.resize(sizes.indices, 0);
-        Ok(Self { floats, bounds, indices })
+        Ok(Self { floats, bounds, indices, parameters_version: 0 })
     }
 
-    /// Views of `spans`, which must not overlap.
+    /// Changes whenever parameters may have been written.
+    pub fn parameters_version(&self) -> u64 {
+        self.parameters_version
+    }
+
+    /// Copies `values` to the beginning of `span`.
+    pub fn write(&mut self, span: Span, values: &[f32]) -> Result<()> {
+        let [target] = self.floats([span])?;
+        ensure!(values.len() <= target.len(), "{} values do not fit {span:?}", values.len());
+        target[..values.len()].copy_from_slice(values);
+        self.parameters_version += u64::from(span.region == Region::Parameters);
+        Ok(())
+    }
+
+    /// Views of `spans`, which must not overlap; operators read parameters through them, and write elsewhere.
     pub fn floats<const N: usize>(&mut self, spans: [Span; N]) -> Result<[&mut [f32]; N]> {
         let (floats, _) = self.floats_and_indices(spans, None)?;
         Ok(floats)
@@ -63,8 +78,9 @@ impl Memory {
         Ok((views, indices))
     }
 
-    /// All parameters, gradients and momentum buffers.
+    /// All parameters, gradients and momentum buffers, for an update.
     pub fn optimizer_state(&mut self) -> Result<[&mut [f32]; 3]> {
+        self.parameters_version += 1;
         let whole = |region, index: usize| Span::new(region, 0, self.bounds[index + 1] - self.bounds[index]);
         self.floats([whole(Region::Parameters, 1), whole(Region::Gradients, 2), whole(Region::Momentum, 3)])
     }

@@ -30,7 +30,7 @@ use anyhow::{Context, Result, ensure};
 use crate::ops::{Activation, Backend, DeviceInfo, MemorySizes, Recording, Region, Span};
 pub use instructions::Instructions;
 use memory::Memory;
-use scratch::Scratch;
+use scratch::{Kept, Scratch};
 
 /// Elements of one piece of element-wise work: large enough to hide the cost of handing it out.
 const ELEMENTWISE_CHUNK: usize = 32 * 1024;
@@ -42,6 +42,7 @@ pub struct Cpu {
     gather: gather::State,
     loss: loss::State,
     scratch: Scratch,
+    kept: Kept,
     instructions: Instructions,
     /// Partial bias gradients, kept between steps so that none allocates.
     bias_partials: Vec<f32>,
@@ -77,6 +78,7 @@ impl Cpu {
             gather: gather::State::default(),
             loss: loss::State::default(),
             scratch: Scratch::default(),
+            kept: Kept::default(),
             instructions,
             bias_partials: Vec::new(),
             learning_rates: VecDeque::new(),
@@ -100,14 +102,12 @@ impl Backend for Cpu {
 
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
         self.memory = Memory::new(sizes)?;
+        self.kept = Kept::default();
         Ok(())
     }
 
     fn write(&mut self, span: Span, values: &[f32]) -> Result<()> {
-        let [target] = self.memory.floats([span])?;
-        ensure!(values.len() <= target.len(), "{} values do not fit {span:?}", values.len());
-        target[..values.len()].copy_from_slice(values);
-        Ok(())
+        self.memory.write(span, values)
     }
 
     fn read(&mut self, span: Span) -> Result<Vec<f32>> {

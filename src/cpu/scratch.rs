@@ -1,6 +1,9 @@
 //! Memory for intermediate values, kept between steps so that none allocates, and how matrices are laid out in it.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
+
+use crate::ops::{Conv2d, Region, Span};
 
 /// Columns of a panel: two vectors of the widest instructions. Panels make the right side of a product contiguous.
 pub(super) const PANEL: usize = 32;
@@ -12,6 +15,41 @@ pub(super) struct Scratch {
     pub packed: Vec<f32>,
     /// Results that are still to be summed or put in order.
     pub partials: Vec<f32>,
+}
+
+/// The weights of convolutions in the order in which a forward pass reads them, made anew only where the parameters
+/// have changed. They are known by where they lie.
+#[derive(Default)]
+pub(super) struct Kept(HashMap<usize, KeptWeights>);
+
+struct KeptWeights {
+    op: Conv2d,
+    /// Of the parameters that they were made from.
+    version: u64,
+    values: Vec<f32>,
+}
+
+impl Kept {
+    /// `len` floats that `make` wrote from parameters of this version.
+    pub fn weights(
+        &mut self,
+        op: &Conv2d,
+        weight: Span,
+        version: u64,
+        len: usize,
+        make: impl FnOnce(&mut [f32]),
+    ) -> &[f32] {
+        let fresh = || KeptWeights { op: *op, version, values: Vec::new() };
+        let kept = self.0.entry(weight.offset).or_insert_with(fresh);
+        // Only parameters tell when they change.
+        let current = weight.region == Region::Parameters && kept.version == version && kept.op == *op;
+        if !current || kept.values.len() != len {
+            kept.values.resize(len, 0.0);
+            make(&mut kept.values);
+            (kept.op, kept.version) = (*op, version);
+        }
+        &kept.values
+    }
 }
 
 /// A thread's own buffers, which may be in use at the same time.

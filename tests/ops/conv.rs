@@ -1,10 +1,12 @@
 //! Convolution on many shapes.
 
-use cnn_cuda::ops::{Activation, Conv2d};
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::ops::{Activation, Backend, Conv2d, Conv2dForward, ConvOps, OptimizerOps, Region, Sgd, Span};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::{Case, conv};
-use super::check_op;
+use super::lab::{Lab, random};
+use super::{check_op, cpu};
 
 /// Shapes that every backend is checked on.
 pub fn cases() -> Vec<Case> {
@@ -56,4 +58,36 @@ fn a_window_that_does_not_fit_is_an_error() {
     let window = Window { kernel: 5, stride: 1, padding: 1 };
     let error = Conv2d { input: Shape::new(2, 9, 1), out_channels: 1, window }.output().unwrap_err();
     assert!(format!("{error:#}").contains("does not fit"), "{error:#}");
+}
+
+#[test]
+fn a_forward_pass_sees_weights_that_were_written_or_updated() {
+    // Computed directly, and by Winograd's tiles
+    for channels in [3, 16] {
+        let window = Window { kernel: 3, stride: 1, padding: 0 };
+        let op = Conv2d { input: Shape::new(6, 6, channels), out_channels: 16, window };
+        let mut lab = cpu();
+        let (first, second) = (random(op.weight_len(), 1), random(op.weight_len(), 2));
+        let input = lab.put(Region::Arena, &random(op.input.len(), 0));
+        let weight = lab.put(Region::Parameters, &first);
+        let output = lab.empty(Region::Arena, op.output().expect("fits").len());
+        let spans = Conv2dForward { input, weight, bias: None, activation: Activation::Identity, output };
+        let forward = |lab: &mut Lab<Cpu>| {
+            lab.backend.conv2d_forward(&op, 1, spans).expect("forward");
+            lab.get(output)
+        };
+        let of_first = forward(&mut lab);
+        assert_eq!(forward(&mut lab), of_first);
+        lab.backend.write(weight, &second).expect("write");
+        let of_second = forward(&mut lab);
+        assert_ne!(of_second, of_first);
+        lab.backend.write(Span { region: Region::Gradients, ..weight }, &first).expect("write");
+        lab.backend.set_learning_rate(1.0).expect("set");
+        lab.backend.sgd_step(&Sgd::default()).expect("update");
+        let updated = forward(&mut lab);
+        assert_ne!(updated, of_second);
+        let weights = lab.get(weight);
+        lab.backend.write(weight, &weights).expect("write");
+        assert_eq!(forward(&mut lab), updated);
+    }
 }
