@@ -95,13 +95,35 @@ static __device__ __forceinline__ void add_to_metrics(Metrics* metrics, StepResu
     metrics->steps += 1;
 }
 
-// d_logits = (softmax(logits) − onehot(label)) · loss_scale / rows; null in evaluation. `loss_scale` null is 1,
+// d_bias[class] = the column sums of `d_logits`, which this block has written: threads of one class take rows in turn,
+// and their sums are added in their order. `parts` is BLOCK shared floats.
+static __device__ __forceinline__ void sum_columns(const real* d_logits, float* d_bias, u32 rows, u32 classes,
+                                                   float* parts) {
+    for (u32 first = 0; first < classes; first += BLOCK) {
+        const u32 width = classes - first < BLOCK ? classes - first : BLOCK;
+        const u32 lanes = BLOCK / width, column = threadIdx.x % width, lane = threadIdx.x / width;
+        float sum = 0.0f;
+        __syncthreads();  // The gradients are there, and the sums of the columns before were read.
+        for (u32 row = lane; lane < lanes && row < rows; row += lanes) {
+            sum += load(d_logits[(u64)row * classes + first + column]);
+        }
+        parts[threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.x >= width) continue;
+        for (u32 other = 1; other < lanes; ++other) sum += parts[other * width + column];
+        d_bias[first + column] = sum;
+    }
+}
+
+// d_logits = (softmax(logits) − onehot(label)) · loss_scale / rows; null in evaluation. With `d_bias` (null: without)
+// also its column sums. `loss_scale` null is 1,
 // `step_log` null is none. Few classes: a thread per sample; many: a warp per sample. Grid: one block of BLOCK threads.
-KERNEL(softmax_cross_entropy)(const real* logits, const u32* __restrict__ labels, real* d_logits,
+KERNEL(softmax_cross_entropy)(const real* logits, const u32* __restrict__ labels, real* d_logits, float* d_bias,
                               const float* __restrict__ loss_scale, Metrics* metrics, StepResult* step_log,
                               u64 step_log_capacity, u32 rows, u32 classes) {
     __shared__ double losses[BLOCK];
     __shared__ u32 corrects[BLOCK];
+    __shared__ float parts[BLOCK];
     const u32 lanes = classes <= WARP ? 1 : WARP;
     const float scale = (loss_scale ? *loss_scale : 1.0f) / (float)rows;
     const u32 lane = threadIdx.x % lanes;
@@ -117,6 +139,7 @@ KERNEL(softmax_cross_entropy)(const real* logits, const u32* __restrict__ labels
         loss += row_value;
         correct += is_correct ? 1 : 0;
     }
+    if (d_bias) sum_columns(d_logits, d_bias, rows, classes, parts);
     losses[threadIdx.x] = loss;
     corrects[threadIdx.x] = correct;
     add_to_metrics(metrics, step_log, step_log_capacity, losses, corrects, rows);

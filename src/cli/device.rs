@@ -190,8 +190,7 @@ pub fn cuda_launches(
     batch: usize,
     visit: &mut dyn FnMut(&Part, Vec<&'static str>),
 ) -> Result<()> {
-    let mut backend = Launches::new(precision.name(), DEFAULT_WORKSPACE_MB * 1_000_000);
-    backend = backend.with_algorithm(algorithm.algorithm().unwrap_or(Algorithm::Direct));
+    let mut backend = Launches::new(precision.name(), DEFAULT_WORKSPACE_MB * 1_000_000, algorithm.algorithm());
     backend.allocate(&plan.memory_sizes(false))?;
     plan::each_part(&mut backend, plan, &Sgd::default(), batch, &mut |backend, part, body| {
         body(backend)?;

@@ -63,9 +63,8 @@ pub fn print(
 ) -> Result<()> {
     let plan = Plan::new(network, Mode::Training, batch_size)?;
     let mut parts = Vec::new();
-    cuda_launches(&plan, (precision, algorithm), batch_size, &mut |part, launches| {
-        parts.push(row(part, precision, launches))
-    })?;
+    let how = (precision, algorithm);
+    cuda_launches(&plan, how, batch_size, &mut |part, launches| parts.push(row(part, precision, launches)))?;
     let summary = PlanSummary {
         model: network.name.clone(),
         batch_size,

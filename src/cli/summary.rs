@@ -28,8 +28,8 @@ pub struct SummaryArgs {
     /// Arithmetic, with --plan
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32", requires = "plan")]
     precision: Precision,
-    /// Algorithm of convolutions and linear layers, with --plan; what a device's trial would choose is not known here
-    #[arg(long, value_enum, value_name = "ALGORITHM", default_value = "direct", requires = "plan")]
+    /// How convolutions and linear layers are computed, with --plan; auto takes the fewest launches
+    #[arg(long, value_enum, value_name = "ALGORITHM", default_value = "auto", requires = "plan")]
     conv_algo: ConvAlgo,
     /// Print one JSON object
     #[arg(long)]

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::Cpu;
-use crate::ops::{LossOps, Metrics, Span, StepLoss};
+use crate::ops::{Activation, BiasOps, LossGradient, LossOps, Metrics, Span, StepLoss};
 
 /// What outlives a step.
 #[derive(Default)]
@@ -20,11 +20,12 @@ impl LossOps for Cpu {
         &mut self,
         classes: usize,
         batch: usize,
-        logits: Span,
-        d_logits: Option<Span>,
+        logits_span: Span,
+        gradient: Option<LossGradient>,
     ) -> Result<()> {
-        let d_logits_span = d_logits.map_or(logits.first(0), |span| span.first(batch * classes));
-        let [logits, d_logits] = self.memory.floats([logits.first(batch * classes), d_logits_span])?;
+        let len = batch * classes;
+        let d_logits_span = gradient.map_or(logits_span.first(0), |gradient| gradient.d_logits.first(len));
+        let [logits, d_logits] = self.memory.floats([logits_span.first(len), d_logits_span])?;
         ensure!(self.loss.labels.len() == batch, "{} labels for a batch of {batch}", self.loss.labels.len());
         let (mut loss_sum, mut correct) = (0.0_f64, 0);
         for (sample, (row, &label)) in logits.chunks_exact(classes).zip(&self.loss.labels).enumerate() {
@@ -44,7 +45,8 @@ impl LossOps for Cpu {
             }
         }
         self.loss.add(loss_sum, correct, batch, !d_logits.is_empty());
-        Ok(())
+        let Some(LossGradient { d_logits, d_bias: d_bias @ Some(_) }) = gradient else { return Ok(()) };
+        self.bias_activation_backward(Activation::Identity, batch, classes, logits_span, d_logits, d_bias)
     }
 
     fn set_labels(&mut self, labels: &[u32]) -> Result<()> {

@@ -9,7 +9,7 @@ use cudarc::driver::{CudaEvent, CudaStream};
 use super::kernels::{Arg, u32_arg};
 use super::memory::{Buffer, Pinned, bytes_of_u32, f32_from_bytes};
 use super::{Cuda, error};
-use crate::ops::{LossOps, Metrics, Span, StepLoss};
+use crate::ops::{Activation, BiasOps, LossGradient, LossOps, Metrics, Span, StepLoss};
 
 /// Bytes of `struct Metrics` in `kernels/loss.cu`: loss sum, correct, count, steps, first bad step, 8 bytes each.
 const METRICS_LEN: usize = 40;
@@ -38,6 +38,11 @@ struct StepLog {
     taken: u64,
 }
 
+/// Whether the loss's one block also sums the bias gradient: it would take too long over many logits.
+pub(super) fn sums_the_bias(batch: usize, classes: usize) -> bool {
+    batch * classes <= 1 << 14
+}
+
 impl State {
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         let labels = Buffer::zeroed(stream, 4).map_err(error::driver)?;
@@ -62,16 +67,20 @@ impl LossOps for Cuda {
         classes: usize,
         batch: usize,
         logits: Span,
-        d_logits: Option<Span>,
+        gradient: Option<LossGradient>,
     ) -> Result<()> {
         ensure!(4 * batch <= self.loss.labels.len(), "a batch of {batch} is larger than what was allocated for");
-        let log = self.loss.step_log.as_ref().filter(|_| d_logits.is_some());
+        let log = self.loss.step_log.as_ref().filter(|_| gradient.is_some());
         let (ring, capacity) = log.map_or((0, 0), |log| (log.ring.address(), log.capacity as u64));
         let len = batch * classes;
+        let d_bias = gradient.and_then(|gradient| gradient.d_bias);
+        let summed_here = d_bias.filter(|_| sums_the_bias(batch, classes));
+        let optional = |span: Option<Span>| span.map_or(Ok(Arg::Pointer(0)), |span| self.pointer(span));
         let args = [
             self.pointer(logits.first(len))?,
             self.loss.labels(),
-            d_logits.map_or(Ok(Arg::Pointer(0)), |span| self.pointer(span.first(len)))?,
+            optional(gradient.map(|gradient| gradient.d_logits.first(len)))?,
+            optional(summed_here.map(|d_bias| d_bias.first(classes)))?,
             self.optimizer.loss_scale(),
             Arg::Pointer(self.loss.metrics.device.address()),
             Arg::Pointer(ring),
@@ -80,7 +89,13 @@ impl LossOps for Cuda {
             u32_arg(classes)?,
         ];
         // One block: the sums over the samples have one order.
-        self.kernels.launch_grid(&self.stream, "softmax_cross_entropy", [1, 1], &args)
+        self.kernels.launch_grid(&self.stream, "softmax_cross_entropy", [1, 1], &args)?;
+        match gradient {
+            Some(LossGradient { d_logits, d_bias: Some(_) }) if summed_here.is_none() => {
+                self.bias_activation_backward(Activation::Identity, batch, classes, logits, d_logits, d_bias)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn set_labels(&mut self, labels: &[u32]) -> Result<()> {

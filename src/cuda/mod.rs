@@ -18,7 +18,6 @@ mod join;
 mod kernels;
 mod known;
 mod launches;
-mod layer_launches;
 mod libraries;
 mod linear;
 mod loss;

@@ -36,16 +36,31 @@ pub struct StepLoss {
     pub accuracy: f32,
 }
 
+/// What training wants of the loss.
+#[derive(Clone, Copy, Debug)]
+pub struct LossGradient {
+    /// `[batch][classes]`
+    pub d_logits: Span,
+    /// The bias gradient of the layer that made the logits: the column sums of `d_logits`.
+    pub d_bias: Option<Span>,
+}
+
+impl From<Span> for LossGradient {
+    fn from(d_logits: Span) -> Self {
+        Self { d_logits, d_bias: None }
+    }
+}
+
 /// The loss and its metrics. Labels are those of the last gather.
 pub trait LossOps {
-    /// `loss = mean(logsumexp(logits) − logits[label])`, added to the metrics; with `d_logits`, also its gradient
-    /// `(softmax(logits) − onehot(label)) / batch`. `logits` and `d_logits` are `[batch][classes]`.
+    /// `loss = mean(logsumexp(logits) − logits[label])`, added to the metrics; with `gradient`, also
+    /// `d_logits = (softmax(logits) − onehot(label)) / batch`. `logits` are `[batch][classes]`.
     fn softmax_cross_entropy(
         &mut self,
         classes: usize,
         batch: usize,
         logits: Span,
-        d_logits: Option<Span>,
+        gradient: Option<LossGradient>,
     ) -> Result<()>;
 
     /// Sets the labels of the next loss, where no gather does.
@@ -60,7 +75,7 @@ pub trait LossOps {
     /// The metrics, or those of a moment ago, where having them costs nothing: `None` where it would hold up the device.
     fn peek_metrics(&mut self) -> Option<Metrics>;
 
-    /// Keeps the loss of every training step (with `d_logits`) from now on, for at most `capacity` steps between two calls of
+    /// Keeps the loss of every training step (with a gradient) from now on, for at most `capacity` steps between two calls of
     /// [`LossOps::take_step_losses`].
     fn log_steps(&mut self, capacity: usize) -> Result<()>;
 

@@ -22,6 +22,6 @@ pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
 pub use gather::{GatherOps, Normalise, Subset};
 pub use join::{ChannelCopy, JoinOps};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
-pub use loss::{LossOps, Metrics, StepLoss};
+pub use loss::{LossGradient, LossOps, Metrics, StepLoss};
 pub use optimizer::{LossScale, OptimizerOps, Sgd};
 pub use pool::{AvgPool2d, MaxPool2d, MaxPool2dBackward, PoolEpilogue, PoolOps};

@@ -13,7 +13,7 @@ pub fn train_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: us
     backend.run(Recording::TrainStep { batch }, |backend| {
         backend.gather_normalise(Subset::Train, batch, plan.input)?;
         run_steps(backend, plan, &plan.forward, batch)?;
-        backend.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.d_logits)?;
+        backend.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.loss_gradient)?;
         run_steps(backend, plan, &plan.backward, batch)?;
         backend.sgd_step(sgd)
     })

@@ -16,7 +16,7 @@ pub use step::{Step, StepKind};
 use anyhow::Result;
 
 use crate::network::Network;
-use crate::ops::{MemorySizes, Span};
+use crate::ops::{LossGradient, MemorySizes, Span};
 
 /// Index of a buffer of the plan: an activation, a gradient or an argmax.
 pub type ValueId = usize;
@@ -42,8 +42,8 @@ pub struct Plan {
     pub input: Span,
     /// `[max_batch][classes]`
     pub logits: Span,
-    /// The gradient of the logits, where training begins to go back.
-    pub d_logits: Option<Span>,
+    /// Where training begins to go back.
+    pub loss_gradient: Option<LossGradient>,
     pub classes: usize,
     /// Floats of all parameters.
     pub parameter_count: usize,

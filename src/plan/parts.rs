@@ -35,7 +35,7 @@ where
         visit(backend, part, &mut |b| run_step(b, plan, &step.kind, batch)).with_context(|| step.label.clone())?;
     }
     visit(backend, alone("loss", loss_cost(plan, batch)), &mut |b| {
-        b.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.d_logits)
+        b.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.loss_gradient)
     })?;
     for step in &plan.backward {
         let part = Part { label: &step.label, cost: step.kind.cost(plan, batch), step: Some(step) };

@@ -7,7 +7,7 @@ use super::fusion::{Fusion, fuse};
 use super::memory::{Lifetime, assign};
 use super::{Mode, Plan, Step, StepKind, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
-use crate::ops::{Activation, ChannelCopy, GradientEpilogue, PoolEpilogue, Region, Span};
+use crate::ops::{Activation, ChannelCopy, GradientEpilogue, LossGradient, PoolEpilogue, Region, Span};
 
 /// Plans `network`; see [`Plan::new`].
 pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
@@ -24,7 +24,7 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
     if mode == Mode::Training {
         let d_output = scheduler.gradient(network.nodes.len() - 1);
         scheduler.touch(d_output);
-        d_logits = Some(d_output);
+        d_logits = Some((d_output, scheduler.logits_bias()));
         for id in (0..network.nodes.len()).rev() {
             scheduler.backward(id);
         }
@@ -39,7 +39,7 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
         backward: scheduler.steps,
         input: spans[input],
         logits: spans[logits],
-        d_logits: d_logits.map(|value| spans[value]),
+        loss_gradient: d_logits.map(|(value, d_bias)| LossGradient { d_logits: spans[value], d_bias }),
         classes: network.classes(),
         parameter_count: network.parameter_count(),
         spans,
@@ -307,6 +307,17 @@ impl<'a> Scheduler<'a> {
             }),
             _ => {}
         }
+    }
+
+    /// The bias gradient of the layer that makes the logits, where the loss can sum it: no activation comes between.
+    fn logits_bias(&mut self) -> Option<Span> {
+        let producer = self.fusion.root[self.network.nodes.len() - 1];
+        let node = &self.network.nodes[producer];
+        let sums = node.shape.pixels() == 1 && self.fusion.epilogue[producer] == Activation::Identity;
+        let d_bias =
+            self.parameter(node.bias, Region::Gradients).filter(|_| sums && self.fusion.pool[producer].is_none());
+        self.fused_backward[producer] |= d_bias.is_some();
+        d_bias
     }
 
     /// What is left to do for the layer that made `input` once its gradient is there, given to the operator that writes

@@ -82,7 +82,7 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
         let of_second = forward(&mut lab);
         assert_ne!(of_second, of_first);
         lab.backend.write(Span { region: Region::Gradients, ..weight }, &first).expect("write");
-        lab.backend.set_learning_rate(1.0).expect("set");
+        lab.backend.set_learning_rates(&[1.0]).expect("set");
         lab.backend.sgd_step(&Sgd::default()).expect("update");
         let updated = forward(&mut lab);
         assert_ne!(updated, of_second);

@@ -171,6 +171,7 @@ fn losses_and_the_corners_of_pooling() {
         loss::check_confident(&mut lab("fp32"));
         pool::check_corners(&mut lab("fp32"));
         pool::check_corners(&mut lab("fp16"));
+        loss::check_bias(&mut lab("fp32"), FP32);
     });
 }
 
@@ -232,7 +233,9 @@ fn run_loss<B: cnn_cuda::ops::Backend>(logits: &[f32], labels: &[u32], lab: &mut
     let span = lab.put(Region::Arena, logits);
     lab.backend.set_labels(labels).expect("labels");
     let d_span = lab.empty(Region::Arena, logits.len());
-    lab.backend.softmax_cross_entropy(logits.len() / labels.len(), labels.len(), span, Some(d_span)).expect("loss");
+    lab.backend
+        .softmax_cross_entropy(logits.len() / labels.len(), labels.len(), span, Some(d_span.into()))
+        .expect("loss");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Softmax cross-entropy and the metrics.
 
-use cnn_cuda::ops::{Backend, LossOps, LossScale, Metrics, Region};
+use cnn_cuda::ops::{Backend, LossGradient, LossOps, LossScale, Metrics, Region};
 
 use super::lab::{Lab, random};
 use super::{FP32, Tolerance, compare, cpu};
@@ -18,7 +18,7 @@ pub fn check_loss<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         }
         lab.backend.set_metrics(Metrics::default()).expect("metrics");
         lab.backend.set_labels(&labels).expect("labels");
-        lab.backend.softmax_cross_entropy(classes, batch, span, Some(d_span)).expect("loss");
+        lab.backend.softmax_cross_entropy(classes, batch, span, Some(d_span.into())).expect("loss");
         let (mut loss, mut d_logits) = (0.0, Vec::new());
         for (row, &label) in logits.chunks(classes).zip(&labels) {
             let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
@@ -57,7 +57,7 @@ fn step_losses_are_means_and_are_taken_once() {
     lab.backend.set_labels(&[0, 0]).expect("labels");
     let span = lab.put(Region::Arena, &[0.0, 0.0, 0.0, 0.0]);
     let d_span = lab.empty(Region::Arena, 4);
-    lab.backend.softmax_cross_entropy(2, 2, span, Some(d_span)).expect("loss");
+    lab.backend.softmax_cross_entropy(2, 2, span, Some(d_span.into())).expect("loss");
     lab.backend.softmax_cross_entropy(2, 2, span, None).expect("an evaluation, which is not logged");
     let losses = lab.backend.take_step_losses().expect("losses");
     assert_eq!((losses.len(), losses[0].accuracy), (1, 1.0));
@@ -89,4 +89,27 @@ pub fn check_confident<B: Backend>(lab: &mut Lab<B>) {
 #[test]
 fn small_losses_keep_their_digits() {
     check_confident(&mut cpu());
+}
+
+/// The bias gradient of the logits' layer with the loss, against its sums.
+pub fn check_bias<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    for (classes, batch) in [(10, 64), (3, 5), (1, 4), (300, 9), (600, 40)] {
+        lab.clear();
+        let logits = lab.put(Region::Arena, &random(classes * batch, 1));
+        let d_logits = lab.empty(Region::Arena, classes * batch);
+        let d_bias = lab.empty(Region::Gradients, classes);
+        let labels: Vec<u32> = (0..batch).map(|sample| (sample * 7 % classes) as u32).collect();
+        lab.backend.set_labels(&labels).expect("labels");
+        let gradient = LossGradient { d_logits, d_bias: Some(d_bias) };
+        lab.backend.softmax_cross_entropy(classes, batch, logits, Some(gradient)).expect("loss");
+        let values = lab.get(d_logits);
+        let column = |class: usize| values.iter().skip(class).step_by(classes).map(|&d| f64::from(d)).sum();
+        let sums: Vec<f64> = (0..classes).map(column).collect();
+        compare(&format!("bias gradient of {batch}×{classes} logits"), &lab.get(d_bias), &sums, tolerance);
+    }
+}
+
+#[test]
+fn the_bias_gradient_comes_with_the_loss() {
+    check_bias(&mut cpu(), FP32);
 }

@@ -126,7 +126,7 @@ fn check_cross_entropy<B: Backend>(lab: &mut Lab<B>, tensors: &Tensors, name: &s
     let (span, d_span) = (lab.put(Region::Arena, &logits), lab.empty(Region::Arena, logits.len()));
     lab.backend.set_metrics(Metrics::default()).expect("metrics");
     lab.backend.set_labels(&labels).expect("labels");
-    lab.backend.softmax_cross_entropy(shape[1], shape[0], span, Some(d_span)).expect("loss");
+    lab.backend.softmax_cross_entropy(shape[1], shape[0], span, Some(d_span.into())).expect("loss");
     let metrics = lab.backend.read_metrics().expect("metrics");
     let expected = |key: &str| tensors.get(&format!("{name}.{key}")).0.into_iter().map(f64::from).collect::<Vec<_>>();
     compare(&format!("{name} loss"), &[metrics.loss() as f32], &expected("loss"), tolerance);

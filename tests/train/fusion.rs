@@ -34,7 +34,6 @@ fn mnist_cnn_is_fused_as_far_as_it_goes() {
         "fc.0 forward: product + bias + ReLU",
         "fc.2 forward: product + bias + ReLU",
         "fc.4 forward: product + bias",
-        "fc.4 backward bias: bias gradient",
         "fc.4 backward weight: weight gradient",
         "fc.4 backward input: input gradient + ReLU + bias gradient",
         "fc.2 backward weight: weight gradient",
@@ -95,20 +94,21 @@ fn a_gradient_across_a_flatten_is_not_summed_by_column() {
 }
 
 /// Precision and algorithm.
-type Way = (&'static str, Algorithm);
+type How = (&'static str, Option<Algorithm>);
+
+const BY_BLAS: How = ("fp32", Some(Algorithm::Im2col));
 
 /// Launches of a training step by the list.
-fn listed(network: &Network, (precision, algorithm): Way, batch: usize) -> Vec<&'static str> {
+fn listed(network: &Network, (precision, algorithm): How, batch: usize) -> Vec<&'static str> {
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
-    let mut launches = Launches::new(precision, options(precision).workspace).with_algorithm(algorithm);
+    let mut launches = Launches::new(precision, options(precision).workspace, algorithm);
     launches.allocate(&plan.memory_sizes(false)).expect("a list");
     plan::train_step(&mut launches, &plan, &Sgd::default(), batch).expect("a step");
     launches.take()
 }
 
 /// Nodes of the graph that a device captured of a training step.
-fn captured(network: &Network, (precision, algorithm): Way, batch: usize) -> usize {
-    let algorithm = Some(algorithm);
+fn captured(network: &Network, (precision, algorithm): How, batch: usize) -> usize {
     let mut backend = Cuda::new(Options { graphs: true, algorithm, ..options(precision) }).expect("a CUDA device");
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
     let shape = network.input();
@@ -119,7 +119,7 @@ fn captured(network: &Network, (precision, algorithm): Way, batch: usize) -> usi
     let parameters = network.initial_parameters(0);
     backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters).expect("weights");
     backend.set_metrics(Metrics::default()).expect("metrics");
-    backend.set_learning_rate(0.01).expect("rate");
+    backend.set_learning_rates(&[0.01]).expect("rate");
     let order: Vec<u32> = (0..batch as u32).collect();
     for _ in 0..2 {
         backend.set_order(Subset::Train, &order, 0).expect("order");
@@ -131,14 +131,41 @@ fn captured(network: &Network, (precision, algorithm): Way, batch: usize) -> usi
 #[test]
 fn a_captured_step_has_as_many_nodes_as_are_listed() {
     on_cuda(|| {
-        use Algorithm::{Direct, Im2col, Implicit};
-        for way in [("fp32", Direct), ("fp32", Im2col), ("fp32", Implicit), ("fp16", Direct), ("fp16", Implicit)] {
+        for precision in ["fp32", "fp16"] {
             let networks = [model("mnist-cnn"), model("lenet5"), branching(Shape::new(28, 28, 1), 8, 0.0)];
             for (network, batch) in networks.iter().zip([2, 5, 3]) {
-                let listed = listed(network, way, batch);
-                let nodes = captured(network, way, batch);
-                assert_eq!(nodes, listed.len(), "{} in {way:?}: {listed:?}", network.name);
+                for algorithm in Algorithm::ALL.map(Some) {
+                    let listed = listed(network, (precision, algorithm), batch);
+                    let nodes = captured(network, (precision, algorithm), batch);
+                    assert_eq!(nodes, listed.len(), "{} in {precision}, {algorithm:?}: {listed:?}", network.name);
+                }
             }
+        }
+    });
+}
+
+#[test]
+fn a_step_of_mnist_cnn_takes_at_most_thirty_launches() {
+    for (precision, most) in [("fp32", 26), ("tf32", 26), ("fp16", 27)] {
+        let listed = listed(&model("mnist-cnn"), (precision, None), 64);
+        assert!(listed.len() <= most, "{precision}: {} of {listed:?}", listed.len());
+    }
+}
+
+/// One block sums the bias gradient of the logits only where there are few of them.
+#[test]
+fn many_logits_are_summed_apart() {
+    let mut net = Builder::new("wide", Shape::new(1, 1, 2));
+    net.linear("fc", 0, 600).expect("fc");
+    let network = net.finish().expect("a network");
+    assert_eq!(listed(&network, BY_BLAS, 64).iter().filter(|name| **name == "bias_activation_backward").count(), 1);
+    assert!(!listed(&network, BY_BLAS, 8).contains(&"bias_activation_backward"));
+    on_cuda(|| {
+        let mut net = Builder::new("wide", Shape::new(1, 1, 2));
+        net.linear("fc", 0, 600).expect("fc");
+        let network = net.finish().expect("a network");
+        for batch in [8, 64] {
+            assert_eq!(captured(&network, BY_BLAS, batch), listed(&network, BY_BLAS, batch).len());
         }
     });
 }
@@ -149,11 +176,11 @@ fn pieces_are_listed() {
     let network = model("mnist-cnn");
     let plan = Plan::new(&network, Mode::Training, 64).expect("a plan");
     let count = |workspace: usize| {
-        let mut launches = Launches::new("fp32", workspace);
+        let mut launches = Launches::new(BY_BLAS.0, workspace, BY_BLAS.1);
         launches.allocate(&plan.memory_sizes(false)).expect("a list");
         plan::train_step(&mut launches, &plan, &Sgd::default(), 64).expect("a step");
         launches.take().len()
     };
-    assert_eq!(count(512 << 20), listed(&network, ("fp32", Algorithm::Direct), 64).len());
+    assert_eq!(count(512 << 20), listed(&network, BY_BLAS, 64).len());
     assert!(count(1 << 20) > 2 * count(512 << 20));
 }

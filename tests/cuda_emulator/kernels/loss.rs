@@ -49,16 +49,25 @@ fn gives_losses_and_gradients(device: Device) {
         let (source, target) = (device.upload(&logits), device.poisoned::<f32>(logits.len()));
         let (label, metrics, log) = (upload_u32(&device, &labels), fresh_metrics(&device), device.poisoned::<f32>(4));
         let scale = device.upload(&[1024.0f32]);
+        let d_bias = device.poisoned::<f32>(classes);
         let (n, c, capacity, none) = (rows as u32, classes as u32, 2u64, 0u64);
         let name = "softmax_cross_entropy_f32";
-        launch!(device, name, blocks(1), &source, &label, &target, &scale, &metrics, &log, &capacity, &n, &c).unwrap();
+        launch!(device, name, blocks(1), &source, &label, &target, &d_bias, &scale, &metrics, &log, &capacity, &n, &c)
+            .unwrap();
         // Evaluation: no gradient, no scale, no log; the metrics add up.
-        launch!(device, name, blocks(1), &source, &label, &none, &none, &metrics, &none, &none, &n, &c).unwrap();
+        launch!(device, name, blocks(1), &source, &label, &none, &none, &none, &metrics, &none, &none, &n, &c).unwrap();
 
         let read = read_metrics(&device, &metrics);
         assert!((read.loss_sum - 2.0 * loss).abs() < 1e-6 * (1.0 + loss.abs()), "{rows}×{classes}: {read:?} {loss}");
         let counts = (read.correct, read.count, read.steps, read.first_bad_step);
         assert_eq!(counts, (2 * correct, 2 * rows as u64, 2, -1));
+        let gradients = device.download(&target);
+        for (class, got) in device.download(&d_bias).into_iter().enumerate() {
+            let column = gradients.iter().skip(class).step_by(classes);
+            let (sum, size) =
+                column.fold((0.0, 0.0), |(sum, size), &d| (sum + f64::from(d), size + f64::from(d.abs())));
+            assert!((f64::from(got) - sum).abs() <= 1e-6 * size + 1e-6, "class {class}: {got} {sum}");
+        }
         let log = device.download(&log);
         assert!((f64::from(log[0]) - loss / rows as f64).abs() < 1e-5 * (1.0 + loss / rows as f64));
         assert_eq!(log[1], correct as f32 / rows as f32);
@@ -79,7 +88,8 @@ fn stores_gradients_as_halves(device: Device) {
             (device.upload(&halves(&logits)), upload_u32(&device, &labels), device.upload(&[256.0f32]));
         let (metrics, none, n, c) = (fresh_metrics(&device), 0u64, rows as u32, classes as u32);
         let name = "softmax_cross_entropy_f16";
-        launch!(device, name, blocks(1), &values, &label, &values, &scale, &metrics, &none, &none, &n, &c).unwrap();
+        launch!(device, name, blocks(1), &values, &label, &values, &none, &scale, &metrics, &none, &none, &n, &c)
+            .unwrap();
         for (got, wanted) in device.download(&values).into_iter().zip(d_expected) {
             // Half a unit in the last of a half's eleven bits, and the subnormals' fixed step.
             assert!((got.to_f64() - wanted).abs() <= wanted.abs() / 2048.0 + 1e-5, "{got} {wanted}");
@@ -94,7 +104,8 @@ fn counts_steps_and_remembers_the_first_bad_one(device: Device) {
     let (metrics, log, none) = (fresh_metrics(&device), device.poisoned::<f32>(4), 0u64);
     let name = "softmax_cross_entropy_f32";
     for (logits, label) in [(&good, &label), (&good, &wrong), (&bad, &label)] {
-        launch!(device, name, blocks(1), logits, label, &none, &none, &metrics, &log, &2u64, &1u32, &2u32).unwrap();
+        launch!(device, name, blocks(1), logits, label, &none, &none, &none, &metrics, &log, &2u64, &1u32, &2u32)
+            .unwrap();
     }
     let read = read_metrics(&device, &metrics);
     assert_eq!((read.steps, read.first_bad_step, read.correct), (3, 1, 0));
