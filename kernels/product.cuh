@@ -126,6 +126,8 @@ __device__ __forceinline__ bool add_splits(float (&sums)[SUMS], u32* cells, floa
     if (!arrives_last(counters + work.tile, work.splits, cells[0])) return false;
 #pragma unroll
     for (u32 e = 0; e < SUMS; ++e) sums[e] = 0.0f;
+    // Their loads wait for each other only as far as is unrolled.
+#pragma unroll 2
     for (u32 split = 0; split < work.splits; ++split) {
 #pragma unroll
         for (u32 e = 0; e < SUMS; ++e) sums[e] += parts[(split * SUMS + e) * BLOCK];

@@ -134,7 +134,7 @@ fn an_operator_has_the_same_stem_in_every_room() {
         for room in ["src/cpu", "src/cuda"] {
             assert!(stems(room, ".rs").contains(stem), "{room}/{stem}.rs is missing");
         }
-        // The linear layer is a product alone, which is cuBLAS's.
+        // The linear layer is a product alone: cuBLAS's, or the implicit convolution of one pixel.
         let kernel = stem == "linear" || stems("kernels", ".cu").contains(stem);
         assert!(kernel, "kernels/{stem}.cu is missing");
         // Bias gradients are tested with the convolutions and linear layers that end in them.

@@ -25,6 +25,9 @@ const FILLING: usize = 256;
 /// Tiles of a split along the inner dimension, at least: less is not worth adding up.
 const TILES_OF_SPLIT: usize = 4;
 
+/// Parts of a tile at most: one block adds them up.
+const MOST_SPLITS: usize = 64;
+
 /// Tiles and their parts that are kept at most: fewer than `FILLING` tiles are split, into fewer than twice as many.
 const MAX_PARTS: usize = 2 * FILLING;
 
@@ -95,7 +98,7 @@ impl Cut {
         let (tall, wide) = tile.sides();
         let tiles = rows.div_ceil(tall) * cols.div_ceil(wide);
         let along = depth.div_ceil(DEPTH * per_word);
-        let wanted = if tiles < FILLING { FILLING.div_ceil(tiles) } else { 1 };
+        let wanted = if tiles < FILLING { FILLING.div_ceil(tiles).min(MOST_SPLITS) } else { 1 };
         let tiles_of_split = along.div_ceil(wanted).max(TILES_OF_SPLIT.min(along)).max(1);
         // Every split has something to do.
         Self { tile, tiles, splits: along.div_ceil(tiles_of_split).max(1) }
@@ -252,7 +255,7 @@ impl Cuda {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cut, FILLING, MAX_PARTS, Tile};
+    use super::{Cut, FILLING, MAX_PARTS, MOST_SPLITS, Tile};
 
     #[test]
     fn narrow_products_have_narrow_tiles() {
@@ -271,6 +274,7 @@ mod tests {
                         let Cut { tiles, splits, .. } = Cut::new([rows, cols, depth], vector, per_word);
                         let along = depth.div_ceil(16 * per_word);
                         let each = along.div_ceil(splits);
+                        assert!(splits <= MOST_SPLITS);
                         assert!(splits == 1 || (tiles < FILLING && tiles * splits <= MAX_PARTS), "{tiles} {splits}");
                         assert!(each * (splits - 1) < along, "a split of {splits} is empty over {along}");
                     }

@@ -179,7 +179,7 @@ fn missing_libraries_are_told() {
 fn errors_of_cublas_come_with_their_name_and_a_remedy() {
     let Some(libraries) = emulator() else { return };
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
-    let device = [&device[..], &IM2COL].concat();
+    let device = [&device[..], &["--conv-algo", "im2col"]].concat();
     let cases = [
         ("CUDA_EMULATOR_CUBLAS_CREATE", "1", ["CUBLAS_STATUS_NOT_INITIALIZED", "must fit the NVIDIA driver"]),
         ("CUDA_EMULATOR_CUBLAS_CREATE", "3", ["CUBLAS_STATUS_ALLOC_FAILED", "--batch-size"]),
@@ -200,7 +200,7 @@ fn errors_of_cublas_come_with_their_name_and_a_remedy() {
 fn a_driver_older_than_the_embedded_kernels_gets_them_compiled_here() {
     let Some(libraries) = emulator() else { return };
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
-    let device = [&device[..], &IM2COL].concat();
+    let device = [&device[..], &["--conv-algo", "im2col"]].concat();
     let driver = ("CUDA_EMULATOR_DRIVER", "12000");
     let fitting = [driver, ("CUDA_EMULATOR_NVRTC", "12000"), ("RUST_LOG", "cnn_cuda=debug")];
     let ran = succeed(run_with(libraries, &fitting, &device));

@@ -71,7 +71,7 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
         let input = lab.put(Region::Arena, &random(op.input.len(), 0));
         let weight = lab.put(Region::Parameters, &first);
         let output = lab.empty(Region::Arena, op.output().expect("fits").len());
-        let spans = Conv2dForward { input, weight, bias: None, activation: Activation::Identity, output };
+        let spans = Conv2dForward { input, weight, bias: None, activation: Activation::Identity, output, pool: None };
         let forward = |lab: &mut Lab<Cpu>| {
             lab.backend.conv2d_forward(&op, 1, spans).expect("forward");
             lab.get(output)
