@@ -49,23 +49,23 @@ fn conv_pool<B: Backend>(
     let pooled = lab.empty(Region::Arena, outputs);
     let d_output = lab.put(Region::Arena, &random(outputs, 4));
     let argmax = lab.empty(Region::Indices, outputs);
-    let d_bias = Some(lab.empty(Region::Gradients, out_channels));
+    let d_bias = lab.empty(Region::Gradients, out_channels);
     let epilogue = PoolEpilogue { op: pool, output: pooled, argmax: Some(argmax) };
     let spans = Conv2dForward { input: x, weight, bias, activation, output, pool: fused.then_some(epilogue) };
     lab.backend.conv2d_forward(&op, batch, spans).expect("forward");
     if !fused {
         lab.backend.max_pool2d_forward(&pool, batch, output, pooled, Some(argmax)).expect("pooling");
     }
-    let epilogue = fused.then_some(GradientEpilogue { activation, output: pooled, d_bias });
+    let epilogue = fused.then_some(GradientEpilogue { activation, output: pooled, d_bias: Some(d_bias) });
     let spans = MaxPool2dBackward { d_output, argmax, d_input: d_conv, epilogue };
     lab.backend.max_pool2d_backward(&pool, batch, spans).expect("backward");
     if !fused {
         let rows = batch * pool.input.pixels();
         lab.backend
-            .bias_activation_backward(activation, rows, out_channels, output, d_conv, d_bias)
+            .bias_activation_backward(activation, rows, out_channels, output, d_conv, Some(d_bias))
             .expect("backward bias");
     }
-    [pooled, d_conv, d_bias.expect("a bias")].map(|span| lab.get(span))
+    [pooled, d_conv, d_bias].map(|span| lab.get(span))
 }
 
 /// The gradient of a layer's input, and the bias gradient of the layer before; `fused` or in sequence.
@@ -84,8 +84,8 @@ fn input_gradient<B: Backend>(lab: &mut Lab<B>, layer: Layer, activation: Activa
     let weight = lab.put(Region::Parameters, &random(weights, 2));
     let output = lab.put(Region::Arena, &random(inputs, 3));
     let d_input = lab.empty(Region::Arena, inputs);
-    let d_bias = Some(lab.empty(Region::Gradients, channels));
-    let epilogue = fused.then_some(GradientEpilogue { activation, output, d_bias });
+    let d_bias = lab.empty(Region::Gradients, channels);
+    let epilogue = fused.then_some(GradientEpilogue { activation, output, d_bias: Some(d_bias) });
     match layer {
         Layer::Conv(op, batch) => {
             let spans = Conv2dBackwardInput { d_output, weight, d_input, epilogue };
@@ -99,10 +99,10 @@ fn input_gradient<B: Backend>(lab: &mut Lab<B>, layer: Layer, activation: Activa
     .expect("backward input");
     if !fused {
         lab.backend
-            .bias_activation_backward(activation, rows, channels, output, d_input, d_bias)
+            .bias_activation_backward(activation, rows, channels, output, d_input, Some(d_bias))
             .expect("backward bias");
     }
-    [d_input, d_bias.expect("a bias")].map(|span| lab.get(span))
+    [d_input, d_bias].map(|span| lab.get(span))
 }
 
 #[derive(Clone, Copy, Debug)]
