@@ -114,7 +114,9 @@ static __device__ __forceinline__ void gather_gradients(const real* d_output, co
         const u32 here = y * op.width + x;
 #pragma unroll
         for (u32 lane = 0; lane < V; ++lane) sums[lane] = 0.0f;
+#pragma unroll 1
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
+#pragma unroll 1
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
                 const u64 out = ((sample * op.out_height + out_y) * op.out_width + out_x) * op.channels + channel;
                 float gradients[V];

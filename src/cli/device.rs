@@ -192,7 +192,7 @@ pub fn cuda_launches(
 ) -> Result<()> {
     let mut backend = Launches::new(precision.name(), DEFAULT_WORKSPACE_MB * 1_000_000, algorithm.algorithm());
     backend.allocate(&plan.memory_sizes(false))?;
-    plan::each_part(&mut backend, plan, &Sgd::default(), batch, &mut |backend, part, body| {
+    plan::each_part(&mut backend, plan, &Sgd::default(), batch, |backend, part, body| {
         body(backend)?;
         visit(&part, backend.take());
         Ok(())

@@ -17,15 +17,17 @@ pub struct Part<'a> {
     pub step: Option<&'a Step>,
 }
 
-/// What a part does on a backend.
-type Body<'a, B> = dyn FnMut(&mut B) -> Result<()> + Send + 'a;
+/// What a part does on its backend.
+pub type Body<'a, B> = dyn FnMut(&mut B) -> Result<()> + Send + 'a;
 
 /// Runs one optimiser step, giving each of its parts to `visit`, which is to call its body.
-pub fn each_part<B, V>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize, visit: &mut V) -> Result<()>
-where
-    B: Backend,
-    V: FnMut(&mut B, Part, &mut Body<B>) -> Result<()>,
-{
+pub fn each_part<B: Backend>(
+    backend: &mut B,
+    plan: &Plan,
+    sgd: &Sgd,
+    batch: usize,
+    mut visit: impl FnMut(&mut B, Part, &mut Body<B>) -> Result<()>,
+) -> Result<()> {
     let alone = |label, cost| Part { label, cost, step: None };
     visit(backend, alone("gather", gather_cost(plan, batch)), &mut |b| {
         b.gather_normalise(Subset::Train, batch, plan.input)
@@ -57,7 +59,7 @@ pub struct StepTime {
 pub fn profile_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<Vec<StepTime>> {
     let mut times = Vec::new();
     let beginning = Instant::now();
-    each_part(backend, plan, sgd, batch, &mut |backend, part, body| {
+    each_part(backend, plan, sgd, batch, |backend, part, body| {
         backend.synchronize()?;
         let start = Instant::now();
         backend.run(Recording::Once, |backend| body(backend))?;
