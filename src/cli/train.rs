@@ -47,7 +47,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "SCHEDULE")]
     pub schedule: Option<Schedule>,
     /// Epochs over which the rate first rises from nearly zero [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub warm_up: Option<u32>,
     /// SGD's momentum, as PyTorch defines it [default: 0]
     #[arg(long, value_name = "X", value_parser = flags::momentum, allow_negative_numbers = true)]
