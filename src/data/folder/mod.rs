@@ -52,8 +52,8 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     } else if train.is_empty() {
         bail!("{} has no folder train/ with pictures to train with", path.display());
     }
-    let counts = format!("{} classes, {} pictures to train, {} to test with", classes.len(), train.len(), test.len());
-    tracing::info!("{}: {counts}", path.display());
+    let training = if train.is_empty() { String::new() } else { format!("{} pictures to train, ", train.len()) };
+    tracing::info!("{}: {} classes, {training}{} to test with", path.display(), classes.len(), test.len());
     let mut reading = Reading::new(&train, &test, options);
     let read = if path.is_dir() { reading.files() } else { reading.archive(path) };
     reading.bar.finish_and_clear();
