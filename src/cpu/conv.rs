@@ -67,53 +67,7 @@ impl Geometry {
 
 impl ConvOps for Cpu {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        let geometry = Geometry::new(op)?;
-        let (output, patch, set) = (geometry.output, op.patch_len(), self.instructions);
-        let bias_span = spans.bias.unwrap_or(spans.weight.first(0));
-        let version = self.memory.parameters_version();
-        let [x, weight, bias, y] = self.memory.floats([
-            spans.input.first(batch * op.input.len()),
-            spans.weight,
-            bias_span,
-            spans.output.first(batch * output.len()),
-        ])?;
-        let (x, weight, bias) = (&*x, &*weight, &*bias);
-        if let Some(winograd) = Winograd::new(op, output) {
-            let make = |target: &mut [f32]| winograd.split_weights(set, weight, target);
-            let weights = self.kept.weights(op, spans.weight, version, winograd.weight_len(), make);
-            winograd.forward(set, x, weights, bias, spans.activation, y);
-            return Ok(());
-        }
-        // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
-        let panels = self.kept.weights(op, spans.weight, version, op.weight_len(), |panels| {
-            panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
-                let width = weight.len() / patch;
-                set.run(|| scratch::transpose(weight, patch, panel, width));
-            });
-        });
-        let lines_per_piece = output.height.div_ceil(LEAST_PIECES.div_ceil(batch));
-        let piece_len = lines_per_piece * output.width * output.channels;
-        let pieces = y.par_chunks_mut(output.len()).enumerate().flat_map(|(sample, y)| {
-            y.par_chunks_mut(piece_len).enumerate().map(move |(piece, y)| (sample, piece * lines_per_piece, y))
-        });
-        pieces.for_each(|(sample, first, y)| {
-            let lines = y.len() / (output.width * output.channels);
-            geometry.with_padded(&x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
-                for (index, panel) in panels.chunks(patch * PANEL).enumerate() {
-                    let start = if bias.is_empty() { Start::Zero } else { Start::Bias(&bias[index * PANEL..]) };
-                    let relu = spans.activation == Activation::Relu;
-                    geometry.forward(lines, panel.len() / patch).run(
-                        set,
-                        x,
-                        panel,
-                        &mut y[index * PANEL..],
-                        start,
-                        relu,
-                    );
-                }
-            });
-            activate(set, spans.activation, y);
-        });
+        self.convolve(op, batch, spans)?;
         match spans.pool {
             Some(pool) => self.max_pool2d_forward(&pool.op, batch, spans.output, pool.output, pool.argmax),
             None => Ok(()),
@@ -161,6 +115,66 @@ impl ConvOps for Cpu {
     }
 
     fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
+        self.input_gradient(op, batch, spans)?;
+        self.gradient_epilogue(batch * op.input.pixels(), op.input.channels, spans.d_input, spans.epilogue)
+    }
+}
+
+impl Cpu {
+    /// The convolution without its pooling.
+    fn convolve(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
+        let geometry = Geometry::new(op)?;
+        let (output, patch, set) = (geometry.output, op.patch_len(), self.instructions);
+        let bias_span = spans.bias.unwrap_or(spans.weight.first(0));
+        let version = self.memory.parameters_version();
+        let [x, weight, bias, y] = self.memory.floats([
+            spans.input.first(batch * op.input.len()),
+            spans.weight,
+            bias_span,
+            spans.output.first(batch * output.len()),
+        ])?;
+        let (x, weight, bias) = (&*x, &*weight, &*bias);
+        if let Some(winograd) = Winograd::new(op, output) {
+            let make = |target: &mut [f32]| winograd.split_weights(set, weight, target);
+            let weights = self.kept.weights(op, spans.weight, version, winograd.weight_len(), make);
+            winograd.forward(set, x, weights, bias, spans.activation, y);
+            return Ok(());
+        }
+        // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
+        let panels = self.kept.weights(op, spans.weight, version, op.weight_len(), |panels| {
+            panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
+                let width = weight.len() / patch;
+                set.run(|| scratch::transpose(weight, patch, panel, width));
+            });
+        });
+        let lines_per_piece = output.height.div_ceil(LEAST_PIECES.div_ceil(batch));
+        let piece_len = lines_per_piece * output.width * output.channels;
+        let pieces = y.par_chunks_mut(output.len()).enumerate().flat_map(|(sample, y)| {
+            y.par_chunks_mut(piece_len).enumerate().map(move |(piece, y)| (sample, piece * lines_per_piece, y))
+        });
+        pieces.for_each(|(sample, first, y)| {
+            let lines = y.len() / (output.width * output.channels);
+            geometry.with_padded(&x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
+                for (index, panel) in panels.chunks(patch * PANEL).enumerate() {
+                    let start = if bias.is_empty() { Start::Zero } else { Start::Bias(&bias[index * PANEL..]) };
+                    let relu = spans.activation == Activation::Relu;
+                    geometry.forward(lines, panel.len() / patch).run(
+                        set,
+                        x,
+                        panel,
+                        &mut y[index * PANEL..],
+                        start,
+                        relu,
+                    );
+                }
+            });
+            activate(set, spans.activation, y);
+        });
+        Ok(())
+    }
+
+    /// The gradient of the input without its epilogue.
+    fn input_gradient(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
         let geometry = Geometry::new(op)?;
         let (output, set, run) = (geometry.output, self.instructions, geometry.run);
         let [d_y, weight, d_x] = self.memory.floats([
@@ -195,7 +209,7 @@ impl ConvOps for Cpu {
                 }
             });
         });
-        self.gradient_epilogue(batch * op.input.pixels(), op.input.channels, spans.d_input, spans.epilogue)
+        Ok(())
     }
 }
 

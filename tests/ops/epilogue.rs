@@ -24,6 +24,7 @@ const POOLED: &[Pooled] = &[
     ([12, 12, 1], 6, [5, 1, 2], [2, 2, 0], 2),
     ([5, 5, 4], 1, [1, 1, 0], [2, 1, 0], 2),
     ([4, 4, 8], 8, [3, 2, 1], [2, 2, 0], 1),
+    ([8, 6, 16], 32, [3, 1, 0], [2, 2, 0], 2), // Winograd's tiles, where the backend has them
 ];
 
 fn window([kernel, stride, padding]: [usize; 3]) -> Window {
@@ -118,6 +119,7 @@ fn layers() -> Vec<Layer> {
     let linear = |in_features, out_features, batch| Layer::Linear(Linear { in_features, out_features }, batch);
     vec![
         conv([6, 5, 16], 8, [3, 1, 0], 3),
+        conv([6, 6, 16], 16, [3, 1, 0], 2), // Winograd's tiles
         conv([6, 5, 3], 5, [3, 2, 1], 1),
         conv([20, 20, 8], 4, [1, 1, 0], 2),
         conv([5, 4, 1], 8, [3, 1, 1], 2),
