@@ -3,6 +3,7 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
+use super::geometry::Geometry;
 use super::kernel::{Left, Product, Start};
 use super::scratch::{self, Buffer, PANEL, grown};
 use super::winograd::Winograd;
@@ -10,7 +11,6 @@ use super::{Cpu, Instructions, activate};
 use crate::ops::{
     Activation, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, PoolOps,
 };
-use crate::shape::Shape;
 
 /// Pieces that a forward pass is cut into at least, so that a small batch keeps all threads busy.
 const LEAST_PIECES: usize = 16;
@@ -20,50 +20,6 @@ const WEIGHT_GROUPS: usize = 8;
 
 /// Output pixels of a piece of the weight gradient: input and gradient of so many stay in L1 or nearly.
 const WEIGHT_PIXELS: usize = 128;
-
-/// A convolution's padded input, and where its lines and pixels lie.
-#[derive(Clone, Copy)]
-struct Geometry {
-    op: Conv2d,
-    output: Shape,
-    /// Values of one kernel row, contiguous in NHWC.
-    run: usize,
-    /// Values of one padded input line.
-    line: usize,
-}
-
-impl Geometry {
-    fn new(op: &Conv2d) -> Result<Self> {
-        let line = (op.input.width + 2 * op.window.padding) * op.input.channels;
-        Ok(Self { op: *op, output: op.output()?, run: op.window.kernel * op.input.channels, line })
-    }
-
-    /// From one output line to the next, and from one output pixel to the next, in the padded input.
-    fn steps(&self) -> (usize, usize) {
-        (self.op.window.stride * self.line, self.op.window.stride * self.op.input.channels)
-    }
-
-    /// Gives `body` the padded input lines that output lines `first..first + lines` of a sample read.
-    fn with_padded<R>(&self, x: &[f32], first: usize, lines: usize, body: impl FnOnce(&[f32]) -> R) -> R {
-        let (window, input) = (self.op.window, self.op.input);
-        let begin = first * window.stride;
-        if window.padding == 0 {
-            return body(&x[begin * self.line..]);
-        }
-        let count = (lines - 1) * window.stride + window.kernel;
-        scratch::with(Buffer::Padded, count * self.line, |padded| {
-            padded.fill(0.0);
-            let width = input.width * input.channels;
-            for (index, padded) in padded.chunks_exact_mut(self.line).enumerate() {
-                let y = (begin + index).checked_sub(window.padding).filter(|&y| y < input.height);
-                if let Some(y) = y {
-                    padded[window.padding * input.channels..][..width].copy_from_slice(&x[y * width..][..width]);
-                }
-            }
-            body(padded)
-        })
-    }
-}
 
 impl ConvOps for Cpu {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {

@@ -42,13 +42,27 @@ fn real_mnist_on_the_emulator_gives_the_cpus_losses() {
     let Some(libraries) = emulator() else { return };
     let data = std::env::var("CNN_CUDA_DATA").unwrap_or_else(|_| "data".into());
     let options = cnn_cuda::data::LoadOptions { folder: (&data).into(), ..Default::default() };
-    if let Err(error) = cnn_cuda::data::load("mnist", &options) {
-        return skip(Need::Mnist, &format!("{error:#}"));
-    }
+    let mnist = match cnn_cuda::data::load("mnist", &options) {
+        Ok(mnist) => mnist,
+        Err(error) => return skip(Need::Mnist, &format!("{error:#}")),
+    };
     let folder = tempfile::tempdir().expect("a folder");
+    // All training images; of the test images as many as the emulator evaluates in a moment.
+    let data = folder.path().join("mnist");
+    fs::create_dir(&data).expect("a folder");
+    for (name, split, count) in [("train", &mnist.train, 60_000), ("t10k", &mnist.test, 200)] {
+        let header = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>();
+        let pixels = &split.images[..count * 28 * 28];
+        let labels: Vec<u8> = split.labels[..count].iter().map(|&label| label as u8).collect();
+        let images = [&header(&[0x803, count as u32, 28, 28])[..], pixels].concat();
+        fs::write(data.join(format!("{name}-images-idx3-ubyte")), images).expect("written");
+        let labels = [header(&[0x801, count as u32]), labels].concat();
+        fs::write(data.join(format!("{name}-labels-idx1-ubyte")), labels).expect("written");
+    }
+    let data = data.to_str().expect("plain");
     let runs = ["0", "cpu"].map(|device| {
         let out = folder.path().join(device);
-        let more = ["--data", &data, "--device", device, "--max-steps", "60"];
+        let more = ["--data", data, "--device", device, "--max-steps", "60"];
         let ran = succeed(run_with(libraries, &[], &train(&out, &more)));
         assert_eq!(ran.stderr.contains("CUDA emulator"), device == "0", "{}", ran.stderr);
         step_losses(&out)
@@ -64,7 +78,7 @@ fn every_command_works_on_a_device() {
     let Some(libraries) = emulator() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
-    let digits = ["--dataset", "digits", "--model", "lenet5", "--device", "0", "--max-steps", "40"];
+    let digits = ["--dataset", "digits", "--model", "lenet5", "--device", "0", "--max-steps", "12"];
     for precision in ["tf32", "fp16"] {
         let out = folder.path().join(precision);
         succeed(run_with(libraries, &[], &train(&out, &[&digits[..], &["--precision", precision]].concat())));
@@ -88,14 +102,14 @@ fn every_command_works_on_a_device() {
     assert!(result["device_memory_mb"].as_f64().is_some_and(|used| (33.0..2000.0).contains(&used)), "{result}");
     // A half-precision run goes on with the CPU, in its precision.
     let half = folder.path().join("fp16");
-    let args = ["train", "--resume", half.to_str().expect("plain"), "--device", "cpu", "--max-steps", "42"];
+    let args = ["train", "--resume", half.to_str().expect("plain"), "--device", "cpu", "--max-steps", "14"];
     succeed(run_with(libraries, &[], &args));
     // `auto` takes the device, and a run goes on with the CPU.
     let out_name = out.to_str().expect("plain");
     let ran =
-        succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "auto", "--max-steps", "42"]));
+        succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "auto", "--max-steps", "14"]));
     assert!(ran.stderr.contains("CUDA emulator"), "{}", ran.stderr);
-    succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "cpu", "--max-steps", "44"]));
+    succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "cpu", "--max-steps", "16"]));
 }
 
 #[test]
@@ -129,7 +143,7 @@ fn what_is_missing_or_too_old_is_told() {
 #[test]
 fn the_batch_that_is_said_to_fit_fits() {
     let Some(libraries) = emulator() else { return };
-    let memory = [("CUDA_EMULATOR_MEMORY_MB", "100")];
+    let memory = [("CUDA_EMULATOR_MEMORY_MB", "72")];
     let bench = |batch: &str| {
         let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", batch];
         run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"], &QUICK].concat())

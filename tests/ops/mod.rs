@@ -40,6 +40,9 @@ pub fn cpu() -> Lab<Cpu> {
     Lab::new(Cpu::new(Some(2)).expect("two threads"))
 }
 
+/// Elements of a gradient that are checked by central differences where the CPU's whole gradient is at hand too.
+pub const SOME: usize = 40;
+
 /// Checks forward and backward of `case` on the CPU.
 pub fn check_op(case: Case) {
     check_on(&mut cpu(), &case, FP32);
@@ -50,8 +53,8 @@ pub fn check_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Tolerance)
     check_some_on(lab, case, tolerance, usize::MAX);
 }
 
-/// As [`check_on`], of every gradient only about `count` elements, spread over the whole: central differences take a
-/// forward pass for each.
+/// As [`check_on`], but of every gradient only about `count` elements, spread over the whole, by central differences, which
+/// take a forward pass each; all others against the CPU's.
 pub fn check_some_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Tolerance, count: usize) {
     let inputs = case.random_inputs();
     let as_f64: Vec<Vec<f64>> = inputs.iter().map(|values| values.iter().map(|&v| f64::from(v)).collect()).collect();
@@ -59,7 +62,14 @@ pub fn check_some_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Toler
     let d_output = lab::random(expected.len(), 99);
     let Results { output, gradients } = case.run(lab, &inputs, &d_output);
     compare(&format!("{case:?} output"), &output, &expected, tolerance);
+    let on_cpu = if count == usize::MAX { Vec::new() } else { case.run(&mut cpu(), &inputs, &d_output).gradients };
     for (which, gradient) in gradients.iter().enumerate() {
+        if let Some(all) = on_cpu.get(which) {
+            let all: Vec<f64> = all.iter().map(|&value| value.into()).collect();
+            let scale = all.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
+            let tolerance = Tolerance { absolute: 2.0 * tolerance.absolute * scale, ..tolerance };
+            compare(&format!("{case:?} gradient {which} against the CPU's"), gradient, &all, tolerance);
+        }
         // An odd distance meets all channels and positions in turn.
         let indices: Vec<usize> = (0..gradient.len()).step_by((gradient.len() / count) | 1).collect();
         let differences = central_differences(case, &as_f64, which, &d_output, &indices);

@@ -5,7 +5,12 @@ use super::{Need, skip};
 
 /// Whether this machine has a usable GPU (not the emulator).
 pub fn has_gpu() -> bool {
-    std::env::var_os("CNN_CUDA_TEST_ON_EMULATOR").is_none() && cnn_cuda::cuda::devices().is_ok()
+    !on_the_emulator() && cnn_cuda::cuda::devices().is_ok()
+}
+
+/// Whether this process is a test's child that runs on the emulator.
+pub fn on_the_emulator() -> bool {
+    std::env::var_os("CNN_CUDA_TEST_ON_EMULATOR").is_some()
 }
 
 /// Runs `body`, a closure written in a test function, on the machine's GPU where it has one, and on the emulator in a
