@@ -80,6 +80,29 @@ memory() {
          END {exit n < 6 || last > second}' "$out/memory.txt"
 }
 for precision in fp32 tf32 fp16; do part "train-$precision" train $precision; done
+# The mean of five seeds, and what an epoch takes.
+seeds() {
+    local seed
+    for seed in 0 1 2 3 4; do
+        rm -rf "$out/seed-$seed"
+        "$CNN_CUDA_BIN" train --device 0 --precision tf32 --seed $seed --quiet --out "$out/seed-$seed" || return 1
+    done
+    python3 -c 'import json, statistics, sys
+runs = [[json.loads(line) for line in open(f"{sys.argv[1]}/seed-{seed}/metrics.jsonl")] for seed in range(5)]
+accuracies = [run[-1]["test_accuracy"] for run in runs]
+seconds = [sum(epoch["seconds"] for epoch in run) for run in runs]
+mean = statistics.mean(accuracies)
+print(f"test accuracies {accuracies}, mean {mean:.2%}, needed 99.20%; seconds for 20 epochs {seconds}")
+sys.exit(mean < 0.992)' "$out"
+}
+part seeds seeds
+# From start to the end of the first step, kernels and algorithms being known by now.
+first_step() {
+    local start=$(date +%s.%N)
+    "$CNN_CUDA_BIN" bench --device 0 --precision tf32 --steps 1 || return 1
+    python3 -c "import time; print(f\"start to the end of a few steps: {time.time() - $start:.2f} s\")"
+}
+part first-step first_step
 # The whole path again by each algorithm alone: the losses of the CPU's run, step by step.
 by_algorithm() {
     local run

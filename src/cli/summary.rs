@@ -16,11 +16,11 @@ use crate::report::grouped;
 
 #[derive(Args)]
 pub struct SummaryArgs {
-    /// Network; without one, all are listed
+    /// Network; without one, all are listed [default with --plan: mnist-cnn]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     /// Show the training step instead: its parts with what is fused, their buffers, and what a CUDA device runs for them
-    #[arg(long, requires = "model")]
+    #[arg(long)]
     plan: bool,
     /// Images per step, with --plan
     #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64", requires = "plan")]
@@ -67,7 +67,7 @@ struct Entry {
 /// Shows one network, or the list of all.
 pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
     let mut out = Stdout::new();
-    match &args.model {
+    match args.model.as_deref().or(args.plan.then_some("mnist-cnn")) {
         None => list(&mut out, args.json)?,
         Some(name) => {
             let model = find_model(name)?;

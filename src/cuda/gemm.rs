@@ -74,6 +74,15 @@ impl Blas {
         Ok(Self { handle, compute, real, _workspace: workspace })
     }
 
+    /// cuBLAS's version as it numbers itself.
+    pub fn version(&self) -> Result<i32> {
+        let mut version = 0;
+        // SAFETY: the handle is alive, and one integer is written.
+        let status = unsafe { sys::cublasGetVersion_v2(*self.handle.handle(), &raw mut version) };
+        status.result().map_err(error::cublas).context("asking cuBLAS for its version")?;
+        Ok(version)
+    }
+
     /// Computes a product on the stream.
     ///
     /// cuBLAS is column-major, where a row-major matrix is its transpose: it computes `cᵀ = bᵀ · aᵀ`, and nothing moves.

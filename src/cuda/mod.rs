@@ -107,7 +107,7 @@ impl Cuda {
         let blas = Blas::new(&stream, options.precision)?;
         let known = match options.algorithm {
             Some(_) => Known::default(),
-            None => Known::load(probe::identity(&context)?),
+            None => Known::load(probe::identity(&context, blas.version()?)?),
         };
         let choices = Choices::new(options.algorithm, options.recorded.clone(), known);
         let scratch = implicit::Scratch::new(&stream)?;
@@ -179,6 +179,14 @@ impl Cuda {
     fn vectorised(&self, ways: &[usize], spans: &[Span]) -> bool {
         let fits = |span: &Span| span.offset.is_multiple_of(self.vector());
         ways.iter().all(|way| way.is_multiple_of(self.vector())) && spans.iter().all(fits)
+    }
+}
+
+impl Drop for Cuda {
+    /// Kernels must not be unloaded while work that was asked for still runs them. Errors were or will be told by the
+    /// call that they belong to.
+    fn drop(&mut self) {
+        let _ = self.stream.synchronize();
     }
 }
 

@@ -68,10 +68,10 @@ pub(super) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
     Ok(())
 }
 
-/// What times measured on a device depend on besides the operator: device, driver and kernels.
-pub(super) fn identity(context: &CudaContext) -> Result<String> {
+/// What times measured on a device depend on besides the operator: device, driver, cuBLAS and kernels.
+pub(super) fn identity(context: &CudaContext, cublas: i32) -> Result<String> {
     let name = context.name().map_err(error::driver)?;
     let ((major, minor), driver) = (context.compute_capability().map_err(error::driver)?, driver_version()?);
     let kernels = super::kernels::fingerprint();
-    Ok(format!("{name}, {major}.{minor}, driver {}.{}, kernels {kernels:016x}", driver.0, driver.1))
+    Ok(format!("{name}, {major}.{minor}, driver {}.{}, cuBLAS {cublas}, kernels {kernels:016x}", driver.0, driver.1))
 }

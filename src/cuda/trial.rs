@@ -1,16 +1,17 @@
 //! Timing of equivalent algorithms on the device, as they will be run: recorded, one right after the other.
 
 use anyhow::{Context, Result};
-use cudarc::driver::sys::{CUevent_flags, CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::CudaEvent;
+use cudarc::driver::sys::{CUevent, CUevent_flags, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode, culib};
 
 use super::{Cuda, error};
 use crate::ops::Algorithm;
 
 /// Runs in one recording: short kernels are timed together.
-const RUNS: u32 = 4;
+const RUNS: u32 = 10;
 
 /// Recordings timed; the median counts.
-const SAMPLES: usize = 5;
+const SAMPLES: usize = 3;
 
 impl Cuda {
     /// Microseconds of every candidate.
@@ -35,16 +36,33 @@ impl Cuda {
         result?;
         let graph = graph.map_err(error::driver).context("recording a trial")?.context("a trial without work")?;
         let launch = || graph.launch().map_err(error::driver).context("launching a trial");
+        let mark = || self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(error::driver);
+        // All are handed over before the first is waited for, so that the device, not the host, is timed.
         launch()?;
-        let mut times = Vec::with_capacity(SAMPLES);
+        let mut marks = vec![mark()?];
         for _ in 0..SAMPLES {
-            let mark = || self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(error::driver);
-            let start = mark()?;
             launch()?;
-            let end = mark()?;
-            times.push(f64::from(start.elapsed_ms(&end).map_err(error::driver)?) * 1e3 / f64::from(RUNS));
+            marks.push(mark()?);
         }
+        let milliseconds = |pair: &[CudaEvent]| elapsed_milliseconds(&pair[0], &pair[1]);
+        let times = marks.windows(2).map(|pair| Ok(milliseconds(pair)? * 1e3 / f64::from(RUNS)));
+        let mut times = times.collect::<Result<Vec<f64>>>()?;
         times.sort_by(f64::total_cmp);
         Ok(times[SAMPLES / 2])
     }
+}
+
+/// The time between two events, which are waited for.
+fn elapsed_milliseconds(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
+    // cudarc calls `cuEventElapsedTime_v2`, which drivers before CUDA 12.8 have not, and panics there.
+    type Call = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
+    start.synchronize().and_then(|()| end.synchronize()).map_err(error::driver)?;
+    let mut milliseconds = 0.0_f32;
+    // SAFETY: the signature is that of cuda.h; both events were recorded, with their times.
+    let status = unsafe {
+        let call = culib().get::<Call>(b"cuEventElapsedTime\0").context("the driver has no cuEventElapsedTime")?;
+        call(&raw mut milliseconds, start.cu_event(), end.cu_event())
+    };
+    status.result().map_err(error::driver).context("timing a trial")?;
+    Ok(milliseconds.into())
 }

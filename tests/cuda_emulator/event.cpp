@@ -94,7 +94,9 @@ CUDA_API cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to) {
     return CUDA_SUCCESS;
 }
 
+// Drivers have it from CUDA 12.8 on; an older one would not even have the name, which ends cudarc with a panic.
 CUDA_API cuEventElapsedTime_v2(float* milliseconds, CUevent from, CUevent to) {
+    if (settings().driver_version < 12080) return CUDA_ERROR_NOT_SUPPORTED;
     return cuEventElapsedTime(milliseconds, from, to);
 }
 
