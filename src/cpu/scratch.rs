@@ -24,8 +24,9 @@ pub(super) struct Kept(HashMap<usize, KeptWeights>);
 
 struct KeptWeights {
     op: Conv2d,
-    /// Of the parameters that they were made from.
-    version: u64,
+    /// Of the parameters that they were made from; none while they are made, and of what is no parameter, which may
+    /// change without a word.
+    version: Option<u64>,
     values: Vec<f32>,
 }
 
@@ -39,14 +40,15 @@ impl Kept {
         len: usize,
         make: impl FnOnce(&mut [f32]),
     ) -> &[f32] {
-        let fresh = || KeptWeights { op: *op, version, values: Vec::new() };
+        let fresh = || KeptWeights { op: *op, version: None, values: Vec::new() };
         let kept = self.0.entry(weight.offset).or_insert_with(fresh);
-        // Only parameters tell when they change.
-        let current = weight.region == Region::Parameters && kept.version == version && kept.op == *op;
+        let is_parameter = weight.region == Region::Parameters;
+        let current = is_parameter && kept.version == Some(version) && kept.op == *op;
         if !current || kept.values.len() != len {
+            kept.version = None;
             kept.values.resize(len, 0.0);
             make(&mut kept.values);
-            (kept.op, kept.version) = (*op, version);
+            (kept.op, kept.version) = (*op, is_parameter.then_some(version));
         }
         &kept.values
     }

@@ -81,7 +81,13 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
         lab.backend.write(weight, &second).expect("write");
         let of_second = forward(&mut lab);
         assert_ne!(of_second, of_first);
-        lab.backend.write(Span { region: Region::Gradients, ..weight }, &first).expect("write");
+        // Weights that are no parameters, at the same place, leave nothing behind.
+        let elsewhere = Span { region: Region::Gradients, ..weight };
+        lab.backend.write(elsewhere, &first).expect("write");
+        let others = Conv2dForward { weight: elsewhere, ..spans };
+        lab.backend.conv2d_forward(&op, 1, others).expect("forward");
+        assert_eq!(lab.get(output), of_first);
+        assert_eq!(forward(&mut lab), of_second);
         lab.backend.set_learning_rates(&[1.0]).expect("set");
         lab.backend.sgd_step(&Sgd::default()).expect("update");
         let updated = forward(&mut lab);
