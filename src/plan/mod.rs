@@ -1,5 +1,6 @@
 //! The plan: the network's steps in order, fused, with a place for every buffer. No device is in it.
 
+mod backward;
 mod cost;
 mod execute;
 mod fusion;

@@ -1,5 +1,4 @@
-//! From the network to steps: forward in the order of the nodes, backward in reverse, gradients summed where an
-//! activation feeds several operators.
+//! From the network to steps: forward in the order of the nodes; `backward.rs` has the way back.
 
 use anyhow::{Result, ensure};
 
@@ -7,7 +6,7 @@ use super::fusion::{Fusion, fuse};
 use super::memory::{Lifetime, assign};
 use super::{Mode, Plan, Step, StepKind, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
-use crate::ops::{Activation, ChannelCopy, GradientEpilogue, LossGradient, PoolEpilogue, Region, Span};
+use crate::ops::{ChannelCopy, LossGradient, PoolEpilogue, Region, Span};
 
 /// Plans `network`; see [`Plan::new`].
 pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
@@ -58,21 +57,21 @@ fn sample_columns(node: &Node) -> usize {
     }
 }
 
-struct Scheduler<'a> {
-    network: &'a Network,
-    mode: Mode,
-    fusion: Fusion,
+pub(super) struct Scheduler<'a> {
+    pub(super) network: &'a Network,
+    pub(super) mode: Mode,
+    pub(super) fusion: Fusion,
     /// Whether a parameter lies at or before a node, so that a gradient has somewhere to go.
-    needs_gradient: Vec<bool>,
-    steps: Vec<Step>,
-    clock: usize,
+    pub(super) needs_gradient: Vec<bool>,
+    pub(super) steps: Vec<Step>,
+    pub(super) clock: usize,
     /// Per value, with the length per sample.
-    values: Vec<(Region, Lifetime)>,
-    outputs: Vec<Option<ValueId>>,
-    argmax: Vec<Option<ValueId>>,
-    gradients: Vec<Option<ValueId>>,
+    pub(super) values: Vec<(Region, Lifetime)>,
+    pub(super) outputs: Vec<Option<ValueId>>,
+    pub(super) argmax: Vec<Option<ValueId>>,
+    pub(super) gradients: Vec<Option<ValueId>>,
     /// Layers whose activation and bias are done by what writes the gradient of their output.
-    fused_backward: Vec<bool>,
+    pub(super) fused_backward: Vec<bool>,
 }
 
 impl<'a> Scheduler<'a> {
@@ -99,25 +98,25 @@ impl<'a> Scheduler<'a> {
         scheduler
     }
 
-    fn value(&mut self, region: Region, len: usize) -> ValueId {
+    pub(super) fn value(&mut self, region: Region, len: usize) -> ValueId {
         self.values.push((region, Lifetime { len, first: self.clock, last: self.clock }));
         self.values.len() - 1
     }
 
     /// Keeps a value alive until now.
-    fn touch(&mut self, value: ValueId) {
+    pub(super) fn touch(&mut self, value: ValueId) {
         self.values[value].1.last = self.clock;
     }
 
     /// Adds a step that uses `values`.
-    fn emit(&mut self, node: &Node, what: &str, values: &[ValueId], kind: StepKind) {
+    pub(super) fn emit(&mut self, node: &Node, what: &str, values: &[ValueId], kind: StepKind) {
         self.clock += 1;
         values.iter().for_each(|&value| self.touch(value));
         self.steps.push(Step { label: format!("{} {what}", node.name), kind });
     }
 
     /// The buffer of a node's output, made at its first use.
-    fn output(&mut self, id: NodeId) -> ValueId {
+    pub(super) fn output(&mut self, id: NodeId) -> ValueId {
         let root = self.fusion.root[id];
         if let Some(value) = self.outputs[root] {
             return value;
@@ -128,7 +127,7 @@ impl<'a> Scheduler<'a> {
         *self.outputs[root].insert(value)
     }
 
-    fn parameter(&self, index: Option<usize>, region: Region) -> Option<Span> {
+    pub(super) fn parameter(&self, index: Option<usize>, region: Region) -> Option<Span> {
         index.map(|index| {
             let parameter = &self.network.parameters[index];
             Span::new(region, parameter.offset, parameter.len())
@@ -136,7 +135,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// The span of a node's weight, which convolutions and linear layers always have.
-    fn weight(&self, node: &Node, region: Region) -> Span {
+    pub(super) fn weight(&self, node: &Node, region: Region) -> Span {
         self.parameter(node.weight, region).unwrap_or(Span::new(region, 0, 0))
     }
 
@@ -204,183 +203,6 @@ impl<'a> Scheduler<'a> {
             };
             self.emit(node, "forward", &[source, target], StepKind::CopyChannels { op, source, target });
             target_offset += channels;
-        }
-    }
-
-    /// The buffer of a node's gradient, made at its first use.
-    fn gradient(&mut self, id: NodeId) -> ValueId {
-        let root = self.fusion.root[id];
-        if let Some(value) = self.gradients[root] {
-            return value;
-        }
-        let value = self.value(Region::Arena, self.network.nodes[root].shape.len());
-        *self.gradients[root].insert(value)
-    }
-
-    fn backward(&mut self, id: NodeId) {
-        let network = self.network;
-        let node = &network.nodes[id];
-        if self.fusion.root[id] != id || !self.needs_gradient[id] {
-            return;
-        }
-        let (d_output, output) = (self.gradient(id), self.output(id));
-        match node.operator {
-            Operator::Input | Operator::Flatten => {}
-            Operator::Conv2d(_) | Operator::Linear(_) => self.product_backward(id, d_output, output),
-            Operator::MaxPool2d(op) => {
-                let Some(argmax) = self.argmax[id] else { return };
-                let epilogue = self.gradient_epilogue(node.inputs[0], op.input.channels);
-                let epilogue = epilogue.map(|epilogue| epilogue.map(|_| output));
-                let mut used = vec![d_output, argmax];
-                used.extend(epilogue.map(|epilogue| epilogue.output));
-                self.contribute(node, node.inputs[0], &used, |d_input| StepKind::MaxPool2dBackward {
-                    op,
-                    d_output,
-                    argmax,
-                    d_input,
-                    epilogue,
-                });
-            }
-            Operator::AvgPool2d(op) => self.contribute(node, node.inputs[0], &[d_output], |d_input| {
-                StepKind::AvgPool2dBackward { op, d_output, d_input }
-            }),
-            Operator::Activation(op) => {
-                let len = node.shape.len();
-                self.contribute(node, node.inputs[0], &[output, d_output], |d_input| StepKind::ActivationBackward {
-                    op,
-                    len,
-                    output,
-                    d_output,
-                    d_input,
-                });
-            }
-            Operator::Add => {
-                for &input in &node.inputs {
-                    self.contribute_copy(node, input, d_output);
-                }
-            }
-            Operator::Concat => self.concat_backward(node, d_output),
-        }
-    }
-
-    fn product_backward(&mut self, id: NodeId, d_output: ValueId, output: ValueId) {
-        let network = self.network;
-        let node = &network.nodes[id];
-        let activation = self.fusion.epilogue[id];
-        let d_bias = self.parameter(node.bias, Region::Gradients);
-        if !self.fused_backward[id] && (d_bias.is_some() || activation != Activation::Identity) {
-            let (rows, channels) = (node.shape.pixels(), node.shape.channels);
-            let kind = StepKind::BiasActivationBackward { activation, rows, channels, d_bias, output, d_output };
-            self.emit(node, "backward bias", &[output, d_output], kind);
-        }
-        let input = self.output(node.inputs[0]);
-        let (weight, d_weight) = (self.weight(node, Region::Parameters), self.weight(node, Region::Gradients));
-        let (kind, channels) = match node.operator {
-            Operator::Conv2d(op) => {
-                (StepKind::Conv2dBackwardWeight { op, d_weight, input, d_output }, op.input.channels)
-            }
-            Operator::Linear(op) => (StepKind::LinearBackwardWeight { op, d_weight, input, d_output }, op.in_features),
-            _ => return,
-        };
-        self.emit(node, "backward weight", &[input, d_output], kind);
-        if !self.needs_gradient[node.inputs[0]] {
-            return;
-        }
-        let epilogue = self.gradient_epilogue(node.inputs[0], channels);
-        let mut used = vec![d_output];
-        used.extend(epilogue.map(|epilogue| epilogue.output));
-        let to = node.inputs[0];
-        match node.operator {
-            Operator::Conv2d(op) => self.contribute(node, to, &used, |d_input| StepKind::Conv2dBackwardInput {
-                op,
-                weight,
-                d_output,
-                d_input,
-                epilogue,
-            }),
-            Operator::Linear(op) => self.contribute(node, to, &used, |d_input| StepKind::LinearBackwardInput {
-                op,
-                weight,
-                d_output,
-                d_input,
-                epilogue,
-            }),
-            _ => {}
-        }
-    }
-
-    /// The bias gradient of the layer that makes the logits, where the loss can sum it: no activation comes between.
-    fn logits_bias(&mut self) -> Option<Span> {
-        let producer = self.fusion.root[self.network.nodes.len() - 1];
-        let node = &self.network.nodes[producer];
-        let sums = node.shape.pixels() == 1 && self.fusion.epilogue[producer] == Activation::Identity;
-        let d_bias =
-            self.parameter(node.bias, Region::Gradients).filter(|_| sums && self.fusion.pool[producer].is_none());
-        self.fused_backward[producer] |= d_bias.is_some();
-        d_bias
-    }
-
-    /// What is left to do for the layer that made `input` once its gradient is there, given to the operator that writes
-    /// it: where that is one operator, which sees `channels` columns as that layer does.
-    fn gradient_epilogue(&mut self, input: NodeId, channels: usize) -> Option<GradientEpilogue<ValueId>> {
-        let producer = self.fusion.root[input];
-        let node = &self.network.nodes[producer];
-        let is_layer = matches!(node.operator, Operator::Conv2d(_) | Operator::Linear(_));
-        if !is_layer || !self.fusion.has_one_reader(producer) || node.shape.channels != channels {
-            return None;
-        }
-        let (activation, d_bias) = (self.fusion.epilogue[producer], self.parameter(node.bias, Region::Gradients));
-        self.fused_backward[producer] = true;
-        let needed = d_bias.is_some() || activation != Activation::Identity;
-        needed.then(|| GradientEpilogue { activation, output: self.output(producer), d_bias })
-    }
-
-    fn concat_backward(&mut self, node: &Node, d_output: ValueId) {
-        let mut source_offset = 0;
-        for &input in &node.inputs {
-            let channels = self.network.nodes[input].shape.channels;
-            let op = ChannelCopy {
-                pixels: node.shape.pixels(),
-                channels,
-                source_channels: node.shape.channels,
-                source_offset,
-                target_channels: channels,
-                target_offset: 0,
-            };
-            self.contribute(node, input, &[d_output], |target| StepKind::CopyChannels { op, source: d_output, target });
-            source_offset += channels;
-        }
-    }
-
-    /// Adds a step that writes one operator's share of the gradient of `input`: to the gradient itself where it is
-    /// the first, else to a buffer of its own that is then added.
-    fn contribute(&mut self, node: &Node, input: NodeId, uses: &[ValueId], kind: impl Fn(ValueId) -> StepKind) {
-        if !self.needs_gradient[input] {
-            return;
-        }
-        let (len, earlier) = (self.network.nodes[input].shape.len(), self.gradients[self.fusion.root[input]]);
-        self.clock += 1;
-        let target = match earlier {
-            None => self.gradient(input),
-            Some(_) => self.value(Region::Arena, len),
-        };
-        self.clock -= 1;
-        let mut used = uses.to_vec();
-        used.push(target);
-        self.emit(node, "backward input", &used, kind(target));
-        if let Some(sum) = earlier {
-            self.emit(node, "backward sum", &[target, sum], StepKind::Accumulate { len, term: target, sum });
-        }
-    }
-
-    /// As [`Self::contribute`], where the share is `d_output` itself.
-    fn contribute_copy(&mut self, node: &Node, input: NodeId, d_output: ValueId) {
-        let len = node.shape.len();
-        match self.gradients[self.fusion.root[input]] {
-            Some(sum) if self.needs_gradient[input] => {
-                self.emit(node, "backward sum", &[d_output, sum], StepKind::Accumulate { len, term: d_output, sum });
-            }
-            _ => self.contribute(node, input, &[d_output], |target| StepKind::Copy { len, source: d_output, target }),
         }
     }
 

@@ -51,12 +51,17 @@ const DRIVER: &[&str] = &[
 /// The folder of the emulator's libraries, to stand first on a child process's `LD_LIBRARY_PATH`; built on first use.
 /// None, after saying that the test is skipped, where there is no C++ compiler.
 pub fn emulator() -> Option<&'static Path> {
-    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| compiler().map(|compiler| build(&compiler)));
+    // A failure is kept too: no other test tries the same again.
+    static BUILT: OnceLock<Option<Result<PathBuf, ()>>> = OnceLock::new();
+    let attempt = |compiler: String| std::panic::catch_unwind(|| build(&compiler)).map_err(drop);
+    let built = BUILT.get_or_init(|| compiler().map(attempt));
     if built.is_none() {
         skip(Need::CppCompiler, "no C++ compiler ($CXX, g++, clang++ or c++), so the CUDA emulator cannot be built");
     }
-    built.as_deref()
+    let folder = |built: &'static Result<PathBuf, ()>| {
+        built.as_deref().expect("the CUDA emulator cannot be built; the first test that needed it says why")
+    };
+    built.as_ref().map(folder)
 }
 
 /// Runs `body`, a closure written in a test function, in a child process whose CUDA libraries are the emulator, with
