@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::dataset::{self, absolute_path};
+use super::dataset::absolute_path;
 use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Precision};
 use super::input::{InputConfig, PictureConfig};
 use super::train::TrainArgs;
-use super::usage;
-use crate::data::{self, PictureOptions};
+use super::{recipe, usage};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Sgd};
 use crate::train::{Hyperparameters, LearningRate, Schedule};
@@ -43,6 +42,9 @@ pub struct Config {
     pub max_steps: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target_accuracy: Option<f64>,
+    /// Of a recipe: the test accuracy that it reaches. It is shown, and changes nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_accuracy: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,49 +73,88 @@ pub struct Config {
 pub const FILE: &str = "config.toml";
 
 impl Config {
-    /// The flags, with defaults where there is none.
-    pub fn new(args: &TrainArgs) -> Result<Self> {
-        let named = args.data.dataset.as_deref().unwrap_or("mnist");
-        args.data.check(named)?;
-        let mut config = Self {
-            model: args.model.clone().unwrap_or_else(|| "mnist-cnn".into()),
-            dataset: dataset::absolute(named)?,
-            data: absolute_path(&args.data.folder.folder())?,
-            device: args.device.device.unwrap_or_default(),
-            precision: args.device.precision.unwrap_or_default(),
-            epochs: args.epochs.unwrap_or(20),
-            batch_size: args.batch_size.unwrap_or(64),
-            eval_batch_size: args.eval_batch_size.unwrap_or(128),
-            lr: args.lr.unwrap_or(0.1),
-            schedule: args.schedule.unwrap_or_default(),
-            warm_up: args.warm_up.unwrap_or(0),
-            momentum: args.momentum.unwrap_or(0.0),
-            nesterov: args.nesterov,
-            weight_decay: args.weight_decay.unwrap_or(0.0),
-            seed: args.seed.unwrap_or(0),
-            shuffle: !args.no_shuffle,
-            max_steps: args.max_steps.map(|steps| steps as u64),
-            target_accuracy: args.target_accuracy,
-            patience: args.patience,
-            init: args.init.as_deref().map(absolute_path).transpose()?,
-            threads: args.device.threads,
-            workspace_mb: args.device.workspace_mb,
-            log_steps: args.log_steps,
-            conv_algo: args.device.conv_algo,
+    /// What no file and no flag says.
+    fn standard(data: PathBuf) -> Self {
+        Self {
+            model: "mnist-cnn".into(),
+            dataset: "mnist".into(),
+            data,
+            device: DeviceChoice::default(),
+            precision: Precision::default(),
+            epochs: 20,
+            batch_size: 64,
+            eval_batch_size: 128,
+            lr: 0.1,
+            schedule: Schedule::default(),
+            warm_up: 0,
+            momentum: 0.0,
+            nesterov: false,
+            weight_decay: 0.0,
+            seed: 0,
+            shuffle: true,
+            max_steps: None,
+            target_accuracy: None,
+            expected_accuracy: None,
+            patience: None,
+            init: None,
+            threads: None,
+            workspace_mb: None,
+            log_steps: false,
+            conv_algo: None,
             algorithms: BTreeMap::new(),
             pictures: None,
             input: None,
+        }
+    }
+
+    /// The flags, then what the file of `--config` says, then defaults.
+    pub fn new(args: &TrainArgs) -> Result<Self> {
+        let standard = Self::standard(absolute_path(&args.data.folder.folder())?);
+        let mut config = match &args.config {
+            Some(path) => recipe::load(path, &standard)?,
+            None => standard,
         };
+        config.apply_data(&args.data)?;
+        config.apply(args)?;
         usage(config.warm_up < config.epochs, || {
             format!("--warm-up {} leaves nothing of {} epochs for the schedule", config.warm_up, config.epochs)
         })?;
-        if data::is_path(&config.dataset) {
-            config.pictures = Some(PictureConfig::new(&args.data.pictures(&PictureOptions::default())));
-        }
         usage(!config.nesterov || config.momentum > 0.0, || "--nesterov needs a --momentum above 0".into())?;
         let on_cpu = config.device == DeviceChoice::Cpu && config.precision != Precision::Fp32;
         usage(!on_cpu, || "--precision is for CUDA devices; the CPU computes in fp32 alone".into())?;
         Ok(config)
+    }
+
+    /// Puts the flags that are given over what is there.
+    fn apply(&mut self, args: &TrainArgs) -> Result<()> {
+        set(&mut self.model, args.model.clone());
+        set(&mut self.batch_size, args.batch_size);
+        set(&mut self.lr, args.lr);
+        set(&mut self.schedule, args.schedule);
+        set(&mut self.warm_up, args.warm_up);
+        set(&mut self.momentum, args.momentum);
+        set(&mut self.weight_decay, args.weight_decay);
+        set(&mut self.seed, args.seed);
+        self.nesterov |= args.nesterov;
+        self.shuffle &= !args.no_shuffle;
+        self.init = args.init.as_deref().map(absolute_path).transpose()?.or(self.init.take());
+        self.apply_anew(args);
+        Ok(())
+    }
+
+    /// The same of those flags that a run may be given anew when it goes on.
+    fn apply_anew(&mut self, args: &TrainArgs) {
+        set(&mut self.device, args.device.device);
+        set(&mut self.precision, args.device.precision);
+        set(&mut self.epochs, args.epochs);
+        set(&mut self.eval_batch_size, args.eval_batch_size);
+        self.threads = args.device.threads.or(self.threads);
+        self.workspace_mb = args.device.workspace_mb.or(self.workspace_mb);
+        self.conv_algo = args.device.conv_algo.or(self.conv_algo);
+        self.max_steps = args.max_steps.map(|steps| steps as u64).or(self.max_steps);
+        self.target_accuracy = args.target_accuracy.or(self.target_accuracy);
+        self.patience = args.patience.or(self.patience);
+        self.log_steps |= args.log_steps;
     }
 
     /// The configuration of the run in `folder`. Flags may change where and how long it runs, nothing that would
@@ -143,22 +184,10 @@ impl Config {
         unchanged("--seed", args.seed.as_ref(), &config.seed)?;
         unchanged("--nesterov", args.nesterov.then_some(&true), &config.nesterov)?;
         unchanged("--no-shuffle", args.no_shuffle.then_some(&true), &!config.shuffle)?;
-        config.device = args.device.device.unwrap_or(config.device);
-        config.precision = args.device.precision.unwrap_or(config.precision);
+        config.apply_anew(args);
         if config.device == DeviceChoice::Cpu && args.device.precision.is_none() {
             config.precision = Precision::Fp32; // all that the CPU has; checkpoints are the same in every precision
         }
-        config.workspace_mb = args.device.workspace_mb.or(config.workspace_mb);
-        config.conv_algo = args.device.conv_algo.or(config.conv_algo);
-        config.threads = args.device.threads.or(config.threads);
-        config.epochs = args.epochs.unwrap_or(config.epochs);
-        config.eval_batch_size = args.eval_batch_size.unwrap_or(config.eval_batch_size);
-        if let Some(steps) = args.max_steps {
-            config.max_steps = Some(steps as u64);
-        }
-        config.target_accuracy = args.target_accuracy.or(config.target_accuracy);
-        config.patience = args.patience.or(config.patience);
-        config.log_steps |= args.log_steps;
         config.check().with_context(|| format!("{} is damaged", path.display()))?;
         Ok(config)
     }
@@ -171,7 +200,9 @@ impl Config {
         ensure!(self.lr.is_finite() && self.lr > 0.0, "lr {}", self.lr);
         ensure!(self.warm_up < self.epochs, "warm-up {} of {} epochs", self.warm_up, self.epochs);
         ensure!(self.patience != Some(0), "patience 0");
-        ensure!(self.target_accuracy.is_none_or(|target| target > 0.0 && target <= 1.0), "target-accuracy");
+        let share = |accuracy: Option<f64>| accuracy.is_none_or(|accuracy| accuracy > 0.0 && accuracy <= 1.0);
+        ensure!(share(self.target_accuracy), "target-accuracy is no share of 1");
+        ensure!(share(self.expected_accuracy), "expected-accuracy is no share of 1");
         ensure!((0.0..1.0).contains(&self.momentum), "momentum {}", self.momentum);
         ensure!(!self.nesterov || self.momentum > 0.0, "nesterov without momentum");
         ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
@@ -217,6 +248,13 @@ impl Config {
     pub fn save(&self, folder: &Path) -> Result<()> {
         let text = toml::to_string(self).context("config.toml")?;
         write_atomically(&folder.join(FILE), |writer| Ok(writer.write_all(text.as_bytes())?))
+    }
+}
+
+/// Replaces `value` where another is given.
+fn set<T>(value: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *value = given;
     }
 }
 

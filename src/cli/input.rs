@@ -37,6 +37,26 @@ pub struct InputConfig {
 }
 
 impl Config {
+    /// Puts the data flags over what a recipe says. What a recipe says of the data it was made for goes where a flag
+    /// means other data, or reads it otherwise.
+    pub fn apply_data(&mut self, args: &DatasetArgs) -> Result<()> {
+        let named = args.dataset.clone().unwrap_or_else(|| self.dataset.clone());
+        args.check(&named)?;
+        let (dataset, before) = (dataset::absolute(&named)?, self.pictures());
+        if let Some(folder) = &args.folder.data {
+            self.data = absolute_path(folder)?;
+        }
+        let otherwise = if dataset == self.dataset { before.clone() } else { PictureOptions::default() };
+        let pictures = args.pictures(&otherwise);
+        let read_otherwise = args.normalisation.given().is_some() || args.classes.is_some() || pictures != before;
+        if dataset != self.dataset || read_otherwise {
+            self.input = None;
+        }
+        self.pictures = data::is_path(&dataset).then(|| PictureConfig::new(&pictures));
+        self.dataset = dataset;
+        Ok(())
+    }
+
     /// Checks the data flags against the run. The files may have moved: the training data's fingerprint is compared
     /// when the checkpoint is read.
     pub fn resume_dataset(&mut self, args: &DatasetArgs) -> Result<()> {

@@ -13,6 +13,7 @@ mod outputs;
 mod plan;
 mod predict;
 mod profile;
+mod recipe;
 mod run;
 mod stream;
 mod summary;

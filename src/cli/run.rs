@@ -53,6 +53,8 @@ pub struct Run {
     outputs: Outputs,
     identity: RunIdentity,
     epochs: u32,
+    /// The accuracy that a recipe promises.
+    expected_accuracy: Option<f64>,
     steps_per_epoch: u64,
     quiet: bool,
     /// None where it is not wanted, or its reader went away.
@@ -71,9 +73,20 @@ impl Run {
         stop: Arc<AtomicBool>,
     ) -> Self {
         let drawn = Instant::now();
-        let epochs = config.epochs;
+        let (epochs, expected_accuracy) = (config.epochs, config.expected_accuracy);
         let table = if quiet { None } else { Table::new(stdout()).ok() };
-        Self { stop, outputs, identity, epochs, steps_per_epoch, quiet, table, progress: None, drawn }
+        Self {
+            stop,
+            outputs,
+            identity,
+            epochs,
+            expected_accuracy,
+            steps_per_epoch,
+            quiet,
+            table,
+            progress: None,
+            drawn,
+        }
     }
 
     /// Saves the state at hand: before the first step, so that a run can be resumed from its very beginning, and when it
@@ -89,6 +102,10 @@ impl Run {
             let epochs = self.outputs.metrics.epochs();
             let (count, seconds) = (epochs.len(), epochs.iter().map(|epoch| epoch.seconds).sum::<f64>());
             info!("ended after {count} epochs and {seconds:.2} s of training and evaluation{}", ended_by(ending));
+        }
+        if let (Some(expected), Some(last)) = (self.expected_accuracy, self.outputs.metrics.epochs().last()) {
+            let accuracy = 100.0 * last.test_accuracy;
+            info!("test accuracy {accuracy:.2}%; the recipe's whole run is to reach {:.2}%", 100.0 * expected);
         }
         let folder = self.outputs.folder().display();
         info!("saved {folder}/{} and {}", Outputs::WEIGHTS, Outputs::CHECKPOINT);

@@ -24,6 +24,9 @@ use crate::train::{Outcome, Schedule, Trainer};
 
 #[derive(Args)]
 pub struct TrainArgs {
+    /// Recipe: a TOML file with the keys of a run's config.toml, all of which may be missing; flags go before it
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub config: Option<PathBuf>,
     /// Network; see `cnn-cuda summary` [default: mnist-cnn]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
@@ -96,6 +99,9 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         Some(folder) => Config::resumed(folder, &args)?,
         None => Config::new(&args)?,
     };
+    if let (Some(recipe), Some(accuracy)) = (&args.config, config.expected_accuracy) {
+        info!("{}: a test accuracy of {:.2}% or more is expected at its end", recipe.display(), 100.0 * accuracy);
+    }
     let device = config.device();
     // What can be wrong with the flags is told before anything is downloaded or made.
     let model = find_model(&config.model)?;

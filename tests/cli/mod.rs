@@ -3,6 +3,7 @@
 mod cuda;
 mod datasets;
 mod errors;
+mod recipes;
 mod runs;
 mod signals;
 mod tools;

@@ -1,0 +1,100 @@
+//! Recipes: files in place of flags, their errors, and those that come with the program.
+
+use std::fs;
+use std::path::Path;
+
+use cnn_cuda::models;
+
+use super::train;
+use crate::support::program::{fail, succeed};
+
+fn table(path: &Path) -> toml::Table {
+    toml::from_str(&fs::read_to_string(path).expect("read")).expect("TOML")
+}
+
+#[test]
+fn flags_go_before_a_recipe_and_a_recipe_before_the_defaults() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (recipe, out) = (folder.path().join("recipe.toml"), folder.path().join("run"));
+    let text = "model = 'lenet5'\ndataset = 'digits'\ndevice = 'cpu'\nepochs = 3\nlr = 0.25\nmomentum = 0.5\n\
+                nesterov = true\nshuffle = false\nschedule = 'cosine'\nexpected-accuracy = 0.75";
+    fs::write(&recipe, text).expect("write");
+    let (file, name) = (recipe.to_str().expect("plain"), out.to_str().expect("plain"));
+    let args = ["train", "--config", file, "--out", name, "--lr", "0.125", "--batch-size", "500", "--max-steps", "2"];
+    let ran = succeed(args);
+    assert!(ran.stderr.contains("75.00% or more is expected"), "{}", ran.stderr);
+    let config = table(&out.join("config.toml"));
+    let expected: toml::Table = toml::from_str(text).expect("TOML");
+    for (key, value) in expected.iter().filter(|(key, _)| *key != "lr") {
+        assert_eq!(config[key], *value, "{key}");
+    }
+    assert_eq!((config["lr"].as_float(), config["batch-size"].as_integer()), (Some(0.125), Some(500)));
+    assert_eq!(config["eval-batch-size"].as_integer(), Some(128));
+    fail(2, ["train", "--config", file, "--resume", name], &["--config", "--resume"]);
+}
+
+#[test]
+fn a_runs_own_config_makes_the_same_run_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (first, second) = (folder.path().join("first"), folder.path().join("second"));
+    let settings = ["--seed", "3", "--momentum", "0.9", "--batch-size", "256", "--max-steps", "3", "--quiet"];
+    train(&first, &[&settings[..], &["--std", "0.5", "--mean", "0.25", "--classes", "12"]].concat());
+    let config = first.join("config.toml");
+    let args = ["train", "--config", config.to_str().expect("plain"), "--out", second.to_str().expect("plain")];
+    succeed([&args[..], &["--quiet"]].concat());
+    for name in ["config.toml", "model.safetensors"] {
+        assert!(fs::read(first.join(name)).expect("read") == fs::read(second.join(name)).expect("read"), "{name}");
+    }
+    // Other numbers of classes mean other data: what was found of the old goes.
+    let third = folder.path().join("third");
+    let args = ["train", "--config", config.to_str().expect("plain"), "--out", third.to_str().expect("plain")];
+    succeed([&args[..], &["--quiet", "--classes", "11"]].concat());
+    assert_eq!(table(&third.join("config.toml"))["input"]["classes"].as_array().expect("names").len(), 11);
+}
+
+#[test]
+fn what_is_wrong_in_a_recipe_is_told_with_file_and_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("recipe.toml");
+    let file = path.to_str().expect("plain");
+    let refused = |text: &str, words: &[&str]| {
+        fs::write(&path, text).expect("write");
+        fail(1, ["train", "--config", file], &[words, &[file]].concat());
+    };
+    refused("batch_size = 64", &["batch_size", "did you mean batch-size?"]);
+    refused("momentun = 0.9", &["momentun", "did you mean momentum?"]);
+    refused("zzzzzzzzzzzzzzz = 1", &["zzzzzzzzzzzzzzz", "weight-decay"]);
+    refused("epochs = 'ten'", &["the value of epochs", "ten"]);
+    refused("epochs = -1", &["the value of epochs"]);
+    refused("schedule = 'linear'", &["the value of schedule", "one-cycle"]);
+    refused("device = 'gpu'", &["the value of device", "gpu"]);
+    refused("lr = 0.0", &["lr 0"]);
+    refused("expected-accuracy = 98.8", &["expected-accuracy"]);
+    refused("dataset = 'digits'\n[pictures]\nimage-sise = [32, 32]", &["did you mean pictures.image-size?"]);
+    refused("model = \"lenet5", &["not TOML"]);
+    fail(1, ["train", "--config", "no/such.toml"], &["--config no/such.toml"]);
+    // Names that do not exist are as wrong in a flag.
+    for (text, words) in [("model = 'lenet6'", ["lenet6", "lenet5"]), ("dataset = 'nothing'", ["nothing", "mnist"])] {
+        fs::write(&path, text).expect("write");
+        fail(2, ["train", "--config", file], &words);
+    }
+}
+
+/// Every recipe that comes with the program is one, named for its model and data set, and says what it reaches.
+#[test]
+fn the_recipes_of_the_program_are_whole() {
+    let mut count = 0;
+    for entry in fs::read_dir("recipes").expect("recipes/") {
+        let path = entry.expect("an entry").path();
+        let recipe = table(&path);
+        let (model, dataset) = (recipe["model"].as_str().expect("a name"), recipe["dataset"].as_str().expect("a name"));
+        assert!(models::find(model).is_ok(), "{}", path.display());
+        assert_eq!(path.file_name().expect("a name").to_string_lossy(), format!("{model}-{dataset}.toml"));
+        assert!(recipe["expected-accuracy"].as_float().is_some_and(|accuracy| accuracy > 0.5 && accuracy < 1.0));
+        // It is read whole before the device is looked for, which is not there.
+        let args = ["train", "--config", path.to_str().expect("plain"), "--device", "99"];
+        fail(1, args, &["expected at its end", "99"]);
+        count += 1;
+    }
+    assert!(count >= 2);
+}
