@@ -12,10 +12,6 @@
 
 uint3 threadIdx, blockIdx, blockDim, gridDim;
 
-// The linker's names for the ends of the section of shared variables.
-extern char __start_emulator_shared[] __attribute__((weak, visibility("hidden")));
-extern char __stop_emulator_shared[] __attribute__((weak, visibility("hidden")));
-
 namespace emulator {
 namespace {
 
@@ -163,8 +159,9 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
 }
 
 void resume_released() {
-    std::vector<Fiber*> still;
-    std::vector<Fiber*> go;
+    static std::vector<Fiber*> still, go;  // Kept for their memory.
+    still.clear();
+    go.clear();
     for (Fiber* fiber : waiting) (fiber->released ? go : still).push_back(fiber);
     for (Fiber* fiber : go) waits[fiber->thread].kind = Wait::none;
     for (Fiber* fiber : go) {
@@ -177,7 +174,8 @@ void resume_released() {
 
 void run_block() {
     next_thread = 0;
-    waits.assign(thread_count, Wait{});
+    waits.resize(thread_count);
+    for (Wait& wait : waits) wait.kind = Wait::none;
     while (next_thread < thread_count) {
         if (fibers.empty()) fibers.push_back(new Fiber(fiber_main));
         Fiber* fiber = fibers.back();
@@ -186,8 +184,9 @@ void run_block() {
         (fiber->waiting ? waiting : fibers).push_back(fiber);
     }
     while (!waiting.empty()) {
-        bool progress = resolve_barrier();
-        for (unsigned first = 0; first < thread_count; first += WARP_LANES) {
+        const bool together = resolve_barrier();  // Then nobody waits for a warp.
+        bool progress = together;
+        for (unsigned first = 0; first < thread_count && !together; first += WARP_LANES) {
             for (unsigned lane = 0; lane < WARP_LANES && first + lane < thread_count; ++lane) {
                 if (resolve_warp(first, lane)) progress = true;
             }
@@ -215,9 +214,8 @@ const DynamicShared& dynamic_shared() {
 }
 
 void poison_shared() {
-    if (__start_emulator_shared) {
-        memset(__start_emulator_shared, 0xff, static_cast<size_t>(__stop_emulator_shared - __start_emulator_shared));
-    }
+    const Kernel& kernel = *launch->kernel;
+    if (kernel.shared) memset(kernel.shared, 0xff, static_cast<size_t>(kernel.shared_end - kernel.shared));
     if (launch->shared_bytes) memset(dynamic_shared().start(launch->shared_bytes), 0xff, launch->shared_bytes);
 }
 

@@ -1,8 +1,8 @@
 // CUDA C++ on the host: what a kernel may name, for compiling kernels/*.cu as plain C++.
 //
 // Qualifiers vanish, the built-in variables are globals that the block scheduler sets (one thread runs at a time), and
-// whatever makes threads wait for each other hands over to the scheduler. Shared variables lie in one section of the
-// library, so that they can be poisoned before every block; they must be declared in a kernel, not in a template.
+// whatever makes threads wait for each other hands over to the scheduler. The shared variables of a kernel file lie in one
+// section, so that they can be poisoned before every block; they must be declared in a kernel, not in a template.
 #pragma once
 
 #include <cmath>
@@ -15,7 +15,9 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
-#define __shared__ static __attribute__((section("emulator_shared")))
+#define EMULATOR_TEXT(name) EMULATOR_TEXT_OF(name)
+#define EMULATOR_TEXT_OF(name) #name
+#define __shared__ static __attribute__((section(EMULATOR_TEXT(EMULATOR_SHARED))))
 #define __constant__ static
 
 struct uint3 {

@@ -79,6 +79,8 @@ namespace {
 
 constexpr size_t GUARD = 64 * 1024;  // Inaccessible, below the stack; a multiple of every page size.
 constexpr size_t STACK = 256 * 1024;
+// Stacks begin at different places of their pages, or the tops of all would share a few lines of the caches.
+constexpr size_t STAGGER = 17 * 64, STAGGERS = 59;
 
 void* outside = nullptr;
 void** inside = nullptr;
@@ -90,7 +92,8 @@ Fiber::Fiber(void (*entry)()) {
     if (mapped == MAP_FAILED) abort();
     char* stack = static_cast<char*>(mapped) + GUARD;
     if (mprotect(stack, STACK, PROT_READ | PROT_WRITE) != 0) abort();
-    uint64_t* top = reinterpret_cast<uint64_t*>(stack + STACK);
+    static size_t made = 0;
+    uint64_t* top = reinterpret_cast<uint64_t*>(stack + STACK - made++ % STAGGERS * STAGGER);
 #if defined(__x86_64__)
     *--top = 0;  // Keeps the stack aligned as if `entry` had been called.
     *--top = reinterpret_cast<uint64_t>(entry);

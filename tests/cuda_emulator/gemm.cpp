@@ -135,12 +135,16 @@ float rounded(float value, Rounding rounding) {
 template <int WIDTH>
 void pack(float* to, const void* data, Type type, Rounding rounding, long first, long count, long across_stride,
           long first_step, long depth, long along_stride) {
-    const bool plain = type == Type::f32 && rounding == Rounding::none;
     const float* floats = static_cast<const float*>(data);
+    const bool plain = type == Type::f32 && rounding == Rounding::none;
     for (long panel = 0; panel < count; panel += WIDTH) {
         const long width = std::min<long>(WIDTH, count - panel);
         for (long step = 0; step < depth; ++step, to += WIDTH) {
             const long start = (first + panel) * across_stride + (first_step + step) * along_stride;
+            if (plain && across_stride == 1 && width == WIDTH) {
+                memcpy(to, floats + start, sizeof(float) * WIDTH);
+                continue;
+            }
             for (long i = 0; i < width; ++i) {
                 const long at = start + i * across_stride;
                 to[i] = plain ? floats[at] : rounded(load_element(data, type, at), rounding);

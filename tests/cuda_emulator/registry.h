@@ -15,6 +15,8 @@ struct Kernel {
     const unsigned* parameter_sizes;
     const bool* parameter_is_pointer;
     void (*run_thread)(void** parameters);
+    // The shared variables of its file; null where it has none.
+    char *shared, *shared_end;
 };
 
 void register_kernel(const Kernel& kernel);
@@ -32,8 +34,8 @@ struct Thunk<Function> {
         Function(*static_cast<std::remove_cv_t<Args>*>(parameters[I])...);
     }
     static void run(void** parameters) { call(parameters, std::index_sequence_for<Args...>()); }
-    static Kernel describe(const char* name, unsigned max_threads) {
-        return Kernel{name, max_threads, sizeof...(Args), sizes, pointers, run};
+    static Kernel describe(const char* name, unsigned max_threads, char* shared, char* shared_end) {
+        return Kernel{name, max_threads, sizeof...(Args), sizes, pointers, run, shared, shared_end};
     }
 };
 
@@ -49,5 +51,13 @@ struct Registration {
 #else
 #define REGISTER_KERNEL(name) REGISTER_KERNEL_NAMED(name##_f32)
 #endif
-#define REGISTER_KERNEL_NAMED(name) \
-    static const emulator::Registration registration_##name(emulator::Thunk<&name>::describe(#name, BLOCK));
+#define REGISTER_KERNEL_NAMED(name)                                      \
+    static const emulator::Registration registration_##name(             \
+        emulator::Thunk<&name>::describe(#name, BLOCK, SHARED_BOUND(__start_), SHARED_BOUND(__stop_)));
+
+// The linker's names for the ends of the section of the file's shared variables, whose name is EMULATOR_SHARED.
+#define SHARED_BOUND(end) SHARED_JOIN(end, EMULATOR_SHARED)
+#define SHARED_JOIN(end, section) SHARED_JOINED(end, section)
+#define SHARED_JOINED(end, section) end##section
+extern char SHARED_BOUND(__start_)[] __attribute__((weak, visibility("hidden")));
+extern char SHARED_BOUND(__stop_)[] __attribute__((weak, visibility("hidden")));

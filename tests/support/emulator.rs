@@ -170,7 +170,8 @@ fn compile_all(compiler: &str, work: &Path) {
     for file in files(KERNELS, &["cu"]).into_iter().chain([PathBuf::from(SOURCES).join("planted.cu")]) {
         for (suffix, define) in [("f32", ""), ("f16", "#define REAL_F16\n")] {
             let source = work.join(format!("{}_{suffix}.cpp", stem(&file)));
-            fs::write(&source, format!("{define}{}", registration(&file))).expect("target/ can be written");
+            let shared = format!("#define EMULATOR_SHARED emulator_shared_{}_{suffix}\n", stem(&file));
+            fs::write(&source, format!("{define}{shared}{}", registration(&file))).expect("target/ can be written");
             jobs.push((source, FOR_KERNELS));
         }
     }
