@@ -5,12 +5,13 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::cuda_mnist::small_set;
 use crate::support::emulator::{emulator, library_path, nvrtc};
 use crate::support::program::{Ran, command};
 use crate::support::{Need, skip};
 
 /// Runs the program with `libraries` first on the loader's path and `settings` in its environment.
-fn run_with(libraries: &Path, settings: &[(&str, &str)], args: &[&str]) -> Ran {
+pub fn run_with(libraries: &Path, settings: &[(&str, &str)], args: &[&str]) -> Ran {
     let cache = tempfile::tempdir().expect("a folder");
     let mut command = command(args);
     command.env("LD_LIBRARY_PATH", library_path(libraries)).env("XDG_CACHE_HOME", cache.path());
@@ -18,7 +19,7 @@ fn run_with(libraries: &Path, settings: &[(&str, &str)], args: &[&str]) -> Ran {
     command.envs(settings.iter().copied()).output().expect("the program starts").into()
 }
 
-fn step_losses(folder: &Path) -> Vec<f64> {
+pub fn step_losses(folder: &Path) -> Vec<f64> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).expect("read");
     let records = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
     records.filter(|record| record["kind"] == "step").map(|record| record["loss"].as_f64().expect("loss")).collect()
@@ -28,49 +29,13 @@ fn step_losses(folder: &Path) -> Vec<f64> {
 const QUICK: [&str; 2] = ["--conv-algo", "direct"];
 
 /// Arguments of a short run; `more` first names the data set.
-fn train<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+pub fn train<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     [&["train", "--out", out.to_str().expect("plain"), "--log-steps", "--quiet"], &QUICK[..], more].concat()
 }
 
-fn succeed(ran: Ran) -> Ran {
+pub fn succeed(ran: Ran) -> Ran {
     assert_eq!(ran.code, Some(0), "{}", ran.stderr);
     ran
-}
-
-#[test]
-fn real_mnist_on_the_emulator_gives_the_cpus_losses() {
-    let Some(libraries) = emulator() else { return };
-    let data = std::env::var("CNN_CUDA_DATA").unwrap_or_else(|_| "data".into());
-    let options = cnn_cuda::data::LoadOptions { folder: (&data).into(), ..Default::default() };
-    let mnist = match cnn_cuda::data::load("mnist", &options) {
-        Ok(mnist) => mnist,
-        Err(error) => return skip(Need::Mnist, &format!("{error:#}")),
-    };
-    let folder = tempfile::tempdir().expect("a folder");
-    // All training images; of the test images as many as the emulator evaluates in a moment.
-    let data = folder.path().join("mnist");
-    fs::create_dir(&data).expect("a folder");
-    for (name, split, count) in [("train", &mnist.train, 60_000), ("t10k", &mnist.test, 200)] {
-        let header = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>();
-        let pixels = &split.images[..count * 28 * 28];
-        let labels: Vec<u8> = split.labels[..count].iter().map(|&label| label as u8).collect();
-        let images = [&header(&[0x803, count as u32, 28, 28])[..], pixels].concat();
-        fs::write(data.join(format!("{name}-images-idx3-ubyte")), images).expect("written");
-        let labels = [header(&[0x801, count as u32]), labels].concat();
-        fs::write(data.join(format!("{name}-labels-idx1-ubyte")), labels).expect("written");
-    }
-    let data = data.to_str().expect("plain");
-    let runs = ["0", "cpu"].map(|device| {
-        let out = folder.path().join(device);
-        let more = ["--data", data, "--device", device, "--max-steps", "60"];
-        let ran = succeed(run_with(libraries, &[], &train(&out, &more)));
-        assert_eq!(ran.stderr.contains("CUDA emulator"), device == "0", "{}", ran.stderr);
-        step_losses(&out)
-    });
-    assert_eq!(runs.each_ref().map(Vec::len), [60, 60]);
-    for (ours, cpu) in runs[0].iter().zip(&runs[1]) {
-        assert!((ours - cpu).abs() <= 1e-4 * cpu, "{ours} on the device, {cpu} on the CPU");
-    }
 }
 
 #[test]
@@ -78,17 +43,17 @@ fn every_command_works_on_a_device() {
     let Some(libraries) = emulator() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
-    let digits = ["--dataset", "digits", "--model", "lenet5", "--device", "0", "--max-steps", "12"];
+    let data = small_set(folder.path());
+    let set = ["--data", &data, "--model", "lenet5", "--device", "0", "--batch-size", "16", "--max-steps", "6"];
     for precision in ["tf32", "fp16"] {
         let out = folder.path().join(precision);
-        succeed(run_with(libraries, &[], &train(&out, &[&digits[..], &["--precision", precision]].concat())));
+        succeed(run_with(libraries, &[], &train(&out, &[&set[..], &["--precision", precision]].concat())));
     }
-    succeed(run_with(libraries, &[], &train(&out, &digits)));
+    succeed(run_with(libraries, &[], &train(&out, &set)));
     let weights = out.join("model.safetensors");
     let weights = weights.to_str().expect("plain");
     let eval = |device: &str| -> Value {
-        let args =
-            ["eval", "--model", "lenet5", "--dataset", "digits", "--weights", weights, "--json", "--device", device];
+        let args = ["eval", "--model", "lenet5", "--data", &data, "--weights", weights, "--json", "--device", device];
         let args = [&args[..], &QUICK].concat();
         serde_json::from_str(&succeed(run_with(libraries, &[], &args)).stdout).expect("JSON")
     };
@@ -102,14 +67,14 @@ fn every_command_works_on_a_device() {
     assert!(result["device_memory_mb"].as_f64().is_some_and(|used| (33.0..2000.0).contains(&used)), "{result}");
     // A half-precision run goes on with the CPU, in its precision.
     let half = folder.path().join("fp16");
-    let args = ["train", "--resume", half.to_str().expect("plain"), "--device", "cpu", "--max-steps", "14"];
+    let args = ["train", "--resume", half.to_str().expect("plain"), "--device", "cpu", "--max-steps", "8"];
     succeed(run_with(libraries, &[], &args));
     // `auto` takes the device, and a run goes on with the CPU.
     let out_name = out.to_str().expect("plain");
     let ran =
-        succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "auto", "--max-steps", "14"]));
+        succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "auto", "--max-steps", "8"]));
     assert!(ran.stderr.contains("CUDA emulator"), "{}", ran.stderr);
-    succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "cpu", "--max-steps", "16"]));
+    succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "cpu", "--max-steps", "10"]));
 }
 
 #[test]
@@ -246,7 +211,8 @@ fn the_fastest_algorithms_are_chosen_once_kept_on_disk_and_with_the_run() {
         succeed(ran.expect("the program starts").into()).stderr
     };
     let tried = |stderr: &str| stderr.lines().filter(|line| line.contains("Implicit, ")).count();
-    let shape = ["--dataset", "digits", "--model", "lenet5", "--device", "0", "--batch-size", "4", "--eval-batch-size"];
+    let data = small_set(folder.path());
+    let shape = ["--data", &data, "--model", "lenet5", "--device", "0", "--batch-size", "4", "--eval-batch-size"];
     let begin = |name: &str, steps: &str| {
         let out = folder.path().join(name);
         let more = [&shape[..], &["8", "--max-steps", steps, "--conv-algo", "auto"]].concat();

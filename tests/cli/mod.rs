@@ -1,6 +1,7 @@
 //! The program as a user meets it: commands, files, errors, exit codes, signals.
 
 mod cuda;
+mod cuda_mnist;
 mod datasets;
 mod errors;
 mod recipes;
