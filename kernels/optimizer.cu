@@ -35,14 +35,47 @@ static __device__ __forceinline__ void update_loss_scale(float* loss_scale, u32*
     if (*loss_scale < LARGEST_SCALE) *loss_scale *= 2.0f;
 }
 
+// The norm of all gradients, unscaled (`loss_scale` null is 1). A thread's squares are summed in their order, then halved
+// again and again in a warp, then warps and blocks in their order. `partial` has a float for every block.
+KERNEL(gradient_norm)(const float* __restrict__ gradients, const float* loss_scale, float* partial, float* norm,
+                      u32* arrived, u64 count) {
+    __shared__ float sums[BLOCK / WARP];
+    __shared__ u32 flag;
+    const float inverse_scale = loss_scale ? 1.0f / *loss_scale : 1.0f;
+    const u64 quads = count / 4;
+    float sum = 0.0f;
+    GRID_STRIDE(i, quads) {
+        const float4 g = reinterpret_cast<const float4*>(gradients)[i];
+        const float x = g.x * inverse_scale, y = g.y * inverse_scale, z = g.z * inverse_scale, w = g.w * inverse_scale;
+        sum += (x * x + y * y) + (z * z + w * w);
+    }
+    GRID_STRIDE(i, count - quads * 4) {
+        const float x = gradients[quads * 4 + i] * inverse_scale;
+        sum += x * x;
+    }
+    sum = block_sum(sum, sums);
+    if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+    if (!arrives_last(arrived, gridDim.x, flag)) return;
+    float total = 0.0f;
+    for (u32 block = threadIdx.x; block < gridDim.x; block += BLOCK) total += partial[block];
+    total = block_sum(total, sums);
+    if (threadIdx.x == 0) *norm = sqrtf(total);
+}
+
+// What gradients of that norm are multiplied by; NaN stays.
+static __device__ __forceinline__ float clip_factor(float clip_norm, float norm) {
+    const float factor = clip_norm / (norm + 1e-6f);
+    return factor > 1.0f ? 1.0f : factor;
+}
+
 struct Rule {
-    float rate, inverse_scale, momentum, weight_decay;
+    float rate, factor, momentum, weight_decay, decay, rest;
     bool with_momentum, nesterov;
 };
 
 // The new weight; `velocity` is the momentum buffer's value.
 static __device__ __forceinline__ float updated(float weight, float gradient, float& velocity, const Rule& rule) {
-    gradient = gradient * rule.inverse_scale + rule.weight_decay * weight;
+    gradient = gradient * rule.factor + rule.weight_decay * weight;
     if (rule.with_momentum) {
         velocity = rule.momentum * velocity + gradient;
         gradient = rule.nesterov ? gradient + rule.momentum * velocity : velocity;
@@ -50,9 +83,14 @@ static __device__ __forceinline__ float updated(float weight, float gradient, fl
     return weight - rule.rate * gradient;
 }
 
+// The average's next value.
+static __device__ __forceinline__ float averaged(float average, float weight, const Rule& rule) {
+    return rule.decay * average + rule.rest * weight;
+}
+
 // Four parameters at once, as 16 bytes.
 static __device__ __forceinline__ void update_four(float* weights, real* weights_real, const float* gradients,
-                                                   float* buffer, u64 i, const Rule& rule) {
+                                                   float* buffer, float* average, u64 i, const Rule& rule) {
     const float4 w = reinterpret_cast<const float4*>(weights)[i], g = reinterpret_cast<const float4*>(gradients)[i];
     float4 v = make_float4(0.0f, 0.0f, 0.0f, 0.0f), result;
     if (rule.with_momentum) v = reinterpret_cast<const float4*>(buffer)[i];
@@ -62,6 +100,14 @@ static __device__ __forceinline__ void update_four(float* weights, real* weights
     result.w = updated(w.w, g.w, v.w, rule);
     if (rule.with_momentum) reinterpret_cast<float4*>(buffer)[i] = v;
     reinterpret_cast<float4*>(weights)[i] = result;
+    if (average) {
+        float4 a = reinterpret_cast<const float4*>(average)[i];
+        a.x = averaged(a.x, result.x, rule);
+        a.y = averaged(a.y, result.y, rule);
+        a.z = averaged(a.z, result.z, rule);
+        a.w = averaged(a.w, result.w, rule);
+        reinterpret_cast<float4*>(average)[i] = a;
+    }
     if (sizeof(real) == sizeof(float) || !weights_real) return;
     union {
         uint2 bytes;
@@ -74,31 +120,37 @@ static __device__ __forceinline__ void update_four(float* weights, real* weights
 }
 
 // PyTorch's SGD:
-//   g = gradient / scale + weight_decay · w;  buffer = momentum · buffer + g;
+//   g = gradient / scale · factor + weight_decay · w;  buffer = momentum · buffer + g;
 //   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g.
 // `rates` holds the index of this step's rate, that of the last one, which holds on, and then the rates as floats; the
-// last block counts on. `buffer` null is no momentum. With fp16 storage `weights_real` (may be null) receives the rounded copy that the
+// last block counts on. `buffer` null is no momentum. `norm` null is no clipping, a factor of 1. An `average` (may be null)
+// follows the weights. The first `frozen` parameters stay as they are, with all that belongs to them. With fp16 storage `weights_real` (may be null) receives the rounded copy that the
 // products read. With a `loss_scale` (null is 1, and no overflow) a raised `overflow` skips the update, and the last
 // block then updates the scale. One thread per four parameters.
 KERNEL(sgd)(float* __restrict__ weights, real* __restrict__ weights_real, const float* __restrict__ gradients,
             float* __restrict__ buffer, u64* rates, float* loss_scale, u32* good_steps,
-            u64* skipped_steps, int* overflow, u32* arrived, u64 count, float momentum, float weight_decay,
-            u32 nesterov) {
+            u64* skipped_steps, int* overflow, u32* arrived, float* __restrict__ average,
+            const float* __restrict__ norm, u64 count, u64 frozen, float momentum, float weight_decay, float clip_norm,
+            float decay, float rest, u32 nesterov) {
     __shared__ u32 flag;
     const float inverse_scale = loss_scale ? 1.0f / *loss_scale : 1.0f;  // A power of two: exact.
     // Not marked as unchanging: the last block counts on.
     const u64 next = rates[0], last = rates[1];
     const float rate = reinterpret_cast<const float*>(rates + 2)[next < last ? next : last];
-    const Rule rule = {rate, inverse_scale, momentum, weight_decay, buffer != nullptr, nesterov != 0};
+    const float factor = norm ? inverse_scale * clip_factor(clip_norm, *norm) : inverse_scale;
+    const Rule rule = {rate, factor, momentum, weight_decay, decay, rest, buffer != nullptr, nesterov != 0};
     if (!overflow || *overflow == 0) {
-        const u64 quads = count / 4;
-        GRID_STRIDE(i, quads) update_four(weights, weights_real, gradients, buffer, i, rule);
-        GRID_STRIDE(rest, count - quads * 4) {
-            const u64 i = quads * 4 + rest;
+        // Whole fours of those that move, and what is before and behind them one by one.
+        const u64 first = (frozen + 3) / 4, quads = count / 4 > first ? count / 4 - first : 0;
+        GRID_STRIDE(i, quads) update_four(weights, weights_real, gradients, buffer, average, first + i, rule);
+        const u64 head = (first * 4 < count ? first * 4 : count) - frozen, tail = (first + quads) * 4;
+        GRID_STRIDE(single, head + (count > tail ? count - tail : 0)) {
+            const u64 i = single < head ? frozen + single : tail + (single - head);
             float velocity = buffer ? buffer[i] : 0.0f;
             const float result = updated(weights[i], gradients[i], velocity, rule);
             if (buffer) buffer[i] = velocity;
             weights[i] = result;
+            if (average) average[i] = averaged(average[i], result, rule);
             if (sizeof(real) < sizeof(float) && weights_real) store(weights_real + i, result);
         }
     }
@@ -106,4 +158,15 @@ KERNEL(sgd)(float* __restrict__ weights, real* __restrict__ weights_real, const 
     // Every block has read the rate, the scale and the flag.
     rates[0] = next + 1;
     if (loss_scale) update_loss_scale(loss_scale, good_steps, skipped_steps, overflow);
+}
+
+// Exchanges parameters and average; `weights_real` as above.
+KERNEL(swap_average)(float* __restrict__ weights, real* __restrict__ weights_real, float* __restrict__ average,
+                     u64 count) {
+    GRID_STRIDE(i, count) {
+        const float weight = average[i];
+        average[i] = weights[i];
+        weights[i] = weight;
+        if (sizeof(real) < sizeof(float) && weights_real) store(weights_real + i, weight);
+    }
 }

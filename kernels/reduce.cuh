@@ -21,6 +21,18 @@ __device__ __forceinline__ bool arrives_last(u32* arrived, u32 blocks, u32& flag
     return flag != 0;
 }
 
+// The sum of a block's values, in thread 0: a warp's halved again and again, then the warps in their order. All threads
+// call it; `parts` is BLOCK / WARP shared floats, free again at the next call.
+__device__ __forceinline__ float block_sum(float value, float* parts) {
+    for (u32 distance = WARP / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = value;
+    __syncthreads();
+    float sum = parts[0];
+    for (u32 warp = 1; warp < BLOCK / WARP; ++warp) sum += parts[warp];
+    return sum;
+}
+
 // How a grid goes over [rows][channels]: blockIdx.x names `width` vectors of channels, blockIdx.y `rows_per_block` rows.
 // `width` is a power of two, at most a warp. Without `sums` nothing is summed; else `partial` is [gridDim.y][channels]
 // and there is a counter for each blockIdx.x.

@@ -169,6 +169,7 @@ fn state(momentum: bool) -> TrainState {
     let parameters = network().initial_parameters(1);
     TrainState {
         momentum: if momentum { network().initial_parameters(2) } else { Vec::new() },
+        average: if momentum { network().initial_parameters(3) } else { Vec::new() },
         parameters,
         position: Position { epoch: 1, step_in_epoch: 4, total_steps: 14 },
         metrics: Metrics { loss_sum: 1.0 / 3.0, correct: 77, samples: 128, steps: 4, first_bad_step: None },

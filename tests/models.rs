@@ -1,7 +1,9 @@
 //! The networks: parameters, shapes, names, initial values, layouts.
 
 use cnn_cuda::models::{TABLE, find};
-use cnn_cuda::network::{Builder, Conv2dOptions, Layout, Network};
+use cnn_cuda::network::{Builder, Conv2dOptions, FirstLayer, Layout, Network, Operator};
+use cnn_cuda::ops::Activation;
+use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::{Shape, Window};
 
 fn network(name: &str) -> Network {
@@ -71,6 +73,76 @@ fn initial_values_are_seeded_uniform_and_bounded() {
             assert!(mean.abs() < 5.0 * bound / (3.0 * n).sqrt(), "{}: mean {mean}", parameter.name);
             assert!((variance / (bound * bound / 3.0) - 1.0).abs() < 0.1, "{}: variance {variance}", parameter.name);
         }
+    }
+}
+
+#[test]
+fn gabor_filters_are_oriented_balanced_and_as_strong_as_pytorchs() {
+    for name in ["mnist-cnn", "lenet5"] {
+        let net = network(name).with_first_layer(FirstLayer::Gabor).expect("a convolution");
+        let values = net.initial_parameters(1);
+        let weight = &net.parameters[0];
+        let Layout::Conv { out_channels, kernel, .. } = weight.layout else { panic!("{name}") };
+        let size = kernel * kernel;
+        let filters: Vec<&[f32]> = values[weight.range()].chunks(size).collect();
+        for (index, filter) in filters.iter().enumerate() {
+            let mean = filter.iter().sum::<f32>() / size as f32;
+            let variance = filter.iter().map(|value| value * value).sum::<f32>() / size as f32;
+            assert!(mean.abs() < 1e-6 && (variance * 3.0 * size as f32 - 1.0).abs() < 1e-5, "{name}: {index}");
+            assert!(filters[..index].iter().all(|other| other != filter), "{name}: filter {index} is another again");
+        }
+        // The first sees vertical edges, the fifth is it turned by a quarter.
+        for at in 0..if out_channels > 4 { size } else { 0 } {
+            let turned = filters[4][at % kernel * kernel + at / kernel];
+            assert!((filters[0][at] - turned).abs() < 1e-5, "{name} at {at}");
+        }
+        // All else is as it was, and does not depend on the bank.
+        let usual = network(name).initial_parameters(1);
+        assert_eq!(values[weight.len()..], usual[weight.len()..]);
+        assert_ne!(values[..weight.len()], usual[..weight.len()]);
+        assert_eq!(net.frozen_len(), 0);
+    }
+    // The formula itself, in one place off the centre: filter 9 of 16 is odd, at π/8.
+    let net = network("mnist-cnn").with_first_layer(FirstLayer::GaborFrozen).expect("a convolution");
+    let values = net.initial_parameters(0);
+    let filter = &values[9 * 9..10 * 9];
+    let g = |x: f64, y: f64| {
+        let (sin, cos) = (std::f64::consts::PI / 8.0).sin_cos();
+        let (u, v, sigma) = (x * cos + y * sin, y * cos - x * sin, 0.56 * 3.0);
+        (-(u * u + 0.25 * v * v) / (2.0 * sigma * sigma)).exp() * (2.0 * std::f64::consts::PI * u / 3.0).sin()
+    };
+    let norm = (-1..=1).flat_map(|y| (-1..=1).map(move |x| g(f64::from(x), f64::from(y)).powi(2))).sum::<f64>().sqrt();
+    let expected = g(1.0, -1.0) / norm * (1.0 / 3.0_f64).sqrt();
+    assert!((f64::from(filter[2]) - expected).abs() < 1e-6, "{} instead of {expected}", filter[2]);
+    assert_eq!(net.frozen_len(), 144);
+    let mut flat = Builder::new("flat", Shape::flat(3));
+    flat.linear("fc", 0, 2).expect("fits");
+    assert!(flat.finish().expect("a network").with_first_layer(FirstLayer::Gabor).is_err());
+}
+
+#[test]
+fn frozen_filters_cost_no_weight_gradient() {
+    let labels = |net: &Network| -> Vec<String> {
+        let plan = Plan::new(net, Mode::Training, 2).expect("a plan");
+        plan.backward.iter().map(|step| step.label.clone()).collect()
+    };
+    let frozen = network("mnist-cnn").with_first_layer(FirstLayer::GaborFrozen).expect("a convolution");
+    let (before, after) = (labels(&network("mnist-cnn")), labels(&frozen));
+    assert_eq!(after.len(), before.len() - 1);
+    assert!(before.contains(&"layer1.0 backward weight".into()) && !after.contains(&"layer1.0 backward weight".into()));
+}
+
+#[test]
+fn another_activation_replaces_all_of_a_networks() {
+    let leaky = Activation::LeakyRelu { slope: 0.25 };
+    for name in ["mnist-cnn", "lenet5"] {
+        let count = |net: &Network, of: Activation| {
+            net.nodes.iter().filter(|node| node.operator == Operator::Activation(of)).count()
+        };
+        let (before, after) = (network(name), network(name).with_activation(leaky));
+        let all = count(&before, Activation::Relu) + count(&before, Activation::Tanh);
+        assert!(all > 2 && count(&after, leaky) == all, "{name}");
+        assert_eq!(before.parameters, after.parameters);
     }
 }
 

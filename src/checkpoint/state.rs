@@ -12,6 +12,8 @@ use crate::train::{Best, Position, TrainState};
 
 /// In front of the names of momentum buffers.
 const MOMENTUM: &str = "momentum.";
+/// In front of the names of averaged weights.
+const AVERAGE: &str = "average.";
 
 /// What must be the same for a run to go on from a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,8 @@ struct Header {
     step_in_epoch: u64,
     total_steps: u64,
     has_momentum: bool,
+    #[serde(default)]
+    has_average: bool,
     /// As bits, so that it is exact whatever it is.
     loss_sum_bits: u64,
     correct: u64,
@@ -60,6 +64,7 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
         step_in_epoch: state.position.step_in_epoch,
         total_steps: state.position.total_steps,
         has_momentum: !state.momentum.is_empty(),
+        has_average: !state.average.is_empty(),
         loss_sum_bits: state.metrics.loss_sum.to_bits(),
         correct: state.metrics.correct,
         samples: state.metrics.samples,
@@ -71,6 +76,9 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
     let mut tensors = named_tensors(network, "", &state.parameters);
     if header.has_momentum {
         tensors.extend(named_tensors(network, MOMENTUM, &state.momentum));
+    }
+    if header.has_average {
+        tensors.extend(named_tensors(network, AVERAGE, &state.average));
     }
     write_tensors(path, &tensors, (ENTRY, &header_text))
 }
@@ -98,11 +106,9 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
     same("batch size", &header.run.batch_size, &run.batch_size)?;
     same("shuffling", &header.run.shuffle, &run.shuffle)?;
     let parameters = flat_from_tensors(network, "", &tensors)?;
-    let momentum = match header.has_momentum {
-        true => flat_from_tensors(network, MOMENTUM, &tensors)?,
-        false => Vec::new(),
-    };
-    refuse_extra(network, &["", MOMENTUM], &tensors)?;
+    let read = |prefix, there| if there { flat_from_tensors(network, prefix, &tensors) } else { Ok(Vec::new()) };
+    let (momentum, average) = (read(MOMENTUM, header.has_momentum)?, read(AVERAGE, header.has_average)?);
+    refuse_extra(network, &["", MOMENTUM, AVERAGE], &tensors)?;
     let metrics = Metrics {
         loss_sum: f64::from_bits(header.loss_sum_bits),
         correct: header.correct,
@@ -115,7 +121,16 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
     let loss_scale =
         header.loss_scale.map(|(scale, good_steps, skipped_steps)| LossScale { scale, good_steps, skipped_steps });
     let best = header.best.map(|(accuracy, epoch)| Best { test_accuracy: f64::from_bits(accuracy), epoch });
-    Ok(TrainState { parameters, momentum, position, metrics, loss_scale, best, epoch_seconds: header.epoch_seconds })
+    Ok(TrainState {
+        parameters,
+        momentum,
+        average,
+        position,
+        metrics,
+        loss_scale,
+        best,
+        epoch_seconds: header.epoch_seconds,
+    })
 }
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, there: &T, here: &T) -> Result<()> {

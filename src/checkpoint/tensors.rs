@@ -43,12 +43,12 @@ pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): 
     write_atomically(path, |writer| Ok(writer.write_all(&file)?))
 }
 
-/// A whole file in memory, unless it is far larger than any file of this network can be: twice its parameters (weights
-/// and momentum) in f64, and a header.
+/// A whole file in memory, unless it is far larger than any file of this network can be: thrice its parameters (weights,
+/// momentum and average) in f64, and a header.
 pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(metadata.is_file(), "{} is not a file; a .safetensors file is expected", path.display());
-    let most = 16 * network.parameter_count() as u64 + (1 << 20);
+    let most = 24 * network.parameter_count() as u64 + (1 << 20);
     ensure!(
         metadata.len() <= most,
         "{} has {} bytes, far more than the weights of {} can have; is it another network's? See --model",

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::dataset::absolute_path;
 use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Precision};
 use super::input::{InputConfig, PictureConfig};
 use super::train::TrainArgs;
+use super::variation::{ActivationChoice, Conv1};
 use super::{recipe, usage};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Sgd};
@@ -20,6 +21,11 @@ use crate::train::{Hyperparameters, LearningRate, Schedule};
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Config {
     pub model: String,
+    /// In place of the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<ActivationChoice>,
+    #[serde(default)]
+    pub conv1: Conv1,
     /// A name, or an absolute path.
     pub dataset: String,
     pub data: PathBuf,
@@ -36,6 +42,11 @@ pub struct Config {
     pub momentum: f32,
     pub nesterov: bool,
     pub weight_decay: f32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_grad_norm: Option<f32>,
+    /// What stays of the weights' average in a step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
     pub seed: u64,
     pub shuffle: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +88,8 @@ impl Config {
     fn standard(data: PathBuf) -> Self {
         Self {
             model: "mnist-cnn".into(),
+            activation: None,
+            conv1: Conv1::default(),
             dataset: "mnist".into(),
             data,
             device: DeviceChoice::default(),
@@ -90,6 +103,8 @@ impl Config {
             momentum: 0.0,
             nesterov: false,
             weight_decay: 0.0,
+            clip_grad_norm: None,
+            ema: None,
             seed: 0,
             shuffle: true,
             max_steps: None,
@@ -128,12 +143,16 @@ impl Config {
     /// Puts the flags that are given over what is there.
     fn apply(&mut self, args: &TrainArgs) -> Result<()> {
         set(&mut self.model, args.model.clone());
+        self.activation = args.activation.activation.or(self.activation);
+        set(&mut self.conv1, args.conv1);
         set(&mut self.batch_size, args.batch_size);
         set(&mut self.lr, args.lr);
         set(&mut self.schedule, args.schedule);
         set(&mut self.warm_up, args.warm_up);
         set(&mut self.momentum, args.momentum);
         set(&mut self.weight_decay, args.weight_decay);
+        self.clip_grad_norm = args.clip_grad_norm.or(self.clip_grad_norm);
+        self.ema = args.ema.or(self.ema);
         set(&mut self.seed, args.seed);
         self.nesterov |= args.nesterov;
         self.shuffle &= !args.no_shuffle;
@@ -142,8 +161,8 @@ impl Config {
         Ok(())
     }
 
-    /// The same of those flags that a run may be given anew when it goes on.
-    fn apply_anew(&mut self, args: &TrainArgs) {
+    /// Those flags of it that a run may be given anew when it goes on.
+    pub fn apply_anew(&mut self, args: &TrainArgs) {
         set(&mut self.device, args.device.device);
         set(&mut self.precision, args.device.precision);
         set(&mut self.epochs, args.epochs);
@@ -155,41 +174,6 @@ impl Config {
         self.target_accuracy = args.target_accuracy.or(self.target_accuracy);
         self.patience = args.patience.or(self.patience);
         self.log_steps |= args.log_steps;
-    }
-
-    /// The configuration of the run in `folder`. Flags may change where and how long it runs, nothing that would
-    /// change its numbers.
-    ///
-    /// # Errors
-    /// Where the folder holds no run, or a flag contradicts it.
-    pub fn resumed(folder: &Path, args: &TrainArgs) -> Result<Self> {
-        let path = folder.join(FILE);
-        ensure!(path.is_file(), "--resume {}: there is no run, for {} is missing", folder.display(), path.display());
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("--resume {}: cannot read {}", folder.display(), path.display()))?;
-        let mut config: Self = toml::from_str(&text)
-            .with_context(|| format!("--resume {}: {} is damaged", folder.display(), path.display()))?;
-        unchanged("--model", args.model.as_ref(), &config.model)?;
-        config.resume_dataset(&args.data)?;
-        unchanged("--batch-size", args.batch_size.as_ref(), &config.batch_size)?;
-        unchanged("--lr", args.lr.as_ref(), &config.lr)?;
-        unchanged("--schedule", args.schedule.as_ref(), &config.schedule)?;
-        unchanged("--warm-up", args.warm_up.as_ref(), &config.warm_up)?;
-        if matches!(config.schedule, Schedule::Cosine | Schedule::OneCycle { .. }) {
-            // The rate of every step follows from their number.
-            unchanged("--epochs", args.epochs.as_ref(), &config.epochs)?;
-        }
-        unchanged("--momentum", args.momentum.as_ref(), &config.momentum)?;
-        unchanged("--weight-decay", args.weight_decay.as_ref(), &config.weight_decay)?;
-        unchanged("--seed", args.seed.as_ref(), &config.seed)?;
-        unchanged("--nesterov", args.nesterov.then_some(&true), &config.nesterov)?;
-        unchanged("--no-shuffle", args.no_shuffle.then_some(&true), &!config.shuffle)?;
-        config.apply_anew(args);
-        if config.device == DeviceChoice::Cpu && args.device.precision.is_none() {
-            config.precision = Precision::Fp32; // all that the CPU has; checkpoints are the same in every precision
-        }
-        config.check().with_context(|| format!("{} is damaged", path.display()))?;
-        Ok(config)
     }
 
     /// What the flags' parsers check, for values that come from a file.
@@ -206,6 +190,8 @@ impl Config {
         ensure!((0.0..1.0).contains(&self.momentum), "momentum {}", self.momentum);
         ensure!(!self.nesterov || self.momentum > 0.0, "nesterov without momentum");
         ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
+        ensure!(self.clip_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "clip-grad-norm is not above 0");
+        ensure!(self.ema.is_none_or(|decay| decay > 0.0 && decay < 1.0), "ema is not between 0 and 1");
         self.pictures.as_ref().map_or(Ok(()), PictureConfig::check)?;
         self.input.as_ref().map_or(Ok(()), InputConfig::check)
     }
@@ -234,7 +220,14 @@ impl Config {
             batch_size: self.batch_size,
             eval_batch_size: self.eval_batch_size,
             learning_rate: LearningRate { rate: self.lr, schedule: self.schedule, warm_up: self.warm_up },
-            sgd: Sgd { momentum: self.momentum, nesterov: self.nesterov, weight_decay: self.weight_decay },
+            sgd: Sgd {
+                momentum: self.momentum,
+                nesterov: self.nesterov,
+                weight_decay: self.weight_decay,
+                clip_norm: self.clip_grad_norm,
+                average_decay: self.ema,
+                frozen: 0, // the network tells
+            },
             seed: self.seed,
             shuffle: self.shuffle,
             max_steps: self.max_steps,
@@ -270,14 +263,5 @@ mod schedule_text {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Schedule, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
-
-pub fn unchanged<T: PartialEq + std::fmt::Display>(flag: &str, given: Option<&T>, run: &T) -> Result<()> {
-    match given {
-        Some(given) if given != run => {
-            bail!("{flag} {given} contradicts the run to resume, which has {run}; start a new run to change it")
-        }
-        _ => Ok(()),
     }
 }

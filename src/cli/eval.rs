@@ -12,6 +12,7 @@ use super::config::Config;
 use super::dataset::{self, DatasetArgs};
 use super::device::{DeviceArgs, Task, check_device, with_backend};
 use super::stream::Stdout;
+use super::variation::ActivationArgs;
 use super::{build_network, find_model, flags};
 use crate::checkpoint::load_weights;
 use crate::data::{self, Dataset, LoadOptions};
@@ -28,6 +29,8 @@ pub struct EvalArgs {
     /// Network that the weights are of [default: that of their run, else mnist-cnn]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    #[command(flatten)]
+    activation: ActivationArgs,
     #[command(flatten)]
     data: DatasetArgs,
     #[command(flatten)]
@@ -49,6 +52,8 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     check_device(&args.device)?;
     let dataset = load(args, config.as_ref())?;
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
+    let of_run = config.as_ref().filter(|config| config.model == model.name).and_then(|config| config.activation);
+    let network = args.activation.apply(network, of_run);
     let weights = load_weights(&args.weights, &network)?;
     let task = Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size };
     let result = with_backend(&args.device, task)?;

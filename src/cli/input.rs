@@ -5,8 +5,9 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::config::{self, Config, unchanged};
+use super::config::{self, Config};
 use super::dataset::{self, DatasetArgs, absolute_path};
+use super::resume::unchanged;
 use crate::data::{self, Dataset, LoadOptions, Normalisation, PictureOptions};
 use crate::shape::Shape;
 

@@ -14,11 +14,13 @@ mod plan;
 mod predict;
 mod profile;
 mod recipe;
+mod resume;
 mod run;
 mod stream;
 mod summary;
 mod trace;
 mod train;
+mod variation;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -42,7 +44,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train a network and save weights, metrics and curves
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     /// Measure a network on the test set: loss, accuracy, confusion matrix
     Eval(eval::EvalArgs),
     /// Classify pictures
@@ -77,7 +79,7 @@ impl Cli {
     /// Whatever went wrong, with its context; `main` prints it.
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
-            Command::Train(args) => train::run(args),
+            Command::Train(args) => train::run(*args),
             Command::Eval(args) => eval::run(&args),
             Command::Predict(args) => predict::run(&args),
             Command::Summary(args) => summary::run(&args),

@@ -14,6 +14,7 @@ use super::dataset::NormalisationArgs;
 use super::device::{DeviceArgs, Task, with_backend};
 use super::input::InputConfig;
 use super::stream::Stdout;
+use super::variation::{ActivationArgs, ActivationChoice};
 use super::{build_network, find_model, flags};
 use crate::checkpoint::load_weights;
 use crate::data::picture::{Picture, read_cropped, read_picture};
@@ -32,6 +33,8 @@ pub struct PredictArgs {
     /// Network that the weights are of [default: that of their run, else mnist-cnn]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    #[command(flatten)]
+    activation: ActivationArgs,
     /// Outputs of the network [default: those of the weights' run, else the network's usual ones]
     #[arg(long, value_name = "N", value_parser = flags::classes, allow_negative_numbers = true)]
     classes: Option<usize>,
@@ -74,8 +77,8 @@ struct ClassProbability {
 
 /// Classifies pictures; all are read before any is classified, so that one bad file costs nothing.
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
-    let Origin { model, shape, classes, normalisation, crops } = Origin::new(args)?;
-    let network = build_network(model, shape, classes.len())?;
+    let Origin { model, activation, shape, classes, normalisation, crops } = Origin::new(args)?;
+    let network = args.activation.apply(build_network(model, shape, classes.len())?, activation);
     let weights = load_weights(&args.weights, &network)?;
     let read = if crops { read_cropped } else { read_picture };
     let pictures = args.images.iter().map(|path| read(path, shape)).collect::<Result<Vec<Picture>>>()?;
@@ -107,6 +110,8 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
 /// What the weights were made for: by the flags, else by the configuration beside them, else as the model's table says.
 struct Origin {
     model: &'static Model,
+    /// That of the run, where it is not the model's own.
+    activation: Option<ActivationChoice>,
     shape: Shape,
     classes: Vec<String>,
     normalisation: Normalisation,
@@ -132,7 +137,9 @@ impl Origin {
         let usual = || (vec![0.5], vec![0.5]);
         let (mean, std) = args.normalisation.given().or_else(of_run).unwrap_or_else(usual);
         let normalisation = data::per_channel((mean, std), shape.channels)?;
-        Ok(Self { model, shape, classes, normalisation, crops: config.is_some_and(|config| config.pictures.is_some()) })
+        let activation = config.as_ref().filter(|config| config.model == model.name).and_then(|c| c.activation);
+        let crops = config.is_some_and(|config| config.pictures.is_some());
+        Ok(Self { model, activation, shape, classes, normalisation, crops })
     }
 }
 

@@ -15,6 +15,7 @@ use super::device::{ConvAlgo, DeviceArgs, Task, check_device, with_backend};
 use super::input::InputConfig;
 use super::outputs::Outputs;
 use super::run::{INTERRUPTED, Run, ended_by, install_signal_handlers};
+use super::variation::{ActivationArgs, Conv1, with_conv1};
 use super::{build_network, find_model, flags};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
@@ -30,6 +31,11 @@ pub struct TrainArgs {
     /// Network; see `cnn-cuda summary` [default: mnist-cnn]
     #[arg(long, value_name = "NAME")]
     pub model: Option<String>,
+    #[command(flatten)]
+    pub activation: ActivationArgs,
+    /// How the first convolution's filters begin [default: drawn]
+    #[arg(long, value_enum, value_name = "FILTERS")]
+    pub conv1: Option<Conv1>,
     #[command(flatten)]
     pub data: DatasetArgs,
     #[command(flatten)]
@@ -61,6 +67,12 @@ pub struct TrainArgs {
     /// L2 penalty, as PyTorch's SGD adds it to the gradient [default: 0]
     #[arg(long, value_name = "X", value_parser = flags::non_negative, allow_negative_numbers = true)]
     pub weight_decay: Option<f32>,
+    /// Scale all gradients down so that their norm is at most this, as PyTorch's clip_grad_norm_ does
+    #[arg(long, value_name = "X", value_parser = flags::above_zero, allow_negative_numbers = true)]
+    pub clip_grad_norm: Option<f32>,
+    /// Evaluate and save an exponential moving average of the weights: DECAY, such as 0.999, of the average stays at each step
+    #[arg(long, value_name = "DECAY", value_parser = flags::fraction, allow_negative_numbers = true)]
+    pub ema: Option<f64>,
     /// Decides the initial weights and the order of the images [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<u64>,
@@ -112,6 +124,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     Outputs::check(args.out.as_deref())?;
     let dataset = load(&mut config, &args)?;
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
+    let network = with_conv1(args.activation.apply(network, config.activation), config.conv1).context("--conv1")?;
     let stop = install_signal_handlers()?;
     with_backend(&device, Training { config, args, network, dataset, stop })
 }

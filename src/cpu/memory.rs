@@ -14,19 +14,19 @@ type FloatsAndIndices<'a, const N: usize> = ([&'a mut [f32]; N], Option<&'a mut 
 #[derive(Default)]
 pub(super) struct Memory {
     floats: Vec<f32>,
-    /// Beginning of arena, parameters, gradients and momentum, and the end of the last.
-    bounds: [usize; 5],
+    /// Beginning of arena, parameters, gradients, momentum and average, and the end of the last.
+    bounds: [usize; 6],
     indices: Vec<u32>,
     parameters_version: u64,
 }
 
 impl Memory {
     pub fn new(sizes: &MemorySizes) -> Result<Self> {
-        let lengths = [sizes.arena, sizes.parameters, sizes.gradients, sizes.momentum];
+        let lengths = [sizes.arena, sizes.parameters, sizes.gradients, sizes.momentum, sizes.average];
         let total: usize = lengths.iter().map(|len| len.next_multiple_of(LINE)).sum::<usize>() + LINE;
         let floats = zeroed(total)?;
         let misaligned = floats.as_ptr().align_offset(LINE * size_of::<f32>());
-        let mut bounds = [if misaligned < LINE { misaligned } else { 0 }; 5];
+        let mut bounds = [if misaligned < LINE { misaligned } else { 0 }; 6];
         for (region, len) in lengths.iter().enumerate() {
             bounds[region + 1] = bounds[region] + len.next_multiple_of(LINE);
         }
@@ -78,24 +78,36 @@ impl Memory {
         Ok((views, indices))
     }
 
-    /// All parameters, gradients and momentum buffers, for an update.
-    pub fn optimizer_state(&mut self) -> Result<[&mut [f32]; 3]> {
+    /// All parameters, gradients, momentum buffers and averages, for an update.
+    pub fn optimizer_state(&mut self) -> Result<[&mut [f32]; 4]> {
         self.parameters_version += 1;
-        let whole = |region, index: usize| Span::new(region, 0, self.bounds[index + 1] - self.bounds[index]);
-        self.floats([whole(Region::Parameters, 1), whole(Region::Gradients, 2), whole(Region::Momentum, 3)])
+        let regions = [Region::Parameters, Region::Gradients, Region::Momentum, Region::Average];
+        self.floats(regions.map(|region| self.whole(region)))
+    }
+
+    /// All of a region of floats.
+    pub fn whole(&self, region: Region) -> Span {
+        let index = place(region).unwrap_or(0);
+        Span::new(region, 0, self.bounds[index + 1] - self.bounds[index])
     }
 
     fn range(&self, span: Span) -> Result<std::ops::Range<usize>> {
-        let region = match span.region {
-            Region::Arena => 0,
-            Region::Parameters => 1,
-            Region::Gradients => 2,
-            Region::Momentum => 3,
-            Region::Indices => return Err(anyhow!("{span:?} holds indices, not numbers")),
-        };
+        let region = place(span.region).ok_or_else(|| anyhow!("{span:?} holds indices, not numbers"))?;
         let begin = self.bounds[region] + span.offset;
         ensure!(begin + span.len <= self.bounds[region + 1], "{span:?} is outside of the allocated memory");
         Ok(begin..begin + span.len)
+    }
+}
+
+/// Where a region of floats lies among the others.
+fn place(region: Region) -> Option<usize> {
+    match region {
+        Region::Arena => Some(0),
+        Region::Parameters => Some(1),
+        Region::Gradients => Some(2),
+        Region::Momentum => Some(3),
+        Region::Average => Some(4),
+        Region::Indices => None,
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Cpu {
     /// Partial bias gradients, kept between steps so that none allocates.
     bias_partials: Vec<f32>,
     learning_rates: VecDeque<f32>,
+    /// Sums of squares of pieces of the gradients, kept likewise.
+    norm_partials: Vec<f64>,
 }
 
 impl Cpu {
@@ -83,6 +85,7 @@ impl Cpu {
             instructions,
             bias_partials: Vec::new(),
             learning_rates: VecDeque::new(),
+            norm_partials: Vec::new(),
         })
     }
 

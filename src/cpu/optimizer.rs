@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use super::{Cpu, ELEMENTWISE_CHUNK};
-use crate::ops::{OptimizerOps, Sgd};
+use crate::ops::{OptimizerOps, Region, Sgd};
 
 impl OptimizerOps for Cpu {
     fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
@@ -19,24 +19,59 @@ impl OptimizerOps for Cpu {
         if self.learning_rates.len() > 1 {
             self.learning_rates.pop_front();
         }
-        let [weights, gradients, momentum] = self.memory.optimizer_state()?;
-        if op.momentum == 0.0 {
-            let work = weights.par_chunks_mut(ELEMENTWISE_CHUNK).zip(gradients.par_chunks(ELEMENTWISE_CHUNK));
-            work.for_each(|(weights, gradients)| {
-                for (w, &gradient) in weights.iter_mut().zip(gradients) {
-                    *w -= learning_rate * (gradient + op.weight_decay * *w);
-                }
+        let factor = match op.clip_norm {
+            Some(clip_norm) => Sgd::clip_factor(clip_norm, self.gradient_norm()?),
+            None => 1.0,
+        };
+        let [weights, gradients, momentum, average] = self.memory.optimizer_state()?;
+        let (weights, gradients) = (&mut weights[op.frozen..], &gradients[op.frozen..]);
+        let momentum = momentum.get_mut(op.frozen..).unwrap_or_default(); // empty without momentum
+        update(op, learning_rate, factor, weights, gradients, momentum);
+        if op.average_decay.is_some() {
+            let (decay, rest) = op.average_shares();
+            let average = average[op.frozen..].par_chunks_mut(ELEMENTWISE_CHUNK);
+            average.zip(weights.par_chunks(ELEMENTWISE_CHUNK)).for_each(|(average, weights)| {
+                average.iter_mut().zip(weights).for_each(|(a, &w)| *a = decay * *a + rest * w);
             });
-            return Ok(());
         }
-        let state = gradients.par_chunks(ELEMENTWISE_CHUNK).zip(momentum.par_chunks_mut(ELEMENTWISE_CHUNK));
-        weights.par_chunks_mut(ELEMENTWISE_CHUNK).zip(state).for_each(|(weights, (gradients, momentum))| {
-            for ((w, &gradient), b) in weights.iter_mut().zip(gradients).zip(momentum) {
-                let g = gradient + op.weight_decay * *w;
-                *b = op.momentum * *b + g;
-                *w -= learning_rate * if op.nesterov { g + op.momentum * *b } else { *b };
-            }
-        });
         Ok(())
     }
+
+    fn swap_average(&mut self) -> Result<()> {
+        let [weights, _, _, average] = self.memory.optimizer_state()?;
+        ensure!(weights.len() == average.len(), "there is no average of the parameters");
+        weights.swap_with_slice(average);
+        Ok(())
+    }
+}
+
+impl Cpu {
+    /// The root of the sum of all gradients' squares: of pieces, which are then added in their order.
+    fn gradient_norm(&mut self) -> Result<f32> {
+        let all = self.memory.whole(Region::Gradients);
+        let [gradients] = self.memory.floats([all])?;
+        self.norm_partials.resize(gradients.len().div_ceil(ELEMENTWISE_CHUNK), 0.0);
+        let work = self.norm_partials.par_iter_mut().zip(gradients.par_chunks(ELEMENTWISE_CHUNK));
+        work.for_each(|(sum, gradients)| *sum = gradients.iter().map(|&g| f64::from(g) * f64::from(g)).sum());
+        Ok(self.norm_partials.iter().sum::<f64>().sqrt() as f32)
+    }
+}
+
+/// SGD of the parameters that are not frozen, whose gradients are first multiplied by `factor`.
+fn update(op: &Sgd, learning_rate: f32, factor: f32, weights: &mut [f32], gradients: &[f32], momentum: &mut [f32]) {
+    let work = weights.par_chunks_mut(ELEMENTWISE_CHUNK).zip(gradients.par_chunks(ELEMENTWISE_CHUNK));
+    if op.momentum == 0.0 {
+        return work.for_each(|(weights, gradients)| {
+            for (w, &gradient) in weights.iter_mut().zip(gradients) {
+                *w -= learning_rate * (factor * gradient + op.weight_decay * *w);
+            }
+        });
+    }
+    work.zip(momentum.par_chunks_mut(ELEMENTWISE_CHUNK)).for_each(|((weights, gradients), momentum)| {
+        for ((w, &gradient), b) in weights.iter_mut().zip(gradients).zip(momentum) {
+            let g = factor * gradient + op.weight_decay * *w;
+            *b = op.momentum * *b + g;
+            *w -= learning_rate * if op.nesterov { g + op.momentum * *b } else { *b };
+        }
+    });
 }

@@ -199,8 +199,8 @@ mod tests {
         let all: Vec<_> = SOURCES.iter().flat_map(|(_, source)| signatures(source).expect("signatures")).collect();
         let sgd = all.iter().find(|(name, _)| name == "sgd").expect("sgd");
         use Kind::{F32, Pointer, U32, U64};
-        let pointers = vec![Pointer; 10];
-        assert_eq!(sgd.1, [pointers, vec![U64, F32, F32, U32]].concat());
+        let pointers = vec![Pointer; 12];
+        assert_eq!(sgd.1, [pointers, vec![U64, U64, F32, F32, F32, F32, F32, U32]].concat());
         let mut names: Vec<&String> = all.iter().map(|(name, _)| name).collect();
         names.sort();
         names.dedup();

@@ -121,6 +121,7 @@ pub(super) struct Memory {
     pub half_parameters: Option<Buffer>,
     gradients: Buffer,
     momentum: Buffer,
+    average: Buffer,
     indices: Buffer,
     /// The columns of a convolution, as many as fit.
     pub columns: Buffer,
@@ -157,6 +158,7 @@ impl Memory {
             half_parameters: half,
             gradients: Buffer::zeroed(stream, sizes.gradients * 4)?,
             momentum: Buffer::zeroed(stream, sizes.momentum * 4)?,
+            average: Buffer::zeroed(stream, sizes.average * 4)?,
             indices: Buffer::new(stream, sizes.indices * 4)?,
             columns: Buffer::new(stream, needs.columns)?,
             partials: Buffer::new(stream, needs.partials)?,
@@ -191,6 +193,7 @@ impl Memory {
             Region::Parameters => (&self.parameters, 4),
             Region::Gradients => (&self.gradients, 4),
             Region::Momentum => (&self.momentum, 4),
+            Region::Average => (&self.average, 4),
             Region::Indices => (&self.indices, 4),
         }
     }
@@ -201,6 +204,7 @@ impl Memory {
             Region::Parameters => &mut self.parameters,
             Region::Gradients => &mut self.gradients,
             Region::Momentum => &mut self.momentum,
+            Region::Average => &mut self.average,
             Region::Indices => &mut self.indices,
         }
     }
@@ -235,7 +239,7 @@ impl Needs {
         let sample_columns = sizes.sample_columns * real_size;
         let half = if real_size == 2 { 2 * sizes.parameters } else { 0 };
         Self {
-            state: 4 * (sizes.parameters + sizes.gradients + sizes.momentum) + half,
+            state: 4 * (sizes.parameters + sizes.gradients + sizes.momentum + sizes.average) + half,
             partials: 4 * (MAX_PARTIALS * sizes.max_channels).max(direct::MOST_PARTIALS),
             arrived: 4 * sizes.max_channels.max(1),
             columns: columns_bytes(sizes, real_size, workspace),

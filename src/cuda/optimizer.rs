@@ -2,19 +2,26 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use cudarc::driver::CudaStream;
 
-use super::Cuda;
-use super::kernels::Arg;
-use super::memory::Pinned;
+use super::kernels::{Arg, BLOCK};
+use super::memory::{Buffer, Pinned};
+use super::{Cuda, error};
 use crate::ops::{Backend, LossScale, OptimizerOps, Region, Sgd};
 
 /// What outlives a step.
 pub(super) struct State {
     rates: Rates,
     scaling: Option<Scaling>,
+    /// The norm of all gradients, and behind it the sums that it is made of: one for each block.
+    norm: Buffer,
 }
+
+/// The most blocks that sum the gradients' squares.
+const NORM_BLOCKS: usize = 1024;
+/// Bytes of the norm, with what keeps the sums aligned.
+const NORM: u64 = 16;
 
 /// The learning rates of the steps that follow: `{next u64, last u64, rates f32[]}`, the first two being indices.
 struct Rates {
@@ -59,7 +66,8 @@ impl State {
             state.write(stream, &scaling_bytes(LossScale::default()))?;
             Ok(Scaling { state })
         });
-        Ok(Self { rates: Rates::new(stream, 1)?, scaling: scaling.transpose()? })
+        let norm = Buffer::zeroed(stream, NORM as usize + 4 * NORM_BLOCKS).map_err(error::driver)?;
+        Ok(Self { rates: Rates::new(stream, 1)?, scaling: scaling.transpose()?, norm })
     }
 
     /// The scale's address, or null where there is none.
@@ -95,6 +103,14 @@ impl OptimizerOps for Cuda {
         if scaling.is_some() {
             self.launch("check_overflow", quads, &[gradients, at(OVERFLOW), length])?;
         }
+        let (norm, sums) = (self.optimizer.norm.address(), self.optimizer.norm.address() + NORM);
+        let arrived = Arg::Pointer(memory.arrived.address());
+        if op.clip_norm.is_some() {
+            let blocks = quads.div_ceil(BLOCK as usize).clamp(1, NORM_BLOCKS) as u32;
+            let args = [gradients, at(SCALE), Arg::Pointer(sums), Arg::Pointer(norm), arrived, length];
+            self.kernels.launch_grid(&self.stream, "gradient_norm", [blocks, 1], &args)?;
+        }
+        let (decay, rest) = op.average_shares();
         let args = [
             weights,
             half,
@@ -105,13 +121,29 @@ impl OptimizerOps for Cuda {
             at(GOOD_STEPS),
             at(SKIPPED_STEPS),
             at(OVERFLOW),
-            Arg::Pointer(memory.arrived.address()),
+            arrived,
+            if op.average_decay.is_some() { address(Region::Average) } else { null },
+            if op.clip_norm.is_some() { Arg::Pointer(norm) } else { null },
             length,
+            Arg::U64(op.frozen as u64),
             Arg::F32(op.momentum),
             Arg::F32(op.weight_decay),
+            Arg::F32(op.clip_norm.unwrap_or(0.0)),
+            Arg::F32(decay),
+            Arg::F32(rest),
             Arg::U32(op.nesterov.into()),
         ];
         self.launch("sgd", quads, &args)
+    }
+
+    fn swap_average(&mut self) -> Result<()> {
+        let memory = self.memory()?;
+        let (weights, average) = (memory.region(Region::Parameters).0, memory.region(Region::Average).0);
+        ensure!(weights.len() == average.len(), "there is no average of the parameters");
+        let half = memory.half_parameters.as_ref().map_or(0, Buffer::address);
+        let count = weights.len() / 4;
+        let pointers = [weights.address(), half, average.address()].map(Arg::Pointer);
+        self.launch("swap_average", count, &[&pointers[..], &[Arg::U64(count as u64)]].concat())
     }
 
     fn loss_scale(&mut self) -> Result<Option<LossScale>> {

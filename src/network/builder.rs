@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Layout, Network, Node, NodeId, Operator, Parameter};
+use super::{FirstLayer, Layout, Network, Node, NodeId, Operator, Parameter};
 use crate::ops::{Activation, AvgPool2d, Conv2d, Linear, MaxPool2d};
 use crate::shape::{Shape, Window};
 
@@ -41,7 +41,8 @@ impl Builder {
             weight: None,
             bias: None,
         };
-        let network = Network { name: name.into(), nodes: vec![node], parameters: Vec::new() };
+        let first_layer = FirstLayer::default();
+        let network = Network { name: name.into(), nodes: vec![node], parameters: Vec::new(), first_layer };
         Self { network, segments: vec![vec![input]] }
     }
 

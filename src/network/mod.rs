@@ -1,10 +1,12 @@
 //! The network as a DAG of operators with named parameters: what is computed, and nothing of how or where.
 
 mod builder;
+mod gabor;
 mod inspect;
 mod parameters;
 
 pub use builder::{Builder, Conv2dOptions};
+pub use gabor::FirstLayer;
 pub use inspect::ReceptiveField;
 pub use parameters::{Layout, Parameter};
 
@@ -51,6 +53,8 @@ pub struct Network {
     pub name: String,
     pub nodes: Vec<Node>,
     pub parameters: Vec<Parameter>,
+    /// How the first convolution's filters begin.
+    pub first_layer: FirstLayer,
 }
 
 impl Network {
@@ -77,7 +81,18 @@ impl Network {
             let values = parameter.initial_values(seed, index as u32);
             parameter.layout.memory_from_file(&values, &mut flat[parameter.range()]);
         }
+        self.fill_first_layer(&mut flat);
         flat
+    }
+
+    /// The same network with another activation wherever it has one.
+    pub fn with_activation(mut self, activation: Activation) -> Self {
+        for node in &mut self.nodes {
+            if let Operator::Activation(its) = &mut node.operator {
+                *its = activation;
+            }
+        }
+        self
     }
 
     /// How many operators read each node.

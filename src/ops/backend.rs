@@ -15,6 +15,8 @@ pub enum Region {
     Gradients,
     /// SGD's momentum buffers, in the same order; empty without momentum.
     Momentum,
+    /// The moving average of every parameter, in the same order; empty without one.
+    Average,
     /// 32-bit indices: the argmax of every max pooling.
     Indices,
 }
@@ -49,6 +51,7 @@ pub struct MemorySizes {
     pub parameters: usize,
     pub gradients: usize,
     pub momentum: usize,
+    pub average: usize,
     pub indices: usize,
     /// Of arena and indices, what one sample takes at most.
     pub sample_arena: usize,

@@ -82,7 +82,9 @@ impl Scheduler<'_> {
             Operator::Linear(op) => (StepKind::LinearBackwardWeight { op, d_weight, input, d_output }, op.in_features),
             _ => return,
         };
-        self.emit(node, "backward weight", &[input, d_output], kind);
+        if !node.weight.is_some_and(|weight| network.is_frozen(weight)) {
+            self.emit(node, "backward weight", &[input, d_output], kind);
+        }
         if !self.needs_gradient[node.inputs[0]] {
             return;
         }

@@ -1,7 +1,7 @@
 //! What a step has to do at the least: arithmetic, and bytes read and written once.
 
 use super::{Plan, StepKind};
-use crate::ops::{GradientEpilogue, Span};
+use crate::ops::{GradientEpilogue, Sgd, Span};
 
 /// The least work of a step, from which its share of the machine's limits follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -85,8 +85,15 @@ pub fn loss_cost(plan: &Plan, batch: usize) -> Cost {
     Cost::new(5 * batch * plan.classes, 2 * batch * plan.classes)
 }
 
-/// One update of all parameters: gradient and weight read, weight written; a momentum buffer read and written.
-pub fn update_cost(plan: &Plan, momentum: bool) -> Cost {
-    let (operations, buffers) = if momentum { (6, 5) } else { (4, 3) };
+/// One update of all parameters: gradient and weight read, weight written; a momentum buffer and an average read and
+/// written; for clipping, the gradients read once more.
+pub fn update_cost(plan: &Plan, sgd: &Sgd) -> Cost {
+    let (mut operations, mut buffers) = if sgd.momentum != 0.0 { (6, 5) } else { (4, 3) };
+    if sgd.average_decay.is_some() {
+        (operations, buffers) = (operations + 3, buffers + 2);
+    }
+    if sgd.clip_norm.is_some() {
+        (operations, buffers) = (operations + 3, buffers + 1);
+    }
     Cost::new(operations * plan.parameter_count, buffers * plan.parameter_count)
 }

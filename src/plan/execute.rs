@@ -10,7 +10,24 @@ use crate::ops::{
 
 /// One optimiser step on the next `batch` training images.
 pub fn train_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<()> {
-    backend.run(Recording::TrainStep { batch }, |backend| {
+    train_step_as(backend, Recording::TrainStep { batch }, plan, sgd, batch)
+}
+
+/// The first step of a run whose weights are averaged: the average becomes the weights themselves, as in PyTorch's
+/// `AveragedModel`. It is never recorded, for the steps that follow are others.
+pub fn first_train_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<()> {
+    let average_decay = sgd.average_decay.map(|_| 0.0);
+    train_step_as(backend, Recording::Once, plan, &Sgd { average_decay, ..*sgd }, batch)
+}
+
+fn train_step_as<B: Backend>(
+    backend: &mut B,
+    recording: Recording,
+    plan: &Plan,
+    sgd: &Sgd,
+    batch: usize,
+) -> Result<()> {
+    backend.run(recording, |backend| {
         backend.gather_normalise(Subset::Train, batch, plan.input)?;
         run_steps(backend, plan, &plan.forward, batch)?;
         backend.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.loss_gradient)?;

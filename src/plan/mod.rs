@@ -10,7 +10,7 @@ mod schedule;
 mod step;
 
 pub use cost::Cost;
-pub use execute::{evaluate_step, forward, train_step, try_out};
+pub use execute::{evaluate_step, first_train_step, forward, train_step, try_out};
 pub use parts::{Part, StepTime, each_part, profile_step};
 pub use step::{Step, StepKind};
 
@@ -66,7 +66,7 @@ impl Plan {
         self.spans[value]
     }
 
-    /// What a backend has to allocate for this plan; momentum only where it is used.
+    /// What a backend has to allocate for this plan, without an average of the weights; momentum only where it is used.
     pub fn memory_sizes(&self, momentum: bool) -> MemorySizes {
         let gradients = if self.mode == Mode::Training { self.parameter_count } else { 0 };
         MemorySizes {
@@ -74,6 +74,7 @@ impl Plan {
             parameters: self.parameter_count,
             gradients,
             momentum: if momentum { gradients } else { 0 },
+            average: 0,
             indices: self.indices_len,
             sample_arena: self.arena_len.div_ceil(self.max_batch),
             sample_indices: self.indices_len.div_ceil(self.max_batch),
@@ -93,6 +94,7 @@ impl MemorySizes {
             parameters: self.parameters.max(other.parameters),
             gradients: self.gradients.max(other.gradients),
             momentum: self.momentum.max(other.momentum),
+            average: self.average.max(other.average),
             indices: self.indices.max(other.indices),
             sample_arena: self.sample_arena.max(other.sample_arena),
             sample_indices: self.sample_indices.max(other.sample_indices),

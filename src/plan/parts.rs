@@ -43,7 +43,7 @@ pub fn each_part<B: Backend>(
         let part = Part { label: &step.label, cost: step.kind.cost(plan, batch), step: Some(step) };
         visit(backend, part, &mut |b| run_step(b, plan, &step.kind, batch)).with_context(|| step.label.clone())?;
     }
-    visit(backend, alone("update", update_cost(plan, sgd.momentum != 0.0)), &mut |b| b.sgd_step(sgd))
+    visit(backend, alone("update", update_cost(plan, sgd)), &mut |b| b.sgd_step(sgd))
 }
 
 /// When one part began, counted from the first, and how long it took.

@@ -79,7 +79,8 @@ impl<'a> Scheduler<'a> {
         let count = network.nodes.len();
         let mut needs_gradient = vec![false; count];
         for (id, node) in network.nodes.iter().enumerate() {
-            needs_gradient[id] = node.weight.is_some() || node.inputs.iter().any(|&input| needs_gradient[input]);
+            let own = node.weight.is_some_and(|weight| !network.is_frozen(weight)) || node.bias.is_some();
+            needs_gradient[id] = own || node.inputs.iter().any(|&input| needs_gradient[input]);
         }
         let mut scheduler = Self {
             network,

@@ -78,6 +78,7 @@ impl<B: Backend> Trainer<B> {
         // After the data, so that what is free then is what the plan can have.
         backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
         let initial = network.initial_parameters(hyper.seed);
+        let hyper = Hyperparameters { sgd: Sgd { frozen: network.frozen_len(), ..hyper.sgd }, ..hyper };
         let mut trainer = Self {
             backend,
             network,
@@ -124,19 +125,34 @@ impl<B: Backend> Trainer<B> {
         self.backend.read(Span::new(Region::Parameters, 0, self.network.parameter_count()))
     }
 
-    /// Replaces all parameters.
+    /// Replaces all parameters, and with them their average.
     pub fn set_parameters(&mut self, parameters: &[f32]) -> Result<()> {
         let count = self.network.parameter_count();
         ensure!(parameters.len() == count, "{} parameters for a network of {count}", parameters.len());
-        self.backend.write(Span::new(Region::Parameters, 0, count), parameters)
+        self.backend.write(Span::new(Region::Parameters, 0, count), parameters)?;
+        if self.has_average() {
+            self.backend.write(Span::new(Region::Average, 0, count), parameters)?;
+        }
+        Ok(())
+    }
+
+    /// A region that has a number for every parameter, where it is in use; else nothing.
+    fn read_state(&mut self, region: Region, in_use: bool) -> Result<Vec<f32>> {
+        let all = Span::new(region, 0, self.network.parameter_count());
+        if in_use { self.backend.read(all) } else { Ok(Vec::new()) }
+    }
+
+    /// The reverse, where there are as many values as this run needs.
+    fn write_state(&mut self, region: Region, in_use: bool, what: &str, values: &[f32]) -> Result<()> {
+        let count = if in_use { self.network.parameter_count() } else { 0 };
+        ensure!(values.len() == count, "the checkpoint has {} {what}, this run needs {count}", values.len());
+        if in_use { self.backend.write(Span::new(region, 0, count), values) } else { Ok(()) }
     }
 
     /// All that a later process needs to go on from here.
     pub fn state(&mut self) -> Result<TrainState> {
-        let momentum = match self.has_momentum() {
-            true => self.backend.read(Span::new(Region::Momentum, 0, self.network.parameter_count()))?,
-            false => Vec::new(),
-        };
+        let momentum = self.read_state(Region::Momentum, self.has_momentum())?;
+        let average = self.read_state(Region::Average, self.has_average())?;
         let metrics = match self.position.step_in_epoch {
             0 => Metrics::default(),
             _ => self.backend.read_metrics()?,
@@ -144,6 +160,7 @@ impl<B: Backend> Trainer<B> {
         Ok(TrainState {
             parameters: self.parameters()?,
             momentum,
+            average,
             position: self.position,
             metrics,
             loss_scale: self.backend.loss_scale()?,
@@ -158,15 +175,8 @@ impl<B: Backend> Trainer<B> {
     /// Where it is of a run with other parameters or another optimiser, or its position is past the data set's end.
     pub fn restore(&mut self, state: &TrainState) -> Result<()> {
         self.set_parameters(&state.parameters)?;
-        let expected = if self.has_momentum() { self.network.parameter_count() } else { 0 };
-        ensure!(
-            state.momentum.len() == expected,
-            "the checkpoint has {} momentum values, this run needs {expected}",
-            state.momentum.len()
-        );
-        if expected > 0 {
-            self.backend.write(Span::new(Region::Momentum, 0, expected), &state.momentum)?;
-        }
+        self.write_state(Region::Momentum, self.has_momentum(), "momentum values", &state.momentum)?;
+        self.write_state(Region::Average, self.has_average(), "averaged weights", &state.average)?;
         let (position, steps) = (state.position, self.steps_per_epoch());
         let total = u64::from(position.epoch).checked_mul(steps).and_then(|t| t.checked_add(position.step_in_epoch));
         ensure!(
@@ -206,7 +216,9 @@ impl<B: Backend> Trainer<B> {
     fn step(&mut self) -> Result<()> {
         let begin = self.position.step_in_epoch as usize * self.plan.max_batch;
         let batch = self.plan.max_batch.min(self.train_count - begin);
-        plan::train_step(&mut self.backend, &self.plan, &self.hyper.sgd, batch)?;
+        let first = self.has_average() && self.position.total_steps == 0;
+        let step = if first { plan::first_train_step } else { plan::train_step };
+        step(&mut self.backend, &self.plan, &self.hyper.sgd, batch)?;
         self.position.step_in_epoch += 1;
         self.position.total_steps += 1;
         Ok(())
@@ -215,9 +227,16 @@ impl<B: Backend> Trainer<B> {
     fn has_momentum(&self) -> bool {
         self.hyper.sgd.momentum != 0.0
     }
+
+    /// Whether the weights are averaged.
+    fn has_average(&self) -> bool {
+        self.hyper.sgd.average_decay.is_some()
+    }
 }
 
 /// What both plans of a run need together.
 fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
-    plan.memory_sizes(hyper.sgd.momentum != 0.0).union(eval_plan.memory_sizes(false))
+    let average = if hyper.sgd.average_decay.is_some() { plan.parameter_count } else { 0 };
+    let training = MemorySizes { average, ..plan.memory_sizes(hyper.sgd.momentum != 0.0) };
+    training.union(eval_plan.memory_sizes(false))
 }

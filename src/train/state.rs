@@ -28,6 +28,8 @@ pub struct TrainState {
     pub parameters: Vec<f32>,
     /// As the parameters; empty without momentum.
     pub momentum: Vec<f32>,
+    /// The parameters' moving average, as the parameters; empty where none is kept.
+    pub average: Vec<f32>,
     pub position: Position,
     /// Of the epoch at hand; zero at its beginning.
     pub metrics: Metrics,
@@ -37,4 +39,11 @@ pub struct TrainState {
     pub best: Option<Best>,
     /// Seconds spent in the epoch at hand.
     pub epoch_seconds: f64,
+}
+
+impl TrainState {
+    /// The parameters to evaluate and to keep: the average, where there is one.
+    pub fn model(&self) -> &[f32] {
+        if self.average.is_empty() { &self.parameters } else { &self.average }
+    }
 }

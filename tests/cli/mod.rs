@@ -8,6 +8,7 @@ mod recipes;
 mod runs;
 mod signals;
 mod tools;
+mod variations;
 
 use std::path::Path;
 

@@ -161,6 +161,10 @@ fn gathering_and_sgd() {
         gather::check_gather(&mut lab("fp16"), 1e-3);
         optimizer::check_sgd(&mut lab("fp32"));
         optimizer::check_sgd(&mut lab("fp16"));
+        for precision in ["fp32", "fp16"] {
+            optimizer::check_averaging(&mut lab(precision));
+            optimizer::check_frozen(&mut lab(precision));
+        }
     });
 }
 

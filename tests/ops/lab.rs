@@ -56,6 +56,7 @@ pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes 
         parameters: SIZE,
         gradients: SIZE,
         momentum: SIZE,
+        average: SIZE,
         indices: SIZE,
         sample_arena: 0,
         sample_indices: 0,

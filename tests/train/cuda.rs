@@ -8,7 +8,7 @@ use cnn_cuda::train::{Hyperparameters, LearningRate, Outcome, Schedule, Trainer}
 
 use super::harness::{Listener, bits, digits, lenet5, two_epochs};
 use super::parity::Expectation;
-use super::{dag, parity};
+use super::{averaging, dag, parity};
 use crate::ops::Tolerance;
 use crate::ops::cuda::options;
 use crate::support::cuda::{on_cuda, on_the_emulator};
@@ -152,6 +152,11 @@ fn an_interrupted_run_ends_bit_identical() {
             }
         }
     });
+}
+
+#[test]
+fn clipped_and_averaged_runs_go_on_bit_identical() {
+    on_cuda(|| averaging::check_interruption(|| cuda("fp32")));
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub fn lenet5() -> Network {
 
 /// Two epochs of eleven steps on 340 images, the last of an epoch on a partial batch.
 pub fn two_epochs() -> Hyperparameters {
-    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4 };
+    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4, ..Sgd::default() };
     Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, sgd, ..hyperparameters(32, 0.02) }
 }
 

@@ -1,5 +1,6 @@
 //! Training as a whole: PyTorch's losses, graphs that branch, determinism, resuming.
 
+mod averaging;
 mod cuda;
 pub mod dag;
 mod fusion;

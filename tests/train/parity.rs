@@ -31,6 +31,7 @@ fn optimiser(settings: &Value, batch_size: usize) -> Hyperparameters {
         momentum: number("momentum"),
         nesterov: settings["nesterov"].as_bool().expect("nesterov"),
         weight_decay: number("weight_decay"),
+        ..Sgd::default()
     };
     Hyperparameters { sgd, max_steps: Some(50), ..hyperparameters(batch_size, number("lr")) }
 }

@@ -68,11 +68,18 @@ impl OptimizerOps for Launches {
         Ok(())
     }
 
-    fn sgd_step(&mut self, _: &Sgd) -> Result<()> {
+    fn sgd_step(&mut self, op: &Sgd) -> Result<()> {
         if self.precision == "fp16" {
             self.launch("check_overflow")?;
         }
+        if op.clip_norm.is_some() {
+            self.launch("gradient_norm")?;
+        }
         self.launch("sgd")
+    }
+
+    fn swap_average(&mut self) -> Result<()> {
+        self.launch("swap_average")
     }
 }
 

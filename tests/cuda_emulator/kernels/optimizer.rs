@@ -10,6 +10,7 @@ in_both_orders!(
     follows_pytorchs_sgd,
     skips_an_overflowing_step,
     grows_and_halves_the_loss_scale,
+    norms_clips_averages_and_leaves_the_frozen_alone,
     gathers_a_batch_at_the_position,
 );
 
@@ -41,11 +42,13 @@ fn follows_pytorchs_sgd(device: Device) {
             reference(&mut weights, &mut buffer, &gradients, momentum, nesterov);
             let (w, c, r, l) = (&on_device, &copy, &rate, &scale);
             let (g, s, o, a) = (&good, &skipped, &overflow, &arrived);
-            let (n, m, d, f) = (&count, &momentum, &decay, &flag);
+            let (n, m, d, f, z, q) = (&count, &momentum, &decay, &flag, &0.0f32, &none);
+            let (zero, name) = (&0u64, "sgd_f16");
             if momentum == 0.0 {
-                launch!(device, "sgd_f16", blocks(3), w, c, &gradient, &none, r, l, g, s, o, a, n, m, d, f)
+                launch!(device, name, blocks(3), w, c, &gradient, q, r, l, g, s, o, a, q, q, n, zero, m, d, z, z, z, f)
             } else {
-                launch!(device, "sgd_f16", blocks(3), w, c, &gradient, &velocity, r, l, g, s, o, a, n, m, d, f)
+                let v = &velocity;
+                launch!(device, name, blocks(3), w, c, &gradient, v, r, l, g, s, o, a, q, q, n, zero, m, d, z, z, z, f)
             }
             .unwrap();
         }
@@ -73,28 +76,11 @@ fn step(device: &Device, weights: &CudaSlice<f32>, gradient: &CudaSlice<f32>, st
     let (rate, none, arrived) = (device.upload(&rates(0, &[0.1])), 0u64, device.upload(&[0u32]));
     let (count, zero, plain) = (weights.len() as u64, 0.0f32, 0u32);
     let State { scale, good, skipped, overflow } = state;
-    let (w, r, n, a, z) = (weights, &rate, &none, &arrived, &zero);
+    let (w, r, n, a, z, f) = (weights, &rate, &none, &arrived, &zero, &plain);
+    let (s, g, k, o, c) = (scale, good, skipped, overflow, &count);
     launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &count).unwrap();
-    launch!(
-        device,
-        "sgd_f32",
-        blocks(2),
-        w,
-        n,
-        gradient,
-        n,
-        r,
-        scale,
-        good,
-        skipped,
-        overflow,
-        a,
-        &count,
-        z,
-        z,
-        &plain
-    )
-    .unwrap();
+    let name = "sgd_f32";
+    launch!(device, name, blocks(2), w, n, gradient, n, r, s, g, k, o, a, n, n, c, &0u64, z, z, z, z, z, f).unwrap();
 }
 
 struct State {
@@ -144,6 +130,42 @@ fn grows_and_halves_the_loss_scale(device: Device) {
     let largest = state(&device, 65536.0 * 256.0, 1999);
     step(&device, &weights, &fine, &largest);
     assert_eq!(device.download(&largest.scale), [65536.0 * 256.0]);
+}
+
+/// With frozen beginnings that are and are not multiples of a vector, and past the last whole one.
+fn norms_clips_averages_and_leaves_the_frozen_alone(device: Device) {
+    for (len, frozen) in [(1003usize, 0usize), (1003, 150), (1000, 8), (7, 5), (7, 6), (3, 1)] {
+        let (gradients, start) = (whole(len, 2), whole(len, 1));
+        let scaled: Vec<f32> = gradients.iter().map(|g| g * 16.0).collect();
+        let (weights, average) = (device.upload(&start), device.upload(&vec![2.0f32; len]));
+        let (gradient, scale, rate) =
+            (device.upload(&scaled), device.upload(&[16.0f32]), device.upload(&rates(0, &[0.5])));
+        let (partial, norm) = (device.poisoned::<f32>(3), device.poisoned::<f32>(1));
+        let (arrived, none, count) = (device.upload(&[0u32]), 0u64, len as u64);
+        let (g, s, p, n, a) = (&gradient, &scale, &partial, &norm, &arrived);
+        launch!(device, "gradient_norm_f32", blocks(3), g, s, p, n, a, &count).unwrap();
+        let expected = gradients.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let got = device.download(&norm)[0];
+        assert!((f64::from(got) - expected).abs() <= 1e-6 * expected, "{got} instead of {expected}");
+        let (good, skipped, overflow) = (device.upload(&[0u32]), device.upload(&[0u64]), device.upload(&[0i32]));
+        let (w, v, r, k, o, q) = (&weights, &average, &rate, &skipped, &overflow, &none);
+        let (l, first, z, clip, decay, rest, f) = (&good, frozen as u64, &0.0f32, &2.0f32, &0.75f32, &0.25f32, &0u32);
+        let (name, c, first) = ("sgd_f32", &count, &first);
+        launch!(device, name, blocks(2), w, q, g, q, r, s, l, k, o, a, v, n, c, first, z, z, clip, decay, rest, f)
+            .unwrap();
+        let (moved, averaged) = (device.download(&weights), device.download(&average));
+        let factor = (2.0 / (got + 1e-6)).min(1.0);
+        for i in 0..len {
+            let weight = if i < frozen { start[i] } else { start[i] - 0.5 * factor * gradients[i] };
+            let mean = if i < frozen { 2.0 } else { 1.5 + 0.25 * weight };
+            assert!((moved[i] - weight).abs() < 1e-5 && (averaged[i] - mean).abs() < 1e-5, "{i} of {len}, {frozen}");
+        }
+        assert_eq!(device.download(&arrived), [0]);
+        let copy = device.poisoned::<f16>(len);
+        launch!(device, "swap_average_f16", blocks(2), &weights, &copy, &average, &count).unwrap();
+        assert_eq!((device.download(&weights), device.download(&average)), (averaged.clone(), moved));
+        assert_eq!(device.download(&copy), averaged.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>());
+    }
 }
 
 fn gathers_a_batch_at_the_position(device: Device) {

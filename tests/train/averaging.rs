@@ -1,0 +1,85 @@
+//! Runs with clipped gradients, averaged weights and frozen filters: interrupted, evaluated, on any backend.
+
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::network::{FirstLayer, Network};
+use cnn_cuda::ops::{Backend, Region, Sgd, Span};
+use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
+
+use super::harness::{Listener, bits, digits, lenet5, two_epochs};
+
+fn network() -> Network {
+    lenet5().with_first_layer(FirstLayer::GaborFrozen).expect("it begins with a convolution")
+}
+
+fn hyper(steps: Option<u64>) -> Hyperparameters {
+    let sgd = Sgd { clip_norm: Some(0.125), average_decay: Some(0.9), ..two_epochs().sgd };
+    Hyperparameters { sgd, max_steps: steps, ..two_epochs() }
+}
+
+fn trainer<B: Backend>(backend: B) -> Trainer<B> {
+    Trainer::new(backend, network(), digits(96, 32), hyper(None)).expect("a trainer")
+}
+
+/// Six steps with an interruption give what six steps give, and what is evaluated is the average.
+pub fn check_interruption<B: Backend>(backend: impl Fn() -> B) {
+    let (mut whole, mut listener) = (trainer(backend()), Listener::default());
+    assert_eq!(whole.run(&mut listener).expect("a run"), Outcome::Finished);
+    let end = whole.state().expect("a state");
+    assert!(end.average != end.parameters && end.model() == end.average);
+    let first = network().initial_parameters(0);
+    let frozen = network().frozen_len();
+    assert_eq!(bits(&end.parameters[..frozen]), bits(&first[..frozen]), "frozen filters moved");
+    assert_eq!(bits(&end.average[..frozen]), bits(&first[..frozen]), "their average moved");
+    assert!(end.parameters[frozen..] != first[frozen..]);
+    for stop in [0, 1, 4] {
+        let (mut one, mut before) = (trainer(backend()), Listener { stop_after: Some(stop), ..Listener::default() });
+        assert_eq!(one.run(&mut before).expect("a run"), Outcome::Interrupted);
+        let mut other = trainer(backend());
+        other.restore(&one.state().expect("a state")).expect("restored");
+        let mut after = Listener::default();
+        other.run(&mut after).expect("a run");
+        let state = other.state().expect("a state");
+        assert_eq!(bits(&state.parameters), bits(&end.parameters), "stopped after {stop}");
+        assert_eq!(bits(&state.average), bits(&end.average), "the average, stopped after {stop}");
+        assert_eq!(after.epochs.last().expect("an epoch").test, listener.epochs.last().expect("an epoch").test);
+    }
+    let mut plain =
+        Trainer::new(backend(), network(), digits(96, 32), Hyperparameters { sgd: two_epochs().sgd, ..hyper(None) })
+            .expect("a trainer");
+    plain.set_parameters(&end.average).expect("written");
+    assert_eq!(plain.evaluate().expect("metrics"), listener.epochs.last().expect("an epoch").test);
+}
+
+#[test]
+fn clipped_and_averaged_runs_go_on_bit_identical() {
+    check_interruption(|| Cpu::new(Some(2)).expect("threads"));
+}
+
+#[test]
+fn the_average_begins_with_the_first_steps_weights_and_the_norm_is_bounded() {
+    let mut trainer = trainer(Cpu::new(Some(1)).expect("a thread"));
+    trainer.hyper.max_steps = Some(1);
+    trainer.run(&mut Listener::default()).expect("a run");
+    let state = trainer.state().expect("a state");
+    assert_eq!(bits(&state.average), bits(&state.parameters));
+    // Momentum is at first the clipped gradient with the decayed weights; frozen weights have no gradient.
+    let (frozen, count) = (network().frozen_len(), state.parameters.len());
+    let gradients = trainer.backend.read(Span::new(Region::Gradients, 0, count)).expect("read");
+    assert!(gradients[..frozen].iter().all(|&gradient| gradient == 0.0));
+    let norm = gradients.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+    assert!(norm > 0.2, "{norm} needs no clipping: the test is blunt");
+    let first = network().initial_parameters(0);
+    let clipped: f64 =
+        state.momentum.iter().zip(&first).map(|(b, w)| f64::from(b - 5e-4 * w).powi(2)).skip(frozen).sum();
+    assert!((clipped.sqrt() - 0.125).abs() < 1e-4, "{}", clipped.sqrt());
+}
+
+#[test]
+fn a_run_without_an_average_does_not_go_on_with_one() {
+    let state = trainer(Cpu::new(Some(1)).expect("a thread")).state().expect("a state");
+    let hyper = Hyperparameters { sgd: two_epochs().sgd, ..hyper(None) };
+    let mut plain =
+        Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), digits(96, 32), hyper).expect("a trainer");
+    let message = format!("{:#}", plain.restore(&state).expect_err("it has none"));
+    assert!(message.contains("averaged weights"), "{message}");
+}
