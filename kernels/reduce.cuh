@@ -44,61 +44,89 @@ struct ColumnPass {
     u32* arrived;
 };
 
-// Calls `visit(row, channel, values)` for V channels of every row, and sums the values that it leaves there over the
-// rows: a thread's rows ascending, a warp's threads halved again and again, then warps and blocks in their order.
-// `parts` is BLOCK · V shared floats.
-template <u32 V, class Visit>
-static __device__ __forceinline__ void column_pass(const ColumnPass& pass, float* parts, u32& flag, Visit visit) {
+// Calls `visit(row, channel, values)` for V channels of every row, and sums the N values of each that it leaves there,
+// `values[kind * V + lane]`, over the rows: a thread's rows ascending, a warp's threads halved again and again, then
+// warps and blocks in their order. `finish(channel, totals)` takes the N sums of a channel. `parts` is BLOCK · V shared
+// floats; `partial` needs room for N kinds.
+template <u32 V, u32 N, class Visit, class Finish>
+static __device__ __forceinline__ void column_sums(const ColumnPass& pass, float* parts, u32& flag, Visit visit,
+                                                   Finish finish) {
     const u32 width = pass.width, columns = width * V;
     const u32 first_channel = blockIdx.x * columns;
     const u64 first = (u64)blockIdx.y * pass.rows_per_block;
     const u64 end = first + pass.rows_per_block < pass.rows ? first + pass.rows_per_block : pass.rows;
-    float sums[V];
+    float sums[N * V];
 #pragma unroll
-    for (u32 lane = 0; lane < V; ++lane) sums[lane] = 0.0f;
+    for (u32 each = 0; each < N * V; ++each) sums[each] = 0.0f;
     const u32 channel = first_channel + threadIdx.x % width * V;
     if (channel < pass.channels) {
         for (u64 row = first + threadIdx.x / width; row < end; row += BLOCK / width) {
-            float values[V];
+            float values[N * V];
             visit(row, channel, values);
 #pragma unroll
-            for (u32 lane = 0; lane < V; ++lane) sums[lane] += values[lane];
+            for (u32 each = 0; each < N * V; ++each) sums[each] += values[each];
         }
     }
     if (!pass.sums) return;
-    for (u32 distance = WARP / 2; distance >= width; distance /= 2) {
-#pragma unroll
-        for (u32 lane = 0; lane < V; ++lane) sums[lane] += __shfl_xor_sync(ALL_LANES, sums[lane], distance);
-    }
-    if (threadIdx.x % WARP < width) {
-#pragma unroll
-        for (u32 lane = 0; lane < V; ++lane) {
-            parts[threadIdx.x / WARP * columns + threadIdx.x % WARP * V + lane] = sums[lane];
-        }
-    }
-    __syncthreads();
     // `columns` is at most BLOCK, and divides it.
     const u32 column = threadIdx.x % columns;
     const bool inside = first_channel + column < pass.channels;
-    float* totals = pass.sums + first_channel + column;
-    if (threadIdx.x < columns && inside) {
-        float sum = parts[column];
-        for (u32 warp = 1; warp < BLOCK / WARP; ++warp) sum += parts[warp * columns + column];
-        float* target = gridDim.y == 1 ? totals : pass.partial + (u64)blockIdx.y * pass.channels + first_channel + column;
-        *target = sum;
-    }
-    if (gridDim.y == 1 || !arrives_last(pass.arrived + blockIdx.x, gridDim.y, flag)) return;
-    const u32 lanes = BLOCK / columns;
-    float sum = 0.0f;
-    if (inside) {
-#pragma unroll 8
-        for (u32 block = threadIdx.x / columns; block < gridDim.y; block += lanes) {
-            sum += pass.partial[(u64)block * pass.channels + first_channel + column];
+    float totals[N];
+#pragma unroll
+    for (u32 kind = 0; kind < N; ++kind) {
+        for (u32 distance = WARP / 2; distance >= width; distance /= 2) {
+#pragma unroll
+            for (u32 lane = 0; lane < V; ++lane) {
+                sums[kind * V + lane] += __shfl_xor_sync(ALL_LANES, sums[kind * V + lane], distance);
+            }
+        }
+        if (kind > 0) __syncthreads();
+        if (threadIdx.x % WARP < width) {
+#pragma unroll
+            for (u32 lane = 0; lane < V; ++lane) {
+                parts[threadIdx.x / WARP * columns + threadIdx.x % WARP * V + lane] = sums[kind * V + lane];
+            }
+        }
+        __syncthreads();
+        totals[kind] = 0.0f;
+        if (threadIdx.x < columns && inside) {
+            float sum = parts[column];
+            for (u32 warp = 1; warp < BLOCK / WARP; ++warp) sum += parts[warp * columns + column];
+            totals[kind] = sum;
+            const u64 row = (u64)kind * gridDim.y + blockIdx.y;
+            if (gridDim.y > 1) pass.partial[row * pass.channels + first_channel + column] = sum;
         }
     }
-    parts[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x >= columns || !inside) return;
-    for (u32 lane = 1; lane < lanes; ++lane) sum += parts[lane * columns + column];
-    *totals = sum;
+    if (gridDim.y == 1) {
+        if (threadIdx.x < columns && inside) finish(first_channel + column, totals);
+        return;
+    }
+    if (!arrives_last(pass.arrived + blockIdx.x, gridDim.y, flag)) return;
+    const u32 lanes = BLOCK / columns;
+#pragma unroll
+    for (u32 kind = 0; kind < N; ++kind) {
+        float sum = 0.0f;
+        if (inside) {
+#pragma unroll 8
+            for (u32 block = threadIdx.x / columns; block < gridDim.y; block += lanes) {
+                const u64 row = (u64)kind * gridDim.y + block;
+                sum += pass.partial[row * pass.channels + first_channel + column];
+            }
+        }
+        if (kind > 0) __syncthreads();
+        parts[threadIdx.x] = sum;
+        __syncthreads();
+        if (threadIdx.x < columns && inside) {
+            for (u32 lane = 1; lane < lanes; ++lane) sum += parts[lane * columns + column];
+            totals[kind] = sum;
+        }
+    }
+    if (threadIdx.x < columns && inside) finish(first_channel + column, totals);
+}
+
+// The same of one value, whose sums are `pass.sums`.
+template <u32 V, class Visit>
+static __device__ __forceinline__ void column_pass(const ColumnPass& pass, float* parts, u32& flag, Visit visit) {
+    column_sums<V, 1>(pass, parts, flag, visit,
+                      [&](u32 channel, const float (&totals)[1]) { pass.sums[channel] = totals[0]; });
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use cnn_cuda::checkpoint::{RunIdentity, load_state, load_weights, save_state, save_weights};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::models::find;
-use cnn_cuda::network::Network;
-use cnn_cuda::ops::{Backend, LossScale, Metrics, Region, Span};
+use cnn_cuda::network::{Network, Statistics};
+use cnn_cuda::ops::{Backend, LossScale, Metrics};
 use cnn_cuda::plan::{self, Mode, Plan};
 use cnn_cuda::train::{Best, Position, TrainState};
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ fn saved() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");
     let network = network();
-    save_weights(&path, &network, &network.initial_parameters(5)).expect("saved");
+    save_weights(&path, &network, &network.initial_parameters(5), &Statistics::default()).expect("saved");
     (folder, path)
 }
 
@@ -58,7 +58,7 @@ fn named<'a>(tensors: &'a mut [RawTensor], name: &str) -> &'a mut RawTensor {
 #[test]
 fn weights_come_back_bit_for_bit() {
     let (_folder, path) = saved();
-    assert_eq!(load_weights(&path, &network()).expect("loaded"), network().initial_parameters(5));
+    assert_eq!(load_weights(&path, &network()).expect("loaded"), network().initial_weights(5));
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn pytorchs_weights_give_pytorchs_logits_and_come_back_unchanged() {
     let plan = Plan::new(&network, Mode::Inference, count).expect("a plan");
     let mut backend = Cpu::new(Some(2)).expect("two threads");
     backend.allocate(&plan.memory_sizes(false)).expect("memory");
-    backend.write(Span::new(Region::Parameters, 0, weights.len()), &weights).expect("write");
+    plan::write_weights(&mut backend, &weights).expect("write");
     let input: Vec<f32> = images.iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
     backend.write(plan.input, &input).expect("write");
     plan::forward(&mut backend, &plan, count).expect("forward");
@@ -97,7 +97,7 @@ fn pytorchs_weights_give_pytorchs_logits_and_come_back_unchanged() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let back = folder.path().join("back.safetensors");
-    save_weights(&back, &network, &weights).expect("saved");
+    save_weights(&back, &network, &weights.parameters, &weights.statistics).expect("saved");
     let files = [path, &back].map(|path| fs::read(path).expect("read"));
     let files = files.each_ref().map(|bytes| safetensors::SafeTensors::deserialize(bytes).expect("whole"));
     assert_eq!(files[0].len(), files[1].len());
@@ -118,7 +118,7 @@ fn half_precision_weights_are_taken() {
         let (_, dtype, _, bytes) = named(tensors, "conv1.bias");
         (*dtype, *bytes) = (Dtype::F64, (0..6).flat_map(|_| 0.25_f64.to_le_bytes()).collect());
     });
-    let (network, weights) = (network(), load_weights(&path, &network()).expect("loaded"));
+    let (network, weights) = (network(), load_weights(&path, &network()).expect("loaded").parameters);
     let of = |name: &str| &weights[network.parameters.iter().find(|p| p.name == name).expect("there").range()];
     assert_eq!((of("fc3.bias")[9], of("fc2.bias")[3], of("conv1.bias")[5]), (9.0, 0.5, 0.25));
 }
@@ -171,6 +171,7 @@ fn state(momentum: bool) -> TrainState {
         momentum: if momentum { network().initial_parameters(2) } else { Vec::new() },
         average: if momentum { network().initial_parameters(3) } else { Vec::new() },
         parameters,
+        statistics: Statistics::default(),
         position: Position { epoch: 1, step_in_epoch: 4, total_steps: 14 },
         metrics: Metrics { loss_sum: 1.0 / 3.0, correct: 77, samples: 128, steps: 4, first_bad_step: None },
         best: Some(Best { test_accuracy: 0.875, epoch: 2 }),
@@ -203,7 +204,7 @@ fn checkpoints_of_another_run_are_refused() {
     assert!(refused(&RunIdentity { data_fingerprint: 1, ..identity() }).contains("fingerprint is 99"));
     assert!(refused(&RunIdentity { train_images: 1, ..identity() }).contains("training images is 320"));
     assert!(refused(&RunIdentity { shuffle: false, ..identity() }).contains("shuffling"));
-    save_weights(&path, &network(), &state(false).parameters).expect("saved");
+    save_weights(&path, &network(), &state(false).parameters, &Statistics::default()).expect("saved");
     assert!(refused(&identity()).contains("no checkpoint"));
     fs::write(&path, b"nonsense").expect("write");
     assert!(refused(&identity()).contains("cut or damaged"));
@@ -244,7 +245,7 @@ proptest! {
         }
         fs::write(&path, &bytes).expect("write");
         if let Ok(weights) = load_weights(&path, &network()) {
-            prop_assert!(weights.iter().all(|weight| weight.is_finite()));
+            prop_assert!(weights.parameters.iter().all(|weight| weight.is_finite()));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The networks: parameters, shapes, names, initial values, layouts.
 
 use cnn_cuda::models::{TABLE, find};
-use cnn_cuda::network::{Builder, Conv2dOptions, FirstLayer, Layout, Network, Operator};
+use cnn_cuda::network::{Builder, Conv2dOptions, FirstLayer, Initial, Layout, Network, Operator};
 use cnn_cuda::ops::Activation;
 use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::{Shape, Window};
@@ -62,7 +62,8 @@ fn initial_values_are_seeded_uniform_and_bounded() {
     assert!(a == b && a != c);
     for parameter in &net.parameters {
         let values = &a[parameter.range()];
-        let bound = 1.0 / (parameter.fan_in as f32).sqrt();
+        let Initial::Uniform { fan_in } = parameter.initial else { panic!("{} is not uniform", parameter.name) };
+        let bound = 1.0 / (fan_in as f32).sqrt();
         assert!(values.iter().all(|value| value.abs() <= bound), "{}", parameter.name);
         if values.len() > 1000 {
             // Uniform in ±b has the variance b²/3; of n samples the mean strays by b/√(3n).

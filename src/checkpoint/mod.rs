@@ -1,6 +1,7 @@
 //! Files that outlive a run: weights in PyTorch's names and layout, and the state to go on from.
 
 mod state;
+mod statistics;
 mod tensors;
 mod weights;
 

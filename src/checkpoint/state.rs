@@ -1,10 +1,11 @@
-//! `checkpoint.safetensors`: weights, optimiser state and position, from which a run goes on bit-identically.
+//! `checkpoint.safetensors`: weights, running statistics, optimiser state and position, from which a run goes on bit-identically.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::statistics::{statistics_from_tensors, statistics_tensors};
 use super::tensors::{flat_from_tensors, named_tensors, parse, parse_metadata, read_file, refuse_extra, write_tensors};
 use crate::network::Network;
 use crate::ops::{LossScale, Metrics};
@@ -74,6 +75,7 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
     };
     let header_text = serde_json::to_string(&header).context("checkpoint header")?;
     let mut tensors = named_tensors(network, "", &state.parameters);
+    tensors.extend(statistics_tensors(network, &state.statistics));
     if header.has_momentum {
         tensors.extend(named_tensors(network, MOMENTUM, &state.momentum));
     }
@@ -106,6 +108,7 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
     same("batch size", &header.run.batch_size, &run.batch_size)?;
     same("shuffling", &header.run.shuffle, &run.shuffle)?;
     let parameters = flat_from_tensors(network, "", &tensors)?;
+    let statistics = statistics_from_tensors(network, &tensors)?;
     let read = |prefix, there| if there { flat_from_tensors(network, prefix, &tensors) } else { Ok(Vec::new()) };
     let (momentum, average) = (read(MOMENTUM, header.has_momentum)?, read(AVERAGE, header.has_average)?);
     refuse_extra(network, &["", MOMENTUM, AVERAGE], &tensors)?;
@@ -123,6 +126,7 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
     let best = header.best.map(|(accuracy, epoch)| Best { test_accuracy: f64::from_bits(accuracy), epoch });
     Ok(TrainState {
         parameters,
+        statistics,
         momentum,
         average,
         position,

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::statistics::is_statistic;
 use crate::files::write_atomically;
 use crate::network::{Network, Parameter};
 
@@ -14,7 +15,29 @@ use crate::network::{Network, Parameter};
 pub(super) struct NamedTensor {
     pub name: String,
     pub shape: Vec<usize>,
-    pub values: Vec<f32>,
+    pub values: Values,
+}
+
+/// Numbers to write.
+pub(super) enum Values {
+    Floats(Vec<f32>),
+    Integer(i64),
+}
+
+impl Values {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Self::Floats(_) => Dtype::F32,
+            Self::Integer(_) => Dtype::I64,
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Floats(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            Self::Integer(value) => value.to_le_bytes().to_vec(),
+        }
+    }
 }
 
 /// The network's parameters, or something of the same shape, as tensors named `prefix` + the parameter's name.
@@ -22,7 +45,11 @@ pub(super) fn named_tensors(network: &Network, prefix: &str, flat: &[f32]) -> Ve
     let tensor = |parameter: &Parameter| {
         let mut values = vec![0.0; parameter.len()];
         parameter.layout.file_from_memory(&flat[parameter.range()], &mut values);
-        NamedTensor { name: format!("{prefix}{}", parameter.name), shape: parameter.layout.file_shape(), values }
+        NamedTensor {
+            name: format!("{prefix}{}", parameter.name),
+            shape: parameter.layout.file_shape(),
+            values: Values::Floats(values),
+        }
     };
     network.parameters.iter().map(tensor).collect()
 }
@@ -31,11 +58,10 @@ pub(super) fn named_tensors(network: &Network, prefix: &str, flat: &[f32]) -> Ve
 /// weights would not give the same file.)
 pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): (&str, &str)) -> Result<()> {
     let metadata = HashMap::from([(key.to_string(), value.to_string())]);
-    let bytes: Vec<Vec<u8>> =
-        tensors.iter().map(|tensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect()).collect();
+    let bytes: Vec<Vec<u8>> = tensors.iter().map(|tensor| tensor.values.bytes()).collect();
     let mut views = Vec::with_capacity(tensors.len());
     for (tensor, bytes) in tensors.iter().zip(&bytes) {
-        let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)
+        let view = TensorView::new(tensor.values.dtype(), tensor.shape.clone(), bytes)
             .map_err(|error| anyhow!("{}: {error}", tensor.name))?;
         views.push((tensor.name.as_str(), view));
     }
@@ -44,11 +70,11 @@ pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): 
 }
 
 /// A whole file in memory, unless it is far larger than any file of this network can be: thrice its parameters (weights,
-/// momentum and average) in f64, and a header.
+/// momentum and average) and its running statistics in f64, and a header.
 pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(metadata.is_file(), "{} is not a file; a .safetensors file is expected", path.display());
-    let most = 24 * network.parameter_count() as u64 + (1 << 20);
+    let most = 8 * (3 * network.parameter_count() + network.statistics_len()) as u64 + (1 << 20);
     ensure!(
         metadata.len() <= most,
         "{} has {} bytes, far more than the weights of {} can have; is it another network's? See --model",
@@ -77,25 +103,28 @@ pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &SafeT
     let mut views = Vec::with_capacity(network.parameters.len());
     for parameter in &network.parameters {
         let name = format!("{prefix}{}", parameter.name);
-        let view = tensors.tensor(&name).map_err(|_| missing(network, &name, tensors))?;
-        let expected = parameter.layout.file_shape();
-        ensure!(
-            view.shape() == expected,
-            "tensor {name} has shape {:?}, but {} needs {expected:?}",
-            view.shape(),
-            network.name
-        );
+        let view = view_of(network, tensors, &name, &parameter.layout.file_shape())?;
         views.push((name, view));
     }
     let mut flat = vec![0.0; network.parameter_count()];
     for (parameter, (name, view)) in network.parameters.iter().zip(views) {
-        let values = values_of(&name, &view)?;
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            bail!("tensor {name} holds {} at index {index}; such weights cannot be used", values[index]);
-        }
+        let values = finite_values(&name, &view)?;
         parameter.layout.memory_from_file(&values, &mut flat[parameter.range()]);
     }
     Ok(flat)
+}
+
+/// The tensor of that name and shape.
+pub(super) fn view_of<'a>(
+    network: &Network,
+    tensors: &'a SafeTensors,
+    name: &str,
+    shape: &[usize],
+) -> Result<TensorView<'a>> {
+    let view = tensors.tensor(name).map_err(|_| missing(network, name, tensors))?;
+    let (found, wants) = (view.shape(), &network.name);
+    ensure!(found == shape, "tensor {name} has shape {found:?}, but {wants} needs {shape:?}");
+    Ok(view)
 }
 
 /// An error where the file has tensors that nothing asked for.
@@ -104,7 +133,7 @@ pub(super) fn refuse_extra(network: &Network, prefixes: &[&str], tensors: &SafeT
         let is = |parameter: &Parameter| {
             prefixes.iter().any(|prefix| name.strip_prefix(prefix) == Some(parameter.name.as_str()))
         };
-        network.parameters.iter().any(is)
+        network.parameters.iter().any(is) || is_statistic(network, name)
     };
     let mut extra: Vec<_> = tensors.names().into_iter().filter(|name| !known(name)).collect();
     extra.sort_unstable();
@@ -130,6 +159,15 @@ fn missing(network: &Network, name: &str, tensors: &SafeTensors) -> anyhow::Erro
         network.name,
         names.len()
     )
+}
+
+/// A tensor's values as fp32, all of them finite.
+pub(super) fn finite_values(name: &str, view: &TensorView) -> Result<Vec<f32>> {
+    let values = values_of(name, view)?;
+    if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+        bail!("tensor {name} holds {} at index {index}; such weights cannot be used", values[index]);
+    }
+    Ok(values)
 }
 
 /// A tensor's values as fp32, from any of the floating-point types that PyTorch saves.

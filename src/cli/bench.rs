@@ -16,7 +16,7 @@ use super::profile::{self, Profile};
 use super::stream::Stdout;
 use super::{build_network, find_model, flags, trace, usage};
 use crate::network::Network;
-use crate::ops::{Backend, Metrics, Normalise, Recording, Region, Sgd, Span, Subset};
+use crate::ops::{Backend, Metrics, Normalise, Recording, Sgd, Subset};
 use crate::plan::{self, Mode, Plan};
 use crate::rng::{Purpose, Stream};
 
@@ -163,8 +163,7 @@ impl Task for Benchmark<'_> {
         let group = group_of(&backend, &plan);
         load_random_images(&mut backend, network, batch * group)?;
         backend.allocate(&plan.memory_sizes(false))?;
-        let parameters = network.initial_parameters(0);
-        backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters)?;
+        plan::write_weights(&mut backend, &network.initial_weights(0))?;
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, args)?;

@@ -16,8 +16,8 @@ use super::variation::ActivationArgs;
 use super::{build_network, find_model, flags};
 use crate::checkpoint::load_weights;
 use crate::data::{self, Dataset, LoadOptions};
-use crate::network::Network;
-use crate::ops::{Backend, Metrics, Normalise, Region, Span, Subset};
+use crate::network::{Network, Weights};
+use crate::ops::{Backend, Metrics, Normalise, Subset};
 use crate::plan::{self, Mode, Plan};
 use crate::report::Confusion;
 
@@ -94,7 +94,7 @@ fn load(args: &EvalArgs, config: Option<&Config>) -> Result<Dataset> {
 
 struct Evaluation<'a> {
     network: &'a Network,
-    weights: &'a [f32],
+    weights: &'a Weights,
     dataset: Dataset,
     batch_size: usize,
 }
@@ -116,7 +116,7 @@ impl Task for Evaluation<'_> {
         let plan = Plan::new(self.network, Mode::Inference, self.batch_size.min(count))?;
         backend.load_subset(Subset::Test, &Normalise { shape, mean, std }, test.images, test.labels)?;
         backend.allocate(&plan.memory_sizes(false))?;
-        backend.write(Span::new(Region::Parameters, 0, self.weights.len()), self.weights)?;
+        plan::write_weights(&mut backend, self.weights)?;
         let order: Vec<u32> = (0..count as u32).collect();
         backend.set_order(Subset::Test, &order, 0)?;
         backend.set_metrics(Metrics::default())?;

@@ -85,13 +85,13 @@ impl Outputs {
     /// # Errors
     /// Where a file cannot be written, or the weights are not finite: the files from before are worth more than those.
     pub fn save(&self, network: &Network, run: &RunIdentity, state: &TrainState) -> Result<()> {
-        let finite =
-            state.parameters.iter().chain(&state.momentum).chain(&state.average).all(|value| value.is_finite());
+        let all = [&state.parameters, &state.momentum, &state.average, &state.statistics.values];
+        let finite = all.into_iter().flatten().all(|value| value.is_finite());
         ensure!(finite, "the weights became NaN or infinite, so they are not saved; try a smaller --lr");
         self.metrics.save()?;
         let curves = curves_svg(&self.metrics.epochs(), &self.title);
         write_atomically(&self.folder.join(Self::CURVES), |writer| Ok(writer.write_all(curves.as_bytes())?))?;
-        save_weights(&self.folder.join(Self::WEIGHTS), network, state.model())?;
+        save_weights(&self.folder.join(Self::WEIGHTS), network, state.model(), &state.statistics)?;
         save_state(&self.folder.join(Self::CHECKPOINT), network, run, state)
     }
 }

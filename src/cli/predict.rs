@@ -20,8 +20,8 @@ use crate::checkpoint::load_weights;
 use crate::data::picture::{Picture, read_cropped, read_picture};
 use crate::data::{self, Normalisation};
 use crate::models::Model;
-use crate::network::Network;
-use crate::ops::{Backend, Region, Span};
+use crate::network::{Network, Weights};
+use crate::ops::Backend;
 use crate::plan::{self, Mode, Plan};
 use crate::shape::Shape;
 
@@ -153,7 +153,7 @@ fn top(probabilities: &[f64], names: &[String], k: usize) -> Vec<ClassProbabilit
 
 struct Classification<'a> {
     network: &'a Network,
-    weights: &'a [f32],
+    weights: &'a Weights,
     pictures: &'a [Picture],
     normalisation: Normalisation,
 }
@@ -165,7 +165,7 @@ impl Task for Classification<'_> {
     fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
         let plan = Plan::new(self.network, Mode::Inference, 1)?;
         backend.allocate(&plan.memory_sizes(false))?;
-        backend.write(Span::new(Region::Parameters, 0, self.weights.len()), self.weights)?;
+        plan::write_weights(&mut backend, self.weights)?;
         let (mean, std) = &self.normalisation;
         let classify = |picture: &Picture| {
             let scale = |(&x, (mean, std)): (&u8, (&f32, &f32))| (f32::from(x) / 255.0 - mean) / std;

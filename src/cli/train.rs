@@ -181,8 +181,8 @@ impl Task for Training {
         if config.conv_algo.unwrap_or_default() == ConvAlgo::Auto {
             config.record(trainer.backend.choices());
         }
-        if let Some(parameters) = initial {
-            trainer.set_parameters(&parameters).context("--init")?;
+        if let Some(weights) = initial {
+            trainer.set_weights(&weights).context("--init")?;
         }
         let outputs = match &args.resume {
             None => Outputs::create(args.out.as_deref(), &config)?,

@@ -14,19 +14,19 @@ type FloatsAndIndices<'a, const N: usize> = ([&'a mut [f32]; N], Option<&'a mut 
 #[derive(Default)]
 pub(super) struct Memory {
     floats: Vec<f32>,
-    /// Beginning of arena, parameters, gradients, momentum and average, and the end of the last.
-    bounds: [usize; 6],
+    /// Beginning of arena, parameters, gradients, momentum, average and statistics, and the end of the last.
+    bounds: [usize; 7],
     indices: Vec<u32>,
     parameters_version: u64,
 }
 
 impl Memory {
     pub fn new(sizes: &MemorySizes) -> Result<Self> {
-        let lengths = [sizes.arena, sizes.parameters, sizes.gradients, sizes.momentum, sizes.average];
+        let lengths = [sizes.arena, sizes.parameters, sizes.gradients, sizes.momentum, sizes.average, sizes.statistics];
         let total: usize = lengths.iter().map(|len| len.next_multiple_of(LINE)).sum::<usize>() + LINE;
         let floats = zeroed(total)?;
         let misaligned = floats.as_ptr().align_offset(LINE * size_of::<f32>());
-        let mut bounds = [if misaligned < LINE { misaligned } else { 0 }; 6];
+        let mut bounds = [if misaligned < LINE { misaligned } else { 0 }; 7];
         for (region, len) in lengths.iter().enumerate() {
             bounds[region + 1] = bounds[region] + len.next_multiple_of(LINE);
         }
@@ -107,6 +107,7 @@ fn place(region: Region) -> Option<usize> {
         Region::Gradients => Some(2),
         Region::Momentum => Some(3),
         Region::Average => Some(4),
+        Region::Statistics => Some(5),
         Region::Indices => None,
     }
 }

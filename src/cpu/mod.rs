@@ -15,6 +15,8 @@ mod linear;
 mod loss;
 mod maps;
 mod memory;
+mod norm;
+mod norm_loops;
 mod optimizer;
 mod pool;
 mod scratch;
@@ -41,6 +43,7 @@ pub struct Cpu {
     pool: Arc<rayon::ThreadPool>,
     memory: Memory,
     gather: gather::State,
+    norm: norm::State,
     loss: loss::State,
     scratch: Scratch,
     kept: Kept,
@@ -79,6 +82,7 @@ impl Cpu {
             pool: Arc::new(pool),
             memory: Memory::default(),
             gather: gather::State::default(),
+            norm: norm::State::default(),
             loss: loss::State::default(),
             scratch: Scratch::default(),
             kept: Kept::default(),

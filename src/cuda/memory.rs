@@ -122,6 +122,7 @@ pub(super) struct Memory {
     gradients: Buffer,
     momentum: Buffer,
     average: Buffer,
+    statistics: Buffer,
     indices: Buffer,
     /// The columns of a convolution, as many as fit.
     pub columns: Buffer,
@@ -159,6 +160,7 @@ impl Memory {
             gradients: Buffer::zeroed(stream, sizes.gradients * 4)?,
             momentum: Buffer::zeroed(stream, sizes.momentum * 4)?,
             average: Buffer::zeroed(stream, sizes.average * 4)?,
+            statistics: Buffer::zeroed(stream, sizes.statistics * 4)?,
             indices: Buffer::new(stream, sizes.indices * 4)?,
             columns: Buffer::new(stream, needs.columns)?,
             partials: Buffer::new(stream, needs.partials)?,
@@ -194,6 +196,7 @@ impl Memory {
             Region::Gradients => (&self.gradients, 4),
             Region::Momentum => (&self.momentum, 4),
             Region::Average => (&self.average, 4),
+            Region::Statistics => (&self.statistics, 4),
             Region::Indices => (&self.indices, 4),
         }
     }
@@ -205,6 +208,7 @@ impl Memory {
             Region::Gradients => &mut self.gradients,
             Region::Momentum => &mut self.momentum,
             Region::Average => &mut self.average,
+            Region::Statistics => &mut self.statistics,
             Region::Indices => &mut self.indices,
         }
     }
@@ -212,7 +216,7 @@ impl Memory {
 
 /// Bytes that a plan takes on the device.
 struct Needs {
-    /// Parameters, gradients, optimiser state.
+    /// Parameters, gradients, optimiser state, statistics.
     state: usize,
     partials: usize,
     arrived: usize,
@@ -226,7 +230,7 @@ struct Needs {
     workspace: usize,
 }
 
-/// Partial sums of every channel, at most.
+/// Partial sums of every channel, at most; there may be two kinds of them.
 pub(super) const MAX_PARTIALS: usize = 256;
 
 /// Bytes of the columns of convolutions.
@@ -239,8 +243,8 @@ impl Needs {
         let sample_columns = sizes.sample_columns * real_size;
         let half = if real_size == 2 { 2 * sizes.parameters } else { 0 };
         Self {
-            state: 4 * (sizes.parameters + sizes.gradients + sizes.momentum + sizes.average) + half,
-            partials: 4 * (MAX_PARTIALS * sizes.max_channels).max(direct::MOST_PARTIALS),
+            state: 4 * (sizes.parameters + sizes.gradients + sizes.momentum + sizes.average + sizes.statistics) + half,
+            partials: 4 * (2 * MAX_PARTIALS * sizes.max_channels).max(direct::MOST_PARTIALS),
             arrived: 4 * sizes.max_channels.max(1),
             columns: columns_bytes(sizes, real_size, workspace),
             activations: sizes.arena * real_size + sizes.indices * 4,

@@ -22,6 +22,7 @@ mod libraries;
 mod linear;
 mod loss;
 mod memory;
+mod norm;
 mod nvrtc;
 mod optimizer;
 mod pool;
@@ -169,6 +170,11 @@ impl Cuda {
 
     fn pointer(&self, span: Span) -> Result<Arg> {
         Ok(Arg::Pointer(self.memory()?.address(span)?))
+    }
+
+    /// Null where there is none.
+    fn optional(&self, span: Option<Span>) -> Result<Arg> {
+        span.map_or(Ok(Arg::Pointer(0)), |span| self.pointer(span))
     }
 
     fn launch(&self, kernel: &str, count: usize, args: &[Arg]) -> Result<()> {

@@ -27,7 +27,6 @@ impl PoolOps for Cuda {
         let MaxPool2dBackward { d_output, argmax, d_input, epilogue } = spans;
         let (activation, d_bias) = epilogue.map_or((Activation::Identity, None), |it| (it.activation, it.d_bias));
         let pooled = epilogue.filter(|_| activation != Activation::Identity).map(|epilogue| epilogue.output);
-        let optional = |span: Option<Span>| span.map_or(Ok(Arg::Pointer(0)), |span| self.pointer(span));
         let vectorised = self.vectorised(&[shape.channels], &[d_output, argmax, d_input])
             && pooled.is_none_or(|pooled| self.vectorised(&[], &[pooled]));
         let tiles = vectorised && tiles_the_input(op, shape);
@@ -41,9 +40,9 @@ impl PoolOps for Cuda {
         let mut args = vec![
             self.pointer(d_output.first(outputs))?,
             self.pointer(argmax.first(outputs))?,
-            optional(pooled.map(|pooled| pooled.first(outputs)))?,
+            self.optional(pooled.map(|pooled| pooled.first(outputs)))?,
             self.pointer(d_input.first(inputs))?,
-            optional(d_bias.map(|d_bias| d_bias.first(shape.channels)))?,
+            self.optional(d_bias.map(|d_bias| d_bias.first(shape.channels)))?,
             Arg::Pointer(memory.partials.address()),
             Arg::Pointer(memory.arrived.address()),
             Arg::U64(rows as u64),

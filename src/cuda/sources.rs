@@ -11,6 +11,7 @@ pub const TARGETS: &[(&str, u32)] = &[
     ("implicit", 75),
     ("join", 75),
     ("loss", 75),
+    ("norm", 75),
     ("optimizer", 75),
     ("pool", 75),
     ("tensor", 80),

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{FirstLayer, Layout, Network, Node, NodeId, Operator, Parameter};
-use crate::ops::{Activation, AvgPool2d, Conv2d, Linear, MaxPool2d};
+use super::{FirstLayer, Initial, Layout, Network, Node, NodeId, Operator, Parameter, RunningStatistics};
+use crate::ops::{Activation, AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d};
 use crate::shape::{Shape, Window};
 
 /// What a convolution needs besides its input; the defaults are PyTorch's.
@@ -14,11 +14,22 @@ pub struct Conv2dOptions {
     pub stride: usize,
     pub padding: usize,
     pub bias: bool,
+    pub initial: ConvInitial,
+}
+
+/// How the weights of a convolution begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConvInitial {
+    /// PyTorch's default.
+    #[default]
+    Uniform,
+    /// Normal with variance 2 / fan_out (`kaiming_normal_(mode="fan_out")`), as torchvision's networks begin.
+    FanOut,
 }
 
 impl Default for Conv2dOptions {
     fn default() -> Self {
-        Self { out_channels: 1, kernel: 3, stride: 1, padding: 0, bias: true }
+        Self { out_channels: 1, kernel: 3, stride: 1, padding: 0, bias: true, initial: ConvInitial::Uniform }
     }
 }
 
@@ -40,9 +51,15 @@ impl Builder {
             shape: input,
             weight: None,
             bias: None,
+            statistics: None,
         };
-        let first_layer = FirstLayer::default();
-        let network = Network { name: name.into(), nodes: vec![node], parameters: Vec::new(), first_layer };
+        let network = Network {
+            name: name.into(),
+            nodes: vec![node],
+            parameters: Vec::new(),
+            statistics: Vec::new(),
+            first_layer: FirstLayer::default(),
+        };
         Self { network, segments: vec![vec![input]] }
     }
 
@@ -52,13 +69,21 @@ impl Builder {
 
     /// A convolution; `name` is PyTorch's module path.
     pub fn conv2d(&mut self, name: &str, input: NodeId, options: Conv2dOptions) -> Result<NodeId> {
-        let Conv2dOptions { out_channels, kernel, stride, padding, bias } = options;
+        let Conv2dOptions { out_channels, kernel, stride, padding, bias, initial } = options;
         ensure!(out_channels > 0, "{name}: a convolution needs at least one output channel");
         let conv = Conv2d { input: self.shape(input), out_channels, window: Window { kernel, stride, padding } };
         let shape = conv.output().with_context(|| name.to_string())?;
         let layout = Layout::Conv { out_channels, in_channels: conv.input.channels, kernel };
-        let weight = self.parameter(format!("{name}.weight"), layout, conv.patch_len())?;
-        let bias = self.bias(name, bias, out_channels, conv.patch_len())?;
+        let fan_in = Initial::Uniform { fan_in: conv.patch_len() };
+        let initial = match initial {
+            ConvInitial::Uniform => fan_in,
+            ConvInitial::FanOut => {
+                let fan_out = (out_channels * kernel * kernel) as f32;
+                Initial::Normal { deviation: (2.0 / fan_out).sqrt() }
+            }
+        };
+        let weight = self.parameter(format!("{name}.weight"), layout, initial)?;
+        let bias = self.bias(name, bias, out_channels, fan_in)?;
         Ok(self.node(name, Operator::Conv2d(conv), vec![input], shape, Some(weight), bias))
     }
 
@@ -69,9 +94,27 @@ impl Builder {
         ensure!(out_features > 0, "{name}: a linear layer needs at least one output");
         let linear = Linear { in_features: shape.len(), out_features };
         let layout = Layout::Linear { out_features, segments: self.segments[input].clone() };
-        let weight = self.parameter(format!("{name}.weight"), layout, linear.in_features)?;
-        let bias = self.bias(name, true, out_features, linear.in_features)?;
+        let initial = Initial::Uniform { fan_in: linear.in_features };
+        let weight = self.parameter(format!("{name}.weight"), layout, initial)?;
+        let bias = self.bias(name, true, out_features, initial)?;
         Ok(self.node(name, Operator::Linear(linear), vec![input], Shape::flat(out_features), Some(weight), bias))
+    }
+
+    /// A batch normalisation; `name` is PyTorch's module path.
+    pub fn batch_norm2d(&mut self, name: &str, input: NodeId) -> Result<NodeId> {
+        let shape = self.shape(input);
+        let channels = shape.channels;
+        let weight = self.parameter(format!("{name}.weight"), Layout::Vector(channels), Initial::Constant(1.0))?;
+        let bias = self.bias(name, true, channels, Initial::Constant(0.0))?;
+        let statistics = &mut self.network.statistics;
+        let offset = statistics.last().map_or(0, |last| last.range().end);
+        statistics.push(RunningStatistics { name: name.into(), channels, offset });
+        let index = statistics.len() - 1;
+        let operator = Operator::BatchNorm2d(BatchNorm2d::new(shape));
+        let node = self.node(name, operator, vec![input], shape, Some(weight), bias);
+        self.network.nodes[node].statistics = Some(index);
+        self.segments[node] = self.segments[input].clone();
+        Ok(node)
     }
 
     pub fn max_pool2d(&mut self, input: NodeId, window: Window) -> Result<NodeId> {
@@ -168,20 +211,20 @@ impl Builder {
         let same = |node: &&Node| node.name == name || node.name.strip_prefix(name).is_some_and(|n| n.starts_with('.'));
         let earlier = if weight.is_some() { 0 } else { self.network.nodes.iter().filter(same).count() };
         let name = if weight.is_some() { name.into() } else { format!("{name}.{}", earlier + 1) };
-        self.network.nodes.push(Node { name, operator, inputs, shape, weight, bias });
+        self.network.nodes.push(Node { name, operator, inputs, shape, weight, bias, statistics: None });
         self.segments.push(vec![shape]);
         self.network.nodes.len() - 1
     }
 
-    fn bias(&mut self, name: &str, wanted: bool, len: usize, fan_in: usize) -> Result<Option<usize>> {
-        wanted.then(|| self.parameter(format!("{name}.bias"), Layout::Vector(len), fan_in)).transpose()
+    fn bias(&mut self, name: &str, wanted: bool, len: usize, initial: Initial) -> Result<Option<usize>> {
+        wanted.then(|| self.parameter(format!("{name}.bias"), Layout::Vector(len), initial)).transpose()
     }
 
-    fn parameter(&mut self, name: String, layout: Layout, fan_in: usize) -> Result<usize> {
+    fn parameter(&mut self, name: String, layout: Layout, initial: Initial) -> Result<usize> {
         let parameters = &mut self.network.parameters;
         ensure!(parameters.iter().all(|parameter| parameter.name != name), "two parameters are called {name}");
         let offset = parameters.last().map_or(0, |last| last.range().end);
-        parameters.push(Parameter { name, layout, fan_in, offset });
+        parameters.push(Parameter { name, layout, initial, offset });
         Ok(parameters.len() - 1)
     }
 }

@@ -59,6 +59,7 @@ impl Operator {
                 format!("conv {}, {}→{}", describe_window(op.window, 1), op.input.channels, op.out_channels)
             }
             Self::Linear(op) => format!("linear {}→{}", op.in_features, op.out_features),
+            Self::BatchNorm2d(_) => "batch norm".into(),
             Self::MaxPool2d(op) => format!("max pool {}", describe_window(op.window, op.window.kernel)),
             Self::AvgPool2d(op) => format!("average pool {}", describe_window(op.window, op.window.kernel)),
             Self::Activation(activation) => activation.to_string(),

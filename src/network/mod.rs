@@ -4,15 +4,17 @@ mod builder;
 mod gabor;
 mod inspect;
 mod parameters;
+mod statistics;
 
-pub use builder::{Builder, Conv2dOptions};
+pub use builder::{Builder, Conv2dOptions, ConvInitial};
 pub use gabor::FirstLayer;
 pub use inspect::ReceptiveField;
-pub use parameters::{Layout, Parameter};
+pub use parameters::{Initial, Layout, Parameter};
+pub use statistics::{RunningStatistics, Statistics, Weights};
 
 use anyhow::Result;
 
-use crate::ops::{Activation, AvgPool2d, Conv2d, Linear, MaxPool2d};
+use crate::ops::{Activation, AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d};
 use crate::shape::Shape;
 
 /// Index of a node; inputs always have smaller ones, so the order of the nodes is a schedule.
@@ -24,6 +26,7 @@ pub enum Operator {
     Input,
     Conv2d(Conv2d),
     Linear(Linear),
+    BatchNorm2d(BatchNorm2d),
     MaxPool2d(MaxPool2d),
     AvgPool2d(AvgPool2d),
     Activation(Activation),
@@ -45,6 +48,8 @@ pub struct Node {
     /// Indices into [`Network::parameters`].
     pub weight: Option<usize>,
     pub bias: Option<usize>,
+    /// Index into [`Network::statistics`].
+    pub statistics: Option<usize>,
 }
 
 /// A network over one input shape, from its input (node 0) to its logits (the last node).
@@ -55,6 +60,8 @@ pub struct Network {
     pub parameters: Vec<Parameter>,
     /// How the first convolution's filters begin.
     pub first_layer: FirstLayer,
+    /// Of the batch normalisations: no parameters, but part of the network's state.
+    pub statistics: Vec<RunningStatistics>,
 }
 
 impl Network {
@@ -72,9 +79,8 @@ impl Network {
         self.parameters.iter().map(Parameter::len).sum()
     }
 
-    /// PyTorch's default initialisation of every parameter, in memory layout: uniform in ±1/√fan_in
-    /// (`torch.nn.Conv2d.reset_parameters`, `torch.nn.Linear.reset_parameters`). Each parameter has a random stream
-    /// of its own, drawn in PyTorch's order of elements.
+    /// Initial values of every parameter, in memory layout. Each has a random stream of its own, drawn in PyTorch's order
+    /// of elements.
     pub fn initial_parameters(&self, seed: u64) -> Vec<f32> {
         let mut flat = vec![0.0; self.parameter_count()];
         for (index, parameter) in self.parameters.iter().enumerate() {

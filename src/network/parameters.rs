@@ -11,10 +11,23 @@ pub struct Parameter {
     /// PyTorch's name, such as `layer1.0.weight`.
     pub name: String,
     pub layout: Layout,
-    /// Inputs that one output sums; the initial values are uniform in ±1/√fan_in.
-    pub fan_in: usize,
+    pub initial: Initial,
     /// Where it begins in the flat buffer.
     pub offset: usize,
+}
+
+/// How a parameter begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Initial {
+    /// Uniform in ±1/√fan_in, where an output sums `fan_in` inputs: PyTorch's default of convolutions and linear layers.
+    Uniform {
+        fan_in: usize,
+    },
+    /// Normal with mean 0.
+    Normal {
+        deviation: f32,
+    },
+    Constant(f32),
 }
 
 /// The shape of a parameter, in a file (PyTorch's order) and in memory.
@@ -45,9 +58,15 @@ impl Parameter {
 
     /// Initial values in the file's order.
     pub(super) fn initial_values(&self, seed: u64, index: u32) -> Vec<f32> {
-        let bound = 1.0 / (self.fan_in as f32).sqrt();
         let mut stream = Stream::new(seed, Purpose::Initialisation, index);
-        (0..self.len()).map(|_| stream.uniform(-bound, bound)).collect()
+        match self.initial {
+            Initial::Uniform { fan_in } => {
+                let bound = 1.0 / (fan_in as f32).sqrt();
+                (0..self.len()).map(|_| stream.uniform(-bound, bound)).collect()
+            }
+            Initial::Normal { deviation } => (0..self.len()).map(|_| deviation * stream.normal()).collect(),
+            Initial::Constant(value) => vec![value; self.len()],
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{ActivationOps, BiasOps, ConvOps, GatherOps, JoinOps, LinearOps, LossOps, OptimizerOps, PoolOps};
+use super::{ActivationOps, BiasOps, ConvOps, GatherOps, JoinOps, LinearOps, LossOps, NormOps, OptimizerOps, PoolOps};
 
 /// The flat buffers of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,9 @@ pub enum Region {
     Momentum,
     /// The moving average of every parameter, in the same order; empty without one.
     Average,
+    /// Of batch normalisations, fp32 in every precision: the running ones, in the network's order, and behind them what
+    /// a training step keeps for its way back.
+    Statistics,
     /// 32-bit indices: the argmax of every max pooling.
     Indices,
 }
@@ -52,6 +55,7 @@ pub struct MemorySizes {
     pub gradients: usize,
     pub momentum: usize,
     pub average: usize,
+    pub statistics: usize,
     pub indices: usize,
     /// Of arena and indices, what one sample takes at most.
     pub sample_arena: usize,
@@ -132,7 +136,7 @@ pub struct Choice {
 
 /// A device with its memory, on which a plan is run. Chosen once; everything below is generic over it.
 pub trait Backend:
-    ConvOps + LinearOps + PoolOps + ActivationOps + BiasOps + JoinOps + LossOps + GatherOps + OptimizerOps + Send
+    ConvOps + LinearOps + NormOps + PoolOps + ActivationOps + BiasOps + JoinOps + LossOps + GatherOps + OptimizerOps + Send
 {
     fn info(&self) -> DeviceInfo;
 

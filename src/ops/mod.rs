@@ -12,6 +12,7 @@ pub mod gather;
 pub mod join;
 pub mod linear;
 pub mod loss;
+pub mod norm;
 pub mod optimizer;
 pub mod pool;
 
@@ -23,5 +24,6 @@ pub use gather::{GatherOps, Normalise, Subset};
 pub use join::{ChannelCopy, JoinOps};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
 pub use loss::{LossGradient, LossOps, Metrics, StepLoss};
+pub use norm::{BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, NormOps};
 pub use optimizer::{LossScale, OptimizerOps, Sgd};
 pub use pool::{AvgPool2d, MaxPool2d, MaxPool2dBackward, PoolEpilogue, PoolOps};

@@ -4,7 +4,7 @@
 use super::schedule::Scheduler;
 use super::{StepKind, ValueId};
 use crate::network::{Node, NodeId, Operator};
-use crate::ops::{Activation, ChannelCopy, GradientEpilogue, Region, Span};
+use crate::ops::{Activation, BatchNorm2d, ChannelCopy, GradientEpilogue, Region, Span};
 
 impl Scheduler<'_> {
     /// The buffer of a node's gradient, made at its first use.
@@ -27,6 +27,7 @@ impl Scheduler<'_> {
         match node.operator {
             Operator::Input | Operator::Flatten => {}
             Operator::Conv2d(_) | Operator::Linear(_) => self.product_backward(id, d_output, output),
+            Operator::BatchNorm2d(op) => self.batch_norm_backward(id, op, d_output, output),
             Operator::MaxPool2d(op) => {
                 let Some(argmax) = self.argmax[id] else { return };
                 let epilogue = self.gradient_epilogue(node.inputs[0], op.input.channels);
@@ -111,11 +112,54 @@ impl Scheduler<'_> {
         }
     }
 
+    /// Where possible in place, so that the gradient of the output becomes that of the residual or of the input.
+    fn batch_norm_backward(&mut self, id: NodeId, op: BatchNorm2d, d_output: ValueId, output: ValueId) {
+        let network = self.network;
+        let node = &network.nodes[id];
+        let (source, residual) = (node.inputs[0], self.fusion.residual[id]);
+        let input = self.output(source);
+        let from = self.fusion.root[source];
+        let in_place = residual.is_none() && self.needs_gradient[source] && self.gradients[from].is_none();
+        if in_place {
+            self.gradients[from] = Some(d_output);
+        }
+        let (activation, saved) = (self.fusion.epilogue[id], self.saved(node));
+        let [weight, d_weight] = [Region::Parameters, Region::Gradients].map(|region| self.weight(node, region));
+        let [bias, d_bias] = [Region::Parameters, Region::Gradients].map(|region| self.bias(node, region));
+        let output = residual.map(|_| output);
+        let step = |d_input| StepKind::BatchNorm2dBackward {
+            op,
+            activation,
+            weight,
+            bias,
+            saved,
+            d_weight,
+            d_bias,
+            input,
+            output,
+            d_output,
+            d_input,
+        };
+        let used: Vec<ValueId> = [input, d_output].into_iter().chain(output).collect();
+        match (in_place, self.needs_gradient[source]) {
+            (true, _) => self.emit(node, "backward", &used, step(Some(d_output))),
+            (false, true) => self.contribute(node, source, &used, |d_input| step(Some(d_input))),
+            (false, false) => self.emit(node, "backward", &used, step(None)),
+        }
+        let Some(residual) = residual.filter(|&residual| self.needs_gradient[residual]) else { return };
+        let to = self.fusion.root[residual];
+        match self.gradients[to] {
+            None => self.gradients[to] = Some(d_output),
+            Some(_) => self.contribute_copy(node, residual, d_output),
+        }
+    }
+
     /// The bias gradient of the layer that makes the logits, where the loss can sum it: no activation comes between.
     pub(super) fn logits_bias(&mut self) -> Option<Span> {
         let producer = self.fusion.root[self.network.nodes.len() - 1];
         let node = &self.network.nodes[producer];
-        let sums = node.shape.pixels() == 1 && self.fusion.epilogue[producer] == Activation::Identity;
+        let is_layer = matches!(node.operator, Operator::Conv2d(_) | Operator::Linear(_));
+        let sums = is_layer && node.shape.pixels() == 1 && self.fusion.epilogue[producer] == Activation::Identity;
         let d_bias =
             self.parameter(node.bias, Region::Gradients).filter(|_| sums && self.fusion.pool[producer].is_none());
         self.fused_backward[producer] |= d_bias.is_some();

@@ -52,6 +52,7 @@ impl StepKind {
             Self::BiasActivationBackward { output, d_output, .. } => {
                 Cost::new(2 * len(d_output), elements(&[output, d_output, d_output]))
             }
+            Self::BatchNorm2dForward { .. } | Self::BatchNorm2dBackward { .. } => self.norm_cost(len),
             Self::MaxPool2dForward { ref op, input, output, argmax } => {
                 let area = op.window.kernel * op.window.kernel;
                 Cost::new(area * len(output), elements(&[input, output]) + argmax.map_or(0, len))
@@ -70,6 +71,23 @@ impl StepKind {
             Self::AddForward { len, .. } | Self::Accumulate { len, .. } => Cost::new(batch * len, 3 * batch * len),
             Self::Copy { len, .. } => Cost::new(0, 2 * batch * len),
             Self::CopyChannels { ref op, .. } => Cost::new(0, 2 * batch * op.pixels * op.channels),
+        }
+    }
+
+    /// Of batch normalisations: statistics and values need a pass each.
+    fn norm_cost(&self, len: impl Fn(usize) -> usize) -> Cost {
+        match *self {
+            Self::BatchNorm2dForward { residual, saved, input, output, .. } => {
+                let passes = if saved.is_some() { 2 } else { 1 };
+                let elements = passes * len(input) + residual.map_or(0, &len) + len(output);
+                Cost::new(5 * passes * len(input), elements)
+            }
+            Self::BatchNorm2dBackward { input, output, d_output, d_input, .. } => {
+                let sums = len(input) + len(d_output) + output.map_or(0, |output| 2 * len(output));
+                let rest = d_input.map_or(0, |d_input| len(input) + len(d_output) + len(d_input));
+                Cost::new(10 * len(input), sums + rest)
+            }
+            _ => Cost::default(),
         }
     }
 }

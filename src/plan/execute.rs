@@ -3,10 +3,17 @@
 use anyhow::{Context, Result};
 
 use super::{Plan, Step, StepKind};
+use crate::network::Weights;
 use crate::ops::{
-    Backend, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, LinearBackwardInput, LinearBackwardWeight,
-    LinearForward, MaxPool2dBackward, Recording, Sgd, Subset,
+    Backend, BatchNorm2dBackward, BatchNorm2dForward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
+    LinearBackwardInput, LinearBackwardWeight, LinearForward, MaxPool2dBackward, Recording, Region, Sgd, Span, Subset,
 };
+
+/// Puts weights where a plan's steps read them.
+pub fn write_weights<B: Backend>(backend: &mut B, weights: &Weights) -> Result<()> {
+    let regions = [(Region::Parameters, &weights.parameters), (Region::Statistics, &weights.statistics.values)];
+    regions.into_iter().try_for_each(|(region, values)| backend.write(Span::new(region, 0, values.len()), values))
+}
 
 /// One optimiser step on the next `batch` training images.
 pub fn train_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<()> {
@@ -99,6 +106,39 @@ pub(super) fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind
         }
         StepKind::BiasActivationBackward { activation, rows, channels, d_bias, output, d_output } => {
             backend.bias_activation_backward(activation, n * rows, channels, at(output), at(d_output), d_bias)
+        }
+        StepKind::BatchNorm2dForward { ref op, activation, weight, bias, running, saved, input, residual, output } => {
+            let (input, residual, output) = (at(input), residual.map(at), at(output));
+            let spans = BatchNorm2dForward { input, weight, bias, running, saved, residual, activation, output };
+            backend.batch_norm2d_forward(op, n, spans)
+        }
+        StepKind::BatchNorm2dBackward {
+            ref op,
+            activation,
+            weight,
+            bias,
+            saved,
+            d_weight,
+            d_bias,
+            input,
+            output,
+            d_output,
+            d_input,
+        } => {
+            let (input, output, d_output, d_input) = (at(input), output.map(at), at(d_output), d_input.map(at));
+            let spans = BatchNorm2dBackward {
+                activation,
+                input,
+                weight,
+                bias,
+                saved,
+                output,
+                d_output,
+                d_weight,
+                d_bias,
+                d_input,
+            };
+            backend.batch_norm2d_backward(op, n, spans)
         }
         StepKind::MaxPool2dForward { ref op, input, output, argmax } => {
             backend.max_pool2d_forward(op, n, at(input), at(output), argmax.map(at))

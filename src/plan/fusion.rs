@@ -1,4 +1,4 @@
-//! Which activations and poolings are done by the operator before them, and which nodes are but views.
+//! Which activations, sums and poolings are done by the operator before them, and which nodes are but views.
 
 use crate::network::{Network, NodeId, Operator};
 use crate::ops::{Activation, MaxPool2d};
@@ -7,10 +7,12 @@ use crate::ops::{Activation, MaxPool2d};
 pub(super) struct Fusion {
     /// For every node the one whose buffer holds its values: itself, unless it was fused or is a view.
     pub root: Vec<NodeId>,
-    /// The activation that ends a convolution or linear layer.
+    /// The activation that ends a convolution, linear layer or batch normalisation.
     pub epilogue: Vec<Activation>,
     /// The max pooling that ends a convolution.
     pub pool: Vec<Option<(NodeId, MaxPool2d)>>,
+    /// What a batch normalisation adds to its values before its activation.
+    pub residual: Vec<Option<NodeId>>,
     /// Nodes that have no forward step of their own.
     pub absorbed: Vec<bool>,
     /// Operators that read a root's values.
@@ -24,8 +26,9 @@ impl Fusion {
     }
 }
 
-/// Fuses an activation into the convolution or linear layer before it, and a max pooling into the convolution before it,
-/// where nothing else reads the value between.
+/// Fuses an activation into the convolution, linear layer or batch normalisation before it, a sum into the later of its
+/// terms where that is a batch normalisation, and a max pooling into the convolution before it, where nothing else reads
+/// the value between.
 pub(super) fn fuse(network: &Network) -> Fusion {
     let consumers = network.consumer_counts();
     let count = network.nodes.len();
@@ -33,6 +36,7 @@ pub(super) fn fuse(network: &Network) -> Fusion {
         root: (0..count).collect(),
         epilogue: vec![Activation::Identity; count],
         pool: vec![None; count],
+        residual: vec![None; count],
         absorbed: vec![false; count],
         readers: vec![0; count],
     };
@@ -43,13 +47,27 @@ pub(super) fn fuse(network: &Network) -> Fusion {
                 fusion.absorbed[id] = true;
             }
             Operator::Activation(activation) => {
-                let producer = node.inputs[0];
-                let has_epilogue =
-                    matches!(network.nodes[producer].operator, Operator::Conv2d(_) | Operator::Linear(_));
-                if has_epilogue && consumers[producer] == 1 {
+                let input = node.inputs[0];
+                let has_epilogue = match network.nodes[input].operator {
+                    Operator::Conv2d(_) | Operator::Linear(_) | Operator::BatchNorm2d(_) => true,
+                    Operator::Add => fusion.absorbed[input],
+                    _ => false,
+                };
+                if has_epilogue && consumers[input] == 1 {
+                    let producer = fusion.root[input];
                     fusion.epilogue[producer] = activation;
                     fusion.root[id] = producer;
                     fusion.absorbed[id] = true;
+                }
+            }
+            Operator::Add => {
+                // The other term is there when the later one is computed.
+                let (last, other) = (node.inputs[0].max(node.inputs[1]), node.inputs[0].min(node.inputs[1]));
+                if matches!(network.nodes[last].operator, Operator::BatchNorm2d(_)) && consumers[last] == 1 {
+                    fusion.residual[last] = Some(other);
+                    fusion.root[id] = last;
+                    fusion.absorbed[id] = true;
+                    fusion.readers[fusion.root[other]] += 1;
                 }
             }
             _ => {}

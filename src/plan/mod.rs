@@ -10,7 +10,7 @@ mod schedule;
 mod step;
 
 pub use cost::Cost;
-pub use execute::{evaluate_step, first_train_step, forward, train_step, try_out};
+pub use execute::{evaluate_step, first_train_step, forward, train_step, try_out, write_weights};
 pub use parts::{Part, StepTime, each_part, profile_step};
 pub use step::{Step, StepKind};
 
@@ -48,6 +48,8 @@ pub struct Plan {
     pub classes: usize,
     /// Floats of all parameters.
     pub parameter_count: usize,
+    /// Floats of all running statistics.
+    statistics_len: usize,
     spans: Vec<Span>,
     arena_len: usize,
     indices_len: usize,
@@ -75,6 +77,7 @@ impl Plan {
             gradients,
             momentum: if momentum { gradients } else { 0 },
             average: 0,
+            statistics: if self.mode == Mode::Training { 2 * self.statistics_len } else { self.statistics_len },
             indices: self.indices_len,
             sample_arena: self.arena_len.div_ceil(self.max_batch),
             sample_indices: self.indices_len.div_ceil(self.max_batch),
@@ -95,6 +98,7 @@ impl MemorySizes {
             gradients: self.gradients.max(other.gradients),
             momentum: self.momentum.max(other.momentum),
             average: self.average.max(other.average),
+            statistics: self.statistics.max(other.statistics),
             indices: self.indices.max(other.indices),
             sample_arena: self.sample_arena.max(other.sample_arena),
             sample_indices: self.sample_indices.max(other.sample_indices),

@@ -6,7 +6,7 @@ use super::fusion::{Fusion, fuse};
 use super::memory::{Lifetime, assign};
 use super::{Mode, Plan, Step, StepKind, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
-use crate::ops::{ChannelCopy, LossGradient, PoolEpilogue, Region, Span};
+use crate::ops::{BatchNorm2d, ChannelCopy, LossGradient, PoolEpilogue, Region, Span};
 
 /// Plans `network`; see [`Plan::new`].
 pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
@@ -41,6 +41,7 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
         loss_gradient: d_logits.map(|(value, d_bias)| LossGradient { d_logits: spans[value], d_bias }),
         classes: network.classes(),
         parameter_count: network.parameter_count(),
+        statistics_len: network.statistics_len(),
         spans,
         arena_len,
         indices_len,
@@ -140,6 +141,23 @@ impl<'a> Scheduler<'a> {
         self.parameter(node.weight, region).unwrap_or(Span::new(region, 0, 0))
     }
 
+    /// The span of a batch normalisation's bias, which it always has.
+    pub(super) fn bias(&self, node: &Node, region: Region) -> Span {
+        self.parameter(node.bias, region).unwrap_or(Span::new(region, 0, 0))
+    }
+
+    /// The running statistics of a batch normalisation.
+    fn running(&self, node: &Node) -> Span {
+        let range = node.statistics.map_or(0..0, |index| self.network.statistics[index].range());
+        Span::new(Region::Statistics, range.start, range.len())
+    }
+
+    /// What a batch normalisation keeps of a training step: behind all running statistics, in the same order.
+    pub(super) fn saved(&self, node: &Node) -> Span {
+        let running = self.running(node);
+        Span { offset: self.network.statistics_len() + running.offset, ..running }
+    }
+
     fn forward(&mut self, id: NodeId) {
         let network = self.network;
         let node = &network.nodes[id];
@@ -158,6 +176,7 @@ impl<'a> Scheduler<'a> {
                 StepKind::Conv2dForward { op, activation, weight, bias, input, output, pool }
             }
             Operator::Linear(op) => StepKind::LinearForward { op, activation, weight, bias, input, output },
+            Operator::BatchNorm2d(op) => return self.batch_norm_forward(id, op, input),
             Operator::MaxPool2d(op) => StepKind::MaxPool2dForward { op, input, output, argmax: self.argmax(id) },
             Operator::AvgPool2d(op) => StepKind::AvgPool2dForward { op, input, output },
             Operator::Activation(op) => StepKind::ActivationForward { op, len, input, output },
@@ -171,6 +190,32 @@ impl<'a> Scheduler<'a> {
             used.push(pool.output);
             used.extend(pool.argmax);
         }
+        self.emit(node, "forward", &used, kind);
+    }
+
+    /// In evaluation it takes the place of its input, where nothing else reads that.
+    fn batch_norm_forward(&mut self, id: NodeId, op: BatchNorm2d, input: ValueId) {
+        let network = self.network;
+        let (node, source) = (&network.nodes[id], network.nodes[id].inputs[0]);
+        let in_place =
+            self.mode == Mode::Inference && self.fusion.root[source] != 0 && self.fusion.has_one_reader(source);
+        if in_place {
+            self.outputs[id] = Some(input);
+        }
+        let output = self.output(id);
+        let residual = self.fusion.residual[id].map(|residual| self.output(residual));
+        let kind = StepKind::BatchNorm2dForward {
+            op,
+            activation: self.fusion.epilogue[id],
+            weight: self.weight(node, Region::Parameters),
+            bias: self.bias(node, Region::Parameters),
+            running: self.running(node),
+            saved: (self.mode == Mode::Training).then(|| self.saved(node)),
+            input,
+            residual,
+            output,
+        };
+        let used: Vec<ValueId> = [input, output].into_iter().chain(residual).collect();
         self.emit(node, "forward", &used, kind);
     }
 

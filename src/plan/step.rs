@@ -1,7 +1,9 @@
 //! The steps of a plan: operators with the buffers they read and write.
 
 use super::ValueId;
-use crate::ops::{Activation, AvgPool2d, ChannelCopy, Conv2d, GradientEpilogue, Linear, MaxPool2d, PoolEpilogue, Span};
+use crate::ops::{
+    Activation, AvgPool2d, BatchNorm2d, ChannelCopy, Conv2d, GradientEpilogue, Linear, MaxPool2d, PoolEpilogue, Span,
+};
 
 /// One call of a backend.
 #[derive(Clone, Debug)]
@@ -65,6 +67,30 @@ pub enum StepKind {
         d_bias: Option<Span>,
         output: ValueId,
         d_output: ValueId,
+    },
+    BatchNorm2dForward {
+        op: BatchNorm2d,
+        activation: Activation,
+        weight: Span,
+        bias: Span,
+        running: Span,
+        saved: Option<Span>,
+        input: ValueId,
+        residual: Option<ValueId>,
+        output: ValueId,
+    },
+    BatchNorm2dBackward {
+        op: BatchNorm2d,
+        activation: Activation,
+        weight: Span,
+        bias: Span,
+        saved: Span,
+        d_weight: Span,
+        d_bias: Span,
+        input: ValueId,
+        output: Option<ValueId>,
+        d_output: ValueId,
+        d_input: Option<ValueId>,
     },
     MaxPool2dForward {
         op: MaxPool2d,
@@ -157,6 +183,11 @@ impl StepKind {
                 (activation, None) => format!("gradient of {activation}"),
                 (activation, Some(_)) => format!("gradient of {activation} + bias gradient"),
             },
+            Self::BatchNorm2dForward { activation, residual, .. } => {
+                let added = if residual.is_some() { "batch norm + sum" } else { "batch norm" };
+                ended(added, *activation, false)
+            }
+            Self::BatchNorm2dBackward { activation, .. } => ended("gradients of batch norm", *activation, false),
             Self::MaxPool2dForward { .. } => "max pooling".into(),
             Self::MaxPool2dBackward { epilogue, .. } => back("gradient of max pooling", epilogue),
             Self::AvgPool2dForward { .. } => "average pooling".into(),
@@ -194,6 +225,13 @@ impl StepKind {
                 (with_epilogue(&[d_output, argmax], epilogue), vec![d_input])
             }
             Self::BiasActivationBackward { output, d_output, .. } => (vec![output, d_output], vec![d_output]),
+            Self::BatchNorm2dForward { input, residual, output, .. } => {
+                (std::iter::once(input).chain(residual).collect(), vec![output])
+            }
+            Self::BatchNorm2dBackward { input, output, d_output, d_input, .. } => {
+                let writes = output.map(|_| d_output).into_iter().chain(d_input);
+                ([input, d_output].into_iter().chain(output).collect(), writes.collect())
+            }
             Self::MaxPool2dForward { input, output, argmax, .. } => {
                 (vec![input], std::iter::once(output).chain(argmax).collect())
             }

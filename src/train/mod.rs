@@ -12,7 +12,7 @@ pub use state::{Best, Position, TrainState};
 use anyhow::{Context, Result, ensure};
 
 use crate::data::{Dataset, sampler};
-use crate::network::Network;
+use crate::network::{Network, Operator, Statistics, Weights};
 use crate::ops::{Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
 use crate::plan::{self, Mode, Plan};
 
@@ -47,6 +47,8 @@ pub struct Trainer<B: Backend> {
     test_count: usize,
     position: Position,
     best: Option<Best>,
+    /// Steps that went into the running statistics before this run's first, for each batch normalisation.
+    tracked_before: Vec<i64>,
     /// Seconds of training already spent in the epoch at hand before this process continued it.
     earlier_seconds: f64,
 }
@@ -70,6 +72,7 @@ impl<B: Backend> Trainer<B> {
         let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
         let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
         let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
+        check_last_batch(&network, train_count % plan.max_batch)?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         for (subset, split) in [(Subset::Train, &mut dataset.train), (Subset::Test, &mut dataset.test)] {
             let (images, labels) = (std::mem::take(&mut split.images), std::mem::take(&mut split.labels));
@@ -77,7 +80,7 @@ impl<B: Backend> Trainer<B> {
         }
         // After the data, so that what is free then is what the plan can have.
         backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
-        let initial = network.initial_parameters(hyper.seed);
+        let initial = network.initial_weights(hyper.seed);
         let hyper = Hyperparameters { sgd: Sgd { frozen: network.frozen_len(), ..hyper.sgd }, ..hyper };
         let mut trainer = Self {
             backend,
@@ -89,10 +92,13 @@ impl<B: Backend> Trainer<B> {
             test_count,
             position: Position::default(),
             best: None,
+            tracked_before: Vec::new(),
             earlier_seconds: 0.0,
         };
-        trainer.set_parameters(&initial)?;
+        trainer.set_weights(&initial)?;
         trainer.compare_algorithms()?;
+        // Which ran training steps on whatever was in memory.
+        trainer.set_statistics(&initial.statistics)?;
         Ok(trainer)
     }
 
@@ -149,6 +155,34 @@ impl<B: Backend> Trainer<B> {
         if in_use { self.backend.write(Span::new(region, 0, count), values) } else { Ok(()) }
     }
 
+    /// The running statistics of all batch normalisations.
+    pub fn statistics(&mut self) -> Result<Statistics> {
+        let values = self.backend.read(Span::new(Region::Statistics, 0, self.network.statistics_len()))?;
+        let steps = self.position.total_steps as i64;
+        let batches_tracked = self.tracked_before.iter().map(|before| before.wrapping_add(steps)).collect();
+        Ok(Statistics { values, batches_tracked })
+    }
+
+    /// Replaces all parameters and running statistics.
+    pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
+        self.set_parameters(&weights.parameters)?;
+        self.set_statistics(&weights.statistics)
+    }
+
+    fn set_statistics(&mut self, statistics: &Statistics) -> Result<()> {
+        let Statistics { values, batches_tracked } = statistics;
+        let (len, count) = (self.network.statistics_len(), self.network.statistics.len());
+        ensure!(
+            (values.len(), batches_tracked.len()) == (len, count),
+            "{} running statistics of {} batch normalisations for a network of {len} and {count}",
+            values.len(),
+            batches_tracked.len()
+        );
+        let steps = self.position.total_steps as i64;
+        self.tracked_before = batches_tracked.iter().map(|tracked| tracked.wrapping_sub(steps)).collect();
+        self.backend.write(Span::new(Region::Statistics, 0, len), values)
+    }
+
     /// All that a later process needs to go on from here.
     pub fn state(&mut self) -> Result<TrainState> {
         let momentum = self.read_state(Region::Momentum, self.has_momentum())?;
@@ -159,6 +193,7 @@ impl<B: Backend> Trainer<B> {
         };
         Ok(TrainState {
             parameters: self.parameters()?,
+            statistics: self.statistics()?,
             momentum,
             average,
             position: self.position,
@@ -190,6 +225,7 @@ impl<B: Backend> Trainer<B> {
             self.backend.set_loss_scale(loss_scale)?;
         }
         self.position = position;
+        self.set_statistics(&state.statistics)?;
         self.best = state.best;
         self.earlier_seconds = state.epoch_seconds;
         self.backend.set_metrics(state.metrics)
@@ -232,6 +268,16 @@ impl<B: Backend> Trainer<B> {
     fn has_average(&self) -> bool {
         self.hyper.sgd.average_decay.is_some()
     }
+}
+
+/// Refuses a run whose epochs end on a batch that cannot be normalised, before it begins.
+fn check_last_batch(network: &Network, batch: usize) -> Result<()> {
+    for node in &network.nodes {
+        if let (1, Operator::BatchNorm2d(op)) = (batch, &node.operator) {
+            op.training_rows(batch).with_context(|| node.name.clone())?;
+        }
+    }
+    Ok(())
 }
 
 /// What both plans of a run need together.

@@ -1,5 +1,6 @@
 //! Where a run stands, as plain values that a checkpoint holds.
 
+use crate::network::Statistics;
 use crate::ops::{LossScale, Metrics};
 
 /// How far a run has come.
@@ -26,6 +27,7 @@ pub struct Best {
 pub struct TrainState {
     /// Flat, in memory layout.
     pub parameters: Vec<f32>,
+    pub statistics: Statistics,
     /// As the parameters; empty without momentum.
     pub momentum: Vec<f32>,
     /// The parameters' moving average, as the parameters; empty where none is kept.

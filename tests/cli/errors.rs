@@ -109,7 +109,7 @@ fn diverged_weights_are_not_evaluated_as_if_nothing_were() {
     let network = (model.build)(model.input, model.classes).expect("a network");
     let weights: Vec<f32> = network.initial_parameters(0).iter().map(|weight| 3e38_f32.copysign(*weight)).collect();
     let path = folder.path().join("huge.safetensors");
-    cnn_cuda::checkpoint::save_weights(&path, &network, &weights).expect("saved");
+    cnn_cuda::checkpoint::save_weights(&path, &network, &weights, &network.initial_statistics()).expect("saved");
     let args = ["eval", "--dataset", "digits", "--model", "lenet5", "--weights", path.to_str().expect("plain")];
     fail(1, args, &["diverged"]);
 }

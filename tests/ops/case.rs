@@ -1,8 +1,9 @@
 //! One operator call, forward and backward, as a value that any backend can run.
 
 use cnn_cuda::ops::{
-    Activation, AvgPool2d, Backend, ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
-    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, MaxPool2d, MaxPool2dBackward, Region,
+    Activation, AvgPool2d, Backend, BatchNorm2d, ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight,
+    Conv2dForward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, MaxPool2d, MaxPool2dBackward,
+    Region,
 };
 use cnn_cuda::shape::{Shape, Window};
 
@@ -21,6 +22,13 @@ pub enum Case {
     Linear {
         op: Linear,
         activation: Activation,
+        batch: usize,
+    },
+    /// Inputs: input, weight, bias, and with `residual` what is added. In training.
+    BatchNorm2d {
+        op: BatchNorm2d,
+        activation: Activation,
+        residual: bool,
         batch: usize,
     },
     MaxPool2d {
@@ -94,6 +102,10 @@ impl Case {
         match self {
             Self::Conv2d { op, batch, .. } => vec![batch * op.input.len(), op.weight_len(), op.out_channels],
             Self::Linear { op, batch, .. } => vec![batch * op.in_features, op.weight_len(), op.out_features],
+            Self::BatchNorm2d { op, residual, batch, .. } => {
+                let (len, channels) = (batch * op.input.len(), op.input.channels);
+                [vec![len, channels, channels], vec![len; usize::from(*residual)]].concat()
+            }
             Self::MaxPool2d { op, batch } => vec![batch * op.input.len()],
             Self::AvgPool2d { op, batch } => vec![batch * op.input.len()],
             Self::Activation { len, .. } => vec![*len],
@@ -112,6 +124,9 @@ impl Case {
         match self {
             Self::Conv2d { op, activation, batch } => run_conv(lab, op, *activation, *batch, inputs, d_output),
             Self::Linear { op, activation, batch } => run_linear(lab, op, *activation, *batch, inputs, d_output),
+            Self::BatchNorm2d { op, activation, batch, .. } => {
+                super::norm::run(lab, op, *activation, *batch, inputs, d_output)
+            }
             Self::Concat { pixels, channels, batch } => run_concat(lab, *pixels, channels, *batch, inputs, d_output),
             _ => self.run_simple(lab, inputs, d_output),
         }

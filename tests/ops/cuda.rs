@@ -8,8 +8,8 @@ use cnn_cuda::ops::{Algorithm, LossOps, Metrics, Region, StepLoss};
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, random};
 use super::{
-    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, optimizer, pool,
-    pytorch,
+    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, norm, optimizer,
+    pool, pytorch,
 };
 use crate::support::cuda::on_cuda;
 use crate::support::{Need, skip};
@@ -42,7 +42,8 @@ pub fn lab_by(precision: &'static str, algorithm: Algorithm) -> Lab<Cuda> {
 }
 
 fn all_cases() -> Vec<Case> {
-    [super::conv::cases(), pool::cases(), activation::cases(), super::linear::cases(), join::cases()].concat()
+    let cases = [super::conv::cases(), pool::cases(), activation::cases(), super::linear::cases(), join::cases()];
+    [cases.concat(), norm::cases()].concat()
 }
 
 #[test]
@@ -177,6 +178,17 @@ fn losses_and_the_corners_of_pooling() {
         pool::check_corners(&mut lab("fp32"));
         pool::check_corners(&mut lab("fp16"));
         loss::check_bias(&mut lab("fp32"), FP32);
+    });
+}
+
+#[test]
+fn batch_normalisation_keeps_its_statistics() {
+    on_cuda(|| {
+        norm::check_statistics(&mut lab("fp32"), FP32);
+        norm::check_statistics(&mut lab("fp16"), FP16);
+        norm::check_in_place(&mut lab("fp32"));
+        norm::check_in_place(&mut lab("fp16"));
+        norm::check_pytorch(&mut lab("fp32"), FP32);
     });
 }
 

@@ -57,6 +57,7 @@ pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes 
         gradients: SIZE,
         momentum: SIZE,
         average: SIZE,
+        statistics: SIZE,
         indices: SIZE,
         sample_arena: 0,
         sample_indices: 0,

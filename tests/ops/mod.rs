@@ -12,6 +12,7 @@ mod join;
 pub mod lab;
 mod linear;
 mod loss;
+mod norm;
 mod optimizer;
 mod pool;
 pub mod pytorch;

@@ -1,6 +1,6 @@
 //! Every operator's forward pass in f64, as plainly as it can be written.
 
-use cnn_cuda::ops::{Activation, Conv2d, Linear};
+use cnn_cuda::ops::{Activation, BatchNorm2d, Conv2d, Linear};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::Case;
@@ -10,6 +10,7 @@ pub fn forward(case: &Case, inputs: &[Vec<f64>]) -> Vec<f64> {
     match case {
         Case::Conv2d { op, activation, batch } => conv2d(op, *activation, *batch, inputs),
         Case::Linear { op, activation, batch } => linear(op, *activation, *batch, inputs),
+        Case::BatchNorm2d { op, activation, batch, .. } => batch_norm(op, *activation, *batch, inputs),
         Case::MaxPool2d { op, batch } => pool(op.input, op.window, *batch, &inputs[0], |values, _| {
             values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
         }),
@@ -68,6 +69,27 @@ fn linear(op: &Linear, activation: Activation, batch: usize, inputs: &[Vec<f64>]
     (0..batch * op.out_features)
         .map(|at| activate(activation, dot(at / op.out_features, at % op.out_features) + bias[at % op.out_features]))
         .collect()
+}
+
+fn batch_norm(op: &BatchNorm2d, activation: Activation, batch: usize, inputs: &[Vec<f64>]) -> Vec<f64> {
+    let [x, weight, bias] = [&inputs[0], &inputs[1], &inputs[2]];
+    let channels = op.input.channels;
+    let (means, variances): (Vec<f64>, Vec<f64>) = (0..channels).map(|c| moments(x, c, channels)).unzip();
+    assert_eq!(x.len(), batch * op.input.len());
+    let value = |(at, x): (usize, &f64)| {
+        let c = at % channels;
+        let y = (x - means[c]) / (variances[c] + f64::from(op.epsilon)).sqrt() * weight[c] + bias[c];
+        activate(activation, y + inputs.get(3).map_or(0.0, |residual| residual[at]))
+    };
+    x.iter().enumerate().map(value).collect()
+}
+
+/// Mean and biased variance of a channel.
+pub fn moments(x: &[f64], channel: usize, channels: usize) -> (f64, f64) {
+    let values = || x.iter().skip(channel).step_by(channels);
+    let rows = (x.len() / channels) as f64;
+    let mean = values().sum::<f64>() / rows;
+    (mean, values().map(|x| (x - mean).powi(2)).sum::<f64>() / rows)
 }
 
 /// Pools with `reduce(values in the window and the input, window area)`.

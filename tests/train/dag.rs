@@ -53,12 +53,16 @@ fn loss_and_gradients<B: Backend>(backend: &mut B, network: &Network, parameters
     (loss, backend.read(Span::new(Region::Gradients, 0, parameters.len())).expect("read"))
 }
 
-/// Central differences of the loss along single parameters, and along whole tensors at once.
+/// The gradients of a branching graph.
 pub fn check_gradients<B: Backend>(backend: &mut B) {
     // A slope of one half bends the loss less than ReLU does where a shift takes a value through zero.
-    let network = branching(Shape::new(9, 8, 2), 4, 0.5);
+    check_gradients_of(backend, &branching(Shape::new(9, 8, 2), 4, 0.5));
+}
+
+/// Central differences of the loss along whole tensors at once.
+pub fn check_gradients_of<B: Backend>(backend: &mut B, network: &Network) {
     let parameters = network.initial_parameters(3);
-    let (_, gradients) = loss_and_gradients(backend, &network, &parameters);
+    let (_, gradients) = loss_and_gradients(backend, network, &parameters);
     for parameter in &network.parameters {
         // Along its own gradient, a tensor's slope is the gradient's length: no cancellation, so fp32 will do.
         let gradient = &gradients[parameter.range()];
@@ -71,7 +75,7 @@ pub fn check_gradients<B: Backend>(backend: &mut B) {
             for (value, &g) in shifted[parameter.range()].iter_mut().zip(gradient) {
                 *value += (sign * h * f64::from(g) / length) as f32;
             }
-            loss_and_gradients(backend, &network, &shifted).0
+            loss_and_gradients(backend, network, &shifted).0
         };
         let slope = (moved(1.0) - moved(-1.0)) / (2.0 * h);
         assert!((slope / length - 1.0).abs() < 0.02, "{}: slope {slope}, gradient {length}", parameter.name);

@@ -5,6 +5,7 @@ mod cuda;
 pub mod dag;
 mod fusion;
 pub mod harness;
-pub mod parity;
+pub mod norm;
+mod parity;
 mod resume;
 mod schedule;

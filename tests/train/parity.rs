@@ -6,7 +6,7 @@ use std::path::Path;
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::data::{self, Dataset, LoadOptions};
 use cnn_cuda::models::{find, mnist_cnn};
-use cnn_cuda::network::Network;
+use cnn_cuda::network::{Initial, Network};
 use cnn_cuda::ops::{Backend, Sgd};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, Trainer};
@@ -126,7 +126,8 @@ fn pytorchs_initial_parameters(network: &Network, seed: u64) -> Vec<f32> {
     let mut flat = vec![0.0; network.parameter_count()];
     for pair in network.parameters.chunks(2) {
         let [weight, bias] = pair else { panic!("every layer has a weight and a bias") };
-        let values = default_init(&mut generator, weight.fan_in, weight.len(), bias.len());
+        let Initial::Uniform { fan_in } = weight.initial else { panic!("{} is not uniform", weight.name) };
+        let values = default_init(&mut generator, fan_in, weight.len(), bias.len());
         weight.layout.memory_from_file(&values.0, &mut flat[weight.range()]);
         bias.layout.memory_from_file(&values.1, &mut flat[bias.range()]);
     }

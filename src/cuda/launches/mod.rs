@@ -9,9 +9,10 @@ use anyhow::Result;
 use super::memory::columns_bytes;
 use super::{direct, implicit};
 use crate::ops::{
-    Activation, ActivationOps, Algorithm, AvgPool2d, BiasOps, ChannelCopy, Conv2d, Conv2dBackwardInput,
-    Conv2dBackwardWeight, Conv2dForward, ConvOps, GradientEpilogue, JoinOps, Linear, LinearBackwardInput,
-    LinearBackwardWeight, LinearForward, LinearOps, MaxPool2d, MaxPool2dBackward, MemorySizes, PoolOps, Span,
+    Activation, ActivationOps, Algorithm, AvgPool2d, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, BiasOps,
+    ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, GradientEpilogue, JoinOps,
+    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps, MaxPool2d, MaxPool2dBackward,
+    MemorySizes, NormOps, PoolOps, Span,
 };
 
 /// A product by cuBLAS, one launch of several kernels' names.
@@ -167,6 +168,20 @@ impl LinearOps for Launches {
         }
         self.launch(PRODUCT)?;
         self.gradient_epilogue(batch, op.in_features, spans.d_input, spans.epilogue)
+    }
+}
+
+impl NormOps for Launches {
+    fn batch_norm2d_forward(&mut self, _: &BatchNorm2d, _: usize, spans: BatchNorm2dForward) -> Result<()> {
+        if spans.saved.is_some() {
+            self.launch("norm_statistics")?;
+        }
+        self.launch("norm_forward")
+    }
+
+    fn batch_norm2d_backward(&mut self, _: &BatchNorm2d, _: usize, spans: BatchNorm2dBackward) -> Result<()> {
+        self.launch("norm_backward_sums")?;
+        spans.d_input.map_or(Ok(()), |_| self.launch("norm_backward_input"))
     }
 }
 

@@ -1,0 +1,168 @@
+//! Batch normalisation on the CPU: statistics over fixed pieces of rows, put together in their order.
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::memory::Memory;
+use super::norm_loops::{Pieces, gradient_sums, input_gradient, normalise, piece_moments};
+use super::{Cpu, Instructions};
+use crate::ops::{Activation, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, NormOps, Span};
+
+/// Kept between steps so that none allocates.
+#[derive(Default)]
+pub(super) struct State {
+    /// Of every piece, two values for each channel.
+    partials: Vec<f32>,
+    /// Values of each channel, repeated to the width of the loops.
+    factors: Vec<f32>,
+}
+
+impl NormOps for Cpu {
+    fn batch_norm2d_forward(&mut self, op: &BatchNorm2d, batch: usize, spans: BatchNorm2dForward) -> Result<()> {
+        let channels = op.input.channels;
+        let pieces = Pieces::new(batch * op.input.pixels(), channels);
+        let (total, set) = (pieces.total(), self.instructions);
+        if let Some(saved) = spans.saved {
+            op.training_rows(batch)?;
+            let [x, running, saved] = self.memory.floats([spans.input.first(total), spans.running, saved])?;
+            let partials = pieces.partials(&mut self.norm.partials);
+            moments(set, &pieces, x, partials);
+            settle(op, &pieces, partials, running, saved);
+        }
+        let statistics = spans.saved.unwrap_or(spans.running);
+        let [statistics, weight, bias] = self.memory.floats([statistics, spans.weight, spans.bias])?;
+        let (mean, spread) = statistics.split_at(channels);
+        let inverse = |channel: usize| match spans.saved {
+            Some(_) => spread[channel],
+            None => 1.0 / (spread[channel] + op.epsilon).sqrt(),
+        };
+        let factors = pieces.repeat(&mut self.norm.factors, |c| [mean[c], weight[c] * inverse(c), bias[c]]);
+        let (x, residual, y) = forward_views(&mut self.memory, total, &spans)?;
+        y.par_chunks_mut(pieces.len).enumerate().for_each(|(index, y)| {
+            let part = pieces.part(index);
+            let (x, residual) = (x.map(|x| &x[part.clone()]), residual.map(|residual| &residual[part]));
+            normalise(set, spans.activation, x, residual, y, factors);
+        });
+        Ok(())
+    }
+
+    fn batch_norm2d_backward(&mut self, op: &BatchNorm2d, batch: usize, spans: BatchNorm2dBackward) -> Result<()> {
+        let pieces = Pieces::new(op.training_rows(batch)?, op.input.channels);
+        self.sum_gradients(&pieces, &spans)?;
+        let Some(d_input) = spans.d_input else { return Ok(()) };
+        let [saved, weight, bias, d_weight, d_bias] =
+            self.memory.floats([spans.saved, spans.weight, spans.bias, spans.d_weight, spans.d_bias])?;
+        let (mean, inverse) = saved.split_at(pieces.channels);
+        let share = 1.0 / pieces.rows as f32;
+        let factors = pieces.repeat(&mut self.norm.factors, |c| {
+            let scale = weight[c] * inverse[c];
+            let of_input = -scale * inverse[c] * d_weight[c] * share;
+            [mean[c], scale, bias[c], of_input, -scale * d_bias[c] * share]
+        });
+        // What had a residual is through its activation already.
+        let activation = if spans.output.is_some() { Activation::Identity } else { spans.activation };
+        let set = self.instructions;
+        let (x, d_y, d_x) = backward_views(&mut self.memory, pieces.total(), &spans, d_input)?;
+        d_x.par_chunks_mut(pieces.len).enumerate().for_each(|(index, d_x)| {
+            let part = pieces.part(index);
+            let (x, d_y) = (&x[part.clone()], d_y.map(|d_y| &d_y[part]));
+            input_gradient(set, activation, x, d_y, d_x, factors);
+        });
+        Ok(())
+    }
+}
+
+impl Cpu {
+    /// The gradients of weight and bias, and with a residual its own, in place.
+    fn sum_gradients(&mut self, pieces: &Pieces, spans: &BatchNorm2dBackward) -> Result<()> {
+        let (total, channels, set) = (pieces.total(), pieces.channels, self.instructions);
+        let output = spans.output.map_or(spans.input.first(0), |output| output.first(total));
+        let [x, y, d_y, saved, weight, bias, d_weight, d_bias] = self.memory.floats([
+            spans.input.first(total),
+            output,
+            spans.d_output.first(total),
+            spans.saved,
+            spans.weight,
+            spans.bias,
+            spans.d_weight,
+            spans.d_bias,
+        ])?;
+        let (x, y) = (&*x, spans.output.map(|_| &*y));
+        let (mean, inverse) = saved.split_at(channels);
+        let factors = pieces.repeat(&mut self.norm.factors, |c| [mean[c], weight[c] * inverse[c], bias[c]]);
+        let partials = pieces.partials(&mut self.norm.partials);
+        let work = d_y.par_chunks_mut(pieces.len).zip(partials.par_chunks_mut(2 * channels)).enumerate();
+        work.for_each(|(index, (d_y, sums))| {
+            let part = pieces.part(index);
+            let (x, y) = (&x[part.clone()], y.map(|y| &y[part]));
+            gradient_sums(set, spans.activation, pieces, factors, (x, y), d_y, sums);
+        });
+        for (channel, (d_weight, d_bias)) in d_weight.iter_mut().zip(d_bias.iter_mut()).enumerate() {
+            let sum = |kind: usize| -> f64 {
+                partials.chunks_exact(2 * channels).map(|sums| f64::from(sums[kind * channels + channel])).sum()
+            };
+            (*d_bias, *d_weight) = (sum(0) as f32, (sum(1) * f64::from(inverse[channel])) as f32);
+        }
+        Ok(())
+    }
+}
+
+type ForwardViews<'a> = (Option<&'a [f32]>, Option<&'a [f32]>, &'a mut [f32]);
+
+/// Input (none where it is the output), residual and output.
+fn forward_views<'a>(memory: &'a mut Memory, total: usize, spans: &BatchNorm2dForward) -> Result<ForwardViews<'a>> {
+    let nothing = spans.output.first(0);
+    let (output, in_place) = (spans.output.first(total), spans.input == spans.output);
+    let input = if in_place { nothing } else { spans.input.first(total) };
+    let residual = spans.residual.map_or(nothing, |residual| residual.first(total));
+    let [x, residual, y] = memory.floats([input, residual, output])?;
+    let given = |values: &'a mut [f32], is_there: bool| is_there.then_some(&*values);
+    Ok((given(x, !in_place), given(residual, spans.residual.is_some()), y))
+}
+
+type BackwardViews<'a> = (&'a [f32], Option<&'a [f32]>, &'a mut [f32]);
+
+/// Input, gradient of the output (none where it is that of the input), gradient of the input.
+fn backward_views<'a>(
+    memory: &'a mut Memory,
+    total: usize,
+    spans: &BatchNorm2dBackward,
+    d_input: Span,
+) -> Result<BackwardViews<'a>> {
+    let in_place = spans.d_output == d_input;
+    let d_output = if in_place { d_input.first(0) } else { spans.d_output.first(total) };
+    let [x, d_y, d_x] = memory.floats([spans.input.first(total), d_output, d_input.first(total)])?;
+    Ok((x, (!in_place).then_some(d_y), d_x))
+}
+
+/// Of every piece and channel, the mean and the sum of the squares of the distances from it.
+fn moments(set: Instructions, pieces: &Pieces, x: &[f32], partials: &mut [f32]) {
+    let work = x.par_chunks(pieces.len).zip(partials.par_chunks_mut(2 * pieces.channels));
+    work.for_each(|(x, partials)| piece_moments(set, pieces, x, partials));
+}
+
+/// Mean and inverse deviation of the whole batch from those of the pieces, in their order (Chan, Golub and LeVeque), and
+/// the running statistics' step towards them.
+fn settle(op: &BatchNorm2d, pieces: &Pieces, partials: &[f32], running: &mut [f32], saved: &mut [f32]) {
+    let channels = pieces.channels;
+    let (running_mean, running_variance) = running.split_at_mut(channels);
+    let (saved_mean, saved_inverse) = saved.split_at_mut(channels);
+    for channel in 0..channels {
+        let (mut count, mut mean, mut squares) = (0.0, 0.0, 0.0);
+        for (index, piece) in partials.chunks_exact(2 * channels).enumerate() {
+            let rows = (pieces.part(index).len() / channels) as f64;
+            let distance = f64::from(piece[channel]) - mean;
+            let sum = count + rows;
+            mean += distance * rows / sum;
+            squares += f64::from(piece[channels + channel]) + distance * distance * count * rows / sum;
+            count = sum;
+        }
+        saved_mean[channel] = mean as f32;
+        saved_inverse[channel] = (1.0 / (squares / count + f64::from(op.epsilon)).sqrt()) as f32;
+        let towards = |running: &mut f32, batch: f64| {
+            *running = (1.0 - op.momentum) * *running + op.momentum * batch as f32;
+        };
+        towards(&mut running_mean[channel], mean);
+        towards(&mut running_variance[channel], squares / (count - 1.0));
+    }
+}

@@ -1,0 +1,232 @@
+//! Batch normalisation: gradients, running statistics, evaluation, in place, and PyTorch's numbers.
+
+use std::fs;
+
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::ops::{Activation, Backend, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, NormOps, Region, Span};
+use cnn_cuda::shape::Shape;
+
+use super::case::{Case, Results};
+use super::lab::{Lab, random};
+use super::pytorch::Tensors;
+use super::{FP32, Tolerance, check_op, compare, cpu, reference};
+
+const LEAKY: Activation = Activation::LeakyRelu { slope: 0.125 };
+
+/// Channels that are no multiple of a vector, one that is, more than a loop's width, and several pieces of rows.
+pub fn cases() -> Vec<Case> {
+    let of = |input: [usize; 3], activation, residual, batch| {
+        let op = BatchNorm2d::new(Shape::new(input[0], input[1], input[2]));
+        Case::BatchNorm2d { op, activation, residual, batch }
+    };
+    vec![
+        of([3, 5, 3], Activation::Identity, false, 2),
+        of([3, 5, 3], LEAKY, true, 2),
+        of([4, 3, 8], Activation::Tanh, false, 3),
+        of([4, 3, 16], LEAKY, true, 3),
+        of([1, 1, 5], Activation::Identity, true, 7),
+        of([2, 2, 264], LEAKY, false, 2),
+    ]
+}
+
+#[test]
+fn batch_normalisation() {
+    cases().into_iter().for_each(check_op);
+}
+
+/// Where a case's tensors lie.
+pub struct Spans {
+    forward: BatchNorm2dForward,
+    backward: BatchNorm2dBackward,
+}
+
+/// Lays out a case: its inputs, running mean 0 and variance 1, and the gradient of the output.
+fn lay_out<B: Backend>(
+    lab: &mut Lab<B>,
+    op: &BatchNorm2d,
+    activation: Activation,
+    inputs: &[Vec<f32>],
+    d_output: &[f32],
+) -> Spans {
+    let channels = op.input.channels;
+    let [weight, bias] = [1, 2].map(|which| lab.put(Region::Parameters, &inputs[which]));
+    let running = lab.put(Region::Statistics, &[vec![0.0; channels], vec![1.0; channels]].concat());
+    let saved = lab.empty(Region::Statistics, 2 * channels);
+    let input = lab.put(Region::Arena, &inputs[0]);
+    let residual = inputs.get(3).map(|residual| lab.put(Region::Arena, residual));
+    let output = lab.empty(Region::Arena, input.len);
+    let forward = BatchNorm2dForward { input, weight, bias, running, saved: Some(saved), residual, activation, output };
+    let backward = BatchNorm2dBackward {
+        activation,
+        input,
+        weight,
+        bias,
+        saved,
+        output: residual.map(|_| output),
+        d_output: lab.put(Region::Arena, d_output),
+        d_weight: lab.empty(Region::Gradients, channels),
+        d_bias: lab.empty(Region::Gradients, channels),
+        d_input: Some(lab.empty(Region::Arena, input.len)),
+    };
+    Spans { forward, backward }
+}
+
+/// Runs a case in training.
+pub fn run<B: Backend>(
+    lab: &mut Lab<B>,
+    op: &BatchNorm2d,
+    activation: Activation,
+    batch: usize,
+    inputs: &[Vec<f32>],
+    d_output: &[f32],
+) -> Results {
+    let Spans { forward, backward } = lay_out(lab, op, activation, inputs, d_output);
+    lab.backend.batch_norm2d_forward(op, batch, forward).expect("forward");
+    lab.backend.batch_norm2d_backward(op, batch, backward).expect("backward");
+    let mut gradients =
+        [backward.d_input.expect("wanted"), backward.d_weight, backward.d_bias].map(|s| lab.get(s)).to_vec();
+    if forward.residual.is_some() {
+        gradients.push(lab.get(backward.d_output));
+    }
+    Results { output: lab.get(forward.output), gradients }
+}
+
+/// The statistics of values far from zero, against f64, and evaluation with them.
+pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    let op = BatchNorm2d { momentum: 0.25, ..BatchNorm2d::new(Shape::new(30, 40, 8)) };
+    let (batch, channels) = (5, 8);
+    // fp16 holds sixty-fourths there.
+    let values: Vec<f32> = random(batch * op.input.len(), 0).iter().map(|x| (x * 64.0).round() / 64.0 + 20.0).collect();
+    let inputs = [values, random(channels, 1), random(channels, 2)];
+    lab.clear();
+    let spans = lay_out(lab, &op, Activation::Relu, &inputs, &vec![0.0; batch * op.input.len()]);
+    lab.backend.batch_norm2d_forward(&op, batch, spans.forward).expect("forward");
+    let x: Vec<f64> = inputs[0].iter().map(|&x| x.into()).collect();
+    let rows = (x.len() / channels) as f64;
+    let of = |pick: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+        (0..channels)
+            .map(|c| reference::moments(&x, c, channels))
+            .map(|(mean, variance)| pick(mean, variance))
+            .collect()
+    };
+    let inverse = |_: f64, variance: f64| 1.0 / (variance + f64::from(op.epsilon)).sqrt();
+    let saved = [of(&|mean, _| mean), of(&inverse)].concat();
+    compare("saved statistics", &lab.get(spans.backward.saved), &saved, FP32);
+    let running_mean = of(&|mean, _| 0.25 * mean);
+    let running_variance = of(&|_, variance| 0.75 + 0.25 * variance * rows / (rows - 1.0));
+    let running = lab.get(spans.forward.running);
+    compare("running mean", &running[..channels], &running_mean, FP32);
+    compare("running variance", &running[channels..], &running_variance, FP32);
+    let evaluation = BatchNorm2dForward { saved: None, ..spans.forward };
+    lab.backend.batch_norm2d_forward(&op, 2, evaluation).expect("forward");
+    let expected: Vec<f64> = (0..2 * op.input.len())
+        .map(|at| {
+            let c = at % channels;
+            let scale = f64::from(inputs[1][c]) / (running_variance[c] + f64::from(op.epsilon)).sqrt();
+            ((x[at] - running_mean[c]) * scale + f64::from(inputs[2][c])).max(0.0)
+        })
+        .collect();
+    compare("evaluation", &lab.get(spans.forward.output.first(expected.len())), &expected, tolerance);
+    assert_eq!(lab.get(spans.forward.running), running, "evaluation changes the running statistics");
+    let tiny = BatchNorm2d::new(Shape::new(1, 1, channels));
+    let error = lab.backend.batch_norm2d_forward(&tiny, 1, spans.forward).expect_err("one value has no variance");
+    assert!(error.to_string().contains("--batch-size"), "{error}");
+}
+
+/// A plan lets the output take the input's place in evaluation, and gradients the place of the output's.
+pub fn check_in_place<B: Backend>(lab: &mut Lab<B>) {
+    for case in cases() {
+        let Case::BatchNorm2d { op, activation, residual, batch } = case else { continue };
+        let inputs = Case::random_inputs(&case);
+        let d_output = random(batch * op.input.len(), 9);
+        lab.clear();
+        let apart = lay_out(lab, &op, activation, &inputs, &d_output);
+        let evaluation = BatchNorm2dForward { saved: None, ..apart.forward };
+        lab.backend.batch_norm2d_forward(&op, batch, evaluation).expect("forward");
+        let expected = lab.get(evaluation.output);
+        let copied = lab.put(Region::Arena, &inputs[0]);
+        let over = BatchNorm2dForward { input: copied, output: copied, ..evaluation };
+        lab.backend.batch_norm2d_forward(&op, batch, over).expect("forward");
+        assert_eq!(lab.get(copied), expected, "{op:?} in place");
+        lab.backend.batch_norm2d_forward(&op, batch, apart.forward).expect("forward");
+        // Without an input's gradient the other gradients are the same.
+        let parts = |lab: &mut Lab<B>, d_input: Option<Span>| {
+            lab.backend.write(apart.backward.d_output, &d_output).expect("write");
+            let spans = BatchNorm2dBackward { d_input, ..apart.backward };
+            lab.backend.batch_norm2d_backward(&op, batch, spans).expect("backward");
+            [spans.d_weight, spans.d_bias, d_input.unwrap_or(spans.d_bias)].map(|span| lab.get(span))
+        };
+        let expected = parts(lab, apart.backward.d_input);
+        assert_eq!(parts(lab, None)[..2], expected[..2], "{op:?} without an input gradient");
+        if !residual {
+            assert_eq!(parts(lab, Some(apart.backward.d_output)), expected, "{op:?} in place");
+        }
+    }
+}
+
+/// `tests/reference/norm.safetensors`: PyTorch's outputs, gradients and running statistics.
+pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    let bytes = fs::read("tests/reference/norm.safetensors").expect("the committed reference");
+    let tensors = Tensors::new(&bytes);
+    let as_f64 = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<_>>();
+    for name in ["plain", "relu", "residual", "features", "offset"] {
+        let tensor = |key: &str| tensors.channels_last(&format!("{name}.{key}"));
+        let shape = tensors.get(&format!("{name}.input")).1;
+        let size = |axis: usize| shape.get(axis).copied().unwrap_or(1);
+        let op = BatchNorm2d::new(Shape::new(size(2), size(3), shape[1]));
+        let (residual, activation) = match name {
+            "relu" => (false, Activation::Relu),
+            "residual" => (true, Activation::Relu),
+            _ => (false, Activation::Identity),
+        };
+        let keys = ["input", "weight", "bias", "residual"].map(String::from);
+        let keys = &keys[..if residual { 4 } else { 3 }];
+        let inputs: Vec<Vec<f32>> = keys.iter().map(|key| tensor(key)).collect();
+        lab.clear();
+        let spans = lay_out(lab, &op, activation, &inputs, &tensor("d_output"));
+        let running = [tensor("before.running_mean"), tensor("before.running_var")].concat();
+        lab.backend.write(spans.forward.running, &running).expect("write");
+        lab.backend.batch_norm2d_forward(&op, shape[0], spans.forward).expect("forward");
+        lab.backend.batch_norm2d_backward(&op, shape[0], spans.backward).expect("backward");
+        let mut check = |key: &str, span: Span| {
+            compare(&format!("{name} {key}"), &lab.get(span), &as_f64(tensor(key)), tolerance);
+        };
+        check("output", spans.forward.output);
+        check("d_input", spans.backward.d_input.expect("wanted"));
+        check("d_weight", spans.backward.d_weight);
+        check("d_bias", spans.backward.d_bias);
+        if residual {
+            check("d_residual", spans.backward.d_output);
+        }
+        let running = as_f64([tensor("after.running_mean"), tensor("after.running_var")].concat());
+        compare(&format!("{name} running statistics"), &lab.get(spans.forward.running), &running, tolerance);
+        let evaluation = BatchNorm2dForward { saved: None, ..spans.forward };
+        lab.backend.batch_norm2d_forward(&op, shape[0], evaluation).expect("forward");
+        compare(&format!("{name} evaluated"), &lab.get(evaluation.output), &as_f64(tensor("evaluated")), tolerance);
+    }
+}
+
+#[test]
+fn statistics_are_kept_and_used() {
+    check_statistics(&mut cpu(), FP32);
+    check_in_place(&mut cpu());
+}
+
+#[test]
+fn batch_normalisation_gives_pytorchs_numbers() {
+    check_pytorch(&mut cpu(), FP32);
+}
+
+/// 1000 ± 1: a sum of squares in fp32 would have no digit of the variance right.
+#[test]
+fn a_large_mean_costs_no_digits() {
+    let mut lab: Lab<Cpu> = cpu();
+    let op = BatchNorm2d::new(Shape::new(64, 64, 3));
+    let x: Vec<f32> = random(2 * op.input.len(), 0).iter().map(|x| x + 1000.0).collect();
+    let inputs = [x.clone(), vec![1.0; 3], vec![0.0; 3]];
+    let spans = lay_out(&mut lab, &op, Activation::Identity, &inputs, &x);
+    lab.backend.batch_norm2d_forward(&op, 2, spans.forward).expect("forward");
+    let x: Vec<f64> = x.into_iter().map(f64::from).collect();
+    let inverse: Vec<f64> = (0..3).map(|c| 1.0 / (reference::moments(&x, c, 3).1 + 1e-5).sqrt()).collect();
+    compare("inverse deviation", &lab.get(spans.backward.saved)[3..], &inverse, FP32);
+}
