@@ -3,8 +3,10 @@
     cargo build --release
     python benches/compare.py --device cpu --data data
     python benches/compare.py --device 0 --precisions fp32 tf32 fp16 --data data
+    python benches/compare.py --model resnet18 --batch-sizes 8 --data data
 
-First checks that both sides compute the same losses from the same weights on the same images. Then runs one process of
+First checks that both sides compute the same losses from the same weights on the same images (of `mnist-cnn` on MNIST;
+for torchvision's networks that is what `tests/reference/check_torchvision.py` does). Then runs one process of
 each side in turn, A B C D A B C D …, so that a machine's slow and fast moments fall on all of them, and prints per side the
 median over the rounds, their spread, and the median of the ratios within each round. Writes all numbers to a JSON file.
 """
@@ -85,6 +87,7 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
     """All rounds of every side, and a row for each."""
     common = ["--batch-size", str(batch), "--steps", str(args.steps), "--threads", str(threads), "--json"]
     common += ["--precision", precision]
+    common += ["--model", args.model]
     sides = {OURS: [binary, "bench", "--mode", what, "--device", args.device, *common]}
     for name in args.modes:
         mode, layout = name.split("-")
@@ -164,6 +167,7 @@ def write_readme(table: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="mnist-cnn", help="network, one that both sides have")
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a CUDA device")
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "tf32", "fp16"])
     parser.add_argument("--threads", type=int, nargs="+", help="of the CPU [default: 1 2; on a GPU 2]")
@@ -184,12 +188,17 @@ def main() -> None:
         parser.error("the CPU computes in fp32 alone")
     args.threads = args.threads or ([1, 2] if on_cpu else [2])
     args.modes = args.modes or (CPU_MODES if on_cpu else GPU_MODES)
-    args.out = args.out or ROOT / "benches" / "results" / ("cpu.json" if on_cpu else "cuda.json")
+    on_mnist = args.model == "mnist-cnn"
+    result_name = ("" if on_mnist else f"{args.model}-") + ("cpu.json" if on_cpu else "cuda.json")
+    args.out = args.out or ROOT / "benches" / "results" / result_name
+    if args.readme and not on_mnist:
+        parser.error("the README's tables are those of mnist-cnn")
     binary = Path(os.environ.get("CNN_CUDA_BIN", ROOT / "target" / "release" / "cnn-cuda"))
     if not binary.exists():
         sys.exit(f"{binary} is not there; run `cargo build --release` first, or set CNN_CUDA_BIN")
-    difference = check_same_losses(args, binary)
-    print(f"the first {CHECKED_STEPS} losses agree to {difference:.1e}", flush=True)
+    difference = check_same_losses(args, binary) if on_mnist else None
+    if on_mnist:
+        print(f"the first {CHECKED_STEPS} losses agree to {difference:.1e}", flush=True)
     wanted = [("train", batch) for batch in args.batch_sizes] + [("infer", batch) for batch in args.infer_batch_sizes]
     parts = []
     for threads, precision in itertools.product(args.threads, args.precisions):
@@ -198,6 +207,7 @@ def main() -> None:
             rows = [f"{row['side']} {row['ms']:.2f} ms ({row['times_slower']:.2f}×)" for row in parts[-1]["rows"]]
             print(f"{what}, batch {batch}, {threads} threads, {precision}: {', '.join(rows)}", flush=True)
     result = {
+        "model": args.model,
         "device": args.device,
         "machine": cpu_name(),
         "date": date.today().isoformat(),
@@ -208,7 +218,7 @@ def main() -> None:
         "losses_max_relative_difference": difference,
         "parts": parts,
     }
-    if args.epoch_rounds:
+    if args.epoch_rounds and on_mnist:
         result["epoch"] = epochs(args, binary)
     text = markdown(result)
     print("\n" + text)

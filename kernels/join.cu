@@ -55,3 +55,33 @@ KERNEL(copy_channels_vec)(const real* __restrict__ source, real* __restrict__ ta
         store_vec(target + pixel * target_stride + target_offset + channel, vec);
     }
 }
+
+// Every `stride`-th pixel in both directions, its channels from `first_channel` on between zeros: a residual network's
+// shortcut without parameters.
+KERNEL(subsample_forward)(const real* __restrict__ input, real* __restrict__ output, u64 count, u32 height, u32 width,
+                          u32 channels, u32 out_height, u32 out_width, u32 out_channels, u32 stride,
+                          u32 first_channel) {
+    GRID_STRIDE(i, count) {
+        u64 sample = i;
+        const u32 channel = take_digit(sample, out_channels) - first_channel;  // Wraps below it.
+        const u32 x = take_digit(sample, out_width) * stride;
+        const u32 y = take_digit(sample, out_height) * stride;
+        const u64 from = ((sample * height + y) * width + x) * channels + channel;
+        store(output + i, channel < channels ? load(input[from]) : 0.0f);
+    }
+}
+
+// Its gradient: zero for the pixels that were left out.
+KERNEL(subsample_backward)(const real* __restrict__ d_output, real* __restrict__ d_input, u64 count, u32 height,
+                           u32 width, u32 channels, u32 out_height, u32 out_width, u32 out_channels, u32 stride,
+                           u32 first_channel) {
+    GRID_STRIDE(i, count) {
+        u64 sample = i;
+        const u32 channel = take_digit(sample, channels) + first_channel;
+        const u32 x = take_digit(sample, width);
+        const u32 y = take_digit(sample, height);
+        const bool kept = x % stride == 0 && y % stride == 0;
+        const u64 from = ((sample * out_height + y / stride) * out_width + x / stride) * out_channels + channel;
+        store(d_input + i, kept ? load(d_output[from]) : 0.0f);
+    }
+}

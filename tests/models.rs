@@ -42,6 +42,34 @@ fn lenet5_is_lecuns() {
     assert_eq!(network("lenet5").parameter_count(), 61_706);
 }
 
+/// torchvision's counts, and He et al.'s 0.27, 0.46 and 0.85 million.
+#[test]
+fn residual_networks_have_the_parameters_of_their_authors() {
+    let counts = [
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+        ("resnet20", 269_722),
+        ("resnet32", 464_154),
+        ("resnet56", 853_018),
+    ];
+    for (name, count) in counts {
+        assert_eq!(network(name).parameter_count(), count, "{name}");
+    }
+    let net = network("resnet50");
+    let parameter = |name: &str| net.parameters.iter().find(|parameter| parameter.name == name).expect(name);
+    assert_eq!(parameter("layer3.0.downsample.0.weight").layout.file_shape(), [1024, 512, 1, 1]);
+    assert_eq!(parameter("layer4.2.conv2.weight").initial, Initial::Normal { deviation: (2.0_f32 / 4608.0).sqrt() });
+    assert_eq!(parameter("bn1.weight").initial, Initial::Constant(1.0));
+    // 4.09 thousand million, as torchvision says, and the stem's window over all of the picture in the end.
+    assert_eq!(net.multiply_adds().expect("shapes") / 10_000_000, 408);
+    let square = find("resnet20").expect("a model");
+    let message = (square.build)(Shape::new(32, 48, 3), 10).unwrap_err().to_string();
+    assert!(message.contains("square"), "{message}");
+}
+
 #[test]
 fn receptive_fields_grow_as_they_should() {
     let net = network("mnist-cnn");

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "reference"))
-from models import MODELS  # noqa: E402
+from models import MODELS, TORCHVISION, build, classes, input_shape  # noqa: E402
 
 MODES = ("eager", "compile", "graph")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -45,7 +45,7 @@ class Step:
     def __init__(self, args: argparse.Namespace, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.device, self.layout = torch.device(args.device), LAYOUTS[args.layout]
         self.images, self.labels = images.to(self.device), labels.to(self.device)
-        self.model = MODELS[args.model]().to(self.device, memory_format=self.layout)
+        self.model = build(args.model).to(self.device, memory_format=self.layout)
         self.forward = compiled(args, self.model)
         self.loss = nn.CrossEntropyLoss()
         # One kernel for all parameters where there is one.
@@ -55,7 +55,7 @@ class Step:
         self.autocast = autocast(args)
 
     def __call__(self, order: torch.Tensor) -> torch.Tensor:
-        x = (self.images[order].unsqueeze(1).float() / 255 - 0.5) / 0.5
+        x = (self.images[order].float() / 255 - 0.5) / 0.5
         x = x.contiguous(memory_format=self.layout)
         self.optimiser.zero_grad(set_to_none=True)
         with self.autocast():
@@ -138,8 +138,9 @@ def time_calls(args: argparse.Namespace, call: Callable[[], torch.Tensor]) -> li
 def time_steps(args: argparse.Namespace) -> dict:
     """Median, minimum and maximum of steps on one batch of noise."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (args.batch_size, 28, 28), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 10, (args.batch_size,), generator=generator)
+    shape = (args.batch_size, *input_shape(args.model))
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, classes(args.model), (args.batch_size,), generator=generator)
     args.lr = 0.01
     step, order = Step(args, images, labels), torch.arange(args.batch_size, device=args.device)
     run = Graph(step, order) if args.mode == "graph" else step
@@ -150,9 +151,9 @@ def time_inference(args: argparse.Namespace) -> dict:
     """Median, minimum and maximum of forward passes of one batch."""
     torch.manual_seed(0)
     layout, device = LAYOUTS[args.layout], torch.device(args.device)
-    model = MODELS[args.model]().eval().to(device, memory_format=layout)
+    model = build(args.model).eval().to(device, memory_format=layout)
     forward, context = compiled(args, model), autocast(args)
-    x = (torch.rand(args.batch_size, 1, 28, 28) * 2 - 1).to(device).contiguous(memory_format=layout)
+    x = (torch.rand(args.batch_size, *input_shape(args.model)) * 2 - 1).to(device).contiguous(memory_format=layout)
     with torch.no_grad(), context():
         if args.mode != "graph":
             return result(args, time_calls(args, lambda: forward(x)))
@@ -194,7 +195,7 @@ def tutorial_epoch(args: argparse.Namespace) -> dict:
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
             return self.transform(Image.fromarray(self.images[index].numpy(), mode="L")), int(self.labels[index])
 
-    model, loss = MODELS[args.model]().to(args.device), nn.CrossEntropyLoss()
+    model, loss = build(args.model).to(args.device), nn.CrossEntropyLoss()
     optimiser = torch.optim.SGD(model.parameters(), lr=args.lr)
     loader = DataLoader(Mnist(), batch_size=args.batch_size, shuffle=True)
     start = time.perf_counter()
@@ -231,7 +232,7 @@ def losses(args: argparse.Namespace) -> dict:
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    images = read_mnist(args.data, "train-images-idx3-ubyte", 16).reshape(-1, 28, 28)
+    images = read_mnist(args.data, "train-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28)
     labels = read_mnist(args.data, "train-labels-idx1-ubyte", 8).long()
     step = Step(args, images, labels)
     save_file({name: value.cpu().contiguous() for name, value in step.model.state_dict().items()}, args.save_initial)
@@ -241,7 +242,7 @@ def losses(args: argparse.Namespace) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=sorted(MODELS), default="mnist-cnn")
+    parser.add_argument("--model", choices=[*MODELS, *TORCHVISION], default="mnist-cnn")
     parser.add_argument("--what", choices=("train", "infer", "epoch"), default="train")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:0 and the like")
     parser.add_argument("--mode", choices=MODES, default="eager")

@@ -4,7 +4,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::{Cpu, ELEMENTWISE_CHUNK};
-use crate::ops::{ChannelCopy, JoinOps, Span};
+use crate::ops::{ChannelCopy, JoinOps, Span, Subsample};
 
 impl JoinOps for Cpu {
     fn add_forward(&mut self, len: usize, a: Span, b: Span, output: Span) -> Result<()> {
@@ -45,4 +45,39 @@ impl JoinOps for Cpu {
         });
         Ok(())
     }
+
+    fn subsample_forward(&mut self, op: &Subsample, batch: usize, input: Span, output: Span) -> Result<()> {
+        let (shape, first) = (op.output(), op.first_channel());
+        let spans = [input.first(batch * op.input.len()), output.first(batch * shape.len())];
+        let [x, y] = self.memory.floats(spans)?;
+        y.par_chunks_mut(shape.len()).zip(x.par_chunks(op.input.len())).for_each(|(y, x)| {
+            y.fill(0.0);
+            for_kept_pixels(op, |at, kept| {
+                let pixel = &mut y[kept * shape.channels + first..][..op.input.channels];
+                pixel.copy_from_slice(&x[at * op.input.channels..][..op.input.channels]);
+            });
+        });
+        Ok(())
+    }
+
+    fn subsample_backward(&mut self, op: &Subsample, batch: usize, d_output: Span, d_input: Span) -> Result<()> {
+        let (shape, first) = (op.output(), op.first_channel());
+        let spans = [d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())];
+        let [d_y, d_x] = self.memory.floats(spans)?;
+        d_x.par_chunks_mut(op.input.len()).zip(d_y.par_chunks(shape.len())).for_each(|(d_x, d_y)| {
+            d_x.fill(0.0);
+            for_kept_pixels(op, |at, kept| {
+                let pixel = &mut d_x[at * op.input.channels..][..op.input.channels];
+                pixel.copy_from_slice(&d_y[kept * shape.channels + first..][..op.input.channels]);
+            });
+        });
+        Ok(())
+    }
+}
+
+/// Calls `pair(input pixel, output pixel)` for every pixel of a sample that is kept.
+fn for_kept_pixels(op: &Subsample, mut pair: impl FnMut(usize, usize)) {
+    let rows = (0..op.input.height).step_by(op.stride);
+    let at = rows.flat_map(|y| (0..op.input.width).step_by(op.stride).map(move |x| y * op.input.width + x));
+    at.enumerate().for_each(|(kept, at)| pair(at, kept));
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Cuda;
 use super::kernels::{Arg, u32_arg};
-use crate::ops::{ChannelCopy, JoinOps, Span};
+use crate::ops::{ChannelCopy, JoinOps, Span, Subsample};
 
 impl JoinOps for Cuda {
     fn add_forward(&mut self, len: usize, a: Span, b: Span, output: Span) -> Result<()> {
@@ -36,5 +36,28 @@ impl JoinOps for Cuda {
             true => self.launch("copy_channels_vec", pixels * op.channels / self.vector(), &args),
             false => self.launch("copy_channels", pixels * op.channels, &args),
         }
+    }
+
+    fn subsample_forward(&mut self, op: &Subsample, batch: usize, input: Span, output: Span) -> Result<()> {
+        let (from, to) = (input.first(batch * op.input.len()), output.first(batch * op.output().len()));
+        self.launch_subsample("subsample_forward", op, from, to)
+    }
+
+    fn subsample_backward(&mut self, op: &Subsample, batch: usize, d_output: Span, d_input: Span) -> Result<()> {
+        let (from, to) = (d_output.first(batch * op.output().len()), d_input.first(batch * op.input.len()));
+        self.launch_subsample("subsample_backward", op, from, to)
+    }
+}
+
+impl Cuda {
+    /// One thread for each value that is written.
+    fn launch_subsample(&mut self, kernel: &str, op: &Subsample, source: Span, target: Span) -> Result<()> {
+        let (input, output) = (op.input, op.output());
+        let mut args = vec![self.pointer(source)?, self.pointer(target)?, Arg::U64(target.len as u64)];
+        let sizes = [input.height, input.width, input.channels, output.height, output.width, output.channels];
+        for size in sizes.into_iter().chain([op.stride, op.first_channel()]) {
+            args.push(u32_arg(size)?);
+        }
+        self.launch(kernel, target.len, &args)
     }
 }

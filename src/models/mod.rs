@@ -2,11 +2,16 @@
 
 mod lenet5;
 pub mod mnist_cnn;
+pub mod resnet;
 
 use anyhow::{Result, bail};
 
 use crate::network::Network;
 use crate::shape::Shape;
+use resnet::Kind;
+
+/// Makes a network for an input and a number of classes.
+pub type Build = fn(input: Shape, classes: usize) -> Result<Network>;
 
 /// A network that `--model` knows.
 pub struct Model {
@@ -16,7 +21,7 @@ pub struct Model {
     /// The input it was made for, where no data set says otherwise.
     pub input: Shape,
     pub classes: usize,
-    pub build: fn(input: Shape, classes: usize) -> Result<Network>,
+    pub build: Build,
 }
 
 /// All networks.
@@ -35,6 +40,26 @@ pub const TABLE: &[Model] = &[
         classes: 10,
         build: lenet5::build,
     },
+    resnet::cifar("resnet20", "He et al.'s residual network of 20 layers for CIFAR-10", |i, c| {
+        resnet::for_cifar("resnet20", i, c, 3)
+    }),
+    resnet::cifar("resnet32", "the same of 32 layers", |i, c| resnet::for_cifar("resnet32", i, c, 5)),
+    resnet::cifar("resnet56", "the same of 56 layers", |i, c| resnet::for_cifar("resnet56", i, c, 9)),
+    resnet::imagenet("resnet18", "torchvision's residual network of 18 layers for ImageNet", |i, c| {
+        resnet::torchvision("resnet18", i, c, Kind::Basic, [2, 2, 2, 2])
+    }),
+    resnet::imagenet("resnet34", "the same of 34 layers", |i, c| {
+        resnet::torchvision("resnet34", i, c, Kind::Basic, [3, 4, 6, 3])
+    }),
+    resnet::imagenet("resnet50", "the same of 50 layers, with bottlenecks", |i, c| {
+        resnet::torchvision("resnet50", i, c, Kind::Bottleneck, [3, 4, 6, 3])
+    }),
+    resnet::imagenet("resnet101", "the same of 101 layers", |i, c| {
+        resnet::torchvision("resnet101", i, c, Kind::Bottleneck, [3, 4, 23, 3])
+    }),
+    resnet::imagenet("resnet152", "the same of 152 layers", |i, c| {
+        resnet::torchvision("resnet152", i, c, Kind::Bottleneck, [3, 8, 36, 3])
+    }),
 ];
 
 /// The model of that name.

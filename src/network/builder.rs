@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{FirstLayer, Initial, Layout, Network, Node, NodeId, Operator, Parameter, RunningStatistics};
-use crate::ops::{Activation, AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d};
+use crate::ops::{Activation, AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Subsample};
 use crate::shape::{Shape, Window};
 
 /// What a convolution needs besides its input; the defaults are PyTorch's.
@@ -127,6 +127,24 @@ impl Builder {
         let pool = AvgPool2d { input: self.shape(input), window };
         let shape = pool.output()?;
         Ok(self.node("avgpool", Operator::AvgPool2d(pool), vec![input], shape, None, None))
+    }
+
+    /// The average of every channel over the whole map, which must be square.
+    pub fn global_avg_pool2d(&mut self, input: NodeId) -> Result<NodeId> {
+        let Shape { height, width, .. } = self.shape(input);
+        ensure!(
+            height == width,
+            "the network's last map is {height}×{width}: it averages only square ones, of square images"
+        );
+        self.avg_pool2d(input, Window { kernel: height, stride: height, padding: 0 })
+    }
+
+    /// A shortcut without parameters; see [`Subsample`].
+    pub fn subsample(&mut self, input: NodeId, stride: usize, channels: usize) -> Result<NodeId> {
+        let op = Subsample { input: self.shape(input), stride, channels };
+        ensure!(stride > 0, "stride must be at least 1");
+        ensure!(channels >= op.input.channels, "a shortcut from {} to {channels} channels", op.input.channels);
+        Ok(self.node("shortcut", Operator::Subsample(op), vec![input], op.output(), None, None))
     }
 
     pub fn activation(&mut self, input: NodeId, activation: Activation) -> Result<NodeId> {

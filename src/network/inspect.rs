@@ -47,6 +47,7 @@ impl Operator {
             Self::Conv2d(op) => Some(op.window),
             Self::MaxPool2d(op) => Some(op.window),
             Self::AvgPool2d(op) => Some(op.window),
+            Self::Subsample(op) => Some(Window { kernel: 1, stride: op.stride, padding: 0 }),
             _ => None,
         }
     }
@@ -66,6 +67,7 @@ impl Operator {
             Self::Flatten => "flatten".into(),
             Self::Add => "add".into(),
             Self::Concat => "concat".into(),
+            Self::Subsample(op) => format!("shortcut stride {}, {}→{}", op.stride, op.input.channels, op.channels),
         }
     }
 }

@@ -14,7 +14,7 @@ pub use statistics::{RunningStatistics, Statistics, Weights};
 
 use anyhow::Result;
 
-use crate::ops::{Activation, AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d};
+use crate::ops::{Activation, AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Subsample};
 use crate::shape::Shape;
 
 /// Index of a node; inputs always have smaller ones, so the order of the nodes is a schedule.
@@ -35,6 +35,7 @@ pub enum Operator {
     Add,
     /// Along channels.
     Concat,
+    Subsample(Subsample),
 }
 
 /// One operator in the graph.

@@ -21,7 +21,7 @@ pub use backend::{Algorithm, Backend, Choice, DeviceInfo, MemorySizes, Recording
 pub use bias::{BiasOps, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};
 pub use gather::{GatherOps, Normalise, Subset};
-pub use join::{ChannelCopy, JoinOps};
+pub use join::{ChannelCopy, JoinOps, Subsample};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
 pub use loss::{LossGradient, LossOps, Metrics, StepLoss};
 pub use norm::{BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, NormOps};

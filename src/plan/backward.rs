@@ -60,6 +60,9 @@ impl Scheduler<'_> {
                     self.contribute_copy(node, input, d_output);
                 }
             }
+            Operator::Subsample(op) => self.contribute(node, node.inputs[0], &[d_output], |d_input| {
+                StepKind::SubsampleBackward { op, d_output, d_input }
+            }),
             Operator::Concat => self.concat_backward(node, d_output),
         }
     }

@@ -69,6 +69,9 @@ impl StepKind {
             Self::ActivationForward { len, .. } => Cost::new(batch * len, 2 * batch * len),
             Self::ActivationBackward { len, .. } => Cost::new(batch * len, 3 * batch * len),
             Self::AddForward { len, .. } | Self::Accumulate { len, .. } => Cost::new(batch * len, 3 * batch * len),
+            Self::SubsampleForward { output: written, .. } | Self::SubsampleBackward { d_input: written, .. } => {
+                Cost::new(0, 2 * len(written))
+            }
             Self::Copy { len, .. } => Cost::new(0, 2 * batch * len),
             Self::CopyChannels { ref op, .. } => Cost::new(0, 2 * batch * op.pixels * op.channels),
         }

@@ -163,6 +163,10 @@ pub(super) fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind
         StepKind::AddForward { len, a, b, output } => backend.add_forward(n * len, at(a), at(b), at(output)),
         StepKind::Accumulate { len, term, sum } => backend.accumulate(n * len, at(term), at(sum)),
         StepKind::Copy { len, source, target } => backend.copy(n * len, at(source), at(target)),
+        StepKind::SubsampleForward { ref op, input, output } => backend.subsample_forward(op, n, at(input), at(output)),
+        StepKind::SubsampleBackward { ref op, d_output, d_input } => {
+            backend.subsample_backward(op, n, at(d_output), at(d_input))
+        }
         StepKind::CopyChannels { ref op, source, target } => backend.copy_channels(op, n, at(source), at(target)),
     }
 }

@@ -181,6 +181,7 @@ impl<'a> Scheduler<'a> {
             Operator::AvgPool2d(op) => StepKind::AvgPool2dForward { op, input, output },
             Operator::Activation(op) => StepKind::ActivationForward { op, len, input, output },
             Operator::Add => StepKind::AddForward { len, a: input, b: inputs[1], output },
+            Operator::Subsample(op) => StepKind::SubsampleForward { op, input, output },
             Operator::Concat => return self.concat_forward(node, &inputs, output),
         };
         let mut used = inputs;

@@ -3,6 +3,7 @@
 use super::ValueId;
 use crate::ops::{
     Activation, AvgPool2d, BatchNorm2d, ChannelCopy, Conv2d, GradientEpilogue, Linear, MaxPool2d, PoolEpilogue, Span,
+    Subsample,
 };
 
 /// One call of a backend.
@@ -149,6 +150,16 @@ pub enum StepKind {
         source: ValueId,
         target: ValueId,
     },
+    SubsampleForward {
+        op: Subsample,
+        input: ValueId,
+        output: ValueId,
+    },
+    SubsampleBackward {
+        op: Subsample,
+        d_output: ValueId,
+        d_input: ValueId,
+    },
 }
 
 impl StepKind {
@@ -198,6 +209,8 @@ impl StepKind {
             Self::Accumulate { .. } => "sum of gradients".into(),
             Self::Copy { .. } => "copy".into(),
             Self::CopyChannels { .. } => "copy of channels".into(),
+            Self::SubsampleForward { .. } => "shortcut".into(),
+            Self::SubsampleBackward { .. } => "gradient of the shortcut".into(),
         }
     }
 
@@ -213,6 +226,7 @@ impl StepKind {
             }
             Self::LinearForward { input, output, .. }
             | Self::AvgPool2dForward { input, output, .. }
+            | Self::SubsampleForward { input, output, .. }
             | Self::ActivationForward { input, output, .. } => (vec![input], vec![output]),
             Self::Conv2dBackwardWeight { input, d_output, .. } | Self::LinearBackwardWeight { input, d_output, .. } => {
                 (vec![input, d_output], Vec::new())
@@ -235,7 +249,9 @@ impl StepKind {
             Self::MaxPool2dForward { input, output, argmax, .. } => {
                 (vec![input], std::iter::once(output).chain(argmax).collect())
             }
-            Self::AvgPool2dBackward { d_output, d_input, .. } => (vec![d_output], vec![d_input]),
+            Self::AvgPool2dBackward { d_output, d_input, .. } | Self::SubsampleBackward { d_output, d_input, .. } => {
+                (vec![d_output], vec![d_input])
+            }
             Self::ActivationBackward { output, d_output, d_input, .. } => (vec![output, d_output], vec![d_input]),
             Self::AddForward { a, b, output, .. } => (vec![a, b], vec![output]),
             Self::Accumulate { term, sum, .. } => (vec![term, sum], vec![sum]),

@@ -3,7 +3,7 @@
 use cnn_cuda::ops::{
     Activation, AvgPool2d, Backend, BatchNorm2d, ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight,
     Conv2dForward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, MaxPool2d, MaxPool2dBackward,
-    Region,
+    Region, Subsample,
 };
 use cnn_cuda::shape::{Shape, Window};
 
@@ -45,6 +45,10 @@ pub enum Case {
     },
     Add {
         len: usize,
+    },
+    Subsample {
+        op: Subsample,
+        batch: usize,
     },
     /// One input per channel count.
     Concat {
@@ -108,6 +112,7 @@ impl Case {
             }
             Self::MaxPool2d { op, batch } => vec![batch * op.input.len()],
             Self::AvgPool2d { op, batch } => vec![batch * op.input.len()],
+            Self::Subsample { op, batch } => vec![batch * op.input.len()],
             Self::Activation { len, .. } => vec![*len],
             Self::Add { len } => vec![*len, *len],
             Self::Concat { pixels, channels, batch } => channels.iter().map(|c| batch * pixels * c).collect(),
@@ -147,6 +152,10 @@ impl Case {
             Self::AvgPool2d { op, batch } => {
                 lab.backend.avg_pool2d_forward(op, *batch, input, output).expect("forward");
                 lab.backend.avg_pool2d_backward(op, *batch, d_output, d_input).expect("backward");
+            }
+            Self::Subsample { op, batch } => {
+                lab.backend.subsample_forward(op, *batch, input, output).expect("forward");
+                lab.backend.subsample_backward(op, *batch, d_output, d_input).expect("backward");
             }
             Self::Activation { op, len } => {
                 lab.backend.activation_forward(*op, *len, input, output).expect("forward");

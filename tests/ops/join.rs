@@ -1,6 +1,7 @@
 //! Addition, concatenation and gradient sums.
 
-use cnn_cuda::ops::{JoinOps, Region};
+use cnn_cuda::ops::{JoinOps, Region, Subsample};
+use cnn_cuda::shape::Shape;
 
 use super::case::Case;
 use super::lab::random;
@@ -13,6 +14,8 @@ pub fn cases() -> Vec<Case> {
         Case::Add { len: 777 },
         Case::Concat { pixels: 6, channels: vec![3, 5], batch: 2 },
         Case::Concat { pixels: 1, channels: vec![4, 1, 8], batch: 3 },
+        Case::Subsample { op: Subsample { input: Shape::new(5, 4, 3), stride: 2, channels: 6 }, batch: 2 },
+        Case::Subsample { op: Subsample { input: Shape::new(3, 7, 4), stride: 3, channels: 4 }, batch: 1 },
     ]
 }
 

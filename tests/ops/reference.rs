@@ -1,6 +1,6 @@
 //! Every operator's forward pass in f64, as plainly as it can be written.
 
-use cnn_cuda::ops::{Activation, BatchNorm2d, Conv2d, Linear};
+use cnn_cuda::ops::{Activation, BatchNorm2d, Conv2d, Linear, Subsample};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::Case;
@@ -18,6 +18,7 @@ pub fn forward(case: &Case, inputs: &[Vec<f64>]) -> Vec<f64> {
             pool(op.input, op.window, *batch, &inputs[0], |values, area| values.iter().sum::<f64>() / area)
         }
         Case::Activation { op, .. } => inputs[0].iter().map(|&x| activate(*op, x)).collect(),
+        Case::Subsample { op, batch } => subsample(op, *batch, &inputs[0]),
         Case::Add { .. } => inputs[0].iter().zip(&inputs[1]).map(|(a, b)| a + b).collect(),
         Case::Concat { pixels, channels, batch } => {
             let pixel = |p: usize| {
@@ -90,6 +91,19 @@ pub fn moments(x: &[f64], channel: usize, channels: usize) -> (f64, f64) {
     let rows = (x.len() / channels) as f64;
     let mean = values().sum::<f64>() / rows;
     (mean, values().map(|x| (x - mean).powi(2)).sum::<f64>() / rows)
+}
+
+fn subsample(op: &Subsample, batch: usize, x: &[f64]) -> Vec<f64> {
+    let (input, shape, before) = (op.input, op.output(), (op.channels - op.input.channels) / 2);
+    let mut y = vec![0.0; batch * shape.len()];
+    for (n, oy, ox) in (0..batch).flat_map(|n| (0..shape.pixels()).map(move |p| (n, p / shape.width, p % shape.width)))
+    {
+        for c in 0..input.channels {
+            let from = ((n * input.height + oy * op.stride) * input.width + ox * op.stride) * input.channels + c;
+            y[((n * shape.height + oy) * shape.width + ox) * shape.channels + before + c] = x[from];
+        }
+    }
+    y
 }
 
 /// Pools with `reduce(values in the window and the input, window area)`.

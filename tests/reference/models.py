@@ -72,4 +72,78 @@ class LeNet5(nn.Module):
         return self.fc3(x)
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"mnist-cnn": MnistCnn, "lenet5": LeNet5}
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut without parameters: every second pixel, with channels of zeros on both sides."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride, self.missing = stride, channels - in_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(torch.relu_(self.bn1(self.conv1(x)))))
+        if self.stride > 1 or self.missing:
+            before = self.missing // 2
+            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.missing - before))
+        return torch.relu_(y + x)
+
+
+class CifarResNet(nn.Module):
+    """He et al.'s network of `6 * blocks + 2` layers for CIFAR-10, with torchvision's names and initialisation."""
+
+    def __init__(self, blocks: int, widths: tuple[int, ...] = (16, 32, 64), classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        in_channels, self.stages = widths[0], len(widths)
+        for stage, width in enumerate(widths):
+            layer = []
+            for block in range(blocks):
+                layer.append(CifarBlock(in_channels, width, 2 if stage > 0 and block == 0 else 1))
+                in_channels = width
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layer))
+        self.fc = nn.Linear(in_channels, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu_(self.bn1(self.conv1(x)))
+        for stage in range(self.stages):
+            x = getattr(self, f"layer{stage + 1}")(x)
+        return self.fc(x.mean((2, 3)))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "mnist-cnn": MnistCnn,
+    "lenet5": LeNet5,
+    "resnet20": lambda: CifarResNet(3),
+    "resnet32": lambda: CifarResNet(5),
+    "resnet56": lambda: CifarResNet(9),
+}
+
+# What torchvision defines.
+TORCHVISION = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+
+
+def build(name: str) -> nn.Module:
+    """The network that `cnn-cuda` calls by that name, initialised as its authors do."""
+    if name in TORCHVISION:
+        import torchvision
+
+        return getattr(torchvision.models, name)(weights=None)
+    return MODELS[name]()
+
+
+def input_shape(name: str) -> tuple[int, int, int]:
+    """Channels, height and width that the network was made for."""
+    if name in TORCHVISION:
+        return (3, 224, 224)
+    return (3, 32, 32) if name.startswith("resnet") else (1, 28, 28)
+
+
+def classes(name: str) -> int:
+    return 1000 if name in TORCHVISION else 10

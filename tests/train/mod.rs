@@ -7,5 +7,6 @@ mod fusion;
 pub mod harness;
 pub mod norm;
 mod parity;
+mod resnet;
 mod resume;
 mod schedule;

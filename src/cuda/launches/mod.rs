@@ -12,7 +12,7 @@ use crate::ops::{
     Activation, ActivationOps, Algorithm, AvgPool2d, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, BiasOps,
     ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, GradientEpilogue, JoinOps,
     Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps, MaxPool2d, MaxPool2dBackward,
-    MemorySizes, NormOps, PoolOps, Span,
+    MemorySizes, NormOps, PoolOps, Span, Subsample,
 };
 
 /// A product by cuBLAS, one launch of several kernels' names.
@@ -246,5 +246,13 @@ impl JoinOps for Launches {
 
     fn copy_channels(&mut self, _: &ChannelCopy, _: usize, _: Span, _: Span) -> Result<()> {
         self.launch("copy_channels")
+    }
+
+    fn subsample_forward(&mut self, _: &Subsample, _: usize, _: Span, _: Span) -> Result<()> {
+        self.launch("subsample_forward")
+    }
+
+    fn subsample_backward(&mut self, _: &Subsample, _: usize, _: Span, _: Span) -> Result<()> {
+        self.launch("subsample_backward")
     }
 }

@@ -1,0 +1,109 @@
+//! Narrow residual networks give PyTorch's logits, losses and running statistics (`tests/reference/resnets.safetensors`).
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use cnn_cuda::checkpoint::{load_weights, save_weights};
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::cuda::{Cuda, Options};
+use cnn_cuda::models::resnet::{self, Kind, Layers};
+use cnn_cuda::network::{Network, Weights};
+use cnn_cuda::ops::{Backend, Sgd};
+use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::shape::Shape;
+use cnn_cuda::train::{Hyperparameters, Trainer};
+use safetensors::SafeTensors;
+
+use super::harness::{Listener, dataset, hyperparameters};
+use crate::ops::cuda::options;
+use crate::ops::pytorch::Tensors;
+use crate::ops::{Tolerance, compare};
+use crate::support::cuda::on_cuda;
+
+const BATCH: usize = 8;
+
+/// Sums in another order; a batch normalisation over few values strengthens their differences.
+const CLOSE: Tolerance = Tolerance { absolute: 1e-4, relative: 1e-3 };
+
+fn networks() -> [(&'static str, Network); 3] {
+    let build = |name, kind, widths: &[usize], blocks: &[usize]| {
+        resnet::build(name, Shape::new(32, 32, 3), 10, &Layers { widths, blocks, kind }).expect("a network")
+    };
+    [
+        ("basic", build("basic", Kind::Basic, &[4, 4, 8, 8], &[2, 1, 1, 1])),
+        ("bottleneck", build("bottleneck", Kind::Bottleneck, &[2, 4, 4, 4], &[1, 2, 1, 1])),
+        ("cifar", build("cifar", Kind::Cifar, &[4, 8, 12], &[2, 2, 2])),
+    ]
+}
+
+/// The `state_dict` under `prefix`, through a file of its own.
+fn weights(network: &Network, bytes: &[u8], prefix: &str, path: &Path) -> Weights {
+    let file = SafeTensors::deserialize(bytes).expect("whole");
+    let own =
+        file.tensors().into_iter().filter_map(|(name, view)| Some((name.strip_prefix(prefix)?.to_string(), view)));
+    let own: HashMap<String, _> = own.collect();
+    fs::write(path, safetensors::serialize(own, None).expect("serialised")).expect("write");
+    load_weights(path, network).expect("PyTorch's names and shapes")
+}
+
+fn logits<B: Backend>(mut backend: B, network: &Network, weights: &Weights, images: &[u8]) -> Vec<f32> {
+    let plan = Plan::new(network, Mode::Inference, BATCH).expect("a plan");
+    backend.allocate(&plan.memory_sizes(false)).expect("memory");
+    plan::write_weights(&mut backend, weights).expect("write");
+    let input: Vec<f32> = images[..plan.input.len].iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
+    backend.write(plan.input, &input).expect("write");
+    plan::forward(&mut backend, &plan, BATCH).expect("forward");
+    backend.read(plan.logits).expect("read")
+}
+
+fn check<B: Backend>(backend: impl Fn() -> B) {
+    let bytes = fs::read("tests/reference/resnets.safetensors").expect("the committed reference");
+    let tensors = Tensors::new(&bytes);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("weights.safetensors");
+    let as_f64 = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
+    for (name, network) in networks() {
+        let get = |key: &str| as_f64(&tensors.get(&format!("{name}.{key}")).0);
+        let initial = weights(&network, &bytes, &format!("{name}.initial."), &path);
+        let images = tensors.bytes(&format!("{name}.images"));
+        let got = logits(backend(), &network, &initial, images);
+        compare(&format!("{name} logits"), &got, &get("logits"), CLOSE);
+        let labels = tensors.integers(&format!("{name}.labels")).iter().map(|&label| label as u32).collect();
+        let set = dataset(network.input(), 10, images.to_vec(), labels);
+        let sgd = Sgd { momentum: 0.9, weight_decay: 1e-3, ..Sgd::default() };
+        let hyper = Hyperparameters { sgd, ..hyperparameters(BATCH, 0.02) };
+        let mut trainer = Trainer::new(backend(), network.clone(), set, hyper).expect("a trainer");
+        trainer.set_weights(&initial).expect("weights");
+        let mut listener = Listener::default();
+        trainer.run(&mut listener).expect("a run");
+        compare(&format!("{name} losses"), &listener.losses, &get("losses"), CLOSE);
+        let statistics = trainer.statistics().expect("read");
+        for (one, tracked) in network.statistics.iter().zip(&statistics.batches_tracked) {
+            let names = ["running_mean", "running_var"].map(|what| format!("final.{}.{what}", one.name));
+            let expected = names.map(|name| get(&name)).concat();
+            compare(&format!("{name} {}", one.name), &statistics.values[one.range()], &expected, CLOSE);
+            assert_eq!(*tracked, tensors.integers(&format!("{name}.final.{}.num_batches_tracked", one.name))[0]);
+        }
+        let parameters = trainer.parameters().expect("read");
+        // What PyTorch reads with `load_state_dict(strict=True)`: the same tensors of the same types and shapes.
+        save_weights(&path, &network, &parameters, &statistics).expect("saved");
+        let saved = fs::read(&path).expect("read");
+        let saved = SafeTensors::deserialize(&saved).expect("whole");
+        let kinds = |file: &SafeTensors, prefix: &str| -> HashMap<String, _> {
+            let own = file.tensors().into_iter();
+            own.filter_map(|(name, view)| {
+                Some((name.strip_prefix(prefix)?.to_string(), (view.dtype(), view.shape().to_vec())))
+            })
+            .collect()
+        };
+        let reference = SafeTensors::deserialize(&bytes).expect("whole");
+        assert_eq!(kinds(&saved, ""), kinds(&reference, &format!("{name}.initial.")));
+    }
+}
+
+#[test]
+fn narrow_residual_networks_give_pytorchs_numbers() {
+    check(|| Cpu::new(Some(2)).expect("two threads"));
+    on_cuda(|| check(|| Cuda::new(Options { graphs: true, ..options("fp32") }).expect("a CUDA device")));
+}
