@@ -131,13 +131,38 @@ def epochs(args: argparse.Namespace, binary: Path) -> dict:
     return {"ours_seconds": ours, "tutorial_seconds": theirs, "times_slower": ratio}
 
 
+def evaluations(args: argparse.Namespace, binary: Path) -> list[dict]:
+    """`cnn-cuda eval` against PyTorch's loop under `no_grad`, in turn: seconds for MNIST's test images."""
+    parts = []
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "initial.safetensors"
+        script = [sys.executable, TRAIN_STEP, *their_device(args), "--data", args.data, "--json", "--threads", "2"]
+        run([*script, "--save-initial", weights, "--steps", "1"], 2)
+        ours = [binary, "eval", "--weights", weights, "--device", args.device, "--data", args.data, "--threads", "2", "--json"]
+        for batch in args.eval_batch_sizes:
+            sides = {OURS: [*ours, "--batch-size", str(batch)]}
+            for name in (mode for mode in args.modes if not mode.startswith("graph")):
+                mode, layout = name.split("-")
+                options = ["--what", "eval", "--mode", mode, "--layout", layout, "--batch-size", str(batch)]
+                sides[f"PyTorch {name.replace('-', ', ')}"] = [*script, *options]
+            seconds: dict[str, list[float]] = {name: [] for name in sides}
+            for _ in range(args.eval_rounds):
+                for name, command in sides.items():
+                    seconds[name].append(run(command, 2)["seconds"])
+            for name, values in seconds.items():
+                ratio = statistics.median(t / o for t, o in zip(values, seconds[OURS]))
+                parts.append({"batch_size": batch, "side": name, "seconds": values, "times_slower": ratio})
+    return parts
+
+
 def markdown(result: dict) -> str:
     """The tables as they stand in the README."""
     on_cpu = result["device"] == "cpu"
     setting, memory = ("threads", "peak memory") if on_cpu else ("precision", "device memory")
     lines = [
         f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {result['steps']} steps, "
-        f"median of the rounds' medians; {'; '.join(result['versions'])}.",
+        f"median of the rounds' medians; {'; '.join(result['versions'])}. Against cnn-cuda: how many times as long a side "
+        "takes, the median of the ratios within each round.",
         "",
         f"| what | batch | {setting} | side | ms | spread | against cnn-cuda | {memory} |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -150,6 +175,11 @@ def markdown(result: dict) -> str:
                 f"| {name} | {part['batch_size']} | {part[setting]} | {row['side']} | {row['ms']:.2f} "
                 f"| {low:.2f} to {high:.2f} | {row['times_slower']:.2f}× | {row['peak_memory_mb']:.0f} MB |"
             )
+    if result.get("evaluation"):
+        lines += ["", "| evaluation of MNIST's test images | batch | seconds | against cnn-cuda |", "| --- | --- | --- | --- |"]
+        for row in result["evaluation"]:
+            median = statistics.median(row["seconds"])
+            lines.append(f"| {row['side']} | {row['batch_size']} | {median:.2f} | {row['times_slower']:.2f}× |")
     if epoch := result.get("epoch"):
         ours, theirs = (statistics.median(epoch[key]) for key in ("ours_seconds", "tutorial_seconds"))
         lines += ["", f"An epoch of MNIST: {ours:.1f} s; the tutorial script with its DataLoader takes {theirs:.1f} s, "]
@@ -158,11 +188,11 @@ def markdown(result: dict) -> str:
 
 
 def write_readme(table: str) -> None:
-    """Replaces what stands between the README's markers."""
+    """Replaces what stands between the README's markers, which are the CPU's."""
     path = ROOT / "README.md"
-    begin, end = "<!-- benches/compare.py -->\n", "<!-- end -->"
-    head, rest = path.read_text().split(begin)
-    path.write_text(head + begin + "\n" + table + "\n" + rest[rest.index(end) :])
+    begin, end = "<!-- benches/compare.py --device cpu -->\n", "<!-- end -->"
+    head, rest = path.read_text(encoding="utf-8").split(begin)
+    path.write_text(head + begin + "\n" + table + "\n" + rest[rest.index(end) :], encoding="utf-8")
 
 
 def main() -> None:
@@ -171,12 +201,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a CUDA device")
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "tf32", "fp16"])
     parser.add_argument("--threads", type=int, nargs="+", help="of the CPU [default: 1 2; on a GPU 2]")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 16, 64, 256, 1024])
+    parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--infer-batch-sizes", type=int, nargs="*", default=[1, 128])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--epoch-rounds", type=int, default=3, help="epochs against the tutorial script; 0 for none")
-    parser.add_argument("--modes", nargs="+", choices=GPU_MODES, help="of PyTorch [default: all that the device has]")
+    parser.add_argument("--eval-batch-sizes", type=int, nargs="*", default=[1, 128])
+    parser.add_argument("--eval-rounds", type=int, default=3)
+    parser.add_argument("--modes", nargs="+", choices=sorted({*CPU_MODES, *GPU_MODES}), help="of PyTorch [default: all that the device has]")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CNN_CUDA_DATA", "data")))
     parser.add_argument("--out", type=Path, help="[default: benches/results/cpu.json or cuda.json]")
     parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
@@ -186,6 +218,8 @@ def main() -> None:
         parser.error("--device is cpu or the number of a CUDA device")
     if on_cpu and args.precisions != ["fp32"]:
         parser.error("the CPU computes in fp32 alone")
+    if args.readme and not on_cpu:
+        parser.error("--readme puts the CPU's tables into README.md; those of a GPU are written to --out alone")
     args.threads = args.threads or ([1, 2] if on_cpu else [2])
     args.modes = args.modes or (CPU_MODES if on_cpu else GPU_MODES)
     on_mnist = args.model == "mnist-cnn"
@@ -218,6 +252,8 @@ def main() -> None:
         "losses_max_relative_difference": difference,
         "parts": parts,
     }
+    if args.eval_rounds and args.eval_batch_sizes and on_mnist:
+        result["evaluation"] = evaluations(args, binary)
     if args.epoch_rounds and on_mnist:
         result["epoch"] = epochs(args, binary)
     text = markdown(result)

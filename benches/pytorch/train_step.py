@@ -6,7 +6,8 @@
 One step is what `cnn-cuda bench` times: a batch from images that lie in memory as bytes, normalised, forward, loss,
 backward, SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best. `--mode` is `eager`,
 `compile` (`torch.compile`, on a GPU with `max-autotune`) or `graph` (the whole step as one CUDA graph). `--what infer`
-times forward passes under `torch.no_grad()`; `--what epoch` is an epoch of the usual script with its DataLoader.
+times forward passes under `torch.no_grad()`; `--what eval` is the evaluation of MNIST's test images, and `--what epoch` an
+epoch of the usual script with its DataLoader.
 
 On a GPU steps are timed in groups, as a training loop runs them: the device is waited for after each group alone.
 """
@@ -174,6 +175,31 @@ def time_inference(args: argparse.Namespace) -> dict:
         return result(args, time_calls(args, replay))
 
 
+def time_evaluation(args: argparse.Namespace) -> dict:
+    """Seconds of an evaluation of MNIST's test images, which lie in memory as bytes: loss, and the class of each."""
+    torch.manual_seed(0)
+    layout, device = LAYOUTS[args.layout], torch.device(args.device)
+    images = read_mnist(args.data, "t10k-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28).to(device)
+    labels = read_mnist(args.data, "t10k-labels-idx1-ubyte", 8).long().to(device)
+    model = build(args.model).eval().to(device, memory_format=layout)
+    forward, loss = compiled(args, model), nn.CrossEntropyLoss(reduction="sum")
+
+    def evaluate(count: int) -> tuple[float, int]:
+        total, correct = torch.zeros((), device=device), torch.zeros((), dtype=torch.long, device=device)
+        for x, y in zip(images[:count].split(args.batch_size), labels[:count].split(args.batch_size), strict=True):
+            logits = forward(((x.float() / 255 - 0.5) / 0.5).contiguous(memory_format=layout))
+            total += loss(logits, y)
+            correct += (logits.argmax(1) == y).sum()
+        return total.item(), correct.item()
+
+    with torch.no_grad(), autocast(args)():
+        evaluate(WARM_UP * args.batch_size)
+        start = time.perf_counter()
+        total, correct = evaluate(len(images))
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "loss": total / len(images), "correct": correct, "framework": f"PyTorch {torch.__version__}"}
+
+
 def tutorial_epoch(args: argparse.Namespace) -> dict:
     """Seconds of one epoch as PyTorch's tutorials write it: pictures through transforms and a DataLoader."""
     from PIL import Image
@@ -243,7 +269,7 @@ def losses(args: argparse.Namespace) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=[*MODELS, *TORCHVISION], default="mnist-cnn")
-    parser.add_argument("--what", choices=("train", "infer", "epoch"), default="train")
+    parser.add_argument("--what", choices=("train", "infer", "eval", "epoch"), default="train")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:0 and the like")
     parser.add_argument("--mode", choices=MODES, default="eager")
     parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
@@ -259,13 +285,15 @@ def main() -> None:
     on_gpu = args.device.startswith("cuda")
     if not on_gpu and (args.mode == "graph" or args.precision != "fp32"):
         parser.error("--mode graph and --precision other than fp32 need --device cuda:N")
+    if args.mode == "graph" and args.what == "eval":
+        parser.error("--what eval runs eager or compiled")
     if on_gpu and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: PyTorch finds no GPU")
     torch.set_num_threads(args.threads)
     if on_gpu:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
         torch.backends.cudnn.benchmark = True
-    measure = {"train": time_steps, "infer": time_inference, "epoch": tutorial_epoch}[args.what]
+    measure = {"train": time_steps, "infer": time_inference, "eval": time_evaluation, "epoch": tutorial_epoch}[args.what]
     measured = losses(args) if args.save_initial else measure(args)
     print(json.dumps(measured) if args.json else json.dumps(measured, indent=2))
 

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -63,7 +64,9 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
         writeln!(out)?;
     } else {
         let images = result.images;
-        writeln!(out, "test loss {:.4}, accuracy {:.2}% of {images} images\n", result.loss, 100.0 * result.accuracy)?;
+        let speed = images as f64 / result.seconds;
+        write!(out, "test loss {:.4}, accuracy {:.2}% of {images} images", result.loss, 100.0 * result.accuracy)?;
+        writeln!(out, " in {:.2} s ({speed:.0} images/s)\n", result.seconds)?;
         result.confusion.print(&mut out)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -104,6 +107,8 @@ struct EvaluationResult {
     loss: f64,
     accuracy: f64,
     images: u64,
+    /// From the first batch to the last, with everything loaded.
+    seconds: f64,
     confusion: Confusion,
 }
 
@@ -121,6 +126,7 @@ impl Task for Evaluation<'_> {
         backend.set_order(Subset::Test, &order, 0)?;
         backend.set_metrics(Metrics::default())?;
         let mut confusion = Confusion::new(classes);
+        let start = Instant::now();
         for labels in labels.chunks(plan.max_batch) {
             plan::evaluate_step(&mut backend, &plan, labels.len())?;
             let logits = backend.read(plan.logits.first(labels.len() * plan.classes))?;
@@ -133,7 +139,9 @@ impl Task for Evaluation<'_> {
             }
         }
         let metrics = backend.read_metrics()?;
-        Ok(EvaluationResult { loss: metrics.loss(), accuracy: metrics.accuracy(), images: metrics.samples, confusion })
+        let seconds = start.elapsed().as_secs_f64();
+        let (loss, accuracy, images) = (metrics.loss(), metrics.accuracy(), metrics.samples);
+        Ok(EvaluationResult { loss, accuracy, images, seconds, confusion })
     }
 }
 
