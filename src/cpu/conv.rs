@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::geometry::Geometry;
 use super::kernel::{Left, Product, Start};
-use super::scratch::{self, Buffer, PANEL, grown};
+use super::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::winograd::Winograd;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
@@ -14,9 +14,6 @@ use crate::ops::{
 
 /// Pieces that a forward pass is cut into at least, so that a small batch keeps all threads busy.
 const LEAST_PIECES: usize = 16;
-
-/// Pieces that the weight gradient is summed in before their fixed-order reduction.
-const WEIGHT_GROUPS: usize = 8;
 
 /// Output pixels of a piece of the weight gradient: input and gradient of so many stay in L1 or nearly.
 const WEIGHT_PIXELS: usize = 128;
@@ -44,10 +41,10 @@ impl ConvOps for Cpu {
             winograd.backward_weight(set, x, d_y, d_weight, &mut self.scratch.partials);
             return Ok(());
         }
-        let lines_per_group = lines.div_ceil(WEIGHT_GROUPS);
-        let groups = lines.div_ceil(lines_per_group);
         // Every group sums d_weightᵀ of its lines, [panel][k·k·ic][PANEL].
         let panels = output.channels.div_ceil(PANEL);
+        let lines_per_group = lines.div_ceil(weight_groups(panels * patch * PANEL, panels));
+        let groups = lines.div_ceil(lines_per_group);
         let partials = grown(&mut self.scratch.partials, groups * panels * patch * PANEL);
         partials.par_chunks_mut(patch * PANEL).enumerate().for_each(|(index, partial)| {
             let (group, panel) = (index / panels, index % panels);

@@ -8,6 +8,17 @@ use crate::ops::{Conv2d, Region, Span};
 /// Columns of a panel: two vectors of the widest instructions. Panels make the right side of a product contiguous.
 pub(super) const PANEL: usize = 32;
 
+/// Pieces that a convolution's weight gradient is cut into at least, and groups of output lines at most.
+const WEIGHT_PIECES: usize = 8;
+
+/// Floats that the groups' sums may take: more of them cost more to write and to add than what they are sums of.
+const MOST_PARTIALS: usize = 1 << 22;
+
+/// Groups of output lines whose sums of weight gradients are kept apart, each of `len` floats and cut into `pieces` too.
+pub(super) fn weight_groups(len: usize, pieces: usize) -> usize {
+    WEIGHT_PIECES.min((MOST_PARTIALS / len).max(WEIGHT_PIECES.div_ceil(pieces)))
+}
+
 /// What all threads share.
 #[derive(Default)]
 pub(super) struct Scratch {

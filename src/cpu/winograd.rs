@@ -4,23 +4,23 @@
 use rayon::prelude::*;
 
 use super::kernel::{Left, Product, Start};
-use super::scratch::{self, Buffer, PANEL, grown};
+use super::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::tiling::Part;
 use super::transform::{CHANNELS, Join, PLANES, Split, Tiles};
 use super::{Instructions, activate};
 use crate::ops::{Activation, Conv2d};
 use crate::shape::Shape;
 
-/// Pieces that work is cut into at least, where the batch is large enough.
+/// Pieces that work is cut into at least, where the batch is large enough. Every piece reads all weights: where these
+/// are more than any cache holds, there are fewer.
 const LEAST_PIECES: usize = 16;
+const LEAST_PIECES_OF_MANY_WEIGHTS: usize = 4;
+const MANY_WEIGHTS: usize = 1 << 21;
 
 /// Tiles of a piece: as many rows as make the products worth their while, and as few as stay in L2.
 const LEAST_TILES: usize = 8;
 const TILES: usize = 32;
 const MOST_TILES: usize = 64;
-
-/// Pieces that the weight gradient is summed in before their fixed-order reduction.
-const WEIGHT_GROUPS: usize = 8;
 
 /// Panels of output channels for which one piece of the weight gradient uses the same transformed input.
 const WEIGHT_PANELS: usize = 4;
@@ -119,7 +119,9 @@ impl Winograd {
 
     /// Samples of a piece, and lines of tiles where it is a part of one sample.
     fn piece(&self, batch: usize) -> (usize, usize) {
-        let samples = TILES.div_ceil(self.lines * self.cols).min(batch / LEAST_PIECES).max(1);
+        let many = self.weight_len() > MANY_WEIGHTS;
+        let least = if many { LEAST_PIECES_OF_MANY_WEIGHTS } else { LEAST_PIECES };
+        let samples = TILES.div_ceil(self.lines * self.cols).min(batch / least).max(1);
         if samples > 1 {
             return (samples, self.lines);
         }
@@ -174,13 +176,13 @@ impl Winograd {
     ) {
         let (channels, patch) = (self.op.input.channels, self.op.patch_len());
         let lines = d_y.len() / self.output.len() * self.lines;
-        let lines_per_group = lines.div_ceil(WEIGHT_GROUPS);
-        let groups = lines.div_ceil(lines_per_group);
         let panels = self.op.out_channels.div_ceil(PANEL);
         let panels_per_piece = panels.min(WEIGHT_PANELS);
         let pieces = panels.div_ceil(panels_per_piece);
         // Every group sums the products of its tiles, [panel][plane][ic][PANEL].
         let panel_len = PLANES * channels * PANEL;
+        let lines_per_group = lines.div_ceil(weight_groups(panels * panel_len, pieces));
+        let groups = lines.div_ceil(lines_per_group);
         let partials = grown(partials, groups * pieces * panels_per_piece * panel_len);
         partials.par_chunks_mut(panels_per_piece * panel_len).enumerate().for_each(|(index, partial)| {
             let (group, piece) = (index / pieces, index % pieces);

@@ -1,12 +1,14 @@
 //! Convolution on many shapes.
 
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::{Activation, Backend, Conv2d, Conv2dForward, ConvOps, OptimizerOps, Region, Sgd, Span};
+use cnn_cuda::ops::{
+    Activation, Backend, Conv2d, Conv2dForward, ConvOps, MemorySizes, OptimizerOps, Region, Sgd, Span,
+};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::{Case, conv};
-use super::lab::{Lab, random};
-use super::{check_op, cpu};
+use super::lab::{Lab, random, sizes_with_columns};
+use super::{Tolerance, check_op, compare, cpu};
 
 /// Shapes that every backend is checked on.
 pub fn cases() -> Vec<Case> {
@@ -95,5 +97,54 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
         let weights = lab.get(weight);
         lab.backend.write(weight, &weights).expect("write");
         assert_eq!(forward(&mut lab), updated);
+    }
+}
+
+/// Output, input gradient and weight gradient by their definitions, in f64.
+fn by_definition(op: &Conv2d, x: &[f32], weight: &[f32], d_y: &[f32]) -> [Vec<f64>; 3] {
+    let (input, shape, Window { kernel, stride, padding }) = (op.input, op.output().expect("fits"), op.window);
+    let (mut y, mut d_x, mut d_weight) = (vec![0.0; d_y.len()], vec![0.0; x.len()], vec![0.0; weight.len()]);
+    for row in 0..d_y.len() / shape.channels {
+        let (sample, oy, ox) = (row / shape.pixels(), row / shape.width % shape.height, row % shape.width);
+        for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
+            let (iy, ix) = (oy * stride + ky, ox * stride + kx);
+            if iy < padding || ix < padding || iy - padding >= input.height || ix - padding >= input.width {
+                continue;
+            }
+            let at = ((sample * input.height + iy - padding) * input.width + ix - padding) * input.channels;
+            for oc in 0..shape.channels {
+                let tap = (oc * kernel * kernel + ky * kernel + kx) * input.channels;
+                let gradient = f64::from(d_y[row * shape.channels + oc]);
+                for c in 0..input.channels {
+                    let (value, factor) = (f64::from(x[at + c]), f64::from(weight[tap + c]));
+                    y[row * shape.channels + oc] += value * factor;
+                    d_x[at + c] += gradient * factor;
+                    d_weight[tap + c] += gradient * value;
+                }
+            }
+        }
+    }
+    [y, d_x, d_weight]
+}
+
+/// The last layers of deep networks: so many weights that work is cut differently.
+#[test]
+fn many_channels_on_few_pixels() {
+    let size = 3 << 20;
+    let sizes = MemorySizes { arena: size, parameters: size, gradients: size, ..sizes_with_columns(0, 0) };
+    for (input, out_channels, window, batch) in [([3, 3, 400], 336, [3, 1, 1], 9), ([5, 4, 272], 496, [3, 2, 1], 3)] {
+        let case = conv(input, out_channels, window, batch);
+        let Case::Conv2d { op, .. } = case else { unreachable!() };
+        let mut inputs = case.random_inputs();
+        inputs[2].fill(0.0);
+        let d_output = random(batch * op.output().expect("fits").len(), 9);
+        let mut lab = Lab::with_sizes(Cpu::new(Some(2)).expect("two threads"), &sizes);
+        let results = case.run(&mut lab, &inputs, &d_output);
+        let [y, d_x, d_weight] = by_definition(&op, &inputs[0], &inputs[1], &d_output);
+        // Sums of thousands of products of values near 1.
+        let tolerance = Tolerance { absolute: 2e-4, relative: 1e-4 };
+        compare("output", &results.output, &y, tolerance);
+        compare("d_input", &results.gradients[0], &d_x, tolerance);
+        compare("d_weight", &results.gradients[1], &d_weight, tolerance);
     }
 }

@@ -10,6 +10,7 @@ const SIZE: usize = 1 << 20;
 pub struct Lab<B> {
     pub backend: B,
     used: usize,
+    size: usize,
 }
 
 impl<B: Backend> Lab<B> {
@@ -17,9 +18,10 @@ impl<B: Backend> Lab<B> {
         Self::with_sizes(backend, &sizes_with_columns(SIZE, SIZE))
     }
 
+    /// Of regions of at least `sizes.arena` elements.
     pub fn with_sizes(mut backend: B, sizes: &MemorySizes) -> Self {
         backend.allocate(sizes).expect("a few megabytes");
-        Self { backend, used: 0 }
+        Self { backend, used: 0, size: sizes.arena }
     }
 
     /// Forgets all spans.
@@ -31,7 +33,7 @@ impl<B: Backend> Lab<B> {
     pub fn empty(&mut self, region: Region, len: usize) -> Span {
         let span = Span::new(region, self.used, len);
         self.used += len.next_multiple_of(64);
-        assert!(self.used <= SIZE, "the lab is too small for this test");
+        assert!(self.used <= self.size, "the lab is too small for this test");
         if region != Region::Indices {
             self.backend.write(span, &vec![f32::NAN; len]).expect("write");
         }
