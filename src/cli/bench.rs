@@ -167,6 +167,7 @@ impl Task for Benchmark<'_> {
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, args)?;
+        let graph_nodes = backend.recorded_launches(Recording::TrainStep { batch });
         let choices = if args.algorithms { backend.choices() } else { Vec::new() };
         let profile = limits.map(|limits| profile::profile(&mut backend, &plan, limits, batch)).transpose()?;
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
@@ -179,7 +180,7 @@ impl Task for Benchmark<'_> {
             steps: args.steps,
             ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
             images_per_second: batch as f64 / median * 1e3,
-            graph_nodes: backend.recorded_launches(Recording::TrainStep { batch }),
+            graph_nodes,
             peak_memory_mb: peak_memory_mb(),
             device_memory_mb: backend.device_memory_in_use().map(|bytes| bytes as f64 / 1e6),
             profile,

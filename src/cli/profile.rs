@@ -6,25 +6,35 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::ops::{Activation, Backend, Linear, LinearForward, MemorySizes, Recording, Region, Sgd, Span, Subset};
+use crate::ops::{
+    Activation, Backend, LimitSizes, Linear, LinearForward, MemorySizes, Recording, Region, Sgd, Span, Subset,
+    TIMED_RUNS,
+};
 use crate::plan::{self, Cost, Plan, StepTime};
+use crate::rng::{Purpose, Stream};
 
-/// Side of the square product that the arithmetic limit is taken from.
-const SIDE: usize = 1024;
-
-/// Floats copied to take the limit of memory: several times any cache's size.
-const COPIED: usize = 32 << 20;
-
-/// Times that everything is measured; the median counts.
+/// Times that everything is measured by the host's clock; the median counts.
 const REPEATS: usize = 15;
+
+/// Steps that are profiled by a device's own clock, which takes several runs of every part each.
+const DEVICE_REPEATS: usize = 3;
+
+/// Numbers of noise, repeated over the operands: a device takes longer, or less power, for zeros.
+const NOISE: usize = 1 << 16;
 
 /// What the device reaches on its best behaviour.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Limits {
     /// Of a large square product, in operations a second.
     pub flops: f64,
-    /// Of a large copy, in bytes read and written a second.
+    /// Of a large sum, in bytes read and written a second.
     pub bytes: f64,
+    /// Side of that product.
+    pub product_side: usize,
+    /// Seconds of a recorded launch that does next to nothing, on a device that has such: every part takes so long at
+    /// least, for each of its launches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub launch: Option<f64>,
 }
 
 /// One line of the profile.
@@ -53,28 +63,46 @@ pub struct Profile {
 
 /// Measures the device's limits; what was allocated is gone afterwards.
 pub fn limits<B: Backend>(backend: &mut B) -> Result<Limits> {
+    let LimitSizes { product_side: side, vector_len } = backend.limit_sizes()?;
+    let matrix = side * side;
+    let len = vector_len.max(matrix);
     let sizes = MemorySizes {
-        arena: 2 * COPIED,
-        parameters: SIDE * SIDE,
-        max_batch: SIDE,
-        max_channels: SIDE,
+        arena: 2 * len,
+        parameters: matrix,
+        max_batch: side,
+        max_channels: side,
         ..MemorySizes::default()
     };
     backend.allocate(&sizes)?;
-    let span = |index| Span::new(Region::Arena, index * COPIED, COPIED);
-    let ones = vec![1.0; COPIED];
-    backend.write(span(0), &ones)?;
-    let weight = Span::new(Region::Parameters, 0, SIDE * SIDE);
+    let span = |index, count| Span::new(Region::Arena, index * len, count);
+    let weight = Span::new(Region::Parameters, 0, matrix);
+    let mut stream = Stream::new(0, Purpose::Benchmark, 0);
+    let noise: Vec<f32> = (0..NOISE).map(|_| stream.uniform(-1.0, 1.0)).collect();
+    let values: Vec<f32> = noise.iter().copied().cycle().take(matrix).collect();
+    backend.write(span(0, matrix), &values)?;
+    backend.write(weight, &values)?;
     let (op, spans) = (
-        Linear { in_features: SIDE, out_features: SIDE },
-        LinearForward { input: span(0), weight, bias: None, activation: Activation::Identity, output: span(1) },
+        Linear { in_features: side, out_features: side },
+        LinearForward {
+            input: span(0, matrix),
+            weight,
+            bias: None,
+            activation: Activation::Identity,
+            output: span(1, matrix),
+        },
     );
-    let product = median_seconds(backend, |backend| backend.linear_forward(&op, SIDE, spans))?;
-    let copy = median_seconds(backend, |backend| backend.accumulate(COPIED, span(0), span(1)))?;
-    Ok(Limits { flops: 2.0 * (SIDE * SIDE * SIDE) as f64 / product, bytes: (12 * COPIED) as f64 / copy })
+    let product = seconds(backend, |backend| backend.linear_forward(&op, side, spans))?;
+    let sum = seconds(backend, |backend| backend.accumulate(vector_len, span(0, vector_len), span(1, vector_len)))?;
+    let launch = backend.device_seconds(|backend| backend.copy(1, span(0, 1), span(1, 1)))?;
+    let (flops, bytes) = (2.0 * (matrix * side) as f64 / product, (12 * vector_len) as f64 / sum);
+    Ok(Limits { flops, bytes, product_side: side, launch })
 }
 
-fn median_seconds<B: Backend>(backend: &mut B, body: impl Fn(&mut B) -> Result<()> + Send + Sync) -> Result<f64> {
+/// By the device's clock, or the median by the host's.
+fn seconds<B: Backend>(backend: &mut B, body: impl Fn(&mut B) -> Result<()> + Send + Sync) -> Result<f64> {
+    if let Some(seconds) = backend.device_seconds(&body)? {
+        return Ok(seconds);
+    }
     let mut times = Vec::new();
     for _ in 0..REPEATS {
         backend.synchronize()?;
@@ -87,19 +115,21 @@ fn median_seconds<B: Backend>(backend: &mut B, body: impl Fn(&mut B) -> Result<(
     Ok(times[REPEATS / 2])
 }
 
-/// Profiles steps on the batch that is resident; the plan's memory must be allocated.
+/// Profiles steps on the first images that are resident; the plan's memory must be allocated. Nothing but their order is
+/// changed by it.
 pub fn profile<B: Backend>(backend: &mut B, plan: &Plan, limits: Limits, batch: usize) -> Result<Profile> {
-    let order: Vec<u32> = (0..batch as u32).collect();
+    let order: Vec<u32> = (0..(batch * TIMED_RUNS) as u32).map(|index| index % batch as u32).collect();
+    let (warm_up, repeats) = if backend.is_asynchronous() { (0, DEVICE_REPEATS) } else { (2, REPEATS) };
     let mut runs: Vec<Vec<StepTime>> = Vec::new();
-    for _ in 0..REPEATS + 2 {
+    for _ in 0..warm_up + repeats {
         backend.set_order(Subset::Train, &order, 0)?;
         runs.push(plan::profile_step(backend, plan, &Sgd::default(), batch)?);
     }
-    runs.drain(..2); // to warm up
+    runs.drain(..warm_up);
     let median = |part: usize| {
         let mut times: Vec<f64> = runs.iter().map(|run| run[part].seconds).collect();
         times.sort_by(f64::total_cmp);
-        times[REPEATS / 2]
+        times[repeats / 2]
     };
     let seconds: Vec<f64> = (0..runs[0].len()).map(median).collect();
     let total: f64 = seconds.iter().sum();
@@ -117,13 +147,17 @@ pub fn profile<B: Backend>(backend: &mut B, plan: &Plan, limits: Limits, batch: 
     let parts = runs[0].iter().zip(&seconds).map(part).collect();
     let whole = |run: &Vec<StepTime>| run.iter().map(|part| part.seconds).sum::<f64>();
     runs.sort_by(|a, b| whole(a).total_cmp(&whole(b)));
-    Ok(Profile { limits, parts, milliseconds: total * 1e3, step: runs.swap_remove(REPEATS / 2) })
+    Ok(Profile { limits, parts, milliseconds: total * 1e3, step: runs.swap_remove(repeats / 2) })
 }
 
 /// A table, in the order of the step.
 pub fn print(out: &mut impl Write, profile: &Profile) -> Result<()> {
-    let Limits { flops, bytes } = profile.limits;
-    writeln!(out, "limits: {:.0} GFLOP/s in a {SIDE}³ product, {:.1} GB/s in a sum\n", flops / 1e9, bytes / 1e9)?;
+    let Limits { flops, bytes, product_side, launch } = profile.limits;
+    write!(out, "limits: {:.0} GFLOP/s in a {product_side}³ product, {:.1} GB/s in a sum", flops / 1e9, bytes / 1e9)?;
+    if let Some(launch) = launch {
+        write!(out, ", {:.2} µs a launch, which the times of the parts contain", launch * 1e6)?;
+    }
+    writeln!(out, "; bytes are counted as fp32\n")?;
     let width = profile.parts.iter().map(|part| part.label.len()).max().unwrap_or(0);
     writeln!(
         out,
@@ -133,7 +167,7 @@ pub fn print(out: &mut impl Write, profile: &Profile) -> Result<()> {
     for part in &profile.parts {
         writeln!(
             out,
-            "{:<width$}  {:>8.3}  {:>5.1}%  {:>8.1}  {:>7.1}  {:>7.0}%",
+            "{:<width$}  {:>8.4}  {:>5.1}%  {:>8.1}  {:>7.1}  {:>7.0}%",
             part.label,
             part.milliseconds,
             100.0 * part.share,
@@ -142,6 +176,6 @@ pub fn print(out: &mut impl Write, profile: &Profile) -> Result<()> {
             100.0 * part.of_limit
         )?;
     }
-    writeln!(out, "{:<width$}  {:>8.3}", "all", profile.milliseconds)?;
+    writeln!(out, "{:<width$}  {:>8.4}", "all", profile.milliseconds)?;
     Ok(())
 }

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::kernels::{Arg, u32_arg};
 use super::memory::{Buffer, Pinned, bytes_of_u32};
 use super::{Cuda, error};
-use crate::ops::{GatherOps, Normalise, Span, Subset};
+use crate::ops::{Backend, GatherOps, Normalise, Span, Subset};
 
 /// Both sets.
 #[derive(Default)]
@@ -86,10 +86,14 @@ impl GatherOps for Cuda {
     }
 
     fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()> {
-        let resident = self.gather.subset(subset)?;
-        let count = resident.count;
+        let count = self.gather.subset(subset)?.count;
         ensure!(order.iter().all(|&index| (index as usize) < count), "the order names an image past the last");
-        ensure!(order.len() <= count, "the order is longer than the set");
+        if 4 * order.len() > self.gather.subset(subset)?.order.device.len() {
+            self.graphs.clear(); // they know the old address
+            self.synchronize()?;
+            self.gather.subset(subset)?.order = Pinned::new(&self.stream, 4 * order.len())?;
+        }
+        let resident = self.gather.subset(subset)?;
         resident.order.write(&self.stream, &bytes_of_u32(order))?;
         resident.position.write(&self.stream, &(position as u64).to_le_bytes())?;
         (resident.order_len, resident.next) = (order.len(), position);

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaContext, CudaStream};
 
-use crate::ops::{Algorithm, Backend, Choice, DeviceInfo, MemorySizes, Recording, Region, Span};
+use crate::ops::{Algorithm, Backend, Choice, DeviceInfo, LimitSizes, MemorySizes, Recording, Region, Span};
 use algorithm::Choices;
 use gemm::Blas;
 use graphs::{Graphs, Next};
@@ -274,6 +274,19 @@ impl Backend for Cuda {
 
     fn recorded_launches(&self, recording: Recording) -> Option<usize> {
         self.graphs.nodes(recording)
+    }
+
+    fn device_seconds<F>(&mut self, mut body: F) -> Result<Option<f64>>
+    where
+        F: FnMut(&mut Self) -> Result<()> + Send,
+    {
+        self.context.bind_to_thread().map_err(error::driver)?;
+        // What a body gathers is run more often than the host's books can know.
+        Ok(Some(self.time(&mut body)? * 1e-6))
+    }
+
+    fn limit_sizes(&self) -> Result<LimitSizes> {
+        probe::limit_sizes(&self.context)
     }
 
     fn synchronize(&mut self) -> Result<()> {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::error;
+use crate::ops::LimitSizes;
 
 /// The oldest driver that knows all calls made here.
 const OLDEST_DRIVER: (i32, i32) = (12, 0);
@@ -66,6 +67,26 @@ pub(super) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
         OLDEST_DEVICE.1
     );
     Ok(())
+}
+
+/// A product of a few tiles for every multiprocessor, and vectors of eight times the second-level cache, both of which fit
+/// what memory is free.
+pub(super) fn limit_sizes(context: &CudaContext) -> Result<LimitSizes> {
+    use sys::CUdevice_attribute_enum::{
+        CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as CACHE, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as PROCESSORS,
+    };
+    let attribute = |which| -> Result<usize> {
+        let value = context.attribute(which).map_err(error::driver).context("asking what the device has")?;
+        Ok(usize::try_from(value).unwrap_or(0).max(1))
+    };
+    // Of the two vectors and the three matrices, each takes an eighth of the free memory at most.
+    let (free, _) = context.mem_get_info().map_err(error::driver)?;
+    let (most, wanted) = (free / 32, 64 * attribute(PROCESSORS)?.min(128));
+    let side = wanted.min(most.isqrt()).max(64);
+    Ok(LimitSizes {
+        product_side: 1 << side.ilog2(),
+        vector_len: (2 * attribute(CACHE)?).clamp(1 << 16, most.max(1 << 16)).next_multiple_of(64),
+    })
 }
 
 /// What times measured on a device depend on besides the operator: device, driver, cuBLAS and kernels.

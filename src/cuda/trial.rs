@@ -5,10 +5,13 @@ use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode, culib};
 
 use super::{Cuda, error};
-use crate::ops::Algorithm;
+use crate::ops::{Algorithm, TIMED_RUNS};
 
-/// Runs in one recording: short kernels are timed together.
-const RUNS: u32 = 10;
+/// Runs in one recording, at most: short kernels are timed together.
+const RUNS: usize = 10;
+
+/// Microseconds of a recording, about: long kernels need no company.
+const LONG: f64 = 200.0;
 
 /// Recordings timed; the median counts.
 const SAMPLES: usize = 3;
@@ -24,36 +27,44 @@ impl Cuda {
         candidates.iter().map(time).collect()
     }
 
-    fn time(&mut self, run: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<f64> {
+    /// Microseconds of one run.
+    pub(super) fn time(&mut self, run: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<f64> {
+        const { assert!(2 + (1 + SAMPLES) * RUNS <= TIMED_RUNS) };
         // Whatever is loaded on the first call must be there before a recording.
         run(self)?;
+        let start = self.mark()?;
+        run(self)?;
+        let alone = elapsed_microseconds(&start, &self.mark()?)?;
+        let runs = ((LONG / alone.max(1.0)) as usize).clamp(1, RUNS);
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(error::driver).context("recording a trial")?;
         self.capturing = true;
-        let result = (0..RUNS).try_for_each(|_| run(self));
+        let result = (0..runs).try_for_each(|_| run(self));
         self.capturing = false;
         let graph = self.stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
         result?;
         let graph = graph.map_err(error::driver).context("recording a trial")?.context("a trial without work")?;
         let launch = || graph.launch().map_err(error::driver).context("launching a trial");
-        let mark = || self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(error::driver);
         // All are handed over before the first is waited for, so that the device, not the host, is timed.
         launch()?;
-        let mut marks = vec![mark()?];
+        let mut marks = vec![self.mark()?];
         for _ in 0..SAMPLES {
             launch()?;
-            marks.push(mark()?);
+            marks.push(self.mark()?);
         }
-        let milliseconds = |pair: &[CudaEvent]| elapsed_milliseconds(&pair[0], &pair[1]);
-        let times = marks.windows(2).map(|pair| Ok(milliseconds(pair)? * 1e3 / f64::from(RUNS)));
+        let times = marks.windows(2).map(|pair| Ok(elapsed_microseconds(&pair[0], &pair[1])? / runs as f64));
         let mut times = times.collect::<Result<Vec<f64>>>()?;
         times.sort_by(f64::total_cmp);
         Ok(times[SAMPLES / 2])
     }
+
+    fn mark(&self) -> Result<CudaEvent> {
+        self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(error::driver)
+    }
 }
 
 /// The time between two events, which are waited for.
-fn elapsed_milliseconds(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
+fn elapsed_microseconds(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
     // cudarc calls `cuEventElapsedTime_v2`, which drivers before CUDA 12.8 have not, and panics there.
     type Call = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
     start.synchronize().and_then(|()| end.synchronize()).map_err(error::driver)?;
@@ -64,5 +75,5 @@ fn elapsed_milliseconds(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
         call(&raw mut milliseconds, start.cu_event(), end.cu_event())
     };
     status.result().map_err(error::driver).context("timing a trial")?;
-    Ok(milliseconds.into())
+    Ok(f64::from(milliseconds) * 1e3)
 }

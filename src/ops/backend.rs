@@ -134,6 +134,18 @@ pub struct Choice {
     pub microseconds: Vec<(Algorithm, f64)>,
 }
 
+/// The most runs of a body that is timed by [`Backend::device_seconds`].
+pub const TIMED_RUNS: usize = 64;
+
+/// Sizes of problems that show what a device can do at its best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitSizes {
+    /// Side of a square product that keeps all of it busy.
+    pub product_side: usize,
+    /// Numbers of a vector that is several times what its caches hold.
+    pub vector_len: usize,
+}
+
 /// A device with its memory, on which a plan is run. Chosen once; everything below is generic over it.
 pub trait Backend:
     ConvOps + LinearOps + NormOps + PoolOps + ActivationOps + BiasOps + JoinOps + LossOps + GatherOps + OptimizerOps + Send
@@ -180,6 +192,21 @@ pub trait Backend:
     /// Launches that a recorded sequence takes, where the backend records any and has recorded this one.
     fn recorded_launches(&self, _recording: Recording) -> Option<usize> {
         None
+    }
+
+    /// Seconds that `body` takes on a device that works on its own, without the host's share, by running it up to
+    /// [`TIMED_RUNS`] times: what it adds to is then added to as often. None where the host's clock tells as much; the
+    /// body is not run then.
+    fn device_seconds<F>(&mut self, _body: F) -> Result<Option<f64>>
+    where
+        F: FnMut(&mut Self) -> Result<()> + Send,
+    {
+        Ok(None)
+    }
+
+    /// What to measure the device's limits with.
+    fn limit_sizes(&self) -> Result<LimitSizes> {
+        Ok(LimitSizes { product_side: 1024, vector_len: 32 << 20 })
     }
 
     /// Waits until all that was asked for is done.

@@ -27,7 +27,8 @@ pub trait GatherOps {
     /// Makes a set resident: `images` is `[count][height][width][channels]`, `labels` `[count]`.
     fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()>;
 
-    /// Sets the order in which the set is gone through, and the position in it at which the next batch begins.
+    /// Sets the order in which the set is gone through, and the position in it at which the next batch begins. It may
+    /// name an image more than once.
     fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()>;
 
     /// Writes the next `batch` images of the order, normalised, to `output`, keeps their labels for the loss, and

@@ -17,7 +17,9 @@ pub mod optimizer;
 pub mod pool;
 
 pub use activation::{Activation, ActivationOps};
-pub use backend::{Algorithm, Backend, Choice, DeviceInfo, MemorySizes, Recording, Region, Span};
+pub use backend::{
+    Algorithm, Backend, Choice, DeviceInfo, LimitSizes, MemorySizes, Recording, Region, Span, TIMED_RUNS,
+};
 pub use bias::{BiasOps, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};
 pub use gather::{GatherOps, Normalise, Subset};

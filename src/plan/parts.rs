@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::cost::{gather_cost, loss_cost, update_cost};
 use super::execute::run_step;
 use super::{Cost, Plan, Step};
-use crate::ops::{Backend, Recording, Sgd, Subset};
+use crate::ops::{Backend, LossScale, Metrics, Recording, Region, Sgd, Span, Subset};
 
 /// One part.
 pub struct Part<'a> {
@@ -55,22 +55,69 @@ pub struct StepTime {
     pub cost: Cost,
 }
 
-/// One optimiser step, each of its parts waited for and timed.
+/// One optimiser step, each of its parts timed: by events on a device that works on its own, where parts follow one
+/// another as if nothing lay between, else waited for on the host's clock.
+///
+/// Weights, optimiser state, metrics and loss scale are afterwards what they were before. The order of the images is used
+/// up: it must have [`TIMED_RUNS`](crate::ops::TIMED_RUNS) batches.
 pub fn profile_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<Vec<StepTime>> {
-    let mut times = Vec::new();
+    let kept = Kept::of(backend, plan, sgd)?;
+    let mut times: Vec<StepTime> = Vec::new();
     let beginning = Instant::now();
     each_part(backend, plan, sgd, batch, |backend, part, body| {
-        backend.synchronize()?;
-        let start = Instant::now();
-        backend.run(Recording::Once, |backend| body(backend))?;
-        backend.synchronize()?;
-        times.push(StepTime {
-            label: part.label.into(),
-            start: (start - beginning).as_secs_f64(),
-            seconds: start.elapsed().as_secs_f64(),
-            cost: part.cost,
-        });
+        let (start, seconds) = match device_seconds(backend, plan, &part, body)? {
+            Some(seconds) => (times.last().map_or(0.0, |before| before.start + before.seconds), seconds),
+            None => {
+                backend.synchronize()?;
+                let start = Instant::now();
+                backend.run(Recording::Once, |backend| body(backend))?;
+                backend.synchronize()?;
+                ((start - beginning).as_secs_f64(), start.elapsed().as_secs_f64())
+            }
+        };
+        times.push(StepTime { label: part.label.into(), start, seconds, cost: part.cost });
         Ok(())
     })?;
+    kept.give_back(backend)?;
     Ok(times)
+}
+
+/// A part's time by the device's clock. What it changes in place is put back in between, so that the parts after it see
+/// what they would in a step.
+fn device_seconds<B: Backend>(backend: &mut B, plan: &Plan, part: &Part, body: &mut Body<B>) -> Result<Option<f64>> {
+    let (reads, writes) = part.step.map(|step| step.kind.buffers()).unwrap_or_default();
+    let in_place: Vec<Span> = reads.iter().filter(|&read| writes.contains(read)).map(|&read| plan.span(read)).collect();
+    let before = in_place.iter().map(|&span| backend.read(span)).collect::<Result<Vec<_>>>()?;
+    let seconds = backend.device_seconds(|backend| body(backend))?;
+    if seconds.is_some() && !in_place.is_empty() {
+        in_place.iter().zip(&before).try_for_each(|(&span, values)| backend.write(span, values))?;
+        backend.run(Recording::Once, |backend| body(backend))?;
+    }
+    Ok(seconds)
+}
+
+/// What outlives a step.
+struct Kept {
+    regions: Vec<(Span, Vec<f32>)>,
+    metrics: Metrics,
+    loss_scale: Option<LossScale>,
+}
+
+impl Kept {
+    fn of<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd) -> Result<Self> {
+        let momentum = (sgd.momentum != 0.0).then_some(Region::Momentum);
+        let average = sgd.average_decay.map(|_| Region::Average);
+        let spans = [Some(Region::Parameters), momentum, average]
+            .into_iter()
+            .flatten()
+            .map(|region| Span::new(region, 0, plan.parameter_count));
+        let regions = spans.map(|span| Ok((span, backend.read(span)?))).collect::<Result<_>>()?;
+        Ok(Self { regions, metrics: backend.read_metrics()?, loss_scale: backend.loss_scale()? })
+    }
+
+    fn give_back<B: Backend>(&self, backend: &mut B) -> Result<()> {
+        self.regions.iter().try_for_each(|(span, values)| backend.write(*span, values))?;
+        backend.set_metrics(self.metrics)?;
+        self.loss_scale.map_or(Ok(()), |loss_scale| backend.set_loss_scale(loss_scale))
+    }
 }

@@ -65,6 +65,16 @@ fn every_command_works_on_a_device() {
     assert_eq!((&result["precision"], &result["device"]), (&"fp32".into(), &"CUDA emulator (CUDA device 0)".into()));
     // cuBLAS's workspace alone is 33 MB.
     assert!(result["device_memory_mb"].as_f64().is_some_and(|used| (33.0..2000.0).contains(&used)), "{result}");
+    // Profiled by events, with limits of the device's size.
+    let profile = ["bench", "--model", "lenet5", "--device", "0", "--steps", "1", "--batch-size", "1", "--profile"];
+    let profile = [&profile[..], &["--json"], &QUICK].concat();
+    let result: Value = serde_json::from_str(&succeed(run_with(libraries, &[], &profile)).stdout).expect("JSON");
+    let (limits, parts) = (&result["profile"]["limits"], result["profile"]["parts"].as_array().expect("parts"));
+    assert_eq!(limits["product_side"], 64, "{limits}");
+    // A launch and its share of an event, on the emulator's clock.
+    assert!((limits["launch"].as_f64().expect("seconds") - 1.356e-6).abs() < 1e-9, "{limits}");
+    assert!(parts.iter().all(|part| part["milliseconds"].as_f64().is_some_and(|time| time >= 1e-3)), "{parts:?}");
+    assert!(result["graph_nodes"].as_u64().is_some_and(|nodes| nodes > 10), "{result}");
     // A half-precision run goes on with the CPU, in its precision.
     let half = folder.path().join("fp16");
     let args = ["train", "--resume", half.to_str().expect("plain"), "--device", "cpu", "--max-steps", "8"];

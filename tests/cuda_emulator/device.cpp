@@ -43,10 +43,10 @@ static int attribute(int which) {
         {10, 32},                                  // Warp
         {12, 65536},                               // Registers per block
         {13, 1000000},                             // Clock, kHz
-        {16, 16},                                  // Multiprocessors
+        {16, 1},                                   // Multiprocessors: one block at a time
         {19, 1},                                   // Maps host memory
         {31, 1},                                   // Concurrent kernels
-        {36, 1000000}, {37, 1024}, {38, 1 << 20},  // Memory clock, bus width, second-level cache
+        {36, 1000000}, {37, 1024}, {38, 1 << 16},  // Memory clock, bus width, second-level cache
         {39, 2048},                                // Threads per multiprocessor
         {40, 1},                                   // Copy engines
         {41, 1},                                   // Unified addressing

@@ -7,6 +7,7 @@ mod fusion;
 pub mod harness;
 pub mod norm;
 mod parity;
+mod profile;
 mod resnet;
 mod resume;
 mod schedule;

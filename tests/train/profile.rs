@@ -1,0 +1,98 @@
+//! Profiles: a part's time is that of its launches alone, and a profiled step leaves no trace.
+
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::cuda::{Cuda, Options};
+use cnn_cuda::ops::{
+    Backend, JoinOps, LossScale, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset, TIMED_RUNS,
+};
+use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::shape::Shape;
+
+use super::dag::branching;
+use super::harness::bits;
+use crate::ops::cuda::options;
+use crate::ops::lab::{Lab, random};
+use crate::support::cuda::{on_cuda, on_the_emulator};
+
+const BATCH: usize = 3;
+const SGD: Sgd = Sgd {
+    momentum: 0.9,
+    nesterov: true,
+    weight_decay: 1e-3,
+    clip_norm: Some(0.5),
+    average_decay: Some(0.9),
+    frozen: 0,
+};
+
+/// All that outlives a step, as bits, after three of them with `between` before the last.
+fn after_steps<B: Backend>(mut backend: B, between: fn(&mut B, &Plan)) -> (Vec<Vec<u32>>, Metrics, Option<LossScale>) {
+    let network = branching(Shape::new(6, 6, 1), 2, 0.1);
+    let plan = Plan::new(&network, Mode::Training, BATCH).expect("a plan");
+    let shape = network.input();
+    let normalise = Normalise { shape, mean: vec![0.5; shape.channels], std: vec![0.5; shape.channels] };
+    let images = (0..BATCH * shape.len()).map(|index| (index * 31 % 256) as u8).collect();
+    backend.load_subset(Subset::Train, &normalise, images, vec![1, 0, 2]).expect("images");
+    let sizes = MemorySizes { average: plan.parameter_count, ..plan.memory_sizes(true) };
+    backend.allocate(&sizes).expect("memory");
+    let parameters = network.initial_parameters(0);
+    backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters).expect("weights");
+    backend.set_metrics(Metrics::default()).expect("metrics");
+    backend.set_learning_rates(&[0.05]).expect("rate");
+    for step in 0..3 {
+        if step == 2 {
+            between(&mut backend, &plan);
+        }
+        backend.set_order(Subset::Train, &[2, 0, 1], 0).expect("order");
+        plan::train_step(&mut backend, &plan, &SGD, BATCH).expect("a step");
+    }
+    let regions = [Region::Parameters, Region::Momentum, Region::Gradients, Region::Average];
+    let values = regions.map(|region| backend.read(Span::new(region, 0, parameters.len())).expect("read"));
+    let values = values.iter().map(|values| bits(values)).collect();
+    (values, backend.read_metrics().expect("metrics"), backend.loss_scale().expect("scale"))
+}
+
+fn profiled<B: Backend>(backend: &mut B, plan: &Plan) {
+    let order: Vec<u32> = (0..(BATCH * TIMED_RUNS) as u32).map(|index| index % 3).collect();
+    backend.set_order(Subset::Train, &order, 0).expect("order");
+    let times = plan::profile_step(backend, plan, &SGD, BATCH).expect("a profile");
+    assert_eq!(times.len(), plan.forward.len() + plan.backward.len() + 3);
+    assert!(times.iter().all(|part| part.seconds > 0.0));
+    let ends = times.windows(2).all(|pair| pair[1].start >= pair[0].start + 0.999 * pair[0].seconds);
+    assert!(ends, "a part begins before the one before it ends");
+}
+
+#[test]
+fn a_profiled_step_changes_nothing_on_cuda() {
+    on_cuda(|| {
+        for precision in ["fp32", "fp16"] {
+            let cuda = || Cuda::new(Options { graphs: true, ..options(precision) }).expect("a CUDA device");
+            assert!(after_steps(cuda(), profiled) == after_steps(cuda(), |_, _| ()), "in {precision}");
+        }
+    });
+}
+
+#[test]
+fn a_profiled_step_changes_nothing_on_the_cpu() {
+    let cpu = || Cpu::new(Some(1)).expect("a thread");
+    assert!(after_steps(cpu(), profiled) == after_steps(cpu(), |_, _| ()));
+}
+
+/// The emulator's clock counts a microsecond for every operation and a nanosecond for every thread.
+#[test]
+fn a_body_is_timed_between_two_events() {
+    on_cuda(|| {
+        let mut lab = Lab::new(Cuda::new(options("fp32")).expect("a CUDA device"));
+        let (from, to) = (lab.put(Region::Arena, &random(64, 0)), lab.empty(Region::Arena, 64));
+        let mut seconds = |launches: usize| {
+            let body = |cuda: &mut Cuda| (0..launches).try_for_each(|_| cuda.copy(64, from, to));
+            lab.backend.device_seconds(body).expect("timed").expect("a device has a clock of its own")
+        };
+        let (once, thrice) = (seconds(1), seconds(3));
+        assert!(0.0 < once && once < thrice, "{once} for one launch, {thrice} for three");
+        if on_the_emulator() {
+            // Ten launches of a block, and the event at their end.
+            assert!((once - 1.356e-6).abs() < 1e-11, "{once}");
+            assert!((thrice - once - 2.0 * 1.256e-6).abs() < 1e-11, "{thrice} after {once}");
+        }
+    });
+}
