@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call: device tests, parity, 20-epoch training in every precision, compute-sanitizer,
-# benchmarks. Leaves logs and JSON in a folder (first argument; default benches/results/gpu-<date>).
+# Everything that needs a GPU, in one call: device tests, parity, 20-epoch training in every precision, profiles,
+# benchmarks, compute-sanitizer. Leaves logs and JSON in a folder (first argument; default benches/results/gpu-<date>).
+# Further arguments name the parts to run, by how their names begin. No part begins after CNN_CUDA_GPU_SECONDS (1500).
 #
 # Programs are built with cargo, or taken from CNN_CUDA_BIN and CNN_CUDA_TESTS on a host without it. MNIST's files are
 # taken from CNN_CUDA_DATA (default: data). Every part runs even where an earlier one failed; the exit code tells.
@@ -21,10 +22,24 @@ fi
 export CNN_CUDA_BIN
 failed=()
 
+only=("${@:2}")
+wanted() {
+    local prefix
+    [ ${#only[@]} -eq 0 ] && return
+    for prefix in "${only[@]}"; do [[ $1 == "$prefix"* ]] && return; done
+    return 1
+}
+
 # part NAME COMMAND…: runs a command into its log.
 part() {
     local name=$1
     shift
+    wanted "$name" || return 0
+    if [ $SECONDS -gt "${CNN_CUDA_GPU_SECONDS:-1500}" ]; then
+        echo "$name: not run, the time is over"
+        failed+=("$name")
+        return
+    fi
     printf '%-28s' "$name"
     local start=$SECONDS
     if "$@" >"$out/$name.log" 2>&1; then
@@ -57,6 +72,8 @@ ran_some() {
 }
 part device-tests ran_some ops::cuda
 part parity ran_some train::cuda
+part branches-tests ran_some train::branches
+part profile-tests ran_some train::profile
 
 # Ends with an error where the last epoch's test accuracy is below $2.
 reaches() {
@@ -124,23 +141,6 @@ for algorithm in im2col implicit direct; do part "parity-$algorithm" by_algorith
 part device-memory memory
 rm -rf "$out/memory"
 
-PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
-if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
-        for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32"; do
-            read -r algorithm precision <<<"$way"
-            rm -rf "$out/sanitized"
-            part "sanitizer-$tool-$algorithm-$precision" compute-sanitizer --tool $tool --error-exitcode 1 \
-                "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 3 --quiet --out "$out/sanitized" \
-                --conv-algo $algorithm --precision $precision
-        done
-    done
-    rm -rf "$out/sanitized"
-else
-    echo "compute-sanitizer is not here, so memcheck and racecheck were not run"
-    failed+=("compute-sanitizer")
-fi
-
 bench() { "$CNN_CUDA_BIN" bench --device 0 --steps 300 --json "$@" | tee "$out/$name.json"; }
 for precision in fp32 tf32 fp16; do
     for batch in 64 256 1024; do
@@ -149,6 +149,11 @@ for precision in fp32 tf32 fp16; do
         # What every layer's candidates took, and each algorithm for all layers.
         part "algorithms-$precision-$batch" "$CNN_CUDA_BIN" bench --device 0 --steps 20 --algorithms \
             --precision $precision --batch-size $batch
+        # Weight gradients beside input gradients, and not; `auto` is the one above.
+        for branches in on off; do
+            name=bench-$precision-$batch-branches-$branches
+            part "$name" bench --precision $precision --batch-size $batch --branches $branches
+        done
         for algorithm in im2col implicit direct; do
             name=bench-$precision-$batch-$algorithm
             part "$name" bench --precision $precision --batch-size $batch --conv-algo $algorithm
@@ -156,12 +161,42 @@ for precision in fp32 tf32 fp16; do
     done
 done
 
-if python3 -c 'import torch, safetensors; assert torch.cuda.is_available()' 2>/dev/null; then
+# Where a step's time goes, part by part, by the device's clock.
+for precision in fp32 tf32 fp16; do
+    for batch in 64 1024; do
+        name=profile-$precision-$batch
+        part "$name" "$CNN_CUDA_BIN" bench --device 0 --steps 100 --profile --trace "$out/$name-trace.json" \
+            --precision $precision --batch-size $batch
+    done
+done
+
+if ! wanted compare; then
+    :
+elif python3 -c 'import torch, safetensors; assert torch.cuda.is_available()' 2>/dev/null; then
     part compare python3 benches/compare.py --device 0 --precisions fp32 tf32 fp16 --batch-sizes 64 256 1024 \
         --infer-batch-sizes 1 128 --rounds 3 --steps 30 --epoch-rounds 1 --data "$CNN_CUDA_DATA" --out "$out/compare.json"
 else
     echo "PyTorch with CUDA and safetensors is not here, so nothing was compared with it"
     failed+=("compare")
+fi
+
+PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
+if ! wanted sanitizer; then
+    :
+elif command -v compute-sanitizer >/dev/null; then
+    for tool in memcheck racecheck; do
+        for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32"; do
+            read -r algorithm precision <<<"$way"
+            rm -rf "$out/sanitized"
+            part "sanitizer-$tool-$algorithm-$precision" compute-sanitizer --tool $tool --error-exitcode 1 \
+                "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 3 --quiet --out "$out/sanitized" \
+                --conv-algo $algorithm --precision $precision --branches on
+        done
+    done
+    rm -rf "$out/sanitized"
+else
+    echo "compute-sanitizer is not here, so memcheck and racecheck were not run"
+    failed+=("compute-sanitizer")
 fi
 
 echo

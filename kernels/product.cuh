@@ -52,6 +52,8 @@ struct TensorCores {
     template <u32 ROWS, u32 COLS>
     static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const u32* a, const u32* b, u32 row, u32 col) {
         const u32 g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+        // Fetching may have led the lanes apart; a product wants them together.
+        __syncwarp();
 #pragma unroll
         for (u32 word = 0; word < DEPTH; word += 4 * GROUPS) {
             u32 left[4 * GROUPS], right[2 * GROUPS];

@@ -79,6 +79,9 @@ struct BenchResult {
     /// Nodes of the step's graph, where the device records one.
     #[serde(skip_serializing_if = "Option::is_none")]
     graph_nodes: Option<usize>,
+    /// Whether that graph runs weight gradients beside what follows them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    branches: Option<bool>,
     /// Of this process on the host, in MB of 10⁶ bytes; null where the system does not tell.
     peak_memory_mb: Option<f64>,
     /// In use on the device, by this process and all others, in MB of 10⁶ bytes; the CPU has none of its own.
@@ -123,7 +126,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     writeln!(out, "{median:.3} ms a {what} (median of {}; {min:.3} to {max:.3})", result.steps)?;
     writeln!(out, "{:.0} images/s", result.images_per_second)?;
     if let Some(nodes) = result.graph_nodes {
-        writeln!(out, "{nodes} nodes in the step's graph")?;
+        let beside = if result.branches == Some(true) { ", weight gradients beside input gradients" } else { "" };
+        writeln!(out, "{nodes} nodes in the step's graph{beside}")?;
     }
     if let Some(peak) = result.peak_memory_mb {
         writeln!(out, "peak memory {peak:.0} MB")?;
@@ -163,11 +167,15 @@ impl Task for Benchmark<'_> {
         let group = group_of(&backend, &plan);
         load_random_images(&mut backend, network, batch * group)?;
         backend.allocate(&plan.memory_sizes(false))?;
+        if backend.compares_algorithms() {
+            plan::try_out(&mut backend, &plan, batch)?; // on whatever is in memory, before there are statistics
+        }
         plan::write_weights(&mut backend, &network.initial_weights(0))?;
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, args)?;
-        let graph_nodes = backend.recorded_launches(Recording::TrainStep { batch });
+        let recording = Recording::TrainStep { batch };
+        let (graph_nodes, branches) = (backend.recorded_launches(recording), backend.has_branches(recording));
         let choices = if args.algorithms { backend.choices() } else { Vec::new() };
         let profile = limits.map(|limits| profile::profile(&mut backend, &plan, limits, batch)).transpose()?;
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
@@ -181,6 +189,7 @@ impl Task for Benchmark<'_> {
             ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
             images_per_second: batch as f64 / median * 1e3,
             graph_nodes,
+            branches,
             peak_memory_mb: peak_memory_mb(),
             device_memory_mb: backend.device_memory_in_use().map(|bytes| bytes as f64 / 1e6),
             profile,

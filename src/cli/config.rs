@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::dataset::absolute_path;
-use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Precision};
+use super::device::{BranchChoice, ConvAlgo, DeviceArgs, DeviceChoice, Precision};
 use super::input::{InputConfig, PictureConfig};
 use super::train::TrainArgs;
 use super::variation::{ActivationChoice, Conv1};
@@ -65,6 +65,8 @@ pub struct Config {
     /// Decides the pieces, and so the order, of some sums on a CUDA device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_mb: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branches: Option<BranchChoice>,
     pub log_steps: bool,
     /// Decides the order of sums on a CUDA device, as do the algorithms chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -114,6 +116,7 @@ impl Config {
             init: None,
             threads: None,
             workspace_mb: None,
+            branches: None,
             log_steps: false,
             conv_algo: None,
             algorithms: BTreeMap::new(),
@@ -170,6 +173,7 @@ impl Config {
         self.threads = args.device.threads.or(self.threads);
         self.workspace_mb = args.device.workspace_mb.or(self.workspace_mb);
         self.conv_algo = args.device.conv_algo.or(self.conv_algo);
+        self.branches = args.device.branches.or(self.branches);
         self.max_steps = args.max_steps.map(|steps| steps as u64).or(self.max_steps);
         self.target_accuracy = args.target_accuracy.or(self.target_accuracy);
         self.patience = args.patience.or(self.patience);
@@ -204,6 +208,7 @@ impl Config {
             threads: self.threads,
             workspace_mb: self.workspace_mb,
             conv_algo: self.conv_algo,
+            branches: self.branches,
             algorithms: self.algorithms.clone(),
         }
     }

@@ -12,7 +12,7 @@ use tracing::info;
 use super::{flags, usage};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda, Launches, Options};
-use crate::ops::{Algorithm, Backend, Sgd};
+use crate::ops::{Algorithm, Backend, Branches, Sgd};
 use crate::plan::{self, Part, Plan};
 
 /// `--device`
@@ -112,6 +112,27 @@ impl ConvAlgo {
     }
 }
 
+/// `--branches`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BranchChoice {
+    /// Where it is faster, by a short trial at the start
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+impl BranchChoice {
+    fn branches(self) -> Branches {
+        match self {
+            Self::Auto => Branches::Auto,
+            Self::On => Branches::On,
+            Self::Off => Branches::Off,
+        }
+    }
+}
+
 /// Megabytes that the columns of convolutions may take on a CUDA device.
 const DEFAULT_WORKSPACE_MB: usize = 512;
 
@@ -133,6 +154,9 @@ pub struct DeviceArgs {
     /// How a CUDA device computes convolutions and linear layers [default: auto]
     #[arg(long, value_enum, value_name = "ALGORITHM")]
     pub conv_algo: Option<ConvAlgo>,
+    /// Whether a CUDA device computes weight gradients beside input gradients; results are the same [default: auto]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub branches: Option<BranchChoice>,
     /// What a run that goes on has chosen, by operator.
     #[arg(skip)]
     pub algorithms: BTreeMap<String, String>,
@@ -219,5 +243,6 @@ fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
     let known = |(site, name): (&String, &String)| Some((site.clone(), Algorithm::named(name)?));
     let recorded = args.algorithms.iter().filter_map(known).collect();
     let workspace = args.workspace_mb.unwrap_or(DEFAULT_WORKSPACE_MB).saturating_mul(1_000_000);
-    Cuda::new(Options { ordinal, precision, workspace, graphs: true, algorithm, recorded })
+    let branches = args.branches.unwrap_or_default().branches();
+    Cuda::new(Options { ordinal, precision, workspace, graphs: true, branches, algorithm, recorded })
 }

@@ -35,6 +35,8 @@ struct PlanSummary {
     arena_mb: f64,
     /// Nodes of the captured step.
     graph_nodes: usize,
+    /// Of those, the most that wait for one another where weight gradients run beside what follows them.
+    longest_path: usize,
     h200_microseconds: f64,
 }
 
@@ -49,6 +51,8 @@ struct Row {
     /// Of every operand, once, in fp32.
     megabytes: f64,
     launches: Vec<&'static str>,
+    /// Whether `--branches` may run it beside what follows it.
+    beside: bool,
     /// At the least, by arithmetic, memory and launches.
     h200_microseconds: f64,
 }
@@ -70,6 +74,7 @@ pub fn print(
         batch_size,
         precision: precision.name(),
         arena_mb: plan.memory_sizes(false).arena as f64 * 4e-6,
+        longest_path: longest_path(&parts),
         graph_nodes: parts.iter().map(|row| row.launches.len()).sum(),
         h200_microseconds: parts.iter().map(|row| row.h200_microseconds).sum(),
         parts,
@@ -98,8 +103,23 @@ fn row(part: &Part, precision: Precision, launches: Vec<&'static str>) -> Row {
         megaflops: part.cost.flops / 1e6,
         megabytes: part.cost.bytes / 1e6,
         h200_microseconds: (work + LAUNCH * launches.len() as f64) * 1e6,
+        // Columns have one place, so their products do not run side by side.
+        beside: part.step.is_some_and(|step| step.kind.is_weight_gradient()) && !launches.contains(&"im2col"),
         launches,
     }
+}
+
+/// Launches on the longest path: up to the next weight gradient, or the update, each runs beside what follows it.
+fn longest_path(parts: &[Row]) -> usize {
+    let (mut done, mut beside, mut since) = (0, 0, 0);
+    for row in parts {
+        let joins = row.label == "update" || row.beside || row.launches.contains(&"im2col");
+        if joins {
+            (done, beside, since) = (done + since.max(beside), 0, 0);
+        }
+        *if row.beside { &mut beside } else { &mut since } += row.launches.len();
+    }
+    done + since.max(beside)
 }
 
 fn print_table(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
@@ -126,11 +146,12 @@ fn print_table(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
             widths[0], widths[1], widths[2], widths[3], widths[4], widths[5]
         )?;
     }
-    let PlanSummary { model, batch_size, precision, graph_nodes, arena_mb, h200_microseconds, .. } = summary;
+    let PlanSummary { model, batch_size, precision, graph_nodes, longest_path, arena_mb, h200_microseconds, .. } =
+        summary;
     writeln!(
         out,
         "\n{model}, batch {batch_size}, {precision}: {graph_nodes} nodes in the graph of a training step on CUDA, \
-         {arena_mb:.1} MB of buffers"
+         {longest_path} in a row with --branches on; {arena_mb:.1} MB of buffers"
     )?;
     writeln!(
         out,

@@ -21,11 +21,14 @@ impl ConvOps for Cuda {
     }
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
+        self.join_branch()?;
         let site = Site::new(Direction::BackwardWeight, op, batch, false);
         self.with_algorithm(site, |cuda, algorithm| match algorithm {
-            Algorithm::Im2col => cuda.im2col_weight(op, batch, spans),
-            Algorithm::Implicit => cuda.implicit_weight(op, batch, spans),
-            Algorithm::Direct => cuda.direct_backward_weight(op, batch, &spans),
+            // There is one place for columns.
+            Algorithm::Im2col if !op.is_pointwise() => cuda.im2col_weight(op, batch, spans),
+            Algorithm::Im2col => cuda.beside(|cuda| cuda.im2col_weight(op, batch, spans)),
+            Algorithm::Implicit => cuda.beside(|cuda| cuda.implicit_weight(op, batch, spans)),
+            Algorithm::Direct => cuda.beside(|cuda| cuda.direct_backward_weight(op, batch, &spans)),
         })
     }
 

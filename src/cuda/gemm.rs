@@ -1,6 +1,7 @@
 //! Matrix products by cuBLAS, in row-major terms.
 
 use std::ffi::c_void;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -9,7 +10,7 @@ use cudarc::cublas::{CudaBlas, result};
 use cudarc::driver::CudaStream;
 
 use super::memory::Buffer;
-use super::{error, libraries};
+use super::{error, libraries, probe};
 
 /// cuBLAS's workspace: what NVIDIA recommends for Hopper, more than older devices need. Set by hand, because cuBLAS
 /// must not allocate while a graph is captured, and because a fixed one keeps results reproducible.
@@ -141,7 +142,11 @@ fn find_library() -> Result<()> {
     if present() {
         return Ok(());
     }
-    for path in libraries::candidates("cublas", "CNN_CUDA_CUBLAS") {
+    // A cuBLAS of CUDA 13 does not start on a driver of CUDA 12; where both are, the one that does comes first.
+    let (driver, _) = probe::driver_version()?;
+    let mut candidates = libraries::candidates("cublas", "CNN_CUDA_CUBLAS");
+    candidates.sort_by_key(|path| major_version(path).is_some_and(|major| major > driver));
+    for path in candidates {
         // SAFETY: as above. It stays open for good, as the loader must know it later.
         if let Ok(library) = unsafe { libloading::Library::new(&path) } {
             std::mem::forget(library);
@@ -156,4 +161,25 @@ fn find_library() -> Result<()> {
          its folder on LD_LIBRARY_PATH, or name it in CNN_CUDA_CUBLAS"
     );
     Ok(())
+}
+
+/// 12 of `libcublas.so.12` or `libcublas.so.12.8.4.1`.
+fn major_version(path: &Path) -> Option<i32> {
+    let name = path.file_name()?.to_str()?;
+    name.split_once(".so.")?.1.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::major_version;
+
+    #[test]
+    fn a_librarys_major_version_is_in_its_name() {
+        let of = |name: &str| major_version(Path::new(name));
+        assert_eq!(of("/wheels/cu13/lib/libcublas.so.13"), Some(13));
+        assert_eq!(of("libcublas.so.12.8.4.1"), Some(12));
+        assert_eq!((of("/usr/lib/libcublas.so"), of("libcublas.so.x")), (None, None));
+    }
 }

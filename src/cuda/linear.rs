@@ -35,14 +35,17 @@ impl LinearOps for Cuda {
     }
 
     fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
+        self.join_branch()?;
         let LinearBackwardWeight { input, d_output, d_weight } = spans;
         let conv = as_conv(op);
         let site = Site::linear(Direction::BackwardWeight, &conv, batch, false);
-        self.with_algorithm(site, |cuda, algorithm| match algorithm {
-            Algorithm::Implicit => {
-                cuda.implicit_weight(&conv, batch, Conv2dBackwardWeight { input, d_output, d_weight })
-            }
-            _ => cuda.blas_weight(op, batch, spans),
+        self.with_algorithm(site, |cuda, algorithm| {
+            cuda.beside(|cuda| match algorithm {
+                Algorithm::Implicit => {
+                    cuda.implicit_weight(&conv, batch, Conv2dBackwardWeight { input, d_output, d_weight })
+                }
+                _ => cuda.blas_weight(op, batch, spans),
+            })
         })
     }
 

@@ -1,4 +1,4 @@
-//! The CUDA backend: the program's kernels and cuBLAS on one stream, all memory allocated before the first step.
+//! The CUDA backend: the program's kernels and cuBLAS on a stream, all memory allocated before the first step.
 //!
 //! All `unsafe` that concerns a GPU is in this room. Whatever a step needs (position in the data, learning rate, loss
 //! scale, metrics) is in device memory, so that one recorded graph serves every step.
@@ -6,6 +6,7 @@
 mod activation;
 mod algorithm;
 mod bias;
+mod branch;
 mod compile;
 mod conv;
 mod direct;
@@ -25,45 +26,31 @@ mod memory;
 mod norm;
 mod nvrtc;
 mod optimizer;
+mod options;
 mod pool;
 mod probe;
 mod sources;
+mod transfer;
 mod trial;
 
 pub use kernels::embedded as embedded_kernels;
 pub use launches::Launches;
+pub use options::Options;
 pub use probe::devices;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use cudarc::driver::{CudaContext, CudaStream};
 
-use crate::ops::{Algorithm, Backend, Choice, DeviceInfo, LimitSizes, MemorySizes, Recording, Region, Span};
+use crate::ops::{Backend, Branches, Choice, DeviceInfo, LimitSizes, MemorySizes, Recording, Span};
 use algorithm::Choices;
 use gemm::Blas;
 use graphs::{Graphs, Next};
 use kernels::{Arg, Kernels};
 use known::Known;
 use memory::Memory;
-
-/// How a CUDA device is used.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Number of the device, from 0.
-    pub ordinal: usize,
-    /// `fp32`, `tf32` or `fp16`.
-    pub precision: &'static str,
-    /// Bytes that the columns of a convolution may take.
-    pub workspace: usize,
-    /// Whether steps are recorded as graphs and replayed; results are the same.
-    pub graphs: bool,
-    /// How convolutions and linear layers are computed, where they can be; none is the fastest.
-    pub algorithm: Option<Algorithm>,
-    /// By the names of [`Choice`], what a run has chosen that goes on; it comes before what is fastest here.
-    pub recorded: BTreeMap<String, Algorithm>,
-}
 
 /// A CUDA device.
 pub struct Cuda {
@@ -78,6 +65,11 @@ pub struct Cuda {
     scratch: implicit::Scratch,
     memory: Option<Memory>,
     graphs: Graphs,
+    side: Option<branch::Side>,
+    /// Which recordings have branches, where that was tried.
+    branches: HashMap<Recording, bool>,
+    /// Whether what is recorded now has branches.
+    branching: bool,
     gather: gather::State,
     loss: loss::State,
     optimizer: optimizer::State,
@@ -95,7 +87,7 @@ impl Cuda {
         let ordinal = options.ordinal;
         let context =
             CudaContext::new(ordinal).map_err(error::driver).with_context(|| format!("CUDA device {ordinal}"))?;
-        // SAFETY: there is one stream, so nothing has to wait for another; before the first allocation, as it must be.
+        // SAFETY: one stream waits for the other by events of its own; before the first allocation, as it must be.
         unsafe { context.disable_event_tracking() };
         probe::check_device(&context)?;
         let stream = context.new_stream().map_err(error::driver).context("making a stream")?;
@@ -124,6 +116,9 @@ impl Cuda {
             scratch,
             memory: None,
             graphs: Graphs::default(),
+            side: None,
+            branches: HashMap::new(),
+            branching: false,
             gather: gather::State::default(),
             loss,
             optimizer,
@@ -147,9 +142,10 @@ impl Cuda {
             Next::RunAsItComes => body(self),
             Next::Capture => {
                 self.graphs.begin(&self.stream)?;
-                self.capturing = true;
-                let result = body(self);
-                self.capturing = false;
+                (self.capturing, self.branching) = (true, self.wants_branches(recording));
+                let result = body(self).and_then(|()| self.join_branch());
+                (self.capturing, self.branching) = (false, false);
+                self.drop_branch();
                 self.graphs.end(&self.stream, recording, result)
             }
             Next::Replay(gathers) => {
@@ -205,44 +201,21 @@ impl Backend for Cuda {
 
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
         self.graphs.clear();
-        self.memory = None;
+        (self.memory, self.side) = (None, None);
         self.synchronize()?; // what was freed is free only then
         let real_size = if self.is_fp16() { 2 } else { 4 };
         self.memory = Some(Memory::new(&self.stream, sizes, real_size, self.options.workspace)?);
         self.loss.allocate_labels(&self.stream, sizes.max_batch)?;
+        self.prepare_branches(sizes.gradients > 0)?;
         self.synchronize()
     }
 
     fn write(&mut self, span: Span, values: &[f32]) -> Result<()> {
-        ensure!(values.len() <= span.len, "{} values do not fit {span:?}", values.len());
-        let (stream, fp16) = (Arc::clone(&self.stream), self.is_fp16());
-        let floats = || values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let halves = || values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect::<Vec<u8>>();
-        let memory = self.memory_mut()?;
-        memory.address(span)?;
-        match span.region {
-            Region::Arena if fp16 => memory.region_mut(Region::Arena).upload(&stream, 2 * span.offset, &halves()),
-            Region::Parameters if fp16 => {
-                memory.region_mut(Region::Parameters).upload(&stream, 4 * span.offset, &floats())?;
-                let copy = memory.half_parameters.as_mut().context("fp16 storage has a copy of the parameters")?;
-                copy.upload(&stream, 2 * span.offset, &halves())
-            }
-            region => memory.region_mut(region).upload(&stream, 4 * span.offset, &floats()),
-        }
+        self.upload(span, values)
     }
 
     fn read(&mut self, span: Span) -> Result<Vec<f32>> {
-        let memory = self.memory()?;
-        memory.address(span)?;
-        let (buffer, size) = memory.region(span.region);
-        let bytes = buffer.download(&self.stream, span.offset * size, span.len * size)?;
-        if span.region == Region::Indices {
-            return Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32).collect());
-        }
-        match size {
-            2 => Ok(bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-            _ => memory::f32_from_bytes(&bytes),
-        }
+        self.download(span)
     }
 
     fn run<F>(&mut self, recording: Recording, mut body: F) -> Result<()>
@@ -256,7 +229,24 @@ impl Backend for Cuda {
     }
 
     fn compares_algorithms(&self) -> bool {
-        self.options.algorithm.is_none()
+        let branches = self.options.graphs && self.options.branches == Branches::Auto;
+        self.options.algorithm.is_none() || branches
+    }
+
+    fn join(&mut self) -> Result<()> {
+        self.join_branch()
+    }
+
+    fn compare_branches<F>(&mut self, recording: Recording, mut body: F) -> Result<()>
+    where
+        F: FnMut(&mut Self) -> Result<()> + Send,
+    {
+        self.context.bind_to_thread().map_err(error::driver)?;
+        self.try_branches(recording, &mut body)
+    }
+
+    fn has_branches(&self, recording: Recording) -> Option<bool> {
+        self.graphs.nodes(recording).map(|_| self.side.is_some() && self.wants_branches(recording))
     }
 
     fn choices(&self) -> Vec<Choice> {
@@ -282,7 +272,7 @@ impl Backend for Cuda {
     {
         self.context.bind_to_thread().map_err(error::driver)?;
         // What a body gathers is run more often than the host's books can know.
-        Ok(Some(self.time(&mut body)? * 1e-6))
+        Ok(Some(self.time(trial::OF_A_PART, &mut body)? * 1e-6))
     }
 
     fn limit_sizes(&self) -> Result<LimitSizes> {

@@ -10,8 +10,8 @@ use crate::ops::{Algorithm, TIMED_RUNS};
 /// Runs in one recording, at most: short kernels are timed together.
 const RUNS: usize = 10;
 
-/// Microseconds of a recording, about: long kernels need no company.
-const LONG: f64 = 200.0;
+/// Microseconds of a recording of one part of a step, about: long kernels need no company.
+pub(super) const OF_A_PART: f64 = 200.0;
 
 /// Recordings timed; the median counts.
 const SAMPLES: usize = 3;
@@ -23,19 +23,19 @@ impl Cuda {
         candidates: &[Algorithm],
         run: &impl Fn(&mut Self, Algorithm) -> Result<()>,
     ) -> Result<Vec<(Algorithm, f64)>> {
-        let time = |&algorithm: &Algorithm| Ok((algorithm, self.time(&mut |cuda| run(cuda, algorithm))?));
+        let time = |&algorithm: &Algorithm| Ok((algorithm, self.time(OF_A_PART, &mut |cuda| run(cuda, algorithm))?));
         candidates.iter().map(time).collect()
     }
 
-    /// Microseconds of one run.
-    pub(super) fn time(&mut self, run: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<f64> {
+    /// Microseconds of one run, of as many in a recording as take about `long` together.
+    pub(super) fn time(&mut self, long: f64, run: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<f64> {
         const { assert!(2 + (1 + SAMPLES) * RUNS <= TIMED_RUNS) };
         // Whatever is loaded on the first call must be there before a recording.
         run(self)?;
         let start = self.mark()?;
         run(self)?;
         let alone = elapsed_microseconds(&start, &self.mark()?)?;
-        let runs = ((LONG / alone.max(1.0)) as usize).clamp(1, RUNS);
+        let runs = ((long / alone.max(1.0)) as usize).clamp(1, RUNS);
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).map_err(error::driver).context("recording a trial")?;
         self.capturing = true;

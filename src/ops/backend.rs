@@ -124,6 +124,15 @@ impl Algorithm {
     }
 }
 
+/// Whether weight gradients run beside what follows them; results are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Branches {
+    /// Where it is faster, by a short trial.
+    Auto,
+    On,
+    Off,
+}
+
 /// Which algorithm an operator has been given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
@@ -174,9 +183,29 @@ pub trait Backend:
         false
     }
 
-    /// Whether operators have algorithms that are yet to be compared, which is best done before the first step.
+    /// Whether there are choices that are yet to be made by comparing, which is best done before the first step.
     fn compares_algorithms(&self) -> bool {
         false
+    }
+
+    /// Waits, on the device, for a weight gradient that may still run beside what came after it. Only then may what it
+    /// reads be overwritten, and what it writes be read; the next weight gradient waits as well.
+    fn join(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Chooses whether the recorded sequence runs weight gradients beside what follows them, where that is open. `body` is
+    /// as much of it as may be run again and again.
+    fn compare_branches<F>(&mut self, _recording: Recording, _body: F) -> Result<()>
+    where
+        F: FnMut(&mut Self) -> Result<()> + Send,
+    {
+        Ok(())
+    }
+
+    /// Whether a recorded sequence runs weight gradients beside what follows them; none where nothing is recorded.
+    fn has_branches(&self, _recording: Recording) -> Option<bool> {
+        None
     }
 
     /// The algorithms of the operators that have run, where there is a choice, in the order of their names.

@@ -78,7 +78,8 @@ pub trait ConvOps {
     /// `output = activation(columns · Wᵀ + bias)`, then pooled where that is asked for.
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()>;
 
-    /// `d_weight = d_outputᵀ · columns`, written, not accumulated; summed over the batch in a fixed order.
+    /// `d_weight = d_outputᵀ · columns`, written, not accumulated; summed over the batch in a fixed order. It is
+    /// there after the next [`join`](super::Backend::join).
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()>;
 
     /// `d_input = col2im(d_output · W)`, then its epilogue.

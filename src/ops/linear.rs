@@ -51,7 +51,8 @@ pub trait LinearOps {
     /// `output = activation(input · Wᵀ + bias)`: `[batch, in] · [in, out] → [batch, out]`
     fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()>;
 
-    /// `d_weight = d_outputᵀ · input`: `[out, batch] · [batch, in] → [out, in]`, written, not accumulated.
+    /// `d_weight = d_outputᵀ · input`: `[out, batch] · [batch, in] → [out, in]`, written, not accumulated. It is
+    /// there after the next [`join`](super::Backend::join).
     fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()>;
 
     /// `d_input = d_output · W`: `[batch, out] · [out, in] → [batch, in]`, then its epilogue.

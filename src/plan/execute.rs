@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use super::{Plan, Step, StepKind};
+use super::{Mode, Plan, Step, StepKind};
 use crate::network::Weights;
 use crate::ops::{
     Backend, BatchNorm2dBackward, BatchNorm2dForward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
@@ -38,7 +38,7 @@ fn train_step_as<B: Backend>(
         backend.gather_normalise(Subset::Train, batch, plan.input)?;
         run_steps(backend, plan, &plan.forward, batch)?;
         backend.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.loss_gradient)?;
-        run_steps(backend, plan, &plan.backward, batch)?;
+        run_backward(backend, plan, batch)?;
         backend.sgd_step(sgd)
     })
 }
@@ -52,18 +52,29 @@ pub fn evaluate_step<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> 
     })
 }
 
-/// Runs forward, and where the plan has one backward, on whatever is in memory, so that a backend compares its algorithms
-/// before the first step. What it leaves in the arena and in the gradients means nothing.
+/// Runs forward, and where the plan has one backward, on whatever is in memory, so that a backend makes its choices before
+/// the first step. What it leaves in the arena and in the gradients means nothing.
 pub fn try_out<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
     backend.run(Recording::Once, |backend| {
         run_steps(backend, plan, &plan.forward, batch)?;
-        run_steps(backend, plan, &plan.backward, batch)
-    })
+        run_backward(backend, plan, batch)
+    })?;
+    match plan.mode {
+        Mode::Training => {
+            backend.compare_branches(Recording::TrainStep { batch }, |backend| run_backward(backend, plan, batch))
+        }
+        Mode::Inference => Ok(()),
+    }
 }
 
 /// The logits of the `batch` inputs that were written to `plan.input`.
 pub fn forward<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
     backend.run(Recording::Forward { batch }, |backend| run_steps(backend, plan, &plan.forward, batch))
+}
+
+fn run_backward<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
+    run_steps(backend, plan, &plan.backward, batch)?;
+    backend.join()
 }
 
 fn run_steps<B: Backend>(backend: &mut B, plan: &Plan, steps: &[Step], batch: usize) -> Result<()> {

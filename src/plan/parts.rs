@@ -107,10 +107,10 @@ impl Kept {
     fn of<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd) -> Result<Self> {
         let momentum = (sgd.momentum != 0.0).then_some(Region::Momentum);
         let average = sgd.average_decay.map(|_| Region::Average);
-        let spans = [Some(Region::Parameters), momentum, average]
-            .into_iter()
-            .flatten()
-            .map(|region| Span::new(region, 0, plan.parameter_count));
+        let of_parameters = [Some(Region::Parameters), momentum, average].into_iter().flatten();
+        let sized = of_parameters.map(|region| (region, plan.parameter_count));
+        let sized = sized.chain([(Region::Statistics, plan.memory_sizes(false).statistics)]);
+        let spans = sized.map(|(region, len)| Span::new(region, 0, len));
         let regions = spans.map(|span| Ok((span, backend.read(span)?))).collect::<Result<_>>()?;
         Ok(Self { regions, metrics: backend.read_metrics()?, loss_scale: backend.loss_scale()? })
     }

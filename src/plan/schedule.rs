@@ -73,6 +73,8 @@ pub(super) struct Scheduler<'a> {
     pub(super) gradients: Vec<Option<ValueId>>,
     /// Layers whose activation and bias are done by what writes the gradient of their output.
     pub(super) fused_backward: Vec<bool>,
+    /// What the latest weight gradient reads: it may run beside the steps that follow, up to the next one.
+    pub(super) read_beside: Vec<ValueId>,
 }
 
 impl<'a> Scheduler<'a> {
@@ -95,6 +97,7 @@ impl<'a> Scheduler<'a> {
             argmax: vec![None; count],
             gradients: vec![None; count],
             fused_backward: vec![false; count],
+            read_beside: Vec::new(),
         };
         scheduler.outputs[0] = Some(scheduler.value(Region::Arena, network.input().len()));
         scheduler
@@ -114,6 +117,10 @@ impl<'a> Scheduler<'a> {
     pub(super) fn emit(&mut self, node: &Node, what: &str, values: &[ValueId], kind: StepKind) {
         self.clock += 1;
         values.iter().for_each(|&value| self.touch(value));
+        if kind.is_weight_gradient() {
+            self.read_beside = values.to_vec();
+        }
+        self.read_beside.clone().into_iter().for_each(|value| self.touch(value));
         self.steps.push(Step { label: format!("{} {what}", node.name), kind });
     }
 

@@ -214,6 +214,11 @@ impl StepKind {
         }
     }
 
+    /// Whether it may run beside what follows it, up to the next one.
+    pub fn is_weight_gradient(&self) -> bool {
+        matches!(self, Self::Conv2dBackwardWeight { .. } | Self::LinearBackwardWeight { .. })
+    }
+
     /// The plan's buffers that it reads, and those that it writes.
     pub fn buffers(&self) -> (Vec<ValueId>, Vec<ValueId>) {
         let with_epilogue = |reads: &[ValueId], epilogue: &Option<GradientEpilogue<ValueId>>| {

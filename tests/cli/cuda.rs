@@ -25,8 +25,8 @@ pub fn step_losses(folder: &Path) -> Vec<f64> {
     records.filter(|record| record["kind"] == "step").map(|record| record["loss"].as_f64().expect("loss")).collect()
 }
 
-/// What is quick on the emulator; a test that is about other algorithms says so.
-const QUICK: [&str; 2] = ["--conv-algo", "direct"];
+/// What is quick on the emulator; a test that is about other ways says so.
+const QUICK: [&str; 4] = ["--conv-algo", "direct", "--branches", "off"];
 
 /// Arguments of a short run; `more` first names the data set.
 pub fn train<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
@@ -90,7 +90,8 @@ fn every_command_works_on_a_device() {
 #[test]
 fn what_is_missing_or_too_old_is_told() {
     let Some(libraries) = emulator() else { return };
-    let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", QUICK[0], QUICK[1]];
+    let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
+    let device = [&device[..], &QUICK].concat();
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let refused = |settings: &[(&str, &str)], args: &[&str], words: &[&str]| {

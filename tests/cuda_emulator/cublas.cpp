@@ -4,6 +4,7 @@
 #include <functional>
 #include <mutex>
 #include <unordered_set>
+#include <vector>
 
 #include "cuda_types.h"
 #include "gemm.h"
@@ -12,7 +13,10 @@ using emulator::Gemm;
 using emulator::Rounding;
 using emulator::Type;
 
-extern "C" CUresult cuda_emulator_enqueue(CUstream, const char*, const std::function<CUresult()>*);
+using Addresses = std::vector<uintptr_t>;
+
+extern "C" CUresult cuda_emulator_enqueue(CUstream, const char*, const std::function<CUresult()>*, const Addresses*,
+                                          const Addresses*);
 extern "C" bool cuda_emulator_range(const void*, size_t);
 extern "C" CUresult cuda_emulator_refuse_during_capture();
 
@@ -26,6 +30,7 @@ enum Status : unsigned {
 
 struct Handle {
     CUstream stream = nullptr;
+    void* workspace = nullptr;
     int math_mode = 0, pointer_mode = 0, atomics_mode = 0;
 };
 
@@ -116,8 +121,13 @@ Status planted(const char* name) {
     return text && *text ? static_cast<Status>(atoi(text)) : SUCCESS;
 }
 
-Status enqueue(Handle* handle, const std::function<CUresult()>& work) {
-    return cuda_emulator_enqueue(handle->stream, "cuBLAS product", &work) == CUDA_SUCCESS ? SUCCESS : EXECUTION_FAILED;
+Status enqueue(Handle* handle, const Gemm& g, const std::function<CUresult()>& work) {
+    const auto address = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
+    Addresses writes = {address(g.c)};
+    const Addresses reads = {address(g.a), address(g.b)};
+    if (handle->workspace) writes.push_back(address(handle->workspace));
+    const CUresult result = cuda_emulator_enqueue(handle->stream, "cuBLAS product", &work, &writes, &reads);
+    return result == CUDA_SUCCESS ? SUCCESS : EXECUTION_FAILED;
 }
 
 Status product(Handle* handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a,
@@ -139,11 +149,11 @@ Status product(Handle* handle, int transa, int transb, int m, int n, int k, cons
     if (handle->pointer_mode == 1) {
         const auto* device_alpha = static_cast<const float*>(alpha);
         const auto* device_beta = static_cast<const float*>(beta);
-        return enqueue(handle, [=] { return run(g, batch, device_alpha, device_beta); });
+        return enqueue(handle, g, [=] { return run(g, batch, device_alpha, device_beta); });
     }
     g.alpha = *static_cast<const float*>(alpha);
     g.beta = *static_cast<const float*>(beta);
-    return enqueue(handle, [=] { return run(g, batch, nullptr, nullptr); });
+    return enqueue(handle, g, [=] { return run(g, batch, nullptr, nullptr); });
 }
 
 }  // namespace
@@ -178,7 +188,9 @@ BLAS_API cublasGetStream_v2(Handle* handle, CUstream* stream) {
 BLAS_API cublasSetWorkspace_v2(Handle* handle, void* workspace, size_t bytes) {
     if (!known(handle)) return NOT_INITIALIZED;
     if (reinterpret_cast<uintptr_t>(workspace) % 256 != 0) return INVALID_VALUE;
-    return bytes == 0 || cuda_emulator_range(workspace, bytes) ? SUCCESS : INVALID_VALUE;
+    if (bytes > 0 && !cuda_emulator_range(workspace, bytes)) return INVALID_VALUE;
+    handle->workspace = workspace;
+    return SUCCESS;
 }
 
 #define MODE(name, field)                                      \

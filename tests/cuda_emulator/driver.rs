@@ -136,3 +136,53 @@ fn a_capture_spreads_by_events_and_must_be_joined() {
         assert_eq!(end().err().unwrap().0, CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
     });
 }
+
+/// A graph's work that does not wait for one another runs in both orders, in turn, so that a missing dependency shows.
+#[test]
+fn a_graph_runs_in_the_orders_that_its_dependencies_allow() {
+    on_emulator(&[], || {
+        let device = Device::new();
+        let other = device.context.new_stream().unwrap();
+        let (mut source, mut target) = (device.upload(&[1.0f32]), device.poisoned::<f32>(1));
+        let mut copies = |waits: bool| {
+            device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+            other.wait(&device.stream.record_event(None).unwrap()).unwrap();
+            other.memcpy_dtod(&source, &mut target).unwrap();
+            let copied = other.record_event(None).unwrap();
+            if waits {
+                device.stream.wait(&copied).unwrap();
+            }
+            device.stream.memset_zeros(&mut source).unwrap();
+            device.stream.wait(&copied).unwrap();
+            let graph = device.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().expect("work was recorded");
+            [(); 2].map(|()| {
+                device.stream.memcpy_htod(&[1.0], &mut source).unwrap();
+                graph.launch().unwrap();
+                device.download(&target)[0]
+            })
+        };
+        assert_eq!(copies(true), [1.0, 1.0]);
+        assert_eq!(copies(false), [1.0, 0.0]);
+    });
+}
+
+#[test]
+fn refuses_branches_that_share_what_they_write() {
+    let said = on_emulator(&[], || {
+        let device = Device::new();
+        let other = device.context.new_stream().unwrap();
+        let (mut sum, term) = (device.upload(&[0.0f32; 4]), device.upload(&[1.0f32; 4]));
+        let (accumulate, count) = (device.kernel("accumulate_f32"), 4u64);
+        device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
+        other.wait(&device.stream.record_event(None).unwrap()).unwrap();
+        for stream in [&other, &device.stream] {
+            // SAFETY: the arguments are those of the kernel.
+            unsafe { stream.launch_builder(&accumulate).arg(&mut sum).arg(&term).arg(&count).launch(blocks(1)) }
+                .unwrap();
+        }
+        device.stream.wait(&other.record_event(None).unwrap()).unwrap();
+        let ended = device.stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
+        assert_eq!(ended.err().unwrap().0, CUresult::CUDA_ERROR_INVALID_VALUE);
+    });
+    assert!(said.is_none_or(|said| said.contains("may run at once, and one writes what the other is given")));
+}

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -82,12 +83,23 @@ bool multiply_in_warp(const MmaCall* const* lanes);
 struct Operation {
     std::string what;
     std::function<CUresult()> run;
+    // Device addresses that it is given to write to, or only to read from, where that is known.
+    std::vector<uintptr_t> writes = {}, reads = {};
+};
+// A captured operation, and the earlier ones that it waits for.
+struct Node {
+    std::shared_ptr<Operation> operation;
+    std::set<size_t> after;
 };
 struct Graph {
-    std::vector<std::shared_ptr<Operation>> operations;
+    std::vector<Node> nodes;
 };
 struct GraphExec {
-    std::vector<std::shared_ptr<Operation>> operations;
+    std::vector<Node> nodes;
+    // Two orders that the dependencies allow, taken in turn: as recorded, and the last recorded first wherever it may be,
+    // so that a missing dependency shows in the numbers of one of them.
+    std::vector<size_t> orders[2];
+    unsigned launches = 0;
 };
 struct Capture {
     Graph* graph;
@@ -95,8 +107,8 @@ struct Capture {
     int mode;
     std::thread::id thread;
     bool invalid = false;
-    std::set<Stream*> streams;   // Streams that take part.
-    std::set<Stream*> unjoined;  // Forked ones whose last work the origin has not waited for.
+    // The streams that take part, each with the nodes that its next one waits for.
+    std::map<Stream*, std::set<size_t>> last;
 };
 struct Stream {
     Context* context;
@@ -110,7 +122,7 @@ struct Event {
     unsigned flags;
     bool recorded = false, complete = false;
     std::shared_ptr<Capture> capture;
-    Stream* captured_in = nullptr;
+    std::set<size_t> last;  // The nodes that whoever waits for it waits for.
     uint64_t nanoseconds = 0;
 };
 bool is_stream(Stream* stream);

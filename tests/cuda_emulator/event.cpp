@@ -24,13 +24,8 @@ CUresult wait_in_capture(Stream* stream, Event* event) {
         stream->capture->invalid = event->capture->invalid = true;
         return CUDA_ERROR_STREAM_CAPTURE_MERGE;
     }
-    if (stream == event->capture->origin) {
-        event->capture->unjoined.erase(event->captured_in);
-    } else if (!stream->capture) {
-        stream->capture = event->capture;
-        event->capture->streams.insert(stream);
-        event->capture->unjoined.insert(stream);
-    }
+    stream->capture = event->capture;
+    event->capture->last[stream].insert(event->last.begin(), event->last.end());
     return CUDA_SUCCESS;
 }
 
@@ -61,7 +56,7 @@ CUDA_API cuEventRecord(CUevent event, CUstream stream) {
     if (!events.has(event) || !is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
     if (is_capturing(stream)) {
         event->capture = stream->capture;
-        event->captured_in = stream;
+        event->last = stream->capture->last[stream];
         return stream->capture->invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
     }
     event->capture = nullptr;

@@ -1,4 +1,4 @@
-// Stream capture, graphs made by it, and their replay.
+// Stream capture, graphs made by it, and their replay in orders that the dependencies allow.
 #include <algorithm>
 
 #include "emulator.h"
@@ -10,9 +10,63 @@ Handles<Graph> graphs;
 Handles<GraphExec> execs;
 
 void end(const std::shared_ptr<Capture>& capture) {
-    for (Stream* stream : capture->streams) stream->capture = nullptr;
+    for (const auto& [stream, last] : capture->last) stream->capture = nullptr;
     auto& all = captures();
     all.erase(std::remove(all.begin(), all.end(), capture), all.end());
+}
+
+// Marks `node` and all that it waits for.
+void mark_before(const std::vector<Node>& nodes, size_t node, std::vector<bool>& marked) {
+    if (marked[node]) return;
+    marked[node] = true;
+    for (size_t before : nodes[node].after) mark_before(nodes, before, marked);
+}
+
+// Whether the origin has waited for all the work of the other streams.
+bool is_joined(const Capture& capture) {
+    const auto& nodes = capture.graph->nodes;
+    std::vector<bool> marked(nodes.size());
+    for (size_t last : capture.last.at(capture.origin)) mark_before(nodes, last, marked);
+    return std::find(marked.begin(), marked.end(), false) == marked.end();
+}
+
+// Of the nodes that may run, always the one recorded last.
+std::vector<size_t> last_first(const std::vector<Node>& nodes) {
+    std::vector<size_t> order;
+    std::vector<bool> done(nodes.size());
+    const auto is_done = [&](size_t node) { return done[node]; };
+    while (order.size() < nodes.size()) {
+        size_t next = nodes.size();
+        do --next;
+        while (done[next] || !std::all_of(nodes[next].after.begin(), nodes[next].after.end(), is_done));
+        done[next] = true;
+        order.push_back(next);
+    }
+    return order;
+}
+
+bool share(const std::vector<uintptr_t>& a, const std::vector<uintptr_t>& b) {
+    return std::find_first_of(a.begin(), a.end(), b.begin(), b.end()) != a.end();
+}
+
+// Two nodes that may run at once must not write what the other is given, scratch above all: run one after the other, as
+// here, they would not show it.
+bool has_races(const std::vector<Node>& nodes) {
+    size_t in_a_row = 1;
+    while (in_a_row < nodes.size() && nodes[in_a_row].after == std::set<size_t>{in_a_row - 1}) ++in_a_row;
+    for (size_t later = in_a_row; later < nodes.size(); ++later) {
+        std::vector<bool> before(nodes.size());
+        mark_before(nodes, later, before);
+        for (size_t node = 0; node < later; ++node) {
+            const Operation &a = *nodes[node].operation, &b = *nodes[later].operation;
+            if (before[node] || !(share(a.writes, b.writes) || share(a.writes, b.reads) || share(b.writes, a.reads))) {
+                continue;
+            }
+            say(a.what + " and " + b.what + " may run at once, and one writes what the other is given");
+            return true;
+        }
+    }
+    return false;
 }
 
 }  // namespace
@@ -31,7 +85,7 @@ CUDA_API cuStreamBeginCapture_v2(CUstream stream, int mode) {
     capture->origin = stream;
     capture->mode = mode;
     capture->thread = std::this_thread::get_id();
-    capture->streams.insert(stream);
+    capture->last[stream] = {};
     stream->capture = capture;
     captures().push_back(capture);
     return CUDA_SUCCESS;
@@ -48,7 +102,7 @@ CUDA_API cuStreamEndCapture(CUstream stream, CUgraph* graph) {
         return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
     }
     end(capture);
-    if (capture->invalid || !capture->unjoined.empty()) {
+    if (capture->invalid || !is_joined(*capture)) {
         delete capture->graph;
         return capture->invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
     }
@@ -60,7 +114,12 @@ CUDA_API cuGraphInstantiateWithFlags(CUgraphExec* exec, CUgraph graph, unsigned 
     EMULATOR_ENTER();
     if (!graphs.has(graph)) return CUDA_ERROR_INVALID_VALUE;
     if ((flags & 1 && flags & 4) || flags > 15) return CUDA_ERROR_INVALID_VALUE;
-    *exec = execs.add(new GraphExec{graph->operations});
+    // On a GPU it would be launched, and wrong now and then.
+    if (has_races(graph->nodes)) return CUDA_ERROR_INVALID_VALUE;
+    auto* made = new GraphExec{graph->nodes};
+    for (size_t node = 0; node < made->nodes.size(); ++node) made->orders[0].push_back(node);
+    made->orders[1] = last_first(made->nodes);
+    *exec = execs.add(made);
     return CUDA_SUCCESS;
 }
 
@@ -72,8 +131,8 @@ CUDA_API cuGraphUpload(CUgraphExec exec, CUstream stream) {
 CUDA_API cuGraphLaunch(CUgraphExec exec, CUstream stream) {
     EMULATOR_ENTER();
     if (!execs.has(exec) || !is_stream(stream)) return CUDA_ERROR_INVALID_VALUE;
-    for (const auto& operation : exec->operations) {
-        if (CUresult failed = submit(stream, *operation)) return failed;
+    for (size_t node : exec->orders[exec->launches++ % 2]) {
+        if (CUresult failed = submit(stream, *exec->nodes[node].operation)) return failed;
     }
     return CUDA_SUCCESS;
 }
@@ -83,9 +142,9 @@ CUDA_API cuGraphGetNodes(CUgraph graph, void** nodes, size_t* count) {
     if (!graphs.has(graph)) return CUDA_ERROR_INVALID_VALUE;
     const size_t room = nodes ? *count : 0;
     for (size_t i = 0; i < room; ++i) {
-        nodes[i] = i < graph->operations.size() ? graph->operations[i].get() : nullptr;
+        nodes[i] = i < graph->nodes.size() ? graph->nodes[i].operation.get() : nullptr;
     }
-    *count = graph->operations.size();
+    *count = graph->nodes.size();
     return CUDA_SUCCESS;
 }
 

@@ -29,12 +29,17 @@ CUresult check_limits(const Function* function, const Launch& launch) {
     return CUDA_SUCCESS;
 }
 
+uintptr_t pointer_of(const Launch& launch, unsigned parameter) {
+    uintptr_t address;
+    __builtin_memcpy(&address, launch.parameters[parameter].data(), sizeof address);
+    return address;
+}
+
 // A kernel handed a pointer to ordinary host memory would fault on a GPU; on the host it would not.
 void check_pointers(const Launch& launch) {
     for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
         if (!launch.kernel->parameter_is_pointer[i]) continue;
-        uintptr_t address;
-        __builtin_memcpy(&address, launch.parameters[i].data(), sizeof address);
+        const uintptr_t address = pointer_of(launch, i);
         if (address == 0 || find_allocation(address) || is_pinned(reinterpret_cast<void*>(address), 0)) continue;
         fail_running(CUDA_ERROR_ILLEGAL_ADDRESS, "parameter " + std::to_string(i) + " is no device pointer");
     }
@@ -58,11 +63,17 @@ CUDA_API cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
         const auto* bytes = static_cast<const unsigned char*>(parameters[i]);
         launch.parameters.emplace_back(bytes, bytes + launch.kernel->parameter_sizes[i]);
     }
-    return submit(stream, {std::string("kernel ") + launch.kernel->name, [launch] {
-                               check_pointers(launch);
-                               run_grid(launch);
-                               return CUDA_SUCCESS;
-                           }});
+    Operation operation{std::string("kernel ") + launch.kernel->name, [launch] {
+                            check_pointers(launch);
+                            run_grid(launch);
+                            return CUDA_SUCCESS;
+                        }};
+    for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
+        if (!launch.kernel->parameter_is_pointer[i]) continue;
+        const uintptr_t address = pointer_of(launch, i);
+        if (address) (launch.kernel->parameter_is_read[i] ? operation.reads : operation.writes).push_back(address);
+    }
+    return submit(stream, std::move(operation));
 }
 
 CUDA_API cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,

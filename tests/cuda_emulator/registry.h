@@ -14,6 +14,7 @@ struct Kernel {
     unsigned parameter_count;
     const unsigned* parameter_sizes;
     const bool* parameter_is_pointer;
+    const bool* parameter_is_read;  // Pointers to const.
     void (*run_thread)(void** parameters);
     // The shared variables of its file; null where it has none.
     char *shared, *shared_end;
@@ -28,6 +29,7 @@ template <class... Args, void (*Function)(Args...)>
 struct Thunk<Function> {
     static constexpr unsigned sizes[] = {sizeof(Args)..., 0};
     static constexpr bool pointers[] = {std::is_pointer<Args>::value..., false};
+    static constexpr bool reads[] = {std::is_const<std::remove_pointer_t<Args>>::value..., false};
 
     template <std::size_t... I>
     static void call(void** parameters, std::index_sequence<I...>) {
@@ -35,7 +37,7 @@ struct Thunk<Function> {
     }
     static void run(void** parameters) { call(parameters, std::index_sequence_for<Args...>()); }
     static Kernel describe(const char* name, unsigned max_threads, char* shared, char* shared_end) {
-        return Kernel{name, max_threads, sizeof...(Args), sizes, pointers, run, shared, shared_end};
+        return Kernel{name, max_threads, sizeof...(Args), sizes, pointers, reads, run, shared, shared_end};
     }
 };
 

@@ -1,7 +1,8 @@
 // Streams: work is queued and runs when the program waits for it, as on a GPU, so that a program which reads a result
 // before it waited reads the old bytes here too. While a stream is capturing, its work goes into a graph instead.
 //
-// One queue serves all streams: the order of the calls is one of the orders that the streams and events allow.
+// One queue serves all streams: the order of the calls is one of the orders that the streams and events allow. A graph
+// keeps what its streams and events demand, and runs in other orders too.
 #include <algorithm>
 #include <deque>
 
@@ -65,8 +66,10 @@ CUresult submit(Stream* stream, Operation operation, size_t staged_bytes) {
     auto shared = std::make_shared<Operation>(std::move(operation));
     if (is_capturing(stream)) {
         if (stream->capture->invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
-        stream->capture->graph->operations.push_back(shared);
-        if (stream != stream->capture->origin) stream->capture->unjoined.insert(stream);
+        auto& nodes = stream->capture->graph->nodes;
+        auto& last = stream->capture->last[stream];
+        nodes.push_back({shared, last});
+        last = {nodes.size() - 1};
         return CUDA_SUCCESS;
     }
     queue.push_back({current_context(), shared});
@@ -112,7 +115,7 @@ CUDA_API cuStreamDestroy_v2(CUstream stream) {
     if (!streams.has(stream)) return CUDA_ERROR_INVALID_HANDLE;
     if (stream->capture) {
         stream->capture->invalid = true;
-        stream->capture->streams.erase(stream);
+        stream->capture->last.erase(stream);
     }
     const CUresult result = flush();
     streams.remove(stream);
@@ -157,10 +160,11 @@ CUDA_API cuLaunchHostFunc(CUstream stream, void (*function)(void*), void* data) 
 
 // What the stand-in for cuBLAS calls: work in stream order, captured like any other.
 extern "C" __attribute__((visibility("default"))) CUresult cuda_emulator_enqueue(
-    CUstream stream, const char* what, const std::function<CUresult()>* run) {
+    CUstream stream, const char* what, const std::function<CUresult()>* run, const std::vector<uintptr_t>* writes,
+    const std::vector<uintptr_t>* reads) {
     EMULATOR_ENTER();
     if (!is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
-    return submit(stream, {what, *run});
+    return submit(stream, {what, *run, *writes, *reads});
 }
 
 extern "C" __attribute__((visibility("default"))) bool cuda_emulator_range(const void* pointer, size_t bytes) {

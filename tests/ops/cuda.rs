@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cnn_cuda::cuda::{Cuda, Options};
-use cnn_cuda::ops::{Algorithm, LossOps, Metrics, Region, StepLoss};
+use cnn_cuda::ops::{Algorithm, Branches, LossOps, Metrics, Region, StepLoss};
 
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, random};
@@ -27,6 +27,7 @@ pub fn options(precision: &'static str) -> Options {
         precision,
         workspace: 64 << 20,
         graphs: false,
+        branches: Branches::Off,
         algorithm: Some(Algorithm::Direct),
         recorded: BTreeMap::new(),
     }

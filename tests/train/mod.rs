@@ -1,6 +1,7 @@
 //! Training as a whole: PyTorch's losses, graphs that branch, determinism, resuming.
 
 mod averaging;
+mod branches;
 mod cuda;
 pub mod dag;
 mod fusion;

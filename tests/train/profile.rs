@@ -2,14 +2,16 @@
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
+use cnn_cuda::network::Network;
 use cnn_cuda::ops::{
-    Backend, JoinOps, LossScale, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset, TIMED_RUNS,
+    Activation, Backend, JoinOps, LossScale, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset, TIMED_RUNS,
 };
 use cnn_cuda::plan::{self, Mode, Plan};
 use cnn_cuda::shape::Shape;
 
 use super::dag::branching;
 use super::harness::bits;
+use super::norm::normalised;
 use crate::ops::cuda::options;
 use crate::ops::lab::{Lab, random};
 use crate::support::cuda::{on_cuda, on_the_emulator};
@@ -25,17 +27,19 @@ const SGD: Sgd = Sgd {
 };
 
 /// All that outlives a step, as bits, after three of them with `between` before the last.
-fn after_steps<B: Backend>(mut backend: B, between: fn(&mut B, &Plan)) -> (Vec<Vec<u32>>, Metrics, Option<LossScale>) {
-    let network = branching(Shape::new(6, 6, 1), 2, 0.1);
-    let plan = Plan::new(&network, Mode::Training, BATCH).expect("a plan");
+fn after_steps<B: Backend>(
+    mut backend: B,
+    network: &Network,
+    between: fn(&mut B, &Plan),
+) -> (Vec<Vec<u32>>, Metrics, Option<LossScale>) {
+    let plan = Plan::new(network, Mode::Training, BATCH).expect("a plan");
     let shape = network.input();
     let normalise = Normalise { shape, mean: vec![0.5; shape.channels], std: vec![0.5; shape.channels] };
     let images = (0..BATCH * shape.len()).map(|index| (index * 31 % 256) as u8).collect();
     backend.load_subset(Subset::Train, &normalise, images, vec![1, 0, 2]).expect("images");
     let sizes = MemorySizes { average: plan.parameter_count, ..plan.memory_sizes(true) };
     backend.allocate(&sizes).expect("memory");
-    let parameters = network.initial_parameters(0);
-    backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters).expect("weights");
+    plan::write_weights(&mut backend, &network.initial_weights(0)).expect("weights");
     backend.set_metrics(Metrics::default()).expect("metrics");
     backend.set_learning_rates(&[0.05]).expect("rate");
     for step in 0..3 {
@@ -46,8 +50,10 @@ fn after_steps<B: Backend>(mut backend: B, between: fn(&mut B, &Plan)) -> (Vec<V
         plan::train_step(&mut backend, &plan, &SGD, BATCH).expect("a step");
     }
     let regions = [Region::Parameters, Region::Momentum, Region::Gradients, Region::Average];
-    let values = regions.map(|region| backend.read(Span::new(region, 0, parameters.len())).expect("read"));
-    let values = values.iter().map(|values| bits(values)).collect();
+    let spans = regions.map(|region| Span::new(region, 0, plan.parameter_count));
+    let statistics = Span::new(Region::Statistics, 0, network.statistics_len());
+    let values = spans.into_iter().chain([statistics]).map(|span| backend.read(span).expect("read"));
+    let values = values.map(|values| bits(&values)).collect();
     (values, backend.read_metrics().expect("metrics"), backend.loss_scale().expect("scale"))
 }
 
@@ -61,12 +67,18 @@ fn profiled<B: Backend>(backend: &mut B, plan: &Plan) {
     assert!(ends, "a part begins before the one before it ends");
 }
 
+fn networks() -> [Network; 2] {
+    let shape = Shape::new(6, 6, 1);
+    [branching(shape, 2, 0.1), normalised(shape, 2, Activation::Relu)]
+}
+
 #[test]
 fn a_profiled_step_changes_nothing_on_cuda() {
     on_cuda(|| {
-        for precision in ["fp32", "fp16"] {
+        for (network, precision) in networks().iter().zip(["fp32", "fp16"]) {
             let cuda = || Cuda::new(Options { graphs: true, ..options(precision) }).expect("a CUDA device");
-            assert!(after_steps(cuda(), profiled) == after_steps(cuda(), |_, _| ()), "in {precision}");
+            let expected = after_steps(cuda(), network, |_, _| ());
+            assert!(after_steps(cuda(), network, profiled) == expected, "{} in {precision}", network.name);
         }
     });
 }
@@ -74,7 +86,10 @@ fn a_profiled_step_changes_nothing_on_cuda() {
 #[test]
 fn a_profiled_step_changes_nothing_on_the_cpu() {
     let cpu = || Cpu::new(Some(1)).expect("a thread");
-    assert!(after_steps(cpu(), profiled) == after_steps(cpu(), |_, _| ()));
+    for network in networks() {
+        let expected = after_steps(cpu(), &network, |_, _| ());
+        assert!(after_steps(cpu(), &network, profiled) == expected, "{}", network.name);
+    }
 }
 
 /// The emulator's clock counts a microsecond for every operation and a nanosecond for every thread.
