@@ -173,7 +173,7 @@ done
 if ! wanted compare; then
     :
 elif python3 -c 'import torch, safetensors; assert torch.cuda.is_available()' 2>/dev/null; then
-    part compare python3 benches/compare.py --device 0 --precisions fp32 tf32 fp16 --batch-sizes 64 256 1024 \
+    part compare timeout 900 python3 benches/compare.py --device 0 --precisions fp32 tf32 fp16 --batch-sizes 64 256 1024 \
         --infer-batch-sizes 1 128 --rounds 3 --steps 30 --epoch-rounds 1 --data "$CNN_CUDA_DATA" --out "$out/compare.json"
 else
     echo "PyTorch with CUDA and safetensors is not here, so nothing was compared with it"
@@ -188,7 +188,7 @@ elif command -v compute-sanitizer >/dev/null; then
         for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32"; do
             read -r algorithm precision <<<"$way"
             rm -rf "$out/sanitized"
-            part "sanitizer-$tool-$algorithm-$precision" compute-sanitizer --tool $tool --error-exitcode 1 \
+            part "sanitizer-$tool-$algorithm-$precision" timeout 200 compute-sanitizer --tool $tool --error-exitcode 1 \
                 "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 3 --quiet --out "$out/sanitized" \
                 --conv-algo $algorithm --precision $precision --branches on
         done
