@@ -21,8 +21,17 @@ const VARIABLE: &str = "CNN_CUDA_NVRTC";
 const NEWEST: (i32, i32) = (13, 0);
 
 /// Headers that kernels may include.
-const HEADERS: &[&str] =
-    &["common.cuh", "half.cuh", "implicit.cuh", "mma.cuh", "product.cuh", "reduce.cuh", "tile.cuh", "windows.cuh"];
+const HEADERS: &[&str] = &[
+    "common.cuh",
+    "half.cuh",
+    "implicit.cuh",
+    "mma.cuh",
+    "philox.cuh",
+    "product.cuh",
+    "reduce.cuh",
+    "tile.cuh",
+    "windows.cuh",
+];
 
 /// The storage types, by the suffix of their kernels' names.
 const STORAGES: &[&str] = &["f32", "f16"];

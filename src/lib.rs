@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod data;
 pub mod files;
+pub mod images;
 pub mod models;
 pub mod network;
 pub mod ops;

@@ -14,6 +14,8 @@ pub enum Purpose {
     Benchmark = 4,
     /// Which pictures are set aside to test with.
     Split = 5,
+    /// Random changes to training images. Also in `kernels/philox.cuh`.
+    Augmentation = 17,
 }
 
 /// A stream of random numbers; cheap to create, so make one per tensor, epoch or image.
@@ -71,6 +73,12 @@ impl Stream {
             }
         }
     }
+}
+
+/// The four words at `position` of the stream number `index` of a purpose, counted in such fours.
+pub fn draw(seed: u64, purpose: Purpose, index: u32, position: u64) -> [u32; 4] {
+    let counter = [position as u32, (position >> 32) as u32, index, purpose as u32];
+    philox(counter, [seed as u32, (seed >> 32) as u32])
 }
 
 /// A 64-bit fingerprint of byte strings and their boundaries (FNV-1a), to tell versions of something apart; not

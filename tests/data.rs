@@ -6,6 +6,7 @@ mod fetch;
 mod folder;
 mod idx;
 mod mnist;
+mod streamed;
 
 use std::path::PathBuf;
 
@@ -40,7 +41,7 @@ fn assert_says(message: &str, parts: &[&str]) {
 
 /// Three images of 1×2 pixels in two classes.
 fn tiny() -> Dataset {
-    let split = Split { images: vec![0, 50, 100, 150, 200, 250], labels: vec![0, 1, 0] };
+    let split = Split { images: vec![0, 50, 100, 150, 200, 250], labels: vec![0, 1, 0], ..Split::default() };
     Dataset {
         name: "tiny".into(),
         shape: Shape::new(1, 2, 1),

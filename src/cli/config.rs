@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::augmentation::AugmentationConfig;
 use super::dataset::absolute_path;
 use super::device::{BranchChoice, ConvAlgo, DeviceArgs, DeviceChoice, Precision};
 use super::input::{InputConfig, PictureConfig};
+use super::residency::Residency;
 use super::train::TrainArgs;
 use super::variation::{ActivationChoice, Conv1};
 use super::{recipe, usage};
@@ -74,6 +76,12 @@ pub struct Config {
     /// What was chosen by `--conv-algo auto`, by operator: a run that goes on keeps to it where its device can.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub algorithms: BTreeMap<String, String>,
+    /// Where decoded images are; the results are the same.
+    #[serde(default)]
+    pub residency: Residency,
+    /// How training images are changed at random.
+    #[serde(default, skip_serializing_if = "AugmentationConfig::is_none")]
+    pub augmentation: AugmentationConfig,
     /// How a folder of pictures is read; none for a data set with a name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pictures: Option<PictureConfig>,
@@ -120,6 +128,8 @@ impl Config {
             log_steps: false,
             conv_algo: None,
             algorithms: BTreeMap::new(),
+            residency: Residency::default(),
+            augmentation: AugmentationConfig::default(),
             pictures: None,
             input: None,
         }
@@ -148,6 +158,7 @@ impl Config {
         set(&mut self.model, args.model.clone());
         self.activation = args.activation.activation.or(self.activation);
         set(&mut self.conv1, args.conv1);
+        self.augmentation = args.augmentation.over(&self.augmentation);
         set(&mut self.batch_size, args.batch_size);
         set(&mut self.lr, args.lr);
         set(&mut self.schedule, args.schedule);
@@ -170,6 +181,7 @@ impl Config {
         set(&mut self.precision, args.device.precision);
         set(&mut self.epochs, args.epochs);
         set(&mut self.eval_batch_size, args.eval_batch_size);
+        set(&mut self.residency, args.residency.given());
         self.threads = args.device.threads.or(self.threads);
         self.workspace_mb = args.device.workspace_mb.or(self.workspace_mb);
         self.conv_algo = args.device.conv_algo.or(self.conv_algo);
@@ -196,6 +208,7 @@ impl Config {
         ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
         ensure!(self.clip_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "clip-grad-norm is not above 0");
         ensure!(self.ema.is_none_or(|decay| decay > 0.0 && decay < 1.0), "ema is not between 0 and 1");
+        self.augmentation.check()?;
         self.pictures.as_ref().map_or(Ok(()), PictureConfig::check)?;
         self.input.as_ref().map_or(Ok(()), InputConfig::check)
     }
@@ -233,6 +246,7 @@ impl Config {
                 average_decay: self.ema,
                 frozen: 0, // the network tells
             },
+            augmentation: self.augmentation.augmentation(),
             seed: self.seed,
             shuffle: self.shuffle,
             max_steps: self.max_steps,

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::config::Config;
 use super::dataset::{self, DatasetArgs};
 use super::device::{DeviceArgs, Task, check_device, with_backend};
+use super::residency::Residency;
 use super::stream::Stdout;
 use super::variation::ActivationArgs;
 use super::{build_network, find_model, flags};
@@ -116,10 +117,18 @@ impl Task for Evaluation<'_> {
     type Output = EvaluationResult;
 
     fn run<B: Backend>(self, mut backend: B) -> Result<EvaluationResult> {
-        let Dataset { shape, classes, mean, std, test, .. } = self.dataset;
+        let mut dataset = self.dataset;
+        Residency::Auto.place(&mut dataset, backend.free_memory())?;
+        let Dataset { shape, classes, mean, std, test, .. } = dataset;
         let (count, labels) = (test.count(), test.labels.clone());
         let plan = Plan::new(self.network, Mode::Inference, self.batch_size.min(count))?;
-        backend.load_subset(Subset::Test, &Normalise { shape, mean, std }, test.images, test.labels)?;
+        let normalise = Normalise { shape, mean, std };
+        match test.streamed {
+            Some(streamed) => {
+                backend.stream_subset(Subset::Test, &normalise, streamed.source, test.labels, plan.max_batch)?;
+            }
+            None => backend.load_subset(Subset::Test, &normalise, test.images, test.labels)?,
+        }
         backend.allocate(&plan.memory_sizes(false))?;
         plan::write_weights(&mut backend, self.weights)?;
         let order: Vec<u32> = (0..count as u32).collect();

@@ -71,6 +71,14 @@ pub fn momentum(text: &str) -> Result<f32, String> {
     }
 }
 
+/// 0 to 1.
+pub fn share(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("it must be 0 to 1".into()),
+    }
+}
+
 /// Any finite number.
 pub fn finite(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {

@@ -96,6 +96,7 @@ impl Config {
             normalisation: self.input.as_ref().map(InputConfig::normalisation),
             classes: self.input.as_ref().map(|input| input.classes.clone()),
             test_only: false,
+            residency: self.residency.of_data(),
         }
     }
 

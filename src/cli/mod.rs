@@ -1,6 +1,7 @@
 //! The command line: subcommands, their dispatch, and what every one of them shares.
 
 mod algorithms;
+mod augmentation;
 mod bench;
 mod config;
 mod dataset;
@@ -14,6 +15,7 @@ mod plan;
 mod predict;
 mod profile;
 mod recipe;
+mod residency;
 mod resume;
 mod run;
 mod stream;

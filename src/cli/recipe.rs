@@ -8,6 +8,7 @@ use serde::de::value::Error as NoValue;
 use serde::de::{Deserializer, Error, Visitor};
 use toml::{Table, Value};
 
+use super::augmentation::AugmentationConfig;
 use super::config::Config;
 use super::dataset;
 use super::input::{InputConfig, PictureConfig};
@@ -43,6 +44,10 @@ fn parse(text: &str, standard: &Config) -> Result<Config> {
                 let mut pictures = Table::try_from(PictureConfig::new(&PictureOptions::default()))?;
                 pictures.extend(table);
                 Value::Table(pictures)
+            }
+            ("augmentation", Value::Table(table)) => {
+                check_keys::<AugmentationConfig>("augmentation.", &table)?;
+                Value::Table(table)
             }
             ("input", Value::Table(table)) => {
                 check_keys::<InputConfig>("input.", &table)?;

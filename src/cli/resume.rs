@@ -41,6 +41,8 @@ impl Config {
         unchanged("--seed", args.seed.as_ref(), &config.seed)?;
         unchanged("--nesterov", args.nesterov.then_some(&true), &config.nesterov)?;
         unchanged("--no-shuffle", args.no_shuffle.then_some(&true), &!config.shuffle)?;
+        let same = args.augmentation.over(&config.augmentation) == config.augmentation;
+        ensure!(same, "the run to resume changes its images as it began; start a new run to change that");
         config.apply_anew(args);
         if config.device == DeviceChoice::Cpu && args.device.precision.is_none() {
             config.precision = Precision::Fp32; // all that the CPU has; checkpoints are the same in every precision

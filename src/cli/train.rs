@@ -9,11 +9,13 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use tracing::info;
 
+use super::augmentation::AugmentationArgs;
 use super::config::Config;
 use super::dataset::{self, DatasetArgs};
 use super::device::{ConvAlgo, DeviceArgs, Task, check_device, with_backend};
 use super::input::InputConfig;
 use super::outputs::Outputs;
+use super::residency::ResidencyArgs;
 use super::run::{INTERRUPTED, Run, ended_by, install_signal_handlers};
 use super::variation::{ActivationArgs, Conv1, with_conv1};
 use super::{build_network, find_model, flags};
@@ -38,6 +40,10 @@ pub struct TrainArgs {
     pub conv1: Option<Conv1>,
     #[command(flatten)]
     pub data: DatasetArgs,
+    #[command(flatten)]
+    pub residency: ResidencyArgs,
+    #[command(flatten)]
+    pub augmentation: AugmentationArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Passes over the training images [default: 20]
@@ -163,7 +169,7 @@ impl Task for Training {
     type Output = ExitCode;
 
     fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
-        let Self { mut config, args, network, dataset, stop } = self;
+        let Self { mut config, args, network, mut dataset, stop } = self;
         let identity = RunIdentity {
             model: config.model.clone(),
             // The files of a folder may move; their fingerprint stays.
@@ -174,6 +180,7 @@ impl Task for Training {
             batch_size: config.batch_size,
             shuffle: config.shuffle,
         };
+        config.residency.place(&mut dataset, backend.free_memory())?;
         // All that can be wrong with the weights is found before a folder is made for the run.
         let init = config.init.as_ref().filter(|_| args.resume.is_none());
         let initial = init.map(|path| checkpoint::load_weights(path, &network)).transpose()?;

@@ -1,22 +1,49 @@
-//! Batches from the resident images on the CPU, through a table of all 256 normalised values.
+//! Batches from images in memory, or read ahead of use, on the CPU, through a table of all 256 normalised values.
+
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use super::Cpu;
-use crate::ops::{GatherOps, Normalise, Span, Subset};
+use crate::images::{ImageSource, Prefetch};
+use crate::ops::{Augmentation, Drawn, GatherOps, Normalise, Span, Subset};
 
 /// Both sets.
 #[derive(Default)]
 pub(super) struct State {
-    train: Option<Resident>,
-    test: Option<Resident>,
+    train: Option<Set>,
+    test: Option<Set>,
+    augmenting: Option<Augmenting>,
 }
 
-struct Resident {
-    images: Vec<u8>,
+/// How training images are changed in the epoch at hand.
+#[derive(Clone, Copy)]
+struct Augmenting {
+    op: Augmentation,
+    seed: u64,
+    epoch: u32,
+}
+
+/// Where the images of a set are.
+enum Images {
+    /// All of them, by their numbers.
+    Resident(Vec<u8>),
+    Streamed(Streamed),
+}
+
+struct Streamed {
+    source: Arc<dyn ImageSource>,
+    max_batch: usize,
+    ahead: Option<Prefetch>,
+    /// The batch at hand.
+    batch: Vec<u8>,
+}
+
+struct Set {
+    images: Images,
     labels: Vec<u32>,
-    sample_len: usize,
+    op: Normalise,
     /// `[channels][256]`: what every byte becomes.
     table: Vec<[f32; 256]>,
     order: Vec<u32>,
@@ -24,7 +51,7 @@ struct Resident {
 }
 
 impl State {
-    fn subset(&mut self, subset: Subset) -> &mut Option<Resident> {
+    fn subset(&mut self, subset: Subset) -> &mut Option<Set> {
         match subset {
             Subset::Train => &mut self.train,
             Subset::Test => &mut self.test,
@@ -32,15 +59,71 @@ impl State {
     }
 }
 
-impl GatherOps for Cpu {
-    fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()> {
-        let sample_len = op.shape.len();
-        ensure!(images.len() == labels.len() * sample_len, "{} bytes for {} images", images.len(), labels.len());
+impl Set {
+    fn new(op: &Normalise, images: Images, labels: Vec<u32>) -> Result<Self> {
         ensure!(op.mean.len() == op.shape.channels && op.std.len() == op.shape.channels, "one mean and std a channel");
         let channel = |(&mean, &std): (&f32, &f32)| std::array::from_fn(|x| (x as f32 / 255.0 - mean) / std);
         let table = op.mean.iter().zip(&op.std).map(channel).collect();
-        *self.gather.subset(subset) =
-            Some(Resident { images, labels, sample_len, table, order: Vec::new(), position: 0 });
+        Ok(Self { images, labels, op: op.clone(), table, order: Vec::new(), position: 0 })
+    }
+}
+
+/// Writes `image` to `y` as it was drawn.
+fn augmented(op: &Normalise, table: &[[f32; 256]], drawn: &Drawn, image: &[u8], y: &mut [f32]) {
+    let Normalise { shape, mean, std } = op;
+    let lit = drawn.brightness != 1.0 || drawn.contrast != 1.0;
+    for (pixel, y) in y.chunks_exact_mut(shape.channels).enumerate() {
+        let (row, column) = (pixel / shape.width, pixel % shape.width);
+        if drawn.blanks(row, column) {
+            y.fill(0.0);
+            continue;
+        }
+        let source = drawn.source(*shape, row, column);
+        let bytes = source.map(|source| &image[source * shape.channels..][..shape.channels]);
+        for (channel, y) in y.iter_mut().enumerate() {
+            let byte = bytes.map_or(0, |bytes| bytes[channel]);
+            *y = match lit {
+                true => drawn.normalised(byte, mean[channel], std[channel]),
+                false => table[channel][usize::from(byte)],
+            };
+        }
+    }
+}
+
+impl GatherOps for Cpu {
+    fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()> {
+        let expected = labels.len() * op.shape.len();
+        ensure!(images.len() == expected, "{} bytes for {} images", images.len(), labels.len());
+        *self.gather.subset(subset) = Some(Set::new(op, Images::Resident(images), labels)?);
+        Ok(())
+    }
+
+    fn stream_subset(
+        &mut self,
+        subset: Subset,
+        op: &Normalise,
+        source: Arc<dyn ImageSource>,
+        labels: Vec<u32>,
+        max_batch: usize,
+    ) -> Result<()> {
+        let images = Images::Streamed(Streamed { source, max_batch, ahead: None, batch: Vec::new() });
+        *self.gather.subset(subset) = Some(Set::new(op, images, labels)?);
+        Ok(())
+    }
+
+    fn prepare_batch(&mut self, subset: Subset, batch: usize) -> Result<()> {
+        let resident = self.gather.subset(subset).as_mut().context("no data set was loaded")?;
+        let image_len = resident.op.shape.len();
+        if let Images::Streamed(Streamed { ahead, batch: at_hand, .. }) = &mut resident.images {
+            let ahead = ahead.as_mut().context("no order was set")?;
+            ahead.reuse(std::mem::take(at_hand));
+            *at_hand = ahead.next(batch, image_len)?;
+        }
+        Ok(())
+    }
+
+    fn set_augmentation(&mut self, op: &Augmentation, seed: u64, epoch: u32) -> Result<()> {
+        self.gather.augmenting = Some(Augmenting { op: *op, seed, epoch });
         Ok(())
     }
 
@@ -51,17 +134,35 @@ impl GatherOps for Cpu {
         resident.order.clear();
         resident.order.extend_from_slice(order);
         resident.position = position;
+        if let Images::Streamed(Streamed { source, max_batch, ahead, .. }) = &mut resident.images {
+            *ahead = None; // what is left of the last order is not waited for
+            let left = order.get(position..).unwrap_or_default().to_vec();
+            *ahead = Some(Prefetch::new(Arc::clone(source), left, *max_batch, resident.op.shape.len())?);
+        }
         Ok(())
     }
 
     fn gather_normalise(&mut self, subset: Subset, batch: usize, output: Span) -> Result<()> {
+        let augmenting = self.gather.augmenting.filter(|_| subset == Subset::Train);
         let resident = self.gather.subset(subset).as_mut().context("no data set was loaded")?;
         let order = resident.order.get(resident.position..resident.position + batch);
         let order = order.with_context(|| format!("no {batch} images are left in this epoch"))?;
-        let [y] = self.memory.floats([output.first(batch * resident.sample_len)])?;
-        let (images, table, len) = (&resident.images, &resident.table, resident.sample_len);
-        y.par_chunks_exact_mut(len).with_min_len(8).zip(order).for_each(|(y, &index)| {
-            let image = &images[index as usize * len..][..len];
+        let len = resident.op.shape.len();
+        if let Images::Streamed(Streamed { batch: at_hand, .. }) = &resident.images {
+            ensure!(at_hand.len() == batch * len, "a batch of {batch} was not prepared");
+        }
+        let [y] = self.memory.floats([output.first(batch * len)])?;
+        let (first, op, table) = (resident.position as u64, &resident.op, &resident.table);
+        let (bytes, by_number) = match &resident.images {
+            Images::Resident(images) => (images, true),
+            Images::Streamed(Streamed { batch, .. }) => (batch, false),
+        };
+        y.par_chunks_exact_mut(len).zip(order).enumerate().with_min_len(8).for_each(|(row, (y, &number))| {
+            let image = &bytes[if by_number { number as usize } else { row } * len..][..len];
+            if let Some(Augmenting { op: changes, seed, epoch }) = augmenting {
+                let drawn = changes.draw(op.shape, seed, epoch, first + row as u64);
+                return augmented(op, table, &drawn, image, y);
+            }
             for (y, image) in y.chunks_exact_mut(table.len()).zip(image.chunks_exact(table.len())) {
                 y.iter_mut().zip(image).zip(table).for_each(|((y, &x), table)| *y = table[usize::from(x)]);
             }

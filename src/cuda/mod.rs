@@ -11,6 +11,7 @@ mod compile;
 mod conv;
 mod direct;
 mod error;
+mod feed;
 mod gather;
 mod gemm;
 mod graphs;
@@ -27,6 +28,7 @@ mod norm;
 mod nvrtc;
 mod optimizer;
 mod options;
+mod pinned;
 mod pool;
 mod probe;
 mod sources;
@@ -255,6 +257,10 @@ impl Backend for Cuda {
 
     fn is_asynchronous(&self) -> bool {
         true
+    }
+
+    fn free_memory(&self) -> Option<usize> {
+        self.context.mem_get_info().ok().map(|(free, _)| free)
     }
 
     fn device_memory_in_use(&self) -> Option<usize> {

@@ -273,7 +273,7 @@ pub fn read_records(mut source: impl Read, records: usize, label_bytes: usize, c
         labels.push(u32::from(label));
         images.extend((0..PIXELS).flat_map(|pixel| [0, 1, 2].map(|channel| planes[channel * PIXELS + pixel])));
     }
-    Ok(Split { images, labels })
+    Ok(Split { images, labels, ..Split::default() })
 }
 
 /// One name a line, as many as there are classes.

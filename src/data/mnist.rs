@@ -97,7 +97,7 @@ fn read_split(images_path: &Path, labels_path: &Path, class_count: u32) -> Resul
     let &[_, height, width] = images.sizes.as_slice() else {
         bail!("{} does not hold images", images_path.display());
     };
-    Ok((Shape::new(height, width, 1), Split { images: images.bytes, labels }))
+    Ok((Shape::new(height, width, 1), Split { images: images.bytes, labels, ..Split::default() }))
 }
 
 fn read_labels(path: &Path, class_count: u32) -> Result<Vec<u32>> {

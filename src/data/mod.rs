@@ -1,4 +1,4 @@
-//! Data sets: u8 images and labels, whole in memory, by name.
+//! Data sets: u8 images and labels, whole in memory or read as they are needed, by name.
 
 mod archive;
 pub mod cifar;
@@ -11,14 +11,17 @@ mod ink;
 mod mnist;
 mod mnist_files;
 pub mod picture;
+mod records;
 pub mod sampler;
 mod statistics;
+mod streamed;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 pub use folder::PictureOptions;
+pub use streamed::{Residency, Streamed};
 
 use cifar::{CIFAR10, CIFAR100};
 use fetch::Remote;
@@ -80,6 +83,8 @@ pub struct LoadOptions {
     pub classes: Option<Vec<String>>,
     /// The training images may be left out.
     pub test_only: bool,
+    /// Where decoded images are to be.
+    pub residency: Residency,
 }
 
 /// Per channel, the mean and the standard deviation.
@@ -136,6 +141,8 @@ pub struct Split {
     pub images: Vec<u8>,
     /// `[count]`, each below the number of classes.
     pub labels: Vec<u32>,
+    /// Where the images are if they are not in `images`.
+    pub streamed: Option<Streamed>,
 }
 
 impl Split {
@@ -192,7 +199,8 @@ impl Dataset {
         let Shape { height, width, channels } = self.shape;
         let shape: Vec<u8> = [height, width, channels].iter().flat_map(|&side| (side as u64).to_le_bytes()).collect();
         let labels: Vec<u8> = self.train.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-        rng::fingerprint([shape.as_slice(), &self.train.images, &labels])
+        let images = self.train.digest(self.shape.len()).to_le_bytes();
+        rng::fingerprint([shape.as_slice(), images.as_slice(), &labels])
     }
 
     fn validate_split(&self, split: &Split) -> Result<()> {
@@ -202,7 +210,7 @@ impl Dataset {
         ensure!(u32::try_from(count).is_ok(), "{count} images are too many; at most {} are supported", u32::MAX);
         let expected = count.checked_mul(self.shape.len());
         ensure!(
-            expected == Some(split.images.len()),
+            split.streamed.is_some() || expected == Some(split.images.len()),
             "{count} images of {} are not {} bytes",
             self.shape,
             split.images.len()

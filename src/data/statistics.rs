@@ -1,15 +1,34 @@
 //! Mean and standard deviation of images, exact until the last division.
 
-/// Per channel, the mean and standard deviation of `x / 255` over `[count][height][width][channels]`. A channel that is
-/// the same everywhere has the deviation 1, so that normalising makes zeros of it.
-pub fn normalisation(images: &[u8], channels: usize) -> (Vec<f32>, Vec<f32>) {
-    let mut counts = vec![[0_u64; 256]; channels];
-    for pixel in images.chunks_exact(channels) {
-        for (counts, &value) in counts.iter_mut().zip(pixel) {
-            counts[usize::from(value)] += 1;
+/// How often each value is there, per channel.
+pub struct Histogram(Vec<[u64; 256]>);
+
+impl Histogram {
+    pub fn new(channels: usize) -> Self {
+        Self(vec![[0; 256]; channels])
+    }
+
+    /// Counts the values of images `[count][height][width][channels]`; gray ones count for every channel.
+    pub fn add(&mut self, images: &[u8], channels: usize) {
+        for pixel in images.chunks_exact(channels) {
+            for (counts, &value) in self.0.iter_mut().zip(pixel.iter().cycle()) {
+                counts[usize::from(value)] += 1;
+            }
         }
     }
-    counts.iter().map(moments).unzip()
+
+    /// The mean and standard deviation of `x / 255` of the first `channels`. A channel that is the same everywhere has the
+    /// deviation 1, so that normalising makes zeros of it.
+    pub fn normalisation(&self, channels: usize) -> (Vec<f32>, Vec<f32>) {
+        self.0.iter().take(channels).map(moments).unzip()
+    }
+}
+
+/// Per channel, the mean and standard deviation of images `[count][height][width][channels]`.
+pub fn normalisation(images: &[u8], channels: usize) -> (Vec<f32>, Vec<f32>) {
+    let mut histogram = Histogram::new(channels);
+    histogram.add(images, channels);
+    histogram.normalisation(channels)
 }
 
 fn moments(counts: &[u64; 256]) -> (f32, f32) {

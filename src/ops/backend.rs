@@ -213,6 +213,11 @@ pub trait Backend:
         Vec::new()
     }
 
+    /// Bytes that are free on a device of its own; none for the CPU.
+    fn free_memory(&self) -> Option<usize> {
+        None
+    }
+
     /// Bytes in use on a device of its own, by whomever; none for the CPU.
     fn device_memory_in_use(&self) -> Option<usize> {
         None

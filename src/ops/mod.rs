@@ -22,7 +22,7 @@ pub use backend::{
 };
 pub use bias::{BiasOps, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};
-pub use gather::{GatherOps, Normalise, Subset};
+pub use gather::{Augmentation, Drawn, GatherOps, Normalise, Subset};
 pub use join::{ChannelCopy, JoinOps, Subsample};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
 pub use loss::{LossGradient, LossOps, Metrics, StepLoss};

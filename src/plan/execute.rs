@@ -34,6 +34,7 @@ fn train_step_as<B: Backend>(
     sgd: &Sgd,
     batch: usize,
 ) -> Result<()> {
+    backend.prepare_batch(Subset::Train, batch)?;
     backend.run(recording, |backend| {
         backend.gather_normalise(Subset::Train, batch, plan.input)?;
         run_steps(backend, plan, &plan.forward, batch)?;
@@ -45,6 +46,7 @@ fn train_step_as<B: Backend>(
 
 /// Loss and accuracy of the next `batch` images of the test set, added to the metrics.
 pub fn evaluate_step<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result<()> {
+    backend.prepare_batch(Subset::Test, batch)?;
     backend.run(Recording::EvaluateStep { batch }, |backend| {
         backend.gather_normalise(Subset::Test, batch, plan.input)?;
         run_steps(backend, plan, &plan.forward, batch)?;

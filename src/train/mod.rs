@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::data::{Dataset, sampler};
 use crate::network::{Network, Operator, Statistics, Weights};
-use crate::ops::{Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
+use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
 use crate::plan::{self, Mode, Plan};
 
 /// All that decides a run's numbers besides network and data.
@@ -24,6 +24,8 @@ pub struct Hyperparameters {
     pub eval_batch_size: usize,
     pub learning_rate: LearningRate,
     pub sgd: Sgd,
+    /// Random changes to training images.
+    pub augmentation: Augmentation,
     pub seed: u64,
     pub shuffle: bool,
     /// Ends the run after that many optimiser steps in all.
@@ -76,7 +78,11 @@ impl<B: Backend> Trainer<B> {
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         for (subset, split) in [(Subset::Train, &mut dataset.train), (Subset::Test, &mut dataset.test)] {
             let (images, labels) = (std::mem::take(&mut split.images), std::mem::take(&mut split.labels));
-            backend.load_subset(subset, &normalise, images, labels)?;
+            let max_batch = if subset == Subset::Train { plan.max_batch } else { eval_plan.max_batch };
+            match split.streamed.take() {
+                Some(streamed) => backend.stream_subset(subset, &normalise, streamed.source, labels, max_batch)?,
+                None => backend.load_subset(subset, &normalise, images, labels)?,
+            }
         }
         // After the data, so that what is free then is what the plan can have.
         backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
@@ -140,19 +146,6 @@ impl<B: Backend> Trainer<B> {
             self.backend.write(Span::new(Region::Average, 0, count), parameters)?;
         }
         Ok(())
-    }
-
-    /// A region that has a number for every parameter, where it is in use; else nothing.
-    fn read_state(&mut self, region: Region, in_use: bool) -> Result<Vec<f32>> {
-        let all = Span::new(region, 0, self.network.parameter_count());
-        if in_use { self.backend.read(all) } else { Ok(Vec::new()) }
-    }
-
-    /// The reverse, where there are as many values as this run needs.
-    fn write_state(&mut self, region: Region, in_use: bool, what: &str, values: &[f32]) -> Result<()> {
-        let count = if in_use { self.network.parameter_count() } else { 0 };
-        ensure!(values.len() == count, "the checkpoint has {} {what}, this run needs {count}", values.len());
-        if in_use { self.backend.write(Span::new(region, 0, count), values) } else { Ok(()) }
     }
 
     /// The running statistics of all batch normalisations.
@@ -237,6 +230,9 @@ impl<B: Backend> Trainer<B> {
         let order = sampler::epoch_order(self.train_count, self.hyper.seed, epoch, self.hyper.shuffle);
         let begin = usize::try_from(step_in_epoch).context("position")? * self.plan.max_batch;
         self.backend.set_order(Subset::Train, &order, begin)?;
+        if self.hyper.augmentation != Augmentation::default() {
+            self.backend.set_augmentation(&self.hyper.augmentation, self.hyper.seed, epoch)?;
+        }
         let (steps, done) = (self.steps_per_epoch(), self.position.total_steps);
         let left = done..done + steps - step_in_epoch;
         let rates: Vec<f32> = left.map(|step| self.hyper.learning_rate.at(step, steps, self.hyper.epochs)).collect();

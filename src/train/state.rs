@@ -1,7 +1,10 @@
-//! Where a run stands, as plain values that a checkpoint holds.
+//! Where a run stands, as plain values that a checkpoint holds, and the backend's share of them.
 
+use anyhow::{Result, ensure};
+
+use super::Trainer;
 use crate::network::Statistics;
-use crate::ops::{LossScale, Metrics};
+use crate::ops::{Backend, LossScale, Metrics, Region, Span};
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,5 +50,20 @@ impl TrainState {
     /// The parameters to evaluate and to keep: the average, where there is one.
     pub fn model(&self) -> &[f32] {
         if self.average.is_empty() { &self.parameters } else { &self.average }
+    }
+}
+
+impl<B: Backend> Trainer<B> {
+    /// A region that has a number for every parameter, where it is in use; else nothing.
+    pub(super) fn read_state(&mut self, region: Region, in_use: bool) -> Result<Vec<f32>> {
+        let all = Span::new(region, 0, self.network.parameter_count());
+        if in_use { self.backend.read(all) } else { Ok(Vec::new()) }
+    }
+
+    /// The reverse, where there are as many values as this run needs.
+    pub(super) fn write_state(&mut self, region: Region, in_use: bool, what: &str, values: &[f32]) -> Result<()> {
+        let count = if in_use { self.network.parameter_count() } else { 0 };
+        ensure!(values.len() == count, "the checkpoint has {} {what}, this run needs {count}", values.len());
+        if in_use { self.backend.write(Span::new(region, 0, count), values) } else { Ok(()) }
     }
 }

@@ -48,9 +48,39 @@ fn train(folder: &Path, more: &[&str]) -> PathBuf {
     let data = folder.join("colours");
     let args =
         ["train", "--dataset", text(&data), "--model", "lenet5", "--device", "cpu", "--out", text(&out), "--quiet"];
-    let settings = ["--batch-size", "8", "--lr", "0.02", "--momentum", "0.9", "--epochs", "3"];
-    succeed([&args[..], &settings, more].concat());
+    let settings = ["--batch-size", "8", "--lr", "0.02", "--momentum", "0.9"];
+    let epochs: &[&str] = if more.contains(&"--epochs") { &[] } else { &["--epochs", "3"] };
+    succeed([&args[..], &settings, epochs, more].concat());
     out
+}
+
+#[test]
+fn streamed_runs_end_with_the_weights_of_resident_ones() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let weights = |name: &str, more: &[&str]| {
+        let place = folder.path().join(name);
+        fs::create_dir(&place).expect("a folder");
+        let out = train(&place, &[&["--epochs", "2", "--flip"], more].concat());
+        (fs::read(out.join("model.safetensors")).expect("read"), out)
+    };
+    let (resident, _) = weights("resident", &["--resident", "--max-steps", "20"]);
+    let (streamed, out) = weights("streamed", &["--stream", "--max-steps", "20"]);
+    assert!(resident == streamed, "streaming changes the weights");
+    let (cut, begun) = weights("cut", &["--stream", "--max-steps", "13"]);
+    assert!(cut != resident);
+    succeed(["train", "--resume", text(&begun), "--resident", "--max-steps", "20", "--quiet"]);
+    assert!(fs::read(begun.join("model.safetensors")).expect("read") == resident, "going on changes the weights");
+    assert!(fs::read_to_string(out.join("config.toml")).expect("read").contains("residency = \"stream\""));
+    // A set with a name, from a decoded file.
+    let digits = |more: &[&str]| {
+        let out = folder.path().join(more[0]);
+        let args =
+            ["train", "--dataset", "digits", "--model", "lenet5", "--device", "cpu", "--quiet", "--max-steps", "3"];
+        succeed([&args[..], &["--out", text(&out)], more].concat());
+        fs::read(out.join("model.safetensors")).expect("read")
+    };
+    assert!(digits(&["--stream"]) == digits(&["--resident"]), "streaming changes the weights");
+    fail(2, ["train", "--stream", "--resident"], &["--stream", "--resident"]);
 }
 
 #[test]

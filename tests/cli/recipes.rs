@@ -72,6 +72,8 @@ fn what_is_wrong_in_a_recipe_is_told_with_file_and_key() {
     refused("expected-accuracy = 98.8", &["expected-accuracy"]);
     refused("dataset = 'digits'\n[pictures]\nimage-sise = [32, 32]", &["did you mean pictures.image-size?"]);
     refused("model = \"lenet5", &["not TOML"]);
+    refused("[augmentation]\ncropping = 4", &["did you mean augmentation.crop-padding?"]);
+    refused("[augmentation]\nbrightness = 2.0", &["brightness"]);
     fail(1, ["train", "--config", "no/such.toml"], &["--config no/such.toml"]);
     // Names that do not exist are as wrong in a flag.
     for (text, words) in [("model = 'lenet6'", ["lenet6", "lenet5"]), ("dataset = 'nothing'", ["nothing", "mnist"])] {

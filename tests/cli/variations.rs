@@ -7,8 +7,23 @@ use serde_json::Value;
 use super::train;
 use crate::support::program::{fail, succeed};
 
-const SETTINGS: [&str; 8] =
-    ["--activation", "leaky-relu:0.125", "--conv1", "gabor-frozen", "--clip-grad-norm", "2.5", "--ema", "0.75"];
+const SETTINGS: [&str; 15] = [
+    "--activation",
+    "leaky-relu:0.125",
+    "--conv1",
+    "gabor-frozen",
+    "--clip-grad-norm",
+    "2.5",
+    "--ema",
+    "0.75",
+    "--crop-padding",
+    "2",
+    "--flip",
+    "--cutout",
+    "5",
+    "--brightness",
+    "0.25",
+];
 
 #[test]
 fn a_varied_run_is_evaluated_and_goes_on_as_it_was() {
@@ -22,8 +37,14 @@ fn a_varied_run_is_evaluated_and_goes_on_as_it_was() {
     let read = |run: &std::path::Path, file: &str| fs::read(run.join(file)).expect("read");
     assert!(read(&whole, "model.safetensors") == read(&cut, "model.safetensors"), "the weights differ");
     let config = String::from_utf8(read(&whole, "config.toml")).expect("text");
-    for line in ["activation = \"leaky-relu:0.125\"", "conv1 = \"gabor-frozen\"", "clip-grad-norm = 2.5", "ema = 0.75"]
-    {
+    for line in [
+        "activation = \"leaky-relu:0.125\"",
+        "conv1 = \"gabor-frozen\"",
+        "clip-grad-norm = 2.5",
+        "ema = 0.75",
+        "[augmentation]",
+        "flip = true",
+    ] {
         assert!(config.contains(line), "{line} is missing from {config}");
     }
     let metrics = String::from_utf8(read(&whole, "metrics.jsonl")).expect("text");
@@ -41,6 +62,7 @@ fn a_varied_run_is_evaluated_and_goes_on_as_it_was() {
     assert!((eval(&["--activation", "tanh"]) - trained).abs() > 1e-3);
     fail(1, ["train", "--resume", name, "--activation", "relu"], &["--activation relu", "leaky-relu:0.125"]);
     fail(1, ["train", "--resume", name, "--conv1", "gabor"], &["--conv1 gabor", "gabor-frozen"]);
+    fail(1, ["train", "--resume", name, "--cutout", "6"], &["changes its images as it began"]);
     fail(1, ["train", "--resume", name, "--ema", "0.5"], &["--ema 0.5", "0.75"]);
 }
 
@@ -55,6 +77,10 @@ fn settings_that_mean_nothing_are_usage_errors() {
         ("--clip-grad-norm", "nan"),
         ("--ema", "1"),
         ("--ema", "0"),
+        ("--crop-padding", "-1"),
+        ("--cutout", "5000"),
+        ("--brightness", "1.5"),
+        ("--contrast", "nan"),
     ];
     for (flag, value) in cases {
         fail(2, ["train", &format!("{flag}={value}")], &[flag]);

@@ -12,7 +12,7 @@ use super::idx::gzip;
 use super::{assert_says, message};
 
 /// The folder as a tar archive whose members all lie in `root/`, in no good order.
-fn tar(folder: &Path) -> Vec<u8> {
+pub fn tar(folder: &Path) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for part in ["val", "train"] {
         builder.append_dir_all(format!("root/{part}"), folder.join(part)).unwrap();

@@ -19,7 +19,7 @@ fn gray_of(path: &Path, level: u8, width: u32, height: u32) {
     image::save_buffer(path, &vec![level; (width * height) as usize], width, height, L8).unwrap();
 }
 
-fn load_with(path: &Path, change: impl FnOnce(&mut LoadOptions)) -> anyhow::Result<Dataset> {
+pub fn load_with(path: &Path, change: impl FnOnce(&mut LoadOptions)) -> anyhow::Result<Dataset> {
     let mut options = offline("unused");
     change(&mut options);
     data::load(path.to_str().unwrap(), &options)

@@ -161,6 +161,9 @@ fn gathering_and_sgd() {
     on_cuda(|| {
         gather::check_gather(&mut lab("fp32"), 1e-6);
         gather::check_gather(&mut lab("fp16"), 1e-3);
+        gather::check_streaming(&mut lab("fp32"));
+        gather::check_augmentation(&mut lab("fp32"), |value| value);
+        gather::check_augmentation(&mut lab("fp16"), |value| half::f16::from_f32(value).to_f32());
         optimizer::check_sgd(&mut lab("fp32"));
         optimizer::check_sgd(&mut lab("fp16"));
         for precision in ["fp32", "fp16"] {

@@ -1,6 +1,10 @@
 //! Gathering and normalising a batch.
 
-use cnn_cuda::ops::{Backend, GatherOps, Metrics, Normalise, Region, Subset};
+use std::sync::Arc;
+
+use cnn_cuda::images::Held;
+use cnn_cuda::ops::{Augmentation, Backend, GatherOps, Metrics, Normalise, Region, Subset};
+use cnn_cuda::rng::{Purpose, draw};
 use cnn_cuda::shape::Shape;
 
 use super::cpu;
@@ -36,6 +40,156 @@ pub fn check_gather<B: Backend>(lab: &mut Lab<B>, relative: f32) {
     }
     let metrics = lab.backend.read_metrics().expect("metrics");
     assert_eq!((metrics.correct, metrics.samples, metrics.steps), (4, 4, 2));
+}
+
+/// Images as they are to come out, by another way: the bordered image first, then the crop, the mirror, the light, the hole.
+fn augmented(op: &Augmentation, normalise: &Normalise, image: &[u8], words: [[u32; 4]; 2]) -> Vec<f32> {
+    let Shape { height, width, channels } = normalise.shape;
+    let part = |word: u32, bound: usize| (u64::from(word) * bound as u64 / (1 << 32)) as usize;
+    let pad = op.crop_padding as usize;
+    let (wide, tall) = (width + 2 * pad, height + 2 * pad);
+    let mut bordered = vec![0_u8; wide * tall * channels];
+    for row in 0..height {
+        let from = &image[row * width * channels..][..width * channels];
+        bordered[((row + pad) * wide + pad) * channels..][..width * channels].copy_from_slice(from);
+    }
+    let (top, left) = (part(words[0][0], 2 * pad + 1), part(words[0][1], 2 * pad + 1));
+    let factor = |word: u32, spread: f32| {
+        let unit = f64::from(word >> 8) / f64::from(1 << 24);
+        (1.0 + f64::from(spread) * (2.0 * unit - 1.0)) as f32
+    };
+    let (brightness, contrast) = (factor(words[1][1], op.brightness), factor(words[1][2], op.contrast));
+    let hole = |word: u32, side: usize| {
+        let begin = part(word, side) as i64 - i64::from(op.cutout) / 2;
+        begin..begin + i64::from(op.cutout)
+    };
+    let (rows, columns) = (hole(words[0][3], height), hole(words[1][0], width));
+    let mut result = Vec::new();
+    for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
+        let from = if op.flip && words[0][2] >= 1 << 31 { width - 1 - column } else { column };
+        for channel in 0..channels {
+            let byte = bordered[((row + top) * wide + from + left) * channels + channel];
+            let lit = (f32::from(byte) / 255.0 * brightness).min(1.0);
+            let value = (lit - normalise.mean[channel]) / normalise.std[channel] * contrast;
+            let blank = rows.contains(&(row as i64)) && columns.contains(&(column as i64));
+            result.push(if blank { 0.0 } else { value });
+        }
+    }
+    result
+}
+
+/// Batches of changed images, to the last bit, and test images that stay as they are; shared with the other backends.
+pub fn check_augmentation<B: Backend>(lab: &mut Lab<B>, rounded: fn(f32) -> f32) {
+    let all = Augmentation { crop_padding: 2, flip: true, cutout: 3, brightness: 0.5, contrast: 0.25 };
+    let none = Augmentation::default();
+    let settings =
+        [all, Augmentation { flip: true, ..none }, Augmentation { cutout: 4, crop_padding: 9, ..none }, none];
+    let shape = Shape::new(5, 7, 3);
+    let images: Vec<u8> = (0..6 * shape.len()).map(|i| (i * 37 % 256) as u8).collect();
+    let normalise = Normalise { shape, mean: vec![0.5, 0.25, 0.0], std: vec![0.5, 0.3, 2.0] };
+    for subset in [Subset::Train, Subset::Test] {
+        lab.backend.load_subset(subset, &normalise, images.clone(), vec![0; 6]).expect("load");
+    }
+    let (order, seed) = ([5, 1, 4, 0, 2, 3], 0x1234_5678_9abc_def0);
+    let output = lab.empty(Region::Arena, 4 * shape.len());
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    for (op, epoch) in settings.iter().zip([0, 1, 77, 3]) {
+        lab.backend.set_augmentation(op, seed, epoch).expect("settings");
+        lab.backend.set_order(Subset::Train, &order, 1).expect("order");
+        for batch in [1..4, 4..6] {
+            lab.backend.gather_normalise(Subset::Train, batch.len(), output).expect("gather");
+            let got = lab.get(output.first(batch.len() * shape.len()));
+            let image = |position: usize| {
+                let words = [0, 1].map(|half| draw(seed, Purpose::Augmentation, epoch, 2 * position as u64 + half));
+                augmented(op, &normalise, &images[order[position] as usize * shape.len()..][..shape.len()], words)
+            };
+            let expected: Vec<f32> = batch.flat_map(image).map(rounded).collect();
+            assert_eq!(bits(&got), bits(&expected), "{op:?}");
+        }
+        lab.backend.set_order(Subset::Test, &order, 0).expect("order");
+        lab.backend.gather_normalise(Subset::Test, 1, output).expect("gather");
+        let plain = augmented(&none, &normalise, &images[5 * shape.len()..], [[0; 4]; 2]);
+        let plain: Vec<f32> = plain.into_iter().map(rounded).collect();
+        assert_eq!(bits(&lab.get(output.first(shape.len()))), bits(&plain), "a test image was changed");
+    }
+}
+
+/// Every batch of a streamed set is that of the resident one, labels included, whatever order is begun in between; shared
+/// with the other backends.
+pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
+    let shape = Shape::new(3, 2, 3);
+    let count = 11;
+    let images: Vec<u8> = (0..count * shape.len()).map(|i| (i * 37 % 251) as u8).collect();
+    let normalise = Normalise { shape, mean: vec![0.5, 0.25, 0.0], std: vec![0.5, 0.3, 2.0] };
+    let labels: Vec<u32> = (0..count as u32).map(|image| image % 5).collect();
+    let output = lab.empty(Region::Arena, 2 * shape.len());
+    // Logits that favour one class: how often that is right says which labels came along.
+    let mut logits = vec![0.0; 10];
+    (logits[3], logits[5 + 4]) = (1.0, 1.0);
+    let logits = lab.put(Region::Arena, &logits);
+    let order: Vec<u32> = (0..count as u32).map(|at| at * 7 % count as u32).collect();
+    let run = |lab: &mut Lab<B>| {
+        let mut seen = Vec::new();
+        let op = Augmentation { crop_padding: 1, flip: true, ..Augmentation::default() };
+        for (epoch, position, batches) in [(0, 0, 6), (1, 4, 2), (2, 2, 5), (2, 0, 1)] {
+            lab.backend.set_augmentation(&op, 3, epoch).expect("settings");
+            lab.backend.set_order(Subset::Train, &order, position).expect("order");
+            lab.backend.set_metrics(Metrics::default()).expect("metrics");
+            for number in 0..batches {
+                let batch = (count - position - 2 * number).min(2);
+                lab.backend.prepare_batch(Subset::Train, batch).expect("prepared");
+                lab.backend.gather_normalise(Subset::Train, batch, output).expect("gather");
+                seen.extend(lab.get(output.first(batch * shape.len())).iter().map(|value| value.to_bits()));
+                lab.backend.softmax_cross_entropy(5, batch, logits.first(5 * batch), None).expect("loss");
+                seen.push(lab.backend.read_metrics().expect("metrics").correct as u32);
+            }
+        }
+        seen
+    };
+    lab.backend.load_subset(Subset::Train, &normalise, images.clone(), labels.clone()).expect("load");
+    let expected = run(lab);
+    let source = Arc::new(Held { images, image_len: shape.len() });
+    lab.backend.stream_subset(Subset::Train, &normalise, source, labels, 2).expect("stream");
+    assert!(run(lab) == expected, "streamed batches differ");
+    assert!(lab.backend.prepare_batch(Subset::Train, 3).is_err(), "batches are of two");
+}
+
+#[test]
+fn streamed_batches_are_the_resident_ones() {
+    check_streaming(&mut cpu());
+}
+
+#[test]
+fn training_images_are_changed_as_drawn_and_test_images_are_not() {
+    check_augmentation(&mut cpu(), |value| value);
+}
+
+#[test]
+fn what_is_drawn_is_uniform_and_of_its_own_for_every_image_and_epoch() {
+    let op = Augmentation { crop_padding: 2, flip: true, cutout: 4, brightness: 0.5, contrast: 0.25 };
+    let (shape, count) = (Shape::new(10, 10, 1), 20_000_u64);
+    let drawn: Vec<_> = (0..count).map(|position| op.draw(shape, 7, 3, position)).collect();
+    // Of n draws with probability p, five deviations are no accident.
+    let near = |what: &str, hits: usize, p: f64| {
+        let (n, hits) = (count as f64, hits as f64);
+        assert!((hits - n * p).abs() < 5.0 * (n * p * (1.0 - p)).sqrt(), "{what}: {hits} of {n}, not {p}");
+    };
+    for offset in -2..=2 {
+        near("top", drawn.iter().filter(|d| d.top == offset).count(), 0.2);
+        near("left", drawn.iter().filter(|d| d.left == offset).count(), 0.2);
+        near("both", drawn.iter().filter(|d| (d.top, d.left) == (offset, offset)).count(), 0.04);
+    }
+    near("flip", drawn.iter().filter(|d| d.flip).count(), 0.5);
+    for centre in 2..8 {
+        near("rows", drawn.iter().filter(|d| d.blank[0] == (centre - 2..centre + 2)).count(), 0.1);
+        near("columns", drawn.iter().filter(|d| d.blank[1] == (centre - 2..centre + 2)).count(), 0.1);
+    }
+    near("corner", drawn.iter().filter(|d| d.blank == [0..2, 0..2]).count(), 0.01);
+    assert!(drawn.iter().all(|d| (0.5..=1.5).contains(&d.brightness) && (0.75..=1.25).contains(&d.contrast)));
+    near("dark", drawn.iter().filter(|d| d.brightness < 0.6).count(), 0.1);
+    near("bright and flat", drawn.iter().filter(|d| d.brightness > 1.0 && d.contrast < 1.0).count(), 0.25);
+    let other = |seed, epoch| (0..count).filter(|&p| op.draw(shape, seed, epoch, p) == drawn[p as usize]).count();
+    assert_eq!((other(7, 3), other(7, 4), other(8, 3)), (count as usize, 0, 0));
 }
 
 #[test]

@@ -1,8 +1,14 @@
-//! Runs with clipped gradients, averaged weights and frozen filters: interrupted, evaluated, on any backend.
+//! Runs with changed images, clipped gradients, averaged weights and frozen filters: interrupted, evaluated, on any backend.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Result, ensure};
 use cnn_cuda::cpu::Cpu;
+use cnn_cuda::data::Streamed;
+use cnn_cuda::images::{Held, ImageSource};
 use cnn_cuda::network::{FirstLayer, Network};
-use cnn_cuda::ops::{Backend, Region, Sgd, Span};
+use cnn_cuda::ops::{Augmentation, Backend, Region, Sgd, Span};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
 
 use super::harness::{Listener, bits, digits, lenet5, two_epochs};
@@ -13,15 +19,24 @@ fn network() -> Network {
 
 fn hyper(steps: Option<u64>) -> Hyperparameters {
     let sgd = Sgd { clip_norm: Some(0.125), average_decay: Some(0.9), ..two_epochs().sgd };
-    Hyperparameters { sgd, max_steps: steps, ..two_epochs() }
+    let augmentation = Augmentation { crop_padding: 2, flip: true, cutout: 6, brightness: 0.25, contrast: 0.25 };
+    Hyperparameters { sgd, augmentation, max_steps: steps, ..two_epochs() }
 }
 
 fn trainer<B: Backend>(backend: B) -> Trainer<B> {
-    Trainer::new(backend, network(), digits(96, 32), hyper(None)).expect("a trainer")
+    Trainer::new(backend, network(), digits(90, 32), hyper(None)).expect("a trainer")
 }
 
-/// Six steps with an interruption give what six steps give, and what is evaluated is the average.
-pub fn check_interruption<B: Backend>(backend: impl Fn() -> B) {
+/// The same on images that are streamed.
+fn streamed<B: Backend>(backend: B) -> Trainer<B> {
+    let mut set = digits(90, 32);
+    set.stream_from_memory().expect("streamed");
+    Trainer::new(backend, network(), set, hyper(None)).expect("a trainer")
+}
+
+/// Six steps with an interruption, gone on with on streamed images, give what six steps give, and what is evaluated is the
+/// average.
+pub fn check_interruption<B: Backend>(backend: impl Fn() -> B, stops: &[u64]) {
     let (mut whole, mut listener) = (trainer(backend()), Listener::default());
     assert_eq!(whole.run(&mut listener).expect("a run"), Outcome::Finished);
     let end = whole.state().expect("a state");
@@ -31,10 +46,10 @@ pub fn check_interruption<B: Backend>(backend: impl Fn() -> B) {
     assert_eq!(bits(&end.parameters[..frozen]), bits(&first[..frozen]), "frozen filters moved");
     assert_eq!(bits(&end.average[..frozen]), bits(&first[..frozen]), "their average moved");
     assert!(end.parameters[frozen..] != first[frozen..]);
-    for stop in [0, 1, 4] {
+    for &stop in stops {
         let (mut one, mut before) = (trainer(backend()), Listener { stop_after: Some(stop), ..Listener::default() });
         assert_eq!(one.run(&mut before).expect("a run"), Outcome::Interrupted);
-        let mut other = trainer(backend());
+        let mut other = streamed(backend());
         other.restore(&one.state().expect("a state")).expect("restored");
         let mut after = Listener::default();
         other.run(&mut after).expect("a run");
@@ -44,7 +59,7 @@ pub fn check_interruption<B: Backend>(backend: impl Fn() -> B) {
         assert_eq!(after.epochs.last().expect("an epoch").test, listener.epochs.last().expect("an epoch").test);
     }
     let mut plain =
-        Trainer::new(backend(), network(), digits(96, 32), Hyperparameters { sgd: two_epochs().sgd, ..hyper(None) })
+        Trainer::new(backend(), network(), digits(90, 32), Hyperparameters { sgd: two_epochs().sgd, ..hyper(None) })
             .expect("a trainer");
     plain.set_parameters(&end.average).expect("written");
     assert_eq!(plain.evaluate().expect("metrics"), listener.epochs.last().expect("an epoch").test);
@@ -52,7 +67,7 @@ pub fn check_interruption<B: Backend>(backend: impl Fn() -> B) {
 
 #[test]
 fn clipped_and_averaged_runs_go_on_bit_identical() {
-    check_interruption(|| Cpu::new(Some(2)).expect("threads"));
+    check_interruption(|| Cpu::new(Some(2)).expect("threads"), &[0, 1, 4]);
 }
 
 #[test]
@@ -74,12 +89,36 @@ fn the_average_begins_with_the_first_steps_weights_and_the_norm_is_bounded() {
     assert!((clipped.sqrt() - 0.125).abs() < 1e-4, "{}", clipped.sqrt());
 }
 
+/// Fails at the second epoch's images.
+struct Vanishing(Held, AtomicUsize);
+
+impl ImageSource for Vanishing {
+    fn read(&self, numbers: &[u32], bytes: &mut [u8]) -> Result<()> {
+        ensure!(self.1.fetch_add(numbers.len(), Ordering::SeqCst) < 120, "picture 7 is gone");
+        self.0.read(numbers, bytes)
+    }
+}
+
+#[test]
+fn a_picture_that_vanishes_ends_the_run_with_its_name_and_what_was_saved_stays() {
+    let mut set = digits(90, 32);
+    let held = Held { images: std::mem::take(&mut set.train.images), image_len: set.shape.len() };
+    let source = Arc::new(Vanishing(held, AtomicUsize::new(0)));
+    set.train.streamed = Some(Streamed { source, digest: 0 });
+    let mut trainer =
+        Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), set, hyper(None)).expect("a trainer");
+    let mut listener = Listener::default();
+    let message = format!("{:#}", trainer.run(&mut listener).expect_err("it is gone"));
+    assert!(message.contains("picture 7 is gone"), "{message}");
+    assert_eq!((listener.epochs.len(), trainer.position().epoch), (1, 1));
+}
+
 #[test]
 fn a_run_without_an_average_does_not_go_on_with_one() {
     let state = trainer(Cpu::new(Some(1)).expect("a thread")).state().expect("a state");
     let hyper = Hyperparameters { sgd: two_epochs().sgd, ..hyper(None) };
     let mut plain =
-        Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), digits(96, 32), hyper).expect("a trainer");
+        Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), digits(90, 32), hyper).expect("a trainer");
     let message = format!("{:#}", plain.restore(&state).expect_err("it has none"));
     assert!(message.contains("averaged weights"), "{message}");
 }

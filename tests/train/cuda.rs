@@ -156,7 +156,7 @@ fn an_interrupted_run_ends_bit_identical() {
 
 #[test]
 fn clipped_and_averaged_runs_go_on_bit_identical() {
-    on_cuda(|| averaging::check_interruption(|| cuda("fp32")));
+    on_cuda(|| averaging::check_interruption(|| cuda("fp32"), &[4]));
 }
 
 #[test]

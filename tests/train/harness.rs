@@ -3,7 +3,7 @@
 use cnn_cuda::data::{Dataset, Split};
 use cnn_cuda::models::find;
 use cnn_cuda::network::Network;
-use cnn_cuda::ops::{Backend, Sgd, StepLoss};
+use cnn_cuda::ops::{Augmentation, Backend, Sgd, StepLoss};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{EpochReport, Hyperparameters, LearningRate, Observer, StepReport, Trainer};
 
@@ -48,6 +48,7 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         target_accuracy: None,
         patience: None,
         sgd: Sgd::default(),
+        augmentation: Augmentation::default(),
         seed: 0,
         shuffle: false,
         max_steps: None,
@@ -74,14 +75,14 @@ pub fn bits(values: &[f32]) -> Vec<u32> {
 
 /// A set of the given images, whose first one is also the test set.
 pub fn dataset(shape: Shape, classes: usize, images: Vec<u8>, labels: Vec<u32>) -> Dataset {
-    let test = Split { images: images[..shape.len()].to_vec(), labels: vec![labels[0]] };
+    let test = Split { images: images[..shape.len()].to_vec(), labels: vec![labels[0]], ..Split::default() };
     Dataset {
         name: "test".into(),
         shape,
         classes: (0..classes).map(|class| class.to_string()).collect(),
         mean: vec![0.5; shape.channels],
         std: vec![0.5; shape.channels],
-        train: Split { images, labels },
+        train: Split { images, labels, ..Split::default() },
         test,
     }
 }

@@ -1,12 +1,15 @@
 //! The list's other half: loss, data, optimiser, and the memory that it does not have.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
 
 use super::super::loss::sums_the_bias;
 use super::Launches;
+use crate::images::ImageSource;
 use crate::ops::{
-    Backend, DeviceInfo, GatherOps, LossGradient, LossOps, MemorySizes, Metrics, Normalise, OptimizerOps, Recording,
-    Sgd, Span, StepLoss, Subset,
+    Augmentation, Backend, DeviceInfo, GatherOps, LossGradient, LossOps, MemorySizes, Metrics, Normalise, OptimizerOps,
+    Recording, Sgd, Span, StepLoss, Subset,
 };
 
 impl LossOps for Launches {
@@ -55,6 +58,25 @@ impl GatherOps for Launches {
     }
 
     fn set_order(&mut self, _: Subset, _: &[u32], _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn stream_subset(
+        &mut self,
+        _: Subset,
+        _: &Normalise,
+        _: Arc<dyn ImageSource>,
+        _: Vec<u32>,
+        _: usize,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn prepare_batch(&mut self, _: Subset, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_augmentation(&mut self, _: &Augmentation, _: u64, _: u32) -> Result<()> {
         Ok(())
     }
 

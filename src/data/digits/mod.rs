@@ -44,7 +44,7 @@ fn draw_split(first: u32, count: u32, label_stream: u32) -> Split {
         .zip(&labels)
         .zip(first..first + count)
         .for_each(|((image, &label), number)| pen::draw(label, &mut Stream::new(SEED, Purpose::Digits, number), image));
-    Split { images, labels }
+    Split { images, labels, ..Split::default() }
 }
 
 /// Every class equally often, in an order shuffled by Fisher and Yates.

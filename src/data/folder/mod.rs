@@ -1,5 +1,6 @@
 //! Folders of pictures, one per class, as they are or in a tar archive: read in parallel into memory.
 
+mod anew;
 mod layout;
 mod listing;
 mod store;
@@ -7,16 +8,17 @@ mod store;
 use std::collections::HashMap;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rayon::prelude::*;
 
+use self::anew::Anew;
 use self::layout::{Labelled, Layout};
 use self::listing::Place;
-use self::store::{Pixels, Store};
-use super::{Dataset, LoadOptions, Split, archive, crop, picture, statistics};
-use crate::shape::Shape;
+use self::store::{Finished, Pixels, Store};
+use super::{Dataset, LoadOptions, archive, crop, picture, statistics};
 
 /// Pictures of an archive that are held undecoded: so many, or of so many bytes.
 const CHUNK: usize = 512;
@@ -54,14 +56,15 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     }
     let training = if train.is_empty() { String::new() } else { format!("{} pictures to train, ", train.len()) };
     tracing::info!("{}: {} classes, {training}{} to test with", path.display(), classes.len(), test.len());
-    let mut reading = Reading::new(&train, &test, options);
+    let mut reading = Reading::new(&train, &test, options, path.is_file());
     let read = if path.is_dir() { reading.files() } else { reading.archive(path) };
     reading.bar.finish_and_clear();
     read.with_context(context)?;
-    let (shape, train, test) = reading.finish();
-    let (mean, std) = match &options.normalisation {
-        Some(given) => given.clone(),
-        None => statistics::normalisation(&train.images, shape.channels),
+    let Finished { shape, train, test, normalisation } = reading.finish();
+    let (mean, std) = match (&options.normalisation, normalisation) {
+        (Some(given), _) => given.clone(),
+        (None, Some(found)) => found,
+        (None, None) => statistics::normalisation(&train.images, shape.channels),
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(Dataset { name: name.unwrap_or_else(|| "pictures".into()), shape, classes, mean, std, train, test })
@@ -92,13 +95,13 @@ struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    fn new(train: &'a [Labelled], test: &'a [Labelled], options: &LoadOptions) -> Self {
+    fn new(train: &'a [Labelled], test: &'a [Labelled], options: &LoadOptions, archived: bool) -> Self {
         let pictures: Vec<&Labelled> = train.iter().chain(test).collect();
         let PictureOptions { image_size, max_bad, .. } = options.pictures;
         Self {
             bar: progress_bar(options.progress, pictures.len() as u64),
             pictures,
-            store: Store::new(train, test),
+            store: Store::new(train, test, options.residency, archived),
             size: image_size,
             scales: image_size.is_some(),
             max_bad,
@@ -206,11 +209,18 @@ impl<'a> Reading<'a> {
         )
     }
 
-    fn finish(self) -> (Shape, Split, Split) {
-        if !self.bad.is_empty() {
-            tracing::warn!("skipped {} corrupt pictures", self.bad.len());
+    fn finish(self) -> Finished {
+        let Self { pictures, store, scales, bad, .. } = self;
+        if !bad.is_empty() {
+            tracing::warn!("skipped {} corrupt pictures", bad.len());
         }
-        self.store.finish()
+        let file = |index: usize| match &pictures[index].place {
+            Place::File(path) => Some(path.clone()),
+            Place::Member(_) => None,
+        };
+        store.finish(|indices, shape| {
+            Arc::new(Anew { files: indices.into_iter().filter_map(file).collect(), shape, scales })
+        })
     }
 }
 

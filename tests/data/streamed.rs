@@ -1,0 +1,177 @@
+//! Sets that do not stay in memory are the same sets, and say what became of them.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use cnn_cuda::data::{Dataset, Residency, Split};
+use cnn_cuda::images::{ImageSource, Prefetch};
+use image::ExtendedColorType::{L8, Rgb8};
+
+use super::archive::tar;
+use super::folder::load_with;
+use super::{assert_says, message};
+
+/// Gray and coloured pictures, one of them corrupt, split into train and val.
+fn mixed(root: &Path) {
+    for (index, part) in ["train", "train", "train", "val"].into_iter().enumerate() {
+        for class in ["cat", "dog"] {
+            let folder = root.join(part).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            let bytes: Vec<u8> = (0..3 * 5 * 4).map(|at| (at * 7 + index * 50 + class.len()) as u8).collect();
+            let path = folder.join(format!("{index}.png"));
+            match index {
+                0 | 3 => image::save_buffer(path, &bytes[..20], 5, 4, L8).unwrap(),
+                _ => image::save_buffer(path, &bytes, 5, 4, Rgb8).unwrap(),
+            }
+        }
+    }
+    fs::write(root.join("train/cat/9.png"), b"no picture").unwrap();
+}
+
+fn load(path: &Path, residency: Residency) -> Dataset {
+    load_with(path, |options| (options.residency, options.pictures.max_bad) = (residency, 1)).unwrap()
+}
+
+/// All images of a split, read in one go and backwards one by one.
+fn images(split: &Split, len: usize) -> Vec<u8> {
+    assert!(split.images.is_empty());
+    let source = &split.streamed.as_ref().expect("a source").source;
+    let count = split.count() as u32;
+    let mut all = vec![0; count as usize * len];
+    source.read(&(0..count).collect::<Vec<u32>>(), &mut all).unwrap();
+    for number in (0..count).rev() {
+        let mut one = vec![0; len];
+        source.read(&[number], &mut one).unwrap();
+        assert_eq!(one, all[number as usize * len..][..len]);
+    }
+    all
+}
+
+#[track_caller]
+fn assert_same(resident: &Dataset, streamed: &Dataset) {
+    assert_eq!((resident.shape, &resident.classes), (streamed.shape, &streamed.classes));
+    assert_eq!((&resident.mean, &resident.std), (&streamed.mean, &streamed.std));
+    assert_eq!(resident.fingerprint(), streamed.fingerprint());
+    for (resident_split, split) in [(&resident.train, &streamed.train), (&resident.test, &streamed.test)] {
+        assert_eq!(resident_split.labels, split.labels);
+        assert_eq!(resident_split.images, images(split, resident.shape.len()));
+    }
+}
+
+#[test]
+fn a_streamed_folder_or_archive_is_the_same_set() {
+    let folder = tempfile::tempdir().unwrap();
+    mixed(folder.path());
+    let resident = load(folder.path(), Residency::Resident);
+    assert_eq!((resident.train.count(), resident.shape.channels), (6, 3));
+    assert_same(&resident, &load(folder.path(), Residency::Stream));
+    let archive = folder.path().join("pictures.tar");
+    fs::write(&archive, tar(folder.path())).unwrap();
+    assert_same(&resident, &load(&archive, Residency::Stream));
+    // All gray.
+    for index in [1, 2] {
+        for class in ["cat", "dog"] {
+            fs::remove_file(folder.path().join(format!("train/{class}/{index}.png"))).unwrap();
+        }
+    }
+    let resident = load(folder.path(), Residency::Resident);
+    assert_eq!(resident.shape.channels, 1);
+    assert_same(&resident, &load(folder.path(), Residency::Stream));
+    fs::write(&archive, tar(folder.path())).unwrap();
+    assert_same(&resident, &load(&archive, Residency::Stream));
+    // What is small stays in memory where nothing else is asked for.
+    assert!(load(folder.path(), Residency::Auto).train.streamed.is_none());
+    // Corrupt pictures are counted as ever.
+    let refused = load_with(folder.path(), |options| options.residency = Residency::Stream);
+    assert_says(&message(refused), &["cat/9.png", "--max-bad"]);
+}
+
+#[test]
+fn a_set_in_memory_becomes_one_that_is_streamed() {
+    let folder = tempfile::tempdir().unwrap();
+    mixed(folder.path());
+    let resident = load(folder.path(), Residency::Resident);
+    for stream in [Dataset::stream_from_memory, Dataset::stream_from_file] {
+        let mut streamed = resident.clone();
+        stream(&mut streamed).unwrap();
+        assert_eq!(streamed.resident_bytes(), 0);
+        assert_same(&resident, &streamed);
+        streamed.validate().unwrap();
+    }
+}
+
+#[test]
+fn a_picture_that_vanishes_or_changes_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    mixed(folder.path());
+    let set = load(folder.path(), Residency::Stream);
+    let source = set.train.streamed.expect("a source").source;
+    let victim = folder.path().join("train/dog/1.png");
+    let mut bytes = vec![0; 2 * 60];
+    let mut read = || source.read(&[0, 4], &mut bytes);
+    assert_eq!(set.train.labels[4], 1);
+    read().unwrap();
+    fs::write(&victim, b"no picture").unwrap();
+    assert_says(&message(read()), &["train/dog/1.png", "no longer there as it was"]);
+    image::save_buffer(&victim, &[1; 16], 4, 4, L8).unwrap();
+    assert_says(&message(read()), &["train/dog/1.png", "another size"]);
+    fs::remove_file(&victim).unwrap();
+    assert_says(&message(read()), &["train/dog/1.png"]);
+}
+
+/// Images whose bytes are their numbers; `bad` cannot be read.
+struct Numbers {
+    bad: u32,
+    reads: AtomicUsize,
+}
+
+impl ImageSource for Numbers {
+    fn read(&self, numbers: &[u32], bytes: &mut [u8]) -> Result<()> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        for (number, target) in numbers.iter().zip(bytes.chunks_mut(3)) {
+            if *number == self.bad {
+                bail!("image {number} is bad");
+            }
+            target.fill(*number as u8);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn batches_come_in_order_and_no_more_than_a_few_are_read_ahead() {
+    let source = Arc::new(Numbers { bad: 99, reads: AtomicUsize::new(0) });
+    let order = vec![5, 3, 3, 1, 0, 2, 4];
+    let mut ahead = Prefetch::new(Arc::clone(&source) as Arc<dyn ImageSource>, order.clone(), 1, 3).unwrap();
+    let begin = Instant::now();
+    while source.reads.load(Ordering::SeqCst) < 2 && begin.elapsed() < Duration::from_secs(10) {
+        std::thread::yield_now();
+    }
+    // Whatever time passes, nothing more is read before a batch is taken.
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(source.reads.load(Ordering::SeqCst), 2);
+    for number in &order {
+        let batch = ahead.next(1, 3).unwrap();
+        assert_eq!(batch, [*number as u8; 3]);
+        ahead.reuse(batch);
+    }
+    assert_says(&message(ahead.next(1, 3)), &["no images are left"]);
+    // The last batch is smaller, and another number of images is an error.
+    let mut ahead = Prefetch::new(source, order, 5, 3).unwrap();
+    assert_eq!(ahead.next(5, 3).unwrap().len(), 15);
+    assert!(ahead.next(5, 3).is_err());
+}
+
+#[test]
+fn what_cannot_be_read_is_told_when_it_is_needed_and_nobody_waits_for_the_rest() {
+    let source = || Arc::new(Numbers { bad: 2, reads: AtomicUsize::new(0) });
+    let mut ahead = Prefetch::new(source(), vec![0, 1, 2, 3, 4, 5], 1, 3).unwrap();
+    ahead.next(1, 3).unwrap();
+    ahead.next(1, 3).unwrap();
+    assert_says(&message(ahead.next(1, 3)), &["image 2 is bad"]);
+    drop(Prefetch::new(source(), vec![0; 1000], 1, 3).unwrap());
+}
