@@ -76,7 +76,7 @@ fn convolutions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("conv2d");
     for (side, in_channels, out_channels) in CONVOLUTIONS {
         let window = Window { kernel: 3, stride: 1, padding: 0 };
-        let op = Conv2d { input: Shape::new(side, side, in_channels), out_channels, window };
+        let op = Conv2d::new(Shape::new(side, side, in_channels), out_channels, window);
         let output = op.output().expect("it fits");
         let mut bench = Bench::new(BATCH * op.input.len(), op.weight_len(), BATCH * output.len());
         let Bench { input, weight, output: y, d_input, d_weight, .. } = bench;

@@ -37,8 +37,13 @@ struct Row {
     const real* logits;
     real* d_logits;
     u32 classes, lane, lanes, label;
-    float scale;
+    float scale, smoothing;
 };
+
+static __device__ __forceinline__ float row_sum(const Row& row, float value) {
+    for (u32 distance = row.lanes / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
+    return value;
+}
 
 static __device__ __forceinline__ Best row_best(const Row& row) {
     Best best = {__int_as_float(0xff800000), row.classes};
@@ -58,25 +63,33 @@ static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) 
     const Best best = row_best(row);
     float sum = 0.0f;
     for (u32 c = row.lane; c < row.classes; c += row.lanes) sum += expf(load(row.logits[c]) - best.value);
-    for (u32 distance = row.lanes / 2; distance > 0; distance /= 2) {
-        sum += __shfl_xor_sync(ALL_LANES, sum, distance);
-    }
+    sum = row_sum(row, sum);
     const bool is_class = row.label < row.classes;
     const float target = is_class ? load(row.logits[row.label]) : __int_as_float(0x7fc00000);
     // Not log(sum) + max − target: for a confident network that would cancel what is left of the loss.
-    const float loss = logf(sum) - (target - best.value);
+    float wanted = target - best.value;
+    if (row.smoothing > 0.0f) {
+        float all = 0.0f;
+        for (u32 c = row.lane; c < row.classes; c += row.lanes) all += load(row.logits[c]) - best.value;
+        wanted = (1.0f - row.smoothing) * wanted + row.smoothing * (row_sum(row, all) / (float)row.classes);
+    }
+    const float loss = logf(sum) - wanted;
+    const float spread = row.smoothing / (float)row.classes;
     if (row.lanes > 1) __syncwarp();  // d_logits may be the logits: all of them are read before any is written.
     for (u32 c = row.lane; row.d_logits && c < row.classes; c += row.lanes) {
         const float probability = expf(load(row.logits[c]) - best.value) / sum;
-        store(row.d_logits + c, (probability - (c == row.label ? 1.0f : 0.0f)) * row.scale);
+        const float label = c == row.label ? 1.0f - row.smoothing : 0.0f;
+        store(row.d_logits + c, (probability - spread - label) * row.scale);
     }
     correct = best.index == row.label;
     return loss;
 }
 
-// Adds the block's sums to the metrics, in the threads' order halved again and again.
+// Adds the block's sums to the metrics, in the threads' order halved again and again. An auxiliary head adds its loss to
+// the step of the main head before it, and nothing else.
 static __device__ __forceinline__ void add_to_metrics(Metrics* metrics, StepResult* step_log, u64 step_log_capacity,
-                                                      double (&losses)[BLOCK], u32 (&corrects)[BLOCK], u32 rows) {
+                                                      double (&losses)[BLOCK], u32 (&corrects)[BLOCK], u32 rows,
+                                                      float weight, bool auxiliary) {
     for (u32 half_way = BLOCK / 2; half_way > 0; half_way /= 2) {
         __syncthreads();
         if (threadIdx.x >= half_way) continue;
@@ -84,12 +97,17 @@ static __device__ __forceinline__ void add_to_metrics(Metrics* metrics, StepResu
         corrects[threadIdx.x] += corrects[threadIdx.x + half_way];
     }
     if (threadIdx.x != 0) return;
-    const float mean = (float)(losses[0] / rows);
-    if (step_log) {
-        step_log[metrics->steps % step_log_capacity] = StepResult{mean, (float)corrects[0] / (float)rows};
+    const double loss = auxiliary ? weight * losses[0] : losses[0];
+    const float mean = (float)(loss / rows);
+    const u64 step = metrics->steps - (auxiliary ? 1 : 0);
+    StepResult* result = step_log ? step_log + step % step_log_capacity : nullptr;
+    if (!is_finite(mean) && metrics->first_bad_step < 0) metrics->first_bad_step = (long long)step;
+    metrics->loss_sum += loss;
+    if (auxiliary) {
+        if (result) result->loss += mean;
+        return;
     }
-    if (!is_finite(mean) && metrics->first_bad_step < 0) metrics->first_bad_step = (long long)metrics->steps;
-    metrics->loss_sum += losses[0];
+    if (result) *result = StepResult{mean, (float)corrects[0] / (float)rows};
     metrics->correct += corrects[0];
     metrics->count += rows;
     metrics->steps += 1;
@@ -115,17 +133,18 @@ static __device__ __forceinline__ void sum_columns(const real* d_logits, float* 
     }
 }
 
-// d_logits = (softmax(logits) − onehot(label)) · loss_scale / rows; null in evaluation. With `d_bias` (null: without)
-// also its column sums. `loss_scale` null is 1,
+// d_logits = (softmax(logits) − onehot(label)) · weight · loss_scale / rows; null in evaluation. With `smoothing` the label
+// is 1 − smoothing, and every class smoothing / classes more. With `d_bias` (null: without) also its column sums. `loss_scale` null is 1,
 // `step_log` null is none. Few classes: a thread per sample; many: a warp per sample. Grid: one block of BLOCK threads.
 KERNEL(softmax_cross_entropy)(const real* logits, const u32* __restrict__ labels, real* d_logits, float* d_bias,
                               const float* __restrict__ loss_scale, Metrics* metrics, StepResult* step_log,
-                              u64 step_log_capacity, u32 rows, u32 classes) {
+                              u64 step_log_capacity, u32 rows, u32 classes, float smoothing, float weight,
+                              u32 auxiliary) {
     __shared__ double losses[BLOCK];
     __shared__ u32 corrects[BLOCK];
     __shared__ float parts[BLOCK];
     const u32 lanes = classes <= WARP ? 1 : WARP;
-    const float scale = (loss_scale ? *loss_scale : 1.0f) / (float)rows;
+    const float scale = weight * (loss_scale ? *loss_scale : 1.0f) / (float)rows;
     const u32 lane = threadIdx.x % lanes;
     double loss = 0.0;
     u32 correct = 0;
@@ -133,7 +152,7 @@ KERNEL(softmax_cross_entropy)(const real* logits, const u32* __restrict__ labels
         const u64 first = (u64)row * classes;
         bool is_correct;
         const float row_value = row_loss(
-            Row{logits + first, d_logits ? d_logits + first : nullptr, classes, lane, lanes, labels[row], scale},
+            Row{logits + first, d_logits ? d_logits + first : nullptr, classes, lane, lanes, labels[row], scale, smoothing},
             is_correct);
         if (lane != 0) continue;
         loss += row_value;
@@ -142,5 +161,5 @@ KERNEL(softmax_cross_entropy)(const real* logits, const u32* __restrict__ labels
     if (d_bias) sum_columns(d_logits, d_bias, rows, classes, parts);
     losses[threadIdx.x] = loss;
     corrects[threadIdx.x] = correct;
-    add_to_metrics(metrics, step_log, step_log_capacity, losses, corrects, rows);
+    add_to_metrics(metrics, step_log, step_log_capacity, losses, corrects, rows, weight, auxiliary != 0);
 }

@@ -6,6 +6,7 @@
 #include "common.cuh"
 
 // What a stream is for: `Purpose` in src/rng.rs.
+constexpr u32 PURPOSE_DROPOUT = 16;
 constexpr u32 PURPOSE_AUGMENTATION = 17;
 
 // The four words at `position` of the stream number `index` of a purpose.

@@ -188,21 +188,29 @@ KERNEL(max_pool_backward_tiles_vec)(const real* __restrict__ d_output, const u32
     });
 }
 
-// Padding counts as zeros in the mean (PyTorch's count_include_pad=True).
+// Values that the mean of a window divides by along one axis: padding counts as zeros (PyTorch's count_include_pad=True),
+// what a last window covers beyond it does not count.
+static __device__ __forceinline__ float divisor(u32 out, u32 size, u32 kernel, u32 stride, u32 padding) {
+    const u32 left = size + 2 * padding - out * stride;
+    return (float)(kernel < left ? kernel : left);
+}
+
 KERNEL(avg_pool_forward)(const real* __restrict__ input, real* __restrict__ output, u64 count, u32 height, u32 width,
                          u32 channels, u32 out_height, u32 out_width, u32 kernel, u32 stride, u32 padding) {
     GRID_STRIDE(i, count) {
         u64 sample = i;
         const u32 channel = take_digit(sample, channels);
-        const Span cols = inputs_under(take_digit(sample, out_width), width, kernel, stride, padding);
-        const Span rows = inputs_under(take_digit(sample, out_height), height, kernel, stride, padding);
+        const u32 out_x = take_digit(sample, out_width), out_y = take_digit(sample, out_height);
+        const Span cols = inputs_under(out_x, width, kernel, stride, padding);
+        const Span rows = inputs_under(out_y, height, kernel, stride, padding);
         float sum = 0.0f;
         for (u32 y = rows.begin; y < rows.end; ++y) {
             for (u32 x = cols.begin; x < cols.end; ++x) {
                 sum += load(input[((sample * height + y) * width + x) * channels + channel]);
             }
         }
-        store(output + i, sum / ((float)kernel * (float)kernel));
+        store(output + i, sum / (divisor(out_y, height, kernel, stride, padding) *
+                                 divisor(out_x, width, kernel, stride, padding)));
     }
 }
 
@@ -219,10 +227,56 @@ KERNEL(avg_pool_backward)(const real* __restrict__ d_output, real* __restrict__ 
         const Span cols = outputs_over(x, out_width, kernel, stride, padding);
         float sum = 0.0f;
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
+            const float tall = divisor(out_y, height, kernel, stride, padding);
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
-                sum += load(d_output[((sample * out_height + out_y) * out_width + out_x) * channels + channel]);
+                sum += load(d_output[((sample * out_height + out_y) * out_width + out_x) * channels + channel]) /
+                       (tall * divisor(out_x, width, kernel, stride, padding));
             }
         }
-        store(d_input + i, sum / ((float)kernel * (float)kernel));
+        store(d_input + i, sum);
+    }
+}
+
+// Adaptive pooling: output `at` of `outputs` averages the inputs ⌊at·inputs/outputs⌋ .. ⌈(at+1)·inputs/outputs⌉. With
+// inputs and outputs exchanged, the outputs that an input belongs to.
+static __device__ __forceinline__ Span adaptive(u32 at, u32 inputs, u32 outputs) {
+    return Span{(u32)((u64)at * inputs / outputs), (u32)(((u64)(at + 1) * inputs + outputs - 1) / outputs)};
+}
+
+KERNEL(adaptive_avg_pool_forward)(const real* __restrict__ input, real* __restrict__ output, u64 count, u32 height,
+                                  u32 width, u32 channels, u32 out_height, u32 out_width) {
+    GRID_STRIDE(i, count) {
+        u64 sample = i;
+        const u32 channel = take_digit(sample, channels);
+        const Span cols = adaptive(take_digit(sample, out_width), width, out_width);
+        const Span rows = adaptive(take_digit(sample, out_height), height, out_height);
+        float sum = 0.0f;
+        for (u32 y = rows.begin; y < rows.end; ++y) {
+            for (u32 x = cols.begin; x < cols.end; ++x) {
+                sum += load(input[((sample * height + y) * width + x) * channels + channel]);
+            }
+        }
+        store(output + i, sum / ((float)(rows.end - rows.begin) * (float)(cols.end - cols.begin)));
+    }
+}
+
+// `count` is the number of input elements.
+KERNEL(adaptive_avg_pool_backward)(const real* __restrict__ d_output, real* __restrict__ d_input, u64 count,
+                                   u32 height, u32 width, u32 channels, u32 out_height, u32 out_width) {
+    GRID_STRIDE(i, count) {
+        u64 sample = i;
+        const u32 channel = take_digit(sample, channels);
+        const Span cols = adaptive(take_digit(sample, width), out_width, width);
+        const Span rows = adaptive(take_digit(sample, height), out_height, height);
+        float sum = 0.0f;
+        for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
+            const Span tall = adaptive(out_y, height, out_height);
+            for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
+                const Span wide = adaptive(out_x, width, out_width);
+                sum += load(d_output[((sample * out_height + out_y) * out_width + out_x) * channels + channel]) /
+                       ((float)(tall.end - tall.begin) * (float)(wide.end - wide.begin));
+            }
+        }
+        store(d_input + i, sum);
     }
 }

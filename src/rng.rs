@@ -14,6 +14,8 @@ pub enum Purpose {
     Benchmark = 4,
     /// Which pictures are set aside to test with.
     Split = 5,
+    /// Also in `kernels/philox.cuh`.
+    Dropout = 16,
     /// Random changes to training images. Also in `kernels/philox.cuh`.
     Augmentation = 17,
 }

@@ -73,8 +73,25 @@ impl Window {
         Ok((padded - self.kernel) / self.stride + 1)
     }
 
+    /// As [`Window::positions`], with a last window that may reach beyond the padding as long as it begins within the
+    /// input or the padding before it (`ceil_mode` of PyTorch's pooling).
+    ///
+    /// # Errors
+    /// As [`Window::positions`].
+    pub fn positions_rounded_up(&self, size: usize) -> Result<usize> {
+        let (covered, padded) = (self.positions(size)?, size + 2 * self.padding);
+        let more = !(padded - self.kernel).is_multiple_of(self.stride);
+        Ok(covered + usize::from(more && covered * self.stride < size + self.padding))
+    }
+
     /// Output height and width over `input`.
     pub fn output(&self, input: Shape) -> Result<(usize, usize)> {
         Ok((self.positions(input.height)?, self.positions(input.width)?))
     }
+}
+
+/// The inputs that output `index` of `outputs` averages in adaptive pooling over `inputs`, PyTorch's
+/// `⌊index · inputs / outputs⌋ .. ⌈(index + 1) · inputs / outputs⌉`. Neighbours may share inputs.
+pub fn adaptive_window(index: usize, inputs: usize, outputs: usize) -> std::ops::Range<usize> {
+    index * inputs / outputs..((index + 1) * inputs).div_ceil(outputs)
 }

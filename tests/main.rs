@@ -1,6 +1,7 @@
 //! The one test binary; each module tests the room of its name.
 
 mod checkpoint;
+mod classics;
 mod cli;
 mod cuda_emulator;
 mod data;

@@ -49,6 +49,11 @@ pub struct Config {
     /// What stays of the weights' average in a step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    #[serde(default)]
+    pub label_smoothing: f32,
+    /// Instead of the network's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropout: Option<f32>,
     pub seed: u64,
     pub shuffle: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +120,8 @@ impl Config {
             weight_decay: 0.0,
             clip_grad_norm: None,
             ema: None,
+            label_smoothing: 0.0,
+            dropout: None,
             seed: 0,
             shuffle: true,
             max_steps: None,
@@ -167,6 +174,8 @@ impl Config {
         set(&mut self.weight_decay, args.weight_decay);
         self.clip_grad_norm = args.clip_grad_norm.or(self.clip_grad_norm);
         self.ema = args.ema.or(self.ema);
+        set(&mut self.label_smoothing, args.label_smoothing);
+        self.dropout = args.dropout.or(self.dropout);
         set(&mut self.seed, args.seed);
         self.nesterov |= args.nesterov;
         self.shuffle &= !args.no_shuffle;
@@ -209,6 +218,8 @@ impl Config {
         ensure!(self.clip_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "clip-grad-norm is not above 0");
         ensure!(self.ema.is_none_or(|decay| decay > 0.0 && decay < 1.0), "ema is not between 0 and 1");
         self.augmentation.check()?;
+        let parts = [self.label_smoothing, self.dropout.unwrap_or(0.0)];
+        ensure!(parts.iter().all(|part| (0.0..1.0).contains(part)), "label-smoothing or dropout: {parts:?}");
         self.pictures.as_ref().map_or(Ok(()), PictureConfig::check)?;
         self.input.as_ref().map_or(Ok(()), InputConfig::check)
     }
@@ -247,6 +258,7 @@ impl Config {
                 frozen: 0, // the network tells
             },
             augmentation: self.augmentation.augmentation(),
+            label_smoothing: self.label_smoothing,
             seed: self.seed,
             shuffle: self.shuffle,
             max_steps: self.max_steps,

@@ -55,6 +55,14 @@ pub fn above_zero(text: &str) -> Result<f32, String> {
     }
 }
 
+/// A part of a whole, less than all of it.
+pub fn part(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
+        _ => Err("it must be at least 0 and below 1".into()),
+    }
+}
+
 /// A share of images that are classified correctly.
 pub fn accuracy(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

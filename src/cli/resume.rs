@@ -38,6 +38,8 @@ impl Config {
         unchanged("--weight-decay", args.weight_decay.as_ref(), &config.weight_decay)?;
         unchanged_option("--clip-grad-norm", args.clip_grad_norm.as_ref(), config.clip_grad_norm.as_ref())?;
         unchanged_option("--ema", args.ema.as_ref(), config.ema.as_ref())?;
+        unchanged("--label-smoothing", args.label_smoothing.as_ref(), &config.label_smoothing)?;
+        unchanged_option("--dropout", args.dropout.as_ref(), config.dropout.as_ref())?;
         unchanged("--seed", args.seed.as_ref(), &config.seed)?;
         unchanged("--nesterov", args.nesterov.then_some(&true), &config.nesterov)?;
         unchanged("--no-shuffle", args.no_shuffle.then_some(&true), &!config.shuffle)?;

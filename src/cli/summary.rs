@@ -12,6 +12,7 @@ use super::stream::Stdout;
 use super::{build_network, find_model, flags, plan};
 use crate::models;
 use crate::network::Network;
+use crate::plan::{Mode, Plan};
 use crate::report::grouped;
 
 #[derive(Args)]
@@ -22,8 +23,8 @@ pub struct SummaryArgs {
     /// Show the training step instead: its parts with what is fused, their buffers, and what a CUDA device runs for them
     #[arg(long)]
     plan: bool,
-    /// Images per step, with --plan
-    #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64", requires = "plan")]
+    /// Images per step, for the memory and with --plan
+    #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64")]
     batch_size: usize,
     /// Arithmetic, with --plan
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32", requires = "plan")]
@@ -41,7 +42,21 @@ struct Summary {
     model: String,
     layers: Vec<Layer>,
     parameters: usize,
+    /// Without heads that only help training.
+    evaluated_parameters: usize,
     multiply_adds: u64,
+    memory: Memory,
+}
+
+/// Of a batch, in MB of 10⁶ bytes of fp32, without momentum, data and what a backend works with.
+#[derive(Serialize)]
+struct Memory {
+    batch_size: usize,
+    /// In training: parameters with their gradients; activations with theirs, and indices.
+    parameters_mb: f64,
+    activations_mb: f64,
+    /// In evaluation, all together.
+    evaluation_mb: f64,
 }
 
 #[derive(Serialize)]
@@ -76,7 +91,7 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
                 plan::print(&mut out, &network, args.batch_size, (args.precision, args.conv_algo), args.json)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            let summary = summarise(&network)?;
+            let summary = summarise(&network, args.batch_size)?;
             if args.json {
                 serde_json::to_writer(&mut out, &summary)?;
                 writeln!(out)?;
@@ -103,7 +118,7 @@ fn list(out: &mut impl Write, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn summarise(network: &Network) -> Result<Summary> {
+fn summarise(network: &Network, batch_size: usize) -> Result<Summary> {
     let mut layers = Vec::new();
     for (node, field) in network.nodes.iter().zip(network.receptive_fields()) {
         let shape = node.shape;
@@ -124,7 +139,21 @@ fn summarise(network: &Network) -> Result<Summary> {
         model: network.name.clone(),
         layers,
         parameters: network.parameter_count(),
+        evaluated_parameters: network.evaluated_parameter_count(),
         multiply_adds: network.multiply_adds()?,
+        memory: memory(network, batch_size)?,
+    })
+}
+
+fn memory(network: &Network, batch_size: usize) -> Result<Memory> {
+    let sizes = |mode| Plan::new(network, mode, batch_size).map(|plan| plan.memory_sizes(false));
+    let (training, evaluation) = (sizes(Mode::Training)?, sizes(Mode::Inference)?);
+    let megabytes = |elements: usize| elements as f64 * 4e-6;
+    Ok(Memory {
+        batch_size,
+        parameters_mb: megabytes(training.parameters + training.gradients),
+        activations_mb: megabytes(training.arena + training.indices),
+        evaluation_mb: megabytes(evaluation.parameters + evaluation.arena + evaluation.indices),
     })
 }
 
@@ -153,6 +182,17 @@ fn print(out: &mut impl Write, summary: &Summary) -> Result<()> {
     }
     let (parameters, multiply_adds) = (grouped(summary.parameters as f64), grouped(summary.multiply_adds as f64));
     writeln!(out, "\n{}: {parameters} parameters, {multiply_adds} multiply-adds per image", summary.model)?;
+    if summary.evaluated_parameters < summary.parameters {
+        let evaluated = grouped(summary.evaluated_parameters as f64);
+        writeln!(out, "{evaluated} parameters without the heads that only help training")?;
+    }
+    let Memory { batch_size, parameters_mb, activations_mb, evaluation_mb } = summary.memory;
+    writeln!(
+        out,
+        "memory at batch {batch_size}: {:.1} MB in training (parameters {parameters_mb:.1}, activations \
+         {activations_mb:.1}, gradients of both included), {evaluation_mb:.1} MB in evaluation",
+        parameters_mb + activations_mb
+    )?;
     Ok(())
 }
 

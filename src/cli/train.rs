@@ -79,6 +79,13 @@ pub struct TrainArgs {
     /// Evaluate and save an exponential moving average of the weights: DECAY, such as 0.999, of the average stays at each step
     #[arg(long, value_name = "DECAY", value_parser = flags::fraction, allow_negative_numbers = true)]
     pub ema: Option<f64>,
+    /// Part of every label that is spread over all classes, as in PyTorch's CrossEntropyLoss; the test loss is without
+    /// [default: 0]
+    #[arg(long, value_name = "X", value_parser = flags::part, allow_negative_numbers = true)]
+    pub label_smoothing: Option<f32>,
+    /// Probability of every dropout of the network, 0 for none [default: the network's own]
+    #[arg(long, value_name = "P", value_parser = flags::part, allow_negative_numbers = true)]
+    pub dropout: Option<f32>,
     /// Decides the initial weights and the order of the images [default: 0]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub seed: Option<u64>,
@@ -131,6 +138,10 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let dataset = load(&mut config, &args)?;
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let network = with_conv1(args.activation.apply(network, config.activation), config.conv1).context("--conv1")?;
+    let network = match config.dropout {
+        Some(probability) => network.with_dropout(probability),
+        None => network,
+    };
     let stop = install_signal_handlers()?;
     with_backend(&device, Training { config, args, network, dataset, stop })
 }

@@ -41,6 +41,10 @@ impl ConvOps for Cpu {
             winograd.backward_weight(set, x, d_y, d_weight, &mut self.scratch.partials);
             return Ok(());
         }
+        if !op.is_plain() {
+            geometry.grouped_backward_weight(set, x, d_y, d_weight, &mut self.scratch.partials);
+            return Ok(());
+        }
         // Every group sums d_weightᵀ of its lines, [panel][k·k·ic][PANEL].
         let panels = output.channels.div_ceil(PANEL);
         let lines_per_group = lines.div_ceil(weight_groups(panels * patch * PANEL, panels));
@@ -95,6 +99,9 @@ impl Cpu {
         }
         // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
         let panels = self.kept.weights(op, spans.weight, version, op.weight_len(), |panels| {
+            if !op.is_plain() {
+                return geometry.grouped_weights(weight, panels);
+            }
             panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
                 let width = weight.len() / patch;
                 set.run(|| scratch::transpose(weight, patch, panel, width));
@@ -107,10 +114,13 @@ impl Cpu {
         });
         pieces.for_each(|(sample, first, y)| {
             let lines = y.len() / (output.width * output.channels);
+            let relu = spans.activation == Activation::Relu;
             geometry.with_padded(&x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
+                if !op.is_plain() {
+                    return geometry.grouped_forward(set, x, panels, bias, y, relu);
+                }
                 for (index, panel) in panels.chunks(patch * PANEL).enumerate() {
                     let start = if bias.is_empty() { Start::Zero } else { Start::Bias(&bias[index * PANEL..]) };
-                    let relu = spans.activation == Activation::Relu;
                     geometry.forward(lines, panel.len() / patch).run(
                         set,
                         x,
@@ -139,6 +149,11 @@ impl Cpu {
             let weights = grown(&mut self.scratch.packed, winograd.weight_len());
             winograd.split_weights_backward(set, weight, weights);
             winograd.backward_input(set, d_y, weights, d_x);
+            return Ok(());
+        }
+        if !op.is_plain() {
+            let samples = d_x.par_chunks_mut(op.input.len()).zip(d_y.par_chunks(output.len()));
+            samples.for_each(|(d_x, d_y)| geometry.grouped_backward_input(set, d_y, weight, d_x));
             return Ok(());
         }
         // W by kernel rows in panels of columns, [ky][panel][oc][PANEL]

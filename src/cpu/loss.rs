@@ -27,6 +27,8 @@ impl LossOps for Cpu {
         let d_logits_span = gradient.map_or(logits_span.first(0), |gradient| gradient.d_logits.first(len));
         let [logits, d_logits] = self.memory.floats([logits_span.first(len), d_logits_span])?;
         ensure!(self.loss.labels.len() == batch, "{} labels for a batch of {batch}", self.loss.labels.len());
+        let smoothing = gradient.map_or(0.0, |gradient| gradient.smoothing);
+        let weight = gradient.map_or(1.0, |gradient| gradient.weight());
         let (mut loss_sum, mut correct) = (0.0_f64, 0);
         for (sample, (row, &label)) in logits.chunks_exact(classes).zip(&self.loss.labels).enumerate() {
             let label = label as usize;
@@ -34,18 +36,21 @@ impl LossOps for Cpu {
             let (best, max) = first_maximum(row);
             let exp_sum: f32 = row.iter().map(|logit| (logit - max).exp()).sum();
             // Not ln(Σ) + max − x: for a confident network that would cancel what is left of the loss.
-            loss_sum += f64::from(exp_sum.ln() - (row[label] - max));
+            loss_sum += f64::from(exp_sum.ln() - target(row, label, max, smoothing));
             correct += u64::from(best == label);
             if !d_logits.is_empty() {
                 let d_row = &mut d_logits[sample * classes..][..classes];
                 for (d, logit) in d_row.iter_mut().zip(row) {
-                    *d = (logit - max).exp() / exp_sum / batch as f32;
+                    *d = weight * ((logit - max).exp() / exp_sum - smoothing / classes as f32) / batch as f32;
                 }
-                d_row[label] -= 1.0 / batch as f32;
+                d_row[label] -= weight * (1.0 - smoothing) / batch as f32;
             }
         }
-        self.loss.add(loss_sum, correct, batch, !d_logits.is_empty());
-        let Some(LossGradient { d_logits, d_bias: d_bias @ Some(_) }) = gradient else { return Ok(()) };
+        match gradient.and_then(|gradient| gradient.auxiliary) {
+            Some(weight) => self.loss.add_auxiliary(f64::from(weight) * loss_sum, batch),
+            None => self.loss.add(loss_sum, correct, batch, gradient.is_some()),
+        }
+        let Some(LossGradient { d_logits, d_bias: d_bias @ Some(_), .. }) = gradient else { return Ok(()) };
         self.bias_activation_backward(Activation::Identity, batch, classes, logits_span, d_logits, d_bias)
     }
 
@@ -81,7 +86,28 @@ impl LossOps for Cpu {
     }
 }
 
+/// The logit that the label asks for, less the maximum.
+fn target(row: &[f32], label: usize, max: f32, smoothing: f32) -> f32 {
+    let target = row[label] - max;
+    if smoothing == 0.0 {
+        return target;
+    }
+    let mean = row.iter().map(|logit| logit - max).sum::<f32>() / row.len() as f32;
+    (1.0 - smoothing) * target + smoothing * mean
+}
+
 impl State {
+    /// The weighted loss of another head of the step that was added last.
+    fn add_auxiliary(&mut self, loss_sum: f64, samples: usize) {
+        self.metrics.loss_sum += loss_sum;
+        if !loss_sum.is_finite() && self.metrics.first_bad_step.is_none() {
+            self.metrics.first_bad_step = Some(self.metrics.steps.saturating_sub(1));
+        }
+        if let Some(last) = self.step_losses.as_mut().and_then(|losses| losses.last_mut()) {
+            last.loss += (loss_sum / samples as f64) as f32;
+        }
+    }
+
     fn add(&mut self, loss_sum: f64, correct: u64, samples: usize, log: bool) {
         let metrics = &mut self.metrics;
         metrics.loss_sum += loss_sum;

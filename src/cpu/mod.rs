@@ -6,13 +6,16 @@
 mod activation;
 mod bias;
 mod conv;
+mod dropout;
 mod gather;
 mod geometry;
+mod grouped;
 mod instructions;
 mod join;
 mod kernel;
 mod linear;
 mod loss;
+mod lrn;
 mod maps;
 mod memory;
 mod norm;
@@ -45,6 +48,7 @@ pub struct Cpu {
     gather: gather::State,
     norm: norm::State,
     loss: loss::State,
+    dropout: dropout::State,
     scratch: Scratch,
     kept: Kept,
     instructions: Instructions,
@@ -84,6 +88,7 @@ impl Cpu {
             gather: gather::State::default(),
             norm: norm::State::default(),
             loss: loss::State::default(),
+            dropout: dropout::State::default(),
             scratch: Scratch::default(),
             kept: Kept::default(),
             instructions,

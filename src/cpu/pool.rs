@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::Cpu;
-use crate::ops::{AvgPool2d, BiasOps, MaxPool2d, MaxPool2dBackward, PoolOps, Span};
-use crate::shape::{Shape, Window};
+use crate::ops::{AdaptiveAvgPool2d, AvgPool2d, BiasOps, MaxPool2d, MaxPool2dBackward, PoolOps, Span};
+use crate::shape::{Shape, Window, adaptive_window};
 
 impl PoolOps for Cpu {
     fn max_pool2d_forward(
@@ -54,13 +54,13 @@ impl PoolOps for Cpu {
     fn avg_pool2d_forward(&mut self, op: &AvgPool2d, batch: usize, input: Span, output: Span) -> Result<()> {
         let (shape, channels) = (op.output()?, op.input.channels);
         let [x, y] = self.memory.floats([input.first(batch * op.input.len()), output.first(batch * shape.len())])?;
-        let area = (op.window.kernel * op.window.kernel) as f32;
         x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len())).for_each(|(x, y)| {
             for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
                 y.fill(0.0);
                 for_each_pixel(op.input, op.window, shape, pixel, |at| {
                     y.iter_mut().zip(&x[at * channels..]).for_each(|(y, x)| *y += x);
                 });
+                let area = op.divisor(pixel / shape.width, pixel % shape.width);
                 y.iter_mut().for_each(|y| *y /= area);
             }
         });
@@ -71,10 +71,10 @@ impl PoolOps for Cpu {
         let (shape, channels) = (op.output()?, op.input.channels);
         let [d_y, d_x] =
             self.memory.floats([d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())])?;
-        let area = (op.window.kernel * op.window.kernel) as f32;
         d_y.par_chunks(shape.len()).zip(d_x.par_chunks_mut(op.input.len())).for_each(|(d_y, d_x)| {
             d_x.fill(0.0);
             for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {
+                let area = op.divisor(pixel / shape.width, pixel % shape.width);
                 for_each_pixel(op.input, op.window, shape, pixel, |at| {
                     d_x[at * channels..].iter_mut().zip(d_y).for_each(|(d_x, d_y)| *d_x += d_y / area);
                 });
@@ -82,6 +82,62 @@ impl PoolOps for Cpu {
         });
         Ok(())
     }
+
+    fn adaptive_avg_pool2d_forward(
+        &mut self,
+        op: &AdaptiveAvgPool2d,
+        batch: usize,
+        input: Span,
+        output: Span,
+    ) -> Result<()> {
+        let (shape, channels) = (op.output(), op.input.channels);
+        let [x, y] = self.memory.floats([input.first(batch * op.input.len()), output.first(batch * shape.len())])?;
+        x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len())).for_each(|(x, y)| {
+            for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
+                y.fill(0.0);
+                let area = for_each_adaptive(op, pixel, |at| {
+                    y.iter_mut().zip(&x[at * channels..]).for_each(|(y, x)| *y += x);
+                });
+                y.iter_mut().for_each(|y| *y /= area);
+            }
+        });
+        Ok(())
+    }
+
+    fn adaptive_avg_pool2d_backward(
+        &mut self,
+        op: &AdaptiveAvgPool2d,
+        batch: usize,
+        d_output: Span,
+        d_input: Span,
+    ) -> Result<()> {
+        let (shape, channels) = (op.output(), op.input.channels);
+        let [d_y, d_x] =
+            self.memory.floats([d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())])?;
+        d_y.par_chunks(shape.len()).zip(d_x.par_chunks_mut(op.input.len())).for_each(|(d_y, d_x)| {
+            d_x.fill(0.0);
+            for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {
+                let area = for_each_adaptive(op, pixel, |_| {});
+                for_each_adaptive(op, pixel, |at| {
+                    d_x[at * channels..].iter_mut().zip(d_y).for_each(|(d_x, d_y)| *d_x += d_y / area);
+                });
+            }
+        });
+        Ok(())
+    }
+}
+
+/// As [`for_each_pixel`]; returns how many there are.
+#[inline(always)]
+fn for_each_adaptive(op: &AdaptiveAvgPool2d, pixel: usize, mut visit: impl FnMut(usize)) -> f32 {
+    let rows = adaptive_window(pixel / op.width, op.input.height, op.height);
+    let cols = adaptive_window(pixel % op.width, op.input.width, op.width);
+    for y in rows.clone() {
+        for x in cols.clone() {
+            visit(y * op.input.width + x);
+        }
+    }
+    (rows.len() * cols.len()) as f32
 }
 
 /// Pools one sample; `argmax` may be empty.

@@ -38,7 +38,8 @@ pub(super) struct Winograd {
 impl Winograd {
     /// `None` where the direct product is faster, or the only way.
     pub fn new(op: &Conv2d, output: Shape) -> Option<Self> {
-        let suits = op.window.kernel == 3
+        let suits = op.is_plain()
+            && op.window.kernel == 3
             && op.window.stride == 1
             && op.input.channels.is_multiple_of(CHANNELS)
             && op.out_channels.is_multiple_of(CHANNELS)

@@ -59,7 +59,7 @@ impl fmt::Display for Site {
             Direction::BackwardWeight => "backward_weight",
             Direction::BackwardInput => "backward_input",
         };
-        let Conv2d { input, out_channels, window: Window { kernel, stride, padding } } = self.op;
+        let Conv2d { input, out_channels, window: Window { kernel, stride, padding }, .. } = self.op;
         match self.linear {
             true => write!(f, "linear_{direction} {} to {out_channels}", input.channels)?,
             false => write!(f, "conv2d_{direction} {input} to {out_channels} k{kernel} s{stride} p{padding}")?,

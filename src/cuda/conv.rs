@@ -12,6 +12,9 @@ use crate::shape::{Shape, Window};
 
 impl ConvOps for Cuda {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
+        if !op.is_plain() {
+            return self.grouped_forward(op, batch, &spans);
+        }
         let site = Site::new(Direction::Forward, op, batch, spans.pool.is_some());
         self.with_algorithm(site, |cuda, algorithm| match algorithm {
             Algorithm::Im2col => cuda.im2col_forward(op, batch, &spans),
@@ -22,6 +25,9 @@ impl ConvOps for Cuda {
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
         self.join_branch()?;
+        if !op.is_plain() {
+            return self.grouped_weight(op, batch, spans);
+        }
         let site = Site::new(Direction::BackwardWeight, op, batch, false);
         self.with_algorithm(site, |cuda, algorithm| match algorithm {
             // There is one place for columns.
@@ -33,6 +39,9 @@ impl ConvOps for Cuda {
     }
 
     fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
+        if !op.is_plain() {
+            return self.grouped_input(op, batch, spans);
+        }
         let site = Site::new(Direction::BackwardInput, op, batch, spans.epilogue.is_some());
         self.with_algorithm(site, |cuda, algorithm| match algorithm {
             Algorithm::Implicit => cuda.implicit_input(op, batch, spans),

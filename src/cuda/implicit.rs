@@ -107,7 +107,7 @@ impl Cut {
 
 /// Whether a pooling ends the convolution before it in one launch.
 pub(super) fn fuses(pool: &MaxPool2d) -> bool {
-    pool.window == Window { kernel: 2, stride: 2, padding: 0 }
+    pool.window == Window { kernel: 2, stride: 2, padding: 0 } && !pool.ceil_mode
 }
 
 /// Whether there is room for the column sums of a product's tiles.

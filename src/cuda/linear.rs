@@ -15,7 +15,7 @@ use crate::shape::{Shape, Window};
 /// The convolution that a linear layer is.
 fn as_conv(op: &Linear) -> Conv2d {
     let window = Window { kernel: 1, stride: 1, padding: 0 };
-    Conv2d { input: Shape::new(1, 1, op.in_features), out_channels: op.out_features, window }
+    Conv2d::new(Shape::new(1, 1, op.in_features), op.out_features, window)
 }
 
 impl LinearOps for Cuda {

@@ -87,11 +87,14 @@ impl LossOps for Cuda {
             Arg::U64(capacity),
             u32_arg(batch)?,
             u32_arg(classes)?,
+            Arg::F32(gradient.map_or(0.0, |gradient| gradient.smoothing)),
+            Arg::F32(gradient.map_or(1.0, |gradient| gradient.weight())),
+            Arg::U32(gradient.is_some_and(|gradient| gradient.auxiliary.is_some()).into()),
         ];
         // One block: the sums over the samples have one order.
         self.kernels.launch_grid(&self.stream, "softmax_cross_entropy", [1, 1], &args)?;
         match gradient {
-            Some(LossGradient { d_logits, d_bias: Some(_) }) if summed_here.is_none() => {
+            Some(LossGradient { d_logits, d_bias: Some(_), .. }) if summed_here.is_none() => {
                 self.bias_activation_backward(Activation::Identity, batch, classes, logits, d_logits, d_bias)
             }
             _ => Ok(()),

@@ -10,11 +10,13 @@ mod branch;
 mod compile;
 mod conv;
 mod direct;
+mod dropout;
 mod error;
 mod feed;
 mod gather;
 mod gemm;
 mod graphs;
+mod grouped;
 mod implicit;
 mod join;
 mod kernels;
@@ -23,6 +25,7 @@ mod launches;
 mod libraries;
 mod linear;
 mod loss;
+mod lrn;
 mod memory;
 mod norm;
 mod nvrtc;
@@ -74,6 +77,7 @@ pub struct Cuda {
     branching: bool,
     gather: gather::State,
     loss: loss::State,
+    dropout: dropout::State,
     optimizer: optimizer::State,
     /// Whether a graph is being recorded, when nothing may wait for the device.
     capturing: bool,
@@ -104,6 +108,7 @@ impl Cuda {
             Some(_) => Known::default(),
             None => Known::load(probe::identity(&context, blas.version()?)?),
         };
+        let dropout = dropout::State::new(&stream)?;
         let choices = Choices::new(options.algorithm, options.recorded.clone(), known);
         let scratch = implicit::Scratch::new(&stream)?;
         let (loss, optimizer) = (loss::State::new(&stream)?, optimizer::State::new(&stream, storage == "f16")?);
@@ -123,6 +128,7 @@ impl Cuda {
             branching: false,
             gather: gather::State::default(),
             loss,
+            dropout,
             optimizer,
             capturing: false,
         })

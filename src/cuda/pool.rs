@@ -5,8 +5,8 @@ use anyhow::Result;
 use super::Cuda;
 use super::bias::ColumnPass;
 use super::conv::window_args;
-use super::kernels::Arg;
-use crate::ops::{Activation, AvgPool2d, MaxPool2d, MaxPool2dBackward, PoolEpilogue, PoolOps, Span};
+use super::kernels::{Arg, u32_arg};
+use crate::ops::{Activation, AdaptiveAvgPool2d, AvgPool2d, MaxPool2d, MaxPool2dBackward, PoolEpilogue, PoolOps, Span};
 use crate::shape::{Shape, Window};
 
 impl PoolOps for Cuda {
@@ -71,6 +71,40 @@ impl PoolOps for Cuda {
         args.extend(window_args(op.input, shape, op.window)?);
         self.launch("avg_pool_backward", count, &args)
     }
+
+    fn adaptive_avg_pool2d_forward(
+        &mut self,
+        op: &AdaptiveAvgPool2d,
+        batch: usize,
+        input: Span,
+        output: Span,
+    ) -> Result<()> {
+        let count = batch * op.output().len();
+        let input = self.pointer(input.first(batch * op.input.len()))?;
+        let mut args = vec![input, self.pointer(output.first(count))?, Arg::U64(count as u64)];
+        args.extend(adaptive_args(op)?);
+        self.launch("adaptive_avg_pool_forward", count, &args)
+    }
+
+    fn adaptive_avg_pool2d_backward(
+        &mut self,
+        op: &AdaptiveAvgPool2d,
+        batch: usize,
+        d_output: Span,
+        d_input: Span,
+    ) -> Result<()> {
+        let count = batch * op.input.len();
+        let d_output = self.pointer(d_output.first(batch * op.output().len()))?;
+        let mut args = vec![d_output, self.pointer(d_input.first(count))?, Arg::U64(count as u64)];
+        args.extend(adaptive_args(op)?);
+        self.launch("adaptive_avg_pool_backward", count, &args)
+    }
+}
+
+/// Height, width and channels of the input, height and width of the output.
+fn adaptive_args(op: &AdaptiveAvgPool2d) -> Result<Vec<Arg>> {
+    let sizes = [op.input.height, op.input.width, op.input.channels, op.height, op.width];
+    sizes.into_iter().map(u32_arg).collect()
 }
 
 impl Cuda {

@@ -1,8 +1,13 @@
 //! The name table of the networks; each is one small file and one line here.
 
+pub mod alexnet;
+pub mod googlenet;
 mod lenet5;
 pub mod mnist_cnn;
+mod multiscale;
 pub mod resnet;
+pub mod vgg;
+pub mod zfnet;
 
 use anyhow::{Result, bail};
 
@@ -23,6 +28,9 @@ pub struct Model {
     pub classes: usize,
     pub build: Build,
 }
+
+/// The input of networks for ImageNet.
+const IMAGENET: Shape = Shape::new(224, 224, 3);
 
 /// All networks.
 pub const TABLE: &[Model] = &[
@@ -60,6 +68,18 @@ pub const TABLE: &[Model] = &[
     resnet::imagenet("resnet152", "the same of 152 layers", |i, c| {
         resnet::torchvision("resnet152", i, c, Kind::Bottleneck, [3, 8, 36, 3])
     }),
+    multiscale::MODEL,
+    alexnet::MODEL,
+    zfnet::MODEL,
+    vgg::VGG11,
+    vgg::VGG13,
+    vgg::VGG16,
+    vgg::VGG19,
+    vgg::VGG11_BN,
+    vgg::VGG13_BN,
+    vgg::VGG16_BN,
+    vgg::VGG19_BN,
+    googlenet::MODEL,
 ];
 
 /// The model of that name.

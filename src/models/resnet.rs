@@ -87,7 +87,8 @@ impl Resnet {
         stride: usize,
     ) -> Result<NodeId> {
         let (padding, initial) = (kernel / 2, ConvInitial::FanOut);
-        let options = Conv2dOptions { out_channels, kernel, stride, padding, bias: false, initial };
+        let plain = Conv2dOptions::default();
+        let options = Conv2dOptions { out_channels, kernel, stride, padding, bias: false, initial, ..plain };
         let conv = self.builder.conv2d(conv, input, options)?;
         self.builder.batch_norm2d(norm, conv)
     }

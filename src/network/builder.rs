@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{FirstLayer, Initial, Layout, Network, Node, NodeId, Operator, Parameter, RunningStatistics};
-use crate::ops::{Activation, AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Subsample};
+use crate::ops::{Activation, BatchNorm2d, Conv2d, Dropout, Linear, Lrn, Subsample};
 use crate::shape::{Shape, Window};
 
 /// What a convolution needs besides its input; the defaults are PyTorch's.
@@ -13,6 +13,8 @@ pub struct Conv2dOptions {
     pub kernel: usize,
     pub stride: usize,
     pub padding: usize,
+    pub groups: usize,
+    pub dilation: usize,
     pub bias: bool,
     pub initial: ConvInitial,
 }
@@ -29,7 +31,8 @@ pub enum ConvInitial {
 
 impl Default for Conv2dOptions {
     fn default() -> Self {
-        Self { out_channels: 1, kernel: 3, stride: 1, padding: 0, bias: true, initial: ConvInitial::Uniform }
+        let initial = ConvInitial::Uniform;
+        Self { out_channels: 1, kernel: 3, stride: 1, padding: 0, groups: 1, dilation: 1, bias: true, initial }
     }
 }
 
@@ -58,6 +61,7 @@ impl Builder {
             nodes: vec![node],
             parameters: Vec::new(),
             statistics: Vec::new(),
+            auxiliary: Vec::new(),
             first_layer: FirstLayer::default(),
         };
         Self { network, segments: vec![vec![input]] }
@@ -69,11 +73,12 @@ impl Builder {
 
     /// A convolution; `name` is PyTorch's module path.
     pub fn conv2d(&mut self, name: &str, input: NodeId, options: Conv2dOptions) -> Result<NodeId> {
-        let Conv2dOptions { out_channels, kernel, stride, padding, bias, initial } = options;
+        let Conv2dOptions { out_channels, kernel, stride, padding, groups, dilation, bias, initial } = options;
         ensure!(out_channels > 0, "{name}: a convolution needs at least one output channel");
-        let conv = Conv2d { input: self.shape(input), out_channels, window: Window { kernel, stride, padding } };
+        let window = Window { kernel, stride, padding };
+        let conv = Conv2d { input: self.shape(input), out_channels, window, groups, dilation };
         let shape = conv.output().with_context(|| name.to_string())?;
-        let layout = Layout::Conv { out_channels, in_channels: conv.input.channels, kernel };
+        let layout = Layout::Conv { out_channels, in_channels: conv.input.channels / groups, kernel };
         let fan_in = Initial::Uniform { fan_in: conv.patch_len() };
         let initial = match initial {
             ConvInitial::Uniform => fan_in,
@@ -102,6 +107,15 @@ impl Builder {
 
     /// A batch normalisation; `name` is PyTorch's module path.
     pub fn batch_norm2d(&mut self, name: &str, input: NodeId) -> Result<NodeId> {
+        self.batch_norm(name, input, BatchNorm2d::new(self.shape(input)))
+    }
+
+    /// The same with another addend to the variance than PyTorch's default.
+    pub fn batch_norm2d_with(&mut self, name: &str, input: NodeId, epsilon: f32) -> Result<NodeId> {
+        self.batch_norm(name, input, BatchNorm2d { epsilon, ..BatchNorm2d::new(self.shape(input)) })
+    }
+
+    fn batch_norm(&mut self, name: &str, input: NodeId, op: BatchNorm2d) -> Result<NodeId> {
         let shape = self.shape(input);
         let channels = shape.channels;
         let weight = self.parameter(format!("{name}.weight"), Layout::Vector(channels), Initial::Constant(1.0))?;
@@ -110,33 +124,29 @@ impl Builder {
         let offset = statistics.last().map_or(0, |last| last.range().end);
         statistics.push(RunningStatistics { name: name.into(), channels, offset });
         let index = statistics.len() - 1;
-        let operator = Operator::BatchNorm2d(BatchNorm2d::new(shape));
-        let node = self.node(name, operator, vec![input], shape, Some(weight), bias);
+        let node = self.node(name, Operator::BatchNorm2d(op), vec![input], shape, Some(weight), bias);
         self.network.nodes[node].statistics = Some(index);
         self.segments[node] = self.segments[input].clone();
         Ok(node)
     }
 
-    pub fn max_pool2d(&mut self, input: NodeId, window: Window) -> Result<NodeId> {
-        let pool = MaxPool2d { input: self.shape(input), window };
-        let shape = pool.output()?;
-        Ok(self.node("maxpool", Operator::MaxPool2d(pool), vec![input], shape, None, None))
+    /// Local response normalisation over `size` channels, with PyTorch's parameters.
+    pub fn lrn(&mut self, input: NodeId, size: usize, [alpha, beta, k]: [f32; 3]) -> Result<NodeId> {
+        let shape = self.shape(input);
+        let lrn = Lrn { channels: shape.channels, size, alpha, beta, k };
+        lrn.check()?;
+        Ok(self.node("lrn", Operator::Lrn(lrn), vec![input], shape, None, None))
     }
 
-    pub fn avg_pool2d(&mut self, input: NodeId, window: Window) -> Result<NodeId> {
-        let pool = AvgPool2d { input: self.shape(input), window };
-        let shape = pool.output()?;
-        Ok(self.node("avgpool", Operator::AvgPool2d(pool), vec![input], shape, None, None))
-    }
-
-    /// The average of every channel over the whole map, which must be square.
-    pub fn global_avg_pool2d(&mut self, input: NodeId) -> Result<NodeId> {
-        let Shape { height, width, .. } = self.shape(input);
-        ensure!(
-            height == width,
-            "the network's last map is {height}×{width}: it averages only square ones, of square images"
-        );
-        self.avg_pool2d(input, Window { kernel: height, stride: height, padding: 0 })
+    /// Zeroes values with this probability, in training.
+    pub fn dropout(&mut self, input: NodeId, probability: f32) -> Result<NodeId> {
+        ensure!((0.0..1.0).contains(&probability), "dropout of {probability}: it must be at least 0 and below 1");
+        let earlier = self.network.nodes.iter().filter(|node| matches!(node.operator, Operator::Dropout(_))).count();
+        let dropout = Dropout { probability, index: u32::try_from(earlier)? };
+        let (shape, segments) = (self.shape(input), self.segments[input].clone());
+        let node = self.node("dropout", Operator::Dropout(dropout), vec![input], shape, None, None);
+        self.segments[node] = segments;
+        Ok(node)
     }
 
     /// A shortcut without parameters; see [`Subsample`].
@@ -200,6 +210,11 @@ impl Builder {
         Ok(node)
     }
 
+    /// Makes a node's values the logits of a head whose loss, times `weight`, is added to that of the network in training.
+    pub fn auxiliary(&mut self, logits: NodeId, weight: f32) {
+        self.network.auxiliary.push((logits, weight));
+    }
+
     /// The network, whose logits are those of the node added last.
     ///
     /// # Errors
@@ -211,13 +226,20 @@ impl Builder {
         let shape = network.nodes[last].shape;
         ensure!(shape.pixels() == 1, "{}: the logits must be a vector, not {shape}", network.name);
         let consumers = network.consumer_counts();
-        if let Some(dead) = (0..last).find(|&node| consumers[node] == 0) {
+        let is_head = |node| network.auxiliary.iter().any(|&(head, _)| head == node);
+        for &(head, weight) in &network.auxiliary {
+            let (name, logits) = (&network.nodes[head].name, network.nodes[head].shape);
+            ensure!(logits == shape, "{}: {name} gives {logits}, not the {shape} logits of the network", network.name);
+            ensure!(head < last && consumers[head] == 0, "{}: {name} cannot be an auxiliary head", network.name);
+            ensure!(weight.is_finite() && weight >= 0.0, "{}: {name} has the weight {weight}", network.name);
+        }
+        if let Some(dead) = (0..last).find(|&node| consumers[node] == 0 && !is_head(node)) {
             bail!("{}: {} leads nowhere", network.name, network.nodes[dead].name);
         }
         Ok(network)
     }
 
-    fn node(
+    pub(super) fn node(
         &mut self,
         name: &str,
         operator: Operator,
@@ -232,6 +254,17 @@ impl Builder {
         self.network.nodes.push(Node { name, operator, inputs, shape, weight, bias, statistics: None });
         self.segments.push(vec![shape]);
         self.network.nodes.len() - 1
+    }
+
+    /// Has the weight of a convolution or linear layer, and the bias where there is one, begin otherwise than by
+    /// PyTorch's default.
+    pub fn begin_with(&mut self, node: NodeId, weight: Initial, bias: Initial) {
+        let Network { nodes, parameters, .. } = &mut self.network;
+        for (index, initial) in [(nodes[node].weight, weight), (nodes[node].bias, bias)] {
+            if let Some(index) = index {
+                parameters[index].initial = initial;
+            }
+        }
     }
 
     fn bias(&mut self, name: &str, wanted: bool, len: usize, initial: Initial) -> Result<Option<usize>> {

@@ -1,7 +1,7 @@
 //! What there is to say of a network without running it: receptive fields and layer descriptions.
 
 use super::{Network, Node, Operator};
-use crate::shape::Window;
+use crate::shape::{Window, adaptive_window};
 
 /// How far an activation sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +44,19 @@ impl Operator {
     /// The sliding window of a convolution or pooling.
     pub fn window(&self) -> Option<Window> {
         match self {
-            Self::Conv2d(op) => Some(op.window),
+            Self::Conv2d(op) => Some(op.covered_window()),
             Self::MaxPool2d(op) => Some(op.window),
             Self::AvgPool2d(op) => Some(op.window),
             Self::Subsample(op) => Some(Window { kernel: 1, stride: op.stride, padding: 0 }),
+            // Of several sizes the largest.
+            Self::AdaptiveAvgPool2d(op) => {
+                let widest = |inputs, outputs| {
+                    (0..outputs).map(|index| adaptive_window(index, inputs, outputs).len()).max().unwrap_or(0)
+                };
+                let (tall, wide) = (widest(op.input.height, op.height), widest(op.input.width, op.width));
+                let stride = (op.input.height / op.height).max(op.input.width / op.width).max(1);
+                Some(Window { kernel: tall.max(wide), stride, padding: 0 })
+            }
             _ => None,
         }
     }
@@ -57,19 +66,31 @@ impl Operator {
         match self {
             Self::Input => "input".into(),
             Self::Conv2d(op) => {
-                format!("conv {}, {}→{}", describe_window(op.window, 1), op.input.channels, op.out_channels)
+                let mut text =
+                    format!("conv {}, {}→{}", describe_window(op.window, 1), op.input.channels, op.out_channels);
+                for (what, number) in [("groups", op.groups), ("dilation", op.dilation)] {
+                    text += &if number > 1 { format!(" {what} {number}") } else { String::new() };
+                }
+                text
             }
             Self::Linear(op) => format!("linear {}→{}", op.in_features, op.out_features),
             Self::BatchNorm2d(_) => "batch norm".into(),
-            Self::MaxPool2d(op) => format!("max pool {}", describe_window(op.window, op.window.kernel)),
-            Self::AvgPool2d(op) => format!("average pool {}", describe_window(op.window, op.window.kernel)),
+            Self::MaxPool2d(op) => format!("max pool {}", describe_pooling(op.window, op.ceil_mode)),
+            Self::AvgPool2d(op) => format!("average pool {}", describe_pooling(op.window, op.ceil_mode)),
+            Self::AdaptiveAvgPool2d(op) => format!("average pool to {}×{}", op.height, op.width),
+            Self::Lrn(op) => format!("local response norm over {}", op.size),
             Self::Activation(activation) => activation.to_string(),
+            Self::Dropout(op) => format!("dropout {}", op.probability),
             Self::Flatten => "flatten".into(),
             Self::Add => "add".into(),
             Self::Concat => "concat".into(),
             Self::Subsample(op) => format!("shortcut stride {}, {}→{}", op.stride, op.input.channels, op.channels),
         }
     }
+}
+
+fn describe_pooling(window: Window, ceil_mode: bool) -> String {
+    describe_window(window, window.kernel) + if ceil_mode { " rounded up" } else { "" }
 }
 
 fn describe_window(window: Window, usual_stride: usize) -> String {

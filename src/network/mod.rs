@@ -4,6 +4,7 @@ mod builder;
 mod gabor;
 mod inspect;
 mod parameters;
+mod pooling;
 mod statistics;
 
 pub use builder::{Builder, Conv2dOptions, ConvInitial};
@@ -14,7 +15,9 @@ pub use statistics::{RunningStatistics, Statistics, Weights};
 
 use anyhow::Result;
 
-use crate::ops::{Activation, AvgPool2d, BatchNorm2d, Conv2d, Linear, MaxPool2d, Subsample};
+use crate::ops::{
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm2d, Conv2d, Dropout, Linear, Lrn, MaxPool2d, Subsample,
+};
 use crate::shape::Shape;
 
 /// Index of a node; inputs always have smaller ones, so the order of the nodes is a schedule.
@@ -29,7 +32,11 @@ pub enum Operator {
     BatchNorm2d(BatchNorm2d),
     MaxPool2d(MaxPool2d),
     AvgPool2d(AvgPool2d),
+    AdaptiveAvgPool2d(AdaptiveAvgPool2d),
+    Lrn(Lrn),
     Activation(Activation),
+    /// In evaluation a view.
+    Dropout(Dropout),
     /// A view: the same values as a vector.
     Flatten,
     Add,
@@ -63,6 +70,8 @@ pub struct Network {
     pub first_layer: FirstLayer,
     /// Of the batch normalisations: no parameters, but part of the network's state.
     pub statistics: Vec<RunningStatistics>,
+    /// Logits of heads that only help training, and the weights of their losses.
+    pub auxiliary: Vec<(NodeId, f32)>,
 }
 
 impl Network {
@@ -102,18 +111,54 @@ impl Network {
         self
     }
 
+    /// The same with another probability in every dropout; 0 turns them off.
+    pub fn with_dropout(mut self, probability: f32) -> Self {
+        for node in &mut self.nodes {
+            if let Operator::Dropout(dropout) = &mut node.operator {
+                dropout.probability = probability;
+            }
+        }
+        self
+    }
+
     /// How many operators read each node.
     pub fn consumer_counts(&self) -> Vec<usize> {
+        self.consumer_counts_among(&vec![true; self.nodes.len()])
+    }
+
+    /// How many of some operators read each node.
+    pub fn consumer_counts_among(&self, some: &[bool]) -> Vec<usize> {
         let mut counts = vec![0; self.nodes.len()];
-        for &input in self.nodes.iter().flat_map(|node| &node.inputs) {
-            counts[input] += 1;
+        for (node, _) in self.nodes.iter().zip(some).filter(|&(_, &counts)| counts) {
+            node.inputs.iter().for_each(|&input| counts[input] += 1);
         }
         counts
     }
 
-    /// Multiply-adds of a forward pass of one sample, in convolutions and linear layers.
+    /// Which nodes the logits depend on: all that evaluation computes. The others are in auxiliary heads.
+    pub fn evaluated(&self) -> Vec<bool> {
+        let mut needed = vec![false; self.nodes.len()];
+        if let Some(last) = needed.last_mut() {
+            *last = true;
+        }
+        for id in (0..self.nodes.len()).rev().filter(|&id| id > 0) {
+            if needed[id] {
+                self.nodes[id].inputs.iter().for_each(|&input| needed[input] = true);
+            }
+        }
+        needed
+    }
+
+    /// Parameters without those of auxiliary heads.
+    pub fn evaluated_parameter_count(&self) -> usize {
+        let nodes = self.nodes.iter().zip(self.evaluated());
+        nodes.filter(|(_, needed)| *needed).map(|(node, _)| self.node_parameters(node)).sum()
+    }
+
+    /// Multiply-adds of a forward pass of one sample in evaluation, in convolutions and linear layers.
     pub fn multiply_adds(&self) -> Result<u64> {
-        self.nodes.iter().map(Node::multiply_adds).sum()
+        let nodes = self.nodes.iter().zip(self.evaluated());
+        nodes.filter(|(_, needed)| *needed).map(|(node, _)| node.multiply_adds()).sum()
     }
 }
 

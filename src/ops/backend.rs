@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 
-use super::{ActivationOps, BiasOps, ConvOps, GatherOps, JoinOps, LinearOps, LossOps, NormOps, OptimizerOps, PoolOps};
+use super::{
+    ActivationOps, BiasOps, ConvOps, DropoutOps, GatherOps, JoinOps, LinearOps, LossOps, LrnOps, NormOps, OptimizerOps,
+    PoolOps,
+};
 
 /// The flat buffers of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -157,7 +160,19 @@ pub struct LimitSizes {
 
 /// A device with its memory, on which a plan is run. Chosen once; everything below is generic over it.
 pub trait Backend:
-    ConvOps + LinearOps + NormOps + PoolOps + ActivationOps + BiasOps + JoinOps + LossOps + GatherOps + OptimizerOps + Send
+    ConvOps
+    + LinearOps
+    + NormOps
+    + PoolOps
+    + ActivationOps
+    + BiasOps
+    + LrnOps
+    + DropoutOps
+    + JoinOps
+    + LossOps
+    + GatherOps
+    + OptimizerOps
+    + Send
 {
     fn info(&self) -> DeviceInfo;
 

@@ -43,11 +43,22 @@ pub struct LossGradient {
     pub d_logits: Span,
     /// The bias gradient of the layer that made the logits: the column sums of `d_logits`.
     pub d_bias: Option<Span>,
+    /// What of the label is spread over all classes (`CrossEntropyLoss(label_smoothing=…)`), from 0 to below 1.
+    pub smoothing: f32,
+    /// The weight of a head that only helps training, after the main head of the same step; none is the main head.
+    pub auxiliary: Option<f32>,
+}
+
+impl LossGradient {
+    /// The head's part of the total loss.
+    pub fn weight(&self) -> f32 {
+        self.auxiliary.unwrap_or(1.0)
+    }
 }
 
 impl From<Span> for LossGradient {
     fn from(d_logits: Span) -> Self {
-        Self { d_logits, d_bias: None }
+        Self { d_logits, d_bias: None, smoothing: 0.0, auxiliary: None }
     }
 }
 
@@ -55,6 +66,9 @@ impl From<Span> for LossGradient {
 pub trait LossOps {
     /// `loss = mean(logsumexp(logits) − logits[label])`, added to the metrics; with `gradient`, also
     /// `d_logits = (softmax(logits) − onehot(label)) / batch`. `logits` are `[batch][classes]`.
+    ///
+    /// With smoothing ε the label counts `1 − ε` and every class `ε / classes` more. An auxiliary head's loss and gradient
+    /// are multiplied by its weight; its loss is added to that of the step, and nothing else is counted.
     fn softmax_cross_entropy(
         &mut self,
         classes: usize,

@@ -1,4 +1,4 @@
-//! Max and average pooling (`torch.nn.MaxPool2d`, `torch.nn.AvgPool2d`).
+//! Max, average and adaptive average pooling (`torch.nn.MaxPool2d`, `AvgPool2d`, `AdaptiveAvgPool2d`).
 
 use anyhow::{Context, Result, ensure};
 
@@ -10,20 +10,33 @@ use crate::shape::{Shape, Window};
 pub struct MaxPool2d {
     pub input: Shape,
     pub window: Window,
+    /// Whether a last window may reach beyond the padding; see [`Window::positions_rounded_up`].
+    pub ceil_mode: bool,
 }
 
-/// Average pooling over the whole window, padding included (PyTorch's `count_include_pad=True`).
+/// Average pooling over the whole window, padding included (PyTorch's `count_include_pad=True`); what of a window is
+/// beyond the padding does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AvgPool2d {
     pub input: Shape,
     pub window: Window,
+    /// As in [`MaxPool2d`].
+    pub ceil_mode: bool,
+}
+
+/// Average pooling to a given height and width; for the windows see [`crate::shape::adaptive_window`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AdaptiveAvgPool2d {
+    pub input: Shape,
+    pub height: usize,
+    pub width: usize,
 }
 
 impl MaxPool2d {
     /// # Errors
     /// Where the window does not fit, or the padding is more than half of it (a window could then hold padding alone).
     pub fn output(&self) -> Result<Shape> {
-        pooled(self.input, self.window)
+        pooled(self.input, self.window, self.ceil_mode)
     }
 }
 
@@ -31,18 +44,33 @@ impl AvgPool2d {
     /// # Errors
     /// As [`MaxPool2d::output`].
     pub fn output(&self) -> Result<Shape> {
-        pooled(self.input, self.window)
+        pooled(self.input, self.window, self.ceil_mode)
+    }
+
+    /// Values that the mean at output `(y, x)` divides by.
+    pub fn divisor(&self, y: usize, x: usize) -> f32 {
+        let Window { kernel, stride, padding } = self.window;
+        let along = |index: usize, size: usize| kernel.min(size + 2 * padding - index * stride);
+        (along(y, self.input.height) * along(x, self.input.width)) as f32
     }
 }
 
-fn pooled(input: Shape, window: Window) -> Result<Shape> {
+impl AdaptiveAvgPool2d {
+    pub fn output(&self) -> Shape {
+        Shape::new(self.height, self.width, self.input.channels)
+    }
+}
+
+fn pooled(input: Shape, window: Window, ceil_mode: bool) -> Result<Shape> {
     ensure!(
         window.padding <= window.kernel / 2,
         "pooling's padding {} is more than half of its kernel {}",
         window.padding,
         window.kernel
     );
-    let (height, width) = window.output(input).with_context(|| format!("pooling over {input}"))?;
+    let along = |size| if ceil_mode { window.positions_rounded_up(size) } else { window.positions(size) };
+    let sizes = along(input.height).and_then(|height| Ok((height, along(input.width)?)));
+    let (height, width) = sizes.with_context(|| format!("pooling over {input}"))?;
     Ok(Shape::new(height, width, input.channels))
 }
 
@@ -95,4 +123,20 @@ pub trait PoolOps {
     fn avg_pool2d_forward(&mut self, op: &AvgPool2d, batch: usize, input: Span, output: Span) -> Result<()>;
 
     fn avg_pool2d_backward(&mut self, op: &AvgPool2d, batch: usize, d_output: Span, d_input: Span) -> Result<()>;
+
+    fn adaptive_avg_pool2d_forward(
+        &mut self,
+        op: &AdaptiveAvgPool2d,
+        batch: usize,
+        input: Span,
+        output: Span,
+    ) -> Result<()>;
+
+    fn adaptive_avg_pool2d_backward(
+        &mut self,
+        op: &AdaptiveAvgPool2d,
+        batch: usize,
+        d_output: Span,
+        d_input: Span,
+    ) -> Result<()>;
 }

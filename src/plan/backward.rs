@@ -4,7 +4,7 @@
 use super::schedule::Scheduler;
 use super::{StepKind, ValueId};
 use crate::network::{Node, NodeId, Operator};
-use crate::ops::{Activation, BatchNorm2d, ChannelCopy, GradientEpilogue, Region, Span};
+use crate::ops::{Activation, BatchNorm2d, ChannelCopy, GradientEpilogue, Region};
 
 impl Scheduler<'_> {
     /// The buffer of a node's gradient, made at its first use.
@@ -42,12 +42,48 @@ impl Scheduler<'_> {
                     epilogue,
                 });
             }
-            Operator::AvgPool2d(op) => self.contribute(node, node.inputs[0], &[d_output], |d_input| {
-                StepKind::AvgPool2dBackward { op, d_output, d_input }
+            Operator::AvgPool2d(_)
+            | Operator::AdaptiveAvgPool2d(_)
+            | Operator::Lrn(_)
+            | Operator::Dropout(_)
+            | Operator::Subsample(_)
+            | Operator::Activation(_) => self.unary_backward(node, d_output, output),
+            Operator::Add => {
+                for &input in &node.inputs {
+                    self.contribute_copy(node, input, d_output);
+                }
+            }
+            Operator::Concat => self.concat_backward(node, d_output),
+        }
+    }
+
+    /// Of operators with one input and no parameters.
+    fn unary_backward(&mut self, node: &Node, d_output: ValueId, output: ValueId) {
+        let (source, len) = (node.inputs[0], node.shape.len());
+        match node.operator {
+            Operator::AvgPool2d(op) => self
+                .contribute(node, source, &[d_output], |d_input| StepKind::AvgPool2dBackward { op, d_output, d_input }),
+            Operator::AdaptiveAvgPool2d(op) => self.contribute(node, source, &[d_output], |d_input| {
+                StepKind::AdaptiveAvgPool2dBackward { op, d_output, d_input }
+            }),
+            Operator::Lrn(op) => {
+                let (rows, input) = (node.shape.pixels(), self.output(source));
+                self.contribute(node, source, &[input, d_output], |d_input| StepKind::LrnBackward {
+                    op,
+                    rows,
+                    input,
+                    d_output,
+                    d_input,
+                });
+            }
+            Operator::Dropout(op) => self.contribute(node, source, &[d_output], |d_input| StepKind::Dropout {
+                op,
+                len,
+                input: d_output,
+                output: d_input,
             }),
             Operator::Activation(op) => {
-                let len = node.shape.len();
-                self.contribute(node, node.inputs[0], &[output, d_output], |d_input| StepKind::ActivationBackward {
+                self.contribute(node, source, &[output, d_output], |d_input| StepKind::ActivationBackward {
                     op,
                     len,
                     output,
@@ -55,15 +91,9 @@ impl Scheduler<'_> {
                     d_input,
                 });
             }
-            Operator::Add => {
-                for &input in &node.inputs {
-                    self.contribute_copy(node, input, d_output);
-                }
-            }
-            Operator::Subsample(op) => self.contribute(node, node.inputs[0], &[d_output], |d_input| {
-                StepKind::SubsampleBackward { op, d_output, d_input }
-            }),
-            Operator::Concat => self.concat_backward(node, d_output),
+            Operator::Subsample(op) => self
+                .contribute(node, source, &[d_output], |d_input| StepKind::SubsampleBackward { op, d_output, d_input }),
+            _ => {}
         }
     }
 
@@ -157,16 +187,14 @@ impl Scheduler<'_> {
         }
     }
 
-    /// The bias gradient of the layer that makes the logits, where the loss can sum it: no activation comes between.
-    pub(super) fn logits_bias(&mut self) -> Option<Span> {
-        let producer = self.fusion.root[self.network.nodes.len() - 1];
-        let node = &self.network.nodes[producer];
-        let is_layer = matches!(node.operator, Operator::Conv2d(_) | Operator::Linear(_));
-        let sums = is_layer && node.shape.pixels() == 1 && self.fusion.epilogue[producer] == Activation::Identity;
-        let d_bias =
-            self.parameter(node.bias, Region::Gradients).filter(|_| sums && self.fusion.pool[producer].is_none());
-        self.fused_backward[producer] |= d_bias.is_some();
-        d_bias
+    /// Ends the step that the masks belong to, where there are any.
+    pub(super) fn end_dropout(&mut self) {
+        let network = self.network;
+        if let Some(node) =
+            network.nodes.iter().find(|node| matches!(node.operator, Operator::Dropout(op) if op.probability > 0.0))
+        {
+            self.emit(node, "step", &[], StepKind::NextDropoutStep);
+        }
     }
 
     /// What is left to do for the layer that made `input` once its gradient is there, given to the operator that writes

@@ -60,20 +60,38 @@ impl StepKind {
             Self::MaxPool2dBackward { d_output, argmax, d_input, ref epilogue, .. } => {
                 Cost::new(len(d_output), elements(&[d_output, argmax, d_input]) + read_by(epilogue))
             }
-            Self::AvgPool2dForward { ref op, input, output } => {
-                Cost::new(op.window.kernel * op.window.kernel * len(output), elements(&[input, output]))
+            Self::AvgPool2dForward { ref op, input: all, output: means }
+            | Self::AvgPool2dBackward { ref op, d_input: all, d_output: means } => {
+                Cost::new(op.window.kernel * op.window.kernel * len(means), elements(&[all, means]))
             }
-            Self::AvgPool2dBackward { ref op, d_output, d_input } => {
-                Cost::new(op.window.kernel * op.window.kernel * len(d_output), elements(&[d_output, d_input]))
+            Self::AdaptiveAvgPool2dForward { input: all, output: means, .. }
+            | Self::AdaptiveAvgPool2dBackward { d_input: all, d_output: means, .. } => {
+                Cost::new(len(all), elements(&[all, means]))
             }
-            Self::ActivationForward { len, .. } => Cost::new(batch * len, 2 * batch * len),
-            Self::ActivationBackward { len, .. } => Cost::new(batch * len, 3 * batch * len),
-            Self::AddForward { len, .. } | Self::Accumulate { len, .. } => Cost::new(batch * len, 3 * batch * len),
+            // Squares, their sum and a power; backward about twice that.
+            Self::LrnForward { ref op, input, output, .. } => {
+                Cost::new((op.size + 4) * len(output), elements(&[input, output]))
+            }
+            Self::LrnBackward { ref op, input, d_output, d_input, .. } => {
+                Cost::new((2 * op.size + 8) * len(d_input), elements(&[input, d_output, d_input]))
+            }
             Self::SubsampleForward { output: written, .. } | Self::SubsampleBackward { d_input: written, .. } => {
                 Cost::new(0, 2 * len(written))
             }
+            _ => self.elementwise_cost(batch),
+        }
+    }
+
+    /// Of steps that read and write each value once.
+    fn elementwise_cost(&self, batch: usize) -> Cost {
+        match *self {
+            Self::Dropout { len, .. } => Cost::new(batch * len, 2 * batch * len),
+            Self::ActivationForward { len, .. } => Cost::new(batch * len, 2 * batch * len),
+            Self::ActivationBackward { len, .. } => Cost::new(batch * len, 3 * batch * len),
+            Self::AddForward { len, .. } | Self::Accumulate { len, .. } => Cost::new(batch * len, 3 * batch * len),
             Self::Copy { len, .. } => Cost::new(0, 2 * batch * len),
             Self::CopyChannels { ref op, .. } => Cost::new(0, 2 * batch * op.pixels * op.channels),
+            _ => Cost::default(),
         }
     }
 

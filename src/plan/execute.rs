@@ -39,6 +39,9 @@ fn train_step_as<B: Backend>(
         backend.gather_normalise(Subset::Train, batch, plan.input)?;
         run_steps(backend, plan, &plan.forward, batch)?;
         backend.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.loss_gradient)?;
+        for &(logits, gradient) in &plan.auxiliary {
+            backend.softmax_cross_entropy(plan.classes, batch, logits, Some(gradient))?;
+        }
         run_backward(backend, plan, batch)?;
         backend.sgd_step(sgd)
     })
@@ -167,6 +170,20 @@ pub(super) fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind
         StepKind::AvgPool2dBackward { ref op, d_output, d_input } => {
             backend.avg_pool2d_backward(op, n, at(d_output), at(d_input))
         }
+        StepKind::AdaptiveAvgPool2dForward { ref op, input, output } => {
+            backend.adaptive_avg_pool2d_forward(op, n, at(input), at(output))
+        }
+        StepKind::AdaptiveAvgPool2dBackward { ref op, d_output, d_input } => {
+            backend.adaptive_avg_pool2d_backward(op, n, at(d_output), at(d_input))
+        }
+        StepKind::LrnForward { ref op, rows, input, output } => {
+            backend.lrn_forward(op, n * rows, at(input), at(output))
+        }
+        StepKind::LrnBackward { ref op, rows, input, d_output, d_input } => {
+            backend.lrn_backward(op, n * rows, at(input), at(d_output), at(d_input))
+        }
+        StepKind::Dropout { ref op, len, input, output } => backend.dropout(op, n * len, at(input), at(output)),
+        StepKind::NextDropoutStep => backend.next_dropout_step(),
         StepKind::ActivationForward { op, len, input, output } => {
             backend.activation_forward(op, n * len, at(input), at(output))
         }

@@ -1,5 +1,6 @@
 //! Which activations, sums and poolings are done by the operator before them, and which nodes are but views.
 
+use super::Mode;
 use crate::network::{Network, NodeId, Operator};
 use crate::ops::{Activation, MaxPool2d};
 
@@ -29,8 +30,8 @@ impl Fusion {
 /// Fuses an activation into the convolution, linear layer or batch normalisation before it, a sum into the later of its
 /// terms where that is a batch normalisation, and a max pooling into the convolution before it, where nothing else reads
 /// the value between.
-pub(super) fn fuse(network: &Network) -> Fusion {
-    let consumers = network.consumer_counts();
+pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
+    let consumers = network.consumer_counts_among(live);
     let count = network.nodes.len();
     let mut fusion = Fusion {
         root: (0..count).collect(),
@@ -42,7 +43,8 @@ pub(super) fn fuse(network: &Network) -> Fusion {
     };
     for (id, node) in network.nodes.iter().enumerate() {
         match node.operator {
-            Operator::Flatten => {
+            Operator::Dropout(op) if mode == Mode::Training && op.probability > 0.0 => {}
+            Operator::Flatten | Operator::Dropout(_) => {
                 fusion.root[id] = fusion.root[node.inputs[0]];
                 fusion.absorbed[id] = true;
             }
@@ -72,11 +74,11 @@ pub(super) fn fuse(network: &Network) -> Fusion {
             }
             _ => {}
         }
-        if !fusion.absorbed[id] {
+        if !fusion.absorbed[id] && live[id] {
             node.inputs.iter().for_each(|&input| fusion.readers[fusion.root[input]] += 1);
         }
     }
-    for (id, node) in network.nodes.iter().enumerate() {
+    for (id, node) in network.nodes.iter().enumerate().filter(|&(id, _)| live[id]) {
         let Operator::MaxPool2d(op) = node.operator else { continue };
         let producer = fusion.root[node.inputs[0]];
         if matches!(network.nodes[producer].operator, Operator::Conv2d(_)) && fusion.has_one_reader(producer) {

@@ -2,8 +2,10 @@
 
 mod backward;
 mod cost;
+mod describe;
 mod execute;
 mod fusion;
+mod heads;
 mod memory;
 mod parts;
 mod schedule;
@@ -45,6 +47,8 @@ pub struct Plan {
     pub logits: Span,
     /// Where training begins to go back.
     pub loss_gradient: Option<LossGradient>,
+    /// Logits of heads that only help training, and where it begins to go back from them.
+    pub auxiliary: Vec<(Span, LossGradient)>,
     pub classes: usize,
     /// Floats of all parameters.
     pub parameter_count: usize,
@@ -61,6 +65,12 @@ impl Plan {
     /// Plans `network` for batches of up to `max_batch`.
     pub fn new(network: &Network, mode: Mode, max_batch: usize) -> Result<Self> {
         schedule::schedule(network, mode, max_batch)
+    }
+
+    /// Spreads this much of every label over all classes, in training.
+    pub fn smooth_labels(&mut self, smoothing: f32) {
+        let auxiliary = self.auxiliary.iter_mut().map(|(_, gradient)| gradient);
+        self.loss_gradient.iter_mut().chain(auxiliary).for_each(|gradient| gradient.smoothing = smoothing);
     }
 
     /// Where a buffer lies.

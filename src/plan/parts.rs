@@ -39,6 +39,11 @@ pub fn each_part<B: Backend>(
     visit(backend, alone("loss", loss_cost(plan, batch)), &mut |b| {
         b.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.loss_gradient)
     })?;
+    for &(logits, gradient) in &plan.auxiliary {
+        visit(backend, alone("auxiliary loss", loss_cost(plan, batch)), &mut |b| {
+            b.softmax_cross_entropy(plan.classes, batch, logits, Some(gradient))
+        })?;
+    }
     for step in &plan.backward {
         let part = Part { label: &step.label, cost: step.kind.cost(plan, batch), step: Some(step) };
         visit(backend, part, &mut |b| run_step(b, plan, &step.kind, batch)).with_context(|| step.label.clone())?;

@@ -6,31 +6,37 @@ use super::fusion::{Fusion, fuse};
 use super::memory::{Lifetime, assign};
 use super::{Mode, Plan, Step, StepKind, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
-use crate::ops::{BatchNorm2d, ChannelCopy, LossGradient, PoolEpilogue, Region, Span};
+use crate::ops::{BatchNorm2d, ChannelCopy, PoolEpilogue, Region, Span};
 
 /// Plans `network`; see [`Plan::new`].
 pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
     ensure!(max_batch > 0, "a batch needs at least one sample");
     let mut scheduler = Scheduler::new(network, mode);
-    for id in 0..network.nodes.len() {
+    for id in (0..network.nodes.len()).filter(|&id| scheduler.live[id]).collect::<Vec<_>>() {
         scheduler.forward(id);
     }
     let forward = std::mem::take(&mut scheduler.steps);
     let logits = scheduler.output(network.nodes.len() - 1);
     scheduler.clock += 1; // the loss reads the logits
     scheduler.touch(logits);
-    let mut d_logits = None;
+    let mut heads = Vec::new();
     if mode == Mode::Training {
-        let d_output = scheduler.gradient(network.nodes.len() - 1);
-        scheduler.touch(d_output);
-        d_logits = Some((d_output, scheduler.logits_bias()));
+        let main = (network.nodes.len() - 1, None);
+        for (node, auxiliary) in
+            [main].into_iter().chain(network.auxiliary.iter().map(|&(id, weight)| (id, Some(weight))))
+        {
+            heads.push(scheduler.head(node, auxiliary));
+        }
         for id in (0..network.nodes.len()).rev() {
             scheduler.backward(id);
         }
+        scheduler.end_dropout();
         scheduler.touch(logits); // whoever looks at the logits does so after the step
     }
     let input = scheduler.output(0);
     let (spans, arena_len, indices_len) = scheduler.place(max_batch);
+    let mut heads = heads.into_iter().map(|head| head.placed(&spans));
+    let loss_gradient = heads.next().map(|(_, gradient)| gradient);
     Ok(Plan {
         mode,
         max_batch,
@@ -38,7 +44,8 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
         backward: scheduler.steps,
         input: spans[input],
         logits: spans[logits],
-        loss_gradient: d_logits.map(|(value, d_bias)| LossGradient { d_logits: spans[value], d_bias }),
+        loss_gradient,
+        auxiliary: heads.collect(),
         classes: network.classes(),
         parameter_count: network.parameter_count(),
         statistics_len: network.statistics_len(),
@@ -53,7 +60,7 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
 /// Elements of a convolution's im2col of one sample; none where it needs none.
 fn sample_columns(node: &Node) -> usize {
     match node.operator {
-        Operator::Conv2d(conv) if !conv.is_pointwise() => node.shape.pixels() * conv.patch_len(),
+        Operator::Conv2d(conv) if conv.is_plain() && !conv.is_pointwise() => node.shape.pixels() * conv.patch_len(),
         _ => 0,
     }
 }
@@ -63,6 +70,8 @@ pub(super) struct Scheduler<'a> {
     pub(super) mode: Mode,
     pub(super) fusion: Fusion,
     /// Whether a parameter lies at or before a node, so that a gradient has somewhere to go.
+    /// What is computed: all in training, without auxiliary heads in evaluation.
+    live: Vec<bool>,
     pub(super) needs_gradient: Vec<bool>,
     pub(super) steps: Vec<Step>,
     pub(super) clock: usize,
@@ -85,10 +94,15 @@ impl<'a> Scheduler<'a> {
             let own = node.weight.is_some_and(|weight| !network.is_frozen(weight)) || node.bias.is_some();
             needs_gradient[id] = own || node.inputs.iter().any(|&input| needs_gradient[input]);
         }
+        let live = match mode {
+            Mode::Training => vec![true; count],
+            Mode::Inference => network.evaluated(),
+        };
         let mut scheduler = Self {
             network,
             mode,
-            fusion: fuse(network),
+            fusion: fuse(network, mode, &live),
+            live,
             needs_gradient,
             steps: Vec::new(),
             clock: 0,
@@ -186,6 +200,9 @@ impl<'a> Scheduler<'a> {
             Operator::BatchNorm2d(op) => return self.batch_norm_forward(id, op, input),
             Operator::MaxPool2d(op) => StepKind::MaxPool2dForward { op, input, output, argmax: self.argmax(id) },
             Operator::AvgPool2d(op) => StepKind::AvgPool2dForward { op, input, output },
+            Operator::AdaptiveAvgPool2d(op) => StepKind::AdaptiveAvgPool2dForward { op, input, output },
+            Operator::Lrn(op) => StepKind::LrnForward { op, rows: node.shape.pixels(), input, output },
+            Operator::Dropout(op) => StepKind::Dropout { op, len, input, output },
             Operator::Activation(op) => StepKind::ActivationForward { op, len, input, output },
             Operator::Add => StepKind::AddForward { len, a: input, b: inputs[1], output },
             Operator::Subsample(op) => StepKind::SubsampleForward { op, input, output },

@@ -2,8 +2,8 @@
 
 use super::ValueId;
 use crate::ops::{
-    Activation, AvgPool2d, BatchNorm2d, ChannelCopy, Conv2d, GradientEpilogue, Linear, MaxPool2d, PoolEpilogue, Span,
-    Subsample,
+    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm2d, ChannelCopy, Conv2d, Dropout, GradientEpilogue, Linear, Lrn,
+    MaxPool2d, PoolEpilogue, Span, Subsample,
 };
 
 /// One call of a backend.
@@ -116,6 +116,38 @@ pub enum StepKind {
         d_output: ValueId,
         d_input: ValueId,
     },
+    AdaptiveAvgPool2dForward {
+        op: AdaptiveAvgPool2d,
+        input: ValueId,
+        output: ValueId,
+    },
+    AdaptiveAvgPool2dBackward {
+        op: AdaptiveAvgPool2d,
+        d_output: ValueId,
+        d_input: ValueId,
+    },
+    LrnForward {
+        op: Lrn,
+        rows: usize,
+        input: ValueId,
+        output: ValueId,
+    },
+    LrnBackward {
+        op: Lrn,
+        rows: usize,
+        input: ValueId,
+        d_output: ValueId,
+        d_input: ValueId,
+    },
+    /// Forward, and of gradients backward.
+    Dropout {
+        op: Dropout,
+        len: usize,
+        input: ValueId,
+        output: ValueId,
+    },
+    /// The end of the step that masks belong to.
+    NextDropoutStep,
     ActivationForward {
         op: Activation,
         len: usize,
@@ -163,57 +195,6 @@ pub enum StepKind {
 }
 
 impl StepKind {
-    /// What is computed, with all that is fused into it.
-    pub fn describe(&self) -> String {
-        let ended = |what: &str, activation: Activation, bias: bool| {
-            let mut text = what.to_string();
-            text += if bias { " + bias" } else { "" };
-            match activation {
-                Activation::Identity => text,
-                other => format!("{text} + {other}"),
-            }
-        };
-        let back = |what: &str, epilogue: &Option<GradientEpilogue<ValueId>>| match epilogue {
-            Some(GradientEpilogue { activation, d_bias, .. }) => {
-                ended(what, *activation, false) + if d_bias.is_some() { " + bias gradient" } else { "" }
-            }
-            None => what.to_string(),
-        };
-        match self {
-            Self::Conv2dForward { activation, bias, pool, .. } => {
-                let convolution = ended("convolution", *activation, bias.is_some());
-                if pool.is_some() { convolution + " + max pooling" } else { convolution }
-            }
-            Self::LinearForward { activation, bias, .. } => ended("product", *activation, bias.is_some()),
-            Self::Conv2dBackwardWeight { .. } | Self::LinearBackwardWeight { .. } => "weight gradient".into(),
-            Self::Conv2dBackwardInput { epilogue, .. } | Self::LinearBackwardInput { epilogue, .. } => {
-                back("input gradient", epilogue)
-            }
-            Self::BiasActivationBackward { activation, d_bias, .. } => match (activation, d_bias) {
-                (Activation::Identity, _) => "bias gradient".into(),
-                (activation, None) => format!("gradient of {activation}"),
-                (activation, Some(_)) => format!("gradient of {activation} + bias gradient"),
-            },
-            Self::BatchNorm2dForward { activation, residual, .. } => {
-                let added = if residual.is_some() { "batch norm + sum" } else { "batch norm" };
-                ended(added, *activation, false)
-            }
-            Self::BatchNorm2dBackward { activation, .. } => ended("gradients of batch norm", *activation, false),
-            Self::MaxPool2dForward { .. } => "max pooling".into(),
-            Self::MaxPool2dBackward { epilogue, .. } => back("gradient of max pooling", epilogue),
-            Self::AvgPool2dForward { .. } => "average pooling".into(),
-            Self::AvgPool2dBackward { .. } => "gradient of average pooling".into(),
-            Self::ActivationForward { op, .. } => op.to_string(),
-            Self::ActivationBackward { op, .. } => format!("gradient of {op}"),
-            Self::AddForward { .. } => "sum".into(),
-            Self::Accumulate { .. } => "sum of gradients".into(),
-            Self::Copy { .. } => "copy".into(),
-            Self::CopyChannels { .. } => "copy of channels".into(),
-            Self::SubsampleForward { .. } => "shortcut".into(),
-            Self::SubsampleBackward { .. } => "gradient of the shortcut".into(),
-        }
-    }
-
     /// Whether it may run beside what follows it, up to the next one.
     pub fn is_weight_gradient(&self) -> bool {
         matches!(self, Self::Conv2dBackwardWeight { .. } | Self::LinearBackwardWeight { .. })
@@ -232,6 +213,9 @@ impl StepKind {
             Self::LinearForward { input, output, .. }
             | Self::AvgPool2dForward { input, output, .. }
             | Self::SubsampleForward { input, output, .. }
+            | Self::AdaptiveAvgPool2dForward { input, output, .. }
+            | Self::LrnForward { input, output, .. }
+            | Self::Dropout { input, output, .. }
             | Self::ActivationForward { input, output, .. } => (vec![input], vec![output]),
             Self::Conv2dBackwardWeight { input, d_output, .. } | Self::LinearBackwardWeight { input, d_output, .. } => {
                 (vec![input, d_output], Vec::new())
@@ -254,9 +238,11 @@ impl StepKind {
             Self::MaxPool2dForward { input, output, argmax, .. } => {
                 (vec![input], std::iter::once(output).chain(argmax).collect())
             }
-            Self::AvgPool2dBackward { d_output, d_input, .. } | Self::SubsampleBackward { d_output, d_input, .. } => {
-                (vec![d_output], vec![d_input])
-            }
+            Self::AvgPool2dBackward { d_output, d_input, .. }
+            | Self::SubsampleBackward { d_output, d_input, .. }
+            | Self::AdaptiveAvgPool2dBackward { d_output, d_input, .. } => (vec![d_output], vec![d_input]),
+            Self::LrnBackward { input, d_output, d_input, .. } => (vec![input, d_output], vec![d_input]),
+            Self::NextDropoutStep => (Vec::new(), Vec::new()),
             Self::ActivationBackward { output, d_output, d_input, .. } => (vec![output, d_output], vec![d_input]),
             Self::AddForward { a, b, output, .. } => (vec![a, b], vec![output]),
             Self::Accumulate { term, sum, .. } => (vec![term, sum], vec![sum]),

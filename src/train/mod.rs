@@ -26,6 +26,8 @@ pub struct Hyperparameters {
     pub sgd: Sgd,
     /// Random changes to training images.
     pub augmentation: Augmentation,
+    /// What of a label is spread over all classes, in training alone.
+    pub label_smoothing: f32,
     pub seed: u64,
     pub shuffle: bool,
     /// Ends the run after that many optimiser steps in all.
@@ -72,7 +74,8 @@ impl<B: Backend> Trainer<B> {
             dataset.classes.len()
         );
         let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
-        let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
+        let mut plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
+        plan.smooth_labels(hyper.label_smoothing);
         let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
         check_last_batch(&network, train_count % plan.max_batch)?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
@@ -237,6 +240,7 @@ impl<B: Backend> Trainer<B> {
         let left = done..done + steps - step_in_epoch;
         let rates: Vec<f32> = left.map(|step| self.hyper.learning_rate.at(step, steps, self.hyper.epochs)).collect();
         self.backend.set_learning_rates(&rates)?;
+        self.backend.set_dropout_step(self.hyper.seed, done)?;
         if step_in_epoch == 0 {
             self.earlier_seconds = 0.0;
             self.backend.set_metrics(Metrics::default())?;

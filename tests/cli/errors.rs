@@ -22,6 +22,8 @@ fn values_out_of_range_are_usage_errors() {
         ("--threads", "0"),
         ("--threads", "1000000"),
         ("--momentum", "1"),
+        ("--dropout", "1"),
+        ("--label-smoothing", "-0.1"),
         ("--momentum", "nan"),
         ("--weight-decay", "-0.1"),
         ("--schedule", "linear"),

@@ -84,6 +84,25 @@ fn summary_lists_models_and_shows_one() {
 }
 
 #[test]
+fn summary_tells_what_a_batch_takes() {
+    let memory = |batch: &str| {
+        let text = succeed(["summary", "--model", "alexnet", "--json", "--batch-size", batch]).stdout;
+        json(&text)["memory"].clone()
+    };
+    let [one, eight] = [memory("1"), memory("8")];
+    let number = |memory: &Value, key: &str| memory[key].as_f64().expect(key);
+    // Parameters and their gradients, in fp32.
+    assert!((number(&one, "parameters_mb") - 2.0 * 4.0 * 61.100_840).abs() < 1e-6);
+    let growth = number(&eight, "activations_mb") / number(&one, "activations_mb");
+    assert!((7.9..=8.1).contains(&growth), "{one} {eight}");
+    assert!(number(&eight, "evaluation_mb") < number(&eight, "parameters_mb") / 2.0 + number(&eight, "activations_mb"));
+    let text = succeed(["summary", "--model", "alexnet"]).stdout;
+    for word in ["61,100,840 parameters", "dropout 0.5", "memory at batch 64", "67×67"] {
+        assert!(text.contains(word), "{word:?} is missing from: {text}");
+    }
+}
+
+#[test]
 fn summary_shows_the_plan_without_a_device() {
     let text = succeed(["summary", "--plan"]).stdout;
     for word in ["layer2.0 forward", "bias + ReLU + max pooling", "max_pool_backward", "nodes in the graph"] {

@@ -3,6 +3,7 @@
 mod convolution;
 mod direct;
 mod elementwise;
+mod grouped;
 mod loss;
 mod optimizer;
 mod pooling;

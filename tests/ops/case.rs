@@ -1,8 +1,8 @@
 //! One operator call, forward and backward, as a value that any backend can run.
 
 use cnn_cuda::ops::{
-    Activation, AvgPool2d, Backend, BatchNorm2d, ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight,
-    Conv2dForward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, MaxPool2d, MaxPool2dBackward,
+    Activation, AdaptiveAvgPool2d, AvgPool2d, Backend, BatchNorm2d, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight,
+    Conv2dForward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Lrn, MaxPool2d, MaxPool2dBackward,
     Region, Subsample,
 };
 use cnn_cuda::shape::{Shape, Window};
@@ -39,6 +39,14 @@ pub enum Case {
         op: AvgPool2d,
         batch: usize,
     },
+    AdaptiveAvgPool2d {
+        op: AdaptiveAvgPool2d,
+        batch: usize,
+    },
+    Lrn {
+        op: Lrn,
+        rows: usize,
+    },
     Activation {
         op: Activation,
         len: usize,
@@ -67,16 +75,25 @@ pub struct Results {
 
 /// A convolution in one line: input height, width, channels; output channels; kernel, stride, padding.
 pub fn conv(input: [usize; 3], out_channels: usize, window: [usize; 3], batch: usize) -> Case {
-    let op = Conv2d { input: shape(input), out_channels, window: self::window(window) };
+    let op = Conv2d::new(shape(input), out_channels, self::window(window));
     Case::Conv2d { op, activation: Activation::Identity, batch }
 }
 
 pub fn max_pool(input: [usize; 3], window: [usize; 3], batch: usize) -> Case {
-    Case::MaxPool2d { op: MaxPool2d { input: shape(input), window: self::window(window) }, batch }
+    Case::MaxPool2d { op: MaxPool2d { input: shape(input), window: self::window(window), ceil_mode: false }, batch }
 }
 
 pub fn avg_pool(input: [usize; 3], window: [usize; 3], batch: usize) -> Case {
-    Case::AvgPool2d { op: AvgPool2d { input: shape(input), window: self::window(window) }, batch }
+    Case::AvgPool2d { op: AvgPool2d { input: shape(input), window: self::window(window), ceil_mode: false }, batch }
+}
+
+pub fn adaptive_avg_pool(input: [usize; 3], [height, width]: [usize; 2], batch: usize) -> Case {
+    Case::AdaptiveAvgPool2d { op: AdaptiveAvgPool2d { input: shape(input), height, width }, batch }
+}
+
+/// Local response normalisation: rows and channels, size, and α, β, k.
+pub fn lrn([rows, channels]: [usize; 2], size: usize, [alpha, beta, k]: [f32; 3]) -> Case {
+    Case::Lrn { op: Lrn { channels, size, alpha, beta, k }, rows }
 }
 
 pub fn linear(in_features: usize, out_features: usize, batch: usize) -> Case {
@@ -101,6 +118,25 @@ impl Case {
         }
     }
 
+    /// A convolution in so many groups, with so many pixels from one value of the kernel to the next.
+    pub fn grouped(self, groups: usize, dilation: usize) -> Self {
+        match self {
+            Self::Conv2d { op, activation, batch } => {
+                Self::Conv2d { op: Conv2d { groups, dilation, ..op }, activation, batch }
+            }
+            other => panic!("{other:?} has no groups"),
+        }
+    }
+
+    /// A pooling whose last window may reach beyond the padding.
+    pub fn rounded_up(self) -> Self {
+        match self {
+            Self::MaxPool2d { op, batch } => Self::MaxPool2d { op: MaxPool2d { ceil_mode: true, ..op }, batch },
+            Self::AvgPool2d { op, batch } => Self::AvgPool2d { op: AvgPool2d { ceil_mode: true, ..op }, batch },
+            other => panic!("{other:?} is no pooling"),
+        }
+    }
+
     /// Lengths of the inputs.
     pub fn input_lens(&self) -> Vec<usize> {
         match self {
@@ -113,6 +149,8 @@ impl Case {
             Self::MaxPool2d { op, batch } => vec![batch * op.input.len()],
             Self::AvgPool2d { op, batch } => vec![batch * op.input.len()],
             Self::Subsample { op, batch } => vec![batch * op.input.len()],
+            Self::AdaptiveAvgPool2d { op, batch } => vec![batch * op.input.len()],
+            Self::Lrn { op, rows } => vec![rows * op.channels],
             Self::Activation { len, .. } => vec![*len],
             Self::Add { len } => vec![*len, *len],
             Self::Concat { pixels, channels, batch } => channels.iter().map(|c| batch * pixels * c).collect(),
@@ -132,7 +170,9 @@ impl Case {
             Self::BatchNorm2d { op, activation, batch, .. } => {
                 super::norm::run(lab, op, *activation, *batch, inputs, d_output)
             }
-            Self::Concat { pixels, channels, batch } => run_concat(lab, *pixels, channels, *batch, inputs, d_output),
+            Self::Concat { pixels, channels, batch } => {
+                super::join::run_concat(lab, *pixels, channels, *batch, inputs, d_output)
+            }
             _ => self.run_simple(lab, inputs, d_output),
         }
     }
@@ -156,6 +196,14 @@ impl Case {
             Self::Subsample { op, batch } => {
                 lab.backend.subsample_forward(op, *batch, input, output).expect("forward");
                 lab.backend.subsample_backward(op, *batch, d_output, d_input).expect("backward");
+            }
+            Self::AdaptiveAvgPool2d { op, batch } => {
+                lab.backend.adaptive_avg_pool2d_forward(op, *batch, input, output).expect("forward");
+                lab.backend.adaptive_avg_pool2d_backward(op, *batch, d_output, d_input).expect("backward");
+            }
+            Self::Lrn { op, rows } => {
+                lab.backend.lrn_forward(op, *rows, input, output).expect("forward");
+                lab.backend.lrn_backward(op, *rows, input, d_output, d_input).expect("backward");
             }
             Self::Activation { op, len } => {
                 lab.backend.activation_forward(*op, *len, input, output).expect("forward");
@@ -228,42 +276,4 @@ fn run_linear<B: Backend>(
     let spans = LinearBackwardInput { d_output, weight, d_input, epilogue: None };
     lab.backend.linear_backward_input(op, batch, spans).expect("backward input");
     Results { output: lab.get(output), gradients: vec![lab.get(d_input), lab.get(d_weight), lab.get(d_bias)] }
-}
-
-fn run_concat<B: Backend>(
-    lab: &mut Lab<B>,
-    pixels: usize,
-    channels: &[usize],
-    batch: usize,
-    inputs: &[Vec<f32>],
-    d_output: &[f32],
-) -> Results {
-    let total: usize = channels.iter().sum();
-    let output = lab.empty(Region::Arena, d_output.len());
-    let d_output = lab.put(Region::Arena, d_output);
-    let (mut offset, mut gradients) = (0, Vec::new());
-    for (values, &own) in inputs.iter().zip(channels) {
-        let input = lab.put(Region::Arena, values);
-        let d_input = lab.empty(Region::Arena, values.len());
-        let there = ChannelCopy {
-            pixels,
-            channels: own,
-            source_channels: own,
-            source_offset: 0,
-            target_channels: total,
-            target_offset: offset,
-        };
-        let back = ChannelCopy {
-            source_channels: total,
-            source_offset: offset,
-            target_channels: own,
-            target_offset: 0,
-            ..there
-        };
-        lab.backend.copy_channels(&there, batch, input, output).expect("forward");
-        lab.backend.copy_channels(&back, batch, d_output, d_input).expect("backward");
-        gradients.push(lab.get(d_input));
-        offset += own;
-    }
-    Results { output: lab.get(output), gradients }
 }

@@ -42,6 +42,13 @@ pub fn cases() -> Vec<Case> {
         conv([6, 7, 3], 4, [3, 1, 1], 2).with(Activation::Relu),
         conv([6, 7, 4], 5, [3, 2, 1], 2).with(Activation::LeakyRelu { slope: 0.125 }),
         conv([6, 5, 4], 8, [3, 1, 0], 2).with(Activation::Tanh),
+        // Groups, depthwise, and gaps
+        conv([6, 5, 6], 4, [3, 1, 1], 2).grouped(2, 1).with(Activation::Relu),
+        conv([5, 6, 4], 4, [3, 2, 1], 2).grouped(4, 1),
+        conv([4, 4, 3], 6, [1, 1, 0], 2).grouped(3, 1).with(Activation::Tanh),
+        conv([7, 8, 3], 4, [3, 1, 2], 2).grouped(1, 2),
+        conv([8, 7, 16], 16, [3, 1, 0], 1).grouped(1, 3),
+        conv([9, 8, 4], 6, [3, 2, 3], 3).grouped(2, 2).with(Activation::LeakyRelu { slope: 0.125 }),
     ]
 }
 
@@ -58,8 +65,19 @@ fn pieces_of_a_large_batch_meet_without_seams() {
 #[test]
 fn a_window_that_does_not_fit_is_an_error() {
     let window = Window { kernel: 5, stride: 1, padding: 1 };
-    let error = Conv2d { input: Shape::new(2, 9, 1), out_channels: 1, window }.output().unwrap_err();
+    let error = Conv2d::new(Shape::new(2, 9, 1), 1, window).output().unwrap_err();
     assert!(format!("{error:#}").contains("does not fit"), "{error:#}");
+}
+
+#[test]
+fn channels_that_cannot_be_cut_into_the_groups_are_an_error() {
+    let window = Window { kernel: 3, stride: 1, padding: 1 };
+    for (channels, out_channels, groups) in [(6, 8, 4), (8, 6, 4), (8, 8, 0)] {
+        let op = Conv2d { groups, ..Conv2d::new(Shape::new(5, 5, channels), out_channels, window) };
+        assert!(format!("{:#}", op.output().unwrap_err()).contains("groups"), "{op:?}");
+    }
+    let op = Conv2d { dilation: 3, ..Conv2d::new(Shape::new(4, 4, 1), 1, window) };
+    assert!(op.output().is_err(), "a window of 7 does not fit 6");
 }
 
 #[test]
@@ -67,7 +85,7 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
     // Computed directly, and by Winograd's tiles
     for channels in [3, 16] {
         let window = Window { kernel: 3, stride: 1, padding: 0 };
-        let op = Conv2d { input: Shape::new(6, 6, channels), out_channels: 16, window };
+        let op = Conv2d::new(Shape::new(6, 6, channels), 16, window);
         let mut lab = cpu();
         let (first, second) = (random(op.weight_len(), 1), random(op.weight_len(), 2));
         let input = lab.put(Region::Arena, &random(op.input.len(), 0));

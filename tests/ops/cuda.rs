@@ -8,7 +8,7 @@ use cnn_cuda::ops::{Algorithm, Branches, LossOps, Metrics, Region, StepLoss};
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, random};
 use super::{
-    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, norm, optimizer,
+    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, norm, optimizer,
     pool, pytorch,
 };
 use crate::support::cuda::on_cuda;
@@ -43,8 +43,8 @@ pub fn lab_by(precision: &'static str, algorithm: Algorithm) -> Lab<Cuda> {
 }
 
 fn all_cases() -> Vec<Case> {
-    let cases = [super::conv::cases(), pool::cases(), activation::cases(), super::linear::cases(), join::cases()];
-    [cases.concat(), norm::cases()].concat()
+    let others = [pool::cases(), lrn::cases(), activation::cases(), join::cases(), norm::cases()].concat();
+    [super::conv::cases(), super::linear::cases(), others].concat()
 }
 
 #[test]

@@ -40,8 +40,8 @@ fn conv_pool<B: Backend>(
     values: impl Fn(usize, u32) -> Vec<f32>,
 ) -> [Vec<f32>; 3] {
     lab.clear();
-    let op = Conv2d { input: Shape::new(input[0], input[1], input[2]), out_channels, window: window(conv) };
-    let pool = MaxPool2d { input: op.output().expect("fits"), window: window(pool) };
+    let op = Conv2d::new(Shape::new(input[0], input[1], input[2]), out_channels, window(conv));
+    let pool = MaxPool2d { input: op.output().expect("fits"), window: window(pool), ceil_mode: false };
     let (whole, outputs) = (batch * pool.input.len(), batch * pool.output().expect("fits").len());
     let x = lab.put(Region::Arena, &values(batch * op.input.len(), 1));
     let weight = lab.put(Region::Parameters, &values(op.weight_len(), 2));
@@ -114,7 +114,7 @@ enum Layer {
 
 fn layers() -> Vec<Layer> {
     let conv = |[height, width, channels]: [usize; 3], out_channels, shape, batch| {
-        Layer::Conv(Conv2d { input: Shape::new(height, width, channels), out_channels, window: window(shape) }, batch)
+        Layer::Conv(Conv2d::new(Shape::new(height, width, channels), out_channels, window(shape)), batch)
     };
     let linear = |in_features, out_features, batch| Layer::Linear(Linear { in_features, out_features }, batch);
     vec![
@@ -198,8 +198,8 @@ fn fused_epilogues_give_what_their_parts_do() {
 #[test]
 fn a_fused_pooling_needs_no_argmax_without_a_backward_pass() {
     let mut lab: Lab<Cpu> = cpu();
-    let op = Conv2d { input: Shape::new(4, 4, 1), out_channels: 1, window: window([1, 1, 0]) };
-    let pool = MaxPool2d { input: Shape::new(4, 4, 1), window: window([4, 4, 0]) };
+    let op = Conv2d::new(Shape::new(4, 4, 1), 1, window([1, 1, 0]));
+    let pool = MaxPool2d { input: Shape::new(4, 4, 1), window: window([4, 4, 0]), ceil_mode: false };
     let input = lab.put(Region::Arena, &random(16, 0));
     let weight = lab.put(Region::Parameters, &[1.0]);
     let (output, pooled) = (lab.empty(Region::Arena, 16), lab.empty(Region::Arena, 1));

@@ -1,10 +1,10 @@
 //! Addition, concatenation and gradient sums.
 
-use cnn_cuda::ops::{JoinOps, Region, Subsample};
+use cnn_cuda::ops::{Backend, ChannelCopy, JoinOps, Region, Subsample};
 use cnn_cuda::shape::Shape;
 
-use super::case::Case;
-use super::lab::random;
+use super::case::{Case, Results};
+use super::lab::{Lab, random};
 use super::{check_op, cpu};
 
 /// Shapes that every backend is checked on.
@@ -40,4 +40,43 @@ fn accumulate_adds_to_what_is_there() {
     let (term, sum) = (lab.put(Region::Arena, &a), lab.put(Region::Arena, &b));
     lab.backend.accumulate(a.len(), term, sum).expect("accumulate");
     assert_eq!(lab.get(sum), a.iter().zip(&b).map(|(a, b)| b + a).collect::<Vec<_>>());
+}
+
+/// Concatenates the inputs, and splits the gradient.
+pub fn run_concat<B: Backend>(
+    lab: &mut Lab<B>,
+    pixels: usize,
+    channels: &[usize],
+    batch: usize,
+    inputs: &[Vec<f32>],
+    d_output: &[f32],
+) -> Results {
+    let total: usize = channels.iter().sum();
+    let output = lab.empty(Region::Arena, d_output.len());
+    let d_output = lab.put(Region::Arena, d_output);
+    let (mut offset, mut gradients) = (0, Vec::new());
+    for (values, &own) in inputs.iter().zip(channels) {
+        let input = lab.put(Region::Arena, values);
+        let d_input = lab.empty(Region::Arena, values.len());
+        let there = ChannelCopy {
+            pixels,
+            channels: own,
+            source_channels: own,
+            source_offset: 0,
+            target_channels: total,
+            target_offset: offset,
+        };
+        let back = ChannelCopy {
+            source_channels: total,
+            source_offset: offset,
+            target_channels: own,
+            target_offset: 0,
+            ..there
+        };
+        lab.backend.copy_channels(&there, batch, input, output).expect("forward");
+        lab.backend.copy_channels(&back, batch, d_output, d_input).expect("backward");
+        gradients.push(lab.get(d_input));
+        offset += own;
+    }
+    Results { output: lab.get(output), gradients }
 }

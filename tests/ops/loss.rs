@@ -100,7 +100,7 @@ pub fn check_bias<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         let d_bias = lab.empty(Region::Gradients, classes);
         let labels: Vec<u32> = (0..batch).map(|sample| (sample * 7 % classes) as u32).collect();
         lab.backend.set_labels(&labels).expect("labels");
-        let gradient = LossGradient { d_logits, d_bias: Some(d_bias) };
+        let gradient = LossGradient { d_bias: Some(d_bias), ..d_logits.into() };
         lab.backend.softmax_cross_entropy(classes, batch, logits, Some(gradient)).expect("loss");
         let values = lab.get(d_logits);
         let column = |class: usize| values.iter().skip(class).step_by(classes).map(|&d| f64::from(d)).sum();

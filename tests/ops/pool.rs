@@ -2,7 +2,7 @@
 
 use cnn_cuda::ops::{Backend, PoolOps, Region};
 
-use super::case::{Case, avg_pool, max_pool};
+use super::case::{Case, adaptive_avg_pool, avg_pool, max_pool};
 use super::lab::Lab;
 use super::{check_op, cpu};
 
@@ -11,7 +11,28 @@ pub fn cases() -> Vec<Case> {
     let windows = [[2, 2, 0], [3, 2, 1], [3, 1, 0], [2, 3, 0], [3, 3, 1], [1, 1, 0]];
     let inputs = [[6, 6, 4], [7, 5, 3], [4, 9, 1]];
     let both = |input, window| [max_pool(input, window, 2), avg_pool(input, window, 2)];
-    inputs.iter().flat_map(|&input| windows.iter().flat_map(move |&window| both(input, window))).collect()
+    let mut cases: Vec<Case> =
+        inputs.iter().flat_map(|&input| windows.iter().flat_map(move |&window| both(input, window))).collect();
+    let rounded = |window| [[7, 5, 3], [6, 8, 4]].into_iter().flat_map(move |input| both(input, window));
+    cases.extend(
+        [[2, 2, 0], [3, 2, 0], [3, 2, 1], [2, 3, 0], [3, 3, 1]].into_iter().flat_map(rounded).map(Case::rounded_up),
+    );
+    let adaptive =
+        [([7, 5, 3], [3, 2]), ([6, 6, 4], [1, 1]), ([4, 9, 5], [4, 3]), ([2, 3, 2], [5, 4]), ([8, 8, 4], [6, 6])];
+    cases.extend(adaptive.map(|(input, output)| adaptive_avg_pool(input, output, 2)));
+    cases
+}
+
+#[test]
+fn a_last_window_must_begin_inside() {
+    let sizes = |case: Case| match case.rounded_up() {
+        Case::MaxPool2d { op, .. } => op.output().map(|shape| (shape.height, shape.width)).expect("fits"),
+        other => panic!("{other:?}"),
+    };
+    // GoogLeNet's first pooling, and a window that would begin in the padding after the input.
+    assert_eq!(sizes(max_pool([112, 111, 1], [3, 2, 0], 1)), (56, 55));
+    assert_eq!(sizes(max_pool([4, 5, 1], [2, 3, 1], 1)), (2, 2));
+    assert_eq!(sizes(max_pool([2, 2, 1], [2, 3, 1], 1)), (1, 1));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Every operator's forward pass in f64, as plainly as it can be written.
 
-use cnn_cuda::ops::{Activation, BatchNorm2d, Conv2d, Linear, Subsample};
+use cnn_cuda::ops::{Activation, AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Linear, Lrn, Subsample};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::Case;
@@ -11,12 +11,18 @@ pub fn forward(case: &Case, inputs: &[Vec<f64>]) -> Vec<f64> {
         Case::Conv2d { op, activation, batch } => conv2d(op, *activation, *batch, inputs),
         Case::Linear { op, activation, batch } => linear(op, *activation, *batch, inputs),
         Case::BatchNorm2d { op, activation, batch, .. } => batch_norm(op, *activation, *batch, inputs),
-        Case::MaxPool2d { op, batch } => pool(op.input, op.window, *batch, &inputs[0], |values, _| {
-            values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
-        }),
-        Case::AvgPool2d { op, batch } => {
-            pool(op.input, op.window, *batch, &inputs[0], |values, area| values.iter().sum::<f64>() / area)
+        Case::MaxPool2d { op, batch } => {
+            pool(op.input, op.output().expect("fits"), op.window, *batch, &inputs[0], |values, _| {
+                values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+            })
         }
+        Case::AvgPool2d { op, batch } => {
+            pool(op.input, op.output().expect("fits"), op.window, *batch, &inputs[0], |values, area| {
+                values.iter().sum::<f64>() / area
+            })
+        }
+        Case::AdaptiveAvgPool2d { op, batch } => adaptive_avg_pool(op, *batch, &inputs[0]),
+        Case::Lrn { op, .. } => inputs[0].chunks_exact(op.channels).flat_map(|x| lrn(op, x)).collect(),
         Case::Activation { op, .. } => inputs[0].iter().map(|&x| activate(*op, x)).collect(),
         Case::Subsample { op, batch } => subsample(op, *batch, &inputs[0]),
         Case::Add { .. } => inputs[0].iter().zip(&inputs[1]).map(|(a, b)| a + b).collect(),
@@ -47,13 +53,16 @@ fn conv2d(op: &Conv2d, activation: Activation, batch: usize, inputs: &[Vec<f64>]
             for (oc, &bias) in bias.iter().enumerate() {
                 let mut sum = bias;
                 for (ky, kx) in (0..kernel).flat_map(|ky| (0..kernel).map(move |kx| (ky, kx))) {
-                    let (iy, ix) = (oy * stride + ky, ox * stride + kx);
+                    let (iy, ix) = (oy * stride + op.dilation * ky, ox * stride + op.dilation * kx);
                     if iy < padding || ix < padding || iy - padding >= input.height || ix - padding >= input.width {
                         continue;
                     }
-                    let at = ((n * input.height + iy - padding) * input.width + ix - padding) * input.channels;
-                    let w = ((oc * kernel + ky) * kernel + kx) * input.channels;
-                    sum += (0..input.channels).map(|c| x[at + c] * weight[w + c]).sum::<f64>();
+                    let channels = input.channels / op.groups;
+                    let group = oc / (op.out_channels / op.groups);
+                    let pixel = (n * input.height + iy - padding) * input.width + ix - padding;
+                    let at = pixel * input.channels + group * channels;
+                    let w = ((oc * kernel + ky) * kernel + kx) * channels;
+                    sum += (0..channels).map(|c| x[at + c] * weight[w + c]).sum::<f64>();
                 }
                 y.push(activate(activation, sum));
             }
@@ -106,10 +115,48 @@ fn subsample(op: &Subsample, batch: usize, x: &[f64]) -> Vec<f64> {
     y
 }
 
-/// Pools with `reduce(values in the window and the input, window area)`.
-fn pool(input: Shape, window: Window, batch: usize, x: &[f64], reduce: impl Fn(&[f64], f64) -> f64) -> Vec<f64> {
+/// PyTorch's `start_index` and `end_index`, in floating point as its definition is written.
+fn adaptive_range(index: usize, inputs: usize, outputs: usize) -> std::ops::Range<usize> {
+    let ratio = inputs as f64 / outputs as f64;
+    (index as f64 * ratio + 1e-9) as usize..((index + 1) as f64 * ratio - 1e-9).ceil() as usize
+}
+
+fn adaptive_avg_pool(op: &AdaptiveAvgPool2d, batch: usize, x: &[f64]) -> Vec<f64> {
+    let (input, mut y) = (op.input, Vec::new());
+    for n in 0..batch {
+        for (oy, ox) in (0..op.height).flat_map(|oy| (0..op.width).map(move |ox| (oy, ox))) {
+            let (rows, cols) = (adaptive_range(oy, input.height, op.height), adaptive_range(ox, input.width, op.width));
+            let pixels: Vec<usize> =
+                rows.flat_map(|y| cols.clone().map(move |x| (n * input.height + y) * input.width + x)).collect();
+            let mean =
+                |c: usize| pixels.iter().map(|pixel| x[pixel * input.channels + c]).sum::<f64>() / pixels.len() as f64;
+            y.extend((0..input.channels).map(mean));
+        }
+    }
+    y
+}
+
+fn lrn(op: &Lrn, x: &[f64]) -> Vec<f64> {
+    let [alpha, beta, k] = [op.alpha, op.beta, op.k].map(f64::from);
+    let response = |c: usize| {
+        let window = c.saturating_sub(op.size / 2)..(c + (op.size - 1) / 2 + 1).min(op.channels);
+        let sum: f64 = window.map(|c| x[c] * x[c]).sum();
+        x[c] / (k + alpha * sum / op.size as f64).powf(beta)
+    };
+    (0..op.channels).map(response).collect()
+}
+
+/// Pools with `reduce(values in the window and the input, window area)`, of which what is beyond the padding is no part.
+fn pool(
+    input: Shape,
+    output: Shape,
+    window: Window,
+    batch: usize,
+    x: &[f64],
+    reduce: impl Fn(&[f64], f64) -> f64,
+) -> Vec<f64> {
     let Window { kernel, stride, padding } = window;
-    let (height, width) = window.output(input).expect("fits");
+    let (height, width) = (output.height, output.width);
     let mut y = Vec::new();
     for n in 0..batch {
         for (oy, ox) in (0..height).flat_map(|oy| (0..width).map(move |ox| (oy, ox))) {
@@ -123,7 +170,8 @@ fn pool(input: Shape, window: Window, batch: usize, x: &[f64], reduce: impl Fn(&
                         values.push(x[pixel * input.channels + c]);
                     }
                 }
-                y.push(reduce(&values, (kernel * kernel) as f64));
+                let along = |o: usize, size: usize| kernel.min(size + 2 * padding - o * stride);
+                y.push(reduce(&values, (along(oy, input.height) * along(ox, input.width)) as f64));
             }
         }
     }

@@ -52,6 +52,9 @@ def check(name: str, arguments: argparse.Namespace) -> bool:
     torch.manual_seed(0)
     net, pictures = build(name), blurred_noise(sum(CLASS_SIZES), *input_shape(name))
     x = ((pictures.float() / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)
+    for module in net.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # masks are each side's own
     settle(net, x)
     parameters = sum(parameter.numel() for parameter in net.parameters())
     with TemporaryDirectory() as name_of_folder:
@@ -127,7 +130,8 @@ def train(name: str, weights: Path, folder: Path, arguments: argparse.Namespace)
     out = folder / "run"
     command = [arguments.program, "train", "--model", name, "--dataset", folder / "pictures", "--init", weights]
     command += ["--classes", classes(name), "--batch-size", BATCH, "--lr", LEARNING_RATE, "--no-shuffle", "--log-steps"]
-    command += ["--max-steps", STEPS, "--mean", "0.5", "--std", "0.5", "--quiet", "--out", out, *common(arguments)]
+    command += ["--max-steps", STEPS, "--mean", "0.5", "--std", "0.5", "--quiet", "--out", out]
+    command += ["--dropout", "0", *common(arguments)]
     subprocess.run([str(part) for part in command], check=True, capture_output=True)
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [record["loss"] for record in records if record["kind"] == "step"], out / "model.safetensors"
@@ -141,7 +145,11 @@ def trained_by_torch(net: nn.Module, x: Tensor) -> list[float]:
     labels, losses = torch.tensor(labels_of_classes()), []
     sgd = torch.optim.SGD(net.train().parameters(), lr=LEARNING_RATE)
     for batch in torch.arange(STEPS * BATCH).split(BATCH):
-        loss = functional.cross_entropy(net(x[batch]), labels[batch])
+        outputs = net(x[batch])
+        # GoogLeNet's auxiliary heads count three tenths each.
+        main, *auxiliary = [outputs] if isinstance(outputs, Tensor) else outputs
+        loss = functional.cross_entropy(main, labels[batch])
+        loss = loss + 0.3 * sum(functional.cross_entropy(head, labels[batch]) for head in auxiliary)
         losses.append(loss.item())
         sgd.zero_grad()
         loss.backward()

@@ -126,7 +126,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 }
 
 # What torchvision defines.
-TORCHVISION = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+TORCHVISION = ["alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "googlenet"]
+TORCHVISION += ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
 def build(name: str) -> nn.Module:

@@ -32,13 +32,21 @@ class Recorder:
         save_file(tensors, path, metadata={"cases": json.dumps(self.cases)})
 
     def conv2d(
-        self, name: str, input: Shape, out_channels: int, kernel: int, stride: int = 1, padding: int = 0
+        self,
+        name: str,
+        input: Shape,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        dilation: int = 1,
     ) -> None:
         normal = normal_source(name)
         in_channels = input[1]
         operands = {
             "input": normal(input),
-            "weight": normal((out_channels, in_channels, kernel, kernel)) / kernel,
+            "weight": normal((out_channels, in_channels // groups, kernel, kernel)) / kernel,
             "bias": normal((out_channels,)),
         }
         params = {
@@ -48,28 +56,66 @@ class Recorder:
             "stride": stride,
             "padding": padding,
         }
+        if (groups, dilation) != (1, 1):
+            params |= {"groups": groups, "dilation": dilation}
         self._differentiate(
             name,
             "conv2d",
             params,
             operands,
-            lambda input, weight, bias: functional.conv2d(input, weight, bias, stride, padding),
+            lambda input, weight, bias: functional.conv2d(input, weight, bias, stride, padding, dilation, groups),
         )
 
-    def max_pool2d(self, name: str, input: Shape | Tensor, kernel: int, stride: int, padding: int = 0) -> None:
+    def max_pool2d(
+        self, name: str, input: Shape | Tensor, kernel: int, stride: int, padding: int = 0, ceil_mode: bool = False
+    ) -> None:
         """PyTorch sends the gradient to the first maximum in scan order; padding never wins."""
         operands = {"input": input if isinstance(input, Tensor) else normal_source(name)(input)}
         params = {"kernel": kernel, "stride": stride, "padding": padding}
+        if ceil_mode:
+            params["ceil_mode"] = True
         self._differentiate(
-            name, "max_pool2d", params, operands, lambda input: functional.max_pool2d(input, kernel, stride, padding)
+            name,
+            "max_pool2d",
+            params,
+            operands,
+            lambda input: functional.max_pool2d(input, kernel, stride, padding, ceil_mode=ceil_mode),
         )
 
-    def avg_pool2d(self, name: str, input: Shape, kernel: int, stride: int, padding: int = 0) -> None:
-        """PyTorch's default counts the padding: the divisor is always `kernel * kernel`."""
+    def avg_pool2d(
+        self, name: str, input: Shape, kernel: int, stride: int, padding: int = 0, ceil_mode: bool = False
+    ) -> None:
+        """PyTorch's default counts the padding, but not what a last window covers beyond it."""
         operands = {"input": normal_source(name)(input)}
         params = {"kernel": kernel, "stride": stride, "padding": padding, "count_include_pad": True}
+        if ceil_mode:
+            params["ceil_mode"] = True
         self._differentiate(
-            name, "avg_pool2d", params, operands, lambda input: functional.avg_pool2d(input, kernel, stride, padding)
+            name,
+            "avg_pool2d",
+            params,
+            operands,
+            lambda input: functional.avg_pool2d(input, kernel, stride, padding, ceil_mode=ceil_mode),
+        )
+
+    def adaptive_avg_pool2d(self, name: str, input: Shape, height: int, width: int) -> None:
+        operands = {"input": normal_source(name)(input)}
+        self._differentiate(
+            name,
+            "adaptive_avg_pool2d",
+            {"height": height, "width": width},
+            operands,
+            lambda input: functional.adaptive_avg_pool2d(input, (height, width)),
+        )
+
+    def lrn(self, name: str, input: Shape, size: int, alpha: float, beta: float, k: float) -> None:
+        operands = {"input": normal_source(name)(input)}
+        self._differentiate(
+            name,
+            "lrn",
+            {"size": size, "alpha": alpha, "beta": beta, "k": k},
+            operands,
+            lambda input: functional.local_response_norm(input, size, alpha, beta, k),
         )
 
     def relu(self, name: str, input: Tensor) -> None:
@@ -129,18 +175,18 @@ class Recorder:
             name, "concat", {"channels": list(channels)}, operands, lambda *inputs: torch.cat(inputs, 1)
         )
 
-    def cross_entropy(self, name: str, logits: Tensor, targets: list[int]) -> None:
+    def cross_entropy(self, name: str, logits: Tensor, targets: list[int], smoothing: float = 0.0) -> None:
         """The mean over the batch; `correct` counts the rows whose first maximum is the target."""
         logits = logits.clone().requires_grad_()
         target = torch.tensor(targets)
-        loss = functional.cross_entropy(logits, target)
+        loss = functional.cross_entropy(logits, target, label_smoothing=smoothing)
         (d_logits,) = torch.autograd.grad(loss, logits)
         # numpy documents that argmax takes the first maximum, PyTorch does not.
         first_maximum = torch.from_numpy(numpy.argmax(logits.detach().numpy(), axis=1))
         self._record(
             name,
             "cross_entropy",
-            {"classes": logits.shape[1]},
+            {"classes": logits.shape[1], "smoothing": smoothing} if smoothing else {"classes": logits.shape[1]},
             {
                 "logits": logits,
                 "targets": target,
@@ -200,6 +246,7 @@ def make_operators(path: Path) -> None:
     record = Recorder()
     convolutions(record)
     poolings(record)
+    normalisations(record)
     activations(record)
     linears(record)
     branches(record)
@@ -229,6 +276,10 @@ def convolutions(record: Recorder) -> None:
     record.conv2d("conv2d_kernel_over_input", (2, 3, 3, 3), 4, kernel=5, padding=1)
     # More channels than a vector register or a tensor-core tile is wide, and no multiple of one.
     record.conv2d("conv2d_wide", (2, 17, 5, 5), 19, kernel=3, padding=1)
+    record.conv2d("conv2d_groups", (2, 6, 5, 6), 4, kernel=3, padding=1, groups=2)
+    record.conv2d("conv2d_depthwise_stride_2", (2, 5, 7, 6), 5, kernel=3, stride=2, padding=1, groups=5)
+    record.conv2d("conv2d_dilation_2", (2, 3, 7, 8), 4, kernel=3, padding=2, dilation=2)
+    record.conv2d("conv2d_groups_dilation", (2, 4, 9, 8), 6, kernel=3, stride=2, padding=3, groups=2, dilation=2)
 
 
 def poolings(record: Recorder) -> None:
@@ -251,6 +302,24 @@ def poolings(record: Recorder) -> None:
     record.avg_pool2d("avg_pool2d_3_stride_1", (2, 3, 6, 5), kernel=3, stride=1)
     record.avg_pool2d("avg_pool2d_uncovered", (2, 3, 7, 9), kernel=2, stride=2)
     record.avg_pool2d("avg_pool2d_global", (3, 5, 4, 4), kernel=4, stride=4)
+
+    # Rounded up, with a last window that reaches beyond the padding, and without one that would begin there.
+    record.max_pool2d("max_pool2d_ceil", (2, 3, 6, 8), kernel=3, stride=2, ceil_mode=True)
+    record.max_pool2d("max_pool2d_ceil_padding_1", (2, 3, 6, 5), kernel=3, stride=2, padding=1, ceil_mode=True)
+    record.max_pool2d("max_pool2d_ceil_not_in_padding", (2, 2, 4, 5), kernel=2, stride=3, padding=1, ceil_mode=True)
+    record.avg_pool2d("avg_pool2d_ceil", (2, 3, 6, 8), kernel=3, stride=2, ceil_mode=True)
+    record.avg_pool2d("avg_pool2d_ceil_padding_1", (2, 3, 6, 5), kernel=3, stride=2, padding=1, ceil_mode=True)
+
+    record.adaptive_avg_pool2d("adaptive_avg_pool2d_overlapping", (2, 3, 7, 5), 3, 2)
+    record.adaptive_avg_pool2d("adaptive_avg_pool2d_global", (2, 5, 4, 3), 1, 1)
+    record.adaptive_avg_pool2d("adaptive_avg_pool2d_larger", (2, 3, 3, 4), 6, 6)
+
+
+def normalisations(record: Recorder) -> None:
+    record.lrn("lrn", (2, 9, 3, 4), size=5, alpha=1e-4, beta=0.75, k=2.0)
+    record.lrn("lrn_strong", (2, 7, 3, 3), size=5, alpha=0.5, beta=0.75, k=1.0)
+    record.lrn("lrn_even", (2, 6, 3, 2), size=4, alpha=0.3, beta=0.6, k=1.0)
+    record.lrn("lrn_wide", (1, 3, 2, 2), size=7, alpha=0.8, beta=0.75, k=2.0)
 
 
 def activations(record: Recorder) -> None:
@@ -290,5 +359,9 @@ def losses(record: Recorder) -> None:
     eighty = torch.tensor([[80.0, -80.0, 0.0], [-80.0, 80.0, 79.0], [-80.0, -80.0, -80.0], [80.0, 80.0, -80.0]])
     record.cross_entropy("cross_entropy_80", eighty, [0, 0, 2, 1])
     record.cross_entropy("cross_entropy_10000", eighty * 125, [0, 0, 2, 1])
+    smoothed = normal_source("cross_entropy_smoothed")((7, 10))
+    record.cross_entropy("cross_entropy_smoothed", smoothed, [3, 0, 9, 5, 5, 1, 7], smoothing=0.1)
+    smoothed = normal_source("cross_entropy_smoothed_many")((3, 37)) * 20
+    record.cross_entropy("cross_entropy_smoothed_many", smoothed, [36, 0, 17], smoothing=0.3)
     # Ties: the first maximum is the prediction.
     record.cross_entropy("cross_entropy_ties", torch.zeros(4, 5), [0, 1, 4, 0])

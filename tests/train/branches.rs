@@ -88,7 +88,7 @@ fn branches_are_tried_where_nothing_is_asked_for() {
 /// a join between: run as it comes, captured, and replayed twice.
 fn overwritten(algorithm: Algorithm, joined: bool, from: usize) -> Result<Vec<Vec<f32>>> {
     let window = Window { kernel: 3, stride: 1, padding: 0 };
-    let op = Conv2d { input: Shape::new(5, 5, 1), out_channels: 4, window };
+    let op = Conv2d::new(Shape::new(5, 5, 1), 4, window);
     let mut lab = Lab::new(cuda("fp32", Some(algorithm), Branches::On));
     let (input, d_output) = (lab.put(Region::Arena, &random(25, 0)), random(36, 1));
     let (kept, gradient) = (lab.put(Region::Arena, &d_output), lab.put(Region::Arena, &d_output));

@@ -38,7 +38,9 @@ pub fn branching(input: Shape, width: usize, slope: f32) -> Network {
 /// Loss of one batch from `parameters`, and the gradients of all of them.
 fn loss_and_gradients<B: Backend>(backend: &mut B, network: &Network, parameters: &[f32]) -> (f64, Vec<f32>) {
     let batch = 3;
-    let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
+    let mut plan = Plan::new(network, Mode::Training, batch).expect("a plan");
+    plan.smooth_labels(0.1);
+    backend.set_dropout_step(5, 0).expect("step");
     backend.allocate(&plan.memory_sizes(false)).expect("memory");
     backend.write(Span::new(Region::Parameters, 0, parameters.len()), parameters).expect("write");
     let shape = network.input();

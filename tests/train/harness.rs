@@ -49,6 +49,7 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         patience: None,
         sgd: Sgd::default(),
         augmentation: Augmentation::default(),
+        label_smoothing: 0.0,
         seed: 0,
         shuffle: false,
         max_steps: None,

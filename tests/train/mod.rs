@@ -1,13 +1,15 @@
 //! Training as a whole: PyTorch's losses, graphs that branch, determinism, resuming.
 
+mod assorted;
 mod averaging;
 mod branches;
 mod cuda;
 pub mod dag;
 mod fusion;
 pub mod harness;
+mod networks;
 pub mod norm;
-mod parity;
+pub mod parity;
 mod profile;
 mod resnet;
 mod resume;

@@ -134,7 +134,8 @@ fn pytorchs_initial_parameters(network: &Network, seed: u64) -> Vec<f32> {
     flat
 }
 
-fn from_tensors(network: &Network, values: impl Fn(&str) -> Vec<f32>) -> Vec<f32> {
+/// Parameters in memory layout, from values in PyTorch's by name.
+pub fn from_tensors(network: &Network, values: impl Fn(&str) -> Vec<f32>) -> Vec<f32> {
     let mut flat = vec![0.0; network.parameter_count()];
     for parameter in &network.parameters {
         parameter.layout.memory_from_file(&values(&parameter.name), &mut flat[parameter.range()]);

@@ -9,10 +9,10 @@ use anyhow::Result;
 use super::memory::columns_bytes;
 use super::{direct, implicit};
 use crate::ops::{
-    Activation, ActivationOps, Algorithm, AvgPool2d, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, BiasOps,
-    ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, GradientEpilogue, JoinOps,
-    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps, MaxPool2d, MaxPool2dBackward,
-    MemorySizes, NormOps, PoolOps, Span, Subsample,
+    Activation, ActivationOps, AdaptiveAvgPool2d, Algorithm, AvgPool2d, BatchNorm2d, BatchNorm2dBackward,
+    BatchNorm2dForward, BiasOps, ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
+    ConvOps, GradientEpilogue, JoinOps, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps,
+    MaxPool2d, MaxPool2dBackward, MemorySizes, NormOps, PoolOps, Span, Subsample,
 };
 
 /// A product by cuBLAS, one launch of several kernels' names.
@@ -112,6 +112,10 @@ impl Launches {
 
 impl ConvOps for Launches {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
+        if !op.is_plain() {
+            self.launch("grouped_forward")?;
+            return if spans.pool.is_some() { self.launch("max_pool_forward") } else { Ok(()) };
+        }
         let algorithm = self.algorithm(op);
         match algorithm {
             Algorithm::Implicit => self.launch("conv2d_forward")?,
@@ -128,6 +132,7 @@ impl ConvOps for Launches {
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, _spans: Conv2dBackwardWeight) -> Result<()> {
         match self.algorithm(op) {
+            _ if !op.is_plain() => self.launch("grouped_backward_weight"),
             Algorithm::Implicit => self.launch("conv2d_backward_weight"),
             Algorithm::Direct => self.launch("direct_backward_weight"),
             Algorithm::Im2col => self.over_columns(op, batch),
@@ -135,10 +140,11 @@ impl ConvOps for Launches {
     }
 
     fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
-        if self.is_implicit() {
+        if self.is_implicit() && op.is_plain() {
             return self.implicit_input(batch * op.input.pixels(), op.input.channels, spans.d_input, spans.epilogue);
         }
         match op.is_pointwise() {
+            _ if !op.is_plain() => self.launch("grouped_backward_input")?,
             true => self.launch(PRODUCT)?,
             false => {
                 let samples_at_once = self.rows_at_once(op) / op.output()?.pixels();
@@ -200,6 +206,14 @@ impl PoolOps for Launches {
 
     fn avg_pool2d_backward(&mut self, _: &AvgPool2d, _: usize, _: Span, _: Span) -> Result<()> {
         self.launch("avg_pool_backward")
+    }
+
+    fn adaptive_avg_pool2d_forward(&mut self, _: &AdaptiveAvgPool2d, _: usize, _: Span, _: Span) -> Result<()> {
+        self.launch("adaptive_avg_pool_forward")
+    }
+
+    fn adaptive_avg_pool2d_backward(&mut self, _: &AdaptiveAvgPool2d, _: usize, _: Span, _: Span) -> Result<()> {
+        self.launch("adaptive_avg_pool_backward")
     }
 }
 

@@ -1,4 +1,4 @@
-//! The list's other half: loss, data, optimiser, and the memory that it does not have.
+//! The list's other half: dropout, normalisation, loss, data, optimiser, and the memory that it does not have.
 
 use std::sync::Arc;
 
@@ -8,9 +8,33 @@ use super::super::loss::sums_the_bias;
 use super::Launches;
 use crate::images::ImageSource;
 use crate::ops::{
-    Augmentation, Backend, DeviceInfo, GatherOps, LossGradient, LossOps, MemorySizes, Metrics, Normalise, OptimizerOps,
-    Recording, Sgd, Span, StepLoss, Subset,
+    Augmentation, Backend, DeviceInfo, Dropout, DropoutOps, GatherOps, LossGradient, LossOps, Lrn, LrnOps, MemorySizes,
+    Metrics, Normalise, OptimizerOps, Recording, Sgd, Span, StepLoss, Subset,
 };
+
+impl LrnOps for Launches {
+    fn lrn_forward(&mut self, _: &Lrn, _: usize, _: Span, _: Span) -> Result<()> {
+        self.launch("lrn_forward")
+    }
+
+    fn lrn_backward(&mut self, _: &Lrn, _: usize, _: Span, _: Span, _: Span) -> Result<()> {
+        self.launch("lrn_backward")
+    }
+}
+
+impl DropoutOps for Launches {
+    fn set_dropout_step(&mut self, _: u64, _: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn dropout(&mut self, _: &Dropout, _: usize, _: Span, _: Span) -> Result<()> {
+        self.launch("dropout")
+    }
+
+    fn next_dropout_step(&mut self) -> Result<()> {
+        self.launch("next_dropout_step")
+    }
+}
 
 impl LossOps for Launches {
     fn softmax_cross_entropy(

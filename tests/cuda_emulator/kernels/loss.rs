@@ -7,6 +7,13 @@ use super::{halves, in_both_orders, upload_u32, whole};
 
 in_both_orders!(gives_losses_and_gradients, stores_gradients_as_halves, counts_steps_and_remembers_the_first_bad_one);
 
+/// Launches the loss of the main head, without label smoothing.
+macro_rules! main_head {
+    ($device:expr, $name:expr, $($argument:expr),+ $(,)?) => {
+        launch!($device, $name, blocks(1), $($argument),+, &0f32, &1f32, &0u32).unwrap()
+    };
+}
+
 /// What the device's struct holds, field by field.
 #[derive(Debug, PartialEq)]
 struct Metrics {
@@ -52,10 +59,9 @@ fn gives_losses_and_gradients(device: Device) {
         let d_bias = device.poisoned::<f32>(classes);
         let (n, c, capacity, none) = (rows as u32, classes as u32, 2u64, 0u64);
         let name = "softmax_cross_entropy_f32";
-        launch!(device, name, blocks(1), &source, &label, &target, &d_bias, &scale, &metrics, &log, &capacity, &n, &c)
-            .unwrap();
+        main_head!(device, name, &source, &label, &target, &d_bias, &scale, &metrics, &log, &capacity, &n, &c);
         // Evaluation: no gradient, no scale, no log; the metrics add up.
-        launch!(device, name, blocks(1), &source, &label, &none, &none, &none, &metrics, &none, &none, &n, &c).unwrap();
+        main_head!(device, name, &source, &label, &none, &none, &none, &metrics, &none, &none, &n, &c);
 
         let read = read_metrics(&device, &metrics);
         assert!((read.loss_sum - 2.0 * loss).abs() < 1e-6 * (1.0 + loss.abs()), "{rows}×{classes}: {read:?} {loss}");
@@ -88,8 +94,7 @@ fn stores_gradients_as_halves(device: Device) {
             (device.upload(&halves(&logits)), upload_u32(&device, &labels), device.upload(&[256.0f32]));
         let (metrics, none, n, c) = (fresh_metrics(&device), 0u64, rows as u32, classes as u32);
         let name = "softmax_cross_entropy_f16";
-        launch!(device, name, blocks(1), &values, &label, &values, &none, &scale, &metrics, &none, &none, &n, &c)
-            .unwrap();
+        main_head!(device, name, &values, &label, &values, &none, &scale, &metrics, &none, &none, &n, &c);
         for (got, wanted) in device.download(&values).into_iter().zip(d_expected) {
             // Half a unit in the last of a half's eleven bits, and the subnormals' fixed step.
             assert!((got.to_f64() - wanted).abs() <= wanted.abs() / 2048.0 + 1e-5, "{got} {wanted}");
@@ -104,8 +109,7 @@ fn counts_steps_and_remembers_the_first_bad_one(device: Device) {
     let (metrics, log, none) = (fresh_metrics(&device), device.poisoned::<f32>(4), 0u64);
     let name = "softmax_cross_entropy_f32";
     for (logits, label) in [(&good, &label), (&good, &wrong), (&bad, &label)] {
-        launch!(device, name, blocks(1), logits, label, &none, &none, &none, &metrics, &log, &2u64, &1u32, &2u32)
-            .unwrap();
+        main_head!(device, name, logits, label, &none, &none, &none, &metrics, &log, &2u64, &1u32, &2u32);
     }
     let read = read_metrics(&device, &metrics);
     assert_eq!((read.steps, read.first_bad_step, read.correct), (3, 1, 0));

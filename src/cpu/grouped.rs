@@ -1,0 +1,179 @@
+//! Convolutions of several groups, or with gaps between the kernel's values: a small product for each part of the weights.
+
+use rayon::prelude::*;
+
+use super::Instructions;
+use super::geometry::Geometry;
+use super::kernel::{Left, Product, Start};
+use super::scratch::{self, Buffer, grown};
+
+/// Pieces that the weight gradient is summed in before their fixed-order reduction.
+const WEIGHT_GROUPS: usize = 8;
+
+/// The sizes of one group.
+#[derive(Clone, Copy)]
+struct Part {
+    groups: usize,
+    kernel: usize,
+    in_channels: usize,
+    out_channels: usize,
+}
+
+impl Geometry {
+    fn part(&self) -> Part {
+        let groups = self.op.groups;
+        Part {
+            groups,
+            kernel: self.op.window.kernel,
+            in_channels: self.op.input.channels / groups,
+            out_channels: self.op.out_channels / groups,
+        }
+    }
+
+    /// Where a group's inputs begin under a value of the kernel, in the padded input.
+    fn grouped_input(&self, group: usize, ky: usize, kx: usize) -> usize {
+        let channels = self.op.input.channels;
+        self.op.dilation * (ky * self.line + kx * channels) + group * self.part().in_channels
+    }
+
+    /// The weights in the order in which [`Geometry::grouped_forward`] reads them, `[group][ky][kx][ic][oc]`.
+    pub fn grouped_weights(&self, weight: &[f32], target: &mut [f32]) {
+        let Part { kernel, in_channels, out_channels, .. } = self.part();
+        let block = in_channels * out_channels;
+        target.chunks_exact_mut(block).enumerate().for_each(|(index, target)| {
+            let (group, place) = (index / (kernel * kernel), index % (kernel * kernel));
+            for (at, target) in target.iter_mut().enumerate() {
+                let (ic, oc) = (at / out_channels, at % out_channels);
+                *target = weight[((group * out_channels + oc) * kernel * kernel + place) * in_channels + ic];
+            }
+        });
+    }
+
+    /// `y` of some lines of a sample, from its padded input.
+    pub fn grouped_forward(
+        &self,
+        set: Instructions,
+        x: &[f32],
+        weights: &[f32],
+        bias: &[f32],
+        y: &mut [f32],
+        relu: bool,
+    ) {
+        let Part { groups, kernel, in_channels, out_channels } = self.part();
+        let (line, row) = self.steps();
+        let product = Product {
+            lines: y.len() / (self.output.width * self.output.channels),
+            rows: self.output.width,
+            cols: out_channels,
+            outer: kernel,
+            inner: in_channels,
+            a: Left { line, row, outer: self.op.dilation * self.op.input.channels, inner: 1 },
+            b_outer: in_channels * out_channels,
+            b_inner: out_channels,
+            c_line: self.output.width * self.output.channels,
+            c_row: self.output.channels,
+        };
+        let rows = weights.chunks_exact(kernel * in_channels * out_channels);
+        for (index, weights) in rows.enumerate().take(groups * kernel) {
+            let (group, ky) = (index / kernel, index % kernel);
+            let start = match (ky, bias.is_empty()) {
+                (0, true) => Start::Zero,
+                (0, false) => Start::Bias(&bias[group * out_channels..]),
+                _ => Start::There,
+            };
+            let x = &x[self.grouped_input(group, ky, 0)..];
+            product.run(set, x, weights, &mut y[group * out_channels..], start, relu && ky + 1 == kernel);
+        }
+    }
+
+    /// `d_weight` of a batch, through `partials` for sums that are still apart.
+    pub fn grouped_backward_weight(
+        &self,
+        set: Instructions,
+        x: &[f32],
+        d_y: &[f32],
+        d_weight: &mut [f32],
+        partials: &mut Vec<f32>,
+    ) {
+        let Part { kernel, in_channels, out_channels, .. } = self.part();
+        let len = d_weight.len();
+        let lines = d_y.len() / (self.output.width * self.output.channels);
+        let lines_per_group = lines.div_ceil(WEIGHT_GROUPS);
+        let sums = grown(partials, lines.div_ceil(lines_per_group) * len);
+        sums.par_chunks_mut(len).enumerate().for_each(|(group, partial)| {
+            partial.fill(0.0);
+            for at in group * lines_per_group..((group + 1) * lines_per_group).min(lines) {
+                self.grouped_add_line(set, x, d_y, at, partial);
+            }
+        });
+        let (first, others) = sums.split_at_mut(len);
+        for group in others.chunks_exact(len) {
+            first.iter_mut().zip(group).for_each(|(sum, term)| *sum += term);
+        }
+        let patch = kernel * kernel * in_channels;
+        d_weight.par_chunks_mut(patch).enumerate().for_each(|(channel, d_weight)| {
+            let (group, oc) = (channel / out_channels, channel % out_channels);
+            for (at, d_weight) in d_weight.iter_mut().enumerate() {
+                *d_weight = first[(group * patch + at) * out_channels + oc];
+            }
+        });
+    }
+
+    /// Adds one output line's share to `[group][ky][kx][ic][oc]`.
+    fn grouped_add_line(&self, set: Instructions, x: &[f32], d_y: &[f32], at: usize, partial: &mut [f32]) {
+        let Part { kernel, in_channels, out_channels, .. } = self.part();
+        let (sample, line) = (at / self.output.height, at % self.output.height);
+        let product = Product {
+            lines: 1,
+            rows: in_channels,
+            cols: out_channels,
+            outer: 1,
+            inner: self.output.width,
+            a: Left { row: 1, inner: self.steps().1, ..Left::default() },
+            b_inner: self.output.channels,
+            c_row: out_channels,
+            ..Product::default()
+        };
+        let d_y = &d_y[at * self.output.width * self.output.channels..];
+        self.with_padded(&x[sample * self.op.input.len()..][..self.op.input.len()], line, 1, |x| {
+            for (index, sum) in partial.chunks_exact_mut(in_channels * out_channels).enumerate() {
+                let (group, place) = (index / (kernel * kernel), index % (kernel * kernel));
+                let x = &x[self.grouped_input(group, place / kernel, place % kernel)..];
+                product.run(set, x, &d_y[group * out_channels..], sum, Start::There, false);
+            }
+        });
+    }
+
+    /// `d_x` of one sample.
+    pub fn grouped_backward_input(&self, set: Instructions, d_y: &[f32], weight: &[f32], d_x: &mut [f32]) {
+        let (input, padding) = (self.op.input, self.op.window.padding);
+        let Part { groups, kernel, in_channels, out_channels } = self.part();
+        let (c_line, c_row) = self.steps();
+        let patch = kernel * kernel * in_channels;
+        let product = Product {
+            lines: self.output.height,
+            rows: self.output.width,
+            cols: in_channels,
+            outer: 1,
+            inner: out_channels,
+            a: Left { line: self.output.width * self.output.channels, row: self.output.channels, outer: 0, inner: 1 },
+            b_outer: 0,
+            b_inner: patch,
+            c_line,
+            c_row,
+        };
+        scratch::with(Buffer::Padded, (input.height + 2 * padding) * self.line, |padded| {
+            padded.fill(0.0);
+            for (group, place) in (0..groups).flat_map(|group| (0..kernel * kernel).map(move |place| (group, place))) {
+                let weight = &weight[group * out_channels * patch + place * in_channels..];
+                let d_x = &mut padded[self.grouped_input(group, place / kernel, place % kernel)..];
+                product.run(set, &d_y[group * out_channels..], weight, d_x, Start::There, false);
+            }
+            let width = input.width * input.channels;
+            let lines = padded.chunks_exact(self.line).skip(padding);
+            for (d_x, line) in d_x.chunks_exact_mut(width).zip(lines) {
+                d_x.copy_from_slice(&line[padding * input.channels..][..width]);
+            }
+        });
+    }
+}

@@ -1,0 +1,99 @@
+//! Local response normalisation on the CPU, a pixel at a time.
+
+use anyhow::Result;
+use rayon::prelude::*;
+
+use super::scratch::{self, Buffer};
+use super::{Cpu, ELEMENTWISE_CHUNK, Instructions};
+use crate::ops::{Lrn, LrnOps, Span};
+
+impl LrnOps for Cpu {
+    fn lrn_forward(&mut self, op: &Lrn, rows: usize, input: Span, output: Span) -> Result<()> {
+        let (len, set) = (rows * op.channels, self.instructions);
+        let [x, y] = self.memory.floats([input.first(len), output.first(len)])?;
+        let piece = piece(op);
+        x.par_chunks(piece).zip(y.par_chunks_mut(piece)).for_each(|(x, y)| {
+            for (x, y) in x.chunks_exact(op.channels).zip(y.chunks_exact_mut(op.channels)) {
+                denominators(set, op, x, y);
+                powers(set, op.beta, y);
+                set.run(|| y.iter_mut().zip(x).for_each(|(y, x)| *y *= x));
+            }
+        });
+        Ok(())
+    }
+
+    fn lrn_backward(&mut self, op: &Lrn, rows: usize, input: Span, d_output: Span, d_input: Span) -> Result<()> {
+        let (len, set, piece) = (rows * op.channels, self.instructions, piece(op));
+        let [x, d_y, d_x] = self.memory.floats([input.first(len), d_output.first(len), d_input.first(len)])?;
+        let factor = -2.0 * op.alpha * op.beta / op.size as f32;
+        let pieces = x.par_chunks(piece).zip(d_y.par_chunks(piece)).zip(d_x.par_chunks_mut(piece));
+        pieces.for_each(|((x, d_y), d_x)| {
+            let rows = x.chunks_exact(op.channels).zip(d_y.chunks_exact(op.channels));
+            scratch::with(Buffer::Packed, 2 * op.channels, |buffer| {
+                let (sums, terms) = buffer.split_at_mut(op.channels);
+                for ((x, d_y), d_x) in rows.zip(d_x.chunks_exact_mut(op.channels)) {
+                    denominators(set, op, x, sums);
+                    d_x.copy_from_slice(sums);
+                    powers(set, op.beta, d_x);
+                    set.run(|| {
+                        // d_x = d_y · d^−β, terms = d_y · x · d^−(β+1)
+                        for ((d_x, term), ((x, d_y), sum)) in
+                            d_x.iter_mut().zip(&mut *terms).zip(x.iter().zip(d_y).zip(&*sums))
+                        {
+                            *d_x *= d_y;
+                            *term = *d_x * x / sum;
+                        }
+                        // The channels whose windows hold c reach as far the other way.
+                        windowed(terms, (op.size - 1) / 2, op.size / 2, sums);
+                        for ((d_x, x), sum) in d_x.iter_mut().zip(x).zip(&*sums) {
+                            *d_x += factor * x * sum;
+                        }
+                    });
+                }
+            });
+        });
+        Ok(())
+    }
+}
+
+/// Elements of a piece of work: whole pixels.
+fn piece(op: &Lrn) -> usize {
+    (ELEMENTWISE_CHUNK / op.channels).max(1) * op.channels
+}
+
+/// `d` of every channel of one pixel.
+fn denominators(set: Instructions, op: &Lrn, x: &[f32], d: &mut [f32]) {
+    scratch::with(Buffer::Padded, op.channels, |squares| {
+        set.run(|| {
+            squares.iter_mut().zip(x).for_each(|(square, x)| *square = x * x);
+            windowed(squares, op.size / 2, (op.size - 1) / 2, d);
+            let factor = op.alpha / op.size as f32;
+            d.iter_mut().for_each(|d| *d = op.k + factor * *d);
+        });
+    });
+}
+
+/// `sums[c] = Σ values[c − before ..= c + after]`, of those that there are, in order.
+#[inline(always)]
+fn windowed(values: &[f32], before: usize, after: usize, sums: &mut [f32]) {
+    sums.fill(0.0);
+    for offset in (1..=before).rev().filter(|&offset| offset < values.len()) {
+        sums[offset..].iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+    }
+    for offset in (0..=after).filter(|&offset| offset < values.len()) {
+        sums.iter_mut().zip(&values[offset..]).for_each(|(sum, value)| *sum += value);
+    }
+}
+
+/// `values^−β`; the usual β of ¾ is two square roots, which are vectors where a power is a call.
+fn powers(set: Instructions, beta: f32, values: &mut [f32]) {
+    match beta {
+        0.75 => set.run(|| {
+            for value in values.iter_mut() {
+                let root = value.sqrt();
+                *value = 1.0 / (root * root.sqrt());
+            }
+        }),
+        _ => values.iter_mut().for_each(|value| *value = value.powf(-beta)),
+    }
+}

@@ -1,0 +1,89 @@
+//! Dropout: the mask, its share, its independence, and that every backend draws the same.
+
+use cnn_cuda::ops::{Algorithm, Backend, Dropout, DropoutOps, Region};
+
+use super::cpu;
+use super::cuda::lab_by;
+use super::lab::{Lab, random};
+use crate::support::cuda::on_cuda;
+
+/// What step `step` of seed `seed` makes of `values`.
+pub fn dropped<B: Backend>(lab: &mut Lab<B>, values: &[f32], op: Dropout, [seed, step]: [u64; 2]) -> Vec<f32> {
+    lab.clear();
+    let (input, output) = (lab.put(Region::Arena, values), lab.empty(Region::Arena, values.len()));
+    lab.backend.set_dropout_step(seed, step).expect("step");
+    lab.backend.dropout(&op, values.len(), input, output).expect("dropout");
+    lab.get(output)
+}
+
+fn op(probability: f32, index: u32) -> Dropout {
+    Dropout { probability, index }
+}
+
+#[test]
+fn as_many_are_dropped_as_asked_for_and_the_others_grow() {
+    let values = vec![1.0; 100_000];
+    for probability in [0.0, 0.1, 0.5, 0.9] {
+        let output = dropped(&mut cpu(), &values, op(probability, 0), [3, 5]);
+        let scale = 1.0 / (1.0 - probability);
+        assert!(output.iter().all(|&value| value == 0.0 || value == scale), "{probability}");
+        let share = output.iter().filter(|&&value| value == 0.0).count() as f64 / 1e5;
+        // Five deviations of a binomial share.
+        let p = f64::from(probability);
+        assert!((share - p).abs() <= 5.0 * (p * (1.0 - p) / 1e5).sqrt(), "{share} dropped instead of {p}");
+    }
+}
+
+#[test]
+fn masks_differ_by_seed_step_and_place_in_the_network_and_come_again() {
+    let values = vec![1.0; 1000];
+    let mask = |index, drawn| dropped(&mut cpu(), &values, op(0.5, index), drawn);
+    let first = mask(0, [1, 7]);
+    assert_eq!(first, mask(0, [1, 7]));
+    for other in [mask(1, [1, 7]), mask(0, [2, 7]), mask(0, [1, 8]), mask(0, [1 << 40, 7])] {
+        let same = first.iter().zip(&other).filter(|(a, b)| a == b).count();
+        assert!((400..600).contains(&same), "{same} of 1000 are the same");
+    }
+    let mut lab = cpu();
+    dropped(&mut lab, &values, op(0.5, 0), [1, 7]);
+    lab.backend.next_dropout_step().expect("next");
+    let (input, output) = (lab.put(Region::Arena, &values), lab.empty(Region::Arena, 1000));
+    lab.backend.dropout(&op(0.5, 0), 1000, input, output).expect("dropout");
+    assert_eq!(lab.get(output), mask(0, [1, 8]));
+}
+
+/// The same values fall on every backend, over pieces and remainders.
+pub fn check_mask<B: Backend>(lab: &mut Lab<B>) {
+    for len in [1, 7, 4099, 70_001] {
+        let values = random(len, 1);
+        let drawn = [0x1234_5678_9abc_def0, 11];
+        let [got, expected] =
+            [dropped(lab, &values, op(0.3, 2), drawn), dropped(&mut cpu(), &values, op(0.3, 2), drawn)];
+        for (got, expected) in got.iter().zip(&expected) {
+            // fp16 rounds small values to its smallest step.
+            let close = (got - expected).abs() <= 1e-7 + 1e-3 * expected.abs();
+            assert!(close && (*got == 0.0) == (*expected == 0.0), "{got} instead of {expected}");
+        }
+        lab.backend.next_dropout_step().expect("next");
+    }
+}
+
+#[test]
+fn the_first_mask_stays_what_it_was() {
+    let output = dropped(&mut cpu(), &[1.0; 16], op(0.5, 0), [0, 0]);
+    let kept: Vec<u8> = output.iter().map(|&value| u8::from(value > 0.0)).collect();
+    let expected: Vec<u8> = (0..4)
+        .flat_map(|position| cnn_cuda::rng::draw(0, cnn_cuda::rng::Purpose::Dropout, 0, position))
+        .map(|bits| u8::from(bits >= 1 << 31))
+        .collect();
+    assert_eq!(kept, expected);
+}
+
+#[test]
+fn cuda_draws_the_cpus_masks() {
+    on_cuda(|| {
+        for precision in ["fp32", "fp16"] {
+            check_mask(&mut lab_by(precision, Algorithm::Direct));
+        }
+    });
+}

@@ -1,0 +1,98 @@
+//! Narrow networks against PyTorch: logits in evaluation, and the losses of three training steps without dropout.
+
+use std::fs;
+
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::cuda::Cuda;
+use cnn_cuda::models::{alexnet, googlenet, vgg, zfnet};
+use cnn_cuda::network::{Network, Weights};
+use cnn_cuda::ops::{Backend, Sgd};
+use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::shape::Shape;
+use cnn_cuda::train::{Hyperparameters, Trainer};
+
+use super::harness::{Listener, dataset, hyperparameters};
+use super::parity::from_tensors;
+use crate::ops::cuda::options;
+use crate::ops::pytorch::Tensors;
+use crate::ops::{Tolerance, compare};
+use crate::support::cuda::on_cuda;
+
+/// As in `tests/reference/networks.py`.
+const CHANNELS: [usize; 5] = [4, 6, 8, 8, 6];
+const HIDDEN: usize = 16;
+const CLASSES: usize = 5;
+
+fn networks() -> Vec<Network> {
+    let shape = |size| Shape::new(size, size, 3);
+    let alexnet = alexnet::Widths { channels: CHANNELS, hidden: HIDDEN };
+    let zfnet = zfnet::Widths { channels: CHANNELS, hidden: HIDDEN };
+    let vgg = vgg::Widths { stages: [1, 1, 2, 2, 2], channels: CHANNELS, hidden: HIDDEN, batch_norm: false };
+    let all = [
+        alexnet::with_widths("alexnet", shape(63), CLASSES, &alexnet),
+        zfnet::with_widths("zfnet", shape(63), CLASSES, &zfnet),
+        vgg::with_widths("vgg", shape(32), CLASSES, &vgg),
+        vgg::with_widths("vgg_bn", shape(32), CLASSES, &vgg::Widths { batch_norm: true, ..vgg }),
+        googlenet::narrowed("googlenet", shape(64), CLASSES, 16),
+    ];
+    all.into_iter().map(|network| network.expect("a network").with_dropout(0.0)).collect()
+}
+
+/// Bytes `[n, c, h, w]` as `[n, h, w, c]`.
+fn channels_last(bytes: &[u8], shape: Shape) -> Vec<u8> {
+    let mut images = vec![0; bytes.len()];
+    for (index, &byte) in bytes.iter().enumerate() {
+        let (sample, channel, pixel) =
+            (index / shape.len(), index / shape.pixels() % shape.channels, index % shape.pixels());
+        images[sample * shape.len() + pixel * shape.channels + channel] = byte;
+    }
+    images
+}
+
+fn check<B: Backend>(backend: impl Fn() -> B) {
+    let bytes = fs::read("tests/reference/networks.safetensors").expect("the committed reference");
+    let tensors = Tensors::new(&bytes);
+    // Sums in another order, through a dozen layers.
+    let tolerance = Tolerance { absolute: 1e-4, relative: 1e-4 };
+    for network in networks() {
+        let name = network.name.clone();
+        let value = |key: &str| tensors.get(&format!("{name}.weight.{key}")).0;
+        let mut statistics = network.initial_statistics();
+        for of_one in &network.statistics {
+            let both = ["running_mean", "running_var"].map(|what| value(&format!("{}.{what}", of_one.name)));
+            statistics.values[of_one.range()].copy_from_slice(&both.concat());
+        }
+        let weights = Weights { parameters: from_tensors(&network, value), statistics };
+        let images = channels_last(tensors.bytes(&format!("{name}.images")), network.input());
+        let expected =
+            |what: &str| -> Vec<f64> { tensors.get(&format!("{name}.{what}")).0.into_iter().map(f64::from).collect() };
+        let plan = Plan::new(&network, Mode::Inference, 4).expect("a plan");
+        let mut device = backend();
+        device.allocate(&plan.memory_sizes(false)).expect("memory");
+        plan::write_weights(&mut device, &weights).expect("write");
+        let input: Vec<f32> = images.iter().map(|&byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect();
+        device.write(plan.input, &input).expect("write");
+        plan::forward(&mut device, &plan, 4).expect("forward");
+        compare(&format!("{name} logits"), &device.read(plan.logits).expect("read"), &expected("logits"), tolerance);
+
+        let labels = tensors.integers(&format!("{name}.labels")).iter().map(|&label| label as u32).collect();
+        let sgd = Sgd { momentum: 0.9, ..Sgd::default() };
+        let hyper = Hyperparameters { epochs: 3, sgd, ..hyperparameters(4, 0.02) };
+        let set = dataset(network.input(), CLASSES, images, labels);
+        let mut trainer = Trainer::new(backend(), network, set, hyper).expect("a trainer");
+        trainer.set_weights(&weights).expect("weights");
+        let mut listener = Listener::default();
+        trainer.run(&mut listener).expect("a run");
+        compare(&format!("{name} losses"), &listener.losses, &expected("losses"), tolerance);
+    }
+}
+
+#[test]
+fn narrow_networks_give_pytorchs_logits_and_losses() {
+    check(|| Cpu::new(Some(2)).expect("two threads"));
+}
+
+#[test]
+fn narrow_networks_give_pytorchs_logits_and_losses_on_cuda() {
+    on_cuda(|| check(|| Cuda::new(options("fp32")).expect("a CUDA device")));
+}
