@@ -226,8 +226,10 @@ KERNEL(avg_pool_backward)(const real* __restrict__ d_output, real* __restrict__ 
         const Span rows = outputs_over(y, out_height, kernel, stride, padding);
         const Span cols = outputs_over(x, out_width, kernel, stride, padding);
         float sum = 0.0f;
+#pragma unroll 1
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
             const float tall = divisor(out_y, height, kernel, stride, padding);
+#pragma unroll 1
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
                 sum += load(d_output[((sample * out_height + out_y) * out_width + out_x) * channels + channel]) /
                        (tall * divisor(out_x, width, kernel, stride, padding));
@@ -238,9 +240,10 @@ KERNEL(avg_pool_backward)(const real* __restrict__ d_output, real* __restrict__ 
 }
 
 // Adaptive pooling: output `at` of `outputs` averages the inputs ⌊at·inputs/outputs⌋ .. ⌈(at+1)·inputs/outputs⌉. With
-// inputs and outputs exchanged, the outputs that an input belongs to.
+// inputs and outputs exchanged, the outputs that an input belongs to. The launcher sees to it that products fit 32 bits: 64-bit
+// divisions are calls, whose saved registers spill.
 static __device__ __forceinline__ Span adaptive(u32 at, u32 inputs, u32 outputs) {
-    return Span{(u32)((u64)at * inputs / outputs), (u32)(((u64)(at + 1) * inputs + outputs - 1) / outputs)};
+    return Span{at * inputs / outputs, ((at + 1) * inputs + outputs - 1) / outputs};
 }
 
 KERNEL(adaptive_avg_pool_forward)(const real* __restrict__ input, real* __restrict__ output, u64 count, u32 height,
@@ -269,8 +272,10 @@ KERNEL(adaptive_avg_pool_backward)(const real* __restrict__ d_output, real* __re
         const Span cols = adaptive(take_digit(sample, width), out_width, width);
         const Span rows = adaptive(take_digit(sample, height), out_height, height);
         float sum = 0.0f;
+#pragma unroll 1
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
             const Span tall = adaptive(out_y, height, out_height);
+#pragma unroll 1
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
                 const Span wide = adaptive(out_x, width, out_width);
                 sum += load(d_output[((sample * out_height + out_y) * out_width + out_x) * channels + channel]) /

@@ -1,6 +1,6 @@
 //! Pooling on CUDA; max pooling takes the bias and activation of the convolution before it along.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::Cuda;
 use super::bias::ColumnPass;
@@ -103,6 +103,10 @@ impl PoolOps for Cuda {
 
 /// Height, width and channels of the input, height and width of the output.
 fn adaptive_args(op: &AdaptiveAvgPool2d) -> Result<Vec<Arg>> {
+    for (inputs, outputs) in [(op.input.height, op.height), (op.input.width, op.width)] {
+        let fits = (inputs + 1).checked_mul(outputs + 1).is_some_and(|product| u32::try_from(product).is_ok());
+        ensure!(fits, "adaptive pooling of {inputs} to {outputs} is too large for the CUDA kernel's 32-bit arithmetic");
+    }
     let sizes = [op.input.height, op.input.width, op.input.channels, op.height, op.width];
     sizes.into_iter().map(u32_arg).collect()
 }
