@@ -124,9 +124,10 @@ static __device__ __forceinline__ void update_four(float* weights, real* weights
 //   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g.
 // `rates` holds the index of this step's rate, that of the last one, which holds on, and then the rates as floats; the
 // last block counts on. `buffer` null is no momentum. `norm` null is no clipping, a factor of 1. An `average` (may be null)
-// follows the weights. The first `frozen` parameters stay as they are, with all that belongs to them. With fp16 storage `weights_real` (may be null) receives the rounded copy that the
-// products read. With a `loss_scale` (null is 1, and no overflow) a raised `overflow` skips the update, and the last
-// block then updates the scale. One thread per four parameters.
+// follows the weights. The first `frozen` parameters stay as they are, with all that belongs to them. With fp16 storage
+// `weights_real` (may be null) receives the rounded copy that the products read. With a `loss_scale` (null is 1, and no
+// overflow) a raised `overflow` skips the update, and the last block then updates the scale. One thread per four
+// parameters.
 KERNEL(sgd)(float* __restrict__ weights, real* __restrict__ weights_real, const float* __restrict__ gradients,
             float* __restrict__ buffer, u64* rates, float* loss_scale, u32* good_steps,
             u64* skipped_steps, int* overflow, u32* arrived, float* __restrict__ average,

@@ -240,8 +240,8 @@ KERNEL(avg_pool_backward)(const real* __restrict__ d_output, real* __restrict__ 
 }
 
 // Adaptive pooling: output `at` of `outputs` averages the inputs ⌊at·inputs/outputs⌋ .. ⌈(at+1)·inputs/outputs⌉. With
-// inputs and outputs exchanged, the outputs that an input belongs to. The launcher sees to it that products fit 32 bits: 64-bit
-// divisions are calls, whose saved registers spill.
+// inputs and outputs exchanged, the outputs that an input belongs to. The launcher sees to it that products fit 32 bits:
+// 64-bit divisions are calls, whose saved registers spill.
 static __device__ __forceinline__ Span adaptive(u32 at, u32 inputs, u32 outputs) {
     return Span{at * inputs / outputs, ((at + 1) * inputs + outputs - 1) / outputs};
 }

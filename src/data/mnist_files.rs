@@ -43,8 +43,14 @@ const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
 /// The largest file has 45 MiB when decompressed.
 const MAX_BYTES: u64 = 64 << 20;
 
-const fn file(name: &'static str, checksum: Checksum) -> IdxFile {
-    IdxFile { name, checksum }
+/// The four files, by the checksums of training images and labels, test images and labels.
+const fn files([train_images, train_labels, test_images, test_labels]: [Checksum; 4]) -> IdxFiles {
+    IdxFiles {
+        train_images: IdxFile { name: TRAIN_IMAGES, checksum: train_images },
+        train_labels: IdxFile { name: TRAIN_LABELS, checksum: train_labels },
+        test_images: IdxFile { name: TEST_IMAGES, checksum: test_images },
+        test_labels: IdxFile { name: TEST_LABELS, checksum: test_labels },
+    }
 }
 
 pub static MNIST: IdxSet = IdxSet {
@@ -53,24 +59,12 @@ pub static MNIST: IdxSet = IdxSet {
     folders: &["", "mnist", "MNIST/raw"],
     mirrors: &["https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"],
     classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
-    files: IdxFiles {
-        train_images: file(
-            TRAIN_IMAGES,
-            Checksum::Content("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
-        ),
-        train_labels: file(
-            TRAIN_LABELS,
-            Checksum::Content("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
-        ),
-        test_images: file(
-            TEST_IMAGES,
-            Checksum::Content("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
-        ),
-        test_labels: file(
-            TEST_LABELS,
-            Checksum::Content("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
-        ),
-    },
+    files: files([
+        Checksum::Content("ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+        Checksum::Content("65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+        Checksum::Content("0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+        Checksum::Content("ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    ]),
 };
 
 /// Zalando's articles of clothing. Its files are not looked for directly in the data folder, where MNIST's may lie
@@ -84,24 +78,12 @@ pub static FASHION_MNIST: IdxSet = IdxSet {
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     ],
     classes: ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
-    files: IdxFiles {
-        train_images: file(
-            TRAIN_IMAGES,
-            Checksum::Archive("3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
-        ),
-        train_labels: file(
-            TRAIN_LABELS,
-            Checksum::Archive("a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
-        ),
-        test_images: file(
-            TEST_IMAGES,
-            Checksum::Archive("346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
-        ),
-        test_labels: file(
-            TEST_LABELS,
-            Checksum::Archive("67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
-        ),
-    },
+    files: files([
+        Checksum::Archive("3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        Checksum::Archive("a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        Checksum::Archive("346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        Checksum::Archive("67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+    ]),
 };
 
 impl IdxSet {

@@ -7,7 +7,8 @@ use crate::ops::{Backend, Metrics, Subset};
 use crate::plan;
 
 impl<B: Backend> Trainer<B> {
-    /// Loss and accuracy over the whole test set, of the averaged weights where there are such. The metrics of the epoch at hand are put back afterwards.
+    /// Loss and accuracy over the whole test set, of the averaged weights where there are such. The metrics of the epoch at
+    /// hand are put back afterwards.
     pub fn evaluate(&mut self) -> Result<Metrics> {
         let training = self.backend.read_metrics()?;
         let order: Vec<u32> = (0..self.test_count as u32).collect();

@@ -1,6 +1,8 @@
 //! Ctrl-C and SIGTERM save the run; a kill at any moment leaves the last checkpoint.
 
 use std::fs;
+#[cfg(unix)]
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,13 +13,17 @@ use crate::support::program::{binary, succeed};
 #[cfg(unix)]
 fn interrupt(out: &std::path::Path, signal: &str, ready: impl Fn() -> bool) -> (Option<i32>, String) {
     let args = short_run(out, &["--epochs", "200", "--log-steps"]);
-    let child = Command::new(binary())
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("it starts");
+    let mut command = Command::new(binary());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // Tests that a script runs in the background inherit an ignored SIGINT, which the program would keep.
+    // SAFETY: signal() may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::signal(libc::SIGINT, libc::SIG_DFL) {
+            libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        });
+    }
+    let child = command.spawn().expect("it starts");
     let start = Instant::now();
     while !ready() {
         assert!(start.elapsed() < Duration::from_secs(60), "the run never got there");
