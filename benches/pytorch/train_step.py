@@ -60,7 +60,10 @@ class Step:
         x = x.contiguous(memory_format=self.layout)
         self.optimiser.zero_grad(set_to_none=True)
         with self.autocast():
-            loss = self.loss(self.forward(x), self.labels[order])
+            outputs, labels = self.forward(x), self.labels[order]
+            # GoogLeNet's auxiliary heads count three tenths each.
+            main, *auxiliary = [outputs] if isinstance(outputs, torch.Tensor) else outputs
+            loss = self.loss(main, labels) + 0.3 * sum(self.loss(head, labels) for head in auxiliary)
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimiser)
         self.scaler.update()
