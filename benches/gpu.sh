@@ -137,7 +137,7 @@ worst = max(abs(a - b) / a for a, b in zip(cpu, device, strict=True))
 print(f"{len(cpu)} losses, the worst strays by {worst:.2e} of the CPU, allowed 1e-4")
 sys.exit(not worst <= 1e-4)' "$out/parity-cpu" "$out/parity-$1"
 }
-for algorithm in im2col implicit direct; do part "parity-$algorithm" by_algorithm $algorithm; done
+for algorithm in im2col implicit direct cublaslt; do part "parity-$algorithm" by_algorithm $algorithm; done
 part device-memory memory
 rm -rf "$out/memory"
 
@@ -154,7 +154,7 @@ for precision in fp32 tf32 fp16; do
             name=bench-$precision-$batch-branches-$branches
             part "$name" bench --precision $precision --batch-size $batch --branches $branches
         done
-        for algorithm in im2col implicit direct; do
+        for algorithm in im2col implicit direct cublaslt; do
             name=bench-$precision-$batch-$algorithm
             part "$name" bench --precision $precision --batch-size $batch --conv-algo $algorithm
         done
@@ -185,7 +185,7 @@ if ! wanted sanitizer; then
     :
 elif command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32"; do
+        for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32" "cublaslt fp16"; do
             read -r algorithm precision <<<"$way"
             rm -rf "$out/sanitized"
             part "sanitizer-$tool-$algorithm-$precision" timeout 200 compute-sanitizer --tool $tool --error-exitcode 1 \

@@ -111,7 +111,8 @@ fn linears(criterion: &mut Criterion) {
         let op = Linear { in_features, out_features };
         let mut bench = Bench::new(BATCH * in_features, op.weight_len(), BATCH * out_features);
         let Bench { input, weight, output: y, d_input, d_weight, .. } = bench;
-        let forward = LinearForward { input, weight, bias: None, activation: Activation::Identity, output: y };
+        let forward =
+            LinearForward { input, weight, bias: None, activation: Activation::Identity, output: y, signs: None };
         let backward_weight = LinearBackwardWeight { input, d_output: y, d_weight };
         let backward_input = LinearBackwardInput { d_output: y, weight, d_input, epilogue: None };
         let d = random(y.len, 2);

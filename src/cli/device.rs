@@ -12,7 +12,7 @@ use tracing::info;
 use super::{flags, usage};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda, Launches, Options};
-use crate::ops::{Algorithm, Backend, Branches, Sgd};
+use crate::ops::{Algorithm, Backend, Branches, Choice, Sgd};
 use crate::plan::{self, Part, Plan};
 
 /// `--device`
@@ -99,6 +99,9 @@ pub enum ConvAlgo {
     Implicit,
     /// A kernel for few input channels, where it fits; else im2col
     Direct,
+    /// For linear layers cuBLASLt, whose products end in bias and ReLU; else im2col
+    #[value(name = "cublaslt")]
+    CublasLt,
 }
 
 impl ConvAlgo {
@@ -108,6 +111,7 @@ impl ConvAlgo {
             Self::Im2col => Some(Algorithm::Im2col),
             Self::Implicit => Some(Algorithm::Implicit),
             Self::Direct => Some(Algorithm::Direct),
+            Self::CublasLt => Some(Algorithm::CublasLt),
         }
     }
 }
@@ -137,7 +141,7 @@ impl BranchChoice {
 const DEFAULT_WORKSPACE_MB: usize = 512;
 
 /// Which device, and how.
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Default)]
 pub struct DeviceArgs {
     /// `auto`, `cpu` or the number of a CUDA device [default: auto]
     #[arg(long, value_name = "DEVICE", allow_negative_numbers = true)]
@@ -207,14 +211,17 @@ pub fn check_device(args: &DeviceArgs) -> Result<()> {
     }
 }
 
-/// Gives `visit` every part of an optimiser step and what a CUDA device is told to run for it; none is needed to say so.
+/// Gives `visit` every part of an optimiser step and what a CUDA device is told to run for it; none is needed to say so,
+/// but what one has chosen may be given.
 pub fn cuda_launches(
     plan: &Plan,
     (precision, algorithm): (Precision, ConvAlgo),
+    choices: &[Choice],
     batch: usize,
     visit: &mut dyn FnMut(&Part, Vec<&'static str>),
 ) -> Result<()> {
-    let mut backend = Launches::new(precision.name(), DEFAULT_WORKSPACE_MB * 1_000_000, algorithm.algorithm());
+    let backend = Launches::new(precision.name(), DEFAULT_WORKSPACE_MB * 1_000_000, algorithm.algorithm());
+    let mut backend = backend.with_choices(choices);
     backend.allocate(&plan.memory_sizes(false))?;
     plan::each_part(&mut backend, plan, &Sgd::default(), batch, |backend, part, body| {
         body(backend)?;

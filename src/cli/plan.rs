@@ -6,9 +6,11 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::device::{ConvAlgo, Precision, cuda_launches};
+use super::algorithms::{self, Chosen};
+use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Precision, Task, cuda_launches, with_backend};
 use crate::network::Network;
-use crate::plan::{Mode, Part, Plan, StepKind};
+use crate::ops::{Backend, Choice};
+use crate::plan::{self, Mode, Part, Plan, StepKind};
 
 /// What NVIDIA's data sheet gives for an H200 (SXM, dense products): bytes a second of its memory, operations a second.
 const BYTES_PER_SECOND: f64 = 4.8e12;
@@ -24,6 +26,32 @@ fn operations_per_second(precision: Precision) -> f64 {
 /// Seconds from one small kernel's beginning to the next one's in a graph, about.
 const LAUNCH: f64 = 1.3e-6;
 
+/// How a CUDA device computes the step.
+pub struct How {
+    pub precision: Precision,
+    pub algorithm: ConvAlgo,
+    /// The device whose choices count.
+    pub device: Option<usize>,
+}
+
+/// What a device chooses for the operators of a step, by measuring what it has not measured before.
+struct Choose<'a> {
+    network: &'a Network,
+    plan: &'a Plan,
+    batch_size: usize,
+}
+
+impl Task for Choose<'_> {
+    type Output = (String, Vec<Choice>);
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
+        backend.allocate(&self.plan.memory_sizes(false))?;
+        plan::write_weights(&mut backend, &self.network.initial_weights(0))?;
+        plan::try_out(&mut backend, self.plan, self.batch_size)?;
+        Ok((backend.info().name, backend.choices()))
+    }
+}
+
 /// A training step.
 #[derive(Serialize)]
 struct PlanSummary {
@@ -38,6 +66,11 @@ struct PlanSummary {
     /// Of those, the most that wait for one another where weight gradients run beside what follows them.
     longest_path: usize,
     h200_microseconds: f64,
+    /// Whose choices these are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    algorithms: Vec<Chosen>,
 }
 
 #[derive(Serialize)]
@@ -58,17 +91,21 @@ struct Row {
 }
 
 /// Prints the training step of a network.
-pub fn print(
-    out: &mut impl Write,
-    network: &Network,
-    batch_size: usize,
-    (precision, algorithm): (Precision, ConvAlgo),
-    json: bool,
-) -> Result<()> {
+pub fn print(out: &mut impl Write, network: &Network, batch_size: usize, how: &How, json: bool) -> Result<()> {
     let plan = Plan::new(network, Mode::Training, batch_size)?;
     let mut parts = Vec::new();
-    let how = (precision, algorithm);
-    cuda_launches(&plan, how, batch_size, &mut |part, launches| parts.push(row(part, precision, launches)))?;
+    let (precision, algorithm) = (how.precision, how.algorithm);
+    let (device, choices) = match how.device {
+        Some(ordinal) => {
+            let (device, precision) = (Some(DeviceChoice::Cuda(ordinal)), Some(precision));
+            let args = DeviceArgs { device, precision, conv_algo: Some(algorithm), ..DeviceArgs::default() };
+            let (name, choices) = with_backend(&args, Choose { network, plan: &plan, batch_size })?;
+            (Some(name), choices)
+        }
+        None => (None, Vec::new()),
+    };
+    let visit = &mut |part: &Part, launches| parts.push(row(part, precision, launches));
+    cuda_launches(&plan, (precision, algorithm), &choices, batch_size, visit)?;
     let summary = PlanSummary {
         model: network.name.clone(),
         batch_size,
@@ -78,6 +115,8 @@ pub fn print(
         graph_nodes: parts.iter().map(|row| row.launches.len()).sum(),
         h200_microseconds: parts.iter().map(|row| row.h200_microseconds).sum(),
         parts,
+        device,
+        algorithms: choices.into_iter().map(Chosen::from).collect(),
     };
     if json {
         serde_json::to_writer(&mut *out, &summary)?;
@@ -158,5 +197,9 @@ fn print_table(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
         "H200 µs is an estimate from its data sheet, {LAUNCH:.1e} s a launch and bytes in fp32: at least \
          {h200_microseconds:.0} in all"
     )?;
+    if let Some(device) = &summary.device {
+        writeln!(out, "\nas chosen on {device}:")?;
+        algorithms::print(out, &summary.algorithms)?;
+    }
     Ok(())
 }

@@ -89,6 +89,7 @@ pub fn limits<B: Backend>(backend: &mut B) -> Result<Limits> {
             bias: None,
             activation: Activation::Identity,
             output: span(1, matrix),
+            signs: None,
         },
     );
     let product = seconds(backend, |backend| backend.linear_forward(&op, side, spans))?;

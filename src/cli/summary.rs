@@ -29,9 +29,12 @@ pub struct SummaryArgs {
     /// Arithmetic, with --plan
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32", requires = "plan")]
     precision: Precision,
-    /// How convolutions and linear layers are computed, with --plan; auto takes the fewest launches
+    /// How convolutions and linear layers are computed, with --plan; without --device auto takes the fewest launches
     #[arg(long, value_enum, value_name = "ALGORITHM", default_value = "auto", requires = "plan")]
     conv_algo: ConvAlgo,
+    /// Show what this CUDA device chooses, with --plan; what it has not measured yet is measured
+    #[arg(long, value_name = "N", requires = "plan")]
+    device: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -88,7 +91,8 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
             let model = find_model(name)?;
             let network = build_network(model, model.input, model.classes)?;
             if args.plan {
-                plan::print(&mut out, &network, args.batch_size, (args.precision, args.conv_algo), args.json)?;
+                let how = plan::How { precision: args.precision, algorithm: args.conv_algo, device: args.device };
+                plan::print(&mut out, &network, args.batch_size, &how, args.json)?;
                 return Ok(ExitCode::SUCCESS);
             }
             let summary = summarise(&network, args.batch_size)?;

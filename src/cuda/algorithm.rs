@@ -29,15 +29,26 @@ pub(super) struct Site {
     linear: bool,
     /// Whether pooling, or the layer before's activation and bias, ends it.
     epilogue: bool,
+    /// Whether cuBLASLt has a product for it that ends as it should.
+    by_lt: bool,
 }
 
 impl Site {
     pub fn new(direction: Direction, op: &Conv2d, batch: usize, epilogue: bool) -> Self {
-        Self { direction, op: *op, batch, linear: false, epilogue }
+        Self { direction, op: *op, batch, linear: false, epilogue, by_lt: false }
     }
 
     pub fn linear(direction: Direction, op: &Conv2d, batch: usize, epilogue: bool) -> Self {
         Self { linear: true, ..Self::new(direction, op, batch, epilogue) }
+    }
+
+    pub fn or_by_lt(self, by_lt: bool) -> Self {
+        Self { by_lt, ..self }
+    }
+
+    /// As in files.
+    pub fn name(&self, precision: &str) -> String {
+        format!("{self}, {precision}")
     }
 
     fn candidates(&self) -> Vec<Algorithm> {
@@ -47,6 +58,9 @@ impl Site {
         }
         if !self.linear && self.direction != Direction::BackwardInput && direct::applies(&self.op) {
             all.push(Algorithm::Direct);
+        }
+        if self.by_lt {
+            all.push(Algorithm::CublasLt);
         }
         all
     }
@@ -127,7 +141,7 @@ impl Cuda {
     }
 
     fn site_name(&self, site: &Site) -> String {
-        format!("{site}, {}", self.options.precision)
+        site.name(self.options.precision)
     }
 
     pub(super) fn all_choices(&self) -> Vec<Choice> {

@@ -17,9 +17,9 @@ impl ConvOps for Cuda {
         }
         let site = Site::new(Direction::Forward, op, batch, spans.pool.is_some());
         self.with_algorithm(site, |cuda, algorithm| match algorithm {
-            Algorithm::Im2col => cuda.im2col_forward(op, batch, &spans),
             Algorithm::Implicit => cuda.implicit_forward(op, batch, &spans),
             Algorithm::Direct => cuda.direct_forward(op, batch, &spans),
+            Algorithm::Im2col | Algorithm::CublasLt => cuda.im2col_forward(op, batch, &spans),
         })
     }
 
@@ -30,11 +30,11 @@ impl ConvOps for Cuda {
         }
         let site = Site::new(Direction::BackwardWeight, op, batch, false);
         self.with_algorithm(site, |cuda, algorithm| match algorithm {
-            // There is one place for columns.
-            Algorithm::Im2col if !op.is_pointwise() => cuda.im2col_weight(op, batch, spans),
-            Algorithm::Im2col => cuda.beside(|cuda| cuda.im2col_weight(op, batch, spans)),
             Algorithm::Implicit => cuda.beside(|cuda| cuda.implicit_weight(op, batch, spans)),
             Algorithm::Direct => cuda.beside(|cuda| cuda.direct_backward_weight(op, batch, &spans)),
+            // There is one place for columns.
+            Algorithm::Im2col | Algorithm::CublasLt if !op.is_pointwise() => cuda.im2col_weight(op, batch, spans),
+            Algorithm::Im2col | Algorithm::CublasLt => cuda.beside(|cuda| cuda.im2col_weight(op, batch, spans)),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use anyhow::{Error, anyhow};
 use cudarc::cublas::result::CublasError;
-use cudarc::cublas::sys::cublasStatus_t;
+use cudarc::cublaslt::result::CublasError as CublasLtError;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 
@@ -37,19 +37,27 @@ fn remedy(code: CUresult) -> Option<&'static str> {
 
 /// A cuBLAS error with its name and a remedy.
 pub(super) fn cublas(error: CublasError) -> Error {
-    use cublasStatus_t::*;
-    let remedy = match error.0 {
-        CUBLAS_STATUS_NOT_INITIALIZED => {
+    status(&format!("{:?}", error.0))
+}
+
+/// The same for cuBLASLt, whose errors are cuBLAS's.
+pub(super) fn cublaslt(error: CublasLtError) -> Error {
+    status(&format!("{:?}", error.0))
+}
+
+fn status(name: &str) -> Error {
+    let remedy = match name.trim_start_matches("CUBLAS_STATUS_") {
+        "NOT_INITIALIZED" => {
             "cuBLAS does not start; its version must fit the NVIDIA driver, and the device must have memory left"
         }
-        CUBLAS_STATUS_ALLOC_FAILED => "the device has not enough memory for cuBLAS; try a smaller --batch-size",
-        CUBLAS_STATUS_ARCH_MISMATCH | CUBLAS_STATUS_NOT_SUPPORTED => {
+        "ALLOC_FAILED" => "the device has not enough memory for cuBLAS; try a smaller --batch-size",
+        "ARCH_MISMATCH" | "NOT_SUPPORTED" => {
             "this device or this cuBLAS cannot do it; try --precision fp32, or a newer cuBLAS (CNN_CUDA_CUBLAS)"
         }
-        CUBLAS_STATUS_EXECUTION_FAILED | CUBLAS_STATUS_INTERNAL_ERROR | CUBLAS_STATUS_MAPPING_ERROR => {
+        "EXECUTION_FAILED" | "INTERNAL_ERROR" | "MAPPING_ERROR" => {
             "the product failed on the device; see what else uses it (nvidia-smi) and whether the driver reports faults"
         }
         _ => "this is a defect of the program, please report it with the command",
     };
-    anyhow!("{:?}: {remedy}", error.0)
+    anyhow!("{name}: {remedy}")
 }

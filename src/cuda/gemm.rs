@@ -9,6 +9,7 @@ use cudarc::cublas::sys::{self, cublasComputeType_t, cublasGemmAlgo_t, cublasOpe
 use cudarc::cublas::{CudaBlas, result};
 use cudarc::driver::CudaStream;
 
+use super::gemm_lt::BlasLt;
 use super::memory::Buffer;
 use super::{error, libraries, probe};
 
@@ -43,6 +44,8 @@ pub(super) struct Blas {
     handle: CudaBlas,
     compute: cublasComputeType_t,
     real: cudaDataType_t,
+    /// Where this machine has it.
+    pub lt: Option<BlasLt>,
     _workspace: Buffer,
 }
 
@@ -72,7 +75,8 @@ impl Blas {
             "tf32" => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
             _ => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F),
         };
-        Ok(Self { handle, compute, real, _workspace: workspace })
+        let lt = BlasLt::new(stream, precision, (workspace.address(), WORKSPACE));
+        Ok(Self { handle, compute, real, lt, _workspace: workspace })
     }
 
     /// cuBLAS's version as it numbers itself.

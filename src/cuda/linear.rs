@@ -1,35 +1,44 @@
-//! The linear layer on CUDA, by the algorithm that was chosen for it: products by cuBLAS, or the implicit convolution of
-//! one pixel.
+//! The linear layer on CUDA, by the algorithm that was chosen for it: products by cuBLAS, products by cuBLASLt that end in
+//! bias and activation or in their gradients, or the implicit convolution of one pixel.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::Cuda;
 use super::algorithm::{Direction, Site};
 use super::gemm::{Operand, Product};
+use super::gemm_lt::{Ending, Signs};
 use crate::ops::{
-    Algorithm, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, Linear, LinearBackwardInput,
-    LinearBackwardWeight, LinearForward, LinearOps,
+    Activation, Algorithm, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, GradientEpilogue,
+    Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps, Span,
 };
 use crate::shape::{Shape, Window};
 
 /// The convolution that a linear layer is.
-fn as_conv(op: &Linear) -> Conv2d {
+pub(super) fn as_conv(op: &Linear) -> Conv2d {
     let window = Window { kernel: 1, stride: 1, padding: 0 };
     Conv2d::new(Shape::new(1, 1, op.in_features), op.out_features, window)
 }
 
 impl LinearOps for Cuda {
     fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
-        let LinearForward { input, weight, bias, activation, output } = spans;
-        let conv = as_conv(op);
-        self.with_algorithm(Site::linear(Direction::Forward, &conv, batch, false), |cuda, algorithm| match algorithm {
-            Algorithm::Implicit => {
-                let spans = Conv2dForward { input, weight, bias, activation, output, pool: None };
-                cuda.implicit_forward(&conv, batch, &spans)
+        let LinearForward { input, weight, bias, activation, output, signs } = spans;
+        let (conv, ending) = (as_conv(op), self.forward_ending(op, &spans)?);
+        let site = Site::linear(Direction::Forward, &conv, batch, false);
+        let by_lt = self.lt_offers(ending, || self.forward_product(op, batch, spans))?;
+        self.with_algorithm(site.or_by_lt(by_lt), |cuda, algorithm| {
+            if let Some(signs) = signs {
+                cuda.memory_mut()?.signs.remove(&signs.offset);
             }
-            _ => {
-                cuda.blas_forward(op, batch, spans)?;
-                cuda.bias_activation_forward(activation, batch, op.out_features, bias, output)
+            match (algorithm, ending) {
+                (Algorithm::Implicit, _) => {
+                    let spans = Conv2dForward { input, weight, bias, activation, output, pool: None };
+                    cuda.implicit_forward(&conv, batch, &spans)
+                }
+                (Algorithm::CublasLt, Some(ending)) => cuda.lt_forward(op, batch, spans, ending),
+                _ => {
+                    cuda.blas.product(cuda.forward_product(op, batch, spans)?)?;
+                    cuda.bias_activation_forward(activation, batch, op.out_features, bias, output)
+                }
             }
         })
     }
@@ -51,25 +60,98 @@ impl LinearOps for Cuda {
 
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
         let LinearBackwardInput { d_output, weight, d_input, epilogue } = spans;
-        let conv = as_conv(op);
+        let (conv, ending) = (as_conv(op), self.input_ending(op, epilogue)?);
         let site = Site::linear(Direction::BackwardInput, &conv, batch, epilogue.is_some());
-        self.with_algorithm(site, |cuda, algorithm| match algorithm {
-            Algorithm::Implicit => {
+        let by_lt = self.lt_offers(ending, || self.input_product(op, batch, spans))?;
+        self.with_algorithm(site.or_by_lt(by_lt), |cuda, algorithm| match (algorithm, ending) {
+            (Algorithm::Implicit, _) => {
                 cuda.implicit_input(&conv, batch, Conv2dBackwardInput { d_output, weight, d_input, epilogue })
             }
+            (Algorithm::CublasLt, Some(ending)) => cuda.lt_input(op, batch, spans, ending),
             _ => {
-                cuda.blas_input(op, batch, spans)?;
+                cuda.blas.product(cuda.input_product(op, batch, spans)?)?;
                 cuda.gradient_epilogue(batch, op.in_features, d_input, epilogue)
             }
         })
     }
 }
 
+/// Products by cuBLASLt.
 impl Cuda {
-    fn blas_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
+    /// What of a layer's end cuBLASLt does with the product; nothing where it can do nothing.
+    fn forward_ending(&self, op: &Linear, spans: &LinearForward) -> Result<Option<Ending>> {
+        let Some(bias) = spans.bias else { return Ok(None) };
+        let bias = self.memory()?.weight_address(bias)?;
+        let signs = |span| self.signs(span, op.out_features);
+        Ok(Some(match spans.activation {
+            Activation::Relu => Ending::BiasRelu { bias, signs: spans.signs.map(signs).transpose()? },
+            _ => Ending::Bias { bias },
+        }))
+    }
+
+    /// What of an epilogue cuBLASLt does with the product: back through a ReLU whose signs it has left on the way forward.
+    fn input_ending(&self, op: &Linear, epilogue: Option<GradientEpilogue>) -> Result<Option<Ending>> {
+        let is_relu = |epilogue: &GradientEpilogue| epilogue.activation == Activation::Relu;
+        let Some(GradientEpilogue { signs: Some(signs), d_bias, .. }) = epilogue.filter(is_relu) else {
+            return Ok(None);
+        };
+        if !self.memory()?.signs.contains(&signs.offset) {
+            return Ok(None);
+        }
+        let d_bias = match d_bias {
+            // It would have the type of the product.
+            Some(d_bias) if !self.is_fp16() => Some(self.memory()?.address(d_bias)?),
+            _ => None,
+        };
+        Ok(Some(Ending::ReluGradient { signs: self.signs(signs, op.in_features)?, d_bias }))
+    }
+
+    fn signs(&self, span: Span, features: usize) -> Result<Signs> {
+        Ok(Signs { address: self.memory()?.address(span)?, leading: features.next_multiple_of(128) })
+    }
+
+    fn lt_offers(&self, ending: Option<Ending>, product: impl Fn() -> Result<Product>) -> Result<bool> {
+        match (&self.blas.lt, ending) {
+            (Some(lt), Some(ending)) => Ok(lt.offers(&product()?, ending)),
+            _ => Ok(false),
+        }
+    }
+
+    fn lt_product(&self, product: &Product, ending: Ending) -> Result<()> {
+        self.blas.lt.as_ref().context("cuBLASLt is gone")?.product(product, ending)
+    }
+
+    fn lt_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward, ending: Ending) -> Result<()> {
+        self.lt_product(&self.forward_product(op, batch, spans)?, ending)?;
+        match (ending, spans.signs) {
+            (Ending::Bias { .. }, _) => {
+                let count = batch * op.out_features;
+                self.bias_activation_forward(spans.activation, count, 1, None, spans.output)
+            }
+            (_, Some(signs)) => {
+                self.memory_mut()?.signs.insert(signs.offset);
+                Ok(())
+            }
+            (_, None) => Ok(()),
+        }
+    }
+
+    fn lt_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput, ending: Ending) -> Result<()> {
+        self.lt_product(&self.input_product(op, batch, spans)?, ending)?;
+        let d_bias = spans.epilogue.and_then(|epilogue| epilogue.d_bias);
+        let rest =
+            spans.epilogue.filter(|_| d_bias.is_some() && matches!(ending, Ending::ReluGradient { d_bias: None, .. }));
+        let rest = rest.map(|epilogue| GradientEpilogue { activation: Activation::Identity, ..epilogue });
+        self.gradient_epilogue(batch, op.in_features, spans.d_input, rest)
+    }
+}
+
+/// Products by cuBLAS.
+impl Cuda {
+    fn forward_product(&self, op: &Linear, batch: usize, spans: LinearForward) -> Result<Product> {
         let memory = self.memory()?;
         // x [n, in] · Wᵀ [in, out] → y [n, out]
-        self.blas.product(Product {
+        Ok(Product {
             m: batch,
             n: op.out_features,
             k: op.in_features,
@@ -96,10 +178,10 @@ impl Cuda {
         })
     }
 
-    fn blas_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
+    fn input_product(&self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<Product> {
         let memory = self.memory()?;
         // d_y [n, out] · W [out, in] → d_x [n, in]
-        self.blas.product(Product {
+        Ok(Product {
             m: batch,
             n: op.in_features,
             k: op.out_features,

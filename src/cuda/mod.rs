@@ -15,6 +15,7 @@ mod error;
 mod feed;
 mod gather;
 mod gemm;
+mod gemm_lt;
 mod graphs;
 mod grouped;
 mod implicit;

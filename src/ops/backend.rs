@@ -23,7 +23,7 @@ pub enum Region {
     /// Of batch normalisations, fp32 in every precision: the running ones, in the network's order, and behind them what
     /// a training step keeps for its way back.
     Statistics,
-    /// 32-bit indices: the argmax of every max pooling.
+    /// 32-bit words: the argmax of every max pooling, the signs of linear layers.
     Indices,
 }
 
@@ -107,10 +107,12 @@ pub enum Algorithm {
     Implicit,
     /// A kernel for convolutions of very few channels.
     Direct,
+    /// A library's product that ends in bias and activation, or in their gradients; of linear layers.
+    CublasLt,
 }
 
 impl Algorithm {
-    pub const ALL: [Self; 3] = [Self::Im2col, Self::Implicit, Self::Direct];
+    pub const ALL: [Self; 4] = [Self::Im2col, Self::Implicit, Self::Direct, Self::CublasLt];
 
     /// As in `--conv-algo` and in files.
     pub fn name(self) -> &'static str {
@@ -118,6 +120,7 @@ impl Algorithm {
             Self::Im2col => "im2col",
             Self::Implicit => "implicit",
             Self::Direct => "direct",
+            Self::CublasLt => "cublaslt",
         }
     }
 

@@ -11,14 +11,22 @@ pub struct GradientEpilogue<Buffer = Span> {
     pub activation: Activation,
     /// The layer's output, whose sign tells the activation's derivative.
     pub output: Buffer,
+    /// What the layer's forward pass may have kept of those signs, where the layer and its reader are linear.
+    pub signs: Option<Buffer>,
     /// Column sums of the finished gradient.
     pub d_bias: Option<Span>,
 }
 
 impl<Buffer> GradientEpilogue<Buffer> {
     /// The same with the buffer named differently.
-    pub fn map<Other>(self, name: impl FnOnce(Buffer) -> Other) -> GradientEpilogue<Other> {
-        GradientEpilogue { activation: self.activation, output: name(self.output), d_bias: self.d_bias }
+    pub fn map<Other>(self, name: impl Fn(Buffer) -> Other) -> GradientEpilogue<Other> {
+        let Self { activation, output, signs, d_bias } = self;
+        GradientEpilogue { activation, output: name(output), signs: signs.map(name), d_bias }
+    }
+
+    /// The buffers that it reads.
+    pub fn reads(self) -> impl Iterator<Item = Buffer> {
+        std::iter::once(self.output).chain(self.signs)
     }
 }
 
@@ -47,7 +55,7 @@ pub trait BiasOps {
         d_input: Span,
         epilogue: Option<GradientEpilogue>,
     ) -> Result<()> {
-        let Some(GradientEpilogue { activation, output, d_bias }) = epilogue else { return Ok(()) };
+        let Some(GradientEpilogue { activation, output, d_bias, .. }) = epilogue else { return Ok(()) };
         self.bias_activation_backward(activation, rows, channels, output, d_input, d_bias)
     }
 }

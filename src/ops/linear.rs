@@ -15,6 +15,11 @@ impl Linear {
     pub fn weight_len(&self) -> usize {
         self.in_features * self.out_features
     }
+
+    /// Words that the signs of one sample's outputs take: a bit each, in whole groups of 128.
+    pub fn signs_len(&self) -> usize {
+        self.out_features.next_multiple_of(128) / 32
+    }
 }
 
 /// Spans of a forward pass.
@@ -26,6 +31,9 @@ pub struct LinearForward {
     pub bias: Option<Span>,
     pub activation: Activation,
     pub output: Span,
+    /// Room for what a backend may keep of a ReLU besides the output, for the layer's [`GradientEpilogue`]: which of the
+    /// outputs are positive, `[batch]` times [`Linear::signs_len`] words of [`Region::Indices`](super::Region::Indices).
+    pub signs: Option<Span>,
 }
 
 /// Spans of the weight gradient.

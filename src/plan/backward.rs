@@ -33,7 +33,7 @@ impl Scheduler<'_> {
                 let epilogue = self.gradient_epilogue(node.inputs[0], op.input.channels);
                 let epilogue = epilogue.map(|epilogue| epilogue.map(|_| output));
                 let mut used = vec![d_output, argmax];
-                used.extend(epilogue.map(|epilogue| epilogue.output));
+                used.extend(epilogue.into_iter().flat_map(GradientEpilogue::reads));
                 self.contribute(node, node.inputs[0], &used, |d_input| StepKind::MaxPool2dBackward {
                     op,
                     d_output,
@@ -124,7 +124,7 @@ impl Scheduler<'_> {
         }
         let epilogue = self.gradient_epilogue(node.inputs[0], channels);
         let mut used = vec![d_output];
-        used.extend(epilogue.map(|epilogue| epilogue.output));
+        used.extend(epilogue.into_iter().flat_map(GradientEpilogue::reads));
         let to = node.inputs[0];
         match node.operator {
             Operator::Conv2d(op) => self.contribute(node, to, &used, |d_input| StepKind::Conv2dBackwardInput {
@@ -209,7 +209,8 @@ impl Scheduler<'_> {
         let (activation, d_bias) = (self.fusion.epilogue[producer], self.parameter(node.bias, Region::Gradients));
         self.fused_backward[producer] = true;
         let needed = d_bias.is_some() || activation != Activation::Identity;
-        needed.then(|| GradientEpilogue { activation, output: self.output(producer), d_bias })
+        let signs = self.signs[producer];
+        needed.then(|| GradientEpilogue { activation, output: self.output(producer), signs, d_bias })
     }
 
     fn concat_backward(&mut self, node: &Node, d_output: ValueId) {

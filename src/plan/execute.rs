@@ -107,8 +107,9 @@ pub(super) fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind
             let spans = Conv2dBackwardInput { d_output: at(d_output), weight, d_input: at(d_input), epilogue };
             backend.conv2d_backward_input(op, n, spans)
         }
-        StepKind::LinearForward { ref op, activation, weight, bias, input, output } => {
-            let spans = LinearForward { input: at(input), weight, bias, activation, output: at(output) };
+        StepKind::LinearForward { ref op, activation, weight, bias, input, output, signs } => {
+            let (input, output, signs) = (at(input), at(output), signs.map(at));
+            let spans = LinearForward { input, weight, bias, activation, output, signs };
             backend.linear_forward(op, n, spans)
         }
         StepKind::LinearBackwardWeight { ref op, d_weight, input, d_output } => {

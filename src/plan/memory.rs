@@ -1,5 +1,8 @@
 //! Offsets for buffers of known lifetimes: two share memory only where they are never alive together.
 
+use super::ValueId;
+use crate::ops::{Region, Span};
+
 /// Elements that every buffer's beginning is a multiple of: 256 bytes of fp32, enough for any vector access.
 const ALIGNMENT: usize = 64;
 
@@ -18,7 +21,7 @@ impl Lifetime {
 }
 
 /// Offsets and the total length: the largest buffers first, each in the lowest gap that fits it.
-pub(super) fn assign(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
+fn assign(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..lifetimes.len()).collect();
     order.sort_by_key(|&index| (std::cmp::Reverse(lifetimes[index].len), index));
     let mut offsets = vec![0; lifetimes.len()];
@@ -38,6 +41,24 @@ pub(super) fn assign(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
         placed.insert(placed.partition_point(|&other| offsets[other] <= offset), index);
     }
     (offsets, total.next_multiple_of(ALIGNMENT))
+}
+
+/// Spans of all values, and the lengths of the arena and of the indices, for batches of `max_batch`. Lengths of values are
+/// per sample.
+pub(super) fn place(values: &[(Region, Lifetime)], max_batch: usize) -> (Vec<Span>, usize, usize) {
+    let mut spans = vec![Span::new(Region::Arena, 0, 0); values.len()];
+    let mut totals = [0, 0];
+    for (total, region) in totals.iter_mut().zip([Region::Arena, Region::Indices]) {
+        let ids: Vec<ValueId> = (0..values.len()).filter(|&id| values[id].0 == region).collect();
+        let scaled = |&id: &ValueId| Lifetime { len: values[id].1.len * max_batch, ..values[id].1 };
+        let lifetimes: Vec<Lifetime> = ids.iter().map(scaled).collect();
+        let (offsets, len) = assign(&lifetimes);
+        *total = len;
+        for ((&id, offset), lifetime) in ids.iter().zip(offsets).zip(&lifetimes) {
+            spans[id] = Span::new(region, offset, lifetime.len);
+        }
+    }
+    (spans, totals[0], totals[1])
 }
 
 #[cfg(test)]

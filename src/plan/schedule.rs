@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 
 use super::fusion::{Fusion, fuse};
-use super::memory::{Lifetime, assign};
+use super::memory::{Lifetime, place};
 use super::{Mode, Plan, Step, StepKind, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
-use crate::ops::{BatchNorm2d, ChannelCopy, PoolEpilogue, Region, Span};
+use crate::ops::{Activation, BatchNorm2d, ChannelCopy, Linear, PoolEpilogue, Region, Span};
 
 /// Plans `network`; see [`Plan::new`].
 pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
@@ -34,7 +34,7 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
         scheduler.touch(logits); // whoever looks at the logits does so after the step
     }
     let input = scheduler.output(0);
-    let (spans, arena_len, indices_len) = scheduler.place(max_batch);
+    let (spans, arena_len, indices_len) = place(&scheduler.values, max_batch);
     let mut heads = heads.into_iter().map(|head| head.placed(&spans));
     let loss_gradient = heads.next().map(|(_, gradient)| gradient);
     Ok(Plan {
@@ -69,9 +69,9 @@ pub(super) struct Scheduler<'a> {
     pub(super) network: &'a Network,
     pub(super) mode: Mode,
     pub(super) fusion: Fusion,
-    /// Whether a parameter lies at or before a node, so that a gradient has somewhere to go.
     /// What is computed: all in training, without auxiliary heads in evaluation.
     live: Vec<bool>,
+    /// Whether a parameter lies at or before a node, so that a gradient has somewhere to go.
     pub(super) needs_gradient: Vec<bool>,
     pub(super) steps: Vec<Step>,
     pub(super) clock: usize,
@@ -79,6 +79,7 @@ pub(super) struct Scheduler<'a> {
     pub(super) values: Vec<(Region, Lifetime)>,
     pub(super) outputs: Vec<Option<ValueId>>,
     pub(super) argmax: Vec<Option<ValueId>>,
+    pub(super) signs: Vec<Option<ValueId>>,
     pub(super) gradients: Vec<Option<ValueId>>,
     /// Layers whose activation and bias are done by what writes the gradient of their output.
     pub(super) fused_backward: Vec<bool>,
@@ -109,6 +110,7 @@ impl<'a> Scheduler<'a> {
             values: Vec::new(),
             outputs: vec![None; count],
             argmax: vec![None; count],
+            signs: vec![None; count],
             gradients: vec![None; count],
             fused_backward: vec![false; count],
             read_beside: Vec::new(),
@@ -196,7 +198,10 @@ impl<'a> Scheduler<'a> {
                 let pool = self.pool_epilogue(id);
                 StepKind::Conv2dForward { op, activation, weight, bias, input, output, pool }
             }
-            Operator::Linear(op) => StepKind::LinearForward { op, activation, weight, bias, input, output },
+            Operator::Linear(op) => {
+                let signs = self.signs(id, op);
+                StepKind::LinearForward { op, activation, weight, bias, input, output, signs }
+            }
             Operator::BatchNorm2d(op) => return self.batch_norm_forward(id, op, input),
             Operator::MaxPool2d(op) => StepKind::MaxPool2dForward { op, input, output, argmax: self.argmax(id) },
             Operator::AvgPool2d(op) => StepKind::AvgPool2dForward { op, input, output },
@@ -210,7 +215,7 @@ impl<'a> Scheduler<'a> {
         };
         let mut used = inputs;
         used.push(output);
-        used.extend(self.argmax[id]);
+        used.extend(self.argmax[id].into_iter().chain(self.signs[id]));
         if let StepKind::Conv2dForward { pool: Some(pool), .. } = kind {
             used.push(pool.output);
             used.extend(pool.argmax);
@@ -254,6 +259,22 @@ impl<'a> Scheduler<'a> {
         self.argmax[id]
     }
 
+    /// The buffer of what a backend may keep of a linear layer's ReLU, where a linear layer's input gradient goes back
+    /// through it.
+    fn signs(&mut self, id: NodeId, op: Linear) -> Option<ValueId> {
+        let is_reader = |(reader, node): (NodeId, &Node)| {
+            matches!(node.operator, Operator::Linear(_)) && self.live[reader] && self.fusion.root[node.inputs[0]] == id
+        };
+        let relu = self.fusion.epilogue[id] == Activation::Relu && self.fusion.has_one_reader(id);
+        let trained = self.mode == Mode::Training && self.needs_gradient[id];
+        if relu && trained && self.network.nodes.iter().enumerate().any(is_reader) {
+            self.clock += 1; // it begins with the step that writes it
+            self.signs[id] = Some(self.value(Region::Indices, op.signs_len()));
+            self.clock -= 1;
+        }
+        self.signs[id]
+    }
+
     /// The pooling that ends a convolution.
     fn pool_epilogue(&mut self, id: NodeId) -> Option<PoolEpilogue<ValueId>> {
         let (pool, op) = self.fusion.pool[id]?;
@@ -275,22 +296,5 @@ impl<'a> Scheduler<'a> {
             self.emit(node, "forward", &[source, target], StepKind::CopyChannels { op, source, target });
             target_offset += channels;
         }
-    }
-
-    /// Spans of all values, and the lengths of the arena and of the indices, for batches of `max_batch`.
-    fn place(&self, max_batch: usize) -> (Vec<Span>, usize, usize) {
-        let mut spans = vec![Span::new(Region::Arena, 0, 0); self.values.len()];
-        let mut totals = [0, 0];
-        for (total, region) in totals.iter_mut().zip([Region::Arena, Region::Indices]) {
-            let ids: Vec<ValueId> = (0..self.values.len()).filter(|&id| self.values[id].0 == region).collect();
-            let scaled = |&id: &ValueId| Lifetime { len: self.values[id].1.len * max_batch, ..self.values[id].1 };
-            let lifetimes: Vec<Lifetime> = ids.iter().map(scaled).collect();
-            let (offsets, len) = assign(&lifetimes);
-            *total = len;
-            for ((&id, offset), lifetime) in ids.iter().zip(offsets).zip(&lifetimes) {
-                spans[id] = Span::new(region, offset, lifetime.len);
-            }
-        }
-        (spans, totals[0], totals[1])
     }
 }

@@ -46,6 +46,7 @@ pub enum StepKind {
         bias: Option<Span>,
         input: ValueId,
         output: ValueId,
+        signs: Option<ValueId>,
     },
     LinearBackwardWeight {
         op: Linear,
@@ -203,15 +204,17 @@ impl StepKind {
     /// The plan's buffers that it reads, and those that it writes.
     pub fn buffers(&self) -> (Vec<ValueId>, Vec<ValueId>) {
         let with_epilogue = |reads: &[ValueId], epilogue: &Option<GradientEpilogue<ValueId>>| {
-            reads.iter().copied().chain(epilogue.map(|epilogue| epilogue.output)).collect()
+            reads.iter().copied().chain((*epilogue).into_iter().flat_map(GradientEpilogue::reads)).collect()
         };
         match *self {
             Self::Conv2dForward { input, output, pool, .. } => {
                 let pooled = pool.into_iter().flat_map(|pool| [Some(pool.output), pool.argmax]).flatten();
                 (vec![input], std::iter::once(output).chain(pooled).collect())
             }
-            Self::LinearForward { input, output, .. }
-            | Self::AvgPool2dForward { input, output, .. }
+            Self::LinearForward { input, output, signs, .. } => {
+                (vec![input], std::iter::once(output).chain(signs).collect())
+            }
+            Self::AvgPool2dForward { input, output, .. }
             | Self::SubsampleForward { input, output, .. }
             | Self::AdaptiveAvgPool2dForward { input, output, .. }
             | Self::LrnForward { input, output, .. }

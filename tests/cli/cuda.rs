@@ -256,3 +256,24 @@ fn the_fastest_algorithms_are_chosen_once_kept_on_disk_and_with_the_run() {
     let stderr = run(&args);
     assert_eq!((tried(&stderr), recorded(&first)), (0, expected), "{stderr}");
 }
+
+/// A summary's plan is of the device's own choices, which a step then launches.
+#[test]
+fn summary_shows_what_a_device_chooses() {
+    let Some(libraries) = emulator() else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    let run = |args: &[&str]| -> String {
+        let args = [args, &["--device", "0", "--batch-size", "2", "--precision", "fp16"]].concat();
+        let cached = [("XDG_CACHE_HOME", cache.path().to_str().expect("plain"))];
+        succeed(run_with(libraries, &cached, &args)).stdout
+    };
+    let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    let summary = json(&run(&["summary", "--plan", "--json"]));
+    let bench = json(&run(&["bench", "--steps", "2", "--branches", "off", "--algorithms", "--json"]));
+    assert_eq!(summary["algorithms"], bench["algorithms"]);
+    assert_eq!(summary["graph_nodes"], bench["graph_nodes"]);
+    let algorithms = summary["algorithms"].as_array().expect("choices");
+    assert!(algorithms.iter().any(|chosen| chosen["algorithm"] == "cublaslt"), "{algorithms:#?}");
+    let text = run(&["summary", "--plan"]);
+    assert!(text.contains("cuBLASLt product") && text.contains("as chosen on "), "{text}");
+}

@@ -1,32 +1,9 @@
 // The stand-in for cuBLAS: handles, modes and the matrix products, queued in stream order on the emulated device.
+#include "blas.h"
+
 #include <cstdio>
-#include <cstdlib>
-#include <functional>
 #include <mutex>
 #include <unordered_set>
-#include <vector>
-
-#include "cuda_types.h"
-#include "gemm.h"
-
-using emulator::Gemm;
-using emulator::Rounding;
-using emulator::Type;
-
-using Addresses = std::vector<uintptr_t>;
-
-extern "C" CUresult cuda_emulator_enqueue(CUstream, const char*, const std::function<CUresult()>*, const Addresses*,
-                                          const Addresses*);
-extern "C" bool cuda_emulator_range(const void*, size_t);
-extern "C" CUresult cuda_emulator_refuse_during_capture();
-
-enum Status : unsigned {
-    SUCCESS = 0,
-    NOT_INITIALIZED = 1,
-    INVALID_VALUE = 7,
-    EXECUTION_FAILED = 13,
-    NOT_SUPPORTED = 15
-};
 
 struct Handle {
     CUstream stream = nullptr;
@@ -34,13 +11,7 @@ struct Handle {
     int math_mode = 0, pointer_mode = 0, atomics_mode = 0;
 };
 
-#define BLAS_API extern "C" __attribute__((visibility("default"))) Status
-
 namespace {
-
-constexpr int TF32_MATH = 3;
-constexpr int COMPUTE_32F = 68, COMPUTE_32F_PEDANTIC = 69, COMPUTE_FAST_16F = 74, COMPUTE_FAST_16BF = 75,
-              COMPUTE_FAST_TF32 = 77;
 
 std::mutex handles_lock;
 std::unordered_set<Handle*> handles;
@@ -50,40 +21,10 @@ bool known(Handle* handle) {
     return handles.count(handle) != 0;
 }
 
-bool type_of(int cuda_type, Type* type) {
-    switch (cuda_type) {
-        case 0: *type = Type::f32; return true;
-        case 2: *type = Type::f16; return true;
-        case 14: *type = Type::bf16; return true;
-        default: return false;
-    }
-}
-
-size_t size_of(Type type) { return type == Type::f32 ? 4 : 2; }
-
-bool rounding_of(int compute, int math_mode, Type type, Rounding* rounding) {
-    *rounding = Rounding::none;
-    const bool f32 = type == Type::f32;
-    switch (compute) {
-        case COMPUTE_32F: if (f32 && math_mode == TF32_MATH) *rounding = Rounding::tf32; return true;
-        case COMPUTE_32F_PEDANTIC: return true;
-        case COMPUTE_FAST_TF32: *rounding = Rounding::tf32; return f32;
-        case COMPUTE_FAST_16F: *rounding = Rounding::f16; return f32;
-        case COMPUTE_FAST_16BF: *rounding = Rounding::bf16; return f32;
-        default: return false;
-    }
-}
-
 struct Batch {
     long long stride_a, stride_b, stride_c;
     int count;
 };
-
-// Bytes from the first element to the last of `columns` columns of `rows`, in `count` matrices `stride` apart.
-size_t extent(long rows, long columns, long ld, long long stride, int count, Type type) {
-    if (rows == 0 || columns == 0 || count == 0) return 0;
-    return static_cast<size_t>((count - 1) * stride + (columns - 1) * ld + rows) * size_of(type);
-}
 
 // The product of one call; it runs when its stream gets there.
 CUresult run(Gemm g, const Batch& batch, const float* device_alpha, const float* device_beta) {
@@ -113,12 +54,6 @@ CUresult run(Gemm g, const Batch& batch, const float* device_alpha, const float*
         emulator::gemm(one);
     }
     return CUDA_SUCCESS;
-}
-
-// What `name` in the environment says that a call ends with; SUCCESS where it says nothing.
-Status planted(const char* name) {
-    const char* text = getenv(name);
-    return text && *text ? static_cast<Status>(atoi(text)) : SUCCESS;
 }
 
 Status enqueue(Handle* handle, const Gemm& g, const std::function<CUresult()>& work) {

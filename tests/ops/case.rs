@@ -263,7 +263,7 @@ fn run_linear<B: Backend>(
     let weight = lab.put(Region::Parameters, &inputs[1]);
     let bias = Some(lab.put(Region::Parameters, &inputs[2]));
     let output = lab.empty(Region::Arena, d_output.len());
-    let forward = LinearForward { input, weight, bias, activation, output };
+    let forward = LinearForward { input, weight, bias, activation, output, signs: None };
     lab.backend.linear_forward(op, batch, forward).expect("forward");
     let d_output = lab.put(Region::Arena, d_output);
     let (d_weight, d_bias) = (lab.empty(Region::Gradients, weight.len), lab.empty(Region::Gradients, op.out_features));

@@ -57,7 +57,7 @@ fn conv_pool<B: Backend>(
     if !fused {
         lab.backend.max_pool2d_forward(&pool, batch, output, pooled, Some(argmax)).expect("pooling");
     }
-    let epilogue = fused.then_some(GradientEpilogue { activation, output: pooled, d_bias: Some(d_bias) });
+    let epilogue = fused.then_some(GradientEpilogue { activation, output: pooled, signs: None, d_bias: Some(d_bias) });
     let spans = MaxPool2dBackward { d_output, argmax, d_input: d_conv, epilogue };
     lab.backend.max_pool2d_backward(&pool, batch, spans).expect("backward");
     if !fused {
@@ -86,7 +86,7 @@ fn input_gradient<B: Backend>(lab: &mut Lab<B>, layer: Layer, activation: Activa
     let output = lab.put(Region::Arena, &random(inputs, 3));
     let d_input = lab.empty(Region::Arena, inputs);
     let d_bias = lab.empty(Region::Gradients, channels);
-    let epilogue = fused.then_some(GradientEpilogue { activation, output, d_bias: Some(d_bias) });
+    let epilogue = fused.then_some(GradientEpilogue { activation, output, signs: None, d_bias: Some(d_bias) });
     match layer {
         Layer::Conv(op, batch) => {
             let spans = Conv2dBackwardInput { d_output, weight, d_input, epilogue };

@@ -5,6 +5,7 @@ pub mod case;
 mod conv;
 pub mod cuda;
 mod cuda_implicit;
+mod cuda_lt;
 pub mod dropout;
 mod epilogue;
 mod gather;

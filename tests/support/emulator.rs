@@ -178,7 +178,7 @@ fn compile_all(compiler: &str, work: &Path) {
     for name in DRIVER {
         jobs.push((PathBuf::from(SOURCES).join(format!("{name}.cpp")), FOR_DRIVER));
     }
-    for name in ["gemm", "cublas", "mma", "nvrtc"] {
+    for name in ["gemm", "cublas", "cublaslt", "mma", "nvrtc"] {
         jobs.push((PathBuf::from(SOURCES).join(format!("{name}.cpp")), FOR_PRODUCTS));
     }
     let next = AtomicUsize::new(0);
@@ -231,12 +231,13 @@ fn compile(compiler: &str, flags: &[&str], source: &Path, work: &Path) -> Output
 
 fn link_all(compiler: &str, work: &Path) {
     let object = |name: &str| work.join(format!("{name}.o"));
-    let apart = ["gemm", "cublas", "nvrtc"].map(object);
+    let apart = ["gemm", "cublas", "cublaslt", "nvrtc"].map(object);
     let driver: Vec<PathBuf> =
         files(&work.to_string_lossy(), &["o"]).into_iter().filter(|path| !apart.contains(path)).collect();
     link(compiler, work, ("libcuda.so", "1"), &driver);
-    let products = [object("gemm"), object("cublas"), work.join("libcuda.so.1")];
-    link(compiler, work, ("libcublas.so", "13"), &products);
+    for (library, name) in [("libcublas.so", "cublas"), ("libcublasLt.so", "cublaslt")] {
+        link(compiler, work, (library, "13"), &[object("gemm"), object(name), work.join("libcuda.so.1")]);
+    }
     link(compiler, work, ("libnvrtc.so", "13"), &[object("nvrtc")]);
 }
 

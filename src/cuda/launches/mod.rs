@@ -2,27 +2,27 @@
 //!
 //! It takes the decisions that the launching code takes; a test compares it with the graph of a captured step.
 
+mod products;
 mod state;
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 
 use super::memory::columns_bytes;
-use super::{direct, implicit};
 use crate::ops::{
     Activation, ActivationOps, AdaptiveAvgPool2d, Algorithm, AvgPool2d, BatchNorm2d, BatchNorm2dBackward,
-    BatchNorm2dForward, BiasOps, ChannelCopy, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
-    ConvOps, GradientEpilogue, JoinOps, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps,
-    MaxPool2d, MaxPool2dBackward, MemorySizes, NormOps, PoolOps, Span, Subsample,
+    BatchNorm2dForward, BiasOps, ChannelCopy, Choice, JoinOps, MaxPool2d, MaxPool2dBackward, MemorySizes, NormOps,
+    PoolOps, Span, Subsample,
 };
-
-/// A product by cuBLAS, one launch of several kernels' names.
-const PRODUCT: &str = "cuBLAS product";
 
 /// The list.
 pub struct Launches {
     precision: &'static str,
     workspace: usize,
     algorithm: Option<Algorithm>,
+    /// By operator, before all else.
+    chosen: BTreeMap<String, Algorithm>,
     columns_bytes: usize,
     launched: Vec<&'static str>,
 }
@@ -31,34 +31,13 @@ impl Launches {
     /// For `fp32`, `tf32` or `fp16`, with `workspace` bytes for the columns of convolutions, and the algorithm that is
     /// asked for; none is the one of fewest launches, where a device would take the fastest.
     pub fn new(precision: &'static str, workspace: usize, algorithm: Option<Algorithm>) -> Self {
-        Self { precision, workspace, algorithm, columns_bytes: 0, launched: Vec::new() }
+        Self { precision, workspace, algorithm, chosen: BTreeMap::new(), columns_bytes: 0, launched: Vec::new() }
     }
 
-    /// The algorithm of a forward pass or weight gradient.
-    fn algorithm(&self, op: &Conv2d) -> Algorithm {
-        match self.algorithm {
-            Some(Algorithm::Direct) | None if direct::applies(op) => Algorithm::Direct,
-            Some(Algorithm::Im2col | Algorithm::Direct) => Algorithm::Im2col,
-            Some(Algorithm::Implicit) | None => Algorithm::Implicit,
-        }
-    }
-
-    /// Of linear layers and input gradients, which have no direct kernels.
-    fn is_implicit(&self) -> bool {
-        matches!(self.algorithm, Some(Algorithm::Implicit) | None)
-    }
-
-    /// An implicit input gradient takes its epilogue along where there is room for its sums.
-    fn implicit_input(
-        &mut self,
-        rows: usize,
-        channels: usize,
-        d_input: Span,
-        epilogue: Option<GradientEpilogue>,
-    ) -> Result<()> {
-        self.launch("conv2d_backward_input")?;
-        let rest = epilogue.filter(|_| !implicit::sums_columns(rows, channels));
-        self.gradient_epilogue(rows, channels, d_input, rest)
+    /// With what a device has chosen.
+    pub fn with_choices(self, choices: &[Choice]) -> Self {
+        let chosen = choices.iter().map(|choice| (choice.site.clone(), choice.algorithm)).collect();
+        Self { chosen, ..self }
     }
 
     /// Takes note of what a plan allocates.
@@ -80,100 +59,12 @@ impl Launches {
         Ok(())
     }
 
-    /// Pieces of `rows` rows of columns, of which `at_once` go together.
-    fn pieces(&mut self, rows: usize, at_once: usize, kernels: [&'static str; 2]) {
-        for _ in 0..rows.div_ceil(at_once.max(1)) {
-            self.launched.extend(kernels);
-        }
-    }
-
-    /// Rows of columns that fit the workspace.
-    fn rows_at_once(&self, op: &Conv2d) -> usize {
-        self.columns_bytes / (op.patch_len() * self.real_size())
-    }
-
-    fn over_columns(&mut self, op: &Conv2d, batch: usize) -> Result<()> {
-        if op.is_pointwise() {
-            return self.launch(PRODUCT);
-        }
-        let (rows, at_once) = (batch * op.output()?.pixels(), self.rows_at_once(op));
-        self.pieces(rows, at_once, ["im2col", PRODUCT]);
-        Ok(())
-    }
-
     fn bias_activation_forward(&mut self, activation: Activation, bias: Option<Span>) -> Result<()> {
         match (bias, activation) {
             (Some(_), _) => self.launch("bias_activation_forward"),
             (None, Activation::Identity) => Ok(()),
             (None, _) => self.launch("activation_forward"),
         }
-    }
-}
-
-impl ConvOps for Launches {
-    fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        if !op.is_plain() {
-            self.launch("grouped_forward")?;
-            return if spans.pool.is_some() { self.launch("max_pool_forward") } else { Ok(()) };
-        }
-        let algorithm = self.algorithm(op);
-        match algorithm {
-            Algorithm::Implicit => self.launch("conv2d_forward")?,
-            Algorithm::Direct => self.launch("direct_forward")?,
-            Algorithm::Im2col => self.over_columns(op, batch)?,
-        }
-        match spans.pool {
-            Some(pool) if algorithm == Algorithm::Implicit && implicit::fuses(&pool.op) => Ok(()),
-            Some(_) => self.launch("max_pool_forward"),
-            None if algorithm != Algorithm::Im2col => Ok(()),
-            None => self.bias_activation_forward(spans.activation, spans.bias),
-        }
-    }
-
-    fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, _spans: Conv2dBackwardWeight) -> Result<()> {
-        match self.algorithm(op) {
-            _ if !op.is_plain() => self.launch("grouped_backward_weight"),
-            Algorithm::Implicit => self.launch("conv2d_backward_weight"),
-            Algorithm::Direct => self.launch("direct_backward_weight"),
-            Algorithm::Im2col => self.over_columns(op, batch),
-        }
-    }
-
-    fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
-        if self.is_implicit() && op.is_plain() {
-            return self.implicit_input(batch * op.input.pixels(), op.input.channels, spans.d_input, spans.epilogue);
-        }
-        match op.is_pointwise() {
-            _ if !op.is_plain() => self.launch("grouped_backward_input")?,
-            true => self.launch(PRODUCT)?,
-            false => {
-                let samples_at_once = self.rows_at_once(op) / op.output()?.pixels();
-                self.pieces(batch, samples_at_once, [PRODUCT, "col2im"]);
-            }
-        }
-        self.gradient_epilogue(batch * op.input.pixels(), op.input.channels, spans.d_input, spans.epilogue)
-    }
-}
-
-impl LinearOps for Launches {
-    fn linear_forward(&mut self, _op: &Linear, _batch: usize, spans: LinearForward) -> Result<()> {
-        if self.is_implicit() {
-            return self.launch("conv2d_forward");
-        }
-        self.launch(PRODUCT)?;
-        self.bias_activation_forward(spans.activation, spans.bias)
-    }
-
-    fn linear_backward_weight(&mut self, _op: &Linear, _batch: usize, _spans: LinearBackwardWeight) -> Result<()> {
-        self.launch(if self.is_implicit() { "conv2d_backward_weight" } else { PRODUCT })
-    }
-
-    fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
-        if self.is_implicit() {
-            return self.implicit_input(batch, op.in_features, spans.d_input, spans.epilogue);
-        }
-        self.launch(PRODUCT)?;
-        self.gradient_epilogue(batch, op.in_features, spans.d_input, spans.epilogue)
     }
 }
 

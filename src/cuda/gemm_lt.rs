@@ -1,0 +1,235 @@
+//! Matrix products by cuBLASLt that end in bias and ReLU, or in their gradients, in the same launch.
+//!
+//! Everything is made anew for every call: calls are recorded once and replayed from then on.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::sys::{
+    self, cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulDescAttributes_t as DescAttribute,
+    cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreferenceAttributes_t as Preference, cudaDataType_t,
+};
+use cudarc::driver::CudaStream;
+use tracing::debug;
+
+use super::error;
+use super::gemm::{Operand, Product};
+
+/// Which outputs of a ReLU are positive, a bit each, as the forward product leaves them for the way back.
+#[derive(Clone, Copy)]
+pub(super) struct Signs {
+    pub address: u64,
+    /// Bits from one row of outputs to the next, a multiple of 128.
+    pub leading: usize,
+}
+
+/// What happens to a product `c [m, n]` before it is written. Biases and their gradients are `[n]`, of `c`'s type.
+#[derive(Clone, Copy)]
+pub(super) enum Ending {
+    Bias {
+        bias: u64,
+    },
+    BiasRelu {
+        bias: u64,
+        signs: Option<Signs>,
+    },
+    /// Back through the ReLU whose signs these are, then the column sums.
+    ReluGradient {
+        signs: Signs,
+        d_bias: Option<u64>,
+    },
+}
+
+impl Ending {
+    fn epilogue(self) -> cublasLtEpilogue_t {
+        match self {
+            Self::Bias { .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            Self::BiasRelu { signs: None, .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
+            Self::BiasRelu { signs: Some(_), .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
+            Self::ReluGradient { d_bias: None, .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU,
+            Self::ReluGradient { d_bias: Some(_), .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU_BGRAD,
+        }
+    }
+
+    fn bias(self) -> Option<u64> {
+        match self {
+            Self::Bias { bias } | Self::BiasRelu { bias, .. } => Some(bias),
+            Self::ReluGradient { d_bias, .. } => d_bias,
+        }
+    }
+
+    fn signs(self) -> Option<Signs> {
+        match self {
+            Self::Bias { .. } => None,
+            Self::BiasRelu { signs, .. } => signs,
+            Self::ReluGradient { signs, .. } => Some(signs),
+        }
+    }
+}
+
+/// One of cuBLASLt's objects, destroyed with its owner.
+struct Owned<T: Copy> {
+    raw: T,
+    destroy: unsafe fn(T) -> Result<(), CublasError>,
+}
+
+impl<T: Copy> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: it was created, and nothing else destroys it. Where that fails there is nothing left to do.
+        let _ = unsafe { (self.destroy)(self.raw) };
+    }
+}
+
+type Layout = Owned<sys::cublasLtMatrixLayout_t>;
+
+/// A product as cuBLASLt takes it, with the algorithm that it proposes.
+struct Call {
+    desc: Owned<sys::cublasLtMatmulDesc_t>,
+    /// Of the first and second operand and the result, in cuBLAS's order.
+    layouts: [Layout; 3],
+    proposal: cublasLtMatmulHeuristicResult_t,
+}
+
+/// cuBLASLt on one stream, whose workspace is that of cuBLAS: they never run at the same time.
+pub(super) struct BlasLt {
+    handle: Owned<sys::cublasLtHandle_t>,
+    stream: Arc<CudaStream>,
+    workspace: (u64, usize),
+    compute: cublasComputeType_t,
+    real: cudaDataType_t,
+}
+
+impl BlasLt {
+    /// With an address and bytes to work in; nothing where this machine has no cuBLASLt, which other algorithms replace.
+    pub fn new(stream: &Arc<CudaStream>, precision: &str, workspace: (u64, usize)) -> Option<Self> {
+        // SAFETY: opening cuBLASLt runs no code but its own initialisers.
+        if !unsafe { sys::is_culib_present() } {
+            debug!("cuBLASLt was not found");
+            return None;
+        }
+        let raw = result::create_handle().inspect_err(|error| debug!("cuBLASLt does not start: {error}")).ok()?;
+        let (compute, real) = match precision {
+            "fp16" => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_16F),
+            "tf32" => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
+            _ => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F),
+        };
+        let handle = Owned { raw, destroy: result::destroy_handle };
+        Some(Self { handle, stream: stream.clone(), workspace, compute, real })
+    }
+
+    /// Whether cuBLASLt has an algorithm for it.
+    pub fn offers(&self, product: &Product, ending: Ending) -> bool {
+        self.prepare(product, ending).is_ok()
+    }
+
+    /// Computes a product on the stream and ends it. `c` has the type of the operands.
+    ///
+    /// # Errors
+    /// Where cuBLASLt does not offer it, or fails.
+    pub fn product(&self, product: &Product, ending: Ending) -> Result<()> {
+        let Product { m, n, k, a, b, c, .. } = *product;
+        let run = || {
+            let call = self.prepare(product, ending)?;
+            let [first, second, output] = &call.layouts;
+            let (alpha, beta) = (1.0_f32, 0.0_f32);
+            // SAFETY: the addresses are those of spans that hold the whole matrices; the objects live until it returns, and
+            // so do the scalars, which it reads before that.
+            unsafe {
+                result::matmul(
+                    self.handle.raw,
+                    call.desc.raw,
+                    (&raw const alpha).cast(),
+                    (&raw const beta).cast(),
+                    b.address as *const c_void,
+                    first.raw,
+                    a.address as *const c_void,
+                    second.raw,
+                    c as *const c_void,
+                    output.raw,
+                    c as *mut c_void,
+                    output.raw,
+                    &raw const call.proposal.algo,
+                    self.workspace.0 as *mut c_void,
+                    self.workspace.1,
+                    self.stream.cu_stream().cast(),
+                )
+            }
+        };
+        let product = || format!("a matrix product of {m}×{n}×{k} by cuBLASLt");
+        run().map_err(error::cublaslt).with_context(product)
+    }
+
+    /// As [`Blas::product`](super::gemm::Blas::product), `cᵀ = bᵀ · aᵀ`: a bias then runs along the rows of the result.
+    fn prepare(&self, product: &Product, ending: Ending) -> Result<Call, CublasError> {
+        let Product { m, n, k, a, b, c, .. } = *product;
+        let raw = result::create_matmul_desc(self.compute, cudaDataType_t::CUDA_R_32F)?;
+        let desc = Owned { raw, destroy: result::destroy_matmul_desc };
+        let transposed = |operand: Operand| i32::from(operand.transposed);
+        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, transposed(b))?;
+        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, transposed(a))?;
+        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, ending.epilogue())?;
+        if let Some(bias) = ending.bias() {
+            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
+        }
+        if let Some(signs) = ending.signs() {
+            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, signs.address)?;
+            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, signs.leading as i64)?;
+        }
+        let layouts = [
+            self.layout(if b.transposed { (k, n) } else { (n, k) })?,
+            self.layout(if a.transposed { (m, k) } else { (k, m) })?,
+            self.layout((n, m))?,
+        ];
+        let aligned = |address: u64| 1_u32 << address.trailing_zeros().min(8);
+        let preference = Owned { raw: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
+        prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
+        // cuBLASLt takes 256 bytes for granted; the bias counts as the result does.
+        let result_address = c | ending.bias().unwrap_or(0);
+        for (attribute, address) in [
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b.address),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a.address),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, result_address),
+        ] {
+            prefer(&preference, attribute, aligned(address))?;
+        }
+        let [first, second, output] = &layouts;
+        // SAFETY: all objects are alive.
+        let proposal = unsafe {
+            result::get_matmul_algo_heuristic(
+                self.handle.raw,
+                desc.raw,
+                first.raw,
+                second.raw,
+                output.raw,
+                output.raw,
+                preference.raw,
+            )
+        }?;
+        Ok(Call { desc, layouts, proposal })
+    }
+
+    /// A column-major matrix without gaps.
+    fn layout(&self, (rows, columns): (usize, usize)) -> Result<Layout, CublasError> {
+        let raw = result::create_matrix_layout(self.real, rows as u64, columns as u64, rows as i64)?;
+        Ok(Owned { raw, destroy: result::destroy_matrix_layout })
+    }
+}
+
+/// Sets an attribute, whose type is that of cublasLt.h.
+fn set<T>(desc: &Owned<sys::cublasLtMatmulDesc_t>, attribute: DescAttribute, value: T) -> Result<(), CublasError> {
+    // SAFETY: the object is alive, and as many bytes are read as the value has.
+    unsafe { result::set_matmul_desc_attribute(desc.raw, attribute, (&raw const value).cast(), size_of::<T>()) }
+}
+
+/// Sets what an algorithm must do with.
+fn prefer<T>(
+    preference: &Owned<sys::cublasLtMatmulPreference_t>,
+    attribute: Preference,
+    value: T,
+) -> Result<(), CublasError> {
+    // SAFETY: as in `set`.
+    unsafe { result::set_matmul_pref_attribute(preference.raw, attribute, (&raw const value).cast(), size_of::<T>()) }
+}

@@ -1,0 +1,278 @@
+// The stand-in for cuBLASLt: descriptors, proposals, and products that end in bias and ReLU or in their gradients.
+#include "blas.h"
+
+#include <cstdio>
+#include <cstring>
+
+namespace {
+
+enum Epilogue : unsigned {
+    DEFAULT = 1,
+    RELU = 2,
+    BIAS = 4,
+    RELU_BIAS = RELU | BIAS,
+    AUX = 128,
+    RELU_AUX_BIAS = RELU | BIAS | AUX,
+    DRELU = 8 | AUX,
+    DRELU_BGRAD = 16 | DRELU
+};
+
+constexpr int32_t WHOLE_ALIGNMENT = 256;
+
+// What a proposed algorithm is for: it lies in the 64 bytes that a program hands back.
+struct Algorithm {
+    uint64_t mark = 0;
+    uint32_t epilogue = 0, alignment[4] = {};
+    int64_t m = 0, n = 0, k = 0;
+};
+static_assert(sizeof(Algorithm) <= 64, "cublasLtMatmulAlgo_t has 64 bytes");
+constexpr uint64_t MARK = 0x65'6d'75'6c'61'74'6f'72;
+
+}  // namespace
+
+struct LtHandle {
+    uint64_t mark = MARK;
+};
+
+struct Layout {
+    int type;
+    uint64_t rows, columns;
+    int64_t ld;
+};
+
+struct Desc {
+    int compute, scale_type;
+    int32_t transpose_a = 0, transpose_b = 0;
+    uint32_t epilogue = DEFAULT;
+    uintptr_t bias = 0, aux = 0;
+    int64_t aux_ld = 0;
+};
+
+struct Preference {
+    size_t workspace = 0;
+    uint32_t alignment[4] = {WHOLE_ALIGNMENT, WHOLE_ALIGNMENT, WHOLE_ALIGNMENT, WHOLE_ALIGNMENT};
+};
+
+struct Proposal {
+    union {
+        Algorithm algorithm;
+        uint64_t data[8];
+    };
+    size_t workspace;
+    Status state;
+    float waves;
+    int reserved[4];
+};
+
+namespace {
+
+bool is_alive(const LtHandle* handle) { return handle && handle->mark == MARK; }
+
+// Copies an attribute whose size must be that of its type.
+template <class T>
+Status take(T* field, const void* value, size_t size) {
+    if (!value || size != sizeof(T)) return INVALID_VALUE;
+    memcpy(field, value, size);
+    return SUCCESS;
+}
+
+// The product that the descriptions are of, without its addresses.
+Status product_of(const Desc& desc, const Layout& a, const Layout& b, const Layout& c, const Layout& d, Gemm* g) {
+    g->transpose_a = desc.transpose_a != 0;
+    g->transpose_b = desc.transpose_b != 0;
+    g->m = static_cast<long>(d.rows);
+    g->n = static_cast<long>(d.columns);
+    g->k = static_cast<long>(desc.transpose_a ? a.rows : a.columns);
+    g->lda = a.ld;
+    g->ldb = b.ld;
+    g->ldc = d.ld;
+    const auto rows = [](const Layout& layout, bool transposed) { return transposed ? layout.columns : layout.rows; };
+    const bool fits = rows(a, desc.transpose_a) == d.rows && rows(b, desc.transpose_b) == static_cast<uint64_t>(g->k) &&
+                      rows(b, !desc.transpose_b) == d.columns && a.ld >= static_cast<int64_t>(a.rows) &&
+                      b.ld >= static_cast<int64_t>(b.rows) && d.ld >= static_cast<int64_t>(d.rows);
+    if (!fits || c.type != d.type || c.rows != d.rows || c.columns != d.columns) return INVALID_VALUE;
+    if (desc.scale_type != 0 || a.type != b.type || a.type != d.type) return NOT_SUPPORTED;
+    if (!type_of(a.type, &g->ab_type) || !type_of(d.type, &g->c_type)) return NOT_SUPPORTED;
+    return rounding_of(desc.compute, 0, g->ab_type, &g->rounding) ? SUCCESS : NOT_SUPPORTED;
+}
+
+Status check_epilogue(const Desc& desc, long rows) {
+    switch (desc.epilogue) {
+        case DEFAULT: case RELU: case BIAS: case RELU_BIAS: case RELU_AUX_BIAS: case DRELU: case DRELU_BGRAD: break;
+        default: return NOT_SUPPORTED;
+    }
+    const bool needs_bias = (desc.epilogue & BIAS) || desc.epilogue == DRELU_BGRAD;
+    if (needs_bias && !desc.bias) return INVALID_VALUE;
+    const bool sound = desc.aux && desc.aux % 16 == 0 && desc.aux_ld % 128 == 0 && desc.aux_ld >= rows;
+    return (desc.epilogue & AUX) && !sound ? INVALID_VALUE : SUCCESS;
+}
+
+// Ends a product in fp32 and rounds it; it runs when its stream gets there.
+CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
+    const auto* signs_end = reinterpret_cast<const void*>(ends[0]);
+    const auto* bias_end = reinterpret_cast<const void*>(ends[1]);
+    const size_t bias_bytes = static_cast<size_t>(g.m) * size_of(g.c_type);
+    const size_t signs_bytes = static_cast<size_t>((g.n - 1) * desc.aux_ld + g.m + 7) / 8;
+    const size_t a = extent(g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, g.lda, 0, 1, g.ab_type);
+    const size_t b = extent(g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, g.ldb, 0, 1, g.ab_type);
+    const size_t c = extent(g.m, g.n, g.ldc, 0, 1, g.c_type);
+    const bool inside = cuda_emulator_range(g.a, a) && cuda_emulator_range(g.b, b) && cuda_emulator_range(g.c, c) &&
+                        (!bias_end || cuda_emulator_range(bias_end, bias_bytes)) &&
+                        (!signs_end || cuda_emulator_range(signs_end, signs_bytes));
+    if (!inside) {
+        fprintf(stderr, "CUDA emulator: an operand of a cuBLASLt product (m %ld, n %ld, k %ld) is not in device memory\n",
+                g.m, g.n, g.k);
+        return CUDA_ERROR_ILLEGAL_ADDRESS;
+    }
+    std::vector<float> sums(static_cast<size_t>(g.m * g.n));
+    Gemm plain = g;
+    plain.c = sums.data();
+    plain.c_type = Type::f32;
+    plain.ldc = g.m;
+    emulator::gemm(plain);
+    auto* bias = reinterpret_cast<void*>(desc.bias);
+    auto* signs = reinterpret_cast<unsigned char*>(desc.aux);
+    for (long i = 0; i < g.m; ++i) {
+        float sum = 0.0f;
+        for (long j = 0; j < g.n; ++j) {
+            float value = sums[static_cast<size_t>(i + j * g.m)];
+            const long bit = j * desc.aux_ld + i;
+            const unsigned char mask = static_cast<unsigned char>(1u << (bit % 8));
+            if (desc.epilogue & BIAS) value += emulator::load_element(bias, g.c_type, i);
+            if (desc.epilogue == RELU_AUX_BIAS) {
+                signs[bit / 8] = static_cast<unsigned char>(value > 0.0f ? signs[bit / 8] | mask : signs[bit / 8] & ~mask);
+            }
+            // A library may well lose a NaN here.
+            if (desc.epilogue & RELU) value = value > 0.0f ? value : 0.0f;
+            if ((desc.epilogue & DRELU) == DRELU) value = signs[bit / 8] & mask ? value : 0.0f;
+            sum += value;
+            emulator::store_element(g.c, g.c_type, i + j * g.ldc, value);
+        }
+        if (desc.epilogue == DRELU_BGRAD) emulator::store_element(bias, g.c_type, i, sum);
+    }
+    return CUDA_SUCCESS;
+}
+
+}  // namespace
+
+BLAS_API cublasLtCreate(LtHandle** handle) {
+    if (cuda_emulator_refuse_during_capture() != CUDA_SUCCESS) return NOT_INITIALIZED;
+    if (const Status status = planted("CUDA_EMULATOR_CUBLASLT_CREATE")) return status;
+    *handle = new LtHandle;
+    return SUCCESS;
+}
+
+BLAS_API cublasLtDestroy(LtHandle* handle) {
+    if (!is_alive(handle)) return NOT_INITIALIZED;
+    handle->mark = 0;
+    delete handle;
+    return SUCCESS;
+}
+
+BLAS_API cublasLtMatrixLayoutCreate(Layout** layout, int type, uint64_t rows, uint64_t columns, int64_t ld) {
+    *layout = new Layout{type, rows, columns, ld};
+    return SUCCESS;
+}
+
+BLAS_API cublasLtMatrixLayoutDestroy(Layout* layout) {
+    delete layout;
+    return SUCCESS;
+}
+
+BLAS_API cublasLtMatmulDescCreate(Desc** desc, int compute, int scale_type) {
+    *desc = new Desc{compute, scale_type};
+    return SUCCESS;
+}
+
+BLAS_API cublasLtMatmulDescSetAttribute(Desc* desc, int attribute, const void* value, size_t size) {
+    switch (attribute) {
+        case 3: return take(&desc->transpose_a, value, size);
+        case 4: return take(&desc->transpose_b, value, size);
+        case 7: return take(&desc->epilogue, value, size);
+        case 8: return take(&desc->bias, value, size);
+        case 11: return take(&desc->aux, value, size);
+        case 12: return take(&desc->aux_ld, value, size);
+        default: return NOT_SUPPORTED;
+    }
+}
+
+BLAS_API cublasLtMatmulDescDestroy(Desc* desc) {
+    delete desc;
+    return SUCCESS;
+}
+
+BLAS_API cublasLtMatmulPreferenceCreate(Preference** preference) {
+    *preference = new Preference;
+    return SUCCESS;
+}
+
+BLAS_API cublasLtMatmulPreferenceSetAttribute(Preference* preference, int attribute, const void* value, size_t size) {
+    if (attribute == 1) return take(&preference->workspace, value, size);
+    if (attribute < 5 || attribute > 8) return NOT_SUPPORTED;
+    return take(&preference->alignment[attribute - 5], value, size);
+}
+
+BLAS_API cublasLtMatmulPreferenceDestroy(Preference* preference) {
+    delete preference;
+    return SUCCESS;
+}
+
+BLAS_API cublasLtMatmulAlgoGetHeuristic(LtHandle* handle, const Desc* desc, const Layout* a, const Layout* b,
+                                        const Layout* c, const Layout* d, const Preference* preference, int wanted,
+                                        Proposal* proposals, int* count) {
+    if (!is_alive(handle)) return NOT_INITIALIZED;
+    *count = 0;
+    if (wanted < 1) return INVALID_VALUE;
+    if (const Status status = planted("CUDA_EMULATOR_CUBLASLT_PROPOSAL")) return status;
+    Gemm g{};
+    if (const Status status = product_of(*desc, *a, *b, *c, *d, &g)) return status;
+    if (const Status status = check_epilogue(*desc, g.m)) return status;
+    Algorithm algorithm;
+    algorithm.mark = MARK;
+    algorithm.epilogue = desc->epilogue;
+    memcpy(algorithm.alignment, preference->alignment, sizeof algorithm.alignment);
+    algorithm.m = g.m;
+    algorithm.n = g.n;
+    algorithm.k = g.k;
+    memset(proposals, 0, sizeof *proposals);
+    proposals->algorithm = algorithm;
+    proposals->workspace = preference->workspace < 1024 ? preference->workspace : 1024;
+    *count = 1;
+    return SUCCESS;
+}
+
+BLAS_API cublasLtMatmul(LtHandle* handle, const Desc* desc, const float* alpha, const void* a, const Layout* a_layout,
+                        const void* b, const Layout* b_layout, const float* beta, const void* c, const Layout* c_layout,
+                        void* d, const Layout* d_layout, const Algorithm* algorithm, void* workspace,
+                        size_t workspace_bytes, CUstream stream) {
+    if (!is_alive(handle)) return NOT_INITIALIZED;
+    if (!alpha || !beta || *beta != 0.0f || c != d) return NOT_SUPPORTED;
+    Gemm g{};
+    if (const Status status = product_of(*desc, *a_layout, *b_layout, *c_layout, *d_layout, &g)) return status;
+    if (const Status status = check_epilogue(*desc, g.m)) return status;
+    const bool same = algorithm && algorithm->mark == MARK && algorithm->epilogue == desc->epilogue &&
+                      algorithm->m == g.m && algorithm->n == g.n && algorithm->k == g.k;
+    const auto address = [](const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); };
+    const uintptr_t operands[] = {address(a), address(b), address(c), address(d) | desc->bias};
+    bool aligned = address(workspace) % 256 == 0;
+    for (int i = 0; same && i < 4; ++i) aligned &= operands[i] % algorithm->alignment[i] == 0;
+    if (!same || !aligned || (workspace_bytes > 0 && !cuda_emulator_range(workspace, workspace_bytes))) return INVALID_VALUE;
+    if (const Status status = planted("CUDA_EMULATOR_CUBLASLT_PRODUCT")) return status;
+    if (g.m == 0 || g.n == 0) return SUCCESS;
+    g.a = a;
+    g.b = b;
+    g.c = d;
+    g.alpha = *alpha;
+    g.beta = 0.0f;
+    Addresses writes = {address(d), address(workspace)}, reads = {address(a), address(b)};
+    const bool reads_bias = desc->epilogue & BIAS, writes_bias = desc->epilogue == DRELU_BGRAD;
+    const bool reads_signs = (desc->epilogue & DRELU) == DRELU, writes_signs = desc->epilogue == RELU_AUX_BIAS;
+    if (reads_bias) reads.push_back(desc->bias);
+    if (writes_bias) writes.push_back(desc->bias);
+    if (reads_signs) reads.push_back(desc->aux);
+    if (writes_signs) writes.push_back(desc->aux);
+    const Addresses ends = {reads_signs || writes_signs ? desc->aux : 0, reads_bias || writes_bias ? desc->bias : 0};
+    const std::function<CUresult()> work = [g, copy = *desc, ends] { return run(g, copy, ends); };
+    const CUresult result = cuda_emulator_enqueue(stream, "cuBLASLt product", &work, &writes, &reads);
+    return result == CUDA_SUCCESS ? SUCCESS : EXECUTION_FAILED;
+}

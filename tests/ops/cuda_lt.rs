@@ -1,0 +1,113 @@
+//! Linear layers on CUDA by cuBLASLt, whose products end in bias and ReLU or in their gradients: against the parts in
+//! sequence on the CPU, in every precision, and where cuBLASLt is missing or refuses.
+
+use cnn_cuda::cuda::Cuda;
+use cnn_cuda::ops::{
+    Activation, Algorithm, Backend, GradientEpilogue, Linear, LinearBackwardInput, LinearForward, LinearOps, Region,
+};
+
+use super::cuda::{FP16, TF32, lab_by};
+use super::lab::{Lab, random};
+use super::{FP32, SOME, Tolerance, check_some_on, compare, cpu};
+use crate::support::cuda::on_cuda;
+use crate::support::emulator::on_emulator;
+
+/// Features in, between and out, and samples.
+const SIZES: [([usize; 3], usize); 4] = [([40, 24, 9], 5), ([7, 130, 10], 3), ([128, 256, 10], 33), ([3, 5, 2], 1)];
+
+/// Output of a linear layer with an activation, the gradient before that activation, and the layer's bias gradient, when a
+/// second linear layer's input gradient goes back through it.
+fn two_layers<B: Backend>(
+    lab: &mut Lab<B>,
+    ([inputs, features, outputs], batch): ([usize; 3], usize),
+    activation: Activation,
+    fused: bool,
+) -> [Vec<f32>; 3] {
+    lab.clear();
+    let (first, second) = (
+        Linear { in_features: inputs, out_features: features },
+        Linear { in_features: features, out_features: outputs },
+    );
+    let input = lab.put(Region::Arena, &random(batch * inputs, 1));
+    let weight = lab.put(Region::Parameters, &random(first.weight_len(), 2));
+    let bias = Some(lab.put(Region::Parameters, &random(features, 3)));
+    let output = lab.empty(Region::Arena, batch * features);
+    let signs = fused.then(|| lab.empty(Region::Indices, batch * first.signs_len()));
+    let spans = LinearForward { input, weight, bias, activation, output, signs };
+    lab.backend.linear_forward(&first, batch, spans).expect("forward");
+    let weight = lab.put(Region::Parameters, &random(second.weight_len(), 4));
+    let d_output = lab.put(Region::Arena, &random(batch * outputs, 5));
+    let d_input = lab.empty(Region::Arena, batch * features);
+    let d_bias = lab.empty(Region::Gradients, features);
+    let epilogue = fused.then_some(GradientEpilogue { activation, output, signs, d_bias: Some(d_bias) });
+    let spans = LinearBackwardInput { d_output, weight, d_input, epilogue };
+    lab.backend.linear_backward_input(&second, batch, spans).expect("backward input");
+    if !fused {
+        lab.backend
+            .bias_activation_backward(activation, batch, features, output, d_input, Some(d_bias))
+            .expect("backward bias");
+    }
+    [output, d_input, d_bias].map(|span| lab.get(span))
+}
+
+fn check_two_layers(lab: &mut Lab<Cuda>, tolerance: Tolerance) {
+    for activation in [Activation::Identity, Activation::Relu, Activation::LeakyRelu { slope: 0.25 }] {
+        for case in SIZES {
+            let expected = two_layers(&mut cpu(), case, activation, false);
+            let got = two_layers(lab, case, activation, true);
+            for (part, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
+                let scale = expected.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
+                let tolerance = Tolerance { absolute: tolerance.absolute * scale, ..tolerance };
+                compare(&format!("{case:?} {activation} part {part}"), got, &expected, tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_relu_and_its_gradient_end_the_products() {
+    on_cuda(|| {
+        for (precision, tolerance) in [("fp32", FP32), ("tf32", TF32), ("fp16", FP16)] {
+            check_two_layers(&mut lab_by(precision, Algorithm::CublasLt), tolerance);
+        }
+        super::linear::cases()
+            .iter()
+            .for_each(|case| check_some_on(&mut lab_by("fp32", Algorithm::CublasLt), case, FP32, SOME));
+    });
+}
+
+/// Signs of an earlier pass must not be taken for those of a pass by an algorithm that keeps none.
+#[test]
+fn signs_are_only_used_where_they_were_left() {
+    on_cuda(|| {
+        for algorithm in [Algorithm::Im2col, Algorithm::Implicit] {
+            check_two_layers(&mut lab_by("fp32", algorithm), FP32);
+        }
+    });
+}
+
+/// Without cuBLASLt, and where it proposes nothing, the layers take cuBLAS.
+#[test]
+fn without_cublaslt_there_are_other_algorithms() {
+    for missing in ["CUDA_EMULATOR_CUBLASLT_CREATE", "CUDA_EMULATOR_CUBLASLT_PROPOSAL"] {
+        // NOT_INITIALIZED and NOT_SUPPORTED.
+        let settings = [(missing, if missing.ends_with("CREATE") { "1" } else { "15" })];
+        on_emulator(&settings, || check_two_layers(&mut lab_by("fp32", Algorithm::CublasLt), FP32));
+    }
+}
+
+#[test]
+fn a_product_that_fails_is_told_with_a_remedy() {
+    let said = on_emulator(&[("CUDA_EMULATOR_CUBLASLT_PRODUCT", "13")], || {
+        let mut lab = lab_by("fp32", Algorithm::CublasLt);
+        let [input, output] = [0; 2].map(|_| lab.put(Region::Arena, &random(4, 1)));
+        let [weight, bias] = [16, 4].map(|len| lab.put(Region::Parameters, &random(len, 2)));
+        let (op, activation) = (Linear { in_features: 4, out_features: 4 }, Activation::Relu);
+        let spans = LinearForward { input, weight, bias: Some(bias), activation, output, signs: None };
+        eprintln!("{:#}", lab.backend.linear_forward(&op, 1, spans).expect_err("the product fails"));
+    });
+    if let Some(said) = said {
+        assert!(said.contains("a matrix product of 1×4×4 by cuBLASLt: CUBLAS_STATUS_EXECUTION_FAILED: "), "{said}");
+    }
+}
