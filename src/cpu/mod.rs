@@ -23,6 +23,7 @@ mod norm_loops;
 mod optimizer;
 mod pool;
 mod scratch;
+mod threads;
 mod tiling;
 mod transform;
 mod vector;
@@ -31,7 +32,7 @@ mod winograd;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::ops::{Activation, Backend, DeviceInfo, MemorySizes, Recording, Region, Span};
 pub use instructions::Instructions;
@@ -77,13 +78,8 @@ impl Cpu {
         let available = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = threads.unwrap_or(available);
         ensure!(threads > 0, "at least one thread is needed");
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("cpu-{index}"))
-            .build()
-            .with_context(|| format!("cannot start {threads} threads; ask for fewer with --threads"))?;
         Ok(Self {
-            pool: Arc::new(pool),
+            pool: threads::pool(threads)?,
             memory: Memory::default(),
             gather: gather::State::default(),
             norm: norm::State::default(),
