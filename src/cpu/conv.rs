@@ -7,6 +7,7 @@ use super::geometry::Geometry;
 use super::kernel::{Left, Product, Start};
 use super::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::winograd::Winograd;
+use super::winograd_forward::End;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
     Activation, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, PoolOps,
@@ -20,11 +21,11 @@ const WEIGHT_PIXELS: usize = 128;
 
 impl ConvOps for Cpu {
     fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        self.convolve(op, batch, spans)?;
-        match spans.pool {
-            Some(pool) => self.max_pool2d_forward(&pool.op, batch, spans.output, pool.output, pool.argmax),
-            None => Ok(()),
+        if let Some(winograd) = Winograd::new(op, op.output()?) {
+            return self.convolve_by_tiles(&winograd, batch, spans);
         }
+        self.convolve(op, batch, spans)?;
+        self.pool(batch, spans)
     }
 
     fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
@@ -78,6 +79,34 @@ impl ConvOps for Cpu {
 }
 
 impl Cpu {
+    /// The pooling that ends a convolution, if there is one.
+    fn pool(&mut self, batch: usize, spans: Conv2dForward) -> Result<()> {
+        match spans.pool {
+            Some(pool) => self.max_pool2d_forward(&pool.op, batch, spans.output, pool.output, pool.argmax),
+            None => Ok(()),
+        }
+    }
+
+    /// The convolution with its pooling, which ends the tiles where it suits them.
+    fn convolve_by_tiles(&mut self, winograd: &Winograd, batch: usize, spans: Conv2dForward) -> Result<()> {
+        let (op, set) = (&winograd.op, self.instructions);
+        let pool = spans.pool.filter(|pool| winograd.pools(&pool.op, spans.activation));
+        let output = match &pool {
+            Some(pool) => pool.output.first(batch * pool.op.output()?.len()),
+            None => spans.output.first(batch * winograd.output.len()),
+        };
+        let argmax = pool.and_then(|pool| pool.argmax).map(|argmax| argmax.first(output.len));
+        let bias = spans.bias.unwrap_or(spans.weight.first(0));
+        let version = self.memory.parameters_version();
+        let floats = [spans.input.first(batch * op.input.len()), spans.weight, bias, output];
+        let ([x, weight, bias, y], argmax) = self.memory.floats_and_indices(floats, argmax)?;
+        let make = |target: &mut [f32]| winograd.split_weights(set, weight, target);
+        let weights = self.kept.weights(op, spans.weight, version, winograd.weight_len(), make);
+        let end = End { bias, activation: spans.activation, pooled: pool.is_some() };
+        winograd.forward(set, x, weights, end, y, argmax);
+        if pool.is_some() { Ok(()) } else { self.pool(batch, spans) }
+    }
+
     /// The convolution without its pooling.
     fn convolve(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
         let geometry = Geometry::new(op)?;
@@ -91,12 +120,6 @@ impl Cpu {
             spans.output.first(batch * output.len()),
         ])?;
         let (x, weight, bias) = (&*x, &*weight, &*bias);
-        if let Some(winograd) = Winograd::new(op, output) {
-            let make = |target: &mut [f32]| winograd.split_weights(set, weight, target);
-            let weights = self.kept.weights(op, spans.weight, version, winograd.weight_len(), make);
-            winograd.forward(set, x, weights, bias, spans.activation, y);
-            return Ok(());
-        }
         // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
         let panels = self.kept.weights(op, spans.weight, version, op.weight_len(), |panels| {
             if !op.is_plain() {

@@ -26,8 +26,10 @@ mod scratch;
 mod threads;
 mod tiling;
 mod transform;
+mod transform_pool;
 mod vector;
 mod winograd;
+mod winograd_forward;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

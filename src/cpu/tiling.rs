@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::Instructions;
 use super::scratch::{self, Buffer};
 use super::transform::{Join, PLANES, Split, Tiles};
+use super::transform_pool::Pooled;
 use super::winograd::Winograd;
 use crate::shape::Shape;
 
@@ -133,6 +134,29 @@ impl Winograd {
                     }
                 }
             });
+        }
+    }
+
+    /// Writes the maximum of each tile of a part's `products` for `width` channels, with its number in `argmax` unless
+    /// that is empty; both begin with the first of these channels, in the part's first tile.
+    #[allow(clippy::too_many_arguments)] // of one function, beside `join_output`
+    pub fn join_maxima(
+        &self,
+        set: Instructions,
+        (bias, relu): (&[f32], bool),
+        part: Part,
+        products: &[f32],
+        width: usize,
+        y: &mut [f32],
+        argmax: &mut [u32],
+    ) {
+        let (channels, plane) = (self.output.channels, self.plane_len(part, width));
+        let tiles = Tiles { count: self.cols, channels: width, tile: channels, plane, row: width, ..Tiles::default() };
+        for (_, line, index) in part.each_line() {
+            let at = index * self.cols;
+            let argmax = argmax.get_mut(at * channels..).unwrap_or_default();
+            let end = Pooled { bias, relu, first: 2 * line * self.output.width, width: self.output.width };
+            tiles.join_pooled(set, &end, &products[at * width..], &mut y[at * channels..], argmax);
         }
     }
 

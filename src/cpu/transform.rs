@@ -92,7 +92,7 @@ impl Tiles {
     }
 
     /// Asserts that tiles of `side` by `side` pixels are within the image, and their transforms within the planes.
-    fn check(&self, side: usize, image: usize, planes: usize) {
+    pub fn check(&self, side: usize, image: usize, planes: usize) {
         assert!(self.count > 0 && self.channels.is_multiple_of(CHANNELS), "no whole vectors: {self:?}");
         let (tiles, pixels) = (self.count - 1, side - 1);
         let farthest = tiles * self.tile + pixels * (self.line + self.pixel) + self.channels;

@@ -20,6 +20,8 @@ pub(super) trait Vector: Copy {
     unsafe fn multiply_add(self, factor: Self, term: Self) -> Self;
     /// Not hiding NaN.
     unsafe fn relu(self) -> Self;
+    /// `yes` where `self` is greater than `other` or NaN, elsewhere `no`.
+    unsafe fn if_greater(self, other: Self, yes: Self, no: Self) -> Self;
 }
 
 /// Eight floats in whatever the compiler makes of them.
@@ -85,6 +87,12 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn relu(self) -> Self {
         Self(self.0.map(|value| if value <= 0.0 { 0.0 } else { value }))
+    }
+
+    #[inline(always)]
+    unsafe fn if_greater(self, other: Self, yes: Self, no: Self) -> Self {
+        let greater = |lane: usize| self.0[lane] > other.0[lane] || self.0[lane].is_nan();
+        Self(std::array::from_fn(|lane| if greater(lane) { yes.0[lane] } else { no.0[lane] }))
     }
 }
 
@@ -163,6 +171,15 @@ mod x86 {
             // The second operand is the result where one is NaN.
             Self(unsafe { _mm256_max_ps(_mm256_setzero_ps(), self.0) })
         }
+
+        #[inline(always)]
+        unsafe fn if_greater(self, other: Self, yes: Self, no: Self) -> Self {
+            unsafe {
+                let (greater, nan) =
+                    (_mm256_cmp_ps::<_CMP_GT_OQ>(self.0, other.0), _mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0));
+                Self(_mm256_blendv_ps(no.0, yes.0, _mm256_or_ps(greater, nan)))
+            }
+        }
     }
 
     #[derive(Clone, Copy)]
@@ -223,6 +240,15 @@ mod x86 {
         unsafe fn relu(self) -> Self {
             // The second operand is the result where one is NaN.
             Self(unsafe { _mm512_max_ps(_mm512_setzero_ps(), self.0) })
+        }
+
+        #[inline(always)]
+        unsafe fn if_greater(self, other: Self, yes: Self, no: Self) -> Self {
+            unsafe {
+                let greater = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(self.0, other.0);
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                Self(_mm512_mask_blend_ps(greater | nan, no.0, yes.0))
+            }
         }
     }
 }

@@ -3,12 +3,12 @@
 
 use rayon::prelude::*;
 
+use super::Instructions;
 use super::kernel::{Left, Product, Start};
 use super::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::tiling::Part;
 use super::transform::{CHANNELS, Join, PLANES, Split, Tiles};
-use super::{Instructions, activate};
-use crate::ops::{Activation, Conv2d};
+use crate::ops::Conv2d;
 use crate::shape::Shape;
 
 /// Pieces that work is cut into at least, where the batch is large enough. Every piece reads all weights: where these
@@ -85,41 +85,8 @@ impl Winograd {
         });
     }
 
-    /// `y = activation(convolution(x) + bias)`; `weights` as [`Winograd::split_weights`] made them.
-    pub fn forward(
-        &self,
-        set: Instructions,
-        x: &[f32],
-        weights: &[f32],
-        bias: &[f32],
-        activation: Activation,
-        y: &mut [f32],
-    ) {
-        let (input, output) = (self.op.input, self.output);
-        let (samples, lines) = self.piece(y.len() / output.len());
-        let part_len = if samples > 1 { samples * output.len() } else { 2 * lines * output.width * output.channels };
-        let pieces = y.par_chunks_mut(samples * output.len()).enumerate().flat_map(|(piece, y)| {
-            y.par_chunks_mut(part_len).enumerate().map(move |(part, y)| (piece * samples, part * lines, y))
-        });
-        pieces.for_each(|(sample, first_line, y)| {
-            let samples = y.len().div_ceil(output.len());
-            let lines = (y.len() / samples / (output.width * output.channels)).div_ceil(2);
-            let part = Part { samples, first_line, lines };
-            self.with_input(set, part, &x[sample * input.len()..], |tiles| {
-                for (index, weights) in weights.chunks(PLANES * input.channels * PANEL).enumerate() {
-                    let bias = if bias.is_empty() { bias } else { &bias[index * PANEL..] };
-                    self.with_products(set, part, tiles, weights, input.channels, |products, width| {
-                        let join = Join::Output { bias, relu: activation == Activation::Relu };
-                        self.join_output(set, join, part, products, width, &mut y[index * PANEL..]);
-                    });
-                }
-            });
-            activate(set, activation, y);
-        });
-    }
-
     /// Samples of a piece, and lines of tiles where it is a part of one sample.
-    fn piece(&self, batch: usize) -> (usize, usize) {
+    pub fn piece(&self, batch: usize) -> (usize, usize) {
         let many = self.weight_len() > MANY_WEIGHTS;
         let least = if many { LEAST_PIECES_OF_MANY_WEIGHTS } else { LEAST_PIECES };
         let samples = TILES.div_ceil(self.lines * self.cols).min(batch / least).max(1);
@@ -260,7 +227,7 @@ impl Winograd {
     }
 
     /// Gives `body` the products `[plane][tile][width]` of a part's tiles and one panel of weights, and its width.
-    fn with_products(
+    pub fn with_products(
         &self,
         set: Instructions,
         part: Part,

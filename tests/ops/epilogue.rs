@@ -1,7 +1,7 @@
 //! Fused epilogues: pooling in a convolution, activation and bias gradient in the gradient before them, each against its
 //! parts in sequence.
 
-use cnn_cuda::cpu::Cpu;
+use cnn_cuda::cpu::{Cpu, Instructions};
 use cnn_cuda::ops::{
     Activation, Backend, Conv2d, Conv2dBackwardInput, Conv2dForward, ConvOps, GradientEpilogue, Linear,
     LinearBackwardInput, MaxPool2d, MaxPool2dBackward, PoolEpilogue, Region,
@@ -193,6 +193,35 @@ fn fused_epilogues_give_what_their_parts_do() {
     check_epilogues(&mut cpu(), FP32);
     check_ties(&mut cpu());
     check_nan(&mut cpu());
+}
+
+#[test]
+fn the_maxima_of_tiles_are_the_pooling_after_them() {
+    let cases: [Pooled; 4] = [
+        ([6, 6, 16], 48, [3, 1, 0], [2, 2, 0], 40), // pieces of several samples, a narrow panel
+        ([28, 12, 16], 16, [3, 1, 1], [2, 2, 0], 1), // pieces of one sample
+        ([9, 8, 16], 16, [3, 1, 0], [2, 2, 0], 1),  // broken tiles are pooled afterwards
+        ([8, 8, 16], 16, [3, 1, 0], [3, 2, 1], 2),  // so are other windows
+    ];
+    // Ties of all kinds, and NaN in places that are no maximum's first.
+    let values = |len: usize, seed: u32| -> Vec<f32> {
+        let mut values: Vec<f32> = random(len, seed).iter().map(|value| (2.0 * value).round()).collect();
+        if seed == 1 {
+            values[len / 3] = f32::NAN;
+        }
+        values
+    };
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    for set in Instructions::available() {
+        let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+        for (case, activation) in cases.into_iter().flat_map(|case| ACTIVATIONS.map(|activation| (case, activation))) {
+            let expected = conv_pool(&mut lab, case, activation, false, values);
+            let got = conv_pool(&mut lab, case, activation, true, values);
+            assert_eq!(bits(&got[0]), bits(&expected[0]), "{}: {case:?} {activation}", set.name());
+            let places = |d_input: &[f32]| d_input.iter().map(|&value| value != 0.0).collect::<Vec<_>>();
+            assert_eq!(places(&got[1]), places(&expected[1]), "{}: {case:?} {activation}: maxima", set.name());
+        }
+    }
 }
 
 #[test]
