@@ -1,8 +1,19 @@
 //! The micro-kernel behind every product: tiles of sums in registers, fed from where the values lie, in each of the
 //! instruction sets.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+
 use super::Instructions;
 use super::vector::{Portable, Vector};
+
+/// Floats of a line of the cache.
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 16;
+
+/// Terms of a sum that takes long enough for the memory of its result to be fetched meanwhile.
+#[cfg(target_arch = "x86_64")]
+const LONG_SUM: usize = 64;
 
 /// Distances between the values of the left side, along each of its loops.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,7 +113,7 @@ impl Product {
             for line in 0..self.lines {
                 let mut row = 0;
                 while row < self.rows {
-                    let rows = tile_rows::<V>(self.rows - row);
+                    let rows = next_rows::<V>(self.rows - row);
                     let tile = Tile { product: self, start, relu, cols };
                     // SAFETY: the tile's lines, rows and columns are of the product, for which the caller answers.
                     unsafe {
@@ -117,9 +128,32 @@ impl Product {
     }
 }
 
+/// Rows of a whole tile in these instructions.
+pub(super) fn tile_rows(set: Instructions) -> usize {
+    match set {
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => super::vector::Avx512::MAX_ROWS,
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => super::vector::Avx2::MAX_ROWS,
+        _ => Portable::MAX_ROWS,
+    }
+}
+
+/// Has `values` brought into the cache meanwhile, where the machine can be asked for it.
+#[inline(always)]
+pub(super) fn prefetch(values: &[f32]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.chunks(LINE) {
+        // SAFETY: a hint, which touches nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = values;
+}
+
 /// Rows of the next tile where `left` are left, so that all are about as high.
 #[inline(always)]
-fn tile_rows<V: Vector>(left: usize) -> usize {
+fn next_rows<V: Vector>(left: usize) -> usize {
     left.div_ceil(left.div_ceil(V::MAX_ROWS))
 }
 
@@ -187,6 +221,14 @@ impl Tile<'_> {
         // Plain loops: vectors must not pass through functions that are compiled without their instructions.
         // SAFETY: only values of the tile's rows and columns are touched, for which the caller answers.
         unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if outer * inner >= LONG_SUM {
+                for row in 0..ROWS {
+                    for v in 0..VECTORS {
+                        _mm_prefetch::<_MM_HINT_ET0>(c.wrapping_add(row * c_row + v * V::LANES).cast::<i8>());
+                    }
+                }
+            }
             let mut sums = [[V::splat(0.0); VECTORS]; ROWS];
             if let Start::Bias(bias) = self.start {
                 for v in 0..VECTORS {

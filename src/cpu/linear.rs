@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::kernel::{Left, Product, Start};
+use super::kernel::{Left, Product, Start, prefetch, tile_rows};
 use super::scratch::{self, Buffer, PANEL, grown};
 use super::{Cpu, Instructions, activate};
 use crate::ops::{Activation, BiasOps, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
@@ -195,27 +195,37 @@ fn weight_block(
 /// `d_x = d_y · weight` for a few panels `[panel][n][PANEL]` of columns, of which `weight` begins with the first.
 fn input_block(set: Instructions, (d_y, stride): (&[f32], usize), weight: &[f32], op: &Linear, d_x: &mut [f32]) {
     let batch = d_y.len() / stride;
-    let cols = d_x.len() / batch;
-    scratch::with(Buffer::Packed, DEPTH * cols, |packed| {
+    let (cols, strip_rows) = (d_x.len() / batch, tile_rows(set));
+    scratch::with(Buffer::Packed, DEPTH * PANEL, |packed| {
         for begin in (0..op.out_features).step_by(DEPTH) {
             let inner = DEPTH.min(op.out_features - begin);
-            scratch::pack_panels(&weight[begin * op.in_features..], op.in_features, cols, packed, inner);
             let start = if begin == 0 { Start::Zero } else { Start::There };
-            let panels = packed[..inner * cols].chunks(inner * PANEL);
-            for (panel, d_x) in panels.zip(d_x.chunks_mut(batch * PANEL)) {
-                let cols = panel.len() / inner;
-                let product = Product {
-                    lines: 1,
-                    rows: batch,
-                    cols,
-                    outer: 1,
-                    inner,
-                    a: Left { line: 0, row: stride, outer: 0, inner: 1 },
-                    b_inner: cols,
-                    c_row: cols,
-                    ..Product::default()
+            let weight = &weight[begin * op.in_features..];
+            for (index, d_x) in d_x.chunks_mut(batch * PANEL).enumerate() {
+                let width = d_x.len() / batch;
+                scratch::pack_panels(&weight[index * PANEL..], op.in_features, width, packed, inner);
+                let next = match (index + 1) * PANEL {
+                    next if next < cols => &weight[next..],
+                    _ => weight.get(inner * op.in_features..).unwrap_or_default(),
                 };
-                product.run(set, &d_y[begin..], panel, d_x, start, false);
+                let share = inner.div_ceil(batch.div_ceil(strip_rows));
+                for (strip, d_x) in d_x.chunks_mut(strip_rows * width).enumerate() {
+                    for row in next.chunks(op.in_features).take(inner).skip(strip * share).take(share) {
+                        prefetch(&row[..row.len().min(PANEL)]);
+                    }
+                    let product = Product {
+                        lines: 1,
+                        rows: d_x.len() / width,
+                        cols: width,
+                        outer: 1,
+                        inner,
+                        a: Left { line: 0, row: stride, outer: 0, inner: 1 },
+                        b_inner: width,
+                        c_row: width,
+                        ..Product::default()
+                    };
+                    product.run(set, &d_y[strip * strip_rows * stride + begin..], packed, d_x, start, false);
+                }
             }
         }
     });
