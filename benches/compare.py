@@ -83,9 +83,14 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def steps_of(args: argparse.Namespace, batch: int) -> int:
+    """Timed steps of a process: of small batches more, which are over before the machine has settled, of large ones fewer."""
+    return min(max(args.steps, 512 // batch), max(10, 4096 // batch))
+
+
 def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, threads: int, precision: str) -> dict:
     """All rounds of every side, and a row for each."""
-    common = ["--batch-size", str(batch), "--steps", str(args.steps), "--threads", str(threads), "--json"]
+    common = ["--batch-size", str(batch), "--steps", str(steps_of(args, batch)), "--threads", str(threads), "--json"]
     common += ["--precision", precision]
     common += ["--model", args.model]
     sides = {OURS: [binary, "bench", "--mode", what, "--device", args.device, *common]}
@@ -110,7 +115,7 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
         for name, values in times.items()
     ]
     versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
-    settings = {"what": what, "batch_size": batch, "threads": threads, "precision": precision}
+    settings = {"what": what, "batch_size": batch, "threads": threads, "precision": precision, "steps": steps_of(args, batch)}
     return {**settings, "rows": rows, "versions": versions}
 
 
@@ -158,9 +163,10 @@ def evaluations(args: argparse.Namespace, binary: Path) -> list[dict]:
 def markdown(result: dict) -> str:
     """The tables as they stand in the README."""
     on_cpu = result["device"] == "cpu"
+    steps = [part["steps"] for part in result["parts"]]
     setting, memory = ("threads", "peak memory") if on_cpu else ("precision", "device memory")
     lines = [
-        f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {result['steps']} steps, "
+        f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {min(steps)} to {max(steps)} steps, "
         f"median of the rounds' medians; {'; '.join(result['versions'])}. Against cnn-cuda: how many times as long a side "
         "takes, the median of the ratios within each round.",
         "",
@@ -203,8 +209,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", help="of the CPU [default: 1 2; on a GPU 2]")
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--infer-batch-sizes", type=int, nargs="*", default=[1, 128])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=20, help="timed in a process; 512 images at least, and ten steps or 4096 images at most")
     parser.add_argument("--epoch-rounds", type=int, default=3, help="epochs against the tutorial script; 0 for none")
     parser.add_argument("--eval-batch-sizes", type=int, nargs="*", default=[1, 128])
     parser.add_argument("--eval-rounds", type=int, default=3)
@@ -247,7 +253,6 @@ def main() -> None:
         "date": date.today().isoformat(),
         "command": " ".join(sys.argv[1:]),
         "rounds": args.rounds,
-        "steps": args.steps,
         "versions": sorted({version for part in parts for version in part["versions"].values()}),
         "losses_max_relative_difference": difference,
         "parts": parts,
