@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cnn_cuda::checkpoint::{RunIdentity, load_state, load_weights, save_state, save_weights};
+use cnn_cuda::checkpoint::{RunIdentity, load_initial_weights, load_state, load_weights, save_state, save_weights};
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::models::find;
+use cnn_cuda::models::{find, googlenet};
 use cnn_cuda::network::{Network, Statistics};
 use cnn_cuda::ops::{Backend, LossScale, Metrics};
 use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Best, Position, TrainState};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
@@ -248,4 +249,35 @@ proptest! {
             prop_assert!(weights.parameters.iter().all(|weight| weight.is_finite()));
         }
     }
+}
+
+/// What `aux_logits=False` of torchvision saves has no tensor of the heads.
+#[test]
+fn weights_without_auxiliary_heads_are_taken_and_the_heads_begin_anew() {
+    let network = googlenet::narrowed("googlenet", Shape::new(64, 64, 3), 5, 16).expect("a network");
+    let folder = tempfile::tempdir().expect("a folder");
+    let [whole, bare, cut] = ["whole", "bare", "cut"].map(|name| folder.path().join(name));
+    let [theirs, fresh] = [5, 8].map(|seed| network.initial_weights(seed));
+    for path in [&whole, &bare, &cut] {
+        save_weights(path, &network, &theirs.parameters, &theirs.statistics).expect("saved");
+    }
+    assert_eq!(load_initial_weights(&whole, &network, 8).expect("loaded"), (theirs.clone(), false));
+    rewrite(&bare, |tensors| tensors.retain(|tensor| !tensor.0.starts_with("aux")));
+    let (weights, headless) = load_initial_weights(&bare, &network, 8).expect("loaded");
+    assert!(headless && weights.statistics == theirs.statistics);
+    let mut of_heads = 0;
+    for parameter in &network.parameters {
+        let is_head = parameter.name.starts_with("aux");
+        let expected = if is_head { &fresh } else { &theirs };
+        assert_eq!(weights.parameters[parameter.range()], expected.parameters[parameter.range()], "{}", parameter.name);
+        of_heads += usize::from(is_head);
+    }
+    assert_eq!((of_heads, load_weights(&bare, &network).is_ok()), (14, true));
+    // A part of them is a damaged file, and so is a file without the rest.
+    rewrite(&cut, |tensors| tensors.retain(|tensor| !tensor.0.starts_with("aux2")));
+    let error = format!("{:#}", load_weights(&cut, &network).expect_err("it must be refused"));
+    assert!(error.contains("tensor aux2.") && error.contains("is missing"), "{error}");
+    rewrite(&bare, |tensors| tensors.retain(|tensor| !tensor.0.starts_with("fc")));
+    let error = format!("{:#}", load_weights(&bare, &network).expect_err("it must be refused"));
+    assert!(error.contains("tensor fc.") && error.contains("is missing"), "{error}");
 }

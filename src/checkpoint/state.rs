@@ -108,7 +108,7 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
     same("batch size", &header.run.batch_size, &run.batch_size)?;
     same("shuffling", &header.run.shuffle, &run.shuffle)?;
     let parameters = flat_from_tensors(network, "", &tensors)?;
-    let statistics = statistics_from_tensors(network, &tensors)?;
+    let statistics = statistics_from_tensors(network, &tensors, |_| true)?;
     let read = |prefix, there| if there { flat_from_tensors(network, prefix, &tensors) } else { Ok(Vec::new()) };
     let (momentum, average) = (read(MOMENTUM, header.has_momentum)?, read(AVERAGE, header.has_average)?);
     refuse_extra(network, &["", MOMENTUM, AVERAGE], &tensors)?;

@@ -28,10 +28,15 @@ pub(super) fn statistics_tensors(network: &Network, statistics: &Statistics) -> 
     statistics.batches_tracked.iter().enumerate().flat_map(of_one).collect()
 }
 
-/// Reads all running statistics. A missing `num_batches_tracked` is 0, as PyTorch takes it.
-pub(super) fn statistics_from_tensors(network: &Network, tensors: &SafeTensors) -> Result<Statistics> {
+/// Reads the running statistics that `wanted` takes by their index; the others are as a network begins. A missing
+/// `num_batches_tracked` is 0, as PyTorch takes it.
+pub(super) fn statistics_from_tensors(
+    network: &Network,
+    tensors: &SafeTensors,
+    wanted: impl Fn(usize) -> bool,
+) -> Result<Statistics> {
     let mut statistics = network.initial_statistics();
-    for (index, one) in network.statistics.iter().enumerate() {
+    for (index, one) in network.statistics.iter().enumerate().filter(|(index, _)| wanted(*index)) {
         let values = &mut statistics.values[one.range()];
         for (what, values) in [MEAN, VARIANCE].into_iter().zip(values.chunks_exact_mut(one.channels)) {
             let name = format!("{}.{what}", one.name);

@@ -99,15 +99,25 @@ pub(super) fn parse_metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
 
 /// Fills a flat buffer in memory layout from the tensors named `prefix` + parameter name.
 pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &SafeTensors) -> Result<Vec<f32>> {
+    flat_from_some(network, prefix, tensors, |_| true)
+}
+
+/// The same from the tensors of those parameters that `wanted` takes by their index; the others are 0.
+pub(super) fn flat_from_some(
+    network: &Network,
+    prefix: &str,
+    tensors: &SafeTensors,
+    wanted: impl Fn(usize) -> bool,
+) -> Result<Vec<f32>> {
     // All shapes first: what the file really holds is what is then allocated.
     let mut views = Vec::with_capacity(network.parameters.len());
-    for parameter in &network.parameters {
+    for (_, parameter) in network.parameters.iter().enumerate().filter(|(index, _)| wanted(*index)) {
         let name = format!("{prefix}{}", parameter.name);
         let view = view_of(network, tensors, &name, &parameter.layout.file_shape())?;
-        views.push((name, view));
+        views.push((parameter, name, view));
     }
     let mut flat = vec![0.0; network.parameter_count()];
-    for (parameter, (name, view)) in network.parameters.iter().zip(views) {
+    for (parameter, name, view) in views {
         let values = finite_values(&name, &view)?;
         parameter.layout.memory_from_file(&values, &mut flat[parameter.range()]);
     }

@@ -1,6 +1,6 @@
 //! `cnn-cuda train`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,7 +21,7 @@ use super::variation::{ActivationArgs, Conv1, with_conv1};
 use super::{build_network, find_model, flags};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
-use crate::network::Network;
+use crate::network::{Network, Weights};
 use crate::ops::Backend;
 use crate::train::{Outcome, Schedule, Trainer};
 
@@ -167,6 +167,19 @@ fn load(config: &mut Config, args: &TrainArgs) -> Result<Dataset> {
     Ok(dataset)
 }
 
+/// The weights of `--init`.
+fn initial_weights(path: &Path, network: &Network, seed: u64) -> Result<Weights> {
+    let (weights, headless) = checkpoint::load_initial_weights(path, network, seed)?;
+    if headless {
+        info!(
+            "{} is without the auxiliary heads of {}: they begin as without --init, drawn with seed {seed}",
+            path.display(),
+            network.name
+        );
+    }
+    Ok(weights)
+}
+
 /// A run, before its backend is known.
 struct Training {
     config: Config,
@@ -194,7 +207,7 @@ impl Task for Training {
         config.residency.place(&mut dataset, backend.free_memory())?;
         // All that can be wrong with the weights is found before a folder is made for the run.
         let init = config.init.as_ref().filter(|_| args.resume.is_none());
-        let initial = init.map(|path| checkpoint::load_weights(path, &network)).transpose()?;
+        let initial = init.map(|path| initial_weights(path, &network, config.seed)).transpose()?;
         let mut trainer = Trainer::new(backend, network, dataset, config.hyperparameters())?;
         if config.conv_algo.unwrap_or_default() == ConvAlgo::Auto {
             config.record(trainer.backend.choices());

@@ -74,6 +74,13 @@ pub struct Network {
     pub auxiliary: Vec<(NodeId, f32)>,
 }
 
+/// Whether each parameter, and the running statistics of each batch normalisation, is of an auxiliary head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfHeads {
+    pub parameters: Vec<bool>,
+    pub statistics: Vec<bool>,
+}
+
 impl Network {
     pub fn input(&self) -> Shape {
         self.nodes[0].shape
@@ -147,6 +154,16 @@ impl Network {
             }
         }
         needed
+    }
+
+    /// What auxiliary heads alone have.
+    pub fn of_heads(&self) -> OfHeads {
+        let (mut parameters, mut statistics) = (vec![false; self.parameters.len()], vec![false; self.statistics.len()]);
+        for (node, _) in self.nodes.iter().zip(self.evaluated()).filter(|(_, needed)| !needed) {
+            node.weight.iter().chain(&node.bias).for_each(|&index| parameters[index] = true);
+            node.statistics.iter().for_each(|&index| statistics[index] = true);
+        }
+        OfHeads { parameters, statistics }
     }
 
     /// Parameters without those of auxiliary heads.
