@@ -12,9 +12,10 @@ use tracing::info;
 
 use super::algorithms::{self, Chosen};
 use super::device::{DeviceArgs, Task, with_backend};
+use super::network::NetworkArgs;
 use super::profile::{self, Profile};
 use super::stream::Stdout;
-use super::{build_network, find_model, flags, trace, usage};
+use super::{find_model, flags, trace, usage};
 use crate::network::Network;
 use crate::ops::{Backend, Metrics, Normalise, Recording, Sgd, Subset};
 use crate::plan::{self, Mode, Plan};
@@ -34,6 +35,8 @@ pub struct BenchArgs {
     /// Network
     #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
     model: String,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Images per step
     #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64")]
     batch_size: usize,
@@ -69,6 +72,9 @@ enum BenchMode {
 #[derive(Serialize)]
 struct BenchResult {
     model: String,
+    /// Channels, height, width.
+    input: [usize; 3],
+    classes: usize,
     mode: BenchMode,
     device: String,
     precision: String,
@@ -103,7 +109,7 @@ struct Spread {
 /// Times whole optimiser steps: gather, forward, loss, backward, update, on random images.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let model = find_model(&args.model)?;
-    let network = build_network(model, model.input, model.classes)?;
+    let network = args.network.build(model)?;
     let training = args.mode == BenchMode::Train;
     usage(training || !args.profile, || "--profile is of training steps; it goes with --mode train".into())?;
     usage(training || args.trace.is_none(), || "--trace is of training steps; it goes with --mode train".into())?;
@@ -181,6 +187,8 @@ impl Task for Benchmark<'_> {
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
         Ok(BenchResult {
             model: network.name.clone(),
+            input: [network.input().channels, network.input().height, network.input().width],
+            classes: network.classes(),
             mode: args.mode,
             device: info.name,
             precision: info.precision,

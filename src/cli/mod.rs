@@ -10,6 +10,7 @@ mod eval;
 mod fetch;
 mod flags;
 mod input;
+mod network;
 mod outputs;
 mod plan;
 mod predict;

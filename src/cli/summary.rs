@@ -8,8 +8,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::device::{ConvAlgo, Precision};
+use super::network::NetworkArgs;
 use super::stream::Stdout;
-use super::{build_network, find_model, flags, plan};
+use super::{find_model, flags, plan, usage};
 use crate::models;
 use crate::network::Network;
 use crate::plan::{Mode, Plan};
@@ -20,6 +21,8 @@ pub struct SummaryArgs {
     /// Network; without one, all are listed [default with --plan: mnist-cnn]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Show the training step instead: its parts with what is fused, their buffers, and what a CUDA device runs for them
     #[arg(long)]
     plan: bool,
@@ -47,6 +50,8 @@ struct Summary {
     parameters: usize,
     /// Without heads that only help training.
     evaluated_parameters: usize,
+    /// Numbers that batch normalisations keep of what they saw, which are no parameters; without their counters of batches.
+    running_statistics: usize,
     multiply_adds: u64,
     memory: Memory,
 }
@@ -55,8 +60,10 @@ struct Summary {
 #[derive(Serialize)]
 struct Memory {
     batch_size: usize,
-    /// In training: parameters with their gradients; activations with theirs, and indices.
+    /// In training: parameters with their gradients; running statistics with those of the batch; activations with theirs,
+    /// and indices.
     parameters_mb: f64,
+    statistics_mb: f64,
     activations_mb: f64,
     /// In evaluation, all together.
     evaluation_mb: f64,
@@ -71,6 +78,7 @@ struct Layer {
     #[serde(skip)]
     shape: String,
     parameters: usize,
+    running_statistics: usize,
     multiply_adds: u64,
     /// Input pixels in each direction, where positions still have a meaning.
     receptive_field: Option<usize>,
@@ -86,10 +94,13 @@ struct Entry {
 pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
     let mut out = Stdout::new();
     match args.model.as_deref().or(args.plan.then_some("mnist-cnn")) {
-        None => list(&mut out, args.json)?,
+        None => {
+            let given = args.network.given();
+            usage(given.is_none(), || format!("{} is of one network; --model says which", given.unwrap_or_default()))?;
+            list(&mut out, args.json)?;
+        }
         Some(name) => {
-            let model = find_model(name)?;
-            let network = build_network(model, model.input, model.classes)?;
+            let network = args.network.build(find_model(name)?)?;
             if args.plan {
                 let how = plan::How { precision: args.precision, algorithm: args.conv_algo, device: args.device };
                 plan::print(&mut out, &network, args.batch_size, &how, args.json)?;
@@ -135,6 +146,7 @@ fn summarise(network: &Network, batch_size: usize) -> Result<Summary> {
             },
             shape: shape.to_string(),
             parameters: network.node_parameters(node),
+            running_statistics: node.statistics.map_or(0, |index| network.statistics[index].range().len()),
             multiply_adds: node.multiply_adds()?,
             receptive_field: field.map(|field| field.size),
         });
@@ -144,6 +156,7 @@ fn summarise(network: &Network, batch_size: usize) -> Result<Summary> {
         layers,
         parameters: network.parameter_count(),
         evaluated_parameters: network.evaluated_parameter_count(),
+        running_statistics: network.statistics_len(),
         multiply_adds: network.multiply_adds()?,
         memory: memory(network, batch_size)?,
     })
@@ -156,46 +169,57 @@ fn memory(network: &Network, batch_size: usize) -> Result<Memory> {
     Ok(Memory {
         batch_size,
         parameters_mb: megabytes(training.parameters + training.gradients),
+        statistics_mb: megabytes(training.statistics),
         activations_mb: megabytes(training.arena + training.indices),
-        evaluation_mb: megabytes(evaluation.parameters + evaluation.arena + evaluation.indices),
+        evaluation_mb: megabytes(evaluation.parameters + evaluation.statistics + evaluation.arena + evaluation.indices),
     })
 }
 
 fn print(out: &mut impl Write, summary: &Summary) -> Result<()> {
-    let header = ["layer", "operator", "output", "parameters", "multiply-adds", "sees"].map(String::from);
+    let columns = ["layer", "operator", "output", "parameters", "statistics", "multiply-adds", "sees"];
     let rows = summary.layers.iter().map(|layer| {
         [
             layer.name.clone(),
             layer.operator.clone(),
             layer.shape.clone(),
             dash_if_zero(layer.parameters as u64),
+            dash_if_zero(layer.running_statistics as u64),
             dash_if_zero(layer.multiply_adds),
             layer.receptive_field.map_or("all".into(), |size| format!("{size}×{size}")),
         ]
     });
-    let rows: Vec<[String; 6]> = std::iter::once(header).chain(rows).collect();
+    let rows: Vec<_> = std::iter::once(columns.map(String::from)).chain(rows).collect();
+    let has_statistics = summary.running_statistics > 0;
+    let shown: Vec<usize> = (0..columns.len()).filter(|&c| columns[c] != "statistics" || has_statistics).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..6).map(width).collect();
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
     for row in &rows {
-        let [name, operator, shape, parameters, multiply_adds, sees] = row;
-        let line = format!(
-            "{name:<0$}  {operator:<1$}  {shape:>2$}  {parameters:>3$}  {multiply_adds:>4$}  {sees:>5$}",
-            widths[0], widths[1], widths[2], widths[3], widths[4], widths[5]
-        );
-        writeln!(out, "{line}")?;
+        let cell = |&column: &usize| match column {
+            0 | 1 => format!("{:<1$}", row[column], widths[column]),
+            _ => format!("{:>1$}", row[column], widths[column]),
+        };
+        writeln!(out, "{}", shown.iter().map(cell).collect::<Vec<_>>().join("  "))?;
     }
+    print_totals(out, summary)
+}
+
+fn print_totals(out: &mut impl Write, summary: &Summary) -> Result<()> {
     let (parameters, multiply_adds) = (grouped(summary.parameters as f64), grouped(summary.multiply_adds as f64));
     writeln!(out, "\n{}: {parameters} parameters, {multiply_adds} multiply-adds per image", summary.model)?;
     if summary.evaluated_parameters < summary.parameters {
         let evaluated = grouped(summary.evaluated_parameters as f64);
         writeln!(out, "{evaluated} parameters without the heads that only help training")?;
     }
-    let Memory { batch_size, parameters_mb, activations_mb, evaluation_mb } = summary.memory;
+    if summary.running_statistics > 0 {
+        let statistics = grouped(summary.running_statistics as f64);
+        writeln!(out, "{statistics} running means and variances of batch normalisations, which are no parameters")?;
+    }
+    let Memory { batch_size, parameters_mb, statistics_mb, activations_mb, evaluation_mb } = summary.memory;
     writeln!(
         out,
         "memory at batch {batch_size}: {:.1} MB in training (parameters {parameters_mb:.1}, activations \
          {activations_mb:.1}, gradients of both included), {evaluation_mb:.1} MB in evaluation",
-        parameters_mb + activations_mb
+        parameters_mb + statistics_mb + activations_mb
     )?;
     Ok(())
 }

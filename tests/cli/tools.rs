@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::train;
-use crate::support::program::succeed;
+use crate::support::program::{fail, succeed};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -100,6 +100,40 @@ fn summary_tells_what_a_batch_takes() {
     for word in ["61,100,840 parameters", "dropout 0.5", "memory at batch 64", "67×67"] {
         assert!(text.contains(word), "{word:?} is missing from: {text}");
     }
+}
+
+#[test]
+fn summary_and_bench_take_a_network_as_train_does() {
+    let flags = ["--activation", "leaky-relu:0.125", "--dropout", "0.25", "--classes", "7"];
+    let input = ["--channels", "1", "--image-size", "64x96"];
+    let summary = |more: &[&str]| succeed([&["summary", "--model", "alexnet"], more].concat()).stdout;
+    let text = summary(&[&flags[..], &input].concat());
+    for word in ["LeakyReLU(0.125)", "dropout 0.25", "linear 4096→7", "1×64×96"] {
+        assert!(text.contains(word), "{word:?} is missing from: {text}");
+    }
+    assert!(!text.contains("statistics"), "{text}");
+    let plan = summary(&["--plan", "--activation", "tanh", "--batch-size", "2"]);
+    assert!(plan.contains("tanh") && !plan.contains("ReLU"), "{plan}");
+    let bench = ["bench", "--model", "multiscale", "--device", "cpu", "--steps", "1", "--batch-size", "2", "--json"];
+    let result = json(&succeed([&bench[..], &flags, &input].concat()).stdout);
+    assert_eq!((&result["input"], &result["classes"]), (&serde_json::json!([1, 64, 96]), &serde_json::json!(7)));
+    fail(2, ["summary", "--classes", "7"], &["--classes", "--model"]);
+    fail(2, ["summary", "--model", "alexnet", "--activation", "swish"], &["--activation"]);
+    fail(1, ["summary", "--model", "alexnet", "--image-size", "8"], &["alexnet cannot work on images of 3×8×8"]);
+}
+
+#[test]
+fn summary_counts_running_statistics_beside_parameters() {
+    let text = succeed(["summary", "--model", "resnet20"]).stdout;
+    // PyTorch's buffers are these and one counter each.
+    for word in ["269,722 parameters", "1,376 running means and variances", "statistics"] {
+        assert!(text.contains(word), "{word:?} is missing from: {text}");
+    }
+    let summary = json(&succeed(["summary", "--model", "resnet20", "--json"]).stdout);
+    assert_eq!((&summary["parameters"], &summary["running_statistics"]), (&269_722.into(), &1_376.into()));
+    let layers = summary["layers"].as_array().expect("layers");
+    let of = |name: &str| layers.iter().find(|layer| layer["name"] == name).expect(name)["running_statistics"].clone();
+    assert_eq!((of("bn1"), of("conv1")), (32.into(), 0.into()));
 }
 
 #[test]
