@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tracing::info;
@@ -250,7 +250,14 @@ fn group_of<B: Backend>(backend: &B, plan: &Plan) -> usize {
 fn load_random_images<B: Backend>(backend: &mut B, network: &Network, count: usize) -> Result<()> {
     let (shape, classes) = (network.input(), network.classes() as u32);
     let mut stream = Stream::new(0, Purpose::Benchmark, 0);
-    let images = (0..count * shape.len()).map(|_| stream.next_u32() as u8).collect();
+    let (bytes, mut images) = (count * shape.len(), Vec::new());
+    images.try_reserve_exact(bytes).with_context(|| {
+        format!(
+            "not enough memory for {} MB of images; try a smaller --batch-size, or smaller images",
+            bytes / 1_000_000
+        )
+    })?;
+    images.extend((0..bytes).map(|_| stream.next_u32() as u8));
     let labels = (0..count).map(|_| stream.below(classes)).collect();
     let normalise = Normalise { shape, mean: vec![0.5; shape.channels], std: vec![0.5; shape.channels] };
     backend.load_subset(Subset::Train, &normalise, images, labels)

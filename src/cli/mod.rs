@@ -117,6 +117,8 @@ pub fn init_logging() {
 pub fn report_error(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
     let paragraph = text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    // Names in an archive may hold anything, and a terminal obeys what is not a letter.
+    let paragraph = paragraph.replace(char::is_control, "\u{fffd}");
     // Where stderr is gone, the exit code must do.
     let _ = writeln!(stream::Stderr::new(), "error: {paragraph}");
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { 2 } else { 1 })

@@ -123,15 +123,15 @@ pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
 /// # Errors
 /// Where there are other numbers of them.
 pub fn per_channel((mean, std): Normalisation, channels: usize) -> Result<Normalisation> {
-    let spread = |values: Vec<f32>| if values.len() == 1 { vec![values[0]; channels] } else { values };
-    let (mean, std) = (spread(mean), spread(std));
+    let fits = |values: &[f32]| values.len() == 1 || values.len() == channels;
     ensure!(
-        mean.len() == channels && std.len() == channels,
+        fits(&mean) && fits(&std),
         "--mean has {} values and --std {}, for images of {channels} channels",
         mean.len(),
         std.len()
     );
-    Ok((mean, std))
+    let spread = |values: Vec<f32>| if values.len() == 1 { vec![values[0]; channels] } else { values };
+    Ok((spread(mean), spread(std)))
 }
 
 /// Images and their labels, in the order of the files.

@@ -56,6 +56,26 @@ fn contradictions_are_errors() {
 }
 
 #[test]
+fn what_does_not_fit_memory_is_an_error() {
+    let huge = ["bench", "--model", "resnet20", "--image-size", "4096", "--batch-size", "1000000", "--device", "cpu"];
+    fail(1, huge, &["not enough memory", "--batch-size"]);
+}
+
+#[test]
+fn names_do_not_reach_a_terminal_as_commands() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bad = folder.path().join("train/a/\u{1b}[31mred\u{7}.png");
+    for class in ["a", "b"] {
+        fs::create_dir_all(folder.path().join("train").join(class)).expect("a folder");
+    }
+    fs::write(bad, "no picture").expect("write");
+    fs::write(folder.path().join("train/b/1.png"), "no picture either").expect("write");
+    let dataset = folder.path().to_str().expect("plain");
+    let stderr = fail(1, ["train", "--device", "cpu", "--dataset", dataset], &["[31mred"]);
+    assert!(!stderr.contains(['\u{1b}', '\u{7}']), "{stderr:?}");
+}
+
+#[test]
 fn a_device_that_is_not_there_is_an_error() {
     // No machine has a hundred, and most have none.
     let output = Command::new(binary())
