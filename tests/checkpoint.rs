@@ -143,13 +143,16 @@ fn damaged_and_foreign_weights_are_refused() {
     assert!(refusal(&path).contains("fc9.bias does not belong"));
     fs::write(&path, &whole).expect("write");
     rewrite(&path, |tensors| named(tensors, "fc2.weight").2 = vec![120, 84]);
-    assert!(refusal(&path).contains("shape [120, 84]"));
+    let message = refusal(&path);
+    assert!(message.contains("shape [120, 84]") && message.contains("--classes"), "{message}");
     fs::write(&path, &whole).expect("write");
     rewrite(&path, |tensors| named(tensors, "fc2.bias").3[8..12].copy_from_slice(&f32::NAN.to_le_bytes()));
     assert!(refusal(&path).contains("fc2.bias holds NaN at index 2"));
     fs::write(&path, &whole).expect("write");
     rewrite(&path, |tensors| named(tensors, "fc2.bias").1 = Dtype::I32);
     assert!(refusal(&path).contains("I32"));
+    fs::write(&path, b"PK\x03\x04 as torch.save begins").expect("write");
+    assert!(refusal(&path).contains("safetensors.torch.save_file"));
     refusal(&folder.path().join("missing.safetensors"));
     assert!(refusal(folder.path()).contains("not a file"));
 }

@@ -11,6 +11,9 @@ use super::statistics::is_statistic;
 use crate::files::write_atomically;
 use crate::network::{Network, Parameter};
 
+/// How a ZIP archive begins, which `torch.save` writes.
+const TORCH_SAVE: &[u8] = b"PK\x03\x04";
+
 /// Tensors to write, in PyTorch's layout.
 pub(super) struct NamedTensor {
     pub name: String,
@@ -87,6 +90,11 @@ pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
 
 /// The tensors of a file's bytes.
 pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>> {
+    ensure!(
+        !bytes.starts_with(TORCH_SAVE),
+        "it is a file of torch.save, and a safetensors file is expected: safetensors.torch.save_file(state_dict, FILE) \
+         writes one"
+    );
     SafeTensors::deserialize(bytes)
         .map_err(|error| anyhow!("not a whole safetensors file ({error}); it may be cut or damaged"))
 }
@@ -133,7 +141,10 @@ pub(super) fn view_of<'a>(
 ) -> Result<TensorView<'a>> {
     let view = tensors.tensor(name).map_err(|_| missing(network, name, tensors))?;
     let (found, wants) = (view.shape(), &network.name);
-    ensure!(found == shape, "tensor {name} has shape {found:?}, but {wants} needs {shape:?}");
+    ensure!(
+        found == shape,
+        "tensor {name} has shape {found:?}, but {wants} needs {shape:?} for these images and classes (see --classes)"
+    );
     Ok(view)
 }
 
