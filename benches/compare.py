@@ -8,7 +8,8 @@
 First checks that both sides compute the same losses from the same weights on the same images (of `mnist-cnn` on MNIST;
 for torchvision's networks that is what `tests/reference/check_torchvision.py` does). Then runs one process of
 each side in turn, A B C D A B C D …, so that a machine's slow and fast moments fall on all of them, and prints per side the
-median over the rounds, their spread, and the median of the ratios within each round. Writes all numbers to a JSON file.
+median over the rounds, their spread, and the median of the ratios within each round. Writes all numbers to a JSON file, anew
+after every block. A mode of PyTorch's that fails is told, noted in the file and left out.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import date
 from pathlib import Path
 
@@ -33,13 +35,22 @@ OURS = "cnn-cuda"
 CHECKED_STEPS = 10
 
 
-def run(command: list[str | Path], threads: int) -> dict:
-    """The JSON object that a program prints last."""
+class Failed(Exception):
+    """A program that ended with an error: its command, and what it said."""
+
+
+def call(command: list[str | Path], threads: int) -> str:
+    """What a program prints."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        raise Failed(f"{' '.join(map(str, command))}\n{done.stderr}")
+    return done.stdout
+
+
+def run(command: list[str | Path], threads: int) -> dict:
+    """The JSON object that a program prints last."""
+    return json.loads(call(command, threads).strip().splitlines()[-1])
 
 
 def train_command(args: argparse.Namespace, binary: Path, out: Path, *more: str | Path) -> list[str | Path]:
@@ -66,7 +77,7 @@ def check_same_losses(args: argparse.Namespace, binary: Path) -> float:
         theirs = run([*script, "--steps", str(CHECKED_STEPS), "--batch-size", "64"], 2)["losses"]
         more = ["--init", initial, "--no-shuffle", "--log-steps", "--max-steps", str(CHECKED_STEPS)]
         command = train_command(args, binary, out, *more)
-        subprocess.run([str(part) for part in command], check=True, capture_output=True)
+        call(command, 2)
         ours = [record["loss"] for record in records(out, "step")]
     differences = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
     if not all(difference < 1e-4 for difference in differences):  # NaN is not
@@ -94,14 +105,25 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
     common += ["--precision", precision]
     common += ["--model", args.model]
     sides = {OURS: [binary, "bench", "--mode", what, "--device", args.device, *common]}
-    for name in args.modes:
+    compiles = args.compile_batch_sizes is None or batch in args.compile_batch_sizes
+    for name in (name for name in args.modes if compiles or not name.startswith("compile")):
         mode, layout = name.split("-")
         script = [sys.executable, TRAIN_STEP, *their_device(args), "--what", what, "--mode", mode, "--layout", layout]
         sides[f"PyTorch {name.replace('-', ', ')}"] = [*script, *common]
     rounds: dict[str, list[dict]] = {name: [] for name in sides}
+    failed: dict[str, str] = {}
     for _ in range(args.rounds):
         for name, command in sides.items():
-            rounds[name].append(run(command, threads))
+            if name in failed:
+                continue
+            try:
+                rounds[name].append(run(command, threads))
+            except Failed as error:
+                if name == OURS:
+                    raise
+                failed[name] = str(error)
+                rounds.pop(name)
+                print(f"{name} fails and is left out: {error}", file=sys.stderr, flush=True)
     memory = "peak_memory_mb" if args.device == "cpu" else "device_memory_mb"
     times = {name: [result["ms_per_step"]["median"] for result in results] for name, results in rounds.items()}
     rows = [
@@ -116,7 +138,7 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
     ]
     versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
     settings = {"what": what, "batch_size": batch, "threads": threads, "precision": precision, "steps": steps_of(args, batch)}
-    return {**settings, "rows": rows, "versions": versions}
+    return {**settings, "rows": rows, "versions": versions, "failed": failed}
 
 
 def epochs(args: argparse.Namespace, binary: Path) -> dict:
@@ -126,7 +148,7 @@ def epochs(args: argparse.Namespace, binary: Path) -> dict:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             command = train_command(args, binary, out, "--epochs", "1", "--threads", "2")
-            subprocess.run([str(part) for part in command], check=True, capture_output=True)
+            call(command, 2)
             record = records(out, "epoch")[0]
             ours.append(60_000 / record["images_per_second"])
         script = [sys.executable, TRAIN_STEP, *their_device(args), "--what", "epoch", "--threads", "2", "--data", args.data]
@@ -215,6 +237,8 @@ def main() -> None:
     parser.add_argument("--eval-batch-sizes", type=int, nargs="*", default=[1, 128])
     parser.add_argument("--eval-rounds", type=int, default=3)
     parser.add_argument("--modes", nargs="+", choices=sorted({*CPU_MODES, *GPU_MODES}), help="of PyTorch [default: all that the device has]")
+    parser.add_argument("--compile-batch-sizes", type=int, nargs="*", help="those at which torch.compile runs too [default: all]")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no block begins after these [default: no limit]")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CNN_CUDA_DATA", "data")))
     parser.add_argument("--out", type=Path, help="[default: benches/results/cpu.json or cuda.json]")
     parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
@@ -236,16 +260,22 @@ def main() -> None:
     binary = Path(os.environ.get("CNN_CUDA_BIN", ROOT / "target" / "release" / "cnn-cuda"))
     if not binary.exists():
         sys.exit(f"{binary} is not there; run `cargo build --release` first, or set CNN_CUDA_BIN")
+    try:
+        text = compare(args, binary)
+    except Failed as error:
+        sys.exit(str(error))
+    print("\n" + text)
+    if args.readme:
+        write_readme(text)
+
+
+def compare(args: argparse.Namespace, binary: Path) -> str:
+    """All blocks, each written to the JSON file as it is done; the tables."""
+    start, on_mnist = time.monotonic(), args.model == "mnist-cnn"
     difference = check_same_losses(args, binary) if on_mnist else None
     if on_mnist:
         print(f"the first {CHECKED_STEPS} losses agree to {difference:.1e}", flush=True)
-    wanted = [("train", batch) for batch in args.batch_sizes] + [("infer", batch) for batch in args.infer_batch_sizes]
-    parts = []
-    for threads, precision in itertools.product(args.threads, args.precisions):
-        for what, batch in wanted:
-            parts.append(interleave(args, binary, what, batch, threads, precision))
-            rows = [f"{row['side']} {row['ms']:.2f} ms ({row['times_slower']:.2f}×)" for row in parts[-1]["rows"]]
-            print(f"{what}, batch {batch}, {threads} threads, {precision}: {', '.join(rows)}", flush=True)
+    parts: list[dict] = []
     result = {
         "model": args.model,
         "device": args.device,
@@ -253,19 +283,46 @@ def main() -> None:
         "date": date.today().isoformat(),
         "command": " ".join(sys.argv[1:]),
         "rounds": args.rounds,
-        "versions": sorted({version for part in parts for version in part["versions"].values()}),
+        "versions": [],
         "losses_max_relative_difference": difference,
         "parts": parts,
     }
-    if args.eval_rounds and args.eval_batch_sizes and on_mnist:
+    wanted = [("train", batch) for batch in args.batch_sizes] + [("infer", batch) for batch in args.infer_batch_sizes]
+    skipped = []
+
+    def has_time(block: str) -> bool:
+        late = time.monotonic() - start > args.seconds
+        if late:
+            skipped.append(block)
+            print(f"{block}: not run, the time is over", flush=True)
+        return not late
+
+    for threads, (what, batch), precision in itertools.product(args.threads, wanted, args.precisions):
+        block = f"{what}, batch {batch}, {threads} threads, {precision}"
+        if not has_time(block):
+            continue
+        parts.append(interleave(args, binary, what, batch, threads, precision))
+        rows = [f"{row['side']} {row['ms']:.2f} ms ({row['times_slower']:.2f}×)" for row in parts[-1]["rows"]]
+        print(f"{block}: {', '.join(rows)}", flush=True)
+        result["versions"] = sorted({version for part in parts for version in part["versions"].values()})
+        save(args, result)
+    if args.eval_rounds and args.eval_batch_sizes and on_mnist and has_time("evaluation"):
         result["evaluation"] = evaluations(args, binary)
-    if args.epoch_rounds and on_mnist:
+        save(args, result)
+    if args.epoch_rounds and on_mnist and has_time("epoch"):
         result["epoch"] = epochs(args, binary)
-    text = markdown(result)
-    print("\n" + text)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    if args.readme:
-        write_readme(text)
+    result["not_run"] = skipped
+    save(args, result)
+    if not parts:
+        sys.exit("there was no time for anything")
+    return markdown(result)
+
+
+def save(args: argparse.Namespace, result: dict) -> None:
+    """Writes what there is so far; a reader never sees half a file."""
+    written = args.out.with_suffix(".tmp")
+    written.write_text(json.dumps(result, indent=1) + "\n")
+    written.replace(args.out)
 
 
 if __name__ == "__main__":
