@@ -96,7 +96,7 @@ def cpu_name() -> str:
 
 def steps_of(args: argparse.Namespace, batch: int) -> int:
     """Timed steps of a process: of small batches more, which are over before the machine has settled, of large ones fewer."""
-    return min(max(args.steps, 512 // batch), max(10, 4096 // batch))
+    return args.steps or min(max(20, 512 // batch), max(10, 4096 // batch))
 
 
 def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, threads: int, precision: str) -> dict:
@@ -185,10 +185,11 @@ def evaluations(args: argparse.Namespace, binary: Path) -> list[dict]:
 def markdown(result: dict) -> str:
     """The tables as they stand in the README."""
     on_cpu = result["device"] == "cpu"
-    steps = [part["steps"] for part in result["parts"]]
+    steps = sorted({part["steps"] for part in result["parts"]})
+    counted = f"{steps[0]} to {steps[-1]}" if len(steps) > 1 else str(steps[0])
     setting, memory = ("threads", "peak memory") if on_cpu else ("precision", "device memory")
     lines = [
-        f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {min(steps)} to {max(steps)} steps, "
+        f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {counted} steps, "
         f"median of the rounds' medians; {'; '.join(result['versions'])}. Against cnn-cuda: how many times as long a side "
         "takes, the median of the ratios within each round.",
         "",
@@ -232,7 +233,7 @@ def main() -> None:
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--infer-batch-sizes", type=int, nargs="*", default=[1, 128])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20, help="timed in a process; 512 images at least, and ten steps or 4096 images at most")
+    parser.add_argument("--steps", type=int, help="timed in a process [default: 20, of 512 images at least, and ten or 4096 images at most]")
     parser.add_argument("--epoch-rounds", type=int, default=3, help="epochs against the tutorial script; 0 for none")
     parser.add_argument("--eval-batch-sizes", type=int, nargs="*", default=[1, 128])
     parser.add_argument("--eval-rounds", type=int, default=3)

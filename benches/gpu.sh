@@ -74,6 +74,7 @@ part device-tests ran_some ops::cuda
 part parity ran_some train::cuda
 part branches-tests ran_some train::branches
 part profile-tests ran_some train::profile
+part fusion-tests ran_some train::fusion
 
 # Ends with an error where the last epoch's test accuracy is below $2.
 reaches() {
@@ -83,9 +84,19 @@ accuracy = [r for r in records if r["kind"] == "epoch"][-1]["test_accuracy"]
 print(f"test accuracy {accuracy:.2%}, needed {float(sys.argv[2]):.2%}")
 sys.exit(accuracy < float(sys.argv[2]))' "$1" "$2"
 }
+# Runs a command and writes down the seconds that it took, start to end.
+timed() {
+    local name=$1 start code
+    shift
+    start=$(date +%s.%N)
+    "$@"
+    code=$?
+    python3 -c "import time; print(round(time.time() - $start, 3))" | tee "$out/$name-seconds.txt"
+    return $code
+}
 train() {
     rm -rf "$out/train-$1"
-    "$CNN_CUDA_BIN" train --device 0 --precision "$1" --seed 0 --out "$out/train-$1" &&
+    timed "train-$1" "$CNN_CUDA_BIN" train --device 0 --precision "$1" --seed 0 --out "$out/train-$1" &&
         reaches "$out/train-$1/metrics.jsonl" 0.992
 }
 # Device memory in use must not grow once all graphs are recorded, which they are after the second epoch.
@@ -114,11 +125,7 @@ sys.exit(mean < 0.992)' "$out"
 }
 part seeds seeds
 # From start to the end of the first step, kernels and algorithms being known by now.
-first_step() {
-    local start=$(date +%s.%N)
-    "$CNN_CUDA_BIN" bench --device 0 --precision tf32 --steps 1 || return 1
-    python3 -c "import time; print(f\"start to the end of a few steps: {time.time() - $start:.2f} s\")"
-}
+first_step() { timed first-step "$CNN_CUDA_BIN" bench --device 0 --precision tf32 --steps 1; }
 part first-step first_step
 # The whole path again by each algorithm alone: the losses of the CPU's run, step by step.
 by_algorithm() {
@@ -138,6 +145,9 @@ print(f"{len(cpu)} losses, the worst strays by {worst:.2e} of the CPU, allowed 1
 sys.exit(not worst <= 1e-4)' "$out/parity-cpu" "$out/parity-$1"
 }
 for algorithm in im2col implicit direct cublaslt; do part "parity-$algorithm" by_algorithm $algorithm; done
+# What is asked for must be what runs: cuBLASLt may be missing, or refuse.
+uses_lt() { "$CNN_CUDA_BIN" bench --device 0 --steps 1 --conv-algo cublaslt --algorithms | tee /dev/stderr | grep -q 'cublaslt$'; }
+part uses-cublaslt uses_lt
 part device-memory memory
 rm -rf "$out/memory"
 
@@ -173,8 +183,10 @@ done
 if ! wanted compare; then
     :
 elif python3 -c 'import torch, safetensors; assert torch.cuda.is_available()' 2>/dev/null; then
-    part compare timeout 900 python3 benches/compare.py --device 0 --precisions fp32 tf32 fp16 --batch-sizes 64 256 1024 \
-        --infer-batch-sizes 1 128 --rounds 3 --steps 30 --epoch-rounds 1 --data "$CNN_CUDA_DATA" --out "$out/compare.json"
+    # What matters most first, and the file is written block by block: a call that is cut off keeps what it has.
+    part compare python3 benches/compare.py --device 0 --precisions tf32 fp16 fp32 --batch-sizes 64 1024 \
+        --infer-batch-sizes 128 --compile-batch-sizes 64 --rounds 2 --steps 30 --eval-rounds 0 --epoch-rounds 0 \
+        --seconds "${CNN_CUDA_COMPARE_SECONDS:-420}" --data "$CNN_CUDA_DATA" --out "$out/compare.json"
 else
     echo "PyTorch with CUDA and safetensors is not here, so nothing was compared with it"
     failed+=("compare")
@@ -198,6 +210,9 @@ else
     echo "compute-sanitizer is not here, so memcheck and racecheck were not run"
     failed+=("compute-sanitizer")
 fi
+
+part targets python3 benches/targets.py "$out"
+wanted targets && cat "$out/targets.log"
 
 echo
 if [ ${#failed[@]} -gt 0 ]; then

@@ -1,7 +1,7 @@
 //! `cnn-cuda bench`
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -113,6 +113,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let training = args.mode == BenchMode::Train;
     usage(training || !args.profile, || "--profile is of training steps; it goes with --mode train".into())?;
     usage(training || args.trace.is_none(), || "--trace is of training steps; it goes with --mode train".into())?;
+    if let Some(folder) = args.trace.as_deref().and_then(Path::parent).filter(|it| !it.as_os_str().is_empty()) {
+        ensure!(folder.is_dir(), "the folder of --trace, {}, is not there; make it first", folder.display());
+    }
     let task = Benchmark { network: &network, args };
     let mut result = with_backend(&args.device, task)?;
     if let (Some(path), Some(profile)) = (&args.trace, &result.profile) {

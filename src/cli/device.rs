@@ -99,7 +99,7 @@ pub enum ConvAlgo {
     Implicit,
     /// A kernel for few input channels, where it fits; else im2col
     Direct,
-    /// For linear layers cuBLASLt, whose products end in bias and ReLU; else im2col
+    /// For linear layers cuBLASLt, whose products end in bias and ReLU; else direct or implicit
     #[value(name = "cublaslt")]
     CublasLt,
 }

@@ -30,8 +30,8 @@ const LAUNCH: f64 = 1.3e-6;
 pub struct How {
     pub precision: Precision,
     pub algorithm: ConvAlgo,
-    /// The device whose choices count.
-    pub device: Option<usize>,
+    /// The device whose choices count; the CPU has none.
+    pub device: Option<DeviceChoice>,
 }
 
 /// What a device chooses for the operators of a step, by measuring what it has not measured before.
@@ -96,13 +96,13 @@ pub fn print(out: &mut impl Write, network: &Network, batch_size: usize, how: &H
     let mut parts = Vec::new();
     let (precision, algorithm) = (how.precision, how.algorithm);
     let (device, choices) = match how.device {
-        Some(ordinal) => {
-            let (device, precision) = (Some(DeviceChoice::Cuda(ordinal)), Some(precision));
-            let args = DeviceArgs { device, precision, conv_algo: Some(algorithm), ..DeviceArgs::default() };
+        None | Some(DeviceChoice::Cpu) => (None, Vec::new()),
+        device => {
+            let (precision, conv_algo) = (Some(precision), Some(algorithm));
+            let args = DeviceArgs { device, precision, conv_algo, ..DeviceArgs::default() };
             let (name, choices) = with_backend(&args, Choose { network, plan: &plan, batch_size })?;
-            (Some(name), choices)
+            (Some(name).filter(|_| !choices.is_empty()), choices)
         }
-        None => (None, Vec::new()),
     };
     let visit = &mut |part: &Part, launches| parts.push(row(part, precision, launches));
     cuda_launches(&plan, (precision, algorithm), &choices, batch_size, visit)?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::device::{ConvAlgo, Precision};
+use super::device::{ConvAlgo, DeviceChoice, Precision};
 use super::network::NetworkArgs;
 use super::stream::Stdout;
 use super::{find_model, flags, plan, usage};
@@ -37,7 +37,7 @@ pub struct SummaryArgs {
     conv_algo: ConvAlgo,
     /// Show what this CUDA device chooses, with --plan; what it has not measured yet is measured
     #[arg(long, value_name = "N", requires = "plan")]
-    device: Option<usize>,
+    device: Option<DeviceChoice>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,

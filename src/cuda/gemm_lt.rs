@@ -9,13 +9,17 @@ use anyhow::{Context, Result};
 use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulDescAttributes_t as DescAttribute,
-    cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreferenceAttributes_t as Preference, cudaDataType_t,
+    cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreferenceAttributes_t as Preference, cublasStatus_t,
+    cudaDataType_t,
 };
 use cudarc::driver::CudaStream;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::error;
 use super::gemm::{Operand, Product};
+
+/// Parts of a sum are added up in the type of the arithmetic, never in that of the result.
+const SUMS_IN_FP32: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
 
 /// Which outputs of a ReLU are positive, a bit each, as the forward product leaves them for the way back.
 #[derive(Clone, Copy)]
@@ -121,7 +125,24 @@ impl BlasLt {
 
     /// Whether cuBLASLt has an algorithm for it.
     pub fn offers(&self, product: &Product, ending: Ending) -> bool {
-        self.prepare(product, ending).is_ok()
+        let Product { m, n, k, .. } = *product;
+        match self.prepare(product, ending) {
+            Ok(_) => true,
+            Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => {
+                debug!("cuBLASLt has nothing for a matrix product of {m}×{n}×{k} that ends in {:?}", ending.epilogue());
+                false
+            }
+            Err(error) => {
+                warn!("cuBLASLt refuses a matrix product of {m}×{n}×{k}, which is computed otherwise: {error}");
+                false
+            }
+        }
+    }
+
+    /// cuBLASLt's version as it numbers itself.
+    pub fn version(&self) -> usize {
+        // SAFETY: the library is there, and its function has no arguments.
+        unsafe { sys::cublasLtGetVersion() }
     }
 
     /// Computes a product on the stream and ends it. `c` has the type of the operands.
@@ -185,6 +206,7 @@ impl BlasLt {
         let aligned = |address: u64| 1_u32 << address.trailing_zeros().min(8);
         let preference = Owned { raw: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
         prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
+        prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_FP32)?;
         // cuBLASLt takes 256 bytes for granted; the bias counts as the result does.
         let result_address = c | ending.bias().unwrap_or(0);
         for (attribute, address) in [

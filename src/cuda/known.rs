@@ -45,21 +45,17 @@ impl Known {
         Self { path, file, is_new: false }
     }
 
-    /// The fastest of the candidates, where all were tried; the first of equals.
-    pub fn fastest(&self, site: &str, candidates: &[Algorithm]) -> Option<Algorithm> {
+    /// The candidates' times, where all were tried.
+    pub fn times_of(&self, site: &str, candidates: &[Algorithm]) -> Option<Vec<(Algorithm, f64)>> {
         let times = self.file.microseconds.get(site)?;
-        let all: Option<Vec<f64>> = candidates.iter().map(|algorithm| times.get(algorithm.name()).copied()).collect();
-        let best = all?.into_iter().zip(candidates).min_by(|a, b| a.0.total_cmp(&b.0));
-        best.map(|(_, &algorithm)| algorithm)
+        candidates.iter().map(|&algorithm| Some((algorithm, *times.get(algorithm.name())?))).collect()
     }
 
-    /// Keeps a trial's times and returns the fastest.
-    pub fn learn(&mut self, site: String, times: Vec<(Algorithm, f64)>) -> Algorithm {
-        let best = times.iter().min_by(|a, b| a.1.total_cmp(&b.1)).map_or(Algorithm::Im2col, |best| best.0);
-        let times = times.into_iter().map(|(algorithm, time)| (algorithm.name().to_string(), time)).collect();
+    /// Keeps a trial's times.
+    pub fn learn(&mut self, site: String, times: &[(Algorithm, f64)]) {
+        let times = times.iter().map(|&(algorithm, time)| (algorithm.name().to_string(), time)).collect();
         self.file.microseconds.insert(site, times);
         self.is_new = true;
-        best
     }
 
     /// A trial's times.

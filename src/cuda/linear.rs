@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 
 use super::Cuda;
-use super::algorithm::{Direction, Site};
+use super::algorithm::Site;
 use super::gemm::{Operand, Product};
 use super::gemm_lt::{Ending, Signs};
 use crate::ops::{
@@ -23,31 +23,43 @@ impl LinearOps for Cuda {
     fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
         let LinearForward { input, weight, bias, activation, output, signs } = spans;
         let (conv, ending) = (as_conv(op), self.forward_ending(op, &spans)?);
-        let site = Site::linear(Direction::Forward, &conv, batch, false);
+        let site = Site::linear_forward(op, batch, &spans);
         let by_lt = self.lt_offers(ending, || self.forward_product(op, batch, spans))?;
-        self.with_algorithm(site.or_by_lt(by_lt), |cuda, algorithm| {
-            if let Some(signs) = signs {
-                cuda.memory_mut()?.signs.remove(&signs.offset);
+        let site = site.or_by_lt(by_lt);
+        let run = |cuda: &mut Self, algorithm| match (algorithm, ending) {
+            (Algorithm::Implicit, _) => {
+                let spans = Conv2dForward { input, weight, bias, activation, output, pool: None };
+                cuda.implicit_forward(&conv, batch, &spans)
             }
-            match (algorithm, ending) {
-                (Algorithm::Implicit, _) => {
-                    let spans = Conv2dForward { input, weight, bias, activation, output, pool: None };
-                    cuda.implicit_forward(&conv, batch, &spans)
-                }
-                (Algorithm::CublasLt, Some(ending)) => cuda.lt_forward(op, batch, spans, ending),
-                _ => {
-                    cuda.blas.product(cuda.forward_product(op, batch, spans)?)?;
-                    cuda.bias_activation_forward(activation, batch, op.out_features, bias, output)
-                }
+            (Algorithm::CublasLt, Some(ending)) => cuda.lt_forward(op, batch, spans, ending),
+            _ => {
+                cuda.blas.product(cuda.forward_product(op, batch, spans)?)?;
+                cuda.bias_activation_forward(activation, batch, op.out_features, bias, output)
             }
-        })
+        };
+        let algorithm = self.choose(site, 0.0, &run)?;
+        if let Some(signs) = signs {
+            let by_lt = algorithm == Algorithm::CublasLt;
+            // The way back is yet to be tried with signs, which may be worth a slower product here.
+            let for_a_trial = !by_lt && !self.capturing && !self.is_settled(&site) && self.toll_of_lt(&site).is_some();
+            if for_a_trial {
+                run(self, Algorithm::CublasLt)?;
+            }
+            let kept = &mut self.memory_mut()?.signs;
+            if by_lt || for_a_trial {
+                kept.insert(signs.offset, site)
+            } else {
+                kept.remove(&signs.offset)
+            };
+        }
+        run(self, algorithm)
     }
 
     fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
         self.join_branch()?;
         let LinearBackwardWeight { input, d_output, d_weight } = spans;
         let conv = as_conv(op);
-        let site = Site::linear(Direction::BackwardWeight, &conv, batch, false);
+        let site = Site::linear_backward_weight(op, batch);
         self.with_algorithm(site, |cuda, algorithm| {
             cuda.beside(|cuda| match algorithm {
                 Algorithm::Implicit => {
@@ -61,9 +73,11 @@ impl LinearOps for Cuda {
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
         let LinearBackwardInput { d_output, weight, d_input, epilogue } = spans;
         let (conv, ending) = (as_conv(op), self.input_ending(op, epilogue)?);
-        let site = Site::linear(Direction::BackwardInput, &conv, batch, epilogue.is_some());
+        let site = Site::linear_backward_input(op, batch, epilogue.as_ref());
         let by_lt = self.lt_offers(ending, || self.input_product(op, batch, spans))?;
-        self.with_algorithm(site.or_by_lt(by_lt), |cuda, algorithm| match (algorithm, ending) {
+        let forward = epilogue.and_then(|it| self.memory().ok()?.signs.get(&it.signs?.offset).copied());
+        let toll = forward.and_then(|forward| self.toll_of_lt(&forward)).unwrap_or(0.0);
+        let run = |cuda: &mut Self, algorithm| match (algorithm, ending) {
             (Algorithm::Implicit, _) => {
                 cuda.implicit_input(&conv, batch, Conv2dBackwardInput { d_output, weight, d_input, epilogue })
             }
@@ -72,7 +86,12 @@ impl LinearOps for Cuda {
                 cuda.blas.product(cuda.input_product(op, batch, spans)?)?;
                 cuda.gradient_epilogue(batch, op.in_features, d_input, epilogue)
             }
-        })
+        };
+        let algorithm = self.choose(site.or_by_lt(by_lt), toll, &run)?;
+        if let Some(forward) = forward.filter(|_| !self.capturing) {
+            self.settle(forward, algorithm == Algorithm::CublasLt);
+        }
+        run(self, algorithm)
     }
 }
 
@@ -95,7 +114,7 @@ impl Cuda {
         let Some(GradientEpilogue { signs: Some(signs), d_bias, .. }) = epilogue.filter(is_relu) else {
             return Ok(None);
         };
-        if !self.memory()?.signs.contains(&signs.offset) {
+        if !self.memory()?.signs.contains_key(&signs.offset) {
             return Ok(None);
         }
         let d_bias = match d_bias {
@@ -111,7 +130,7 @@ impl Cuda {
     }
 
     fn lt_offers(&self, ending: Option<Ending>, product: impl Fn() -> Result<Product>) -> Result<bool> {
-        match (&self.blas.lt, ending) {
+        match (self.blas.lt.as_ref().filter(|_| self.considers_lt()), ending) {
             (Some(lt), Some(ending)) => Ok(lt.offers(&product()?, ending)),
             _ => Ok(false),
         }
@@ -123,16 +142,10 @@ impl Cuda {
 
     fn lt_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward, ending: Ending) -> Result<()> {
         self.lt_product(&self.forward_product(op, batch, spans)?, ending)?;
-        match (ending, spans.signs) {
-            (Ending::Bias { .. }, _) => {
-                let count = batch * op.out_features;
-                self.bias_activation_forward(spans.activation, count, 1, None, spans.output)
-            }
-            (_, Some(signs)) => {
-                self.memory_mut()?.signs.insert(signs.offset);
-                Ok(())
-            }
-            (_, None) => Ok(()),
+        let count = batch * op.out_features;
+        match ending {
+            Ending::Bias { .. } => self.bias_activation_forward(spans.activation, count, 1, None, spans.output),
+            _ => Ok(()),
         }
     }
 

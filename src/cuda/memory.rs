@@ -1,11 +1,12 @@
 //! The device's buffers: one allocation per region, addressed by spans whose bounds are checked.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice};
 
+use super::algorithm::Site;
 pub(super) use super::pinned::Pinned;
 use super::{direct, error};
 use crate::ops::{MemorySizes, Region, Span};
@@ -78,8 +79,8 @@ pub(super) struct Memory {
     average: Buffer,
     statistics: Buffer,
     indices: Buffer,
-    /// Where in the indices the signs of a linear layer's output lie, as its forward pass of late left them.
-    pub signs: HashSet<usize>,
+    /// Where in the indices the signs of a linear layer's output lie, as its forward pass of late left them, with that pass.
+    pub signs: HashMap<usize, Site>,
     /// The columns of a convolution, as many as fit.
     pub columns: Buffer,
     /// Partial sums of reductions, and the counters by which their last blocks know that they are.
@@ -118,7 +119,7 @@ impl Memory {
             average: Buffer::zeroed(stream, sizes.average * 4)?,
             statistics: Buffer::zeroed(stream, sizes.statistics * 4)?,
             indices: Buffer::new(stream, sizes.indices * 4)?,
-            signs: HashSet::new(),
+            signs: HashMap::new(),
             columns: Buffer::new(stream, needs.columns)?,
             partials: Buffer::new(stream, needs.partials)?,
             arrived: Buffer::zeroed(stream, needs.arrived)?,

@@ -104,10 +104,10 @@ impl Cuda {
         // The engine of implicit products: fp32 must not be rounded by tensor cores, and older devices have none for TF32.
         let tensor_cores = options.precision != "fp32" && target >= compile::target("tensor");
         let kernels = Kernels::load(&context, storage, &[if tensor_cores { "implicit" } else { "tensor" }])?;
-        let blas = Blas::new(&stream, options.precision)?;
+        let blas = Blas::new(&stream, options.precision, true)?;
         let known = match options.algorithm {
             Some(_) => Known::default(),
-            None => Known::load(probe::identity(&context, blas.version()?)?),
+            None => Known::load(probe::identity(&context, &blas)?),
         };
         let dropout = dropout::State::new(&stream)?;
         let choices = Choices::new(options.algorithm, options.recorded.clone(), known);

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::error;
+use super::gemm::Blas;
+use super::gemm_lt::BlasLt;
 use crate::ops::LimitSizes;
 
 /// The oldest driver that knows all calls made here.
@@ -89,10 +91,14 @@ pub(super) fn limit_sizes(context: &CudaContext) -> Result<LimitSizes> {
     })
 }
 
-/// What times measured on a device depend on besides the operator: device, driver, cuBLAS and kernels.
-pub(super) fn identity(context: &CudaContext, cublas: i32) -> Result<String> {
+/// What times measured on a device depend on besides the operator: device, driver, cuBLAS with cuBLASLt, and kernels.
+pub(super) fn identity(context: &CudaContext, blas: &Blas) -> Result<String> {
     let name = context.name().map_err(error::driver)?;
     let ((major, minor), driver) = (context.compute_capability().map_err(error::driver)?, driver_version()?);
-    let kernels = super::kernels::fingerprint();
-    Ok(format!("{name}, {major}.{minor}, driver {}.{}, cuBLAS {cublas}, kernels {kernels:016x}", driver.0, driver.1))
+    let (kernels, cublas) = (super::kernels::fingerprint(), blas.version()?);
+    let lt = blas.lt.as_ref().map_or(0, BlasLt::version);
+    Ok(format!(
+        "{name}, {major}.{minor}, driver {}.{}, cuBLAS {cublas}, {lt}, kernels {kernels:016x}",
+        driver.0, driver.1
+    ))
 }

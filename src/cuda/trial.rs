@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use cudarc::driver::CudaEvent;
 use cudarc::driver::sys::{CUevent, CUevent_flags, CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode, culib};
+use tracing::warn;
 
 use super::{Cuda, error};
 use crate::ops::{Algorithm, TIMED_RUNS};
@@ -17,14 +18,31 @@ pub(super) const OF_A_PART: f64 = 200.0;
 const SAMPLES: usize = 3;
 
 impl Cuda {
-    /// Microseconds of every candidate.
+    /// Microseconds of every candidate that works. One that fails is told and left out: libraries propose what they then
+    /// refuse, and there are others.
+    ///
+    /// # Errors
+    /// Where all fail, the first's.
     pub(super) fn try_all(
         &mut self,
+        site: &str,
         candidates: &[Algorithm],
         run: &impl Fn(&mut Self, Algorithm) -> Result<()>,
     ) -> Result<Vec<(Algorithm, f64)>> {
-        let time = |&algorithm: &Algorithm| Ok((algorithm, self.time(OF_A_PART, &mut |cuda| run(cuda, algorithm))?));
-        candidates.iter().map(time).collect()
+        let (mut times, mut failed) = (Vec::new(), None);
+        for &algorithm in candidates {
+            match self.time(OF_A_PART, &mut |cuda| run(cuda, algorithm)) {
+                Ok(time) => times.push((algorithm, time)),
+                Err(error) => {
+                    warn!("{site} fails by {} and is computed otherwise: {error:#}", algorithm.name());
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) if times.is_empty() => Err(error),
+            _ => Ok(times),
+        }
     }
 
     /// Microseconds of one run, of as many in a recording as take about `long` together.

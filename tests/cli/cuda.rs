@@ -186,6 +186,17 @@ fn errors_of_cublas_come_with_their_name_and_a_remedy() {
     }
 }
 
+/// Libraries may propose what they then refuse: a trial leaves it out.
+#[test]
+fn an_algorithm_that_fails_in_its_trial_is_left_out() {
+    let Some(libraries) = emulator() else { return };
+    let args =
+        ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "2", "--algorithms", "--json"];
+    let ran = succeed(run_with(libraries, &[("CUDA_EMULATOR_CUBLASLT_PRODUCT", "15")], &args));
+    assert!(ran.stderr.contains("fails by cublaslt and is computed otherwise"), "{}", ran.stderr);
+    assert!(ran.stdout.contains("linear_forward") && !ran.stdout.contains("cublaslt"), "{}", ran.stdout);
+}
+
 #[test]
 fn a_driver_older_than_the_embedded_kernels_gets_them_compiled_here() {
     let Some(libraries) = emulator() else { return };

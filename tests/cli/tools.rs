@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::train;
-use crate::support::program::{fail, succeed};
+use crate::support::program::{fail, run, succeed};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -163,6 +163,17 @@ fn summary_shows_the_plan_without_a_device() {
     assert_eq!(summary["longest_path"], launches(&summary) - 6);
     // The check for an overflow is one more.
     assert_eq!(plan("fp16")["graph_nodes"], launches(&summary) + 1);
+}
+
+#[test]
+fn a_trace_without_its_folder_is_refused_before_the_work() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("missing/step.json");
+    // So many steps would take hours.
+    let args = ["bench", "--device", "cpu", "--steps", "1000000", "--trace", path.to_str().expect("plain")];
+    let ran = run(args);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("--trace") && ran.stderr.contains("make it first"), "{}", ran.stderr);
 }
 
 #[test]

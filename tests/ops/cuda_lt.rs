@@ -1,12 +1,13 @@
 //! Linear layers on CUDA by cuBLASLt, whose products end in bias and ReLU or in their gradients: against the parts in
 //! sequence on the CPU, in every precision, and where cuBLASLt is missing or refuses.
 
-use cnn_cuda::cuda::Cuda;
+use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{
-    Activation, Algorithm, Backend, GradientEpilogue, Linear, LinearBackwardInput, LinearForward, LinearOps, Region,
+    Activation, Algorithm, Backend, Choice, GradientEpilogue, Linear, LinearBackwardInput, LinearForward, LinearOps,
+    Region,
 };
 
-use super::cuda::{FP16, TF32, lab_by};
+use super::cuda::{FP16, TF32, lab_by, options};
 use super::lab::{Lab, random};
 use super::{FP32, SOME, Tolerance, check_some_on, compare, cpu};
 use crate::support::cuda::on_cuda;
@@ -69,7 +70,13 @@ fn check_two_layers(lab: &mut Lab<Cuda>, tolerance: Tolerance) {
 fn a_relu_and_its_gradient_end_the_products() {
     on_cuda(|| {
         for (precision, tolerance) in [("fp32", FP32), ("tf32", TF32), ("fp16", FP16)] {
-            check_two_layers(&mut lab_by(precision, Algorithm::CublasLt), tolerance);
+            let mut lab = lab_by(precision, Algorithm::CublasLt);
+            check_two_layers(&mut lab, tolerance);
+            for direction in ["linear_forward", "linear_backward_input"] {
+                let used =
+                    |choice: &Choice| choice.site.starts_with(direction) && choice.algorithm == Algorithm::CublasLt;
+                assert!(lab.backend.choices().iter().any(used), "{precision}: {direction} is not computed by cuBLASLt");
+            }
         }
         super::linear::cases()
             .iter()
@@ -94,6 +101,50 @@ fn without_cublaslt_there_are_other_algorithms() {
         // NOT_INITIALIZED and NOT_SUPPORTED.
         let settings = [(missing, if missing.ends_with("CREATE") { "1" } else { "15" })];
         on_emulator(&settings, || check_two_layers(&mut lab_by("fp32", Algorithm::CublasLt), FP32));
+    }
+}
+
+/// A forward product that is slower by cuBLASLt is taken all the same where the signs that it leaves save more on the way
+/// back, and else not.
+#[test]
+fn both_ways_are_chosen_together() {
+    for (extra, together) in [("3", true), ("4", false)] {
+        let settings = [
+            ("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA", extra),
+            ("TOGETHER", if together { "yes" } else { "no" }),
+            ("XDG_CACHE_HOME", "/none"),
+        ];
+        on_emulator(&settings, || {
+            let together = std::env::var("TOGETHER").expect("set above") == "yes";
+            let mut lab = Lab::new(Cuda::new(Options { algorithm: None, ..options("fp32") }).expect("a CUDA device"));
+            let case = SIZES[2];
+            for pass in 0..3 {
+                let expected = two_layers(&mut cpu(), case, Activation::Relu, false);
+                let got = two_layers(&mut lab, case, Activation::Relu, true);
+                for (got, expected) in got.iter().zip(&expected) {
+                    let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
+                    compare(&format!("pass {pass}"), got, &expected, Tolerance { absolute: 1e-4, ..FP32 });
+                }
+                let choices = lab.backend.choices();
+                let times = |choice: &Choice| {
+                    let time = |wanted| choice.microseconds.iter().find(|(it, _)| *it == wanted).expect("tried").1;
+                    let others = choice.microseconds.iter().filter(|(it, _)| *it != Algorithm::CublasLt);
+                    (time(Algorithm::CublasLt), others.map(|(_, time)| *time).fold(f64::INFINITY, f64::min))
+                };
+                assert_eq!(choices.len(), 2, "{choices:?}");
+                let (mut by_lt, mut others) = (0.0, 0.0);
+                for choice in &choices {
+                    assert_eq!(choice.algorithm == Algorithm::CublasLt, together, "pass {pass}: {choices:?}");
+                    let (lt, other) = times(choice);
+                    assert!(
+                        lt > other || !choice.site.contains("forward"),
+                        "the forward product is not slower: {choice:?}"
+                    );
+                    (by_lt, others) = (by_lt + lt, others + other);
+                }
+                assert_eq!(by_lt < others, together, "{choices:?}");
+            }
+        });
     }
 }
 

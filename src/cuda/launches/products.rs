@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use super::super::algorithm::{Direction, Site};
-use super::super::linear::as_conv;
+use super::super::algorithm::{Direction, Site, instead_of};
 use super::super::{direct, implicit};
 use super::Launches;
 use crate::ops::{
@@ -19,15 +18,15 @@ const ENDED_PRODUCT: &str = "cuBLASLt product";
 
 impl Launches {
     /// The algorithm that a device chose, the one asked for, or the one of fewest launches; where an operator does not have
-    /// it, im2col and cuBLAS. Input gradients and linear layers have no direct kernels.
+    /// it, what a device takes instead. Input gradients and linear layers have no direct kernels.
     fn algorithm(&self, site: &Site, has_direct: bool, has_lt: bool) -> Algorithm {
+        let mut candidates = vec![Algorithm::Im2col, Algorithm::Implicit];
+        candidates.extend(has_direct.then_some(Algorithm::Direct));
+        candidates.extend(has_lt.then_some(Algorithm::CublasLt));
         let fewest = if has_direct { Algorithm::Direct } else { Algorithm::Implicit };
         let chosen = self.chosen.get(&site.name(self.precision)).copied();
-        match chosen.or(self.algorithm).unwrap_or(fewest) {
-            Algorithm::Direct if !has_direct => Algorithm::Im2col,
-            Algorithm::CublasLt if !has_lt => Algorithm::Im2col,
-            algorithm => algorithm,
-        }
+        let algorithm = chosen.or(self.algorithm).unwrap_or(fewest);
+        if candidates.contains(&algorithm) { algorithm } else { instead_of(algorithm, &candidates) }
     }
 
     /// An implicit input gradient takes its epilogue along where there is room for its sums.
@@ -118,7 +117,7 @@ impl ConvOps for Launches {
 
 impl LinearOps for Launches {
     fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
-        let site = Site::linear(Direction::Forward, &as_conv(op), batch, false);
+        let site = Site::linear_forward(op, batch, &spans);
         match self.algorithm(&site, false, spans.bias.is_some()) {
             Algorithm::Implicit => self.launch("conv2d_forward"),
             Algorithm::CublasLt => {
@@ -134,7 +133,7 @@ impl LinearOps for Launches {
     }
 
     fn linear_backward_weight(&mut self, op: &Linear, batch: usize, _spans: LinearBackwardWeight) -> Result<()> {
-        let site = Site::linear(Direction::BackwardWeight, &as_conv(op), batch, false);
+        let site = Site::linear_backward_weight(op, batch);
         match self.algorithm(&site, false, false) {
             Algorithm::Implicit => self.launch("conv2d_backward_weight"),
             _ => self.launch(PRODUCT),
@@ -143,9 +142,8 @@ impl LinearOps for Launches {
 
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
         let (channels, epilogue) = (op.in_features, spans.epilogue);
-        let site = Site::linear(Direction::BackwardInput, &as_conv(op), batch, epilogue.is_some());
-        let has_lt = epilogue.is_some_and(|it| it.signs.is_some() && it.activation == Activation::Relu);
-        match self.algorithm(&site, false, has_lt) {
+        let site = Site::linear_backward_input(op, batch, epilogue.as_ref());
+        match self.algorithm(&site, false, site.has_signs()) {
             Algorithm::Implicit => self.implicit_input(batch, channels, spans.d_input, epilogue),
             Algorithm::CublasLt => {
                 self.launch(ENDED_PRODUCT)?;
