@@ -28,6 +28,7 @@ from datetime import date
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benches" / "results"
 TRAIN_STEP = ROOT / "benches" / "pytorch" / "train_step.py"
 CPU_MODES = ("eager-contiguous", "eager-channels_last", "compile-channels_last")
 GPU_MODES = tuple(f"{mode}-{layout}" for mode in ("eager", "compile", "graph") for layout in ("contiguous", "channels_last"))
@@ -216,12 +217,32 @@ def markdown(result: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-def write_readme(table: str) -> None:
-    """Replaces what stands between the README's markers, which are the CPU's."""
-    path = ROOT / "README.md"
-    begin, end = "<!-- benches/compare.py --device cpu -->\n", "<!-- end -->"
-    head, rest = path.read_text(encoding="utf-8").split(begin)
-    path.write_text(head + begin + "\n" + table + "\n" + rest[rest.index(end) :], encoding="utf-8")
+def models_markdown() -> str:
+    """The README's table of the larger networks on the CPU, from the files of results."""
+    lines = ["| network | batch | cnn-cuda | PyTorch's fastest mode | against cnn-cuda |", "| --- | --- | --- | --- | --- |"]
+    for path in sorted(RESULTS.glob("*-cpu.json")):
+        result = json.loads(path.read_text())
+        for part in result["parts"]:
+            rows = {row["side"]: row for row in part["rows"]}
+            ours, theirs = rows.pop(OURS), min(rows.values(), key=lambda row: row["times_slower"])
+            name = f"{theirs['ms']:.0f} ms, {theirs['peak_memory_mb']:.0f} MB ({theirs['side'].removeprefix('PyTorch ')})"
+            lines.append(
+                f"| {result['model']} | {part['batch_size']} | {ours['ms']:.0f} ms, {ours['peak_memory_mb']:.0f} MB | {name} "
+                f"| {theirs['times_slower']:.2f}× |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def write_readme() -> None:
+    """Replaces what stands between the README's markers by the tables of the files of results."""
+    path, end = ROOT / "README.md", "<!-- end -->"
+    text = path.read_text(encoding="utf-8")
+    tables = {"--device cpu": markdown(json.loads((RESULTS / "cpu.json").read_text())), "--model": models_markdown()}
+    for what, table in tables.items():
+        begin = f"<!-- benches/compare.py {what} -->\n"
+        head, rest = text.split(begin)
+        text = head + begin + "\n" + table + "\n" + rest[rest.index(end) :]
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -242,8 +263,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no block begins after these [default: no limit]")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CNN_CUDA_DATA", "data")))
     parser.add_argument("--out", type=Path, help="[default: benches/results/cpu.json or cuda.json]")
-    parser.add_argument("--readme", action="store_true", help="put the tables into README.md")
+    parser.add_argument("--readme", action="store_true", help="put the tables of benches/results into README.md")
+    parser.add_argument("--tables", action="store_true", help="do that alone, without measuring")
     args = parser.parse_args()
+    if args.tables:
+        write_readme()
+        return
     on_cpu = args.device == "cpu"
     if not (on_cpu or args.device.isdigit()):
         parser.error("--device is cpu or the number of a CUDA device")
@@ -255,9 +280,9 @@ def main() -> None:
     args.modes = args.modes or (CPU_MODES if on_cpu else GPU_MODES)
     on_mnist = args.model == "mnist-cnn"
     result_name = ("" if on_mnist else f"{args.model}-") + ("cpu.json" if on_cpu else "cuda.json")
-    args.out = args.out or ROOT / "benches" / "results" / result_name
-    if args.readme and not on_mnist:
-        parser.error("the README's tables are those of mnist-cnn")
+    args.out = args.out or RESULTS / result_name
+    if args.readme and args.out.parent.resolve() != RESULTS:
+        parser.error("--readme takes the tables from benches/results, so --out must be there")
     binary = Path(os.environ.get("CNN_CUDA_BIN", ROOT / "target" / "release" / "cnn-cuda"))
     if not binary.exists():
         sys.exit(f"{binary} is not there; run `cargo build --release` first, or set CNN_CUDA_BIN")
@@ -267,7 +292,7 @@ def main() -> None:
         sys.exit(str(error))
     print("\n" + text)
     if args.readme:
-        write_readme(text)
+        write_readme()
 
 
 def compare(args: argparse.Namespace, binary: Path) -> str:
