@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::augmentation::AugmentationConfig;
@@ -199,29 +199,6 @@ impl Config {
         self.target_accuracy = args.target_accuracy.or(self.target_accuracy);
         self.patience = args.patience.or(self.patience);
         self.log_steps |= args.log_steps;
-    }
-
-    /// What the flags' parsers check, for values that come from a file.
-    pub fn check(&self) -> Result<()> {
-        let sizes = [self.batch_size, self.eval_batch_size];
-        ensure!(self.epochs > 0 && sizes.iter().all(|size| (1..=1_000_000).contains(size)), "a size is out of range");
-        ensure!(self.threads != Some(0), "zero threads");
-        ensure!(self.lr.is_finite() && self.lr > 0.0, "lr {}", self.lr);
-        ensure!(self.warm_up < self.epochs, "warm-up {} of {} epochs", self.warm_up, self.epochs);
-        ensure!(self.patience != Some(0), "patience 0");
-        let share = |accuracy: Option<f64>| accuracy.is_none_or(|accuracy| accuracy > 0.0 && accuracy <= 1.0);
-        ensure!(share(self.target_accuracy), "target-accuracy is no share of 1");
-        ensure!(share(self.expected_accuracy), "expected-accuracy is no share of 1");
-        ensure!((0.0..1.0).contains(&self.momentum), "momentum {}", self.momentum);
-        ensure!(!self.nesterov || self.momentum > 0.0, "nesterov without momentum");
-        ensure!(self.weight_decay.is_finite() && self.weight_decay >= 0.0, "weight-decay {}", self.weight_decay);
-        ensure!(self.clip_grad_norm.is_none_or(|norm| norm.is_finite() && norm > 0.0), "clip-grad-norm is not above 0");
-        ensure!(self.ema.is_none_or(|decay| decay > 0.0 && decay < 1.0), "ema is not between 0 and 1");
-        self.augmentation.check()?;
-        let parts = [self.label_smoothing, self.dropout.unwrap_or(0.0)];
-        ensure!(parts.iter().all(|part| (0.0..1.0).contains(part)), "label-smoothing or dropout: {parts:?}");
-        self.pictures.as_ref().map_or(Ok(()), PictureConfig::check)?;
-        self.input.as_ref().map_or(Ok(()), InputConfig::check)
     }
 
     /// The device, and how it is used.

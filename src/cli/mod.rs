@@ -3,6 +3,7 @@
 mod algorithms;
 mod augmentation;
 mod bench;
+mod bounds;
 mod config;
 mod dataset;
 mod device;

@@ -178,5 +178,10 @@ pub fn print(out: &mut impl Write, profile: &Profile) -> Result<()> {
         )?;
     }
     writeln!(out, "{:<width$}  {:>8.4}", "all", profile.milliseconds)?;
+    writeln!(
+        out,
+        "\nA part is alone here, with its waits. It may exceed the limit: a convolution by Winograd's algorithm does 4/9 of the \
+         operations that are counted, and what stays in a cache is faster than memory."
+    )?;
     Ok(())
 }

@@ -59,7 +59,9 @@ fn one_cycle(step: f64, total: f64, rise: f64) -> f64 {
     const LAST: f64 = FIRST / 1e4;
     let (top, end) = (rise * total - 1.0, total - 1.0);
     let line = |from: f64, to: f64, share: f64| from + (to - from) * share.clamp(0.0, 1.0);
-    if step <= top { line(FIRST, 1.0, step / top) } else { line(1.0, LAST, (step - top) / (end - top)) }
+    // A rise of one step is at its top at once.
+    let risen = if top > 0.0 { step / top } else { 1.0 };
+    if step <= top { line(FIRST, 1.0, risen) } else { line(1.0, LAST, (step - top) / (end - top)) }
 }
 
 impl FromStr for Schedule {

@@ -69,6 +69,11 @@ fn what_is_wrong_in_a_recipe_is_told_with_file_and_key() {
     refused("schedule = 'linear'", &["the value of schedule", "one-cycle"]);
     refused("device = 'gpu'", &["the value of device", "gpu"]);
     refused("lr = 0.0", &["lr 0"]);
+    refused("batch-size = 0", &["batch-size 0"]);
+    refused("threads = 0", &["threads", "1024"]);
+    refused("threads = 100000", &["threads", "1024"]);
+    refused("max-steps = 0", &["max-steps 0"]);
+    refused("dropout = 1.0", &["dropout 1", "below 1"]);
     refused("expected-accuracy = 98.8", &["expected-accuracy"]);
     refused("dataset = 'digits'\n[pictures]\nimage-sise = [32, 32]", &["did you mean pictures.image-size?"]);
     refused("model = \"lenet5", &["not TOML"]);

@@ -35,6 +35,15 @@ fn warm_up_rises_to_the_rate_and_the_schedule_takes_what_is_left() {
     assert!(rates[19] > 0.0 && rates[8..].windows(2).all(|pair| pair[1] < pair[0]), "{rates:?}");
 }
 
+/// Where PyTorch divides by zero.
+#[test]
+fn a_cycle_that_rises_in_one_step_begins_at_its_top() {
+    let course = LearningRate { rate: 1.0, schedule: Schedule::OneCycle { rise: 0.25 }, warm_up: 0 };
+    let rates: Vec<f32> = (0..4).map(|step| course.at(step, 1, 4)).collect();
+    assert_eq!(rates[0], 1.0);
+    assert!(rates.windows(2).all(|pair| pair[1] < pair[0]), "{rates:?}");
+}
+
 #[test]
 fn a_schedules_name_is_read_as_it_is_written() {
     for name in ["constant", "cosine", "one-cycle:0.25", "step:30:0.1"] {
