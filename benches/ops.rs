@@ -113,7 +113,7 @@ fn linears(criterion: &mut Criterion) {
         let Bench { input, weight, output: y, d_input, d_weight, .. } = bench;
         let forward =
             LinearForward { input, weight, bias: None, activation: Activation::Identity, output: y, signs: None };
-        let backward_weight = LinearBackwardWeight { input, d_output: y, d_weight };
+        let backward_weight = LinearBackwardWeight { input, d_output: y, d_weight, d_bias: None };
         let backward_input = LinearBackwardInput { d_output: y, weight, d_input, epilogue: None };
         let d = random(y.len, 2);
         bench.cpu.linear_forward(&op, BATCH, forward).expect("forward");

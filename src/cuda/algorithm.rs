@@ -28,7 +28,7 @@ pub(super) struct Site {
     op: Conv2d,
     batch: usize,
     linear: bool,
-    /// Whether pooling, or the layer before's activation and bias, ends it.
+    /// Whether pooling, or the layer before's activation and bias, ends it; of a weight gradient, whether it is the bias's too.
     epilogue: bool,
     /// Whether the signs of a ReLU may be left, or used.
     signs: bool,
@@ -47,8 +47,9 @@ impl Site {
         Self { linear: true, signs, ..Self::new(Direction::Forward, &as_conv(op), batch, false) }
     }
 
-    pub fn linear_backward_weight(op: &Linear, batch: usize) -> Self {
-        Self { linear: true, ..Self::new(Direction::BackwardWeight, &as_conv(op), batch, false) }
+    /// The weight gradient of a linear layer, with the bias gradient or without.
+    pub fn linear_backward_weight(op: &Linear, batch: usize, bias: bool) -> Self {
+        Self { linear: true, ..Self::new(Direction::BackwardWeight, &as_conv(op), batch, bias) }
     }
 
     pub fn linear_backward_input(op: &Linear, batch: usize, epilogue: Option<&GradientEpilogue>) -> Self {
@@ -107,14 +108,14 @@ impl fmt::Display for Site {
 /// What was chosen, and from what it is chosen.
 pub(super) struct Choices {
     /// The one asked for; none is the fastest.
-    asked: Option<Algorithm>,
+    pub asked: Option<Algorithm>,
     /// Of the run that goes on.
-    recorded: BTreeMap<String, Algorithm>,
+    pub recorded: BTreeMap<String, Algorithm>,
     /// What was measured on this device.
     pub known: Known,
-    chosen: HashMap<Site, Algorithm>,
-    /// Forward products of linear layers whose choice took the way back into account.
-    settled: HashSet<Site>,
+    pub chosen: HashMap<Site, Algorithm>,
+    /// Forward products and weight gradients of linear layers whose choice took into account what else depends on it.
+    pub settled: HashSet<Site>,
 }
 
 impl Choices {
@@ -135,7 +136,7 @@ impl Choices {
 }
 
 /// The fastest, where cuBLASLt takes `toll` microseconds longer elsewhere; the first of equals.
-fn fastest(times: &[(Algorithm, f64)], toll: f64) -> Algorithm {
+pub(super) fn fastest(times: &[(Algorithm, f64)], toll: f64) -> Algorithm {
     let total =
         |&(algorithm, time): &(Algorithm, f64)| if algorithm == Algorithm::CublasLt { time + toll } else { time };
     let best = times.iter().min_by(|a, b| total(a).total_cmp(&total(b)));
@@ -195,31 +196,7 @@ impl Cuda {
         Ok(algorithm)
     }
 
-    /// Microseconds that cuBLASLt would take more for an operator than what was chosen, where that is known and the choice
-    /// was free.
-    pub(super) fn toll_of_lt(&self, site: &Site) -> Option<f64> {
-        let name = self.site_name(site);
-        let time =
-            |wanted| self.choices.known.times(&name).into_iter().find_map(|(it, time)| (it == wanted).then_some(time));
-        let is_free = self.choices.asked.is_none() && !self.choices.recorded.contains_key(&name);
-        let chosen = self.choices.chosen.get(site).copied().filter(|_| is_free)?;
-        Some(time(Algorithm::CublasLt)? - time(chosen)?)
-    }
-
-    /// Whether an operator's choice was made together with the one on the way back that depends on it.
-    pub(super) fn is_settled(&self, site: &Site) -> bool {
-        self.choices.settled.contains(site)
-    }
-
-    /// Makes that choice: `by_lt` is what the way back has chosen.
-    pub(super) fn settle(&mut self, site: Site, by_lt: bool) {
-        self.choices.settled.insert(site);
-        if by_lt {
-            self.choices.chosen.insert(site, Algorithm::CublasLt);
-        }
-    }
-
-    fn site_name(&self, site: &Site) -> String {
+    pub(super) fn site_name(&self, site: &Site) -> String {
         site.name(self.options.precision)
     }
 

@@ -40,7 +40,7 @@ impl Side {
         let stream = context.new_stream().map_err(error::driver).context("making a second stream")?;
         let event = || context.new_event(None).map_err(error::driver);
         let side = Self {
-            blas: Blas::new(&stream, precision, false)?,
+            blas: Blas::new(&stream, precision)?,
             scratch: implicit::Scratch::new(&stream)?,
             partials: Buffer::new(&stream, memory.partials.len()).map_err(error::driver)?,
             arrived: Buffer::zeroed(&stream, memory.arrived.len()).map_err(error::driver)?,

@@ -53,11 +53,11 @@ pub(super) struct Blas {
 unsafe impl Send for Blas {}
 
 impl Blas {
-    /// `precision` is `fp32`, `tf32` or `fp16`; `with_lt` asks for cuBLASLt beside it.
+    /// `precision` is `fp32`, `tf32` or `fp16`.
     ///
     /// # Errors
     /// Where this machine has no cuBLAS.
-    pub fn new(stream: &Arc<CudaStream>, precision: &str, with_lt: bool) -> Result<Self> {
+    pub fn new(stream: &Arc<CudaStream>, precision: &str) -> Result<Self> {
         find_library()?;
         let handle = CudaBlas::new(stream.clone()).map_err(error::cublas).context("making a cuBLAS handle")?;
         let workspace = Buffer::new(stream, WORKSPACE).map_err(error::driver)?;
@@ -75,7 +75,7 @@ impl Blas {
             "tf32" => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
             _ => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F),
         };
-        let lt = with_lt.then(|| BlasLt::new(stream, precision, (workspace.address(), WORKSPACE))).flatten();
+        let lt = BlasLt::new(stream, precision, (workspace.address(), WORKSPACE));
         Ok(Self { handle, compute, real, lt, _workspace: workspace })
     }
 

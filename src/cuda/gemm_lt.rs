@@ -29,7 +29,8 @@ pub(super) struct Signs {
     pub leading: usize,
 }
 
-/// What happens to a product `c [m, n]` before it is written. Biases and their gradients are `[n]`, of `c`'s type.
+/// What is done with a product `c [m, n]` in its launch. Biases and their gradients are of `c`'s type and, unless said
+/// otherwise, `[n]`.
 #[derive(Clone, Copy)]
 pub(super) enum Ending {
     Bias {
@@ -44,6 +45,10 @@ pub(super) enum Ending {
         signs: Signs,
         d_bias: Option<u64>,
     },
+    /// Of a weight gradient `c [m, n]`: the sums of the rows of `a`, `[m]`.
+    BiasGradient {
+        d_bias: u64,
+    },
 }
 
 impl Ending {
@@ -54,6 +59,8 @@ impl Ending {
             Self::BiasRelu { signs: Some(_), .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
             Self::ReluGradient { d_bias: None, .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU,
             Self::ReluGradient { d_bias: Some(_), .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU_BGRAD,
+            // `a` is cuBLASLt's second operand.
+            Self::BiasGradient { .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
         }
     }
 
@@ -61,12 +68,13 @@ impl Ending {
         match self {
             Self::Bias { bias } | Self::BiasRelu { bias, .. } => Some(bias),
             Self::ReluGradient { d_bias, .. } => d_bias,
+            Self::BiasGradient { d_bias } => Some(d_bias),
         }
     }
 
     fn signs(self) -> Option<Signs> {
         match self {
-            Self::Bias { .. } => None,
+            Self::Bias { .. } | Self::BiasGradient { .. } => None,
             Self::BiasRelu { signs, .. } => signs,
             Self::ReluGradient { signs, .. } => Some(signs),
         }
@@ -145,7 +153,7 @@ impl BlasLt {
         unsafe { sys::cublasLtGetVersion() }
     }
 
-    /// Computes a product on the stream and ends it. `c` has the type of the operands.
+    /// Computes a product on the stream and ends it.
     ///
     /// # Errors
     /// Where cuBLASLt does not offer it, or fails.
@@ -184,7 +192,7 @@ impl BlasLt {
 
     /// As [`Blas::product`](super::gemm::Blas::product), `cᵀ = bᵀ · aᵀ`: a bias then runs along the rows of the result.
     fn prepare(&self, product: &Product, ending: Ending) -> Result<Call, CublasError> {
-        let Product { m, n, k, a, b, c, .. } = *product;
+        let Product { m, n, k, a, b, c, float_result, .. } = *product;
         let raw = result::create_matmul_desc(self.compute, cudaDataType_t::CUDA_R_32F)?;
         let desc = Owned { raw, destroy: result::destroy_matmul_desc };
         let transposed = |operand: Operand| i32::from(operand.transposed);
@@ -199,9 +207,9 @@ impl BlasLt {
             set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, signs.leading as i64)?;
         }
         let layouts = [
-            self.layout(if b.transposed { (k, n) } else { (n, k) })?,
-            self.layout(if a.transposed { (m, k) } else { (k, m) })?,
-            self.layout((n, m))?,
+            layout(self.real, if b.transposed { (k, n) } else { (n, k) })?,
+            layout(self.real, if a.transposed { (m, k) } else { (k, m) })?,
+            layout(if float_result { cudaDataType_t::CUDA_R_32F } else { self.real }, (n, m))?,
         ];
         let aligned = |address: u64| 1_u32 << address.trailing_zeros().min(8);
         let preference = Owned { raw: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
@@ -232,12 +240,12 @@ impl BlasLt {
         }?;
         Ok(Call { desc, layouts, proposal })
     }
+}
 
-    /// A column-major matrix without gaps.
-    fn layout(&self, (rows, columns): (usize, usize)) -> Result<Layout, CublasError> {
-        let raw = result::create_matrix_layout(self.real, rows as u64, columns as u64, rows as i64)?;
-        Ok(Owned { raw, destroy: result::destroy_matrix_layout })
-    }
+/// A column-major matrix without gaps.
+fn layout(of: cudaDataType_t, (rows, columns): (usize, usize)) -> Result<Layout, CublasError> {
+    let raw = result::create_matrix_layout(of, rows as u64, columns as u64, rows as i64)?;
+    Ok(Owned { raw, destroy: result::destroy_matrix_layout })
 }
 
 /// Sets an attribute, whose type is that of cublasLt.h.

@@ -7,6 +7,7 @@ use super::Cuda;
 use super::algorithm::Site;
 use super::gemm::{Operand, Product};
 use super::gemm_lt::{Ending, Signs};
+use super::together::Left;
 use crate::ops::{
     Activation, Algorithm, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, GradientEpilogue,
     Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps, Span,
@@ -57,17 +58,27 @@ impl LinearOps for Cuda {
 
     fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
         self.join_branch()?;
-        let LinearBackwardWeight { input, d_output, d_weight } = spans;
-        let conv = as_conv(op);
-        let site = Site::linear_backward_weight(op, batch);
-        self.with_algorithm(site, |cuda, algorithm| {
-            cuda.beside(|cuda| match algorithm {
-                Algorithm::Implicit => {
-                    cuda.implicit_weight(&conv, batch, Conv2dBackwardWeight { input, d_output, d_weight })
-                }
-                _ => cuda.blas_weight(op, batch, spans),
-            })
-        })
+        let plain = Site::linear_backward_weight(op, batch, false);
+        let run_plain = |cuda: &mut Self, algorithm| cuda.weight_alone(op, batch, spans, algorithm);
+        let left = spans.d_bias.and_then(|d_bias| Some((d_bias, *self.memory().ok()?.left.get(&d_bias.offset)?)));
+        let Some((d_bias, left)) = left else { return self.with_algorithm(plain, run_plain) };
+        let ending = Ending::BiasGradient { d_bias: self.memory()?.address(d_bias)? };
+        let by_lt = self.lt_offers(Some(ending), || self.weight_product(op, batch, spans))?;
+        let site = Site::linear_backward_weight(op, batch, true).or_by_lt(by_lt);
+        let run = |cuda: &mut Self, algorithm| match algorithm {
+            Algorithm::CublasLt => cuda.beside(|cuda| cuda.lt_product(&cuda.weight_product(op, batch, spans)?, ending)),
+            _ => {
+                // Not beside: it writes the gradient, unchanged, that the input gradient reads.
+                let (identity, d_output) = (Activation::Identity, spans.d_output);
+                cuda.bias_activation_backward(identity, batch, op.out_features, d_output, d_output, Some(d_bias))?;
+                run_plain(cuda, algorithm)
+            }
+        };
+        let algorithm = self.choose(site, 0.0, &run)?;
+        if !self.capturing {
+            self.settle_sum(left, site, plain, &run_plain)?;
+        }
+        run(self, algorithm)
     }
 
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
@@ -81,15 +92,23 @@ impl LinearOps for Cuda {
             (Algorithm::Implicit, _) => {
                 cuda.implicit_input(&conv, batch, Conv2dBackwardInput { d_output, weight, d_input, epilogue })
             }
-            (Algorithm::CublasLt, Some(ending)) => cuda.lt_input(op, batch, spans, ending),
+            (Algorithm::CublasLt, Some(ending)) => cuda.lt_product(&cuda.input_product(op, batch, spans)?, ending),
             _ => {
                 cuda.blas.product(cuda.input_product(op, batch, spans)?)?;
                 cuda.gradient_epilogue(batch, op.in_features, d_input, epilogue)
             }
         };
-        let algorithm = self.choose(site.or_by_lt(by_lt), toll, &run)?;
+        let site = site.or_by_lt(by_lt);
+        let algorithm = self.choose(site, toll, &run)?;
+        let by_lt = algorithm == Algorithm::CublasLt;
         if let Some(forward) = forward.filter(|_| !self.capturing) {
-            self.settle(forward, algorithm == Algorithm::CublasLt);
+            self.settle(forward, by_lt);
+        }
+        if let Some(d_bias) = epilogue.and_then(|it| it.d_bias) {
+            let left = forward.filter(|_| by_lt && self.is_fp16()).map(|forward| Left { input: site, forward });
+            let all = &mut self.memory_mut()?.left;
+            all.remove(&d_bias.offset);
+            all.extend(left.map(|left| (d_bias.offset, left)));
         }
         run(self, algorithm)
     }
@@ -108,7 +127,8 @@ impl Cuda {
         }))
     }
 
-    /// What of an epilogue cuBLASLt does with the product: back through a ReLU whose signs it has left on the way forward.
+    /// What of an epilogue cuBLASLt does with the product: back through a ReLU whose signs it has left on the way forward. In
+    /// fp16 the bias gradient is left to the weight gradient.
     fn input_ending(&self, op: &Linear, epilogue: Option<GradientEpilogue>) -> Result<Option<Ending>> {
         let is_relu = |epilogue: &GradientEpilogue| epilogue.activation == Activation::Relu;
         let Some(GradientEpilogue { signs: Some(signs), d_bias, .. }) = epilogue.filter(is_relu) else {
@@ -118,7 +138,7 @@ impl Cuda {
             return Ok(None);
         }
         let d_bias = match d_bias {
-            // It would have the type of the product.
+            // It would have the type of the product, and be rounded.
             Some(d_bias) if !self.is_fp16() => Some(self.memory()?.address(d_bias)?),
             _ => None,
         };
@@ -148,18 +168,29 @@ impl Cuda {
             _ => Ok(()),
         }
     }
+}
 
-    fn lt_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput, ending: Ending) -> Result<()> {
-        self.lt_product(&self.input_product(op, batch, spans)?, ending)?;
-        let d_bias = spans.epilogue.and_then(|epilogue| epilogue.d_bias);
-        let rest =
-            spans.epilogue.filter(|_| d_bias.is_some() && matches!(ending, Ending::ReluGradient { d_bias: None, .. }));
-        let rest = rest.map(|epilogue| GradientEpilogue { activation: Activation::Identity, ..epilogue });
-        self.gradient_epilogue(batch, op.in_features, spans.d_input, rest)
+/// Weight gradients.
+impl Cuda {
+    /// One without the bias gradient.
+    fn weight_alone(
+        &mut self,
+        op: &Linear,
+        batch: usize,
+        spans: LinearBackwardWeight,
+        algorithm: Algorithm,
+    ) -> Result<()> {
+        let LinearBackwardWeight { input, d_output, d_weight, .. } = spans;
+        self.beside(|cuda| match algorithm {
+            Algorithm::Implicit => {
+                cuda.implicit_weight(&as_conv(op), batch, Conv2dBackwardWeight { input, d_output, d_weight })
+            }
+            _ => cuda.blas.product(cuda.weight_product(op, batch, spans)?),
+        })
     }
 }
 
-/// Products by cuBLAS.
+/// Products as cuBLAS and cuBLASLt take them.
 impl Cuda {
     fn forward_product(&self, op: &Linear, batch: usize, spans: LinearForward) -> Result<Product> {
         let memory = self.memory()?;
@@ -176,10 +207,10 @@ impl Cuda {
         })
     }
 
-    fn blas_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
+    fn weight_product(&self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<Product> {
         let memory = self.memory()?;
         // d_yᵀ [out, n] · x [n, in] → d_weight [out, in]
-        self.blas.product(Product {
+        Ok(Product {
             m: op.out_features,
             n: op.in_features,
             k: batch,

@@ -8,6 +8,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSl
 
 use super::algorithm::Site;
 pub(super) use super::pinned::Pinned;
+use super::together::Left;
 use super::{direct, error};
 use crate::ops::{MemorySizes, Region, Span};
 
@@ -81,6 +82,8 @@ pub(super) struct Memory {
     indices: Buffer,
     /// Where in the indices the signs of a linear layer's output lie, as its forward pass of late left them, with that pass.
     pub signs: HashMap<usize, Site>,
+    /// Where in the gradients the bias gradients lie that input gradients of late left to weight gradients.
+    pub left: HashMap<usize, Left>,
     /// The columns of a convolution, as many as fit.
     pub columns: Buffer,
     /// Partial sums of reductions, and the counters by which their last blocks know that they are.
@@ -120,6 +123,7 @@ impl Memory {
             statistics: Buffer::zeroed(stream, sizes.statistics * 4)?,
             indices: Buffer::new(stream, sizes.indices * 4)?,
             signs: HashMap::new(),
+            left: HashMap::new(),
             columns: Buffer::new(stream, needs.columns)?,
             partials: Buffer::new(stream, needs.partials)?,
             arrived: Buffer::zeroed(stream, needs.arrived)?,

@@ -36,6 +36,7 @@ mod pinned;
 mod pool;
 mod probe;
 mod sources;
+mod together;
 mod transfer;
 mod trial;
 
@@ -104,7 +105,7 @@ impl Cuda {
         // The engine of implicit products: fp32 must not be rounded by tensor cores, and older devices have none for TF32.
         let tensor_cores = options.precision != "fp32" && target >= compile::target("tensor");
         let kernels = Kernels::load(&context, storage, &[if tensor_cores { "implicit" } else { "tensor" }])?;
-        let blas = Blas::new(&stream, options.precision, true)?;
+        let blas = Blas::new(&stream, options.precision)?;
         let known = match options.algorithm {
             Some(_) => Known::default(),
             None => Known::load(probe::identity(&context, &blas)?),

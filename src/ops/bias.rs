@@ -13,7 +13,8 @@ pub struct GradientEpilogue<Buffer = Span> {
     pub output: Buffer,
     /// What the layer's forward pass may have kept of those signs, where the layer and its reader are linear.
     pub signs: Option<Buffer>,
-    /// Column sums of the finished gradient.
+    /// Column sums of the finished gradient. Where there are `signs`, the layer's own weight gradient follows and names them
+    /// too: a backend may leave them to it.
     pub d_bias: Option<Span>,
 }
 

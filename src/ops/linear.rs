@@ -42,6 +42,9 @@ pub struct LinearBackwardWeight {
     pub input: Span,
     pub d_output: Span,
     pub d_weight: Span,
+    /// The layer's bias gradient, where the epilogue of an earlier operator is asked for it that may leave it to this one:
+    /// see [`GradientEpilogue`].
+    pub d_bias: Option<Span>,
 }
 
 /// Spans of the input gradient.

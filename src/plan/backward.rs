@@ -113,7 +113,10 @@ impl Scheduler<'_> {
             Operator::Conv2d(op) => {
                 (StepKind::Conv2dBackwardWeight { op, d_weight, input, d_output }, op.input.channels)
             }
-            Operator::Linear(op) => (StepKind::LinearBackwardWeight { op, d_weight, input, d_output }, op.in_features),
+            Operator::Linear(op) => {
+                let d_bias = self.signs[id].and(d_bias);
+                (StepKind::LinearBackwardWeight { op, d_weight, d_bias, input, d_output }, op.in_features)
+            }
             _ => return,
         };
         if !node.weight.is_some_and(|weight| network.is_frozen(weight)) {

@@ -42,7 +42,7 @@ impl StepKind {
             Self::LinearForward { ref op, weight, input, output, .. } => {
                 Cost::new(2 * batch * op.weight_len(), with(&[input, output], weight))
             }
-            Self::LinearBackwardWeight { ref op, d_weight, input, d_output } => {
+            Self::LinearBackwardWeight { ref op, d_weight, input, d_output, .. } => {
                 Cost::new(2 * batch * op.weight_len(), with(&[input, d_output], d_weight))
             }
             Self::LinearBackwardInput { ref op, weight, d_output, d_input, ref epilogue } => {

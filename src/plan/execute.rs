@@ -112,8 +112,8 @@ pub(super) fn run_step<B: Backend>(backend: &mut B, plan: &Plan, kind: &StepKind
             let spans = LinearForward { input, weight, bias, activation, output, signs };
             backend.linear_forward(op, n, spans)
         }
-        StepKind::LinearBackwardWeight { ref op, d_weight, input, d_output } => {
-            let spans = LinearBackwardWeight { input: at(input), d_output: at(d_output), d_weight };
+        StepKind::LinearBackwardWeight { ref op, d_weight, d_bias, input, d_output } => {
+            let spans = LinearBackwardWeight { input: at(input), d_output: at(d_output), d_weight, d_bias };
             backend.linear_backward_weight(op, n, spans)
         }
         StepKind::LinearBackwardInput { ref op, weight, d_output, d_input, epilogue } => {

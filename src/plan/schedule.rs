@@ -259,14 +259,14 @@ impl<'a> Scheduler<'a> {
         self.argmax[id]
     }
 
-    /// The buffer of what a backend may keep of a linear layer's ReLU, where a linear layer's input gradient goes back
-    /// through it.
+    /// Room for what a backend may keep of a linear layer's ReLU, where a linear layer's input gradient goes back through it.
     fn signs(&mut self, id: NodeId, op: Linear) -> Option<ValueId> {
         let is_reader = |(reader, node): (NodeId, &Node)| {
             matches!(node.operator, Operator::Linear(_)) && self.live[reader] && self.fusion.root[node.inputs[0]] == id
         };
         let relu = self.fusion.epilogue[id] == Activation::Relu && self.fusion.has_one_reader(id);
-        let trained = self.mode == Mode::Training && self.needs_gradient[id];
+        let frozen = self.network.nodes[id].weight.is_some_and(|weight| self.network.is_frozen(weight));
+        let trained = self.mode == Mode::Training && self.needs_gradient[id] && !frozen;
         if relu && trained && self.network.nodes.iter().enumerate().any(is_reader) {
             self.clock += 1; // it begins with the step that writes it
             self.signs[id] = Some(self.value(Region::Indices, op.signs_len()));

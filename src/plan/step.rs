@@ -51,6 +51,7 @@ pub enum StepKind {
     LinearBackwardWeight {
         op: Linear,
         d_weight: Span,
+        d_bias: Option<Span>,
         input: ValueId,
         d_output: ValueId,
     },

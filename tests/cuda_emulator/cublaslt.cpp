@@ -14,7 +14,8 @@ enum Epilogue : unsigned {
     AUX = 128,
     RELU_AUX_BIAS = RELU | BIAS | AUX,
     DRELU = 8 | AUX,
-    DRELU_BGRAD = 16 | DRELU
+    DRELU_BGRAD = 16 | DRELU,
+    BGRADB = 512
 };
 
 constexpr int32_t WHOLE_ALIGNMENT = 256;
@@ -92,18 +93,22 @@ Status product_of(const Desc& desc, const Layout& a, const Layout& b, const Layo
                       rows(b, !desc.transpose_b) == d.columns && a.ld >= static_cast<int64_t>(a.rows) &&
                       b.ld >= static_cast<int64_t>(b.rows) && d.ld >= static_cast<int64_t>(d.rows);
     if (!fits || c.type != d.type || c.rows != d.rows || c.columns != d.columns) return INVALID_VALUE;
-    if (desc.scale_type != 0 || a.type != b.type || a.type != d.type) return NOT_SUPPORTED;
+    // Products of halves may be fp32.
+    if (desc.scale_type != 0 || a.type != b.type || (d.type != 0 && a.type != d.type)) return NOT_SUPPORTED;
     if (!type_of(a.type, &g->ab_type) || !type_of(d.type, &g->c_type)) return NOT_SUPPORTED;
     return rounding_of(desc.compute, 0, g->ab_type, &g->rounding) ? SUCCESS : NOT_SUPPORTED;
 }
 
+bool reads_bias(const Desc& desc) { return desc.epilogue & BIAS; }
+
+bool writes_bias(const Desc& desc) { return desc.epilogue == DRELU_BGRAD || desc.epilogue == BGRADB; }
+
 Status check_epilogue(const Desc& desc, long rows) {
     switch (desc.epilogue) {
-        case DEFAULT: case RELU: case BIAS: case RELU_BIAS: case RELU_AUX_BIAS: case DRELU: case DRELU_BGRAD: break;
+        case DEFAULT: case RELU: case BIAS: case RELU_BIAS: case RELU_AUX_BIAS: case DRELU: case DRELU_BGRAD: case BGRADB: break;
         default: return NOT_SUPPORTED;
     }
-    const bool needs_bias = (desc.epilogue & BIAS) || desc.epilogue == DRELU_BGRAD;
-    if (needs_bias && !desc.bias) return INVALID_VALUE;
+    if ((reads_bias(desc) || writes_bias(desc)) && !desc.bias) return INVALID_VALUE;
     const bool sound = desc.aux && desc.aux % 16 == 0 && desc.aux_ld % 128 == 0 && desc.aux_ld >= rows;
     return (desc.epilogue & AUX) && !sound ? INVALID_VALUE : SUCCESS;
 }
@@ -112,7 +117,8 @@ Status check_epilogue(const Desc& desc, long rows) {
 CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
     const auto* signs_end = reinterpret_cast<const void*>(ends[0]);
     const auto* bias_end = reinterpret_cast<const void*>(ends[1]);
-    const size_t bias_bytes = static_cast<size_t>(g.m) * size_of(g.c_type);
+    const bool sums_b = desc.epilogue == BGRADB;
+    const size_t bias_bytes = static_cast<size_t>(sums_b ? g.n : g.m) * size_of(g.c_type);
     const size_t signs_bytes = static_cast<size_t>((g.n - 1) * desc.aux_ld + g.m + 7) / 8;
     const size_t a = extent(g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, g.lda, 0, 1, g.ab_type);
     const size_t b = extent(g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, g.ldb, 0, 1, g.ab_type);
@@ -150,6 +156,13 @@ CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
             emulator::store_element(g.c, g.c_type, i + j * g.ldc, value);
         }
         if (desc.epilogue == DRELU_BGRAD) emulator::store_element(bias, g.c_type, i, sum);
+    }
+    for (long j = 0; sums_b && j < g.n; ++j) {
+        float sum = 0.0f;
+        for (long k = 0; k < g.k; ++k) {
+            sum += emulator::load_element(g.b, g.ab_type, g.transpose_b ? j + k * g.ldb : k + j * g.ldb);
+        }
+        emulator::store_element(bias, g.c_type, j, sum);
     }
     return CUDA_SUCCESS;
 }
@@ -269,18 +282,17 @@ BLAS_API cublasLtMatmul(LtHandle* handle, const Desc* desc, const float* alpha, 
     g.alpha = *alpha;
     g.beta = 0.0f;
     Addresses writes = {address(d), address(workspace)}, reads = {address(a), address(b)};
-    const bool reads_bias = desc->epilogue & BIAS, writes_bias = desc->epilogue == DRELU_BGRAD;
     const bool reads_signs = (desc->epilogue & DRELU) == DRELU, writes_signs = desc->epilogue == RELU_AUX_BIAS;
-    if (reads_bias) reads.push_back(desc->bias);
-    if (writes_bias) writes.push_back(desc->bias);
+    if (reads_bias(*desc)) reads.push_back(desc->bias);
+    if (writes_bias(*desc)) writes.push_back(desc->bias);
     if (reads_signs) reads.push_back(desc->aux);
     if (writes_signs) writes.push_back(desc->aux);
-    const Addresses ends = {reads_signs || writes_signs ? desc->aux : 0, reads_bias || writes_bias ? desc->bias : 0};
+    const Addresses ends = {reads_signs || writes_signs ? desc->aux : 0, desc->bias};
     const std::function<CUresult()> work = [g, copy = *desc, ends] { return run(g, copy, ends); };
-    // Whatever takes more work takes more time here: forward products, where the test wants that.
-    const char* more = getenv("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA");
+    // Whatever takes more work takes more time here: what reads a bias or sums one, where a test wants that.
+    const char* more = getenv(reads_bias(*desc) ? "CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA" : "CUDA_EMULATOR_CUBLASLT_SUM_EXTRA");
     const std::function<CUresult()> nothing = [] { return CUDA_SUCCESS; };
-    for (int i = more && reads_bias ? atoi(more) : 0; i > 0; --i) {
+    for (int i = more && (reads_bias(*desc) || desc->epilogue == BGRADB) ? atoi(more) : 0; i > 0; --i) {
         if (cuda_emulator_enqueue(stream, "cuBLASLt's delay", &nothing, &writes, &reads) != CUDA_SUCCESS) return EXECUTION_FAILED;
     }
     const CUresult result = cuda_emulator_enqueue(stream, "cuBLASLt product", &work, &writes, &reads);

@@ -271,7 +271,7 @@ fn run_linear<B: Backend>(
     lab.backend
         .bias_activation_backward(activation, batch, op.out_features, output, d_output, Some(d_bias))
         .expect("backward bias");
-    let spans = LinearBackwardWeight { input, d_output, d_weight };
+    let spans = LinearBackwardWeight { input, d_output, d_weight, d_bias: None };
     lab.backend.linear_backward_weight(op, batch, spans).expect("backward weight");
     let spans = LinearBackwardInput { d_output, weight, d_input, epilogue: None };
     lab.backend.linear_backward_input(op, batch, spans).expect("backward input");

@@ -1,10 +1,12 @@
 //! Linear layers on CUDA by cuBLASLt, whose products end in bias and ReLU or in their gradients: against the parts in
 //! sequence on the CPU, in every precision, and where cuBLASLt is missing or refuses.
 
+use std::collections::BTreeMap;
+
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{
-    Activation, Algorithm, Backend, Choice, GradientEpilogue, Linear, LinearBackwardInput, LinearForward, LinearOps,
-    Region,
+    Activation, Algorithm, Backend, Choice, GradientEpilogue, Linear, LinearBackwardInput, LinearBackwardWeight,
+    LinearForward, LinearOps, Region,
 };
 
 use super::cuda::{FP16, TF32, lab_by, options};
@@ -16,14 +18,14 @@ use crate::support::emulator::on_emulator;
 /// Features in, between and out, and samples.
 const SIZES: [([usize; 3], usize); 4] = [([40, 24, 9], 5), ([7, 130, 10], 3), ([128, 256, 10], 33), ([3, 5, 2], 1)];
 
-/// Output of a linear layer with an activation, the gradient before that activation, and the layer's bias gradient, when a
-/// second linear layer's input gradient goes back through it.
+/// Output of a linear layer with an activation, the gradient before that activation, and the layer's bias and weight
+/// gradients, when a second linear layer's input gradient goes back through it.
 fn two_layers<B: Backend>(
     lab: &mut Lab<B>,
     ([inputs, features, outputs], batch): ([usize; 3], usize),
     activation: Activation,
     fused: bool,
-) -> [Vec<f32>; 3] {
+) -> [Vec<f32>; 4] {
     lab.clear();
     let (first, second) = (
         Linear { in_features: inputs, out_features: features },
@@ -36,6 +38,7 @@ fn two_layers<B: Backend>(
     let signs = fused.then(|| lab.empty(Region::Indices, batch * first.signs_len()));
     let spans = LinearForward { input, weight, bias, activation, output, signs };
     lab.backend.linear_forward(&first, batch, spans).expect("forward");
+    let first_input = input;
     let weight = lab.put(Region::Parameters, &random(second.weight_len(), 4));
     let d_output = lab.put(Region::Arena, &random(batch * outputs, 5));
     let d_input = lab.empty(Region::Arena, batch * features);
@@ -48,7 +51,11 @@ fn two_layers<B: Backend>(
             .bias_activation_backward(activation, batch, features, output, d_input, Some(d_bias))
             .expect("backward bias");
     }
-    [output, d_input, d_bias].map(|span| lab.get(span))
+    let d_weight = lab.empty(Region::Gradients, first.weight_len());
+    let d_bias_too = fused.then_some(d_bias);
+    let spans = LinearBackwardWeight { input: first_input, d_output: d_input, d_weight, d_bias: d_bias_too };
+    lab.backend.linear_backward_weight(&first, batch, spans).expect("backward weight");
+    [output, d_input, d_bias, d_weight].map(|span| lab.get(span))
 }
 
 fn check_two_layers(lab: &mut Lab<Cuda>, tolerance: Tolerance) {
@@ -72,15 +79,35 @@ fn a_relu_and_its_gradient_end_the_products() {
         for (precision, tolerance) in [("fp32", FP32), ("tf32", TF32), ("fp16", FP16)] {
             let mut lab = lab_by(precision, Algorithm::CublasLt);
             check_two_layers(&mut lab, tolerance);
-            for direction in ["linear_forward", "linear_backward_input"] {
+            for direction in ["linear_forward", "linear_backward_input", "linear_backward_weight"] {
                 let used =
                     |choice: &Choice| choice.site.starts_with(direction) && choice.algorithm == Algorithm::CublasLt;
-                assert!(lab.backend.choices().iter().any(used), "{precision}: {direction} is not computed by cuBLASLt");
+                let is_used = lab.backend.choices().iter().any(used);
+                // In fp32 the input gradient's launch sums the bias gradient.
+                let expected = precision == "fp16" || direction != "linear_backward_weight";
+                assert_eq!(is_used, expected, "{precision}: {direction} by cuBLASLt");
             }
         }
         super::linear::cases()
             .iter()
             .for_each(|case| check_some_on(&mut lab_by("fp32", Algorithm::CublasLt), case, FP32, SOME));
+    });
+}
+
+/// A product's bias gradient would have the product's type: that of gradients in half precision must not be rounded.
+#[test]
+fn bias_gradients_are_summed_in_fp32() {
+    on_cuda(|| {
+        for algorithm in [Algorithm::Im2col, Algorithm::CublasLt] {
+            let mut lab = lab_by("fp16", algorithm);
+            for ([inputs, features, outputs], batch) in SIZES {
+                let [_, d_input, d_bias, _] =
+                    two_layers(&mut lab, ([inputs, features, outputs], batch), Activation::Relu, true);
+                let sum = |column| d_input.iter().skip(column).step_by(features).map(|&d| f64::from(d)).sum();
+                let expected: Vec<f64> = (0..features).map(sum).collect();
+                compare(&format!("{algorithm:?}"), &d_bias, &expected, Tolerance { absolute: 1e-5, relative: 1e-5 });
+            }
+        }
     });
 }
 
@@ -125,7 +152,8 @@ fn both_ways_are_chosen_together() {
                     let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
                     compare(&format!("pass {pass}"), got, &expected, Tolerance { absolute: 1e-4, ..FP32 });
                 }
-                let choices = lab.backend.choices();
+                let mut choices = lab.backend.choices();
+                choices.retain(|choice| !choice.site.contains("weight"));
                 let times = |choice: &Choice| {
                     let time = |wanted| choice.microseconds.iter().find(|(it, _)| *it == wanted).expect("tried").1;
                     let others = choice.microseconds.iter().filter(|(it, _)| *it != Algorithm::CublasLt);
@@ -144,6 +172,47 @@ fn both_ways_are_chosen_together() {
                 }
                 assert_eq!(by_lt < others, together, "{choices:?}");
             }
+        });
+    }
+}
+
+/// What an input gradient of halves leaves to the weight gradient may cost more there than it saved, with the signs that the
+/// forward product left for it: then cuBLASLt does neither. A run that goes on keeps to what was chosen.
+#[test]
+fn a_sum_is_left_to_the_weight_gradient_where_that_pays() {
+    for (forward, sum, together) in [("0", "0", true), ("0", "3", false), ("2", "0", true), ("2", "1", false)] {
+        let settings = [
+            ("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA", forward),
+            ("CUDA_EMULATOR_CUBLASLT_SUM_EXTRA", sum),
+            ("TOGETHER", if together { "yes" } else { "no" }),
+            ("XDG_CACHE_HOME", "/none"),
+        ];
+        on_emulator(&settings, || {
+            let together = std::env::var("TOGETHER").expect("set above") == "yes";
+            let run = |recorded| {
+                let options = Options { algorithm: None, recorded, ..options("fp16") };
+                let mut lab = Lab::new(Cuda::new(options).expect("a CUDA device"));
+                let passes = [(); 3].map(|()| two_layers(&mut lab, SIZES[2], Activation::Relu, true));
+                (passes, lab.backend.choices())
+            };
+            let (passes, choices) = run(BTreeMap::new());
+            let expected = two_layers(&mut cpu(), SIZES[2], Activation::Relu, false);
+            for (part, expected) in expected.iter().enumerate() {
+                let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
+                let scale = expected.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
+                let tolerance = Tolerance { absolute: FP16.absolute * scale, ..FP16 };
+                passes.iter().for_each(|pass| compare(&format!("part {part}"), &pass[part], &expected, tolerance));
+            }
+            assert_eq!(choices.len(), 3, "{choices:?}");
+            for choice in choices.iter().filter(|choice| !choice.site.contains("forward")) {
+                assert_eq!(choice.algorithm == Algorithm::CublasLt, together, "{choices:?}");
+            }
+            let weight = choices.iter().find(|choice| choice.site.contains("weight")).expect("a weight gradient");
+            assert_eq!(weight.site.contains("with epilogue"), together, "{choices:?}");
+            let algorithm = |choice: &Choice| (choice.site.clone(), choice.algorithm);
+            let (again, same) = run(choices.iter().map(algorithm).collect());
+            assert_eq!((&again[0], &again[2]), (&passes[2], &passes[2]), "a run that goes on differs");
+            assert!(same.iter().map(algorithm).eq(choices.iter().map(algorithm)), "{same:?} after {choices:?}");
         });
     }
 }

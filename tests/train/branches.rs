@@ -61,8 +61,9 @@ fn few_steps(backend: Cuda) -> (Vec<u32>, Vec<u32>, Option<bool>) {
 #[test]
 fn branches_change_no_bit() {
     on_cuda(|| {
-        let all = [("fp32", Algorithm::Direct), ("fp32", Algorithm::Im2col), ("fp16", Algorithm::Implicit)];
-        for (precision, algorithm) in all {
+        let in_fp32 = [Algorithm::Direct, Algorithm::Im2col].map(|algorithm| ("fp32", algorithm));
+        let in_fp16 = [Algorithm::Implicit, Algorithm::CublasLt].map(|algorithm| ("fp16", algorithm));
+        for (precision, algorithm) in in_fp32.into_iter().chain(in_fp16) {
             let [without, with] = [Branches::Off, Branches::On].map(|branches| {
                 let (weights, losses, has_branches) = few_steps(cuda(precision, Some(algorithm), branches));
                 assert_eq!(has_branches, Some(branches == Branches::On));

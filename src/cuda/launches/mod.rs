@@ -5,7 +5,7 @@
 mod products;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Result;
 
@@ -24,6 +24,8 @@ pub struct Launches {
     /// By operator, before all else.
     chosen: BTreeMap<String, Algorithm>,
     columns_bytes: usize,
+    /// Where in the gradients the bias gradients lie that input gradients left to weight gradients.
+    left: HashSet<usize>,
     launched: Vec<&'static str>,
 }
 
@@ -31,7 +33,15 @@ impl Launches {
     /// For `fp32`, `tf32` or `fp16`, with `workspace` bytes for the columns of convolutions, and the algorithm that is
     /// asked for; none is the one of fewest launches, where a device would take the fastest.
     pub fn new(precision: &'static str, workspace: usize, algorithm: Option<Algorithm>) -> Self {
-        Self { precision, workspace, algorithm, chosen: BTreeMap::new(), columns_bytes: 0, launched: Vec::new() }
+        Self {
+            precision,
+            workspace,
+            algorithm,
+            chosen: BTreeMap::new(),
+            columns_bytes: 0,
+            left: HashSet::new(),
+            launched: Vec::new(),
+        }
     }
 
     /// With what a device has chosen.

@@ -132,25 +132,32 @@ impl LinearOps for Launches {
         }
     }
 
-    fn linear_backward_weight(&mut self, op: &Linear, batch: usize, _spans: LinearBackwardWeight) -> Result<()> {
-        let site = Site::linear_backward_weight(op, batch);
-        match self.algorithm(&site, false, false) {
+    fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
+        let left = spans.d_bias.filter(|d_bias| self.left.contains(&d_bias.offset));
+        let site = Site::linear_backward_weight(op, batch, left.is_some());
+        let algorithm = self.algorithm(&site, false, left.is_some());
+        if left.is_some() && algorithm != Algorithm::CublasLt {
+            self.launch("bias_activation_backward")?;
+        }
+        match algorithm {
             Algorithm::Implicit => self.launch("conv2d_backward_weight"),
-            _ => self.launch(PRODUCT),
+            Algorithm::CublasLt => self.launch(ENDED_PRODUCT),
+            Algorithm::Im2col | Algorithm::Direct => self.launch(PRODUCT),
         }
     }
 
     fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
         let (channels, epilogue) = (op.in_features, spans.epilogue);
         let site = Site::linear_backward_input(op, batch, epilogue.as_ref());
-        match self.algorithm(&site, false, site.has_signs()) {
+        let algorithm = self.algorithm(&site, false, site.has_signs());
+        if let Some(d_bias) = epilogue.and_then(|it| it.d_bias) {
+            let is_left = algorithm == Algorithm::CublasLt && self.precision == "fp16";
+            self.left.remove(&d_bias.offset);
+            self.left.extend(is_left.then_some(d_bias.offset));
+        }
+        match algorithm {
             Algorithm::Implicit => self.implicit_input(batch, channels, spans.d_input, epilogue),
-            Algorithm::CublasLt => {
-                self.launch(ENDED_PRODUCT)?;
-                let rest = epilogue.filter(|it| it.d_bias.is_some() && self.precision == "fp16");
-                let rest = rest.map(|epilogue| GradientEpilogue { activation: Activation::Identity, ..epilogue });
-                self.gradient_epilogue(batch, channels, spans.d_input, rest)
-            }
+            Algorithm::CublasLt => self.launch(ENDED_PRODUCT),
             Algorithm::Im2col | Algorithm::Direct => {
                 self.launch(PRODUCT)?;
                 self.gradient_epilogue(batch, channels, spans.d_input, epilogue)
