@@ -36,7 +36,7 @@ pub(super) struct Side {
 }
 
 impl Side {
-    fn new(context: &Arc<CudaContext>, memory: &Memory, precision: &str) -> Result<Self> {
+    fn new(context: &Arc<CudaContext>, memory: &Memory, precision: &'static str) -> Result<Self> {
         let stream = context.new_stream().map_err(error::driver).context("making a second stream")?;
         let event = || context.new_event(None).map_err(error::driver);
         let side = Self {
@@ -79,6 +79,22 @@ impl Cuda {
             Branches::Off => false,
             Branches::Auto => self.branches.get(&recording).copied().unwrap_or(false),
         }
+    }
+
+    /// Begins to record a sequence, with branches where it is to have them.
+    pub(super) fn begin_recording(&mut self, recording: Recording) -> Result<()> {
+        let branching = self.wants_branches(recording);
+        if branching {
+            self.prepare_side()?;
+        }
+        self.graphs.begin(&self.stream)?;
+        (self.capturing, self.branching) = (true, branching);
+        Ok(())
+    }
+
+    /// Starts on the second stream what a recording with branches may need there.
+    fn prepare_side(&self) -> Result<()> {
+        self.side.as_ref().map_or(Ok(()), |side| side.blas.prepare_as(&self.blas))
     }
 
     /// Records `body`, a weight gradient, beside what follows it, where the recording has branches.
@@ -130,6 +146,7 @@ impl Cuda {
             return Ok(());
         }
         let without = self.time(OF_A_STEP, body)?;
+        self.prepare_side()?;
         self.branching = true;
         let with = self.time(OF_A_STEP, body);
         self.branching = false;

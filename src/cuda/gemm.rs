@@ -1,5 +1,6 @@
 //! Matrix products by cuBLAS, in row-major terms.
 
+use std::cell::OnceCell;
 use std::ffi::c_void;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,17 +40,18 @@ pub(super) struct Product {
     pub accumulate: bool,
 }
 
-/// cuBLAS on one stream.
+/// cuBLAS and cuBLASLt on one stream. Starting them takes longer than many a step: each is started by the first product that
+/// it computes, which must not be in a recording.
 pub(super) struct Blas {
-    handle: CudaBlas,
-    compute: cublasComputeType_t,
-    real: cudaDataType_t,
-    /// Where this machine has it.
-    pub lt: Option<BlasLt>,
-    _workspace: Buffer,
+    stream: Arc<CudaStream>,
+    precision: &'static str,
+    handle: OnceCell<CudaBlas>,
+    lt: OnceCell<Option<BlasLt>>,
+    /// Of both, which never run at the same time.
+    workspace: Buffer,
 }
 
-// SAFETY: the handle is used by one thread at a time, as `&mut` of the backend guarantees.
+// SAFETY: the handles are used by one thread at a time, as `&mut` of the backend guarantees.
 unsafe impl Send for Blas {}
 
 impl Blas {
@@ -57,35 +59,52 @@ impl Blas {
     ///
     /// # Errors
     /// Where this machine has no cuBLAS.
-    pub fn new(stream: &Arc<CudaStream>, precision: &str) -> Result<Self> {
+    pub fn new(stream: &Arc<CudaStream>, precision: &'static str) -> Result<Self> {
         find_library()?;
-        let handle = CudaBlas::new(stream.clone()).map_err(error::cublas).context("making a cuBLAS handle")?;
         let workspace = Buffer::new(stream, WORKSPACE).map_err(error::driver)?;
+        Ok(Self { stream: stream.clone(), precision, handle: OnceCell::new(), lt: OnceCell::new(), workspace })
+    }
+
+    /// cuBLAS, started where it is not.
+    fn handle(&self) -> Result<&CudaBlas> {
+        match self.handle.get() {
+            Some(handle) => Ok(handle),
+            None => {
+                let handle = self.start()?;
+                Ok(self.handle.get_or_init(|| handle))
+            }
+        }
+    }
+
+    fn start(&self) -> Result<CudaBlas> {
+        let handle = CudaBlas::new(self.stream.clone()).map_err(error::cublas).context("making a cuBLAS handle")?;
         // SAFETY: the workspace lives as long as the handle, beside it.
         let status =
-            unsafe { sys::cublasSetWorkspace_v2(*handle.handle(), workspace.address() as *mut c_void, WORKSPACE) };
+            unsafe { sys::cublasSetWorkspace_v2(*handle.handle(), self.workspace.address() as *mut c_void, WORKSPACE) };
         status.result().map_err(error::cublas).context("cuBLAS's workspace")?;
         // cuBLAS may else add up parts of a half-precision product in half precision.
         let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
         // SAFETY: the handle is alive.
         let status = unsafe { sys::cublasSetMathMode(*handle.handle(), mode) };
         status.result().map_err(error::cublas).context("cuBLAS's math mode")?;
-        let (compute, real) = match precision {
-            "fp16" => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_16F),
-            "tf32" => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
-            _ => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F),
-        };
-        let lt = BlasLt::new(stream, precision, (workspace.address(), WORKSPACE));
-        Ok(Self { handle, compute, real, lt, _workspace: workspace })
+        Ok(handle)
     }
 
-    /// cuBLAS's version as it numbers itself.
-    pub fn version(&self) -> Result<i32> {
-        let mut version = 0;
-        // SAFETY: the handle is alive, and one integer is written.
-        let status = unsafe { sys::cublasGetVersion_v2(*self.handle.handle(), &raw mut version) };
-        status.result().map_err(error::cublas).context("asking cuBLAS for its version")?;
-        Ok(version)
+    /// cuBLASLt, started where it is not; nothing where this machine has none.
+    pub fn lt(&self) -> Option<&BlasLt> {
+        let start = || BlasLt::new(&self.stream, self.precision, (self.workspace.address(), WORKSPACE));
+        self.lt.get_or_init(start).as_ref()
+    }
+
+    /// Starts cuBLAS, for a product that may come in a recording.
+    pub fn prepare(&self) -> Result<()> {
+        self.handle().map(|_| ())
+    }
+
+    /// Starts what is started in `other`.
+    pub fn prepare_as(&self, other: &Self) -> Result<()> {
+        other.lt.get().map(|_| self.lt());
+        other.handle.get().map_or(Ok(()), |_| self.prepare())
     }
 
     /// Computes a product on the stream.
@@ -108,11 +127,17 @@ impl Blas {
         };
         let (leading_a, leading_b) = (if a.transposed { m } else { k }, if b.transposed { k } else { n });
         let (alpha, beta) = (1.0_f32, if accumulate { 1.0_f32 } else { 0.0 });
-        let result_type = if float_result { cudaDataType_t::CUDA_R_32F } else { self.real };
+        let (compute, real) = match self.precision {
+            "fp16" => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_16F),
+            "tf32" => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
+            _ => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F),
+        };
+        let result_type = if float_result { cudaDataType_t::CUDA_R_32F } else { real };
+        let handle = *self.handle()?.handle();
         // SAFETY: the addresses are those of spans that hold the whole matrices; the scalars are read before it returns.
         unsafe {
             result::gemm_ex(
-                *self.handle.handle(),
+                handle,
                 operation(b),
                 operation(a),
                 size(n)?,
@@ -120,22 +145,35 @@ impl Blas {
                 size(k)?,
                 (&raw const alpha).cast(),
                 b.address as *const c_void,
-                self.real,
+                real,
                 size(leading_b)?,
                 a.address as *const c_void,
-                self.real,
+                real,
                 size(leading_a)?,
                 (&raw const beta).cast(),
                 c as *mut c_void,
                 result_type,
                 size(n)?,
-                self.compute,
+                compute,
                 cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )
         }
         .map_err(error::cublas)
         .with_context(|| format!("a matrix product of {m}×{n}×{k}"))
     }
+}
+
+/// The version of cuBLAS, which must have been found.
+pub(super) fn version() -> Result<String> {
+    use sys::libraryPropertyType_t::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
+    let part = |which| -> Result<String> {
+        let mut value = 0;
+        // SAFETY: the call needs no handle and writes one integer.
+        let status = unsafe { sys::cublasGetProperty(which, &raw mut value) };
+        status.result().map_err(error::cublas).context("asking cuBLAS for its version")?;
+        Ok(value.to_string())
+    };
+    Ok([part(MAJOR_VERSION)?, part(MINOR_VERSION)?, part(PATCH_LEVEL)?].join("."))
 }
 
 /// Makes sure that cuBLAS can be loaded: cudarc panics where it cannot. A library in a Python wheel is found by opening

@@ -116,8 +116,7 @@ pub(super) struct BlasLt {
 impl BlasLt {
     /// With an address and bytes to work in; nothing where this machine has no cuBLASLt, which other algorithms replace.
     pub fn new(stream: &Arc<CudaStream>, precision: &str, workspace: (u64, usize)) -> Option<Self> {
-        // SAFETY: opening cuBLASLt runs no code but its own initialisers.
-        if !unsafe { sys::is_culib_present() } {
+        if !is_present() {
             debug!("cuBLASLt was not found");
             return None;
         }
@@ -145,12 +144,6 @@ impl BlasLt {
                 false
             }
         }
-    }
-
-    /// cuBLASLt's version as it numbers itself.
-    pub fn version(&self) -> usize {
-        // SAFETY: the library is there, and its function has no arguments.
-        unsafe { sys::cublasLtGetVersion() }
     }
 
     /// Computes a product on the stream and ends it.
@@ -240,6 +233,17 @@ impl BlasLt {
         }?;
         Ok(Call { desc, layouts, proposal })
     }
+}
+
+fn is_present() -> bool {
+    // SAFETY: opening cuBLASLt runs no code but its own initialisers.
+    unsafe { sys::is_culib_present() }
+}
+
+/// cuBLASLt's version as it numbers itself, where this machine has it.
+pub(super) fn version() -> Option<usize> {
+    // SAFETY: the library is there, and its function has no arguments.
+    is_present().then(|| unsafe { sys::cublasLtGetVersion() })
 }
 
 /// A column-major matrix without gaps.

@@ -150,14 +150,12 @@ impl Cuda {
     }
 
     fn lt_offers(&self, ending: Option<Ending>, product: impl Fn() -> Result<Product>) -> Result<bool> {
-        match (self.blas.lt.as_ref().filter(|_| self.considers_lt()), ending) {
-            (Some(lt), Some(ending)) => Ok(lt.offers(&product()?, ending)),
-            _ => Ok(false),
-        }
+        let Some(ending) = ending.filter(|_| self.considers_lt()) else { return Ok(false) };
+        self.blas.lt().map_or(Ok(false), |lt| Ok(lt.offers(&product()?, ending)))
     }
 
     fn lt_product(&self, product: &Product, ending: Ending) -> Result<()> {
-        self.blas.lt.as_ref().context("cuBLASLt is gone")?.product(product, ending)
+        self.blas.lt().context("cuBLASLt is gone")?.product(product, ending)
     }
 
     fn lt_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward, ending: Ending) -> Result<()> {

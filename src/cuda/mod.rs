@@ -86,7 +86,7 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// Opens a device: context, stream, kernels, cuBLAS.
+    /// Opens a device: context, stream, kernels.
     ///
     /// # Errors
     /// Where driver, device, kernels or cuBLAS are missing or too old; the message says which, and what to do.
@@ -108,7 +108,7 @@ impl Cuda {
         let blas = Blas::new(&stream, options.precision)?;
         let known = match options.algorithm {
             Some(_) => Known::default(),
-            None => Known::load(probe::identity(&context, &blas)?),
+            None => Known::load(probe::identity(&context)?),
         };
         let dropout = dropout::State::new(&stream)?;
         let choices = Choices::new(options.algorithm, options.recorded.clone(), known);
@@ -151,8 +151,7 @@ impl Cuda {
         match next {
             Next::RunAsItComes => body(self),
             Next::Capture => {
-                self.graphs.begin(&self.stream)?;
-                (self.capturing, self.branching) = (true, self.wants_branches(recording));
+                self.begin_recording(recording)?;
                 let result = body(self).and_then(|()| self.join_branch());
                 (self.capturing, self.branching) = (false, false);
                 self.drop_branch();

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use cudarc::driver::{CudaContext, result, sys};
 
-use super::error;
-use super::gemm::Blas;
-use super::gemm_lt::BlasLt;
+use super::{error, gemm, gemm_lt};
 use crate::ops::LimitSizes;
 
 /// The oldest driver that knows all calls made here.
@@ -92,11 +90,11 @@ pub(super) fn limit_sizes(context: &CudaContext) -> Result<LimitSizes> {
 }
 
 /// What times measured on a device depend on besides the operator: device, driver, cuBLAS with cuBLASLt, and kernels.
-pub(super) fn identity(context: &CudaContext, blas: &Blas) -> Result<String> {
+pub(super) fn identity(context: &CudaContext) -> Result<String> {
     let name = context.name().map_err(error::driver)?;
     let ((major, minor), driver) = (context.compute_capability().map_err(error::driver)?, driver_version()?);
-    let (kernels, cublas) = (super::kernels::fingerprint(), blas.version()?);
-    let lt = blas.lt.as_ref().map_or(0, BlasLt::version);
+    let (kernels, cublas) = (super::kernels::fingerprint(), gemm::version()?);
+    let lt = gemm_lt::version().unwrap_or(0);
     Ok(format!(
         "{name}, {major}.{minor}, driver {}.{}, cuBLAS {cublas}, {lt}, kernels {kernels:016x}",
         driver.0, driver.1

@@ -64,7 +64,8 @@ impl Cuda {
         let forward = fastest(&self.choices.known.times(&self.site_name(&left.forward)), 0.0);
         self.choices.chosen.remove(&with);
         self.choices.chosen.extend([(left.input, instead), (left.forward, forward)]);
-        Ok(())
+        // What takes its place may run for the first time in a recording.
+        if [instead, forward, alone].contains(&Algorithm::Im2col) { self.blas.prepare() } else { Ok(()) }
     }
 
     /// Whether nothing but the times decides.

@@ -1,5 +1,6 @@
 //! The program as a user meets it: commands, files, errors, exit codes, signals.
 
+mod cublas;
 mod cuda;
 mod cuda_mnist;
 mod datasets;

@@ -143,12 +143,6 @@ MODE(MathMode, math_mode)
 MODE(PointerMode_v2, pointer_mode)
 MODE(AtomicsMode, atomics_mode)
 
-BLAS_API cublasGetVersion_v2(Handle* handle, int* version) {
-    if (!known(handle)) return NOT_INITIALIZED;
-    *version = 130000;
-    return SUCCESS;
-}
-
 BLAS_API cublasGetProperty(int which, int* value) {
     *value = which == 0 ? 13 : 0;
     return SUCCESS;
