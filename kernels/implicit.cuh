@@ -102,7 +102,8 @@ struct BackwardWeight {
 };
 
 // d_input = gradients over each pixel · W, [batch·height·width][channels], on its way back through the layer before: masked
-// by the sign of that layer's `output`, and summed over the pixels into `d_bias`. Either may be null.
+// by the sign of that layer's `output`, and summed over the pixels into `d_bias`. Either may be null. Where there are strides
+// the tile is square.
 template <class Engine>
 struct BackwardInput {
     const real *d_output, *weight;
@@ -115,7 +116,15 @@ struct BackwardInput {
 
     template <class Shape>
     __device__ __forceinline__ void run(const Launch& launch) const {
-        const GradientsOver a(d_output, launch.conv, launch.batch);
+        if (launch.conv.stride == 1) return finish<Shape>(launch, GradientsOver<false>(d_output, launch.conv, launch.batch));
+        if constexpr (Shape::ROWS == Shape::COLS) {
+            finish<Shape>(launch, GradientsOver<true>(d_output, launch.conv, launch.batch));
+        }
+    }
+
+private:
+    template <class Shape, class Gradients>
+    __device__ __forceinline__ void finish(const Launch& launch, const Gradients& a) const {
         const WeightColumns b(weight, launch.conv);
         const Work work = work_of_block<Shape>(b.lines, a.depth);
         float sums[SUMS] = {};

@@ -15,16 +15,29 @@ struct Fma {
     static __device__ __forceinline__ u32 rounded(u32 bits) { return bits; }
     static __device__ __forceinline__ u32 row_of(u32 e) { return threadIdx.x % WARP / 4 * 4 + e / 4; }
     static __device__ __forceinline__ u32 col_of(u32 e) { return threadIdx.x % 4 * 4 + e % 4; }
+    static __device__ __forceinline__ u32 first_col() { return col_of(0); }
     static __device__ __forceinline__ u32 at(u32 row, u32 col) { return 4 * row + col; }
     static __device__ __forceinline__ u32 place_of(u32 row) { return row % 4 * 8 + row / 4; }
 
+    // Four lines from `first` on, word by word.
+    template <u32 WIDTH>
+    struct Lines {
+        const u32* at[4];
+        __device__ __forceinline__ Lines(const u32* cells, u32 first) {
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) at[i] = cells + (first ^ i << 3);
+        }
+        __device__ __forceinline__ uint4 word(u32 word, u32 offset) const {
+            return *reinterpret_cast<const uint4*>(at[swizzle(word)] + word * WIDTH + offset);
+        }
+    };
+
     template <u32 ROWS, u32 COLS>
-    static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const u32* a, const u32* b, u32 row, u32 col) {
-        row += row_of(0), col += col_of(0);
+    static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const Lines<ROWS>& a, const Lines<COLS>& b,
+                                                    u32 offset) {
 #pragma unroll
         for (u32 word = 0; word < DEPTH; ++word) {
-            const uint4 x = *reinterpret_cast<const uint4*>(a + cell<ROWS>(word, row));
-            const uint4 y = *reinterpret_cast<const uint4*>(b + cell<COLS>(word, col));
+            const uint4 x = a.word(word, offset), y = b.word(word, offset);
             const u32 left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
 #pragma unroll
             for (u32 e = 0; e < SUMS; ++e) {
@@ -44,14 +57,31 @@ struct TensorCores {
         return e / 8 * 16 + threadIdx.x % WARP / 4 + e % 4 / 2 * 8;
     }
     static __device__ __forceinline__ u32 col_of(u32 e) { return e / 4 % 2 * 8 + threadIdx.x % 4 * 2 + e % 2; }
+    // Of the second operand, a thread reads the columns of another.
+    static __device__ __forceinline__ u32 first_col() { return threadIdx.x % WARP / 4; }
     static __device__ __forceinline__ u32 at(u32 row, u32 col) {
         return row / 2 * 8 + col / 2 * 4 + row % 2 * 2 + col % 2;
     }
     static __device__ __forceinline__ u32 place_of(u32 row) { return row; }
 
+    // The lines `first`, `first` + 8 and so on: of each, every fourth word.
+    template <u32 WIDTH>
+    struct Lines {
+        const u32* at[4];
+        __device__ __forceinline__ Lines(const u32* cells, u32 first) {
+            const u32 t = threadIdx.x % 4;
+#pragma unroll
+            for (u32 i = 0; i < 4; ++i) at[i] = cells + t * WIDTH + (first ^ (i ^ t) << 3);
+        }
+        // Word `word` + t of line `first` + 8 · eighth.
+        __device__ __forceinline__ u32 word(u32 word, u32 eighth, u32 offset) const {
+            return at[eighth ^ swizzle(word)][word * WIDTH + offset];
+        }
+    };
+
     template <u32 ROWS, u32 COLS>
-    static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const u32* a, const u32* b, u32 row, u32 col) {
-        const u32 g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
+    static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const Lines<ROWS>& a, const Lines<COLS>& b,
+                                                    u32 offset) {
         // Fetching may have led the lanes apart; a product wants them together.
         __syncwarp();
 #pragma unroll
@@ -60,11 +90,11 @@ struct TensorCores {
 #pragma unroll
             for (u32 i = 0; i < 4 * GROUPS; ++i) {
                 const u32 tile = i / (2 * GROUPS), group = i / 2 % GROUPS;
-                left[i] = a[cell<ROWS>(word + 4 * group + t, row + tile * 16 + i % 2 * 8 + g)];
+                left[i] = a.word(word + 4 * group, tile * 2 + i % 2, offset);
             }
 #pragma unroll
             for (u32 i = 0; i < 2 * GROUPS; ++i) {
-                right[i] = b[cell<COLS>(word + 4 * (i % GROUPS) + t, col + i / GROUPS * 8 + g)];
+                right[i] = b.word(word + 4 * (i % GROUPS), i / GROUPS, offset);
             }
             mma<KIND, 2, 2>(sums, left, right);
         }
@@ -91,30 +121,65 @@ __device__ __forceinline__ Work work_of_block(u32 cols, u32 depth) {
     return work;
 }
 
+// Tiles of A and B on their way: one is multiplied, from one of two buffers, while the next comes into the other.
+template <class Engine, class Shape, class A, class B>
+struct Pipeline {
+    static constexpr u32 ROWS = Shape::ROWS, COLS = Shape::COLS, BUFFER = DEPTH * (ROWS + COLS);
+    static_assert(2 * BUFFER <= TILE_WORDS, "two tiles fit the shared memory");
+
+    const A& a;
+    const B& b;
+    const Digits step_a, step_b;
+    Loader<A, Shape::VECTOR, ROWS> left;
+    Loader<B, Shape::VECTOR, COLS> right;
+    const typename Engine::template Lines<ROWS> rows;
+    const typename Engine::template Lines<COLS> cols;
+
+    // `row` and `col` are the thread's first within the tile.
+    __device__ __forceinline__ Pipeline(u32* cells, const A& a, const B& b, u32 row, u32 col)
+        : a(a),
+          b(b),
+          step_a(digits_of(TILE_K, a.radix)),
+          step_b(digits_of(TILE_K, b.radix)),
+          rows(cells, row),
+          cols(cells + DEPTH * ROWS, col) {}
+
+    __device__ __forceinline__ void fetch() { left.fetch(a, step_a), right.fetch(b, step_b); }
+
+    __device__ __forceinline__ void keep(u32 offset) const {
+        left.template keep<Engine>(offset), right.template keep<Engine>(offset);
+        __syncthreads();
+    }
+
+    // Multiplies the tile in buffer FROM; `more` says that another comes.
+    template <u32 FROM>
+    __device__ __forceinline__ void step(float (&sums)[SUMS], bool more) {
+        if (more) fetch();
+        Engine::template multiply<ROWS, COLS>(sums, rows, cols, FROM * BUFFER);
+        if (more) keep((1 - FROM) * BUFFER);
+    }
+};
+
 // sums += the block's part of A · B. `cells` has TILE_WORDS of shared memory.
 template <class Engine, class Shape, class A, class B>
 __device__ __forceinline__ void multiply_tiles(float (&sums)[SUMS], u32* cells, const A& a, const B& b,
                                                const Work& work) {
-    constexpr u32 ROWS = Shape::ROWS, COLS = Shape::COLS, BUFFER = DEPTH * (ROWS + COLS);
-    static_assert(2 * BUFFER <= TILE_WORDS, "two tiles fit the shared memory");
     const u32 all = (a.depth + TILE_K - 1) / TILE_K, first = work.split * work.tiles_of_split;
     const u32 count = first < all ? min(work.tiles_of_split, all - first) : 0;
-    const u32 warp = threadIdx.x / WARP, warps_across = COLS / WARP_COLS;
+    if (count == 0) return;
+    const u32 warp = threadIdx.x / WARP, warps_across = Shape::COLS / WARP_COLS;
     const u32 row = warp / warps_across * WARP_ROWS, col = warp % warps_across * WARP_COLS;
-    const Digits step_a = digits_of(TILE_K, a.radix), step_b = digits_of(TILE_K, b.radix);
-    Loader<A, Shape::VECTOR, ROWS> left;
-    Loader<B, Shape::VECTOR, COLS> right;
-    left.begin(a, work.row, first * TILE_K);
-    right.begin(b, work.col, first * TILE_K);
-    for (u32 tile = 0; tile <= count; ++tile) {
-        // Tile number `tile` comes while the one before is multiplied, from the other buffer.
-        u32* const next = cells + tile % 2 * BUFFER;
-        const u32* const now = cells + (tile + 1) % 2 * BUFFER;
-        if (tile < count) left.fetch(a, step_a), right.fetch(b, step_b);
-        if (tile > 0) Engine::template multiply<ROWS, COLS>(sums, now, now + DEPTH * ROWS, row, col);
-        if (tile < count) left.template keep<Engine>(next), right.template keep<Engine>(next + DEPTH * ROWS);
-        __syncthreads();
+    Pipeline<Engine, Shape, A, B> pipeline(cells, a, b, row + Engine::row_of(0), col + Engine::first_col());
+    pipeline.left.begin(a, cells, work.row, first * TILE_K);
+    pipeline.right.begin(b, cells + DEPTH * Shape::ROWS, work.col, first * TILE_K);
+    pipeline.fetch();
+    pipeline.keep(0);
+    // Two at a time, so that the buffers' places are constants.
+    for (u32 tile = 0; tile < count; tile += 2) {
+        pipeline.template step<0>(sums, tile + 1 < count);
+        if (tile + 1 < count) pipeline.template step<1>(sums, tile + 2 < count);
     }
+    __syncthreads();
 }
 
 // Adds the parts of a tile that was split, in their order; true in the block that has the sum, the last to be done.

@@ -27,9 +27,13 @@ struct Tile {
 // Words of shared memory that any of these tiles takes.
 constexpr u32 TILE_WORDS = 2 * DEPTH * (128 + 32);
 
+// Words of a line are spread over the banks: word number `word` of a line lies where the line's number, with two bits
+// exchanged by this, says.
+__host__ __device__ constexpr u32 swizzle(u32 word) { return (word ^ word >> 2) & 3; }
+
 template <u32 WIDTH>
 __device__ __forceinline__ u32 cell(u32 word, u32 line) {
-    return word * WIDTH + (line ^ (((word ^ word >> 2) & 3) << 3));
+    return word * WIDTH + (line ^ swizzle(word) << 3);
 }
 
 // ---- Numbers of three digits, low to high: an index along a window or over an image, stepped without division.
@@ -76,88 +80,90 @@ constexpr u32 UNDIVIDED = 0xffffffffu;
 //   lines, depth        how many there are of each; beyond them are zeros
 //   radix               how k is split into digits
 //   Line line_of(line)  what an address needs to know of a line
-//   address(Line, k)    of the element; null where it is zero, as padding is
+//   inside(Line, k)     whether the element is in memory; else it is zero, as padding is
+//   at(Line, k, flat)   where it is then; `flat` is k as one number
 // Where VECTOR is set, the neighbours of one load are inside together, or outside, and begin on its size.
 
 __device__ __forceinline__ u32 bits_of(float value) { return __float_as_uint(value); }
 __device__ __forceinline__ u32 bits_of(half value) { return value.bits; }
 
-// Four neighbouring elements.
-__device__ __forceinline__ void load_four(u32 (&bits)[4], const float* from) {
-    const uint4 four = *reinterpret_cast<const uint4*>(from);
-    bits[0] = four.x, bits[1] = four.y, bits[2] = four.z, bits[3] = four.w;
-}
-__device__ __forceinline__ void load_four(u32 (&bits)[4], const half* from) {
-    const uint2 four = *reinterpret_cast<const uint2*>(from);
-    bits[0] = four.x & 0xffff, bits[1] = four.x >> 16, bits[2] = four.y & 0xffff, bits[3] = four.y >> 16;
+// What lies at `from`, zero where that is outside: one instruction under a predicate, no branch.
+template <class T>
+__device__ __forceinline__ T load_inside(const real* from, bool inside) {
+    T value = {};
+    if (inside) value = *reinterpret_cast<const T*>(from);
+    return value;
 }
 
-// Where one thread reads one vector of four words, tile after tile.
+// Where one thread reads four words of neighbours, tile after tile.
 template <class Source, bool VECTOR>
 struct Place {
-    static constexpr u32 LINES = Source::ALONG_K || VECTOR ? 1 : 4;
+    typename Source::Line line;
+    u32 flat;  // Beyond the depth where there is no such line.
+    Digits k;
 
-    typename Source::Line lines[LINES];
-    u32 present;  // How many of the lines there are.
-    u32 k;
-    Digits at;
-
-    __device__ __forceinline__ void begin(const Source& source, u32 line, u32 first_k) {
-        present = line < source.lines ? min(source.lines - line, 4u) : 0;
-        k = first_k;
-        at = digits_of(k, source.radix);
-#pragma unroll
-        for (u32 i = 0; i < LINES; ++i) lines[i] = source.line_of(line + i);
+    __device__ __forceinline__ void begin(const Source& source, u32 number, u32 first_k) {
+        line = source.line_of(number);
+        flat = number < source.lines ? first_k : source.depth;
+        k = digits_of(first_k, source.radix);
     }
 
     // The four words; then on to the next tile.
     __device__ __forceinline__ uint4 fetch(const Source& source, Digits step) {
-        uint4 words = make_uint4(0, 0, 0, 0);
-        if (present != 0) words = Source::ALONG_K ? along_k(source) : along_lines(source);
-        k += TILE_K;
-        add(at, step, source.radix);
+        const uint4 words = read(source);
+        flat += TILE_K;
+        add(k, step, source.radix);
         return words;
     }
 
 private:
-    // One line's neighbours along k.
-    __device__ __forceinline__ uint4 along_k(const Source& source) const {
-        Vec vec;
-        vec.bytes = make_uint4(0, 0, 0, 0);
-        Digits digits = at;
+    __device__ __forceinline__ uint4 read(const Source& source) const {
+        const bool inside = flat < source.depth && source.inside(line, k);
+        const real* const from = source.at(line, k, flat);
+        if constexpr (Source::ALONG_K || PER_WORD == 1) return load_inside<uint4>(from, inside);
+        // Two halves of a word follow each other along k, and four words along lines.
+        Digits after = k;
+        add_one(after, source.radix);
+        const bool after_inside = flat + 1 < source.depth && source.inside(line, after);
+        const uint2 low = load_inside<uint2>(from, inside);
+        const uint2 high = load_inside<uint2>(source.at(line, after, flat + 1), after_inside);
+        return make_uint4((low.x & 0xffff) | high.x << 16, low.x >> 16 | (high.x & 0xffff0000),
+                          (low.y & 0xffff) | high.y << 16, low.y >> 16 | (high.y & 0xffff0000));
+    }
+};
+
+// The same of single elements, each of which may be outside.
+template <class Source>
+struct Place<Source, false> {
+    static constexpr u32 LINES = Source::ALONG_K ? 1 : 4;
+
+    typename Source::Line lines[LINES];
+    u32 present;  // How many of the lines there are.
+    u32 flat;
+    Digits k;
+
+    __device__ __forceinline__ void begin(const Source& source, u32 number, u32 first_k) {
+        present = number < source.lines ? min(source.lines - number, 4u) : 0;
+        flat = first_k;
+        k = digits_of(first_k, source.radix);
 #pragma unroll
-        for (u32 lane = 0; lane < (VECTOR ? 1 : VEC); ++lane) {
-            const real* from = k + lane < source.depth ? source.address(lines[0], digits) : nullptr;
-            if (from && VECTOR) vec = load_vec(from);
-            if (from && !VECTOR) vec.lane[lane] = *from;
-            if (!VECTOR) add_one(digits, source.radix);
-        }
-        return vec.bytes;
+        for (u32 i = 0; i < LINES; ++i) lines[i] = source.line_of(number + i);
     }
 
-    // Four lines' elements at each k of a word.
-    __device__ __forceinline__ uint4 along_lines(const Source& source) const {
+    __device__ __forceinline__ uint4 fetch(const Source& source, Digits step) {
         u32 words[4] = {};
-        Digits digits = at;
+        Digits digits = k;
 #pragma unroll
-        for (u32 part = 0; part < PER_WORD; ++part) {
-            u32 bits[4] = {};
-            if (k + part < source.depth) {
-                if (VECTOR) {
-                    const real* from = source.address(lines[0], digits);
-                    if (from) load_four(bits, from);
-                } else {
-#pragma unroll
-                    for (u32 i = 0; i < LINES; ++i) {
-                        const real* from = i < present ? source.address(lines[i], digits) : nullptr;
-                        if (from) bits[i] = bits_of(*from);
-                    }
-                }
-            }
-#pragma unroll
-            for (u32 i = 0; i < 4; ++i) words[i] |= bits[i] << 16 * part;
-            add_one(digits, source.radix);
+        for (u32 i = 0; i < 4 * PER_WORD; ++i) {
+            // Along k one line's words come one after the other, else a word of each line does.
+            const u32 along = Source::ALONG_K ? i : i / 4, of = Source::ALONG_K ? 0 : i % 4;
+            const u32 word = Source::ALONG_K ? i / PER_WORD : i % 4;
+            const bool inside = of < present && flat + along < source.depth && source.inside(lines[of], digits);
+            if (inside) words[word] |= bits_of(*source.at(lines[of], digits, flat + along)) << 16 * (along % PER_WORD);
+            if (Source::ALONG_K || i % 4 == 3) add_one(digits, source.radix);
         }
+        flat += TILE_K;
+        add(k, step, source.radix);
         return make_uint4(words[0], words[1], words[2], words[3]);
     }
 };
@@ -167,9 +173,12 @@ template <class Source, bool VECTOR, u32 WIDTH>
 struct Loader {
     static constexpr u32 VECTORS = WIDTH * DEPTH / 4;
     static constexpr u32 SLOTS = (VECTORS + BLOCK - 1) / BLOCK;
+    // A vector's words go to as many places, or to one.
+    static constexpr u32 TARGETS = Source::ALONG_K ? 4 : 1;
 
     Place<Source, VECTOR> places[SLOTS];
     uint4 words[SLOTS];
+    u32* targets[SLOTS][TARGETS];
 
     static __device__ __forceinline__ u32 line(u32 vector) {
         return Source::ALONG_K ? vector / (DEPTH / 4) : vector % (WIDTH / 4) * 4;
@@ -178,11 +187,13 @@ struct Loader {
         return Source::ALONG_K ? vector % (DEPTH / 4) * 4 : vector / (WIDTH / 4);
     }
 
-    __device__ __forceinline__ void begin(const Source& source, u32 first_line, u32 first_k) {
+    __device__ __forceinline__ void begin(const Source& source, u32* cells, u32 first_line, u32 first_k) {
 #pragma unroll
         for (u32 slot = 0; slot < SLOTS; ++slot) {
             const u32 vector = slot * BLOCK + threadIdx.x;
             places[slot].begin(source, first_line + line(vector), first_k + word(vector) * PER_WORD);
+#pragma unroll
+            for (u32 i = 0; i < TARGETS; ++i) targets[slot][i] = cells + cell<WIDTH>(word(vector) + i, line(vector));
         }
     }
 
@@ -193,20 +204,19 @@ struct Loader {
         }
     }
 
+    // Into the buffer that begins `offset` words on.
     template <class Engine>
-    __device__ __forceinline__ void keep(u32* cells) const {
+    __device__ __forceinline__ void keep(u32 offset) const {
 #pragma unroll
         for (u32 slot = 0; slot < SLOTS; ++slot) {
-            const u32 vector = slot * BLOCK + threadIdx.x;
-            if (vector >= VECTORS) return;
+            if (slot * BLOCK + threadIdx.x >= VECTORS) return;
             const u32 bits[4] = {Engine::rounded(words[slot].x), Engine::rounded(words[slot].y),
                                  Engine::rounded(words[slot].z), Engine::rounded(words[slot].w)};
-            if (Source::ALONG_K) {
+            if constexpr (Source::ALONG_K) {
 #pragma unroll
-                for (u32 i = 0; i < 4; ++i) cells[cell<WIDTH>(word(vector) + i, line(vector))] = bits[i];
+                for (u32 i = 0; i < 4; ++i) targets[slot][i][offset] = bits[i];
             } else {
-                *reinterpret_cast<uint4*>(cells + cell<WIDTH>(word(vector), line(vector))) =
-                    make_uint4(bits[0], bits[1], bits[2], bits[3]);
+                *reinterpret_cast<uint4*>(targets[slot][0] + offset) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
             }
         }
     }

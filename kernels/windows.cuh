@@ -11,11 +11,11 @@ struct Conv {
     __device__ __forceinline__ u32 patch() const { return kernel * kernel * channels; }
     __device__ __forceinline__ u32 out_pixels() const { return out_height * out_width; }
 
-    // The input at a window's top left plus (y, x), at its first channel; null in the padding.
-    __device__ __forceinline__ const real* pixel(const real* sample, int y, int x) const {
-        const bool inside = (u32)y < height && (u32)x < width;
-        return inside ? sample + ((u64)(u32)y * width + (u32)x) * channels : nullptr;
-    }
+    // Whether a pixel of the input is there, not in the padding.
+    __device__ __forceinline__ bool has(u32 y, u32 x) const { return y < height && x < width; }
+
+    // A pixel's place in its sample; before it, or beyond, in the padding.
+    __device__ __forceinline__ long long place(int y, int x) const { return ((long long)y * width + x) * channels; }
 };
 
 // A plain matrix, one line after the other: the weights of a forward pass, [out_channels][patch].
@@ -30,13 +30,14 @@ struct Rows {
     __device__ Rows(const real* values, u32 lines, u32 depth)
         : values(values), lines(lines), depth(depth), radix{UNDIVIDED, 1} {}
     __device__ __forceinline__ Line line_of(u32 line) const { return values + (u64)line * depth; }
-    __device__ __forceinline__ const real* address(Line line, Digits k) const { return line + k.low; }
+    __device__ __forceinline__ bool inside(Line, Digits) const { return true; }
+    __device__ __forceinline__ const real* at(Line line, Digits, u32 flat) const { return line + flat; }
 };
 
 // A plain matrix's columns: the output's gradients for the weight gradient, [rows][out_channels].
 struct Columns {
     static constexpr bool ALONG_K = false;
-    typedef u32 Line;
+    typedef const real* Line;
 
     const real* values;
     u32 lines, depth;
@@ -44,10 +45,9 @@ struct Columns {
 
     __device__ Columns(const real* values, u32 lines, u32 depth)
         : values(values), lines(lines), depth(depth), radix{UNDIVIDED, 1} {}
-    __device__ __forceinline__ Line line_of(u32 line) const { return line; }
-    __device__ __forceinline__ const real* address(Line line, Digits k) const {
-        return values + (u64)k.low * lines + line;
-    }
+    __device__ __forceinline__ Line line_of(u32 line) const { return values + line; }
+    __device__ __forceinline__ bool inside(Line, Digits) const { return true; }
+    __device__ __forceinline__ const real* at(Line line, Digits, u32 flat) const { return line + (u64)flat * lines; }
 };
 
 // The input's windows: line = output pixel, k = (channel, kernel_x, kernel_y). POOLED, every 32 lines are the pixels of
@@ -56,7 +56,7 @@ template <class Engine>
 struct Windows {
     static constexpr bool ALONG_K = true;
     struct Line {
-        const real* sample;
+        const real* corner;
         int y, x;
     };
 
@@ -83,12 +83,15 @@ struct Windows {
         } else {
             at = digits_of(line, Radix{conv.out_width, conv.out_height});
         }
-        return Line{input + (u64)at.high * conv.height * conv.width * conv.channels,
-                    (int)(at.mid * conv.stride - conv.padding), (int)(at.low * conv.stride - conv.padding)};
+        const int y = (int)(at.mid * conv.stride - conv.padding), x = (int)(at.low * conv.stride - conv.padding);
+        return Line{input + (u64)at.high * conv.height * conv.width * conv.channels + conv.place(y, x), y, x};
     }
-    __device__ __forceinline__ const real* address(const Line& line, Digits k) const {
-        const real* pixel = conv.pixel(line.sample, line.y + (int)k.high, line.x + (int)k.mid);
-        return pixel ? pixel + k.low : nullptr;
+    __device__ __forceinline__ bool inside(const Line& line, Digits k) const {
+        return conv.has(line.y + k.high, line.x + k.mid);
+    }
+    // A line of the window lies side by side in memory; from one to the next the rest of the input's line is left out.
+    __device__ __forceinline__ const real* at(const Line& line, Digits k, u32 flat) const {
+        return line.corner + (int)(flat + k.high * ((conv.width - conv.kernel) * conv.channels));
     }
 };
 
@@ -96,7 +99,7 @@ struct Windows {
 struct WindowColumns {
     static constexpr bool ALONG_K = false;
     struct Line {
-        u32 channel;
+        const real* first;  // Of the first output pixel.
         int y, x;
     };
 
@@ -113,22 +116,26 @@ struct WindowColumns {
           radix{conv.out_width, conv.out_height} {}
     __device__ __forceinline__ Line line_of(u32 line) const {
         const Digits at = digits_of(line, Radix{conv.channels, conv.kernel});
-        return Line{at.low, (int)(at.high - conv.padding), (int)(at.mid - conv.padding)};
+        const int y = (int)(at.high - conv.padding), x = (int)(at.mid - conv.padding);
+        return Line{input + conv.place(y, x) + at.low, y, x};
     }
-    __device__ __forceinline__ const real* address(const Line& line, Digits k) const {
-        const real* sample = input + (u64)k.high * conv.height * conv.width * conv.channels;
-        const real* pixel =
-            conv.pixel(sample, (int)(k.mid * conv.stride) + line.y, (int)(k.low * conv.stride) + line.x);
-        return pixel ? pixel + line.channel : nullptr;
+    __device__ __forceinline__ bool inside(const Line& line, Digits k) const {
+        return conv.has(k.mid * conv.stride + line.y, k.low * conv.stride + line.x);
+    }
+    __device__ __forceinline__ const real* at(const Line& line, Digits k, u32) const {
+        const u32 across = conv.stride * conv.channels, place = k.mid * (across * conv.width) + k.low * across;
+        return line.first + (u64)k.high * (conv.height * conv.width * conv.channels) + place;
     }
 };
 
-// The output's gradients over an input pixel: line = input pixel, k = (out_channel, kernel_x, kernel_y).
+// The output's gradients over an input pixel: line = input pixel, k = (out_channel, kernel_x, kernel_y). Where windows are
+// STRIDED, only those that begin a multiple of the stride before it are over it.
+template <bool STRIDED>
 struct GradientsOver {
     static constexpr bool ALONG_K = true;
     struct Line {
-        const real* sample;
-        u32 y, x;  // In the padded input.
+        const real* first;  // Of the sample; without strides of the window that begins at the pixel.
+        u32 y, x;           // In the padded input.
     };
 
     const real* d_output;
@@ -144,28 +151,29 @@ struct GradientsOver {
           radix{conv.out_channels, conv.kernel} {}
     __device__ __forceinline__ Line line_of(u32 line) const {
         const Digits at = digits_of(line, Radix{conv.width, conv.height});
-        return Line{d_output + (u64)at.high * conv.out_pixels() * conv.out_channels, at.mid + conv.padding,
-                    at.low + conv.padding};
+        const real* sample = d_output + (u64)at.high * conv.out_pixels() * conv.out_channels;
+        const u32 y = at.mid + conv.padding, x = at.low + conv.padding;
+        return Line{STRIDED ? sample : sample + ((u64)y * conv.out_width + x) * conv.out_channels, y, x};
     }
     // Above and left of the first window the subtraction wraps to a number beyond every output.
-    __device__ __forceinline__ const real* address(const Line& line, Digits k) const {
-        u32 y = line.y - k.high, x = line.x - k.mid;
-        if (conv.stride > 1) {
-            const u32 out_y = y / conv.stride, out_x = x / conv.stride;
-            if (line.y < k.high || line.x < k.mid || out_y * conv.stride != y || out_x * conv.stride != x) {
-                return nullptr;
-            }
-            y = out_y, x = out_x;
-        }
-        if (y >= conv.out_height || x >= conv.out_width) return nullptr;
-        return line.sample + ((u64)y * conv.out_width + x) * conv.out_channels + k.low;
+    __device__ __forceinline__ bool inside(const Line& line, Digits k) const {
+        const u32 y = line.y - k.high, x = line.x - k.mid;
+        if (!STRIDED) return y < conv.out_height && x < conv.out_width;
+        const u32 out_y = y / conv.stride, out_x = x / conv.stride;
+        return line.y >= k.high && line.x >= k.mid && out_y * conv.stride == y && out_x * conv.stride == x &&
+               out_y < conv.out_height && out_x < conv.out_width;
+    }
+    __device__ __forceinline__ const real* at(const Line& line, Digits k, u32) const {
+        if (!STRIDED) return line.first + (int)(k.low - (k.high * conv.out_width + k.mid) * conv.out_channels);
+        const u32 y = (line.y - k.high) / conv.stride, x = (line.x - k.mid) / conv.stride;
+        return line.first + (int)((y * conv.out_width + x) * conv.out_channels + k.low);
     }
 };
 
 // The weights of an input gradient: line = channel, k = (out_channel, kernel_x, kernel_y).
 struct WeightColumns {
     static constexpr bool ALONG_K = false;
-    typedef u32 Line;
+    typedef const real* Line;
 
     const real* weight;
     Conv conv;
@@ -178,8 +186,10 @@ struct WeightColumns {
           lines(conv.channels),
           depth(conv.kernel * conv.kernel * conv.out_channels),
           radix{conv.out_channels, conv.kernel} {}
-    __device__ __forceinline__ Line line_of(u32 line) const { return line; }
-    __device__ __forceinline__ const real* address(Line line, Digits k) const {
-        return weight + ((u64)(k.low * conv.kernel + k.high) * conv.kernel + k.mid) * conv.channels + line;
+    __device__ __forceinline__ Line line_of(u32 line) const { return weight + line; }
+    __device__ __forceinline__ bool inside(Line, Digits) const { return true; }
+    __device__ __forceinline__ const real* at(Line line, Digits k, u32) const {
+        const u32 kernel = conv.kernel, window = kernel * kernel;
+        return line + (int)((k.low * window + k.high * kernel + k.mid) * conv.channels);
     }
 };

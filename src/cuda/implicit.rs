@@ -66,9 +66,9 @@ enum Tile {
 }
 
 impl Tile {
-    /// The one that wastes least where a product is narrow; without vectors there is but one.
-    fn of(rows: usize, cols: usize, vector: bool) -> Self {
-        match (vector, rows, cols) {
+    /// The one that wastes least where a product is narrow; without vectors, and back through strides, there is but one.
+    fn of(rows: usize, cols: usize, any: bool) -> Self {
+        match (any, rows, cols) {
             (true, _, 0..=32) => Self::Tall,
             (true, 0..=32, _) => Self::Wide,
             _ => Self::Square,
@@ -93,8 +93,8 @@ struct Cut {
 }
 
 impl Cut {
-    fn new([rows, cols, depth]: [usize; 3], vector: bool, per_word: usize) -> Self {
-        let tile = Tile::of(rows, cols, vector);
+    fn new([rows, cols, depth]: [usize; 3], any_tile: bool, per_word: usize) -> Self {
+        let tile = Tile::of(rows, cols, any_tile);
         let (tall, wide) = tile.sides();
         let tiles = rows.div_ceil(tall) * cols.div_ceil(wide);
         let along = depth.div_ceil(DEPTH * per_word);
@@ -138,6 +138,7 @@ impl Cuda {
         batch.saturating_mul(pixels) < limit
             && op.patch_len() < limit
             && op.window.kernel.pow(2) * op.out_channels < limit
+            && op.weight_len().max(op.input.len()).max(output.len()) < limit
     }
 
     /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch where the pooling is [`fuses`] to it.
@@ -237,7 +238,8 @@ impl Cuda {
         let lanes = self.vector();
         let vector = contiguous.iter().all(|length| length.is_multiple_of(lanes))
             && tensors[..2].iter().all(|address| address.is_multiple_of(16));
-        let cut = Cut::new([rows, cols, depth], vector, lanes / 4);
+        let any_tile = vector && (kernel != "conv2d_backward_input" || op.window.stride == 1);
+        let cut = Cut::new([rows, cols, depth], any_tile, lanes / 4);
         ensure!(cut.splits == 1 || cut.tiles * cut.splits <= MAX_PARTS, "{cut:?} has too many parts");
         let mut args: Vec<Arg> = tensors.iter().map(|&address| Arg::Pointer(address)).collect();
         args.extend([&self.scratch.partials, &self.scratch.counters].map(|buffer| Arg::Pointer(buffer.address())));
