@@ -37,7 +37,7 @@ PRECISIONS = ("fp32", "tf32", "fp16")
 WARM_UP = 5
 
 # Steps between two waits for a GPU; `cnn-cuda bench` does the same.
-GROUP = 10
+GROUP = 16
 
 
 class Step:
@@ -285,7 +285,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=30, help="timed steps; on a GPU, groups of ten")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps; on a GPU, groups of sixteen")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--save-initial", type=Path, help="print the first losses on MNIST instead of times")

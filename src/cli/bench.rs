@@ -3,9 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tracing::info;
@@ -15,20 +14,11 @@ use super::device::{DeviceArgs, Task, with_backend};
 use super::network::NetworkArgs;
 use super::profile::{self, Profile};
 use super::stream::Stdout;
+use super::timing::{Times, load_random_images, resident_batches, time_steps};
 use super::{find_model, flags, trace, usage};
 use crate::network::Network;
-use crate::ops::{Backend, Metrics, Normalise, Recording, Sgd, Subset};
+use crate::ops::{Backend, Metrics, Recording};
 use crate::plan::{self, Mode, Plan};
-use crate::rng::{Purpose, Stream};
-
-/// Steps before the first that is timed.
-const WARM_UP: usize = 5;
-
-/// Steps between two waits for a device that works on its own, as in training: a wait costs more than a short step.
-const GROUP: usize = 10;
-
-/// Bytes of a group's images, unless one step has more.
-const GROUP_BYTES: usize = 16 << 20;
 
 #[derive(Args)]
 pub struct BenchArgs {
@@ -39,13 +29,13 @@ pub struct BenchArgs {
     network: NetworkArgs,
     /// Images per step
     #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64")]
-    batch_size: usize,
-    /// Timed steps, after a few that are not; on a CUDA device, groups of ten
+    pub batch_size: usize,
+    /// Timed steps, after a few that are not; on a CUDA device, groups of sixteen or more
     #[arg(long, value_name = "N", value_parser = flags::bench_steps, default_value = "50")]
-    steps: usize,
+    pub steps: usize,
     /// What is timed: whole optimiser steps, or forward passes alone
     #[arg(long, value_enum, value_name = "MODE", default_value = "train")]
-    mode: BenchMode,
+    pub mode: BenchMode,
     /// Show where a training step's time goes: time, GFLOP/s, GB/s and share of the device's limits per part
     #[arg(long)]
     profile: bool,
@@ -64,7 +54,7 @@ pub struct BenchArgs {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum BenchMode {
+pub enum BenchMode {
     Train,
     Infer,
 }
@@ -88,6 +78,9 @@ struct BenchResult {
     /// Whether that graph runs weight gradients beside what follows them.
     #[serde(skip_serializing_if = "Option::is_none")]
     branches: Option<bool>,
+    /// Steps that were run as one graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    graph_steps: Option<usize>,
     /// Of this process on the host, in MB of 10⁶ bytes; null where the system does not tell.
     peak_memory_mb: Option<f64>,
     /// In use on the device, by this process and all others, in MB of 10⁶ bytes; the CPU has none of its own.
@@ -137,6 +130,8 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if let Some(nodes) = result.graph_nodes {
         let beside = if result.branches == Some(true) { ", weight gradients beside input gradients" } else { "" };
         writeln!(out, "{nodes} nodes in the step's graph{beside}")?;
+        let several = result.graph_steps.filter(|&steps| steps > 1);
+        several.map_or(Ok(()), |steps| writeln!(out, "{steps} steps in one graph"))?;
     }
     if let Some(peak) = result.peak_memory_mb {
         writeln!(out, "peak memory {peak:.0} MB")?;
@@ -173,8 +168,8 @@ impl Task for Benchmark<'_> {
             BenchMode::Infer => Mode::Inference,
         };
         let plan = Plan::new(network, mode, batch)?;
-        let group = group_of(&backend, &plan);
-        load_random_images(&mut backend, network, batch * group)?;
+        let resident = resident_batches(&backend, &plan);
+        load_random_images(&mut backend, network, batch * resident)?;
         backend.allocate(&plan.memory_sizes(false))?;
         if backend.compares_algorithms() {
             plan::try_out(&mut backend, &plan, batch)?; // on whatever is in memory, before there are statistics
@@ -182,8 +177,8 @@ impl Task for Benchmark<'_> {
         plan::write_weights(&mut backend, &network.initial_weights(0))?;
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
-        let milliseconds = time_steps(&mut backend, &plan, args)?;
-        let recording = Recording::TrainStep { batch };
+        let Times { milliseconds, at_once } = time_steps(&mut backend, &plan, args)?;
+        let recording = Recording::train_step(batch);
         let (graph_nodes, branches) = (backend.recorded_launches(recording), backend.has_branches(recording));
         let choices = if args.algorithms { backend.choices() } else { Vec::new() };
         let profile = limits.map(|limits| profile::profile(&mut backend, &plan, limits, batch)).transpose()?;
@@ -201,69 +196,13 @@ impl Task for Benchmark<'_> {
             images_per_second: batch as f64 / median * 1e3,
             graph_nodes,
             branches,
+            graph_steps: graph_nodes.map(|_| at_once),
             peak_memory_mb: peak_memory_mb(),
             device_memory_mb: backend.device_memory_in_use().map(|bytes| bytes as f64 / 1e6),
             profile,
             algorithms: choices.into_iter().map(Chosen::from).collect(),
         })
     }
-}
-
-/// Milliseconds of a step, for every timed group of them, in ascending order.
-fn time_steps<B: Backend>(backend: &mut B, plan: &Plan, args: &BenchArgs) -> Result<Vec<f64>> {
-    let (batch, group) = (args.batch_size, group_of(backend, plan));
-    let order: Vec<u32> = (0..(batch * group) as u32).collect();
-    if args.mode == BenchMode::Infer {
-        let pixels = plan.input.len;
-        let mut stream = Stream::new(0, Purpose::Benchmark, 0);
-        let input: Vec<f32> = (0..pixels).map(|_| stream.uniform(-1.0, 1.0)).collect();
-        backend.write(plan.input, &input)?;
-    }
-    let mut milliseconds = Vec::with_capacity(args.steps);
-    let groups = std::iter::repeat_n(1, WARM_UP).chain(std::iter::repeat_n(group, args.steps));
-    for (index, steps) in groups.enumerate() {
-        backend.set_order(Subset::Train, &order, 0)?;
-        backend.synchronize()?;
-        let start = Instant::now();
-        for _ in 0..steps {
-            match args.mode {
-                BenchMode::Train => plan::train_step(backend, plan, &Sgd::default(), batch)?,
-                BenchMode::Infer => plan::forward(backend, plan, batch)?,
-            }
-        }
-        backend.synchronize()?;
-        if index >= WARM_UP {
-            milliseconds.push(start.elapsed().as_secs_f64() * 1e3 / steps as f64);
-        }
-    }
-    let loss = backend.read_metrics()?.loss();
-    let logits = backend.read(plan.logits)?;
-    let finite = loss.is_finite() && logits.iter().all(|logit| logit.is_finite());
-    ensure!(finite, "the network's results are not finite: the times mean nothing");
-    milliseconds.sort_by(f64::total_cmp);
-    Ok(milliseconds)
-}
-
-/// Steps that are timed together. Of large batches fewer: they take long enough, and a group's images must be there.
-fn group_of<B: Backend>(backend: &B, plan: &Plan) -> usize {
-    if backend.is_asynchronous() { (GROUP_BYTES / plan.input.len).clamp(1, GROUP) } else { 1 }
-}
-
-/// Noise with labels, resident as a data set would be.
-fn load_random_images<B: Backend>(backend: &mut B, network: &Network, count: usize) -> Result<()> {
-    let (shape, classes) = (network.input(), network.classes() as u32);
-    let mut stream = Stream::new(0, Purpose::Benchmark, 0);
-    let (bytes, mut images) = (count * shape.len(), Vec::new());
-    images.try_reserve_exact(bytes).with_context(|| {
-        format!(
-            "not enough memory for {} MB of images; try a smaller --batch-size, or smaller images",
-            bytes / 1_000_000
-        )
-    })?;
-    images.extend((0..bytes).map(|_| stream.next_u32() as u8));
-    let labels = (0..count).map(|_| stream.below(classes)).collect();
-    let normalise = Normalise { shape, mean: vec![0.5; shape.channels], std: vec![0.5; shape.channels] };
-    backend.load_subset(Subset::Train, &normalise, images, labels)
 }
 
 /// The most memory this process ever held, from Linux's `/proc`.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::augmentation::AugmentationConfig;
 use super::dataset::absolute_path;
 use super::device::{BranchChoice, ConvAlgo, DeviceArgs, DeviceChoice, Precision};
+use super::graph_steps::GraphStepsChoice;
 use super::input::{InputConfig, PictureConfig};
 use super::residency::Residency;
 use super::train::TrainArgs;
@@ -74,6 +75,8 @@ pub struct Config {
     pub workspace_mb: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub branches: Option<BranchChoice>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph_steps: Option<GraphStepsChoice>,
     pub log_steps: bool,
     /// Decides the order of sums on a CUDA device, as do the algorithms chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,6 +135,7 @@ impl Config {
             threads: None,
             workspace_mb: None,
             branches: None,
+            graph_steps: None,
             log_steps: false,
             conv_algo: None,
             algorithms: BTreeMap::new(),
@@ -195,6 +199,7 @@ impl Config {
         self.workspace_mb = args.device.workspace_mb.or(self.workspace_mb);
         self.conv_algo = args.device.conv_algo.or(self.conv_algo);
         self.branches = args.device.branches.or(self.branches);
+        self.graph_steps = args.device.graph_steps.or(self.graph_steps);
         self.max_steps = args.max_steps.map(|steps| steps as u64).or(self.max_steps);
         self.target_accuracy = args.target_accuracy.or(self.target_accuracy);
         self.patience = args.patience.or(self.patience);
@@ -210,6 +215,7 @@ impl Config {
             workspace_mb: self.workspace_mb,
             conv_algo: self.conv_algo,
             branches: self.branches,
+            graph_steps: self.graph_steps,
             algorithms: self.algorithms.clone(),
         }
     }

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
+use super::graph_steps::GraphStepsChoice;
 use super::{flags, usage};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda, Launches, Options};
@@ -161,6 +162,10 @@ pub struct DeviceArgs {
     /// Whether a CUDA device computes weight gradients beside input gradients; results are the same [default: auto]
     #[arg(long, value_enum, value_name = "WHEN")]
     pub branches: Option<BranchChoice>,
+    /// Training steps that a CUDA device runs as one graph: `auto` (several where that measures faster) or 1 to 64; results
+    /// are the same [default: auto]
+    #[arg(long, value_name = "N")]
+    pub graph_steps: Option<GraphStepsChoice>,
     /// What a run that goes on has chosen, by operator.
     #[arg(skip)]
     pub algorithms: BTreeMap<String, String>,
@@ -251,5 +256,6 @@ fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
     let recorded = args.algorithms.iter().filter_map(known).collect();
     let workspace = args.workspace_mb.unwrap_or(DEFAULT_WORKSPACE_MB).saturating_mul(1_000_000);
     let branches = args.branches.unwrap_or_default().branches();
-    Cuda::new(Options { ordinal, precision, workspace, graphs: true, branches, algorithm, recorded })
+    let graph_steps = args.graph_steps.unwrap_or_default().graph_steps();
+    Cuda::new(Options { ordinal, precision, workspace, graphs: true, branches, graph_steps, algorithm, recorded })
 }

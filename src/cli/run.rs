@@ -19,7 +19,7 @@ use crate::train::{Ending, EpochReport, Observer, StepReport, Trainer};
 /// Pause between two drawings of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// From here on Ctrl-C, SIGTERM and a lost terminal end the run after its current step: they set the flag. A second one
+/// From here on Ctrl-C, SIGTERM and a lost terminal end the run after the step it is at: they set the flag. A second one
 /// ends the process at once. What this process was started to ignore (`nohup`, a script's background jobs) stays so.
 pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};

@@ -72,12 +72,12 @@ impl Cuda {
         Ok(())
     }
 
-    /// Whether the recording of a sequence has branches.
+    /// Whether the recording of a sequence has branches; several steps have what one has.
     pub(super) fn wants_branches(&self, recording: Recording) -> bool {
         match self.options.branches {
             Branches::On => true,
             Branches::Off => false,
-            Branches::Auto => self.branches.get(&recording).copied().unwrap_or(false),
+            Branches::Auto => self.branches.get(&recording.single()).copied().unwrap_or(false),
         }
     }
 

@@ -64,6 +64,17 @@ impl State {
         resident.next += batch;
         Ok(())
     }
+
+    /// Takes back what was only recorded.
+    pub fn give_back(&mut self, subset: Subset, batch: usize) -> Result<()> {
+        self.subset(subset)?.next -= batch;
+        Ok(())
+    }
+
+    /// Whether every training step has its batch prepared.
+    pub fn streams(&self) -> bool {
+        self.train.as_ref().is_some_and(|resident| resident.feed.is_some())
+    }
 }
 
 /// The bytes on the device.

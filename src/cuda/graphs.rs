@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaStream, DriverError, result};
 
-use super::error;
+use super::{Cuda, error};
 use crate::ops::{Recording, Subset};
 
 /// The graphs of a backend.
@@ -96,6 +96,8 @@ impl Graphs {
             return Next::RunAsItComes;
         }
         match self.recorded.get(&recording) {
+            // What one step needs is loaded, and several need nothing else.
+            None if self.nodes(recording.single()).is_some() => Next::Capture,
             None => {
                 self.recorded.insert(recording, Recorded::Warm);
                 Next::RunAsItComes
@@ -103,6 +105,11 @@ impl Graphs {
             Some(Recorded::Warm) => Next::Capture,
             Some(Recorded::Graph { gathers, .. }) => Next::Replay(gathers.clone()),
         }
+    }
+
+    /// Forgets one graph, which the device must be done with.
+    pub fn forget(&mut self, recording: Recording) {
+        self.recorded.remove(&recording);
     }
 
     /// Nodes of a recorded sequence.
@@ -140,5 +147,39 @@ impl Graphs {
         let gathers = std::mem::take(&mut self.gathers);
         self.recorded.insert(recording, Recorded::Graph { graph, gathers });
         Ok(())
+    }
+}
+
+impl Cuda {
+    /// Runs, records or replays a sequence.
+    pub(super) fn run_next(
+        &mut self,
+        recording: Recording,
+        body: &mut dyn FnMut(&mut Self) -> Result<()>,
+    ) -> Result<()> {
+        let next = if self.options.graphs { self.graphs.next(recording) } else { Next::RunAsItComes };
+        match next {
+            Next::RunAsItComes => body(self),
+            Next::Capture => match self.capture(recording, body) {
+                Err(error) if recording != recording.single() => {
+                    self.give_up_grouping(&error)?;
+                    body(self)
+                }
+                result => result,
+            },
+            Next::Replay(gathers) => {
+                // The books first: a graph would read past the end of the order without a word.
+                gathers.into_iter().try_for_each(|(subset, batch)| self.gather.take(subset, batch))?;
+                self.graphs.launch(recording)
+            }
+        }
+    }
+
+    fn capture(&mut self, recording: Recording, body: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        self.begin_recording(recording)?;
+        let result = body(self).and_then(|()| self.join_branch());
+        (self.capturing, self.branching) = (false, false);
+        self.drop_branch();
+        self.graphs.end(&self.stream, recording, result)
     }
 }

@@ -36,6 +36,7 @@ mod pinned;
 mod pool;
 mod probe;
 mod sources;
+mod steps;
 mod together;
 mod transfer;
 mod trial;
@@ -54,7 +55,7 @@ use cudarc::driver::{CudaContext, CudaStream};
 use crate::ops::{Backend, Branches, Choice, DeviceInfo, LimitSizes, MemorySizes, Recording, Span};
 use algorithm::Choices;
 use gemm::Blas;
-use graphs::{Graphs, Next};
+use graphs::Graphs;
 use kernels::{Arg, Kernels};
 use known::Known;
 use memory::Memory;
@@ -72,6 +73,8 @@ pub struct Cuda {
     scratch: implicit::Scratch,
     memory: Option<Memory>,
     graphs: Graphs,
+    /// How many training steps are one graph.
+    grouping: steps::Grouping,
     side: Option<branch::Side>,
     /// Which recordings have branches, where that was tried.
     branches: HashMap<Recording, bool>,
@@ -113,6 +116,7 @@ impl Cuda {
         let dropout = dropout::State::new(&stream)?;
         let choices = Choices::new(options.algorithm, options.recorded.clone(), known);
         let scratch = implicit::Scratch::new(&stream)?;
+        let grouping = steps::Grouping::new(options.graph_steps);
         let (loss, optimizer) = (loss::State::new(&stream)?, optimizer::State::new(&stream, storage == "f16")?);
         Ok(Self {
             context,
@@ -125,6 +129,7 @@ impl Cuda {
             scratch,
             memory: None,
             graphs: Graphs::default(),
+            grouping,
             side: None,
             branches: HashMap::new(),
             branching: false,
@@ -143,26 +148,6 @@ impl Cuda {
     /// Elements in 16 bytes of storage.
     fn vector(&self) -> usize {
         if self.is_fp16() { 8 } else { 4 }
-    }
-
-    /// Runs, records or replays a sequence.
-    fn run_next(&mut self, recording: Recording, body: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<()> {
-        let next = if self.options.graphs { self.graphs.next(recording) } else { Next::RunAsItComes };
-        match next {
-            Next::RunAsItComes => body(self),
-            Next::Capture => {
-                self.begin_recording(recording)?;
-                let result = body(self).and_then(|()| self.join_branch());
-                (self.capturing, self.branching) = (false, false);
-                self.drop_branch();
-                self.graphs.end(&self.stream, recording, result)
-            }
-            Next::Replay(gathers) => {
-                // The books first: a graph would read past the end of the order without a word.
-                gathers.into_iter().try_for_each(|(subset, batch)| self.gather.take(subset, batch))?;
-                self.graphs.launch(recording)
-            }
-        }
     }
 
     fn memory(&self) -> Result<&Memory> {
@@ -216,6 +201,7 @@ impl Backend for Cuda {
         self.memory = Some(Memory::new(&self.stream, sizes, real_size, self.options.workspace)?);
         self.loss.allocate_labels(&self.stream, sizes.max_batch)?;
         self.prepare_branches(sizes.gradients > 0)?;
+        self.grouping = steps::Grouping::new(self.options.graph_steps);
         self.synchronize()
     }
 
@@ -256,6 +242,15 @@ impl Backend for Cuda {
 
     fn has_branches(&self, recording: Recording) -> Option<bool> {
         self.graphs.nodes(recording).map(|_| self.side.is_some() && self.wants_branches(recording))
+    }
+
+    fn steps_at_once(&mut self, batch: usize, left: u64) -> Result<usize> {
+        self.context.bind_to_thread().map_err(error::driver)?;
+        self.next_steps(batch, left)
+    }
+
+    fn compares_steps(&self) -> bool {
+        self.may_group() && self.grouping.compares()
     }
 
     fn choices(&self) -> Vec<Choice> {

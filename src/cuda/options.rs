@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ops::{Algorithm, Branches};
+use crate::ops::{Algorithm, Branches, GraphSteps};
 
 /// How a CUDA device is used.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Options {
     pub graphs: bool,
     /// Whether graphs run weight gradients beside what follows them.
     pub branches: Branches,
+    /// How many training steps are one graph.
+    pub graph_steps: GraphSteps,
     /// How convolutions and linear layers are computed, where they can be; none is the fastest.
     pub algorithm: Option<Algorithm>,
     /// By the names of [`Choice`], what a run has chosen that goes on; it comes before what is fastest here.

@@ -76,13 +76,14 @@ impl Cuda {
         Ok(times[SAMPLES / 2])
     }
 
-    fn mark(&self) -> Result<CudaEvent> {
+    /// An event that tells the time when the device comes to it.
+    pub(super) fn mark(&self) -> Result<CudaEvent> {
         self.stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(error::driver)
     }
 }
 
 /// The time between two events, which are waited for.
-fn elapsed_microseconds(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
+pub(super) fn elapsed_microseconds(start: &CudaEvent, end: &CudaEvent) -> Result<f64> {
     // cudarc calls `cuEventElapsedTime_v2`, which drivers before CUDA 12.8 have not, and panics there.
     type Call = unsafe extern "C" fn(*mut f32, CUevent, CUevent) -> CUresult;
     start.synchronize().and_then(|()| end.synchronize()).map_err(error::driver)?;

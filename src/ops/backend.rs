@@ -75,8 +75,10 @@ pub struct MemorySizes {
 /// A sequence of operators that is run again and again, so that a backend can record it once and replay it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Recording {
-    TrainStep {
+    /// So many training steps, one after the other.
+    TrainSteps {
         batch: usize,
+        steps: usize,
     },
     EvaluateStep {
         batch: usize,
@@ -87,6 +89,20 @@ pub enum Recording {
     },
     /// Run as it comes: never recorded.
     Once,
+}
+
+impl Recording {
+    pub const fn train_step(batch: usize) -> Self {
+        Self::TrainSteps { batch, steps: 1 }
+    }
+
+    /// Of several steps, one; all else is itself.
+    pub const fn single(self) -> Self {
+        match self {
+            Self::TrainSteps { batch, .. } => Self::train_step(batch),
+            other => other,
+        }
+    }
 }
 
 /// What a backend runs on.
@@ -137,6 +153,14 @@ pub enum Branches {
     Auto,
     On,
     Off,
+}
+
+/// How many training steps are recorded as one graph, where any are; results are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GraphSteps {
+    /// Several where that is faster, as the run's own steps tell.
+    Auto,
+    Count(usize),
 }
 
 /// Which algorithm an operator has been given.
@@ -224,6 +248,16 @@ pub trait Backend:
     /// Whether a recorded sequence runs weight gradients beside what follows them; none where nothing is recorded.
     fn has_branches(&self, _recording: Recording) -> Option<bool> {
         None
+    }
+
+    /// How many of the `left` training steps on whole batches that come next are best run as one recording.
+    fn steps_at_once(&mut self, _batch: usize, _left: u64) -> Result<usize> {
+        Ok(1)
+    }
+
+    /// Whether that is still being found out, by these very steps.
+    fn compares_steps(&self) -> bool {
+        false
     }
 
     /// The algorithms of the operators that have run, where there is a choice, in the order of their names.

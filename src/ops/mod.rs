@@ -20,7 +20,8 @@ pub mod pool;
 
 pub use activation::{Activation, ActivationOps};
 pub use backend::{
-    Algorithm, Backend, Branches, Choice, DeviceInfo, LimitSizes, MemorySizes, Recording, Region, Span, TIMED_RUNS,
+    Algorithm, Backend, Branches, Choice, DeviceInfo, GraphSteps, LimitSizes, MemorySizes, Recording, Region, Span,
+    TIMED_RUNS,
 };
 pub use bias::{BiasOps, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};

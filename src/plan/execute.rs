@@ -17,34 +17,42 @@ pub fn write_weights<B: Backend>(backend: &mut B, weights: &Weights) -> Result<(
 
 /// One optimiser step on the next `batch` training images.
 pub fn train_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<()> {
-    train_step_as(backend, Recording::TrainStep { batch }, plan, sgd, batch)
+    train_steps(backend, plan, sgd, batch, 1)
+}
+
+/// That many optimiser steps as one recording, on `batch` images each; of images that are streamed, one step.
+pub fn train_steps<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize, steps: usize) -> Result<()> {
+    train_steps_as(backend, Recording::TrainSteps { batch, steps }, plan, sgd, batch)
 }
 
 /// The first step of a run whose weights are averaged: the average becomes the weights themselves, as in PyTorch's
 /// `AveragedModel`. It is never recorded, for the steps that follow are others.
 pub fn first_train_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<()> {
     let average_decay = sgd.average_decay.map(|_| 0.0);
-    train_step_as(backend, Recording::Once, plan, &Sgd { average_decay, ..*sgd }, batch)
+    train_steps_as(backend, Recording::Once, plan, &Sgd { average_decay, ..*sgd }, batch)
 }
 
-fn train_step_as<B: Backend>(
+fn train_steps_as<B: Backend>(
     backend: &mut B,
     recording: Recording,
     plan: &Plan,
     sgd: &Sgd,
     batch: usize,
 ) -> Result<()> {
+    let steps = if let Recording::TrainSteps { steps, .. } = recording { steps } else { 1 };
     backend.prepare_batch(Subset::Train, batch)?;
-    backend.run(recording, |backend| {
-        backend.gather_normalise(Subset::Train, batch, plan.input)?;
-        run_steps(backend, plan, &plan.forward, batch)?;
-        backend.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.loss_gradient)?;
-        for &(logits, gradient) in &plan.auxiliary {
-            backend.softmax_cross_entropy(plan.classes, batch, logits, Some(gradient))?;
-        }
-        run_backward(backend, plan, batch)?;
-        backend.sgd_step(sgd)
-    })
+    backend.run(recording, |backend| (0..steps).try_for_each(|_| run_train_step(backend, plan, sgd, batch)))
+}
+
+fn run_train_step<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd, batch: usize) -> Result<()> {
+    backend.gather_normalise(Subset::Train, batch, plan.input)?;
+    run_steps(backend, plan, &plan.forward, batch)?;
+    backend.softmax_cross_entropy(plan.classes, batch, plan.logits, plan.loss_gradient)?;
+    for &(logits, gradient) in &plan.auxiliary {
+        backend.softmax_cross_entropy(plan.classes, batch, logits, Some(gradient))?;
+    }
+    run_backward(backend, plan, batch)?;
+    backend.sgd_step(sgd)
 }
 
 /// Loss and accuracy of the next `batch` images of the test set, added to the metrics.
@@ -66,7 +74,7 @@ pub fn try_out<B: Backend>(backend: &mut B, plan: &Plan, batch: usize) -> Result
     })?;
     match plan.mode {
         Mode::Training => {
-            backend.compare_branches(Recording::TrainStep { batch }, |backend| run_backward(backend, plan, batch))
+            backend.compare_branches(Recording::train_step(batch), |backend| run_backward(backend, plan, batch))
         }
         Mode::Inference => Ok(()),
     }

@@ -12,7 +12,7 @@ mod schedule;
 mod step;
 
 pub use cost::Cost;
-pub use execute::{evaluate_step, first_train_step, forward, train_step, try_out, write_weights};
+pub use execute::{evaluate_step, first_train_step, forward, train_step, train_steps, try_out, write_weights};
 pub use parts::{Part, StepTime, each_part, profile_step};
 pub use step::{Step, StepKind};
 

@@ -248,15 +248,22 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// One optimiser step on the next batch of the epoch.
+    /// One optimiser step on the next batch of the epoch, or as many as the backend does best at once.
     fn step(&mut self) -> Result<()> {
-        let begin = self.position.step_in_epoch as usize * self.plan.max_batch;
-        let batch = self.plan.max_batch.min(self.train_count - begin);
-        let first = self.has_average() && self.position.total_steps == 0;
-        let step = if first { plan::first_train_step } else { plan::train_step };
-        step(&mut self.backend, &self.plan, &self.hyper.sgd, batch)?;
-        self.position.step_in_epoch += 1;
-        self.position.total_steps += 1;
+        let left = self.train_count - self.position.step_in_epoch as usize * self.plan.max_batch;
+        let batch = self.plan.max_batch.min(left);
+        let steps = if self.has_average() && self.position.total_steps == 0 {
+            plan::first_train_step(&mut self.backend, &self.plan, &self.hyper.sgd, batch)?;
+            1
+        } else {
+            let whole = (left / self.plan.max_batch) as u64;
+            let allowed = self.hyper.max_steps.map_or(whole, |max| whole.min(max - self.position.total_steps));
+            let steps = self.backend.steps_at_once(batch, allowed)?;
+            plan::train_steps(&mut self.backend, &self.plan, &self.hyper.sgd, batch, steps)?;
+            steps as u64
+        };
+        self.position.step_in_epoch += steps;
+        self.position.total_steps += steps;
         Ok(())
     }
 

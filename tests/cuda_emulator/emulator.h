@@ -22,6 +22,8 @@ namespace emulator {
 struct Settings {
     int devices, driver_version, capability;  // capability: 10·major + minor.
     size_t memory_bytes;
+    size_t graph_nodes;                 // A graph of more is refused, as for want of memory.
+    uint64_t graph_launch_nanoseconds;  // What a launch of a graph takes on the device's clock.
     bool blocking, reversed;
 };
 const Settings& settings();

@@ -114,6 +114,7 @@ CUDA_API cuGraphInstantiateWithFlags(CUgraphExec* exec, CUgraph graph, unsigned 
     EMULATOR_ENTER();
     if (!graphs.has(graph)) return CUDA_ERROR_INVALID_VALUE;
     if ((flags & 1 && flags & 4) || flags > 15) return CUDA_ERROR_INVALID_VALUE;
+    if (graph->nodes.size() > settings().graph_nodes) return CUDA_ERROR_OUT_OF_MEMORY;
     // On a GPU it would be launched, and wrong now and then.
     if (has_races(graph->nodes)) return CUDA_ERROR_INVALID_VALUE;
     auto* made = new GraphExec{graph->nodes};
@@ -131,6 +132,13 @@ CUDA_API cuGraphUpload(CUgraphExec exec, CUstream stream) {
 CUDA_API cuGraphLaunch(CUgraphExec exec, CUstream stream) {
     EMULATOR_ENTER();
     if (!execs.has(exec) || !is_stream(stream)) return CUDA_ERROR_INVALID_VALUE;
+    if (const uint64_t cost = settings().graph_launch_nanoseconds) {
+        const auto spend = [cost] {
+            device_nanoseconds() += cost;
+            return CUDA_SUCCESS;
+        };
+        if (CUresult failed = submit(stream, {"cuGraphLaunch", spend})) return failed;
+    }
     for (size_t node : exec->orders[exec->launches++ % 2]) {
         if (CUresult failed = submit(stream, *exec->nodes[node].operation)) return failed;
     }

@@ -34,6 +34,8 @@ const Settings& settings() {
         static_cast<int>(number("CUDA_EMULATOR_DRIVER", 13000)),
         capability(),
         static_cast<size_t>(number("CUDA_EMULATOR_MEMORY_MB", 2048)) << 20,
+        static_cast<size_t>(number("CUDA_EMULATOR_GRAPH_NODES", 1 << 20)),
+        static_cast<uint64_t>(number("CUDA_EMULATOR_GRAPH_LAUNCH_NS", 0)),
         is("CUDA_LAUNCH_BLOCKING", "1"),
         is("CUDA_EMULATOR_ORDER", "reverse"),
     };

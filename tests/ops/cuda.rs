@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cnn_cuda::cuda::{Cuda, Options};
-use cnn_cuda::ops::{Algorithm, Branches, LossOps, Metrics, Region, StepLoss};
+use cnn_cuda::ops::{Algorithm, Branches, GraphSteps, LossOps, Metrics, Region, StepLoss};
 
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, random};
@@ -11,8 +11,7 @@ use super::{
     FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, norm, optimizer,
     pool, pytorch,
 };
-use crate::support::cuda::on_cuda;
-use crate::support::{Need, skip};
+use crate::support::{Need, cuda::on_cuda, skip};
 
 /// Storage rounds every activation to 11 bits (4.9e-4), and a gradient sums a few of them.
 pub const FP16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
@@ -28,6 +27,7 @@ pub fn options(precision: &'static str) -> Options {
         workspace: 64 << 20,
         graphs: false,
         branches: Branches::Off,
+        graph_steps: GraphSteps::Count(1),
         algorithm: Some(Algorithm::Direct),
         recorded: BTreeMap::new(),
     }

@@ -54,7 +54,7 @@ fn few_steps(backend: Cuda) -> (Vec<u32>, Vec<u32>, Option<bool>) {
     let mut trainer = Trainer::new(backend, lenet5(), digits(80, 16), hyper).expect("a trainer");
     let mut listener = Listener::default();
     trainer.run(&mut listener).expect("a run");
-    let branches = trainer.backend.has_branches(Recording::TrainStep { batch: 16 });
+    let branches = trainer.backend.has_branches(Recording::train_step(16));
     (bits(&trainer.parameters().expect("read")), bits(&listener.losses), branches)
 }
 
@@ -96,7 +96,7 @@ fn overwritten(algorithm: Algorithm, joined: bool, from: usize) -> Result<Vec<Ve
     let (zeros, d_weight) = (lab.put(Region::Arena, &[0.0; 36]), lab.empty(Region::Gradients, 36));
     let rest = Span::new(gradient.region, gradient.offset + from, gradient.len - from);
     let mut step = || {
-        lab.backend.run(Recording::TrainStep { batch: 1 }, |cuda| {
+        lab.backend.run(Recording::train_step(1), |cuda| {
             cuda.copy(36, kept, gradient)?;
             cuda.conv2d_backward_weight(&op, 1, Conv2dBackwardWeight { input, d_output: gradient, d_weight })?;
             if joined {

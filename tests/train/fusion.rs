@@ -125,7 +125,7 @@ fn captured(network: &Network, (precision, algorithm): How, batch: usize) -> usi
         backend.set_order(Subset::Train, &order, 0).expect("order");
         plan::train_step(&mut backend, &plan, &Sgd::default(), batch).expect("a step");
     }
-    backend.recorded_launches(Recording::TrainStep { batch }).expect("the step was captured")
+    backend.recorded_launches(Recording::train_step(batch)).expect("the step was captured")
 }
 
 #[test]

@@ -7,7 +7,7 @@ use cnn_cuda::ops::{Augmentation, Backend, Sgd, StepLoss};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{EpochReport, Hyperparameters, LearningRate, Observer, StepReport, Trainer};
 
-/// Remembers what it is told, and stops after `stop_after` steps.
+/// Remembers what it is told, and stops once it was told of steps `stop_after` times.
 #[derive(Default)]
 pub struct Listener {
     pub losses: Vec<f32>,

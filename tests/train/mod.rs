@@ -6,6 +6,7 @@ mod branches;
 mod cuda;
 pub mod dag;
 mod fusion;
+mod graph_steps;
 pub mod harness;
 mod networks;
 pub mod norm;
