@@ -73,6 +73,7 @@ ran_some() {
 part device-tests ran_some ops::cuda
 part parity ran_some train::cuda
 part branches-tests ran_some train::branches
+part graph-steps-tests ran_some train::graph_steps
 part profile-tests ran_some train::profile
 part fusion-tests ran_some train::fusion
 
@@ -125,7 +126,7 @@ sys.exit(mean < 0.992)' "$out"
 }
 part seeds seeds
 # From start to the end of the first step, kernels and algorithms being known by now.
-first_step() { timed first-step "$CNN_CUDA_BIN" bench --device 0 --precision tf32 --steps 1; }
+first_step() { timed first-step "$CNN_CUDA_BIN" bench --device 0 --precision tf32 --steps 1 --graph-steps 1; }
 part first-step first_step
 # The whole path again by each algorithm alone: the losses of the CPU's run, step by step.
 by_algorithm() {
@@ -164,6 +165,11 @@ for precision in fp32 tf32 fp16; do
             name=bench-$precision-$batch-branches-$branches
             part "$name" bench --precision $precision --batch-size $batch --branches $branches
         done
+        # Single steps, and sixteen in one graph; `auto` is the one above.
+        for steps in 1 16; do
+            name=bench-$precision-$batch-graph-steps-$steps
+            part "$name" bench --precision $precision --batch-size $batch --graph-steps $steps
+        done
         for algorithm in im2col implicit direct cublaslt; do
             name=bench-$precision-$batch-$algorithm
             part "$name" bench --precision $precision --batch-size $batch --conv-algo $algorithm
@@ -201,8 +207,8 @@ elif command -v compute-sanitizer >/dev/null; then
             read -r algorithm precision <<<"$way"
             rm -rf "$out/sanitized"
             part "sanitizer-$tool-$algorithm-$precision" timeout 200 compute-sanitizer --tool $tool --error-exitcode 1 \
-                "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 3 --quiet --out "$out/sanitized" \
-                --conv-algo $algorithm --precision $precision --branches on
+                "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 4 --quiet --out "$out/sanitized" \
+                --conv-algo $algorithm --precision $precision --branches on --graph-steps 2
         done
     done
     rm -rf "$out/sanitized"

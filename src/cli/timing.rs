@@ -20,6 +20,9 @@ const GROUP: usize = 16;
 /// Bytes of a group's images, unless one step has more.
 const GROUP_BYTES: usize = 16 << 20;
 
+/// Runs of several groups in which a backend may find out how many steps are best done at once.
+const TRIES: usize = 12;
+
 /// What was timed.
 pub struct Times {
     /// Of a step, for every timed group of them, in ascending order.
@@ -47,7 +50,7 @@ pub fn time_steps<B: Backend>(backend: &mut B, plan: &Plan, args: &BenchArgs) ->
     let at_once = if args.mode == BenchMode::Train { settle(backend, plan, args, resident)? } else { 1 };
     let group = resident.next_multiple_of(at_once);
     if at_once > 1 {
-        seconds(backend, plan, args, (group, resident))?; // which records them
+        seconds(backend, plan, args, (2 * group, resident))?; // which records them
     }
     let times = (0..args.steps).map(|_| Ok(seconds(backend, plan, args, (group, resident))? * 1e3 / group as f64));
     let mut milliseconds = times.collect::<Result<Vec<f64>>>()?;
@@ -61,7 +64,7 @@ pub fn time_steps<B: Backend>(backend: &mut B, plan: &Plan, args: &BenchArgs) ->
 
 /// Runs steps until it is known how many are best done at once, which training finds out on its way.
 fn settle<B: Backend>(backend: &mut B, plan: &Plan, args: &BenchArgs, resident: usize) -> Result<usize> {
-    for steps in once(2 * GROUP).chain(repeat_n(4 * GROUP, 2 * GROUP)) {
+    for steps in once(2 * GROUP).chain(repeat_n(4 * GROUP, TRIES)) {
         if !backend.compares_steps() {
             break;
         }

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use cudarc::driver::sys::{self, CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaStream, DriverError, result};
+use tracing::debug;
 
 use super::{Cuda, error};
 use crate::ops::{Recording, Subset};
@@ -176,10 +178,13 @@ impl Cuda {
     }
 
     fn capture(&mut self, recording: Recording, body: &mut dyn FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        let start = Instant::now();
         self.begin_recording(recording)?;
         let result = body(self).and_then(|()| self.join_branch());
         (self.capturing, self.branching) = (false, false);
         self.drop_branch();
-        self.graphs.end(&self.stream, recording, result)
+        self.graphs.end(&self.stream, recording, result)?;
+        debug!("{recording:?} took the host {:.1} ms to record", start.elapsed().as_secs_f64() * 1e3);
+        Ok(())
     }
 }

@@ -122,7 +122,8 @@ fn the_batch_that_is_said_to_fit_fits() {
     let memory = [("CUDA_EMULATOR_MEMORY_MB", "72")];
     let bench = |batch: &str| {
         let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", batch];
-        run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"], &QUICK].concat())
+        let plain = ["--workspace-mb", "1", "--graph-steps", "1"];
+        run_with(libraries, &memory, &[&args[..], &plain, &QUICK].concat())
     };
     let stderr = bench("20000").stderr;
     let rest = stderr.split("a batch of up to ").nth(1).unwrap_or_else(|| panic!("{stderr}"));
@@ -248,7 +249,8 @@ fn summary_shows_what_a_device_chooses() {
     };
     let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     let summary = json(&run(&["summary", "--plan", "--json"]));
-    let bench = json(&run(&["bench", "--steps", "2", "--branches", "off", "--algorithms", "--json"]));
+    let plain = ["--branches", "off", "--graph-steps", "1"];
+    let bench = json(&run(&[&["bench", "--steps", "2", "--algorithms", "--json"][..], &plain].concat()));
     assert_eq!(summary["algorithms"], bench["algorithms"]);
     assert_eq!(summary["graph_nodes"], bench["graph_nodes"]);
     let algorithms = summary["algorithms"].as_array().expect("choices");

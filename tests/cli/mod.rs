@@ -5,6 +5,7 @@ mod cuda;
 mod cuda_mnist;
 mod datasets;
 mod errors;
+mod graph_steps;
 mod recipes;
 mod runs;
 mod signals;
