@@ -35,7 +35,7 @@ pub(super) enum Grouping {
 }
 
 /// Rounds of: a graph of several steps, so that the device has work while it is handed what follows; a mark; single steps;
-/// a mark; such a graph again; a mark. A round is not interrupted, but there may be other steps between two of them.
+/// a mark; such a graph again; a mark. Nothing else comes between the parts of a round, but anything may between two rounds.
 pub(super) struct Trial {
     /// Steps of the graph; one, while it is to be seen how many are sensible.
     group: usize,
@@ -150,7 +150,7 @@ impl Cuda {
         Ok(steps)
     }
 
-    /// After several steps could not be recorded: from now on each is a graph, and what they would have taken is there.
+    /// After several steps could not be recorded: from now on each is a graph, and the books have again what was recorded.
     pub(super) fn give_up_grouping(&mut self, error: &anyhow::Error) -> Result<()> {
         warn!("several training steps cannot be one graph, so each is one: {error:#}");
         self.grouping = Grouping::Settled(1);

@@ -170,14 +170,17 @@ fn a_loss_that_is_not_finite_is_found_at_its_step() {
     });
 }
 
-/// Epochs of 200 steps, which are enough to compare.
-fn long_epochs() -> (Hyperparameters, Dataset) {
-    (Hyperparameters { epochs: 2, max_steps: Some(290), ..hyper() }, digits(800, 16))
+/// Steps that are enough to compare, in epochs of 200 or of 60.
+const ENOUGH: u64 = 290;
+const EPOCHS: [usize; 2] = [200, 60];
+
+fn long_run(epoch: usize) -> (Hyperparameters, Dataset) {
+    (Hyperparameters { epochs: 9, max_steps: Some(ENOUGH), ..hyper() }, digits(epoch * BATCH, 16))
 }
 
 /// What a long run leaves that compares, how often it was told of steps, and how many it then takes at once.
-fn compared() -> (Left, u64, usize) {
-    let (hyper, set) = long_epochs();
+fn compared(epoch: usize) -> (Left, u64, usize) {
+    let (hyper, set) = long_run(epoch);
     let (mut trainer, mut listener) = (trainer(cuda(GraphSteps::Auto), hyper, set), Listener::default());
     trainer.run(&mut listener).expect("a run");
     let at_once = trainer.backend.steps_at_once(BATCH, 100).expect("a number");
@@ -190,8 +193,8 @@ fn compared() -> (Left, u64, usize) {
     (left(&mut trainer, &[&listener]), listener.steps, at_once)
 }
 
-fn single_steps() -> Left {
-    let (hyper, set) = long_epochs();
+fn single_steps(epoch: usize) -> Left {
+    let (hyper, set) = long_run(epoch);
     whole_run(cuda(GraphSteps::Count(1)), hyper, set).0
 }
 
@@ -199,29 +202,33 @@ fn single_steps() -> Left {
 #[test]
 fn steps_stay_single_where_launches_cost_nothing() {
     on_cuda(|| {
-        let (found, told, at_once) = compared();
-        assert!(found == single_steps());
-        let compared = (at_once, told) == (1, 290 - 6 * 15);
-        assert!(compared || !on_the_emulator(), "{at_once} at once, told {told} times");
+        for epoch in EPOCHS {
+            let (found, told, at_once) = compared(epoch);
+            assert!(found == single_steps(epoch));
+            // Six times sixteen were handed out to be compared.
+            let compared = (at_once, told) == (1, ENOUGH - 6 * 15);
+            assert!(compared || !on_the_emulator(), "{at_once} at once, told {told} times");
+        }
     });
 }
 
 #[test]
 fn several_steps_are_one_graph_where_launches_cost() {
     on_emulator(&[("CUDA_EMULATOR_GRAPH_LAUNCH_NS", "3000")], || {
-        let (found, told, at_once) = compared();
-        assert!(found == single_steps());
-        assert_eq!(at_once, 16);
-        // Of 290 steps, six times sixteen were handed out to be compared, and as many as fit later.
-        assert!(told < 290 - 6 * 15 - 5 * 15, "told {told} times");
+        // In long epochs one and five more once it was settled; in short ones three, in the last.
+        for (epoch, more) in EPOCHS.into_iter().zip([6, 3]) {
+            let (found, told, at_once) = compared(epoch);
+            assert!(found == single_steps(epoch));
+            assert_eq!((at_once, told), (16, ENOUGH - (6 + more) * 15), "epochs of {epoch} steps");
+        }
     });
 }
 
 #[test]
 fn long_steps_are_not_compared() {
     on_emulator(&[("CUDA_EMULATOR_GRAPH_LAUNCH_NS", "1000000")], || {
-        let (_, told, at_once) = compared();
-        assert_eq!((told, at_once), (290, 1));
+        let (_, told, at_once) = compared(EPOCHS[0]);
+        assert_eq!((told, at_once), (ENOUGH, 1));
     });
 }
 
@@ -235,7 +242,7 @@ fn a_graph_that_is_refused_is_done_without() {
             assert!(found == expected, "{steps:?}");
             assert!(told >= 44 - 16, "{steps:?}: told {told} times");
         }
-        let (found, _, at_once) = compared();
-        assert!(found == single_steps() && at_once == 1);
+        let (found, _, at_once) = compared(EPOCHS[0]);
+        assert!(found == single_steps(EPOCHS[0]) && at_once == 1);
     });
 }
