@@ -23,10 +23,10 @@ constexpr u32 ALL_LANES = 0xffffffffu;
 // Defines a kernel that the launchers find under its name and the storage type's suffix.
 #ifdef REAL_F16
 typedef half real;
-#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK) name##_f16
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) name##_f16
 #else
 typedef float real;
-#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK) name##_f32
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) name##_f32
 #endif
 
 // A block's dynamic shared memory, as an array named `name`.

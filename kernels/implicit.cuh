@@ -8,7 +8,7 @@
 struct Launch {
     Conv conv;
     u32 batch;
-    u32* cells;  // Shared memory of TILE_WORDS.
+    u32* cells;  // Shared memory for two tiles.
     float* partials;
     u32* counters;
 };
@@ -18,6 +18,8 @@ struct Launch {
 // y·width + x of the first maximum in scan order; a NaN wins.
 template <class Engine>
 struct Forward {
+    static constexpr bool SLIM = true;  // Whether the slimmest tile is worth its code.
+
     const real *input, *weight;
     const float* bias;
     real* output;
@@ -80,6 +82,8 @@ private:
 // d_weight = d_outputᵀ · windows, [out_channels][patch].
 template <class Engine>
 struct BackwardWeight {
+    static constexpr bool SLIM = false;
+
     const real *input, *d_output;
     float* d_weight;
 
@@ -106,6 +110,8 @@ struct BackwardWeight {
 // the tile is square.
 template <class Engine>
 struct BackwardInput {
+    static constexpr bool SLIM = true;
+
     const real *d_output, *weight;
     real* d_input;
     const real* output;
@@ -116,7 +122,11 @@ struct BackwardInput {
 
     template <class Shape>
     __device__ __forceinline__ void run(const Launch& launch) const {
-        if (launch.conv.stride == 1) return finish<Shape>(launch, GradientsOver<false>(d_output, launch.conv, launch.batch));
+        if constexpr (Shape::VECTOR) {
+            if (launch.conv.stride == 1) {
+                return finish<Shape>(launch, GradientsOver<false>(d_output, launch.conv, launch.batch));
+            }
+        }
         if constexpr (Shape::ROWS == Shape::COLS) {
             finish<Shape>(launch, GradientsOver<true>(d_output, launch.conv, launch.batch));
         }
@@ -134,7 +144,10 @@ private:
 #pragma unroll
         for (u32 e = 0; e < SUMS; e += 2) {
             const u32 row = row_in<Engine, Shape>(work, e), col = col_in<Engine, Shape>(work, e);
-            if (row >= a.lines) continue;
+            if (row >= a.lines) {
+                sums[e] = sums[e + 1] = 0.0f;
+                continue;
+            }
             const u64 at = (u64)row * b.lines + col;
             if (output && col < b.lines) sums[e] = activate_backward(load(output[at]), sums[e], slope);
             if (output && col + 1 < b.lines) sums[e + 1] = activate_backward(load(output[at + 1]), sums[e + 1], slope);
@@ -158,6 +171,9 @@ __device__ __forceinline__ void run(const Direction& direction, const Launch& la
     switch (shape) {
         case 0: return direction.template run<Tile<64, 64, true>>(launch);
         case 1: return direction.template run<Tile<128, 32, true>>(launch);
+        case 2:
+            if constexpr (Direction::SLIM) return direction.template run<Tile<256, 16, true>>(launch);
+            return;
         default: return direction.template run<Tile<32, 128, true>>(launch);
     }
 }

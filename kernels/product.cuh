@@ -28,7 +28,7 @@ struct Fma {
             for (u32 i = 0; i < 4; ++i) at[i] = cells + (first ^ i << 3);
         }
         __device__ __forceinline__ uint4 word(u32 word, u32 offset) const {
-            return *reinterpret_cast<const uint4*>(at[swizzle(word)] + word * WIDTH + offset);
+            return *reinterpret_cast<const uint4*>(at[swizzle<WIDTH>(word)] + word * WIDTH + offset);
         }
     };
 
@@ -71,11 +71,11 @@ struct TensorCores {
         __device__ __forceinline__ Lines(const u32* cells, u32 first) {
             const u32 t = threadIdx.x % 4;
 #pragma unroll
-            for (u32 i = 0; i < 4; ++i) at[i] = cells + t * WIDTH + (first ^ (i ^ t) << 3);
+            for (u32 i = 0; i < 4; ++i) at[i] = cells + t * WIDTH + (first ^ (i ^ swizzle<WIDTH>(t)) << 3);
         }
         // Word `word` + t of line `first` + 8 · eighth.
         __device__ __forceinline__ u32 word(u32 word, u32 eighth, u32 offset) const {
-            return at[eighth ^ swizzle(word)][word * WIDTH + offset];
+            return at[eighth ^ swizzle<WIDTH>(word)][word * WIDTH + offset];
         }
     };
 
@@ -125,7 +125,6 @@ __device__ __forceinline__ Work work_of_block(u32 cols, u32 depth) {
 template <class Engine, class Shape, class A, class B>
 struct Pipeline {
     static constexpr u32 ROWS = Shape::ROWS, COLS = Shape::COLS, BUFFER = DEPTH * (ROWS + COLS);
-    static_assert(2 * BUFFER <= TILE_WORDS, "two tiles fit the shared memory");
 
     const A& a;
     const B& b;
@@ -160,7 +159,7 @@ struct Pipeline {
     }
 };
 
-// sums += the block's part of A · B. `cells` has TILE_WORDS of shared memory.
+// sums += the block's part of A · B. `cells` is shared memory for two tiles of each.
 template <class Engine, class Shape, class A, class B>
 __device__ __forceinline__ void multiply_tiles(float (&sums)[SUMS], u32* cells, const A& a, const B& b,
                                                const Work& work) {
@@ -182,23 +181,46 @@ __device__ __forceinline__ void multiply_tiles(float (&sums)[SUMS], u32* cells, 
     __syncthreads();
 }
 
-// Adds the parts of a tile that was split, in their order; true in the block that has the sum, the last to be done.
-// `counters` is zero for every tile, before and after.
-__device__ __forceinline__ bool add_splits(float (&sums)[SUMS], u32* cells, float* partials, u32* counters,
-                                           const Work& work) {
-    if (work.splits == 1) return true;
-    float* const parts = partials + (u64)work.tile * work.splits * SUMS * BLOCK + threadIdx.x;
+// Parts that a block adds up where there are many: groups of so many, then the sums of the groups.
+constexpr u32 GROUP = 8;
+
+// Of a tile's parts, a thread's sums in part number `part`.
+__device__ __forceinline__ void keep_part(float* parts, u32 part, const float (&sums)[SUMS]) {
 #pragma unroll
-    for (u32 e = 0; e < SUMS; ++e) parts[(work.split * SUMS + e) * BLOCK] = sums[e];
-    if (!arrives_last(counters + work.tile, work.splits, cells[0])) return false;
+    for (u32 e = 0; e < SUMS; ++e) parts[(part * SUMS + e) * BLOCK] = sums[e];
+}
+
+// sums = the parts `first`, `first` + `step` and so on, below `end`, in this order.
+__device__ __forceinline__ void add_parts(float (&sums)[SUMS], const float* parts, u32 first, u32 end, u32 step) {
 #pragma unroll
     for (u32 e = 0; e < SUMS; ++e) sums[e] = 0.0f;
     // Their loads wait for each other only as far as is unrolled.
 #pragma unroll 2
-    for (u32 split = 0; split < work.splits; ++split) {
+    for (u32 part = first; part < end; part += step) {
 #pragma unroll
-        for (u32 e = 0; e < SUMS; ++e) sums[e] += parts[(split * SUMS + e) * BLOCK];
+        for (u32 e = 0; e < SUMS; ++e) sums[e] += parts[(part * SUMS + e) * BLOCK];
     }
+}
+
+// Adds the parts of a tile that was split, in their order; true in the block that has the sum, the last to be done.
+// `counters` is zero before and after: one for every tile, then those of the groups.
+__device__ __forceinline__ bool add_splits(float (&sums)[SUMS], u32* cells, float* partials, u32* counters,
+                                           const Work& work) {
+    if (work.splits == 1) return true;
+    float* const parts = partials + (u64)work.tile * work.splits * SUMS * BLOCK + threadIdx.x;
+    keep_part(parts, work.split, sums);
+    if (work.splits <= 2 * GROUP) {
+        if (!arrives_last(counters + work.tile, work.splits, cells[0])) return false;
+        add_parts(sums, parts, 0, work.splits, 1);
+        return true;
+    }
+    const u32 groups = (work.splits + GROUP - 1) / GROUP, group = work.split / GROUP;
+    const u32 first = group * GROUP, end = min(first + GROUP, work.splits);
+    if (!arrives_last(counters + gridDim.x + work.tile * groups + group, end - first, cells[0])) return false;
+    add_parts(sums, parts, first, end, 1);
+    keep_part(parts, first, sums);
+    if (!arrives_last(counters + work.tile, groups, cells[0])) return false;
+    add_parts(sums, parts, 0, work.splits, GROUP);
     return true;
 }
 

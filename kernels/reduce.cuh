@@ -8,7 +8,7 @@
 #include "common.cuh"
 
 // Whether the calling block is the last of `blocks` to come here; it then sees what all of them wrote before. All
-// threads call it, once in a kernel; `flag` is shared.
+// threads call it; `flag` is shared, and free when they do.
 __device__ __forceinline__ bool arrives_last(u32* arrived, u32 blocks, u32& flag) {
     __syncthreads();
     if (threadIdx.x == 0) {

@@ -13,20 +13,20 @@ KERNEL(conv2d_forward_tensor)(const real* __restrict__ input, const real* __rest
                             u32 batch, u32 height, u32 width, u32 channels, u32 out_height, u32 out_width,
                             u32 out_channels, u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector, u32 pooled,
                             float slope) {
-    __shared__ uint4 cells[TILE_WORDS / 4];
+    DYNAMIC_SHARED(u32, cells);
     const Conv conv{height, width, channels, out_height, out_width, out_channels, kernel, stride, padding};
     const Forward<Engine> direction{input, weight, bias, output, argmax, pooled, slope};
-    run(direction, Launch{conv, batch, reinterpret_cast<u32*>(cells), partials, counters}, shape, vector);
+    run(direction, Launch{conv, batch, cells, partials, counters}, shape, vector);
 }
 
 KERNEL(conv2d_backward_weight_tensor)(const real* __restrict__ input, const real* __restrict__ d_output,
                                     float* __restrict__ d_weight, float* partials, u32* counters, u32 batch,
                                     u32 height, u32 width, u32 channels, u32 out_height, u32 out_width,
                                     u32 out_channels, u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector) {
-    __shared__ uint4 cells[TILE_WORDS / 4];
+    DYNAMIC_SHARED(u32, cells);
     const Conv conv{height, width, channels, out_height, out_width, out_channels, kernel, stride, padding};
     const BackwardWeight<Engine> direction{input, d_output, d_weight};
-    run(direction, Launch{conv, batch, reinterpret_cast<u32*>(cells), partials, counters}, shape, vector);
+    run(direction, Launch{conv, batch, cells, partials, counters}, shape, vector);
 }
 
 KERNEL(conv2d_backward_input_tensor)(const real* __restrict__ d_output, const real* __restrict__ weight,
@@ -35,9 +35,9 @@ KERNEL(conv2d_backward_input_tensor)(const real* __restrict__ d_output, const re
                                    u32* counters, u32 batch, u32 height,
                                    u32 width, u32 channels, u32 out_height, u32 out_width, u32 out_channels,
                                    u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector, float slope) {
-    __shared__ uint4 cells[TILE_WORDS / 4];
+    DYNAMIC_SHARED(u32, cells);
     const Conv conv{height, width, channels, out_height, out_width, out_channels, kernel, stride, padding};
     const BackwardInput<Engine> direction{d_output,       weight, d_input, output, d_bias, parts,
                                           parts_counters, slope};
-    run(direction, Launch{conv, batch, reinterpret_cast<u32*>(cells), partials, counters}, shape, vector);
+    run(direction, Launch{conv, batch, cells, partials, counters}, shape, vector);
 }

@@ -24,16 +24,16 @@ struct Tile {
     static_assert(ROWS / WARP_ROWS * (COLS / WARP_COLS) * WARP == BLOCK, "a block has eight warps");
 };
 
-// Words of shared memory that any of these tiles takes.
-constexpr u32 TILE_WORDS = 2 * DEPTH * (128 + 32);
-
-// Words of a line are spread over the banks: word number `word` of a line lies where the line's number, with two bits
-// exchanged by this, says.
-__host__ __device__ constexpr u32 swizzle(u32 word) { return (word ^ word >> 2) & 3; }
+// The words of a tile WIDTH lines wide, word by word; lines change places by eights, so that the banks are spread. Of four
+// words that begin with a multiple of four, swizzle(first + i) is swizzle(first) ^ swizzle(i).
+template <u32 WIDTH>
+__host__ __device__ constexpr u32 swizzle(u32 word) {
+    return WIDTH < 32 ? word >> 1 & 1 : (word ^ word >> 2) & 3;
+}
 
 template <u32 WIDTH>
 __device__ __forceinline__ u32 cell(u32 word, u32 line) {
-    return word * WIDTH + (line ^ swizzle(word) << 3);
+    return word * WIDTH + (line ^ swizzle<WIDTH>(word) << 3);
 }
 
 // ---- Numbers of three digits, low to high: an index along a window or over an image, stepped without division.
@@ -77,7 +77,7 @@ constexpr u32 UNDIVIDED = 0xffffffffu;
 
 // ---- Operands. A source names elements by line (a row of A, a column of B) and k:
 //   ALONG_K             whether neighbours along k are neighbours in memory; else those along lines are
-//   lines, depth        how many there are of each; beyond them are zeros
+//   lines, depth        how many there are of each; beyond the depth are zeros
 //   radix               how k is split into digits
 //   Line line_of(line)  what an address needs to know of a line
 //   inside(Line, k)     whether the element is in memory; else it is zero, as padding is
@@ -95,38 +95,35 @@ __device__ __forceinline__ T load_inside(const real* from, bool inside) {
     return value;
 }
 
-// Where one thread reads four words of neighbours, tile after tile.
+// Where along k a thread reads, tile after tile.
+struct Cursor {
+    u32 flat;
+    Digits k;
+
+    __device__ __forceinline__ void begin(u32 first, Radix radix) { flat = first, k = digits_of(first, radix); }
+    __device__ __forceinline__ void advance(Digits step, Radix radix) { flat += TILE_K, add(k, step, radix); }
+};
+
+// Where one thread reads four words of neighbours.
 template <class Source, bool VECTOR>
 struct Place {
     typename Source::Line line;
-    u32 flat;  // Beyond the depth where there is no such line.
-    Digits k;
 
-    __device__ __forceinline__ void begin(const Source& source, u32 number, u32 first_k) {
-        line = source.line_of(number);
-        flat = number < source.lines ? first_k : source.depth;
-        k = digits_of(first_k, source.radix);
+    // Past the last line it repeats the last ones: what comes of them is beyond the product's edge.
+    __device__ __forceinline__ void begin(const Source& source, u32 number) {
+        line = source.line_of(min(number, source.lines - (Source::ALONG_K ? 1 : 4)));
     }
 
-    // The four words; then on to the next tile.
-    __device__ __forceinline__ uint4 fetch(const Source& source, Digits step) {
-        const uint4 words = read(source);
-        flat += TILE_K;
-        add(k, step, source.radix);
-        return words;
-    }
-
-private:
-    __device__ __forceinline__ uint4 read(const Source& source) const {
-        const bool inside = flat < source.depth && source.inside(line, k);
-        const real* const from = source.at(line, k, flat);
+    __device__ __forceinline__ uint4 read(const Source& source, const Cursor& at) const {
+        const bool inside = at.flat < source.depth && source.inside(line, at.k);
+        const real* const from = source.at(line, at.k, at.flat);
         if constexpr (Source::ALONG_K || PER_WORD == 1) return load_inside<uint4>(from, inside);
         // Two halves of a word follow each other along k, and four words along lines.
-        Digits after = k;
+        Digits after = at.k;
         add_one(after, source.radix);
-        const bool after_inside = flat + 1 < source.depth && source.inside(line, after);
+        const bool after_inside = at.flat + 1 < source.depth && source.inside(line, after);
         const uint2 low = load_inside<uint2>(from, inside);
-        const uint2 high = load_inside<uint2>(source.at(line, after, flat + 1), after_inside);
+        const uint2 high = load_inside<uint2>(source.at(line, after, at.flat + 1), after_inside);
         return make_uint4((low.x & 0xffff) | high.x << 16, low.x >> 16 | (high.x & 0xffff0000),
                           (low.y & 0xffff) | high.y << 16, low.y >> 16 | (high.y & 0xffff0000));
     }
@@ -139,31 +136,26 @@ struct Place<Source, false> {
 
     typename Source::Line lines[LINES];
     u32 present;  // How many of the lines there are.
-    u32 flat;
-    Digits k;
 
-    __device__ __forceinline__ void begin(const Source& source, u32 number, u32 first_k) {
+    __device__ __forceinline__ void begin(const Source& source, u32 number) {
         present = number < source.lines ? min(source.lines - number, 4u) : 0;
-        flat = first_k;
-        k = digits_of(first_k, source.radix);
 #pragma unroll
         for (u32 i = 0; i < LINES; ++i) lines[i] = source.line_of(number + i);
     }
 
-    __device__ __forceinline__ uint4 fetch(const Source& source, Digits step) {
+    __device__ __forceinline__ uint4 read(const Source& source, const Cursor& at) const {
         u32 words[4] = {};
-        Digits digits = k;
+        Digits k = at.k;
 #pragma unroll
         for (u32 i = 0; i < 4 * PER_WORD; ++i) {
             // Along k one line's words come one after the other, else a word of each line does.
             const u32 along = Source::ALONG_K ? i : i / 4, of = Source::ALONG_K ? 0 : i % 4;
-            const u32 word = Source::ALONG_K ? i / PER_WORD : i % 4;
-            const bool inside = of < present && flat + along < source.depth && source.inside(lines[of], digits);
-            if (inside) words[word] |= bits_of(*source.at(lines[of], digits, flat + along)) << 16 * (along % PER_WORD);
-            if (Source::ALONG_K || i % 4 == 3) add_one(digits, source.radix);
+            const u32 word = Source::ALONG_K ? i / PER_WORD : i % 4, flat = at.flat + along;
+            if (of < present && flat < source.depth && source.inside(lines[of], k)) {
+                words[word] |= bits_of(*source.at(lines[of], k, flat)) << 16 * (along % PER_WORD);
+            }
+            if (Source::ALONG_K || i % 4 == 3) add_one(k, source.radix);
         }
-        flat += TILE_K;
-        add(k, step, source.radix);
         return make_uint4(words[0], words[1], words[2], words[3]);
     }
 };
@@ -175,10 +167,14 @@ struct Loader {
     static constexpr u32 SLOTS = (VECTORS + BLOCK - 1) / BLOCK;
     // A vector's words go to as many places, or to one.
     static constexpr u32 TARGETS = Source::ALONG_K ? 4 : 1;
+    // Along k all of a thread's vectors begin with the same word, and lie whole swizzles of lines apart.
+    static constexpr u32 CURSORS = Source::ALONG_K ? 1 : SLOTS, APART = BLOCK / (DEPTH / 4);
+    static_assert(BLOCK % (DEPTH / 4) == 0 && APART % 32 == 0, "they do");
 
     Place<Source, VECTOR> places[SLOTS];
+    Cursor cursors[CURSORS];
     uint4 words[SLOTS];
-    u32* targets[SLOTS][TARGETS];
+    u32* targets[CURSORS][TARGETS];
 
     static __device__ __forceinline__ u32 line(u32 vector) {
         return Source::ALONG_K ? vector / (DEPTH / 4) : vector % (WIDTH / 4) * 4;
@@ -191,7 +187,9 @@ struct Loader {
 #pragma unroll
         for (u32 slot = 0; slot < SLOTS; ++slot) {
             const u32 vector = slot * BLOCK + threadIdx.x;
-            places[slot].begin(source, first_line + line(vector), first_k + word(vector) * PER_WORD);
+            places[slot].begin(source, first_line + line(vector));
+            if (slot >= CURSORS) continue;
+            cursors[slot].begin(first_k + word(vector) * PER_WORD, source.radix);
 #pragma unroll
             for (u32 i = 0; i < TARGETS; ++i) targets[slot][i] = cells + cell<WIDTH>(word(vector) + i, line(vector));
         }
@@ -200,8 +198,10 @@ struct Loader {
     __device__ __forceinline__ void fetch(const Source& source, Digits step) {
 #pragma unroll
         for (u32 slot = 0; slot < SLOTS; ++slot) {
-            if (slot * BLOCK + threadIdx.x < VECTORS) words[slot] = places[slot].fetch(source, step);
+            if (slot * BLOCK + threadIdx.x < VECTORS) words[slot] = places[slot].read(source, cursors[slot % CURSORS]);
         }
+#pragma unroll
+        for (u32 i = 0; i < CURSORS; ++i) cursors[i].advance(step, source.radix);
     }
 
     // Into the buffer that begins `offset` words on.
@@ -214,9 +214,9 @@ struct Loader {
                                  Engine::rounded(words[slot].z), Engine::rounded(words[slot].w)};
             if constexpr (Source::ALONG_K) {
 #pragma unroll
-                for (u32 i = 0; i < 4; ++i) targets[slot][i][offset] = bits[i];
+                for (u32 i = 0; i < 4; ++i) targets[0][i][slot * APART + offset] = bits[i];
             } else {
-                *reinterpret_cast<uint4*>(targets[slot][0] + offset) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
+                *reinterpret_cast<uint4*>(targets[slot % CURSORS][0] + offset) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
             }
         }
     }

@@ -6,30 +6,12 @@ use anyhow::{Result, ensure};
 use cudarc::driver::CudaStream;
 
 use super::conv::window_args;
+use super::cut::{Cut, MAX_PARTS, TILE, Tiles};
 use super::kernels::{Arg, u32_arg};
 use super::memory::Buffer;
 use super::{Cuda, error};
 use crate::ops::{Activation, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d};
 use crate::shape::Window;
-
-/// Elements of a block's tile, whatever its shape; `SUMS · BLOCK` in `kernels/tile.cuh`.
-const TILE: usize = 64 * 64;
-
-/// Words of a tile along the inner dimension; `DEPTH` in `kernels/tile.cuh`.
-const DEPTH: usize = 16;
-
-/// Blocks that fill a large device. Fewer tiles are split along the inner dimension until there are about as many: by
-/// the shapes alone, so that every device adds in the same order.
-const FILLING: usize = 256;
-
-/// Tiles of a split along the inner dimension, at least: less is not worth adding up.
-const TILES_OF_SPLIT: usize = 4;
-
-/// Parts of a tile at most: one block adds them up.
-const MOST_SPLITS: usize = 64;
-
-/// Tiles and their parts that are kept at most: fewer than `FILLING` tiles are split, into fewer than twice as many.
-const MAX_PARTS: usize = 2 * FILLING;
 
 /// Column sums of tiles that are kept at most, and columns of tiles: a product with more sums its bias gradient in a pass
 /// of its own.
@@ -40,7 +22,8 @@ const MAX_COLUMNS: usize = 1024;
 pub(super) struct Scratch {
     partials: Buffer,
     column_sums: Buffer,
-    /// Blocks that are done, for every tile and then for every column of tiles; zero between launches.
+    /// Blocks that are done, for every tile, every group of its parts, and then for every column of tiles; zero between
+    /// launches.
     counters: Buffer,
 }
 
@@ -48,60 +31,12 @@ impl Scratch {
     pub fn new(stream: &Arc<CudaStream>) -> Result<Self> {
         let partials = Buffer::new(stream, MAX_PARTS * TILE * 4).map_err(error::driver)?;
         let column_sums = Buffer::new(stream, MAX_COLUMN_SUMS * 4).map_err(error::driver)?;
-        let counters = Buffer::zeroed(stream, (FILLING + MAX_COLUMNS) * 4).map_err(error::driver)?;
+        let counters = Buffer::zeroed(stream, (MAX_PARTS + MAX_COLUMNS) * 4).map_err(error::driver)?;
         Ok(Self { partials, column_sums, counters })
     }
 
     fn column_counters(&self) -> u64 {
-        self.counters.address() + (FILLING * 4) as u64
-    }
-}
-
-/// A block's tile, numbered as in `kernels/implicit.cuh`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tile {
-    Square,
-    Tall,
-    Wide,
-}
-
-impl Tile {
-    /// The one that wastes least where a product is narrow; without vectors, and back through strides, there is but one.
-    fn of(rows: usize, cols: usize, any: bool) -> Self {
-        match (any, rows, cols) {
-            (true, _, 0..=32) => Self::Tall,
-            (true, 0..=32, _) => Self::Wide,
-            _ => Self::Square,
-        }
-    }
-
-    fn sides(self) -> (usize, usize) {
-        match self {
-            Self::Square => (64, 64),
-            Self::Tall => (128, 32),
-            Self::Wide => (32, 128),
-        }
-    }
-}
-
-/// How a product `[rows, cols]` over `depth` is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Cut {
-    tile: Tile,
-    tiles: usize,
-    splits: usize,
-}
-
-impl Cut {
-    fn new([rows, cols, depth]: [usize; 3], any_tile: bool, per_word: usize) -> Self {
-        let tile = Tile::of(rows, cols, any_tile);
-        let (tall, wide) = tile.sides();
-        let tiles = rows.div_ceil(tall) * cols.div_ceil(wide);
-        let along = depth.div_ceil(DEPTH * per_word);
-        let wanted = if tiles < FILLING { FILLING.div_ceil(tiles).min(MOST_SPLITS) } else { 1 };
-        let tiles_of_split = along.div_ceil(wanted).max(TILES_OF_SPLIT.min(along)).max(1);
-        // Every split has something to do.
-        Self { tile, tiles, splits: along.div_ceil(tiles_of_split).max(1) }
+        self.counters.address() + (MAX_PARTS * 4) as u64
     }
 }
 
@@ -112,7 +47,7 @@ pub(super) fn fuses(pool: &MaxPool2d) -> bool {
 
 /// Whether there is room for the column sums of a product's tiles.
 pub(super) fn sums_columns(rows: usize, cols: usize) -> bool {
-    // Whatever its tile: none is lower than 32 rows, or narrower than 32 columns.
+    // Whatever its tile: none is lower than 32 rows, or narrower than 32 columns where there are more.
     rows.div_ceil(32).saturating_mul(cols) <= MAX_COLUMN_SUMS && cols.div_ceil(32) <= MAX_COLUMNS
 }
 
@@ -238,8 +173,14 @@ impl Cuda {
         let lanes = self.vector();
         let vector = contiguous.iter().all(|length| length.is_multiple_of(lanes))
             && tensors[..2].iter().all(|address| address.is_multiple_of(16));
-        let any_tile = vector && (kernel != "conv2d_backward_input" || op.window.stride == 1);
-        let cut = Cut::new([rows, cols, depth], any_tile, lanes / 4);
+        let tiles = match kernel {
+            _ if !vector => Tiles::Square,
+            "conv2d_backward_input" if op.window.stride > 1 => Tiles::Square,
+            "conv2d_backward_weight" => Tiles::NotSlim,
+            _ => Tiles::All,
+        };
+        let fp32 = self.options.precision == "fp32";
+        let cut = Cut::new([rows, cols, depth], tiles, lanes / 4, fp32);
         ensure!(cut.splits == 1 || cut.tiles * cut.splits <= MAX_PARTS, "{cut:?} has too many parts");
         let mut args: Vec<Arg> = tensors.iter().map(|&address| Arg::Pointer(address)).collect();
         args.extend([&self.scratch.partials, &self.scratch.counters].map(|buffer| Arg::Pointer(buffer.address())));
@@ -251,37 +192,7 @@ impl Cuda {
         args.extend_from_slice(more);
         let engine = if self.tensor_cores { "tensor" } else { "implicit" };
         let grid = [u32::try_from(cut.tiles)?, u32::try_from(cut.splits)?];
-        self.kernels.launch_grid(&self.stream, &format!("{kernel}_{engine}"), grid, &args)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Cut, FILLING, MAX_PARTS, MOST_SPLITS, Tile};
-
-    #[test]
-    fn narrow_products_have_narrow_tiles() {
-        assert_eq!(
-            [(5, 5), (4096, 16), (16, 4096), (4096, 33)].map(|(rows, cols)| Tile::of(rows, cols, true)),
-            [Tile::Tall, Tile::Tall, Tile::Wide, Tile::Square]
-        );
-    }
-
-    #[test]
-    fn every_split_has_work_and_all_fit_the_scratch() {
-        for rows in [1, 30, 64, 1000, 5000, 100_000] {
-            for cols in [1, 9, 64, 144, 2048] {
-                for depth in [1, 9, 64, 100, 576, 43_264, 1 << 30] {
-                    for (per_word, vector) in [(1, true), (2, true), (1, false)] {
-                        let Cut { tiles, splits, .. } = Cut::new([rows, cols, depth], vector, per_word);
-                        let along = depth.div_ceil(16 * per_word);
-                        let each = along.div_ceil(splits);
-                        assert!(splits <= MOST_SPLITS);
-                        assert!(splits == 1 || (tiles < FILLING && tiles * splits <= MAX_PARTS), "{tiles} {splits}");
-                        assert!(each * (splits - 1) < along, "a split of {splits} is empty over {along}");
-                    }
-                }
-            }
-        }
+        let (name, shared) = (format!("{kernel}_{engine}"), cut.tile.shared_bytes());
+        self.kernels.launch_shared(&self.stream, &name, grid, shared, &args)
     }
 }

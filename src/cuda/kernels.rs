@@ -94,10 +94,22 @@ impl Kernels {
     }
 
     /// Launches a kernel on exactly that grid.
+    pub fn launch_grid(&self, stream: &CudaStream, name: &str, grid: [u32; 2], args: &[Arg]) -> Result<()> {
+        self.launch_shared(stream, name, grid, 0, args)
+    }
+
+    /// The same, with `shared` bytes of dynamic shared memory.
     ///
     /// # Errors
     /// Where there is no such kernel, the arguments are not of its signature, or the driver refuses the launch.
-    pub fn launch_grid(&self, stream: &CudaStream, name: &str, grid: [u32; 2], args: &[Arg]) -> Result<()> {
+    pub fn launch_shared(
+        &self,
+        stream: &CudaStream,
+        name: &str,
+        grid: [u32; 2],
+        shared: u32,
+        args: &[Arg],
+    ) -> Result<()> {
         let kernel = self.kernels.get(name).with_context(|| format!("there is no kernel {name}"))?;
         let kinds: Vec<Kind> = args.iter().map(Arg::kind).collect();
         ensure!(kinds == kernel.parameters, "{name} takes {:?}, not {kinds:?}", kernel.parameters);
@@ -107,7 +119,7 @@ impl Kernels {
         // pointers point to is the callers' spans, whose bounds were checked.
         unsafe {
             let (grid, block) = ((grid[0], grid[1], 1), (BLOCK, 1, 1));
-            result::launch_kernel(kernel.function, grid, block, 0, stream.cu_stream(), &mut pointers)
+            result::launch_kernel(kernel.function, grid, block, shared, stream.cu_stream(), &mut pointers)
         }
         .map_err(error::driver)
         .with_context(|| format!("kernel {name}"))

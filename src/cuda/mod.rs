@@ -9,6 +9,7 @@ mod bias;
 mod branch;
 mod compile;
 mod conv;
+mod cut;
 mod direct;
 mod dropout;
 mod error;

@@ -10,7 +10,7 @@ use crate::support::cuda::on_cuda;
 use crate::support::emulator::on_emulator;
 
 /// Shapes that implicit products cut differently: full and partial tiles of every form, vectors and single elements, one
-/// pixel, splits along the inner dimension that end unevenly.
+/// pixel, splits along the inner dimension that end unevenly, and so many that they are added up in groups.
 fn implicit_cases() -> Vec<Case> {
     let more = [
         conv([6, 5, 8], 16, [3, 1, 1], 3),
@@ -20,6 +20,8 @@ fn implicit_cases() -> Vec<Case> {
         linear(72, 40, 40),
         linear(8, 136, 3),
         linear(300, 8, 1),
+        conv([20, 20, 8], 16, [3, 1, 1], 3),
+        linear(2100, 8, 3),
     ];
     [super::conv::cases(), super::linear::cases(), more.to_vec()].concat()
 }

@@ -135,7 +135,7 @@ fn without_cublaslt_there_are_other_algorithms() {
 /// back, and else not.
 #[test]
 fn both_ways_are_chosen_together() {
-    for (extra, together) in [("3", true), ("4", false)] {
+    for (extra, together) in [("4", true), ("5", false)] {
         let settings = [
             ("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA", extra),
             ("TOGETHER", if together { "yes" } else { "no" }),
