@@ -15,7 +15,8 @@ KERNEL(check_overflow)(const float* __restrict__ gradients, int* overflow, u64 c
         finite = finite && is_finite(four.x) && is_finite(four.y) && is_finite(four.z) && is_finite(four.w);
     }
     GRID_STRIDE(i, count - quads * 4) finite = finite && is_finite(gradients[quads * 4 + i]);
-    if (!finite) *overflow = 1;
+    // Volatile, because several threads may meet here.
+    if (!finite) *static_cast<volatile int*>(overflow) = 1;
 }
 
 // Halves the scale on overflow (never below 1) and counts the skipped step, doubles it after 2000 good steps in a row,
