@@ -7,3 +7,4 @@ mod driver;
 mod faults;
 mod kernels;
 mod loaders;
+mod races;

@@ -9,6 +9,7 @@
 
 #include "emulator.h"
 #include "fiber.h"
+#include "races.h"
 
 uint3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -38,6 +39,7 @@ bool in_kernel = false;
 void become(unsigned thread) {
     current = thread;
     threadIdx = {thread, 0, 0};
+    races::become(thread);
     if (thread < blockDim.x) return;  // The usual block has one dimension, and divisions cost more than many a thread.
     threadIdx.x = thread % blockDim.x;
     threadIdx.y = thread / blockDim.x % blockDim.y;
@@ -85,6 +87,7 @@ bool resolve_barrier() {
         if (wait.kind != Wait::barrier || wait.line != first.line) return false;
     }
     for (Wait& wait : waits) wait.fiber->released = true;
+    if (races::checking) races::pass_barrier();
     return true;
 }
 
@@ -134,6 +137,8 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         }
         wait.result = waits[first_thread + source].value;
     }
+    const unsigned lanes = min(WARP_LANES, thread_count - first_thread);
+    if (races::checking && asked.op == WarpOp::sync && mask == ~0u >> (WARP_LANES - lanes)) races::pass_warp(first_thread);
     if (asked.op == WarpOp::mma && !multiply_in_warp(calls)) {
         become(first_thread);
         fail_running(CUDA_ERROR_LAUNCH_FAILED, "the lanes of a warp ask for different products, at " + at(asked));
@@ -229,6 +234,7 @@ void run_grid(const Launch& asked) {
     gridDim = {asked.grid[0], asked.grid[1], asked.grid[2]};
     blockDim = {asked.block[0], asked.block[1], asked.block[2]};
     thread_count = blockDim.x * blockDim.y * blockDim.z;
+    races::begin_launch(asked);
     const uint64_t blocks = static_cast<uint64_t>(gridDim.x) * gridDim.y * gridDim.z;
     device_nanoseconds() += blocks * thread_count;
     for (uint64_t i = 0; i < blocks; ++i) {
@@ -237,6 +243,7 @@ void run_grid(const Launch& asked) {
         blockIdx.y = static_cast<unsigned>(block / gridDim.x % gridDim.y);
         blockIdx.z = static_cast<unsigned>(block / gridDim.x / gridDim.y);
         poison_shared();
+        if (races::checking) races::begin_block(block, thread_count);
         run_block();
     }
     in_kernel = false;

@@ -104,32 +104,37 @@ inline unsigned emulator_round_to_tf32(unsigned bits) {
     return (bits + 0x1000) & ~0x1fffu;
 }
 
+// For the check for races: an atomic, or a fence, is about to come.
+void emulator_atomic(const void* to, size_t bytes, const void* place);
+void emulator_fence();
+#define EMULATOR_ATOMIC template <class T> __attribute__((noinline, no_sanitize("thread")))
+
 // Threads of the device run one at a time, so an atomic needs no lock.
-template <class T>
-T atomicAdd(T* to, T value) {
+EMULATOR_ATOMIC T atomicAdd(T* to, T value) {
+    emulator_atomic(to, sizeof(T), __builtin_return_address(0));
     const T old = *to;
     *to = old + value;
     return old;
 }
-template <class T>
-T atomicMax(T* to, T value) {
+EMULATOR_ATOMIC T atomicMax(T* to, T value) {
+    emulator_atomic(to, sizeof(T), __builtin_return_address(0));
     const T old = *to;
     if (value > old) *to = value;
     return old;
 }
-template <class T>
-T atomicExch(T* to, T value) {
+EMULATOR_ATOMIC T atomicExch(T* to, T value) {
+    emulator_atomic(to, sizeof(T), __builtin_return_address(0));
     const T old = *to;
     *to = value;
     return old;
 }
-template <class T>
-T atomicCAS(T* to, T expected, T value) {
+EMULATOR_ATOMIC T atomicCAS(T* to, T expected, T value) {
+    emulator_atomic(to, sizeof(T), __builtin_return_address(0));
     const T old = *to;
     if (old == expected) *to = value;
     return old;
 }
-inline void __threadfence() {}
+inline void __threadfence() { emulator_fence(); }
 inline void __threadfence_block() {}
 
 template <class T>

@@ -53,6 +53,8 @@ struct Allocation {
     size_t page_bytes;
     bool freed = false, free_pending = false;
 };
+uintptr_t device_range();  // All device memory lies in this range of addresses.
+size_t device_range_bytes();
 CUresult allocate(size_t bytes, CUdeviceptr* pointer);
 CUresult release(CUdeviceptr pointer);
 Allocation* find_allocation(uintptr_t address);  // Live or freed, guard zones included.

@@ -22,6 +22,13 @@ macro_rules! in_both_orders {
                 on_emulator(&[], || super::$check(Device::new()));
             })+
         }
+        mod race_checked {
+            use crate::{cuda_emulator::device::Device, support::emulator::{RACES, on_emulator}};
+            $(#[test]
+            fn $check() {
+                on_emulator(&[RACES], || super::$check(Device::new()));
+            })+
+        }
         mod reverse {
             use crate::{cuda_emulator::device::Device, support::emulator::on_emulator};
             $(#[test]

@@ -11,6 +11,7 @@
 #include <map>
 
 #include "emulator.h"
+#include "races.h"
 
 namespace emulator {
 namespace {
@@ -55,6 +56,14 @@ uintptr_t broken_canary(uintptr_t from, uintptr_t to) {
     return 0;
 }
 
+// The next addresses of the device's range; null where there are no more.
+void* take_addresses(size_t bytes) {
+    static size_t taken = 0;
+    if (device_range() == 0 || bytes > device_range_bytes() - taken) return nullptr;
+    taken += bytes;
+    return reinterpret_cast<void*>(device_range() + taken - bytes);
+}
+
 Allocation* find_live(uintptr_t address) {
     Allocation* found = find_allocation(address);
     return found && !found->freed ? found : nullptr;
@@ -62,13 +71,21 @@ Allocation* find_live(uintptr_t address) {
 
 }  // namespace
 
+uintptr_t device_range() {
+    static void* const range =
+        mmap(nullptr, device_range_bytes(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return range == MAP_FAILED ? 0 : reinterpret_cast<uintptr_t>(range);
+}
+
+size_t device_range_bytes() { return 256ull << 30; }
+
 CUresult allocate(size_t bytes, CUdeviceptr* pointer) {
     if (!pointer || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
     const size_t aligned = round_up(bytes, ALIGNMENT);
     if (aligned < bytes || aligned > settings().memory_bytes - used) return CUDA_ERROR_OUT_OF_MEMORY;
     const size_t page_bytes = round_up(aligned, page_size());
-    void* fenced = mmap(nullptr, page_bytes + 2 * FENCE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (fenced == MAP_FAILED) return CUDA_ERROR_OUT_OF_MEMORY;
+    void* fenced = take_addresses(page_bytes + 2 * FENCE);
+    if (!fenced) return CUDA_ERROR_OUT_OF_MEMORY;
     Allocation made{next_id++, 0, bytes, reinterpret_cast<uintptr_t>(fenced) + FENCE, page_bytes};
     if (mprotect(reinterpret_cast<void*>(made.pages), page_bytes, PROT_READ | PROT_WRITE) != 0) {
         return CUDA_ERROR_OUT_OF_MEMORY;
@@ -92,6 +109,7 @@ CUresult release(CUdeviceptr pointer) {
     for (size_t i = 0; i < live.size(); ++i) {
         if (live[i] == allocation) live.erase(live.begin() + static_cast<long>(i--));
     }
+    races::forget(allocation->start, allocation->size);
     // A fresh mapping in the same place gives the memory back and keeps the addresses out of use.
     mmap(reinterpret_cast<void*>(allocation->pages), allocation->page_bytes, PROT_NONE,
          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);

@@ -3,10 +3,18 @@
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 #include <type_traits>
 #include <utility>
 
 namespace emulator {
+
+// Bytes of what T points to, up to a word.
+template <class T>
+constexpr unsigned pointed_bytes(T*) {
+    return sizeof(T) < 4 ? sizeof(T) : 4;
+}
+constexpr unsigned pointed_bytes(...) { return 4; }
 
 struct Kernel {
     const char* name;
@@ -15,6 +23,7 @@ struct Kernel {
     const unsigned* parameter_sizes;
     const bool* parameter_is_pointer;
     const bool* parameter_is_read;  // Pointers to const.
+    unsigned smallest;              // Bytes of what a parameter points to, and at most 4.
     void (*run_thread)(void** parameters);
     // The shared variables of its file; null where it has none.
     char *shared, *shared_end;
@@ -31,13 +40,19 @@ struct Thunk<Function> {
     static constexpr bool pointers[] = {std::is_pointer<Args>::value..., false};
     static constexpr bool reads[] = {std::is_const<std::remove_pointer_t<Args>>::value..., false};
 
+    static constexpr unsigned smallest() {
+        unsigned least = 4;
+        for (const unsigned bytes : {4u, pointed_bytes(Args{})...}) least = bytes < least ? bytes : least;
+        return least;
+    }
+
     template <std::size_t... I>
     static void call(void** parameters, std::index_sequence<I...>) {
         Function(*static_cast<std::remove_cv_t<Args>*>(parameters[I])...);
     }
     static void run(void** parameters) { call(parameters, std::index_sequence_for<Args...>()); }
     static Kernel describe(const char* name, unsigned max_threads, char* shared, char* shared_end) {
-        return Kernel{name, max_threads, sizeof...(Args), sizes, pointers, reads, run, shared, shared_end};
+        return Kernel{name, max_threads, sizeof...(Args), sizes, pointers, reads, smallest(), run, shared, shared_end};
     }
 };
 

@@ -11,7 +11,7 @@ use crate::support::emulator::on_emulator;
 
 /// Shapes that implicit products cut differently: full and partial tiles of every form, vectors and single elements, one
 /// pixel, splits along the inner dimension that end unevenly, and so many that they are added up in groups.
-fn implicit_cases() -> Vec<Case> {
+pub fn implicit_cases() -> Vec<Case> {
     let more = [
         conv([6, 5, 8], 16, [3, 1, 1], 3),
         conv([5, 6, 8], 40, [3, 2, 1], 2),

@@ -20,6 +20,7 @@ mod optimizer;
 mod pool;
 pub mod pytorch;
 mod pytorch_flatten;
+mod races;
 mod reference;
 
 use cnn_cuda::cpu::Cpu;

@@ -5,6 +5,7 @@ pub mod program;
 pub mod torch_rng;
 
 pub mod emulator;
+mod emulator_build;
 
 use std::io::Write;
 

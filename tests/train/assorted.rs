@@ -14,7 +14,7 @@ use super::harness::{Listener, bits, dataset, two_epochs};
 use crate::ops::cuda::options;
 use crate::support::cuda::on_cuda;
 
-fn network(input: Shape) -> Network {
+pub fn network(input: Shape) -> Network {
     let mut net = Builder::new("assorted", input);
     let leaky = Activation::LeakyRelu { slope: 0.5 };
     let conv = |out_channels| Conv2dOptions { out_channels, padding: 1, ..Default::default() };

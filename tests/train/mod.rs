@@ -12,6 +12,7 @@ mod networks;
 pub mod norm;
 pub mod parity;
 mod profile;
+mod races;
 mod resnet;
 mod resume;
 mod schedule;

@@ -23,7 +23,7 @@ const CHANNELS: [usize; 5] = [4, 6, 8, 8, 6];
 const HIDDEN: usize = 16;
 const CLASSES: usize = 5;
 
-fn networks() -> Vec<Network> {
+pub fn networks() -> Vec<Network> {
     let shape = |size| Shape::new(size, size, 3);
     let alexnet = alexnet::Widths { channels: CHANNELS, hidden: HIDDEN };
     let zfnet = zfnet::Widths { channels: CHANNELS, hidden: HIDDEN };

@@ -26,7 +26,7 @@ const BATCH: usize = 8;
 /// Sums in another order; a batch normalisation over few values strengthens their differences.
 const CLOSE: Tolerance = Tolerance { absolute: 1e-4, relative: 1e-3 };
 
-fn networks() -> [(&'static str, Network); 3] {
+pub fn networks() -> [(&'static str, Network); 3] {
     let build = |name, kind, widths: &[usize], blocks: &[usize]| {
         resnet::build(name, Shape::new(32, 32, 3), 10, &Layers { widths, blocks, kind }).expect("a network")
     };

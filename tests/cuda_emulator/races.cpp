@@ -1,0 +1,250 @@
+// Finds data races: every access of a kernel is compared with those before it of the same bytes.
+//
+// A cell holds the last write and the last readers of a few bytes, as marks. Cells of device memory lie in a range of
+// addresses of their own, so nothing is cleared between launches: a mark below the launch's first is of the past.
+#include "races.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+
+#include "cuda_device.h"
+#include "emulator.h"
+
+namespace emulator {
+namespace races {
+
+bool checking = false;
+
+namespace {
+
+struct Cell {
+    uint32_t write, readers;  // Readers of one block; those of earlier blocks are folded into `blocks`.
+    uint32_t blocks, atomics;
+    uint32_t written_at, read_at;  // Places in the code, from its start.
+};
+
+struct Region {
+    uintptr_t start = 0;
+    size_t bytes = 0;
+    Cell* cells = nullptr;
+    uint32_t first = 0;  // A mark below it is of the past.
+};
+
+Region device, static_shared, dynamic_shared;
+std::vector<Cell> static_cells, dynamic_cells;
+unsigned shift = 0;  // A cell is of 1 << shift bytes.
+
+// Where the code of the kernels is, about: places are kept as distances from here.
+const char* code() { return reinterpret_cast<const char*>(&mark_of); }
+uint32_t place_of(const void* at) { return static_cast<uint32_t>(static_cast<const char*>(at) - code()); }
+const void* at_place(uint32_t place) { return code() + static_cast<int32_t>(place); }
+
+size_t shadow_bytes() { return device_range_bytes() * sizeof(Cell); }
+
+void set_up_device() {
+    if (device.cells) return;
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    void* mapped = mmap(nullptr, shadow_bytes(), PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (mapped == MAP_FAILED) {
+        say("there is no room for the check for races: it needs a large range of addresses, though little memory");
+        abort();
+    }
+    device.cells = static_cast<Cell*>(mapped);
+    device.start = device_range();
+    device.bytes = device_range_bytes();
+}
+
+void set_up_shared(Region& region, std::vector<Cell>& cells, uintptr_t start, size_t bytes) {
+    if (cells.size() < bytes) cells.resize(bytes);
+    region.start = start;
+    region.bytes = bytes;
+    region.cells = cells.data();
+}
+
+// Null for what is no thread's concern: stacks, parameters, the built-in variables.
+const Region* region_of(uintptr_t address) {
+    for (const Region* region : {&device, &static_shared, &dynamic_shared}) {
+        if (address - region->start < region->bytes) return region;
+    }
+    return nullptr;
+}
+
+struct Check {
+    const Region& region;
+    uintptr_t address;
+    Access now;
+
+    [[noreturn]] void fail(Access::Kind kind, const void* place, uint32_t mark) const {
+        report(address, &region != &device, now, Access{kind, place}, mark_of(mark));
+    }
+
+    bool is_set(uint32_t mark) const { return mark >= region.first; }
+
+    void against_write(const Cell& cell) const {
+        if (!is_set(cell.write) || is_before(cell.write)) return;
+        fail(Access::write, at_place(cell.written_at), cell.write);
+    }
+
+    void against_reads(const Cell& cell) const {
+        if (is_set(cell.readers) && !is_before(cell.readers)) fail(Access::read, at_place(cell.read_at), cell.readers);
+        if (!is_set(cell.blocks)) return;
+        for (uint32_t mark = cell.blocks; mark; mark = mark_of(mark).rest) {
+            if (!is_before(mark)) fail(Access::read, nullptr, mark);
+        }
+    }
+
+    void against_atomics(const Cell& cell) const {
+        if (!is_set(cell.atomics)) return;
+        if (const uint32_t mark = unordered_atomic(cell.atomics)) fail(Access::atomic, nullptr, mark);
+    }
+
+    void read(Cell& cell, uint32_t own) const {
+        if (cell.readers == own) return;
+        against_write(cell);
+        against_atomics(cell);
+        cell.read_at = place_of(now.place);
+        if (is_set(cell.readers) && !is_before(cell.readers)) {
+            if (mark_of(cell.readers).block_index == mark_of(own).block_index) {
+                cell.readers = with_own(cell.readers);
+                return;
+            }
+            cell.blocks = with_block(is_set(cell.blocks) ? cell.blocks : 0, cell.readers);
+        }
+        cell.readers = own;
+    }
+
+    void write(Cell& cell, uint32_t own) const {
+        if (cell.write == own) return;  // Whoever came in between was found there, or is ordered after a later mark.
+        against_write(cell);
+        against_reads(cell);
+        against_atomics(cell);
+        cell = Cell{own, 0, 0, 0, place_of(now.place), 0};
+    }
+
+    void atomic(Cell& cell, uint32_t& atomics) const {
+        against_write(cell);
+        against_reads(cell);
+        if (is_set(cell.atomics)) atomics = cell.atomics;
+        if (!atomics) atomics = new_atomics();
+        cell.atomics = atomics;
+    }
+};
+
+Cell* cells_of(const Region& region, uintptr_t address, size_t bytes, Cell** end) {
+    if ((1u << shift) > bytes) {
+        fail_running(CUDA_ERROR_LAUNCH_FAILED, "accesses bytes of a word that the check for races does not tell apart, "
+                                               "because none of the kernel's parameters points to them");
+    }
+    *end = region.cells + ((address + bytes - 1 - region.start) >> shift) + 1;
+    return region.cells + ((address - region.start) >> shift);
+}
+
+}  // namespace
+
+void begin_launch(const Launch& launch) {
+    if (!checking) return;
+    begin_launch_marks();
+    set_up_device();
+    device.first = first_of_launch();
+    shift = launch.kernel->smallest == 1 ? 0 : launch.kernel->smallest == 2 ? 1 : 2;
+    const Kernel& kernel = *launch.kernel;
+    const size_t bytes = kernel.shared ? static_cast<size_t>(kernel.shared_end - kernel.shared) : 0;
+    set_up_shared(static_shared, static_cells, reinterpret_cast<uintptr_t>(kernel.shared), bytes);
+    const auto dynamic = reinterpret_cast<uintptr_t>(emulator_dynamic_shared());
+    set_up_shared(dynamic_shared, dynamic_cells, dynamic, launch.shared_bytes);
+}
+
+void begin_block(uint64_t block, unsigned threads) {
+    begin_block_marks(static_cast<uint32_t>(block), threads);
+    static_shared.first = dynamic_shared.first = first_of_block();
+}
+
+void forget(uintptr_t start, size_t bytes) {
+    if (!device.cells) return;
+    constexpr uintptr_t PAGE = 64 * 1024;
+    for (unsigned each = 0; each < 3; ++each) {
+        const uintptr_t from = reinterpret_cast<uintptr_t>(device.cells + ((start - device.start) >> each));
+        const uintptr_t to = from + (bytes >> each) * sizeof(Cell);
+        const uintptr_t first = (from + PAGE - 1) / PAGE * PAGE, last = to / PAGE * PAGE;
+        if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+    }
+}
+
+void forget_all() {
+    if (device.cells) madvise(device.cells, shadow_bytes(), MADV_DONTNEED);
+    static_cells.clear();
+    dynamic_cells.clear();
+}
+
+static void note_read(const void* from, size_t bytes, const void* place) {
+    const auto address = reinterpret_cast<uintptr_t>(from);
+    const Region* region = region_of(address);
+    if (!region) return;
+    const uint32_t own = own_mark();
+    Cell* end;
+    for (Cell* cell = cells_of(*region, address, bytes, &end); cell < end; ++cell) {
+        Check{*region, address, Access{Access::read, place}}.read(*cell, own);
+    }
+}
+
+static void note_write(const void* to, size_t bytes, const void* place) {
+    const auto address = reinterpret_cast<uintptr_t>(to);
+    const Region* region = region_of(address);
+    if (!region) return;
+    const uint32_t own = own_mark();
+    Cell* end;
+    for (Cell* cell = cells_of(*region, address, bytes, &end); cell < end; ++cell) {
+        Check{*region, address, Access{Access::write, place}}.write(*cell, own);
+    }
+}
+
+static void note_atomic(const void* to, size_t bytes, const void* place, bool orders) {
+    const auto address = reinterpret_cast<uintptr_t>(to);
+    const Region* region = region_of(address);
+    if (!region) return;
+    own_mark();
+    Cell* end;
+    uint32_t atomics = 0;
+    for (Cell* cell = cells_of(*region, address, bytes, &end); cell < end; ++cell) {
+        Check{*region, address, Access{Access::atomic, place}}.atomic(*cell, atomics);
+    }
+    add_atomic(atomics, orders);
+}
+
+}  // namespace races
+}  // namespace emulator
+
+using namespace emulator::races;
+
+void emulator_atomic(const void* to, size_t bytes, const void* place) {
+    if (checking) note_atomic(to, bytes, place, true);
+}
+
+// ---- What the compiler puts before every access with -fsanitize=thread; its runtime library is not linked. A volatile
+// access is one that may meet others, as PTX's `relaxed` is, but orders nothing.
+
+#define HIDDEN extern "C" __attribute__((visibility("hidden")))
+
+HIDDEN void __tsan_init() { checking = true; }
+HIDDEN void __tsan_func_entry(void*) {}
+HIDDEN void __tsan_func_exit() {}
+
+#define EMULATOR_ACCESS(name, note, ...) \
+    HIDDEN void __tsan_##name(void* at) { note(at, __VA_ARGS__); }
+#define EMULATOR_ACCESSES(bytes)                                                                    \
+    EMULATOR_ACCESS(read##bytes, note_read, bytes, __builtin_return_address(0))                     \
+    EMULATOR_ACCESS(write##bytes, note_write, bytes, __builtin_return_address(0))                   \
+    EMULATOR_ACCESS(unaligned_read##bytes, note_read, bytes, __builtin_return_address(0))           \
+    EMULATOR_ACCESS(unaligned_write##bytes, note_write, bytes, __builtin_return_address(0))         \
+    EMULATOR_ACCESS(volatile_read##bytes, note_atomic, bytes, __builtin_return_address(0), false)   \
+    EMULATOR_ACCESS(volatile_write##bytes, note_atomic, bytes, __builtin_return_address(0), false)
+
+EMULATOR_ACCESSES(1)
+EMULATOR_ACCESSES(2)
+EMULATOR_ACCESSES(4)
+EMULATOR_ACCESSES(8)
+EMULATOR_ACCESSES(16)
+
+HIDDEN void __tsan_read_range(void* at, size_t bytes) { note_read(at, bytes, __builtin_return_address(0)); }
+HIDDEN void __tsan_write_range(void* at, size_t bytes) { note_write(at, bytes, __builtin_return_address(0)); }

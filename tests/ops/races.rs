@@ -1,0 +1,97 @@
+//! Every kernel on the emulator that checks for data races: all operators in all precisions, on the newest device and on
+//! the oldest, by every algorithm.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use cnn_cuda::cuda::Cuda;
+use cnn_cuda::ops::{Algorithm, JoinOps, Region};
+use half::f16;
+
+use super::case::Case;
+use super::cuda::lab_by;
+use super::lab::{Lab, random};
+use super::{Tolerance, activation, conv, cuda_implicit, dropout, epilogue, gather, join, linear, loss, lrn, norm};
+use super::{optimizer, pool, reference};
+use crate::support::emulator::{RACES, on_emulator};
+
+/// What is computed is checked elsewhere.
+const ANY: Tolerance = Tolerance { absolute: f64::MAX, relative: 0.0 };
+
+fn run(lab: &mut Lab<Cuda>, cases: &[Case]) {
+    for case in cases {
+        let inputs = case.random_inputs();
+        let zeros: Vec<Vec<f64>> = inputs.iter().map(|values| vec![0.0; values.len()]).collect();
+        let outputs = reference::forward(case, &zeros).len();
+        case.run(lab, &inputs, &random(outputs, 99));
+    }
+}
+
+fn run_products(precision: &'static str) {
+    for algorithm in Algorithm::ALL {
+        let lab = &mut lab_by(precision, algorithm);
+        run(lab, &[conv::cases(), linear::cases(), cuda_implicit::implicit_cases()].concat());
+        epilogue::check_epilogues(lab, ANY);
+    }
+}
+
+fn run_others(precision: &'static str) {
+    let lab = &mut lab_by(precision, Algorithm::Direct);
+    run(lab, &[pool::cases(), lrn::cases(), activation::cases(), join::cases(), norm::cases()].concat());
+    let whole_vectors = Case::Concat { pixels: 6, channels: vec![8, 16], batch: 3 };
+    run(lab, &[whole_vectors]);
+    let [a, b] = [1, 2].map(|stream| lab.put(Region::Arena, &random(1001, stream)));
+    lab.backend.accumulate(1001, b, a).expect("a sum");
+    let rounded: fn(f32) -> f32 =
+        if precision == "fp16" { |value| f16::from_f32(value).to_f32() } else { |value| value };
+    gather::check_gather(lab, 1.0);
+    gather::check_augmentation(lab, rounded);
+    loss::check_loss(lab, ANY);
+    loss::check_bias(lab, ANY);
+    pool::check_corners(lab);
+    norm::check_statistics(lab, ANY);
+    norm::check_in_place(lab);
+    dropout::check_mask(lab);
+    // They want state that is new.
+    for check in [optimizer::check_sgd, optimizer::check_averaging, optimizer::check_frozen] {
+        check(&mut lab_by(precision, Algorithm::Direct));
+    }
+}
+
+/// The names of all kernels, as they are launched.
+fn all_kernels() -> BTreeSet<String> {
+    let files = fs::read_dir("kernels").expect("the kernels").map(|entry| entry.expect("an entry").path());
+    let sources: String = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+        .map(|path| fs::read_to_string(path).expect("a source"))
+        .collect();
+    let names = sources.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split_once(')'));
+    names.flat_map(|(name, _)| [format!("{name}_f32"), format!("{name}_f16")]).collect()
+}
+
+#[test]
+fn every_kernel_is_free_of_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let launched = folder.path().join("launched");
+    for capability in ["9.0", "7.5"] {
+        let path = launched.to_str().expect("plain");
+        let settings = [RACES, ("CUDA_EMULATOR_LAUNCHED", path), ("CUDA_EMULATOR_CC", capability)];
+        let done = on_emulator(&settings, || {
+            if std::env::var("CUDA_EMULATOR_CC").as_deref() == Ok("7.5") {
+                return run_products("fp16");
+            }
+            for precision in ["fp32", "tf32", "fp16"] {
+                run_products(precision);
+                run_others(precision);
+            }
+        });
+        if done.is_none() {
+            return;
+        }
+    }
+    let launched: BTreeSet<String> =
+        fs::read_to_string(launched).expect("the names").lines().map(String::from).collect();
+    // Without a loss scale nothing overflows.
+    let missed: Vec<String> = all_kernels().difference(&launched).cloned().collect();
+    assert_eq!(missed, ["check_overflow_f32"], "not launched");
+}

@@ -1,0 +1,254 @@
+//! Builds the CUDA emulator, once for each state of its sources, plain and with kernels that are checked for races.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sha2::{Digest, Sha256};
+
+const KERNELS: &str = "kernels";
+const SOURCES: &str = "tests/cuda_emulator";
+
+const ALL: &[&str] = &[
+    "-std=gnu++17",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-U_FORTIFY_SOURCE",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-DCNN_CUDA_EMULATOR",
+    "-Itests/cuda_emulator",
+    "-Ikernels",
+    "-pthread",
+];
+/// A kernel reads the same bytes as different types, which CUDA allows; alignment and array bounds are checked.
+const FOR_KERNELS: &[&str] =
+    &["-O2", "-march=native", "-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all"];
+/// The compiler tells of every access, to functions of the emulator instead of its own runtime library.
+const FOR_RACES: &[&str] = &["-fsanitize=thread", "-g1"];
+const FOR_DRIVER: &[&str] = &["-O2"];
+const FOR_PRODUCTS: &[&str] = &["-O3", "-march=native"];
+
+const DRIVER: &[&str] = &[
+    "block",
+    "copy",
+    "device",
+    "event",
+    "faults",
+    "fiber",
+    "graph",
+    "launch",
+    "memory",
+    "module",
+    "race_fences",
+    "race_order",
+    "race_report",
+    "races",
+    "settings",
+    "stream",
+    "unsupported",
+];
+
+/// What is in other libraries than the driver.
+const APART: [&str; 4] = ["gemm", "cublas", "cublaslt", "nvrtc"];
+
+pub fn compiler() -> Option<String> {
+    let asked = std::env::var("CXX").ok().filter(|name| !name.is_empty());
+    let names = asked.into_iter().chain(["g++", "clang++", "c++"].map(String::from));
+    names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()))
+}
+
+/// The folder of the built libraries.
+pub fn build(compiler: &str, races: bool) -> PathBuf {
+    let root = Path::new("target/cuda_emulator");
+    fs::create_dir_all(root).expect("target/ can be written");
+    // Other test processes may want the same build: one makes it, the others wait.
+    let lock = fs::File::create(root.join("lock")).expect("target/ can be written");
+    lock.lock().expect("the build's lock can be taken");
+    let finished = root.join(fingerprint(compiler));
+    if !finished.is_dir() {
+        let work = empty(root);
+        compile_all(compiler, [kernels(&work, &[]), others()].concat(), &work);
+        link_all(compiler, &work);
+        put(&work, &finished);
+    }
+    let checked = finished.with_extension("races");
+    if races && !checked.is_dir() {
+        let work = empty(root);
+        compile_all(compiler, kernels(&work, &race_flags(compiler)), &work);
+        link_checked(compiler, &finished, &work);
+        put(&work, &checked);
+    }
+    if races { checked } else { finished }
+}
+
+fn empty(root: &Path) -> PathBuf {
+    let work = root.join("building");
+    let _ = fs::remove_dir_all(&work);
+    fs::create_dir_all(&work).expect("target/ can be written");
+    work
+}
+
+/// Takes a finished build to its place, without the kernels' parts.
+fn put(work: &Path, finished: &Path) {
+    for source in files(&work.to_string_lossy(), &["cpp"]) {
+        let _ = fs::remove_file(source.with_extension("o"));
+        let _ = fs::remove_file(source);
+    }
+    fs::rename(work, finished).expect("the finished emulator can be put in its place");
+}
+
+/// Volatile accesses are told apart by an option that has another name in each compiler.
+fn race_flags(compiler: &str) -> Vec<&'static str> {
+    let version = Command::new(compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
+    let clang = String::from_utf8_lossy(&version).contains("clang");
+    let volatile =
+        if clang { ["-mllvm", "-tsan-distinguish-volatile=1"] } else { ["--param", "tsan-distinguish-volatile=1"] };
+    [FOR_RACES, &volatile].concat()
+}
+
+/// Changes with the sources, the compiler and the processor (the code is made for the processor it runs on).
+fn fingerprint(compiler: &str) -> String {
+    let mut hash = Sha256::new();
+    for file in files(KERNELS, &["cu", "cuh"]).iter().chain(&files(SOURCES, &["cu", "cpp", "h"])) {
+        hash.update(file.to_string_lossy().as_bytes());
+        hash.update(fs::read(file).expect("a source file is readable"));
+    }
+    hash.update(format!("{ALL:?}{FOR_KERNELS:?}{FOR_RACES:?}{FOR_DRIVER:?}{FOR_PRODUCTS:?}{DRIVER:?}"));
+    hash.update(Command::new(compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default());
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    for line in processor.lines().take_while(|line| !line.is_empty()) {
+        if line.starts_with("model name") || line.starts_with("flags") || line.starts_with("Features") {
+            hash.update(line);
+        }
+    }
+    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The folder's files with one of these extensions, in order of their names.
+fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    found.retain(|path| path.extension().is_some_and(|e| extensions.iter().any(|wanted| e == *wanted)));
+    found.sort();
+    found
+}
+
+/// A source and its flags.
+type Job = (PathBuf, Vec<&'static str>);
+
+/// Every kernel file twice, once per storage type, with the registration of its kernels.
+fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for file in files(KERNELS, &["cu"]).into_iter().chain(files(SOURCES, &["cu"])) {
+        for (suffix, define) in [("f32", ""), ("f16", "#define REAL_F16\n")] {
+            let source = work.join(format!("{}_{suffix}.cpp", stem(&file)));
+            let shared = format!("#define EMULATOR_SHARED emulator_shared_{}_{suffix}\n", stem(&file));
+            fs::write(&source, format!("{define}{shared}{}", registration(&file))).expect("target/ can be written");
+            jobs.push((source, [FOR_KERNELS, more_flags].concat()));
+        }
+    }
+    jobs
+}
+
+/// The emulator itself.
+fn others() -> Vec<Job> {
+    let job = |name: &&str, flags: &[&'static str]| (Path::new(SOURCES).join(format!("{name}.cpp")), flags.to_vec());
+    let driver = DRIVER.iter().map(|name| job(name, FOR_DRIVER));
+    driver.chain(APART.iter().chain(&["mma"]).map(|name| job(name, FOR_PRODUCTS))).collect()
+}
+
+fn compile_all(compiler: &str, jobs: Vec<Job>, work: &Path) {
+    let next = AtomicUsize::new(0);
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+            scope.spawn(|| {
+                while let Some((source, flags)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let output = compile(compiler, flags, source, work);
+                    if !output.status.success() {
+                        failures.lock().unwrap().push(String::from_utf8_lossy(&output.stderr).into_owned());
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "the CUDA emulator does not compile:\n{}", failures.join("\n"));
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// C++ that includes the kernel file and registers every `KERNEL(name)` of it.
+fn registration(file: &Path) -> String {
+    let source = fs::read_to_string(file).expect("a kernel file is readable");
+    let path = std::path::absolute(file).expect("the working directory is readable");
+    let mut text = format!("#include \"{}\"\n#include \"registry.h\"\n", path.display());
+    for line in source.lines() {
+        if let Some((name, _)) = line.strip_prefix("KERNEL(").and_then(|rest| rest.split_once(')')) {
+            text += &format!("REGISTER_KERNEL({name})\n");
+        }
+    }
+    text
+}
+
+fn compile(compiler: &str, flags: &[&str], source: &Path, work: &Path) -> Output {
+    let object = work.join(format!("{}.o", stem(source)));
+    Command::new(compiler)
+        .args(ALL)
+        .args(flags)
+        .arg("-c")
+        .arg(source)
+        .arg("-o")
+        .arg(object)
+        .output()
+        .expect("the compiler that answered --version runs")
+}
+
+fn link_all(compiler: &str, work: &Path) {
+    let object = |name: &str| work.join(format!("{name}.o"));
+    let apart = APART.map(object);
+    let driver: Vec<PathBuf> =
+        files(&work.to_string_lossy(), &["o"]).into_iter().filter(|path| !apart.contains(path)).collect();
+    link(compiler, work, ("libcuda.so", "1"), &driver);
+    for (library, name) in [("libcublas.so", "cublas"), ("libcublasLt.so", "cublaslt")] {
+        link(compiler, work, (library, "13"), &[object("gemm"), object(name), work.join("libcuda.so.1")]);
+    }
+    link(compiler, work, ("libnvrtc.so", "13"), &[object("nvrtc")]);
+}
+
+/// The checked kernels with the driver of a finished build, beside its other libraries.
+fn link_checked(compiler: &str, finished: &Path, work: &Path) {
+    let driver = DRIVER.iter().chain(&["mma"]).map(|name| finished.join(format!("{name}.o")));
+    let parts: Vec<PathBuf> = files(&work.to_string_lossy(), &["o"]).into_iter().chain(driver).collect();
+    link(compiler, work, ("libcuda.so", "1"), &parts);
+    for (name, version) in [("libcublas.so", "13"), ("libcublasLt.so", "13"), ("libnvrtc.so", "13")] {
+        let full = format!("{name}.{version}");
+        fs::copy(finished.join(&full), work.join(&full)).expect("target/ can be written");
+        link_plain_name(work, name, &full);
+    }
+}
+
+fn link(compiler: &str, work: &Path, (name, version): (&str, &str), inputs: &[PathBuf]) {
+    let full = format!("{name}.{version}");
+    let output = Command::new(compiler)
+        .args(["-shared", "-pthread", "-Wl,--no-undefined", "-Wl,-rpath,$ORIGIN"])
+        .arg(format!("-Wl,-soname,{full}"))
+        .arg("-o")
+        .arg(work.join(&full))
+        .args(inputs)
+        .output()
+        .expect("the compiler that answered --version runs");
+    assert!(output.status.success(), "{full} does not link:\n{}", String::from_utf8_lossy(&output.stderr));
+    link_plain_name(work, name, &full);
+}
+
+/// Programs look for the plain name first; a machine's own library of that name must not win.
+fn link_plain_name(work: &Path, name: &str, full: &str) {
+    std::os::unix::fs::symlink(full, work.join(name)).expect("target/ can be written");
+}

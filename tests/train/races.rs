@@ -1,0 +1,55 @@
+//! A few steps and an evaluation of whole networks on the emulator that checks for data races.
+
+use cnn_cuda::cuda::{Cuda, Options};
+use cnn_cuda::models::find;
+use cnn_cuda::network::Network;
+use cnn_cuda::ops::{Algorithm, Branches, Sgd};
+use cnn_cuda::shape::Shape;
+use cnn_cuda::train::{Hyperparameters, Trainer};
+
+use super::harness::{Listener, dataset, hyperparameters};
+use super::{assorted, networks, resnet};
+use crate::ops::cuda::options;
+use crate::support::emulator::{RACES, on_emulator};
+
+/// Three steps, the last on a smaller batch, with all that an update can have: recorded, then replayed, with branches.
+fn train(network: &Network, precision: &'static str, algorithm: Algorithm, batch: usize) {
+    let options = Options { graphs: true, branches: Branches::On, algorithm: Some(algorithm), ..options(precision) };
+    let (shape, classes) = (network.input(), network.classes());
+    let count = 2 * batch + batch.div_ceil(2);
+    let images = (0..count * shape.len()).map(|i| (i * 71 % 251) as u8).collect();
+    let set = dataset(shape, classes, images, (0..count).map(|i| (i * 7 % classes) as u32).collect());
+    let sgd = Sgd { momentum: 0.9, clip_norm: Some(1.0), average_decay: Some(0.9), ..Sgd::default() };
+    let hyper = Hyperparameters { sgd, label_smoothing: 0.1, ..hyperparameters(batch, 0.01) };
+    let mut trainer = Trainer::new(Cuda::new(options).expect("a device"), network.clone(), set, hyper).expect("fits");
+    let mut listener = Listener::default();
+    trainer.run(&mut listener).expect("a run");
+    assert_eq!(listener.losses.len(), 3, "{}", network.name);
+}
+
+fn model(name: &str) -> Network {
+    let model = find(name).expect("a model");
+    (model.build)(model.input, model.classes).expect("a network")
+}
+
+#[test]
+fn networks_of_all_kinds_are_free_of_them() {
+    on_emulator(&[RACES], || {
+        let all = [
+            (Algorithm::Direct, "fp32"),
+            (Algorithm::Implicit, "fp16"),
+            (Algorithm::CublasLt, "tf32"),
+            (Algorithm::Im2col, "fp16"),
+        ];
+        for (algorithm, precision) in all {
+            if algorithm != Algorithm::Im2col {
+                train(&model("mnist-cnn"), precision, algorithm, 2);
+                train(&model("resnet20"), precision, algorithm, 1);
+            }
+            train(&model("lenet5"), precision, algorithm, 40);
+            train(&assorted::network(Shape::new(10, 9, 2)), precision, algorithm, 6);
+            let narrow = networks::networks().into_iter().chain(resnet::networks().map(|(_, network)| network));
+            narrow.for_each(|network| train(&network, precision, algorithm, 3));
+        }
+    });
+}
