@@ -2,9 +2,9 @@
 // atomics tell it, and what its parts share.
 //
 // Two accesses of the same bytes by different threads, not both reads and not both atomic, must be ordered: in a block by
-// a barrier, in a warp also by a __syncwarp of the whole warp, and anywhere by a fence and an atomic on one side and an
-// atomic on the same address and a fence on the other. The order in which threads happen to run here counts for nothing,
-// so one run finds what any run could.
+// a barrier, in a warp also by a __syncwarp of the whole warp (one of a part of it counts for nothing), and anywhere by a
+// fence and an atomic on one side and an atomic on the same address and a fence on the other. The order in which threads
+// happen to run here counts for nothing, so either of two orders shows what the other does.
 #pragma once
 
 #include <cstddef>
