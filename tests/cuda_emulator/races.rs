@@ -6,9 +6,9 @@ use cudarc::driver::sys::CUresult;
 use super::device::{Device, blocks, launch};
 use crate::support::emulator::{RACES, on_emulator};
 
-/// Kernels of so many blocks that are right the way 0, and what is said in which other ways. What a right sum leaves out is
-/// in the order of planted_races.cu.
-const WAYS: &[(&str, u32, &[(&str, &str)])] = &[
+/// A kernel, its blocks, and what is said in which ways; the way 0 is right. Ways are numbered as in planted_races.cu.
+type Planted = (&'static str, u32, &'static [(&'static str, &'static str)]);
+const PLANTED: &[Planted] = &[
     ("planted_block_exchange_f32", 2, &[("1", "a race in shared memory"), ("2", "a race in shared memory")]),
     ("planted_warp_exchange_f32", 1, &[("1", "a race in shared memory"), ("2", "a race in shared memory")]),
     ("planted_overwritten_f32", 1, &[("1", "a race in shared memory")]),
@@ -57,7 +57,7 @@ fn finds_none_where_all_is_ordered() {
     for order in ORDERS {
         on_emulator(&[RACES, ("CUDA_EMULATOR_ORDER", order)], || {
             let device = Device::new();
-            for &(kernel, block_count, _) in WAYS {
+            for &(kernel, block_count, _) in PLANTED {
                 assert_eq!(run(&device, kernel, block_count, 0), Ok(()), "{kernel}");
                 // What the launch before left is of the past.
                 assert_eq!(run(&device, kernel, block_count, 0), Ok(()), "{kernel}, again");
@@ -70,7 +70,7 @@ fn finds_none_where_all_is_ordered() {
 #[test]
 fn finds_every_planted_race() {
     for order in ORDERS {
-        for (kernel, block_count, ways) in WAYS {
+        for (kernel, block_count, ways) in PLANTED {
             for (way, message) in *ways {
                 let count = block_count.to_string();
                 let asked = [("KERNEL", *kernel), ("BLOCKS", &count), ("WAY", way), ("CUDA_EMULATOR_ORDER", order)];
