@@ -28,9 +28,10 @@ fn errors_of_cublas_come_with_their_name_and_a_remedy() {
 #[test]
 fn cublas_is_started_by_its_first_product() {
     let Some(libraries) = emulator() else { return };
-    let args = ["bench", "--model", "lenet5", "--steps", "2", "--device", "0", "--batch-size", "2", "--conv-algo"];
+    let args = ["bench", "--model", "lenet5", "--steps", "2", "--device", "0", "--batch-size", "2"];
     let none = [("CUDA_EMULATOR_CUBLAS_CREATE", "1"), ("CUDA_EMULATOR_CUBLASLT_CREATE", "1")];
-    let ran = |algorithm| run_with(libraries, &none, &[&args[..], &[algorithm]].concat());
+    let quick = ["--branches", "off", "--graph-steps", "1"];
+    let ran = |algorithm| run_with(libraries, &none, &[&args[..], &quick, &["--conv-algo", algorithm]].concat());
     succeed(ran("implicit"));
     let auto = succeed(ran("auto"));
     assert!(auto.stderr.contains("fails by im2col and is computed otherwise"), "{}", auto.stderr);
@@ -43,6 +44,7 @@ fn an_algorithm_that_fails_in_its_trial_is_left_out() {
     let Some(libraries) = emulator() else { return };
     let args =
         ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "2", "--algorithms", "--json"];
+    let args = [&args[..], &["--branches", "off", "--graph-steps", "1"]].concat();
     let ran = succeed(run_with(libraries, &[("CUDA_EMULATOR_CUBLASLT_PRODUCT", "15")], &args));
     assert!(ran.stderr.contains("fails by cublaslt and is computed otherwise"), "{}", ran.stderr);
     assert!(ran.stdout.contains("linear_forward") && !ran.stdout.contains("cublaslt"), "{}", ran.stdout);
