@@ -108,7 +108,15 @@ memory() {
     awk '/device memory in use/ {n++; if (n == 2) second = $(NF - 1); last = $(NF - 1)}
          END {exit n < 6 || last > second}' "$out/memory.txt"
 }
-for precision in fp32 tf32 fp16; do part "train-$precision" train $precision; done
+# Kernels and algorithms are known before a run is timed.
+warm() {
+    "$CNN_CUDA_BIN" train --device 0 --precision "$1" --epochs 1 --quiet --out "$out/warm" || return 1
+    rm -rf "$out/warm"
+}
+for precision in fp32 tf32 fp16; do
+    part "train-warm-$precision" warm $precision
+    part "train-$precision" train $precision
+done
 # The mean of five seeds, and what an epoch takes.
 seeds() {
     local seed
@@ -126,8 +134,8 @@ sys.exit(mean < 0.992)' "$out"
 }
 part seeds seeds
 # From start to the end of the first step, kernels and algorithms being known by now.
-first_step() { timed first-step "$CNN_CUDA_BIN" bench --device 0 --precision tf32 --steps 1 --graph-steps 1; }
-part first-step first_step
+first_step() { timed "first-step-$1" "$CNN_CUDA_BIN" bench --device 0 --precision "$1" --steps 1 --graph-steps 1; }
+for precision in tf32 fp16; do part "first-step-$precision" first_step $precision; done
 # The whole path again by each algorithm alone: the losses of the CPU's run, step by step.
 by_algorithm() {
     local run
@@ -205,12 +213,14 @@ elif command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
         for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32" "cublaslt fp16"; do
             read -r algorithm precision <<<"$way"
-            rm -rf "$out/sanitized"
-            part "sanitizer-$tool-$algorithm-$precision" timeout 200 compute-sanitizer --tool $tool --error-exitcode 1 \
-                "$CNN_CUDA_BIN" train --device 0 --dataset digits --max-steps 4 --quiet --out "$out/sanitized" \
-                --conv-algo $algorithm --precision $precision --branches on --graph-steps 2
+            part "sanitizer-$tool-$algorithm-$precision" timeout 120 compute-sanitizer --tool $tool --error-exitcode 1 \
+                "$CNN_CUDA_BIN" bench --device 0 --batch-size 16 --steps 4 --conv-algo $algorithm --precision $precision \
+                --branches on --graph-steps 2
         done
     done
+    # A whole run, its evaluation included.
+    part sanitizer-run timeout 200 compute-sanitizer --tool memcheck --error-exitcode 1 "$CNN_CUDA_BIN" train --device 0 \
+        --dataset digits --max-steps 4 --quiet --out "$out/sanitized"
     rm -rf "$out/sanitized"
 else
     echo "compute-sanitizer is not here, so memcheck and racecheck were not run"

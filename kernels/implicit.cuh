@@ -164,7 +164,7 @@ private:
     }
 };
 
-// Runs a direction with the tile that the launcher chose, numbered as in src/cuda/implicit.rs.
+// Runs a direction with the tile that the launcher chose, numbered as in src/cuda/cut.rs.
 template <class Direction>
 __device__ __forceinline__ void run(const Direction& direction, const Launch& launch, u32 shape, u32 vector) {
     if (vector == 0) return direction.template run<Tile<64, 64, false>>(launch);

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ops::GraphSteps;
 
@@ -11,8 +12,7 @@ use crate::ops::GraphSteps;
 const MOST: usize = 64;
 
 /// How many training steps a CUDA device runs as one graph.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "Written", try_from = "Written")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GraphStepsChoice {
     /// Several where that measures faster, while training.
     #[default]
@@ -50,30 +50,40 @@ impl fmt::Display for GraphStepsChoice {
     }
 }
 
-/// As it stands in files.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Written {
-    Number(usize),
-    Word(String),
-}
-
-impl From<GraphStepsChoice> for Written {
-    fn from(choice: GraphStepsChoice) -> Self {
-        match choice {
-            GraphStepsChoice::Auto => Self::Word(choice.to_string()),
-            GraphStepsChoice::Count(steps) => Self::Number(steps),
+impl Serialize for GraphStepsChoice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Count(steps) => serializer.serialize_u64(*steps as u64),
         }
     }
 }
 
-impl TryFrom<Written> for GraphStepsChoice {
-    type Error = String;
+impl<'de> Deserialize<'de> for GraphStepsChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Written)
+    }
+}
 
-    fn try_from(written: Written) -> Result<Self, String> {
-        match written {
-            Written::Number(steps) => steps.to_string().parse(),
-            Written::Word(word) => word.parse(),
-        }
+/// As it stands in files: a number or a word.
+struct Written;
+
+impl Visitor<'_> for Written {
+    type Value = GraphStepsChoice;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"auto\" or a number of steps, 1 to {MOST}")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<GraphStepsChoice, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, steps: i64) -> Result<GraphStepsChoice, E> {
+        self.visit_str(&steps.to_string())
+    }
+
+    fn visit_u64<E: de::Error>(self, steps: u64) -> Result<GraphStepsChoice, E> {
+        self.visit_str(&steps.to_string())
     }
 }

@@ -64,12 +64,8 @@ impl Cuda {
         if self.options.branches == Branches::Off || !self.options.graphs || !trains {
             return Ok(());
         }
-        match Side::new(&self.context, self.memory()?, self.options.precision) {
-            Ok(side) => self.side = Some(side),
-            Err(error) if self.options.branches == Branches::Auto => debug!("steps have no branches: {error:#}"),
-            Err(error) => return Err(error.context("--branches on needs scratch for two (--branches off does not)")),
-        }
-        Ok(())
+        let made = Side::new(&self.context, self.memory()?, self.options.precision).map(|side| self.side = Some(side));
+        self.keep_side(made).map(|_| ())
     }
 
     /// Whether the recording of a sequence has branches; several steps have what one has.
@@ -83,18 +79,28 @@ impl Cuda {
 
     /// Begins to record a sequence, with branches where it is to have them.
     pub(super) fn begin_recording(&mut self, recording: Recording) -> Result<()> {
-        let branching = self.wants_branches(recording);
-        if branching {
-            self.prepare_side()?;
-        }
+        let branching = self.wants_branches(recording) && self.prepare_side()?;
         self.graphs.begin(&self.stream)?;
         (self.capturing, self.branching) = (true, branching);
         Ok(())
     }
 
-    /// Starts on the second stream what a recording with branches may need there.
-    fn prepare_side(&self) -> Result<()> {
-        self.side.as_ref().map_or(Ok(()), |side| side.blas.prepare_as(&self.blas))
+    /// Starts on the second stream what a recording with branches may need there; whether there may be branches then.
+    fn prepare_side(&mut self) -> Result<bool> {
+        let Some(side) = &self.side else { return Ok(false) };
+        let prepared = side.blas.prepare_as(&self.blas);
+        self.keep_side(prepared)
+    }
+
+    /// Whether a second stream is there that was to be made. Where it is not asked for, that it could not is no error.
+    fn keep_side(&mut self, made: Result<()>) -> Result<bool> {
+        let Err(error) = made else { return Ok(true) };
+        self.side = None;
+        if self.options.branches == Branches::Auto {
+            debug!("steps have no branches: {error:#}");
+            return Ok(false);
+        }
+        Err(error.context("--branches on needs scratch and a cuBLAS for two (--branches off does not)"))
     }
 
     /// Records `body`, a weight gradient, beside what follows it, where the recording has branches.
@@ -143,10 +149,12 @@ impl Cuda {
         body: &mut dyn FnMut(&mut Self) -> Result<()>,
     ) -> Result<()> {
         if self.options.branches != Branches::Auto || self.side.is_none() {
-            return Ok(());
+            return self.prepare_side().map(|_| ());
         }
         let without = self.time(OF_A_STEP, body)?;
-        self.prepare_side()?;
+        if !self.prepare_side()? {
+            return Ok(());
+        }
         self.branching = true;
         let with = self.time(OF_A_STEP, body);
         self.branching = false;

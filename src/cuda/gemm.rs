@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use cudarc::cublas::sys::{self, cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
 use cudarc::cublas::{CudaBlas, result};
 use cudarc::driver::CudaStream;
+use tracing::debug;
 
 use super::gemm_lt::BlasLt;
 use super::memory::Buffer;
@@ -17,6 +18,9 @@ use super::{error, libraries, probe};
 /// cuBLAS's workspace: what NVIDIA recommends for Hopper, more than older devices need. Set by hand, because cuBLAS
 /// must not allocate while a graph is captured, and because a fixed one keeps results reproducible.
 const WORKSPACE: usize = 32 << 20;
+
+/// What cuBLAS and cuBLASLt take besides on two streams, amply.
+const ROOM: usize = 1 << 30;
 
 /// A matrix on the device; `transposed` where memory holds the transpose, row-major as well.
 #[derive(Clone, Copy)]
@@ -99,6 +103,17 @@ impl Blas {
     /// Starts cuBLAS, for a product that may come in a recording.
     pub fn prepare(&self) -> Result<()> {
         self.handle().map(|_| ())
+    }
+
+    /// Starts both before `needed` bytes are allocated that leave little room for them, so that what fits is told of what is
+    /// free then. Where one does not start, its first product tells.
+    pub fn prepare_where_short(&self, needed: usize) -> Result<()> {
+        let (free, _) = self.stream.context().mem_get_info().map_err(error::driver)?;
+        if needed.saturating_add(ROOM) > free {
+            let started = self.prepare();
+            debug!("memory is short, so cuBLAS is started first: {started:?}, cuBLASLt: {}", self.lt().is_some());
+        }
+        Ok(())
     }
 
     /// Starts what is started in `other`.

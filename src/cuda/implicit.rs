@@ -73,7 +73,11 @@ impl Cuda {
         batch.saturating_mul(pixels) < limit
             && op.patch_len() < limit
             && op.window.kernel.pow(2) * op.out_channels < limit
-            && op.weight_len().max(op.input.len()).max(output.len()) < limit
+            && op.weight_len() < limit
+            && [(op.input, op.window.padding), (output, op.window.kernel)].iter().all(|&(shape, around)| {
+                let [height, width] = [shape.height, shape.width].map(|side| side.saturating_add(2 * around));
+                height.saturating_mul(width).saturating_mul(shape.channels) < limit
+            })
     }
 
     /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch where the pooling is [`fuses`] to it.

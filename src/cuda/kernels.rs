@@ -20,10 +20,11 @@ pub fn embedded() -> &'static [(&'static str, &'static str, u32, &'static str)] 
     PTX
 }
 
-/// Changes with the kernels' sources.
+/// Changes with the kernels' sources, and with what decides how they are launched.
 pub(super) fn fingerprint() -> u64 {
-    let texts = SOURCES.iter().chain(HEADERS).map(|(_, text)| text.as_bytes());
-    crate::rng::fingerprint(texts)
+    let launchers = [include_str!("cut.rs"), include_str!("implicit.rs"), include_str!("direct.rs")];
+    let texts = SOURCES.iter().chain(HEADERS).map(|(_, text)| *text).chain(launchers);
+    crate::rng::fingerprint(texts.map(str::as_bytes))
 }
 
 /// Threads of every block; `BLOCK` in `kernels/common.cuh`.

@@ -106,6 +106,11 @@ impl Memory {
             .map_err(|error| error::driver(error).context(needs.too_much(sizes.max_batch, free, total)))
     }
 
+    /// Bytes of all that [`Memory::new`] allocates.
+    pub fn needed(sizes: &MemorySizes, real_size: usize, workspace: usize) -> usize {
+        Needs::new(sizes, real_size, workspace).total()
+    }
+
     fn allocate(
         stream: &Arc<CudaStream>,
         sizes: &MemorySizes,

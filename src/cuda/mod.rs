@@ -199,6 +199,7 @@ impl Backend for Cuda {
         (self.memory, self.side) = (None, None);
         self.synchronize()?; // what was freed is free only then
         let real_size = if self.is_fp16() { 2 } else { 4 };
+        self.blas.prepare_where_short(Memory::needed(sizes, real_size, self.options.workspace))?;
         self.memory = Some(Memory::new(&self.stream, sizes, real_size, self.options.workspace)?);
         self.loss.allocate_labels(&self.stream, sizes.max_batch)?;
         self.prepare_branches(sizes.gradients > 0)?;

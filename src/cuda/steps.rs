@@ -1,7 +1,7 @@
 //! Several training steps in one graph, where that measures faster: between two graphs a device has nothing to do.
 //!
 //! All that a step needs is in device memory, so such a graph is a step's launches, several times over. What is compared
-//! are steps of the run itself, by events that are looked at and never waited for.
+//! are steps of the run itself, by events; the host waits for the last of them, twice in a run, and launches on.
 
 use std::mem::replace;
 
@@ -91,12 +91,9 @@ impl Trial {
         Ok(if turn == 0 || turn > singles { self.group } else { 1 })
     }
 
-    /// Microseconds of a step by itself and of one in a graph of several, once the device has come so far.
-    fn times(&self) -> Result<Option<(f64, f64)>> {
-        let last = self.marks.last().map(CudaEvent::try_is_complete).transpose().map_err(error::driver)?;
-        if last != Some(true) {
-            return Ok(None);
-        }
+    /// Microseconds of a step by itself and of one in a graph of several. It waits until the device has come so far: a host
+    /// that launches on is an epoch ahead by then.
+    fn times(&self) -> Result<(f64, f64)> {
         let median = |from: usize, steps: usize| -> Result<f64> {
             let rounds = self.marks.chunks_exact(3);
             let times = rounds.map(|marks| elapsed_microseconds(&marks[from], &marks[from + 1]));
@@ -104,7 +101,7 @@ impl Trial {
             times.sort_by(f64::total_cmp);
             Ok(times[times.len() / 2] / steps as f64)
         };
-        Ok(Some((median(0, self.singles())?, median(1, self.group)?)))
+        Ok((median(0, self.singles())?, median(1, self.group)?))
     }
 
     /// What follows from the times.
@@ -137,13 +134,11 @@ impl Cuda {
             Grouping::Settled(_) => {}
             Grouping::Comparing(trial) if !trial.is_over() => steps = trial.next(self, left)?,
             Grouping::Comparing(trial) => {
-                if let Some(times) = trial.times()? {
-                    let (tried, settled) = (trial.group, trial.settle(times));
-                    if tried > 1 && matches!(settled, Grouping::Settled(1)) {
-                        self.graphs.forget(Recording::TrainSteps { batch, steps: tried });
-                    }
-                    grouping = settled;
+                let (tried, settled) = (trial.group, trial.settle(trial.times()?));
+                if tried > 1 && matches!(settled, Grouping::Settled(1)) {
+                    self.graphs.forget(Recording::TrainSteps { batch, steps: tried });
                 }
+                grouping = settled;
             }
         }
         self.grouping = grouping;
@@ -152,6 +147,8 @@ impl Cuda {
 
     /// After several steps could not be recorded: from now on each is a graph, and the books have again what was recorded.
     pub(super) fn give_up_grouping(&mut self, error: &anyhow::Error) -> Result<()> {
+        // A device that has failed is not to blame on the graph.
+        self.stream.synchronize().map_err(error::driver)?;
         warn!("several training steps cannot be one graph, so each is one: {error:#}");
         self.grouping = Grouping::Settled(1);
         let mut gathers = std::mem::take(&mut self.graphs.gathers).into_iter();

@@ -38,6 +38,23 @@ fn cublas_is_started_by_its_first_product() {
     assert_eq!(ran("im2col").code, Some(1));
 }
 
+/// Branches want a second cuBLAS; only where they are asked for is it an error that there is none.
+#[test]
+fn without_a_second_cublas_there_are_no_branches() {
+    let Some(libraries) = emulator() else { return };
+    let args =
+        ["bench", "--model", "lenet5", "--steps", "2", "--device", "0", "--batch-size", "2", "--graph-steps", "1"];
+    let ran = |branches| {
+        let args = [&args[..], &["--conv-algo", "im2col", "--json", "--branches", branches]].concat();
+        run_with(libraries, &[("CUDA_EMULATOR_CUBLAS_HANDLES", "1")], &args)
+    };
+    let auto = succeed(ran("auto"));
+    assert!(auto.stdout.contains("\"branches\":false"), "{}", auto.stdout);
+    let on = ran("on");
+    assert_eq!(on.code, Some(1), "{}", on.stderr);
+    assert!(on.stderr.contains("ALLOC_FAILED") && on.stderr.contains("--branches off"), "{}", on.stderr);
+}
+
 /// Libraries may propose what they then refuse: a trial leaves it out.
 #[test]
 fn an_algorithm_that_fails_in_its_trial_is_left_out() {

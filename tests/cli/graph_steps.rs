@@ -87,7 +87,7 @@ fn what_is_no_number_of_steps_is_refused() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     let recipe = folder.path().join("recipe.toml");
-    for wrong in ["0", "65", "'some'"] {
+    for wrong in ["0", "65", "'some'", "-1", "true", "1.5"] {
         fs::write(&recipe, format!("graph-steps = {wrong}")).expect("written");
         fail(1, ["train", "--config", recipe.to_str().expect("plain")], &["graph-steps", "1 to 64"]);
     }

@@ -22,6 +22,7 @@ extern "C" CUresult cuda_emulator_refuse_during_capture();
 enum Status : unsigned {
     SUCCESS = 0,
     NOT_INITIALIZED = 1,
+    ALLOC_FAILED = 3,
     INVALID_VALUE = 7,
     EXECUTION_FAILED = 13,
     NOT_SUPPORTED = 15

@@ -97,6 +97,8 @@ BLAS_API cublasCreate_v2(Handle** handle) {
     if (cuda_emulator_refuse_during_capture() != CUDA_SUCCESS) return NOT_INITIALIZED;
     if (const Status status = planted("CUDA_EMULATOR_CUBLAS_CREATE")) return status;
     std::lock_guard<std::mutex> guard(handles_lock);
+    const char* most = getenv("CUDA_EMULATOR_CUBLAS_HANDLES");  // Where a test wants fewer than there are asked for.
+    if (most && handles.size() >= strtoul(most, nullptr, 10)) return ALLOC_FAILED;
     handles.insert(*handle = new Handle);
     return SUCCESS;
 }
