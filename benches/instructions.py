@@ -1,0 +1,78 @@
+"""Instructions that a warp issues for a tile of implicit products: a table from the assembled kernels, without a device.
+
+    python benches/instructions.py FOLDER [--ptxas PATH] [--nvdisasm PATH] [--target sm_90]
+
+FOLDER holds the PTX that a build with NVRTC left (target/*/build/cnn-cuda-*/out). `ptxas` comes with the wheel
+nvidia-cuda-nvcc-cu12, `nvdisasm` with CUDA's toolkit or with the wheel triton. A loop is counted with all of its branches, also
+those that a warp seldom takes, and halved: it multiplies two tiles of 4096 sums, 16 words deep. The loops of a kernel stand in the
+order of its code, one for each form of a tile, and last those for single elements and for strides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ENGINES = ("implicit_f32", "tensor_f32", "tensor_f16")
+PRODUCTS = {"implicit_f32": "FFMA", "tensor_f32": "HMMA", "tensor_f16": "HMMA"}
+
+
+def listing(ptx: Path, args: argparse.Namespace) -> str:
+    """The kernels of a file as `nvdisasm` writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        cubin = Path(folder) / "kernels.cubin"
+        subprocess.run([args.ptxas, "--gpu-name", args.target, ptx, "--output-file", cubin], check=True)
+        command = [args.nvdisasm, "--print-code", cubin]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def loops(text: str, product: str) -> list[collections.Counter]:
+    """The instructions of every loop of a kernel that multiplies."""
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    found = []
+    for line in text.splitlines():
+        if label := re.match(r"(\.L_x?_?\w+):", line):
+            labels[label.group(1)] = len(instructions)
+        elif instruction := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
+            instructions.append(instruction.group(1))
+            back = re.search(r"BRA.*`\((\.L\w+)\)", instructions[-1])
+            if back and back.group(1) in labels:
+                body = instructions[labels[back.group(1)] :]
+                names = (re.sub(r"^@!?U?P\d+ ", "", each).split()[0].split(".")[0] for each in body)
+                count = collections.Counter(names)
+                if count[product] >= 16:
+                    found.append(count)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--ptxas", default="ptxas")
+    parser.add_argument("--nvdisasm", default="nvdisasm")
+    parser.add_argument("--target", default="sm_90")
+    args = parser.parse_args()
+    print(f"| kernel, {args.target} | instructions for a tile, by loop | of them products | reads of shared memory |")
+    print("| --- | --- | ---: | ---: |")
+    for engine in ENGINES:
+        ptx = args.folder / f"{engine}.ptx"
+        if not ptx.is_file():
+            sys.exit(f"{ptx} is missing: build with NVRTC (CNN_CUDA_NVRTC), and name the build's folder")
+        product = PRODUCTS[engine]
+        for kernel in re.split(r"\n(?=\.text\.)", listing(ptx, args)):
+            name = re.match(r"\.text\.(\w+)", kernel)
+            counts = loops(kernel, product) if name else []
+            if not name or not counts:
+                continue
+            totals = ", ".join(str(round(count.total() / 2)) for count in counts)
+            print(f"| {name.group(1)} | {totals} | {counts[0][product] // 2} | {counts[0]['LDS'] // 2} |")
+
+
+if __name__ == "__main__":
+    main()
