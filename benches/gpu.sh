@@ -207,6 +207,21 @@ else
 fi
 
 PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
+# What bounds the products' kernels: what is issued, arithmetic, memory, or waiting.
+profile_kernels() {
+    timeout 240 ncu --kernel-name 'regex:conv2d' --launch-count 60 --section SpeedOfLight --section WarpStateStats \
+        --section Occupancy --csv --log-file "$out/ncu-$1.csv" \
+        "$CNN_CUDA_BIN" bench --device 0 --steps 2 --precision "$1" --conv-algo implicit --branches off --graph-steps 1
+}
+if ! wanted ncu; then
+    :
+elif command -v ncu >/dev/null; then
+    for precision in tf32 fp16 fp32; do part "ncu-$precision" profile_kernels $precision; done
+else
+    echo "ncu is not here, so no kernel was profiled"
+    failed+=("ncu")
+fi
+
 if ! wanted sanitizer; then
     :
 elif command -v compute-sanitizer >/dev/null; then
