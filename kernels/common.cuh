@@ -20,7 +20,8 @@ constexpr u32 BLOCK = 256;
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
-// Defines a kernel that the launchers find under its name and the storage type's suffix.
+// Defines a kernel that the launchers find under its name and the storage type's suffix. Its registers leave room for two
+// blocks on a multiprocessor.
 #ifdef REAL_F16
 typedef half real;
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) name##_f16

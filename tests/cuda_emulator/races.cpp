@@ -177,26 +177,26 @@ void forget_all() {
     dynamic_cells.clear();
 }
 
-static void note_read(const void* from, size_t bytes, const void* place) {
-    const auto address = reinterpret_cast<uintptr_t>(from);
+template <class Visit>
+static void check_cells(const void* at, size_t bytes, const Access& access, Visit visit) {
+    const auto address = reinterpret_cast<uintptr_t>(at);
     const Region* region = region_of(address);
     if (!region) return;
     const uint32_t own = own_mark();
     Cell* end;
     for (Cell* cell = cells_of(*region, address, bytes, &end); cell < end; ++cell) {
-        Check{*region, address, Access{Access::read, place}}.read(*cell, own);
+        visit(Check{*region, address, access}, *cell, own);
     }
 }
 
+static void note_read(const void* from, size_t bytes, const void* place) {
+    const auto read = [](const Check& check, Cell& cell, uint32_t own) { check.read(cell, own); };
+    check_cells(from, bytes, Access{Access::read, place}, read);
+}
+
 static void note_write(const void* to, size_t bytes, const void* place) {
-    const auto address = reinterpret_cast<uintptr_t>(to);
-    const Region* region = region_of(address);
-    if (!region) return;
-    const uint32_t own = own_mark();
-    Cell* end;
-    for (Cell* cell = cells_of(*region, address, bytes, &end); cell < end; ++cell) {
-        Check{*region, address, Access{Access::write, place}}.write(*cell, own);
-    }
+    const auto write = [](const Check& check, Cell& cell, uint32_t own) { check.write(cell, own); };
+    check_cells(to, bytes, Access{Access::write, place}, write);
 }
 
 static void note_atomic(const void* to, size_t bytes, const void* place, bool orders) {
