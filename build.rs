@@ -5,11 +5,11 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-#[path = "src/cuda/libraries.rs"]
+#[path = "src/cuda/driver/libraries.rs"]
 mod libraries;
-#[path = "src/cuda/nvrtc.rs"]
+#[path = "src/cuda/driver/nvrtc.rs"]
 mod nvrtc;
-#[path = "src/cuda/sources.rs"]
+#[path = "src/cuda/driver/sources.rs"]
 mod sources;
 
 use nvrtc::Nvrtc;
@@ -23,6 +23,7 @@ const NEWEST: (i32, i32) = (13, 0);
 /// Headers that kernels may include.
 const HEADERS: &[&str] = &[
     "common.cuh",
+    "geometry.cuh",
     "half.cuh",
     "implicit.cuh",
     "mma.cuh",
@@ -40,7 +41,7 @@ fn main() {
     println!("cargo::rerun-if-changed=kernels");
     println!("cargo::rerun-if-changed=build.rs");
     for file in ["libraries", "nvrtc", "sources"] {
-        println!("cargo::rerun-if-changed=src/cuda/{file}.rs");
+        println!("cargo::rerun-if-changed=src/cuda/driver/{file}.rs");
     }
     for variable in [VARIABLE, "CUDA_PATH", "CUDA_HOME", "VIRTUAL_ENV", "CONDA_PREFIX"] {
         println!("cargo::rerun-if-env-changed={variable}");
@@ -52,11 +53,12 @@ fn main() {
     let mut code = embedded_sources(&kernels);
     code += "pub const PTX: &[(&str, &str, u32, &str)] = &[\n";
     if let Some(nvrtc) = &nvrtc {
-        for &(stem, target) in sources::TARGETS {
+        for module in sources::MODULES {
             for storage in STORAGES {
-                let path = out.join(format!("{stem}_{storage}.ptx"));
-                fs::write(&path, compile(nvrtc, &kernels, stem, storage, target)).expect("OUT_DIR can be written");
-                writeln!(code, "({stem:?}, {storage:?}, {target}, include_str!({path:?})),").expect("a string");
+                let (name, target) = (module.name, module.target);
+                let path = out.join(format!("{name}_{storage}.ptx"));
+                fs::write(&path, compile(nvrtc, &kernels, module, storage)).expect("OUT_DIR can be written");
+                writeln!(code, "({name:?}, {storage:?}, {target}, include_str!({path:?})),").expect("a string");
             }
         }
     }
@@ -64,15 +66,16 @@ fn main() {
     fs::write(out.join("kernels.rs"), code).expect("OUT_DIR can be written");
 }
 
-/// The table of targets must list exactly the files there are.
+/// The table of modules must list exactly the files there are.
 fn check_table(kernels: &Path) {
     let mut files: Vec<String> = fs::read_dir(kernels)
         .expect("kernels/ can be read")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".cu").map(String::from))
         .collect();
     files.sort();
-    let listed: Vec<&str> = sources::TARGETS.iter().map(|(stem, _)| *stem).collect();
-    assert_eq!(files, listed, "src/cuda/sources.rs must list the files of kernels/ in order");
+    let mut listed: Vec<&str> = sources::MODULES.iter().map(|module| module.file).collect();
+    listed.dedup();
+    assert_eq!(files, listed, "src/cuda/driver/sources.rs must list the files of kernels/ in order");
 }
 
 fn find_nvrtc() -> Option<Nvrtc> {
@@ -97,24 +100,26 @@ fn find_nvrtc() -> Option<Nvrtc> {
     None
 }
 
-fn compile(nvrtc: &Nvrtc, kernels: &Path, stem: &str, storage: &str, target: u32) -> String {
+fn compile(nvrtc: &Nvrtc, kernels: &Path, module: &sources::Module, storage: &str) -> String {
     let read = |name: &str| fs::read_to_string(kernels.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let file = format!("{stem}.cu");
+    let file = format!("{}.cu", module.file);
     let (source, headers): (String, Vec<String>) = (read(&file), HEADERS.iter().map(|name| read(name)).collect());
     let headers: Vec<nvrtc::Source> = HEADERS.iter().zip(&headers).map(|(name, text)| (*name, text.as_str())).collect();
     let name = format!("kernels/{file}");
-    match nvrtc.compile((&name, &source), &headers, &sources::options(target, storage)) {
+    match nvrtc.compile((&name, &source), &headers, &module.options(storage)) {
         Ok(ptx) => ptx,
-        Err(log) => panic!("a CUDA kernel does not compile ({storage}, compute_{target}):\n{log}"),
+        Err(log) => panic!("a CUDA kernel does not compile ({storage}, compute_{}):\n{log}", module.target),
     }
 }
 
-/// The sources, for compilation at run time and for checking launches against signatures.
+/// The sources, for compilation at run time.
 fn embedded_sources(kernels: &Path) -> String {
     let mut code = String::from("pub const SOURCES: &[(&str, &str)] = &[\n");
-    for (stem, _) in sources::TARGETS {
-        let path = kernels.join(format!("{stem}.cu"));
-        writeln!(code, "({stem:?}, include_str!({path:?})),").expect("a string");
+    let mut files: Vec<&str> = sources::MODULES.iter().map(|module| module.file).collect();
+    files.dedup();
+    for file in files {
+        let path = kernels.join(format!("{file}.cu"));
+        writeln!(code, "({file:?}, include_str!({path:?})),").expect("a string");
     }
     code += "];\npub const HEADERS: &[(&str, &str)] = &[\n";
     for name in HEADERS {

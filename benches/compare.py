@@ -139,8 +139,8 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
     ]
     versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
     settings = {"what": what, "batch_size": batch, "threads": threads, "precision": precision, "steps": steps_of(args, batch)}
-    # How a device runs a step: launches in one graph, steps in one, branches.
-    recorded = {key: [result.get(key) for result in rounds[OURS]] for key in ("graph_nodes", "graph_steps", "branches")}
+    # How a device runs a step: launches in one graph.
+    recorded = {key: [result.get(key) for result in rounds[OURS]] for key in ("graph_nodes",)}
     return {**settings, "rows": rows, "versions": versions, "failed": failed, "ours": recorded}
 
 

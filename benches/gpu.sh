@@ -2,6 +2,7 @@
 # Everything that needs a GPU, in one call: device tests, parity, 20-epoch training in every precision, profiles,
 # benchmarks, compute-sanitizer. Leaves logs and JSON in a folder (first argument; default benches/results/gpu-<date>).
 # Further arguments name the parts to run, by how their names begin. No part begins after CNN_CUDA_GPU_SECONDS (1500).
+# `gpu.sh --quick [OUT]` takes four minutes for what matters most: see gpu_quick.sh.
 #
 # Programs are built with cargo, or taken from CNN_CUDA_BIN and CNN_CUDA_TESTS on a host without it. MNIST's files are
 # taken from CNN_CUDA_DATA (default: data). Every part runs even where an earlier one failed; the exit code tells.
@@ -12,6 +13,8 @@ if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L >/dev/null 2>&1; then
     echo "no NVIDIA GPU: nvidia-smi is missing or finds none; nothing was run" >&2
     exit 1
 fi
+quick=
+[ "${1:-}" != --quick ] || { quick=yes; shift; }
 out=${1:-benches/results/gpu-$(date +%Y-%m-%d)}
 mkdir -p "$out"
 export CNN_CUDA_DATA="${CNN_CUDA_DATA:-data}"
@@ -21,6 +24,11 @@ if [ -z "${CNN_CUDA_BIN:-}" ]; then
 fi
 export CNN_CUDA_BIN
 failed=()
+# On the device, and nowhere else: neither skipped nor emulated.
+export CNN_CUDA_NEED_GPU=1
+
+# shellcheck source=benches/gpu_quick.sh
+[ ! $quick ] || . benches/gpu_quick.sh
 
 only=("${@:2}")
 wanted() {
@@ -61,8 +69,6 @@ tests() {
         cargo test --release --test all -- "$@"
     fi
 }
-# On the device, and nowhere else: neither skipped nor emulated.
-export CNN_CUDA_NEED_GPU=1
 ran_some() {
     local log
     log=$(tests "$@" 2>&1)
@@ -72,8 +78,6 @@ ran_some() {
 }
 part device-tests ran_some ops::cuda
 part parity ran_some train::cuda
-part branches-tests ran_some train::branches
-part graph-steps-tests ran_some train::graph_steps
 part profile-tests ran_some train::profile
 part fusion-tests ran_some train::fusion
 
@@ -134,7 +138,7 @@ sys.exit(mean < 0.992)' "$out"
 }
 part seeds seeds
 # From start to the end of the first step, kernels and algorithms being known by now.
-first_step() { timed "first-step-$1" "$CNN_CUDA_BIN" bench --device 0 --precision "$1" --steps 1 --graph-steps 1; }
+first_step() { timed "first-step-$1" "$CNN_CUDA_BIN" bench --device 0 --precision "$1" --steps 1; }
 for precision in tf32 fp16; do part "first-step-$precision" first_step $precision; done
 # The whole path again by each algorithm alone: the losses of the CPU's run, step by step.
 by_algorithm() {
@@ -168,16 +172,6 @@ for precision in fp32 tf32 fp16; do
         # What every layer's candidates took, and each algorithm for all layers.
         part "algorithms-$precision-$batch" "$CNN_CUDA_BIN" bench --device 0 --steps 20 --algorithms \
             --precision $precision --batch-size $batch
-        # Weight gradients beside input gradients, and not; `auto` is the one above.
-        for branches in on off; do
-            name=bench-$precision-$batch-branches-$branches
-            part "$name" bench --precision $precision --batch-size $batch --branches $branches
-        done
-        # Single steps, and sixteen in one graph; `auto` is the one above.
-        for steps in 1 16; do
-            name=bench-$precision-$batch-graph-steps-$steps
-            part "$name" bench --precision $precision --batch-size $batch --graph-steps $steps
-        done
         for algorithm in im2col implicit direct cublaslt; do
             name=bench-$precision-$batch-$algorithm
             part "$name" bench --precision $precision --batch-size $batch --conv-algo $algorithm
@@ -211,7 +205,7 @@ PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
 profile_kernels() {
     timeout 240 ncu --kernel-name 'regex:conv2d' --launch-count 60 --section SpeedOfLight --section WarpStateStats \
         --section Occupancy --csv --log-file "$out/ncu-$1.csv" \
-        "$CNN_CUDA_BIN" bench --device 0 --steps 2 --precision "$1" --conv-algo implicit --branches off --graph-steps 1
+        "$CNN_CUDA_BIN" bench --device 0 --steps 2 --precision "$1" --conv-algo implicit
 }
 if ! wanted ncu; then
     :
@@ -229,8 +223,7 @@ elif command -v compute-sanitizer >/dev/null; then
         for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32" "cublaslt fp16"; do
             read -r algorithm precision <<<"$way"
             part "sanitizer-$tool-$algorithm-$precision" timeout 120 compute-sanitizer --tool $tool --error-exitcode 1 \
-                "$CNN_CUDA_BIN" bench --device 0 --batch-size 16 --steps 4 --conv-algo $algorithm --precision $precision \
-                --branches on --graph-steps 2
+                "$CNN_CUDA_BIN" bench --device 0 --batch-size 16 --steps 4 --conv-algo $algorithm --precision $precision
         done
     done
     # A whole run, its evaluation included.

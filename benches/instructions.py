@@ -4,8 +4,7 @@
 
 FOLDER holds the PTX that a build with NVRTC left (target/*/build/cnn-cuda-*/out). `ptxas` comes with the wheel
 nvidia-cuda-nvcc-cu12, `nvdisasm` with CUDA's toolkit or with the wheel triton. A loop is counted with all of its branches, also
-those that a warp seldom takes, and halved: it multiplies two tiles of 4096 sums, 16 words deep. The loops of a kernel stand in the
-order of its code, one for each form of a tile, and last those for single elements and for strides.
+those that a warp seldom takes, and halved: it multiplies two tiles of 4096 sums, 16 words deep. A kernel has one such loop.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def main() -> None:
     parser.add_argument("--nvdisasm", default="nvdisasm")
     parser.add_argument("--target", default="sm_90")
     args = parser.parse_args()
-    print(f"| kernel, {args.target} | instructions for a tile, by loop | of them products | reads of shared memory |")
+    print(f"| kernel, {args.target} | instructions for a tile | of them products | reads of shared memory |")
     print("| --- | --- | ---: | ---: |")
     for engine in ENGINES:
         ptx = args.folder / f"{engine}.ptx"

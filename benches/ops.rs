@@ -1,15 +1,14 @@
 //! Micro-benchmarks of the operators at the shapes of `mnist-cnn`, batch 64. Each is checked before it is timed.
 
-use std::hint::black_box;
-
-use cnn_cuda::cpu::Cpu;
+use cnn_cuda::cpu::{Cpu, Program};
 use cnn_cuda::ops::{
-    Activation, Backend, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, Linear,
-    LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps, MemorySizes, Region, Span,
+    Activation, Backend, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, Linear, LinearBackwardInput,
+    LinearBackwardWeight, LinearForward, MemorySizes, Op, Region, Span, Step,
 };
 use cnn_cuda::rng::{Purpose, Stream};
 use cnn_cuda::shape::{Shape, Window};
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const BATCH: usize = 64;
 
@@ -56,6 +55,33 @@ impl Bench {
         bench
     }
 
+    fn program(&mut self, op: impl Into<Op>) -> Program {
+        self.cpu.compile(vec![Step { label: "bench".into(), op: op.into() }]).expect("a program")
+    }
+
+    /// Checks the operator's directions, then times each.
+    fn time(
+        &mut self,
+        group: &mut BenchmarkGroup<'_, WallTime>,
+        name: &str,
+        [forward, backward_weight, backward_input]: [Op; 3],
+    ) {
+        let d = random(self.output.len, 2);
+        let mut forward = self.program(forward);
+        let mut backward = [backward_weight, backward_input].map(|op| self.program(op));
+        self.cpu.run(&mut forward).expect("forward");
+        let result = self.cpu.read(self.output).expect("read");
+        self.cpu.write(self.output, &d).expect("write");
+        backward.iter_mut().for_each(|program| self.cpu.run(program).expect("backward"));
+        self.check(&result, &d);
+        let [backward_weight, backward_input] = &mut backward;
+        // The forward pass overwrites the gradient that the others read.
+        let all = [("backward weight", backward_weight), ("backward input", backward_input), ("forward", &mut forward)];
+        for (direction, program) in all {
+            group.bench_function(BenchmarkId::new(direction, name), |b| b.iter(|| self.cpu.run(program)));
+        }
+    }
+
     /// `⟨x·W, d⟩ = ⟨d_W, W⟩ = ⟨d_x, x⟩` holds for any bilinear operator: all three are tied to each other, and the
     /// forward pass is tied to f64 by the tests.
     fn check(&mut self, y: &[f32], d: &[f32]) {
@@ -81,27 +107,13 @@ fn convolutions(criterion: &mut Criterion) {
         let mut bench = Bench::new(BATCH * op.input.len(), op.weight_len(), BATCH * output.len());
         let Bench { input, weight, output: y, d_input, d_weight, .. } = bench;
         let activation = Activation::Identity;
-        let forward = Conv2dForward { input, weight, bias: None, activation, output: y, pool: None };
-        let backward_weight = Conv2dBackwardWeight { input, d_output: y, d_weight };
-        let backward_input = Conv2dBackwardInput { d_output: y, weight, d_input, epilogue: None };
-        let d = random(y.len, 2);
-        bench.cpu.conv2d_forward(&op, BATCH, forward).expect("forward");
-        let result = bench.cpu.read(y).expect("read");
-        bench.cpu.write(y, &d).expect("write");
-        bench.cpu.conv2d_backward_weight(&op, BATCH, backward_weight).expect("backward");
-        bench.cpu.conv2d_backward_input(&op, BATCH, backward_input).expect("backward");
-        bench.check(&result, &d);
         group.throughput(Throughput::Elements(2 * (BATCH * output.pixels() * op.weight_len()) as u64));
-        let name = format!("{in_channels}-{out_channels}");
-        group.bench_function(BenchmarkId::new("backward weight", &name), |b| {
-            b.iter(|| bench.cpu.conv2d_backward_weight(&op, BATCH, black_box(backward_weight)));
-        });
-        group.bench_function(BenchmarkId::new("backward input", &name), |b| {
-            b.iter(|| bench.cpu.conv2d_backward_input(&op, BATCH, black_box(backward_input)));
-        });
-        group.bench_function(BenchmarkId::new("forward", &name), |b| {
-            b.iter(|| bench.cpu.conv2d_forward(&op, BATCH, black_box(forward)));
-        });
+        let ops = [
+            Conv2dForward { op, activation, input, weight, bias: None, output: y, pool: None }.into(),
+            Conv2dBackwardWeight { op, input, d_output: y, d_weight }.into(),
+            Conv2dBackwardInput { op, d_output: y, weight, d_input, epilogue: None }.into(),
+        ];
+        bench.time(&mut group, &format!("{in_channels}-{out_channels}"), ops);
     }
 }
 
@@ -111,28 +123,14 @@ fn linears(criterion: &mut Criterion) {
         let op = Linear { in_features, out_features };
         let mut bench = Bench::new(BATCH * in_features, op.weight_len(), BATCH * out_features);
         let Bench { input, weight, output: y, d_input, d_weight, .. } = bench;
-        let forward =
-            LinearForward { input, weight, bias: None, activation: Activation::Identity, output: y, signs: None };
-        let backward_weight = LinearBackwardWeight { input, d_output: y, d_weight, d_bias: None };
-        let backward_input = LinearBackwardInput { d_output: y, weight, d_input, epilogue: None };
-        let d = random(y.len, 2);
-        bench.cpu.linear_forward(&op, BATCH, forward).expect("forward");
-        let result = bench.cpu.read(y).expect("read");
-        bench.cpu.write(y, &d).expect("write");
-        bench.cpu.linear_backward_weight(&op, BATCH, backward_weight).expect("backward");
-        bench.cpu.linear_backward_input(&op, BATCH, backward_input).expect("backward");
-        bench.check(&result, &d);
+        let activation = Activation::Identity;
         group.throughput(Throughput::Elements(2 * (BATCH * op.weight_len()) as u64));
-        let name = format!("{in_features}-{out_features}");
-        group.bench_function(BenchmarkId::new("forward", &name), |b| {
-            b.iter(|| bench.cpu.linear_forward(&op, BATCH, black_box(forward)));
-        });
-        group.bench_function(BenchmarkId::new("backward weight", &name), |b| {
-            b.iter(|| bench.cpu.linear_backward_weight(&op, BATCH, black_box(backward_weight)));
-        });
-        group.bench_function(BenchmarkId::new("backward input", &name), |b| {
-            b.iter(|| bench.cpu.linear_backward_input(&op, BATCH, black_box(backward_input)));
-        });
+        let ops = [
+            LinearForward { op, activation, input, weight, bias: None, output: y, relu_mask: None }.into(),
+            LinearBackwardWeight { op, input, d_output: y, d_weight, d_bias: None }.into(),
+            LinearBackwardInput { op, d_output: y, weight, d_input, epilogue: None }.into(),
+        ];
+        bench.time(&mut group, &format!("{in_features}-{out_features}"), ops);
     }
 }
 

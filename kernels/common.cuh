@@ -20,15 +20,25 @@ constexpr u32 BLOCK = 256;
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
-// Defines a kernel that the launchers find under its name and the storage type's suffix. Its registers leave room for two
-// blocks on a multiprocessor.
+// Defines a kernel under its name and a suffix for the storage type; with -DENGINE_TENSOR, which compiles the implicit products
+// for newer tensor cores, also one for that. Its registers leave room for two blocks on a multiprocessor.
+//
+// A kernel takes one struct by value, which the launcher in src/cuda mirrors: pointers first (POINTERS of them, and of those
+// first READS that are only read), then u64, then 4-byte fields, filled up to a multiple of 8 bytes. Where a pointer is to less
+// than the storage type, SMALLEST says how much; the emulator's checks read all three.
 #ifdef REAL_F16
 typedef half real;
-#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) name##_f16
+#define STORAGE_NAME(name) name##_f16
 #else
 typedef float real;
-#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) name##_f32
+#define STORAGE_NAME(name) name##_f32
 #endif
+#ifdef ENGINE_TENSOR
+#define KERNEL_NAME(name) STORAGE_NAME(name##_tensor)
+#else
+#define KERNEL_NAME(name) STORAGE_NAME(name)
+#endif
+#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) KERNEL_NAME(name)
 
 // A block's dynamic shared memory, as an array named `name`.
 #ifdef CNN_CUDA_EMULATOR
@@ -81,6 +91,19 @@ __device__ __forceinline__ void store_lanes(real* to, const float (&values)[VEC]
 #pragma unroll
     for (u32 lane = 0; lane < VEC; ++lane) store(&vec.lane[lane], values[lane]);
     store_vec(to, vec);
+}
+
+// The same of memory that nothing writes while the kernel runs: by the non-coherent path, and free to move past stores. (That
+// a pointer in a struct of parameters is __restrict__ is seldom understood.)
+__device__ __forceinline__ float read(const float* from) { return __ldg(from); }
+__device__ __forceinline__ float read(const half* from) { return half_to_float(half{__ldg(&from->bits)}); }
+__device__ __forceinline__ void read_lanes(float (&values)[1], const real* from) { values[0] = read(from); }
+
+__device__ __forceinline__ void read_lanes(float (&values)[VEC], const real* from) {
+    Vec vec;
+    vec.bytes = __ldg(reinterpret_cast<const uint4*>(from));
+#pragma unroll
+    for (u32 lane = 0; lane < VEC; ++lane) values[lane] = load(vec.lane[lane]);
 }
 
 // `VEC` elements from `first` on, as floats; past `count`, zeros.
@@ -136,23 +159,3 @@ __device__ __forceinline__ float activate_backward(float output, float d_output,
 }
 
 __device__ __forceinline__ bool is_finite(float value) { return value - value == 0.0f; }
-
-// A range of coordinates along one axis, [begin, end).
-struct Span {
-    u32 begin, end;
-};
-
-// The inputs that the window of output `out` covers; padding is left out.
-__device__ __forceinline__ Span inputs_under(u32 out, u32 size, u32 kernel, u32 stride, u32 padding) {
-    const long long start = (long long)out * stride - padding;
-    const long long end = start + kernel;
-    return Span{(u32)(start < 0 ? 0 : start), (u32)(end > size ? size : end)};
-}
-
-// The outputs whose windows cover the input `at`; empty where a stride leaps over it.
-__device__ __forceinline__ Span outputs_over(u32 at, u32 outputs, u32 kernel, u32 stride, u32 padding) {
-    const u32 padded = at + padding;
-    const u32 begin = padded < kernel ? 0 : (padded - kernel) / stride + 1;
-    const u32 end = padded / stride + 1;
-    return Span{begin, end < outputs ? end : outputs};
-}

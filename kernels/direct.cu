@@ -1,12 +1,9 @@
 // A first layer's convolution, directly: with one input channel a window is but a few numbers, too few for a matrix
 // product. A window is square with a side of 3 or 5, and there are at most 32 output channels.
+#include "geometry.cuh"
 #include "reduce.cuh"
 
 constexpr u32 MOST_CHANNELS = 32;
-
-struct Geometry {
-    u32 height, width, out_height, out_width, stride, padding;
-};
 
 // A pixel of the output: its sample, and where its window begins in the input, negative within the padding.
 struct Window {
@@ -23,18 +20,32 @@ static __device__ __forceinline__ Window window_of(u64 pixel, const Geometry& op
 }
 
 // The input under tap (ky, kx) of a window; padding is zero.
-static __device__ __forceinline__ float tap(const real* __restrict__ input, const Window& at, u32 ky, u32 kx,
+static __device__ __forceinline__ float tap(const real* input, const Window& at, u32 ky, u32 kx,
                                             const Geometry& op) {
     const u32 y = (u32)(at.y + (int)ky), x = (u32)(at.x + (int)kx);  // Negative ones become large.
     if (y >= op.height || x >= op.width) return 0.0f;
-    return load(input[(at.sample * op.height + y) * op.width + x]);
+    return read(input + (at.sample * op.height + y) * op.width + x);
 }
+
+struct DirectForwardParams {
+    const real *input, *weight;
+    const float* bias;  // May be null.
+    real* output;
+    u64 pixels;  // Of the output.
+    Geometry op;
+    float slope;
+    static constexpr u32 READS = 3, POINTERS = 4;
+};
+static_assert(sizeof(DirectForwardParams) == 88, "the layout is shared with Rust");
 
 // output = act(convolution + bias), VEC channels of a pixel to a thread. `weights` is [tap][MOST_CHANNELS], shared.
 template <u32 K>
-static __device__ __forceinline__ void forward(const real* __restrict__ input, const real* __restrict__ weight,
-                                               const float* __restrict__ bias, real* __restrict__ output, u64 pixels,
-                                               u32 channels, float slope, const Geometry& op, float* weights) {
+static __device__ __forceinline__ void forward(const DirectForwardParams& p, float* weights) {
+    const real *__restrict__ input = p.input, *__restrict__ weight = p.weight;
+    const float* __restrict__ bias = p.bias;
+    real* __restrict__ output = p.output;
+    const Geometry& op = p.op;
+    const u32 channels = op.out_channels;
     constexpr u32 TAPS = K * K;
     for (u32 i = threadIdx.x; i < TAPS * MOST_CHANNELS; i += BLOCK) {
         const u32 channel = i % MOST_CHANNELS;
@@ -42,7 +53,7 @@ static __device__ __forceinline__ void forward(const real* __restrict__ input, c
     }
     __syncthreads();
     const u32 vectors = (channels + VEC - 1) / VEC;
-    GRID_STRIDE(i, pixels * vectors) {
+    GRID_STRIDE(i, p.pixels * vectors) {
         u64 pixel = i;
         const u32 channel = take_digit(pixel, vectors) * VEC;
         const Window at = window_of(pixel, op);
@@ -58,7 +69,7 @@ static __device__ __forceinline__ void forward(const real* __restrict__ input, c
             for (u32 lane = 0; lane < VEC; ++lane) sums[lane] += value * weights[t * MOST_CHANNELS + channel + lane];
         }
 #pragma unroll
-        for (u32 lane = 0; lane < VEC; ++lane) sums[lane] = activate(sums[lane], slope);
+        for (u32 lane = 0; lane < VEC; ++lane) sums[lane] = activate(sums[lane], p.slope);
         real* target = output + pixel * channels + channel;
         if (channels % VEC == 0) {
             store_lanes(target, sums);
@@ -71,21 +82,14 @@ static __device__ __forceinline__ void forward(const real* __restrict__ input, c
     }
 }
 
-// One thread per VEC channels of a pixel; `bias` may be null.
-KERNEL(direct_forward_3)(const real* __restrict__ input, const real* __restrict__ weight,
-                         const float* __restrict__ bias, real* __restrict__ output, u64 pixels, u32 channels,
-                         float slope, u32 height, u32 width, u32 out_height, u32 out_width, u32 stride, u32 padding) {
+KERNEL(direct_forward_3)(const __grid_constant__ DirectForwardParams p) {
     __shared__ float weights[9 * MOST_CHANNELS];
-    const Geometry op = {height, width, out_height, out_width, stride, padding};
-    forward<3>(input, weight, bias, output, pixels, channels, slope, op, weights);
+    forward<3>(p, weights);
 }
 
-KERNEL(direct_forward_5)(const real* __restrict__ input, const real* __restrict__ weight,
-                         const float* __restrict__ bias, real* __restrict__ output, u64 pixels, u32 channels,
-                         float slope, u32 height, u32 width, u32 out_height, u32 out_width, u32 stride, u32 padding) {
+KERNEL(direct_forward_5)(const __grid_constant__ DirectForwardParams p) {
     __shared__ float weights[25 * MOST_CHANNELS];
-    const Geometry op = {height, width, out_height, out_width, stride, padding};
-    forward<5>(input, weight, bias, output, pixels, channels, slope, op, weights);
+    forward<5>(p, weights);
 }
 
 // N gradients of a pixel from `channel` on, zeros past the last channel; one access where N divides `channels`.
@@ -102,7 +106,7 @@ static __device__ __forceinline__ void load_channels(float (&values)[N], const r
     }
 #pragma unroll
     for (u32 lane = 0; lane < N; ++lane) {
-        values[lane] = channel + lane < channels ? load(from[channel + lane]) : 0.0f;
+        values[lane] = channel + lane < channels ? read(from + channel + lane) : 0.0f;
     }
 }
 
@@ -133,30 +137,40 @@ static __device__ __forceinline__ void sum_blocks(const float4* partial, float* 
     }
 }
 
+struct DirectWeightParams {
+    const real *input, *d_output;
+    float *d_weight, *partial;
+    u32* arrived;
+    u64 pixels;  // Of the output.
+    Geometry op;
+    u32 width, pixels_per_block, unused;
+    static constexpr u32 READS = 2, POINTERS = 5;
+};
+static_assert(sizeof(DirectWeightParams) == 104, "the layout is shared with Rust");
+
 // d_weight[channel][tap] = Σ_pixels d_output[pixel][channel] · input[window's tap]: a thread sums N channels of its
 // pixels, a warp's threads of the same channels are added by halves, then warps and blocks in their order. `quad_parts`
 // is shared: [BLOCK / WARP][MOST_CHANNELS · TAPS] floats, and at least BLOCK quads.
 template <u32 K, u32 N>
-static __device__ __forceinline__ void backward_weight(const real* __restrict__ input,
-                                                       const real* __restrict__ d_output, float* d_weight,
-                                                       float* partial, u32* arrived, u64 pixels, u32 channels,
-                                                       u32 width, u32 pixels_per_block, const Geometry& op,
-                                                       float4* quad_parts, u32& flag) {
+static __device__ __forceinline__ void backward_weight(const DirectWeightParams& p, float4* quad_parts, u32& flag) {
+    const Geometry& op = p.op;
+    const u32 channels = op.out_channels, width = p.width;
+    float* const partial = p.partial;
     constexpr u32 TAPS = K * K;
     float* parts = reinterpret_cast<float*>(quad_parts);
-    const u64 first = (u64)blockIdx.x * pixels_per_block;
-    const u64 end = first + pixels_per_block < pixels ? first + pixels_per_block : pixels;
+    const u64 first = (u64)blockIdx.x * p.pixels_per_block;
+    const u64 end = first + p.pixels_per_block < p.pixels ? first + p.pixels_per_block : p.pixels;
     const u32 channel = threadIdx.x % width * N;
     float sums[N][TAPS];
 #pragma unroll
     for (u32 i = 0; i < N * TAPS; ++i) sums[i / TAPS][i % TAPS] = 0.0f;
     for (u64 pixel = first + threadIdx.x / width; pixel < end; pixel += BLOCK / width) {
         float gradients[N];
-        load_channels<N>(gradients, d_output + pixel * channels, channel < channels ? channel : 0, channels);
+        load_channels<N>(gradients, p.d_output + pixel * channels, channel < channels ? channel : 0, channels);
         const Window at = window_of(pixel, op);
 #pragma unroll
         for (u32 t = 0; t < TAPS; ++t) {
-            const float value = tap(input, at, t / K, t % K, op);
+            const float value = tap(p.input, at, t / K, t % K, op);
 #pragma unroll
             for (u32 lane = 0; lane < N; ++lane) sums[lane][t] += gradients[lane] * value;
         }
@@ -178,30 +192,20 @@ static __device__ __forceinline__ void backward_weight(const real* __restrict__ 
         for (u32 warp = 0; warp < BLOCK / WARP && i < len; ++warp) sum += parts[warp * len + i];
         partial[(u64)blockIdx.x * quads * 4 + i] = sum;
     }
-    if (!arrives_last(arrived, gridDim.x, flag)) return;
-    sum_blocks(reinterpret_cast<const float4*>(partial), d_weight, len, quads, quad_parts);
+    if (!arrives_last(p.arrived, gridDim.x, flag)) return;
+    sum_blocks(reinterpret_cast<const float4*>(partial), p.d_weight, len, quads, quad_parts);
 }
 
-// Grid: ⌈pixels / pixels_per_block⌉ blocks; `lanes` is the power of two that covers a pixel's channels by
-// fours, or one by one where the window is larger.
-KERNEL(direct_backward_weight_3)(const real* __restrict__ input, const real* __restrict__ d_output, float* d_weight,
-                                 float* partial, u32* arrived, u64 pixels, u32 channels, u32 lanes,
-                                 u32 pixels_per_block, u32 height, u32 width, u32 out_height, u32 out_width,
-                                 u32 stride, u32 padding) {
+// Grid: ⌈pixels / pixels_per_block⌉ blocks; `width` is the power of two that covers a pixel's channels by fours, or one by
+// one where the window is larger.
+KERNEL(direct_backward_weight_3)(const __grid_constant__ DirectWeightParams p) {
     __shared__ float4 parts[BLOCK / WARP * MOST_CHANNELS * 9 / 4];
     __shared__ u32 flag;
-    const Geometry op = {height, width, out_height, out_width, stride, padding};
-    backward_weight<3, 4>(input, d_output, d_weight, partial, arrived, pixels, channels, lanes, pixels_per_block, op, parts,
-                       flag);
+    backward_weight<3, 4>(p, parts, flag);
 }
 
-KERNEL(direct_backward_weight_5)(const real* __restrict__ input, const real* __restrict__ d_output, float* d_weight,
-                                 float* partial, u32* arrived, u64 pixels, u32 channels, u32 lanes,
-                                 u32 pixels_per_block, u32 height, u32 width, u32 out_height, u32 out_width,
-                                 u32 stride, u32 padding) {
+KERNEL(direct_backward_weight_5)(const __grid_constant__ DirectWeightParams p) {
     __shared__ float4 parts[BLOCK / WARP * MOST_CHANNELS * 25 / 4];
     __shared__ u32 flag;
-    const Geometry op = {height, width, out_height, out_width, stride, padding};
-    backward_weight<5, 1>(input, d_output, d_weight, partial, arrived, pixels, channels, lanes, pixels_per_block, op, parts,
-                       flag);
+    backward_weight<5, 1>(p, parts, flag);
 }

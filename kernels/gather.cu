@@ -4,28 +4,51 @@
 #include "philox.cuh"
 #include "reduce.cuh"
 
+struct GatherParams {
+    const u8* images;
+    const u32 *labels, *order;
+    const float *mean, *std;
+    u64* position;
+    real* output;
+    u32 *batch_labels, *arrived;
+    u32 batch, sample_size, channels, unused;
+    static constexpr u32 READS = 5, POINTERS = 9, SMALLEST = sizeof(u8);
+};
+static_assert(sizeof(GatherParams) == 88, "the layout is shared with Rust");
+
 // Takes `batch` samples from the position on, which the last block then moves on by as many.
 //
 // output = (byte / 255 − mean[channel]) / std[channel], the same three roundings as on the CPU. One thread per value;
 // `sample_size` is height · width · channels.
-KERNEL(gather_normalise)(const u8* __restrict__ images, const u32* __restrict__ labels, const u32* __restrict__ order,
-                         u64* position, const float* __restrict__ mean, const float* __restrict__ std,
-                         real* __restrict__ output, u32* __restrict__ batch_labels, u32* arrived, u32 batch,
-                         u32 sample_size, u32 channels) {
+KERNEL(gather_normalise)(const __grid_constant__ GatherParams p) {
     __shared__ u32 flag;
-    const u64 first = *position;
-    GRID_STRIDE(i, (u64)batch * sample_size) {
+    const u64 first = *p.position;
+    GRID_STRIDE(i, (u64)p.batch * p.sample_size) {
         u64 row = i;
-        const u32 offset = take_digit(row, sample_size);
-        const u32 channel = offset % channels;
-        const u64 sample = order[first + row];
-        const float value = (float)images[sample * sample_size + offset] / 255.0f;
-        store(output + i, (value - mean[channel]) / std[channel]);
-        if (offset == 0) batch_labels[row] = labels[sample];
+        const u32 offset = take_digit(row, p.sample_size);
+        const u32 channel = offset % p.channels;
+        const u64 sample = __ldg(p.order + first + row);
+        const float value = (float)__ldg(p.images + sample * p.sample_size + offset) / 255.0f;
+        store(p.output + i, (value - read(p.mean + channel)) / read(p.std + channel));
+        if (offset == 0) p.batch_labels[row] = __ldg(p.labels + sample);
     }
     // Every block has read the position.
-    if (arrives_last(arrived, gridDim.x, flag) && threadIdx.x == 0) *position = first + batch;
+    if (arrives_last(p.arrived, gridDim.x, flag) && threadIdx.x == 0) *p.position = first + p.batch;
 }
+
+struct AugmentParams {
+    const u8* images;
+    const u32 *labels, *order;
+    const float *mean, *std;
+    const u64* draws;  // What they follow from: seed and epoch.
+    u64* position;
+    real* output;
+    u32 *batch_labels, *arrived;
+    u32 height, width, channels, crop_padding, flip, cutout;
+    float brightness, contrast;
+    static constexpr u32 READS = 6, POINTERS = 10, SMALLEST = sizeof(u8);
+};
+static_assert(sizeof(AugmentParams) == 112, "the layout is shared with Rust");
 
 // What is drawn for one image.
 struct Drawn {
@@ -43,42 +66,39 @@ static __device__ __forceinline__ float around_one(u32 word, float spread) {
 }
 
 // The same as everywhere: what `Augmentation::draw` of src/ops/gather.rs says.
-static __device__ __forceinline__ Drawn draw_for(u64 seed, u32 epoch, u64 position, u32 height, u32 width,
-                                                 u32 crop_padding, u32 flip, u32 cutout, float brightness,
-                                                 float contrast) {
+static __device__ __forceinline__ Drawn draw_for(const AugmentParams& p, u64 position) {
+    const u64 seed = p.draws[0];
+    const u32 epoch = (u32)p.draws[1];
     const uint4 a = draw(seed, PURPOSE_AUGMENTATION, epoch, 2 * position);
     const uint4 b = draw(seed, PURPOSE_AUGMENTATION, epoch, 2 * position + 1);
     Drawn drawn;
-    drawn.top = below(a.x, 2 * crop_padding + 1) - (int)crop_padding;
-    drawn.left = below(a.y, 2 * crop_padding + 1) - (int)crop_padding;
-    drawn.flip = flip && a.z >> 31;
-    drawn.row_begin = below(a.w, height) - (int)(cutout / 2);
-    drawn.row_end = drawn.row_begin + (int)cutout;
-    drawn.column_begin = below(b.x, width) - (int)(cutout / 2);
-    drawn.column_end = drawn.column_begin + (int)cutout;
-    drawn.brightness = around_one(b.y, brightness);
-    drawn.contrast = around_one(b.z, contrast);
+    drawn.top = below(a.x, 2 * p.crop_padding + 1) - (int)p.crop_padding;
+    drawn.left = below(a.y, 2 * p.crop_padding + 1) - (int)p.crop_padding;
+    drawn.flip = p.flip && a.z >> 31;
+    drawn.row_begin = below(a.w, p.height) - (int)(p.cutout / 2);
+    drawn.row_end = drawn.row_begin + (int)p.cutout;
+    drawn.column_begin = below(b.x, p.width) - (int)(p.cutout / 2);
+    drawn.column_end = drawn.column_begin + (int)p.cutout;
+    drawn.brightness = around_one(b.y, p.brightness);
+    drawn.contrast = around_one(b.z, p.contrast);
     return drawn;
 }
 
-// The same for training images that are changed as drawn for their position in the order of `epoch`. blockIdx.x names
+// The same for training images that are changed as drawn for their position in the epoch's order. blockIdx.x names
 // the sample, blockIdx.y its share of values.
-KERNEL(gather_augment)(const u8* __restrict__ images, const u32* __restrict__ labels, const u32* __restrict__ order,
-                       u64* position, const float* __restrict__ mean, const float* __restrict__ std,
-                       real* __restrict__ output, u32* __restrict__ batch_labels, u32* arrived,
-                       const u32* __restrict__ epoch, u64 seed, u32 height, u32 width, u32 channels, u32 crop_padding,
-                       u32 flip, u32 cutout, float brightness, float contrast) {
+KERNEL(gather_augment)(const __grid_constant__ AugmentParams p) {
     __shared__ u32 flag;
     __shared__ Drawn drawn;
-    const u64 first = *position, place = first + blockIdx.x, sample = order[place];
+    const u32 height = p.height, width = p.width, channels = p.channels;
+    const u64 first = *p.position, place = first + blockIdx.x, sample = __ldg(p.order + place);
     if (threadIdx.x == 0) {
-        drawn = draw_for(seed, *epoch, place, height, width, crop_padding, flip, cutout, brightness, contrast);
-        if (blockIdx.y == 0) batch_labels[blockIdx.x] = labels[sample];
+        drawn = draw_for(p, place);
+        if (blockIdx.y == 0) p.batch_labels[blockIdx.x] = __ldg(p.labels + sample);
     }
     __syncthreads();
     const u64 size = (u64)height * width * channels;
-    const u8* image = images + sample * size;
-    real* target = output + blockIdx.x * size;
+    const u8* image = p.images + sample * size;
+    real* const target = p.output + blockIdx.x * size;
     for (u64 i = (u64)blockIdx.y * BLOCK + threadIdx.x; i < size; i += (u64)gridDim.y * BLOCK) {
         u64 pixel = i;
         const u32 channel = take_digit(pixel, channels);
@@ -89,10 +109,10 @@ KERNEL(gather_augment)(const u8* __restrict__ images, const u32* __restrict__ la
         }
         const int y = row + drawn.top, x = (drawn.flip ? (int)width - 1 - column : column) + drawn.left;
         const bool inside = y >= 0 && y < (int)height && x >= 0 && x < (int)width;
-        const u8 byte = inside ? image[((u64)y * width + x) * channels + channel] : 0;
+        const u8 byte = inside ? __ldg(image + ((u64)y * width + x) * channels + channel) : 0;
         const float value = fminf((float)byte / 255.0f * drawn.brightness, 1.0f);
-        store(target + i, (value - mean[channel]) / std[channel] * drawn.contrast);
+        store(target + i, (value - read(p.mean + channel)) / read(p.std + channel) * drawn.contrast);
     }
     // Every block has read the position.
-    if (arrives_last(arrived, gridDim.x * gridDim.y, flag) && threadIdx.x == 0) *position = first + gridDim.x;
+    if (arrives_last(p.arrived, gridDim.x * gridDim.y, flag) && threadIdx.x == 0) *p.position = first + gridDim.x;
 }

@@ -1,44 +1,48 @@
-// Implicit convolution where the device's oldest target suffices: fp32 by fused multiply-adds, halves on tensor cores by
-// the instruction that compute_75 has.
+// Implicit convolution on one engine, an entry point for every tile: fp32 by fused multiply-adds and halves by the tensor
+// cores' instruction of compute_75, or with ENGINE_TENSOR by those of compute_80, TF32 and halves sixteen at a time.
+//
+// Grid: tiles, then splits of the inner dimension; src/cuda/cut.rs chooses both. `scalar` reads single elements, where lengths
+// or addresses are no whole vectors.
 #include "implicit.cuh"
 
-#ifdef REAL_F16
+#if defined(ENGINE_TENSOR) && defined(REAL_F16)
+typedef TensorCores<MMA_F16_K16> Engine;
+#elif defined(ENGINE_TENSOR)
+typedef TensorCores<MMA_TF32_K8> Engine;
+#elif defined(REAL_F16)
 typedef TensorCores<MMA_F16_K8> Engine;
 #else
 typedef Fma Engine;
 #endif
 
-KERNEL(conv2d_forward_implicit)(const real* __restrict__ input, const real* __restrict__ weight,
-                            const float* __restrict__ bias, real* __restrict__ output, u32* __restrict__ argmax,
-                            float* partials, u32* counters,
-                            u32 batch, u32 height, u32 width, u32 channels, u32 out_height, u32 out_width,
-                            u32 out_channels, u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector, u32 pooled,
-                            float slope) {
-    DYNAMIC_SHARED(u32, cells);
-    const Conv conv{height, width, channels, out_height, out_width, out_channels, kernel, stride, padding};
-    const Forward<Engine> direction{input, weight, bias, output, argmax, pooled, slope};
-    run(direction, Launch{conv, batch, cells, partials, counters}, shape, vector);
-}
+typedef Tile<64, 64, true> Square;
+typedef Tile<128, 32, true> Tall;
+typedef Tile<256, 16, true> Slim;
+typedef Tile<32, 128, true> Wide;
+typedef Tile<64, 64, false> Scalar;
 
-KERNEL(conv2d_backward_weight_implicit)(const real* __restrict__ input, const real* __restrict__ d_output,
-                                    float* __restrict__ d_weight, float* partials, u32* counters, u32 batch,
-                                    u32 height, u32 width, u32 channels, u32 out_height, u32 out_width,
-                                    u32 out_channels, u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector) {
-    DYNAMIC_SHARED(u32, cells);
-    const Conv conv{height, width, channels, out_height, out_width, out_channels, kernel, stride, padding};
-    const BackwardWeight<Engine> direction{input, d_output, d_weight};
-    run(direction, Launch{conv, batch, cells, partials, counters}, shape, vector);
-}
+typedef ImplicitForwardParams Forward;
+KERNEL(conv2d_forward_64x64)(const __grid_constant__ Forward p) { forward<Engine, Square, false>(p); }
+KERNEL(conv2d_forward_128x32)(const __grid_constant__ Forward p) { forward<Engine, Tall, false>(p); }
+KERNEL(conv2d_forward_256x16)(const __grid_constant__ Forward p) { forward<Engine, Slim, false>(p); }
+KERNEL(conv2d_forward_32x128)(const __grid_constant__ Forward p) { forward<Engine, Wide, false>(p); }
+KERNEL(conv2d_forward_64x64_scalar)(const __grid_constant__ Forward p) { forward<Engine, Scalar, false>(p); }
+KERNEL(conv2d_forward_pooled_64x64)(const __grid_constant__ Forward p) { forward<Engine, Square, true>(p); }
+KERNEL(conv2d_forward_pooled_128x32)(const __grid_constant__ Forward p) { forward<Engine, Tall, true>(p); }
+KERNEL(conv2d_forward_pooled_256x16)(const __grid_constant__ Forward p) { forward<Engine, Slim, true>(p); }
+KERNEL(conv2d_forward_pooled_32x128)(const __grid_constant__ Forward p) { forward<Engine, Wide, true>(p); }
+KERNEL(conv2d_forward_pooled_64x64_scalar)(const __grid_constant__ Forward p) { forward<Engine, Scalar, true>(p); }
 
-KERNEL(conv2d_backward_input_implicit)(const real* __restrict__ d_output, const real* __restrict__ weight,
-                                   real* __restrict__ d_input, const real* __restrict__ output,
-                                   float* __restrict__ d_bias, float* parts, u32* parts_counters, float* partials,
-                                   u32* counters, u32 batch, u32 height,
-                                   u32 width, u32 channels, u32 out_height, u32 out_width, u32 out_channels,
-                                   u32 kernel, u32 stride, u32 padding, u32 shape, u32 vector, float slope) {
-    DYNAMIC_SHARED(u32, cells);
-    const Conv conv{height, width, channels, out_height, out_width, out_channels, kernel, stride, padding};
-    const BackwardInput<Engine> direction{d_output,       weight, d_input, output, d_bias, parts,
-                                          parts_counters, slope};
-    run(direction, Launch{conv, batch, cells, partials, counters}, shape, vector);
-}
+typedef ImplicitWeightParams Weight;
+KERNEL(conv2d_backward_weight_64x64)(const __grid_constant__ Weight p) { backward_weight<Engine, Square>(p); }
+KERNEL(conv2d_backward_weight_128x32)(const __grid_constant__ Weight p) { backward_weight<Engine, Tall>(p); }
+KERNEL(conv2d_backward_weight_32x128)(const __grid_constant__ Weight p) { backward_weight<Engine, Wide>(p); }
+KERNEL(conv2d_backward_weight_64x64_scalar)(const __grid_constant__ Weight p) { backward_weight<Engine, Scalar>(p); }
+
+typedef ImplicitInputParams Input;
+KERNEL(conv2d_backward_input_64x64)(const __grid_constant__ Input p) { backward_input<Engine, Square, false>(p); }
+KERNEL(conv2d_backward_input_128x32)(const __grid_constant__ Input p) { backward_input<Engine, Tall, false>(p); }
+KERNEL(conv2d_backward_input_256x16)(const __grid_constant__ Input p) { backward_input<Engine, Slim, false>(p); }
+KERNEL(conv2d_backward_input_32x128)(const __grid_constant__ Input p) { backward_input<Engine, Wide, false>(p); }
+KERNEL(conv2d_backward_input_64x64_strided)(const __grid_constant__ Input p) { backward_input<Engine, Square, true>(p); }
+KERNEL(conv2d_backward_input_64x64_scalar)(const __grid_constant__ Input p) { backward_input<Engine, Scalar, true>(p); }

@@ -18,6 +18,30 @@ struct StepResult {
 };
 static_assert(sizeof(StepResult) == 8, "the layout is shared with Rust");
 
+// The results of the latest steps: a ring with room for `capacity` of them, behind it.
+struct StepLog {
+    u64 capacity;  // 0: none are kept.
+    __device__ __forceinline__ StepResult* at(u64 step) {
+        return capacity ? reinterpret_cast<StepResult*>(this + 1) + step % capacity : nullptr;
+    }
+};
+static_assert(sizeof(StepLog) == 8, "the layout is shared with Rust");
+
+struct LossParams {
+    const real* logits;
+    const u32* labels;
+    const float* loss_scale;  // Null is 1.
+    real* d_logits;           // May be the logits; null in evaluation.
+    float* d_bias;            // Null: without.
+    Metrics* metrics;
+    StepLog* step_log;  // Null in evaluation.
+    u32 rows, classes;
+    float smoothing, weight;
+    u32 auxiliary, unused;
+    static constexpr u32 READS = 3, POINTERS = 7;
+};
+static_assert(sizeof(LossParams) == 80, "the layout is shared with Rust");
+
 // A running maximum: the largest value and its first index. A NaN wins, as in PyTorch's argmax.
 struct Best {
     float value;
@@ -87,9 +111,8 @@ static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) 
 
 // Adds the block's sums to the metrics, in the threads' order halved again and again. An auxiliary head adds its loss to
 // the step of the main head before it, and nothing else.
-static __device__ __forceinline__ void add_to_metrics(Metrics* metrics, StepResult* step_log, u64 step_log_capacity,
-                                                      double (&losses)[BLOCK], u32 (&corrects)[BLOCK], u32 rows,
-                                                      float weight, bool auxiliary) {
+static __device__ __forceinline__ void add_to_metrics(const LossParams& p, double (&losses)[BLOCK],
+                                                      u32 (&corrects)[BLOCK]) {
     for (u32 half_way = BLOCK / 2; half_way > 0; half_way /= 2) {
         __syncthreads();
         if (threadIdx.x >= half_way) continue;
@@ -97,19 +120,20 @@ static __device__ __forceinline__ void add_to_metrics(Metrics* metrics, StepResu
         corrects[threadIdx.x] += corrects[threadIdx.x + half_way];
     }
     if (threadIdx.x != 0) return;
-    const double loss = auxiliary ? weight * losses[0] : losses[0];
-    const float mean = (float)(loss / rows);
-    const u64 step = metrics->steps - (auxiliary ? 1 : 0);
-    StepResult* result = step_log ? step_log + step % step_log_capacity : nullptr;
+    Metrics* const metrics = p.metrics;
+    const double loss = p.auxiliary ? p.weight * losses[0] : losses[0];
+    const float mean = (float)(loss / p.rows);
+    const u64 step = metrics->steps - (p.auxiliary ? 1 : 0);
+    StepResult* result = p.step_log ? p.step_log->at(step) : nullptr;
     if (!is_finite(mean) && metrics->first_bad_step < 0) metrics->first_bad_step = (long long)step;
     metrics->loss_sum += loss;
-    if (auxiliary) {
+    if (p.auxiliary) {
         if (result) result->loss += mean;
         return;
     }
-    if (result) *result = StepResult{mean, (float)corrects[0] / (float)rows};
+    if (result) *result = StepResult{mean, (float)corrects[0] / (float)p.rows};
     metrics->correct += corrects[0];
-    metrics->count += rows;
+    metrics->count += p.rows;
     metrics->steps += 1;
 }
 
@@ -133,33 +157,31 @@ static __device__ __forceinline__ void sum_columns(const real* d_logits, float* 
     }
 }
 
-// d_logits = (softmax(logits) − onehot(label)) · weight · loss_scale / rows; null in evaluation. With `smoothing` the label
-// is 1 − smoothing, and every class smoothing / classes more. With `d_bias` (null: without) also its column sums. `loss_scale` null is 1,
-// `step_log` null is none. Few classes: a thread per sample; many: a warp per sample. Grid: one block of BLOCK threads.
-KERNEL(softmax_cross_entropy)(const real* logits, const u32* __restrict__ labels, real* d_logits, float* d_bias,
-                              const float* __restrict__ loss_scale, Metrics* metrics, StepResult* step_log,
-                              u64 step_log_capacity, u32 rows, u32 classes, float smoothing, float weight,
-                              u32 auxiliary) {
+// d_logits = (softmax(logits) − onehot(label)) · weight · loss_scale / rows, over [rows][classes]. With `smoothing` the label
+// is 1 − smoothing, and every class smoothing / classes more. With `d_bias` also its column sums. Few classes: a thread per
+// sample; many: a warp per sample. Grid: one block of BLOCK threads.
+KERNEL(softmax_cross_entropy)(const __grid_constant__ LossParams p) {
     __shared__ double losses[BLOCK];
     __shared__ u32 corrects[BLOCK];
     __shared__ float parts[BLOCK];
-    const u32 lanes = classes <= WARP ? 1 : WARP;
-    const float scale = weight * (loss_scale ? *loss_scale : 1.0f) / (float)rows;
+    const u32* __restrict__ labels = p.labels;
+    const u32 classes = p.classes, lanes = classes <= WARP ? 1 : WARP;
+    const float scale = p.weight * (p.loss_scale ? *p.loss_scale : 1.0f) / (float)p.rows;
     const u32 lane = threadIdx.x % lanes;
     double loss = 0.0;
     u32 correct = 0;
-    for (u32 row = threadIdx.x / lanes; row < rows; row += BLOCK / lanes) {
+    for (u32 row = threadIdx.x / lanes; row < p.rows; row += BLOCK / lanes) {
         const u64 first = (u64)row * classes;
+        real* const d_logits = p.d_logits ? p.d_logits + first : nullptr;
+        const Row values{p.logits + first, d_logits, classes, lane, lanes, labels[row], scale, p.smoothing};
         bool is_correct;
-        const float row_value = row_loss(
-            Row{logits + first, d_logits ? d_logits + first : nullptr, classes, lane, lanes, labels[row], scale, smoothing},
-            is_correct);
+        const float row_value = row_loss(values, is_correct);
         if (lane != 0) continue;
         loss += row_value;
         correct += is_correct ? 1 : 0;
     }
-    if (d_bias) sum_columns(d_logits, d_bias, rows, classes, parts);
+    if (p.d_bias) sum_columns(p.d_logits, p.d_bias, p.rows, classes, parts);
     losses[threadIdx.x] = loss;
     corrects[threadIdx.x] = correct;
-    add_to_metrics(metrics, step_log, step_log_capacity, losses, corrects, rows, weight, auxiliary != 0);
+    add_to_metrics(p, losses, corrects);
 }

@@ -3,15 +3,12 @@
 //
 // Max pooling takes the bias and activation of the layer before it along: forward it pools act(input + bias), backward it
 // takes the gradients through the activation and sums the bias gradient.
+#include "geometry.cuh"
 #include "reduce.cuh"
-
-struct Pooling {
-    u32 height, width, channels, out_height, out_width, kernel, stride, padding;
-};
 
 template <u32 V>
 static __device__ __forceinline__ void store_indices(u32* to, const u32 (&values)[V]) {
-    if (V == 1) {
+    if constexpr (V == 1) {
         *to = values[0];
         return;
     }
@@ -24,41 +21,50 @@ static __device__ __forceinline__ void store_indices(u32* to, const u32 (&values
 
 template <u32 V>
 static __device__ __forceinline__ void load_indices(u32 (&values)[V], const u32* from) {
-    if (V == 1) {
-        values[0] = *from;
+    if constexpr (V == 1) {
+        values[0] = __ldg(from);
         return;
     }
 #pragma unroll
     for (u32 lane = 0; lane + 3 < V; lane += 4) {
-        const uint4 four = *reinterpret_cast<const uint4*>(from + lane);
+        const uint4 four = __ldg(reinterpret_cast<const uint4*>(from + lane));
         values[lane] = four.x, values[lane + 1] = four.y, values[lane + 2] = four.z, values[lane + 3] = four.w;
     }
 }
 
+struct MaxPoolParams {
+    const real* input;
+    const float* bias;  // Null for none.
+    real* output;
+    u32* argmax;  // Null in evaluation.
+    u64 count;
+    Geometry op;
+    float slope;
+    static constexpr u32 READS = 2, POINTERS = 4;
+};
+static_assert(sizeof(MaxPoolParams) == 88, "the layout is shared with Rust");
+
 template <u32 V>
-static __device__ __forceinline__ void maxima(const real* __restrict__ input, const float* __restrict__ bias,
-                                              real* __restrict__ output, u32* __restrict__ argmax, u64 count,
-                                              float slope, const Pooling& op) {
-    GRID_STRIDE(i, count / V) {
-        u64 sample = i;
-        const u32 channel = take_digit(sample, op.channels / V) * V;
-        const Span cols = inputs_under(take_digit(sample, op.out_width), op.width, op.kernel, op.stride, op.padding);
-        const Span rows = inputs_under(take_digit(sample, op.out_height), op.height, op.kernel, op.stride, op.padding);
+static __device__ __forceinline__ void maxima(const MaxPoolParams& p) {
+    const Geometry& op = p.op;
+    GRID_STRIDE(i, p.count / V) {
+        const Position at = op.output_position<V>(i);
+        const Span rows = op.rows_under(at.y), cols = op.cols_under(at.x);
         float best[V], added[V];
         u32 where[V];
 #pragma unroll
         for (u32 lane = 0; lane < V; ++lane) {
             best[lane] = __int_as_float(0xff800000);  // −∞
             where[lane] = rows.begin * op.width + cols.begin;
-            added[lane] = bias ? bias[channel + lane] : -0.0f;  // −0 is what changes no number, +0 included.
+            added[lane] = p.bias ? read(p.bias + at.channel + lane) : -0.0f;  // −0 is what changes no number, +0 included.
         }
         for (u32 y = rows.begin; y < rows.end; ++y) {
             for (u32 x = cols.begin; x < cols.end; ++x) {
                 float values[V];
-                load_lanes(values, input + ((sample * op.height + y) * op.width + x) * op.channels + channel);
+                read_lanes(values, p.input + op.input_at(at.sample, y, x) + at.channel);
 #pragma unroll
                 for (u32 lane = 0; lane < V; ++lane) {
-                    const float value = activate(values[lane] + added[lane], slope);
+                    const float value = activate(values[lane] + added[lane], p.slope);
                     if (value > best[lane] || value != value) {
                         best[lane] = value;
                         where[lane] = y * op.width + x;
@@ -66,51 +72,52 @@ static __device__ __forceinline__ void maxima(const real* __restrict__ input, co
                 }
             }
         }
-        store_lanes(output + i * V, best);
-        if (argmax) store_indices(argmax + i * V, where);
+        store_lanes(p.output + i * V, best);
+        if (p.argmax) store_indices(p.argmax + i * V, where);
     }
 }
 
-// output = the maxima of act(input + bias), bias null for none. `argmax` (null in evaluation) receives y·width + x of
-// the first maximum in scan order; padding never wins, and a NaN does, as in PyTorch. One thread per output.
-KERNEL(max_pool_forward)(const real* __restrict__ input, const float* __restrict__ bias, real* __restrict__ output,
-                         u32* __restrict__ argmax, u64 count, float slope, u32 height, u32 width, u32 channels,
-                         u32 out_height, u32 out_width, u32 kernel, u32 stride, u32 padding) {
-    const Pooling op = {height, width, channels, out_height, out_width, kernel, stride, padding};
-    maxima<1>(input, bias, output, argmax, count, slope, op);
-}
+// output = the maxima of act(input + bias). `argmax` receives y·width + x of the first maximum in scan order; padding never
+// wins, and a NaN does, as in PyTorch. One thread per output.
+KERNEL(max_pool_forward)(const __grid_constant__ MaxPoolParams p) { maxima<1>(p); }
 
 // The same where `channels` is a multiple of VEC: one thread per 16 bytes.
-KERNEL(max_pool_forward_vec)(const real* __restrict__ input, const float* __restrict__ bias, real* __restrict__ output,
-                             u32* __restrict__ argmax, u64 count, float slope, u32 height, u32 width, u32 channels,
-                             u32 out_height, u32 out_width, u32 kernel, u32 stride, u32 padding) {
-    const Pooling op = {height, width, channels, out_height, out_width, kernel, stride, padding};
-    maxima<VEC>(input, bias, output, argmax, count, slope, op);
-}
+KERNEL(max_pool_forward_vec)(const __grid_constant__ MaxPoolParams p) { maxima<VEC>(p); }
 
-// V gradients of outputs, each through the activation told by the output itself (`pooled` null: none).
+struct MaxPoolBackwardParams {
+    const real* d_output;
+    const u32* argmax;
+    const real* pooled;  // The output, for the activation before the pooling; null for none.
+    real* d_input;
+    float *d_bias, *partial;  // The column sums of d_input; null for none.
+    u32* arrived;
+    ColumnGrid grid;
+    Geometry op;
+    float slope;
+    static constexpr u32 READS = 3, POINTERS = 7;
+};
+static_assert(sizeof(MaxPoolBackwardParams) == 128, "the layout is shared with Rust");
+
+// V gradients of outputs from `at` on, each through the activation told by the output itself.
 template <u32 V>
-static __device__ __forceinline__ void masked_gradients(float (&gradients)[V], const real* d_output,
-                                                        const real* pooled, u64 at, float slope) {
-    load_lanes(gradients, d_output + at);
-    if (!pooled) return;
+static __device__ __forceinline__ void masked_gradients(float (&gradients)[V], const MaxPoolBackwardParams& p, u64 at) {
+    read_lanes(gradients, p.d_output + at);
+    if (!p.pooled) return;
     float values[V];
-    load_lanes(values, pooled + at);
+    read_lanes(values, p.pooled + at);
 #pragma unroll
-    for (u32 lane = 0; lane < V; ++lane) gradients[lane] = activate_backward(values[lane], gradients[lane], slope);
+    for (u32 lane = 0; lane < V; ++lane) gradients[lane] = activate_backward(values[lane], gradients[lane], p.slope);
 }
 
 // Every input gathers from the windows that cover it.
 template <u32 V>
-static __device__ __forceinline__ void gather_gradients(const real* d_output, const u32* argmax, const real* pooled,
-                                                        real* d_input, float slope, const Pooling& op,
-                                                        const ColumnPass& pass, float* parts, u32& flag) {
-    column_pass<V>(pass, parts, flag, [&](u64 row, u32 channel, float (&sums)[V]) {
+static __device__ __forceinline__ void gather_gradients(const MaxPoolBackwardParams& p, float* parts, u32& flag) {
+    const Geometry& op = p.op;
+    column_pass<V>({p.grid, p.d_bias, p.partial, p.arrived}, parts, flag, [&](u64 row, u32 channel, float (&sums)[V]) {
         u64 sample = row;
         const u32 x = take_digit(sample, op.width);
         const u32 y = take_digit(sample, op.height);
-        const Span rows = outputs_over(y, op.out_height, op.kernel, op.stride, op.padding);
-        const Span cols = outputs_over(x, op.out_width, op.kernel, op.stride, op.padding);
+        const Span rows = op.rows_over(y), cols = op.cols_over(x);
         const u32 here = y * op.width + x;
 #pragma unroll
         for (u32 lane = 0; lane < V; ++lane) sums[lane] = 0.0f;
@@ -118,125 +125,77 @@ static __device__ __forceinline__ void gather_gradients(const real* d_output, co
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
 #pragma unroll 1
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
-                const u64 out = ((sample * op.out_height + out_y) * op.out_width + out_x) * op.channels + channel;
+                const u64 out = op.output_at(sample, out_y, out_x) + channel;
                 float gradients[V];
                 u32 where[V];
-                masked_gradients(gradients, d_output, pooled, out, slope);
-                load_indices(where, argmax + out);
+                masked_gradients(gradients, p, out);
+                load_indices(where, p.argmax + out);
 #pragma unroll
                 for (u32 lane = 0; lane < V; ++lane) sums[lane] += where[lane] == here ? gradients[lane] : 0.0f;
             }
         }
-        store_lanes(d_input + row * op.channels + channel, sums);
+        store_lanes(p.d_input + row * op.channels + channel, sums);
     });
 }
 
-// d_input from d_output; with `pooled`, the output, through the activation before the pooling; with `d_bias` also the
-// column sums of d_input. Rows are the input's pixels. For grid and scratch see ColumnPass.
-KERNEL(max_pool_backward)(const real* __restrict__ d_output, const u32* __restrict__ argmax,
-                          const real* __restrict__ pooled, real* __restrict__ d_input, float* d_bias, float* partial,
-                          u32* arrived, u64 rows, u32 lanes, u32 rows_per_block, float slope, u32 height, u32 width,
-                          u32 channels, u32 out_height, u32 out_width, u32 kernel, u32 stride, u32 padding) {
+// d_input = Σ d_output of the windows whose maximum an input is, and with `d_bias` its column sums. Rows are the input's
+// pixels. For grid and scratch see ColumnGrid.
+KERNEL(max_pool_backward)(const __grid_constant__ MaxPoolBackwardParams p) {
     __shared__ float parts[BLOCK];
     __shared__ u32 flag;
-    const Pooling op = {height, width, channels, out_height, out_width, kernel, stride, padding};
-    const ColumnPass pass = {rows, channels, lanes, rows_per_block, d_bias, partial, arrived};
-    gather_gradients<1>(d_output, argmax, pooled, d_input, slope, op, pass, parts, flag);
+    gather_gradients<1>(p, parts, flag);
 }
 
 // The same where `channels` is a multiple of VEC.
-KERNEL(max_pool_backward_vec)(const real* __restrict__ d_output, const u32* __restrict__ argmax,
-                              const real* __restrict__ pooled, real* __restrict__ d_input, float* d_bias,
-                              float* partial, u32* arrived, u64 rows, u32 lanes, u32 rows_per_block, float slope,
-                              u32 height, u32 width, u32 channels, u32 out_height, u32 out_width, u32 kernel,
-                              u32 stride, u32 padding) {
+KERNEL(max_pool_backward_vec)(const __grid_constant__ MaxPoolBackwardParams p) {
     __shared__ float parts[BLOCK * VEC];
     __shared__ u32 flag;
-    const Pooling op = {height, width, channels, out_height, out_width, kernel, stride, padding};
-    const ColumnPass pass = {rows, channels, lanes, rows_per_block, d_bias, partial, arrived};
-    gather_gradients<VEC>(d_output, argmax, pooled, d_input, slope, op, pass, parts, flag);
+    gather_gradients<VEC>(p, parts, flag);
 }
 
 // The same where windows tile the input without a gap: every window is read once and written whole. Rows are the
 // output's pixels.
-KERNEL(max_pool_backward_tiles_vec)(const real* __restrict__ d_output, const u32* __restrict__ argmax,
-                                    const real* __restrict__ pooled, real* __restrict__ d_input, float* d_bias,
-                                    float* partial, u32* arrived, u64 rows, u32 lanes, u32 rows_per_block, float slope,
-                                    u32 height, u32 width, u32 channels, u32 out_height, u32 out_width, u32 kernel,
-                                    u32 stride, u32 padding) {
+KERNEL(max_pool_backward_tiles_vec)(const __grid_constant__ MaxPoolBackwardParams p) {
     __shared__ float parts[BLOCK * VEC];
     __shared__ u32 flag;
-    const ColumnPass pass = {rows, channels, lanes, rows_per_block, d_bias, partial, arrived};
+    const Geometry& op = p.op;
+    const ColumnPass pass = {p.grid, p.d_bias, p.partial, p.arrived};
     column_pass<VEC>(pass, parts, flag, [&](u64 row, u32 channel, float (&gradients)[VEC]) {
-        const u64 at = row * channels + channel;
-        masked_gradients(gradients, d_output, pooled, at, slope);
+        const u64 at = row * op.channels + channel;
+        masked_gradients(gradients, p, at);
         u32 where[VEC];
-        load_indices(where, argmax + at);
+        load_indices(where, p.argmax + at);
         u64 sample = row;
-        const u32 first_x = take_digit(sample, out_width) * stride - padding;
-        const u32 first_y = take_digit(sample, out_height) * stride - padding;
-        for (u32 y = first_y; y < first_y + kernel; ++y) {
-            for (u32 x = first_x; x < first_x + kernel; ++x) {
+        const u32 first_x = take_digit(sample, op.out_width) * op.stride - op.padding;
+        const u32 first_y = take_digit(sample, op.out_height) * op.stride - op.padding;
+        for (u32 y = first_y; y < first_y + op.kernel; ++y) {
+            for (u32 x = first_x; x < first_x + op.kernel; ++x) {
                 float values[VEC];
 #pragma unroll
                 for (u32 lane = 0; lane < VEC; ++lane) {
-                    values[lane] = where[lane] == y * width + x ? gradients[lane] : 0.0f;
+                    values[lane] = where[lane] == y * op.width + x ? gradients[lane] : 0.0f;
                 }
-                store_lanes(d_input + ((sample * height + y) * width + x) * channels + channel, values);
+                store_lanes(p.d_input + op.input_at(sample, y, x) + channel, values);
             }
         }
     });
 }
 
+struct AvgPoolParams {
+    const real* source;
+    real* target;
+    u64 count;  // Of the values that are written.
+    Geometry op;
+    u32 unused;
+    static constexpr u32 READS = 1, POINTERS = 2;
+};
+static_assert(sizeof(AvgPoolParams) == 72, "the layout is shared with Rust");
+
 // Values that the mean of a window divides by along one axis: padding counts as zeros (PyTorch's count_include_pad=True),
 // what a last window covers beyond it does not count.
-static __device__ __forceinline__ float divisor(u32 out, u32 size, u32 kernel, u32 stride, u32 padding) {
-    const u32 left = size + 2 * padding - out * stride;
-    return (float)(kernel < left ? kernel : left);
-}
-
-KERNEL(avg_pool_forward)(const real* __restrict__ input, real* __restrict__ output, u64 count, u32 height, u32 width,
-                         u32 channels, u32 out_height, u32 out_width, u32 kernel, u32 stride, u32 padding) {
-    GRID_STRIDE(i, count) {
-        u64 sample = i;
-        const u32 channel = take_digit(sample, channels);
-        const u32 out_x = take_digit(sample, out_width), out_y = take_digit(sample, out_height);
-        const Span cols = inputs_under(out_x, width, kernel, stride, padding);
-        const Span rows = inputs_under(out_y, height, kernel, stride, padding);
-        float sum = 0.0f;
-        for (u32 y = rows.begin; y < rows.end; ++y) {
-            for (u32 x = cols.begin; x < cols.end; ++x) {
-                sum += load(input[((sample * height + y) * width + x) * channels + channel]);
-            }
-        }
-        store(output + i, sum / (divisor(out_y, height, kernel, stride, padding) *
-                                 divisor(out_x, width, kernel, stride, padding)));
-    }
-}
-
-// `count` is the number of input elements.
-KERNEL(avg_pool_backward)(const real* __restrict__ d_output, real* __restrict__ d_input, u64 count, u32 height,
-                          u32 width, u32 channels, u32 out_height, u32 out_width, u32 kernel, u32 stride,
-                          u32 padding) {
-    GRID_STRIDE(i, count) {
-        u64 sample = i;
-        const u32 channel = take_digit(sample, channels);
-        const u32 x = take_digit(sample, width);
-        const u32 y = take_digit(sample, height);
-        const Span rows = outputs_over(y, out_height, kernel, stride, padding);
-        const Span cols = outputs_over(x, out_width, kernel, stride, padding);
-        float sum = 0.0f;
-#pragma unroll 1
-        for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
-            const float tall = divisor(out_y, height, kernel, stride, padding);
-#pragma unroll 1
-            for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
-                sum += load(d_output[((sample * out_height + out_y) * out_width + out_x) * channels + channel]) /
-                       (tall * divisor(out_x, width, kernel, stride, padding));
-            }
-        }
-        store(d_input + i, sum);
-    }
+static __device__ __forceinline__ float divisor(u32 out, u32 size, const Geometry& op) {
+    const u32 left = size + 2 * op.padding - out * op.stride;
+    return (float)(op.kernel < left ? op.kernel : left);
 }
 
 // Adaptive pooling: output `at` of `outputs` averages the inputs ⌊at·inputs/outputs⌋ .. ⌈(at+1)·inputs/outputs⌉. With
@@ -246,42 +205,64 @@ static __device__ __forceinline__ Span adaptive(u32 at, u32 inputs, u32 outputs)
     return Span{at * inputs / outputs, ((at + 1) * inputs + outputs - 1) / outputs};
 }
 
-KERNEL(adaptive_avg_pool_forward)(const real* __restrict__ input, real* __restrict__ output, u64 count, u32 height,
-                                  u32 width, u32 channels, u32 out_height, u32 out_width) {
-    GRID_STRIDE(i, count) {
-        u64 sample = i;
-        const u32 channel = take_digit(sample, channels);
-        const Span cols = adaptive(take_digit(sample, out_width), width, out_width);
-        const Span rows = adaptive(take_digit(sample, out_height), height, out_height);
+// The mean's window along one axis: the inputs under an output, the outputs over an input, and what it divides by.
+template <bool ADAPTIVE>
+struct Axis {
+    u32 size, outputs;
+    const Geometry& op;
+
+    __device__ __forceinline__ Span under(u32 out) const {
+        return ADAPTIVE ? adaptive(out, size, outputs) : op.under(out, size);
+    }
+    __device__ __forceinline__ Span over(u32 at) const {
+        return ADAPTIVE ? adaptive(at, outputs, size) : op.over(at, outputs);
+    }
+    __device__ __forceinline__ float count(u32 out) const {
+        if (!ADAPTIVE) return divisor(out, size, op);
+        const Span span = adaptive(out, size, outputs);
+        return (float)(span.end - span.begin);
+    }
+};
+
+template <bool ADAPTIVE>
+static __device__ __forceinline__ void means(const AvgPoolParams& p) {
+    const Geometry& op = p.op;
+    const Axis<ADAPTIVE> down{op.height, op.out_height, op}, across{op.width, op.out_width, op};
+    GRID_STRIDE(i, p.count) {
+        const Position at = op.output_position(i);
+        const Span rows = down.under(at.y), cols = across.under(at.x);
         float sum = 0.0f;
         for (u32 y = rows.begin; y < rows.end; ++y) {
-            for (u32 x = cols.begin; x < cols.end; ++x) {
-                sum += load(input[((sample * height + y) * width + x) * channels + channel]);
-            }
+            for (u32 x = cols.begin; x < cols.end; ++x) sum += read(p.source + op.input_at(at.sample, y, x) + at.channel);
         }
-        store(output + i, sum / ((float)(rows.end - rows.begin) * (float)(cols.end - cols.begin)));
+        store(p.target + i, sum / (down.count(at.y) * across.count(at.x)));
     }
 }
 
-// `count` is the number of input elements.
-KERNEL(adaptive_avg_pool_backward)(const real* __restrict__ d_output, real* __restrict__ d_input, u64 count,
-                                   u32 height, u32 width, u32 channels, u32 out_height, u32 out_width) {
-    GRID_STRIDE(i, count) {
-        u64 sample = i;
-        const u32 channel = take_digit(sample, channels);
-        const Span cols = adaptive(take_digit(sample, width), out_width, width);
-        const Span rows = adaptive(take_digit(sample, height), out_height, height);
+template <bool ADAPTIVE>
+static __device__ __forceinline__ void mean_gradients(const AvgPoolParams& p) {
+    const Geometry& op = p.op;
+    const Axis<ADAPTIVE> down{op.height, op.out_height, op}, across{op.width, op.out_width, op};
+    GRID_STRIDE(i, p.count) {
+        const Position at = op.input_position(i);
+        const Span rows = down.over(at.y), cols = across.over(at.x);
         float sum = 0.0f;
 #pragma unroll 1
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
-            const Span tall = adaptive(out_y, height, out_height);
+            const float tall = down.count(out_y);
 #pragma unroll 1
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
-                const Span wide = adaptive(out_x, width, out_width);
-                sum += load(d_output[((sample * out_height + out_y) * out_width + out_x) * channels + channel]) /
-                       ((float)(tall.end - tall.begin) * (float)(wide.end - wide.begin));
+                sum += read(p.source + op.output_at(at.sample, out_y, out_x) + at.channel) / (tall * across.count(out_x));
             }
         }
-        store(d_input + i, sum);
+        store(p.target + i, sum);
     }
 }
+
+// output = the mean of each window. One thread per output.
+KERNEL(avg_pool_forward)(const __grid_constant__ AvgPoolParams p) { means<false>(p); }
+KERNEL(adaptive_avg_pool_forward)(const __grid_constant__ AvgPoolParams p) { means<true>(p); }
+
+// d_input = Σ d_output / values of the window, over the windows that hold an input. One thread per input.
+KERNEL(avg_pool_backward)(const __grid_constant__ AvgPoolParams p) { mean_gradients<false>(p); }
+KERNEL(adaptive_avg_pool_backward)(const __grid_constant__ AvgPoolParams p) { mean_gradients<true>(p); }

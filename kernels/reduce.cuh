@@ -34,11 +34,17 @@ __device__ __forceinline__ float block_sum(float value, float* parts) {
 }
 
 // How a grid goes over [rows][channels]: blockIdx.x names `width` vectors of channels, blockIdx.y `rows_per_block` rows.
-// `width` is a power of two, at most a warp. Without `sums` nothing is summed; else `partial` is [gridDim.y][channels]
-// and there is a counter for each blockIdx.x.
-struct ColumnPass {
+// `width` is a power of two, at most a warp. Made by `ColumnGrid` of src/cuda/bias.rs.
+struct ColumnGrid {
     u64 rows;
-    u32 channels, width, rows_per_block;
+    u32 channels, width, rows_per_block, unused;
+};
+static_assert(sizeof(ColumnGrid) == 24, "the layout is shared with Rust");
+
+// With the sums of the columns. Without `sums` nothing is summed; else `partial` is [gridDim.y][channels] and there is a
+// counter for each blockIdx.x.
+struct ColumnPass {
+    const ColumnGrid& grid;
     float* sums;
     float* partial;
     u32* arrived;
@@ -51,15 +57,16 @@ struct ColumnPass {
 template <u32 V, u32 N, class Visit, class Finish>
 static __device__ __forceinline__ void column_sums(const ColumnPass& pass, float* parts, u32& flag, Visit visit,
                                                    Finish finish) {
-    const u32 width = pass.width, columns = width * V;
+    const ColumnGrid& grid = pass.grid;
+    const u32 width = grid.width, columns = width * V;
     const u32 first_channel = blockIdx.x * columns;
-    const u64 first = (u64)blockIdx.y * pass.rows_per_block;
-    const u64 end = first + pass.rows_per_block < pass.rows ? first + pass.rows_per_block : pass.rows;
+    const u64 first = (u64)blockIdx.y * grid.rows_per_block;
+    const u64 end = first + grid.rows_per_block < grid.rows ? first + grid.rows_per_block : grid.rows;
     float sums[N * V];
 #pragma unroll
     for (u32 each = 0; each < N * V; ++each) sums[each] = 0.0f;
     const u32 channel = first_channel + threadIdx.x % width * V;
-    if (channel < pass.channels) {
+    if (channel < grid.channels) {
         for (u64 row = first + threadIdx.x / width; row < end; row += BLOCK / width) {
             float values[N * V];
             visit(row, channel, values);
@@ -70,7 +77,7 @@ static __device__ __forceinline__ void column_sums(const ColumnPass& pass, float
     if (!pass.sums) return;
     // `columns` is at most BLOCK, and divides it.
     const u32 column = threadIdx.x % columns;
-    const bool inside = first_channel + column < pass.channels;
+    const bool inside = first_channel + column < grid.channels;
     float totals[N];
 #pragma unroll
     for (u32 kind = 0; kind < N; ++kind) {
@@ -94,7 +101,7 @@ static __device__ __forceinline__ void column_sums(const ColumnPass& pass, float
             for (u32 warp = 1; warp < BLOCK / WARP; ++warp) sum += parts[warp * columns + column];
             totals[kind] = sum;
             const u64 row = (u64)kind * gridDim.y + blockIdx.y;
-            if (gridDim.y > 1) pass.partial[row * pass.channels + first_channel + column] = sum;
+            if (gridDim.y > 1) pass.partial[row * grid.channels + first_channel + column] = sum;
         }
     }
     if (gridDim.y == 1) {
@@ -110,7 +117,7 @@ static __device__ __forceinline__ void column_sums(const ColumnPass& pass, float
 #pragma unroll 8
             for (u32 block = threadIdx.x / columns; block < gridDim.y; block += lanes) {
                 const u64 row = (u64)kind * gridDim.y + block;
-                sum += pass.partial[row * pass.channels + first_channel + column];
+                sum += pass.partial[row * grid.channels + first_channel + column];
             }
         }
         if (kind > 0) __syncthreads();

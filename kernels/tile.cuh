@@ -84,14 +84,14 @@ constexpr u32 UNDIVIDED = 0xffffffffu;
 //   at(Line, k, flat)   where it is then; `flat` is k as one number
 // Where VECTOR is set, the neighbours of one load are inside together, or outside, and begin on its size.
 
-__device__ __forceinline__ u32 bits_of(float value) { return __float_as_uint(value); }
-__device__ __forceinline__ u32 bits_of(half value) { return value.bits; }
+__device__ __forceinline__ u32 bits_at(const float* from) { return __float_as_uint(__ldg(from)); }
+__device__ __forceinline__ u32 bits_at(const half* from) { return __ldg(&from->bits); }
 
-// What lies at `from`, zero where that is outside: one instruction under a predicate, no branch.
+// What lies at `from`, zero where that is outside: one instruction under a predicate, no branch. Operands are never written.
 template <class T>
 __device__ __forceinline__ T load_inside(const real* from, bool inside) {
     T value = {};
-    if (inside) value = *reinterpret_cast<const T*>(from);
+    if (inside) value = __ldg(reinterpret_cast<const T*>(from));
     return value;
 }
 
@@ -152,7 +152,7 @@ struct Place<Source, false> {
             const u32 along = Source::ALONG_K ? i : i / 4, of = Source::ALONG_K ? 0 : i % 4;
             const u32 word = Source::ALONG_K ? i / PER_WORD : i % 4, flat = at.flat + along;
             if (of < present && flat < source.depth && source.inside(lines[of], k)) {
-                words[word] |= bits_of(*source.at(lines[of], k, flat)) << 16 * (along % PER_WORD);
+                words[word] |= bits_at(source.at(lines[of], k, flat)) << 16 * (along % PER_WORD);
             }
             if (Source::ALONG_K || i % 4 == 3) add_one(k, source.radix);
         }

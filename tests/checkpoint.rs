@@ -8,12 +8,14 @@ use cnn_cuda::checkpoint::{RunIdentity, load_initial_weights, load_state, load_w
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::models::{find, googlenet};
 use cnn_cuda::network::{Network, Statistics};
-use cnn_cuda::ops::{Backend, LossScale, Metrics};
-use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::ops::{LossScale, Metrics};
+use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Best, Position, TrainState};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
+
+use crate::train::harness;
 
 fn network() -> Network {
     let model = find("lenet5").expect("a model");
@@ -85,12 +87,8 @@ fn pytorchs_weights_give_pytorchs_logits_and_come_back_unchanged() {
     let (count, classes) = (images.len() / network.input().len(), network.classes());
     let plan = Plan::new(&network, Mode::Inference, count).expect("a plan");
     let mut backend = Cpu::new(Some(2)).expect("two threads");
-    backend.allocate(&plan.memory_sizes(false)).expect("memory");
-    plan::write_weights(&mut backend, &weights).expect("write");
     let input: Vec<f32> = images.iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
-    backend.write(plan.input, &input).expect("write");
-    plan::forward(&mut backend, &plan, count).expect("forward");
-    let got = backend.read(plan.logits).expect("read");
+    let got = harness::logits(&mut backend, &plan, &weights, &input);
     assert_eq!(got.len(), count * classes);
     for (got, expected) in got.iter().zip(logits.chunks_exact(4)) {
         let expected = f32::from_le_bytes(expected.try_into().expect("four bytes"));

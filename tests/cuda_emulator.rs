@@ -2,9 +2,11 @@
 //! plain computation.
 
 mod blas;
+mod captures;
 mod device;
 mod driver;
 mod faults;
 mod kernels;
+mod lateness;
 mod loaders;
 mod races;

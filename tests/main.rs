@@ -6,6 +6,7 @@ mod cli;
 mod cuda_emulator;
 mod data;
 mod digits;
+mod files;
 mod models;
 mod ops;
 mod pictures;

@@ -5,7 +5,8 @@
 
 One step is what `cnn-cuda bench` times: a batch from images that lie in memory as bytes, normalised, forward, loss,
 backward, SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best. `--mode` is `eager`,
-`compile` (`torch.compile`, on a GPU with `max-autotune`) or `graph` (the whole step as one CUDA graph). `--what infer`
+`compile` (`torch.compile`, on a GPU with `max-autotune`) or `graph` (the whole step as one CUDA graph). Of several modes
+and precisions, each combination is timed in turn and printed on a line of its own. `--what infer`
 times forward passes under `torch.no_grad()`; `--what eval` is the evaluation of MNIST's test images, and `--what epoch` an
 epoch of the usual script with its DataLoader.
 
@@ -15,6 +16,7 @@ On a GPU steps are timed in groups, as a training loop runs them: the device is 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import statistics
@@ -280,9 +282,9 @@ def main() -> None:
     parser.add_argument("--model", choices=[*MODELS, *TORCHVISION], default="mnist-cnn")
     parser.add_argument("--what", choices=("train", "infer", "eval", "epoch"), default="train")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda:0 and the like")
-    parser.add_argument("--mode", choices=MODES, default="eager")
+    parser.add_argument("--mode", choices=MODES, nargs="+", default=["eager"], help="several are timed one after another")
     parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["fp32"], help="likewise")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=30, help="timed steps; on a GPU, groups of sixteen")
@@ -292,19 +294,26 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     on_gpu = args.device.startswith("cuda")
-    if not on_gpu and (args.mode == "graph" or args.precision != "fp32"):
+    if not on_gpu and ("graph" in args.mode or args.precision != ["fp32"]):
         parser.error("--mode graph and --precision other than fp32 need --device cuda:N")
-    if args.mode == "graph" and args.what == "eval":
+    if "graph" in args.mode and args.what == "eval":
         parser.error("--what eval runs eager or compiled")
     if on_gpu and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: PyTorch finds no GPU")
     torch.set_num_threads(args.threads)
-    if on_gpu:
+    for mode, precision in itertools.product(args.mode, args.precision):
+        measured = measure(argparse.Namespace(**{**vars(args), "mode": mode, "precision": precision}))
+        print(json.dumps(measured) if args.json else json.dumps(measured, indent=2), flush=True)
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """One mode in one precision."""
+    if args.device.startswith("cuda"):
+        torch.cuda.empty_cache()  # of what was measured before
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
         torch.backends.cudnn.benchmark = True
-    measure = {"train": time_steps, "infer": time_inference, "eval": time_evaluation, "epoch": tutorial_epoch}[args.what]
-    measured = losses(args) if args.save_initial else measure(args)
-    print(json.dumps(measured) if args.json else json.dumps(measured, indent=2))
+    kinds = {"train": time_steps, "infer": time_inference, "eval": time_evaluation, "epoch": tutorial_epoch}
+    return losses(args) if args.save_initial else kinds[args.what](args)
 
 
 if __name__ == "__main__":

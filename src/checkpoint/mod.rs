@@ -1,5 +1,6 @@
 //! Files that outlive a run: weights in PyTorch's names and layout, and the state to go on from.
 
+mod foreign;
 mod state;
 mod statistics;
 mod tensors;

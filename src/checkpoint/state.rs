@@ -5,8 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::foreign::refuse_extra;
 use super::statistics::{statistics_from_tensors, statistics_tensors};
-use super::tensors::{flat_from_tensors, named_tensors, parse, parse_metadata, read_file, refuse_extra, write_tensors};
+use super::tensors::{flat_from_tensors, named_tensors, parse, parse_metadata, read_file, write_tensors};
 use crate::network::Network;
 use crate::ops::{LossScale, Metrics};
 use crate::train::{Best, Position, TrainState};

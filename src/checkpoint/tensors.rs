@@ -7,7 +7,6 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::statistics::is_statistic;
 use crate::files::write_atomically;
 use crate::network::{Network, Parameter};
 
@@ -146,27 +145,6 @@ pub(super) fn view_of<'a>(
         "tensor {name} has shape {found:?}, but {wants} needs {shape:?} for these images and classes (see --classes)"
     );
     Ok(view)
-}
-
-/// An error where the file has tensors that nothing asked for.
-pub(super) fn refuse_extra(network: &Network, prefixes: &[&str], tensors: &SafeTensors) -> Result<()> {
-    let known = |name: &str| {
-        let is = |parameter: &Parameter| {
-            prefixes.iter().any(|prefix| name.strip_prefix(prefix) == Some(parameter.name.as_str()))
-        };
-        network.parameters.iter().any(is) || is_statistic(network, name)
-    };
-    let mut extra: Vec<_> = tensors.names().into_iter().filter(|name| !known(name)).collect();
-    extra.sort_unstable();
-    match extra[..] {
-        [] => Ok(()),
-        [first, ..] => bail!(
-            "tensor {first} does not belong to {} ({} such tensors); is this the weights of another network? \
-             See --model",
-            network.name,
-            extra.len()
-        ),
-    }
 }
 
 fn missing(network: &Network, name: &str, tensors: &SafeTensors) -> anyhow::Error {

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::foreign::refuse_extra;
 use super::statistics::{statistics_from_tensors, statistics_tensors};
-use super::tensors::{flat_from_some, named_tensors, parse, read_file, refuse_extra, write_tensors};
+use super::tensors::{flat_from_some, named_tensors, parse, read_file, write_tensors};
 use crate::network::{Network, Statistics, Weights};
 
 /// Writes `parameters` (flat, in memory layout) and running statistics in PyTorch's names and layout.

@@ -14,11 +14,11 @@ use super::device::{DeviceArgs, Task, with_backend};
 use super::network::NetworkArgs;
 use super::profile::{self, Profile};
 use super::stream::Stdout;
-use super::timing::{Times, load_random_images, resident_batches, time_steps};
+use super::timing::{load_random_images, resident_batches, time_steps};
 use super::{find_model, flags, trace, usage};
 use crate::network::Network;
-use crate::ops::{Backend, Metrics, Recording};
-use crate::plan::{self, Mode, Plan};
+use crate::ops::{Backend, Metrics, Precision};
+use crate::plan::{self, Mode, Plan, Sequence, TrainSettings};
 
 #[derive(Args)]
 pub struct BenchArgs {
@@ -67,7 +67,7 @@ struct BenchResult {
     classes: usize,
     mode: BenchMode,
     device: String,
-    precision: String,
+    precision: Precision,
     batch_size: usize,
     steps: usize,
     ms_per_step: Spread,
@@ -75,12 +75,6 @@ struct BenchResult {
     /// Nodes of the step's graph, where the device records one.
     #[serde(skip_serializing_if = "Option::is_none")]
     graph_nodes: Option<usize>,
-    /// Whether that graph runs weight gradients beside what follows them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    branches: Option<bool>,
-    /// Steps that were run as one graph.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    graph_steps: Option<usize>,
     /// Of this process on the host, in MB of 10⁶ bytes; null where the system does not tell.
     peak_memory_mb: Option<f64>,
     /// In use on the device, by this process and all others, in MB of 10⁶ bytes; the CPU has none of its own.
@@ -128,10 +122,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     writeln!(out, "{median:.3} ms a {what} (median of {}; {min:.3} to {max:.3})", result.steps)?;
     writeln!(out, "{:.0} images/s", result.images_per_second)?;
     if let Some(nodes) = result.graph_nodes {
-        let beside = if result.branches == Some(true) { ", weight gradients beside input gradients" } else { "" };
-        writeln!(out, "{nodes} nodes in the step's graph{beside}")?;
-        let several = result.graph_steps.filter(|&steps| steps > 1);
-        several.map_or(Ok(()), |steps| writeln!(out, "{steps} steps in one graph"))?;
+        writeln!(out, "{nodes} nodes in the step's graph")?;
     }
     if let Some(peak) = result.peak_memory_mb {
         writeln!(out, "peak memory {peak:.0} MB")?;
@@ -163,25 +154,26 @@ impl Task for Benchmark<'_> {
         let batch = args.batch_size;
         let profiled = args.profile || args.trace.is_some();
         let limits = profiled.then(|| profile::limits(&mut backend)).transpose()?;
-        let mode = match args.mode {
-            BenchMode::Train => Mode::Training,
-            BenchMode::Infer => Mode::Inference,
+        let (mode, sequence) = match args.mode {
+            BenchMode::Train => (Mode::Training, Sequence::TrainStep(TrainSettings::default())),
+            BenchMode::Infer => (Mode::Inference, Sequence::Forward),
         };
         let plan = Plan::new(network, mode, batch)?;
         let resident = resident_batches(&backend, &plan);
         load_random_images(&mut backend, network, batch * resident)?;
         backend.allocate(&plan.memory_sizes(false))?;
-        if backend.compares_algorithms() {
-            plan::try_out(&mut backend, &plan, batch)?; // on whatever is in memory, before there are statistics
-        }
+        let steps = plan.steps(&sequence, batch);
+        let mut program = backend.compile(steps.clone())?;
         plan::write_weights(&mut backend, &network.initial_weights(0))?;
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
-        let Times { milliseconds, at_once } = time_steps(&mut backend, &plan, args)?;
-        let recording = Recording::train_step(batch);
-        let (graph_nodes, branches) = (backend.recorded_launches(recording), backend.has_branches(recording));
+        let milliseconds = time_steps(&mut backend, &plan, &mut program, args.steps)?;
+        let graph_nodes = B::launches(&program).map(|launches| launches.iter().map(Vec::len).sum());
         let choices = if args.algorithms { backend.choices() } else { Vec::new() };
-        let profile = limits.map(|limits| profile::profile(&mut backend, &plan, limits, batch)).transpose()?;
+        let profile = match limits {
+            Some(limits) => Some(profile::profile(&mut backend, &plan, limits, &steps, &mut program)?),
+            None => None,
+        };
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
         Ok(BenchResult {
             model: network.name.clone(),
@@ -195,8 +187,6 @@ impl Task for Benchmark<'_> {
             ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
             images_per_second: batch as f64 / median * 1e3,
             graph_nodes,
-            branches,
-            graph_steps: graph_nodes.map(|_| at_once),
             peak_memory_mb: peak_memory_mb(),
             device_memory_mb: backend.device_memory_in_use().map(|bytes| bytes as f64 / 1e6),
             profile,

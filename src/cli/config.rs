@@ -8,15 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::augmentation::AugmentationConfig;
 use super::dataset::absolute_path;
-use super::device::{BranchChoice, ConvAlgo, DeviceArgs, DeviceChoice, Precision};
-use super::graph_steps::GraphStepsChoice;
+use super::device::{ConvAlgo, DeviceArgs, DeviceChoice};
 use super::input::{InputConfig, PictureConfig};
 use super::residency::Residency;
 use super::train::TrainArgs;
 use super::variation::{ActivationChoice, Conv1};
 use super::{recipe, usage};
 use crate::files::write_atomically;
-use crate::ops::{Choice, Sgd};
+use crate::ops::{Choice, Precision, Sgd};
 use crate::train::{Hyperparameters, LearningRate, Schedule};
 
 /// Everything needed to run it again; what `config.toml` holds.
@@ -73,10 +72,11 @@ pub struct Config {
     /// Decides the pieces, and so the order, of some sums on a CUDA device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_mb: Option<usize>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub branches: Option<BranchChoice>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub graph_steps: Option<GraphStepsChoice>,
+    /// Of earlier versions; both changed no result.
+    #[serde(default, skip_serializing)]
+    branches: Option<toml::Value>,
+    #[serde(default, skip_serializing)]
+    graph_steps: Option<toml::Value>,
     pub log_steps: bool,
     /// Decides the order of sums on a CUDA device, as do the algorithms chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,24 +198,22 @@ impl Config {
         self.threads = args.device.threads.or(self.threads);
         self.workspace_mb = args.device.workspace_mb.or(self.workspace_mb);
         self.conv_algo = args.device.conv_algo.or(self.conv_algo);
-        self.branches = args.device.branches.or(self.branches);
-        self.graph_steps = args.device.graph_steps.or(self.graph_steps);
         self.max_steps = args.max_steps.map(|steps| steps as u64).or(self.max_steps);
         self.target_accuracy = args.target_accuracy.or(self.target_accuracy);
         self.patience = args.patience.or(self.patience);
         self.log_steps |= args.log_steps;
     }
 
-    /// The device, and how it is used.
-    pub fn device(&self) -> DeviceArgs {
+    /// The device, and how it is used; `given` are the flags, some of which are kept nowhere.
+    pub fn device(&self, given: &DeviceArgs) -> DeviceArgs {
         DeviceArgs {
             device: Some(self.device),
             precision: Some(self.precision),
             threads: self.threads,
             workspace_mb: self.workspace_mb,
             conv_algo: self.conv_algo,
-            branches: self.branches,
-            graph_steps: self.graph_steps,
+            branches: given.branches.clone(),
+            graph_steps: given.graph_steps.clone(),
             algorithms: self.algorithms.clone(),
         }
     }

@@ -7,14 +7,12 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
-use tracing::info;
+use tracing::{info, warn};
 
-use super::graph_steps::GraphStepsChoice;
 use super::{flags, usage};
 use crate::cpu::Cpu;
-use crate::cuda::{self, Cuda, Launches, Options};
-use crate::ops::{Algorithm, Backend, Branches, Choice, Sgd};
-use crate::plan::{self, Part, Plan};
+use crate::cuda::{self, Cuda, Options};
+use crate::ops::{Algorithm, Backend, Choice, MemorySizes, Precision, Step};
 
 /// `--device`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,29 +62,6 @@ impl TryFrom<String> for DeviceChoice {
     }
 }
 
-/// `--precision`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Plain 32-bit floating point, TF32 off
-    #[default]
-    Fp32,
-    /// 32-bit storage, products on tensor cores with 10-bit mantissas (CUDA only)
-    Tf32,
-    /// 16-bit storage and products, 32-bit sums and master weights, dynamic loss scale (CUDA only)
-    Fp16,
-}
-
-impl Precision {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fp32 => "fp32",
-            Self::Tf32 => "tf32",
-            Self::Fp16 => "fp16",
-        }
-    }
-}
-
 /// `--conv-algo`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -98,7 +73,7 @@ pub enum ConvAlgo {
     Im2col,
     /// One kernel that reads the windows where they lie
     Implicit,
-    /// A kernel for few input channels, where it fits; else im2col
+    /// A kernel for convolutions of one input channel, where it fits; else im2col
     Direct,
     /// For linear layers cuBLASLt, whose products end in bias and ReLU; else direct or implicit
     #[value(name = "cublaslt")]
@@ -109,37 +84,13 @@ impl ConvAlgo {
     fn algorithm(self) -> Option<Algorithm> {
         match self {
             Self::Auto => None,
-            Self::Im2col => Some(Algorithm::Im2col),
+            Self::Im2col => Some(Algorithm::Gemm),
             Self::Implicit => Some(Algorithm::Implicit),
             Self::Direct => Some(Algorithm::Direct),
             Self::CublasLt => Some(Algorithm::CublasLt),
         }
     }
 }
-
-/// `--branches`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum BranchChoice {
-    /// Where it is faster, by a short trial at the start
-    #[default]
-    Auto,
-    On,
-    Off,
-}
-
-impl BranchChoice {
-    fn branches(self) -> Branches {
-        match self {
-            Self::Auto => Branches::Auto,
-            Self::On => Branches::On,
-            Self::Off => Branches::Off,
-        }
-    }
-}
-
-/// Megabytes that the columns of convolutions may take on a CUDA device.
-const DEFAULT_WORKSPACE_MB: usize = 512;
 
 /// Which device, and how.
 #[derive(Args, Clone, Default)]
@@ -159,13 +110,12 @@ pub struct DeviceArgs {
     /// How a CUDA device computes convolutions and linear layers [default: auto]
     #[arg(long, value_enum, value_name = "ALGORITHM")]
     pub conv_algo: Option<ConvAlgo>,
-    /// Whether a CUDA device computes weight gradients beside input gradients; results are the same [default: auto]
-    #[arg(long, value_enum, value_name = "WHEN")]
-    pub branches: Option<BranchChoice>,
-    /// Training steps that a CUDA device runs as one graph: `auto` (several where that measures faster) or 1 to 64; results
-    /// are the same [default: auto]
-    #[arg(long, value_name = "N")]
-    pub graph_steps: Option<GraphStepsChoice>,
+    /// Without effect since it measured no gain; accepted so that older commands still run.
+    #[arg(long, hide = true, value_name = "WHEN")]
+    pub branches: Option<String>,
+    /// As `branches`.
+    #[arg(long, hide = true, value_name = "N")]
+    pub graph_steps: Option<String>,
     /// What a run that goes on has chosen, by operator.
     #[arg(skip)]
     pub algorithms: BTreeMap<String, String>,
@@ -183,6 +133,11 @@ pub trait Task {
 /// # Errors
 /// Where a CUDA device was asked for by number and cannot be used, or the CPU is asked for more than fp32.
 pub fn with_backend<T: Task>(args: &DeviceArgs, task: T) -> Result<T::Output> {
+    for (flag, given) in [("--branches", &args.branches), ("--graph-steps", &args.graph_steps)] {
+        if given.is_some() {
+            warn!("{flag} has no effect any more: it measured no gain");
+        }
+    }
     let why = match args.device.unwrap_or_default() {
         DeviceChoice::Cpu => "--device cpu".to_string(),
         DeviceChoice::Cuda(ordinal) => {
@@ -216,23 +171,17 @@ pub fn check_device(args: &DeviceArgs) -> Result<()> {
     }
 }
 
-/// Gives `visit` every part of an optimiser step and what a CUDA device is told to run for it; none is needed to say so,
-/// but what one has chosen may be given.
+/// What a CUDA device launches for every step of a sequence; no device is needed for it, but what one has chosen may be
+/// given. Without that, `auto` takes the fewest launches.
 pub fn cuda_launches(
-    plan: &Plan,
+    steps: &[Step],
+    sizes: &MemorySizes,
     (precision, algorithm): (Precision, ConvAlgo),
     choices: &[Choice],
-    batch: usize,
-    visit: &mut dyn FnMut(&Part, Vec<&'static str>),
-) -> Result<()> {
-    let backend = Launches::new(precision.name(), DEFAULT_WORKSPACE_MB * 1_000_000, algorithm.algorithm());
-    let mut backend = backend.with_choices(choices);
-    backend.allocate(&plan.memory_sizes(false))?;
-    plan::each_part(&mut backend, plan, &Sgd::default(), batch, |backend, part, body| {
-        body(backend)?;
-        visit(&part, backend.take());
-        Ok(())
-    })
+) -> Result<Vec<Vec<String>>> {
+    let recorded = choices.iter().map(|choice| (choice.site.clone(), choice.algorithm)).collect();
+    let options = Options { precision, algorithm: algorithm.algorithm(), recorded, ..Options::default() };
+    cuda::launches(steps, sizes, &options)
 }
 
 fn unusable(ordinal: usize) -> String {
@@ -250,12 +199,10 @@ fn check_ordinal(ordinal: usize) -> Result<()> {
 
 fn open_cuda(args: &DeviceArgs, ordinal: usize) -> Result<Cuda> {
     check_ordinal(ordinal)?;
-    let precision = args.precision.unwrap_or_default().name();
+    let precision = args.precision.unwrap_or_default();
     let algorithm = args.conv_algo.unwrap_or_default().algorithm();
     let known = |(site, name): (&String, &String)| Some((site.clone(), Algorithm::named(name)?));
     let recorded = args.algorithms.iter().filter_map(known).collect();
-    let workspace = args.workspace_mb.unwrap_or(DEFAULT_WORKSPACE_MB).saturating_mul(1_000_000);
-    let branches = args.branches.unwrap_or_default().branches();
-    let graph_steps = args.graph_steps.unwrap_or_default().graph_steps();
-    Cuda::new(Options { ordinal, precision, workspace, graphs: true, branches, graph_steps, algorithm, recorded })
+    let workspace = args.workspace_mb.map_or(cuda::DEFAULT_WORKSPACE, |megabytes| megabytes.saturating_mul(1_000_000));
+    Cuda::new(Options { ordinal, precision, workspace, graphs: true, algorithm, recorded })
 }

@@ -20,7 +20,7 @@ use crate::checkpoint::load_weights;
 use crate::data::{self, Dataset, LoadOptions};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Metrics, Normalise, Subset};
-use crate::plan::{self, Mode, Plan};
+use crate::plan::{self, Mode, Plan, Sequence};
 use crate::report::Confusion;
 
 #[derive(Args)]
@@ -130,6 +130,9 @@ impl Task for Evaluation<'_> {
             None => backend.load_subset(Subset::Test, &normalise, test.images, test.labels)?,
         }
         backend.allocate(&plan.memory_sizes(false))?;
+        let rest = count % plan.max_batch;
+        let mut compile = |batch| backend.compile(plan.steps(&Sequence::EvaluateStep, batch));
+        let (mut whole, mut last) = (compile(plan.max_batch)?, if rest > 0 { Some(compile(rest)?) } else { None });
         plan::write_weights(&mut backend, self.weights)?;
         let order: Vec<u32> = (0..count as u32).collect();
         backend.set_order(Subset::Test, &order, 0)?;
@@ -137,8 +140,9 @@ impl Task for Evaluation<'_> {
         let mut confusion = Confusion::new(classes);
         let start = Instant::now();
         for labels in labels.chunks(plan.max_batch) {
-            plan::evaluate_step(&mut backend, &plan, labels.len())?;
-            let logits = backend.read(plan.logits.first(labels.len() * plan.classes))?;
+            let program = if labels.len() == plan.max_batch { &mut whole } else { last.as_mut().unwrap_or(&mut whole) };
+            backend.run(program)?;
+            let logits = backend.read(plan.span(plan.logits, labels.len()))?;
             for (&label, logits) in labels.iter().zip(logits.chunks_exact(plan.classes)) {
                 ensure!(
                     logits.iter().all(|logit| logit.is_finite()),

@@ -10,7 +10,6 @@ mod device;
 mod eval;
 mod fetch;
 mod flags;
-mod graph_steps;
 mod input;
 mod network;
 mod outputs;

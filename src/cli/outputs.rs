@@ -10,7 +10,7 @@ use tracing::warn;
 use super::config::{self, Config};
 use super::dataset::short_name;
 use crate::checkpoint::{RunIdentity, save_state, save_weights};
-use crate::files::write_atomically;
+use crate::files::{BackgroundWriter, write_atomically};
 use crate::network::Network;
 use crate::report::{MetricsLog, curves_svg};
 use crate::train::{Position, TrainState};
@@ -20,6 +20,8 @@ pub struct Outputs {
     folder: PathBuf,
     title: String,
     pub metrics: MetricsLog,
+    /// Before the lock: fields are dropped in this order, and the lock must outlive a write in flight.
+    writer: BackgroundWriter,
     _lock: Option<File>,
 }
 
@@ -64,7 +66,7 @@ impl Outputs {
         let lock = lock(&folder)?;
         config.save(&folder)?;
         let metrics = MetricsLog::create(&folder.join(Self::METRICS))?;
-        Ok(Self { title: title(config), folder, metrics, _lock: lock })
+        Ok(Self { title: title(config), folder, metrics, writer: BackgroundWriter::default(), _lock: lock })
     }
 
     /// Opens the folder of a run that goes on from `position`; what a killed process left half-written goes.
@@ -73,27 +75,56 @@ impl Outputs {
         remove_leftovers(folder);
         config.save(folder)?;
         let metrics = MetricsLog::resume(&folder.join(Self::METRICS), position.total_steps, position.epoch)?;
-        Ok(Self { title: title(config), folder: folder.to_path_buf(), metrics, _lock: lock })
+        let (folder, writer) = (folder.to_path_buf(), BackgroundWriter::default());
+        Ok(Self { title: title(config), folder, metrics, writer, _lock: lock })
     }
 
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Saves everything. The checkpoint is last: what it says is done is then in the other files.
+    /// Begins to save everything as it is now, and returns while a thread writes. [`Self::finish`] waits for it.
     ///
     /// # Errors
-    /// Where a file cannot be written, or the weights are not finite: the files from before are worth more than those.
-    pub fn save(&self, network: &Network, run: &RunIdentity, state: &TrainState) -> Result<()> {
+    /// Where the save before this one failed, or the weights are not finite: the files from before are worth more than
+    /// those.
+    pub fn save(&mut self, network: &Network, run: &RunIdentity, state: TrainState) -> Result<()> {
         let all = [&state.parameters, &state.momentum, &state.average, &state.statistics.values];
         let finite = all.into_iter().flatten().all(|value| value.is_finite());
         ensure!(finite, "the weights became NaN or infinite, so they are not saved; try a smaller --lr");
-        self.metrics.save()?;
-        let curves = curves_svg(&self.metrics.epochs(), &self.title);
-        write_atomically(&self.folder.join(Self::CURVES), |writer| Ok(writer.write_all(curves.as_bytes())?))?;
-        save_weights(&self.folder.join(Self::WEIGHTS), network, state.model(), &state.statistics)?;
-        save_state(&self.folder.join(Self::CHECKPOINT), network, run, state)
+        let (folder, title, metrics) = (self.folder.clone(), self.title.clone(), self.metrics.clone());
+        let (network, run) = (network.clone(), run.clone());
+        self.writer.submit(move || write_all(&folder, &title, &metrics, &network, &run, &state))
     }
+
+    /// Whether a save has failed that nobody waited for yet.
+    pub fn save_failed(&self) -> bool {
+        self.writer.has_failed()
+    }
+
+    /// Waits until all that was saved is on the disk.
+    ///
+    /// # Errors
+    /// Where a file could not be written.
+    pub fn finish(&mut self) -> Result<()> {
+        self.writer.finish()
+    }
+}
+
+/// Writes a run's files. The checkpoint is last: what it says is done is then in the other files.
+fn write_all(
+    folder: &Path,
+    title: &str,
+    metrics: &MetricsLog,
+    network: &Network,
+    run: &RunIdentity,
+    state: &TrainState,
+) -> Result<()> {
+    metrics.save()?;
+    let curves = curves_svg(&metrics.epochs(), title);
+    write_atomically(&folder.join(Outputs::CURVES), |writer| Ok(writer.write_all(curves.as_bytes())?))?;
+    save_weights(&folder.join(Outputs::WEIGHTS), network, state.model(), &state.statistics)?;
+    save_state(&folder.join(Outputs::CHECKPOINT), network, run, state)
 }
 
 /// Locks a folder for this process; none where the file system knows no locks.

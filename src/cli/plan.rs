@@ -1,5 +1,5 @@
-//! `cnn-cuda summary --plan`: a training step's parts with what is fused into each, their buffers, their least work, and
-//! what a CUDA device is told to run for them.
+//! `cnn-cuda summary --plan`: the steps of a training step with what is fused into each, their buffers, their least work,
+//! and what a CUDA device launches for them.
 
 use std::io::Write;
 
@@ -7,10 +7,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::algorithms::{self, Chosen};
-use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Precision, Task, cuda_launches, with_backend};
+use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Task, cuda_launches, with_backend};
 use crate::network::Network;
-use crate::ops::{Backend, Choice};
-use crate::plan::{self, Mode, Part, Plan, StepKind};
+use crate::ops::{Backend, Choice, MemorySizes, Precision, Region, Step};
+use crate::plan::{Cost, Mode, Plan, Sequence, TrainSettings, ValueId};
 
 /// What NVIDIA's data sheet gives for an H200 (SXM, dense products): bytes a second of its memory, operations a second.
 const BYTES_PER_SECOND: f64 = 4.8e12;
@@ -35,19 +35,17 @@ pub struct How {
 }
 
 /// What a device chooses for the operators of a step, by measuring what it has not measured before.
-struct Choose<'a> {
-    network: &'a Network,
-    plan: &'a Plan,
-    batch_size: usize,
+struct Choose {
+    steps: Vec<Step>,
+    sizes: MemorySizes,
 }
 
-impl Task for Choose<'_> {
+impl Task for Choose {
     type Output = (String, Vec<Choice>);
 
     fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
-        backend.allocate(&self.plan.memory_sizes(false))?;
-        plan::write_weights(&mut backend, &self.network.initial_weights(0))?;
-        plan::try_out(&mut backend, self.plan, self.batch_size)?;
+        backend.allocate(&self.sizes)?;
+        backend.compile(self.steps)?;
         Ok((backend.info().name, backend.choices()))
     }
 }
@@ -57,14 +55,12 @@ impl Task for Choose<'_> {
 struct PlanSummary {
     model: String,
     batch_size: usize,
-    precision: &'static str,
+    precision: Precision,
     parts: Vec<Row>,
     /// Megabytes of activations and their gradients in fp32, as the plan lays them out.
     arena_mb: f64,
     /// Nodes of the captured step.
     graph_nodes: usize,
-    /// Of those, the most that wait for one another where weight gradients run beside what follows them.
-    longest_path: usize,
     h200_microseconds: f64,
     /// Whose choices these are.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,9 +79,7 @@ struct Row {
     megaflops: f64,
     /// Of every operand, once, in fp32.
     megabytes: f64,
-    launches: Vec<&'static str>,
-    /// Whether `--branches` may run it beside what follows it.
-    beside: bool,
+    launches: Vec<String>,
     /// At the least, by arithmetic, memory and launches.
     h200_microseconds: f64,
 }
@@ -93,25 +87,28 @@ struct Row {
 /// Prints the training step of a network.
 pub fn print(out: &mut impl Write, network: &Network, batch_size: usize, how: &How, json: bool) -> Result<()> {
     let plan = Plan::new(network, Mode::Training, batch_size)?;
-    let mut parts = Vec::new();
+    let sequence = Sequence::TrainStep(TrainSettings::default());
+    let (steps, sizes) = (plan.steps(&sequence, batch_size), plan.memory_sizes(false));
     let (precision, algorithm) = (how.precision, how.algorithm);
     let (device, choices) = match how.device {
         None | Some(DeviceChoice::Cpu) => (None, Vec::new()),
         device => {
             let (precision, conv_algo) = (Some(precision), Some(algorithm));
             let args = DeviceArgs { device, precision, conv_algo, ..DeviceArgs::default() };
-            let (name, choices) = with_backend(&args, Choose { network, plan: &plan, batch_size })?;
+            let (name, choices) = with_backend(&args, Choose { steps: steps.clone(), sizes })?;
             (Some(name).filter(|_| !choices.is_empty()), choices)
         }
     };
-    let visit = &mut |part: &Part, launches| parts.push(row(part, precision, launches));
-    cuda_launches(&plan, (precision, algorithm), &choices, batch_size, visit)?;
+    let launches = cuda_launches(&steps, &sizes, (precision, algorithm), &choices)?;
+    let over_values = plan.sequence(&sequence);
+    let parts = over_values.iter().zip(&steps).zip(launches);
+    let parts: Vec<Row> =
+        parts.map(|((values, step), launches)| row(&plan, values, step, precision, launches)).collect();
     let summary = PlanSummary {
         model: network.name.clone(),
         batch_size,
-        precision: precision.name(),
-        arena_mb: plan.memory_sizes(false).arena as f64 * 4e-6,
-        longest_path: longest_path(&parts),
+        precision,
+        arena_mb: sizes.arena as f64 * 4e-6,
         graph_nodes: parts.iter().map(|row| row.launches.len()).sum(),
         h200_microseconds: parts.iter().map(|row| row.h200_microseconds).sum(),
         parts,
@@ -126,39 +123,23 @@ pub fn print(out: &mut impl Write, network: &Network, batch_size: usize, how: &H
     print_table(out, &summary)
 }
 
-fn row(part: &Part, precision: Precision, launches: Vec<&'static str>) -> Row {
-    let (reads, writes) = part.step.map(|step| step.kind.buffers()).unwrap_or_default();
-    let work = (part.cost.flops / operations_per_second(precision)).max(part.cost.bytes / BYTES_PER_SECOND);
-    let alone = match part.label {
-        "loss" => "softmax, loss, its gradient, metrics",
-        "update" => "SGD, rounded weights",
-        _ => "batch, normalised, with labels",
-    };
+fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, launches: Vec<String>) -> Row {
+    let Cost { flops, bytes } = Cost::of(&step.op);
+    let work = (flops / operations_per_second(precision)).max(bytes / BYTES_PER_SECOND);
+    // Parameters have names of their own.
+    let is_planned = |value: &ValueId| matches!(plan.span(*value, 1).region, Region::Arena | Region::Indices);
+    let planned = |values: Vec<ValueId>| values.into_iter().filter(is_planned).collect();
+    let operands = values.op.operands();
     Row {
-        label: part.label.to_string(),
-        what: part.step.map_or(alone.into(), |step| StepKind::describe(&step.kind)),
-        reads,
-        writes,
-        megaflops: part.cost.flops / 1e6,
-        megabytes: part.cost.bytes / 1e6,
+        label: step.label.clone(),
+        what: operands.describe(),
+        reads: planned(operands.reads()),
+        writes: planned(operands.writes()),
+        megaflops: flops / 1e6,
+        megabytes: bytes / 1e6,
         h200_microseconds: (work + LAUNCH * launches.len() as f64) * 1e6,
-        // Columns have one place, so their products do not run side by side.
-        beside: part.step.is_some_and(|step| step.kind.is_weight_gradient()) && !launches.contains(&"im2col"),
         launches,
     }
-}
-
-/// Launches on the longest path: up to the next weight gradient, or the update, each runs beside what follows it.
-fn longest_path(parts: &[Row]) -> usize {
-    let (mut done, mut beside, mut since) = (0, 0, 0);
-    for row in parts {
-        let joins = row.label == "update" || row.beside || row.launches.contains(&"im2col");
-        if joins {
-            (done, beside, since) = (done + since.max(beside), 0, 0);
-        }
-        *if row.beside { &mut beside } else { &mut since } += row.launches.len();
-    }
-    done + since.max(beside)
 }
 
 fn print_table(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
@@ -185,12 +166,11 @@ fn print_table(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
             widths[0], widths[1], widths[2], widths[3], widths[4], widths[5]
         )?;
     }
-    let PlanSummary { model, batch_size, precision, graph_nodes, longest_path, arena_mb, h200_microseconds, .. } =
-        summary;
+    let PlanSummary { model, batch_size, precision, graph_nodes, arena_mb, h200_microseconds, .. } = summary;
     writeln!(
         out,
-        "\n{model}, batch {batch_size}, {precision}: {graph_nodes} nodes in the graph of a training step on CUDA, \
-         {longest_path} in a row with --branches on; {arena_mb:.1} MB of buffers"
+        "\n{model}, batch {batch_size}, {precision}: {graph_nodes} nodes in the graph of a training step on CUDA; \
+         {arena_mb:.1} MB of buffers"
     )?;
     writeln!(
         out,

@@ -22,7 +22,7 @@ use crate::data::{self, Normalisation};
 use crate::models::Model;
 use crate::network::{Network, Weights};
 use crate::ops::Backend;
-use crate::plan::{self, Mode, Plan};
+use crate::plan::{self, Mode, Plan, Sequence};
 use crate::shape::Shape;
 
 #[derive(Args)]
@@ -165,21 +165,22 @@ impl Task for Classification<'_> {
     fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
         let plan = Plan::new(self.network, Mode::Inference, 1)?;
         backend.allocate(&plan.memory_sizes(false))?;
+        let mut program = backend.compile(plan.steps(&Sequence::Forward, 1))?;
         plan::write_weights(&mut backend, self.weights)?;
         let (mean, std) = &self.normalisation;
-        let classify = |picture: &Picture| {
+        let mut classify = |picture: &Picture| {
             let scale = |(&x, (mean, std)): (&u8, (&f32, &f32))| (f32::from(x) / 255.0 - mean) / std;
             let input: Vec<f32> = picture.pixels.iter().zip(mean.iter().zip(std).cycle()).map(scale).collect();
-            backend.write(plan.input, &input)?;
-            plan::forward(&mut backend, &plan, 1)?;
-            let logits = backend.read(plan.logits.first(plan.classes))?;
+            backend.write(plan.span(plan.input, 1), &input)?;
+            backend.run(&mut program)?;
+            let logits = backend.read(plan.span(plan.logits, 1))?;
             ensure!(
                 logits.iter().all(|logit| logit.is_finite()),
                 "the network gives {logits:?}: these weights have diverged"
             );
             Ok(logits)
         };
-        self.pictures.iter().map(classify).collect()
+        self.pictures.iter().map(&mut classify).collect()
     }
 }
 

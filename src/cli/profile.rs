@@ -1,14 +1,13 @@
 //! `cnn-cuda bench --profile`: where a training step's time goes, beside what the device can do.
 
 use std::io::Write;
-use std::time::Instant;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::ops::{
-    Activation, Backend, LimitSizes, Linear, LinearForward, MemorySizes, Recording, Region, Sgd, Span, Subset,
-    TIMED_RUNS,
+    Activation, Add, Backend, CopyBuffer, LimitSizes, Linear, LinearForward, MemorySizes, Op, Region, Sgd, Span, Step,
+    Subset, TIMED_RUNS, Whole,
 };
 use crate::plan::{self, Cost, Plan, StepTime};
 use crate::rng::{Purpose, Stream};
@@ -81,50 +80,44 @@ pub fn limits<B: Backend>(backend: &mut B) -> Result<Limits> {
     let values: Vec<f32> = noise.iter().copied().cycle().take(matrix).collect();
     backend.write(span(0, matrix), &values)?;
     backend.write(weight, &values)?;
-    let (op, spans) = (
-        Linear { in_features: side, out_features: side },
-        LinearForward {
-            input: span(0, matrix),
-            weight,
-            bias: None,
-            activation: Activation::Identity,
-            output: span(1, matrix),
-            signs: None,
-        },
-    );
-    let product = seconds(backend, |backend| backend.linear_forward(&op, side, spans))?;
-    let sum = seconds(backend, |backend| backend.accumulate(vector_len, span(0, vector_len), span(1, vector_len)))?;
-    let launch = backend.device_seconds(|backend| backend.copy(1, span(0, 1), span(1, 1)))?;
+    let op = Linear { in_features: side, out_features: side };
+    let (input, activation, output) = (span(0, matrix), Activation::Identity, span(1, matrix));
+    let product = LinearForward { op, activation, input, weight, bias: None, output, relu_mask: None };
+    let product = seconds(backend, product)?;
+    let [a, b] = [0, 1].map(|index| span(index, vector_len));
+    let sum = seconds(backend, Add { a, b, output: a })?;
+    let copy = CopyBuffer { op: Whole, input: span(0, 1), output: span(1, 1) };
+    let launch = if backend.is_asynchronous() { Some(seconds(backend, copy)?) } else { None };
     let (flops, bytes) = (2.0 * (matrix * side) as f64 / product, (12 * vector_len) as f64 / sum);
     Ok(Limits { flops, bytes, product_side: side, launch })
 }
 
-/// By the device's clock, or the median by the host's.
-fn seconds<B: Backend>(backend: &mut B, body: impl Fn(&mut B) -> Result<()> + Send + Sync) -> Result<f64> {
-    if let Some(seconds) = backend.device_seconds(&body)? {
-        return Ok(seconds);
-    }
-    let mut times = Vec::new();
-    for _ in 0..REPEATS {
-        backend.synchronize()?;
-        let start = Instant::now();
-        backend.run(Recording::Once, &body)?;
-        backend.synchronize()?;
-        times.push(start.elapsed().as_secs_f64());
-    }
+/// Of one operator: by the device's clock, or the median by the host's.
+fn seconds<B: Backend>(backend: &mut B, op: impl Into<Op>) -> Result<f64> {
+    let mut program = backend.compile(vec![Step { label: "limit".into(), op: op.into() }])?;
+    let repeats = if backend.is_asynchronous() { 1 } else { REPEATS };
+    let times = (0..repeats).map(|_| Ok(backend.time_step(&mut program, 0)?.seconds));
+    let mut times = times.collect::<Result<Vec<f64>>>()?;
     times.sort_by(f64::total_cmp);
-    Ok(times[REPEATS / 2])
+    Ok(times[repeats / 2])
 }
 
 /// Profiles steps on the first images that are resident; the plan's memory must be allocated. Nothing but their order is
 /// changed by it.
-pub fn profile<B: Backend>(backend: &mut B, plan: &Plan, limits: Limits, batch: usize) -> Result<Profile> {
+pub fn profile<B: Backend>(
+    backend: &mut B,
+    plan: &Plan,
+    limits: Limits,
+    steps: &[Step],
+    program: &mut B::Program,
+) -> Result<Profile> {
+    let batch = plan.max_batch;
     let order: Vec<u32> = (0..(batch * TIMED_RUNS) as u32).map(|index| index % batch as u32).collect();
     let (warm_up, repeats) = if backend.is_asynchronous() { (0, DEVICE_REPEATS) } else { (2, REPEATS) };
     let mut runs: Vec<Vec<StepTime>> = Vec::new();
     for _ in 0..warm_up + repeats {
         backend.set_order(Subset::Train, &order, 0)?;
-        runs.push(plan::profile_step(backend, plan, &Sgd::default(), batch)?);
+        runs.push(plan::profile_step(backend, plan, &Sgd::default(), steps, program)?);
     }
     runs.drain(..warm_up);
     let median = |part: usize| {

@@ -5,8 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::config::{Config, FILE};
-use super::device::{DeviceChoice, Precision};
+use super::device::DeviceChoice;
 use super::train::TrainArgs;
+use crate::ops::Precision;
 use crate::train::Schedule;
 
 impl Config {

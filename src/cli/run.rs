@@ -89,15 +89,23 @@ impl Run {
         }
     }
 
-    /// Saves the state at hand: before the first step, so that a run can be resumed from its very beginning, and when it
-    /// is interrupted.
-    pub fn save<B: Backend>(&self, trainer: &mut Trainer<B>) -> Result<()> {
+    /// Begins to save the state at hand, which is written while the run goes on; fails where the save before it did.
+    fn save<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         let state = trainer.state()?;
-        self.outputs.save(&trainer.network, &self.identity, &state)
+        self.outputs.save(&trainer.network, &self.identity, state)
     }
 
-    /// Tells why the run ended, unless it simply did all of its epochs, and where the results are.
-    pub fn finish(&mut self, ending: Option<Ending>) {
+    /// Saves the state before the first step, so that a run can be resumed from its very beginning, and a disk that takes
+    /// no files ends it there.
+    pub fn begin<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
+        self.save(trainer)?;
+        self.outputs.finish()
+    }
+
+    /// Waits for what is still being written, tells why the run ended, unless it simply did all of its epochs, and where
+    /// the results are.
+    pub fn finish(&mut self, ending: Option<Ending>) -> Result<()> {
+        self.outputs.finish()?;
         if let Some(ending @ (Ending::TargetAccuracy | Ending::Patience)) = ending {
             let epochs = self.outputs.metrics.epochs();
             let (count, seconds) = (epochs.len(), epochs.iter().map(|epoch| epoch.seconds).sum::<f64>());
@@ -109,12 +117,14 @@ impl Run {
         }
         let folder = self.outputs.folder().display();
         info!("saved {folder}/{} and {}", Outputs::WEIGHTS, Outputs::CHECKPOINT);
+        Ok(())
     }
 
     /// Saves a run that was interrupted and tells how to go on.
     pub fn interrupted<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         self.progress = None;
         self.save(trainer)?;
+        self.outputs.finish()?;
         let (folder, steps) = (quoted(self.outputs.folder()), trainer.position().total_steps);
         warn!("interrupted after {steps} steps and saved; go on with: cnn-cuda train --resume {folder}");
         Ok(())
@@ -123,11 +133,18 @@ impl Run {
     /// Keeps what is known of a run that failed, and tells what is left of it.
     pub fn failed(&mut self) -> String {
         self.progress = None;
+        // What is being written first: it may be the last good checkpoint, and its metrics are older.
+        if let Err(error) = self.outputs.finish() {
+            warn!("{error:#}");
+        }
         if let Err(error) = self.outputs.metrics.save() {
             warn!("{error:#}");
         }
         let checkpoint = self.outputs.folder().join(Outputs::CHECKPOINT);
-        format!("training stopped; the last good checkpoint is {}", checkpoint.display())
+        match checkpoint.is_file() {
+            true => format!("training stopped; the last good checkpoint is {}", checkpoint.display()),
+            false => format!("training stopped; there is no checkpoint: {} is gone", checkpoint.display()),
+        }
     }
 }
 
@@ -149,8 +166,9 @@ fn quoted(path: &Path) -> String {
 }
 
 impl<B: Backend> Observer<B> for Run {
+    /// Also where the last save failed, which [`Run::interrupted`] then reports: more steps would be lost with the others.
     fn wants_to_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.outputs.save_failed()
     }
 
     fn on_step(&mut self, report: &StepReport) {

@@ -7,12 +7,13 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::device::{ConvAlgo, DeviceChoice, Precision};
+use super::device::{ConvAlgo, DeviceChoice};
 use super::network::NetworkArgs;
 use super::stream::Stdout;
 use super::{find_model, flags, plan, usage};
 use crate::models;
 use crate::network::Network;
+use crate::ops::Precision;
 use crate::plan::{Mode, Plan};
 use crate::report::grouped;
 

@@ -127,7 +127,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     if let (Some(recipe), Some(accuracy)) = (&args.config, config.expected_accuracy) {
         info!("{}: a test accuracy of {:.2}% or more is expected at its end", recipe.display(), 100.0 * accuracy);
     }
-    let device = config.device();
+    let device = config.device(&args.device);
     // What can be wrong with the flags is told before anything is downloaded or made.
     let model = find_model(&config.model)?;
     check_device(&device)?;
@@ -237,11 +237,11 @@ impl Task for Training {
         info!("{}: {} parameters; {}", config.model, trainer.network.parameter_count(), outputs.folder().display());
         let mut run = Run::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
         if args.resume.is_none() {
-            run.save(&mut trainer)?;
+            run.begin(&mut trainer)?;
         }
         match trainer.run(&mut run) {
             Ok(Outcome::Finished) => {
-                run.finish(trainer.ending());
+                run.finish(trainer.ending()).with_context(|| run.failed())?;
                 Ok(ExitCode::SUCCESS)
             }
             Ok(Outcome::Interrupted) => {

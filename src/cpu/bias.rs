@@ -4,26 +4,17 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::{Cpu, ELEMENTWISE_CHUNK};
-use crate::ops::{Activation, BiasOps, Span};
+use crate::ops::{Activation, BiasActivationBackward, RunOn};
 
-impl BiasOps for Cpu {
-    fn bias_activation_backward(
-        &mut self,
-        activation: Activation,
-        rows: usize,
-        channels: usize,
-        output: Span,
-        d_output: Span,
-        d_bias: Option<Span>,
-    ) -> Result<()> {
-        let len = rows * channels;
-        let d_bias_span = d_bias.unwrap_or(output.first(0));
-        let [y, d_y, d_bias] = self.memory.floats([output.first(len), d_output.first(len), d_bias_span])?;
-        let rows_per_piece = ELEMENTWISE_CHUNK.div_ceil(channels);
-        let (piece_len, pieces) = (rows_per_piece * channels, rows.div_ceil(rows_per_piece));
-        self.bias_partials.resize((pieces * channels).max(self.bias_partials.len()), 0.0);
-        let partials = &mut self.bias_partials[..pieces * channels];
-        let (work, set) = (d_y.par_chunks_mut(piece_len).zip(y.par_chunks(piece_len)), self.instructions);
+impl RunOn<Cpu> for BiasActivationBackward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let &Self { activation, channels, output, d_output, d_bias } = self;
+        let [y, d_y, d_bias] = cpu.memory.floats([output, d_output, d_bias.unwrap_or(output.first(0))])?;
+        let piece_len = ELEMENTWISE_CHUNK.div_ceil(channels) * channels;
+        let len = d_y.len().div_ceil(piece_len) * channels;
+        cpu.bias_partials.resize(len.max(cpu.bias_partials.len()), 0.0);
+        let partials = &mut cpu.bias_partials[..len];
+        let (work, set) = (d_y.par_chunks_mut(piece_len).zip(y.par_chunks(piece_len)), cpu.instructions);
         work.zip(partials.par_chunks_mut(channels)).for_each(|((d_y, y), sums)| {
             // One loop for each activation: inside of it, the choice would keep the compiler from using vectors.
             set.run(|| match activation {
@@ -34,7 +25,7 @@ impl BiasOps for Cpu {
             });
         });
         if !d_bias.is_empty() {
-            sum_in_order(partials, &mut d_bias[..channels]);
+            sum_in_order(partials, d_bias);
         }
         Ok(())
     }

@@ -6,11 +6,12 @@ use rayon::prelude::*;
 use super::geometry::Geometry;
 use super::kernel::{Left, Product, Start};
 use super::scratch::{self, Buffer, PANEL, grown, weight_groups};
-use super::winograd::Winograd;
+use super::tiling::Winograd;
 use super::winograd_forward::End;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
-    Activation, BiasOps, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps, PoolOps,
+    Activation, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2dForward,
+    PoolEpilogue, RunOn,
 };
 
 /// Pieces that a forward pass is cut into at least, so that a small batch keeps all threads busy.
@@ -19,38 +20,43 @@ const LEAST_PIECES: usize = 16;
 /// Output pixels of a piece of the weight gradient: input and gradient of so many stay in L1 or nearly.
 const WEIGHT_PIXELS: usize = 128;
 
-impl ConvOps for Cpu {
-    fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        if let Some(winograd) = Winograd::new(op, op.output()?) {
-            return self.convolve_by_tiles(&winograd, batch, spans);
+impl RunOn<Cpu> for Conv2dForward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let winograd = Winograd::new(&self.op, self.op.output()?);
+        let pools = winograd.and_then(|it| self.pool.filter(|pool| it.pools(&pool.op, self.activation)));
+        match winograd {
+            Some(winograd) => self.convolve_by_tiles(cpu, &winograd, pools)?,
+            None => self.convolve(cpu)?,
         }
-        self.convolve(op, batch, spans)?;
-        self.pool(batch, spans)
+        match self.pool.filter(|_| pools.is_none()) {
+            Some(PoolEpilogue { op, output, argmax }) => {
+                MaxPool2dForward { op, input: self.output, output, argmax }.run_on(cpu)
+            }
+            None => Ok(()),
+        }
     }
+}
 
-    fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()> {
-        let geometry = Geometry::new(op)?;
-        let (output, patch, set) = (geometry.output, op.patch_len(), self.instructions);
-        let lines = batch * output.height;
-        let [x, d_y, d_weight] = self.memory.floats([
-            spans.input.first(batch * op.input.len()),
-            spans.d_output.first(batch * output.len()),
-            spans.d_weight,
-        ])?;
+impl RunOn<Cpu> for Conv2dBackwardWeight {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
+        let (output, patch, set) = (geometry.output, op.patch_len(), cpu.instructions);
+        let lines = self.d_output.len / output.len() * output.height;
+        let [x, d_y, d_weight] = cpu.memory.floats([self.input, self.d_output, self.d_weight])?;
         let (x, d_y) = (&*x, &*d_y);
         if let Some(winograd) = Winograd::new(op, output) {
-            winograd.backward_weight(set, x, d_y, d_weight, &mut self.scratch.partials);
+            winograd.backward_weight(set, x, d_y, d_weight, &mut cpu.scratch.partials);
             return Ok(());
         }
         if !op.is_plain() {
-            geometry.grouped_backward_weight(set, x, d_y, d_weight, &mut self.scratch.partials);
+            geometry.grouped_backward_weight(set, x, d_y, d_weight, &mut cpu.scratch.partials);
             return Ok(());
         }
         // Every group sums d_weightᵀ of its lines, [panel][k·k·ic][PANEL].
         let panels = output.channels.div_ceil(PANEL);
         let lines_per_group = lines.div_ceil(weight_groups(panels * patch * PANEL, panels));
         let groups = lines.div_ceil(lines_per_group);
-        let partials = grown(&mut self.scratch.partials, groups * panels * patch * PANEL);
+        let partials = grown(&mut cpu.scratch.partials, groups * panels * patch * PANEL);
         partials.par_chunks_mut(patch * PANEL).enumerate().for_each(|(index, partial)| {
             let (group, panel) = (index / panels, index % panels);
             let group = group * lines_per_group..((group + 1) * lines_per_group).min(lines);
@@ -71,57 +77,46 @@ impl ConvOps for Cpu {
         });
         Ok(())
     }
-
-    fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
-        self.input_gradient(op, batch, spans)?;
-        self.gradient_epilogue(batch * op.input.pixels(), op.input.channels, spans.d_input, spans.epilogue)
-    }
 }
 
-impl Cpu {
-    /// The pooling that ends a convolution, if there is one.
-    fn pool(&mut self, batch: usize, spans: Conv2dForward) -> Result<()> {
-        match spans.pool {
-            Some(pool) => self.max_pool2d_forward(&pool.op, batch, spans.output, pool.output, pool.argmax),
+impl RunOn<Cpu> for Conv2dBackwardInput {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        self.convolve_back(cpu)?;
+        match self.epilogue {
+            Some(epilogue) => {
+                BiasActivationBackward::of_epilogue(self.op.input.channels, self.d_input, epilogue).run_on(cpu)
+            }
             None => Ok(()),
         }
     }
+}
 
-    /// The convolution with its pooling, which ends the tiles where it suits them.
-    fn convolve_by_tiles(&mut self, winograd: &Winograd, batch: usize, spans: Conv2dForward) -> Result<()> {
-        let (op, set) = (&winograd.op, self.instructions);
-        let pool = spans.pool.filter(|pool| winograd.pools(&pool.op, spans.activation));
-        let output = match &pool {
-            Some(pool) => pool.output.first(batch * pool.op.output()?.len()),
-            None => spans.output.first(batch * winograd.output.len()),
-        };
-        let argmax = pool.and_then(|pool| pool.argmax).map(|argmax| argmax.first(output.len));
-        let bias = spans.bias.unwrap_or(spans.weight.first(0));
-        let version = self.memory.parameters_version();
-        let floats = [spans.input.first(batch * op.input.len()), spans.weight, bias, output];
-        let ([x, weight, bias, y], argmax) = self.memory.floats_and_indices(floats, argmax)?;
+impl Conv2dForward {
+    /// The convolution by tiles, which `pool` ends.
+    fn convolve_by_tiles(&self, cpu: &mut Cpu, winograd: &Winograd, pool: Option<PoolEpilogue>) -> Result<()> {
+        let set = cpu.instructions;
+        let (output, argmax) = pool.map_or((self.output, None), |pool| (pool.output, pool.argmax));
+        let bias = self.bias.unwrap_or(self.weight.first(0));
+        let version = cpu.memory.parameters_version();
+        let floats = [self.input, self.weight, bias, output];
+        let ([x, weight, bias, y], argmax) = cpu.memory.floats_and_indices(floats, argmax)?;
         let make = |target: &mut [f32]| winograd.split_weights(set, weight, target);
-        let weights = self.kept.weights(op, spans.weight, version, winograd.weight_len(), make);
-        let end = End { bias, activation: spans.activation, pooled: pool.is_some() };
+        let weights = cpu.kept.weights(&self.op, self.weight, version, winograd.weight_len(), make);
+        let end = End { bias, activation: self.activation, pooled: pool.is_some() };
         winograd.forward(set, x, weights, end, y, argmax);
-        if pool.is_some() { Ok(()) } else { self.pool(batch, spans) }
+        Ok(())
     }
 
     /// The convolution without its pooling.
-    fn convolve(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()> {
-        let geometry = Geometry::new(op)?;
-        let (output, patch, set) = (geometry.output, op.patch_len(), self.instructions);
-        let bias_span = spans.bias.unwrap_or(spans.weight.first(0));
-        let version = self.memory.parameters_version();
-        let [x, weight, bias, y] = self.memory.floats([
-            spans.input.first(batch * op.input.len()),
-            spans.weight,
-            bias_span,
-            spans.output.first(batch * output.len()),
-        ])?;
+    fn convolve(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
+        let (output, patch, set) = (geometry.output, op.patch_len(), cpu.instructions);
+        let bias = self.bias.unwrap_or(self.weight.first(0));
+        let version = cpu.memory.parameters_version();
+        let [x, weight, bias, y] = cpu.memory.floats([self.input, self.weight, bias, self.output])?;
         let (x, weight, bias) = (&*x, &*weight, &*bias);
         // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
-        let panels = self.kept.weights(op, spans.weight, version, op.weight_len(), |panels| {
+        let panels = cpu.kept.weights(op, self.weight, version, op.weight_len(), |panels| {
             if !op.is_plain() {
                 return geometry.grouped_weights(weight, panels);
             }
@@ -130,6 +125,7 @@ impl Cpu {
                 set.run(|| scratch::transpose(weight, patch, panel, width));
             });
         });
+        let batch = x.len() / op.input.len();
         let lines_per_piece = output.height.div_ceil(LEAST_PIECES.div_ceil(batch));
         let piece_len = lines_per_piece * output.width * output.channels;
         let pieces = y.par_chunks_mut(output.len()).enumerate().flat_map(|(sample, y)| {
@@ -137,7 +133,7 @@ impl Cpu {
         });
         pieces.for_each(|(sample, first, y)| {
             let lines = y.len() / (output.width * output.channels);
-            let relu = spans.activation == Activation::Relu;
+            let relu = self.activation == Activation::Relu;
             geometry.with_padded(&x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
                 if !op.is_plain() {
                     return geometry.grouped_forward(set, x, panels, bias, y, relu);
@@ -154,22 +150,20 @@ impl Cpu {
                     );
                 }
             });
-            activate(set, spans.activation, y);
+            activate(set, self.activation, y);
         });
         Ok(())
     }
+}
 
+impl Conv2dBackwardInput {
     /// The gradient of the input without its epilogue.
-    fn input_gradient(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()> {
-        let geometry = Geometry::new(op)?;
-        let (output, set, run) = (geometry.output, self.instructions, geometry.run);
-        let [d_y, weight, d_x] = self.memory.floats([
-            spans.d_output.first(batch * output.len()),
-            spans.weight,
-            spans.d_input.first(batch * op.input.len()),
-        ])?;
+    fn convolve_back(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
+        let (output, set, run) = (geometry.output, cpu.instructions, geometry.run);
+        let [d_y, weight, d_x] = cpu.memory.floats([self.d_output, self.weight, self.d_input])?;
         if let Some(winograd) = Winograd::new(op, output) {
-            let weights = grown(&mut self.scratch.packed, winograd.weight_len());
+            let weights = grown(&mut cpu.scratch.packed, winograd.weight_len());
             winograd.split_weights_backward(set, weight, weights);
             winograd.backward_input(set, d_y, weights, d_x);
             return Ok(());
@@ -180,7 +174,7 @@ impl Cpu {
             return Ok(());
         }
         // W by kernel rows in panels of columns, [ky][panel][oc][PANEL]
-        let packed = grown(&mut self.scratch.packed, op.weight_len());
+        let packed = grown(&mut cpu.scratch.packed, op.weight_len());
         packed.par_chunks_mut(output.channels * run).enumerate().for_each(|(ky, packed)| {
             scratch::pack_panels(&weight[ky * run..], op.patch_len(), run, packed, output.channels);
         });

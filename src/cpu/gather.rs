@@ -7,22 +7,15 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use crate::images::{ImageSource, Prefetch};
-use crate::ops::{Augmentation, Drawn, GatherOps, Normalise, Span, Subset};
+use crate::ops::{DataSets, Drawn, Gather, Normalise, RunOn, Subset};
 
 /// Both sets.
 #[derive(Default)]
 pub(super) struct State {
     train: Option<Set>,
     test: Option<Set>,
-    augmenting: Option<Augmenting>,
-}
-
-/// How training images are changed in the epoch at hand.
-#[derive(Clone, Copy)]
-struct Augmenting {
-    op: Augmentation,
-    seed: u64,
-    epoch: u32,
+    /// The seed and the epoch of which augmentations are drawn.
+    augmentation: (u64, u32),
 }
 
 /// Where the images of a set are.
@@ -57,6 +50,10 @@ impl State {
             Subset::Test => &mut self.test,
         }
     }
+
+    fn loaded(&mut self, subset: Subset) -> Result<&mut Set> {
+        self.subset(subset).as_mut().context("no data set was loaded")
+    }
 }
 
 impl Set {
@@ -90,7 +87,7 @@ fn augmented(op: &Normalise, table: &[[f32; 256]], drawn: &Drawn, image: &[u8], 
     }
 }
 
-impl GatherOps for Cpu {
+impl DataSets for Cpu {
     fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()> {
         let expected = labels.len() * op.shape.len();
         ensure!(images.len() == expected, "{} bytes for {} images", images.len(), labels.len());
@@ -111,24 +108,8 @@ impl GatherOps for Cpu {
         Ok(())
     }
 
-    fn prepare_batch(&mut self, subset: Subset, batch: usize) -> Result<()> {
-        let resident = self.gather.subset(subset).as_mut().context("no data set was loaded")?;
-        let image_len = resident.op.shape.len();
-        if let Images::Streamed(Streamed { ahead, batch: at_hand, .. }) = &mut resident.images {
-            let ahead = ahead.as_mut().context("no order was set")?;
-            ahead.reuse(std::mem::take(at_hand));
-            *at_hand = ahead.next(batch, image_len)?;
-        }
-        Ok(())
-    }
-
-    fn set_augmentation(&mut self, op: &Augmentation, seed: u64, epoch: u32) -> Result<()> {
-        self.gather.augmenting = Some(Augmenting { op: *op, seed, epoch });
-        Ok(())
-    }
-
     fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()> {
-        let resident = self.gather.subset(subset).as_mut().context("no data set was loaded")?;
+        let resident = self.gather.loaded(subset)?;
         let count = resident.labels.len();
         ensure!(order.iter().all(|&index| (index as usize) < count), "the order names an image past the last");
         resident.order.clear();
@@ -142,24 +123,39 @@ impl GatherOps for Cpu {
         Ok(())
     }
 
-    fn gather_normalise(&mut self, subset: Subset, batch: usize, output: Span) -> Result<()> {
-        let augmenting = self.gather.augmenting.filter(|_| subset == Subset::Train);
-        let resident = self.gather.subset(subset).as_mut().context("no data set was loaded")?;
+    fn set_augmentation_epoch(&mut self, seed: u64, epoch: u32) -> Result<()> {
+        self.gather.augmentation = (seed, epoch);
+        Ok(())
+    }
+
+    fn set_labels(&mut self, labels: &[u32]) -> Result<()> {
+        self.loss.labels.clear();
+        self.loss.labels.extend_from_slice(labels);
+        Ok(())
+    }
+}
+
+impl RunOn<Cpu> for Gather {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (len, (seed, epoch)) = (self.shape.len(), cpu.gather.augmentation);
+        let (batch, resident) = (self.output.len / len, cpu.gather.loaded(self.subset)?);
+        ensure!(resident.op.shape == self.shape, "the set's images are {}, not {}", resident.op.shape, self.shape);
         let order = resident.order.get(resident.position..resident.position + batch);
         let order = order.with_context(|| format!("no {batch} images are left in this epoch"))?;
-        let len = resident.op.shape.len();
-        if let Images::Streamed(Streamed { batch: at_hand, .. }) = &resident.images {
-            ensure!(at_hand.len() == batch * len, "a batch of {batch} was not prepared");
-        }
-        let [y] = self.memory.floats([output.first(batch * len)])?;
-        let (first, op, table) = (resident.position as u64, &resident.op, &resident.table);
-        let (bytes, by_number) = match &resident.images {
-            Images::Resident(images) => (images, true),
-            Images::Streamed(Streamed { batch, .. }) => (batch, false),
+        let (bytes, by_number) = match &mut resident.images {
+            Images::Resident(images) => (&*images, true),
+            Images::Streamed(Streamed { ahead, batch: at_hand, .. }) => {
+                let ahead = ahead.as_mut().context("no order was set")?;
+                ahead.reuse(std::mem::take(at_hand));
+                *at_hand = ahead.next(batch, len)?;
+                (&*at_hand, false)
+            }
         };
+        let [y] = cpu.memory.floats([self.output])?;
+        let (first, op, table) = (resident.position as u64, &resident.op, &resident.table);
         y.par_chunks_exact_mut(len).zip(order).enumerate().with_min_len(8).for_each(|(row, (y, &number))| {
             let image = &bytes[if by_number { number as usize } else { row } * len..][..len];
-            if let Some(Augmenting { op: changes, seed, epoch }) = augmenting {
+            if let Some(changes) = self.augmentation {
                 let drawn = changes.draw(op.shape, seed, epoch, first + row as u64);
                 return augmented(op, table, &drawn, image, y);
             }
@@ -167,8 +163,8 @@ impl GatherOps for Cpu {
                 y.iter_mut().zip(image).zip(table).for_each(|((y, &x), table)| *y = table[usize::from(x)]);
             }
         });
-        self.loss.labels.clear();
-        self.loss.labels.extend(order.iter().map(|&index| resident.labels[index as usize]));
+        cpu.loss.labels.clear();
+        cpu.loss.labels.extend(order.iter().map(|&index| resident.labels[index as usize]));
         resident.position += batch;
         Ok(())
     }

@@ -6,7 +6,9 @@ use rayon::prelude::*;
 use super::kernel::{Left, Product, Start, prefetch, tile_rows};
 use super::scratch::{self, Buffer, PANEL, grown};
 use super::{Cpu, Instructions, activate};
-use crate::ops::{Activation, BiasOps, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
+use crate::ops::{
+    Activation, BiasActivationBackward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, RunOn,
+};
 
 /// Rows of weights that a thread takes at a time: whole tiles of every instruction set.
 const BLOCK_ROWS: usize = 24;
@@ -26,18 +28,14 @@ const BLOCK_PANELS: usize = 8;
 /// Floats that keep the rows of a copy from falling on the same lines of the cache.
 const SKEW: usize = 16;
 
-impl LinearOps for Cpu {
-    fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()> {
-        let (depth, set) = (op.in_features, self.instructions);
-        let bias_span = spans.bias.unwrap_or(spans.weight.first(0));
-        let [x, weight, bias, y] = self.memory.floats([
-            spans.input.first(batch * depth),
-            spans.weight,
-            bias_span,
-            spans.output.first(batch * op.out_features),
-        ])?;
+impl RunOn<Cpu> for LinearForward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let &Self { op, activation, input, weight, bias, output, .. } = self;
+        let (depth, set) = (op.in_features, cpu.instructions);
+        let batch = input.len / depth;
+        let [x, weight, bias, y] = cpu.memory.floats([input, weight, bias.unwrap_or(weight.first(0)), output])?;
         let x = &*x;
-        let y_transposed = grown(&mut self.scratch.partials, batch * op.out_features);
+        let y_transposed = grown(&mut cpu.scratch.partials, batch * op.out_features);
         let work = y_transposed.par_chunks_mut(BLOCK_ROWS * batch).zip(weight.par_chunks(BLOCK_ROWS * depth));
         if batch < NARROW_BATCH {
             let least_blocks = LEAST_WORK / (BLOCK_ROWS * depth);
@@ -45,7 +43,7 @@ impl LinearOps for Cpu {
                 .for_each(|(y, weight)| set.run(|| dot_products(depth, weight, x, y)));
         } else {
             // xᵀ in panels of samples, [panel][in][PANEL], so that yᵀ = W · xᵀ reads the weight as it lies.
-            let x_panels = grown(&mut self.scratch.packed, batch * depth);
+            let x_panels = grown(&mut cpu.scratch.packed, batch * depth);
             x_panels.par_chunks_mut(depth * PANEL).zip(x.par_chunks(depth * PANEL)).for_each(|(panel, x)| {
                 set.run(|| scratch::transpose(x, depth, panel, x.len() / depth));
             });
@@ -59,28 +57,27 @@ impl LinearOps for Cpu {
                     let sample = piece * samples_per_piece + index;
                     for (feature, y) in y.iter_mut().enumerate() {
                         let sum = y_transposed[feature * batch + sample] + bias.get(feature).copied().unwrap_or(0.0);
-                        *y = if spans.activation == Activation::Relu { spans.activation.apply(sum) } else { sum };
+                        *y = if activation == Activation::Relu { activation.apply(sum) } else { sum };
                     }
                 }
             });
-            activate(set, spans.activation, y);
+            activate(set, activation, y);
         });
         Ok(())
     }
+}
 
-    fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()> {
-        let (cols, set) = (op.in_features, self.instructions);
-        let [x, d_y, d_weight] = self.memory.floats([
-            spans.input.first(batch * cols),
-            spans.d_output.first(batch * op.out_features),
-            spans.d_weight,
-        ])?;
+impl RunOn<Cpu> for LinearBackwardWeight {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (cols, set) = (self.op.in_features, cpu.instructions);
+        let batch = self.input.len / cols;
+        let [x, d_y, d_weight] = cpu.memory.floats([self.input, self.d_output, self.d_weight])?;
         let x = &*x;
-        let x_panels = grown(&mut self.scratch.packed, batch * cols);
+        let x_panels = grown(&mut cpu.scratch.packed, batch * cols);
         x_panels.par_chunks_mut(batch * PANEL).enumerate().for_each(|(panel, target)| {
             scratch::pack_panels(&x[panel * PANEL..], cols, target.len() / batch, target, batch);
         });
-        let (d_y, stride) = skewed(&mut self.scratch.partials, d_y, op.out_features);
+        let (d_y, stride) = skewed(&mut cpu.scratch.partials, d_y, self.op.out_features);
         let x_panels = &*x_panels;
         // d_yᵀ [out, n] · x [n, in] → d_weight [out, in]
         d_weight.par_chunks_mut(BLOCK_ROWS * cols).enumerate().for_each(|(block, d_weight)| {
@@ -88,18 +85,17 @@ impl LinearOps for Cpu {
         });
         Ok(())
     }
+}
 
-    fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()> {
-        let (cols, set) = (op.in_features, self.instructions);
-        let [d_y, weight, d_x] = self.memory.floats([
-            spans.d_output.first(batch * op.out_features),
-            spans.weight,
-            spans.d_input.first(batch * cols),
-        ])?;
+impl RunOn<Cpu> for LinearBackwardInput {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, cols, set) = (&self.op, self.op.in_features, cpu.instructions);
+        let batch = self.d_input.len / cols;
+        let [d_y, weight, d_x] = cpu.memory.floats([self.d_output, self.weight, self.d_input])?;
         let weight = &*weight;
-        let (d_y, stride) = skewed(&mut self.scratch.partials, d_y, op.out_features);
+        let (d_y, stride) = skewed(&mut cpu.scratch.partials, d_y, op.out_features);
         // d_y [n, out] · W [out, in] → d_x in panels of columns, [panel][n][PANEL]
-        let panels = grown(&mut self.scratch.packed, batch * cols);
+        let panels = grown(&mut cpu.scratch.packed, batch * cols);
         panels.par_chunks_mut(BLOCK_PANELS * PANEL * batch).enumerate().for_each(|(block, d_x)| {
             input_block(set, (d_y, stride), &weight[block * BLOCK_PANELS * PANEL..], op, d_x);
         });
@@ -110,7 +106,10 @@ impl LinearOps for Cpu {
                 d_x.copy_from_slice(&panel[sample * d_x.len()..][..d_x.len()]);
             }
         });
-        self.gradient_epilogue(batch, cols, spans.d_input, spans.epilogue)
+        match self.epilogue {
+            Some(epilogue) => BiasActivationBackward::of_epilogue(cols, self.d_input, epilogue).run_on(cpu),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,34 +3,29 @@
 use anyhow::{Result, ensure};
 
 use super::Cpu;
-use crate::ops::{Activation, BiasOps, LossGradient, LossOps, Metrics, Span, StepLoss};
+use crate::ops::{Activation, BiasActivationBackward, LossGradient, Metrics, RunOn, SoftmaxCrossEntropy, StepLoss};
 
 /// What outlives a step.
 #[derive(Default)]
 pub(super) struct State {
     /// Labels of the batch at hand.
     pub labels: Vec<u32>,
-    metrics: Metrics,
+    pub metrics: Metrics,
     /// The losses since they were last taken, where they are logged.
-    step_losses: Option<Vec<StepLoss>>,
+    pub step_losses: Option<Vec<StepLoss>>,
 }
 
-impl LossOps for Cpu {
-    fn softmax_cross_entropy(
-        &mut self,
-        classes: usize,
-        batch: usize,
-        logits_span: Span,
-        gradient: Option<LossGradient>,
-    ) -> Result<()> {
-        let len = batch * classes;
-        let d_logits_span = gradient.map_or(logits_span.first(0), |gradient| gradient.d_logits.first(len));
-        let [logits, d_logits] = self.memory.floats([logits_span.first(len), d_logits_span])?;
-        ensure!(self.loss.labels.len() == batch, "{} labels for a batch of {batch}", self.loss.labels.len());
+impl RunOn<Cpu> for SoftmaxCrossEntropy {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let &Self { classes, logits: logits_span, gradient } = self;
+        let batch = logits_span.len / classes;
+        let d_logits_span = gradient.map_or(logits_span.first(0), |gradient| gradient.d_logits);
+        let [logits, d_logits] = cpu.memory.floats([logits_span, d_logits_span])?;
+        ensure!(cpu.loss.labels.len() == batch, "{} labels for a batch of {batch}", cpu.loss.labels.len());
         let smoothing = gradient.map_or(0.0, |gradient| gradient.smoothing);
         let weight = gradient.map_or(1.0, |gradient| gradient.weight());
         let (mut loss_sum, mut correct) = (0.0_f64, 0);
-        for (sample, (row, &label)) in logits.chunks_exact(classes).zip(&self.loss.labels).enumerate() {
+        for (sample, (row, &label)) in logits.chunks_exact(classes).zip(&cpu.loss.labels).enumerate() {
             let label = label as usize;
             ensure!(label < classes, "label {label} of a network with {classes} classes");
             let (best, max) = first_maximum(row);
@@ -47,42 +42,12 @@ impl LossOps for Cpu {
             }
         }
         match gradient.and_then(|gradient| gradient.auxiliary) {
-            Some(weight) => self.loss.add_auxiliary(f64::from(weight) * loss_sum, batch),
-            None => self.loss.add(loss_sum, correct, batch, gradient.is_some()),
+            Some(weight) => cpu.loss.add_auxiliary(f64::from(weight) * loss_sum, batch),
+            None => cpu.loss.add(loss_sum, correct, batch, gradient.is_some()),
         }
-        let Some(LossGradient { d_logits, d_bias: d_bias @ Some(_), .. }) = gradient else { return Ok(()) };
-        self.bias_activation_backward(Activation::Identity, batch, classes, logits_span, d_logits, d_bias)
-    }
-
-    fn set_labels(&mut self, labels: &[u32]) -> Result<()> {
-        self.loss.labels.clear();
-        self.loss.labels.extend_from_slice(labels);
-        Ok(())
-    }
-
-    fn set_metrics(&mut self, metrics: Metrics) -> Result<()> {
-        self.loss.metrics = metrics;
-        Ok(())
-    }
-
-    fn read_metrics(&mut self) -> Result<Metrics> {
-        Ok(self.loss.metrics)
-    }
-
-    fn peek_metrics(&mut self) -> Option<Metrics> {
-        Some(self.loss.metrics)
-    }
-
-    fn log_steps(&mut self, capacity: usize) -> Result<()> {
-        self.loss.step_losses = Some(Vec::with_capacity(capacity));
-        Ok(())
-    }
-
-    fn take_step_losses(&mut self) -> Result<Vec<StepLoss>> {
-        let Some(losses) = &mut self.loss.step_losses else { return Ok(Vec::new()) };
-        let taken = losses.clone();
-        losses.clear(); // and keep the capacity: a step allocates nothing
-        Ok(taken)
+        let Some(LossGradient { d_logits: d_output, d_bias: d_bias @ Some(_), .. }) = gradient else { return Ok(()) };
+        let activation = Activation::Identity;
+        BiasActivationBackward { activation, channels: classes, output: logits_span, d_output, d_bias }.run_on(cpu)
     }
 }
 

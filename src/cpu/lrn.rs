@@ -5,15 +5,14 @@ use rayon::prelude::*;
 
 use super::scratch::{self, Buffer};
 use super::{Cpu, ELEMENTWISE_CHUNK, Instructions};
-use crate::ops::{Lrn, LrnOps, Span};
+use crate::ops::{Lrn, LrnBackward, LrnForward, RunOn};
 
-impl LrnOps for Cpu {
-    fn lrn_forward(&mut self, op: &Lrn, rows: usize, input: Span, output: Span) -> Result<()> {
-        let (len, set) = (rows * op.channels, self.instructions);
-        let [x, y] = self.memory.floats([input.first(len), output.first(len)])?;
-        let piece = piece(op);
+impl RunOn<Cpu> for LrnForward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, set, piece) = (&self.op, cpu.instructions, piece(&self.op));
+        let [x, y] = cpu.memory.floats([self.input, self.output])?;
         x.par_chunks(piece).zip(y.par_chunks_mut(piece)).for_each(|(x, y)| {
-            for (x, y) in x.chunks_exact(op.channels).zip(y.chunks_exact_mut(op.channels)) {
+            for (x, y) in x.chunks_exact(op.input.channels).zip(y.chunks_exact_mut(op.input.channels)) {
                 denominators(set, op, x, y);
                 powers(set, op.beta, y);
                 set.run(|| y.iter_mut().zip(x).for_each(|(y, x)| *y *= x));
@@ -21,17 +20,19 @@ impl LrnOps for Cpu {
         });
         Ok(())
     }
+}
 
-    fn lrn_backward(&mut self, op: &Lrn, rows: usize, input: Span, d_output: Span, d_input: Span) -> Result<()> {
-        let (len, set, piece) = (rows * op.channels, self.instructions, piece(op));
-        let [x, d_y, d_x] = self.memory.floats([input.first(len), d_output.first(len), d_input.first(len)])?;
+impl RunOn<Cpu> for LrnBackward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, set, piece) = (&self.op, cpu.instructions, piece(&self.op));
+        let [x, d_y, d_x] = cpu.memory.floats([self.input, self.d_output, self.d_input])?;
         let factor = -2.0 * op.alpha * op.beta / op.size as f32;
         let pieces = x.par_chunks(piece).zip(d_y.par_chunks(piece)).zip(d_x.par_chunks_mut(piece));
         pieces.for_each(|((x, d_y), d_x)| {
-            let rows = x.chunks_exact(op.channels).zip(d_y.chunks_exact(op.channels));
-            scratch::with(Buffer::Packed, 2 * op.channels, |buffer| {
-                let (sums, terms) = buffer.split_at_mut(op.channels);
-                for ((x, d_y), d_x) in rows.zip(d_x.chunks_exact_mut(op.channels)) {
+            let rows = x.chunks_exact(op.input.channels).zip(d_y.chunks_exact(op.input.channels));
+            scratch::with(Buffer::Packed, 2 * op.input.channels, |buffer| {
+                let (sums, terms) = buffer.split_at_mut(op.input.channels);
+                for ((x, d_y), d_x) in rows.zip(d_x.chunks_exact_mut(op.input.channels)) {
                     denominators(set, op, x, sums);
                     d_x.copy_from_slice(sums);
                     powers(set, op.beta, d_x);
@@ -58,12 +59,12 @@ impl LrnOps for Cpu {
 
 /// Elements of a piece of work: whole pixels.
 fn piece(op: &Lrn) -> usize {
-    (ELEMENTWISE_CHUNK / op.channels).max(1) * op.channels
+    (ELEMENTWISE_CHUNK / op.input.channels).max(1) * op.input.channels
 }
 
 /// `d` of every channel of one pixel.
 fn denominators(set: Instructions, op: &Lrn, x: &[f32], d: &mut [f32]) {
-    scratch::with(Buffer::Padded, op.channels, |squares| {
+    scratch::with(Buffer::Padded, op.input.channels, |squares| {
         set.run(|| {
             squares.iter_mut().zip(x).for_each(|(square, x)| *square = x * x);
             windowed(squares, op.size / 2, (op.size - 1) / 2, d);

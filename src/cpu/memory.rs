@@ -78,11 +78,10 @@ impl Memory {
         Ok((views, indices))
     }
 
-    /// All parameters, gradients, momentum buffers and averages, for an update.
-    pub fn optimizer_state(&mut self) -> Result<[&mut [f32]; 4]> {
+    /// As [`Memory::floats`], where parameters may be written.
+    pub fn update<const N: usize>(&mut self, spans: [Span; N]) -> Result<[&mut [f32]; N]> {
         self.parameters_version += 1;
-        let regions = [Region::Parameters, Region::Gradients, Region::Momentum, Region::Average];
-        self.floats(regions.map(|region| self.whole(region)))
+        self.floats(spans)
     }
 
     /// All of a region of floats.

@@ -23,6 +23,7 @@ mod norm_loops;
 mod optimizer;
 mod pool;
 mod scratch;
+mod state;
 mod threads;
 mod tiling;
 mod transform;
@@ -33,10 +34,11 @@ mod winograd_forward;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::ops::{Activation, Backend, DeviceInfo, MemorySizes, Recording, Region, Span};
+use crate::ops::{Activation, Backend, DeviceInfo, MemorySizes, Precision, Region, RunOn, Span, Step, StepSeconds};
 pub use instructions::Instructions;
 use memory::Memory;
 use scratch::{Kept, Scratch};
@@ -99,15 +101,28 @@ impl Cpu {
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
     }
+
+    fn run_steps(&mut self, steps: &[Step]) -> Result<()> {
+        // The whole sequence runs inside the pool, so that no operator pays for entering it.
+        let pool = Arc::clone(&self.pool);
+        pool.install(|| steps.iter().try_for_each(|step| step.op.run_on(self).with_context(|| step.label.clone())))
+    }
+}
+
+/// A sequence of operators, which the CPU takes as it is.
+pub struct Program {
+    steps: Vec<Step>,
 }
 
 impl Backend for Cpu {
+    type Program = Program;
+
     fn info(&self) -> DeviceInfo {
         let threads = self.threads();
         let plural = if threads == 1 { "" } else { "s" };
         DeviceInfo {
             name: format!("CPU ({threads} thread{plural}, {})", self.instructions.name()),
-            precision: "fp32".into(),
+            precision: Precision::Fp32,
         }
     }
 
@@ -129,13 +144,19 @@ impl Backend for Cpu {
         Ok(source.to_vec())
     }
 
-    fn run<F>(&mut self, _recording: Recording, mut body: F) -> Result<()>
-    where
-        F: FnMut(&mut Self) -> Result<()> + Send,
-    {
-        // The whole sequence runs inside the pool, so that no operator pays for entering it.
-        let pool = Arc::clone(&self.pool);
-        pool.install(|| body(self))
+    fn compile(&mut self, steps: Vec<Step>) -> Result<Program> {
+        Ok(Program { steps })
+    }
+
+    fn run(&mut self, program: &mut Program) -> Result<()> {
+        self.run_steps(&program.steps)
+    }
+
+    fn time_step(&mut self, program: &mut Program, step: usize) -> Result<StepSeconds> {
+        let step = program.steps.get(step).with_context(|| format!("a program without a step {step}"))?;
+        let begin = Instant::now();
+        self.run_steps(std::slice::from_ref(step))?;
+        Ok(StepSeconds { seconds: begin.elapsed().as_secs_f64(), runs: 1 })
     }
 
     fn synchronize(&mut self) -> Result<()> {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::memory::Memory;
 use super::norm_loops::{Pieces, gradient_sums, input_gradient, normalise, piece_moments};
 use super::{Cpu, Instructions};
-use crate::ops::{Activation, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, NormOps, Span};
+use crate::ops::{Activation, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
 
 /// Kept between steps so that none allocates.
 #[derive(Default)]
@@ -17,52 +17,54 @@ pub(super) struct State {
     factors: Vec<f32>,
 }
 
-impl NormOps for Cpu {
-    fn batch_norm2d_forward(&mut self, op: &BatchNorm2d, batch: usize, spans: BatchNorm2dForward) -> Result<()> {
-        let channels = op.input.channels;
-        let pieces = Pieces::new(batch * op.input.pixels(), channels);
-        let (total, set) = (pieces.total(), self.instructions);
-        if let Some(saved) = spans.saved {
-            op.training_rows(batch)?;
-            let [x, running, saved] = self.memory.floats([spans.input.first(total), spans.running, saved])?;
-            let partials = pieces.partials(&mut self.norm.partials);
+impl RunOn<Cpu> for BatchNorm2dForward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, channels, set) = (&self.op, self.op.input.channels, cpu.instructions);
+        let pieces = Pieces::new(self.input.len / channels, channels);
+        if let Some(saved) = self.saved {
+            op.training_rows(self.input.len / op.input.len())?;
+            let [x, running, saved] = cpu.memory.floats([self.input, self.running, saved])?;
+            let partials = pieces.partials(&mut cpu.norm.partials);
             moments(set, &pieces, x, partials);
             settle(op, &pieces, partials, running, saved);
         }
-        let statistics = spans.saved.unwrap_or(spans.running);
-        let [statistics, weight, bias] = self.memory.floats([statistics, spans.weight, spans.bias])?;
+        let statistics = self.saved.unwrap_or(self.running);
+        let [statistics, weight, bias] = cpu.memory.floats([statistics, self.weight, self.bias])?;
         let (mean, spread) = statistics.split_at(channels);
-        let inverse = |channel: usize| match spans.saved {
+        let inverse = |channel: usize| match self.saved {
             Some(_) => spread[channel],
             None => 1.0 / (spread[channel] + op.epsilon).sqrt(),
         };
-        let factors = pieces.repeat(&mut self.norm.factors, |c| [mean[c], weight[c] * inverse(c), bias[c]]);
-        let (x, residual, y) = forward_views(&mut self.memory, total, &spans)?;
+        let factors = pieces.repeat(&mut cpu.norm.factors, |c| [mean[c], weight[c] * inverse(c), bias[c]]);
+        let (x, residual, y) = forward_views(&mut cpu.memory, self)?;
         y.par_chunks_mut(pieces.len).enumerate().for_each(|(index, y)| {
             let part = pieces.part(index);
             let (x, residual) = (x.map(|x| &x[part.clone()]), residual.map(|residual| &residual[part]));
-            normalise(set, spans.activation, x, residual, y, factors);
+            normalise(set, self.activation, x, residual, y, factors);
         });
         Ok(())
     }
+}
 
-    fn batch_norm2d_backward(&mut self, op: &BatchNorm2d, batch: usize, spans: BatchNorm2dBackward) -> Result<()> {
-        let pieces = Pieces::new(op.training_rows(batch)?, op.input.channels);
-        self.sum_gradients(&pieces, &spans)?;
-        let Some(d_input) = spans.d_input else { return Ok(()) };
+impl RunOn<Cpu> for BatchNorm2dBackward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let input = self.op.input;
+        let pieces = Pieces::new(self.op.training_rows(self.input.len / input.len())?, input.channels);
+        self.sum_gradients(cpu, &pieces)?;
+        let Some(d_input) = self.d_input else { return Ok(()) };
         let [saved, weight, bias, d_weight, d_bias] =
-            self.memory.floats([spans.saved, spans.weight, spans.bias, spans.d_weight, spans.d_bias])?;
+            cpu.memory.floats([self.saved, self.weight, self.bias, self.d_weight, self.d_bias])?;
         let (mean, inverse) = saved.split_at(pieces.channels);
         let share = 1.0 / pieces.rows as f32;
-        let factors = pieces.repeat(&mut self.norm.factors, |c| {
+        let factors = pieces.repeat(&mut cpu.norm.factors, |c| {
             let scale = weight[c] * inverse[c];
             let of_input = -scale * inverse[c] * d_weight[c] * share;
             [mean[c], scale, bias[c], of_input, -scale * d_bias[c] * share]
         });
         // What had a residual is through its activation already.
-        let activation = if spans.output.is_some() { Activation::Identity } else { spans.activation };
-        let set = self.instructions;
-        let (x, d_y, d_x) = backward_views(&mut self.memory, pieces.total(), &spans, d_input)?;
+        let activation = if self.output.is_some() { Activation::Identity } else { self.activation };
+        let set = cpu.instructions;
+        let (x, d_y, d_x) = backward_views(&mut cpu.memory, self, d_input)?;
         d_x.par_chunks_mut(pieces.len).enumerate().for_each(|(index, d_x)| {
             let part = pieces.part(index);
             let (x, d_y) = (&x[part.clone()], d_y.map(|d_y| &d_y[part]));
@@ -72,30 +74,29 @@ impl NormOps for Cpu {
     }
 }
 
-impl Cpu {
+impl BatchNorm2dBackward {
     /// The gradients of weight and bias, and with a residual its own, in place.
-    fn sum_gradients(&mut self, pieces: &Pieces, spans: &BatchNorm2dBackward) -> Result<()> {
-        let (total, channels, set) = (pieces.total(), pieces.channels, self.instructions);
-        let output = spans.output.map_or(spans.input.first(0), |output| output.first(total));
-        let [x, y, d_y, saved, weight, bias, d_weight, d_bias] = self.memory.floats([
-            spans.input.first(total),
-            output,
-            spans.d_output.first(total),
-            spans.saved,
-            spans.weight,
-            spans.bias,
-            spans.d_weight,
-            spans.d_bias,
+    fn sum_gradients(&self, cpu: &mut Cpu, pieces: &Pieces) -> Result<()> {
+        let (channels, set) = (pieces.channels, cpu.instructions);
+        let [x, y, d_y, saved, weight, bias, d_weight, d_bias] = cpu.memory.floats([
+            self.input,
+            self.output.unwrap_or(self.input.first(0)),
+            self.d_output,
+            self.saved,
+            self.weight,
+            self.bias,
+            self.d_weight,
+            self.d_bias,
         ])?;
-        let (x, y) = (&*x, spans.output.map(|_| &*y));
+        let (x, y) = (&*x, self.output.map(|_| &*y));
         let (mean, inverse) = saved.split_at(channels);
-        let factors = pieces.repeat(&mut self.norm.factors, |c| [mean[c], weight[c] * inverse[c], bias[c]]);
-        let partials = pieces.partials(&mut self.norm.partials);
+        let factors = pieces.repeat(&mut cpu.norm.factors, |c| [mean[c], weight[c] * inverse[c], bias[c]]);
+        let partials = pieces.partials(&mut cpu.norm.partials);
         let work = d_y.par_chunks_mut(pieces.len).zip(partials.par_chunks_mut(2 * channels)).enumerate();
         work.for_each(|(index, (d_y, sums))| {
             let part = pieces.part(index);
             let (x, y) = (&x[part.clone()], y.map(|y| &y[part]));
-            gradient_sums(set, spans.activation, pieces, factors, (x, y), d_y, sums);
+            gradient_sums(set, self.activation, pieces, factors, (x, y), d_y, sums);
         });
         for (channel, (d_weight, d_bias)) in d_weight.iter_mut().zip(d_bias.iter_mut()).enumerate() {
             let sum = |kind: usize| -> f64 {
@@ -110,12 +111,10 @@ impl Cpu {
 type ForwardViews<'a> = (Option<&'a [f32]>, Option<&'a [f32]>, &'a mut [f32]);
 
 /// Input (none where it is the output), residual and output.
-fn forward_views<'a>(memory: &'a mut Memory, total: usize, spans: &BatchNorm2dForward) -> Result<ForwardViews<'a>> {
-    let nothing = spans.output.first(0);
-    let (output, in_place) = (spans.output.first(total), spans.input == spans.output);
-    let input = if in_place { nothing } else { spans.input.first(total) };
-    let residual = spans.residual.map_or(nothing, |residual| residual.first(total));
-    let [x, residual, y] = memory.floats([input, residual, output])?;
+fn forward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dForward) -> Result<ForwardViews<'a>> {
+    let (nothing, in_place) = (spans.output.first(0), spans.input == spans.output);
+    let input = if in_place { nothing } else { spans.input };
+    let [x, residual, y] = memory.floats([input, spans.residual.unwrap_or(nothing), spans.output])?;
     let given = |values: &'a mut [f32], is_there: bool| is_there.then_some(&*values);
     Ok((given(x, !in_place), given(residual, spans.residual.is_some()), y))
 }
@@ -123,15 +122,10 @@ fn forward_views<'a>(memory: &'a mut Memory, total: usize, spans: &BatchNorm2dFo
 type BackwardViews<'a> = (&'a [f32], Option<&'a [f32]>, &'a mut [f32]);
 
 /// Input, gradient of the output (none where it is that of the input), gradient of the input.
-fn backward_views<'a>(
-    memory: &'a mut Memory,
-    total: usize,
-    spans: &BatchNorm2dBackward,
-    d_input: Span,
-) -> Result<BackwardViews<'a>> {
+fn backward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dBackward, d_input: Span) -> Result<BackwardViews<'a>> {
     let in_place = spans.d_output == d_input;
-    let d_output = if in_place { d_input.first(0) } else { spans.d_output.first(total) };
-    let [x, d_y, d_x] = memory.floats([spans.input.first(total), d_output, d_input.first(total)])?;
+    let d_output = if in_place { d_input.first(0) } else { spans.d_output };
+    let [x, d_y, d_x] = memory.floats([spans.input, d_output, d_input])?;
     Ok((x, (!in_place).then_some(d_y), d_x))
 }
 

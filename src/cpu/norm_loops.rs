@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::scratch::{self, Buffer};
 use super::{ELEMENTWISE_CHUNK, Instructions};
 use crate::ops::Activation;
 
@@ -71,22 +72,25 @@ impl Pieces {
 pub(super) fn piece_moments(set: Instructions, pieces: &Pieces, x: &[f32], moments: &mut [f32]) {
     let (mean, squares) = moments.split_at_mut(pieces.channels);
     let rows = (x.len() / pieces.channels) as f32;
-    let (mut wide, mut center) = (vec![0.0; pieces.width], vec![0.0; pieces.width]);
-    set.run(|| {
-        for x in x.chunks(pieces.width) {
-            wide.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
-        }
-        pieces.fold(&wide, mean);
-        mean.iter_mut().for_each(|mean| *mean /= rows);
-        center.chunks_exact_mut(pieces.channels).for_each(|center| center.copy_from_slice(mean));
-        wide.fill(0.0);
-        // The piece is in the cache when it is read again.
-        for x in x.chunks(pieces.width) {
-            wide.iter_mut().zip(x.iter().zip(&center)).for_each(|(sum, (x, center))| {
-                *sum += (x - center) * (x - center);
-            });
-        }
-        pieces.fold(&wide, squares);
+    scratch::with(Buffer::Packed, 2 * pieces.width, |buffers| {
+        let (wide, center) = buffers.split_at_mut(pieces.width);
+        set.run(|| {
+            wide.fill(0.0);
+            for x in x.chunks(pieces.width) {
+                wide.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+            }
+            pieces.fold(wide, mean);
+            mean.iter_mut().for_each(|mean| *mean /= rows);
+            center.chunks_exact_mut(pieces.channels).for_each(|center| center.copy_from_slice(mean));
+            wide.fill(0.0);
+            // The piece is in the cache when it is read again.
+            for x in x.chunks(pieces.width) {
+                wide.iter_mut().zip(x.iter().zip(&*center)).for_each(|(sum, (x, center))| {
+                    *sum += (x - center) * (x - center);
+                });
+            }
+            pieces.fold(wide, squares);
+        });
     });
 }
 
@@ -149,13 +153,15 @@ pub(super) fn gradient_sums(
     d_y: &mut [f32],
     sums: &mut [f32],
 ) {
-    set.run(|| match activation {
-        Activation::Identity => summed(Activation::Identity, pieces, factors, (x, y), d_y, sums),
-        Activation::Relu => summed(Activation::Relu, pieces, factors, (x, y), d_y, sums),
-        Activation::LeakyRelu { slope } => {
-            summed(Activation::LeakyRelu { slope }, pieces, factors, (x, y), d_y, sums);
-        }
-        Activation::Tanh => summed(Activation::Tanh, pieces, factors, (x, y), d_y, sums),
+    scratch::with(Buffer::Packed, 4 * pieces.width, |buffers| {
+        set.run(|| match activation {
+            Activation::Identity => summed(Activation::Identity, pieces, factors, (x, y), d_y, sums, buffers),
+            Activation::Relu => summed(Activation::Relu, pieces, factors, (x, y), d_y, sums, buffers),
+            Activation::LeakyRelu { slope } => {
+                summed(Activation::LeakyRelu { slope }, pieces, factors, (x, y), d_y, sums, buffers);
+            }
+            Activation::Tanh => summed(Activation::Tanh, pieces, factors, (x, y), d_y, sums, buffers),
+        });
     });
 }
 
@@ -167,10 +173,11 @@ fn summed(
     (x, y): (&[f32], Option<&[f32]>),
     d_y: &mut [f32],
     sums: &mut [f32],
+    buffers: &mut [f32],
 ) {
     // Several short loops: one over all of these slices would be too much for the compiler to see that none overlap.
-    let mut buffers = vec![0.0; 4 * pieces.width];
     let (totals, block_values) = buffers.split_at_mut(2 * pieces.width);
+    totals.fill(0.0);
     let (sum, product) = totals.split_at_mut(pieces.width);
     let (distances, gradients) = block_values.split_at_mut(pieces.width);
     for (block, d_y) in d_y.chunks_mut(pieces.width).enumerate() {
@@ -206,11 +213,15 @@ pub(super) fn input_gradient(
     d_x: &mut [f32],
     factors: [&[f32]; 5],
 ) {
-    set.run(|| match activation {
-        Activation::Identity => taken_back(Activation::Identity, x, d_y, d_x, factors),
-        Activation::Relu => taken_back(Activation::Relu, x, d_y, d_x, factors),
-        Activation::LeakyRelu { slope } => taken_back(Activation::LeakyRelu { slope }, x, d_y, d_x, factors),
-        Activation::Tanh => taken_back(Activation::Tanh, x, d_y, d_x, factors),
+    scratch::with(Buffer::Packed, factors[0].len(), |distances| {
+        set.run(|| match activation {
+            Activation::Identity => taken_back(Activation::Identity, x, d_y, d_x, factors, distances),
+            Activation::Relu => taken_back(Activation::Relu, x, d_y, d_x, factors, distances),
+            Activation::LeakyRelu { slope } => {
+                taken_back(Activation::LeakyRelu { slope }, x, d_y, d_x, factors, distances);
+            }
+            Activation::Tanh => taken_back(Activation::Tanh, x, d_y, d_x, factors, distances),
+        });
     });
 }
 
@@ -221,9 +232,9 @@ fn taken_back(
     d_y: Option<&[f32]>,
     d_x: &mut [f32],
     [mean, scale, bias, of_input, constant]: [&[f32]; 5],
+    distances: &mut [f32],
 ) {
     let width = mean.len();
-    let mut distances = vec![0.0; width];
     for (block, d_x) in d_x.chunks_mut(width).enumerate() {
         let part = block * width..block * width + d_x.len();
         if let Some(d_y) = d_y {

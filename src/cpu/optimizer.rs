@@ -1,55 +1,40 @@
 //! SGD on the CPU: one pass over the flat buffers.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::{Cpu, ELEMENTWISE_CHUNK};
-use crate::ops::{OptimizerOps, Region, Sgd};
+use crate::ops::{RunOn, Sgd, SgdUpdate, Span};
 
-impl OptimizerOps for Cpu {
-    fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
-        ensure!(!rates.is_empty(), "there is no learning rate");
-        self.learning_rates.clear();
-        self.learning_rates.extend(rates);
-        Ok(())
-    }
-
-    fn sgd_step(&mut self, op: &Sgd) -> Result<()> {
-        let learning_rate = *self.learning_rates.front().context("no learning rate was set")?;
-        if self.learning_rates.len() > 1 {
-            self.learning_rates.pop_front();
+impl RunOn<Cpu> for SgdUpdate {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let Self { op, weights, gradients, momentum, average } = *self;
+        let learning_rate = *cpu.learning_rates.front().context("no learning rate was set")?;
+        if cpu.learning_rates.len() > 1 {
+            cpu.learning_rates.pop_front();
         }
         let factor = match op.clip_norm {
-            Some(clip_norm) => Sgd::clip_factor(clip_norm, self.gradient_norm()?),
+            Some(clip_norm) => Sgd::clip_factor(clip_norm, cpu.norm(gradients)?),
             None => 1.0,
         };
-        let [weights, gradients, momentum, average] = self.memory.optimizer_state()?;
+        let nothing = weights.first(0);
+        let spans = [weights, gradients, momentum.unwrap_or(nothing), average.unwrap_or(nothing)];
+        let [weights, gradients, momentum, average] = cpu.memory.update(spans)?;
         let (weights, gradients) = (&mut weights[op.frozen..], &gradients[op.frozen..]);
-        let momentum = momentum.get_mut(op.frozen..).unwrap_or_default(); // empty without momentum
-        update(op, learning_rate, factor, weights, gradients, momentum);
-        if op.average_decay.is_some() {
-            let (decay, rest) = op.average_shares();
-            let average = average[op.frozen..].par_chunks_mut(ELEMENTWISE_CHUNK);
-            average.zip(weights.par_chunks(ELEMENTWISE_CHUNK)).for_each(|(average, weights)| {
-                average.iter_mut().zip(weights).for_each(|(a, &w)| *a = decay * *a + rest * w);
-            });
-        }
-        Ok(())
-    }
-
-    fn swap_average(&mut self) -> Result<()> {
-        let [weights, _, _, average] = self.memory.optimizer_state()?;
-        ensure!(weights.len() == average.len(), "there is no average of the parameters");
-        weights.swap_with_slice(average);
+        update(&op, learning_rate, factor, weights, gradients, momentum.get_mut(op.frozen..).unwrap_or_default());
+        let (decay, rest) = op.average_shares();
+        let average = average.get_mut(op.frozen..).unwrap_or_default().par_chunks_mut(ELEMENTWISE_CHUNK);
+        average.zip(weights.par_chunks(ELEMENTWISE_CHUNK)).for_each(|(average, weights)| {
+            average.iter_mut().zip(weights).for_each(|(a, &w)| *a = decay * *a + rest * w);
+        });
         Ok(())
     }
 }
 
 impl Cpu {
     /// The root of the sum of all gradients' squares: of pieces, which are then added in their order.
-    fn gradient_norm(&mut self) -> Result<f32> {
-        let all = self.memory.whole(Region::Gradients);
-        let [gradients] = self.memory.floats([all])?;
+    fn norm(&mut self, gradients: Span) -> Result<f32> {
+        let [gradients] = self.memory.floats([gradients])?;
         self.norm_partials.resize(gradients.len().div_ceil(ELEMENTWISE_CHUNK), 0.0);
         let work = self.norm_partials.par_iter_mut().zip(gradients.par_chunks(ELEMENTWISE_CHUNK));
         work.for_each(|(sum, gradients)| *sum = gradients.iter().map(|&g| f64::from(g) * f64::from(g)).sum());

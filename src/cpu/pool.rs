@@ -4,23 +4,16 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use super::Cpu;
-use crate::ops::{AdaptiveAvgPool2d, AvgPool2d, BiasOps, MaxPool2d, MaxPool2dBackward, PoolOps, Span};
+use crate::ops::{
+    AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2dBackward, AvgPool2dForward,
+    BiasActivationBackward, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, RunOn,
+};
 use crate::shape::{Shape, Window, adaptive_window};
 
-impl PoolOps for Cpu {
-    fn max_pool2d_forward(
-        &mut self,
-        op: &MaxPool2d,
-        batch: usize,
-        input: Span,
-        output: Span,
-        argmax: Option<Span>,
-    ) -> Result<()> {
-        let shape = op.output()?;
-        let spans = [input.first(batch * op.input.len()), output.first(batch * shape.len())];
-        let argmax = argmax.map(|span| span.first(batch * shape.len()));
-        let ([x, y], argmax) = self.memory.floats_and_indices(spans, argmax)?;
-        let set = self.instructions;
+impl RunOn<Cpu> for MaxPool2dForward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, shape, set) = (&self.op, self.op.output()?, cpu.instructions);
+        let ([x, y], argmax) = cpu.memory.floats_and_indices([self.input, self.output], self.argmax)?;
         let samples = x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len()));
         match argmax {
             Some(argmax) => samples
@@ -30,14 +23,17 @@ impl PoolOps for Cpu {
         }
         Ok(())
     }
+}
 
-    fn max_pool2d_backward(&mut self, op: &MaxPool2d, batch: usize, spans: MaxPool2dBackward) -> Result<()> {
+impl RunOn<Cpu> for MaxPool2dBackward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let &Self { op, d_output, argmax, d_input, epilogue } = self;
         let (shape, channels) = (op.output()?, op.input.channels);
-        let MaxPool2dBackward { d_output, argmax, d_input, epilogue } = spans;
-        // Before the gradients are spread: there are fewer of them.
-        self.gradient_epilogue(batch * shape.pixels(), channels, d_output, epilogue)?;
-        let spans = [d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())];
-        let ([d_y, d_x], argmax) = self.memory.floats_and_indices(spans, Some(argmax.first(batch * shape.len())))?;
+        if let Some(epilogue) = epilogue {
+            // Before the gradients are spread: there are fewer of them.
+            BiasActivationBackward::of_epilogue(channels, d_output, epilogue).run_on(cpu)?;
+        }
+        let ([d_y, d_x], argmax) = cpu.memory.floats_and_indices([d_output, d_input], Some(argmax))?;
         let argmax = argmax.context("max pooling's argmax")?;
         let samples = d_y.par_chunks(shape.len()).zip(argmax.par_chunks(shape.len()));
         d_x.par_chunks_mut(op.input.len()).zip(samples).for_each(|(d_x, (d_y, argmax))| {
@@ -50,10 +46,12 @@ impl PoolOps for Cpu {
         });
         Ok(())
     }
+}
 
-    fn avg_pool2d_forward(&mut self, op: &AvgPool2d, batch: usize, input: Span, output: Span) -> Result<()> {
-        let (shape, channels) = (op.output()?, op.input.channels);
-        let [x, y] = self.memory.floats([input.first(batch * op.input.len()), output.first(batch * shape.len())])?;
+impl RunOn<Cpu> for AvgPool2dForward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, shape, channels) = (&self.op, self.op.output()?, self.op.input.channels);
+        let [x, y] = cpu.memory.floats([self.input, self.output])?;
         x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len())).for_each(|(x, y)| {
             for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
                 y.fill(0.0);
@@ -66,11 +64,12 @@ impl PoolOps for Cpu {
         });
         Ok(())
     }
+}
 
-    fn avg_pool2d_backward(&mut self, op: &AvgPool2d, batch: usize, d_output: Span, d_input: Span) -> Result<()> {
-        let (shape, channels) = (op.output()?, op.input.channels);
-        let [d_y, d_x] =
-            self.memory.floats([d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())])?;
+impl RunOn<Cpu> for AvgPool2dBackward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, shape, channels) = (&self.op, self.op.output()?, self.op.input.channels);
+        let [d_y, d_x] = cpu.memory.floats([self.d_output, self.d_input])?;
         d_y.par_chunks(shape.len()).zip(d_x.par_chunks_mut(op.input.len())).for_each(|(d_y, d_x)| {
             d_x.fill(0.0);
             for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {
@@ -82,16 +81,12 @@ impl PoolOps for Cpu {
         });
         Ok(())
     }
+}
 
-    fn adaptive_avg_pool2d_forward(
-        &mut self,
-        op: &AdaptiveAvgPool2d,
-        batch: usize,
-        input: Span,
-        output: Span,
-    ) -> Result<()> {
-        let (shape, channels) = (op.output(), op.input.channels);
-        let [x, y] = self.memory.floats([input.first(batch * op.input.len()), output.first(batch * shape.len())])?;
+impl RunOn<Cpu> for AdaptiveAvgPool2dForward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, shape, channels) = (&self.op, self.op.output(), self.op.input.channels);
+        let [x, y] = cpu.memory.floats([self.input, self.output])?;
         x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len())).for_each(|(x, y)| {
             for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
                 y.fill(0.0);
@@ -103,17 +98,12 @@ impl PoolOps for Cpu {
         });
         Ok(())
     }
+}
 
-    fn adaptive_avg_pool2d_backward(
-        &mut self,
-        op: &AdaptiveAvgPool2d,
-        batch: usize,
-        d_output: Span,
-        d_input: Span,
-    ) -> Result<()> {
-        let (shape, channels) = (op.output(), op.input.channels);
-        let [d_y, d_x] =
-            self.memory.floats([d_output.first(batch * shape.len()), d_input.first(batch * op.input.len())])?;
+impl RunOn<Cpu> for AdaptiveAvgPool2dBackward {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, shape, channels) = (&self.op, self.op.output(), self.op.input.channels);
+        let [d_y, d_x] = cpu.memory.floats([self.d_output, self.d_input])?;
         d_y.par_chunks(shape.len()).zip(d_x.par_chunks_mut(op.input.len())).for_each(|(d_y, d_x)| {
             d_x.fill(0.0);
             for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {

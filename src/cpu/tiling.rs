@@ -4,13 +4,23 @@ use std::ops::Range;
 
 use super::Instructions;
 use super::scratch::{self, Buffer};
-use super::transform::{Join, PLANES, Split, Tiles};
+use super::transform::{CHANNELS, Join, PLANES, Split, Tiles};
 use super::transform_pool::Pooled;
-use super::winograd::Winograd;
+use crate::ops::Conv2d;
 use crate::shape::Shape;
 
 /// Floats that keep planes from falling on the same lines of the cache.
 const SKEW: usize = 16;
+
+/// A convolution that suits, and the tiles of its output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Winograd {
+    pub op: Conv2d,
+    pub output: Shape,
+    /// Lines of tiles, and tiles in each.
+    pub lines: usize,
+    pub cols: usize,
+}
 
 /// Tiles of consecutive samples, or of some lines of one sample: `[sample][line][col]`.
 #[derive(Clone, Copy)]
@@ -39,6 +49,18 @@ impl Part {
 }
 
 impl Winograd {
+    /// `None` where the direct product is faster, or the only way.
+    pub fn new(op: &Conv2d, output: Shape) -> Option<Self> {
+        let suits = op.is_plain()
+            && op.window.kernel == 3
+            && op.window.stride == 1
+            && op.input.channels.is_multiple_of(CHANNELS)
+            && op.out_channels.is_multiple_of(CHANNELS)
+            && output.height.min(output.width) >= 2;
+        let (lines, cols) = (output.height.div_ceil(2), output.width.div_ceil(2));
+        suits.then_some(Self { op: *op, output, lines, cols })
+    }
+
     pub fn tiles(&self, part: Part) -> usize {
         part.samples * part.lines * self.cols
     }

@@ -6,9 +6,8 @@ use rayon::prelude::*;
 use super::Instructions;
 use super::kernel::{Left, Product, Start};
 use super::scratch::{self, Buffer, PANEL, grown, weight_groups};
-use super::tiling::Part;
-use super::transform::{CHANNELS, Join, PLANES, Split, Tiles};
-use crate::ops::Conv2d;
+use super::tiling::{Part, Winograd};
+use super::transform::{Join, PLANES, Split, Tiles};
 use crate::shape::Shape;
 
 /// Pieces that work is cut into at least, where the batch is large enough. Every piece reads all weights: where these
@@ -25,29 +24,7 @@ const MOST_TILES: usize = 64;
 /// Panels of output channels for which one piece of the weight gradient uses the same transformed input.
 const WEIGHT_PANELS: usize = 4;
 
-/// A convolution that suits, and the tiles of its output.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Winograd {
-    pub op: Conv2d,
-    pub output: Shape,
-    /// Lines of tiles, and tiles in each.
-    pub lines: usize,
-    pub cols: usize,
-}
-
 impl Winograd {
-    /// `None` where the direct product is faster, or the only way.
-    pub fn new(op: &Conv2d, output: Shape) -> Option<Self> {
-        let suits = op.is_plain()
-            && op.window.kernel == 3
-            && op.window.stride == 1
-            && op.input.channels.is_multiple_of(CHANNELS)
-            && op.out_channels.is_multiple_of(CHANNELS)
-            && output.height.min(output.width) >= 2;
-        let (lines, cols) = (output.height.div_ceil(2), output.width.div_ceil(2));
-        suits.then_some(Self { op: *op, output, lines, cols })
-    }
-
     /// Floats of the transformed weights.
     pub fn weight_len(&self) -> usize {
         PLANES * self.op.input.channels * self.op.out_channels

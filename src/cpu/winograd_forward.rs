@@ -3,9 +3,8 @@
 use rayon::prelude::*;
 
 use super::scratch::PANEL;
-use super::tiling::Part;
+use super::tiling::{Part, Winograd};
 use super::transform::{Join, PLANES};
-use super::winograd::Winograd;
 use super::{Instructions, activate};
 use crate::ops::{Activation, MaxPool2d};
 use crate::shape::Window;

@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use super::Model;
 use crate::network::{Builder, Conv2dOptions, ConvInitial, Network, NodeId};
+use crate::ops::Subsample;
 use crate::shape::{Shape, Window};
 
 /// How a network is put together.
@@ -110,7 +111,10 @@ impl Resnet {
         let (shape, wanted) = (self.builder.shape(input), self.builder.shape(x));
         let shortcut = match self.kind {
             _ if shape == wanted => input,
-            Kind::Cifar => self.builder.subsample(input, stride, wanted.channels)?,
+            Kind::Cifar => {
+                let shape = self.builder.shape(input);
+                self.builder.layer(input, Subsample { input: shape, stride, channels: wanted.channels })?
+            }
             Kind::Basic | Kind::Bottleneck => {
                 let (conv, norm) = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
                 self.conv_norm(&conv, &norm, input, wanted.channels, 1, stride)?

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{FirstLayer, Initial, Layout, Network, Node, NodeId, Operator, Parameter, RunningStatistics};
-use crate::ops::{Activation, BatchNorm2d, Conv2d, Dropout, Linear, Lrn, Subsample};
+use crate::ops::{Activation, AnyLayer, BatchNorm2d, Conv2d, Dropout, Linear};
 use crate::shape::{Shape, Window};
 
 /// What a convolution needs besides its input; the defaults are PyTorch's.
@@ -130,12 +130,11 @@ impl Builder {
         Ok(node)
     }
 
-    /// Local response normalisation over `size` channels, with PyTorch's parameters.
-    pub fn lrn(&mut self, input: NodeId, size: usize, [alpha, beta, k]: [f32; 3]) -> Result<NodeId> {
-        let shape = self.shape(input);
-        let lrn = Lrn { channels: shape.channels, size, alpha, beta, k };
-        lrn.check()?;
-        Ok(self.node("lrn", Operator::Lrn(lrn), vec![input], shape, None, None))
+    /// An operator with one input and no parameters, over the shape that it was made for.
+    pub fn layer(&mut self, input: NodeId, layer: impl Into<AnyLayer>) -> Result<NodeId> {
+        let layer = layer.into();
+        let shape = layer.output()?;
+        Ok(self.node(layer.name(), Operator::Layer(layer), vec![input], shape, None, None))
     }
 
     /// Zeroes values with this probability, in training.
@@ -147,14 +146,6 @@ impl Builder {
         let node = self.node("dropout", Operator::Dropout(dropout), vec![input], shape, None, None);
         self.segments[node] = segments;
         Ok(node)
-    }
-
-    /// A shortcut without parameters; see [`Subsample`].
-    pub fn subsample(&mut self, input: NodeId, stride: usize, channels: usize) -> Result<NodeId> {
-        let op = Subsample { input: self.shape(input), stride, channels };
-        ensure!(stride > 0, "stride must be at least 1");
-        ensure!(channels >= op.input.channels, "a shortcut from {} to {channels} channels", op.input.channels);
-        Ok(self.node("shortcut", Operator::Subsample(op), vec![input], op.output(), None, None))
     }
 
     pub fn activation(&mut self, input: NodeId, activation: Activation) -> Result<NodeId> {

@@ -1,7 +1,8 @@
 //! What there is to say of a network without running it: receptive fields and layer descriptions.
 
 use super::{Network, Node, Operator};
-use crate::shape::{Window, adaptive_window};
+use crate::ops::{describe_pooling, describe_window};
+use crate::shape::Window;
 
 /// How far an activation sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +47,7 @@ impl Operator {
         match self {
             Self::Conv2d(op) => Some(op.covered_window()),
             Self::MaxPool2d(op) => Some(op.window),
-            Self::AvgPool2d(op) => Some(op.window),
-            Self::Subsample(op) => Some(Window { kernel: 1, stride: op.stride, padding: 0 }),
-            // Of several sizes the largest.
-            Self::AdaptiveAvgPool2d(op) => {
-                let widest = |inputs, outputs| {
-                    (0..outputs).map(|index| adaptive_window(index, inputs, outputs).len()).max().unwrap_or(0)
-                };
-                let (tall, wide) = (widest(op.input.height, op.height), widest(op.input.width, op.width));
-                let stride = (op.input.height / op.height).max(op.input.width / op.width).max(1);
-                Some(Window { kernel: tall.max(wide), stride, padding: 0 })
-            }
+            Self::Layer(layer) => layer.window(),
             _ => None,
         }
     }
@@ -76,31 +67,12 @@ impl Operator {
             Self::Linear(op) => format!("linear {}→{}", op.in_features, op.out_features),
             Self::BatchNorm2d(_) => "batch norm".into(),
             Self::MaxPool2d(op) => format!("max pool {}", describe_pooling(op.window, op.ceil_mode)),
-            Self::AvgPool2d(op) => format!("average pool {}", describe_pooling(op.window, op.ceil_mode)),
-            Self::AdaptiveAvgPool2d(op) => format!("average pool to {}×{}", op.height, op.width),
-            Self::Lrn(op) => format!("local response norm over {}", op.size),
+            Self::Layer(layer) => layer.describe(),
             Self::Activation(activation) => activation.to_string(),
             Self::Dropout(op) => format!("dropout {}", op.probability),
             Self::Flatten => "flatten".into(),
             Self::Add => "add".into(),
             Self::Concat => "concat".into(),
-            Self::Subsample(op) => format!("shortcut stride {}, {}→{}", op.stride, op.input.channels, op.channels),
         }
     }
-}
-
-fn describe_pooling(window: Window, ceil_mode: bool) -> String {
-    describe_window(window, window.kernel) + if ceil_mode { " rounded up" } else { "" }
-}
-
-fn describe_window(window: Window, usual_stride: usize) -> String {
-    let Window { kernel, stride, padding } = window;
-    let mut text = format!("{kernel}×{kernel}");
-    if stride != usual_stride {
-        text += &format!(" stride {stride}");
-    }
-    if padding > 0 {
-        text += &format!(" padding {padding}");
-    }
-    text
 }

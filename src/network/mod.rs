@@ -15,9 +15,7 @@ pub use statistics::{RunningStatistics, Statistics, Weights};
 
 use anyhow::Result;
 
-use crate::ops::{
-    Activation, AdaptiveAvgPool2d, AvgPool2d, BatchNorm2d, Conv2d, Dropout, Linear, Lrn, MaxPool2d, Subsample,
-};
+use crate::ops::{Activation, AnyLayer, BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d};
 use crate::shape::Shape;
 
 /// Index of a node; inputs always have smaller ones, so the order of the nodes is a schedule.
@@ -31,10 +29,9 @@ pub enum Operator {
     Linear(Linear),
     BatchNorm2d(BatchNorm2d),
     MaxPool2d(MaxPool2d),
-    AvgPool2d(AvgPool2d),
-    AdaptiveAvgPool2d(AdaptiveAvgPool2d),
-    Lrn(Lrn),
     Activation(Activation),
+    /// What has one input, no parameters and nothing special about it.
+    Layer(AnyLayer),
     /// In evaluation a view.
     Dropout(Dropout),
     /// A view: the same values as a vector.
@@ -42,7 +39,6 @@ pub enum Operator {
     Add,
     /// Along channels.
     Concat,
-    Subsample(Subsample),
 }
 
 /// One operator in the graph.

@@ -1,6 +1,6 @@
 //! The builder's poolings.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::{Builder, NodeId, Operator};
 use crate::ops::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
@@ -22,19 +22,16 @@ impl Builder {
     }
 
     pub fn avg_pool2d(&mut self, input: NodeId, window: Window) -> Result<NodeId> {
-        let pool = AvgPool2d { input: self.shape(input), window, ceil_mode: false };
-        let shape = pool.output()?;
-        Ok(self.node("avgpool", Operator::AvgPool2d(pool), vec![input], shape, None, None))
+        self.layer(input, AvgPool2d { input: self.shape(input), window, ceil_mode: false })
     }
 
     /// Average pooling to `height × width`, whatever the input's; nothing where that is the input's already.
     pub fn adaptive_avg_pool2d(&mut self, input: NodeId, height: usize, width: usize) -> Result<NodeId> {
-        let pool = AdaptiveAvgPool2d { input: self.shape(input), height, width };
-        ensure!(height > 0 && width > 0, "adaptive pooling needs an output of at least one pixel");
-        if pool.output() == pool.input {
+        let shape = self.shape(input);
+        if (height, width) == (shape.height, shape.width) {
             return Ok(input);
         }
-        Ok(self.node("avgpool", Operator::AdaptiveAvgPool2d(pool), vec![input], pool.output(), None, None))
+        self.layer(input, AdaptiveAvgPool2d { input: shape, height, width })
     }
 
     /// The mean of every channel.

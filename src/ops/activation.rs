@@ -2,9 +2,8 @@
 
 use std::fmt;
 
-use anyhow::Result;
-
 use super::Span;
+use super::operands::{Forward, Operands, Unary, operands};
 
 /// `y = x > 0 ? x : slope · x`, as `torch.nn.ReLU` and `torch.nn.LeakyReLU` define it, or `y = tanh x`. The slope is never
 /// negative, so the output alone tells the derivative, and the backward pass needs nothing else.
@@ -109,20 +108,41 @@ impl fmt::Display for Activation {
     }
 }
 
-/// Activations that the plan could not fuse into the operator before them.
-pub trait ActivationOps {
-    /// `output = activation(input)` over `len` elements.
-    fn activation_forward(&mut self, op: Activation, len: usize, input: Span, output: Span) -> Result<()>;
+/// An activation that the plan could not fuse into the operator before it.
+pub type ActivationForward<B = Span> = Forward<Activation, B>;
 
-    /// `d_input = d_output · activation′`, told by `output`.
-    fn activation_backward(
-        &mut self,
-        op: Activation,
-        len: usize,
-        output: Span,
-        d_output: Span,
-        d_input: Span,
-    ) -> Result<()>;
+/// Its gradient, `d_input = d_output · activation′`, which `output` gives.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ActivationBackward<B = Span> {
+    pub op: Activation,
+    pub output: B,
+    pub d_output: B,
+    pub d_input: B,
+}
+
+impl Unary for Activation {
+    fn describe(&self) -> String {
+        self.to_string()
+    }
+
+    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
+        outputs
+    }
+}
+
+operands!(ActivationBackward {
+    values: op; buffers: output, d_output, d_input; optional: ; parts: ;
+    reads: output, d_output +; writes: d_input +
+});
+
+impl<B: Copy> Operands<B> for ActivationBackward<B> {
+    fn describe(&self) -> String {
+        format!("gradient of {}", self.op)
+    }
+
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        len(self.d_input)
+    }
 }
 
 #[cfg(test)]

@@ -1,54 +1,16 @@
-//! What every backend is: memory by name, and all operators over it.
+//! What every backend is: memory by name, programs of operators, the data set, and the state that outlives a step.
+
+use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{
-    ActivationOps, BiasOps, ConvOps, DropoutOps, GatherOps, JoinOps, LinearOps, LossOps, LrnOps, NormOps, OptimizerOps,
-    PoolOps,
-};
-
-/// The flat buffers of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Region {
-    /// Activations and their gradients, laid out by the plan.
-    Arena,
-    /// All parameters, in the network's order.
-    Parameters,
-    /// The gradient of every parameter, in the same order.
-    Gradients,
-    /// SGD's momentum buffers, in the same order; empty without momentum.
-    Momentum,
-    /// The moving average of every parameter, in the same order; empty without one.
-    Average,
-    /// Of batch normalisations, fp32 in every precision: the running ones, in the network's order, and behind them what
-    /// a training step keeps for its way back.
-    Statistics,
-    /// 32-bit words: the argmax of every max pooling, the signs of linear layers.
-    Indices,
-}
-
-/// `len` elements of a region, from `offset`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    pub region: Region,
-    pub offset: usize,
-    pub len: usize,
-}
-
-impl Span {
-    pub const fn new(region: Region, offset: usize, len: usize) -> Self {
-        Self { region, offset, len }
-    }
-
-    /// The first `len` elements.
-    ///
-    /// # Panics
-    /// If the span is shorter: the plan gave an operator too little.
-    pub fn first(self, len: usize) -> Self {
-        assert!(len <= self.len, "{len} elements wanted of {self:?}");
-        Self { len, ..self }
-    }
-}
+use super::gather::{Normalise, Subset};
+use super::loss::{Metrics, StepLoss};
+use super::op::Step;
+use super::optimizer::LossScale;
+use super::precision::Precision;
+use super::span::Span;
+use crate::images::ImageSource;
 
 /// Elements of every region.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,35 +34,23 @@ pub struct MemorySizes {
     pub max_batch: usize,
 }
 
-/// A sequence of operators that is run again and again, so that a backend can record it once and replay it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Recording {
-    /// So many training steps, one after the other.
-    TrainSteps {
-        batch: usize,
-        steps: usize,
-    },
-    EvaluateStep {
-        batch: usize,
-    },
-    /// From inputs that were written to logits that will be read.
-    Forward {
-        batch: usize,
-    },
-    /// Run as it comes: never recorded.
-    Once,
-}
-
-impl Recording {
-    pub const fn train_step(batch: usize) -> Self {
-        Self::TrainSteps { batch, steps: 1 }
-    }
-
-    /// Of several steps, one; all else is itself.
-    pub const fn single(self) -> Self {
-        match self {
-            Self::TrainSteps { batch, .. } => Self::train_step(batch),
-            other => other,
+impl MemorySizes {
+    /// Enough for either: two plans that are never run at once share their memory.
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            arena: self.arena.max(other.arena),
+            parameters: self.parameters.max(other.parameters),
+            gradients: self.gradients.max(other.gradients),
+            momentum: self.momentum.max(other.momentum),
+            average: self.average.max(other.average),
+            statistics: self.statistics.max(other.statistics),
+            indices: self.indices.max(other.indices),
+            sample_arena: self.sample_arena.max(other.sample_arena),
+            sample_indices: self.sample_indices.max(other.sample_indices),
+            columns: self.columns.max(other.columns),
+            sample_columns: self.sample_columns.max(other.sample_columns),
+            max_channels: self.max_channels.max(other.max_channels),
+            max_batch: self.max_batch.max(other.max_batch),
         }
     }
 }
@@ -110,30 +60,29 @@ impl Recording {
 pub struct DeviceInfo {
     /// For people, such as `CPU (2 threads, AVX-512)`.
     pub name: String,
-    /// `fp32`, `tf32` or `fp16`.
-    pub precision: String,
+    pub precision: Precision,
 }
 
 /// Ways to compute a convolution or a linear layer, which differ in speed and in the order of their sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
-    /// A library's product; a convolution's windows are unfolded for it first.
-    Im2col,
+    /// cuBLAS; a convolution's windows are unfolded for it first (im2col).
+    Gemm,
     /// One kernel that reads the windows where they lie.
     Implicit,
-    /// A kernel for convolutions of very few channels.
+    /// A kernel for convolutions of one input channel.
     Direct,
-    /// A library's product that ends in bias and activation, or in their gradients; of linear layers.
+    /// cuBLASLt, whose product ends in bias and activation, or in their gradients; of linear layers.
     CublasLt,
 }
 
 impl Algorithm {
-    pub const ALL: [Self; 4] = [Self::Im2col, Self::Implicit, Self::Direct, Self::CublasLt];
+    pub const ALL: [Self; 4] = [Self::Gemm, Self::Implicit, Self::Direct, Self::CublasLt];
 
     /// As in `--conv-algo` and in files.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Im2col => "im2col",
+            Self::Gemm => "im2col",
             Self::Implicit => "implicit",
             Self::Direct => "direct",
             Self::CublasLt => "cublaslt",
@@ -146,34 +95,25 @@ impl Algorithm {
     }
 }
 
-/// Whether weight gradients run beside what follows them; results are the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Branches {
-    /// Where it is faster, by a short trial.
-    Auto,
-    On,
-    Off,
-}
-
-/// How many training steps are recorded as one graph, where any are; results are the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GraphSteps {
-    /// Several where that is faster, as the run's own steps tell.
-    Auto,
-    Count(usize),
-}
-
 /// Which algorithm an operator has been given.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     /// The operator with its shape, batch and precision.
     pub site: String,
     pub algorithm: Algorithm,
-    /// Of all that were tried, where they were: now, or on this device before.
+    /// Of all candidates, where they were timed: now, or on this device before.
     pub microseconds: Vec<(Algorithm, f64)>,
 }
 
-/// The most runs of a body that is timed by [`Backend::device_seconds`].
+/// How long a step of a program takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSeconds {
+    pub seconds: f64,
+    /// How often it was run to measure that, at most [`TIMED_RUNS`].
+    pub runs: usize,
+}
+
+/// The most runs of a step that is timed.
 pub const TIMED_RUNS: usize = 64;
 
 /// Sizes of problems that show what a device can do at its best.
@@ -185,22 +125,80 @@ pub struct LimitSizes {
     pub vector_len: usize,
 }
 
-/// A device with its memory, on which a plan is run. Chosen once; everything below is generic over it.
-pub trait Backend:
-    ConvOps
-    + LinearOps
-    + NormOps
-    + PoolOps
-    + ActivationOps
-    + BiasOps
-    + LrnOps
-    + DropoutOps
-    + JoinOps
-    + LossOps
-    + GatherOps
-    + OptimizerOps
-    + Send
-{
+/// The data sets on the device.
+pub trait DataSets {
+    /// Makes a set resident: `images` is `[count][height][width][channels]`, `labels` `[count]`.
+    fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()>;
+
+    /// Uses a set that stays where it is: its images are read ahead of use, `max_batch` at a time, and every batch but an
+    /// order's last has as many.
+    fn stream_subset(
+        &mut self,
+        subset: Subset,
+        op: &Normalise,
+        source: Arc<dyn ImageSource>,
+        labels: Vec<u32>,
+        max_batch: usize,
+    ) -> Result<()>;
+
+    /// Sets the order in which the set is gone through, and the position in it at which the next batch begins. It may
+    /// name an image more than once.
+    fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()>;
+
+    /// Augmentations are drawn for this epoch from now on.
+    fn set_augmentation_epoch(&mut self, seed: u64, epoch: u32) -> Result<()>;
+
+    /// Sets the labels of the next loss, where no gather does.
+    fn set_labels(&mut self, labels: &[u32]) -> Result<()>;
+}
+
+/// What outlives a step besides parameters and their gradients.
+pub trait TrainingState {
+    /// Starts the metrics from `metrics` (zero, or those of an interrupted epoch).
+    fn set_metrics(&mut self, metrics: Metrics) -> Result<()>;
+
+    /// The metrics up to here; waits for the device.
+    fn read_metrics(&mut self) -> Result<Metrics>;
+
+    /// The metrics, or those of a moment ago, where having them costs nothing: `None` where it would hold up the device.
+    fn peek_metrics(&mut self) -> Option<Metrics>;
+
+    /// Keeps the loss of every training step (with a gradient) from now on, for at most `capacity` steps between two calls
+    /// of [`TrainingState::take_step_losses`].
+    fn log_steps(&mut self, capacity: usize) -> Result<()>;
+
+    /// The losses of the steps since the last call; waits for the device.
+    fn take_step_losses(&mut self) -> Result<Vec<StepLoss>>;
+
+    /// The learning rates of the steps that follow, one each; the last holds on.
+    ///
+    /// # Errors
+    /// Where there is none.
+    fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()>;
+
+    /// The seed of dropout, and the optimiser step that comes next, from 0.
+    fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()>;
+
+    /// Exchanges the parameters and their average, so that the average is evaluated; another call puts them back.
+    fn swap_average(&mut self) -> Result<()>;
+
+    /// The loss scale, where the precision needs one; waits for the device.
+    fn loss_scale(&mut self) -> Result<Option<LossScale>> {
+        Ok(None)
+    }
+
+    /// Continues with a loss scale; without effect where the precision needs none.
+    fn set_loss_scale(&mut self, _loss_scale: LossScale) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A device with its memory, on which programs run. Chosen once; everything below is generic over it.
+pub trait Backend: DataSets + TrainingState + Send {
+    /// What the backend made of a sequence of operators. It stays valid whatever is allocated or loaded after it, as long
+    /// as its spans are within what is allocated.
+    type Program: Send;
+
     fn info(&self) -> DeviceInfo;
 
     /// Allocates every region, zeroed where it is state; whatever was there before is gone.
@@ -215,52 +213,27 @@ pub trait Backend:
     /// A copy of `span`.
     fn read(&mut self, span: Span) -> Result<Vec<f32>>;
 
-    /// Runs `body`, a sequence of operators that is the same whenever `recording` is the same.
-    fn run<F>(&mut self, recording: Recording, body: F) -> Result<()>
-    where
-        F: FnMut(&mut Self) -> Result<()> + Send;
+    /// Makes a program of a sequence. A backend that chooses among algorithms by timing them does so here, and may leave
+    /// anything in arena, indices and gradients: compile before the first step.
+    fn compile(&mut self, steps: Vec<Step>) -> Result<Self::Program>;
+
+    /// Runs a program. Where work goes on after the call has returned, see [`Backend::synchronize`].
+    fn run(&mut self, program: &mut Self::Program) -> Result<()>;
+
+    /// Times one step of a program.
+    fn time_step(&mut self, program: &mut Self::Program, step: usize) -> Result<StepSeconds>;
+
+    /// Kernels and library calls of every step of a program, by name, where a backend launches such.
+    fn launches(_program: &Self::Program) -> Option<Vec<Vec<String>>> {
+        None
+    }
 
     /// Whether work goes on after the call that asked for it has returned, so that only groups of steps can be timed.
     fn is_asynchronous(&self) -> bool {
         false
     }
 
-    /// Whether there are choices that are yet to be made by comparing, which is best done before the first step.
-    fn compares_algorithms(&self) -> bool {
-        false
-    }
-
-    /// Waits, on the device, for a weight gradient that may still run beside what came after it. Only then may what it
-    /// reads be overwritten, and what it writes be read; the next weight gradient waits as well.
-    fn join(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    /// Chooses whether the recorded sequence runs weight gradients beside what follows them, where that is open. `body` is
-    /// as much of it as may be run again and again.
-    fn compare_branches<F>(&mut self, _recording: Recording, _body: F) -> Result<()>
-    where
-        F: FnMut(&mut Self) -> Result<()> + Send,
-    {
-        Ok(())
-    }
-
-    /// Whether a recorded sequence runs weight gradients beside what follows them; none where nothing is recorded.
-    fn has_branches(&self, _recording: Recording) -> Option<bool> {
-        None
-    }
-
-    /// How many of the `left` training steps on whole batches that come next are best run as one recording.
-    fn steps_at_once(&mut self, _batch: usize, _left: u64) -> Result<usize> {
-        Ok(1)
-    }
-
-    /// Whether that is still being found out, by these very steps.
-    fn compares_steps(&self) -> bool {
-        false
-    }
-
-    /// The algorithms of the operators that have run, where there is a choice, in the order of their names.
+    /// The algorithms of the operators that were compiled, where there is a choice, in the order of their names.
     fn choices(&self) -> Vec<Choice> {
         Vec::new()
     }
@@ -273,21 +246,6 @@ pub trait Backend:
     /// Bytes in use on a device of its own, by whomever; none for the CPU.
     fn device_memory_in_use(&self) -> Option<usize> {
         None
-    }
-
-    /// Launches that a recorded sequence takes, where the backend records any and has recorded this one.
-    fn recorded_launches(&self, _recording: Recording) -> Option<usize> {
-        None
-    }
-
-    /// Seconds that `body` takes on a device that works on its own, without the host's share, by running it up to
-    /// [`TIMED_RUNS`] times: what it adds to is then added to as often. None where the host's clock tells as much; the
-    /// body is not run then.
-    fn device_seconds<F>(&mut self, _body: F) -> Result<Option<f64>>
-    where
-        F: FnMut(&mut Self) -> Result<()> + Send,
-    {
-        Ok(None)
     }
 
     /// What to measure the device's limits with.

@@ -1,62 +1,86 @@
 //! The backward pass of the bias and activation that end a convolution or a linear layer.
 
-use anyhow::Result;
-
+use super::operands::{Operands, mapped, operands};
 use super::{Activation, Span};
 
-/// What an operator that computes the gradient of a layer's output does to it on the way: it goes back through that
-/// layer's activation and sums that layer's bias gradient. `Buffer` is a [`Span`], or in a plan the buffer's number.
+/// What an operator that computes the gradient of a layer's output does to it next: it takes the gradient back through
+/// that layer's activation and sums that layer's bias gradient.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GradientEpilogue<Buffer = Span> {
+pub struct GradientEpilogue<B = Span> {
     pub activation: Activation,
-    /// The layer's output, whose sign tells the activation's derivative.
-    pub output: Buffer,
+    /// The layer's output, whose sign gives the activation's derivative.
+    pub output: B,
     /// What the layer's forward pass may have kept of those signs, where the layer and its reader are linear.
-    pub signs: Option<Buffer>,
-    /// Column sums of the finished gradient. Where there are `signs`, the layer's own weight gradient follows and names them
-    /// too: a backend may leave them to it.
-    pub d_bias: Option<Span>,
+    pub relu_mask: Option<B>,
+    /// Column sums of the finished gradient. Where there is a `relu_mask`, the layer's own weight gradient follows and names
+    /// them too: a backend may leave them to it.
+    pub d_bias: Option<B>,
 }
 
-impl<Buffer> GradientEpilogue<Buffer> {
-    /// The same with the buffer named differently.
-    pub fn map<Other>(self, name: impl Fn(Buffer) -> Other) -> GradientEpilogue<Other> {
-        let Self { activation, output, signs, d_bias } = self;
-        GradientEpilogue { activation, output: name(output), signs: signs.map(name), d_bias }
+mapped!(GradientEpilogue { values: activation; buffers: output; optional: relu_mask, d_bias; parts: });
+
+impl<B: Copy> GradientEpilogue<B> {
+    pub(super) fn reads(&self) -> impl Iterator<Item = B> {
+        std::iter::once(self.output).chain(self.relu_mask)
     }
 
-    /// The buffers that it reads.
-    pub fn reads(self) -> impl Iterator<Item = Buffer> {
-        std::iter::once(self.output).chain(self.signs)
+    pub(super) fn writes(&self) -> impl Iterator<Item = B> {
+        self.d_bias.into_iter()
     }
 }
 
-/// Bias gradients, fused with the activation in front of them.
-pub trait BiasOps {
-    /// Turns the gradient of the activation's output into that of its input, in place, and sums it into the bias
-    /// gradient: `d_output *= activation′(output)`, then `d_bias[c] = Σ_rows d_output[row][c]` in a fixed order.
-    ///
-    /// `output` and `d_output` are `[rows][channels]`. Without a bias only the first half is done.
-    fn bias_activation_backward(
-        &mut self,
-        activation: Activation,
-        rows: usize,
-        channels: usize,
-        output: Span,
-        d_output: Span,
-        d_bias: Option<Span>,
-    ) -> Result<()>;
+impl<B> GradientEpilogue<B> {
+    /// `what`, with the epilogue behind it.
+    pub fn describe(what: &str, epilogue: Option<&Self>) -> String {
+        let Some(Self { activation, d_bias, .. }) = epilogue else { return what.to_string() };
+        ended(what, false, *activation) + if d_bias.is_some() { " + bias gradient" } else { "" }
+    }
+}
 
-    /// Does an epilogue's work in a pass of its own, for operators that have no fused one: `d_input` is
-    /// `[rows][channels]`.
-    fn gradient_epilogue(
-        &mut self,
-        rows: usize,
-        channels: usize,
-        d_input: Span,
-        epilogue: Option<GradientEpilogue>,
-    ) -> Result<()> {
-        let Some(GradientEpilogue { activation, output, d_bias, .. }) = epilogue else { return Ok(()) };
-        self.bias_activation_backward(activation, rows, channels, output, d_input, d_bias)
+/// `what` in words, with the bias and activation that end it.
+pub(super) fn ended(what: &str, bias: bool, activation: Activation) -> String {
+    let text = format!("{what}{}", if bias { " + bias" } else { "" });
+    if activation == Activation::Identity { text } else { format!("{text} + {activation}") }
+}
+
+/// Turns the gradient of the activation's output into that of its input, in place, and sums it into the bias gradient:
+/// `d_output *= activation′(output)`, then `d_bias[c] = Σ_rows d_output[row][c]` in a fixed order. Without a bias only the
+/// first half is done.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BiasActivationBackward<B = Span> {
+    pub activation: Activation,
+    pub channels: usize,
+    /// `[rows][channels]`
+    pub output: B,
+    /// `[rows][channels]`
+    pub d_output: B,
+    /// `[channels]`
+    pub d_bias: Option<B>,
+}
+
+impl<B> BiasActivationBackward<B> {
+    /// An epilogue's work in a pass of its own: `d_input` is `[rows][channels]`.
+    pub fn of_epilogue(channels: usize, d_input: B, epilogue: GradientEpilogue<B>) -> Self {
+        let GradientEpilogue { activation, output, d_bias, .. } = epilogue;
+        Self { activation, channels, output, d_output: d_input, d_bias }
+    }
+}
+
+operands!(BiasActivationBackward {
+    values: activation, channels; buffers: output, d_output; optional: d_bias; parts: ;
+    reads: output, d_output +; writes: d_output + d_bias
+});
+
+impl<B: Copy> Operands<B> for BiasActivationBackward<B> {
+    fn describe(&self) -> String {
+        match (self.activation, self.d_bias) {
+            (Activation::Identity, _) => "bias gradient".into(),
+            (activation, None) => format!("gradient of {activation}"),
+            (activation, Some(_)) => format!("gradient of {activation} + bias gradient"),
+        }
+    }
+
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        2 * len(self.d_output)
     }
 }

@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Activation, GradientEpilogue, PoolEpilogue, Span};
+use super::bias::{GradientEpilogue, ended};
+use super::operands::{Operands, operands};
+use super::pool::PoolEpilogue;
+use super::{Activation, Span};
 use crate::shape::{Shape, Window};
 
 /// A convolution over one input shape. Weights are `[out_channels][kernel][kernel][in_channels / groups]`.
@@ -70,47 +73,85 @@ impl Conv2d {
     }
 }
 
-/// Spans of a forward pass.
-#[derive(Clone, Copy, Debug)]
-pub struct Conv2dForward {
-    pub input: Span,
-    pub weight: Span,
-    /// `[out_channels]`
-    pub bias: Option<Span>,
+/// A forward pass: `output = activation(columns · Wᵀ + bias)`, then pooled where that is asked for. `columns` is the
+/// im2col of the input, `[batch·oh·ow, patch_len]`. `B` names a buffer: a [`Span`], or in a plan a value's number.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conv2dForward<B = Span> {
+    pub op: Conv2d,
     pub activation: Activation,
+    /// `[batch][height][width][in_channels]`
+    pub input: B,
+    pub weight: B,
+    /// `[out_channels]`
+    pub bias: Option<B>,
     /// With `pool`, what is in it afterwards is up to the backend.
-    pub output: Span,
+    pub output: B,
     /// Max pooling of the output, where nothing else reads that.
-    pub pool: Option<PoolEpilogue>,
+    pub pool: Option<PoolEpilogue<B>>,
 }
 
-/// Spans of the weight gradient.
-#[derive(Clone, Copy, Debug)]
-pub struct Conv2dBackwardWeight {
-    pub input: Span,
-    pub d_output: Span,
-    pub d_weight: Span,
+/// The weight gradient, `d_weight = d_outputᵀ · columns`: written, not accumulated; summed over the batch in a fixed order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conv2dBackwardWeight<B = Span> {
+    pub op: Conv2d,
+    pub input: B,
+    pub d_output: B,
+    pub d_weight: B,
 }
 
-/// Spans of the input gradient.
-#[derive(Clone, Copy, Debug)]
-pub struct Conv2dBackwardInput {
-    pub d_output: Span,
-    pub weight: Span,
-    pub d_input: Span,
+/// The input gradient, `d_input = col2im(d_output · W)`, then its epilogue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Conv2dBackwardInput<B = Span> {
+    pub op: Conv2d,
+    pub d_output: B,
+    pub weight: B,
+    pub d_input: B,
     /// On `d_input`, `[batch·height·width][in_channels]`.
-    pub epilogue: Option<GradientEpilogue>,
+    pub epilogue: Option<GradientEpilogue<B>>,
 }
 
-/// Convolution, forward and backward. With `columns` the im2col of the input, `[batch·oh·ow, patch_len]`:
-pub trait ConvOps {
-    /// `output = activation(columns · Wᵀ + bias)`, then pooled where that is asked for.
-    fn conv2d_forward(&mut self, op: &Conv2d, batch: usize, spans: Conv2dForward) -> Result<()>;
+operands!(Conv2dForward {
+    values: op, activation; buffers: input, weight, output; optional: bias; parts: pool;
+    reads: input, weight + bias; writes: output +
+});
 
-    /// `d_weight = d_outputᵀ · columns`, written, not accumulated; summed over the batch in a fixed order. It is
-    /// there after the next [`join`](super::Backend::join).
-    fn conv2d_backward_weight(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardWeight) -> Result<()>;
+impl<B: Copy> Operands<B> for Conv2dForward<B> {
+    fn describe(&self) -> String {
+        let text = ended("convolution", self.bias.is_some(), self.activation);
+        if self.pool.is_some() { text + " + max pooling" } else { text }
+    }
 
-    /// `d_input = col2im(d_output · W)`, then its epilogue.
-    fn conv2d_backward_input(&mut self, op: &Conv2d, batch: usize, spans: Conv2dBackwardInput) -> Result<()>;
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        2 * len(self.output) * self.op.patch_len()
+    }
+}
+
+operands!(Conv2dBackwardWeight {
+    values: op; buffers: input, d_output, d_weight; optional: ; parts: ;
+    reads: input, d_output +; writes: d_weight +
+});
+
+impl<B: Copy> Operands<B> for Conv2dBackwardWeight<B> {
+    fn describe(&self) -> String {
+        "weight gradient".into()
+    }
+
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        2 * len(self.d_output) * self.op.patch_len()
+    }
+}
+
+operands!(Conv2dBackwardInput {
+    values: op; buffers: d_output, weight, d_input; optional: ; parts: epilogue;
+    reads: d_output, weight +; writes: d_input +
+});
+
+impl<B: Copy> Operands<B> for Conv2dBackwardInput<B> {
+    fn describe(&self) -> String {
+        GradientEpilogue::describe("input gradient", self.epilogue.as_ref())
+    }
+
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        2 * len(self.d_output) * self.op.patch_len()
+    }
 }

@@ -1,8 +1,9 @@
-//! Dropout (`torch.nn.Dropout`) with a mask that is drawn anew wherever it is needed, and never kept.
+//! Dropout (`torch.nn.Dropout`) with a mask that is drawn again wherever it is needed, and never kept.
 
-use anyhow::Result;
+use std::marker::PhantomData;
 
 use super::Span;
+use super::operands::{Buffers, Forward, Operands, Unary};
 
 /// Dropout of one node of the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,17 +26,54 @@ impl Dropout {
     }
 }
 
-/// Dropout. The random bits of an element follow from the seed, the optimiser step, [`Dropout::index`] and the
-/// element's place in the batch alone, and are the same on every backend: word `element mod 4` of
-/// [`crate::rng::draw`] at position `step · 2³² + element / 4`.
-pub trait DropoutOps {
-    /// The seed, and the optimiser step at hand, from 0.
-    fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()>;
+/// `output = kept · scale · input`: forward, and with gradients backward, as the mask of a step is the same in both. The
+/// random bits of an element follow from the seed, the optimiser step, [`Dropout::index`] and the element's place in the
+/// batch alone, and are the same on every backend: word `element mod 4` of [`crate::rng::draw`] at position
+/// `step · 2³² + element / 4`.
+pub type DropoutPass<B = Span> = Forward<Dropout, B>;
 
-    /// `output = kept · scale · input` over `len` elements: forward, and with gradients backward, as the mask of a step
-    /// is the same in both.
-    fn dropout(&mut self, op: &Dropout, len: usize, input: Span, output: Span) -> Result<()>;
+/// The end of the optimiser step that the masks belong to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NextDropoutStep<B = Span>(PhantomData<B>);
 
-    /// The optimiser step at hand is over.
-    fn next_dropout_step(&mut self) -> Result<()>;
+impl<B> Default for NextDropoutStep<B> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<B> NextDropoutStep<B> {
+    pub fn map<C>(self, _f: &mut impl FnMut(B) -> C) -> NextDropoutStep<C> {
+        NextDropoutStep(PhantomData)
+    }
+}
+
+impl Unary for Dropout {
+    fn describe(&self) -> String {
+        "dropout".into()
+    }
+
+    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
+        outputs
+    }
+}
+
+impl<B: Copy> Buffers<B> for NextDropoutStep<B> {
+    fn reads(&self) -> Vec<B> {
+        Vec::new()
+    }
+
+    fn writes(&self) -> Vec<B> {
+        Vec::new()
+    }
+}
+
+impl<B: Copy> Operands<B> for NextDropoutStep<B> {
+    fn describe(&self) -> String {
+        "next step's masks".into()
+    }
+
+    fn flops(&self, _len: &dyn Fn(B) -> usize) -> usize {
+        0
+    }
 }

@@ -1,12 +1,9 @@
 //! A batch from the resident u8 data set, in the epoch's order, normalised and, in training, changed at random on the way.
 
 use std::ops::Range;
-use std::sync::Arc;
-
-use anyhow::Result;
 
 use super::Span;
-use crate::images::ImageSource;
+use super::operands::{Operands, operands};
 use crate::rng::{self, Purpose};
 use crate::shape::Shape;
 
@@ -112,34 +109,35 @@ impl Drawn {
     }
 }
 
-/// The data set on the device.
-pub trait GatherOps {
-    /// Makes a set resident: `images` is `[count][height][width][channels]`, `labels` `[count]`.
-    fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()>;
+/// Writes the next images of the order, normalised, to `output`, keeps their labels for the loss, and moves the position
+/// on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gather<B = Span> {
+    pub subset: Subset,
+    /// Of one image.
+    pub shape: Shape,
+    /// Random changes to the images.
+    pub augmentation: Option<Augmentation>,
+    /// `[batch][height][width][channels]`
+    pub output: B,
+}
 
-    /// Uses a set that stays where it is: its images are read ahead of use, `max_batch` at a time, and every batch but an
-    /// order's last has as many.
-    fn stream_subset(
-        &mut self,
-        subset: Subset,
-        op: &Normalise,
-        source: Arc<dyn ImageSource>,
-        labels: Vec<u32>,
-        max_batch: usize,
-    ) -> Result<()>;
+operands!(Gather {
+    values: subset, shape, augmentation; buffers: output; optional: ; parts: ;
+    reads: +; writes: output +
+});
 
-    /// Brings the next `batch` images of a set that is streamed to where they are gathered; called before each such batch,
-    /// outside of what is recorded.
-    fn prepare_batch(&mut self, subset: Subset, batch: usize) -> Result<()>;
+impl<B: Copy> Operands<B> for Gather<B> {
+    fn describe(&self) -> String {
+        "batch, normalised, with labels".into()
+    }
 
-    /// Sets the order in which the set is gone through, and the position in it at which the next batch begins. It may
-    /// name an image more than once.
-    fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()>;
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        3 * len(self.output)
+    }
 
-    /// Changes training images from now on as they are drawn for `epoch`.
-    fn set_augmentation(&mut self, op: &Augmentation, seed: u64, epoch: u32) -> Result<()>;
-
-    /// Writes the next `batch` images of the order, normalised, to `output`, keeps their labels for the loss, and
-    /// moves the position on.
-    fn gather_normalise(&mut self, subset: Subset, batch: usize, output: Span) -> Result<()>;
+    /// A byte is read for every value.
+    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
+        len(self.output) + len(self.output) / 4
+    }
 }

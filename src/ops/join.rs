@@ -1,9 +1,10 @@
 //! Where branches meet: addition, concatenation along channels, shortcuts, and the plan's gradient sums.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::Span;
-use crate::shape::Shape;
+use super::operands::{Backward, Forward, Layer, LayerValues, Operands, Unary, operands};
+use crate::shape::{Shape, Window};
 
 /// Copies `channels` values per pixel between buffers of different channel counts: concatenation, and its inverse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,23 +42,106 @@ impl Subsample {
     }
 }
 
-/// Joins and splits.
-pub trait JoinOps {
-    /// `output = a + b` over `len` elements.
-    fn add_forward(&mut self, len: usize, a: Span, b: Span, output: Span) -> Result<()>;
+/// `output = a + b`; the output may be `a`, which the plan's sums of gradients are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Add<B = Span> {
+    pub a: B,
+    pub b: B,
+    pub output: B,
+}
 
-    /// `sum += term` over `len` elements.
-    fn accumulate(&mut self, len: usize, term: Span, sum: Span) -> Result<()>;
+/// A copy of a whole buffer.
+pub type CopyBuffer<B = Span> = Forward<Whole, B>;
 
-    /// `target = source` over `len` elements.
-    fn copy(&mut self, len: usize, source: Span, target: Span) -> Result<()>;
+/// All of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Whole;
 
-    /// Copies a range of channels; the other channels of the target are left alone.
-    fn copy_channels(&mut self, op: &ChannelCopy, batch: usize, source: Span, target: Span) -> Result<()>;
+/// A copy of a range of channels; the other channels of the output are left alone.
+pub type CopyChannels<B = Span> = Forward<ChannelCopy, B>;
 
-    /// Writes all of the output.
-    fn subsample_forward(&mut self, op: &Subsample, batch: usize, input: Span, output: Span) -> Result<()>;
+pub type SubsampleForward<B = Span> = Forward<Subsample, B>;
 
-    /// Writes all of `d_input`, zeros where the input was left out.
-    fn subsample_backward(&mut self, op: &Subsample, batch: usize, d_output: Span, d_input: Span) -> Result<()>;
+/// Writes all of `d_input`, zeros where the input was left out.
+pub type SubsampleBackward<B = Span> = Backward<Subsample, B>;
+
+operands!(Add {
+    values: ; buffers: a, b, output; optional: ; parts: ;
+    reads: a, b +; writes: output +
+});
+
+impl<B: Copy> Operands<B> for Add<B> {
+    fn describe(&self) -> String {
+        "sum".into()
+    }
+
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        len(self.output)
+    }
+}
+
+impl Unary for Whole {
+    fn describe(&self) -> String {
+        "copy".into()
+    }
+
+    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
+        0
+    }
+}
+
+impl Unary for ChannelCopy {
+    fn describe(&self) -> String {
+        "copy of channels".into()
+    }
+
+    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
+        0
+    }
+
+    fn elements(&self, inputs: usize, _outputs: usize) -> usize {
+        2 * inputs / self.source_channels * self.channels
+    }
+}
+
+impl Layer for Subsample {
+    type Forward<B> = SubsampleForward<B>;
+    type Backward<B> = SubsampleBackward<B>;
+
+    fn name(&self) -> &'static str {
+        "shortcut"
+    }
+
+    fn output(&self) -> Result<Shape> {
+        let Self { input, stride, channels } = *self;
+        ensure!(stride > 0, "stride must be at least 1");
+        ensure!(channels >= input.channels, "a shortcut from {} to {channels} channels", input.channels);
+        Ok(Subsample::output(self))
+    }
+
+    fn window(&self) -> Option<Window> {
+        Some(Window { kernel: 1, stride: self.stride, padding: 0 })
+    }
+
+    fn describe_layer(&self) -> String {
+        format!("shortcut stride {}, {}→{}", self.stride, self.input.channels, self.channels)
+    }
+
+    fn forward<B>(self, input: B, output: B) -> SubsampleForward<B> {
+        Forward { op: self, input, output }
+    }
+
+    fn backward<B>(self, values: LayerValues<B>) -> SubsampleBackward<B> {
+        Backward { op: self, d_output: values.d_output, d_input: values.d_input }
+    }
+}
+
+impl Unary for Subsample {
+    fn describe(&self) -> String {
+        "shortcut".into()
+    }
+
+    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
+        0
+    }
 }

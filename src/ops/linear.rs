@@ -1,8 +1,8 @@
 //! The fully connected layer (`torch.nn.Linear`).
 
-use anyhow::Result;
-
-use super::{Activation, GradientEpilogue, Span};
+use super::bias::{GradientEpilogue, ended};
+use super::operands::{Operands, operands};
+use super::{Activation, Span};
 
 /// A linear layer. Weights are `[out_features][in_features]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,56 +16,92 @@ impl Linear {
         self.in_features * self.out_features
     }
 
-    /// Words that the signs of one sample's outputs take: a bit each, in whole groups of 128.
-    pub fn signs_len(&self) -> usize {
+    /// Words that a mask of one sample's outputs takes: a bit each, in whole groups of 128.
+    pub fn relu_mask_len(&self) -> usize {
         self.out_features.next_multiple_of(128) / 32
     }
 }
 
-/// Spans of a forward pass.
-#[derive(Clone, Copy, Debug)]
-pub struct LinearForward {
-    pub input: Span,
-    pub weight: Span,
-    /// `[out_features]`
-    pub bias: Option<Span>,
+/// A forward pass, `output = activation(input · Wᵀ + bias)`: `[batch, in] · [in, out] → [batch, out]`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearForward<B = Span> {
+    pub op: Linear,
     pub activation: Activation,
-    pub output: Span,
+    pub input: B,
+    pub weight: B,
+    /// `[out_features]`
+    pub bias: Option<B>,
+    pub output: B,
     /// Room for what a backend may keep of a ReLU besides the output, for the layer's [`GradientEpilogue`]: which of the
-    /// outputs are positive, `[batch]` times [`Linear::signs_len`] words of [`Region::Indices`](super::Region::Indices).
-    pub signs: Option<Span>,
+    /// outputs are positive, `[batch]` times [`Linear::relu_mask_len`] words of
+    /// [`Region::Indices`](super::Region::Indices).
+    pub relu_mask: Option<B>,
 }
 
-/// Spans of the weight gradient.
-#[derive(Clone, Copy, Debug)]
-pub struct LinearBackwardWeight {
-    pub input: Span,
-    pub d_output: Span,
-    pub d_weight: Span,
-    /// The layer's bias gradient, where the epilogue of an earlier operator is asked for it that may leave it to this one:
+/// The weight gradient, `d_weight = d_outputᵀ · input`: `[out, batch] · [batch, in] → [out, in]`, written, not accumulated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearBackwardWeight<B = Span> {
+    pub op: Linear,
+    pub input: B,
+    pub d_output: B,
+    pub d_weight: B,
+    /// The layer's bias gradient, where the epilogue of an earlier operator that computes it may leave it to this one:
     /// see [`GradientEpilogue`].
-    pub d_bias: Option<Span>,
+    pub d_bias: Option<B>,
 }
 
-/// Spans of the input gradient.
-#[derive(Clone, Copy, Debug)]
-pub struct LinearBackwardInput {
-    pub d_output: Span,
-    pub weight: Span,
-    pub d_input: Span,
+/// The input gradient, `d_input = d_output · W`: `[batch, out] · [out, in] → [batch, in]`, then its epilogue.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinearBackwardInput<B = Span> {
+    pub op: Linear,
+    pub d_output: B,
+    pub weight: B,
+    pub d_input: B,
     /// On `d_input`, `[batch][in]`.
-    pub epilogue: Option<GradientEpilogue>,
+    pub epilogue: Option<GradientEpilogue<B>>,
 }
 
-/// The linear layer, forward and backward.
-pub trait LinearOps {
-    /// `output = activation(input · Wᵀ + bias)`: `[batch, in] · [in, out] → [batch, out]`
-    fn linear_forward(&mut self, op: &Linear, batch: usize, spans: LinearForward) -> Result<()>;
+operands!(LinearForward {
+    values: op, activation; buffers: input, weight, output; optional: bias, relu_mask; parts: ;
+    reads: input, weight + bias; writes: output + relu_mask
+});
 
-    /// `d_weight = d_outputᵀ · input`: `[out, batch] · [batch, in] → [out, in]`, written, not accumulated. It is
-    /// there after the next [`join`](super::Backend::join).
-    fn linear_backward_weight(&mut self, op: &Linear, batch: usize, spans: LinearBackwardWeight) -> Result<()>;
+impl<B: Copy> Operands<B> for LinearForward<B> {
+    fn describe(&self) -> String {
+        ended("product", self.bias.is_some(), self.activation)
+    }
 
-    /// `d_input = d_output · W`: `[batch, out] · [out, in] → [batch, in]`, then its epilogue.
-    fn linear_backward_input(&mut self, op: &Linear, batch: usize, spans: LinearBackwardInput) -> Result<()>;
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        2 * len(self.output) * self.op.in_features
+    }
+}
+
+operands!(LinearBackwardWeight {
+    values: op; buffers: input, d_output, d_weight; optional: d_bias; parts: ;
+    reads: input, d_output +; writes: d_weight + d_bias
+});
+
+impl<B: Copy> Operands<B> for LinearBackwardWeight<B> {
+    fn describe(&self) -> String {
+        "weight gradient".into()
+    }
+
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        2 * len(self.d_output) * self.op.in_features
+    }
+}
+
+operands!(LinearBackwardInput {
+    values: op; buffers: d_output, weight, d_input; optional: ; parts: epilogue;
+    reads: d_output, weight +; writes: d_input +
+});
+
+impl<B: Copy> Operands<B> for LinearBackwardInput<B> {
+    fn describe(&self) -> String {
+        GradientEpilogue::describe("input gradient", self.epilogue.as_ref())
+    }
+
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        2 * len(self.d_output) * self.op.in_features
+    }
 }

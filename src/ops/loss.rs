@@ -1,8 +1,7 @@
 //! Softmax cross-entropy (`torch.nn.CrossEntropyLoss`, mean), its gradient, and the metrics that stay on the device.
 
-use anyhow::Result;
-
 use super::Span;
+use super::operands::{Operands, mapped, operands};
 
 /// Sums over the samples since the last reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -36,63 +35,67 @@ pub struct StepLoss {
     pub accuracy: f32,
 }
 
-/// What training wants of the loss.
-#[derive(Clone, Copy, Debug)]
-pub struct LossGradient {
+/// What training needs of the loss besides its value.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LossGradient<B = Span> {
     /// `[batch][classes]`
-    pub d_logits: Span,
+    pub d_logits: B,
     /// The bias gradient of the layer that made the logits: the column sums of `d_logits`.
-    pub d_bias: Option<Span>,
+    pub d_bias: Option<B>,
     /// What of the label is spread over all classes (`CrossEntropyLoss(label_smoothing=…)`), from 0 to below 1.
     pub smoothing: f32,
     /// The weight of a head that only helps training, after the main head of the same step; none is the main head.
     pub auxiliary: Option<f32>,
 }
 
-impl LossGradient {
+impl<B> LossGradient<B> {
+    /// Of the main head, without smoothing.
+    pub fn new(d_logits: B) -> Self {
+        Self { d_logits, d_bias: None, smoothing: 0.0, auxiliary: None }
+    }
+
     /// The head's part of the total loss.
     pub fn weight(&self) -> f32 {
         self.auxiliary.unwrap_or(1.0)
     }
 }
 
-impl From<Span> for LossGradient {
-    fn from(d_logits: Span) -> Self {
-        Self { d_logits, d_bias: None, smoothing: 0.0, auxiliary: None }
+mapped!(LossGradient { values: smoothing, auxiliary; buffers: d_logits; optional: d_bias; parts: });
+
+impl<B: Copy> LossGradient<B> {
+    fn reads(&self) -> impl Iterator<Item = B> {
+        None.into_iter()
+    }
+
+    fn writes(&self) -> impl Iterator<Item = B> {
+        std::iter::once(self.d_logits).chain(self.d_bias)
     }
 }
 
-/// The loss and its metrics. Labels are those of the last gather.
-pub trait LossOps {
-    /// `loss = mean(logsumexp(logits) − logits[label])`, added to the metrics; with `gradient`, also
-    /// `d_logits = (softmax(logits) − onehot(label)) / batch`. `logits` are `[batch][classes]`.
-    ///
-    /// With smoothing ε the label counts `1 − ε` and every class `ε / classes` more. An auxiliary head's loss and gradient
-    /// are multiplied by its weight; its loss is added to that of the step, and nothing else is counted.
-    fn softmax_cross_entropy(
-        &mut self,
-        classes: usize,
-        batch: usize,
-        logits: Span,
-        gradient: Option<LossGradient>,
-    ) -> Result<()>;
+/// `loss = mean(logsumexp(logits) − logits[label])`, added to the metrics, with the labels of the last gather; with
+/// `gradient`, also `d_logits = (softmax(logits) − onehot(label)) / batch`.
+///
+/// With smoothing ε the label counts `1 − ε` and every class `ε / classes` more. An auxiliary head's loss and gradient
+/// are multiplied by its weight; its loss is added to that of the step, and nothing else is counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SoftmaxCrossEntropy<B = Span> {
+    pub classes: usize,
+    /// `[batch][classes]`
+    pub logits: B,
+    pub gradient: Option<LossGradient<B>>,
+}
 
-    /// Sets the labels of the next loss, where no gather does.
-    fn set_labels(&mut self, labels: &[u32]) -> Result<()>;
+operands!(SoftmaxCrossEntropy {
+    values: classes; buffers: logits; optional: ; parts: gradient;
+    reads: logits +; writes: +
+});
 
-    /// Starts the metrics from `metrics` (zero, or those of an interrupted epoch).
-    fn set_metrics(&mut self, metrics: Metrics) -> Result<()>;
+impl<B: Copy> Operands<B> for SoftmaxCrossEntropy<B> {
+    fn describe(&self) -> String {
+        if self.gradient.is_some() { "softmax, loss, its gradient, metrics" } else { "softmax, loss, metrics" }.into()
+    }
 
-    /// The metrics up to here; waits for the device.
-    fn read_metrics(&mut self) -> Result<Metrics>;
-
-    /// The metrics, or those of a moment ago, where having them costs nothing: `None` where it would hold up the device.
-    fn peek_metrics(&mut self) -> Option<Metrics>;
-
-    /// Keeps the loss of every training step (with a gradient) from now on, for at most `capacity` steps between two calls of
-    /// [`LossOps::take_step_losses`].
-    fn log_steps(&mut self, capacity: usize) -> Result<()>;
-
-    /// The losses of the steps since the last call; waits for the device.
-    fn take_step_losses(&mut self) -> Result<Vec<StepLoss>>;
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        5 * len(self.logits)
+    }
 }

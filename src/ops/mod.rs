@@ -1,36 +1,47 @@
 //! The contract between what a network computes and where it runs: operators as plain structs, backends as traits.
 //!
-//! Every operator has one file here with its parameters, its shape rule, its maths and a small trait; [`Backend`] is
-//! their supertrait. Memory is named, not pointed at: a [`Span`] is a range of one of the backend's flat buffers.
-//! Activations are NHWC; a span may be longer than the batch at hand needs, and operators use its beginning.
+//! Every operator has one file here with its parameters, its shape rule, its maths and its operands, spelled once and
+//! generic over what names a buffer; [`op`] lists them. Memory is named, not pointed at: a [`Span`] is a range of one of
+//! the backend's flat buffers, and holds exactly the batch that an operator is run on. Activations are NHWC.
 
-pub mod activation;
-pub mod backend;
-pub mod bias;
-pub mod conv;
-pub mod dropout;
-pub mod gather;
-pub mod join;
-pub mod linear;
-pub mod loss;
-pub mod lrn;
-pub mod norm;
-pub mod optimizer;
-pub mod pool;
+mod activation;
+mod backend;
+mod bias;
+mod conv;
+mod dropout;
+mod gather;
+mod join;
+mod linear;
+mod loss;
+mod lrn;
+mod norm;
+pub mod op;
+mod operands;
+mod optimizer;
+mod pool;
+mod precision;
+mod span;
 
-pub use activation::{Activation, ActivationOps};
+pub use activation::{Activation, ActivationBackward, ActivationForward};
 pub use backend::{
-    Algorithm, Backend, Branches, Choice, DeviceInfo, GraphSteps, LimitSizes, MemorySizes, Recording, Region, Span,
-    TIMED_RUNS,
+    Algorithm, Backend, Choice, DataSets, DeviceInfo, LimitSizes, MemorySizes, StepSeconds, TIMED_RUNS, TrainingState,
 };
-pub use bias::{BiasOps, GradientEpilogue};
-pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, ConvOps};
-pub use dropout::{Dropout, DropoutOps};
-pub use gather::{Augmentation, Drawn, GatherOps, Normalise, Subset};
-pub use join::{ChannelCopy, JoinOps, Subsample};
-pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, LinearOps};
-pub use loss::{LossGradient, LossOps, Metrics, StepLoss};
-pub use lrn::{Lrn, LrnOps};
-pub use norm::{BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, NormOps};
-pub use optimizer::{LossScale, OptimizerOps, Sgd};
-pub use pool::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d, MaxPool2dBackward, PoolEpilogue, PoolOps};
+pub use bias::{BiasActivationBackward, GradientEpilogue};
+pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
+pub use dropout::{Dropout, DropoutPass, NextDropoutStep};
+pub use gather::{Augmentation, Drawn, Gather, Normalise, Subset};
+pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward, Whole};
+pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
+pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
+pub use lrn::{Lrn, LrnBackward, LrnForward};
+pub use norm::{BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward};
+pub use op::{AnyLayer, Op, RunOn, Step};
+pub use operands::{Backward, Buffers, Forward, Layer, LayerValues, Operands, Unary};
+pub use optimizer::{LossScale, Sgd, SgdUpdate};
+pub use pool::{
+    AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
+    AvgPool2dForward, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue,
+};
+pub(crate) use pool::{describe_pooling, describe_window};
+pub use precision::Precision;
+pub use span::{Region, Span};

@@ -1,6 +1,7 @@
 //! Stochastic gradient descent over the flat buffers (`torch.optim.SGD`).
 
-use anyhow::Result;
+use super::operands::{Buffers, Operands, operands};
+use super::{Region, Span};
 
 /// SGD as PyTorch defines it (dampening 0):
 /// `g = gradient + weight_decay · w`; with momentum `b = momentum · b + g` and `g = b`, or with Nesterov's
@@ -51,27 +52,52 @@ impl Default for LossScale {
     }
 }
 
-/// The optimiser.
-pub trait OptimizerOps {
-    /// The learning rates of the steps that follow, one each; the last holds on.
-    ///
-    /// # Errors
-    /// Where there is none.
-    fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()>;
+/// One update of all parameters from all gradients.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SgdUpdate<B = Span> {
+    pub op: Sgd,
+    /// All of their regions.
+    pub weights: B,
+    pub gradients: B,
+    /// Where there is momentum.
+    pub momentum: Option<B>,
+    /// Where there is an average.
+    pub average: Option<B>,
+}
 
-    /// One update of all parameters from all gradients.
-    fn sgd_step(&mut self, op: &Sgd) -> Result<()>;
+impl SgdUpdate {
+    /// Of the first `count` parameters.
+    pub fn new(op: Sgd, count: usize) -> Self {
+        let all = |region| Span::new(region, 0, count);
+        Self {
+            op,
+            weights: all(Region::Parameters),
+            gradients: all(Region::Gradients),
+            momentum: (op.momentum != 0.0).then(|| all(Region::Momentum)),
+            average: op.average_decay.map(|_| all(Region::Average)),
+        }
+    }
+}
 
-    /// Exchanges the parameters and their average, so that the average is evaluated; another call puts them back.
-    fn swap_average(&mut self) -> Result<()>;
+operands!(SgdUpdate {
+    values: op; buffers: weights, gradients; optional: momentum, average; parts: ;
+    reads: weights, gradients + momentum, average; writes: weights + momentum, average
+});
 
-    /// The loss scale, where the precision needs one; waits for the device.
-    fn loss_scale(&mut self) -> Result<Option<LossScale>> {
-        Ok(None)
+impl<B: Copy> Operands<B> for SgdUpdate<B> {
+    fn describe(&self) -> String {
+        "SGD, rounded weights".into()
     }
 
-    /// Goes on with a loss scale; without effect where the precision needs none.
-    fn set_loss_scale(&mut self, _loss_scale: LossScale) -> Result<()> {
-        Ok(())
+    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+        let average = self.average.map_or(0, |_| 3);
+        let clipping = self.op.clip_norm.map_or(0, |_| 3);
+        (if self.momentum.is_some() { 6 } else { 4 } + average + clipping) * len(self.weights)
+    }
+
+    /// For clipping, the gradients are read once more.
+    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
+        let buffers = self.reads().len() + self.writes().len() + usize::from(self.op.clip_norm.is_some());
+        buffers * len(self.weights)
     }
 }

@@ -1,12 +1,38 @@
 //! The backward half of the schedule: each operator's gradients, in reverse, summed where an activation feeds several
 //! operators.
 
+use super::ValueId;
 use super::schedule::Scheduler;
-use super::{StepKind, ValueId};
 use crate::network::{Node, NodeId, Operator};
-use crate::ops::{Activation, BatchNorm2d, ChannelCopy, GradientEpilogue, Region};
+use crate::ops::{
+    Activation, ActivationBackward, Add, BatchNorm2d, BatchNorm2dBackward, BiasActivationBackward, ChannelCopy,
+    Conv2dBackwardInput, Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass, GradientEpilogue, LayerValues,
+    LinearBackwardInput, LinearBackwardWeight, LossGradient, MaxPool2dBackward, NextDropoutStep, Op, Region, Whole,
+};
 
 impl Scheduler<'_> {
+    /// The logits of a head, and what the loss writes for them, at the clock of the loss.
+    pub(super) fn head(&mut self, id: NodeId, auxiliary: Option<f32>) -> (ValueId, LossGradient<ValueId>) {
+        let (logits, d_logits) = (self.output(id), self.gradient(id));
+        self.touch(logits);
+        self.touch(d_logits);
+        (logits, LossGradient { d_bias: self.logits_bias(id), auxiliary, ..LossGradient::new(d_logits) })
+    }
+
+    /// The bias gradient of the layer that makes the logits, where the loss can sum it: no activation comes between.
+    fn logits_bias(&mut self, logits: NodeId) -> Option<ValueId> {
+        let producer = self.fusion.root[logits];
+        let node = &self.network.nodes[producer];
+        let is_layer = matches!(node.operator, Operator::Conv2d(_) | Operator::Linear(_));
+        let sums = is_layer && node.shape.pixels() == 1 && self.fusion.epilogue[producer] == Activation::Identity;
+        if !sums || self.fusion.pool[producer].is_some() {
+            return None;
+        }
+        let d_bias = self.parameter(node.bias, Region::Gradients);
+        self.fused_backward[producer] |= d_bias.is_some();
+        d_bias
+    }
+
     /// The buffer of a node's gradient, made at its first use.
     pub(super) fn gradient(&mut self, id: NodeId) -> ValueId {
         let root = self.fusion.root[id];
@@ -24,76 +50,32 @@ impl Scheduler<'_> {
             return;
         }
         let (d_output, output) = (self.gradient(id), self.output(id));
+        let source = node.inputs.first().copied().unwrap_or(0);
         match node.operator {
             Operator::Input | Operator::Flatten => {}
             Operator::Conv2d(_) | Operator::Linear(_) => self.product_backward(id, d_output, output),
             Operator::BatchNorm2d(op) => self.batch_norm_backward(id, op, d_output, output),
             Operator::MaxPool2d(op) => {
                 let Some(argmax) = self.argmax[id] else { return };
-                let epilogue = self.gradient_epilogue(node.inputs[0], op.input.channels);
-                let epilogue = epilogue.map(|epilogue| epilogue.map(|_| output));
-                let mut used = vec![d_output, argmax];
-                used.extend(epilogue.into_iter().flat_map(GradientEpilogue::reads));
-                self.contribute(node, node.inputs[0], &used, |d_input| StepKind::MaxPool2dBackward {
-                    op,
-                    d_output,
-                    argmax,
-                    d_input,
-                    epilogue,
+                // A maximum has the sign of the input that it is.
+                let epilogue = self.gradient_epilogue(source, op.input.channels);
+                let epilogue = epilogue.map(|epilogue| GradientEpilogue { output, relu_mask: None, ..epilogue });
+                self.contribute(node, source, |d_input| MaxPool2dBackward { op, d_output, argmax, d_input, epilogue });
+            }
+            Operator::Layer(layer) => {
+                let input = self.output(source);
+                self.contribute(node, source, |d_input| {
+                    layer.backward(LayerValues { input, output, d_output, d_input })
                 });
             }
-            Operator::AvgPool2d(_)
-            | Operator::AdaptiveAvgPool2d(_)
-            | Operator::Lrn(_)
-            | Operator::Dropout(_)
-            | Operator::Subsample(_)
-            | Operator::Activation(_) => self.unary_backward(node, d_output, output),
-            Operator::Add => {
-                for &input in &node.inputs {
-                    self.contribute_copy(node, input, d_output);
-                }
+            Operator::Dropout(op) => {
+                self.contribute(node, source, |output| DropoutPass { op, input: d_output, output });
             }
-            Operator::Concat => self.concat_backward(node, d_output),
-        }
-    }
-
-    /// Of operators with one input and no parameters.
-    fn unary_backward(&mut self, node: &Node, d_output: ValueId, output: ValueId) {
-        let (source, len) = (node.inputs[0], node.shape.len());
-        match node.operator {
-            Operator::AvgPool2d(op) => self
-                .contribute(node, source, &[d_output], |d_input| StepKind::AvgPool2dBackward { op, d_output, d_input }),
-            Operator::AdaptiveAvgPool2d(op) => self.contribute(node, source, &[d_output], |d_input| {
-                StepKind::AdaptiveAvgPool2dBackward { op, d_output, d_input }
-            }),
-            Operator::Lrn(op) => {
-                let (rows, input) = (node.shape.pixels(), self.output(source));
-                self.contribute(node, source, &[input, d_output], |d_input| StepKind::LrnBackward {
-                    op,
-                    rows,
-                    input,
-                    d_output,
-                    d_input,
-                });
-            }
-            Operator::Dropout(op) => self.contribute(node, source, &[d_output], |d_input| StepKind::Dropout {
-                op,
-                len,
-                input: d_output,
-                output: d_input,
-            }),
             Operator::Activation(op) => {
-                self.contribute(node, source, &[output, d_output], |d_input| StepKind::ActivationBackward {
-                    op,
-                    len,
-                    output,
-                    d_output,
-                    d_input,
-                });
+                self.contribute(node, source, |d_input| ActivationBackward { op, output, d_output, d_input });
             }
-            Operator::Subsample(op) => self
-                .contribute(node, source, &[d_output], |d_input| StepKind::SubsampleBackward { op, d_output, d_input }),
-            _ => {}
+            Operator::Add => node.inputs.iter().for_each(|&input| self.contribute_copy(node, input, d_output)),
+            Operator::Concat => self.concat_backward(node, d_output),
         }
     }
 
@@ -103,49 +85,33 @@ impl Scheduler<'_> {
         let activation = self.fusion.epilogue[id];
         let d_bias = self.parameter(node.bias, Region::Gradients);
         if !self.fused_backward[id] && (d_bias.is_some() || activation != Activation::Identity) {
-            let (rows, channels) = (node.shape.pixels(), node.shape.channels);
-            let kind = StepKind::BiasActivationBackward { activation, rows, channels, d_bias, output, d_output };
-            self.emit(node, "backward bias", &[output, d_output], kind);
+            let channels = node.shape.channels;
+            let op = BiasActivationBackward { activation, channels, d_bias, output, d_output };
+            self.emit(node, "backward bias", op);
         }
-        let input = self.output(node.inputs[0]);
+        let source = node.inputs[0];
+        let input = self.output(source);
         let (weight, d_weight) = (self.weight(node, Region::Parameters), self.weight(node, Region::Gradients));
-        let (kind, channels) = match node.operator {
-            Operator::Conv2d(op) => {
-                (StepKind::Conv2dBackwardWeight { op, d_weight, input, d_output }, op.input.channels)
-            }
+        let (op, channels): (Op<ValueId>, usize) = match node.operator {
+            Operator::Conv2d(op) => (Conv2dBackwardWeight { op, input, d_output, d_weight }.into(), op.input.channels),
             Operator::Linear(op) => {
-                let d_bias = self.signs[id].and(d_bias);
-                (StepKind::LinearBackwardWeight { op, d_weight, d_bias, input, d_output }, op.in_features)
+                let d_bias = self.relu_masks[id].and(d_bias);
+                (LinearBackwardWeight { op, input, d_output, d_weight, d_bias }.into(), op.in_features)
             }
             _ => return,
         };
         if !node.weight.is_some_and(|weight| network.is_frozen(weight)) {
-            self.emit(node, "backward weight", &[input, d_output], kind);
+            self.emit(node, "backward weight", op);
         }
-        if !self.needs_gradient[node.inputs[0]] {
+        if !self.needs_gradient[source] {
             return;
         }
-        let epilogue = self.gradient_epilogue(node.inputs[0], channels);
-        let mut used = vec![d_output];
-        used.extend(epilogue.into_iter().flat_map(GradientEpilogue::reads));
-        let to = node.inputs[0];
-        match node.operator {
-            Operator::Conv2d(op) => self.contribute(node, to, &used, |d_input| StepKind::Conv2dBackwardInput {
-                op,
-                weight,
-                d_output,
-                d_input,
-                epilogue,
-            }),
-            Operator::Linear(op) => self.contribute(node, to, &used, |d_input| StepKind::LinearBackwardInput {
-                op,
-                weight,
-                d_output,
-                d_input,
-                epilogue,
-            }),
-            _ => {}
-        }
+        let epilogue = self.gradient_epilogue(source, channels);
+        self.contribute(node, source, |d_input| match node.operator {
+            Operator::Linear(op) => Op::from(LinearBackwardInput { op, weight, d_output, d_input, epilogue }),
+            Operator::Conv2d(op) => Conv2dBackwardInput { op, weight, d_output, d_input, epilogue }.into(),
+            _ => unreachable!("a product is a convolution or a linear layer"),
+        });
     }
 
     /// Where possible in place, so that the gradient of the output becomes that of the residual or of the input.
@@ -163,7 +129,7 @@ impl Scheduler<'_> {
         let [weight, d_weight] = [Region::Parameters, Region::Gradients].map(|region| self.weight(node, region));
         let [bias, d_bias] = [Region::Parameters, Region::Gradients].map(|region| self.bias(node, region));
         let output = residual.map(|_| output);
-        let step = |d_input| StepKind::BatchNorm2dBackward {
+        let step = |d_input| BatchNorm2dBackward {
             op,
             activation,
             weight,
@@ -176,11 +142,10 @@ impl Scheduler<'_> {
             d_output,
             d_input,
         };
-        let used: Vec<ValueId> = [input, d_output].into_iter().chain(output).collect();
         match (in_place, self.needs_gradient[source]) {
-            (true, _) => self.emit(node, "backward", &used, step(Some(d_output))),
-            (false, true) => self.contribute(node, source, &used, |d_input| step(Some(d_input))),
-            (false, false) => self.emit(node, "backward", &used, step(None)),
+            (true, _) => self.emit(node, "backward", step(Some(d_output))),
+            (false, true) => self.contribute(node, source, |d_input| step(Some(d_input))),
+            (false, false) => self.emit(node, "backward", step(None)),
         }
         let Some(residual) = residual.filter(|&residual| self.needs_gradient[residual]) else { return };
         let to = self.fusion.root[residual];
@@ -196,7 +161,7 @@ impl Scheduler<'_> {
         if let Some(node) =
             network.nodes.iter().find(|node| matches!(node.operator, Operator::Dropout(op) if op.probability > 0.0))
         {
-            self.emit(node, "step", &[], StepKind::NextDropoutStep);
+            self.emit(node, "step", NextDropoutStep::default());
         }
     }
 
@@ -212,8 +177,8 @@ impl Scheduler<'_> {
         let (activation, d_bias) = (self.fusion.epilogue[producer], self.parameter(node.bias, Region::Gradients));
         self.fused_backward[producer] = true;
         let needed = d_bias.is_some() || activation != Activation::Identity;
-        let signs = self.signs[producer];
-        needed.then(|| GradientEpilogue { activation, output: self.output(producer), signs, d_bias })
+        let relu_mask = self.relu_masks[producer];
+        needed.then(|| GradientEpilogue { activation, output: self.output(producer), relu_mask, d_bias })
     }
 
     fn concat_backward(&mut self, node: &Node, d_output: ValueId) {
@@ -228,40 +193,35 @@ impl Scheduler<'_> {
                 target_channels: channels,
                 target_offset: 0,
             };
-            self.contribute(node, input, &[d_output], |target| StepKind::CopyChannels { op, source: d_output, target });
+            self.contribute(node, input, |output| CopyChannels { op, input: d_output, output });
             source_offset += channels;
         }
     }
 
     /// Adds a step that writes one operator's share of the gradient of `input`: to the gradient itself where it is
     /// the first, else to a buffer of its own that is then added.
-    fn contribute(&mut self, node: &Node, input: NodeId, uses: &[ValueId], kind: impl Fn(ValueId) -> StepKind) {
+    fn contribute<O: Into<Op<ValueId>>>(&mut self, node: &Node, input: NodeId, op: impl FnOnce(ValueId) -> O) {
         if !self.needs_gradient[input] {
             return;
         }
         let (len, earlier) = (self.network.nodes[input].shape.len(), self.gradients[self.fusion.root[input]]);
-        self.clock += 1;
-        let target = match earlier {
-            None => self.gradient(input),
-            Some(_) => self.value(Region::Arena, len),
-        };
-        self.clock -= 1;
-        let mut used = uses.to_vec();
-        used.push(target);
-        self.emit(node, "backward input", &used, kind(target));
+        let target = self.next_value(Region::Arena, len);
+        if earlier.is_none() {
+            self.gradients[self.fusion.root[input]] = Some(target);
+        }
+        self.emit(node, "backward input", op(target));
         if let Some(sum) = earlier {
-            self.emit(node, "backward sum", &[target, sum], StepKind::Accumulate { len, term: target, sum });
+            self.emit(node, "backward sum", Add { a: sum, b: target, output: sum });
         }
     }
 
     /// As [`Self::contribute`], where the share is `d_output` itself.
     fn contribute_copy(&mut self, node: &Node, input: NodeId, d_output: ValueId) {
-        let len = node.shape.len();
         match self.gradients[self.fusion.root[input]] {
             Some(sum) if self.needs_gradient[input] => {
-                self.emit(node, "backward sum", &[d_output, sum], StepKind::Accumulate { len, term: d_output, sum });
+                self.emit(node, "backward sum", Add { a: sum, b: d_output, output: sum });
             }
-            _ => self.contribute(node, input, &[d_output], |target| StepKind::Copy { len, source: d_output, target }),
+            _ => self.contribute(node, input, |output| CopyBuffer { op: Whole, input: d_output, output }),
         }
     }
 }

@@ -43,22 +43,45 @@ fn assign(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
     (offsets, total.next_multiple_of(ALIGNMENT))
 }
 
-/// Spans of all values, and the lengths of the arena and of the indices, for batches of `max_batch`. Lengths of values are
-/// per sample.
-pub(super) fn place(values: &[(Region, Lifetime)], max_batch: usize) -> (Vec<Span>, usize, usize) {
-    let mut spans = vec![Span::new(Region::Arena, 0, 0); values.len()];
+/// A buffer of a plan before it has its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value {
+    /// Activations, gradients, indices: the plan gives them a place by their lifetime. The length is per sample.
+    Planned(Region, Lifetime),
+    /// Parameters and what belongs to them.
+    Fixed(Span),
+}
+
+/// Where a buffer lies: for the largest batch, where its length depends on that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub span: Span,
+    pub per_sample: bool,
+}
+
+/// Places of all values, and the lengths of the arena and of the indices, for batches of `max_batch`.
+pub(super) fn place(values: &[Value], max_batch: usize) -> (Vec<Place>, usize, usize) {
+    let fixed = |value: &Value| match *value {
+        Value::Fixed(span) => Place { span, per_sample: false },
+        Value::Planned(region, _) => Place { span: Span::new(region, 0, 0), per_sample: true },
+    };
+    let mut places: Vec<Place> = values.iter().map(fixed).collect();
     let mut totals = [0, 0];
-    for (total, region) in totals.iter_mut().zip([Region::Arena, Region::Indices]) {
-        let ids: Vec<ValueId> = (0..values.len()).filter(|&id| values[id].0 == region).collect();
-        let scaled = |&id: &ValueId| Lifetime { len: values[id].1.len * max_batch, ..values[id].1 };
-        let lifetimes: Vec<Lifetime> = ids.iter().map(scaled).collect();
+    for (total, wanted) in totals.iter_mut().zip([Region::Arena, Region::Indices]) {
+        let planned = values.iter().enumerate().filter_map(|(id, value)| match *value {
+            Value::Planned(region, life) if region == wanted => {
+                Some((id, Lifetime { len: life.len * max_batch, ..life }))
+            }
+            _ => None,
+        });
+        let (ids, lifetimes): (Vec<ValueId>, Vec<Lifetime>) = planned.unzip();
         let (offsets, len) = assign(&lifetimes);
         *total = len;
-        for ((&id, offset), lifetime) in ids.iter().zip(offsets).zip(&lifetimes) {
-            spans[id] = Span::new(region, offset, lifetime.len);
+        for ((id, offset), lifetime) in ids.into_iter().zip(offsets).zip(&lifetimes) {
+            places[id].span = Span::new(wanted, offset, lifetime.len);
         }
     }
-    (spans, totals[0], totals[1])
+    (places, totals[0], totals[1])
 }
 
 #[cfg(test)]

@@ -2,26 +2,24 @@
 
 mod backward;
 mod cost;
-mod describe;
-mod execute;
 mod fusion;
-mod heads;
 mod memory;
-mod parts;
+mod profile;
 mod schedule;
-mod step;
+mod sequence;
 
 pub use cost::Cost;
-pub use execute::{evaluate_step, first_train_step, forward, train_step, train_steps, try_out, write_weights};
-pub use parts::{Part, StepTime, each_part, profile_step};
-pub use step::{Step, StepKind};
+pub use profile::{StepTime, profile_step};
+pub use sequence::{Sequence, TrainSettings};
 
 use anyhow::Result;
 
-use crate::network::Network;
-use crate::ops::{LossGradient, MemorySizes, Span};
+use crate::network::{Network, Weights};
+use crate::ops::{Backend, LossGradient, MemorySizes, Region, Span, Step};
+use crate::shape::Shape;
+use memory::Place;
 
-/// Index of a buffer of the plan: an activation, a gradient or an argmax.
+/// Index of a buffer of the plan: an activation, a gradient, an argmax, a parameter.
 pub type ValueId = usize;
 
 /// What a plan is for.
@@ -38,23 +36,24 @@ pub enum Mode {
 pub struct Plan {
     pub mode: Mode,
     pub max_batch: usize,
-    pub forward: Vec<Step>,
+    pub forward: Vec<Step<ValueId>>,
     /// Empty for inference.
-    pub backward: Vec<Step>,
+    pub backward: Vec<Step<ValueId>>,
     /// The network's input, `[max_batch][height][width][channels]`.
-    pub input: Span,
+    pub input: ValueId,
+    pub input_shape: Shape,
     /// `[max_batch][classes]`
-    pub logits: Span,
-    /// Where training begins to go back.
-    pub loss_gradient: Option<LossGradient>,
-    /// Logits of heads that only help training, and where it begins to go back from them.
-    pub auxiliary: Vec<(Span, LossGradient)>,
+    pub logits: ValueId,
     pub classes: usize,
     /// Floats of all parameters.
     pub parameter_count: usize,
+    /// Where training begins to go back: the main head's logits, then those of heads that only help training.
+    heads: Vec<(ValueId, LossGradient<ValueId>)>,
+    /// All parameters, their gradients, momentum and averages.
+    whole_regions: [ValueId; 4],
     /// Floats of all running statistics.
     statistics_len: usize,
-    spans: Vec<Span>,
+    places: Vec<Place>,
     arena_len: usize,
     indices_len: usize,
     sample_columns: usize,
@@ -65,17 +64,6 @@ impl Plan {
     /// Plans `network` for batches of up to `max_batch`.
     pub fn new(network: &Network, mode: Mode, max_batch: usize) -> Result<Self> {
         schedule::schedule(network, mode, max_batch)
-    }
-
-    /// Spreads this much of every label over all classes, in training.
-    pub fn smooth_labels(&mut self, smoothing: f32) {
-        let auxiliary = self.auxiliary.iter_mut().map(|(_, gradient)| gradient);
-        self.loss_gradient.iter_mut().chain(auxiliary).for_each(|gradient| gradient.smoothing = smoothing);
-    }
-
-    /// Where a buffer lies.
-    pub fn span(&self, value: ValueId) -> Span {
-        self.spans[value]
     }
 
     /// What a backend has to allocate for this plan, without an average of the weights; momentum only where it is used.
@@ -99,23 +87,8 @@ impl Plan {
     }
 }
 
-impl MemorySizes {
-    /// Enough for either: two plans that are never run at once share their memory.
-    pub fn union(self, other: Self) -> Self {
-        Self {
-            arena: self.arena.max(other.arena),
-            parameters: self.parameters.max(other.parameters),
-            gradients: self.gradients.max(other.gradients),
-            momentum: self.momentum.max(other.momentum),
-            average: self.average.max(other.average),
-            statistics: self.statistics.max(other.statistics),
-            indices: self.indices.max(other.indices),
-            sample_arena: self.sample_arena.max(other.sample_arena),
-            sample_indices: self.sample_indices.max(other.sample_indices),
-            columns: self.columns.max(other.columns),
-            sample_columns: self.sample_columns.max(other.sample_columns),
-            max_channels: self.max_channels.max(other.max_channels),
-            max_batch: self.max_batch.max(other.max_batch),
-        }
-    }
+/// Puts weights where a plan's steps read them.
+pub fn write_weights<B: Backend>(backend: &mut B, weights: &Weights) -> Result<()> {
+    let regions = [(Region::Parameters, &weights.parameters), (Region::Statistics, &weights.statistics.values)];
+    regions.into_iter().try_for_each(|(region, values)| backend.write(Span::new(region, 0, values.len()), values))
 }

@@ -1,12 +1,17 @@
-//! From the network to steps: forward in the order of the nodes; `backward.rs` has the way back.
+//! From the network to steps: forward in the order of the nodes; `backward.rs` has the backward pass.
+
+use std::collections::HashMap;
 
 use anyhow::{Result, ensure};
 
 use super::fusion::{Fusion, fuse};
-use super::memory::{Lifetime, place};
-use super::{Mode, Plan, Step, StepKind, ValueId};
+use super::memory::{Lifetime, Value, place};
+use super::{Mode, Plan, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
-use crate::ops::{Activation, BatchNorm2d, ChannelCopy, Linear, PoolEpilogue, Region, Span};
+use crate::ops::{
+    Activation, ActivationForward, Add, BatchNorm2d, BatchNorm2dForward, ChannelCopy, Conv2dForward, CopyChannels,
+    DropoutPass, Linear, LinearForward, MaxPool2dForward, Op, PoolEpilogue, Region, Span, Step,
+};
 
 /// Plans `network`; see [`Plan::new`].
 pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
@@ -22,11 +27,8 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
     let mut heads = Vec::new();
     if mode == Mode::Training {
         let main = (network.nodes.len() - 1, None);
-        for (node, auxiliary) in
-            [main].into_iter().chain(network.auxiliary.iter().map(|&(id, weight)| (id, Some(weight))))
-        {
-            heads.push(scheduler.head(node, auxiliary));
-        }
+        let auxiliary = network.auxiliary.iter().map(|&(id, weight)| (id, Some(weight)));
+        heads = [main].into_iter().chain(auxiliary).map(|(id, weight)| scheduler.head(id, weight)).collect();
         for id in (0..network.nodes.len()).rev() {
             scheduler.backward(id);
         }
@@ -34,22 +36,23 @@ pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Resul
         scheduler.touch(logits); // whoever looks at the logits does so after the step
     }
     let input = scheduler.output(0);
-    let (spans, arena_len, indices_len) = place(&scheduler.values, max_batch);
-    let mut heads = heads.into_iter().map(|head| head.placed(&spans));
-    let loss_gradient = heads.next().map(|(_, gradient)| gradient);
+    let whole = [Region::Parameters, Region::Gradients, Region::Momentum, Region::Average];
+    let whole_regions = whole.map(|region| scheduler.fixed(Span::new(region, 0, network.parameter_count())));
+    let (places, arena_len, indices_len) = place(&scheduler.values, max_batch);
     Ok(Plan {
         mode,
         max_batch,
         forward,
         backward: scheduler.steps,
-        input: spans[input],
-        logits: spans[logits],
-        loss_gradient,
-        auxiliary: heads.collect(),
+        input,
+        input_shape: network.input(),
+        logits,
+        heads,
+        whole_regions,
         classes: network.classes(),
         parameter_count: network.parameter_count(),
         statistics_len: network.statistics_len(),
-        spans,
+        places,
         arena_len,
         indices_len,
         sample_columns: network.nodes.iter().map(sample_columns).max().unwrap_or(0),
@@ -73,18 +76,16 @@ pub(super) struct Scheduler<'a> {
     live: Vec<bool>,
     /// Whether a parameter lies at or before a node, so that a gradient has somewhere to go.
     pub(super) needs_gradient: Vec<bool>,
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<Step<ValueId>>,
     pub(super) clock: usize,
-    /// Per value, with the length per sample.
-    pub(super) values: Vec<(Region, Lifetime)>,
+    pub(super) values: Vec<Value>,
+    fixed: HashMap<Span, ValueId>,
     pub(super) outputs: Vec<Option<ValueId>>,
     pub(super) argmax: Vec<Option<ValueId>>,
-    pub(super) signs: Vec<Option<ValueId>>,
+    pub(super) relu_masks: Vec<Option<ValueId>>,
     pub(super) gradients: Vec<Option<ValueId>>,
     /// Layers whose activation and bias are done by what writes the gradient of their output.
     pub(super) fused_backward: Vec<bool>,
-    /// What the latest weight gradient reads: it may run beside the steps that follow, up to the next one.
-    pub(super) read_beside: Vec<ValueId>,
 }
 
 impl<'a> Scheduler<'a> {
@@ -108,36 +109,53 @@ impl<'a> Scheduler<'a> {
             steps: Vec::new(),
             clock: 0,
             values: Vec::new(),
+            fixed: HashMap::new(),
             outputs: vec![None; count],
             argmax: vec![None; count],
-            signs: vec![None; count],
+            relu_masks: vec![None; count],
             gradients: vec![None; count],
             fused_backward: vec![false; count],
-            read_beside: Vec::new(),
         };
         scheduler.outputs[0] = Some(scheduler.value(Region::Arena, network.input().len()));
         scheduler
     }
 
+    /// A buffer that begins now; its length is per sample.
     pub(super) fn value(&mut self, region: Region, len: usize) -> ValueId {
-        self.values.push((region, Lifetime { len, first: self.clock, last: self.clock }));
+        self.values.push(Value::Planned(region, Lifetime { len, first: self.clock, last: self.clock }));
         self.values.len() - 1
+    }
+
+    /// A buffer that begins with the step that comes next.
+    pub(super) fn next_value(&mut self, region: Region, len: usize) -> ValueId {
+        self.clock += 1;
+        let value = self.value(region, len);
+        self.clock -= 1;
+        value
+    }
+
+    /// A buffer with a place of its own.
+    fn fixed(&mut self, span: Span) -> ValueId {
+        *self.fixed.entry(span).or_insert_with(|| {
+            self.values.push(Value::Fixed(span));
+            self.values.len() - 1
+        })
     }
 
     /// Keeps a value alive until now.
     pub(super) fn touch(&mut self, value: ValueId) {
-        self.values[value].1.last = self.clock;
+        if let Value::Planned(_, lifetime) = &mut self.values[value] {
+            lifetime.last = self.clock;
+        }
     }
 
-    /// Adds a step that uses `values`.
-    pub(super) fn emit(&mut self, node: &Node, what: &str, values: &[ValueId], kind: StepKind) {
+    /// Adds a step.
+    pub(super) fn emit(&mut self, node: &Node, what: &str, op: impl Into<Op<ValueId>>) {
+        let op = op.into();
         self.clock += 1;
-        values.iter().for_each(|&value| self.touch(value));
-        if kind.is_weight_gradient() {
-            self.read_beside = values.to_vec();
-        }
-        self.read_beside.clone().into_iter().for_each(|value| self.touch(value));
-        self.steps.push(Step { label: format!("{} {what}", node.name), kind });
+        let operands = op.operands();
+        operands.reads().into_iter().chain(operands.writes()).for_each(|value| self.touch(value));
+        self.steps.push(Step { label: format!("{} {what}", node.name), op });
     }
 
     /// The buffer of a node's output, made at its first use.
@@ -146,27 +164,23 @@ impl<'a> Scheduler<'a> {
         if let Some(value) = self.outputs[root] {
             return value;
         }
-        self.clock += 1; // it begins with the step that writes it
-        let value = self.value(Region::Arena, self.network.nodes[root].shape.len());
-        self.clock -= 1;
+        let value = self.next_value(Region::Arena, self.network.nodes[root].shape.len());
         *self.outputs[root].insert(value)
     }
 
-    pub(super) fn parameter(&self, index: Option<usize>, region: Region) -> Option<Span> {
-        index.map(|index| {
-            let parameter = &self.network.parameters[index];
-            Span::new(region, parameter.offset, parameter.len())
-        })
+    pub(super) fn parameter(&mut self, index: Option<usize>, region: Region) -> Option<ValueId> {
+        let parameter = &self.network.parameters[index?];
+        Some(self.fixed(Span::new(region, parameter.offset, parameter.len())))
     }
 
-    /// The span of a node's weight, which convolutions and linear layers always have.
-    pub(super) fn weight(&self, node: &Node, region: Region) -> Span {
-        self.parameter(node.weight, region).unwrap_or(Span::new(region, 0, 0))
+    /// A node's weight, which convolutions, linear layers and batch normalisations always have.
+    pub(super) fn weight(&mut self, node: &Node, region: Region) -> ValueId {
+        self.parameter(node.weight, region).expect("the builder gives such a node a weight")
     }
 
-    /// The span of a batch normalisation's bias, which it always has.
-    pub(super) fn bias(&self, node: &Node, region: Region) -> Span {
-        self.parameter(node.bias, region).unwrap_or(Span::new(region, 0, 0))
+    /// A batch normalisation's bias, which it always has.
+    pub(super) fn bias(&mut self, node: &Node, region: Region) -> ValueId {
+        self.parameter(node.bias, region).expect("the builder gives a batch normalisation a bias")
     }
 
     /// The running statistics of a batch normalisation.
@@ -176,9 +190,9 @@ impl<'a> Scheduler<'a> {
     }
 
     /// What a batch normalisation keeps of a training step: behind all running statistics, in the same order.
-    pub(super) fn saved(&self, node: &Node) -> Span {
+    pub(super) fn saved(&mut self, node: &Node) -> ValueId {
         let running = self.running(node);
-        Span { offset: self.network.statistics_len() + running.offset, ..running }
+        self.fixed(Span { offset: self.network.statistics_len() + running.offset, ..running })
     }
 
     fn forward(&mut self, id: NodeId) {
@@ -188,39 +202,29 @@ impl<'a> Scheduler<'a> {
             return;
         }
         let inputs: Vec<ValueId> = node.inputs.iter().map(|&input| self.output(input)).collect();
-        let output = self.output(id);
+        let (input, output) = (inputs[0], self.output(id));
         let activation = self.fusion.epilogue[id];
-        let (weight, bias) = (self.weight(node, Region::Parameters), self.parameter(node.bias, Region::Parameters));
-        let (input, len) = (inputs[0], node.shape.len());
-        let kind = match node.operator {
+        let op: Op<ValueId> = match node.operator {
             Operator::Input | Operator::Flatten => return,
             Operator::Conv2d(op) => {
-                let pool = self.pool_epilogue(id);
-                StepKind::Conv2dForward { op, activation, weight, bias, input, output, pool }
+                let weight = self.weight(node, Region::Parameters);
+                let (bias, pool) = (self.parameter(node.bias, Region::Parameters), self.pool_epilogue(id));
+                Conv2dForward { op, activation, weight, bias, input, output, pool }.into()
             }
             Operator::Linear(op) => {
-                let signs = self.signs(id, op);
-                StepKind::LinearForward { op, activation, weight, bias, input, output, signs }
+                let weight = self.weight(node, Region::Parameters);
+                let (bias, relu_mask) = (self.parameter(node.bias, Region::Parameters), self.relu_mask(id, op));
+                LinearForward { op, activation, weight, bias, input, output, relu_mask }.into()
             }
             Operator::BatchNorm2d(op) => return self.batch_norm_forward(id, op, input),
-            Operator::MaxPool2d(op) => StepKind::MaxPool2dForward { op, input, output, argmax: self.argmax(id) },
-            Operator::AvgPool2d(op) => StepKind::AvgPool2dForward { op, input, output },
-            Operator::AdaptiveAvgPool2d(op) => StepKind::AdaptiveAvgPool2dForward { op, input, output },
-            Operator::Lrn(op) => StepKind::LrnForward { op, rows: node.shape.pixels(), input, output },
-            Operator::Dropout(op) => StepKind::Dropout { op, len, input, output },
-            Operator::Activation(op) => StepKind::ActivationForward { op, len, input, output },
-            Operator::Add => StepKind::AddForward { len, a: input, b: inputs[1], output },
-            Operator::Subsample(op) => StepKind::SubsampleForward { op, input, output },
+            Operator::MaxPool2d(op) => MaxPool2dForward { op, input, output, argmax: self.argmax(id) }.into(),
+            Operator::Layer(layer) => layer.forward(input, output),
+            Operator::Dropout(op) => DropoutPass { op, input, output }.into(),
+            Operator::Activation(op) => ActivationForward { op, input, output }.into(),
+            Operator::Add => Add { a: input, b: inputs[1], output }.into(),
             Operator::Concat => return self.concat_forward(node, &inputs, output),
         };
-        let mut used = inputs;
-        used.push(output);
-        used.extend(self.argmax[id].into_iter().chain(self.signs[id]));
-        if let StepKind::Conv2dForward { pool: Some(pool), .. } = kind {
-            used.push(pool.output);
-            used.extend(pool.argmax);
-        }
-        self.emit(node, "forward", &used, kind);
+        self.emit(node, "forward", op);
     }
 
     /// In evaluation it takes the place of its input, where nothing else reads that.
@@ -234,33 +238,31 @@ impl<'a> Scheduler<'a> {
         }
         let output = self.output(id);
         let residual = self.fusion.residual[id].map(|residual| self.output(residual));
-        let kind = StepKind::BatchNorm2dForward {
+        let running = self.running(node);
+        let op = BatchNorm2dForward {
             op,
             activation: self.fusion.epilogue[id],
             weight: self.weight(node, Region::Parameters),
             bias: self.bias(node, Region::Parameters),
-            running: self.running(node),
+            running: self.fixed(running),
             saved: (self.mode == Mode::Training).then(|| self.saved(node)),
             input,
             residual,
             output,
         };
-        let used: Vec<ValueId> = [input, output].into_iter().chain(residual).collect();
-        self.emit(node, "forward", &used, kind);
+        self.emit(node, "forward", op);
     }
 
     /// The buffer of a pooling's argmax, where a backward pass follows.
     fn argmax(&mut self, id: NodeId) -> Option<ValueId> {
         if self.mode == Mode::Training && self.needs_gradient[id] {
-            self.clock += 1; // it begins with the step that writes it
-            self.argmax[id] = Some(self.value(Region::Indices, self.network.nodes[id].shape.len()));
-            self.clock -= 1;
+            self.argmax[id] = Some(self.next_value(Region::Indices, self.network.nodes[id].shape.len()));
         }
         self.argmax[id]
     }
 
     /// Room for what a backend may keep of a linear layer's ReLU, where a linear layer's input gradient goes back through it.
-    fn signs(&mut self, id: NodeId, op: Linear) -> Option<ValueId> {
+    fn relu_mask(&mut self, id: NodeId, op: Linear) -> Option<ValueId> {
         let is_reader = |(reader, node): (NodeId, &Node)| {
             matches!(node.operator, Operator::Linear(_)) && self.live[reader] && self.fusion.root[node.inputs[0]] == id
         };
@@ -268,11 +270,9 @@ impl<'a> Scheduler<'a> {
         let frozen = self.network.nodes[id].weight.is_some_and(|weight| self.network.is_frozen(weight));
         let trained = self.mode == Mode::Training && self.needs_gradient[id] && !frozen;
         if relu && trained && self.network.nodes.iter().enumerate().any(is_reader) {
-            self.clock += 1; // it begins with the step that writes it
-            self.signs[id] = Some(self.value(Region::Indices, op.signs_len()));
-            self.clock -= 1;
+            self.relu_masks[id] = Some(self.next_value(Region::Indices, op.relu_mask_len()));
         }
-        self.signs[id]
+        self.relu_masks[id]
     }
 
     /// The pooling that ends a convolution.
@@ -293,7 +293,7 @@ impl<'a> Scheduler<'a> {
                 target_channels: node.shape.channels,
                 target_offset,
             };
-            self.emit(node, "forward", &[source, target], StepKind::CopyChannels { op, source, target });
+            self.emit(node, "forward", CopyChannels { op, input: source, output: target });
             target_offset += channels;
         }
     }

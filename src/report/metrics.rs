@@ -10,7 +10,7 @@ use super::records::{EpochRecord, Record};
 use crate::files;
 
 /// The records of a run and the file that receives them.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct MetricsLog {
     path: PathBuf,
     records: Vec<Record>,

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Trainer;
 use crate::ops::{Backend, Metrics, Subset};
-use crate::plan;
+use crate::plan::Sequence;
 
 impl<B: Backend> Trainer<B> {
     /// Loss and accuracy over the whole test set, of the averaged weights where there are such. The metrics of the epoch at
@@ -19,7 +19,8 @@ impl<B: Backend> Trainer<B> {
         }
         for begin in (0..self.test_count).step_by(self.eval_plan.max_batch) {
             let batch = self.eval_plan.max_batch.min(self.test_count - begin);
-            plan::evaluate_step(&mut self.backend, &self.eval_plan, batch)?;
+            let program = self.programs.get(&mut self.backend, &self.eval_plan, Sequence::EvaluateStep, batch)?;
+            self.backend.run(program)?;
         }
         let metrics = self.backend.read_metrics()?;
         if self.has_average() {

@@ -1,6 +1,7 @@
 //! Training: the trainer, its position and state, and the epoch loop.
 
 mod evaluate;
+mod programs;
 mod run;
 mod schedule;
 mod state;
@@ -14,7 +15,8 @@ use anyhow::{Context, Result, ensure};
 use crate::data::{Dataset, sampler};
 use crate::network::{Network, Operator, Statistics, Weights};
 use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
-use crate::plan::{self, Mode, Plan};
+use crate::plan::{Mode, Plan, Sequence, TrainSettings};
+use programs::Programs;
 
 /// All that decides a run's numbers besides network and data.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,6 +49,7 @@ pub struct Trainer<B: Backend> {
     pub hyper: Hyperparameters,
     plan: Plan,
     eval_plan: Plan,
+    programs: Programs<B>,
     train_count: usize,
     test_count: usize,
     position: Position,
@@ -74,8 +77,7 @@ impl<B: Backend> Trainer<B> {
             dataset.classes.len()
         );
         let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
-        let mut plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
-        plan.smooth_labels(hyper.label_smoothing);
+        let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
         let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
         check_last_batch(&network, train_count % plan.max_batch)?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
@@ -97,6 +99,7 @@ impl<B: Backend> Trainer<B> {
             hyper,
             plan,
             eval_plan,
+            programs: Programs::default(),
             train_count,
             test_count,
             position: Position::default(),
@@ -104,24 +107,22 @@ impl<B: Backend> Trainer<B> {
             tracked_before: Vec::new(),
             earlier_seconds: 0.0,
         };
+        trainer.compile()?;
         trainer.set_weights(&initial)?;
-        trainer.compare_algorithms()?;
-        // Which ran training steps on whatever was in memory.
-        trainer.set_statistics(&initial.statistics)?;
         Ok(trainer)
     }
 
-    /// Has the backend choose its algorithms for every batch there will be, whole ones and the last of an epoch.
-    fn compare_algorithms(&mut self) -> Result<()> {
-        if !self.backend.compares_algorithms() {
-            return Ok(());
+    /// Makes the programs of every batch there will be, whole ones and the last of an epoch.
+    fn compile(&mut self) -> Result<()> {
+        let (plan, programs, backend) = (&self.plan, &mut self.programs, &mut self.backend);
+        let train = Sequence::TrainStep(settings(&self.hyper, 1));
+        for batch in [plan.max_batch, self.train_count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
+            programs.get(backend, plan, train, batch)?;
         }
-        for (plan, count) in [(&self.plan, self.train_count), (&self.eval_plan, self.test_count)] {
-            for batch in [plan.max_batch, count % plan.max_batch] {
-                if batch > 0 {
-                    plan::try_out(&mut self.backend, plan, batch)?;
-                }
-            }
+        programs.get(backend, plan, Sequence::TrainStep(settings(&self.hyper, 0)), plan.max_batch)?;
+        let plan = &self.eval_plan;
+        for batch in [plan.max_batch, self.test_count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
+            programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
         }
         Ok(())
     }
@@ -234,7 +235,7 @@ impl<B: Backend> Trainer<B> {
         let begin = usize::try_from(step_in_epoch).context("position")? * self.plan.max_batch;
         self.backend.set_order(Subset::Train, &order, begin)?;
         if self.hyper.augmentation != Augmentation::default() {
-            self.backend.set_augmentation(&self.hyper.augmentation, self.hyper.seed, epoch)?;
+            self.backend.set_augmentation_epoch(self.hyper.seed, epoch)?;
         }
         let (steps, done) = (self.steps_per_epoch(), self.position.total_steps);
         let left = done..done + steps - step_in_epoch;
@@ -248,22 +249,15 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// One optimiser step on the next batch of the epoch, or as many as the backend does best at once.
+    /// One optimiser step on the next batch of the epoch.
     fn step(&mut self) -> Result<()> {
         let left = self.train_count - self.position.step_in_epoch as usize * self.plan.max_batch;
         let batch = self.plan.max_batch.min(left);
-        let steps = if self.has_average() && self.position.total_steps == 0 {
-            plan::first_train_step(&mut self.backend, &self.plan, &self.hyper.sgd, batch)?;
-            1
-        } else {
-            let whole = (left / self.plan.max_batch) as u64;
-            let allowed = self.hyper.max_steps.map_or(whole, |max| whole.min(max - self.position.total_steps));
-            let steps = self.backend.steps_at_once(batch, allowed)?;
-            plan::train_steps(&mut self.backend, &self.plan, &self.hyper.sgd, batch, steps)?;
-            steps as u64
-        };
-        self.position.step_in_epoch += steps;
-        self.position.total_steps += steps;
+        let sequence = Sequence::TrainStep(settings(&self.hyper, self.position.total_steps));
+        let program = self.programs.get(&mut self.backend, &self.plan, sequence, batch)?;
+        self.backend.run(program)?;
+        self.position.step_in_epoch += 1;
+        self.position.total_steps += 1;
         Ok(())
     }
 
@@ -274,6 +268,17 @@ impl<B: Backend> Trainer<B> {
     /// Whether the weights are averaged.
     fn has_average(&self) -> bool {
         self.hyper.sgd.average_decay.is_some()
+    }
+}
+
+/// What of the hyperparameters an optimiser step is made for. With the first step of a run the average becomes the weights
+/// themselves, as in PyTorch's `AveragedModel`.
+fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
+    let average_decay = hyper.sgd.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
+    TrainSettings {
+        sgd: Sgd { average_decay, ..hyper.sgd },
+        label_smoothing: hyper.label_smoothing,
+        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
     }
 }
 

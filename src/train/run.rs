@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::{Best, Hyperparameters, Trainer};
 use crate::ops::{Backend, Metrics, StepLoss};
 
-/// What is told after a step, or after a few that were done at once.
+/// What is reported after a step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
     /// From 0.
@@ -54,7 +54,7 @@ pub enum Ending {
 
 /// Who listens to a run: console, files, signals.
 pub trait Observer<B: Backend> {
-    /// Asked after every step, or after a few that were done at once; `true` ends the run there.
+    /// Asked after every step; `true` ends the run there.
     fn wants_to_stop(&self) -> bool;
 
     fn on_step(&mut self, report: &StepReport);

@@ -30,29 +30,11 @@ fn cublas_is_started_by_its_first_product() {
     let Some(libraries) = emulator() else { return };
     let args = ["bench", "--model", "lenet5", "--steps", "2", "--device", "0", "--batch-size", "2"];
     let none = [("CUDA_EMULATOR_CUBLAS_CREATE", "1"), ("CUDA_EMULATOR_CUBLASLT_CREATE", "1")];
-    let quick = ["--branches", "off", "--graph-steps", "1"];
-    let ran = |algorithm| run_with(libraries, &none, &[&args[..], &quick, &["--conv-algo", algorithm]].concat());
+    let ran = |algorithm| run_with(libraries, &none, &[&args[..], &["--conv-algo", algorithm]].concat());
     succeed(ran("implicit"));
     let auto = succeed(ran("auto"));
     assert!(auto.stderr.contains("fails by im2col and is computed otherwise"), "{}", auto.stderr);
     assert_eq!(ran("im2col").code, Some(1));
-}
-
-/// Branches want a second cuBLAS; only where they are asked for is it an error that there is none.
-#[test]
-fn without_a_second_cublas_there_are_no_branches() {
-    let Some(libraries) = emulator() else { return };
-    let args =
-        ["bench", "--model", "lenet5", "--steps", "2", "--device", "0", "--batch-size", "2", "--graph-steps", "1"];
-    let ran = |branches| {
-        let args = [&args[..], &["--conv-algo", "im2col", "--json", "--branches", branches]].concat();
-        run_with(libraries, &[("CUDA_EMULATOR_CUBLAS_HANDLES", "1")], &args)
-    };
-    let auto = succeed(ran("auto"));
-    assert!(auto.stdout.contains("\"branches\":false"), "{}", auto.stdout);
-    let on = ran("on");
-    assert_eq!(on.code, Some(1), "{}", on.stderr);
-    assert!(on.stderr.contains("ALLOC_FAILED") && on.stderr.contains("--branches off"), "{}", on.stderr);
 }
 
 /// Libraries may propose what they then refuse: a trial leaves it out.
@@ -61,7 +43,6 @@ fn an_algorithm_that_fails_in_its_trial_is_left_out() {
     let Some(libraries) = emulator() else { return };
     let args =
         ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "2", "--algorithms", "--json"];
-    let args = [&args[..], &["--branches", "off", "--graph-steps", "1"]].concat();
     let ran = succeed(run_with(libraries, &[("CUDA_EMULATOR_CUBLASLT_PRODUCT", "15")], &args));
     assert!(ran.stderr.contains("fails by cublaslt and is computed otherwise"), "{}", ran.stderr);
     assert!(ran.stdout.contains("linear_forward") && !ran.stdout.contains("cublaslt"), "{}", ran.stdout);

@@ -26,7 +26,7 @@ pub fn step_losses(folder: &Path) -> Vec<f64> {
 }
 
 /// What is quick on the emulator; a test that is about other ways says so.
-const QUICK: [&str; 4] = ["--conv-algo", "direct", "--branches", "off"];
+const QUICK: [&str; 2] = ["--conv-algo", "direct"];
 
 /// Arguments of a short run; `more` first names the data set.
 pub fn train<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
@@ -122,8 +122,7 @@ fn the_batch_that_is_said_to_fit_fits() {
     let memory = [("CUDA_EMULATOR_MEMORY_MB", "72")];
     let bench = |batch: &str| {
         let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", batch];
-        let plain = ["--workspace-mb", "1", "--graph-steps", "1"];
-        run_with(libraries, &memory, &[&args[..], &plain, &QUICK].concat())
+        run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"], &QUICK].concat())
     };
     let stderr = bench("20000").stderr;
     let rest = stderr.split("a batch of up to ").nth(1).unwrap_or_else(|| panic!("{stderr}"));
@@ -142,7 +141,7 @@ fn missing_libraries_are_told() {
         folder
     };
     let nothing = only(&[]);
-    let no_toolkit = [("CUDA_PATH", "/none"), ("CUDA_HOME", "/none"), ("PATH", "/usr/bin:/bin"), ("HOME", "/none")];
+    let no_toolkit = [("CUDA_PATH", "/none"), ("CUDA_HOME", "/none"), ("PATH", "/usr/bin:/bin"), ("HOME", "/dev/null")];
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
     if !crate::support::cuda::has_gpu() {
         let ran = run_with(nothing.path(), &no_toolkit, &device);
@@ -177,7 +176,7 @@ fn a_driver_older_than_the_embedded_kernels_gets_them_compiled_here() {
     let ran = succeed(run_with(libraries, &fitting, &device));
     let embedded = !cnn_cuda::cuda::embedded_kernels().is_empty();
     assert_eq!(ran.stderr.contains("too old for the embedded kernels"), embedded, "{}", ran.stderr);
-    let newer = run_with(libraries, &[driver, ("PATH", "/none"), ("HOME", "/none")], &device);
+    let newer = run_with(libraries, &[driver, ("PATH", "/none"), ("HOME", "/dev/null")], &device);
     assert_eq!(newer.code, Some(1), "{}", newer.stderr);
     assert!(newer.stderr.contains("not newer than the driver"), "{}", newer.stderr);
     assert_eq!(newer.stderr.contains("update it"), embedded, "{}", newer.stderr);
@@ -249,8 +248,7 @@ fn summary_shows_what_a_device_chooses() {
     };
     let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     let summary = json(&run(&["summary", "--plan", "--json"]));
-    let plain = ["--branches", "off", "--graph-steps", "1"];
-    let bench = json(&run(&[&["bench", "--steps", "2", "--algorithms", "--json"][..], &plain].concat()));
+    let bench = json(&run(&["bench", "--steps", "2", "--algorithms", "--json"]));
     assert_eq!(summary["algorithms"], bench["algorithms"]);
     assert_eq!(summary["graph_nodes"], bench["graph_nodes"]);
     let algorithms = summary["algorithms"].as_array().expect("choices");

@@ -3,8 +3,8 @@
 use std::fs;
 use std::process::Command;
 
-use super::{short_run, train};
-use crate::support::program::{binary, fail};
+use super::{numbers, short_run, train, weights};
+use crate::support::program::{binary, fail, succeed};
 
 #[test]
 fn values_out_of_range_are_usage_errors() {
@@ -211,14 +211,37 @@ fn a_disk_that_fills_up_loses_nothing() {
     let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
     let left = fs::read_dir(&out).expect("list").filter_map(Result::ok).filter(hidden).count();
     assert_eq!(left, 0, "temporary files are left behind");
-    crate::support::program::succeed([
-        "train",
-        "--resume",
-        out.to_str().expect("plain"),
-        "--max-steps",
-        "5",
-        "--quiet",
-    ]);
+    succeed(["train", "--resume", out.to_str().expect("plain"), "--max-steps", "5", "--quiet"]);
+}
+
+/// The write fails while the next epoch runs: the run ends there, and says why.
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_between_epochs_ends_the_run() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (out, whole) = (folder.path().join("run"), folder.path().join("whole"));
+    let name = out.to_str().expect("plain");
+    train(&out, &["--max-steps", "3", "--log-steps", "--quiet"]);
+    let before = fs::read(out.join("checkpoint.safetensors")).expect("read");
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 128; exec '{}' train --resume '{name}' --epochs 50 --log-steps",
+        binary().display()
+    );
+    let output = Command::new("bash").args(["-c", &script]).output().expect("bash");
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    for words in ["cannot write", "model.safetensors", "last good checkpoint"] {
+        assert!(stderr.contains(words), "{words:?} is missing from: {stderr}");
+    }
+    assert_eq!(stdout.lines().count(), 2, "the heading and the epoch that could not be saved: {stdout}");
+    assert_eq!(fs::read(out.join("checkpoint.safetensors")).expect("read"), before);
+    // An epoch has 313 steps; the failure is noticed well before the second one's end.
+    let steps = numbers(&out).iter().filter(|record| record["kind"] == "step").count();
+    assert!((313..626).contains(&steps), "the run ended after {steps} steps");
+    succeed(["train", "--resume", name, "--max-steps", "20", "--quiet", "--log-steps"]);
+    train(&whole, &["--max-steps", "20", "--log-steps", "--quiet"]);
+    assert!(weights(&out) == weights(&whole), "the weights differ");
+    assert_eq!(numbers(&out), numbers(&whole));
 }
 
 #[test]
@@ -230,7 +253,7 @@ fn divergence_stops_the_run_and_keeps_the_last_good_checkpoint() {
     // That of the very beginning, whose weights are fine.
     let weights = out.join("model.safetensors");
     let args = ["eval", "--model", "lenet5", "--dataset", "digits", "--weights", weights.to_str().expect("plain")];
-    crate::support::program::succeed(args);
+    succeed(args);
     // A good checkpoint is there, then the run diverges: edit the rate as no flag would.
     let out = folder.path().join("later");
     train(&out, &["--max-steps", "4", "--quiet"]);

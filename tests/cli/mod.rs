@@ -5,7 +5,6 @@ mod cuda;
 mod cuda_mnist;
 mod datasets;
 mod errors;
-mod graph_steps;
 mod recipes;
 mod runs;
 mod signals;
@@ -13,6 +12,8 @@ mod tools;
 mod variations;
 
 use std::path::Path;
+
+use serde_json::Value;
 
 use crate::support::program::{Ran, succeed};
 
@@ -27,4 +28,21 @@ pub fn short_run<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
 /// Trains a few steps and returns what the program said.
 pub fn train(out: &Path, more: &[&str]) -> Ran {
     succeed(short_run(out, more))
+}
+
+/// What a run's metrics.jsonl says of numbers: every record without the times.
+pub fn numbers(run: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("read");
+    let mut records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    for record in &mut records {
+        for timing in ["seconds", "images_per_second"] {
+            record.as_object_mut().expect("an object").remove(timing);
+        }
+    }
+    records
+}
+
+/// The bytes of a run's weights.
+pub fn weights(run: &Path) -> Vec<u8> {
+    std::fs::read(run.join("model.safetensors")).expect("read")
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::{short_run, train};
+use super::{numbers, short_run, train, weights};
 use crate::support::program::{fail, succeed};
 
 #[test]
@@ -62,20 +62,41 @@ fn a_resumed_run_ends_with_the_same_files() {
         let _ = fs::remove_dir_all(&cut);
         train(&cut, &[&settings[..], &["--max-steps", stop]].concat());
         succeed(["train", "--resume", cut.to_str().expect("plain"), "--quiet", "--threads", "1"]);
-        let weights = |run: &std::path::Path| fs::read(run.join("model.safetensors")).expect("read");
         assert!(weights(&whole) == weights(&cut), "stopped after {stop}, the weights differ");
-        let numbers = |path: &std::path::Path| -> Vec<Value> {
-            let text = fs::read_to_string(path.join("metrics.jsonl")).expect("read");
-            let mut records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-            for record in &mut records {
-                for timing in ["seconds", "images_per_second"] {
-                    record.as_object_mut().expect("an object").remove(timing);
-                }
-            }
-            records
-        };
         assert_eq!(numbers(&whole), numbers(&cut), "stopped after {stop}");
     }
+}
+
+/// Earlier versions had two more ways to run a step, which changed no number.
+#[test]
+fn a_run_of_an_earlier_version_goes_on_and_its_flags_are_taken() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [plain, earlier] = ["plain", "earlier"].map(|name| folder.path().join(name));
+    let flags = ["--branches", "on", "--graph-steps", "4"];
+    let warns = |stderr: &str, flag: &str| stderr.contains(&format!("{flag} has no effect any more"));
+    for (out, more) in [(&plain, &[][..]), (&earlier, &flags)] {
+        let ran = train(out, &[&["--max-steps", "2", "--quiet"][..], more].concat());
+        for flag in ["--branches", "--graph-steps"] {
+            assert_eq!(warns(&ran.stderr, flag), !more.is_empty(), "{}", ran.stderr);
+        }
+    }
+    let path = earlier.join("config.toml");
+    let text = fs::read_to_string(&path).expect("read");
+    assert!(!text.contains("branches") && !text.contains("graph-steps"), "{text}");
+    fs::write(&path, format!("branches = \"auto\"\ngraph-steps = 4\n{text}")).expect("write");
+    for out in [&plain, &earlier] {
+        let ran = succeed(["train", "--resume", out.to_str().expect("plain"), "--max-steps", "5", "--quiet"]);
+        assert!(!warns(&ran.stderr, "--branches") && !warns(&ran.stderr, "--graph-steps"), "{}", ran.stderr);
+    }
+    let weights = [&plain, &earlier].map(|out| fs::read(out.join("model.safetensors")).expect("read"));
+    assert!(weights[0] == weights[1]);
+    // It may be a recipe, as any run's.
+    let (recipe, again) = (folder.path().join("recipe.toml"), folder.path().join("again"));
+    fs::write(&recipe, format!("branches = \"auto\"\ngraph-steps = 4\n{text}")).expect("write");
+    let args = ["train", "--config", recipe.to_str().expect("plain"), "--out", again.to_str().expect("plain")];
+    succeed([&args[..], &["--quiet"]].concat());
+    let ran = succeed([&["bench", "--model", "lenet5", "--device", "cpu", "--steps", "1"][..], &flags].concat());
+    assert!(warns(&ran.stderr, "--branches") && warns(&ran.stderr, "--graph-steps"), "{}", ran.stderr);
 }
 
 #[test]

@@ -3,16 +3,16 @@
 use std::fs;
 #[cfg(unix)]
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{short_run, train};
+use super::{numbers, short_run, train, weights};
 use crate::support::program::{binary, succeed};
 
-/// Starts a long run, waits until `ready`, sends it a signal, and returns its exit code and stderr.
+/// Starts a run of many epochs.
 #[cfg(unix)]
-fn interrupt(out: &std::path::Path, signal: &str, ready: impl Fn() -> bool) -> (Option<i32>, String) {
-    let args = short_run(out, &["--epochs", "200", "--log-steps"]);
+fn start(out: &std::path::Path, more: &[&str]) -> Child {
+    let args = short_run(out, &[&["--epochs", "200", "--log-steps"], more].concat());
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // Tests that a script runs in the background inherit an ignored SIGINT, which the program would keep.
@@ -23,17 +23,43 @@ fn interrupt(out: &std::path::Path, signal: &str, ready: impl Fn() -> bool) -> (
             _ => Ok(()),
         });
     }
-    let child = command.spawn().expect("it starts");
+    command.spawn().expect("it starts")
+}
+
+/// Asks every so often until `ready`.
+#[cfg(unix)]
+fn wait_until(pause: Duration, ready: impl Fn() -> bool) {
     let start = Instant::now();
     while !ready() {
         assert!(start.elapsed() < Duration::from_secs(60), "the run never got there");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
     }
+}
+
+/// Starts a long run, waits until `ready`, sends it a signal, and returns its exit code and stderr.
+#[cfg(unix)]
+fn interrupt(out: &std::path::Path, signal: &str, ready: impl Fn() -> bool) -> (Option<i32>, String) {
+    let child = start(out, &[]);
+    wait_until(Duration::from_millis(20), ready);
     std::thread::sleep(Duration::from_millis(100));
     let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill");
     assert!(sent.success());
     let output = child.wait_with_output().expect("it ends");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+/// The names in a folder.
+fn names(folder: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The steps that a checkpoint says are done.
+fn steps_done(run: &std::path::Path) -> usize {
+    let bytes = fs::read(run.join("checkpoint.safetensors")).expect("read");
+    let text = String::from_utf8_lossy(&bytes);
+    let (_, after) = text.split_once("total_steps\\\":").expect("a checkpoint has its position");
+    after.split(',').next().and_then(|number| number.parse().ok()).expect("a number")
 }
 
 #[cfg(unix)]
@@ -52,7 +78,6 @@ fn an_interrupted_run_saves_and_ends_bit_identical_when_resumed() {
         succeed(["train", "--resume", &folder_name, "--max-steps", &stop, "--quiet"]);
         let whole = folder.path().join(format!("whole{signal}"));
         train(&whole, &["--max-steps", &stop, "--quiet"]);
-        let weights = |run: &std::path::Path| fs::read(run.join("model.safetensors")).expect("read");
         assert!(weights(&out) == weights(&whole), "resumed after {done} steps, the weights differ");
     }
 }
@@ -68,10 +93,38 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
     succeed([&["train", "--resume", name][..], &stop].concat());
     let whole = folder.path().join("whole");
     train(&whole, &stop);
-    let weights = |run: &std::path::Path| fs::read(run.join("model.safetensors")).expect("read");
     assert!(weights(&out) == weights(&whole), "the weights differ");
-    let hidden = fs::read_dir(&out).expect("list").filter_map(Result::ok);
-    assert_eq!(hidden.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).count(), 0);
+    assert!(!names(&out).iter().any(|name| name.starts_with('.')), "{:?}", names(&out));
+}
+
+/// While one epoch runs, the files of the one before are written.
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_killed_while_it_writes_ends_bit_identical_when_resumed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let settings = ["--batch-size", "1000", "--momentum", "0.9"];
+    for file in ["metrics.jsonl", "model.safetensors", "checkpoint.safetensors"] {
+        let out = folder.path().join(file);
+        let mut child = start(&out, &settings);
+        let temporary = |name: &String| name.starts_with(&format!(".{file}.")) && name.ends_with(".tmp");
+        // The first write is that of the beginning; metrics.jsonl is written before and after it.
+        wait_until(Duration::from_micros(100), || out.join("checkpoint.safetensors").exists());
+        wait_until(Duration::from_micros(100), || names(&out).iter().any(temporary));
+        child.kill().expect("a signal");
+        child.wait().expect("it ends");
+        // What the checkpoint says is done is in the other files.
+        let done = steps_done(&out);
+        let recorded = numbers(&out).iter().filter(|record| record["kind"] == "step").count();
+        assert!(recorded >= done, "{file}: {recorded} steps are recorded, {done} are done");
+        let stop = (done + 5).to_string();
+        let name = out.to_str().expect("plain");
+        succeed(["train", "--resume", name, "--max-steps", &stop, "--quiet"]);
+        let whole = folder.path().join("whole");
+        let _ = fs::remove_dir_all(&whole);
+        train(&whole, &[&settings[..], &["--log-steps", "--max-steps", &stop, "--quiet"]].concat());
+        assert!(weights(&out) == weights(&whole), "killed while it wrote {file}, resumed after {done}: weights differ");
+        assert_eq!(numbers(&out), numbers(&whole), "killed while it wrote {file}, resumed after {done}");
+    }
 }
 
 #[cfg(unix)]

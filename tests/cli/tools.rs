@@ -159,8 +159,6 @@ fn summary_shows_the_plan_without_a_device() {
         parts.map(|part| part["launches"].as_array().expect("launches").len()).sum()
     };
     assert_eq!(summary["graph_nodes"], launches(&summary));
-    // Six of the seven weight gradients run beside something; the first layer has no input gradient.
-    assert_eq!(summary["longest_path"], launches(&summary) - 6);
     // The check for an overflow is one more.
     assert_eq!(plan("fp16")["graph_nodes"], launches(&summary) + 1);
 }

@@ -18,6 +18,8 @@ extern "C" CUresult cuda_emulator_enqueue(CUstream, const char*, const std::func
                                           const Addresses*);
 extern "C" bool cuda_emulator_range(const void*, size_t);
 extern "C" CUresult cuda_emulator_refuse_during_capture();
+extern "C" CUresult cuda_emulator_synchronize(CUcontext);
+extern "C" CUresult cuCtxGetCurrent(CUcontext*);
 
 enum Status : unsigned {
     SUCCESS = 0,
@@ -45,15 +47,21 @@ inline bool type_of(int cuda_type, Type* type) {
 
 inline size_t size_of(Type type) { return type == Type::f32 ? 4 : 2; }
 
-inline bool rounding_of(int compute, int math_mode, Type type, Rounding* rounding) {
-    *rounding = Rounding::none;
-    const bool f32 = type == Type::f32;
+// How the product's operands are rounded; false where a library does not offer it. Where tensor cores are allowed, a library
+// may do without them: here it does for small products.
+inline bool choose_rounding(int compute, int math_mode, Gemm* g) {
+    const bool f32 = g->ab_type == Type::f32, small = g->m < 16 || g->n < 16 || g->k < 16;
+    const auto fast = [&](Rounding rounding) {
+        g->rounding = small ? Rounding::none : rounding;
+        return f32;
+    };
+    g->rounding = Rounding::none;
     switch (compute) {
-        case COMPUTE_32F: if (f32 && math_mode == TF32_MATH) *rounding = Rounding::tf32; return true;
+        case COMPUTE_32F: return f32 && math_mode == TF32_MATH ? fast(Rounding::tf32) : true;
         case COMPUTE_32F_PEDANTIC: return true;
-        case COMPUTE_FAST_TF32: *rounding = Rounding::tf32; return f32;
-        case COMPUTE_FAST_16F: *rounding = Rounding::f16; return f32;
-        case COMPUTE_FAST_16BF: *rounding = Rounding::bf16; return f32;
+        case COMPUTE_FAST_TF32: return fast(Rounding::tf32);
+        case COMPUTE_FAST_16F: return fast(Rounding::f16);
+        case COMPUTE_FAST_16BF: return fast(Rounding::bf16);
         default: return false;
     }
 }

@@ -99,18 +99,42 @@ fn multiplies_halves_and_tf32() {
         assert_eq!(device.download(&narrow), halves(&[3.0, 4.0]));
         assert_eq!(device.download(&wide), [3.0, 4.0]);
 
-        // 1 + 2⁻¹² needs more than TF32's ten bits; plain fp32 keeps it.
+        // A small product may be fp32 where TF32 is allowed.
         let fine = device.upload(&[1.0 + 2f32.powi(-12), 1.0, 0.0, 0.0]);
         let one = device.upload(&[1.0f32, 0.0]);
         let (fine, one) = (fine.device_ptr(&device.stream).0, one.device_ptr(&device.stream).0);
         let out = wide.device_ptr(&device.stream).0;
         gemm(fine, one, out, float, float, Compute::CUBLAS_COMPUTE_32F_FAST_TF32).unwrap();
-        assert_eq!(device.download(&wide), [1.0, 1.0]);
-        gemm(fine, one, out, float, float, Compute::CUBLAS_COMPUTE_32F).unwrap();
         assert_eq!(device.download(&wide), [1.0 + 2f32.powi(-12), 1.0]);
         // Two different input types, or half arithmetic, are not offered.
         assert!(gemm(fine, one, out, float, half, Compute::CUBLAS_COMPUTE_32F).is_err());
         assert!(gemm(fine, one, out, half, half, Compute::CUBLAS_COMPUTE_16F).is_err());
+    });
+}
+
+/// 1 + 2⁻¹² needs more than TF32's ten bits; plain fp32 keeps it.
+#[test]
+fn rounds_to_tf32_where_that_is_allowed_and_worth_it() {
+    on_emulator(&[], || {
+        use cudarc::cublas::sys::{cublasMath_t as Math, cublasSetMathMode};
+        let device = Device::new();
+        let blas = CudaBlas::new(device.stream.clone()).unwrap();
+        let (fine, op) = (1.0 + 2f32.powi(-12), cublasOperation_t::CUBLAS_OP_N);
+        for (mode, side, expected) in [
+            (Math::CUBLAS_TF32_TENSOR_OP_MATH, 16, 1.0),
+            (Math::CUBLAS_TF32_TENSOR_OP_MATH, 15, fine),
+            (Math::CUBLAS_DEFAULT_MATH, 16, fine),
+        ] {
+            // SAFETY: the handle is alive.
+            unsafe { cublasSetMathMode(*blas.handle(), mode) }.result().unwrap();
+            let identity = (0..side * side).map(|at| if at % (side + 1) == 0 { 1.0 } else { 0.0 });
+            let (a, b) = (device.upload(&vec![fine; side * side]), device.upload(&identity.collect::<Vec<f32>>()));
+            let (mut c, n) = (device.poisoned::<f32>(side * side), side as i32);
+            let (m, k, lda, ldb, ldc) = (n, n, n, n, n);
+            let config = GemmConfig { transa: op, transb: op, m, n, k, alpha: 1.0, lda, ldb, beta: 0.0, ldc };
+            unsafe { blas.gemm(config, &a, &b, &mut c) }.unwrap();
+            assert_eq!(device.download(&c), vec![expected; side * side]);
+        }
     });
 }
 

@@ -20,8 +20,13 @@ bool is_host(const void* pointer) {
     return pointer && !find_allocation(reinterpret_cast<uintptr_t>(pointer));
 }
 
+// Page-locked memory must still be there when the copy runs: freeing it waits for nothing.
 Operation copy_operation(const char* what, void* to, const void* from, size_t bytes) {
+    const bool pinned_to = is_pinned(to, bytes), pinned_from = is_pinned(from, bytes);
     return {what, [=] {
+                if ((pinned_to && !is_pinned(to, bytes)) || (pinned_from && !is_pinned(from, bytes))) {
+                    fail_running(CUDA_ERROR_ILLEGAL_ADDRESS, "its page-locked memory was freed before it ran");
+                }
                 memmove(to, from, bytes);
                 return CUDA_SUCCESS;
             }};
@@ -40,7 +45,7 @@ Operation fill_operation(CUdeviceptr to, unsigned value, size_t width, size_t co
 CUresult now(Operation operation) {
     if (CUresult refused = refuse_during_capture()) return refused;
     if (CUresult failed = submit(nullptr, std::move(operation))) return failed;
-    return flush();
+    return finish(static_cast<CUstream>(nullptr));
 }
 
 CUresult host_to_device(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
@@ -81,11 +86,13 @@ CUDA_API cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) {
     return now(copy_operation("cuMemcpyDtoH", to, at(from), bytes));
 }
 
+// The host does not wait for a copy within the device.
 CUDA_API cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes) {
     EMULATOR_ENTER();
     if (bytes == 0) return CUDA_SUCCESS;
     if (!is_device(from, bytes) || !is_device(to, bytes)) return CUDA_ERROR_INVALID_VALUE;
-    return now(copy_operation("cuMemcpyDtoD", at(to), at(from), bytes));
+    if (CUresult refused = refuse_during_capture()) return refused;
+    return submit(nullptr, copy_operation("cuMemcpyDtoD", at(to), at(from), bytes));
 }
 
 CUDA_API cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
@@ -102,7 +109,7 @@ CUDA_API cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream
     if (bytes == 0) return CUDA_SUCCESS;
     if (!is_device(from, bytes) || !is_host(to)) return CUDA_ERROR_INVALID_VALUE;
     if (CUresult failed = submit(stream, copy_operation("cuMemcpyDtoH", to, at(from), bytes))) return failed;
-    return is_capturing(stream) || is_pinned(to, bytes) ? CUDA_SUCCESS : flush();
+    return is_capturing(stream) || is_pinned(to, bytes) ? CUDA_SUCCESS : finish(stream);
 }
 
 CUDA_API cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream) {

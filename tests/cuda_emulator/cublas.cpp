@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 struct Handle {
+    CUcontext context = nullptr;
     CUstream stream = nullptr;
     void* workspace = nullptr;
     int math_mode = 0, pointer_mode = 0, atomics_mode = 0;
@@ -78,7 +79,7 @@ Status product(Handle* handle, int transa, int transb, int m, int n, int k, cons
     Gemm g{m, n, k, transa != 0, transb != 0, a, b, c, lda, ldb, ldc, Type::f32, Type::f32, Rounding::none, 0, 0};
     if (a_type != b_type || !type_of(a_type, &g.ab_type) || !type_of(c_type, &g.c_type)) return NOT_SUPPORTED;
     if (g.c_type != g.ab_type && g.c_type != Type::f32) return NOT_SUPPORTED;
-    if (!rounding_of(compute, handle->math_mode, g.ab_type, &g.rounding)) return NOT_SUPPORTED;
+    if (!choose_rounding(compute, handle->math_mode, &g)) return NOT_SUPPORTED;
     if (m == 0 || n == 0 || batch.count == 0) return SUCCESS;
     if (const Status status = planted("CUDA_EMULATOR_CUBLAS_PRODUCT")) return status;
     if (handle->pointer_mode == 1) {
@@ -100,12 +101,16 @@ BLAS_API cublasCreate_v2(Handle** handle) {
     const char* most = getenv("CUDA_EMULATOR_CUBLAS_HANDLES");  // Where a test wants fewer than there are asked for.
     if (most && handles.size() >= strtoul(most, nullptr, 10)) return ALLOC_FAILED;
     handles.insert(*handle = new Handle);
+    cuCtxGetCurrent(&(*handle)->context);
     return SUCCESS;
 }
 
+// By its documentation it synchronises the device, which ends any capture there.
 BLAS_API cublasDestroy_v2(Handle* handle) {
+    if (!known(handle)) return NOT_INITIALIZED;
+    cuda_emulator_synchronize(handle->context);
     std::lock_guard<std::mutex> guard(handles_lock);
-    if (handles.erase(handle) == 0) return NOT_INITIALIZED;
+    handles.erase(handle);
     delete handle;
     return SUCCESS;
 }

@@ -96,7 +96,7 @@ Status product_of(const Desc& desc, const Layout& a, const Layout& b, const Layo
     // Products of halves may be fp32.
     if (desc.scale_type != 0 || a.type != b.type || (d.type != 0 && a.type != d.type)) return NOT_SUPPORTED;
     if (!type_of(a.type, &g->ab_type) || !type_of(d.type, &g->c_type)) return NOT_SUPPORTED;
-    return rounding_of(desc.compute, 0, g->ab_type, &g->rounding) ? SUCCESS : NOT_SUPPORTED;
+    return choose_rounding(desc.compute, 0, g) ? SUCCESS : NOT_SUPPORTED;
 }
 
 bool reads_bias(const Desc& desc) { return desc.epilogue & BIAS; }

@@ -14,6 +14,7 @@
 #define __host__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(bytes) alignas(bytes)
 #define EMULATOR_TEXT(name) EMULATOR_TEXT_OF(name)
 #define EMULATOR_TEXT_OF(name) #name

@@ -47,6 +47,7 @@ enum CUresult : unsigned {
 namespace emulator {
 struct Context;
 struct Stream;
+struct Queue;
 struct Event;
 struct Graph;
 struct GraphExec;

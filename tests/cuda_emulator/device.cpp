@@ -131,8 +131,9 @@ CUDA_API cuDevicePrimaryCtxRelease_v2(CUdevice device) {
     std::lock_guard<std::recursive_mutex> guard(lock());
     auto found = primaries.find(device);
     if (found == primaries.end() || found->second->references == 0) return CUDA_ERROR_INVALID_CONTEXT;
-    flush();
-    if (--found->second->references == 0) found->second->failure = CUDA_SUCCESS;
+    if (--found->second->references > 0) return CUDA_SUCCESS;
+    finish(found->second);
+    found->second->failure = CUDA_SUCCESS;
     return CUDA_SUCCESS;
 }
 
@@ -147,7 +148,7 @@ CUDA_API cuCtxCreate_v4(CUcontext* context, void*, unsigned, CUdevice device) {
 CUDA_API cuCtxDestroy_v2(CUcontext context) {
     std::lock_guard<std::recursive_mutex> guard(lock());
     if (!contexts.has(context) || context->primary) return CUDA_ERROR_INVALID_CONTEXT;
-    flush();
+    finish(context);
     contexts.remove(context);
     return CUDA_SUCCESS;
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DeviceRepr, DriverError, LaunchConfig, ValidAsZeroBits,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig, ValidAsZeroBits,
 };
 
 pub struct Device {
@@ -56,8 +56,70 @@ impl Device {
     }
 }
 
-/// Launches `name` on the device over `config` with the arguments, and waits for it.
+/// A part of the struct that a kernel takes.
+pub trait Field {
+    fn bytes(&self) -> Vec<u8>;
+}
+
+impl<T> Field for CudaSlice<T> {
+    fn bytes(&self) -> Vec<u8> {
+        self.device_ptr(self.stream()).0.to_le_bytes().to_vec()
+    }
+}
+
+macro_rules! number_fields {
+    ($($number:ty),+) => {
+        $(impl Field for $number {
+            fn bytes(&self) -> Vec<u8> {
+                self.to_le_bytes().to_vec()
+            }
+        })+
+    };
+}
+number_fields!(u32, u64, f32);
+
+impl<const N: usize> Field for [u32; N] {
+    fn bytes(&self) -> Vec<u8> {
+        self.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+}
+
+impl Device {
+    /// Launches `function` on `stream` over `config` with the struct of these fields.
+    pub fn queue(
+        &self,
+        stream: &CudaStream,
+        function: &CudaFunction,
+        config: LaunchConfig,
+        fields: &[&dyn Field],
+    ) -> Result<(), DriverError> {
+        let bytes: Vec<u8> = fields.iter().flat_map(|field| field.bytes()).collect();
+        let words =
+            bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0_u64, |word, &byte| word << 8 | u64::from(byte)));
+        // Behind a struct that is too short there is no device pointer.
+        let mut words: Vec<u64> = words.chain([1; 16]).collect();
+        let (grid, block, shared) = (config.grid_dim, config.block_dim, config.shared_mem_bytes);
+        let mut parameters = [words.as_mut_ptr().cast()];
+        // SAFETY: the fields are those of the kernel's struct, which is what the tests are about.
+        unsafe {
+            let (function, stream) = (function.cu_function(), stream.cu_stream());
+            cudarc::driver::result::launch_kernel(function, grid, block, shared, stream, &mut parameters)
+        }
+    }
+}
+
+/// Launches `name` on the device over `config` with the struct of these fields, and waits for it.
 macro_rules! launch {
+    ($device:expr, $name:expr, $config:expr, $($field:expr),+ $(,)?) => {{
+        let (function, fields) =
+            ($device.kernel($name), [$($field as &dyn $crate::cuda_emulator::device::Field),+]);
+        $device.queue(&$device.stream, &function, $config, &fields).and_then(|()| $device.wait())
+    }};
+}
+pub(crate) use launch;
+
+/// The same for a kernel whose parameters are not a struct: the emulator's own.
+macro_rules! launch_planted {
     ($device:expr, $name:expr, $config:expr, $($argument:expr),+ $(,)?) => {{
         let function = $device.kernel($name);
         let mut builder = $device.stream.launch_builder(&function);
@@ -66,4 +128,4 @@ macro_rules! launch {
         unsafe { builder.launch($config) }.and_then(|_| $device.wait())
     }};
 }
-pub(crate) use launch;
+pub(crate) use launch_planted;

@@ -1,9 +1,9 @@
 //! cudarc, unmodified, on the emulated driver: launches, copies, events, capture and replay.
 
+use cudarc::driver::CudaContext;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
-use cudarc::driver::{CudaContext, PushKernelArg};
 
-use super::device::{Device, blocks, launch};
+use super::device::{Device, blocks, launch, launch_planted};
 use crate::support::emulator::on_emulator;
 
 #[test]
@@ -42,7 +42,7 @@ fn runs_warp_operations() {
     on_emulator(&[], || {
         let device = Device::new();
         let values = device.poisoned::<u32>(256);
-        launch!(device, "planted_warp_f32", blocks(1), &values).unwrap();
+        launch_planted!(device, "planted_warp_f32", blocks(1), &values).unwrap();
         for (thread, value) in device.download(&values).into_iter().enumerate() {
             let lane = thread % 32;
             let (down, from) = (if lane + 3 < 32 { lane + 3 } else { lane }, thread - lane + 5);
@@ -57,16 +57,14 @@ fn captures_and_replays() {
         let device = Device::new();
         let mut pinned = unsafe { device.context.alloc_pinned::<f32>(4) }.unwrap();
         pinned.as_mut_slice().unwrap().copy_from_slice(&[1.0, 2.0, 3.0, 4.0]);
-        let mut total = device.stream.alloc_zeros::<f32>(4).unwrap();
+        let total = device.stream.alloc_zeros::<f32>(4).unwrap();
         let mut step = device.stream.alloc_zeros::<f32>(4).unwrap();
-        let accumulate = device.kernel("accumulate_f32");
+        let add = device.kernel("add_forward_f32");
         device.wait().unwrap();
 
         device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         device.stream.memcpy_htod(&pinned, &mut step).unwrap();
-        let count = 4u64;
-        unsafe { device.stream.launch_builder(&accumulate).arg(&mut total).arg(&step).arg(&count).launch(blocks(1)) }
-            .unwrap();
+        device.queue(&device.stream, &add, blocks(1), &[&total, &step, &total, &4u64]).unwrap();
         let graph = device.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().expect("work was recorded");
 
         assert_eq!(device.download(&total), [0.0; 4], "capturing runs nothing");
@@ -171,14 +169,12 @@ fn refuses_branches_that_share_what_they_write() {
     let said = on_emulator(&[], || {
         let device = Device::new();
         let other = device.context.new_stream().unwrap();
-        let (mut sum, term) = (device.upload(&[0.0f32; 4]), device.upload(&[1.0f32; 4]));
-        let (accumulate, count) = (device.kernel("accumulate_f32"), 4u64);
+        let (sum, term) = (device.upload(&[0.0f32; 4]), device.upload(&[1.0f32; 4]));
+        let add = device.kernel("add_forward_f32");
         device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         other.wait(&device.stream.record_event(None).unwrap()).unwrap();
         for stream in [&other, &device.stream] {
-            // SAFETY: the arguments are those of the kernel.
-            unsafe { stream.launch_builder(&accumulate).arg(&mut sum).arg(&term).arg(&count).launch(blocks(1)) }
-                .unwrap();
+            device.queue(stream, &add, blocks(1), &[&sum, &term, &sum, &4u64]).unwrap();
         }
         device.stream.wait(&other.record_event(None).unwrap()).unwrap();
         let ended = device.stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());

@@ -1,6 +1,7 @@
 // The emulated device's state and the interfaces between the parts of libcuda's stand-in.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -37,6 +38,7 @@ struct Context {
     int references = 0;
     bool primary = true;
     CUresult failure = CUDA_SUCCESS;  // Sticky, as on a GPU.
+    std::shared_ptr<Queue> legacy = nullptr;  // Of the default stream.
 };
 Context* current_context();
 
@@ -83,13 +85,47 @@ std::string running_thread();  // "block (0, 0, 0), thread (1, 0, 0)", while a k
 // ---- Tensor cores (mma.cpp): the products that the 32 lanes of a warp ask for; false where they disagree on the shape.
 bool multiply_in_warp(const MmaCall* const* lanes);
 
-// ---- Work in stream order (stream.cpp).
+// ---- Work in stream order (queue.cpp).
 struct Operation {
     std::string what;
     std::function<CUresult()> run;
     // Device addresses that it is given to write to, or only to read from, where that is known.
     std::vector<uintptr_t> writes = {}, reads = {};
 };
+// A place in a stream's queue: an operation, an event's mark, or a wait for work of other streams.
+struct Work {
+    Queue* queue = nullptr;  // While it is not done.
+    uint64_t number = 0;     // Its place there, counted from the first work ever.
+    std::shared_ptr<Operation> operation = nullptr;
+    std::vector<std::shared_ptr<Work>> after = {};
+    size_t staged = 0;
+    // On the clock of its stream: what it takes besides what it counts itself, and when it was done.
+    uint64_t cost = 0, nanoseconds = 0;
+    bool done = false;
+};
+struct Queue {
+    Context* context;
+    bool blocking = false, closed = false, asked = false;
+    std::deque<std::shared_ptr<Work>> work = {};
+    uint64_t first = 0, wanted = 0;  // Numbers of the front, and of the first work that nobody waits for.
+    uint64_t nanoseconds = 0;
+};
+std::shared_ptr<Queue> open_queue(Context* context, bool blocking);
+void close_queue(Queue& queue);
+std::shared_ptr<Work> enqueue(Stream* stream, std::shared_ptr<Operation> operation, size_t staged_bytes = 0);
+void enqueue_wait(Stream* stream, const std::shared_ptr<Work>& earlier);
+CUresult keep_limits(Stream* stream);  // After work was queued: too much of it runs.
+// Each runs what must have run for it, and nothing else.
+CUresult finish(const std::shared_ptr<Work>& work);
+CUresult finish(Stream* stream);
+CUresult finish(Context* context);
+bool is_idle(Stream* stream);
+bool is_asked_again(Stream* stream);  // True for every second query.
+// The clock of the running operation's stream. It counts work, not time, so that what is chosen by events is the same every
+// time: a microsecond for every operation, a nanosecond for every thread.
+uint64_t& device_nanoseconds();
+
+// ---- Streams, captures, events and graphs (stream.cpp, capture.cpp, event.cpp, graph.cpp).
 // A captured operation, and the earlier ones that it waits for.
 struct Node {
     std::shared_ptr<Operation> operation;
@@ -115,27 +151,26 @@ struct Capture {
     std::map<Stream*, std::set<size_t>> last;
 };
 struct Stream {
-    Context* context;
-    bool blocking = false;
+    std::shared_ptr<Queue> queue;
     std::shared_ptr<Capture> capture;
 };
-// The device's clock counts work, not time, so that what is chosen by events is the same every time: a microsecond for
-// every operation, a nanosecond for every thread.
-uint64_t& device_nanoseconds();
 struct Event {
     unsigned flags;
-    bool recorded = false, complete = false;
-    std::shared_ptr<Capture> capture;
-    std::set<size_t> last;  // The nodes that whoever waits for it waits for.
-    uint64_t nanoseconds = 0;
+    std::shared_ptr<Work> mark = nullptr;  // Null where it was never recorded.
+    bool asked = false;
+    std::shared_ptr<Capture> capture = nullptr;
+    std::set<size_t> last = {};  // The nodes that whoever waits for it waits for.
 };
 bool is_stream(Stream* stream);
-// Queues the operation, or records it where the stream is capturing. The queue runs when the program waits.
+// Queues the operation, or records it where the stream is capturing.
+CUresult submit(Stream* stream, std::shared_ptr<Operation> operation, size_t staged_bytes = 0);
 CUresult submit(Stream* stream, Operation operation, size_t staged_bytes = 0);
-CUresult flush();
-// For calls that may not be made while a capture is under way: invalidates it and says so.
+// Waits for all of a context, which breaks the captures in it.
+CUresult synchronize(Context* context);
+// For calls that may not be made while a capture is under way: each invalidates it and says so.
 CUresult refuse_during_capture();
 CUresult refuse_waiting_on(Stream* stream);
+CUresult refuse_implicit(Stream* stream);  // The legacy stream waits for blocking streams, so for one that is capturing.
 bool is_capturing(Stream* stream);
 std::vector<std::shared_ptr<Capture>>& captures();
 

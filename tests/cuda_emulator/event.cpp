@@ -36,19 +36,14 @@ using namespace emulator;
 
 CUDA_API cuEventCreate(CUevent* event, unsigned flags) {
     EMULATOR_ENTER();
-    Event* made = new Event;
-    made->flags = flags;
-    *event = events.add(made);
+    *event = events.add(new Event{flags});
     return CUDA_SUCCESS;
 }
 
+// Waits for nothing: who waits for its mark keeps that.
 CUDA_API cuEventDestroy_v2(CUevent event) {
     EMULATOR_ENTER();
-    if (!events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
-    // A mark still in the queue refers to the event.
-    const CUresult result = flush();
-    events.remove(event);
-    return result;
+    return events.remove(event) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
 CUDA_API cuEventRecord(CUevent event, CUstream stream) {
@@ -59,33 +54,43 @@ CUDA_API cuEventRecord(CUevent event, CUstream stream) {
         event->last = stream->capture->last[stream];
         return stream->capture->invalid ? CUDA_ERROR_STREAM_CAPTURE_INVALIDATED : CUDA_SUCCESS;
     }
+    if (CUresult refused = refuse_implicit(stream)) return refused;
     event->capture = nullptr;
-    event->recorded = true;
-    event->complete = false;
-    return submit(stream, {"cuEventRecord", [event] {
-                               event->nanoseconds = device_nanoseconds();
-                               event->complete = true;
-                               return CUDA_SUCCESS;
-                           }});
+    event->asked = false;
+    event->mark = enqueue(stream, nullptr);
+    return keep_limits(stream);
 }
 
+// The first question is answered with "not ready", and the next by having the work done, so that a program which keeps
+// asking gets on.
 CUDA_API cuEventQuery(CUevent event) {
     EMULATOR_ENTER();
     if (!events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
     if (CUresult refused = refuse_captured(event)) return refused;
     if (CUresult refused = refuse_during_capture()) return refused;
-    return flush();
+    if (!event->mark || event->mark->done) return CUDA_SUCCESS;
+    if (event->asked) return finish(event->mark);
+    event->asked = true;
+    return CUDA_ERROR_NOT_READY;
 }
 
-CUDA_API cuEventSynchronize(CUevent event) { return cuEventQuery(event); }
+CUDA_API cuEventSynchronize(CUevent event) {
+    EMULATOR_ENTER();
+    if (!events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
+    if (CUresult refused = refuse_captured(event)) return refused;
+    if (CUresult refused = refuse_during_capture()) return refused;
+    return event->mark ? finish(event->mark) : CUDA_SUCCESS;
+}
 
+// Each stream has its own clock, moved on by the events that it waits for.
 CUDA_API cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to) {
     EMULATOR_ENTER();
     for (CUevent event : {from, to}) {
-        if (!events.has(event) || !event->recorded || event->flags & DISABLE_TIMING) return CUDA_ERROR_INVALID_HANDLE;
-        if (!event->complete) return CUDA_ERROR_NOT_READY;
+        if (!events.has(event) || !event->mark || event->flags & DISABLE_TIMING) return CUDA_ERROR_INVALID_HANDLE;
+        if (!event->mark->done) return CUDA_ERROR_NOT_READY;
     }
-    *milliseconds = static_cast<float>(to->nanoseconds - from->nanoseconds) / 1e6f;
+    const auto nanoseconds = static_cast<int64_t>(to->mark->nanoseconds - from->mark->nanoseconds);
+    *milliseconds = static_cast<float>(nanoseconds) / 1e6f;
     return CUDA_SUCCESS;
 }
 
@@ -99,6 +104,9 @@ CUDA_API cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
     EMULATOR_ENTER();
     if (!events.has(event) || !is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
     const bool named = reinterpret_cast<uintptr_t>(stream) > 2;
-    if (named && (event->capture || (stream->capture && event->recorded))) return wait_in_capture(stream, event);
-    return CUDA_SUCCESS;  // The one queue already keeps the order.
+    if (named && (event->capture || (stream->capture && event->mark))) return wait_in_capture(stream, event);
+    if (!event->mark || is_capturing(stream)) return CUDA_SUCCESS;
+    if (CUresult refused = refuse_implicit(stream)) return refused;
+    enqueue_wait(stream, event->mark);
+    return CUDA_SUCCESS;
 }

@@ -3,7 +3,7 @@
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaSlice, DriverError, LaunchConfig};
 
-use super::device::{Device, blocks, launch};
+use super::device::{Device, blocks, launch_planted};
 use crate::support::emulator::on_emulator;
 
 const ONE_BLOCK: LaunchConfig = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 0 };
@@ -29,7 +29,7 @@ fn expect_message(stderr: Option<String>, message: &str) {
 fn write_outside(distance: i64) {
     let device = Device::new();
     let values: CudaSlice<f32> = device.poisoned(100);
-    let error = code(launch!(device, "planted_write_outside_f32", ONE_BLOCK, &values, &100i64, &distance));
+    let error = code(launch_planted!(device, "planted_write_outside_f32", ONE_BLOCK, &values, &100i64, &distance));
     assert_eq!(error, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     std::mem::forget(values);
     assert_sticky(device, error);
@@ -59,7 +59,7 @@ fn catches_accesses_far_outside_an_allocation() {
         let device = Device::new();
         let values = device.upload(&[1.0f32; 100]);
         let result: CudaSlice<f32> = device.poisoned(1);
-        let error = code(launch!(device, "planted_read_f32", ONE_BLOCK, &values, &result, &200i64));
+        let error = code(launch_planted!(device, "planted_read_f32", ONE_BLOCK, &values, &result, &200i64));
         assert_eq!(error, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
         std::mem::forget((values, result));
         assert_sticky(device, error);
@@ -81,7 +81,7 @@ fn catches_use_after_free() {
         let mut host = [0.0f32];
         let copied = unsafe { cudarc::driver::result::memcpy_dtoh_sync(&mut host, pointer) };
         assert_eq!(code(copied), CUresult::CUDA_ERROR_INVALID_VALUE);
-        let error = code(launch!(device, "planted_read_f32", ONE_BLOCK, &pointer, &result, &0i64));
+        let error = code(launch_planted!(device, "planted_read_f32", ONE_BLOCK, &pointer, &result, &0i64));
         assert_eq!(error, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
         std::mem::forget(result);
         assert_sticky(device, error);
@@ -95,7 +95,7 @@ fn shows_uninitialised_reads_as_nan() {
         let device = Device::new();
         let values: CudaSlice<f32> = device.poisoned(8);
         let result: CudaSlice<f32> = device.poisoned(1);
-        launch!(device, "planted_read_f32", ONE_BLOCK, &values, &result, &3i64).unwrap();
+        launch_planted!(device, "planted_read_f32", ONE_BLOCK, &values, &result, &3i64).unwrap();
         assert!(device.download(&result)[0].is_nan());
     });
 }
@@ -109,7 +109,7 @@ fn refuses_a_host_pointer() {
         let pointer = host.as_ptr() as u64;
         let copied = unsafe { cudarc::driver::result::memcpy_htod_sync(pointer, &host) };
         assert_eq!(code(copied), CUresult::CUDA_ERROR_INVALID_VALUE);
-        let error = code(launch!(device, "planted_read_f32", ONE_BLOCK, &pointer, &result, &0i64));
+        let error = code(launch_planted!(device, "planted_read_f32", ONE_BLOCK, &pointer, &result, &0i64));
         assert_eq!(error, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
         std::mem::forget(result);
         std::mem::forget(device);
@@ -123,7 +123,7 @@ fn refuses_launches_beyond_the_limits() {
         let values: CudaSlice<f32> = device.poisoned(1024);
         let launch_with = |grid_dim, block_dim, shared_mem_bytes| {
             let config = LaunchConfig { grid_dim, block_dim, shared_mem_bytes };
-            launch!(device, "planted_dynamic_shared_f32", config, &values, &1u32)
+            launch_planted!(device, "planted_dynamic_shared_f32", config, &values, &1u32)
         };
         let refused = CUresult::CUDA_ERROR_INVALID_VALUE;
         assert_eq!(code(launch_with((1, 1, 1), (2048, 1, 1), 4)), refused);
@@ -164,7 +164,7 @@ fn raises_the_shared_memory_limit_where_asked() {
 fn assert_fault(kernel: &str, error: CUresult) {
     let device = Device::new();
     let values = device.upload(&[1.0f32; 256]);
-    assert_eq!(code(launch!(device, kernel, ONE_BLOCK, &values, &1u32)), error, "{kernel}");
+    assert_eq!(code(launch_planted!(device, kernel, ONE_BLOCK, &values, &1u32)), error, "{kernel}");
     std::mem::forget(values);
     assert_sticky(device, error);
 }
@@ -221,9 +221,9 @@ fn catches_a_division_by_zero() {
     let said = on_emulator(&[], || {
         let device = Device::new();
         let values = device.upload(&[8u32; 32]);
-        launch!(device, "planted_divide_f32", ONE_BLOCK, &values, &4u32).unwrap();
+        launch_planted!(device, "planted_divide_f32", ONE_BLOCK, &values, &4u32).unwrap();
         assert_eq!(device.download(&values), [2; 32]);
-        let error = code(launch!(device, "planted_divide_f32", ONE_BLOCK, &values, &0u32));
+        let error = code(launch_planted!(device, "planted_divide_f32", ONE_BLOCK, &values, &0u32));
         assert_eq!(error, CUresult::CUDA_ERROR_LAUNCH_FAILED);
         std::mem::forget(values);
         assert_sticky(device, error);
@@ -237,7 +237,7 @@ fn reverse_order_shows_a_missing_barrier() {
     on_emulator(&[("CUDA_EMULATOR_ORDER", "reverse")], || {
         let device = Device::new();
         let values: CudaSlice<f32> = device.poisoned(256);
-        launch!(device, "planted_missing_barrier_f32", blocks(1), &values).unwrap();
+        launch_planted!(device, "planted_missing_barrier_f32", blocks(1), &values).unwrap();
         assert!(device.download(&values)[1].is_nan());
     });
 }

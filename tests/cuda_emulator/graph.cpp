@@ -140,7 +140,7 @@ CUDA_API cuGraphLaunch(CUgraphExec exec, CUstream stream) {
         if (CUresult failed = submit(stream, {"cuGraphLaunch", spend})) return failed;
     }
     for (size_t node : exec->orders[exec->launches++ % 2]) {
-        if (CUresult failed = submit(stream, *exec->nodes[node].operation)) return failed;
+        if (CUresult failed = submit(stream, exec->nodes[node].operation)) return failed;
     }
     return CUDA_SUCCESS;
 }

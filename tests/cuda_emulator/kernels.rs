@@ -50,6 +50,17 @@ fn halves(values: &[f32]) -> Vec<half::f16> {
     values.iter().map(|&value| half::f16::from_f32(value)).collect()
 }
 
+/// `Geometry` of `kernels/geometry.cuh` without groups and dilation: of the input [height, width, channels] and the output's
+/// channels, the output's height and width, and the window.
+fn geometry(
+    [height, width, channels, out_channels]: [usize; 4],
+    (out_height, out_width): (usize, usize),
+    [kernel, stride, padding]: [usize; 3],
+) -> [u32; 11] {
+    [height, width, channels, out_height, out_width, out_channels, kernel, stride, padding, 1, 1]
+        .map(|value| value as u32)
+}
+
 fn upload_u32(device: &Device, values: &[usize]) -> cudarc::driver::CudaSlice<u32> {
     device.upload(&values.iter().map(|&v| v as u32).collect::<Vec<_>>())
 }

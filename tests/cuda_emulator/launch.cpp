@@ -30,19 +30,31 @@ CUresult check_limits(const Function* function, const Launch& launch) {
     return CUDA_SUCCESS;
 }
 
-uintptr_t pointer_of(const Launch& launch, unsigned parameter) {
-    uintptr_t address;
-    __builtin_memcpy(&address, launch.parameters[parameter].data(), sizeof address);
-    return address;
+// Pointers that a kernel is given: those that it writes to, and those that it only reads from.
+struct Given {
+    std::vector<uintptr_t> writes, reads;
+};
+
+Given pointers_given(const Launch& launch) {
+    Given given;
+    for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
+        const Pointers pointers = launch.kernel->parameter_pointers[i];
+        for (unsigned word = 0; word < pointers.count; ++word) {
+            uintptr_t address;
+            __builtin_memcpy(&address, launch.parameters[i].data() + word * sizeof address, sizeof address);
+            if (address) (word < pointers.reads ? given.reads : given.writes).push_back(address);
+        }
+    }
+    return given;
 }
 
 // A kernel handed a pointer to ordinary host memory would fault on a GPU; on the host it would not.
-void check_pointers(const Launch& launch) {
-    for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
-        if (!launch.kernel->parameter_is_pointer[i]) continue;
-        const uintptr_t address = pointer_of(launch, i);
-        if (address == 0 || find_allocation(address) || is_pinned(reinterpret_cast<void*>(address), 0)) continue;
-        fail_running(CUDA_ERROR_ILLEGAL_ADDRESS, "parameter " + std::to_string(i) + " is no device pointer");
+void check_pointers(const std::vector<uintptr_t>& pointers) {
+    for (const uintptr_t address : pointers) {
+        if (find_allocation(address) || is_pinned(reinterpret_cast<void*>(address), 0)) continue;
+        char text[64];
+        snprintf(text, sizeof text, "it is given 0x%zx, which is no device pointer", static_cast<size_t>(address));
+        fail_running(CUDA_ERROR_ILLEGAL_ADDRESS, text);
     }
 }
 
@@ -75,17 +87,19 @@ CUDA_API cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
         const auto* bytes = static_cast<const unsigned char*>(parameters[i]);
         launch.parameters.emplace_back(bytes, bytes + launch.kernel->parameter_sizes[i]);
     }
-    Operation operation{std::string("kernel ") + launch.kernel->name, [launch] {
-                            check_pointers(launch);
+    Given given = pointers_given(launch);
+    Operation operation{std::string("kernel ") + launch.kernel->name, [launch, given, handle] {
+                            if (!as_function(handle)) {
+                                fail_running(CUDA_ERROR_ILLEGAL_ADDRESS, "its module was unloaded before it ran");
+                            }
+                            check_pointers(given.reads);
+                            check_pointers(given.writes);
                             run_grid(launch);
                             note(*launch.kernel);
                             return CUDA_SUCCESS;
                         }};
-    for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
-        if (!launch.kernel->parameter_is_pointer[i]) continue;
-        const uintptr_t address = pointer_of(launch, i);
-        if (address) (launch.kernel->parameter_is_read[i] ? operation.reads : operation.writes).push_back(address);
-    }
+    operation.writes = std::move(given.writes);
+    operation.reads = std::move(given.reads);
     return submit(stream, std::move(operation));
 }
 

@@ -172,7 +172,7 @@ CUDA_API cuMemFree_v2(CUdeviceptr pointer) {
     EMULATOR_ENTER();
     if (pointer == 0) return CUDA_SUCCESS;
     if (CUresult refused = refuse_during_capture()) return refused;
-    if (CUresult failed = flush()) return failed;
+    if (CUresult failed = finish(current_context())) return failed;
     const CUresult result = release(pointer);
     if (result == CUDA_ERROR_ILLEGAL_ADDRESS) current_context()->failure = result;
     return result;
@@ -183,6 +183,10 @@ CUDA_API cuMemAllocAsync(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
     EMULATOR_ENTER();
     if (!is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
     if (CUresult refused = refuse_waiting_on(stream)) return refused;
+    const CUresult result = allocate(bytes, pointer);
+    if (result != CUDA_ERROR_OUT_OF_MEMORY) return result;
+    // Where memory is short, an allocation waits for what is to be freed.
+    if (CUresult failed = finish(current_context())) return failed;
     return allocate(bytes, pointer);
 }
 
@@ -218,10 +222,10 @@ CUDA_API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
 
 CUDA_API cuMemAllocHost_v2(void** pointer, size_t bytes) { return cuMemHostAlloc(pointer, bytes, 0); }
 
+// Waits for nothing, as nothing says that it does.
 CUDA_API cuMemFreeHost(void* pointer) {
     EMULATOR_ENTER();
     if (CUresult refused = refuse_during_capture()) return refused;
-    if (CUresult failed = flush()) return failed;
     auto found = pinned.find(reinterpret_cast<uintptr_t>(pointer));
     if (found == pinned.end()) return CUDA_ERROR_INVALID_VALUE;
     munmap(pointer, round_up(found->second, page_size()));

@@ -96,6 +96,7 @@ CUDA_API cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned, void*
 
 CUDA_API cuModuleLoad(CUmodule* module, const char* path) {
     EMULATOR_ENTER();
+    if (CUresult refused = refuse_during_capture()) return refused;
     std::ifstream file(path, std::ios::binary);
     if (!file) return CUDA_ERROR_FILE_NOT_FOUND;
     std::stringstream text;
@@ -103,13 +104,14 @@ CUDA_API cuModuleLoad(CUmodule* module, const char* path) {
     return load(module, text.str());
 }
 
+// Waits for nothing: a kernel that was launched and has not run is gone.
 CUDA_API cuModuleUnload(CUmodule module) {
     EMULATOR_ENTER();
     if (!modules.has(module)) return CUDA_ERROR_INVALID_HANDLE;
-    const CUresult result = flush();
+    if (CUresult refused = refuse_during_capture()) return refused;
     for (auto& named : module->functions) functions.remove(named.second);
     modules.remove(module);
-    return result;
+    return CUDA_SUCCESS;
 }
 
 CUDA_API cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {

@@ -3,7 +3,7 @@
 use cudarc::driver::LaunchConfig;
 use cudarc::driver::sys::CUresult;
 
-use super::device::{Device, blocks, launch};
+use super::device::{Device, blocks, launch_planted};
 use crate::support::emulator::{RACES, on_emulator};
 
 /// A kernel, its blocks, and what is said in which ways; the way 0 is right. Ways are numbered as in planted_races.cu.
@@ -42,9 +42,9 @@ fn run(device: &Device, kernel: &str, block_count: u32, way: u32) -> Result<(), 
     let config = LaunchConfig { shared_mem_bytes: 4, ..blocks(block_count) };
     let counts = ["planted_last_block_f32", "planted_relayed_f32"].contains(&kernel);
     let ended = if counts {
-        launch!(device, kernel, config, &values, &arrived, &way)
+        launch_planted!(device, kernel, config, &values, &arrived, &way)
     } else {
-        launch!(device, kernel, config, &values, &way)
+        launch_planted!(device, kernel, config, &values, &way)
     };
     std::mem::forget((values, arrived));
     ended.map_err(|error| error.0)

@@ -1,101 +1,34 @@
-// Streams: work is queued and runs when the program waits for it, as on a GPU, so that a program which reads a result
-// before it waited reads the old bytes here too. While a stream is capturing, its work goes into a graph instead.
-//
-// One queue serves all streams: the order of the calls is one of the orders that the streams and events allow. A graph
-// keeps what its streams and events demand, and runs in other orders too.
-#include <algorithm>
-#include <deque>
-
+// Streams: what is asked for goes to their queue, or into a graph while the stream is capturing.
 #include "emulator.h"
 
 namespace emulator {
 namespace {
 
-struct Queued {
-    Context* context;
-    std::shared_ptr<Operation> operation;
-};
-
-constexpr size_t QUEUE_LIMIT = 1024;
-constexpr size_t STAGED_LIMIT = 64 << 20;
-
-std::deque<Queued> queue;
-size_t staged = 0;
 Handles<Stream> streams;
-bool flushing = false;
-
-void invalidate(Stream* stream) {
-    if (stream && stream->capture) stream->capture->invalid = true;
-}
 
 }  // namespace
-
-uint64_t& device_nanoseconds() {
-    static uint64_t now = 0;
-    return now;
-}
-
-std::vector<std::shared_ptr<Capture>>& captures() {
-    static auto* all = new std::vector<std::shared_ptr<Capture>>;
-    return *all;
-}
 
 // Null, 1 and 2 are the legacy and per-thread default streams.
 bool is_stream(Stream* stream) { return reinterpret_cast<uintptr_t>(stream) <= 2 || streams.has(stream); }
 
 bool is_capturing(Stream* stream) { return streams.has(stream) && stream->capture; }
 
-CUresult flush() {
-    if (flushing) return CUDA_SUCCESS;
-    flushing = true;
-    CUresult result = CUDA_SUCCESS;
-    while (!queue.empty() && result == CUDA_SUCCESS) {
-        const Queued next = queue.front();
-        queue.pop_front();
-        if (next.context->failure) continue;
-        device_nanoseconds() += 1000;
-        result = run_guarded(next.operation->what, next.operation->run);
-        if (result) next.context->failure = result;
-    }
-    if (queue.empty()) staged = 0;
-    flushing = false;
-    return result;
-}
-
-CUresult submit(Stream* stream, Operation operation, size_t staged_bytes) {
-    auto shared = std::make_shared<Operation>(std::move(operation));
+CUresult submit(Stream* stream, std::shared_ptr<Operation> operation, size_t staged_bytes) {
     if (is_capturing(stream)) {
         if (stream->capture->invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
         auto& nodes = stream->capture->graph->nodes;
         auto& last = stream->capture->last[stream];
-        nodes.push_back({shared, last});
+        nodes.push_back({std::move(operation), last});
         last = {nodes.size() - 1};
         return CUDA_SUCCESS;
     }
-    queue.push_back({current_context(), shared});
-    staged += staged_bytes;
-    if (settings().blocking || queue.size() > QUEUE_LIMIT || staged > STAGED_LIMIT) return flush();
-    return CUDA_SUCCESS;
+    if (CUresult refused = refuse_implicit(stream)) return refused;
+    enqueue(stream, std::move(operation), staged_bytes);
+    return keep_limits(stream);
 }
 
-CUresult refuse_during_capture() {
-    bool refused = false;
-    for (auto& capture : captures()) {
-        const bool here = capture->thread == std::this_thread::get_id();
-        if (capture->mode == 0 || (capture->mode == 1 && here)) {
-            capture->invalid = true;
-            refused = true;
-        }
-    }
-    if (refused) say("a synchronous call was made while a stream is capturing");
-    return refused ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
-}
-
-CUresult refuse_waiting_on(Stream* stream) {
-    if (!is_capturing(stream)) return CUDA_SUCCESS;
-    invalidate(stream);
-    say("a call that waits for, or allocates on, a capturing stream");
-    return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+CUresult submit(Stream* stream, Operation operation, size_t staged_bytes) {
+    return submit(stream, std::make_shared<Operation>(std::move(operation)), staged_bytes);
 }
 
 }  // namespace emulator
@@ -104,12 +37,13 @@ using namespace emulator;
 
 CUDA_API cuStreamCreate(CUstream* stream, unsigned flags) {
     EMULATOR_ENTER();
-    *stream = streams.add(new Stream{current_context(), (flags & 1) == 0, nullptr});
+    *stream = streams.add(new Stream{open_queue(current_context(), (flags & 1) == 0), nullptr});
     return CUDA_SUCCESS;
 }
 
 CUDA_API cuStreamCreateWithPriority(CUstream* stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
 
+// Waits for nothing: the stream's work goes on.
 CUDA_API cuStreamDestroy_v2(CUstream stream) {
     EMULATOR_ENTER();
     if (!streams.has(stream)) return CUDA_ERROR_INVALID_HANDLE;
@@ -117,29 +51,34 @@ CUDA_API cuStreamDestroy_v2(CUstream stream) {
         stream->capture->invalid = true;
         stream->capture->last.erase(stream);
     }
-    const CUresult result = flush();
+    close_queue(*stream->queue);
     streams.remove(stream);
-    return result;
+    return CUDA_SUCCESS;
 }
 
 CUDA_API cuStreamSynchronize(CUstream stream) {
     EMULATOR_ENTER();
     if (!is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
     if (CUresult refused = refuse_waiting_on(stream)) return refused;
+    if (CUresult refused = refuse_implicit(stream)) return refused;
     if (CUresult refused = refuse_during_capture()) return refused;
-    return flush();
+    return finish(stream);
 }
 
-CUDA_API cuStreamQuery(CUstream stream) { return cuStreamSynchronize(stream); }
+// Every other question is answered by having the work done, so that a program which keeps asking gets on.
+CUDA_API cuStreamQuery(CUstream stream) {
+    EMULATOR_ENTER();
+    if (!is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (CUresult refused = refuse_waiting_on(stream)) return refused;
+    if (CUresult refused = refuse_implicit(stream)) return refused;
+    if (CUresult refused = refuse_during_capture()) return refused;
+    if (is_idle(stream)) return CUDA_SUCCESS;
+    return is_asked_again(stream) ? finish(stream) : CUDA_ERROR_NOT_READY;
+}
 
 CUDA_API cuCtxSynchronize() {
     EMULATOR_ENTER();
-    if (!captures().empty()) {
-        for (auto& capture : captures()) capture->invalid = true;
-        say("cuCtxSynchronize while a stream is capturing");
-        return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-    }
-    return flush();
+    return synchronize(current_context());
 }
 
 CUDA_API cuStreamIsCapturing(CUstream stream, int* status) {
@@ -175,4 +114,9 @@ extern "C" __attribute__((visibility("default"))) bool cuda_emulator_range(const
 extern "C" __attribute__((visibility("default"))) CUresult cuda_emulator_refuse_during_capture() {
     EMULATOR_ENTER();
     return refuse_during_capture();
+}
+
+extern "C" __attribute__((visibility("default"))) CUresult cuda_emulator_synchronize(CUcontext context) {
+    std::lock_guard<std::recursive_mutex> guard(lock());
+    return synchronize(context);
 }

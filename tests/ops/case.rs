@@ -1,9 +1,11 @@
 //! One operator call, forward and backward, as a value that any backend can run.
 
 use cnn_cuda::ops::{
-    Activation, AdaptiveAvgPool2d, AvgPool2d, Backend, BatchNorm2d, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight,
-    Conv2dForward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, Lrn, MaxPool2d, MaxPool2dBackward,
-    Region, Subsample,
+    Activation, ActivationBackward, ActivationForward, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward,
+    AdaptiveAvgPool2dForward, Add, AvgPool2d, AvgPool2dBackward, AvgPool2dForward, Backend, BatchNorm2d,
+    BiasActivationBackward, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, CopyBuffer, Linear,
+    LinearBackwardInput, LinearBackwardWeight, LinearForward, Lrn, LrnBackward, LrnForward, MaxPool2d,
+    MaxPool2dBackward, MaxPool2dForward, Region, Subsample, SubsampleBackward, SubsampleForward, Whole,
 };
 use cnn_cuda::shape::{Shape, Window};
 
@@ -93,7 +95,7 @@ pub fn adaptive_avg_pool(input: [usize; 3], [height, width]: [usize; 2], batch: 
 
 /// Local response normalisation: rows and channels, size, and α, β, k.
 pub fn lrn([rows, channels]: [usize; 2], size: usize, [alpha, beta, k]: [f32; 3]) -> Case {
-    Case::Lrn { op: Lrn { channels, size, alpha, beta, k }, rows }
+    Case::Lrn { op: Lrn { input: Shape::flat(channels), size, alpha, beta, k }, rows }
 }
 
 pub fn linear(in_features: usize, out_features: usize, batch: usize) -> Case {
@@ -150,7 +152,7 @@ impl Case {
             Self::AvgPool2d { op, batch } => vec![batch * op.input.len()],
             Self::Subsample { op, batch } => vec![batch * op.input.len()],
             Self::AdaptiveAvgPool2d { op, batch } => vec![batch * op.input.len()],
-            Self::Lrn { op, rows } => vec![rows * op.channels],
+            Self::Lrn { op, rows } => vec![rows * op.input.channels],
             Self::Activation { len, .. } => vec![*len],
             Self::Add { len } => vec![*len, *len],
             Self::Concat { pixels, channels, batch } => channels.iter().map(|c| batch * pixels * c).collect(),
@@ -165,14 +167,10 @@ impl Case {
     pub fn run<B: Backend>(&self, lab: &mut Lab<B>, inputs: &[Vec<f32>], d_output: &[f32]) -> Results {
         lab.clear();
         match self {
-            Self::Conv2d { op, activation, batch } => run_conv(lab, op, *activation, *batch, inputs, d_output),
-            Self::Linear { op, activation, batch } => run_linear(lab, op, *activation, *batch, inputs, d_output),
-            Self::BatchNorm2d { op, activation, batch, .. } => {
-                super::norm::run(lab, op, *activation, *batch, inputs, d_output)
-            }
-            Self::Concat { pixels, channels, batch } => {
-                super::join::run_concat(lab, *pixels, channels, *batch, inputs, d_output)
-            }
+            Self::Conv2d { op, activation, .. } => run_conv(lab, *op, *activation, inputs, d_output),
+            Self::Linear { op, activation, .. } => run_linear(lab, *op, *activation, inputs, d_output),
+            Self::BatchNorm2d { op, activation, .. } => super::norm::run(lab, *op, *activation, inputs, d_output),
+            Self::Concat { pixels, channels, .. } => super::join::run_concat(lab, *pixels, channels, inputs, d_output),
             _ => self.run_simple(lab, inputs, d_output),
         }
     }
@@ -182,40 +180,39 @@ impl Case {
         let (output, d_input) = (lab.empty(Region::Arena, d_output.len()), lab.empty(Region::Arena, input.len));
         let d_output = lab.put(Region::Arena, d_output);
         let mut twice = false;
-        match self {
-            Self::MaxPool2d { op, batch } => {
+        match *self {
+            Self::MaxPool2d { op, .. } => {
                 let argmax = lab.empty(Region::Indices, output.len);
-                lab.backend.max_pool2d_forward(op, *batch, input, output, Some(argmax)).expect("forward");
-                let spans = MaxPool2dBackward { d_output, argmax, d_input, epilogue: None };
-                lab.backend.max_pool2d_backward(op, *batch, spans).expect("backward");
+                lab.run(MaxPool2dForward { op, input, output, argmax: Some(argmax) });
+                lab.run(MaxPool2dBackward { op, d_output, argmax, d_input, epilogue: None });
             }
-            Self::AvgPool2d { op, batch } => {
-                lab.backend.avg_pool2d_forward(op, *batch, input, output).expect("forward");
-                lab.backend.avg_pool2d_backward(op, *batch, d_output, d_input).expect("backward");
+            Self::AvgPool2d { op, .. } => {
+                lab.run(AvgPool2dForward { op, input, output });
+                lab.run(AvgPool2dBackward { op, d_output, d_input });
             }
-            Self::Subsample { op, batch } => {
-                lab.backend.subsample_forward(op, *batch, input, output).expect("forward");
-                lab.backend.subsample_backward(op, *batch, d_output, d_input).expect("backward");
+            Self::Subsample { op, .. } => {
+                lab.run(SubsampleForward { op, input, output });
+                lab.run(SubsampleBackward { op, d_output, d_input });
             }
-            Self::AdaptiveAvgPool2d { op, batch } => {
-                lab.backend.adaptive_avg_pool2d_forward(op, *batch, input, output).expect("forward");
-                lab.backend.adaptive_avg_pool2d_backward(op, *batch, d_output, d_input).expect("backward");
+            Self::AdaptiveAvgPool2d { op, .. } => {
+                lab.run(AdaptiveAvgPool2dForward { op, input, output });
+                lab.run(AdaptiveAvgPool2dBackward { op, d_output, d_input });
             }
-            Self::Lrn { op, rows } => {
-                lab.backend.lrn_forward(op, *rows, input, output).expect("forward");
-                lab.backend.lrn_backward(op, *rows, input, d_output, d_input).expect("backward");
+            Self::Lrn { op, .. } => {
+                lab.run(LrnForward { op, input, output });
+                lab.run(LrnBackward { op, input, d_output, d_input });
             }
-            Self::Activation { op, len } => {
-                lab.backend.activation_forward(*op, *len, input, output).expect("forward");
-                lab.backend.activation_backward(*op, *len, output, d_output, d_input).expect("backward");
+            Self::Activation { op, .. } => {
+                lab.run(ActivationForward { op, input, output });
+                lab.run(ActivationBackward { op, output, d_output, d_input });
             }
-            Self::Add { len } => {
+            Self::Add { .. } => {
                 let b = lab.put(Region::Arena, &inputs[1]);
-                lab.backend.add_forward(*len, input, b, output).expect("forward");
-                lab.backend.copy(*len, d_output, d_input).expect("backward");
+                lab.run(Add { a: input, b, output });
+                lab.run(CopyBuffer { op: Whole, input: d_output, output: d_input });
                 twice = true;
             }
-            other => panic!("{other:?} is run elsewhere"),
+            ref other => panic!("{other:?} is run elsewhere"),
         }
         let gradient = lab.get(d_input);
         let gradients = if twice { vec![gradient.clone(), gradient] } else { vec![gradient] };
@@ -225,9 +222,8 @@ impl Case {
 
 fn run_conv<B: Backend>(
     lab: &mut Lab<B>,
-    op: &Conv2d,
+    op: Conv2d,
     activation: Activation,
-    batch: usize,
     inputs: &[Vec<f32>],
     d_output: &[f32],
 ) -> Results {
@@ -235,27 +231,20 @@ fn run_conv<B: Backend>(
     let weight = lab.put(Region::Parameters, &inputs[1]);
     let bias = Some(lab.put(Region::Parameters, &inputs[2]));
     let output = lab.empty(Region::Arena, d_output.len());
-    let forward = Conv2dForward { input, weight, bias, activation, output, pool: None };
-    lab.backend.conv2d_forward(op, batch, forward).expect("forward");
+    lab.run(Conv2dForward { op, activation, input, weight, bias, output, pool: None });
     let d_output = lab.put(Region::Arena, d_output);
     let (d_weight, d_bias) = (lab.empty(Region::Gradients, weight.len), lab.empty(Region::Gradients, op.out_channels));
     let d_input = lab.empty(Region::Arena, input.len);
-    let (rows, channels) = (d_output.len / op.out_channels, op.out_channels);
-    lab.backend
-        .bias_activation_backward(activation, rows, channels, output, d_output, Some(d_bias))
-        .expect("backward bias");
-    let spans = Conv2dBackwardWeight { input, d_output, d_weight };
-    lab.backend.conv2d_backward_weight(op, batch, spans).expect("backward weight");
-    let spans = Conv2dBackwardInput { d_output, weight, d_input, epilogue: None };
-    lab.backend.conv2d_backward_input(op, batch, spans).expect("backward input");
+    lab.run(BiasActivationBackward { activation, channels: op.out_channels, output, d_output, d_bias: Some(d_bias) });
+    lab.run(Conv2dBackwardWeight { op, input, d_output, d_weight });
+    lab.run(Conv2dBackwardInput { op, d_output, weight, d_input, epilogue: None });
     Results { output: lab.get(output), gradients: vec![lab.get(d_input), lab.get(d_weight), lab.get(d_bias)] }
 }
 
 fn run_linear<B: Backend>(
     lab: &mut Lab<B>,
-    op: &Linear,
+    op: Linear,
     activation: Activation,
-    batch: usize,
     inputs: &[Vec<f32>],
     d_output: &[f32],
 ) -> Results {
@@ -263,17 +252,12 @@ fn run_linear<B: Backend>(
     let weight = lab.put(Region::Parameters, &inputs[1]);
     let bias = Some(lab.put(Region::Parameters, &inputs[2]));
     let output = lab.empty(Region::Arena, d_output.len());
-    let forward = LinearForward { input, weight, bias, activation, output, signs: None };
-    lab.backend.linear_forward(op, batch, forward).expect("forward");
+    lab.run(LinearForward { op, activation, input, weight, bias, output, relu_mask: None });
     let d_output = lab.put(Region::Arena, d_output);
     let (d_weight, d_bias) = (lab.empty(Region::Gradients, weight.len), lab.empty(Region::Gradients, op.out_features));
     let d_input = lab.empty(Region::Arena, input.len);
-    lab.backend
-        .bias_activation_backward(activation, batch, op.out_features, output, d_output, Some(d_bias))
-        .expect("backward bias");
-    let spans = LinearBackwardWeight { input, d_output, d_weight, d_bias: None };
-    lab.backend.linear_backward_weight(op, batch, spans).expect("backward weight");
-    let spans = LinearBackwardInput { d_output, weight, d_input, epilogue: None };
-    lab.backend.linear_backward_input(op, batch, spans).expect("backward input");
+    lab.run(BiasActivationBackward { activation, channels: op.out_features, output, d_output, d_bias: Some(d_bias) });
+    lab.run(LinearBackwardWeight { op, input, d_output, d_weight, d_bias: None });
+    lab.run(LinearBackwardInput { op, d_output, weight, d_input, epilogue: None });
     Results { output: lab.get(output), gradients: vec![lab.get(d_input), lab.get(d_weight), lab.get(d_bias)] }
 }

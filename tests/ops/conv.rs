@@ -2,7 +2,7 @@
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::ops::{
-    Activation, Backend, Conv2d, Conv2dForward, ConvOps, MemorySizes, OptimizerOps, Region, Sgd, Span,
+    Activation, Backend, Conv2d, Conv2dForward, MemorySizes, Region, Sgd, SgdUpdate, Span, TrainingState,
 };
 use cnn_cuda::shape::{Shape, Window};
 
@@ -91,9 +91,10 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
         let input = lab.put(Region::Arena, &random(op.input.len(), 0));
         let weight = lab.put(Region::Parameters, &first);
         let output = lab.empty(Region::Arena, op.output().expect("fits").len());
-        let spans = Conv2dForward { input, weight, bias: None, activation: Activation::Identity, output, pool: None };
+        let activation = Activation::Identity;
+        let of_parameters = Conv2dForward { op, activation, input, weight, bias: None, output, pool: None };
         let forward = |lab: &mut Lab<Cpu>| {
-            lab.backend.conv2d_forward(&op, 1, spans).expect("forward");
+            lab.run(of_parameters);
             lab.get(output)
         };
         let of_first = forward(&mut lab);
@@ -104,12 +105,11 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
         // Weights that are no parameters, at the same place, leave nothing behind.
         let elsewhere = Span { region: Region::Gradients, ..weight };
         lab.backend.write(elsewhere, &first).expect("write");
-        let others = Conv2dForward { weight: elsewhere, ..spans };
-        lab.backend.conv2d_forward(&op, 1, others).expect("forward");
+        lab.run(Conv2dForward { weight: elsewhere, ..of_parameters });
         assert_eq!(lab.get(output), of_first);
         assert_eq!(forward(&mut lab), of_second);
         lab.backend.set_learning_rates(&[1.0]).expect("set");
-        lab.backend.sgd_step(&Sgd::default()).expect("update");
+        lab.run(SgdUpdate::new(Sgd::default(), weight.offset + weight.len));
         let updated = forward(&mut lab);
         assert_ne!(updated, of_second);
         let weights = lab.get(weight);

@@ -1,7 +1,7 @@
 //! Implicit products on CUDA: every direction on shapes that are cut differently, with their epilogues, in every precision
 //! and on a device without the newer tensor cores.
 
-use cnn_cuda::ops::Algorithm;
+use cnn_cuda::ops::{Algorithm, Precision};
 
 use super::case::{Case, conv, linear};
 use super::cuda::{FP16, TF32, lab_by};
@@ -19,6 +19,7 @@ pub fn implicit_cases() -> Vec<Case> {
         conv([9, 9, 2], 3, [3, 3, 2], 3),
         linear(72, 40, 40),
         linear(8, 136, 3),
+        linear(72, 40, 5),
         linear(300, 8, 1),
         conv([20, 20, 8], 16, [3, 1, 1], 3),
         linear(2100, 8, 3),
@@ -26,7 +27,7 @@ pub fn implicit_cases() -> Vec<Case> {
     [super::conv::cases(), super::linear::cases(), more.to_vec()].concat()
 }
 
-fn check_implicit(precision: &'static str, tolerance: Tolerance) {
+fn check_implicit(precision: Precision, tolerance: Tolerance) {
     implicit_cases()
         .iter()
         .for_each(|case| check_some_on(&mut lab_by(precision, Algorithm::Implicit), case, tolerance, SOME));
@@ -34,27 +35,27 @@ fn check_implicit(precision: &'static str, tolerance: Tolerance) {
 
 #[test]
 fn implicit_products_in_fp32() {
-    on_cuda(|| check_implicit("fp32", FP32));
+    on_cuda(|| check_implicit(Precision::Fp32, FP32));
 }
 
 #[test]
 fn implicit_products_in_tf32() {
-    on_cuda(|| check_implicit("tf32", TF32));
+    on_cuda(|| check_implicit(Precision::Tf32, TF32));
 }
 
 #[test]
 fn implicit_products_in_fp16() {
-    on_cuda(|| check_implicit("fp16", FP16));
+    on_cuda(|| check_implicit(Precision::Fp16, FP16));
 }
 
 #[test]
 fn implicit_products_with_epilogues() {
     on_cuda(|| {
-        for (precision, tolerance) in [("fp32", FP32), ("tf32", TF32), ("fp16", FP16)] {
+        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
             epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
         }
-        epilogue::check_ties(&mut lab_by("fp32", Algorithm::Implicit));
-        epilogue::check_nan(&mut lab_by("fp32", Algorithm::Implicit));
+        epilogue::check_ties(&mut lab_by(Precision::Fp32, Algorithm::Implicit));
+        epilogue::check_nan(&mut lab_by(Precision::Fp32, Algorithm::Implicit));
     });
 }
 
@@ -64,7 +65,7 @@ fn implicit_products_with_epilogues() {
 fn implicit_products_on_an_older_device() {
     let older = [("CUDA_EMULATOR_CC", "7.5")];
     on_emulator(&older, || {
-        for (precision, tolerance) in [("tf32", FP32), ("fp16", FP16)] {
+        for (precision, tolerance) in [(Precision::Tf32, FP32), (Precision::Fp16, FP16)] {
             check_implicit(precision, tolerance);
             epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
         }

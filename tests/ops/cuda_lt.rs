@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{
-    Activation, Algorithm, Backend, Choice, GradientEpilogue, Linear, LinearBackwardInput, LinearBackwardWeight,
-    LinearForward, LinearOps, Region,
+    Activation, Algorithm, Backend, BiasActivationBackward, Choice, GradientEpilogue, Linear, LinearBackwardInput,
+    LinearBackwardWeight, LinearForward, Op, Precision, Region, Span, Step,
 };
 
 use super::cuda::{FP16, TF32, lab_by, options};
@@ -18,44 +18,77 @@ use crate::support::emulator::on_emulator;
 /// Features in, between and out, and samples.
 const SIZES: [([usize; 3], usize); 4] = [([40, 24, 9], 5), ([7, 130, 10], 3), ([128, 256, 10], 33), ([3, 5, 2], 1)];
 
-/// Output of a linear layer with an activation, the gradient before that activation, and the layer's bias and weight
-/// gradients, when a second linear layer's input gradient goes back through it.
+/// A linear layer with an activation, and the input gradient of a second one that goes back through it, as one sequence.
+struct TwoLayers {
+    steps: Vec<Step>,
+    /// What is written before they run.
+    given: Vec<(Span, Vec<f32>)>,
+    /// The layer's output, the gradient before its activation, and its bias and weight gradients.
+    results: [Span; 4],
+}
+
+impl TwoLayers {
+    fn new<B: Backend>(
+        lab: &mut Lab<B>,
+        ([inputs, features, outputs], batch): ([usize; 3], usize),
+        activation: Activation,
+        fused: bool,
+    ) -> Self {
+        lab.clear();
+        let (first, second) = (
+            Linear { in_features: inputs, out_features: features },
+            Linear { in_features: features, out_features: outputs },
+        );
+        let given = [
+            (Region::Arena, batch * inputs),
+            (Region::Parameters, first.weight_len()),
+            (Region::Parameters, features),
+            (Region::Parameters, second.weight_len()),
+            (Region::Arena, batch * outputs),
+        ];
+        let given = given.map(|(region, len)| lab.empty(region, len));
+        let [input, weight, bias, second_weight, d_output] = given;
+        let [output, d_input] = [0; 2].map(|_| lab.empty(Region::Arena, batch * features));
+        let relu_mask = fused.then(|| lab.empty(Region::Indices, batch * first.relu_mask_len()));
+        let [d_bias, d_weight] = [features, first.weight_len()].map(|len| lab.empty(Region::Gradients, len));
+        let end = GradientEpilogue { activation, output, relu_mask, d_bias: Some(d_bias) };
+        let forward = LinearForward { op: first, activation, input, weight, bias: Some(bias), output, relu_mask };
+        let epilogue = fused.then_some(end);
+        let backward_input = LinearBackwardInput { op: second, d_output, weight: second_weight, d_input, epilogue };
+        let apart = (!fused).then(|| BiasActivationBackward::of_epilogue(features, d_input, end).into());
+        let d_bias_too = fused.then_some(d_bias);
+        let backward_weight =
+            LinearBackwardWeight { op: first, input, d_output: d_input, d_weight, d_bias: d_bias_too };
+        let ops = [Some(forward.into()), Some(backward_input.into()), apart, Some(backward_weight.into())];
+        let step = |op: Op| Step { label: op.operands().describe(), op };
+        Self {
+            steps: ops.into_iter().flatten().map(step).collect(),
+            given: (1..).zip(given).map(|(stream, span)| (span, random(span.len, stream))).collect(),
+            results: [output, d_input, d_bias, d_weight],
+        }
+    }
+
+    /// The results of every one of so many runs of one program.
+    fn run<B: Backend>(self, lab: &mut Lab<B>, passes: usize) -> Vec<[Vec<f32>; 4]> {
+        let mut program = lab.backend.compile(self.steps).expect("a program");
+        // What was there is gone where algorithms were tried.
+        self.given.iter().for_each(|(span, values)| lab.backend.write(*span, values).expect("write"));
+        let pass = |_| {
+            lab.backend.run(&mut program).expect("a run");
+            self.results.map(|span| lab.get(span))
+        };
+        (0..passes).map(pass).collect()
+    }
+}
+
+/// The results of one run.
 fn two_layers<B: Backend>(
     lab: &mut Lab<B>,
-    ([inputs, features, outputs], batch): ([usize; 3], usize),
+    case: ([usize; 3], usize),
     activation: Activation,
     fused: bool,
 ) -> [Vec<f32>; 4] {
-    lab.clear();
-    let (first, second) = (
-        Linear { in_features: inputs, out_features: features },
-        Linear { in_features: features, out_features: outputs },
-    );
-    let input = lab.put(Region::Arena, &random(batch * inputs, 1));
-    let weight = lab.put(Region::Parameters, &random(first.weight_len(), 2));
-    let bias = Some(lab.put(Region::Parameters, &random(features, 3)));
-    let output = lab.empty(Region::Arena, batch * features);
-    let signs = fused.then(|| lab.empty(Region::Indices, batch * first.signs_len()));
-    let spans = LinearForward { input, weight, bias, activation, output, signs };
-    lab.backend.linear_forward(&first, batch, spans).expect("forward");
-    let first_input = input;
-    let weight = lab.put(Region::Parameters, &random(second.weight_len(), 4));
-    let d_output = lab.put(Region::Arena, &random(batch * outputs, 5));
-    let d_input = lab.empty(Region::Arena, batch * features);
-    let d_bias = lab.empty(Region::Gradients, features);
-    let epilogue = fused.then_some(GradientEpilogue { activation, output, signs, d_bias: Some(d_bias) });
-    let spans = LinearBackwardInput { d_output, weight, d_input, epilogue };
-    lab.backend.linear_backward_input(&second, batch, spans).expect("backward input");
-    if !fused {
-        lab.backend
-            .bias_activation_backward(activation, batch, features, output, d_input, Some(d_bias))
-            .expect("backward bias");
-    }
-    let d_weight = lab.empty(Region::Gradients, first.weight_len());
-    let d_bias_too = fused.then_some(d_bias);
-    let spans = LinearBackwardWeight { input: first_input, d_output: d_input, d_weight, d_bias: d_bias_too };
-    lab.backend.linear_backward_weight(&first, batch, spans).expect("backward weight");
-    [output, d_input, d_bias, d_weight].map(|span| lab.get(span))
+    TwoLayers::new(lab, case, activation, fused).run(lab, 1).remove(0)
 }
 
 fn check_two_layers(lab: &mut Lab<Cuda>, tolerance: Tolerance) {
@@ -76,7 +109,7 @@ fn check_two_layers(lab: &mut Lab<Cuda>, tolerance: Tolerance) {
 #[test]
 fn a_relu_and_its_gradient_end_the_products() {
     on_cuda(|| {
-        for (precision, tolerance) in [("fp32", FP32), ("tf32", TF32), ("fp16", FP16)] {
+        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
             let mut lab = lab_by(precision, Algorithm::CublasLt);
             check_two_layers(&mut lab, tolerance);
             for direction in ["linear_forward", "linear_backward_input", "linear_backward_weight"] {
@@ -84,13 +117,13 @@ fn a_relu_and_its_gradient_end_the_products() {
                     |choice: &Choice| choice.site.starts_with(direction) && choice.algorithm == Algorithm::CublasLt;
                 let is_used = lab.backend.choices().iter().any(used);
                 // In fp32 the input gradient's launch sums the bias gradient.
-                let expected = precision == "fp16" || direction != "linear_backward_weight";
+                let expected = precision == Precision::Fp16 || direction != "linear_backward_weight";
                 assert_eq!(is_used, expected, "{precision}: {direction} by cuBLASLt");
             }
         }
         super::linear::cases()
             .iter()
-            .for_each(|case| check_some_on(&mut lab_by("fp32", Algorithm::CublasLt), case, FP32, SOME));
+            .for_each(|case| check_some_on(&mut lab_by(Precision::Fp32, Algorithm::CublasLt), case, FP32, SOME));
     });
 }
 
@@ -98,8 +131,8 @@ fn a_relu_and_its_gradient_end_the_products() {
 #[test]
 fn bias_gradients_are_summed_in_fp32() {
     on_cuda(|| {
-        for algorithm in [Algorithm::Im2col, Algorithm::CublasLt] {
-            let mut lab = lab_by("fp16", algorithm);
+        for algorithm in [Algorithm::Gemm, Algorithm::CublasLt] {
+            let mut lab = lab_by(Precision::Fp16, algorithm);
             for ([inputs, features, outputs], batch) in SIZES {
                 let [_, d_input, d_bias, _] =
                     two_layers(&mut lab, ([inputs, features, outputs], batch), Activation::Relu, true);
@@ -111,12 +144,12 @@ fn bias_gradients_are_summed_in_fp32() {
     });
 }
 
-/// Signs of an earlier pass must not be taken for those of a pass by an algorithm that keeps none.
+/// The mask of an earlier pass must not be taken for that of a pass by an algorithm that keeps none.
 #[test]
-fn signs_are_only_used_where_they_were_left() {
+fn a_relu_mask_is_only_used_where_it_was_left() {
     on_cuda(|| {
-        for algorithm in [Algorithm::Im2col, Algorithm::Implicit] {
-            check_two_layers(&mut lab_by("fp32", algorithm), FP32);
+        for algorithm in [Algorithm::Gemm, Algorithm::Implicit] {
+            check_two_layers(&mut lab_by(Precision::Fp32, algorithm), FP32);
         }
     });
 }
@@ -127,56 +160,57 @@ fn without_cublaslt_there_are_other_algorithms() {
     for missing in ["CUDA_EMULATOR_CUBLASLT_CREATE", "CUDA_EMULATOR_CUBLASLT_PROPOSAL"] {
         // NOT_INITIALIZED and NOT_SUPPORTED.
         let settings = [(missing, if missing.ends_with("CREATE") { "1" } else { "15" })];
-        on_emulator(&settings, || check_two_layers(&mut lab_by("fp32", Algorithm::CublasLt), FP32));
+        on_emulator(&settings, || check_two_layers(&mut lab_by(Precision::Fp32, Algorithm::CublasLt), FP32));
     }
 }
 
-/// A forward product that is slower by cuBLASLt is taken all the same where the signs that it leaves save more on the way
-/// back, and else not.
+/// A forward product that is slower by cuBLASLt is taken all the same where the mask that it leaves saves more in the
+/// backward pass, and else not.
 #[test]
 fn both_ways_are_chosen_together() {
     for (extra, together) in [("4", true), ("5", false)] {
         let settings = [
             ("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA", extra),
             ("TOGETHER", if together { "yes" } else { "no" }),
-            ("XDG_CACHE_HOME", "/none"),
+            ("XDG_CACHE_HOME", "/dev/null"),
         ];
         on_emulator(&settings, || {
             let together = std::env::var("TOGETHER").expect("set above") == "yes";
-            let mut lab = Lab::new(Cuda::new(Options { algorithm: None, ..options("fp32") }).expect("a CUDA device"));
+            let mut lab =
+                Lab::new(Cuda::new(Options { algorithm: None, ..options(Precision::Fp32) }).expect("a CUDA device"));
             let case = SIZES[2];
-            for pass in 0..3 {
-                let expected = two_layers(&mut cpu(), case, Activation::Relu, false);
-                let got = two_layers(&mut lab, case, Activation::Relu, true);
+            let expected = two_layers(&mut cpu(), case, Activation::Relu, false);
+            let passes = TwoLayers::new(&mut lab, case, Activation::Relu, true).run(&mut lab, 3);
+            for (pass, got) in passes.iter().enumerate() {
                 for (got, expected) in got.iter().zip(&expected) {
                     let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
                     compare(&format!("pass {pass}"), got, &expected, Tolerance { absolute: 1e-4, ..FP32 });
                 }
-                let mut choices = lab.backend.choices();
-                choices.retain(|choice| !choice.site.contains("weight"));
-                let times = |choice: &Choice| {
-                    let time = |wanted| choice.microseconds.iter().find(|(it, _)| *it == wanted).expect("tried").1;
-                    let others = choice.microseconds.iter().filter(|(it, _)| *it != Algorithm::CublasLt);
-                    (time(Algorithm::CublasLt), others.map(|(_, time)| *time).fold(f64::INFINITY, f64::min))
-                };
-                assert_eq!(choices.len(), 2, "{choices:?}");
-                let (mut by_lt, mut others) = (0.0, 0.0);
-                for choice in &choices {
-                    assert_eq!(choice.algorithm == Algorithm::CublasLt, together, "pass {pass}: {choices:?}");
-                    let (lt, other) = times(choice);
-                    assert!(
-                        lt > other || !choice.site.contains("forward"),
-                        "the forward product is not slower: {choice:?}"
-                    );
-                    (by_lt, others) = (by_lt + lt, others + other);
-                }
-                assert_eq!(by_lt < others, together, "{choices:?}");
             }
+            let mut choices = lab.backend.choices();
+            choices.retain(|choice| !choice.site.contains("weight"));
+            let times = |choice: &Choice| {
+                let time = |wanted| choice.microseconds.iter().find(|(it, _)| *it == wanted).expect("tried").1;
+                let others = choice.microseconds.iter().filter(|(it, _)| *it != Algorithm::CublasLt);
+                (time(Algorithm::CublasLt), others.map(|(_, time)| *time).fold(f64::INFINITY, f64::min))
+            };
+            assert_eq!(choices.len(), 2, "{choices:?}");
+            let (mut by_lt, mut others) = (0.0, 0.0);
+            for choice in &choices {
+                assert_eq!(choice.algorithm == Algorithm::CublasLt, together, "{choices:?}");
+                let (lt, other) = times(choice);
+                assert!(
+                    lt > other || !choice.site.contains("forward"),
+                    "the forward product is not slower: {choice:?}"
+                );
+                (by_lt, others) = (by_lt + lt, others + other);
+            }
+            assert_eq!(by_lt < others, together, "{choices:?}");
         });
     }
 }
 
-/// What an input gradient of halves leaves to the weight gradient may cost more there than it saved, with the signs that the
+/// What an input gradient of halves leaves to the weight gradient may cost more there than it saved, with the mask that the
 /// forward product left for it: then cuBLASLt does neither. A run that goes on keeps to what was chosen.
 #[test]
 fn a_sum_is_left_to_the_weight_gradient_where_that_pays() {
@@ -185,14 +219,14 @@ fn a_sum_is_left_to_the_weight_gradient_where_that_pays() {
             ("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA", forward),
             ("CUDA_EMULATOR_CUBLASLT_SUM_EXTRA", sum),
             ("TOGETHER", if together { "yes" } else { "no" }),
-            ("XDG_CACHE_HOME", "/none"),
+            ("XDG_CACHE_HOME", "/dev/null"),
         ];
         on_emulator(&settings, || {
             let together = std::env::var("TOGETHER").expect("set above") == "yes";
             let run = |recorded| {
-                let options = Options { algorithm: None, recorded, ..options("fp16") };
+                let options = Options { algorithm: None, recorded, ..options(Precision::Fp16) };
                 let mut lab = Lab::new(Cuda::new(options).expect("a CUDA device"));
-                let passes = [(); 3].map(|()| two_layers(&mut lab, SIZES[2], Activation::Relu, true));
+                let passes = TwoLayers::new(&mut lab, SIZES[2], Activation::Relu, true).run(&mut lab, 3);
                 (passes, lab.backend.choices())
             };
             let (passes, choices) = run(BTreeMap::new());
@@ -220,12 +254,12 @@ fn a_sum_is_left_to_the_weight_gradient_where_that_pays() {
 #[test]
 fn a_product_that_fails_is_told_with_a_remedy() {
     let said = on_emulator(&[("CUDA_EMULATOR_CUBLASLT_PRODUCT", "13")], || {
-        let mut lab = lab_by("fp32", Algorithm::CublasLt);
+        let mut lab = lab_by(Precision::Fp32, Algorithm::CublasLt);
         let [input, output] = [0; 2].map(|_| lab.put(Region::Arena, &random(4, 1)));
         let [weight, bias] = [16, 4].map(|len| lab.put(Region::Parameters, &random(len, 2)));
         let (op, activation) = (Linear { in_features: 4, out_features: 4 }, Activation::Relu);
-        let spans = LinearForward { input, weight, bias: Some(bias), activation, output, signs: None };
-        eprintln!("{:#}", lab.backend.linear_forward(&op, 1, spans).expect_err("the product fails"));
+        let forward = LinearForward { op, activation, input, weight, bias: Some(bias), output, relu_mask: None };
+        eprintln!("{:#}", lab.try_run(forward).expect_err("the product fails"));
     });
     if let Some(said) = said {
         assert!(said.contains("a matrix product of 1×4×4 by cuBLASLt: CUBLAS_STATUS_EXECUTION_FAILED: "), "{said}");

@@ -1,6 +1,6 @@
 //! Dropout: the mask, its share, its independence, and that every backend draws the same.
 
-use cnn_cuda::ops::{Algorithm, Backend, Dropout, DropoutOps, Region};
+use cnn_cuda::ops::{Algorithm, Backend, Dropout, DropoutPass, NextDropoutStep, Precision, Region};
 
 use super::cpu;
 use super::cuda::lab_by;
@@ -12,7 +12,7 @@ pub fn dropped<B: Backend>(lab: &mut Lab<B>, values: &[f32], op: Dropout, [seed,
     lab.clear();
     let (input, output) = (lab.put(Region::Arena, values), lab.empty(Region::Arena, values.len()));
     lab.backend.set_dropout_step(seed, step).expect("step");
-    lab.backend.dropout(&op, values.len(), input, output).expect("dropout");
+    lab.run(DropoutPass { op, input, output });
     lab.get(output)
 }
 
@@ -46,9 +46,9 @@ fn masks_differ_by_seed_step_and_place_in_the_network_and_come_again() {
     }
     let mut lab = cpu();
     dropped(&mut lab, &values, op(0.5, 0), [1, 7]);
-    lab.backend.next_dropout_step().expect("next");
+    lab.run(<NextDropoutStep>::default());
     let (input, output) = (lab.put(Region::Arena, &values), lab.empty(Region::Arena, 1000));
-    lab.backend.dropout(&op(0.5, 0), 1000, input, output).expect("dropout");
+    lab.run(DropoutPass { op: op(0.5, 0), input, output });
     assert_eq!(lab.get(output), mask(0, [1, 8]));
 }
 
@@ -64,7 +64,7 @@ pub fn check_mask<B: Backend>(lab: &mut Lab<B>) {
             let close = (got - expected).abs() <= 1e-7 + 1e-3 * expected.abs();
             assert!(close && (*got == 0.0) == (*expected == 0.0), "{got} instead of {expected}");
         }
-        lab.backend.next_dropout_step().expect("next");
+        lab.run(<NextDropoutStep>::default());
     }
 }
 
@@ -82,7 +82,7 @@ fn the_first_mask_stays_what_it_was() {
 #[test]
 fn cuda_draws_the_cpus_masks() {
     on_cuda(|| {
-        for precision in ["fp32", "fp16"] {
+        for precision in [Precision::Fp32, Precision::Fp16] {
             check_mask(&mut lab_by(precision, Algorithm::Direct));
         }
     });

@@ -3,8 +3,8 @@
 
 use cnn_cuda::cpu::{Cpu, Instructions};
 use cnn_cuda::ops::{
-    Activation, Backend, Conv2d, Conv2dBackwardInput, Conv2dForward, ConvOps, GradientEpilogue, Linear,
-    LinearBackwardInput, MaxPool2d, MaxPool2dBackward, PoolEpilogue, Region,
+    Activation, Backend, BiasActivationBackward, Conv2d, Conv2dBackwardInput, Conv2dForward, GradientEpilogue, Linear,
+    LinearBackwardInput, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, Region,
 };
 use cnn_cuda::shape::{Shape, Window};
 
@@ -25,6 +25,8 @@ const POOLED: &[Pooled] = &[
     ([5, 5, 4], 1, [1, 1, 0], [2, 1, 0], 2),
     ([4, 4, 8], 8, [3, 2, 1], [2, 2, 0], 1),
     ([8, 6, 16], 32, [3, 1, 0], [2, 2, 0], 2), // Winograd's tiles, where the backend has them
+    ([4, 6, 8], 40, [3, 1, 1], [2, 2, 0], 1),  // few windows of many channels
+    ([8, 8, 8], 40, [3, 1, 1], [2, 2, 0], 1),
 ];
 
 fn window([kernel, stride, padding]: [usize; 3]) -> Window {
@@ -51,20 +53,16 @@ fn conv_pool<B: Backend>(
     let d_output = lab.put(Region::Arena, &random(outputs, 4));
     let argmax = lab.empty(Region::Indices, outputs);
     let d_bias = lab.empty(Region::Gradients, out_channels);
-    let epilogue = PoolEpilogue { op: pool, output: pooled, argmax: Some(argmax) };
-    let spans = Conv2dForward { input: x, weight, bias, activation, output, pool: fused.then_some(epilogue) };
-    lab.backend.conv2d_forward(&op, batch, spans).expect("forward");
+    let end = fused.then_some(PoolEpilogue { op: pool, output: pooled, argmax: Some(argmax) });
+    lab.run(Conv2dForward { op, activation, input: x, weight, bias, output, pool: end });
     if !fused {
-        lab.backend.max_pool2d_forward(&pool, batch, output, pooled, Some(argmax)).expect("pooling");
+        lab.run(MaxPool2dForward { op: pool, input: output, output: pooled, argmax: Some(argmax) });
     }
-    let epilogue = fused.then_some(GradientEpilogue { activation, output: pooled, signs: None, d_bias: Some(d_bias) });
-    let spans = MaxPool2dBackward { d_output, argmax, d_input: d_conv, epilogue };
-    lab.backend.max_pool2d_backward(&pool, batch, spans).expect("backward");
+    let d_bias_of = |output| GradientEpilogue { activation, output, relu_mask: None, d_bias: Some(d_bias) };
+    let epilogue = fused.then_some(d_bias_of(pooled));
+    lab.run(MaxPool2dBackward { op: pool, d_output, argmax, d_input: d_conv, epilogue });
     if !fused {
-        let rows = batch * pool.input.pixels();
-        lab.backend
-            .bias_activation_backward(activation, rows, out_channels, output, d_conv, Some(d_bias))
-            .expect("backward bias");
+        lab.run(BiasActivationBackward::of_epilogue(out_channels, d_conv, d_bias_of(output)));
     }
     [pooled, d_conv, d_bias].map(|span| lab.get(span))
 }
@@ -72,36 +70,26 @@ fn conv_pool<B: Backend>(
 /// The gradient of a layer's input, and the bias gradient of the layer before; `fused` or in sequence.
 fn input_gradient<B: Backend>(lab: &mut Lab<B>, layer: Layer, activation: Activation, fused: bool) -> [Vec<f32>; 2] {
     lab.clear();
-    let (rows, channels, inputs, outputs, weights) = match layer {
+    let (channels, inputs, outputs, weights) = match layer {
         Layer::Conv(op, batch) => {
             let outputs = batch * op.output().expect("fits").len();
-            (batch * op.input.pixels(), op.input.channels, batch * op.input.len(), outputs, op.weight_len())
+            (op.input.channels, batch * op.input.len(), outputs, op.weight_len())
         }
-        Layer::Linear(op, batch) => {
-            (batch, op.in_features, batch * op.in_features, batch * op.out_features, op.weight_len())
-        }
+        Layer::Linear(op, batch) => (op.in_features, batch * op.in_features, batch * op.out_features, op.weight_len()),
     };
     let d_output = lab.put(Region::Arena, &random(outputs, 1));
     let weight = lab.put(Region::Parameters, &random(weights, 2));
     let output = lab.put(Region::Arena, &random(inputs, 3));
     let d_input = lab.empty(Region::Arena, inputs);
     let d_bias = lab.empty(Region::Gradients, channels);
-    let epilogue = fused.then_some(GradientEpilogue { activation, output, signs: None, d_bias: Some(d_bias) });
+    let end = GradientEpilogue { activation, output, relu_mask: None, d_bias: Some(d_bias) };
+    let epilogue = fused.then_some(end);
     match layer {
-        Layer::Conv(op, batch) => {
-            let spans = Conv2dBackwardInput { d_output, weight, d_input, epilogue };
-            lab.backend.conv2d_backward_input(&op, batch, spans)
-        }
-        Layer::Linear(op, batch) => {
-            let spans = LinearBackwardInput { d_output, weight, d_input, epilogue };
-            lab.backend.linear_backward_input(&op, batch, spans)
-        }
+        Layer::Conv(op, _) => lab.run(Conv2dBackwardInput { op, d_output, weight, d_input, epilogue }),
+        Layer::Linear(op, _) => lab.run(LinearBackwardInput { op, d_output, weight, d_input, epilogue }),
     }
-    .expect("backward input");
     if !fused {
-        lab.backend
-            .bias_activation_backward(activation, rows, channels, output, d_input, Some(d_bias))
-            .expect("backward bias");
+        lab.run(BiasActivationBackward::of_epilogue(channels, d_input, end));
     }
     [d_input, d_bias].map(|span| lab.get(span))
 }
@@ -233,8 +221,7 @@ fn a_fused_pooling_needs_no_argmax_without_a_backward_pass() {
     let weight = lab.put(Region::Parameters, &[1.0]);
     let (output, pooled) = (lab.empty(Region::Arena, 16), lab.empty(Region::Arena, 1));
     let pool = Some(PoolEpilogue { op: pool, output: pooled, argmax: None });
-    let spans = Conv2dForward { input, weight, bias: None, activation: Activation::Identity, output, pool };
-    lab.backend.conv2d_forward(&op, 1, spans).expect("forward");
+    lab.run(Conv2dForward { op, activation: Activation::Identity, input, weight, bias: None, output, pool });
     let largest = random(16, 0).into_iter().fold(f32::NEG_INFINITY, f32::max);
     assert_eq!(lab.get(pooled), [largest]);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cnn_cuda::images::Held;
-use cnn_cuda::ops::{Augmentation, Backend, GatherOps, Metrics, Normalise, Region, Subset};
+use cnn_cuda::ops::{Augmentation, Backend, DataSets, Gather, Metrics, Normalise, Region, SoftmaxCrossEntropy, Subset};
 use cnn_cuda::rng::{Purpose, draw};
 use cnn_cuda::shape::Shape;
 
@@ -22,8 +22,9 @@ pub fn check_gather<B: Backend>(lab: &mut Lab<B>, relative: f32) {
     let output = lab.empty(Region::Arena, 3 * shape.len());
     lab.backend.set_metrics(Metrics::default()).expect("metrics");
     for batch in [&order[1..4], &order[4..]] {
-        lab.backend.gather_normalise(Subset::Test, batch.len(), output).expect("gather");
-        let got = lab.get(output.first(batch.len() * shape.len()));
+        let output = output.first(batch.len() * shape.len());
+        lab.run(Gather { subset: Subset::Test, shape, augmentation: None, output });
+        let got = lab.get(output);
         for (slot, &image) in batch.iter().enumerate() {
             for at in 0..shape.len() {
                 let x = f32::from(images[image as usize * shape.len() + at]);
@@ -36,7 +37,7 @@ pub fn check_gather<B: Backend>(lab: &mut Lab<B>, relative: f32) {
         let mut logits = vec![0.0; batch.len() * 5];
         batch.iter().enumerate().for_each(|(slot, &label)| logits[slot * 5 + label as usize] = 1.0);
         let logits = lab.put(Region::Arena, &logits);
-        lab.backend.softmax_cross_entropy(5, batch.len(), logits, None).expect("loss");
+        lab.run(SoftmaxCrossEntropy { classes: 5, logits, gradient: None });
     }
     let metrics = lab.backend.read_metrics().expect("metrics");
     assert_eq!((metrics.correct, metrics.samples, metrics.steps), (4, 4, 2));
@@ -94,11 +95,12 @@ pub fn check_augmentation<B: Backend>(lab: &mut Lab<B>, rounded: fn(f32) -> f32)
     let output = lab.empty(Region::Arena, 4 * shape.len());
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     for (op, epoch) in settings.iter().zip([0, 1, 77, 3]) {
-        lab.backend.set_augmentation(op, seed, epoch).expect("settings");
+        lab.backend.set_augmentation_epoch(seed, epoch).expect("settings");
         lab.backend.set_order(Subset::Train, &order, 1).expect("order");
         for batch in [1..4, 4..6] {
-            lab.backend.gather_normalise(Subset::Train, batch.len(), output).expect("gather");
-            let got = lab.get(output.first(batch.len() * shape.len()));
+            let output = output.first(batch.len() * shape.len());
+            lab.run(Gather { subset: Subset::Train, shape, augmentation: Some(*op), output });
+            let got = lab.get(output);
             let image = |position: usize| {
                 let words = [0, 1].map(|half| draw(seed, Purpose::Augmentation, epoch, 2 * position as u64 + half));
                 augmented(op, &normalise, &images[order[position] as usize * shape.len()..][..shape.len()], words)
@@ -107,10 +109,11 @@ pub fn check_augmentation<B: Backend>(lab: &mut Lab<B>, rounded: fn(f32) -> f32)
             assert_eq!(bits(&got), bits(&expected), "{op:?}");
         }
         lab.backend.set_order(Subset::Test, &order, 0).expect("order");
-        lab.backend.gather_normalise(Subset::Test, 1, output).expect("gather");
+        let output = output.first(shape.len());
+        lab.run(Gather { subset: Subset::Test, shape, augmentation: None, output });
         let plain = augmented(&none, &normalise, &images[5 * shape.len()..], [[0; 4]; 2]);
         let plain: Vec<f32> = plain.into_iter().map(rounded).collect();
-        assert_eq!(bits(&lab.get(output.first(shape.len()))), bits(&plain), "a test image was changed");
+        assert_eq!(bits(&lab.get(output)), bits(&plain), "a test image was changed");
     }
 }
 
@@ -122,7 +125,12 @@ pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
     let images: Vec<u8> = (0..count * shape.len()).map(|i| (i * 37 % 251) as u8).collect();
     let normalise = Normalise { shape, mean: vec![0.5, 0.25, 0.0], std: vec![0.5, 0.3, 2.0] };
     let labels: Vec<u32> = (0..count as u32).map(|image| image % 5).collect();
-    let output = lab.empty(Region::Arena, 2 * shape.len());
+    let output = lab.empty(Region::Arena, 3 * shape.len());
+    let op = Augmentation { crop_padding: 1, flip: true, ..Augmentation::default() };
+    let gather = |batch| {
+        let output = output.first(batch * shape.len());
+        Gather { subset: Subset::Train, shape, augmentation: Some(op), output }
+    };
     // Logits that favour one class: how often that is right says which labels came along.
     let mut logits = vec![0.0; 10];
     (logits[3], logits[5 + 4]) = (1.0, 1.0);
@@ -130,17 +138,15 @@ pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
     let order: Vec<u32> = (0..count as u32).map(|at| at * 7 % count as u32).collect();
     let run = |lab: &mut Lab<B>| {
         let mut seen = Vec::new();
-        let op = Augmentation { crop_padding: 1, flip: true, ..Augmentation::default() };
         for (epoch, position, batches) in [(0, 0, 6), (1, 4, 2), (2, 2, 5), (2, 0, 1)] {
-            lab.backend.set_augmentation(&op, 3, epoch).expect("settings");
+            lab.backend.set_augmentation_epoch(3, epoch).expect("settings");
             lab.backend.set_order(Subset::Train, &order, position).expect("order");
             lab.backend.set_metrics(Metrics::default()).expect("metrics");
             for number in 0..batches {
                 let batch = (count - position - 2 * number).min(2);
-                lab.backend.prepare_batch(Subset::Train, batch).expect("prepared");
-                lab.backend.gather_normalise(Subset::Train, batch, output).expect("gather");
-                seen.extend(lab.get(output.first(batch * shape.len())).iter().map(|value| value.to_bits()));
-                lab.backend.softmax_cross_entropy(5, batch, logits.first(5 * batch), None).expect("loss");
+                lab.run(gather(batch));
+                seen.extend(lab.get(gather(batch).output).iter().map(|value| value.to_bits()));
+                lab.run(SoftmaxCrossEntropy { classes: 5, logits: logits.first(5 * batch), gradient: None });
                 seen.push(lab.backend.read_metrics().expect("metrics").correct as u32);
             }
         }
@@ -151,7 +157,7 @@ pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
     let source = Arc::new(Held { images, image_len: shape.len() });
     lab.backend.stream_subset(Subset::Train, &normalise, source, labels, 2).expect("stream");
     assert!(run(lab) == expected, "streamed batches differ");
-    assert!(lab.backend.prepare_batch(Subset::Train, 3).is_err(), "batches are of two");
+    assert!(lab.try_run(gather(3)).is_err(), "batches are of two");
 }
 
 #[test]
@@ -202,10 +208,11 @@ fn the_end_of_the_order_is_an_error() {
     let mut lab = cpu();
     let shape = Shape::new(1, 1, 1);
     let normalise = Normalise { shape, mean: vec![0.5], std: vec![0.5] };
-    let output = lab.empty(Region::Arena, 4);
-    assert!(lab.backend.gather_normalise(Subset::Train, 1, output).is_err(), "nothing was loaded");
+    let output = lab.empty(Region::Arena, 2);
+    let gather = Gather { subset: Subset::Train, shape, augmentation: None, output };
+    assert!(lab.try_run(gather).is_err(), "nothing was loaded");
     lab.backend.load_subset(Subset::Train, &normalise, vec![1, 2], vec![0, 0]).expect("load");
     assert!(lab.backend.set_order(Subset::Train, &[0, 2], 0).is_err(), "image 2 does not exist");
     lab.backend.set_order(Subset::Train, &[1, 0], 1).expect("order");
-    assert!(lab.backend.gather_normalise(Subset::Train, 2, output).is_err(), "one image is left");
+    assert!(lab.try_run(gather).is_err(), "one image is left");
 }

@@ -1,6 +1,6 @@
 //! Addition, concatenation and gradient sums.
 
-use cnn_cuda::ops::{Backend, ChannelCopy, JoinOps, Region, Subsample};
+use cnn_cuda::ops::{Add, Backend, ChannelCopy, CopyChannels, Region, Subsample};
 use cnn_cuda::shape::Shape;
 
 use super::case::{Case, Results};
@@ -29,16 +29,16 @@ fn an_activation_added_to_itself_is_doubled() {
     let mut lab = cpu();
     let values = random(50, 0);
     let (a, output) = (lab.put(Region::Arena, &values), lab.empty(Region::Arena, 50));
-    lab.backend.add_forward(50, a, a, output).expect("add");
+    lab.run(Add { a, b: a, output });
     assert_eq!(lab.get(output), values.iter().map(|v| v + v).collect::<Vec<_>>());
 }
 
 #[test]
-fn accumulate_adds_to_what_is_there() {
+fn a_sum_may_take_the_place_of_a_term() {
     let mut lab = cpu();
     let (a, b) = (random(70_001, 0), random(70_001, 1));
     let (term, sum) = (lab.put(Region::Arena, &a), lab.put(Region::Arena, &b));
-    lab.backend.accumulate(a.len(), term, sum).expect("accumulate");
+    lab.run(Add { a: sum, b: term, output: sum });
     assert_eq!(lab.get(sum), a.iter().zip(&b).map(|(a, b)| b + a).collect::<Vec<_>>());
 }
 
@@ -47,7 +47,6 @@ pub fn run_concat<B: Backend>(
     lab: &mut Lab<B>,
     pixels: usize,
     channels: &[usize],
-    batch: usize,
     inputs: &[Vec<f32>],
     d_output: &[f32],
 ) -> Results {
@@ -73,8 +72,8 @@ pub fn run_concat<B: Backend>(
             target_offset: 0,
             ..there
         };
-        lab.backend.copy_channels(&there, batch, input, output).expect("forward");
-        lab.backend.copy_channels(&back, batch, d_output, d_input).expect("backward");
+        lab.run(CopyChannels { op: there, input, output });
+        lab.run(CopyChannels { op: back, input: d_output, output: d_input });
         gradients.push(lab.get(d_input));
         offset += own;
     }

@@ -1,6 +1,7 @@
 //! A backend with a little memory, in which tests lay out tensors by hand.
 
-use cnn_cuda::ops::{Backend, MemorySizes, Region, Span};
+use anyhow::Result;
+use cnn_cuda::ops::{Backend, MemorySizes, Op, Region, Span, Step};
 use cnn_cuda::rng::{Purpose, Stream};
 
 /// Elements of every region of a lab.
@@ -48,6 +49,17 @@ impl<B: Backend> Lab<B> {
 
     pub fn get(&mut self, span: Span) -> Vec<f32> {
         self.backend.read(span).expect("read")
+    }
+
+    /// Runs a program of one operator.
+    pub fn run(&mut self, op: impl Into<Op>) {
+        self.try_run(op).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    pub fn try_run(&mut self, op: impl Into<Op>) -> Result<()> {
+        let op = op.into();
+        let mut program = self.backend.compile(vec![Step { label: op.operands().describe(), op }])?;
+        self.backend.run(&mut program)
     }
 }
 

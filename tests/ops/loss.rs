@@ -1,6 +1,6 @@
 //! Softmax cross-entropy and the metrics.
 
-use cnn_cuda::ops::{Backend, LossGradient, LossOps, LossScale, Metrics, Region};
+use cnn_cuda::ops::{Backend, DataSets, LossGradient, LossScale, Metrics, Region, SoftmaxCrossEntropy, TrainingState};
 
 use super::lab::{Lab, random};
 use super::{FP32, Tolerance, compare, cpu};
@@ -18,7 +18,8 @@ pub fn check_loss<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         }
         lab.backend.set_metrics(Metrics::default()).expect("metrics");
         lab.backend.set_labels(&labels).expect("labels");
-        lab.backend.softmax_cross_entropy(classes, batch, span, Some(d_span.into())).expect("loss");
+        let gradient = Some(LossGradient::new(d_span));
+        lab.run(SoftmaxCrossEntropy { classes, logits: span, gradient });
         let (mut loss, mut d_logits) = (0.0, Vec::new());
         for (row, &label) in logits.chunks(classes).zip(&labels) {
             let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
@@ -45,7 +46,7 @@ fn a_bad_step_is_remembered_and_later_ones_do_not_hide_it() {
     lab.backend.set_labels(&[1]).expect("labels");
     for logits in [[0.0, 1.0], [f32::NAN, 1.0], [0.0, 1.0]] {
         let span = lab.put(Region::Arena, &logits);
-        lab.backend.softmax_cross_entropy(2, 1, span, None).expect("loss");
+        lab.run(SoftmaxCrossEntropy { classes: 2, logits: span, gradient: None });
     }
     assert_eq!(lab.backend.read_metrics().expect("metrics").first_bad_step, Some(1));
 }
@@ -57,8 +58,10 @@ fn step_losses_are_means_and_are_taken_once() {
     lab.backend.set_labels(&[0, 0]).expect("labels");
     let span = lab.put(Region::Arena, &[0.0, 0.0, 0.0, 0.0]);
     let d_span = lab.empty(Region::Arena, 4);
-    lab.backend.softmax_cross_entropy(2, 2, span, Some(d_span.into())).expect("loss");
-    lab.backend.softmax_cross_entropy(2, 2, span, None).expect("an evaluation, which is not logged");
+    let training = SoftmaxCrossEntropy { classes: 2, logits: span, gradient: Some(LossGradient::new(d_span)) };
+    lab.run(training);
+    // An evaluation is not logged.
+    lab.run(SoftmaxCrossEntropy { gradient: None, ..training });
     let losses = lab.backend.take_step_losses().expect("losses");
     assert_eq!((losses.len(), losses[0].accuracy), (1, 1.0));
     assert!((losses[0].loss - 2.0_f32.ln()).abs() < 1e-6);
@@ -70,7 +73,7 @@ fn a_label_outside_the_classes_is_an_error() {
     let mut lab = cpu();
     lab.backend.set_labels(&[2]).expect("labels");
     let span = lab.put(Region::Arena, &[0.0, 0.0]);
-    assert!(lab.backend.softmax_cross_entropy(2, 1, span, None).is_err());
+    assert!(lab.try_run(SoftmaxCrossEntropy { classes: 2, logits: span, gradient: None }).is_err());
 }
 
 /// A confident network's loss is what is left after large numbers cancel: it must not be rounded away.
@@ -79,7 +82,7 @@ pub fn check_confident<B: Backend>(lab: &mut Lab<B>) {
         let span = lab.put(Region::Arena, &[30.0, 30.0 - gap]);
         lab.backend.set_metrics(Metrics::default()).expect("metrics");
         lab.backend.set_labels(&[0]).expect("labels");
-        lab.backend.softmax_cross_entropy(2, 1, span, None).expect("loss");
+        lab.run(SoftmaxCrossEntropy { classes: 2, logits: span, gradient: None });
         let (loss, expected) = (lab.backend.read_metrics().expect("metrics").loss_sum, (-f64::from(gap)).exp().ln_1p());
         // ln(1 + x) of a small x in fp32 has the rounding of 1 + x: 6e-8 in all.
         assert!((loss - expected).abs() < 1e-7 + 1e-5 * expected, "{loss} instead of {expected}");
@@ -100,8 +103,8 @@ pub fn check_bias<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         let d_bias = lab.empty(Region::Gradients, classes);
         let labels: Vec<u32> = (0..batch).map(|sample| (sample * 7 % classes) as u32).collect();
         lab.backend.set_labels(&labels).expect("labels");
-        let gradient = LossGradient { d_bias: Some(d_bias), ..d_logits.into() };
-        lab.backend.softmax_cross_entropy(classes, batch, logits, Some(gradient)).expect("loss");
+        let gradient = Some(LossGradient { d_bias: Some(d_bias), ..LossGradient::new(d_logits) });
+        lab.run(SoftmaxCrossEntropy { classes, logits, gradient });
         let values = lab.get(d_logits);
         let column = |class: usize| values.iter().skip(class).step_by(classes).map(|&d| f64::from(d)).sum();
         let sums: Vec<f64> = (0..classes).map(column).collect();

@@ -6,6 +6,7 @@ mod conv;
 pub mod cuda;
 mod cuda_implicit;
 mod cuda_lt;
+mod cuda_neighbours;
 pub mod dropout;
 mod epilogue;
 mod gather;

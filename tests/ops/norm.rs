@@ -3,7 +3,7 @@
 use std::fs;
 
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::{Activation, Backend, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, NormOps, Region, Span};
+use cnn_cuda::ops::{Activation, Backend, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, Region, Span};
 use cnn_cuda::shape::Shape;
 
 use super::case::{Case, Results};
@@ -43,7 +43,7 @@ pub struct Spans {
 /// Lays out a case: its inputs, running mean 0 and variance 1, and the gradient of the output.
 fn lay_out<B: Backend>(
     lab: &mut Lab<B>,
-    op: &BatchNorm2d,
+    op: BatchNorm2d,
     activation: Activation,
     inputs: &[Vec<f32>],
     d_output: &[f32],
@@ -55,8 +55,10 @@ fn lay_out<B: Backend>(
     let input = lab.put(Region::Arena, &inputs[0]);
     let residual = inputs.get(3).map(|residual| lab.put(Region::Arena, residual));
     let output = lab.empty(Region::Arena, input.len);
-    let forward = BatchNorm2dForward { input, weight, bias, running, saved: Some(saved), residual, activation, output };
+    let kept = Some(saved);
+    let forward = BatchNorm2dForward { op, activation, input, weight, bias, running, saved: kept, residual, output };
     let backward = BatchNorm2dBackward {
+        op,
         activation,
         input,
         weight,
@@ -74,15 +76,14 @@ fn lay_out<B: Backend>(
 /// Runs a case in training.
 pub fn run<B: Backend>(
     lab: &mut Lab<B>,
-    op: &BatchNorm2d,
+    op: BatchNorm2d,
     activation: Activation,
-    batch: usize,
     inputs: &[Vec<f32>],
     d_output: &[f32],
 ) -> Results {
     let Spans { forward, backward } = lay_out(lab, op, activation, inputs, d_output);
-    lab.backend.batch_norm2d_forward(op, batch, forward).expect("forward");
-    lab.backend.batch_norm2d_backward(op, batch, backward).expect("backward");
+    lab.run(forward);
+    lab.run(backward);
     let mut gradients =
         [backward.d_input.expect("wanted"), backward.d_weight, backward.d_bias].map(|s| lab.get(s)).to_vec();
     if forward.residual.is_some() {
@@ -99,8 +100,8 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     let values: Vec<f32> = random(batch * op.input.len(), 0).iter().map(|x| (x * 64.0).round() / 64.0 + 20.0).collect();
     let inputs = [values, random(channels, 1), random(channels, 2)];
     lab.clear();
-    let spans = lay_out(lab, &op, Activation::Relu, &inputs, &vec![0.0; batch * op.input.len()]);
-    lab.backend.batch_norm2d_forward(&op, batch, spans.forward).expect("forward");
+    let spans = lay_out(lab, op, Activation::Relu, &inputs, &vec![0.0; batch * op.input.len()]);
+    lab.run(spans.forward);
     let x: Vec<f64> = inputs[0].iter().map(|&x| x.into()).collect();
     let rows = (x.len() / channels) as f64;
     let of = |pick: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
@@ -117,8 +118,8 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     let running = lab.get(spans.forward.running);
     compare("running mean", &running[..channels], &running_mean, FP32);
     compare("running variance", &running[channels..], &running_variance, FP32);
-    let evaluation = BatchNorm2dForward { saved: None, ..spans.forward };
-    lab.backend.batch_norm2d_forward(&op, 2, evaluation).expect("forward");
+    let [input, output] = [spans.forward.input, spans.forward.output].map(|span| span.first(2 * op.input.len()));
+    lab.run(BatchNorm2dForward { saved: None, input, output, ..spans.forward });
     let expected: Vec<f64> = (0..2 * op.input.len())
         .map(|at| {
             let c = at % channels;
@@ -126,11 +127,13 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
             ((x[at] - running_mean[c]) * scale + f64::from(inputs[2][c])).max(0.0)
         })
         .collect();
-    compare("evaluation", &lab.get(spans.forward.output.first(expected.len())), &expected, tolerance);
+    compare("evaluation", &lab.get(output), &expected, tolerance);
     assert_eq!(lab.get(spans.forward.running), running, "evaluation changes the running statistics");
     let tiny = BatchNorm2d::new(Shape::new(1, 1, channels));
-    let error = lab.backend.batch_norm2d_forward(&tiny, 1, spans.forward).expect_err("one value has no variance");
-    assert!(error.to_string().contains("--batch-size"), "{error}");
+    let [input, output] = [input, output].map(|span| span.first(channels));
+    let tiny = BatchNorm2dForward { op: tiny, input, output, ..spans.forward };
+    let error = format!("{:#}", lab.try_run(tiny).expect_err("one value has no variance"));
+    assert!(error.contains("--batch-size"), "{error}");
 }
 
 /// A plan lets the output take the input's place in evaluation, and gradients the place of the output's.
@@ -140,20 +143,19 @@ pub fn check_in_place<B: Backend>(lab: &mut Lab<B>) {
         let inputs = Case::random_inputs(&case);
         let d_output = random(batch * op.input.len(), 9);
         lab.clear();
-        let apart = lay_out(lab, &op, activation, &inputs, &d_output);
+        let apart = lay_out(lab, op, activation, &inputs, &d_output);
         let evaluation = BatchNorm2dForward { saved: None, ..apart.forward };
-        lab.backend.batch_norm2d_forward(&op, batch, evaluation).expect("forward");
+        lab.run(evaluation);
         let expected = lab.get(evaluation.output);
         let copied = lab.put(Region::Arena, &inputs[0]);
-        let over = BatchNorm2dForward { input: copied, output: copied, ..evaluation };
-        lab.backend.batch_norm2d_forward(&op, batch, over).expect("forward");
+        lab.run(BatchNorm2dForward { input: copied, output: copied, ..evaluation });
         assert_eq!(lab.get(copied), expected, "{op:?} in place");
-        lab.backend.batch_norm2d_forward(&op, batch, apart.forward).expect("forward");
+        lab.run(apart.forward);
         // Without an input's gradient the other gradients are the same.
         let parts = |lab: &mut Lab<B>, d_input: Option<Span>| {
             lab.backend.write(apart.backward.d_output, &d_output).expect("write");
             let spans = BatchNorm2dBackward { d_input, ..apart.backward };
-            lab.backend.batch_norm2d_backward(&op, batch, spans).expect("backward");
+            lab.run(spans);
             [spans.d_weight, spans.d_bias, d_input.unwrap_or(spans.d_bias)].map(|span| lab.get(span))
         };
         let expected = parts(lab, apart.backward.d_input);
@@ -183,11 +185,11 @@ pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         let keys = &keys[..if residual { 4 } else { 3 }];
         let inputs: Vec<Vec<f32>> = keys.iter().map(|key| tensor(key)).collect();
         lab.clear();
-        let spans = lay_out(lab, &op, activation, &inputs, &tensor("d_output"));
+        let spans = lay_out(lab, op, activation, &inputs, &tensor("d_output"));
         let running = [tensor("before.running_mean"), tensor("before.running_var")].concat();
         lab.backend.write(spans.forward.running, &running).expect("write");
-        lab.backend.batch_norm2d_forward(&op, shape[0], spans.forward).expect("forward");
-        lab.backend.batch_norm2d_backward(&op, shape[0], spans.backward).expect("backward");
+        lab.run(spans.forward);
+        lab.run(spans.backward);
         let mut check = |key: &str, span: Span| {
             compare(&format!("{name} {key}"), &lab.get(span), &as_f64(tensor(key)), tolerance);
         };
@@ -201,7 +203,7 @@ pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         let running = as_f64([tensor("after.running_mean"), tensor("after.running_var")].concat());
         compare(&format!("{name} running statistics"), &lab.get(spans.forward.running), &running, tolerance);
         let evaluation = BatchNorm2dForward { saved: None, ..spans.forward };
-        lab.backend.batch_norm2d_forward(&op, shape[0], evaluation).expect("forward");
+        lab.run(evaluation);
         compare(&format!("{name} evaluated"), &lab.get(evaluation.output), &as_f64(tensor("evaluated")), tolerance);
     }
 }
@@ -224,8 +226,8 @@ fn a_large_mean_costs_no_digits() {
     let op = BatchNorm2d::new(Shape::new(64, 64, 3));
     let x: Vec<f32> = random(2 * op.input.len(), 0).iter().map(|x| x + 1000.0).collect();
     let inputs = [x.clone(), vec![1.0; 3], vec![0.0; 3]];
-    let spans = lay_out(&mut lab, &op, Activation::Identity, &inputs, &x);
-    lab.backend.batch_norm2d_forward(&op, 2, spans.forward).expect("forward");
+    let spans = lay_out(&mut lab, op, Activation::Identity, &inputs, &x);
+    lab.run(spans.forward);
     let x: Vec<f64> = x.into_iter().map(f64::from).collect();
     let inverse: Vec<f64> = (0..3).map(|c| 1.0 / (reference::moments(&x, c, 3).1 + 1e-5).sqrt()).collect();
     compare("inverse deviation", &lab.get(spans.backward.saved)[3..], &inverse, FP32);

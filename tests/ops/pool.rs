@@ -1,6 +1,6 @@
 //! Pooling: overlap, padding, remainders, ties and NaN.
 
-use cnn_cuda::ops::{Backend, PoolOps, Region};
+use cnn_cuda::ops::{Backend, MaxPool2dForward, Region};
 
 use super::case::{Case, adaptive_avg_pool, avg_pool, max_pool};
 use super::lab::Lab;
@@ -66,7 +66,7 @@ fn without_a_backward_pass_no_argmax_is_needed() {
     let mut lab = cpu();
     let values = super::lab::random(batch * op.input.len(), 0);
     let (input, output) = (lab.put(Region::Arena, &values), lab.empty(Region::Arena, 24));
-    lab.backend.max_pool2d_forward(&op, batch, input, output, None).expect("forward");
+    lab.run(MaxPool2dForward { op, input, output, argmax: None });
     let with = max_pool([4, 4, 3], [2, 2, 0], 2).run(&mut cpu(), &[values], &[1.0; 24]);
     assert_eq!(lab.get(output), with.output);
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cnn_cuda::ops::{Activation, Backend, LossGradient, Metrics, Region};
+use cnn_cuda::ops::{Activation, Backend, LossGradient, Metrics, Region, SoftmaxCrossEntropy};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -150,8 +150,8 @@ fn check_cross_entropy<B: Backend>(
     lab.backend.set_metrics(Metrics::default()).expect("metrics");
     lab.backend.set_labels(&labels).expect("labels");
     let smoothing = params["smoothing"].as_f64().unwrap_or(0.0) as f32;
-    let gradient = LossGradient { smoothing, ..d_span.into() };
-    lab.backend.softmax_cross_entropy(shape[1], shape[0], span, Some(gradient)).expect("loss");
+    let gradient = Some(LossGradient { smoothing, ..LossGradient::new(d_span) });
+    lab.run(SoftmaxCrossEntropy { classes: shape[1], logits: span, gradient });
     let metrics = lab.backend.read_metrics().expect("metrics");
     let expected = |key: &str| tensors.get(&format!("{name}.{key}")).0.into_iter().map(f64::from).collect::<Vec<_>>();
     compare(&format!("{name} loss"), &[metrics.loss() as f32], &expected("loss"), tolerance);

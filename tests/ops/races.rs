@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use cnn_cuda::cuda::Cuda;
-use cnn_cuda::ops::{Algorithm, JoinOps, Region};
+use cnn_cuda::ops::{Add, Algorithm, Precision, Region};
 use half::f16;
 
 use super::case::Case;
@@ -27,7 +27,7 @@ fn run(lab: &mut Lab<Cuda>, cases: &[Case]) {
     }
 }
 
-fn run_products(precision: &'static str) {
+fn run_products(precision: Precision) {
     for algorithm in Algorithm::ALL {
         let lab = &mut lab_by(precision, algorithm);
         run(lab, &[conv::cases(), linear::cases(), cuda_implicit::implicit_cases()].concat());
@@ -35,15 +35,15 @@ fn run_products(precision: &'static str) {
     }
 }
 
-fn run_others(precision: &'static str) {
+fn run_others(precision: Precision) {
     let lab = &mut lab_by(precision, Algorithm::Direct);
     run(lab, &[pool::cases(), lrn::cases(), activation::cases(), join::cases(), norm::cases()].concat());
     let whole_vectors = Case::Concat { pixels: 6, channels: vec![8, 16], batch: 3 };
     run(lab, &[whole_vectors]);
     let [a, b] = [1, 2].map(|stream| lab.put(Region::Arena, &random(1001, stream)));
-    lab.backend.accumulate(1001, b, a).expect("a sum");
+    lab.run(Add { a, b, output: a });
     let rounded: fn(f32) -> f32 =
-        if precision == "fp16" { |value| f16::from_f32(value).to_f32() } else { |value| value };
+        if precision == Precision::Fp16 { |value| f16::from_f32(value).to_f32() } else { |value| value };
     gather::check_gather(lab, 1.0);
     gather::check_augmentation(lab, rounded);
     loss::check_loss(lab, ANY);
@@ -78,9 +78,9 @@ fn every_kernel_is_free_of_them() {
         let settings = [RACES, ("CUDA_EMULATOR_LAUNCHED", path), ("CUDA_EMULATOR_CC", capability)];
         let done = on_emulator(&settings, || {
             if std::env::var("CUDA_EMULATOR_CC").as_deref() == Ok("7.5") {
-                return run_products("fp16");
+                return run_products(Precision::Fp16);
             }
-            for precision in ["fp32", "tf32", "fp16"] {
+            for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
                 run_products(precision);
                 run_others(precision);
             }

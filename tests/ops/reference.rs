@@ -22,7 +22,7 @@ pub fn forward(case: &Case, inputs: &[Vec<f64>]) -> Vec<f64> {
             })
         }
         Case::AdaptiveAvgPool2d { op, batch } => adaptive_avg_pool(op, *batch, &inputs[0]),
-        Case::Lrn { op, .. } => inputs[0].chunks_exact(op.channels).flat_map(|x| lrn(op, x)).collect(),
+        Case::Lrn { op, .. } => inputs[0].chunks_exact(op.input.channels).flat_map(|x| lrn(op, x)).collect(),
         Case::Activation { op, .. } => inputs[0].iter().map(|&x| activate(*op, x)).collect(),
         Case::Subsample { op, batch } => subsample(op, *batch, &inputs[0]),
         Case::Add { .. } => inputs[0].iter().zip(&inputs[1]).map(|(a, b)| a + b).collect(),
@@ -139,11 +139,11 @@ fn adaptive_avg_pool(op: &AdaptiveAvgPool2d, batch: usize, x: &[f64]) -> Vec<f64
 fn lrn(op: &Lrn, x: &[f64]) -> Vec<f64> {
     let [alpha, beta, k] = [op.alpha, op.beta, op.k].map(f64::from);
     let response = |c: usize| {
-        let window = c.saturating_sub(op.size / 2)..(c + (op.size - 1) / 2 + 1).min(op.channels);
+        let window = c.saturating_sub(op.size / 2)..(c + (op.size - 1) / 2 + 1).min(op.input.channels);
         let sum: f64 = window.map(|c| x[c] * x[c]).sum();
         x[c] / (k + alpha * sum / op.size as f64).powf(beta)
     };
-    (0..op.channels).map(response).collect()
+    (0..op.input.channels).map(response).collect()
 }
 
 /// Pools with `reduce(values in the window and the input, window area)`, of which what is beyond the padding is no part.

@@ -16,6 +16,11 @@ pub fn on_the_emulator() -> bool {
 /// Runs `body`, a closure written in a test function, on the machine's GPU where it has one, and on the emulator in a
 /// process of its own. With `CNN_CUDA_NEED_GPU` set, on the GPU alone, and a missing one fails the test.
 pub fn on_cuda<F: Fn()>(body: F) {
+    on_cuda_with(&[], body);
+}
+
+/// The same, with `settings` in the environment of the process that runs on the emulator.
+pub fn on_cuda_with<F: Fn()>(settings: &[(&str, &str)], body: F) {
     if std::env::var_os("CNN_CUDA_NEED_GPU").is_some() {
         if let Err(error) = cnn_cuda::cuda::devices() {
             panic!("CNN_CUDA_NEED_GPU is set, but there is no usable device: {error:#}");
@@ -25,7 +30,7 @@ pub fn on_cuda<F: Fn()>(body: F) {
     if has_gpu() {
         body();
     }
-    on_emulator(&[], body);
+    on_emulator(settings, body);
 }
 
 #[test]

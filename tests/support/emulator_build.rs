@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest, Sha256};
 
+use super::sources::MODULES;
+
 const KERNELS: &str = "kernels";
 const SOURCES: &str = "tests/cuda_emulator";
 
@@ -34,6 +36,7 @@ const FOR_PRODUCTS: &[&str] = &["-O3", "-march=native"];
 
 const DRIVER: &[&str] = &[
     "block",
+    "capture",
     "copy",
     "device",
     "event",
@@ -43,6 +46,7 @@ const DRIVER: &[&str] = &[
     "launch",
     "memory",
     "module",
+    "queue",
     "race_fences",
     "race_order",
     "race_report",
@@ -117,6 +121,7 @@ fn fingerprint(compiler: &str) -> String {
         hash.update(file.to_string_lossy().as_bytes());
         hash.update(fs::read(file).expect("a source file is readable"));
     }
+    MODULES.iter().for_each(|module| hash.update(format!("{}{:?}", module.name, module.defines)));
     hash.update(format!("{ALL:?}{FOR_KERNELS:?}{FOR_RACES:?}{FOR_DRIVER:?}{FOR_PRODUCTS:?}{DRIVER:?}"));
     hash.update(Command::new(compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default());
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -140,15 +145,18 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
 /// A source and its flags.
 type Job = (PathBuf, Vec<&'static str>);
 
-/// Every kernel file twice, once per storage type, with the registration of its kernels.
+/// Every module, and the kernels of the emulator's tests, twice, once per storage type, with the registration of their kernels.
 fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
+    let modules =
+        MODULES.iter().map(|it| (it.name.to_string(), format!("{KERNELS}/{}.cu", it.file).into(), it.defines));
+    let planted = files(SOURCES, &["cu"]).into_iter().map(|file| (stem(&file), file, [].as_slice()));
     let mut jobs = Vec::new();
-    for file in files(KERNELS, &["cu"]).into_iter().chain(files(SOURCES, &["cu"])) {
+    for (name, file, defines) in modules.chain(planted) {
         for (suffix, define) in [("f32", ""), ("f16", "#define REAL_F16\n")] {
-            let source = work.join(format!("{}_{suffix}.cpp", stem(&file)));
-            let shared = format!("#define EMULATOR_SHARED emulator_shared_{}_{suffix}\n", stem(&file));
+            let source = work.join(format!("{name}_{suffix}.cpp"));
+            let shared = format!("#define EMULATOR_SHARED emulator_shared_{name}_{suffix}\n");
             fs::write(&source, format!("{define}{shared}{}", registration(&file))).expect("target/ can be written");
-            jobs.push((source, [FOR_KERNELS, more_flags].concat()));
+            jobs.push((source, [FOR_KERNELS, defines, more_flags].concat()));
         }
     }
     jobs

@@ -4,13 +4,13 @@
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Activation, Backend, Region, Span};
-use cnn_cuda::plan::{self, Mode, Plan, StepKind};
+use cnn_cuda::ops::{Activation, Backend, Lrn, Op, Precision};
+use cnn_cuda::plan::{Mode, Plan, Sequence, TrainSettings};
 use cnn_cuda::shape::{Shape, Window};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
 
 use super::dag::check_gradients_of;
-use super::harness::{Listener, bits, dataset, two_epochs};
+use super::harness::{Listener, bits, dataset, logits, two_epochs};
 use crate::ops::cuda::options;
 use crate::support::cuda::on_cuda;
 
@@ -21,7 +21,7 @@ pub fn network(input: Shape) -> Network {
     let mut x = net.conv2d("a", 0, conv(6)).expect("a");
     x = net.activation(x, leaky).expect("activation");
     x = net.max_pool2d_ceil(x, Window { kernel: 3, stride: 2, padding: 0 }).expect("pool");
-    x = net.lrn(x, 3, [0.5, 0.75, 1.0]).expect("lrn");
+    x = net.layer(x, Lrn { input: net.shape(x), size: 3, alpha: 0.5, beta: 0.75, k: 1.0 }).expect("lrn");
     x = net.conv2d("b", x, conv(4)).expect("b");
     x = net.activation(x, leaky).expect("activation");
     let mut side = net.adaptive_avg_pool2d(x, 2, 2).expect("pool");
@@ -54,28 +54,23 @@ fn evaluation_has_neither_dropout_nor_auxiliary_heads() {
     let network = network(Shape::new(10, 9, 2));
     let plan = Plan::new(&network, Mode::Inference, 3).expect("a plan");
     let labels = |plan: &Plan| plan.forward.iter().map(|step| step.label.clone()).collect::<Vec<_>>();
-    assert!(plan.auxiliary.is_empty());
+    let losses = |plan: &Plan, sequence| -> Vec<String> {
+        let steps = plan.sequence(&sequence).into_iter();
+        steps.filter(|step| matches!(step.op, Op::SoftmaxCrossEntropy(_))).map(|step| step.label).collect()
+    };
+    assert_eq!(losses(&plan, Sequence::EvaluateStep), ["loss"]);
     assert!(labels(&plan).iter().all(|label| !label.contains("side") && !label.contains("dropout")));
     let training = Plan::new(&network, Mode::Training, 3).expect("a plan");
-    assert_eq!(training.auxiliary.len(), 1);
-    let dropouts =
-        |plan: &Plan| plan.forward.iter().filter(|step| matches!(step.kind, StepKind::Dropout { .. })).count();
+    assert_eq!(losses(&training, Sequence::TrainStep(TrainSettings::default())), ["loss", "auxiliary loss"]);
+    let dropouts = |plan: &Plan| plan.forward.iter().filter(|step| matches!(step.op, Op::DropoutPass(_))).count();
     assert_eq!(dropouts(&training), 3);
     let none = Plan::new(&network.clone().with_dropout(0.0), Mode::Training, 3).expect("a plan");
     assert_eq!(dropouts(&none), 0);
     assert_eq!(network.parameter_count() - network.evaluated_parameter_count(), 16 * 10 + 10);
 
     // The plan without dropout gives the same logits in training and in evaluation.
-    let parameters = network.initial_parameters(0);
-    let input = crate::ops::lab::random(3 * network.input().len(), 0);
-    let logits = [none, plan].map(|plan| {
-        let mut backend = Cpu::new(Some(1)).expect("a thread");
-        backend.allocate(&plan.memory_sizes(false)).expect("memory");
-        backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters).expect("write");
-        backend.write(plan.input, &input).expect("write");
-        plan::forward(&mut backend, &plan, 3).expect("forward");
-        backend.read(plan.logits).expect("read")
-    });
+    let (weights, input) = (network.initial_weights(0), crate::ops::lab::random(3 * network.input().len(), 0));
+    let logits = [none, plan].map(|plan| logits(&mut Cpu::new(Some(1)).expect("a thread"), &plan, &weights, &input));
     assert_eq!(logits[0], logits[1]);
 }
 
@@ -91,7 +86,7 @@ fn a_head_that_does_not_fit_is_an_error() {
 }
 
 fn cuda(graphs: bool) -> Cuda {
-    Cuda::new(Options { graphs, ..options("fp32") }).expect("a CUDA device")
+    Cuda::new(Options { graphs, ..options(Precision::Fp32) }).expect("a CUDA device")
 }
 
 fn trainer<B: Backend>(backend: B) -> Trainer<B> {

@@ -2,12 +2,12 @@
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Activation, Backend, Metrics, Normalise, Recording, Region, Span, Subset};
-use cnn_cuda::plan::{self, Mode, Plan, StepKind};
+use cnn_cuda::ops::{Activation, Backend, Metrics, Normalise, Op, Region, Span, Subset};
+use cnn_cuda::plan::{Mode, Plan, Sequence, TrainSettings};
 use cnn_cuda::shape::{Shape, Window};
 use cnn_cuda::train::{Hyperparameters, Trainer};
 
-use super::harness::{Listener, digits, hyperparameters};
+use super::harness::{Listener, digits, hyperparameters, logits, run_once};
 
 /// Every operator, with activations that feed two and three others. Those within are leaky with `slope`.
 pub fn branching(input: Shape, width: usize, slope: f32) -> Network {
@@ -38,8 +38,7 @@ pub fn branching(input: Shape, width: usize, slope: f32) -> Network {
 /// Loss of one batch from `parameters`, and the gradients of all of them.
 fn loss_and_gradients<B: Backend>(backend: &mut B, network: &Network, parameters: &[f32]) -> (f64, Vec<f32>) {
     let batch = 3;
-    let mut plan = Plan::new(network, Mode::Training, batch).expect("a plan");
-    plan.smooth_labels(0.1);
+    let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
     backend.set_dropout_step(5, 0).expect("step");
     backend.allocate(&plan.memory_sizes(false)).expect("memory");
     backend.write(Span::new(Region::Parameters, 0, parameters.len()), parameters).expect("write");
@@ -50,7 +49,8 @@ fn loss_and_gradients<B: Backend>(backend: &mut B, network: &Network, parameters
     backend.set_order(Subset::Train, &[2, 0, 1], 0).expect("order");
     backend.set_metrics(Metrics::default()).expect("metrics");
     backend.set_learning_rates(&[0.0]).expect("rate");
-    plan::train_step(backend, &plan, &cnn_cuda::ops::Sgd::default(), batch).expect("step");
+    let settings = TrainSettings { label_smoothing: 0.1, ..TrainSettings::default() };
+    run_once(backend, &plan, Sequence::TrainStep(settings), batch);
     let loss = backend.read_metrics().expect("metrics").loss();
     (loss, backend.read(Span::new(Region::Gradients, 0, parameters.len())).expect("read"))
 }
@@ -108,8 +108,8 @@ fn the_plan_fuses_activations_only_where_nothing_else_reads_the_value_between() 
     let plan = Plan::new(&network, Mode::Training, 4).expect("a plan");
     let fused = |label: &str| {
         let step = plan.forward.iter().find(|step| step.label == format!("{label} forward")).expect(label);
-        match step.kind {
-            StepKind::Conv2dForward { activation, .. } => activation != Activation::Identity,
+        match &step.op {
+            Op::Conv2dForward(forward) => forward.activation != Activation::Identity,
             _ => panic!("{label} is no convolution"),
         }
     };
@@ -122,7 +122,7 @@ fn the_plan_fuses_activations_only_where_nothing_else_reads_the_value_between() 
     let flat = net.flatten(sum);
     net.linear("fc", flat, 2).expect("fc");
     let plan = Plan::new(&net.finish().expect("a network"), Mode::Training, 1).expect("a plan");
-    assert!(plan.forward.iter().any(|step| matches!(step.kind, StepKind::ActivationForward { .. })));
+    assert!(plan.forward.iter().any(|step| matches!(step.op, Op::ActivationForward(_))));
 }
 
 #[test]
@@ -131,16 +131,7 @@ fn inference_needs_less_memory_than_training_and_gives_the_same_logits() {
     let plans = [Mode::Training, Mode::Inference].map(|mode| Plan::new(&network, mode, 4).expect("a plan"));
     let sizes = plans.each_ref().map(|plan| plan.memory_sizes(false).arena);
     assert!(3 * sizes[1] < 2 * sizes[0], "{sizes:?}");
-    let parameters = network.initial_parameters(0);
-    let input = crate::ops::lab::random(4 * network.input().len(), 0);
-    let logits = plans.map(|plan| {
-        let mut backend = Cpu::new(Some(1)).expect("a thread");
-        backend.allocate(&plan.memory_sizes(false)).expect("memory");
-        backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters).expect("write");
-        backend.write(plan.input, &input).expect("write");
-        plan::forward(&mut backend, &plan, 4).expect("forward");
-        backend.run(Recording::Once, |_| Ok(())).expect("nothing");
-        backend.read(plan.logits).expect("read")
-    });
+    let (weights, input) = (network.initial_weights(0), crate::ops::lab::random(4 * network.input().len(), 0));
+    let logits = plans.map(|plan| logits(&mut Cpu::new(Some(1)).expect("a thread"), &plan, &weights, &input));
     assert_eq!(logits[0], logits[1]);
 }

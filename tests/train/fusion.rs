@@ -1,14 +1,14 @@
-//! What the plan fuses, told without a device, and that a captured step has as many launches as the plan's list says.
+//! What the plan fuses, and what a device launches for it, told without a device.
 
-use cnn_cuda::cuda::{Cuda, Launches, Options};
+use cnn_cuda::cuda::{self, Cuda, Options};
 use cnn_cuda::models::find;
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Algorithm, Backend, Metrics, Normalise, OptimizerOps, Recording, Region, Sgd, Span, Subset};
-use cnn_cuda::ops::{GatherOps, LossOps};
-use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::ops::{Activation, Algorithm, Backend, Precision, Step};
+use cnn_cuda::plan::{Mode, Plan, Sequence, TrainSettings};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::dag::branching;
+use super::norm::normalised;
 use crate::ops::cuda::options;
 use crate::support::cuda::{on_cuda, on_the_emulator};
 
@@ -21,7 +21,7 @@ fn model(name: &str) -> Network {
 fn steps(network: &Network, mode: Mode) -> Vec<String> {
     let plan = Plan::new(network, mode, 4).expect("a plan");
     let all = plan.forward.iter().chain(&plan.backward);
-    all.map(|step| format!("{}: {}", step.label, step.kind.describe())).collect()
+    all.map(|step| format!("{}: {}", step.label, step.op.operands().describe())).collect()
 }
 
 #[test]
@@ -94,53 +94,53 @@ fn a_gradient_across_a_flatten_is_not_summed_by_column() {
 }
 
 /// Precision and algorithm.
-type How = (&'static str, Option<Algorithm>);
+type How = (Precision, Option<Algorithm>);
 
-const BY_BLAS: How = ("fp32", Some(Algorithm::Im2col));
+const BY_BLAS: How = (Precision::Fp32, Some(Algorithm::Gemm));
 
-/// Launches of a training step by the list.
-fn listed(network: &Network, (precision, algorithm): How, batch: usize) -> Vec<&'static str> {
-    let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
-    let mut launches = Launches::new(precision, options(precision).workspace, algorithm);
-    launches.allocate(&plan.memory_sizes(false)).expect("a list");
-    plan::train_step(&mut launches, &plan, &Sgd::default(), batch).expect("a step");
-    launches.take()
+fn options_of((precision, algorithm): How) -> Options {
+    Options { graphs: true, algorithm, ..options(precision) }
 }
 
-/// Nodes of the graph that a device captured of a training step.
-fn captured(network: &Network, (precision, algorithm): How, batch: usize) -> usize {
-    let mut backend = Cuda::new(Options { graphs: true, algorithm, ..options(precision) }).expect("a CUDA device");
+/// What each step of a training step launches by the list that needs no device.
+fn listed_with(network: &Network, batch: usize, options: &Options) -> Vec<Vec<String>> {
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
-    let shape = network.input();
-    let normalise = Normalise { shape, mean: vec![0.5; shape.channels], std: vec![0.5; shape.channels] };
-    let images = vec![7; batch * shape.len()];
-    backend.load_subset(Subset::Train, &normalise, images, vec![1; batch]).expect("images");
+    cuda::launches(&train_step(&plan, batch), &plan.memory_sizes(false), options).expect("a list")
+}
+
+fn listed(network: &Network, how: How, batch: usize) -> Vec<String> {
+    listed_with(network, batch, &options_of(how)).concat()
+}
+
+fn train_step(plan: &Plan, batch: usize) -> Vec<Step> {
+    plan.steps(&Sequence::TrainStep(TrainSettings::default()), batch)
+}
+
+/// What a device launches for them.
+fn launched(network: &Network, how: How, batch: usize) -> Vec<Vec<String>> {
+    let mut backend = Cuda::new(options_of(how)).expect("a CUDA device");
+    let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
     backend.allocate(&plan.memory_sizes(false)).expect("memory");
-    let parameters = network.initial_parameters(0);
-    backend.write(Span::new(Region::Parameters, 0, parameters.len()), &parameters).expect("weights");
-    backend.set_metrics(Metrics::default()).expect("metrics");
-    backend.set_learning_rates(&[0.01]).expect("rate");
-    let order: Vec<u32> = (0..batch as u32).collect();
-    for _ in 0..2 {
-        backend.set_order(Subset::Train, &order, 0).expect("order");
-        plan::train_step(&mut backend, &plan, &Sgd::default(), batch).expect("a step");
-    }
-    backend.recorded_launches(Recording::train_step(batch)).expect("the step was captured")
+    let program = backend.compile(train_step(&plan, batch)).expect("a program");
+    Cuda::launches(&program).expect("a device launches")
 }
 
 #[test]
-fn a_captured_step_has_as_many_nodes_as_are_listed() {
+fn a_device_launches_what_is_listed_without_one() {
     on_cuda(|| {
-        for precision in ["fp32", "fp16"] {
-            let networks = [model("mnist-cnn"), model("lenet5"), branching(Shape::new(28, 28, 1), 8, 0.0)];
-            for (network, batch) in networks.iter().zip([2, 5, 3]) {
-                for algorithm in Algorithm::ALL.map(Some) {
-                    let listed = listed(network, (precision, algorithm), batch);
-                    let nodes = captured(network, (precision, algorithm), batch);
-                    // A real library may take more than one kernel for a product.
-                    let by_library = listed.iter().any(|name| name.ends_with(" product")) && !on_the_emulator();
-                    let fits = if by_library { nodes >= listed.len() } else { nodes == listed.len() };
-                    assert!(fits, "{nodes} of {} in {precision}, {algorithm:?}: {listed:?}", network.name);
+        for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
+            let shape = Shape::new(28, 28, 1);
+            let more = [branching(shape, 8, 0.0), normalised(shape, 8, Activation::Relu)];
+            let networks = ["mnist-cnn", "lenet5", "resnet20"].map(model).into_iter().chain(more);
+            for (network, batch) in networks.zip([2, 5, 3, 64, 4]) {
+                for algorithm in Algorithm::ALL {
+                    if algorithm == Algorithm::CublasLt && !on_the_emulator() {
+                        continue; // what the library offers is for the device to say
+                    }
+                    let how = (precision, Some(algorithm));
+                    let (expected, found) =
+                        (listed_with(&network, batch, &options_of(how)), launched(&network, how, batch));
+                    assert_eq!(found, expected, "{} in {precision}, {algorithm:?}", network.name);
                 }
             }
         }
@@ -148,10 +148,13 @@ fn a_captured_step_has_as_many_nodes_as_are_listed() {
 }
 
 #[test]
-fn a_step_of_mnist_cnn_takes_at_most_thirty_launches() {
-    for (precision, most) in [("fp32", 25), ("tf32", 25), ("fp16", 26)] {
+fn a_step_of_mnist_cnn_takes_few_launches() {
+    for (precision, count) in [(Precision::Fp32, 25), (Precision::Tf32, 25), (Precision::Fp16, 26)] {
         let listed = listed(&model("mnist-cnn"), (precision, None), 64);
-        assert!(listed.len() <= most, "{precision}: {} of {listed:?}", listed.len());
+        assert_eq!(listed.len(), count, "{precision}: {listed:?}");
+        // Both products of the first layer are direct, all others implicit.
+        let of = |stem: &str| listed.iter().filter(|name| name.starts_with(stem)).count();
+        assert_eq!((of("direct_"), of("cuBLAS")), (2, 0), "{precision}: {listed:?}");
     }
 }
 
@@ -161,30 +164,18 @@ fn many_logits_are_summed_apart() {
     let mut net = Builder::new("wide", Shape::new(1, 1, 2));
     net.linear("fc", 0, 600).expect("fc");
     let network = net.finish().expect("a network");
-    assert_eq!(listed(&network, BY_BLAS, 64).iter().filter(|name| **name == "bias_activation_backward").count(), 1);
-    assert!(!listed(&network, BY_BLAS, 8).contains(&"bias_activation_backward"));
-    on_cuda(|| {
-        let mut net = Builder::new("wide", Shape::new(1, 1, 2));
-        net.linear("fc", 0, 600).expect("fc");
-        let network = net.finish().expect("a network");
-        for batch in [8, 64] {
-            let implicit = ("fp32", Some(Algorithm::Implicit));
-            assert_eq!(captured(&network, implicit, batch), listed(&network, implicit, batch).len());
-        }
-    });
+    let apart = |batch| {
+        let listed = listed(&network, BY_BLAS, batch);
+        listed.iter().filter(|name| name.starts_with("bias_activation_backward")).count()
+    };
+    assert_eq!((apart(64), apart(8)), (1, 0));
 }
 
 /// What does not fit the workspace is done in pieces, each of which is launched.
 #[test]
 fn pieces_are_listed() {
     let network = model("mnist-cnn");
-    let plan = Plan::new(&network, Mode::Training, 64).expect("a plan");
-    let count = |workspace: usize| {
-        let mut launches = Launches::new(BY_BLAS.0, workspace, BY_BLAS.1);
-        launches.allocate(&plan.memory_sizes(false)).expect("a list");
-        plan::train_step(&mut launches, &plan, &Sgd::default(), 64).expect("a step");
-        launches.take().len()
-    };
+    let count = |workspace| listed_with(&network, 64, &Options { workspace, ..options_of(BY_BLAS) }).concat().len();
     assert_eq!(count(512 << 20), listed(&network, BY_BLAS, 64).len());
     assert!(count(1 << 20) > 2 * count(512 << 20));
 }

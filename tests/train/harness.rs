@@ -2,8 +2,9 @@
 
 use cnn_cuda::data::{Dataset, Split};
 use cnn_cuda::models::find;
-use cnn_cuda::network::Network;
+use cnn_cuda::network::{Network, Weights};
 use cnn_cuda::ops::{Augmentation, Backend, Sgd, StepLoss};
+use cnn_cuda::plan::{self, Plan, Sequence};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{EpochReport, Hyperparameters, LearningRate, Observer, StepReport, Trainer};
 
@@ -36,6 +37,21 @@ impl<B: Backend> Observer<B> for Listener {
         self.epochs.push(report.clone());
         Ok(())
     }
+}
+
+/// Runs a sequence of a plan once.
+pub fn run_once<B: Backend>(backend: &mut B, plan: &Plan, sequence: Sequence, batch: usize) {
+    let mut program = backend.compile(plan.steps(&sequence, batch)).expect("a program");
+    backend.run(&mut program).expect("a run");
+}
+
+/// The logits of a whole batch of inputs on a backend, which is allocated for it.
+pub fn logits<B: Backend>(backend: &mut B, plan: &Plan, weights: &Weights, input: &[f32]) -> Vec<f32> {
+    backend.allocate(&plan.memory_sizes(false)).expect("memory");
+    plan::write_weights(backend, weights).expect("weights");
+    backend.write(plan.span(plan.input, plan.max_batch), input).expect("write");
+    run_once(backend, plan, Sequence::Forward, plan.max_batch);
+    backend.read(plan.span(plan.logits, plan.max_batch)).expect("read")
 }
 
 /// Plain SGD, unshuffled, one epoch, every loss logged.

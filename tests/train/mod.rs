@@ -1,12 +1,10 @@
-//! Training as a whole: PyTorch's losses, graphs that branch, determinism, resuming.
+//! Training as a whole: PyTorch's losses, graphs that branch, determinism, resuming, changed settings.
 
 mod assorted;
 mod averaging;
-mod branches;
 mod cuda;
 pub mod dag;
 mod fusion;
-mod graph_steps;
 pub mod harness;
 mod networks;
 pub mod norm;
@@ -16,3 +14,4 @@ mod races;
 mod resnet;
 mod resume;
 mod schedule;
+mod settings;

@@ -6,12 +6,12 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::Cuda;
 use cnn_cuda::models::{alexnet, googlenet, vgg, zfnet};
 use cnn_cuda::network::{Network, Weights};
-use cnn_cuda::ops::{Backend, Sgd};
-use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::ops::{Backend, Precision, Sgd};
+use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, Trainer};
 
-use super::harness::{Listener, dataset, hyperparameters};
+use super::harness::{Listener, dataset, hyperparameters, logits};
 use super::parity::from_tensors;
 use crate::ops::cuda::options;
 use crate::ops::pytorch::Tensors;
@@ -67,13 +67,9 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
         let expected =
             |what: &str| -> Vec<f64> { tensors.get(&format!("{name}.{what}")).0.into_iter().map(f64::from).collect() };
         let plan = Plan::new(&network, Mode::Inference, 4).expect("a plan");
-        let mut device = backend();
-        device.allocate(&plan.memory_sizes(false)).expect("memory");
-        plan::write_weights(&mut device, &weights).expect("write");
         let input: Vec<f32> = images.iter().map(|&byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect();
-        device.write(plan.input, &input).expect("write");
-        plan::forward(&mut device, &plan, 4).expect("forward");
-        compare(&format!("{name} logits"), &device.read(plan.logits).expect("read"), &expected("logits"), tolerance);
+        let got = logits(&mut backend(), &plan, &weights, &input);
+        compare(&format!("{name} logits"), &got, &expected("logits"), tolerance);
 
         let labels = tensors.integers(&format!("{name}.labels")).iter().map(|&label| label as u32).collect();
         let sgd = Sgd { momentum: 0.9, ..Sgd::default() };
@@ -94,5 +90,5 @@ fn narrow_networks_give_pytorchs_logits_and_losses() {
 
 #[test]
 fn narrow_networks_give_pytorchs_logits_and_losses_on_cuda() {
-    on_cuda(|| check(|| Cuda::new(options("fp32")).expect("a CUDA device")));
+    on_cuda(|| check(|| Cuda::new(options(Precision::Fp32)).expect("a CUDA device")));
 }

@@ -4,7 +4,7 @@ use cnn_cuda::checkpoint::{load_weights, save_weights};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Activation, Backend};
+use cnn_cuda::ops::{Activation, Backend, Precision};
 use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::{Shape, Window};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
@@ -62,8 +62,11 @@ fn network() -> Network {
 #[test]
 fn sums_and_activations_end_the_batch_normalisation_before_them() {
     let plan = |mode| Plan::new(&network(), mode, 4).expect("a plan");
-    let steps: Vec<String> =
-        plan(Mode::Inference).forward.iter().map(|step| format!("{}: {}", step.label, step.kind.describe())).collect();
+    let steps: Vec<String> = plan(Mode::Inference)
+        .forward
+        .iter()
+        .map(|step| format!("{}: {}", step.label, step.op.operands().describe()))
+        .collect();
     let expected = [
         "start forward: batch norm",
         "stem forward: convolution",
@@ -88,7 +91,7 @@ fn sums_and_activations_end_the_batch_normalisation_before_them() {
     let sums: Vec<&str> =
         training.backward.iter().map(|step| step.label.as_str()).filter(|label| label.ends_with("sum")).collect();
     assert_eq!(sums, ["second.conv1 backward sum", "first.conv1 backward sum"]);
-    assert!(training.backward.iter().all(|step| step.kind.describe() != "copy"));
+    assert!(training.backward.iter().all(|step| step.op.operands().describe() != "copy"));
     assert_eq!(network().parameter_count(), training.parameter_count);
 }
 
@@ -96,7 +99,7 @@ fn sums_and_activations_end_the_batch_normalisation_before_them() {
 fn gradients_are_those_of_the_loss() {
     let network = normalised(Shape::new(9, 8, 2), 4, Activation::LeakyRelu { slope: 0.5 });
     check_gradients_of(&mut Cpu::new(Some(2)).expect("two threads"), &network);
-    on_cuda(|| check_gradients_of(&mut Cuda::new(options("fp32")).expect("a CUDA device"), &network));
+    on_cuda(|| check_gradients_of(&mut Cuda::new(options(Precision::Fp32)).expect("a CUDA device"), &network));
 }
 
 fn trainer<B: Backend>(backend: B) -> Trainer<B> {
@@ -139,14 +142,15 @@ fn threads_and_interruptions_change_nothing() {
 #[test]
 fn graphs_and_interruptions_change_nothing_on_cuda() {
     on_cuda(|| {
-        for precision in ["fp32", "fp16"] {
+        for precision in [Precision::Fp32, Precision::Fp16] {
             let cuda = |graphs| Cuda::new(Options { graphs, ..options(precision) }).expect("a CUDA device");
             let whole = whole_run(cuda(true));
             assert!(whole == whole_run(cuda(false)), "graphs change the numbers in {precision}");
             assert!(whole == interrupted_run(|| cuda(true), 4), "interrupted in {precision}");
         }
         let on_cpu = whole_run(Cpu::new(Some(1)).expect("a thread"));
-        let on_cuda = whole_run(Cuda::new(Options { graphs: true, ..options("fp32") }).expect("a CUDA device"));
+        let on_cuda =
+            whole_run(Cuda::new(Options { graphs: true, ..options(Precision::Fp32) }).expect("a CUDA device"));
         for (which, (got, expected)) in on_cuda.iter().zip(&on_cpu).enumerate() {
             for (got, expected) in got.iter().zip(expected) {
                 let [got, expected] = [*got, *expected].map(f32::from_bits);

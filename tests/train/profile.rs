@@ -4,9 +4,10 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::Network;
 use cnn_cuda::ops::{
-    Activation, Backend, JoinOps, LossScale, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset, TIMED_RUNS,
+    Activation, Backend, CopyBuffer, LossScale, MemorySizes, Metrics, Normalise, Op, Precision, Region, Sgd, SgdUpdate,
+    Span, Step, StepSeconds, Subset, TIMED_RUNS, TrainingState, Whole,
 };
-use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::plan::{self, Mode, Plan, Sequence, TrainSettings};
 use cnn_cuda::shape::Shape;
 
 use super::dag::branching;
@@ -26,11 +27,15 @@ const SGD: Sgd = Sgd {
     frozen: 0,
 };
 
+fn train_step(plan: &Plan) -> Vec<Step> {
+    plan.steps(&Sequence::TrainStep(TrainSettings { sgd: SGD, ..TrainSettings::default() }), BATCH)
+}
+
 /// All that outlives a step, as bits, after three of them with `between` before the last.
 fn after_steps<B: Backend>(
     mut backend: B,
     network: &Network,
-    between: fn(&mut B, &Plan),
+    between: fn(&mut B, &Plan, &mut B::Program),
 ) -> (Vec<Vec<u32>>, Metrics, Option<LossScale>) {
     let plan = Plan::new(network, Mode::Training, BATCH).expect("a plan");
     let shape = network.input();
@@ -39,15 +44,16 @@ fn after_steps<B: Backend>(
     backend.load_subset(Subset::Train, &normalise, images, vec![1, 0, 2]).expect("images");
     let sizes = MemorySizes { average: plan.parameter_count, ..plan.memory_sizes(true) };
     backend.allocate(&sizes).expect("memory");
+    let mut program = backend.compile(train_step(&plan)).expect("a program");
     plan::write_weights(&mut backend, &network.initial_weights(0)).expect("weights");
     backend.set_metrics(Metrics::default()).expect("metrics");
     backend.set_learning_rates(&[0.05]).expect("rate");
     for step in 0..3 {
         if step == 2 {
-            between(&mut backend, &plan);
+            between(&mut backend, &plan, &mut program);
         }
         backend.set_order(Subset::Train, &[2, 0, 1], 0).expect("order");
-        plan::train_step(&mut backend, &plan, &SGD, BATCH).expect("a step");
+        backend.run(&mut program).expect("a step");
     }
     let regions = [Region::Parameters, Region::Momentum, Region::Gradients, Region::Average];
     let spans = regions.map(|region| Span::new(region, 0, plan.parameter_count));
@@ -57,10 +63,10 @@ fn after_steps<B: Backend>(
     (values, backend.read_metrics().expect("metrics"), backend.loss_scale().expect("scale"))
 }
 
-fn profiled<B: Backend>(backend: &mut B, plan: &Plan) {
+fn profiled<B: Backend>(backend: &mut B, plan: &Plan, program: &mut B::Program) {
     let order: Vec<u32> = (0..(BATCH * TIMED_RUNS) as u32).map(|index| index % 3).collect();
     backend.set_order(Subset::Train, &order, 0).expect("order");
-    let times = plan::profile_step(backend, plan, &SGD, BATCH).expect("a profile");
+    let times = plan::profile_step(backend, plan, &SGD, &train_step(plan), program).expect("a profile");
     assert_eq!(times.len(), plan.forward.len() + plan.backward.len() + 3);
     assert!(times.iter().all(|part| part.seconds > 0.0));
     let ends = times.windows(2).all(|pair| pair[1].start >= pair[0].start + 0.999 * pair[0].seconds);
@@ -75,9 +81,9 @@ fn networks() -> [Network; 2] {
 #[test]
 fn a_profiled_step_changes_nothing_on_cuda() {
     on_cuda(|| {
-        for (network, precision) in networks().iter().zip(["fp32", "fp16"]) {
+        for (network, precision) in networks().iter().zip([Precision::Fp32, Precision::Fp16]) {
             let cuda = || Cuda::new(Options { graphs: true, ..options(precision) }).expect("a CUDA device");
-            let expected = after_steps(cuda(), network, |_, _| ());
+            let expected = after_steps(cuda(), network, |_, _, _| ());
             assert!(after_steps(cuda(), network, profiled) == expected, "{} in {precision}", network.name);
         }
     });
@@ -87,22 +93,30 @@ fn a_profiled_step_changes_nothing_on_cuda() {
 fn a_profiled_step_changes_nothing_on_the_cpu() {
     let cpu = || Cpu::new(Some(1)).expect("a thread");
     for network in networks() {
-        let expected = after_steps(cpu(), &network, |_, _| ());
+        let expected = after_steps(cpu(), &network, |_, _, _| ());
         assert!(after_steps(cpu(), &network, profiled) == expected, "{}", network.name);
     }
 }
 
 /// The emulator's clock counts a microsecond for every operation and a nanosecond for every thread.
 #[test]
-fn a_body_is_timed_between_two_events() {
+fn a_step_is_timed_between_two_events() {
     on_cuda(|| {
-        let mut lab = Lab::new(Cuda::new(options("fp32")).expect("a CUDA device"));
-        let (from, to) = (lab.put(Region::Arena, &random(64, 0)), lab.empty(Region::Arena, 64));
-        let mut seconds = |launches: usize| {
-            let body = |cuda: &mut Cuda| (0..launches).try_for_each(|_| cuda.copy(64, from, to));
-            lab.backend.device_seconds(body).expect("timed").expect("a device has a clock of its own")
+        let mut lab = Lab::new(Cuda::new(options(Precision::Fp16)).expect("a CUDA device"));
+        let (input, output) = (lab.put(Region::Arena, &random(64, 0)), lab.empty(Region::Arena, 64));
+        lab.backend.write(Span::new(Region::Gradients, 0, 64), &[0.0; 64]).expect("write");
+        lab.backend.set_learning_rates(&[0.01]).expect("rate");
+        let mut timed = |op: Op| {
+            let mut program = lab.backend.compile(vec![Step { label: "timed".into(), op }]).expect("a program");
+            let launches = Cuda::launches(&program).expect("a device launches").concat().len();
+            let StepSeconds { seconds, runs } = lab.backend.time_step(&mut program, 0).expect("timed");
+            assert!((1..=TIMED_RUNS).contains(&runs), "{runs} runs");
+            (launches, seconds)
         };
-        let (once, thrice) = (seconds(1), seconds(3));
+        let (one, once) = timed(CopyBuffer { op: Whole, input, output }.into());
+        // Whether a gradient overflows, their norm, and the update.
+        let (three, thrice) = timed(SgdUpdate::new(Sgd { clip_norm: Some(1.0), ..Sgd::default() }, 64).into());
+        assert_eq!((one, three), (1, 3));
         assert!(0.0 < once && once < thrice, "{once} for one launch, {thrice} for three");
         if on_the_emulator() {
             // Ten launches of a block, and the event at their end.

@@ -3,7 +3,7 @@
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::models::find;
 use cnn_cuda::network::Network;
-use cnn_cuda::ops::{Algorithm, Branches, Sgd};
+use cnn_cuda::ops::{Algorithm, Precision, Sgd};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, Trainer};
 
@@ -12,9 +12,9 @@ use super::{assorted, networks, resnet};
 use crate::ops::cuda::options;
 use crate::support::emulator::{RACES, on_emulator};
 
-/// Three steps, the last on a smaller batch, with all that an update can have: recorded, then replayed, with branches.
-fn train(network: &Network, precision: &'static str, algorithm: Algorithm, batch: usize) {
-    let options = Options { graphs: true, branches: Branches::On, algorithm: Some(algorithm), ..options(precision) };
+/// Three steps, the last on a smaller batch, with all that an update can have: recorded, then replayed.
+fn train(network: &Network, precision: Precision, algorithm: Algorithm, batch: usize) {
+    let options = Options { graphs: true, algorithm: Some(algorithm), ..options(precision) };
     let (shape, classes) = (network.input(), network.classes());
     let count = 2 * batch + batch.div_ceil(2);
     let images = (0..count * shape.len()).map(|i| (i * 71 % 251) as u8).collect();
@@ -36,7 +36,11 @@ fn model(name: &str) -> Network {
 fn networks_of_all_kinds_are_free_of_them() {
     on_emulator(&[RACES], || {
         // What has no direct kernel goes by im2col.
-        let all = [(Algorithm::Direct, "fp32"), (Algorithm::Implicit, "fp16"), (Algorithm::CublasLt, "tf32")];
+        let all = [
+            (Algorithm::Direct, Precision::Fp32),
+            (Algorithm::Implicit, Precision::Fp16),
+            (Algorithm::CublasLt, Precision::Tf32),
+        ];
         for (algorithm, precision) in all {
             if algorithm != Algorithm::CublasLt {
                 train(&model("mnist-cnn"), precision, algorithm, 2);

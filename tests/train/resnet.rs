@@ -9,13 +9,13 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::models::resnet::{self, Kind, Layers};
 use cnn_cuda::network::{Network, Weights};
-use cnn_cuda::ops::{Backend, Sgd};
-use cnn_cuda::plan::{self, Mode, Plan};
+use cnn_cuda::ops::{Backend, Precision, Sgd};
+use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, Trainer};
 use safetensors::SafeTensors;
 
-use super::harness::{Listener, dataset, hyperparameters};
+use super::harness::{Listener, dataset, hyperparameters, logits};
 use crate::ops::cuda::options;
 use crate::ops::pytorch::Tensors;
 use crate::ops::{Tolerance, compare};
@@ -47,14 +47,11 @@ fn weights(network: &Network, bytes: &[u8], prefix: &str, path: &Path) -> Weight
     load_weights(path, network).expect("PyTorch's names and shapes")
 }
 
-fn logits<B: Backend>(mut backend: B, network: &Network, weights: &Weights, images: &[u8]) -> Vec<f32> {
+fn evaluated<B: Backend>(mut backend: B, network: &Network, weights: &Weights, images: &[u8]) -> Vec<f32> {
     let plan = Plan::new(network, Mode::Inference, BATCH).expect("a plan");
-    backend.allocate(&plan.memory_sizes(false)).expect("memory");
-    plan::write_weights(&mut backend, weights).expect("write");
-    let input: Vec<f32> = images[..plan.input.len].iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
-    backend.write(plan.input, &input).expect("write");
-    plan::forward(&mut backend, &plan, BATCH).expect("forward");
-    backend.read(plan.logits).expect("read")
+    let images = &images[..BATCH * network.input().len()];
+    let input: Vec<f32> = images.iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
+    logits(&mut backend, &plan, weights, &input)
 }
 
 fn check<B: Backend>(backend: impl Fn() -> B) {
@@ -67,7 +64,7 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
         let get = |key: &str| as_f64(&tensors.get(&format!("{name}.{key}")).0);
         let initial = weights(&network, &bytes, &format!("{name}.initial."), &path);
         let images = tensors.bytes(&format!("{name}.images"));
-        let got = logits(backend(), &network, &initial, images);
+        let got = evaluated(backend(), &network, &initial, images);
         compare(&format!("{name} logits"), &got, &get("logits"), CLOSE);
         let labels = tensors.integers(&format!("{name}.labels")).iter().map(|&label| label as u32).collect();
         let set = dataset(network.input(), 10, images.to_vec(), labels);
@@ -105,5 +102,5 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
 #[test]
 fn narrow_residual_networks_give_pytorchs_numbers() {
     check(|| Cpu::new(Some(2)).expect("two threads"));
-    on_cuda(|| check(|| Cuda::new(Options { graphs: true, ..options("fp32") }).expect("a CUDA device")));
+    on_cuda(|| check(|| Cuda::new(Options { graphs: true, ..options(Precision::Fp32) }).expect("a CUDA device")));
 }

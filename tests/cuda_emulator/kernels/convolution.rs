@@ -1,7 +1,7 @@
 //! im2col and col2im, scalar and by 16 bytes, whole and in chunks.
 
 use super::super::device::{Device, blocks, launch};
-use super::{halves, in_both_orders, whole};
+use super::{geometry, halves, in_both_orders, whole};
 
 in_both_orders!(unfolds, unfolds_a_chunk, folds, folds_a_range_of_samples, folds_halves);
 
@@ -58,12 +58,8 @@ impl Case {
         sources
     }
 
-    /// The kernels' shape parameters, in their order.
-    fn parameters(&self) -> [u32; 8] {
-        let (out_height, out_width) = self.outputs();
-        let all =
-            [self.height, self.width, self.channels, out_height, out_width, self.kernel, self.stride, self.padding];
-        all.map(|value| value as u32)
+    fn geometry(&self) -> [u32; 11] {
+        geometry([self.height, self.width, self.channels, 1], self.outputs(), [self.kernel, self.stride, self.padding])
     }
 }
 
@@ -92,8 +88,7 @@ fn expected_fold(case: Case, columns: &[f32]) -> Vec<f32> {
 fn run(device: &Device, kernel: &str, case: Case, input: &[f32], output: usize, range: (usize, usize)) -> Vec<f32> {
     let (source, target) = (device.upload(input), device.poisoned::<f32>(output));
     let (first, count) = (range.0 as u64, range.1 as u64);
-    let [a, b, c, d, e, f, g, h] = case.parameters();
-    launch!(device, kernel, blocks(3), &source, &target, &first, &count, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
+    launch!(device, kernel, blocks(3), &source, &target, &first, &count, &case.geometry(), &0u32).unwrap();
     device.download(&target)
 }
 
@@ -155,11 +150,11 @@ fn folds_halves(device: Device) {
         let source = device.upload(&halves(&input));
         let middle = device.poisoned::<half::f16>(columns.len());
         let target = device.poisoned::<half::f16>(case.inputs());
-        let [a, b, c, d, e, f, g, h] = case.parameters();
+        let op = case.geometry();
         let (zero, rows, samples) = (0u64, case.rows() as u64, case.samples as u64);
         let (unfold, fold) = (format!("im2col{suffix}"), format!("col2im{suffix}"));
-        launch!(device, &unfold, blocks(2), &source, &middle, &zero, &rows, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
-        launch!(device, &fold, blocks(2), &middle, &target, &zero, &samples, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
+        launch!(device, &unfold, blocks(2), &source, &middle, &zero, &rows, &op, &0u32).unwrap();
+        launch!(device, &fold, blocks(2), &middle, &target, &zero, &samples, &op, &0u32).unwrap();
         assert_eq!(device.download(&middle), halves(&columns));
         assert_eq!(device.download(&target), halves(&expected_fold(case, &columns)));
     }

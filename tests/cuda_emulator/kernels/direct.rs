@@ -1,7 +1,7 @@
 //! The first layer's direct convolution, and its weight gradient in one launch.
 
 use super::super::device::{Device, blocks, launch};
-use super::{halves, in_both_orders, whole};
+use super::{geometry, halves, in_both_orders, whole};
 
 in_both_orders!(convolves, sums_weight_gradients_in_one_launch, halves_too);
 
@@ -36,10 +36,9 @@ fn windows(case: Case, input: &[f32]) -> Vec<Vec<f32>> {
     (0..samples * out_height * out_width).map(window).collect()
 }
 
-fn geometry(case: Case) -> [u32; 6] {
-    let ([_, height, width, _], [_, stride, padding]) = case;
-    let (out_height, out_width) = outputs(case);
-    [height, width, out_height, out_width, stride, padding].map(|value| value as u32)
+fn op(case: Case) -> [u32; 11] {
+    let ([_, height, width, channels], window) = case;
+    geometry([height, width, 1, channels], outputs(case), window)
 }
 
 fn convolved(case: Case, input: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
@@ -58,11 +57,9 @@ fn convolves(device: Device) {
         let (weight, bias) = (whole(channels * kernel * kernel, 2), whole(channels, 3));
         let expected = convolved(case, &input, &weight, &bias);
         let (x, w, b) = (device.upload(&input), device.upload(&weight), device.upload(&bias));
-        let (y, pixels, c, slope) =
-            (device.poisoned::<f32>(expected.len()), (expected.len() / channels) as u64, channels as u32, 0.0f32);
-        let [p, q, r, s, t, u] = geometry(case);
+        let (y, pixels) = (device.poisoned::<f32>(expected.len()), (expected.len() / channels) as u64);
         let name = format!("direct_forward_{kernel}_f32");
-        launch!(device, &name, blocks(2), &x, &w, &b, &y, &pixels, &c, &slope, &p, &q, &r, &s, &t, &u).unwrap();
+        launch!(device, &name, blocks(2), &x, &w, &b, &y, &pixels, &op(case), &0f32).unwrap();
         assert_eq!(device.download(&y), expected, "{case:?}");
     }
 }
@@ -81,16 +78,15 @@ fn sums_weight_gradients_in_one_launch(device: Device) {
             }
         }
         let (x, d_y, arrived) = (device.upload(&input), device.upload(&d_output), device.upload(&[0u32]));
-        let (pixels, c) = (windows.len() as u64, channels as u32);
-        let lanes = c.div_ceil(if kernel == 3 { 4 } else { 1 }).next_power_of_two();
+        let pixels = windows.len() as u64;
+        let lanes = (channels as u32).div_ceil(if kernel == 3 { 4 } else { 1 }).next_power_of_two();
         let grid = blocks((windows.len() as u32).div_ceil(per_block));
         let partial = device.poisoned::<f32>(grid.grid_dim.0 as usize * expected.len().next_multiple_of(4));
-        let [p, q, r, s, t, u] = geometry(case);
-        let name = format!("direct_backward_weight_{kernel}_f32");
+        let (op, name) = (op(case), format!("direct_backward_weight_{kernel}_f32"));
         for _ in 0..2 {
             let d_weight = device.poisoned::<f32>(expected.len());
             let (w, m, v, n, k, l) = (&d_weight, &partial, &arrived, &pixels, &lanes, &per_block);
-            launch!(device, &name, grid, &x, &d_y, w, m, v, n, &c, k, l, &p, &q, &r, &s, &t, &u).unwrap();
+            launch!(device, &name, grid, &x, &d_y, w, m, v, n, &op, k, l, &0u32).unwrap();
             assert_eq!(device.download(w), expected, "{case:?} {per_block}");
             assert_eq!(device.download(v), [0]);
         }
@@ -106,10 +102,9 @@ fn halves_too(device: Device) {
         let expected = convolved(case, &input, &weight, &bias);
         let (x, w, b) = (device.upload(&halves(&input)), device.upload(&halves(&weight)), device.upload(&bias));
         let y = device.upload(&halves(&vec![f32::NAN; expected.len()]));
-        let (pixels, c, slope) = ((expected.len() / channels) as u64, channels as u32, 0.0f32);
-        let [p, q, r, s, t, u] = geometry(case);
+        let pixels = (expected.len() / channels) as u64;
         let name = format!("direct_forward_{kernel}_f16");
-        launch!(device, &name, blocks(2), &x, &w, &b, &y, &pixels, &c, &slope, &p, &q, &r, &s, &t, &u).unwrap();
+        launch!(device, &name, blocks(2), &x, &w, &b, &y, &pixels, &op(case), &0f32).unwrap();
         assert_eq!(device.download(&y), halves(&expected), "{case:?}");
     }
 }

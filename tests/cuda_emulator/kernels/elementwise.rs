@@ -2,14 +2,14 @@
 
 use half::f16;
 
-use super::super::device::{Device, blocks, launch};
+use super::super::device::{Device, blocks, launch, launch_planted};
 use super::{halves, in_both_orders, whole};
 
 in_both_orders!(
     adds_bias_and_activates,
     masks_and_sums_columns,
     activates_backward,
-    adds_accumulates_and_copies,
+    adds_and_copies,
     copies_channels,
     rounds_as_ieee_does,
 );
@@ -75,7 +75,7 @@ fn masks_and_sums_columns(device: Device) {
             for _ in 0..2 {
                 let (gradient, target) = (device.upload(&d_y), device.poisoned::<f32>(channels));
                 let (g, t, p, a) = (&gradient, &target, &partial, &arrived);
-                launch!(device, name, config, &output, g, t, p, a, &n, &c, &width, &per_block, &slope).unwrap();
+                launch!(device, name, config, &output, g, t, p, a, &n, &c, &width, &per_block, &0u32, &slope).unwrap();
                 assert_eq!(device.download(&gradient), masked);
                 assert_eq!(device.download(&target), sums, "{rows} {channels} {width} {per_block}");
                 assert!(device.download(&arrived).iter().all(|&count| count == 0));
@@ -101,7 +101,7 @@ fn activates_backward(device: Device) {
     assert_eq!(result[1..].iter().map(|v| v.to_bits()).collect::<Vec<_>>(), [0, 0, f32::INFINITY.to_bits()]);
 }
 
-fn adds_accumulates_and_copies(device: Device) {
+fn adds_and_copies(device: Device) {
     for count in [1usize, 7, 8, 1029] {
         let (left, right) = (whole(count, 6), whole(count, 7));
         let sums: Vec<f32> = left.iter().zip(&right).map(|(a, b)| a + b).collect();
@@ -111,10 +111,10 @@ fn adds_accumulates_and_copies(device: Device) {
         assert_eq!(device.download(&out), sums);
         launch!(device, "copy_f32", blocks(1), &b, &out, &n).unwrap();
         assert_eq!(device.download(&out), right);
-        launch!(device, "accumulate_f32", blocks(1), &a, &b, &n).unwrap();
+        launch!(device, "add_forward_f32", blocks(1), &a, &b, &a, &n).unwrap();
         assert_eq!(device.download(&a), sums);
         let (a, b) = (device.upload(&halves(&left)), device.upload(&halves(&right)));
-        launch!(device, "accumulate_f16", blocks(1), &a, &b, &n).unwrap();
+        launch!(device, "add_forward_f16", blocks(1), &a, &b, &a, &n).unwrap();
         assert_eq!(device.download(&a), halves(&sums));
     }
 }
@@ -147,7 +147,7 @@ fn copies_channels(device: Device) {
 fn rounds_as_ieee_does(device: Device) {
     let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
     let (source, target, count) = (device.upload(&all), device.poisoned::<f32>(all.len()), all.len() as u32);
-    launch!(device, "planted_to_float_f16", blocks(4), &source, &target, &count).unwrap();
+    launch_planted!(device, "planted_to_float_f16", blocks(4), &source, &target, &count).unwrap();
     let floats = device.download(&target);
     for (half, float) in all.iter().zip(&floats) {
         assert!(half.to_f32() == *float || half.is_nan() && float.is_nan(), "{half:?} {float}");
@@ -163,7 +163,7 @@ fn rounds_as_ieee_does(device: Device) {
         .filter(|v| !v.is_nan())
         .collect();
     let (source, target, count) = (device.upload(&near), device.poisoned::<f16>(near.len()), near.len() as u32);
-    launch!(device, "planted_to_real_f16", blocks(4), &source, &target, &count).unwrap();
+    launch_planted!(device, "planted_to_real_f16", blocks(4), &source, &target, &count).unwrap();
     for (float, half) in near.iter().zip(device.download(&target)) {
         assert_eq!(half.to_bits(), f16::from_f32(*float).to_bits(), "{float}");
     }

@@ -33,11 +33,11 @@ fn sums_weight_gradients(device: Device) {
         let target = device.poisoned::<f32>(expected.len());
         let (count, pixels) = (expected.len() as u64, (samples * out_height * out_width) as u64);
         let sizes = [height, width, channels, out_height, out_width, outs, 3, stride, padding, groups, dilation];
-        let [a, b, c, d, e, f, g, h, i, j, k] = sizes.map(|size| size as u32);
+        let op = sizes.map(|size| size as u32);
         let name = "grouped_backward_weight_f32";
         let (x, y, t, n, p) = (&source, &gradients, &target, &count, &pixels);
         // Fewer blocks than weights: each does several.
-        launch!(device, name, blocks(5), x, y, t, n, p, &a, &b, &c, &d, &e, &f, &g, &h, &i, &j, &k).unwrap();
+        launch!(device, name, blocks(5), x, y, t, n, p, &op, &0u32).unwrap();
         assert_eq!(device.download(t), expected);
     }
 }

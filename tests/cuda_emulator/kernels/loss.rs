@@ -28,6 +28,18 @@ fn fresh_metrics(device: &Device) -> CudaSlice<u64> {
     device.upload(&[0u64, 0, 0, 0, -1i64 as u64])
 }
 
+/// `StepLog` with room for two steps, none of which was written.
+fn fresh_log(device: &Device) -> CudaSlice<u64> {
+    let nothing = u64::from(f32::NAN.to_bits());
+    device.upload(&[2, nothing | nothing << 32, nothing | nothing << 32])
+}
+
+/// Losses and accuracies in turn.
+fn read_log(device: &Device, log: &CudaSlice<u64>) -> Vec<f32> {
+    let words = device.download(log).into_iter().skip(1);
+    words.flat_map(|word| [word as u32, (word >> 32) as u32].map(f32::from_bits)).collect()
+}
+
 fn read_metrics(device: &Device, metrics: &CudaSlice<u64>) -> Metrics {
     let [loss, correct, count, steps, bad] = device.download(metrics).try_into().unwrap();
     Metrics { loss_sum: f64::from_bits(loss), correct, count, steps, first_bad_step: bad as i64 }
@@ -54,14 +66,14 @@ fn gives_losses_and_gradients(device: Device) {
         let labels: Vec<usize> = (0..rows).map(|i| (i * 7) % classes).collect();
         let (loss, correct, d_expected) = expected(&logits, &labels, classes, 1024.0 / rows as f64);
         let (source, target) = (device.upload(&logits), device.poisoned::<f32>(logits.len()));
-        let (label, metrics, log) = (upload_u32(&device, &labels), fresh_metrics(&device), device.poisoned::<f32>(4));
+        let (label, metrics, log) = (upload_u32(&device, &labels), fresh_metrics(&device), fresh_log(&device));
         let scale = device.upload(&[1024.0f32]);
         let d_bias = device.poisoned::<f32>(classes);
-        let (n, c, capacity, none) = (rows as u32, classes as u32, 2u64, 0u64);
+        let (n, c, none) = (rows as u32, classes as u32, 0u64);
         let name = "softmax_cross_entropy_f32";
-        main_head!(device, name, &source, &label, &target, &d_bias, &scale, &metrics, &log, &capacity, &n, &c);
+        main_head!(device, name, &source, &label, &scale, &target, &d_bias, &metrics, &log, &n, &c);
         // Evaluation: no gradient, no scale, no log; the metrics add up.
-        main_head!(device, name, &source, &label, &none, &none, &none, &metrics, &none, &none, &n, &c);
+        main_head!(device, name, &source, &label, &none, &none, &none, &metrics, &none, &n, &c);
 
         let read = read_metrics(&device, &metrics);
         assert!((read.loss_sum - 2.0 * loss).abs() < 1e-6 * (1.0 + loss.abs()), "{rows}×{classes}: {read:?} {loss}");
@@ -74,7 +86,7 @@ fn gives_losses_and_gradients(device: Device) {
                 column.fold((0.0, 0.0), |(sum, size), &d| (sum + f64::from(d), size + f64::from(d.abs())));
             assert!((f64::from(got) - sum).abs() <= 1e-6 * size + 1e-6, "class {class}: {got} {sum}");
         }
-        let log = device.download(&log);
+        let log = read_log(&device, &log);
         assert!((f64::from(log[0]) - loss / rows as f64).abs() < 1e-5 * (1.0 + loss / rows as f64));
         assert_eq!(log[1], correct as f32 / rows as f32);
         assert!(log[2].is_nan(), "the second step was not logged");
@@ -94,7 +106,7 @@ fn stores_gradients_as_halves(device: Device) {
             (device.upload(&halves(&logits)), upload_u32(&device, &labels), device.upload(&[256.0f32]));
         let (metrics, none, n, c) = (fresh_metrics(&device), 0u64, rows as u32, classes as u32);
         let name = "softmax_cross_entropy_f16";
-        main_head!(device, name, &values, &label, &values, &none, &scale, &metrics, &none, &none, &n, &c);
+        main_head!(device, name, &values, &label, &scale, &values, &none, &metrics, &none, &n, &c);
         for (got, wanted) in device.download(&values).into_iter().zip(d_expected) {
             // Half a unit in the last of a half's eleven bits, and the subnormals' fixed step.
             assert!((got.to_f64() - wanted).abs() <= wanted.abs() / 2048.0 + 1e-5, "{got} {wanted}");
@@ -106,14 +118,14 @@ fn counts_steps_and_remembers_the_first_bad_one(device: Device) {
     let good = device.upload(&[0.0f32, 0.0]);
     let bad = device.upload(&[f32::NAN, 0.0]);
     let (label, wrong) = (upload_u32(&device, &[1]), upload_u32(&device, &[2]));
-    let (metrics, log, none) = (fresh_metrics(&device), device.poisoned::<f32>(4), 0u64);
+    let (metrics, log, none) = (fresh_metrics(&device), fresh_log(&device), 0u64);
     let name = "softmax_cross_entropy_f32";
     for (logits, label) in [(&good, &label), (&good, &wrong), (&bad, &label)] {
-        main_head!(device, name, logits, label, &none, &none, &none, &metrics, &log, &2u64, &1u32, &2u32);
+        main_head!(device, name, logits, label, &none, &none, &none, &metrics, &log, &1u32, &2u32);
     }
     let read = read_metrics(&device, &metrics);
     assert_eq!((read.steps, read.first_bad_step, read.correct), (3, 1, 0));
-    let log = device.download(&log);
+    let log = read_log(&device, &log);
     assert!(log[0].is_nan() && log[2].is_nan(), "the log is a ring: the third step is in the first place");
     // Equal logits: the first class is the prediction.
     assert_eq!(log[1], 0.0);

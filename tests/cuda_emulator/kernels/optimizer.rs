@@ -3,7 +3,7 @@
 use cudarc::driver::CudaSlice;
 use half::f16;
 
-use super::super::device::{Device, blocks, launch};
+use super::super::device::{Device, Field, blocks, launch};
 use super::{in_both_orders, whole};
 
 in_both_orders!(
@@ -44,13 +44,9 @@ fn follows_pytorchs_sgd(device: Device) {
             let (g, s, o, a) = (&good, &skipped, &overflow, &arrived);
             let (n, m, d, f, z, q) = (&count, &momentum, &decay, &flag, &0.0f32, &none);
             let (zero, name) = (&0u64, "sgd_f16");
-            if momentum == 0.0 {
-                launch!(device, name, blocks(3), w, c, &gradient, q, r, l, g, s, o, a, q, q, n, zero, m, d, z, z, z, f)
-            } else {
-                let v = &velocity;
-                launch!(device, name, blocks(3), w, c, &gradient, v, r, l, g, s, o, a, q, q, n, zero, m, d, z, z, z, f)
-            }
-            .unwrap();
+            let v: &dyn Field = if momentum == 0.0 { q } else { &velocity };
+            launch!(device, name, blocks(3), &gradient, q, w, c, v, q, r, l, g, s, o, a, n, zero, m, d, z, z, z, f)
+                .unwrap();
         }
         let got = device.download(&on_device);
         for (got, wanted) in got.iter().zip(&weights) {
@@ -80,7 +76,7 @@ fn step(device: &Device, weights: &CudaSlice<f32>, gradient: &CudaSlice<f32>, st
     let (s, g, k, o, c) = (scale, good, skipped, overflow, &count);
     launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &count).unwrap();
     let name = "sgd_f32";
-    launch!(device, name, blocks(2), w, n, gradient, n, r, s, g, k, o, a, n, n, c, &0u64, z, z, z, z, z, f).unwrap();
+    launch!(device, name, blocks(2), gradient, n, w, n, n, n, r, s, g, k, o, a, c, &0u64, z, z, z, z, z, f).unwrap();
 }
 
 struct State {
@@ -151,7 +147,7 @@ fn norms_clips_averages_and_leaves_the_frozen_alone(device: Device) {
         let (w, v, r, k, o, q) = (&weights, &average, &rate, &skipped, &overflow, &none);
         let (l, first, z, clip, decay, rest, f) = (&good, frozen as u64, &0.0f32, &2.0f32, &0.75f32, &0.25f32, &0u32);
         let (name, c, first) = ("sgd_f32", &count, &first);
-        launch!(device, name, blocks(2), w, q, g, q, r, s, l, k, o, a, v, n, c, first, z, z, clip, decay, rest, f)
+        launch!(device, name, blocks(2), g, n, w, q, q, v, r, s, l, k, o, a, c, first, z, z, clip, decay, rest, f)
             .unwrap();
         let (moved, averaged) = (device.download(&weights), device.download(&average));
         let factor = (2.0 / (got + 1e-6)).min(1.0);
@@ -182,7 +178,7 @@ fn gathers_a_batch_at_the_position(device: Device) {
     let (output, taken) = (device.poisoned::<f32>(3 * size), device.poisoned::<u32>(3));
     let (p, o, t, a, n) = (&position, &output, &taken, &arrived, &sample);
     let name = "gather_normalise_f32";
-    launch!(device, name, blocks(3), &image, &label, &on_device, p, &m, &s, o, t, a, &batch, n, &c).unwrap();
+    launch!(device, name, blocks(3), &image, &label, &on_device, &m, &s, p, o, t, a, &batch, n, &c).unwrap();
     let normal = |i: usize, byte: u8| (f32::from(byte) / 255.0 - mean[i % channels]) / std[i % channels];
     let expected: Vec<f32> = [6, 2, 1]
         .iter()

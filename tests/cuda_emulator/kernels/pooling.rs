@@ -1,7 +1,7 @@
 //! Max and average pooling with overlap, padding, ties and NaN.
 
-use super::super::device::{Device, blocks, launch};
-use super::{in_both_orders, whole};
+use super::super::device::{Device, Field, blocks, launch};
+use super::{geometry, in_both_orders, whole};
 
 in_both_orders!(takes_maxima, returns_gradients_to_maxima, averages, a_nan_wins);
 
@@ -26,10 +26,9 @@ fn outputs(([_, height, width, _], [kernel, stride, padding]): Case) -> (usize, 
     (along(height), along(width))
 }
 
-fn parameters(case: Case) -> [u32; 8] {
-    let ([_, height, width, channels], [kernel, stride, padding]) = case;
-    let (out_height, out_width) = outputs(case);
-    [height, width, channels, out_height, out_width, kernel, stride, padding].map(|value| value as u32)
+fn op(case: Case) -> [u32; 11] {
+    let ([_, height, width, channels], window) = case;
+    geometry([height, width, channels, channels], outputs(case), window)
 }
 
 /// The inputs of each output's window, in scan order, as (flat index, index within the plane).
@@ -76,28 +75,19 @@ fn takes_maxima(device: Device) {
             let (values, places) = maxima(case, &input.iter().enumerate().map(ended).collect::<Vec<_>>());
             let (source, count) = (device.upload(&input), values.len() as u64);
             let (added, none) = (device.upload(&bias), 0u64);
-            let [a, b, c, d, e, f, g, h] = parameters(case);
+            let bias: &dyn Field = if with_bias { &added } else { &none };
             for (name, vector) in [("max_pool_forward_f32", 1), ("max_pool_forward_vec_f32", 4)] {
                 if channels % vector != 0 {
                     continue;
                 }
                 let (target, argmax) = (device.poisoned::<f32>(values.len()), device.poisoned::<u32>(values.len()));
                 let (x, y, m, n) = (&source, &target, &argmax, &count);
-                match with_bias {
-                    true => {
-                        launch!(device, name, blocks(2), x, &added, y, m, n, &slope, &a, &b, &c, &d, &e, &f, &g, &h)
-                    }
-                    false => {
-                        launch!(device, name, blocks(2), x, &none, y, m, n, &slope, &a, &b, &c, &d, &e, &f, &g, &h)
-                    }
-                }
-                .unwrap();
+                launch!(device, name, blocks(2), x, bias, y, m, n, &op(case), &slope).unwrap();
                 assert_eq!((device.download(y), device.download(m)), (values.clone(), places.clone()));
                 let target = device.poisoned::<f32>(values.len());
                 let (y, m) = (&target, &none);
                 if !with_bias {
-                    launch!(device, name, blocks(2), x, &none, y, m, n, &slope, &a, &b, &c, &d, &e, &f, &g, &h)
-                        .unwrap();
+                    launch!(device, name, blocks(2), x, &none, y, m, n, &op(case), &slope).unwrap();
                     assert_eq!(device.download(y), values);
                 }
             }
@@ -138,7 +128,7 @@ fn returns_gradients_to_maxima(device: Device) {
         }
         let (source, argmax, outputs) = (device.upload(&d_output), device.upload(&places), device.upload(&pooled));
         let arrived = device.upload(&[0u32; 8]);
-        let [a, b, c, d, e, f, g, h] = parameters(case);
+        let (op, all) = (op(case), channels as u32);
         for (name, vector) in backward_kernels(case) {
             let tiles = name.contains("tiles");
             tiled += usize::from(tiles);
@@ -150,15 +140,13 @@ fn returns_gradients_to_maxima(device: Device) {
             let (target, d_bias) = (device.poisoned::<f32>(input.len()), device.poisoned::<f32>(channels));
             let (x, m, y, t, s, p) = (&source, &argmax, &outputs, &target, &d_bias, &partial);
             let (v, n, r, l) = (&arrived, &rows, &per_block, &slope);
-            launch!(device, name, config, x, m, y, t, s, p, v, n, &lanes, r, l, &a, &b, &c, &d, &e, &f, &g, &h)
-                .unwrap();
+            launch!(device, name, config, x, m, y, t, s, p, v, n, &all, &lanes, r, &0u32, &op, l).unwrap();
             assert_eq!(device.download(t), expected, "{name} {case:?}");
             assert_eq!(device.download(s), sums, "{name} {case:?}");
             if slope == 1.0 {
                 let (target, none) = (device.poisoned::<f32>(input.len()), 0u64);
                 let (t, o) = (&target, &none);
-                launch!(device, name, config, x, m, o, t, o, p, v, n, &lanes, r, l, &a, &b, &c, &d, &e, &f, &g, &h)
-                    .unwrap();
+                launch!(device, name, config, x, m, o, t, o, p, v, n, &all, &lanes, r, &0u32, &op, l).unwrap();
                 assert_eq!(device.download(t), expected, "{name} {case:?} alone");
             }
         }
@@ -172,11 +160,10 @@ fn averages(device: Device) {
         let area = (case.1[0] * case.1[0]) as f32;
         let means: Vec<f32> =
             windows(case).iter().map(|window| window.iter().map(|&(at, _)| input[at]).sum::<f32>() / area).collect();
-        let [a, b, c, d, e, f, g, h] = parameters(case);
         let (source, target) = (device.upload(&input), device.poisoned::<f32>(means.len()));
         let count = means.len() as u64;
         let name = "avg_pool_forward_f32";
-        launch!(device, name, blocks(2), &source, &target, &count, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
+        launch!(device, name, blocks(2), &source, &target, &count, &op(case)).unwrap();
         assert_eq!(device.download(&target), means);
 
         let d_output = whole(means.len(), 5);
@@ -187,7 +174,7 @@ fn averages(device: Device) {
         let (source, target, count) =
             (device.upload(&d_output), device.poisoned::<f32>(input.len()), input.len() as u64);
         let name = "avg_pool_backward_f32";
-        launch!(device, name, blocks(2), &source, &target, &count, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
+        launch!(device, name, blocks(2), &source, &target, &count, &op(case)).unwrap();
         assert_eq!(device.download(&target), sums);
     }
 }
@@ -195,10 +182,10 @@ fn averages(device: Device) {
 fn a_nan_wins(device: Device) {
     let source = device.upload(&[1.0, f32::NAN, 3.0, 2.0f32]);
     let (target, argmax) = (device.poisoned::<f32>(1), device.upload(&[9u32]));
-    let [a, b, c, d, e, f, g, h] = parameters(([1, 2, 2, 1], [2, 2, 0]));
+    let op = op(([1, 2, 2, 1], [2, 2, 0]));
     let name = "max_pool_forward_f32";
     let (x, y, m, none, slope) = (&source, &target, &argmax, 0u64, 0.0f32);
-    launch!(device, name, blocks(1), x, &none, y, m, &1u64, &slope, &a, &b, &c, &d, &e, &f, &g, &h).unwrap();
+    launch!(device, name, blocks(1), x, &none, y, m, &1u64, &op, &slope).unwrap();
     assert!(device.download(&target)[0].is_nan());
     assert_eq!(device.download(&argmax), [1]);
 }

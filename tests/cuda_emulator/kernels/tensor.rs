@@ -2,7 +2,7 @@
 
 use cudarc::driver::LaunchConfig;
 
-use super::super::device::{Device, launch};
+use super::super::device::{Device, launch_planted};
 use super::in_both_orders;
 use crate::cuda_emulator::device::blocks;
 
@@ -27,7 +27,7 @@ fn check(device: &Device, kernel: &str, depth: usize, per_word: usize, bits: imp
     let b: Vec<u32> = (0..words * 8).map(|i| word(&|part| right(i / 8 * per_word + part, i % 8))).collect();
     let start: Vec<f32> = (0..128).map(|i| i as f32).collect();
     let (a, b, d) = (device.upload(&a), device.upload(&b), device.upload(&start));
-    launch!(device, kernel, WARP, &a, &b, &d).expect("a product");
+    launch_planted!(device, kernel, WARP, &a, &b, &d).expect("a product");
     let expected: Vec<f32> =
         (0..128).map(|i| start[i] + (0..depth).map(|k| left(i / 8, k) * right(k, i % 8)).sum::<f32>()).collect();
     assert_eq!(device.download(&d), expected, "{kernel}");
@@ -64,7 +64,7 @@ fn rounds_to_tf32(device: Device) {
     ];
     cases.iter().enumerate().for_each(|(i, case)| values[i] = case.0);
     let bits = device.upload(&values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>());
-    launch!(device, "planted_round_to_tf32_f32", blocks(1), &bits).expect("rounded");
+    launch_planted!(device, "planted_round_to_tf32_f32", blocks(1), &bits).expect("rounded");
     let rounded = device.download(&bits);
     for (i, case) in cases.iter().enumerate() {
         assert_eq!(f32::from_bits(rounded[i]), case.1, "{} was rounded wrongly", case.0);

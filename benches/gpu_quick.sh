@@ -1,0 +1,141 @@
+# shellcheck shell=bash
+# `benches/gpu.sh --quick [OUT]`, which sources this file: what matters most of a GPU run, for a GPU that is borrowed for
+# four minutes. The most important parts come first, each has a limit of seconds, and none begins after
+# CNN_CUDA_QUICK_SECONDS (240). OUT receives eight small files, however it ends: summary.txt (what each part came to, and
+# the table of step times), device.txt, tests.log, training.log, steps.jsonl, steps.log, profile.log, ncu.csv.gz.
+#
+# Other sizes, so that the script itself can be tried on something slow:
+quick_seconds=${CNN_CUDA_QUICK_SECONDS:-240}
+quick_tests=${CNN_CUDA_QUICK_TESTS:-ops::cuda train::cuda train::profile train::fusion _on_cuda}
+quick_train=${CNN_CUDA_QUICK_TRAIN:---model mnist-cnn --epochs 3}
+# Networks, their batch sizes, and how many groups of sixteen steps are timed.
+quick_steps=${CNN_CUDA_QUICK_STEPS:-mnist-cnn:64:50 resnet18:128:5 resnet20:128:20 resnet50:64:4}
+# Times every part's limit of seconds.
+quick_patience=${CNN_CUDA_QUICK_PATIENCE:-1}
+quick_profiles=${CNN_CUDA_QUICK_PROFILES:-mnist-cnn:64 resnet18:128}
+
+if [ -z "${CNN_CUDA_TESTS:-}" ]; then
+    CNN_CUDA_TESTS=$(cargo test --release --test all --no-run --message-format=json | python3 -c 'import json, sys
+for message in map(json.loads, sys.stdin):
+    if message.get("executable") and message["profile"]["test"]: print(message["executable"])') || exit 1
+fi
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
+SECONDS=0 # the clock starts here: building does not count
+
+say() { printf '%s\n' "$*" | tee -a "$out/summary.txt"; }
+
+# quick NAME LIMIT LOG COMMAND…: appends what a command prints to a log in $out, and ends it after LIMIT seconds.
+quick() {
+    local name=$1 limit=$(($2 * quick_patience)) log=$out/$3 start=$SECONDS code=0
+    shift 3
+    [ "$limit" -le $((quick_seconds - SECONDS)) ] || limit=$((quick_seconds - SECONDS))
+    if [ "$limit" -le 0 ]; then
+        say "$(printf '%-32s not run, the time is over' "$name")"
+        failed+=("$name")
+        return 1
+    fi
+    printf '\n== %s: %s\n' "$name" "$*" >>"$log"
+    timeout --kill-after=3 "$limit" "$@" >>"$log" 2>&1 || code=$?
+    case $code in
+        0) say "$(printf '%-32s ok %d s' "$name" $((SECONDS - start)))" && return ;;
+        124 | 137) say "$(printf '%-32s STOPPED after %d s' "$name" "$limit")" ;;
+        *) say "$(printf '%-32s FAILED with %d after %d s (see %s)' "$name" "$code" $((SECONDS - start)) "$log")" ;;
+    esac
+    failed+=("$name")
+    return 1
+}
+
+rm -f "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,profile.log,ncu.csv.gz}
+{ nvidia-smi; nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total --format=csv; } >"$out/device.txt" 2>&1
+
+# Device tests, eight at a time, so that backends in one process are neighbours; what fails is tried again alone.
+device_tests() {
+    local name=$1 limit=$2 threads=$3 test
+    shift 3
+    local tests=${*:-$quick_tests}
+    touch "$out/tests.log"
+    for test in $CNN_CUDA_TESTS; do
+        # An executable without any of these tests (of the library, of a benchmark) is left out. The filters are words.
+        # shellcheck disable=SC2086
+        "$test" --list $tests 2>/dev/null | grep ': test$' >/dev/null || continue
+        # shellcheck disable=SC2086
+        quick "$name" "$limit" tests.log "$test" --test-threads "$threads" $tests
+    done
+    say "$(sed "1,/^== $name:/d" "$out/tests.log" | grep -aE '^test .* FAILED$|^test result' | sed 's/^/    /')"
+}
+device_tests tests-side-by-side 90 8
+alone=$(sed -nE 's/^test ([^ ]+) \.\.\. .*FAILED$/\1/p' "$out/tests.log" | tr '\n' ' ')
+# shellcheck disable=SC2086
+[ -z "$alone" ] || device_tests failed-tests-alone 20 1 $alone
+
+for precision in fp16 tf32 fp32; do
+    # shellcheck disable=SC2086
+    quick "train-$precision" 20 training.log "$CNN_CUDA_BIN" train --device 0 --precision $precision --seed 0 \
+        --out "$scratch/$precision" $quick_train || continue
+    cat "$scratch/$precision/metrics.jsonl" >>"$out/training.log"
+    say "    $(python3 -c 'import json, sys
+epochs = [record for record in map(json.loads, open(sys.argv[1])) if record["kind"] == "epoch"]
+for epoch in epochs: print("test accuracy {test_accuracy:.2%} in {seconds:.2f} s".format(**epoch), end="; ")' \
+        "$scratch/$precision/metrics.jsonl")"
+done
+
+# Step times: ours, PyTorch's (as one graph and eager, in one process a network, which spares imports), and ours again.
+# What is printed on stdout is JSON, and goes to a file of its own.
+json=(bash -c '"$@" >>"$0"' "$out/steps.jsonl")
+ours() {
+    local precision
+    for precision in fp16 tf32; do
+        quick "step-$1-$precision${4:-}" 15 steps.log "${json[@]}" "$CNN_CUDA_BIN" bench --device 0 --json --model "$1" \
+            --batch-size "$2" --steps "$3" --precision $precision
+    done
+}
+torch=yes
+python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || torch=
+[ $torch ] || { say "PyTorch with CUDA is not here: step times have none beside them"; failed+=(pytorch); }
+for network in $quick_steps; do
+    IFS=: read -r model batch groups <<<"$network"
+    ours "$model" "$batch" "$groups"
+    if [ $torch ]; then
+        quick "pytorch-$model" 35 steps.log "${json[@]}" python3 benches/pytorch/train_step.py --device cuda:0 --json \
+            --model "$model" --batch-size "$batch" --steps "$groups" --mode graph eager --precision fp16 tf32
+    fi
+    ours "$model" "$batch" "$groups" -again
+done
+say "$(python3 benches/step_table.py "$out/steps.jsonl" 2>&1)"
+
+# What the slowest kernels wait for, a few launches of each network.
+profile_kernels() {
+    local network
+    for network in $quick_profiles; do
+        quick "ncu-${network%:*}" 25 steps.log ncu --kernel-name "regex:${CNN_CUDA_QUICK_KERNELS:-conv2d|norm|gemm}" \
+            --launch-count 25 --section SpeedOfLight --section WarpStateStats --section Occupancy --csv \
+            --log-file "$scratch/ncu.csv" "$CNN_CUDA_BIN" bench --device 0 --steps 1 --model "${network%:*}" \
+            --batch-size "${network#*:}" --precision fp16
+        [ ! -f "$scratch/ncu.csv" ] || gzip -c "$scratch/ncu.csv" >>"$out/ncu.csv.gz"
+        rm -f "$scratch/ncu.csv"
+    done
+}
+if command -v ncu >/dev/null; then
+    profile_kernels
+else
+    say "ncu is not here, so no kernel was profiled"
+    failed+=(ncu)
+fi
+
+for precision in fp16 tf32; do
+    for network in $quick_profiles; do
+        quick "profile-${network%:*}-$precision" 25 profile.log "$CNN_CUDA_BIN" bench --device 0 --steps 5 --profile \
+            --model "${network%:*}" --batch-size "${network#*:}" --precision $precision
+    done
+done
+
+# Small whatever happened, or they could not be brought back.
+for file in "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,profile.log}; do
+    [ -f "$file" ] || continue
+    tail -c 1000000 "$file" >"$scratch/tail" && cp "$scratch/tail" "$file"
+done
+say "$SECONDS s; ${#failed[@]} parts failed: ${failed[*]:-none}"
+[ ${#failed[@]} -eq 0 ]
+exit

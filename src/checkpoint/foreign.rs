@@ -1,0 +1,28 @@
+//! Tensors of a file that do not belong to the network.
+
+use anyhow::{Result, bail};
+use safetensors::tensor::SafeTensors;
+
+use super::statistics::is_statistic;
+use crate::network::{Network, Parameter};
+
+/// An error where the file has tensors that nothing asked for.
+pub(super) fn refuse_extra(network: &Network, prefixes: &[&str], tensors: &SafeTensors) -> Result<()> {
+    let known = |name: &str| {
+        let is = |parameter: &Parameter| {
+            prefixes.iter().any(|prefix| name.strip_prefix(prefix) == Some(parameter.name.as_str()))
+        };
+        network.parameters.iter().any(is) || is_statistic(network, name)
+    };
+    let mut extra: Vec<_> = tensors.names().into_iter().filter(|name| !known(name)).collect();
+    extra.sort_unstable();
+    match extra[..] {
+        [] => Ok(()),
+        [first, ..] => bail!(
+            "tensor {first} does not belong to {} ({} such tensors); is this the weights of another network? \
+             See --model",
+            network.name,
+            extra.len()
+        ),
+    }
+}

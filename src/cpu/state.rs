@@ -1,0 +1,53 @@
+//! What outlives a step on the CPU, and is set and read between steps.
+
+use anyhow::{Result, ensure};
+
+use super::{Cpu, dropout};
+use crate::ops::{Metrics, Region, StepLoss, TrainingState};
+
+impl TrainingState for Cpu {
+    fn set_metrics(&mut self, metrics: Metrics) -> Result<()> {
+        self.loss.metrics = metrics;
+        Ok(())
+    }
+
+    fn read_metrics(&mut self) -> Result<Metrics> {
+        Ok(self.loss.metrics)
+    }
+
+    fn peek_metrics(&mut self) -> Option<Metrics> {
+        Some(self.loss.metrics)
+    }
+
+    fn log_steps(&mut self, capacity: usize) -> Result<()> {
+        self.loss.step_losses = Some(Vec::with_capacity(capacity));
+        Ok(())
+    }
+
+    fn take_step_losses(&mut self) -> Result<Vec<StepLoss>> {
+        let Some(losses) = &mut self.loss.step_losses else { return Ok(Vec::new()) };
+        let taken = losses.clone();
+        losses.clear(); // and keep the capacity: a step allocates nothing
+        Ok(taken)
+    }
+
+    fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
+        ensure!(!rates.is_empty(), "there is no learning rate");
+        self.learning_rates.clear();
+        self.learning_rates.extend(rates);
+        Ok(())
+    }
+
+    fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()> {
+        self.dropout = dropout::State { seed, step };
+        Ok(())
+    }
+
+    fn swap_average(&mut self) -> Result<()> {
+        let whole = [Region::Parameters, Region::Average].map(|region| self.memory.whole(region));
+        let [weights, average] = self.memory.update(whole)?;
+        ensure!(weights.len() == average.len(), "there is no average of the parameters");
+        weights.swap_with_slice(average);
+        Ok(())
+    }
+}

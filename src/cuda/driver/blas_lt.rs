@@ -1,0 +1,240 @@
+//! Matrix products by cuBLASLt that end in bias and ReLU, or in their gradients, in the same launch.
+//!
+//! Everything is made again for every call: calls are captured once and replayed from then on.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use cudarc::cublaslt::result::{self, CublasError};
+use cudarc::cublaslt::sys::{
+    self, cublasComputeType_t, cublasLtEpilogue_t, cublasLtMatmulDescAttributes_t as DescAttribute,
+    cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreferenceAttributes_t as Preference, cublasStatus_t,
+    cudaDataType_t,
+};
+use cudarc::driver::CudaStream;
+use tracing::{debug, warn};
+
+use super::error;
+use crate::cuda::gemm::{Gemm, LtEpilogue, Operand, ReluMask};
+use crate::ops::Precision;
+
+/// Parts of a sum are added up in the type of the arithmetic, never in that of the result.
+const SUMS_IN_FP32: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
+
+impl LtEpilogue {
+    fn code(self) -> cublasLtEpilogue_t {
+        match self {
+            Self::Bias { .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+            Self::BiasRelu { mask: None, .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
+            Self::BiasRelu { mask: Some(_), .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
+            Self::ReluGradient { d_bias: None, .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU,
+            Self::ReluGradient { d_bias: Some(_), .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU_BGRAD,
+            // `a` is cuBLASLt's second operand.
+            Self::BiasGradient { .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
+        }
+    }
+
+    fn bias(self) -> Option<u64> {
+        match self {
+            Self::Bias { bias } | Self::BiasRelu { bias, .. } => Some(bias),
+            Self::ReluGradient { d_bias, .. } => d_bias,
+            Self::BiasGradient { d_bias } => Some(d_bias),
+        }
+    }
+
+    fn mask(self) -> Option<ReluMask<u64>> {
+        match self {
+            Self::Bias { .. } | Self::BiasGradient { .. } => None,
+            Self::BiasRelu { mask, .. } => mask,
+            Self::ReluGradient { mask, .. } => Some(mask),
+        }
+    }
+}
+
+/// One of cuBLASLt's objects, destroyed with its owner.
+struct Owned<T: Copy> {
+    raw: T,
+    destroy: unsafe fn(T) -> Result<(), CublasError>,
+}
+
+impl<T: Copy> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: it was created, and nothing else destroys it. Where that fails there is nothing left to do.
+        let _ = unsafe { (self.destroy)(self.raw) };
+    }
+}
+
+type Layout = Owned<sys::cublasLtMatrixLayout_t>;
+
+/// A product as cuBLASLt takes it, with the algorithm that it proposes.
+struct Call {
+    desc: Owned<sys::cublasLtMatmulDesc_t>,
+    /// Of the first and second operand and the result, in cuBLAS's order.
+    layouts: [Layout; 3],
+    proposal: cublasLtMatmulHeuristicResult_t,
+}
+
+/// cuBLASLt on one stream, whose workspace is that of cuBLAS: they never run at the same time.
+pub(super) struct BlasLt {
+    handle: Owned<sys::cublasLtHandle_t>,
+    stream: Arc<CudaStream>,
+    workspace: (u64, usize),
+    compute: cublasComputeType_t,
+    real: cudaDataType_t,
+}
+
+impl BlasLt {
+    /// With an address and bytes to work in; nothing where this machine has no cuBLASLt, which other algorithms replace.
+    pub fn new(stream: &Arc<CudaStream>, precision: Precision, workspace: (u64, usize)) -> Option<Self> {
+        if !is_present() {
+            debug!("cuBLASLt was not found");
+            return None;
+        }
+        let raw = result::create_handle().inspect_err(|error| debug!("cuBLASLt does not start: {error}")).ok()?;
+        let (compute, real) = match precision {
+            Precision::Fp16 => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_16F),
+            Precision::Tf32 => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
+            Precision::Fp32 => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F),
+        };
+        let handle = Owned { raw, destroy: result::destroy_handle };
+        Some(Self { handle, stream: stream.clone(), workspace, compute, real })
+    }
+
+    /// Whether cuBLASLt has an algorithm for it.
+    pub fn offers(&self, product: &Gemm, epilogue: LtEpilogue) -> bool {
+        let Gemm { m, n, k, .. } = *product;
+        match self.prepare(product, epilogue) {
+            Ok(_) => true,
+            Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => {
+                debug!("cuBLASLt has nothing for a matrix product of {m}×{n}×{k} that ends in {:?}", epilogue.code());
+                false
+            }
+            Err(error) => {
+                warn!("cuBLASLt refuses a matrix product of {m}×{n}×{k}, which is computed otherwise: {error}");
+                false
+            }
+        }
+    }
+
+    /// Computes a product on the stream and ends it.
+    ///
+    /// # Errors
+    /// Where cuBLASLt does not offer it, or fails.
+    pub fn product(&self, product: &Gemm, epilogue: LtEpilogue) -> Result<()> {
+        let Gemm { m, n, k, a, b, c, .. } = *product;
+        let run = || {
+            let call = self.prepare(product, epilogue)?;
+            let [first, second, output] = &call.layouts;
+            let (alpha, beta) = (1.0_f32, 0.0_f32);
+            // SAFETY: the addresses are those of spans that hold the whole matrices; the objects live until it returns, and
+            // so do the scalars, which it reads before that.
+            unsafe {
+                result::matmul(
+                    self.handle.raw,
+                    call.desc.raw,
+                    (&raw const alpha).cast(),
+                    (&raw const beta).cast(),
+                    b.address as *const c_void,
+                    first.raw,
+                    a.address as *const c_void,
+                    second.raw,
+                    c as *const c_void,
+                    output.raw,
+                    c as *mut c_void,
+                    output.raw,
+                    &raw const call.proposal.algo,
+                    self.workspace.0 as *mut c_void,
+                    self.workspace.1,
+                    self.stream.cu_stream().cast(),
+                )
+            }
+        };
+        let product = || format!("a matrix product of {m}×{n}×{k} by cuBLASLt");
+        run().map_err(error::cublaslt).with_context(product)
+    }
+
+    /// As [`Blas::product`](super::blas::Blas::product), `cᵀ = bᵀ · aᵀ`: a bias then runs along the rows of the result.
+    fn prepare(&self, product: &Gemm, epilogue: LtEpilogue) -> Result<Call, CublasError> {
+        let Gemm { m, n, k, a, b, c, float_result, .. } = *product;
+        let raw = result::create_matmul_desc(self.compute, cudaDataType_t::CUDA_R_32F)?;
+        let desc = Owned { raw, destroy: result::destroy_matmul_desc };
+        let transposed = |operand: Operand<u64>| i32::from(operand.transposed);
+        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, transposed(b))?;
+        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, transposed(a))?;
+        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue.code())?;
+        if let Some(bias) = epilogue.bias() {
+            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
+        }
+        if let Some(mask) = epilogue.mask() {
+            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, mask.address)?;
+            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, mask.leading as i64)?;
+        }
+        let layouts = [
+            layout(self.real, if b.transposed { (k, n) } else { (n, k) })?,
+            layout(self.real, if a.transposed { (m, k) } else { (k, m) })?,
+            layout(if float_result { cudaDataType_t::CUDA_R_32F } else { self.real }, (n, m))?,
+        ];
+        let aligned = |address: u64| 1_u32 << address.trailing_zeros().min(8);
+        let preference = Owned { raw: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
+        prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
+        prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_FP32)?;
+        // cuBLASLt takes 256 bytes for granted; the bias counts as the result does.
+        let result_address = c | epilogue.bias().unwrap_or(0);
+        for (attribute, address) in [
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b.address),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a.address),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
+            (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, result_address),
+        ] {
+            prefer(&preference, attribute, aligned(address))?;
+        }
+        let [first, second, output] = &layouts;
+        // SAFETY: all objects are alive.
+        let proposal = unsafe {
+            result::get_matmul_algo_heuristic(
+                self.handle.raw,
+                desc.raw,
+                first.raw,
+                second.raw,
+                output.raw,
+                output.raw,
+                preference.raw,
+            )
+        }?;
+        Ok(Call { desc, layouts, proposal })
+    }
+}
+
+fn is_present() -> bool {
+    // SAFETY: opening cuBLASLt runs no code but its own initialisers.
+    unsafe { sys::is_culib_present() }
+}
+
+/// cuBLASLt's version as it numbers itself, where this machine has it.
+pub(super) fn version() -> Option<usize> {
+    // SAFETY: the library is there, and its function has no arguments.
+    is_present().then(|| unsafe { sys::cublasLtGetVersion() })
+}
+
+/// A column-major matrix without gaps.
+fn layout(of: cudaDataType_t, (rows, columns): (usize, usize)) -> Result<Layout, CublasError> {
+    let raw = result::create_matrix_layout(of, rows as u64, columns as u64, rows as i64)?;
+    Ok(Owned { raw, destroy: result::destroy_matrix_layout })
+}
+
+/// Sets an attribute, whose type is that of cublasLt.h.
+fn set<T>(desc: &Owned<sys::cublasLtMatmulDesc_t>, attribute: DescAttribute, value: T) -> Result<(), CublasError> {
+    // SAFETY: the object is alive, and as many bytes are read as the value has.
+    unsafe { result::set_matmul_desc_attribute(desc.raw, attribute, (&raw const value).cast(), size_of::<T>()) }
+}
+
+/// Sets what an algorithm must do with.
+fn prefer<T>(
+    preference: &Owned<sys::cublasLtMatmulPreference_t>,
+    attribute: Preference,
+    value: T,
+) -> Result<(), CublasError> {
+    // SAFETY: as in `set`.
+    unsafe { result::set_matmul_pref_attribute(preference.raw, attribute, (&raw const value).cast(), size_of::<T>()) }
+}

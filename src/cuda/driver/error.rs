@@ -1,0 +1,63 @@
+//! CUDA's errors as sentences: their name, what they mean here, and what to do.
+
+use anyhow::{Error, anyhow};
+use cudarc::cublas::result::CublasError;
+use cudarc::cublaslt::result::CublasError as CublasLtError;
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
+
+/// A driver error with its name and a remedy.
+pub(in crate::cuda) fn driver(error: DriverError) -> Error {
+    let name = format!("{:?}", error.0);
+    match remedy(error.0) {
+        Some(remedy) => anyhow!("{name}: {remedy}"),
+        None => {
+            let text = error.error_string().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+            anyhow!("{name}: {text}")
+        }
+    }
+}
+
+fn remedy(code: CUresult) -> Option<&'static str> {
+    Some(match code {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "the device has not enough memory; try a smaller --batch-size",
+        CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
+            "the NVIDIA driver is older than the compiler of the kernels; update the driver, or build with an older \
+             NVRTC (CNN_CUDA_NVRTC)"
+        }
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => "the device is older than the kernels allow (compute capability 7.5)",
+        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "the NVIDIA driver and its library differ; restart the machine",
+        CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | CUresult::CUDA_ERROR_LAUNCH_FAILED => {
+            "a kernel failed on the device; this is a defect of the program, please report it with the command"
+        }
+        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => "another process holds the device exclusively",
+        _ => return None,
+    })
+}
+
+/// A cuBLAS error with its name and a remedy.
+pub(in crate::cuda) fn cublas(error: CublasError) -> Error {
+    status(&format!("{:?}", error.0))
+}
+
+/// The same for cuBLASLt, whose errors are cuBLAS's.
+pub(in crate::cuda) fn cublaslt(error: CublasLtError) -> Error {
+    status(&format!("{:?}", error.0))
+}
+
+fn status(name: &str) -> Error {
+    let remedy = match name.trim_start_matches("CUBLAS_STATUS_") {
+        "NOT_INITIALIZED" => {
+            "cuBLAS does not start; its version must fit the NVIDIA driver, and the device must have memory left"
+        }
+        "ALLOC_FAILED" => "the device has not enough memory for cuBLAS; try a smaller --batch-size",
+        "ARCH_MISMATCH" | "NOT_SUPPORTED" => {
+            "this device or this cuBLAS cannot do it; try --precision fp32, or a newer cuBLAS (CNN_CUDA_CUBLAS)"
+        }
+        "EXECUTION_FAILED" | "INTERNAL_ERROR" | "MAPPING_ERROR" => {
+            "the product failed on the device; see what else uses it (nvidia-smi) and whether the driver reports faults"
+        }
+        _ => "this is a defect of the program, please report it with the command",
+    };
+    anyhow!("{name}: {remedy}")
+}

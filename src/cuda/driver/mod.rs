@@ -1,0 +1,23 @@
+//! The lowest room, and the only one that calls foreign code: the driver, NVRTC and cuBLAS are found, loaded and checked here.
+
+mod blas;
+mod blas_lt;
+mod compile;
+pub(super) mod error;
+mod identity;
+mod libraries;
+mod modules;
+mod nvrtc;
+mod probe;
+mod sources;
+mod turn;
+
+pub(super) use blas::Blas;
+pub(super) use compile::cache_folder;
+pub(super) use identity::identity;
+pub(super) use modules::Modules;
+pub use modules::embedded;
+pub use probe::devices;
+pub(super) use probe::{check_device, check_driver, limit_sizes};
+pub(super) use sources::TENSOR_TARGET;
+pub(super) use turn::Turn;

@@ -1,0 +1,187 @@
+//! Convolution, by the algorithm that was chosen for it: an implicit product, a direct kernel, or im2col in pieces that fit
+//! the workspace, then cuBLAS.
+
+use anyhow::Result;
+
+use super::geometry::Geometry;
+use super::site::{Direction, Site};
+use super::{Lowering, direct, implicit};
+use crate::cuda::gemm::{Gemm, Operand};
+use crate::cuda::program::{Address, Buffer, grid_over, params};
+use crate::ops::{Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span};
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ColumnsParams {
+    source: Address,
+    target: Address,
+    first: u64,
+    count: u64,
+    op: Geometry,
+    unused: u32,
+}
+params!(ColumnsParams, 2 addresses, 80 bytes);
+
+impl RunOn<Lowering<'_>> for Conv2dForward {
+    fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
+        if !self.op.is_plain() {
+            return lowering.grouped_forward(self);
+        }
+        let batch = self.input.len / self.op.input.len();
+        match lowering.choose_for(Direction::Forward, &self.op, batch, self.pool.is_some()) {
+            Algorithm::Implicit => lowering.implicit_forward(self),
+            Algorithm::Direct => lowering.direct_forward(self),
+            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_forward(self),
+        }
+    }
+}
+
+impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
+    fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
+        if !self.op.is_plain() {
+            return lowering.grouped_weight(self);
+        }
+        let batch = self.input.len / self.op.input.len();
+        match lowering.choose_for(Direction::BackwardWeight, &self.op, batch, false) {
+            Algorithm::Implicit => lowering.implicit_weight(self),
+            Algorithm::Direct => lowering.direct_backward_weight(self),
+            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_weight(self),
+        }
+    }
+}
+
+impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
+    fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
+        if !self.op.is_plain() {
+            return lowering.grouped_input(self);
+        }
+        let batch = self.d_input.len / self.op.input.len();
+        match lowering.choose_for(Direction::BackwardInput, &self.op, batch, self.epilogue.is_some()) {
+            Algorithm::Implicit => lowering.implicit_input(self),
+            _ => lowering.im2col_input(self),
+        }
+    }
+}
+
+impl Lowering<'_> {
+    fn choose_for(&mut self, direction: Direction, op: &Conv2d, batch: usize, epilogue: bool) -> Algorithm {
+        let mut candidates = vec![Algorithm::Gemm];
+        candidates.extend(implicit::applies(op, batch).then_some(Algorithm::Implicit));
+        let is_direct = direction != Direction::BackwardInput && direct::applies(op);
+        candidates.extend(is_direct.then_some(Algorithm::Direct));
+        self.choose.choose(&Site::new(direction, op, batch, epilogue, self.target.precision), &candidates)
+    }
+
+    fn im2col_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
+        let Conv2dForward { ref op, activation, input, weight, bias, output, pool } = *conv;
+        let (weight, y, row) = (self.weight(weight), self.address(output), op.out_channels * self.real_size());
+        self.over_columns(op, input, |first, count, columns| Gemm {
+            // columns [count, k·k·ic] · Wᵀ [k·k·ic, oc] → y [count, oc]
+            m: count,
+            n: op.out_channels,
+            k: op.patch_len(),
+            a: Operand { address: columns, transposed: false },
+            b: Operand { address: weight, transposed: true },
+            c: y.plus(first * row),
+            float_result: false,
+            accumulate: false,
+        })?;
+        match pool {
+            Some(pool) => self.pool_maxima((activation, bias), output, pool),
+            None => self.bias_activation_forward(activation, op.out_channels, bias, output),
+        }
+    }
+
+    fn im2col_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
+        let Conv2dBackwardWeight { ref op, input, d_output, d_weight } = *conv;
+        let (d_y, d_weight, row) = (self.address(d_output), self.address(d_weight), op.out_channels * self.real_size());
+        self.over_columns(op, input, |first, count, columns| Gemm {
+            // d_yᵀ [oc, count] · columns [count, k·k·ic] → d_weight [oc, k·k·ic], pieces in order
+            m: op.out_channels,
+            n: op.patch_len(),
+            k: count,
+            a: Operand { address: d_y.plus(first * row), transposed: true },
+            b: Operand { address: columns, transposed: false },
+            c: d_weight,
+            float_result: true,
+            accumulate: first > 0,
+        })
+    }
+
+    fn im2col_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
+        let Conv2dBackwardInput { ref op, d_output, weight, d_input, epilogue } = *conv;
+        let (pixels, batch) = (op.output()?.pixels(), d_input.len / op.input.len());
+        let (d_y, d_x, weight) = (self.address(d_output), self.address(d_input), self.weight(weight));
+        let (columns, row) = (Address::at(Buffer::Columns), op.out_channels * self.real_size());
+        // d_y [rows, oc] · W [oc, k·k·ic] → d_columns [rows, k·k·ic]
+        let product = |first: usize, rows: usize, c: Address| Gemm {
+            m: rows,
+            n: op.patch_len(),
+            k: op.out_channels,
+            a: Operand { address: d_y.plus(first * row), transposed: false },
+            b: Operand { address: weight, transposed: false },
+            c,
+            float_result: false,
+            accumulate: false,
+        };
+        if op.is_pointwise() {
+            self.gemm(product(0, batch * pixels, d_x));
+            return self.gradient_epilogue(op.input.channels, d_input, epilogue);
+        }
+        let vectorised = self.vectorised(&[op.input.channels], &[d_input]);
+        let (kernel, lanes) = if vectorised { ("col2im_vec", self.vector()) } else { ("col2im", 1) };
+        let samples_at_once = (self.columns_capacity(op) / pixels).max(1);
+        for first in (0..batch).step_by(samples_at_once) {
+            let samples = samples_at_once.min(batch - first);
+            self.gemm(product(first * pixels, samples * pixels, columns));
+            let params = ColumnsParams {
+                source: columns,
+                target: d_x,
+                first: first as u64,
+                count: samples as u64,
+                op: Geometry::of_conv(op)?,
+                unused: 0,
+            };
+            self.launch(kernel, grid_over(samples * op.input.len() / lanes), 0, &params);
+        }
+        self.gradient_epilogue(op.input.channels, d_input, epilogue)
+    }
+
+    /// Rows of this convolution's columns that fit the workspace.
+    fn columns_capacity(&self, op: &Conv2d) -> usize {
+        self.target.columns / (op.patch_len() * self.real_size())
+    }
+
+    /// The products `product(first row, rows, their columns)` for pieces of the columns: the input itself where the
+    /// convolution is pointwise, else their im2col.
+    fn over_columns(
+        &mut self,
+        op: &Conv2d,
+        input: Span,
+        product: impl Fn(usize, usize, Address) -> Gemm<Address>,
+    ) -> Result<()> {
+        let rows = input.len / op.input.len() * op.output()?.pixels();
+        let (x, columns) = (self.address(input), Address::at(Buffer::Columns));
+        if op.is_pointwise() {
+            self.gemm(product(0, rows, x));
+            return Ok(());
+        }
+        let vectorised = self.vectorised(&[op.input.channels], &[input]);
+        let (kernel, lanes) = if vectorised { ("im2col_vec", self.vector()) } else { ("im2col", 1) };
+        let rows_at_once = self.columns_capacity(op).max(1);
+        for first in (0..rows).step_by(rows_at_once) {
+            let count = rows_at_once.min(rows - first);
+            let params = ColumnsParams {
+                source: x,
+                target: columns,
+                first: first as u64,
+                count: count as u64,
+                op: Geometry::of_conv(op)?,
+                unused: 0,
+            };
+            self.launch(kernel, grid_over(count * op.patch_len() / lanes), 0, &params);
+            self.gemm(product(first, count, columns));
+        }
+        Ok(())
+    }
+}

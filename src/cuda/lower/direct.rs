@@ -1,0 +1,100 @@
+//! Convolutions of one input channel, without a matrix product.
+
+use anyhow::Result;
+
+use super::geometry::Geometry;
+use super::{Lowering, u32_of};
+use crate::cuda::program::{Address, BLOCK, Buffer, grid_over, params};
+use crate::cuda::scratch::{MAX_DIRECT_BLOCKS, MAX_DIRECT_CHANNELS};
+use crate::ops::{Activation, Conv2d, Conv2dBackwardWeight, Conv2dForward};
+
+/// Pixels that a thread of a weight gradient sums itself, at least.
+const LEAST_PIXELS: usize = 4;
+
+/// Whether a convolution has direct kernels.
+pub(super) fn applies(op: &Conv2d) -> bool {
+    op.input.channels == 1 && matches!(op.window.kernel, 3 | 5) && op.out_channels <= MAX_DIRECT_CHANNELS
+}
+
+/// Channels that a thread of the weight gradient sums: what its registers hold.
+fn channels_per_thread(op: &Conv2d) -> usize {
+    if op.window.kernel == 3 { 4 } else { 1 }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DirectForwardParams {
+    input: Address,
+    weight: Address,
+    bias: Address,
+    output: Address,
+    pixels: u64,
+    op: Geometry,
+    slope: f32,
+}
+params!(DirectForwardParams, 4 addresses, 88 bytes);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct DirectWeightParams {
+    input: Address,
+    d_output: Address,
+    d_weight: Address,
+    partial: Address,
+    arrived: Address,
+    pixels: u64,
+    op: Geometry,
+    width: u32,
+    pixels_per_block: u32,
+    unused: u32,
+}
+params!(DirectWeightParams, 5 addresses, 104 bytes);
+
+impl Lowering<'_> {
+    /// `output = activation(convolution + bias)` in one pass; a pooling comes after in another, and takes bias and
+    /// activation along.
+    pub(super) fn direct_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
+        let (activation, bias) = match conv.pool {
+            Some(_) => (Activation::Identity, None),
+            None => (conv.activation, conv.bias),
+        };
+        let pixels = conv.output.len / conv.op.out_channels;
+        let params = DirectForwardParams {
+            input: self.address(conv.input),
+            weight: self.weight(conv.weight),
+            bias: self.optional(bias),
+            output: self.address(conv.output),
+            pixels: pixels as u64,
+            op: Geometry::of_conv(&conv.op)?,
+            slope: activation.code(),
+        };
+        let threads = pixels * conv.op.out_channels.div_ceil(self.vector());
+        self.launch(format!("direct_forward_{}", conv.op.window.kernel), grid_over(threads), 0, &params);
+        match conv.pool {
+            Some(pool) => self.pool_maxima((conv.activation, conv.bias), conv.output, pool),
+            None => Ok(()),
+        }
+    }
+
+    /// `d_weight`, summed over all pixels in one launch.
+    pub(super) fn direct_backward_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
+        let pixels = conv.d_output.len / conv.op.out_channels;
+        let width = conv.op.out_channels.div_ceil(channels_per_thread(&conv.op)).next_power_of_two();
+        let pixels_per_block = pixels.div_ceil(MAX_DIRECT_BLOCKS).max(LEAST_PIXELS * BLOCK as usize / width);
+        let params = DirectWeightParams {
+            input: self.address(conv.input),
+            d_output: self.address(conv.d_output),
+            d_weight: self.address(conv.d_weight),
+            partial: Address::at(Buffer::Partials),
+            arrived: Address::at(Buffer::BlockCounters),
+            pixels: pixels as u64,
+            op: Geometry::of_conv(&conv.op)?,
+            width: u32_of(width)?,
+            pixels_per_block: u32_of(pixels_per_block)?,
+            unused: 0,
+        };
+        let kernel = format!("direct_backward_weight_{}", conv.op.window.kernel);
+        self.launch(kernel, [pixels.div_ceil(pixels_per_block) as u32, 1], 0, &params);
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! Implicit matrix products: convolutions and linear layers in one launch, whose columns are never written.
+
+use anyhow::{Result, ensure};
+
+use super::geometry::Geometry;
+use super::split_k::{SplitK, Tiles};
+use super::{Lowering, u32_of};
+use crate::cuda::program::{Address, Buffer, Params, params};
+use crate::cuda::scratch::{MAX_COLUMN_SUMS, MAX_COLUMNS, MAX_PARTS};
+use crate::ops::{Activation, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d, Precision};
+use crate::shape::Window;
+
+/// Whether a pooling ends the convolution before it in one launch.
+fn fuses(pool: &MaxPool2d) -> bool {
+    pool.window == Window { kernel: 2, stride: 2, padding: 0 } && !pool.ceil_mode
+}
+
+/// Whether there is room for the column sums of a product's tiles: a product with more sums its bias gradient in a pass of its
+/// own.
+fn sums_columns(rows: usize, cols: usize) -> bool {
+    // Whatever its tile: none is lower than 32 rows, or narrower than 32 columns where there are more.
+    rows.div_ceil(32).saturating_mul(cols) <= MAX_COLUMN_SUMS && cols.div_ceil(32) <= MAX_COLUMNS
+}
+
+/// Whether the kernels' 32-bit indices suffice.
+pub(super) fn applies(op: &Conv2d, batch: usize) -> bool {
+    let Ok(output) = op.output() else { return false };
+    let limit = 1 << 31;
+    let pixels = op.input.pixels().max(output.pixels());
+    batch.saturating_mul(pixels) < limit
+        && op.patch_len() < limit
+        && op.window.kernel.pow(2) * op.out_channels < limit
+        && op.weight_len() < limit
+        && [(op.input, op.window.padding), (output, op.window.kernel)].iter().all(|&(shape, around)| {
+            let [height, width] = [shape.height, shape.width].map(|side| side.saturating_add(2 * around));
+            height.saturating_mul(width).saturating_mul(shape.channels) < limit
+        })
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ImplicitForwardParams {
+    input: Address,
+    weight: Address,
+    bias: Address,
+    output: Address,
+    argmax: Address,
+    partials: Address,
+    counters: Address,
+    op: Geometry,
+    batch: u32,
+    slope: f32,
+    unused: u32,
+}
+params!(ImplicitForwardParams, 7 addresses, 112 bytes);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ImplicitWeightParams {
+    input: Address,
+    d_output: Address,
+    d_weight: Address,
+    partials: Address,
+    counters: Address,
+    op: Geometry,
+    batch: u32,
+}
+params!(ImplicitWeightParams, 5 addresses, 88 bytes);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ImplicitInputParams {
+    d_output: Address,
+    weight: Address,
+    output: Address,
+    d_input: Address,
+    d_bias: Address,
+    parts: Address,
+    parts_counters: Address,
+    partials: Address,
+    counters: Address,
+    op: Geometry,
+    batch: u32,
+    slope: f32,
+    unused: u32,
+}
+params!(ImplicitInputParams, 9 addresses, 128 bytes);
+
+const PARTIALS: Address = Address::at(Buffer::ProductPartials);
+const COUNTERS: Address = Address::at(Buffer::ProductCounters);
+
+impl Lowering<'_> {
+    /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch where the pooling is [`fuses`] to it.
+    pub(super) fn implicit_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
+        let op = &conv.op;
+        let (shape, batch) = (op.output()?, conv.input.len / op.input.len());
+        let fused = conv.pool.filter(|pool| fuses(&pool.op));
+        let (bias, activation) = match (conv.pool, fused) {
+            (Some(_), None) => (None, Activation::Identity),
+            _ => (conv.bias, conv.activation),
+        };
+        let (output, argmax, rows) = match fused {
+            // Eight windows of four pixels are 32 rows.
+            Some(pool) => (pool.output, pool.argmax, (batch * pool.op.output()?.pixels()).div_ceil(8) * 32),
+            None => (conv.output, None, batch * shape.pixels()),
+        };
+        let params = ImplicitForwardParams {
+            input: self.address(conv.input),
+            weight: self.weight(conv.weight),
+            bias: self.optional(bias),
+            output: self.address(output),
+            argmax: self.optional(argmax),
+            partials: PARTIALS,
+            counters: COUNTERS,
+            op: Geometry::of_conv(op)?,
+            batch: u32_of(batch)?,
+            slope: activation.code(),
+            unused: 0,
+        };
+        let vector = self.reads_vectors(&[op.input.channels], [params.input, params.weight]);
+        let (tiles, form) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
+        let kernel = if fused.is_some() { "conv2d_forward_pooled" } else { "conv2d_forward" };
+        self.implicit(kernel, form, [rows, op.out_channels, op.patch_len()], tiles, &params)?;
+        match conv.pool.filter(|_| fused.is_none()) {
+            Some(pool) => self.pool_maxima((conv.activation, conv.bias), conv.output, pool),
+            None => Ok(()),
+        }
+    }
+
+    /// `d_weight = d_outputᵀ · windows`
+    pub(super) fn implicit_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
+        let op = &conv.op;
+        let batch = conv.input.len / op.input.len();
+        let params = ImplicitWeightParams {
+            input: self.address(conv.input),
+            d_output: self.address(conv.d_output),
+            d_weight: self.address(conv.d_weight),
+            partials: PARTIALS,
+            counters: COUNTERS,
+            op: Geometry::of_conv(op)?,
+            batch: u32_of(batch)?,
+        };
+        let vector = self.reads_vectors(&[op.input.channels, op.out_channels], [params.input, params.d_output]);
+        let (tiles, form) = if vector { (Tiles::NotSlim, "") } else { (Tiles::Square, "_scalar") };
+        let size = [op.out_channels, op.patch_len(), batch * op.output()?.pixels()];
+        self.implicit("conv2d_backward_weight", form, size, tiles, &params)
+    }
+
+    /// `d_input = gradients over each pixel · W`, and its epilogue.
+    pub(super) fn implicit_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
+        let op = &conv.op;
+        let (batch, channels) = (conv.d_input.len / op.input.len(), op.input.channels);
+        let pixels = batch * op.input.pixels();
+        let fused = conv.epilogue.filter(|_| sums_columns(pixels, channels));
+        let masked = fused.filter(|epilogue| epilogue.activation != Activation::Identity);
+        let params = ImplicitInputParams {
+            d_output: self.address(conv.d_output),
+            weight: self.weight(conv.weight),
+            output: self.optional(masked.map(|epilogue| epilogue.output)),
+            d_input: self.address(conv.d_input),
+            d_bias: self.optional(fused.and_then(|epilogue| epilogue.d_bias)),
+            parts: Address::at(Buffer::ColumnSums),
+            parts_counters: COUNTERS.plus(MAX_PARTS * 4),
+            partials: PARTIALS,
+            counters: COUNTERS,
+            op: Geometry::of_conv(op)?,
+            batch: u32_of(batch)?,
+            slope: masked.map_or(1.0, |epilogue| epilogue.activation.code()),
+            unused: 0,
+        };
+        let vector = self.reads_vectors(&[channels, op.out_channels], [params.d_output, params.weight]);
+        let (tiles, form) = match (vector, op.window.stride) {
+            (true, 1) => (Tiles::All, ""),
+            (true, _) => (Tiles::Square, "_strided"),
+            (false, _) => (Tiles::Square, "_scalar"),
+        };
+        let size = [pixels, channels, op.window.kernel * op.window.kernel * op.out_channels];
+        self.implicit("conv2d_backward_input", form, size, tiles, &params)?;
+        self.gradient_epilogue(channels, conv.d_input, conv.epilogue.filter(|_| fused.is_none()))
+    }
+
+    /// Whether two operands, contiguous along `lengths`, are read by 16 bytes.
+    fn reads_vectors(&self, lengths: &[usize], operands: [Address; 2]) -> bool {
+        self.vectorised(lengths, &[]) && operands.iter().all(|operand| operand.is_aligned(16))
+    }
+
+    /// Launches `kernel` in its `form` with the tile that suits `rows · cols` sums over `depth`.
+    fn implicit<P: Params>(
+        &mut self,
+        kernel: &str,
+        form: &str,
+        [rows, cols, depth]: [usize; 3],
+        tiles: Tiles,
+        params: &P,
+    ) -> Result<()> {
+        if rows == 0 || cols == 0 {
+            return Ok(());
+        }
+        let fp32 = self.target.precision == Precision::Fp32;
+        let split = SplitK::new([rows, cols, depth], tiles, self.vector() / 4, fp32);
+        ensure!(split.splits == 1 || split.tiles * split.splits <= MAX_PARTS, "{split:?} has too many parts");
+        let grid = [u32::try_from(split.tiles)?, u32::try_from(split.splits)?];
+        self.launch(format!("{kernel}_{}{form}", split.tile.name()), grid, split.tile.shared_bytes(), params);
+        Ok(())
+    }
+}

@@ -1,0 +1,167 @@
+//! The linear layer, by the algorithm that was chosen for it: products by cuBLAS, products by cuBLASLt that end in bias and
+//! activation or in their gradients, or the implicit convolution of one pixel.
+
+use anyhow::Result;
+
+use super::site::{Site, as_conv};
+use super::{Lowering, implicit};
+use crate::cuda::gemm::{Gemm, LtEpilogue, Operand, ReluMask};
+use crate::cuda::program::{Address, Launch};
+use crate::ops::{
+    Activation, Algorithm, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
+    GradientEpilogue, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, RunOn, Span,
+};
+
+impl RunOn<Lowering<'_>> for LinearForward {
+    fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
+        let Self { op, activation, input, weight, bias, output, relu_mask } = *self;
+        let batch = input.len / op.in_features;
+        let epilogue = lowering.forward_epilogue(self);
+        // x [n, in] · Wᵀ [in, out] → y [n, out]
+        let gemm = Gemm {
+            m: batch,
+            n: op.out_features,
+            k: op.in_features,
+            a: Operand { address: lowering.address(input), transposed: false },
+            b: Operand { address: lowering.weight(weight), transposed: true },
+            c: lowering.address(output),
+            float_result: false,
+            accumulate: false,
+        };
+        let site = Site::linear_forward(self, batch, lowering.target.precision);
+        match (lowering.choose_product(&site, &op, batch, &gemm, epilogue), epilogue) {
+            (Algorithm::Implicit, _) => {
+                let op = as_conv(&op);
+                lowering.implicit_forward(&Conv2dForward { op, activation, input, weight, bias, output, pool: None })
+            }
+            (Algorithm::CublasLt, Some(epilogue)) => {
+                lowering.launches.push(Launch::LtGemm(gemm, epilogue));
+                match epilogue {
+                    LtEpilogue::BiasRelu { .. } => lowering.masks.extend(relu_mask),
+                    _ => lowering.bias_activation_forward(activation, op.out_features, None, output)?,
+                }
+                Ok(())
+            }
+            _ => {
+                lowering.gemm(gemm);
+                lowering.bias_activation_forward(activation, op.out_features, bias, output)
+            }
+        }
+    }
+}
+
+impl RunOn<Lowering<'_>> for LinearBackwardWeight {
+    fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
+        let Self { op, input, d_output, d_weight, d_bias } = *self;
+        let batch = input.len / op.in_features;
+        let deferred = d_bias.filter(|d_bias| lowering.deferred.contains(d_bias));
+        let epilogue = deferred.map(|d_bias| LtEpilogue::BiasGradient { d_bias: lowering.address(d_bias) });
+        // d_yᵀ [out, n] · x [n, in] → d_weight [out, in]
+        let gemm = Gemm {
+            m: op.out_features,
+            n: op.in_features,
+            k: batch,
+            a: Operand { address: lowering.address(d_output), transposed: true },
+            b: Operand { address: lowering.address(input), transposed: false },
+            c: lowering.address(d_weight),
+            float_result: true,
+            accumulate: false,
+        };
+        let site = Site::linear_backward_weight(&op, batch, deferred.is_some(), lowering.target.precision);
+        let algorithm = lowering.choose_product(&site, &op, batch, &gemm, epilogue);
+        if let (Algorithm::CublasLt, Some(epilogue)) = (algorithm, epilogue) {
+            lowering.launches.push(Launch::LtGemm(gemm, epilogue));
+            return Ok(());
+        }
+        if let Some(d_bias) = deferred {
+            let (activation, channels, d_bias) = (Activation::Identity, op.out_features, Some(d_bias));
+            BiasActivationBackward { activation, channels, output: d_output, d_output, d_bias }.run_on(lowering)?;
+        }
+        match algorithm {
+            Algorithm::Implicit => {
+                lowering.implicit_weight(&Conv2dBackwardWeight { op: as_conv(&op), input, d_output, d_weight })
+            }
+            _ => {
+                lowering.gemm(gemm);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl RunOn<Lowering<'_>> for LinearBackwardInput {
+    fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
+        let Self { op, d_output, weight, d_input, epilogue } = *self;
+        let batch = d_input.len / op.in_features;
+        let lt_epilogue = lowering.input_epilogue(&op, epilogue);
+        // d_y [n, out] · W [out, in] → d_x [n, in]
+        let gemm = Gemm {
+            m: batch,
+            n: op.in_features,
+            k: op.out_features,
+            a: Operand { address: lowering.address(d_output), transposed: false },
+            b: Operand { address: lowering.weight(weight), transposed: false },
+            c: lowering.address(d_input),
+            float_result: false,
+            accumulate: false,
+        };
+        let site = Site::linear_backward_input(&op, batch, epilogue.as_ref(), lowering.target.precision);
+        match (lowering.choose_product(&site, &op, batch, &gemm, lt_epilogue), lt_epilogue) {
+            (Algorithm::Implicit, _) => {
+                let op = as_conv(&op);
+                lowering.implicit_input(&Conv2dBackwardInput { op, d_output, weight, d_input, epilogue })
+            }
+            (Algorithm::CublasLt, Some(lt_epilogue)) => {
+                lowering.launches.push(Launch::LtGemm(gemm, lt_epilogue));
+                if lowering.is_fp16() {
+                    lowering.deferred.extend(epilogue.and_then(|it| it.d_bias));
+                }
+                Ok(())
+            }
+            _ => {
+                lowering.gemm(gemm);
+                lowering.gradient_epilogue(op.in_features, d_input, epilogue)
+            }
+        }
+    }
+}
+
+impl Lowering<'_> {
+    fn choose_product(
+        &mut self,
+        site: &Site,
+        op: &Linear,
+        batch: usize,
+        gemm: &Gemm<Address>,
+        epilogue: Option<LtEpilogue<Address>>,
+    ) -> Algorithm {
+        let mut candidates = vec![Algorithm::Gemm];
+        candidates.extend(implicit::applies(&as_conv(op), batch).then_some(Algorithm::Implicit));
+        let by_lt = epilogue.is_some_and(|epilogue| self.choose.offers(gemm, &epilogue));
+        candidates.extend(by_lt.then_some(Algorithm::CublasLt));
+        self.choose.choose(site, &candidates)
+    }
+
+    /// What of a layer's end cuBLASLt does with the product; nothing where it can do nothing.
+    fn forward_epilogue(&self, linear: &LinearForward) -> Option<LtEpilogue<Address>> {
+        let bias = self.weight(linear.bias?);
+        let mask = linear.relu_mask.map(|mask| self.relu_mask(mask, linear.op.out_features));
+        Some(match linear.activation {
+            Activation::Relu => LtEpilogue::BiasRelu { bias, mask },
+            _ => LtEpilogue::Bias { bias },
+        })
+    }
+
+    /// What of an epilogue cuBLASLt does with the product: back through a ReLU whose mask it has left in the forward pass. In
+    /// fp16 the bias gradient is left to the weight gradient: here it would have the type of the product, and be rounded.
+    fn input_epilogue(&self, op: &Linear, epilogue: Option<GradientEpilogue>) -> Option<LtEpilogue<Address>> {
+        let epilogue = epilogue.filter(|epilogue| epilogue.activation == Activation::Relu)?;
+        let mask = epilogue.relu_mask.filter(|mask| self.masks.contains(mask))?;
+        let d_bias = epilogue.d_bias.filter(|_| !self.is_fp16()).map(|d_bias| self.address(d_bias));
+        Some(LtEpilogue::ReluGradient { mask: self.relu_mask(mask, op.in_features), d_bias })
+    }
+
+    fn relu_mask(&self, span: Span, features: usize) -> ReluMask<Address> {
+        ReluMask { address: self.address(span), leading: features.next_multiple_of(128) }
+    }
+}

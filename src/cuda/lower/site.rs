@@ -1,0 +1,86 @@
+//! Convolutions and linear layers as far as their speed depends on it: what an algorithm is chosen for.
+
+use std::fmt;
+
+use crate::ops::{Activation, Conv2d, GradientEpilogue, Linear, LinearForward, Precision};
+use crate::shape::{Shape, Window};
+
+/// Which product of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::cuda) enum Direction {
+    Forward,
+    BackwardWeight,
+    BackwardInput,
+}
+
+/// An operator's call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::cuda) struct Site {
+    direction: Direction,
+    op: Conv2d,
+    batch: usize,
+    linear: bool,
+    /// Whether pooling, or the layer before's activation and bias, ends it; of a weight gradient, whether it is the bias's too.
+    epilogue: bool,
+    /// Whether the mask of a ReLU may be left, or used.
+    mask: bool,
+    precision: Precision,
+}
+
+impl Site {
+    pub fn new(direction: Direction, op: &Conv2d, batch: usize, epilogue: bool, precision: Precision) -> Self {
+        Self { direction, op: *op, batch, linear: false, epilogue, mask: false, precision }
+    }
+
+    fn linear(direction: Direction, op: &Linear, batch: usize, epilogue: bool, precision: Precision) -> Self {
+        Self { linear: true, ..Self::new(direction, &as_conv(op), batch, epilogue, precision) }
+    }
+
+    /// The forward product of a linear layer.
+    pub fn linear_forward(forward: &LinearForward, batch: usize, precision: Precision) -> Self {
+        let mask = forward.relu_mask.is_some() && forward.activation == Activation::Relu;
+        Self { mask, ..Self::linear(Direction::Forward, &forward.op, batch, false, precision) }
+    }
+
+    /// The weight gradient of a linear layer, with the bias gradient or without.
+    pub fn linear_backward_weight(op: &Linear, batch: usize, bias: bool, precision: Precision) -> Self {
+        Self::linear(Direction::BackwardWeight, op, batch, bias, precision)
+    }
+
+    pub fn linear_backward_input(
+        op: &Linear,
+        batch: usize,
+        epilogue: Option<&GradientEpilogue>,
+        precision: Precision,
+    ) -> Self {
+        let mask = epilogue.is_some_and(|it| it.relu_mask.is_some() && it.activation == Activation::Relu);
+        Self { mask, ..Self::linear(Direction::BackwardInput, op, batch, epilogue.is_some(), precision) }
+    }
+}
+
+/// The convolution that a linear layer is.
+pub(super) fn as_conv(op: &Linear) -> Conv2d {
+    let window = Window { kernel: 1, stride: 1, padding: 0 };
+    Conv2d::new(Shape::new(1, 1, op.in_features), op.out_features, window)
+}
+
+/// As in files.
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direction = match self.direction {
+            Direction::Forward => "forward",
+            Direction::BackwardWeight => "backward_weight",
+            Direction::BackwardInput => "backward_input",
+        };
+        let Conv2d { input, out_channels, window: Window { kernel, stride, padding }, .. } = self.op;
+        match self.linear {
+            true => write!(f, "linear_{direction} {} to {out_channels}", input.channels)?,
+            false => write!(f, "conv2d_{direction} {input} to {out_channels} k{kernel} s{stride} p{padding}")?,
+        }
+        write!(f, ", batch {}", self.batch)?;
+        f.write_str(if self.epilogue { ", with epilogue" } else { "" })?;
+        // The mask's name in runs and caches that there are.
+        f.write_str(if self.mask { ", with signs" } else { "" })?;
+        write!(f, ", {}", self.precision)
+    }
+}

@@ -1,0 +1,156 @@
+//! How implicit products are cut into the tiles of blocks, and those along the inner dimension (split-K).
+
+use crate::cuda::scratch::MAX_PARTS;
+
+/// Words of a tile along the inner dimension; `DEPTH` in `kernels/tile.cuh`.
+const DEPTH: usize = 16;
+
+/// Multiprocessors of the device that products are cut for. They are cut by their shapes alone, so that every device adds in
+/// the same order.
+const PROCESSORS: usize = 132;
+
+/// What a block takes, in clocks of such a device as its kernels' instructions and the latency of its memory let expect: `DEPTH`
+/// words of a tile, of one block by itself on a multiprocessor and of two that share it; its begin and end; a tile of another
+/// block's sums to be added; a meeting of blocks.
+const CLOCKS_OF_TILE: [usize; 2] = [600, 700];
+const CLOCKS_OF_TILE_IN_FP32: [usize; 2] = [900, 1450];
+const CLOCKS_OF_BLOCK: usize = 900;
+const CLOCKS_OF_PART: usize = 300;
+const CLOCKS_OF_MEETING: usize = 1000;
+
+/// Parts of a tile at most, and of them those that one block adds up; `GROUP` in `kernels/product.cuh`.
+const MOST_SPLITS: usize = 128;
+const GROUP: usize = 8;
+
+/// A block's tile, of those that `kernels/implicit.cu` has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tile {
+    Square,
+    Tall,
+    Slim,
+    Wide,
+}
+
+/// The tiles that a kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tiles {
+    All,
+    /// Weight gradients' columns are seldom few.
+    NotSlim,
+    /// Without vectors, and back through strides.
+    Square,
+}
+
+impl Tile {
+    /// The one that wastes least where a product is narrow, of those that there are.
+    fn of(rows: usize, cols: usize, tiles: Tiles) -> Self {
+        match (tiles, rows, cols) {
+            (Tiles::Square, ..) => Self::Square,
+            (Tiles::All, _, 0..=16) => Self::Slim,
+            (_, _, 0..=32) => Self::Tall,
+            (_, 0..=32, _) => Self::Wide,
+            _ => Self::Square,
+        }
+    }
+
+    fn sides(self) -> (usize, usize) {
+        match self {
+            Self::Square => (64, 64),
+            Self::Tall => (128, 32),
+            Self::Slim => (256, 16),
+            Self::Wide => (32, 128),
+        }
+    }
+
+    /// As in the names of kernels.
+    pub fn name(self) -> String {
+        let (rows, cols) = self.sides();
+        format!("{rows}x{cols}")
+    }
+
+    /// Bytes of shared memory for two tiles of each operand.
+    pub fn shared_bytes(self) -> u32 {
+        let (rows, cols) = self.sides();
+        (2 * DEPTH * (rows + cols) * 4) as u32
+    }
+}
+
+/// How a product `[rows, cols]` over `depth` is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SplitK {
+    pub tile: Tile,
+    pub tiles: usize,
+    pub splits: usize,
+}
+
+impl SplitK {
+    /// `per_word` says how many elements a word holds, `fp32` whether there are no tensor cores.
+    pub fn new([rows, cols, depth]: [usize; 3], tiles: Tiles, per_word: usize, fp32: bool) -> Self {
+        let [alone, shared] = if fp32 { CLOCKS_OF_TILE_IN_FP32 } else { CLOCKS_OF_TILE };
+        let tile = Tile::of(rows, cols, tiles);
+        let (tall, wide) = tile.sides();
+        let tiles = rows.div_ceil(tall) * cols.div_ceil(wide);
+        let along = depth.div_ceil(DEPTH * per_word).max(1);
+        let clocks = |&splits: &usize| {
+            let (blocks, each) = ((tiles * splits).div_ceil(PROCESSORS), along.div_ceil(splits));
+            let pairs = blocks / 2 * (each * shared + CLOCKS_OF_BLOCK);
+            let last = blocks % 2 * (each * alone + CLOCKS_OF_BLOCK);
+            let added = match splits {
+                1 => 0,
+                ..=16 => CLOCKS_OF_MEETING + splits * CLOCKS_OF_PART,
+                _ => 2 * CLOCKS_OF_MEETING + (GROUP + splits.div_ceil(GROUP)) * CLOCKS_OF_PART,
+            };
+            pairs + last + added
+        };
+        let most = MOST_SPLITS.min(along).min(MAX_PARTS / tiles.max(1));
+        // Every split has something to do.
+        let possible = (2..=most).filter(|&splits| (splits - 1) * along.div_ceil(splits) < along);
+        let splits = std::iter::once(1).chain(possible).min_by_key(clocks).unwrap_or(1);
+        Self { tile, tiles, splits }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GROUP, MAX_PARTS, MOST_SPLITS, SplitK, Tile, Tiles};
+
+    #[test]
+    fn narrow_products_have_narrow_tiles() {
+        assert_eq!(
+            [(5, 5), (4096, 17), (16, 4096), (4096, 33)].map(|(rows, cols)| Tile::of(rows, cols, Tiles::All)),
+            [Tile::Slim, Tile::Tall, Tile::Wide, Tile::Square]
+        );
+        let of_few_columns = [Tiles::NotSlim, Tiles::Square].map(|tiles| Tile::of(4096, 16, tiles));
+        assert_eq!(of_few_columns, [Tile::Tall, Tile::Square]);
+    }
+
+    #[test]
+    fn every_split_has_work_and_all_fit_the_scratch() {
+        for rows in [1, 30, 64, 1000, 5000, 100_000] {
+            for cols in [1, 9, 64, 144, 2048] {
+                for depth in [0, 1, 9, 64, 100, 576, 43_264, 1 << 30] {
+                    for (per_word, kinds, fp32) in
+                        [(1, Tiles::All, true), (2, Tiles::NotSlim, false), (1, Tiles::Square, false)]
+                    {
+                        let SplitK { tiles, splits, .. } = SplitK::new([rows, cols, depth], kinds, per_word, fp32);
+                        let along = depth.div_ceil(16 * per_word).max(1);
+                        let each = along.div_ceil(splits);
+                        assert!(splits <= MOST_SPLITS);
+                        assert!(splits == 1 || tiles * splits <= MAX_PARTS, "{tiles} {splits}");
+                        let counters = if splits > 2 * GROUP { tiles * (1 + splits.div_ceil(GROUP)) } else { tiles };
+                        assert!(splits == 1 || counters <= MAX_PARTS, "{counters} counters");
+                        assert!(each * (splits - 1) < along, "a split of {splits} is empty over {along}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Few tiles over a long inner dimension are split, many are not.
+    #[test]
+    fn few_tiles_are_split() {
+        let splits = |size| SplitK::new(size, Tiles::All, 1, false).splits;
+        assert!(splits([64, 64, 10_000]) > 16 && splits([16, 72, 1200]) > 16);
+        assert_eq!((splits([64, 64, 16]), splits([100_000, 64, 576])), (1, 1));
+    }
+}

@@ -1,0 +1,88 @@
+//! Bytes on the device.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result};
+
+use crate::cuda::driver::error;
+
+/// A piece of the device's memory. All work on it is ordered by the stream that it was made on, unless said otherwise.
+pub(in crate::cuda) struct Allocation {
+    slice: CudaSlice<u8>,
+    address: u64,
+}
+
+impl Allocation {
+    /// `bytes` of memory with arbitrary contents; at least one, so that there is an address.
+    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+        // SAFETY: whoever reads has written before: state is zeroed by `zeroed`, activations are written in order.
+        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }?;
+        let address = slice.device_ptr(stream).0;
+        Ok(Self { slice, address })
+    }
+
+    pub fn zeroed(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+        let mut allocation = Self::new(stream, bytes)?;
+        stream.memset_zeros(&mut allocation.slice)?;
+        Ok(allocation)
+    }
+
+    /// With these contents.
+    pub fn with(stream: &Arc<CudaStream>, bytes: &[u8]) -> Result<Self> {
+        let allocation = Self::new(stream, bytes.len()).map_err(error::driver)?;
+        allocation.upload(stream, 0, bytes)?;
+        Ok(allocation)
+    }
+
+    pub fn len(&self) -> usize {
+        self.slice.len()
+    }
+
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    fn at(&self, offset: usize, len: usize) -> Result<u64> {
+        offset.checked_add(len).filter(|&end| end <= self.len()).context("a copy past its buffer")?;
+        Ok(self.address + offset as u64)
+    }
+
+    /// Copies host bytes to `offset`; they are there when it returns.
+    pub fn upload(&self, stream: &CudaStream, offset: usize, bytes: &[u8]) -> Result<()> {
+        let to = self.at(offset, bytes.len())?;
+        // SAFETY: the range was checked, and the bytes live until the copy is done.
+        unsafe { result::memcpy_htod_async(to, bytes, stream.cu_stream()) }.map_err(error::driver)?;
+        // The bytes may go away when this returns, and a driver may read pageable memory later than that.
+        stream.synchronize().map_err(error::driver)
+    }
+
+    /// Copies page-locked bytes to `offset`, without waiting for it.
+    ///
+    /// # Safety
+    /// The bytes must stay as they are until the stream has come so far.
+    pub unsafe fn receive(&self, stream: &CudaStream, offset: usize, bytes: &[u8]) -> Result<()> {
+        let to = self.at(offset, bytes.len())?;
+        // SAFETY: the range was checked; the caller answers for the bytes.
+        unsafe { result::memcpy_htod_async(to, bytes, stream.cu_stream()) }.map_err(error::driver)
+    }
+
+    /// Copies as many bytes from the beginning to page-locked memory, without waiting for it.
+    ///
+    /// # Safety
+    /// Nothing may use `bytes` until the stream has come so far.
+    pub unsafe fn send(&self, stream: &CudaStream, bytes: &mut [u8]) -> Result<()> {
+        let from = self.at(0, bytes.len())?;
+        // SAFETY: as above.
+        unsafe { result::memcpy_dtoh_async(bytes, from, stream.cu_stream()) }.map_err(error::driver)
+    }
+
+    /// A copy of the bytes from `offset`, once the device is there.
+    pub fn download(&self, stream: &CudaStream, offset: usize, len: usize) -> Result<Vec<u8>> {
+        let (from, mut bytes) = (self.at(offset, len)?, vec![0; len]);
+        // SAFETY: the range was checked, and the bytes are used when the copy is done.
+        unsafe { result::memcpy_dtoh_async(&mut bytes, from, stream.cu_stream()) }.map_err(error::driver)?;
+        stream.synchronize().map_err(error::driver)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,236 @@
+//! What a device is to run, as plain data: launches with their parameters, addresses by name. No device is needed to make
+//! or to read it.
+
+use super::gemm::{Gemm, LtEpilogue};
+use crate::ops::{Precision, Region, Step, Subset};
+
+/// A buffer in the device's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub(super) enum Buffer {
+    // Regions.
+    Arena,
+    Parameters,
+    /// With fp16 storage the rounded copy that products read, in the same order.
+    HalfParameters,
+    Gradients,
+    Momentum,
+    Average,
+    Statistics,
+    Indices,
+    // Scratch.
+    /// The columns of a convolution, as many as fit.
+    Columns,
+    /// Partial sums of reductions, and how many of their blocks are done: zero between launches.
+    Partials,
+    BlockCounters,
+    /// Parts of split products, column sums of their tiles, and how many blocks are done.
+    ProductPartials,
+    ColumnSums,
+    ProductCounters,
+    // State.
+    Labels,
+    Metrics,
+    /// The latest steps' losses: how many there is room for, then a ring of them.
+    StepLog,
+    /// `{next u64, last u64, rates f32[]}`, the first two being indices.
+    LearningRates,
+    LossScaling,
+    /// The norm of all gradients, and behind it the sums that it is made of.
+    GradientNorm,
+    /// `{seed u64, step u64}`
+    DropoutStep,
+    /// `{seed u64, epoch u64}`
+    AugmentationEpoch,
+    // The data sets.
+    TrainImages,
+    TrainLabels,
+    TrainOrder,
+    TrainPosition,
+    TrainMean,
+    TrainStd,
+    TestImages,
+    TestLabels,
+    TestOrder,
+    TestPosition,
+    TestMean,
+    TestStd,
+}
+
+impl Buffer {
+    pub const COUNT: usize = Self::TestStd as usize + 1;
+}
+
+/// The buffers of a data set.
+#[derive(Clone, Copy)]
+pub(super) struct SetBuffers {
+    pub images: Buffer,
+    pub labels: Buffer,
+    pub order: Buffer,
+    /// Where in the order the next batch begins.
+    pub position: Buffer,
+    pub mean: Buffer,
+    pub std: Buffer,
+}
+
+impl SetBuffers {
+    pub const fn of(subset: Subset) -> Self {
+        use Buffer::*;
+        match subset {
+            Subset::Train => Self {
+                images: TrainImages,
+                labels: TrainLabels,
+                order: TrainOrder,
+                position: TrainPosition,
+                mean: TrainMean,
+                std: TrainStd,
+            },
+            Subset::Test => Self {
+                images: TestImages,
+                labels: TestLabels,
+                order: TestOrder,
+                position: TestPosition,
+                mean: TestMean,
+                std: TestStd,
+            },
+        }
+    }
+}
+
+/// A place in a buffer, as parameters hold it until they are launched: the buffer's number plus one in the highest byte, the
+/// bytes from its beginning below. Zero is null. Buffers begin on 256 bytes, so alignment can be told from it.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Address(pub u64);
+
+impl Address {
+    pub const NULL: Self = Self(0);
+    const SHIFT: u32 = 56;
+
+    pub const fn at(buffer: Buffer) -> Self {
+        Self((buffer as u64 + 1) << Self::SHIFT)
+    }
+
+    /// So many bytes on.
+    pub const fn plus(self, bytes: usize) -> Self {
+        Self(self.0 + bytes as u64)
+    }
+
+    /// The buffer's number and the bytes from its beginning; none for null.
+    pub const fn parts(self) -> Option<(usize, u64)> {
+        match self.0 >> Self::SHIFT {
+            0 => None,
+            number => Some((number as usize - 1, self.0 & ((1 << Self::SHIFT) - 1))),
+        }
+    }
+
+    pub const fn is_aligned(self, bytes: u64) -> bool {
+        self.0.is_multiple_of(bytes)
+    }
+}
+
+/// The buffer of a region, and the bytes of its elements.
+pub(super) fn place(region: Region, precision: Precision) -> (Buffer, usize) {
+    match region {
+        Region::Arena => (Buffer::Arena, precision.real_size()),
+        Region::Parameters => (Buffer::Parameters, 4),
+        Region::Gradients => (Buffer::Gradients, 4),
+        Region::Momentum => (Buffer::Momentum, 4),
+        Region::Average => (Buffer::Average, 4),
+        Region::Statistics => (Buffer::Statistics, 4),
+        Region::Indices => (Buffer::Indices, 4),
+    }
+}
+
+/// What a kernel takes: the struct of the same name in its file, field by field. Declared by [`params`].
+///
+/// # Safety
+/// The struct is `repr(C)`, consists of [`Address`]es first, then 8-byte and then 4-byte numbers, and has no padding.
+pub(super) unsafe trait Params: Copy {
+    /// How many addresses it begins with.
+    const POINTERS: usize;
+}
+
+/// Declares a kernel's parameters, with the addresses and the size that `kernels/` declares too.
+macro_rules! params {
+    ($name:ident, $pointers:literal addresses, $bytes:literal bytes) => {
+        const _: () = assert!(size_of::<$name>() == $bytes && $bytes % 8 == 0);
+        // SAFETY: declared beside the struct, which keeps to the layout; its size has no room for padding.
+        unsafe impl $crate::cuda::program::Params for $name {
+            const POINTERS: usize = $pointers;
+        }
+    };
+}
+pub(super) use params;
+
+/// A kernel's launch. All blocks have [`BLOCK`] threads.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct KernelLaunch {
+    pub name: String,
+    pub grid: [u32; 2],
+    /// Bytes of dynamic shared memory.
+    pub shared: u32,
+    /// The parameters in words, of which so many of the first are addresses.
+    params: Vec<u64>,
+    pub pointers: usize,
+}
+
+/// Threads of every block; `BLOCK` in `kernels/common.cuh`.
+pub(super) const BLOCK: u32 = 256;
+
+/// The largest grid of a grid-stride kernel: enough to fill any device many times over.
+const MAX_BLOCKS: u64 = 1 << 16;
+
+/// A grid for kernels that cover any `count` of items.
+pub(super) fn grid_over(count: usize) -> [u32; 2] {
+    [(count as u64).div_ceil(u64::from(BLOCK)).clamp(1, MAX_BLOCKS) as u32, 1]
+}
+
+impl KernelLaunch {
+    pub fn new<P: Params>(name: impl Into<String>, grid: [u32; 2], shared: u32, params: &P) -> Self {
+        let mut words = vec![0_u64; size_of::<P>() / 8];
+        // SAFETY: both have as many bytes, all of which are initialised, as `Params` says.
+        unsafe {
+            std::ptr::copy_nonoverlapping((&raw const *params).cast::<u8>(), words.as_mut_ptr().cast(), size_of::<P>());
+        }
+        Self { name: name.into(), grid, shared, params: words, pointers: P::POINTERS }
+    }
+
+    /// The parameters, each address replaced by what `resolve` makes of it.
+    pub fn resolved<E>(&self, resolve: impl Fn(Address) -> Result<u64, E>) -> Result<Vec<u64>, E> {
+        let mut params = self.params.clone();
+        params[..self.pointers].iter_mut().try_for_each(|word| {
+            *word = resolve(Address(*word))?;
+            Ok(())
+        })?;
+        Ok(params)
+    }
+}
+
+/// One node of a captured graph.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Launch {
+    Kernel(KernelLaunch),
+    /// A product by cuBLAS.
+    Gemm(Gemm<Address>),
+    /// A product by cuBLASLt, with what ends it.
+    LtGemm(Gemm<Address>, LtEpilogue<Address>),
+}
+
+impl Launch {
+    /// For people: libraries launch kernels of many names.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Kernel(launch) => &launch.name,
+            Self::Gemm(_) => "cuBLAS product",
+            Self::LtGemm(..) => "cuBLASLt product",
+        }
+    }
+}
+
+/// A step of a sequence, and what is launched for it, in order. The step's operands say what is read and written.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct LoweredStep {
+    pub step: Step,
+    pub launches: Vec<Launch>,
+}

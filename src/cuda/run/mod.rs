@@ -1,0 +1,115 @@
+//! Programs on a device: launched as they come, captured, replayed, timed.
+
+mod graph;
+mod timing;
+
+pub(super) use timing::time;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use cudarc::driver::CudaStream;
+
+use super::driver::{Blas, Modules};
+use super::memory::Memory;
+use super::program::{Address, Buffer, Launch, LoweredStep};
+use crate::ops::{Op, Span, Step, Subset};
+use crate::shape::Shape;
+use graph::Graph;
+
+/// What launches are made with: all on one stream.
+pub(super) struct Runner {
+    pub stream: Arc<CudaStream>,
+    pub modules: Modules,
+    pub blas: Blas,
+}
+
+impl Runner {
+    pub fn launch(&self, memory: &Memory, launch: &Launch) -> Result<()> {
+        let resolve = |address: Address| memory.resolve(address);
+        match launch {
+            Launch::Kernel(kernel) => {
+                let mut params = kernel.resolved(resolve)?;
+                self.modules.launch(&self.stream, &kernel.name, kernel.grid, kernel.shared, &mut params)
+            }
+            Launch::Gemm(gemm) => self.blas.product(&gemm.resolved(&resolve)?),
+            Launch::LtGemm(gemm, epilogue) => {
+                self.blas.lt_product(&gemm.resolved(&resolve)?, &epilogue.resolved(&resolve)?)
+            }
+        }
+    }
+
+    pub fn launch_all<'a>(&self, memory: &Memory, launches: impl IntoIterator<Item = &'a Launch>) -> Result<()> {
+        launches.into_iter().try_for_each(|launch| self.launch(memory, launch))
+    }
+}
+
+/// A lowered sequence, and how far its capture has come.
+pub struct Program {
+    pub(super) steps: Vec<LoweredStep>,
+    /// What it takes from the data sets.
+    pub(super) gathers: Vec<(Subset, usize, Shape)>,
+    state: State,
+}
+
+enum State {
+    /// It never ran.
+    New,
+    /// It ran once, so that all it needs is loaded.
+    Warm,
+    /// Captured when the memory was of that generation.
+    Captured(Graph, u64),
+}
+
+impl Program {
+    pub(super) fn new(steps: Vec<LoweredStep>) -> Self {
+        let gathers = steps.iter().filter_map(|lowered| match &lowered.step.op {
+            Op::Gather(gather) => Some((gather.subset, gather.output.len / gather.shape.len(), gather.shape)),
+            _ => None,
+        });
+        Self { gathers: gathers.collect(), steps, state: State::New }
+    }
+
+    /// Runs it: the first time as it comes, then captured, then replayed; without `graphs` always as it comes.
+    pub(super) fn run(&mut self, runner: &Runner, memory: &Memory, graphs: bool) -> Result<()> {
+        let generation = memory.generation();
+        match &self.state {
+            State::Captured(graph, its) if *its == generation => return graph.launch(),
+            State::New => {
+                self.launch(runner, memory)?;
+                self.state = State::Warm;
+                return Ok(());
+            }
+            _ if !graphs => return self.launch(runner, memory),
+            State::Warm | State::Captured(..) => {}
+        }
+        self.state = State::Warm; // an old graph goes before the new one is made
+        let graph = Graph::capture(&runner.stream, || self.launch(runner, memory))?;
+        graph.launch()?;
+        self.state = State::Captured(graph, generation);
+        Ok(())
+    }
+
+    fn launch(&self, runner: &Runner, memory: &Memory) -> Result<()> {
+        for LoweredStep { step, launches } in &self.steps {
+            check(memory, step)?;
+            runner.launch_all(memory, launches).with_context(|| step.label.clone())?;
+        }
+        Ok(())
+    }
+}
+
+/// An error where a step's operands are outside of what is allocated.
+pub(super) fn check(memory: &Memory, step: &Step) -> Result<()> {
+    let operands = step.op.operands();
+    let mut spans = operands.reads().into_iter().chain(operands.writes());
+    spans.try_for_each(|span: Span| memory.check(span).map(|_| ())).with_context(|| step.label.clone())?;
+    let batch = match &step.op {
+        Op::Gather(gather) => gather.output.len / gather.shape.len(),
+        Op::SoftmaxCrossEntropy(loss) => loss.logits.len / loss.classes,
+        _ => return Ok(()),
+    };
+    let room = memory.get(Buffer::Labels)?.len() / 4;
+    ensure!(batch <= room, "{}: a batch of {batch}, and {room} labels were allocated for", step.label);
+    Ok(())
+}

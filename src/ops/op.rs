@@ -1,0 +1,174 @@
+//! The list of operators, each in one direction with its operands, and what every one of them can say of itself.
+
+use anyhow::Result;
+
+use super::activation::{ActivationBackward, ActivationForward};
+use super::bias::BiasActivationBackward;
+use super::conv::{Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
+use super::dropout::{DropoutPass, NextDropoutStep};
+use super::gather::Gather;
+use super::join::{Add, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
+use super::linear::{LinearBackwardInput, LinearBackwardWeight, LinearForward};
+use super::loss::SoftmaxCrossEntropy;
+use super::lrn::{Lrn, LrnBackward, LrnForward};
+use super::norm::{BatchNorm2dBackward, BatchNorm2dForward};
+use super::operands::{Layer, LayerValues, Operands};
+use super::optimizer::SgdUpdate;
+use super::pool::{
+    AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
+    AvgPool2dForward, MaxPool2dBackward, MaxPool2dForward,
+};
+use super::span::Span;
+use crate::shape::{Shape, Window};
+
+/// How a backend takes an operator.
+pub trait RunOn<Target> {
+    fn run_on(&self, target: &mut Target) -> Result<()>;
+}
+
+/// Makes the enum of all operators, and passes what can be asked of one on to it: the one list of them.
+macro_rules! operators {
+    ($($name:ident),* $(,)?) => {
+        /// An operator in one direction. Spans hold exactly the batch that it is run on.
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum Op<B = Span> {
+            $($name($name<B>),)*
+        }
+
+        $(impl<B> From<$name<B>> for Op<B> {
+            fn from(op: $name<B>) -> Self {
+                Self::$name(op)
+            }
+        })*
+
+        impl<B: Copy> Op<B> {
+            /// The same with the buffers named differently.
+            pub fn map<C>(self, mut name: impl FnMut(B) -> C) -> Op<C> {
+                match self {
+                    $(Self::$name(op) => op.map(&mut name).into(),)*
+                }
+            }
+
+            pub fn operands(&self) -> &dyn Operands<B> {
+                match self {
+                    $(Self::$name(op) => op,)*
+                }
+            }
+        }
+
+        impl<Target> RunOn<Target> for Op
+        where
+            $($name: RunOn<Target>,)*
+        {
+            fn run_on(&self, target: &mut Target) -> Result<()> {
+                match self {
+                    $(Self::$name(op) => op.run_on(target),)*
+                }
+            }
+        }
+    };
+}
+
+operators! {
+    Gather,
+    Conv2dForward,
+    Conv2dBackwardWeight,
+    Conv2dBackwardInput,
+    LinearForward,
+    LinearBackwardWeight,
+    LinearBackwardInput,
+    BiasActivationBackward,
+    BatchNorm2dForward,
+    BatchNorm2dBackward,
+    MaxPool2dForward,
+    MaxPool2dBackward,
+    AvgPool2dForward,
+    AvgPool2dBackward,
+    AdaptiveAvgPool2dForward,
+    AdaptiveAvgPool2dBackward,
+    LrnForward,
+    LrnBackward,
+    DropoutPass,
+    NextDropoutStep,
+    ActivationForward,
+    ActivationBackward,
+    Add,
+    CopyBuffer,
+    CopyChannels,
+    SubsampleForward,
+    SubsampleBackward,
+    SoftmaxCrossEntropy,
+    SgdUpdate,
+}
+
+/// Makes the enum of all layers, likewise.
+macro_rules! layers {
+    ($($name:ident),* $(,)?) => {
+        /// An operator of a network with one input and no parameters.
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub enum AnyLayer {
+            $($name($name),)*
+        }
+
+        $(impl From<$name> for AnyLayer {
+            fn from(layer: $name) -> Self {
+                Self::$name(layer)
+            }
+        })*
+
+        impl AnyLayer {
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$name(layer) => layer.name(),)*
+                }
+            }
+
+            /// # Errors
+            /// See [`Layer::output`].
+            pub fn output(&self) -> Result<Shape> {
+                match self {
+                    $(Self::$name(layer) => Layer::output(layer),)*
+                }
+            }
+
+            pub fn window(&self) -> Option<Window> {
+                match self {
+                    $(Self::$name(layer) => Layer::window(layer),)*
+                }
+            }
+
+            pub fn describe(&self) -> String {
+                match self {
+                    $(Self::$name(layer) => layer.describe_layer(),)*
+                }
+            }
+
+            pub fn forward<B>(self, input: B, output: B) -> Op<B> {
+                match self {
+                    $(Self::$name(layer) => layer.forward(input, output).into(),)*
+                }
+            }
+
+            pub fn backward<B>(self, values: LayerValues<B>) -> Op<B> {
+                match self {
+                    $(Self::$name(layer) => layer.backward(values).into(),)*
+                }
+            }
+        }
+    };
+}
+
+layers! {
+    AvgPool2d,
+    AdaptiveAvgPool2d,
+    Lrn,
+    Subsample,
+}
+
+/// One operator of a sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step<B = Span> {
+    /// The node and what is done for it, such as `layer1.0 forward`.
+    pub label: String,
+    pub op: Op<B>,
+}

@@ -1,0 +1,81 @@
+//! The sequences that a plan is run as, each in its order: the one list of what a training step consists of.
+
+use super::{Plan, ValueId};
+use crate::ops::{Augmentation, Gather, LossGradient, Op, Sgd, SgdUpdate, SoftmaxCrossEntropy, Span, Step, Subset};
+
+/// What a training step depends on besides its plan and its batch: two steps with equal settings are the same program.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TrainSettings {
+    pub sgd: Sgd,
+    /// What of every label is spread over all classes.
+    pub label_smoothing: f32,
+    pub augmentation: Option<Augmentation>,
+}
+
+/// What is run as one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Sequence {
+    /// One optimiser step on the next training images.
+    TrainStep(TrainSettings),
+    /// Loss and accuracy of the next test images, added to the metrics.
+    EvaluateStep,
+    /// From inputs that were written to [`Plan::input`] to logits that will be read.
+    Forward,
+}
+
+impl Plan {
+    /// The steps of a sequence over the plan's values.
+    pub fn sequence(&self, sequence: &Sequence) -> Vec<Step<ValueId>> {
+        let gather = |subset, augmentation| {
+            let op = Gather { subset, shape: self.input_shape, augmentation, output: self.input };
+            std::iter::once(Step { label: "gather".into(), op: op.into() })
+        };
+        let forward = self.forward.iter().cloned();
+        match *sequence {
+            Sequence::TrainStep(TrainSettings { sgd, label_smoothing, augmentation }) => {
+                let update = Step { label: "update".into(), op: self.update(sgd) };
+                gather(Subset::Train, augmentation)
+                    .chain(forward)
+                    .chain(self.losses(label_smoothing))
+                    .chain(self.backward.iter().cloned())
+                    .chain([update])
+                    .collect()
+            }
+            Sequence::EvaluateStep => {
+                let loss = SoftmaxCrossEntropy { classes: self.classes, logits: self.logits, gradient: None };
+                let loss = Step { label: "loss".into(), op: loss.into() };
+                gather(Subset::Test, None).chain(forward).chain([loss]).collect()
+            }
+            Sequence::Forward => forward.collect(),
+        }
+    }
+
+    /// The steps of a sequence with their spans, for a batch of at most [`Plan::max_batch`].
+    pub fn steps(&self, sequence: &Sequence, batch: usize) -> Vec<Step> {
+        let placed = |step: Step<ValueId>| Step { label: step.label, op: step.op.map(|value| self.span(value, batch)) };
+        self.sequence(sequence).into_iter().map(placed).collect()
+    }
+
+    /// The losses of the main head and then of those that only help training.
+    fn losses(&self, smoothing: f32) -> impl Iterator<Item = Step<ValueId>> {
+        self.heads.iter().map(move |&(logits, gradient)| {
+            let label = if gradient.auxiliary.is_some() { "auxiliary loss" } else { "loss" };
+            let gradient = Some(LossGradient { smoothing, ..gradient });
+            let op = SoftmaxCrossEntropy { classes: self.classes, logits, gradient };
+            Step { label: label.into(), op: op.into() }
+        })
+    }
+
+    fn update(&self, op: Sgd) -> Op<ValueId> {
+        let [weights, gradients, momentum, average] = self.whole_regions;
+        let momentum = (op.momentum != 0.0).then_some(momentum);
+        let average = op.average_decay.map(|_| average);
+        SgdUpdate { op, weights, gradients, momentum, average }.into()
+    }
+
+    /// Where a buffer lies, for a batch of at most [`Plan::max_batch`].
+    pub fn span(&self, value: ValueId, batch: usize) -> Span {
+        let place = self.places[value];
+        if place.per_sample { Span { len: place.span.len / self.max_batch * batch, ..place.span } } else { place.span }
+    }
+}
