@@ -98,7 +98,7 @@ struct MaxPoolBackwardParams {
 };
 static_assert(sizeof(MaxPoolBackwardParams) == 128, "the layout is shared with Rust");
 
-// V gradients of outputs from `at` on, each through the activation told by the output itself.
+// Gradients of the V outputs from `at` on, back through the activation, whose derivative follows from the output.
 template <u32 V>
 static __device__ __forceinline__ void masked_gradients(float (&gradients)[V], const MaxPoolBackwardParams& p, u64 at) {
     read_lanes(gradients, p.d_output + at);

@@ -89,7 +89,8 @@ impl Run {
         }
     }
 
-    /// Begins to save the state at hand, which is written while the run goes on; fails where the save before it did.
+    /// Begins to save the current state; it is written while the run goes on. Returns the error of the previous save, if it
+    /// failed.
     fn save<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         let state = trainer.state()?;
         self.outputs.save(&trainer.network, &self.identity, state)

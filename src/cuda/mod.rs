@@ -174,8 +174,8 @@ impl Backend for Cuda {
     }
 }
 
-/// What a device launches for every step of a sequence, by name, told without one: by the algorithm asked for, else the
-/// fewest launches; by those recorded before all else.
+/// The names of what a device launches for every step of a sequence, found without a device. Recorded choices come first,
+/// then the algorithm asked for, then the one with the fewest launches.
 ///
 /// # Errors
 /// Where an operator is too large for the kernels.

@@ -97,8 +97,8 @@ impl SetBuffers {
     }
 }
 
-/// A place in a buffer, as parameters hold it until they are launched: the buffer's number plus one in the highest byte, the
-/// bytes from its beginning below. Zero is null. Buffers begin on 256 bytes, so alignment can be told from it.
+/// A place in a buffer, as parameters hold it until they are launched: the highest byte is the buffer's number plus one, the
+/// others are the offset in bytes. Zero is null. Buffers are aligned to 256 bytes, so the offset's alignment is the address's.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Address(pub u64);
