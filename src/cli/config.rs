@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use toml::Table;
 
 use super::augmentation::AugmentationConfig;
 use super::dataset::absolute_path;
@@ -72,11 +73,6 @@ pub struct Config {
     /// Decides the pieces, and so the order, of some sums on a CUDA device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_mb: Option<usize>,
-    /// Of earlier versions; both changed no result.
-    #[serde(default, skip_serializing)]
-    branches: Option<toml::Value>,
-    #[serde(default, skip_serializing)]
-    graph_steps: Option<toml::Value>,
     pub log_steps: bool,
     /// Decides the order of sums on a CUDA device, as do the algorithms chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -100,6 +96,14 @@ pub struct Config {
 
 /// The file's name in a run's folder.
 pub const FILE: &str = "config.toml";
+
+/// Keys of earlier versions, which changed no result; the flags of the same names are taken with a warning, too.
+const RETIRED: [&str; 2] = ["branches", "graph-steps"];
+
+/// Takes those out of a file, and says which were there.
+pub fn remove_retired(file: &mut Table) -> Vec<&'static str> {
+    RETIRED.into_iter().filter(|key| file.remove(*key).is_some()).collect()
+}
 
 impl Config {
     /// What no file and no flag says.
@@ -134,8 +138,6 @@ impl Config {
             init: None,
             threads: None,
             workspace_mb: None,
-            branches: None,
-            graph_steps: None,
             log_steps: false,
             conv_algo: None,
             algorithms: BTreeMap::new(),

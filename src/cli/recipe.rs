@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde::de::value::Error as NoValue;
 use serde::de::{Deserializer, Error, Visitor};
 use toml::{Table, Value};
+use tracing::warn;
 
 use super::augmentation::AugmentationConfig;
-use super::config::Config;
+use super::config::{self, Config};
 use super::dataset;
 use super::input::{InputConfig, PictureConfig};
 use crate::data::PictureOptions;
@@ -34,7 +35,10 @@ pub fn load(path: &Path, standard: &Config) -> Result<Config> {
 }
 
 fn parse(text: &str, standard: &Config) -> Result<Config> {
-    let file: Table = toml::from_str(text).map_err(|error| anyhow!("it is not TOML: {error}"))?;
+    let mut file: Table = toml::from_str(text).map_err(|error| anyhow!("it is not TOML: {error}"))?;
+    for key in config::remove_retired(&mut file) {
+        warn!("{key} has no effect any more: it measured no gain");
+    }
     let mut all = Table::try_from(standard).context("the defaults")?;
     check_keys::<Config>("", &file)?;
     for (key, value) in file {

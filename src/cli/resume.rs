@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use toml::Table;
 
-use super::config::{Config, FILE};
+use super::config::{self, Config, FILE};
 use super::device::DeviceChoice;
 use super::train::TrainArgs;
 use crate::ops::Precision;
@@ -21,8 +22,10 @@ impl Config {
         ensure!(path.is_file(), "--resume {}: there is no run, for {} is missing", folder.display(), path.display());
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("--resume {}: cannot read {}", folder.display(), path.display()))?;
-        let mut config: Self = toml::from_str(&text)
-            .with_context(|| format!("--resume {}: {} is damaged", folder.display(), path.display()))?;
+        let damaged = || format!("--resume {}: {} is damaged", folder.display(), path.display());
+        let mut file: Table = toml::from_str(&text).with_context(damaged)?;
+        config::remove_retired(&mut file);
+        let mut config: Self = file.try_into().with_context(damaged)?;
         unchanged("--model", args.model.as_ref(), &config.model)?;
         unchanged_option("--activation", args.activation.activation.as_ref(), config.activation.as_ref())?;
         unchanged("--conv1", args.conv1.as_ref(), &config.conv1)?;

@@ -121,13 +121,25 @@ impl Run {
         Ok(())
     }
 
-    /// Saves a run that was interrupted and tells how to go on.
+    /// Saves a run that stopped before its end and says how to go on. A save that failed before is tried once more, with
+    /// the state as it is now.
+    ///
+    /// # Errors
+    /// Where the state cannot be saved; also where nobody asked the run to stop, so that it was the failed save that did.
     pub fn interrupted<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         self.progress = None;
+        let before = self.outputs.finish();
+        if let Err(error) = &before {
+            warn!("{error:#}; saving once more");
+        }
         self.save(trainer)?;
         self.outputs.finish()?;
         let (folder, steps) = (quoted(self.outputs.folder()), trainer.position().total_steps);
-        warn!("interrupted after {steps} steps and saved; go on with: cnn-cuda train --resume {folder}");
+        let saved = format!("after {steps} steps and saved; go on with: cnn-cuda train --resume {folder}");
+        if !self.stop.load(Ordering::Relaxed) {
+            before.with_context(|| format!("a save failed and was repeated: the run ended {saved}"))?;
+        }
+        warn!("interrupted {saved}");
         Ok(())
     }
 
@@ -224,5 +236,104 @@ impl<B: Backend> Observer<B> for Run {
             self.table = None;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::train::TrainArgs;
+    use crate::cli::{build_network, find_model};
+    use crate::cpu::Cpu;
+    use crate::data;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        train: TrainArgs,
+    }
+
+    /// A run whose last save fails, and whose next would not: two steps later.
+    fn run_after_failed_save(folder: &Path, stop: bool) -> (Run, Trainer<Cpu>) {
+        let out = folder.join("run");
+        let flags = ["train", "--model", "lenet5", "--dataset", "digits", "--max-steps", "2", "--quiet", "--out"];
+        let args = Flags::parse_from(flags.into_iter().chain(out.to_str())).train;
+        let config = Config::new(&args).expect("a configuration");
+        let dataset = data::load("digits", &config.load_options()).expect("digits");
+        let identity = RunIdentity {
+            model: config.model.clone(),
+            dataset: config.dataset.clone(),
+            train_images: dataset.train.count(),
+            data_fingerprint: dataset.fingerprint(),
+            seed: config.seed,
+            batch_size: config.batch_size,
+            shuffle: config.shuffle,
+        };
+        let model = find_model("lenet5").expect("a model");
+        let network = build_network(model, dataset.shape, 10).expect("a network");
+        let backend = Cpu::new(Some(2)).expect("two threads");
+        let mut trainer = Trainer::new(backend, network, dataset, config.hyperparameters()).expect("a trainer");
+        let outputs = Outputs::create(Some(&out), &config).expect("a folder");
+        let mut run = Run::new(outputs, identity, &config, true, 1, Arc::new(AtomicBool::new(stop)));
+        run.begin(&mut trainer).expect("saved");
+        // No file takes the place of a folder.
+        let weights = out.join(Outputs::WEIGHTS);
+        fs::remove_file(&weights).and_then(|()| fs::create_dir(&weights)).expect("a folder");
+        run.save(&mut trainer).expect("begun");
+        let begun = Instant::now();
+        while !run.outputs.save_failed() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the failure never shows");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fs::remove_dir(&weights).expect("removed");
+        trainer.run(&mut Silent).expect("two steps");
+        (run, trainer)
+    }
+
+    /// What listens to nothing.
+    struct Silent;
+
+    impl<B: Backend> Observer<B> for Silent {
+        fn wants_to_stop(&self) -> bool {
+            false
+        }
+
+        fn on_step(&mut self, _report: &StepReport) {}
+
+        fn on_step_losses(&mut self, _first_step: u64, _losses: &[StepLoss]) -> Result<()> {
+            Ok(())
+        }
+
+        fn on_evaluation(&mut self) {}
+
+        fn on_epoch(&mut self, _trainer: &mut Trainer<B>, _report: &EpochReport) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_failed_save_is_repeated_with_the_state_of_now() {
+        for stop in [true, false] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let (mut run, mut trainer) = run_after_failed_save(folder.path(), stop);
+            match run.interrupted(&mut trainer) {
+                Ok(()) => assert!(stop, "nobody asked for the end, and the failed save is not mentioned"),
+                Err(error) => {
+                    assert!(!stop, "{error:#}");
+                    let message = format!("{error:#}");
+                    assert!(
+                        message.contains("after 2 steps and saved") && message.contains("cannot write"),
+                        "{message}"
+                    );
+                }
+            }
+            let path = run.outputs.folder().join(Outputs::CHECKPOINT);
+            let saved = crate::checkpoint::load_state(&path, &trainer.network, &run.identity).expect("a checkpoint");
+            assert_eq!(saved.position.total_steps, 2);
+        }
     }
 }

@@ -224,7 +224,7 @@ impl Task for Training {
                 // A limit that the run has reached is not meant for what follows, unless it is asked for again.
                 if args.max_steps.is_none() && config.max_steps.is_some_and(|limit| done.total_steps >= limit) {
                     config.max_steps = None;
-                    trainer.hyper.max_steps = None;
+                    trainer.set_hyper(config.hyperparameters())?;
                 }
                 if let Some(ending) = trainer.ending() {
                     let why = ended_by(ending);

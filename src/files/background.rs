@@ -1,5 +1,6 @@
 //! Writing files on a thread of its own while the program goes on, one write at a time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -23,7 +24,9 @@ impl BackgroundWriter {
         self.finish()?;
         let failed = Arc::clone(&self.failed);
         let run = move || {
-            let result = write();
+            // What it has of the program is its own, so nobody sees what a panic left half done.
+            let result = catch_unwind(AssertUnwindSafe(write))
+                .unwrap_or_else(|_| Err(anyhow!("the thread that writes files panicked")));
             failed.store(result.is_err(), Ordering::Relaxed);
             result
         };

@@ -46,7 +46,7 @@ pub struct Hyperparameters {
 pub struct Trainer<B: Backend> {
     pub backend: B,
     pub network: Network,
-    pub hyper: Hyperparameters,
+    hyper: Hyperparameters,
     plan: Plan,
     eval_plan: Plan,
     programs: Programs<B>,
@@ -110,6 +110,26 @@ impl<B: Backend> Trainer<B> {
         trainer.compile()?;
         trainer.set_weights(&initial)?;
         Ok(trainer)
+    }
+
+    pub fn hyper(&self) -> &Hyperparameters {
+        &self.hyper
+    }
+
+    /// Settings for the steps from here on.
+    ///
+    /// # Errors
+    /// Where memory was planned for others: batch sizes, whether there is momentum, whether weights are averaged.
+    pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
+        let planned = |it: &Hyperparameters| {
+            (it.batch_size, it.eval_batch_size, it.sgd.momentum != 0.0, it.sgd.average_decay.is_some())
+        };
+        ensure!(
+            planned(&hyper) == planned(&self.hyper),
+            "batch sizes, and whether there is momentum or an average of the weights, are settled when a trainer is made"
+        );
+        self.hyper = Hyperparameters { sgd: Sgd { frozen: self.hyper.sgd.frozen, ..hyper.sgd }, ..hyper };
+        Ok(())
     }
 
     /// Makes the programs of every batch there will be, whole ones and the last of an epoch.

@@ -86,7 +86,7 @@ fn a_run_of_an_earlier_version_goes_on_and_its_flags_are_taken() {
     fs::write(&path, format!("branches = \"auto\"\ngraph-steps = 4\n{text}")).expect("write");
     for out in [&plain, &earlier] {
         let ran = succeed(["train", "--resume", out.to_str().expect("plain"), "--max-steps", "5", "--quiet"]);
-        assert!(!warns(&ran.stderr, "--branches") && !warns(&ran.stderr, "--graph-steps"), "{}", ran.stderr);
+        assert!(!warns(&ran.stderr, "branches") && !warns(&ran.stderr, "graph-steps"), "{}", ran.stderr);
     }
     let weights = [&plain, &earlier].map(|out| fs::read(out.join("model.safetensors")).expect("read"));
     assert!(weights[0] == weights[1]);
@@ -94,7 +94,12 @@ fn a_run_of_an_earlier_version_goes_on_and_its_flags_are_taken() {
     let (recipe, again) = (folder.path().join("recipe.toml"), folder.path().join("again"));
     fs::write(&recipe, format!("branches = \"auto\"\ngraph-steps = 4\n{text}")).expect("write");
     let args = ["train", "--config", recipe.to_str().expect("plain"), "--out", again.to_str().expect("plain")];
-    succeed([&args[..], &["--quiet"]].concat());
+    let ran = succeed([&args[..], &["--quiet"]].concat());
+    assert!(warns(&ran.stderr, "branches") && warns(&ran.stderr, "graph-steps"), "{}", ran.stderr);
+    // No misspelled key is taken for one of them.
+    fs::write(&recipe, "branchs = 1").expect("write");
+    let message = fail(1, args, &["branchs"]);
+    assert!(!message.contains("branches"), "{message}");
     let ran = succeed([&["bench", "--model", "lenet5", "--device", "cpu", "--steps", "1"][..], &flags].concat());
     assert!(warns(&ran.stderr, "--branches") && warns(&ran.stderr, "--graph-steps"), "{}", ran.stderr);
 }

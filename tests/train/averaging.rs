@@ -73,7 +73,7 @@ fn clipped_and_averaged_runs_go_on_bit_identical() {
 #[test]
 fn the_average_begins_with_the_first_steps_weights_and_the_norm_is_bounded() {
     let mut trainer = trainer(Cpu::new(Some(1)).expect("a thread"));
-    trainer.hyper.max_steps = Some(1);
+    trainer.set_hyper(Hyperparameters { max_steps: Some(1), ..*trainer.hyper() }).expect("settings");
     trainer.run(&mut Listener::default()).expect("a run");
     let state = trainer.state().expect("a state");
     assert_eq!(bits(&state.average), bits(&state.parameters));

@@ -7,7 +7,7 @@ use cnn_cuda::data::Dataset;
 use cnn_cuda::ops::{Algorithm, Backend, Metrics, Precision};
 use cnn_cuda::train::{Hyperparameters, LearningRate, Outcome, Schedule, Trainer};
 
-use super::harness::{Listener, bits, digits, lenet5, two_epochs};
+use super::harness::{Listener, bits, digits, diverging, lenet5, two_epochs};
 use super::parity::Expectation;
 use super::{averaging, dag, parity};
 use crate::ops::Tolerance;
@@ -259,7 +259,7 @@ fn check_close(losses: &[f32], expected: &[u32]) {
 fn divergence_is_found_at_the_end_of_its_epoch_and_names_its_step() {
     on_cuda(|| {
         let mut trainer = trainer(cuda(Precision::Fp32));
-        trainer.hyper.learning_rate.rate = 1e38;
+        trainer.set_hyper(diverging(trainer.hyper())).expect("settings");
         let message = format!("{:#}", trainer.run(&mut Listener::default()).expect_err("it diverges"));
         assert!((1..=3).any(|step| message.contains(&format!("at step {step} "))), "{message}");
     });

@@ -54,6 +54,11 @@ pub fn logits<B: Backend>(backend: &mut B, plan: &Plan, weights: &Weights, input
     backend.read(plan.span(plan.logits, plan.max_batch)).expect("read")
 }
 
+/// A rate that makes the loss infinite within three steps.
+pub fn diverging(hyper: &Hyperparameters) -> Hyperparameters {
+    Hyperparameters { learning_rate: LearningRate { rate: 1e38, ..hyper.learning_rate }, ..*hyper }
+}
+
 /// Plain SGD, unshuffled, one epoch, every loss logged.
 pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters {
     Hyperparameters {

@@ -5,7 +5,7 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::models::find;
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
 
-use super::harness::{Listener, bits, digits, lenet5, two_epochs};
+use super::harness::{Listener, bits, digits, diverging, lenet5, two_epochs};
 
 fn trainer(threads: usize) -> Trainer<Cpu> {
     let backend = Cpu::new(Some(threads)).expect("threads");
@@ -89,7 +89,7 @@ fn an_epochs_metrics_count_what_was_done_before_the_interruption() {
 fn a_run_cut_by_max_steps_goes_on_as_if_it_had_not_been() {
     let whole = whole_run(2);
     let mut first = trainer(2);
-    first.hyper.max_steps = Some(15);
+    first.set_hyper(Hyperparameters { max_steps: Some(15), ..*first.hyper() }).expect("settings");
     let mut listener = Listener::default();
     assert_eq!(first.run(&mut listener).expect("a run"), Outcome::Finished);
     assert_eq!((listener.epochs.len(), first.position().total_steps), (2, 15));
@@ -103,7 +103,7 @@ fn a_run_cut_by_max_steps_goes_on_as_if_it_had_not_been() {
 #[test]
 fn divergence_names_its_step() {
     let mut trainer = trainer(2);
-    trainer.hyper.learning_rate.rate = 1e38;
+    trainer.set_hyper(diverging(trainer.hyper())).expect("settings");
     let error = trainer.run(&mut Listener::default()).expect_err("it diverges");
     let message = format!("{error:#}");
     assert!((1..=3).any(|step| message.contains(&format!("at step {step} "))), "{message}");

@@ -77,15 +77,30 @@ fn check_changes<B: Backend>(backend: impl Fn() -> B) {
     for (what, change) in CHANGES {
         let mut going = trainer(backend(), hyper(BEFORE));
         going.run(&mut Listener::default()).expect("a run");
-        going.hyper.max_steps = Some(end);
-        change(&mut going.hyper);
         let mut settings = hyper(end);
         change(&mut settings);
+        going.set_hyper(settings).expect("settings");
         let mut fresh = trainer(backend(), settings);
         fresh.restore(&begun).expect("restored");
         let (found, expected) = (finished(&mut going), finished(&mut fresh));
         assert!(expected.0 != unchanged.0, "{what} changes nothing: the test is blunt");
         assert!(found == expected, "{what} is not what the steps after the change were run with");
+    }
+}
+
+#[test]
+fn settings_that_memory_was_planned_for_do_not_change() {
+    let mut trainer = trainer(Cpu::new(Some(1)).expect("a thread"), hyper(1));
+    let changes: [Change; 4] = [
+        |hyper| hyper.batch_size = 2,
+        |hyper| hyper.eval_batch_size = 2,
+        |hyper| hyper.sgd.momentum = 0.0,
+        |hyper| hyper.sgd.average_decay = None,
+    ];
+    for change in changes {
+        let mut settings = hyper(1);
+        change(&mut settings);
+        assert!(trainer.set_hyper(settings).is_err(), "{settings:?}");
     }
 }
 
@@ -105,7 +120,7 @@ fn settings_that_change_take_effect_on_cuda() {
 
 /// A trainer that is as new: the state is what the seed gives.
 fn check_new<B: Backend>(trainer: &mut Trainer<B>, loss_scale: Option<LossScale>) {
-    let (state, initial) = (trainer.state().expect("a state"), network().initial_weights(trainer.hyper.seed));
+    let (state, initial) = (trainer.state().expect("a state"), network().initial_weights(trainer.hyper().seed));
     assert_eq!(bits(&state.parameters), bits(&initial.parameters));
     assert_eq!(bits(&state.average), bits(&initial.parameters));
     assert_eq!(bits(&state.statistics.values), bits(&initial.statistics.values));
