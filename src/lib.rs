@@ -1,7 +1,8 @@
 //! cnn-cuda: trains convolutional networks on a CUDA GPU or on the CPU.
 
+pub mod bench;
 pub mod checkpoint;
-pub mod cli;
+pub mod commands;
 pub mod cpu;
 pub mod cuda;
 pub mod data;
@@ -13,5 +14,7 @@ pub mod ops;
 pub mod plan;
 pub mod report;
 pub mod rng;
+pub mod run;
+pub mod settings;
 pub mod shape;
 pub mod train;

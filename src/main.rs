@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use cnn_cuda::cli::{self, Cli};
+use cnn_cuda::commands::{self, Cli};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    cli::init_logging();
+    commands::init_logging();
     match cli.run() {
         Ok(code) => code,
-        Err(error) => cli::report_error(&error),
+        Err(error) => commands::report_error(&error),
     }
 }

@@ -11,6 +11,8 @@ mod models;
 mod ops;
 mod pictures;
 mod report;
+mod run;
+mod settings;
 mod support;
 mod tidy;
 mod train;

@@ -20,12 +20,18 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("report", &["files"]),
     ("train", &["data", "plan", "network", "ops", "shape", "rng", "images"]),
     ("checkpoint", &["train", "network", "ops", "shape", "rng", "files"]),
+    ("settings", &["data", "train", "models", "network", "ops", "shape", "files"]),
+    ("run", &["settings", "train", "checkpoint", "report", "data", "network", "ops", "files"]),
+    ("bench", &["plan", "network", "ops", "rng", "files"]),
     (
-        "cli",
+        "commands",
         &[
+            "run",
+            "bench",
+            "report",
+            "settings",
             "train",
             "checkpoint",
-            "report",
             "data",
             "models",
             "plan",
@@ -34,9 +40,6 @@ const ARROWS: &[(&str, &[&str])] = &[
             "cpu",
             "cuda",
             "shape",
-            "rng",
-            "files",
-            "images",
         ],
     ),
 ];
@@ -60,7 +63,21 @@ const CUDA_PLAIN_DATA: &[&str] = &["gemm", "options", "program", "scratch"];
 
 /// Rooms in which no two files import each other, in however many steps. A folder's `mod.rs` is no file of its own here: it
 /// declares what is below it, and hands names on.
-const WITHOUT_CIRCLES: &[&str] = &["ops", "plan", "cpu", "cuda", "network", "train", "checkpoint", "data", "report"];
+const WITHOUT_CIRCLES: &[&str] = &[
+    "ops",
+    "plan",
+    "cpu",
+    "cuda",
+    "network",
+    "train",
+    "checkpoint",
+    "data",
+    "report",
+    "settings",
+    "run",
+    "bench",
+    "commands",
+];
 
 const FILE_CAP: usize = 400;
 const FUNCTION_CAP: usize = 60;
@@ -230,10 +247,11 @@ fn imports_are_found() {
 
 #[test]
 fn only_the_dispatch_names_a_backend() {
-    for path in files("src/cli", &[".rs"]) {
+    for path in files("src", &[".rs"]) {
         let text = read(&path);
         let names = text.contains("crate::cpu") || text.contains("crate::cuda");
-        assert!(!names || path.ends_with("device.rs"), "{} names a backend", path.display());
+        let may = ["src/cpu", "src/cuda", "src/commands/device.rs"].iter().any(|allowed| path.starts_with(allowed));
+        assert!(!names || may, "{} names a backend", path.display());
     }
 }
 
@@ -290,7 +308,7 @@ fn functions(text: &str) -> Vec<(String, usize)> {
         let indent = line.len() - code.len();
         let qualifiers = ["pub(super) ", "pub(crate) ", "pub ", "const ", "unsafe ", "extern \"C\" "];
         let bare = qualifiers.iter().fold(code, |code, qualifier| code.strip_prefix(qualifier).unwrap_or(code));
-        let Some(rest) = bare.strip_prefix("fn ") else { continue };
+        let Some(rest) = bare.strip_prefix("fn ").filter(|rest| !rest.ends_with(';')) else { continue };
         let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         let closing = format!("{}}}", " ".repeat(indent));
         if let Some(length) = lines[begin..].iter().position(|line| *line == closing) {

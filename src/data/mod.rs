@@ -193,6 +193,17 @@ impl Dataset {
         self.validate_split(&self.test).context("in the test split")
     }
 
+    /// Adds classes without images, up to as many as a network has outputs.
+    ///
+    /// # Errors
+    /// The set has more already.
+    pub fn widen(&mut self, classes: Option<usize>) -> Result<()> {
+        let (wanted, own) = (classes.unwrap_or(0), self.classes.len());
+        ensure!(classes.is_none() || own <= wanted, "--classes {wanted} is too few for {}, which has {own}", self.name);
+        self.classes.extend((own..wanted).map(|class| format!("class {class}")));
+        Ok(())
+    }
+
     /// Tells this set's shape, training images and training labels from any other's, as far as 64 bits do: a run that
     /// goes on with other data than it began with is no longer one run.
     pub fn fingerprint(&self) -> u64 {

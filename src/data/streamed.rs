@@ -4,23 +4,47 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Result;
+use clap::ValueEnum;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use tracing::info;
 
 use super::records::{self, Records};
 use super::{Dataset, Split};
 use crate::images::{Held, ImageSource};
 use crate::rng;
 
-/// Where decoded images are while a run goes on; the results are the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Where decoded images are during a run; the results are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Residency {
-    /// In the device's memory where they fit, else in the host's, else they are read ahead of use.
+    /// In the device's memory where they fit, else in the host's, else streamed
     #[default]
     Auto,
-    /// All in the device's memory.
+    /// All in memory, on a CUDA device in its own; an error where they do not fit
     Resident,
-    /// Read ahead of use.
+    /// Read ahead of use and not kept: pictures of a folder from their files, all others from a temporary file
     Stream,
+}
+
+impl Residency {
+    /// Decides where the images of a set go that is in memory, with `free` bytes free on a device that has memory of its own.
+    /// Half of them are left to the network.
+    ///
+    /// # Errors
+    /// The temporary file cannot be written.
+    pub fn place(self, dataset: &mut Dataset, free: Option<usize>) -> Result<()> {
+        let bytes = dataset.resident_bytes();
+        match (self, free) {
+            (Self::Stream, _) => dataset.stream_from_file(),
+            (Self::Auto, Some(free)) if bytes > free / 2 => {
+                let (bytes, free) = (bytes as f64 / 1e9, free as f64 / 1e9);
+                info!("{bytes:.1} GB of images stay in the host's memory: {free:.1} GB are free on the device");
+                dataset.stream_from_memory()
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Images that are read as they are needed.

@@ -3,18 +3,21 @@
 use std::f64::consts::PI;
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use super::{Layout, Network, Operator, Parameter};
 
-/// How the first convolution's filters begin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Initial filters of the first convolution.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum FirstLayer {
-    /// Drawn, as every other parameter.
+    /// Random, as in every other layer
     #[default]
     Drawn,
-    /// A Gabor bank, which training then changes.
+    /// A bank of oriented Gabor functions, which training then changes
     Gabor,
-    /// A Gabor bank that training leaves alone.
+    /// The same, which training leaves unchanged
     GaborFrozen,
 }
 

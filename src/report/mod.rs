@@ -6,6 +6,7 @@ mod console;
 mod curves;
 mod metrics;
 mod records;
+pub mod stream;
 
 pub use confusion::Confusion;
 pub use console::{Progress, Table, grouped, loss, percent};

@@ -1,32 +1,102 @@
-//! Evaluation on the test set.
+//! Evaluation: every image of the test set once, in order.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use super::Trainer;
-use crate::ops::{Backend, Metrics, Subset};
-use crate::plan::Sequence;
+use super::programs::Programs;
+use super::{Trainer, load_split};
+use crate::data::Split;
+use crate::network::{Network, Weights};
+use crate::ops::{Backend, Metrics, Normalise, Subset};
+use crate::plan::{self, Mode, Plan, Sequence};
 
 impl<B: Backend> Trainer<B> {
-    /// Loss and accuracy over the whole test set, of the averaged weights where there are such. The metrics of the epoch at
-    /// hand are put back afterwards.
+    /// Loss and accuracy over the whole test set, of the averaged weights where they are averaged. The metrics of the current
+    /// epoch are put back afterwards.
     pub fn evaluate(&mut self) -> Result<Metrics> {
         let training = self.backend.read_metrics()?;
-        let order: Vec<u32> = (0..self.test_count as u32).collect();
-        self.backend.set_order(Subset::Test, &order, 0)?;
-        self.backend.set_metrics(Metrics::default())?;
         if self.has_average() {
             self.backend.swap_average()?;
         }
-        for begin in (0..self.test_count).step_by(self.eval_plan.max_batch) {
-            let batch = self.eval_plan.max_batch.min(self.test_count - begin);
-            let program = self.programs.get(&mut self.backend, &self.eval_plan, Sequence::EvaluateStep, batch)?;
-            self.backend.run(program)?;
-        }
-        let metrics = self.backend.read_metrics()?;
+        let (backend, plan) = (&mut self.backend, &self.eval_plan);
+        let metrics = evaluate(backend, plan, &mut self.programs, self.test_count, |_, _, _| Ok(()))?;
         if self.has_average() {
             self.backend.swap_average()?;
         }
         self.backend.set_metrics(training)?;
         Ok(metrics)
+    }
+}
+
+/// Runs evaluation steps over `count` test images; after each, `each` gets the backend, the first image's number and the
+/// batch.
+fn evaluate<B: Backend>(
+    backend: &mut B,
+    plan: &Plan,
+    programs: &mut Programs<B>,
+    count: usize,
+    mut each: impl FnMut(&mut B, usize, usize) -> Result<()>,
+) -> Result<Metrics> {
+    let order: Vec<u32> = (0..count as u32).collect();
+    backend.set_order(Subset::Test, &order, 0)?;
+    backend.set_metrics(Metrics::default())?;
+    for begin in (0..count).step_by(plan.max_batch) {
+        let batch = plan.max_batch.min(count - begin);
+        let program = programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
+        backend.run(program)?;
+        each(backend, begin, batch)?;
+    }
+    backend.read_metrics()
+}
+
+/// A network with its weights on a backend, and images to run it on.
+pub struct Evaluator<B: Backend> {
+    backend: B,
+    plan: Plan,
+    programs: Programs<B>,
+    count: usize,
+}
+
+impl<B: Backend> Evaluator<B> {
+    /// Plans for batches of up to `max_batch`, and loads images and weights.
+    ///
+    /// # Errors
+    /// The images do not fit the network, or the device's memory is too small.
+    pub fn new(
+        mut backend: B,
+        network: &Network,
+        weights: &Weights,
+        images: Split,
+        normalise: &Normalise,
+        max_batch: usize,
+    ) -> Result<Self> {
+        let count = images.count();
+        let plan = Plan::new(network, Mode::Inference, max_batch.min(count))?;
+        load_split(&mut backend, Subset::Test, images, normalise, plan.max_batch)?;
+        backend.allocate(&plan.memory_sizes(false))?;
+        let mut programs = Programs::default();
+        for batch in [plan.max_batch, count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
+            programs.get(&mut backend, &plan, Sequence::EvaluateStep, batch)?;
+        }
+        plan::write_weights(&mut backend, weights)?;
+        Ok(Self { backend, plan, programs, count })
+    }
+
+    /// Runs the network on all images; `each` gets an image's number and its logits, `[classes]`. Returns loss and accuracy.
+    ///
+    /// # Errors
+    /// A logit is NaN or infinite.
+    pub fn run(&mut self, mut each: impl FnMut(usize, &[f32])) -> Result<Metrics> {
+        let Self { backend, plan, programs, count } = self;
+        evaluate(backend, plan, programs, *count, |backend, begin, batch| {
+            let logits = backend.read(plan.span(plan.logits, batch))?;
+            for (index, logits) in (begin..).zip(logits.chunks_exact(plan.classes)) {
+                ensure!(
+                    logits.iter().all(|logit| logit.is_finite()),
+                    "the network gives {logits:?} for an image: these weights have diverged"
+                );
+                each(index, logits);
+            }
+            Ok(())
+        })
     }
 }

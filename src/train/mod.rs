@@ -6,13 +6,14 @@ mod run;
 mod schedule;
 mod state;
 
+pub use evaluate::Evaluator;
 pub use run::{Ending, EpochReport, Observer, Outcome, StepReport};
 pub use schedule::{LearningRate, Schedule};
 pub use state::{Best, Position, TrainState};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::data::{Dataset, sampler};
+use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Operator, Statistics, Weights};
 use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
@@ -65,7 +66,7 @@ impl<B: Backend> Trainer<B> {
     ///
     /// # Errors
     /// Where the data set does not fit the network, or the device's memory is too small.
-    pub fn new(mut backend: B, network: Network, mut dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
+    pub fn new(mut backend: B, network: Network, dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
         ensure!(
             dataset.shape == network.input() && dataset.classes.len() == network.classes(),
             "{} wants inputs of {} and has {} classes, but {} has images of {} and {} classes",
@@ -81,14 +82,8 @@ impl<B: Backend> Trainer<B> {
         let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
         check_last_batch(&network, train_count % plan.max_batch)?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
-        for (subset, split) in [(Subset::Train, &mut dataset.train), (Subset::Test, &mut dataset.test)] {
-            let (images, labels) = (std::mem::take(&mut split.images), std::mem::take(&mut split.labels));
-            let max_batch = if subset == Subset::Train { plan.max_batch } else { eval_plan.max_batch };
-            match split.streamed.take() {
-                Some(streamed) => backend.stream_subset(subset, &normalise, streamed.source, labels, max_batch)?,
-                None => backend.load_subset(subset, &normalise, images, labels)?,
-            }
-        }
+        load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
+        load_split(&mut backend, Subset::Test, dataset.test, &normalise, eval_plan.max_batch)?;
         // After the data, so that what is free then is what the plan can have.
         backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
         let initial = network.initial_weights(hyper.seed);
@@ -299,6 +294,21 @@ fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
         sgd: Sgd { average_decay, ..hyper.sgd },
         label_smoothing: hyper.label_smoothing,
         augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
+    }
+}
+
+/// Hands the images of a split to a backend, which keeps them or reads them as they are needed.
+fn load_split<B: Backend>(
+    backend: &mut B,
+    subset: Subset,
+    split: Split,
+    normalise: &Normalise,
+    max_batch: usize,
+) -> Result<()> {
+    let Split { images, labels, streamed } = split;
+    match streamed {
+        Some(streamed) => backend.stream_subset(subset, normalise, streamed.source, labels, max_batch),
+        None => backend.load_subset(subset, normalise, images, labels),
     }
 }
 

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The rate's course after its warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+use serde::{Deserialize, Serialize};
+
+/// The rate's course after its warm-up; in files as its flag is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Schedule {
     #[default]
     Constant,
@@ -86,8 +89,22 @@ impl FromStr for Schedule {
                 let factor = share(factor).ok_or("step:EPOCHS:FACTOR takes a factor between 0 and 1")?;
                 Ok(Self::Step { epochs, factor })
             }
-            _ => Err("it is constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE".into()),
+            _ => Err("it must be constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE".into()),
         }
+    }
+}
+
+impl From<Schedule> for String {
+    fn from(schedule: Schedule) -> Self {
+        schedule.to_string()
+    }
+}
+
+impl TryFrom<String> for Schedule {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

@@ -68,17 +68,17 @@ fn what_is_wrong_in_a_recipe_is_told_with_file_and_key() {
     refused("epochs = -1", &["the value of epochs"]);
     refused("schedule = 'linear'", &["the value of schedule", "one-cycle"]);
     refused("device = 'gpu'", &["the value of device", "gpu"]);
-    refused("lr = 0.0", &["lr 0"]);
-    refused("batch-size = 0", &["batch-size 0"]);
-    refused("threads = 0", &["threads", "1024"]);
+    refused("lr = 0.0", &["the value of lr, 0", "above 0"]);
+    refused("batch-size = 0", &["the value of batch-size, 0", "at least 1"]);
+    refused("threads = 0", &["the value of threads, 0", "at least 1"]);
     refused("threads = 100000", &["threads", "1024"]);
-    refused("max-steps = 0", &["max-steps 0"]);
-    refused("dropout = 1.0", &["dropout 1", "below 1"]);
+    refused("max-steps = 0", &["the value of max-steps, 0", "at least 1"]);
+    refused("dropout = 1.0", &["the value of dropout, 1", "below 1"]);
     refused("expected-accuracy = 98.8", &["expected-accuracy"]);
     refused("dataset = 'digits'\n[pictures]\nimage-sise = [32, 32]", &["did you mean pictures.image-size?"]);
     refused("model = \"lenet5", &["not TOML"]);
     refused("[augmentation]\ncropping = 4", &["did you mean augmentation.crop-padding?"]);
-    refused("[augmentation]\nbrightness = 2.0", &["brightness"]);
+    refused("[augmentation]\nbrightness = 2.0", &["the value of augmentation.brightness, 2"]);
     fail(1, ["train", "--config", "no/such.toml"], &["--config no/such.toml"]);
     // Names that do not exist are as wrong in a flag.
     for (text, words) in [("model = 'lenet6'", ["lenet6", "lenet5"]), ("dataset = 'nothing'", ["nothing", "mnist"])] {

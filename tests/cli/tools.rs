@@ -214,10 +214,12 @@ fn bench_prints_one_object() {
 fn help_documents_every_flag() {
     for command in ["train", "eval", "predict", "summary", "bench", "fetch"] {
         let help = succeed([command, "--help"]).stdout;
-        let lines: Vec<&str> = help.lines().map(str::trim).collect();
-        for pair in lines.windows(2).filter(|pair| pair[0].starts_with("--")) {
-            let told = pair[0].contains("  ") || !(pair[1].is_empty() || pair[1].starts_with('-'));
-            assert!(told, "{command}: {} is not explained", pair[0]);
+        let lines: Vec<&str> = help.lines().collect();
+        // Explanations are indented further than flags.
+        for pair in lines.windows(2).filter(|pair| pair[0].starts_with("      --")) {
+            let (flag, below) = (pair[0].trim(), pair[1].trim());
+            let explained = flag.contains("  ") || !(below.is_empty() || below.starts_with('-'));
+            assert!(explained, "{command}: {flag} is not explained");
         }
     }
     assert!(succeed(["train", "--help"]).stdout.contains("[default: 0.1]"));

@@ -71,14 +71,6 @@ pub fn accuracy(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A momentum: at least 0 and below 1.
-pub fn momentum(text: &str) -> Result<f32, String> {
-    match non_negative(text) {
-        Ok(value) if value < 1.0 => Ok(value),
-        _ => Err("it must be at least 0 and below 1".into()),
-    }
-}
-
 /// 0 to 1.
 pub fn share(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
@@ -111,9 +103,15 @@ pub fn classes(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A side, or height and width as `32x48`.
-pub fn image_size(text: &str) -> Result<(usize, usize), String> {
-    let side = |text: &str| text.parse::<usize>().ok().filter(|side| (1..=4096).contains(side));
-    let (height, width) = text.split_once('x').unwrap_or((text, text));
-    side(height).zip(side(width)).ok_or_else(|| "it must be 1 to 4096, or two such numbers as 32x48".into())
+/// A number of optimiser steps.
+pub fn steps(text: &str) -> Result<u64, String> {
+    positive(text).map(|steps| steps as u64)
+}
+
+/// Pixels of a border or a square; more than any picture has is an error.
+pub fn pixels(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(pixels @ 0..=4096) => Ok(pixels),
+        _ => Err("it must be 0 to 4096".into()),
+    }
 }

@@ -1,4 +1,4 @@
-//! A training run's audience: console, files and signals.
+//! What listens to a training run: it prints, saves and asks it to end.
 
 use std::io::{Stdout, stdout};
 use std::path::Path;
@@ -9,43 +9,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tracing::{debug, info, warn};
 
-use super::config::Config;
 use super::outputs::Outputs;
 use crate::checkpoint::RunIdentity;
+use crate::data::Dataset;
 use crate::ops::{Backend, StepLoss};
 use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
+use crate::settings::RunConfig;
 use crate::train::{Ending, EpochReport, Observer, StepReport, Trainer};
 
 /// Pause between two drawings of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
-
-/// From here on Ctrl-C, SIGTERM and a lost terminal end the run after the step it is at: they set the flag. A second one
-/// ends the process at once. What this process was started to ignore (`nohup`, a script's background jobs) stays so.
-pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut signals = vec![SIGINT, SIGTERM];
-    #[cfg(unix)]
-    signals.push(signal_hook::consts::SIGHUP);
-    for signal in signals.into_iter().filter(|&signal| !is_ignored(signal)) {
-        // In this order, so that the second signal finds the flag set by the first.
-        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .with_context(|| format!("cannot listen for signal {signal}"))?;
-    }
-    Ok(stop)
-}
-
-/// Whether this process was started with a signal ignored, where the system tells.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
-    mask >> (signal - 1) & 1 == 1
-}
-
-/// Exit code of a run that was interrupted and can be resumed, as shells count Ctrl-C.
-pub const INTERRUPTED: u8 = 130;
 
 /// What listens to a run.
 pub struct Run {
@@ -67,13 +40,13 @@ impl Run {
     pub fn new(
         outputs: Outputs,
         identity: RunIdentity,
-        config: &Config,
+        config: &RunConfig,
         quiet: bool,
         steps_per_epoch: u64,
         stop: Arc<AtomicBool>,
     ) -> Self {
         let drawn = Instant::now();
-        let (epochs, expected_accuracy) = (config.epochs, config.expected_accuracy);
+        let (epochs, expected_accuracy) = (config.hyperparameters().epochs, config.record.expected_accuracy);
         let table = if quiet { None } else { Table::new(stdout()).ok() };
         Self {
             stop,
@@ -161,6 +134,21 @@ impl Run {
     }
 }
 
+/// What a run's checkpoint belongs to.
+pub fn identity(config: &RunConfig, dataset: &Dataset) -> RunIdentity {
+    let hyper = config.hyperparameters();
+    RunIdentity {
+        model: config.model().into(),
+        // The files of a folder may move; their fingerprint stays.
+        dataset: if config.has_pictures() { "pictures".into() } else { config.dataset().into() },
+        train_images: dataset.train.count(),
+        data_fingerprint: dataset.fingerprint(),
+        seed: hyper.seed,
+        batch_size: hyper.batch_size,
+        shuffle: hyper.shuffle,
+    }
+}
+
 /// What ended a run, as the end of a sentence.
 pub fn ended_by(ending: Ending) -> &'static str {
     match ending {
@@ -236,104 +224,5 @@ impl<B: Backend> Observer<B> for Run {
             self.table = None;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use clap::Parser;
-
-    use super::*;
-    use crate::cli::train::TrainArgs;
-    use crate::cli::{build_network, find_model};
-    use crate::cpu::Cpu;
-    use crate::data;
-
-    #[derive(Parser)]
-    struct Flags {
-        #[command(flatten)]
-        train: TrainArgs,
-    }
-
-    /// A run whose last save fails, and whose next would not: two steps later.
-    fn run_after_failed_save(folder: &Path, stop: bool) -> (Run, Trainer<Cpu>) {
-        let out = folder.join("run");
-        let flags = ["train", "--model", "lenet5", "--dataset", "digits", "--max-steps", "2", "--quiet", "--out"];
-        let args = Flags::parse_from(flags.into_iter().chain(out.to_str())).train;
-        let config = Config::new(&args).expect("a configuration");
-        let dataset = data::load("digits", &config.load_options()).expect("digits");
-        let identity = RunIdentity {
-            model: config.model.clone(),
-            dataset: config.dataset.clone(),
-            train_images: dataset.train.count(),
-            data_fingerprint: dataset.fingerprint(),
-            seed: config.seed,
-            batch_size: config.batch_size,
-            shuffle: config.shuffle,
-        };
-        let model = find_model("lenet5").expect("a model");
-        let network = build_network(model, dataset.shape, 10).expect("a network");
-        let backend = Cpu::new(Some(2)).expect("two threads");
-        let mut trainer = Trainer::new(backend, network, dataset, config.hyperparameters()).expect("a trainer");
-        let outputs = Outputs::create(Some(&out), &config).expect("a folder");
-        let mut run = Run::new(outputs, identity, &config, true, 1, Arc::new(AtomicBool::new(stop)));
-        run.begin(&mut trainer).expect("saved");
-        // No file takes the place of a folder.
-        let weights = out.join(Outputs::WEIGHTS);
-        fs::remove_file(&weights).and_then(|()| fs::create_dir(&weights)).expect("a folder");
-        run.save(&mut trainer).expect("begun");
-        let begun = Instant::now();
-        while !run.outputs.save_failed() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "the failure never shows");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        fs::remove_dir(&weights).expect("removed");
-        trainer.run(&mut Silent).expect("two steps");
-        (run, trainer)
-    }
-
-    /// What listens to nothing.
-    struct Silent;
-
-    impl<B: Backend> Observer<B> for Silent {
-        fn wants_to_stop(&self) -> bool {
-            false
-        }
-
-        fn on_step(&mut self, _report: &StepReport) {}
-
-        fn on_step_losses(&mut self, _first_step: u64, _losses: &[StepLoss]) -> Result<()> {
-            Ok(())
-        }
-
-        fn on_evaluation(&mut self) {}
-
-        fn on_epoch(&mut self, _trainer: &mut Trainer<B>, _report: &EpochReport) -> Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_failed_save_is_repeated_with_the_state_of_now() {
-        for stop in [true, false] {
-            let folder = tempfile::tempdir().expect("a folder");
-            let (mut run, mut trainer) = run_after_failed_save(folder.path(), stop);
-            match run.interrupted(&mut trainer) {
-                Ok(()) => assert!(stop, "nobody asked for the end, and the failed save is not mentioned"),
-                Err(error) => {
-                    assert!(!stop, "{error:#}");
-                    let message = format!("{error:#}");
-                    assert!(
-                        message.contains("after 2 steps and saved") && message.contains("cannot write"),
-                        "{message}"
-                    );
-                }
-            }
-            let path = run.outputs.folder().join(Outputs::CHECKPOINT);
-            let saved = crate::checkpoint::load_state(&path, &trainer.network, &run.identity).expect("a checkpoint");
-            assert_eq!(saved.position.total_steps, 2);
-        }
     }
 }

@@ -7,12 +7,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use tracing::warn;
 
-use super::config::{self, Config};
-use super::dataset::short_name;
 use crate::checkpoint::{RunIdentity, save_state, save_weights};
 use crate::files::{BackgroundWriter, write_atomically};
 use crate::network::Network;
 use crate::report::{MetricsLog, curves_svg};
+use crate::settings::{self, RunConfig, short_name};
 use crate::train::{Position, TrainState};
 
 /// A run's folder, locked against a second process as long as this lives.
@@ -30,14 +29,14 @@ impl Outputs {
     pub const WEIGHTS: &str = "model.safetensors";
     const METRICS: &str = "metrics.jsonl";
     const CURVES: &str = "curves.svg";
-    const ALL: [&str; 5] = [config::FILE, Self::METRICS, Self::WEIGHTS, Self::CHECKPOINT, Self::CURVES];
+    const ALL: [&str; 5] = [settings::FILE, Self::METRICS, Self::WEIGHTS, Self::CHECKPOINT, Self::CURVES];
 
     /// An error where `out` cannot become the folder of a new run; nothing is made yet.
     pub fn check(out: Option<&Path>) -> Result<()> {
         let Some(folder) = out else { return Ok(()) };
         let shown = folder.display();
         ensure!(!folder.exists() || folder.is_dir(), "--out {shown} is a file; it must be a folder, or not there yet");
-        if folder.join(Self::CHECKPOINT).exists() && folder.join(config::FILE).exists() {
+        if folder.join(Self::CHECKPOINT).exists() && folder.join(settings::FILE).exists() {
             bail!("--out {shown} holds a run already: choose another, or go on with --resume {shown}");
         }
         // What is not a whole run may be somebody's all the same.
@@ -53,7 +52,7 @@ impl Outputs {
     ///
     /// # Errors
     /// Where it cannot be made or written to, or holds a run already.
-    pub fn create(out: Option<&Path>, config: &Config) -> Result<Self> {
+    pub fn create(out: Option<&Path>, config: &RunConfig) -> Result<Self> {
         Self::check(out)?;
         let folder = match out {
             Some(folder) => {
@@ -70,7 +69,7 @@ impl Outputs {
     }
 
     /// Opens the folder of a run that goes on from `position`; what a killed process left half-written goes.
-    pub fn resume(folder: &Path, config: &Config, position: Position) -> Result<Self> {
+    pub fn resume(folder: &Path, config: &RunConfig, position: Position) -> Result<Self> {
         let lock = lock(folder)?;
         remove_leftovers(folder);
         config.save(folder)?;
@@ -153,15 +152,15 @@ fn remove_leftovers(folder: &Path) {
     }
 }
 
-fn title(config: &Config) -> String {
-    format!("{} on {}, seed {}", config.model, short_name(&config.dataset), config.seed)
+fn title(config: &RunConfig) -> String {
+    format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed())
 }
 
 /// `runs/<model>-<dataset>-<seed>`, or with `-2`, `-3`, … where that is taken.
-fn default_folder(config: &Config) -> Result<PathBuf> {
+fn default_folder(config: &RunConfig) -> Result<PathBuf> {
     let parent = Path::new("runs");
     fs::create_dir_all(parent).context("cannot make the folder runs; choose another place with --out")?;
-    let name = format!("{}-{}-{}", config.model, short_name(&config.dataset), config.seed);
+    let name = format!("{}-{}-{}", config.model(), short_name(config.dataset()), config.seed());
     for number in 1_u32.. {
         let folder = match number {
             1 => parent.join(&name),

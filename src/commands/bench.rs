@@ -9,29 +9,24 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use tracing::info;
 
-use super::algorithms::{self, Chosen};
-use super::device::{DeviceArgs, Task, with_backend};
-use super::network::NetworkArgs;
-use super::profile::{self, Profile};
-use super::stream::Stdout;
-use super::timing::{load_random_images, resident_batches, time_steps};
-use super::{find_model, flags, trace, usage};
+use super::NetworkFlags;
+use super::device::{Task, with_backend};
+use crate::bench::{self, Chosen, Profile, load_random_images, resident_batches, time_steps};
 use crate::network::Network;
 use crate::ops::{Backend, Metrics, Precision};
 use crate::plan::{self, Mode, Plan, Sequence, TrainSettings};
+use crate::report::stream::Stdout;
+use crate::settings::{DeviceSettings, Given, RetiredFlags, bounds, usage};
 
 #[derive(Args)]
 pub struct BenchArgs {
-    /// Network
-    #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
-    model: String,
     #[command(flatten)]
-    network: NetworkArgs,
+    network: NetworkFlags,
     /// Images per step
-    #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64")]
+    #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "64")]
     pub batch_size: usize,
     /// Timed steps, after a few that are not; on a CUDA device, groups of sixteen or more
-    #[arg(long, value_name = "N", value_parser = flags::bench_steps, default_value = "50")]
+    #[arg(long, value_name = "N", value_parser = bounds::bench_steps, default_value = "50")]
     pub steps: usize,
     /// What is timed: whole optimiser steps, or forward passes alone
     #[arg(long, value_enum, value_name = "MODE", default_value = "train")]
@@ -46,7 +41,9 @@ pub struct BenchArgs {
     #[arg(long)]
     algorithms: bool,
     #[command(flatten)]
-    device: DeviceArgs,
+    device: Given<DeviceSettings>,
+    #[command(flatten)]
+    retired: RetiredFlags,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -95,8 +92,8 @@ struct Spread {
 
 /// Times whole optimiser steps: gather, forward, loss, backward, update, on random images.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
-    let model = find_model(&args.model)?;
-    let network = args.network.build(model)?;
+    args.retired.warn();
+    let network = args.network.build()?;
     let training = args.mode == BenchMode::Train;
     usage(training || !args.profile, || "--profile is of training steps; it goes with --mode train".into())?;
     usage(training || args.trace.is_none(), || "--trace is of training steps; it goes with --mode train".into())?;
@@ -104,13 +101,13 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         ensure!(folder.is_dir(), "the folder of --trace, {}, is not there; make it first", folder.display());
     }
     let task = Benchmark { network: &network, args };
-    let mut result = with_backend(&args.device, task)?;
+    let mut result = with_backend(&args.device.or_defaults()?, task)?;
     if let (Some(path), Some(profile)) = (&args.trace, &result.profile) {
-        trace::write(path, &profile.step)?;
+        bench::write_trace(path, &profile.step)?;
         info!("trace of a step: {}", path.display());
     }
     result.profile = result.profile.filter(|_| args.profile);
-    let mut out = Stdout::new();
+    let mut out = Stdout::default();
     if args.json {
         serde_json::to_writer(&mut out, &result)?;
         writeln!(out)?;
@@ -132,11 +129,11 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     }
     if args.algorithms {
         writeln!(out)?;
-        algorithms::print(&mut out, &result.algorithms)?;
+        bench::print_algorithms(&mut out, &result.algorithms)?;
     }
     if let Some(profile) = &result.profile {
         writeln!(out)?;
-        profile::print(&mut out, profile)?;
+        bench::print_profile(&mut out, profile)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -153,7 +150,7 @@ impl Task for Benchmark<'_> {
         let Self { network, args } = self;
         let batch = args.batch_size;
         let profiled = args.profile || args.trace.is_some();
-        let limits = profiled.then(|| profile::limits(&mut backend)).transpose()?;
+        let limits = profiled.then(|| bench::limits(&mut backend)).transpose()?;
         let (mode, sequence) = match args.mode {
             BenchMode::Train => (Mode::Training, Sequence::TrainStep(TrainSettings::default())),
             BenchMode::Infer => (Mode::Inference, Sequence::Forward),
@@ -171,7 +168,7 @@ impl Task for Benchmark<'_> {
         let graph_nodes = B::launches(&program).map(|launches| launches.iter().map(Vec::len).sum());
         let choices = if args.algorithms { backend.choices() } else { Vec::new() };
         let profile = match limits {
-            Some(limits) => Some(profile::profile(&mut backend, &plan, limits, &steps, &mut program)?),
+            Some(limits) => Some(bench::profile(&mut backend, &plan, limits, &steps, &mut program)?),
             None => None,
         };
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());

@@ -5,8 +5,8 @@ use std::io::{self, ErrorKind, Write};
 /// Results. Where the reader has gone (`| head`), the program has nothing left to do and ends without complaint.
 pub struct Stdout(io::Stdout);
 
-impl Stdout {
-    pub fn new() -> Self {
+impl Default for Stdout {
+    fn default() -> Self {
         Self(io::stdout())
     }
 }
@@ -31,8 +31,8 @@ fn end_where_nobody_reads(error: io::Error) -> io::Error {
 /// Logs and errors. What cannot be written is dropped: there is nowhere left to say so.
 pub struct Stderr(io::Stderr);
 
-impl Stderr {
-    pub fn new() -> Self {
+impl Default for Stderr {
+    fn default() -> Self {
         Self(io::stderr())
     }
 }

@@ -7,38 +7,30 @@ use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
-use super::device::{ConvAlgo, DeviceChoice};
-use super::network::NetworkArgs;
-use super::stream::Stdout;
-use super::{find_model, flags, plan, usage};
+use super::NetworkFlags;
+use super::device::{Task, cuda_launches, with_backend};
+use crate::bench::{self, PlanSummary};
 use crate::models;
 use crate::network::Network;
-use crate::ops::Precision;
-use crate::plan::{Mode, Plan};
+use crate::ops::{Backend, Choice, MemorySizes, Step};
+use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use crate::report::grouped;
+use crate::report::stream::Stdout;
+use crate::settings::{DeviceChoice, DeviceSettings, Given, bounds, usage};
 
 #[derive(Args)]
 pub struct SummaryArgs {
-    /// Network; without one, all are listed [default with --plan: mnist-cnn]
-    #[arg(long, value_name = "NAME")]
-    model: Option<String>,
     #[command(flatten)]
-    network: NetworkArgs,
+    network: NetworkFlags,
     /// Show the training step instead: its parts with what is fused, their buffers, and what a CUDA device runs for them
     #[arg(long)]
     plan: bool,
     /// Images per step, for the memory and with --plan
-    #[arg(long, value_name = "N", value_parser = flags::batch_size, default_value = "64")]
+    #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "64")]
     batch_size: usize,
-    /// Arithmetic, with --plan
-    #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32", requires = "plan")]
-    precision: Precision,
-    /// How convolutions and linear layers are computed, with --plan; without --device auto takes the fewest launches
-    #[arg(long, value_enum, value_name = "ALGORITHM", default_value = "auto", requires = "plan")]
-    conv_algo: ConvAlgo,
-    /// Show what this CUDA device chooses, with --plan; what it has not measured yet is measured
-    #[arg(long, value_name = "N", requires = "plan")]
-    device: Option<DeviceChoice>,
+    /// Of the launches that --plan shows; a device shows what it chooses, and measures what it has not measured yet
+    #[command(flatten)]
+    device: Given<DeviceSettings>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -93,18 +85,24 @@ struct Entry {
 
 /// Shows one network, or the list of all.
 pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
-    let mut out = Stdout::new();
-    match args.model.as_deref().or(args.plan.then_some("mnist-cnn")) {
-        None => {
-            let given = args.network.given();
-            usage(given.is_none(), || format!("{} is of one network; --model says which", given.unwrap_or_default()))?;
+    let mut out = Stdout::default();
+    let is_given = args.device.0 != DeviceSettings::default();
+    usage(args.plan || !is_given, || {
+        "--device, --precision, --threads, --workspace-mb and --conv-algo are for --plan".into()
+    })?;
+    let named = args.plan || args.network.model.0.model.is_some();
+    match named {
+        false => {
+            let given = args.network != NetworkFlags::default();
+            usage(!given, || {
+                "--activation, --dropout, --conv1, --classes, --channels and --image-size are for one network; --model says which".into()
+            })?;
             list(&mut out, args.json)?;
         }
-        Some(name) => {
-            let network = args.network.build(find_model(name)?)?;
+        true => {
+            let network = args.network.build()?;
             if args.plan {
-                let how = plan::How { precision: args.precision, algorithm: args.conv_algo, device: args.device };
-                plan::print(&mut out, &network, args.batch_size, &how, args.json)?;
+                show_plan(&mut out, &network, args)?;
                 return Ok(ExitCode::SUCCESS);
             }
             let summary = summarise(&network, args.batch_size)?;
@@ -117,6 +115,46 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a training step: its parts, and what a CUDA device launches for them.
+fn show_plan(out: &mut impl Write, network: &Network, args: &SummaryArgs) -> Result<()> {
+    let (device, batch_size) = (args.device.or_defaults()?, args.batch_size);
+    let plan = Plan::new(network, Mode::Training, batch_size)?;
+    let steps = plan.steps(&Sequence::TrainStep(TrainSettings::default()), batch_size);
+    let sizes = plan.memory_sizes(false);
+    let (chosen_on, choices) = match device.device {
+        Some(DeviceChoice::Cuda(_)) => {
+            let (name, choices) = with_backend(&device, Choose { steps: steps.clone(), sizes })?;
+            (Some(name).filter(|_| !choices.is_empty()), choices)
+        }
+        _ => (None, Vec::new()),
+    };
+    let launches = cuda_launches(&steps, &sizes, &device, &choices)?;
+    let precision = device.precision.unwrap_or_default();
+    let summary = PlanSummary::new(network, batch_size, precision, launches, chosen_on, choices)?;
+    if args.json {
+        serde_json::to_writer(&mut *out, &summary)?;
+        writeln!(out)?;
+        return Ok(());
+    }
+    bench::print_plan(out, &summary)
+}
+
+/// What a device chooses for the operators of a step, by measuring what it has not measured before.
+struct Choose {
+    steps: Vec<Step>,
+    sizes: MemorySizes,
+}
+
+impl Task for Choose {
+    type Output = (String, Vec<Choice>);
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
+        backend.allocate(&self.sizes)?;
+        backend.compile(self.steps)?;
+        Ok((backend.info().name, backend.choices()))
+    }
 }
 
 fn list(out: &mut impl Write, json: bool) -> Result<()> {

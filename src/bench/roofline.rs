@@ -1,5 +1,5 @@
-//! `cnn-cuda summary --plan`: the steps of a training step with what is fused into each, their buffers, their least work,
-//! and what a CUDA device launches for them.
+//! The roofline of a training step: what is fused into each of its parts, their buffers, the least time that arithmetic,
+//! memory and launches allow, and what a CUDA device launches for them.
 
 use std::io::Write;
 
@@ -7,9 +7,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::algorithms::{self, Chosen};
-use super::device::{ConvAlgo, DeviceArgs, DeviceChoice, Task, cuda_launches, with_backend};
 use crate::network::Network;
-use crate::ops::{Backend, Choice, MemorySizes, Precision, Region, Step};
+use crate::ops::{Choice, Precision, Region, Step};
 use crate::plan::{Cost, Mode, Plan, Sequence, TrainSettings, ValueId};
 
 /// What NVIDIA's data sheet gives for an H200 (SXM, dense products): bytes a second of its memory, operations a second.
@@ -26,33 +25,9 @@ fn operations_per_second(precision: Precision) -> f64 {
 /// Seconds from one small kernel's beginning to the next one's in a graph, about.
 const LAUNCH: f64 = 1.3e-6;
 
-/// How a CUDA device computes the step.
-pub struct How {
-    pub precision: Precision,
-    pub algorithm: ConvAlgo,
-    /// The device whose choices count; the CPU has none.
-    pub device: Option<DeviceChoice>,
-}
-
-/// What a device chooses for the operators of a step, by measuring what it has not measured before.
-struct Choose {
-    steps: Vec<Step>,
-    sizes: MemorySizes,
-}
-
-impl Task for Choose {
-    type Output = (String, Vec<Choice>);
-
-    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
-        backend.allocate(&self.sizes)?;
-        backend.compile(self.steps)?;
-        Ok((backend.info().name, backend.choices()))
-    }
-}
-
 /// A training step.
 #[derive(Serialize)]
-struct PlanSummary {
+pub struct PlanSummary {
     model: String,
     batch_size: usize,
     precision: Precision,
@@ -84,43 +59,35 @@ struct Row {
     h200_microseconds: f64,
 }
 
-/// Prints the training step of a network.
-pub fn print(out: &mut impl Write, network: &Network, batch_size: usize, how: &How, json: bool) -> Result<()> {
-    let plan = Plan::new(network, Mode::Training, batch_size)?;
-    let sequence = Sequence::TrainStep(TrainSettings::default());
-    let (steps, sizes) = (plan.steps(&sequence, batch_size), plan.memory_sizes(false));
-    let (precision, algorithm) = (how.precision, how.algorithm);
-    let (device, choices) = match how.device {
-        None | Some(DeviceChoice::Cpu) => (None, Vec::new()),
-        device => {
-            let (precision, conv_algo) = (Some(precision), Some(algorithm));
-            let args = DeviceArgs { device, precision, conv_algo, ..DeviceArgs::default() };
-            let (name, choices) = with_backend(&args, Choose { steps: steps.clone(), sizes })?;
-            (Some(name).filter(|_| !choices.is_empty()), choices)
-        }
-    };
-    let launches = cuda_launches(&steps, &sizes, (precision, algorithm), &choices)?;
-    let over_values = plan.sequence(&sequence);
-    let parts = over_values.iter().zip(&steps).zip(launches);
-    let parts: Vec<Row> =
-        parts.map(|((values, step), launches)| row(&plan, values, step, precision, launches)).collect();
-    let summary = PlanSummary {
-        model: network.name.clone(),
-        batch_size,
-        precision,
-        arena_mb: sizes.arena as f64 * 4e-6,
-        graph_nodes: parts.iter().map(|row| row.launches.len()).sum(),
-        h200_microseconds: parts.iter().map(|row| row.h200_microseconds).sum(),
-        parts,
-        device,
-        algorithms: choices.into_iter().map(Chosen::from).collect(),
-    };
-    if json {
-        serde_json::to_writer(&mut *out, &summary)?;
-        writeln!(out)?;
-        return Ok(());
+impl PlanSummary {
+    /// Of a training step over `batch_size` images. `launches` are what a CUDA device launches for each of its steps;
+    /// `choices` are those of a device, which they were found with.
+    pub fn new(
+        network: &Network,
+        batch_size: usize,
+        precision: Precision,
+        launches: Vec<Vec<String>>,
+        device: Option<String>,
+        choices: Vec<Choice>,
+    ) -> Result<Self> {
+        let plan = Plan::new(network, Mode::Training, batch_size)?;
+        let sequence = Sequence::TrainStep(TrainSettings::default());
+        let (over_values, steps) = (plan.sequence(&sequence), plan.steps(&sequence, batch_size));
+        let parts = over_values.iter().zip(&steps).zip(launches);
+        let parts: Vec<Row> =
+            parts.map(|((values, step), launches)| row(&plan, values, step, precision, launches)).collect();
+        Ok(Self {
+            model: network.name.clone(),
+            batch_size,
+            precision,
+            arena_mb: plan.memory_sizes(false).arena as f64 * 4e-6,
+            graph_nodes: parts.iter().map(|row| row.launches.len()).sum(),
+            h200_microseconds: parts.iter().map(|row| row.h200_microseconds).sum(),
+            parts,
+            device,
+            algorithms: choices.into_iter().map(Chosen::from).collect(),
+        })
     }
-    print_table(out, &summary)
 }
 
 fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, launches: Vec<String>) -> Row {
@@ -142,7 +109,8 @@ fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, l
     }
 }
 
-fn print_table(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
+/// Prints it as a table.
+pub fn print(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
     let header = ["part", "what", "buffers", "MFLOP", "MB", "H200 µs", "CUDA launches"].map(String::from);
     let mut rows = vec![header];
     rows.extend(summary.parts.iter().map(|row| {

@@ -7,8 +7,8 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use tracing::info;
 
-use super::DataArgs;
 use crate::data;
+use crate::settings::{DataFolder, Given};
 
 #[derive(Args)]
 pub struct FetchArgs {
@@ -16,12 +16,12 @@ pub struct FetchArgs {
     #[arg(value_parser = PossibleValuesParser::new(data::fetchable()))]
     dataset: String,
     #[command(flatten)]
-    data: DataArgs,
+    data: Given<DataFolder>,
 }
 
 /// Downloads what is missing.
 pub fn run(args: &FetchArgs) -> Result<ExitCode> {
-    let folder = args.data.folder();
+    let folder = args.data.0.folder();
     data::fetch::fetch(&args.dataset, &folder, true)?;
     info!("{} is complete in {}", args.dataset, folder.join(&args.dataset).display());
     Ok(ExitCode::SUCCESS)

@@ -1,42 +1,25 @@
 //! The command line: subcommands, their dispatch, and what every one of them shares.
 
-mod algorithms;
-mod augmentation;
 mod bench;
-mod bounds;
-mod config;
-mod dataset;
 mod device;
 mod eval;
 mod fetch;
-mod flags;
-mod input;
-mod network;
-mod outputs;
-mod plan;
 mod predict;
-mod profile;
-mod recipe;
-mod residency;
-mod resume;
-mod run;
-mod stream;
 mod summary;
-mod timing;
-mod trace;
 mod train;
-mod variation;
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::models::{self, Model};
 use crate::network::Network;
-use crate::shape::Shape;
+use crate::report::stream::Stderr;
+use crate::settings::{
+    ActivationChoice, Given, InputSettings, ModelSettings, RunConfig, UsageError, VariationSettings, build_network,
+};
 
 /// Trains convolutional networks on an NVIDIA GPU or on the CPU.
 #[derive(Parser)]
@@ -62,21 +45,6 @@ enum Command {
     Fetch(fetch::FetchArgs),
 }
 
-/// Where data sets are found.
-#[derive(Args, Clone)]
-pub struct DataArgs {
-    /// Folder that holds `mnist/` and the like [default: the environment's CNN_CUDA_DATA, or data]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-}
-
-impl DataArgs {
-    fn folder(&self) -> PathBuf {
-        let environment = || std::env::var_os("CNN_CUDA_DATA").filter(|value| !value.is_empty()).map(PathBuf::from);
-        self.data.clone().or_else(environment).unwrap_or_else(|| PathBuf::from("data"))
-    }
-}
-
 impl Cli {
     /// Does what was asked.
     ///
@@ -94,11 +62,6 @@ impl Cli {
     }
 }
 
-/// The network of that model for a data set's shape and classes.
-fn build_network(model: &Model, input: Shape, classes: usize) -> Result<Network> {
-    (model.build)(input, classes).with_context(|| format!("{} cannot work on images of {input}", model.name))
-}
-
 /// Sends logs to stderr, warnings and above marked as such; `RUST_LOG` changes what is shown.
 pub fn init_logging() {
     use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
@@ -109,7 +72,7 @@ pub fn init_logging() {
         .with_target(false)
         .without_time()
         .with_ansi(colour)
-        .with_writer(stream::Stderr::new)
+        .with_writer(Stderr::default)
         .log_internal_errors(false)
         .init();
 }
@@ -122,28 +85,44 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
     // Names in an archive may hold anything, and a terminal obeys what is not a letter.
     let paragraph = paragraph.replace(char::is_control, "\u{fffd}");
     // Where stderr is gone, the exit code must do.
-    let _ = writeln!(stream::Stderr::new(), "error: {paragraph}");
+    let _ = writeln!(Stderr::default(), "error: {paragraph}");
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { 2 } else { 1 })
-}
-
-/// Flags that contradict each other, or name what does not exist.
-#[derive(Debug)]
-struct UsageError(String);
-
-impl std::fmt::Display for UsageError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for UsageError {}
-
-/// An error with exit code 2 where `condition` does not hold.
-fn usage(condition: bool, message: impl FnOnce() -> String) -> Result<()> {
-    if condition { Ok(()) } else { Err(UsageError(message()).into()) }
 }
 
 /// The model of that name.
 fn find_model(name: &str) -> Result<&'static Model> {
     models::find(name).map_err(|error| UsageError(error.to_string()).into())
+}
+
+/// The model that weights are of, with its activation: by the flags, else that of their run, else the default.
+fn of_run(
+    given: &Given<ModelSettings>,
+    config: Option<&RunConfig>,
+) -> Result<(&'static Model, Option<ActivationChoice>)> {
+    let settings = given.or_defaults()?;
+    let named = given.0.model.as_deref().or(config.map(RunConfig::model)).or(settings.model.as_deref());
+    let model = find_model(named.unwrap_or_default())?;
+    let activation = config.filter(|config| config.model() == model.name).and_then(|it| it.settings.model.activation);
+    Ok((model, activation))
+}
+
+/// The flags of commands that take a network without data.
+#[derive(Args, Clone, Default, PartialEq)]
+struct NetworkFlags {
+    #[command(flatten)]
+    model: Given<ModelSettings>,
+    #[command(flatten)]
+    variation: Given<VariationSettings>,
+    #[command(flatten)]
+    input: Given<InputSettings>,
+}
+
+impl NetworkFlags {
+    /// The network that they describe.
+    fn build(&self) -> Result<Network> {
+        let model = find_model(self.model.or_defaults()?.model.as_deref().unwrap_or_default())?;
+        let input = &self.input.0;
+        let network = build_network(model, input.shape(model.input), input.classes.unwrap_or(model.classes))?;
+        self.variation.0.apply(self.model.0.apply(network, None))
+    }
 }

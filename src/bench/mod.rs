@@ -1,0 +1,13 @@
+//! Where the time of a training step goes: whole steps, their parts beside the device's limits, and each layer's algorithms.
+
+mod algorithms;
+mod profile;
+mod roofline;
+mod timing;
+mod trace;
+
+pub use algorithms::{Chosen, print as print_algorithms};
+pub use profile::{Limits, Part, Profile, limits, print as print_profile, profile};
+pub use roofline::{PlanSummary, print as print_plan};
+pub use timing::{load_random_images, resident_batches, time_steps};
+pub use trace::write as write_trace;

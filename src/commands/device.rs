@@ -1,0 +1,95 @@
+//! Chooses the backend, once; all below is generic over it.
+
+use anyhow::{Context, Result, bail};
+use tracing::info;
+
+use crate::cpu::Cpu;
+use crate::cuda::{self, Cuda, Options};
+use crate::ops::{Algorithm, Backend, Choice, MemorySizes, Precision, Step};
+use crate::settings::{DeviceChoice, DeviceSettings};
+
+/// Something to do on whatever backend was chosen.
+pub trait Task {
+    type Output;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
+}
+
+/// Runs `task` on the device asked for, and says which that is and why.
+///
+/// # Errors
+/// Where a CUDA device was asked for by number and cannot be used, or the CPU is asked for more than fp32.
+pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output> {
+    let why = match args.device.unwrap_or_default() {
+        DeviceChoice::Cpu => "--device cpu".to_string(),
+        DeviceChoice::Cuda(ordinal) => {
+            let backend = open_cuda(args, ordinal).with_context(|| unusable(ordinal))?;
+            info!("device: {} (--device {ordinal})", backend.info().name);
+            return task.run(backend);
+        }
+        DeviceChoice::Auto => match open_cuda(args, 0) {
+            Ok(backend) => {
+                info!("device: {} (the first that is usable)", backend.info().name);
+                return task.run(backend);
+            }
+            Err(error) => format!("{error:#}"),
+        },
+    };
+    if args.precision.unwrap_or_default() != Precision::Fp32 {
+        bail!("the CPU computes in fp32 only ({why}); --precision is for CUDA devices");
+    }
+    let backend = Cpu::new(args.threads)?;
+    info!("device: {} ({why})", backend.info().name);
+    task.run(backend)
+}
+
+/// What can be told of the flags before anything is loaded: a CUDA device asked for by number must be there.
+pub fn check_device(args: &DeviceSettings) -> Result<()> {
+    args.check()?;
+    match args.device {
+        Some(DeviceChoice::Cuda(ordinal)) => check_ordinal(ordinal).with_context(|| unusable(ordinal)),
+        _ => Ok(()),
+    }
+}
+
+/// What a CUDA device launches for every step of a sequence; no device is needed for it, but what one has chosen may be
+/// given. Without that, `auto` takes the fewest launches.
+pub fn cuda_launches(
+    steps: &[Step],
+    sizes: &MemorySizes,
+    settings: &DeviceSettings,
+    choices: &[Choice],
+) -> Result<Vec<Vec<String>>> {
+    let recorded = choices.iter().map(|choice| (choice.site.clone(), choice.algorithm)).collect();
+    cuda::launches(steps, sizes, &Options { recorded, ..cuda_options(settings, 0) })
+}
+
+fn unusable(ordinal: usize) -> String {
+    format!("--device {ordinal} cannot be used (--device cpu works without a GPU)")
+}
+
+fn check_ordinal(ordinal: usize) -> Result<()> {
+    let devices = cuda::devices()?;
+    if ordinal >= devices.len() {
+        let names = devices.iter().enumerate().map(|(ordinal, name)| format!("{ordinal}: {name}"));
+        bail!("there is no CUDA device {ordinal}; this machine has {}", names.collect::<Vec<_>>().join(", "));
+    }
+    Ok(())
+}
+
+fn open_cuda(settings: &DeviceSettings, ordinal: usize) -> Result<Cuda> {
+    check_ordinal(ordinal)?;
+    Cuda::new(cuda_options(settings, ordinal))
+}
+
+fn cuda_options(settings: &DeviceSettings, ordinal: usize) -> Options {
+    let known = |(site, name): (&String, &String)| Some((site.clone(), Algorithm::named(name)?));
+    Options {
+        ordinal,
+        precision: settings.precision.unwrap_or_default(),
+        workspace: settings.workspace_mb.map_or(cuda::DEFAULT_WORKSPACE, |mb| mb.saturating_mul(1_000_000)),
+        graphs: true,
+        algorithm: settings.conv_algo.unwrap_or_default().algorithm(),
+        recorded: settings.algorithms.iter().filter_map(known).collect(),
+    }
+}

@@ -1,0 +1,142 @@
+//! `cnn-cuda eval`
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use super::device::{Task, check_device, with_backend};
+use super::of_run;
+use crate::checkpoint::load_weights;
+use crate::data::{self, Dataset, LoadOptions, Residency};
+use crate::network::{Network, Weights};
+use crate::ops::{Backend, Normalise};
+use crate::report::Confusion;
+use crate::report::stream::Stdout;
+use crate::settings::{
+    DataSettings, DeviceSettings, Given, ModelSettings, PictureSettings, RetiredFlags, RunConfig, UsageError, bounds,
+    build_network, check_dataset, defaults,
+};
+use crate::train::Evaluator;
+
+#[derive(Args)]
+pub struct EvalArgs {
+    /// Weights (safetensors in PyTorch's names and layout)
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    #[command(flatten)]
+    model: Given<ModelSettings>,
+    #[command(flatten)]
+    data: Given<DataSettings>,
+    #[command(flatten)]
+    pictures: Given<PictureSettings>,
+    #[command(flatten)]
+    device: Given<DeviceSettings>,
+    #[command(flatten)]
+    retired: RetiredFlags,
+    /// Images per step
+    #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "128")]
+    batch_size: usize,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// Evaluates weights on the test set. What no flag says, the configuration next to the weights does.
+pub fn run(args: &EvalArgs) -> Result<ExitCode> {
+    args.retired.warn();
+    ensure!(args.weights.is_file(), "--weights {}: there is no such file", args.weights.display());
+    let config = RunConfig::beside(&args.weights);
+    let (model, activation) = of_run(&args.model, config.as_ref())?;
+    let device = args.device.or_defaults()?;
+    check_device(&device)?;
+    let dataset = load(args, config.as_ref())?;
+    let network = build_network(model, dataset.shape, dataset.classes.len())?;
+    let network = args.model.0.apply(network, activation);
+    let weights = load_weights(&args.weights, &network)?;
+    let task = Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size };
+    let result = with_backend(&device, task)?;
+    let mut out = Stdout::default();
+    if args.json {
+        serde_json::to_writer(&mut out, &result)?;
+        writeln!(out)?;
+    } else {
+        let images = result.images;
+        let speed = images as f64 / result.seconds;
+        write!(out, "test loss {:.4}, accuracy {:.2}% of {images} images", result.loss, 100.0 * result.accuracy)?;
+        writeln!(out, " in {:.2} s ({speed:.0} images/s)\n", result.seconds)?;
+        result.confusion.print(&mut out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the data set: by the flags, and for the rest as the run did.
+fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
+    let mut options = config.map_or_else(LoadOptions::default, RunConfig::load_options);
+    let given = &args.data.0;
+    let defaults = defaults::<DataSettings>().dataset.unwrap_or_default();
+    let name = given.dataset.as_deref().or(config.map(RunConfig::dataset)).unwrap_or(&defaults);
+    // What can be wrong with the flags is found before anything is downloaded.
+    check_dataset(name)?;
+    args.pictures.0.check(name)?;
+    if given.dataset.is_some() || given.folder.data.is_some() || !options.folder.is_dir() {
+        options.folder = given.folder.folder();
+    }
+    if let Some(input) = config.and_then(|config| config.record.input.as_ref()) {
+        options.pictures.image_size = Some((input.shape().height, input.shape().width));
+    }
+    options.pictures = args.pictures.0.over(options.pictures);
+    options.normalisation = given.normalisation.given().or(options.normalisation);
+    (options.download, options.progress, options.test_only) = (true, true, true);
+    options.residency = Residency::Auto;
+    let mut dataset = data::load(name, &options)?;
+    let own = dataset.classes.len();
+    let of_run = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
+    dataset.widen(given.classes.or(of_run)).map_err(|error| UsageError(error.to_string()))?;
+    Ok(dataset)
+}
+
+struct Evaluation<'a> {
+    network: &'a Network,
+    weights: &'a Weights,
+    dataset: Dataset,
+    batch_size: usize,
+}
+
+#[derive(Serialize)]
+struct EvaluationResult {
+    loss: f64,
+    accuracy: f64,
+    images: u64,
+    /// From the first batch to the last, with everything loaded.
+    seconds: f64,
+    confusion: Confusion,
+}
+
+impl Task for Evaluation<'_> {
+    type Output = EvaluationResult;
+
+    fn run<B: Backend>(self, backend: B) -> Result<EvaluationResult> {
+        let Self { network, weights, mut dataset, batch_size } = self;
+        Residency::Auto.place(&mut dataset, backend.free_memory())?;
+        let Dataset { shape, classes, mean, std, test, .. } = dataset;
+        let labels = test.labels.clone();
+        let normalise = Normalise { shape, mean, std };
+        let mut evaluator = Evaluator::new(backend, network, weights, test, &normalise, batch_size)?;
+        let mut confusion = Confusion::new(classes);
+        let start = Instant::now();
+        let metrics = evaluator.run(|index, logits| confusion.add(labels[index], first_maximum(logits) as u32))?;
+        let seconds = start.elapsed().as_secs_f64();
+        let (loss, accuracy, images) = (metrics.loss(), metrics.accuracy(), metrics.samples);
+        Ok(EvaluationResult { loss, accuracy, images, seconds, confusion })
+    }
+}
+
+/// Index of the first of the largest of finite values.
+fn first_maximum(values: &[f32]) -> usize {
+    (0..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
+}

@@ -1,0 +1,176 @@
+//! `cnn-cuda train`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use tracing::info;
+
+use super::device::{Task, check_device, with_backend};
+use super::find_model;
+use crate::checkpoint;
+use crate::data::{self, Dataset};
+use crate::network::{Network, Weights};
+use crate::ops::Backend;
+use crate::run::{INTERRUPTED, Outputs, Run, ended_by, identity, install_signal_handlers};
+use crate::settings::{
+    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
+};
+use crate::train::{Outcome, Trainer};
+
+#[derive(Args)]
+pub struct TrainArgs {
+    /// Recipe: a TOML file with settings, such as a run's config.toml; flags override it, and --no-FLAG switches off what it
+    /// switches on
+    #[arg(long, value_name = "FILE", conflicts_with = "resume")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub settings: Layer,
+    #[command(flatten)]
+    pub residency: ResidencyFlags,
+    #[command(flatten)]
+    pub retired: RetiredFlags,
+    /// Resume the run in this folder
+    #[arg(long, value_name = "DIR", help_heading = "Output", conflicts_with_all = ["out", "init"])]
+    pub resume: Option<PathBuf>,
+    /// Folder for the files of the run [default: runs/<model>-<dataset>-<seed>]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub out: Option<PathBuf>,
+    /// Print no table and no progress
+    #[arg(long, help_heading = "Output")]
+    pub quiet: bool,
+}
+
+/// Trains, or resumes a run.
+pub fn run(args: TrainArgs) -> Result<ExitCode> {
+    args.retired.warn();
+    let mut flags = args.settings.clone();
+    let residency = &mut flags.given.residency.residency;
+    *residency = args.residency.given().or(*residency);
+    let mut config = match &args.resume {
+        Some(folder) => RunConfig::resumed(folder, &flags)?,
+        None => RunConfig::new(&flags, args.config.as_deref())?,
+    };
+    if let (Some(recipe), Some(accuracy)) = (&args.config, config.record.expected_accuracy) {
+        info!("{}: a test accuracy of {:.2}% or more is expected at its end", recipe.display(), 100.0 * accuracy);
+    }
+    let device = config.device();
+    // What can be wrong with the flags is found before anything is downloaded or made.
+    let model = find_model(config.model())?;
+    check_device(&device)?;
+    if let Some(init) = &config.settings.schedule.init {
+        ensure!(args.resume.is_some() || init.is_file(), "--init {}: there is no such file", init.display());
+    }
+    Outputs::check(args.out.as_deref())?;
+    let dataset = load(&mut config, &args)?;
+    let network = build_network(model, dataset.shape, dataset.classes.len())?;
+    let network = config.settings.model.apply(network, None);
+    let network = config.settings.variation.apply(network)?;
+    let stop = install_signal_handlers()?;
+    with_backend(&device, Training { config, args, network, dataset, stop })
+}
+
+/// Reads the data set as the run began, or by the flags, and notes in the configuration what it is.
+fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
+    let mut options = config.load_options();
+    options.progress = !args.quiet;
+    let mut dataset = data::load(config.dataset(), &options)?;
+    let classes = options.classes.map(|classes| classes.len()).or(config.settings.data.classes);
+    dataset.widen(classes).map_err(|error| UsageError(error.to_string()))?;
+    let input = InputRecord::new(&dataset);
+    match &config.record.input {
+        Some(began) => {
+            ensure!(*began == input, "the data set is not what the run began with: {began:?}, now {input:?}")
+        }
+        None => config.record.input = Some(input),
+    }
+    if config.has_pictures() {
+        info!("{}, mean {:?}, standard deviation {:?}", dataset.shape, dataset.mean, dataset.std);
+    }
+    Ok(dataset)
+}
+
+/// The weights of `--init`.
+fn initial_weights(path: &Path, network: &Network, seed: u64) -> Result<Weights> {
+    let (weights, headless) = checkpoint::load_initial_weights(path, network, seed)?;
+    if headless {
+        info!(
+            "{} is without the auxiliary heads of {}: they begin as without --init, drawn with seed {seed}",
+            path.display(),
+            network.name
+        );
+    }
+    Ok(weights)
+}
+
+/// A run, before its backend is known.
+struct Training {
+    config: RunConfig,
+    args: TrainArgs,
+    network: Network,
+    dataset: Dataset,
+    stop: Arc<AtomicBool>,
+}
+
+impl Task for Training {
+    type Output = ExitCode;
+
+    fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
+        let Self { mut config, args, network, mut dataset, stop } = self;
+        let hyper = config.hyperparameters();
+        let identity = identity(&config, &dataset);
+        let settings = &config.settings;
+        settings.residency.residency.unwrap_or_default().place(&mut dataset, backend.free_memory())?;
+        // All that can be wrong with the weights is found before a folder is made for the run.
+        let init = settings.schedule.init.as_ref().filter(|_| args.resume.is_none());
+        let initial = init.map(|path| initial_weights(path, &network, hyper.seed)).transpose()?;
+        let records = settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto;
+        let mut trainer = Trainer::new(backend, network, dataset, hyper)?;
+        if records {
+            config.record_choices(trainer.backend.choices());
+        }
+        if let Some(weights) = initial {
+            trainer.set_weights(&weights).context("--init")?;
+        }
+        let outputs = match &args.resume {
+            None => Outputs::create(args.out.as_deref(), &config)?,
+            Some(folder) => {
+                let state = checkpoint::load_state(&folder.join(Outputs::CHECKPOINT), &trainer.network, &identity)?;
+                trainer.restore(&state)?;
+                let done = trainer.position();
+                // A limit that the run has reached is not meant for what follows, unless it is asked for again.
+                let limit = &mut config.settings.schedule.max_steps;
+                let is_given = args.settings.given.schedule.max_steps.is_some();
+                if !is_given && limit.is_some_and(|limit| done.total_steps >= limit) {
+                    *limit = None;
+                    trainer.set_hyper(config.hyperparameters())?;
+                }
+                if let Some(ending) = trainer.ending() {
+                    let why = ended_by(ending);
+                    info!("nothing is left to do: {} epochs, {} steps are done{why}", done.epoch, done.total_steps);
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Outputs::resume(folder, &config, done)?
+            }
+        };
+        info!("{}: {} parameters; {}", config.model(), trainer.network.parameter_count(), outputs.folder().display());
+        let mut run = Run::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
+        if args.resume.is_none() {
+            run.begin(&mut trainer)?;
+        }
+        match trainer.run(&mut run) {
+            Ok(Outcome::Finished) => {
+                run.finish(trainer.ending()).with_context(|| run.failed())?;
+                Ok(ExitCode::SUCCESS)
+            }
+            Ok(Outcome::Interrupted) => {
+                run.interrupted(&mut trainer).with_context(|| run.failed())?;
+                Ok(ExitCode::from(INTERRUPTED))
+            }
+            Err(error) => Err(error.context(run.failed())),
+        }
+    }
+}

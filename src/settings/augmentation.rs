@@ -1,0 +1,45 @@
+//! How training images are changed at random.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::bounds;
+use crate::ops::Augmentation;
+
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Augmentation")]
+pub struct AugmentationSettings {
+    /// Random crop after padding by N black pixels
+    #[arg(long, value_name = "N", value_parser = bounds::pixels, default_value = "0", allow_negative_numbers = true)]
+    pub crop_padding: Option<u32>,
+    /// Random horizontal flip of half of the images
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
+    pub flip: Option<bool>,
+    /// Blank a square of N × N pixels at a random place (cutout)
+    #[arg(long, value_name = "N", value_parser = bounds::pixels, default_value = "0", allow_negative_numbers = true)]
+    pub cutout: Option<u32>,
+    /// Random brightness: multiply each image's pixels by a factor in 1 ± X
+    #[arg(long, value_name = "X", value_parser = bounds::share, default_value = "0", allow_negative_numbers = true)]
+    pub brightness: Option<f32>,
+    /// Random contrast: multiply each image's deviation from its mean by a factor in 1 ± X
+    #[arg(long, value_name = "X", value_parser = bounds::share, default_value = "0", allow_negative_numbers = true)]
+    pub contrast: Option<f32>,
+}
+
+impl AugmentationSettings {
+    pub fn resolve(&self) -> Augmentation {
+        Augmentation {
+            crop_padding: self.crop_padding.unwrap_or_default(),
+            flip: self.flip.unwrap_or_default(),
+            cutout: self.cutout.unwrap_or_default(),
+            brightness: self.brightness.unwrap_or_default(),
+            contrast: self.contrast.unwrap_or_default(),
+        }
+    }
+
+    /// Whether images stay as they are.
+    pub fn is_none(&self) -> bool {
+        self.resolve() == Augmentation::default()
+    }
+}

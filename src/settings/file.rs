@@ -1,0 +1,227 @@
+//! Settings in a TOML file: a recipe, or the `config.toml` of a run. Every value goes through its flag's parser.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Command, FromArgMatches};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::layers::{Layer, arguments, is_switch, key};
+use super::{AugmentationSettings, PictureSettings, Settings};
+use crate::data::{Dataset, Normalisation};
+use crate::shape::Shape;
+
+/// Keys of earlier versions, which changed no result.
+const RETIRED: [&str; 2] = ["branches", "graph-steps"];
+
+/// What a file holds besides settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Record {
+    /// The test accuracy that a recipe reaches. It is shown, and changes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_accuracy: Option<f64>,
+    /// What was chosen by `--conv-algo auto`, by operator: a resumed run keeps to it where its device can.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub algorithms: BTreeMap<String, String>,
+    /// What the data set turned out to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputRecord>,
+}
+
+/// What a network was made for: its input, how bytes become that, and the names of its outputs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct InputRecord {
+    channels: usize,
+    height: usize,
+    width: usize,
+    mean: Vec<f32>,
+    std: Vec<f32>,
+    pub classes: Vec<String>,
+}
+
+/// A file's settings and the rest of it.
+#[derive(Clone, Debug)]
+pub struct SettingsFile {
+    pub layer: Layer,
+    pub record: Record,
+    /// Keys of earlier versions that it has.
+    pub retired: Vec<&'static str>,
+}
+
+impl SettingsFile {
+    /// # Errors
+    /// The text is not TOML, a key does not exist, or a value is of another type or out of range. The message names the key
+    /// and, where there is a similar one, the key that was meant and its section.
+    pub fn parse(text: &str) -> Result<Self> {
+        let mut file: Table = toml::from_str(text).map_err(|error| anyhow!("it is not TOML: {error}"))?;
+        let retired = RETIRED.into_iter().filter(|key| file.remove(*key).is_some()).collect();
+        check_keys(&file)?;
+        let mut record = Table::new();
+        let mut flags = Vec::new();
+        for (key, value) in file {
+            match value {
+                Value::Table(section) if SECTIONS.contains(&key.as_str()) => {
+                    flags.extend(section.iter().map(|(key, value)| flag(key, value)));
+                }
+                value if RECORD.contains(&key.as_str()) => {
+                    record.insert(key, value);
+                }
+                value => flags.push(flag(&key, &value)),
+            }
+        }
+        let record: Record = record.try_into().map_err(|error: toml::de::Error| anyhow!("{}", error.message()))?;
+        record.check()?;
+        Ok(Self { layer: parse_flags(flags).map_err(|error| anyhow!(explain(&error)))?, record, retired })
+    }
+}
+
+/// Sections that hold settings.
+const SECTIONS: [&str; 2] = ["augmentation", "pictures"];
+
+/// Keys that are no settings.
+const RECORD: [&str; 3] = ["expected-accuracy", "algorithms", "input"];
+
+/// All keys with their sections; at the top of a file the section is empty.
+fn known_keys() -> Vec<(&'static str, String)> {
+    let keys = |arguments: Vec<clap::Arg>| arguments.iter().map(key).collect::<Vec<_>>();
+    let sections = [keys(arguments::<AugmentationSettings>()), keys(arguments::<PictureSettings>())];
+    let in_sections =
+        SECTIONS.iter().zip(&sections).flat_map(|(section, keys)| keys.iter().map(|key| (*section, key.clone())));
+    let top = keys(arguments::<Settings>()).into_iter().filter(|key| !sections.iter().any(|keys| keys.contains(key)));
+    let others = SECTIONS.into_iter().chain(RECORD).map(String::from);
+    top.chain(others).map(|key| ("", key)).chain(in_sections).collect()
+}
+
+/// # Errors
+/// A key that does not exist where it stands.
+fn check_keys(file: &Table) -> Result<()> {
+    let known = known_keys();
+    for (name, value) in file {
+        check_key(&known, "", name, value)?;
+        if let Value::Table(section) = value
+            && SECTIONS.contains(&name.as_str())
+        {
+            section.iter().try_for_each(|(key, value)| check_key(&known, name, key, value))?;
+        }
+    }
+    Ok(())
+}
+
+fn check_key(known: &[(&'static str, String)], section: &str, name: &str, value: &Value) -> Result<()> {
+    if known.iter().any(|(its, key)| *its == section && key == name) {
+        return Ok(());
+    }
+    let written = name.to_lowercase().replace('_', "-");
+    let distance = |(_, key): &&(&str, String)| strsim::damerau_levenshtein(&written, key);
+    if let Some((its, key)) = known.iter().find(|known| distance(known) == 0 && known.0 != section) {
+        let place = if its.is_empty() {
+            format!("write {key} = {value} at the top of the file, before the first section")
+        } else {
+            format!("write it as {key} = {value} below a line [{its}]")
+        };
+        bail!("there is no key {} here; {place}", qualified(section, name));
+    }
+    // A key of the same section is meant before any other; and one that would take the value.
+    let near = |known: &&(&str, String)| distance(known) <= known.1.len().div_ceil(2) && takes(&known.1, value);
+    let nearest = known.iter().filter(near).min_by_key(|known| (known.0 != section, distance(known)));
+    let hint = match nearest {
+        Some((its, key)) => format!("did you mean {}?", qualified(its, key)),
+        None => {
+            let here = known.iter().filter(|(its, _)| *its == section).map(|(_, key)| key.as_str());
+            format!("it may have: {}", here.collect::<Vec<_>>().join(", "))
+        }
+    };
+    bail!("there is no key {}; {hint}", qualified(section, name))
+}
+
+fn qualified(section: &str, key: &str) -> String {
+    if section.is_empty() { key.into() } else { format!("{section}.{key}") }
+}
+
+/// Whether a key's value could be this one.
+fn takes(key: &str, value: &Value) -> bool {
+    match value {
+        Value::Table(_) => SECTIONS.contains(&key) || RECORD.contains(&key),
+        _ if SECTIONS.contains(&key) || RECORD.contains(&key) => key == "expected-accuracy" && value.is_float(),
+        _ => match parse_flags(vec![flag(key, value)]) {
+            Ok(_) => true,
+            Err(error) => error.kind() == ErrorKind::MissingRequiredArgument,
+        },
+    }
+}
+
+/// A key and its value as a flag.
+fn flag(key: &str, value: &Value) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
+    let switch =
+        || arguments::<Settings>().iter().any(|argument| is_switch(argument) && super::layers::key(argument) == key);
+    match value {
+        Value::Boolean(true) if switch() => format!("--{key}"),
+        Value::Boolean(false) if switch() => format!("--no-{key}"),
+        Value::Array(values) => format!("--{key}={}", values.iter().map(text).collect::<Vec<_>>().join(",")),
+        value => format!("--{key}={}", text(value)),
+    }
+}
+
+fn parse_flags(flags: Vec<String>) -> Result<Layer, clap::Error> {
+    let command = Layer::augment_args(Command::new("file").no_binary_name(true));
+    Layer::from_arg_matches(&command.try_get_matches_from(flags)?)
+}
+
+/// What is wrong with a value, in terms of the file.
+fn explain(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(all)) => all.join(", "),
+        _ => String::new(),
+    };
+    let flag = context(ContextKind::InvalidArg);
+    let name = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default().to_string();
+    let section = known_keys().into_iter().find(|(_, key)| *key == name).map_or("", |(section, _)| section);
+    let reason = match (std::error::Error::source(error), context(ContextKind::ValidValue)) {
+        (Some(source), _) => source.to_string(),
+        (None, valid) if !valid.is_empty() => format!("it must be one of: {valid}"),
+        _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_string(),
+    };
+    let value = Some(context(ContextKind::InvalidValue)).filter(|value| !value.is_empty());
+    let value = value.map_or(String::new(), |value| format!(", {value},"));
+    format!("the value of {}{value} cannot be used: {reason}", qualified(section, &name))
+}
+
+impl Record {
+    fn check(&self) -> Result<()> {
+        let share = self.expected_accuracy.is_none_or(|accuracy| accuracy > 0.0 && accuracy <= 1.0);
+        ensure!(share, "the value of expected-accuracy cannot be used: it must be above 0 and at most 1");
+        self.input.as_ref().map_or(Ok(()), InputRecord::check).context("the section [input] cannot be used")
+    }
+}
+
+impl InputRecord {
+    pub fn new(dataset: &Dataset) -> Self {
+        let Shape { height, width, channels } = dataset.shape;
+        let (mean, std, classes) = (dataset.mean.clone(), dataset.std.clone(), dataset.classes.clone());
+        Self { channels, height, width, mean, std, classes }
+    }
+
+    pub fn shape(&self) -> Shape {
+        Shape::new(self.height, self.width, self.channels)
+    }
+
+    pub fn normalisation(&self) -> Normalisation {
+        (self.mean.clone(), self.std.clone())
+    }
+
+    fn check(&self) -> Result<()> {
+        let sides = [self.channels, self.height, self.width];
+        ensure!(sides.iter().all(|side| (1..=1_000_000).contains(side)), "an input of {sides:?}");
+        ensure!(self.mean.len() == self.channels && self.std.len() == self.channels, "one mean and std a channel");
+        ensure!(self.mean.iter().all(|mean| mean.is_finite()), "mean {:?}", self.mean);
+        ensure!(self.std.iter().all(|std| std.is_finite() && *std > 0.0), "std {:?}", self.std);
+        ensure!(!self.classes.is_empty(), "no classes");
+        Ok(())
+    }
+}

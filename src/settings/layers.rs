@@ -1,0 +1,155 @@
+//! Flags over a recipe over the defaults.
+
+use anyhow::{Context, Result};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::Settings;
+
+/// Settings without their defaults: what no flag gives is none. The help shows the defaults all the same.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Given<T>(pub T);
+
+impl<T: Args> Args for Given<T> {
+    fn augment_args(command: Command) -> Command {
+        // The order is that of the command, which these flags are only a part of.
+        let flags = arguments::<T>().into_iter().map(|flag| without_default(flag).display_order(None));
+        flags.fold(command, Command::arg)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<T: FromArgMatches> FromArgMatches for Given<T> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        T::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
+impl<T: Args + Serialize + for<'de> Deserialize<'de>> Given<T> {
+    /// With the defaults for what is not given.
+    pub fn or_defaults(&self) -> Result<T> {
+        let mut all = table(&defaults::<T>())?;
+        all.extend(table(&self.0)?);
+        all.try_into().context("settings")
+    }
+}
+
+/// The flags of a group of settings.
+pub(super) fn arguments<T: Args>() -> Vec<Arg> {
+    T::augment_args(Command::new("settings")).get_arguments().cloned().collect()
+}
+
+/// A setting's name in files.
+pub(super) fn key(argument: &Arg) -> String {
+    argument.get_id().as_str().replace('_', "-")
+}
+
+/// Whether a setting is on or off.
+pub(super) fn is_switch(argument: &Arg) -> bool {
+    argument.get_num_args().is_some_and(|count| count.max_values() == 0)
+}
+
+/// The argument with its default in the help alone.
+fn without_default(argument: Arg) -> Arg {
+    let default: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    if default.is_empty() {
+        return argument;
+    }
+    let shown = format!(" [default: {}]", default.join(","));
+    let hidden = is_switch(&argument) || argument.is_hide_default_value_set();
+    let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+    argument.default_values(Vec::<&str>::new()).help(if hidden { help } else { help + &shown })
+}
+
+/// The settings that apply where nothing is said.
+pub fn defaults<T: Args>() -> T {
+    let matches = T::augment_args(Command::new("defaults").no_binary_name(true)).get_matches_from(Vec::<&str>::new());
+    // Every field is optional.
+    T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// What one source says of a run: the command line, or a file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layer {
+    pub given: Settings,
+    /// Keys of what `--no-…` switches off, or back to what it is without being set.
+    pub off: Vec<String>,
+}
+
+impl Args for Layer {
+    fn augment_args(command: Command) -> Command {
+        let command = Given::<Settings>::augment_args(command);
+        let switchable = |argument: &Arg| is_switch(argument) || argument.get_default_values().is_empty();
+        arguments::<Settings>().into_iter().filter(switchable).fold(command, |command, argument| {
+            let name = format!("no-{}", key(&argument));
+            let off = Arg::new(name.clone()).long(name).action(ArgAction::SetTrue).hide(true);
+            command.arg(off.overrides_with(argument.get_id()))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Layer {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let off = matches.ids().filter_map(|id| id.as_str().strip_prefix("no-"));
+        let off = off.filter(|key| matches.get_flag(&format!("no-{key}"))).map(String::from).collect();
+        Ok(Self { given: Settings::from_arg_matches(matches)?, off })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The defaults, overlaid by each layer in turn.
+///
+/// # Errors
+/// A value that no file can hold, such as a path that is not UTF-8.
+pub fn overlay(layers: &[&Layer]) -> Result<Settings> {
+    let mut all = table(&defaults::<Settings>())?;
+    for layer in layers {
+        layer.off.iter().for_each(|key| switch_off(&mut all, key));
+        merge(&mut all, table(&layer.given)?);
+    }
+    all.try_into().context("settings")
+}
+
+pub(super) fn table<T: Serialize>(settings: &T) -> Result<Table> {
+    Table::try_from(settings).context("a value that config.toml cannot hold")
+}
+
+fn switch_off(all: &mut Table, key: &str) {
+    match all.get_mut(key) {
+        Some(Value::Boolean(on)) => *on = false,
+        Some(_) => {
+            all.remove(key);
+        }
+        None => {
+            let sections = all.iter_mut().filter_map(|(_, value)| value.as_table_mut());
+            sections.filter(|section| section.contains_key(key)).for_each(|section| switch_off(section, key));
+        }
+    }
+}
+
+fn merge(all: &mut Table, given: Table) {
+    for (key, value) in given {
+        match (all.get_mut(&key), value) {
+            (Some(Value::Table(section)), Value::Table(given)) => merge(section, given),
+            (_, value) => {
+                all.insert(key, value);
+            }
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Every setting of a run, once: its flag, help, default, bounds and key in files. What the command line gives overlays a
+//! recipe, which overlays the defaults; the rooms get plain structs.
+
+mod augmentation;
+pub mod bounds;
+mod data;
+mod device;
+mod file;
+mod layers;
+mod network;
+mod optimiser;
+mod output;
+mod run;
+mod schedule;
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Result;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+pub use augmentation::AugmentationSettings;
+pub use data::{
+    DataFolder, DataSettings, NormalisationSettings, PictureSettings, absolute_path, check_dataset, short_name,
+};
+pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
+pub use file::{InputRecord, SettingsFile};
+pub use layers::{Given, Layer, defaults};
+pub use network::{ActivationChoice, InputSettings, ModelSettings, VariationSettings, build_network};
+pub use optimiser::OptimiserSettings;
+pub use output::OutputSettings;
+pub use run::{FILE, RunConfig};
+pub use schedule::ScheduleSettings;
+
+/// What may be set for a training run, by a flag or a key of the same name. A field is none where nothing is said.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Settings {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub model: ModelSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub variation: VariationSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub data: DataSettings,
+    #[command(flatten)]
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub pictures: PictureSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub optimiser: OptimiserSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub schedule: ScheduleSettings,
+    #[command(flatten)]
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub augmentation: AugmentationSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub device: DeviceSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub residency: ResidencySettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub output: OutputSettings,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// Height and width of images; on the command line a side, or both as `32x48`, in files also `[32, 48]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "[usize; 2]", from = "[usize; 2]")]
+pub struct ImageSize {
+    pub height: usize,
+    pub width: usize,
+}
+
+impl From<ImageSize> for [usize; 2] {
+    fn from(size: ImageSize) -> Self {
+        [size.height, size.width]
+    }
+}
+
+impl From<[usize; 2]> for ImageSize {
+    fn from([height, width]: [usize; 2]) -> Self {
+        Self { height, width }
+    }
+}
+
+impl FromStr for ImageSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let side = |text: &str| text.trim().parse::<usize>().ok().filter(|side| (1..=4096).contains(side));
+        let (height, width) = text.split_once(['x', ',']).unwrap_or((text, text));
+        let size = side(height).zip(side(width)).map(|(height, width)| Self { height, width });
+        size.ok_or_else(|| "it must be 1 to 4096, or two such numbers as 32x48".into())
+    }
+}
+
+/// Flags that contradict each other, or name what does not exist: exit code 2.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// # Errors
+/// A [`UsageError`] where `condition` does not hold.
+pub fn usage(condition: bool, message: impl FnOnce() -> String) -> Result<()> {
+    if condition { Ok(()) } else { Err(UsageError(message()).into()) }
+}

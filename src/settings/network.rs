@@ -1,0 +1,139 @@
+//! Which network, and what differs from how its table has it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::{ImageSize, bounds};
+use crate::models::Model;
+use crate::network::{FirstLayer, Network};
+use crate::ops::Activation;
+use crate::shape::Shape;
+
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Network")]
+pub struct ModelSettings {
+    /// Network; `cnn-cuda summary` lists them
+    #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
+    pub model: Option<String>,
+    /// Replace the network's own activations, in all of its layers: relu, leaky-relu (slope 0.01), leaky-relu:SLOPE or tanh
+    #[arg(long, value_name = "ACTIVATION")]
+    pub activation: Option<ActivationChoice>,
+}
+
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Network")]
+pub struct VariationSettings {
+    /// Probability of every dropout of the network, 0 for none [default: the network's own]
+    #[arg(long, value_name = "P", value_parser = bounds::part, allow_negative_numbers = true)]
+    pub dropout: Option<f32>,
+    /// Initial filters of the first convolution
+    #[arg(long, value_enum, value_name = "FILTERS", default_value = "drawn")]
+    pub conv1: Option<FirstLayer>,
+}
+
+/// The input and the outputs of a network that is built without a data set.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Network")]
+pub struct InputSettings {
+    /// Outputs of the network [default: the network's usual ones; predict: those of the weights' run]
+    #[arg(long, value_name = "N", value_parser = bounds::classes, allow_negative_numbers = true)]
+    pub classes: Option<usize>,
+    /// 1 for gray, 3 for colour [default: as for --classes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3), allow_negative_numbers = true)]
+    pub channels: Option<u8>,
+    /// Side, or HEIGHTxWIDTH, of the network's input [default: as for --classes]
+    #[arg(long, value_name = "N")]
+    pub image_size: Option<ImageSize>,
+}
+
+impl ModelSettings {
+    /// The network with the activation asked for, else with that of the run that its weights are of.
+    pub fn apply(&self, network: Network, of_run: Option<ActivationChoice>) -> Network {
+        match self.activation.or(of_run) {
+            Some(ActivationChoice(activation)) => network.with_activation(activation),
+            None => network,
+        }
+    }
+}
+
+impl VariationSettings {
+    /// # Errors
+    /// Where the network has no first convolution whose filters could be set.
+    pub fn apply(&self, network: Network) -> Result<Network> {
+        let network = network.with_first_layer(self.conv1.unwrap_or_default()).context("--conv1")?;
+        Ok(match self.dropout {
+            Some(probability) => network.with_dropout(probability),
+            None => network,
+        })
+    }
+}
+
+impl InputSettings {
+    /// The shape asked for, where it differs from `usual`.
+    pub fn shape(&self, usual: Shape) -> Shape {
+        let (height, width) = self.image_size.map_or((usual.height, usual.width), |size| (size.height, size.width));
+        Shape { height, width, channels: self.channels.map_or(usual.channels, usize::from) }
+    }
+}
+
+/// The network of that model for a data set's shape and classes.
+pub fn build_network(model: &Model, input: Shape, classes: usize) -> Result<Network> {
+    (model.build)(input, classes).with_context(|| format!("{} cannot work on images of {input}", model.name))
+}
+
+/// `--activation`
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct ActivationChoice(Activation);
+
+/// PyTorch's slope of `LeakyReLU`.
+const USUAL_SLOPE: f32 = 0.01;
+
+impl FromStr for ActivationChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let slope = |text: &str| text.parse::<f32>().ok().filter(|slope| *slope > 0.0 && *slope < 1.0);
+        match text.split_once(':') {
+            None if text == "relu" => Ok(Self(Activation::Relu)),
+            None if text == "tanh" => Ok(Self(Activation::Tanh)),
+            None if text == "leaky-relu" => Ok(Self(Activation::LeakyRelu { slope: USUAL_SLOPE })),
+            Some(("leaky-relu", number)) => {
+                let slope = slope(number).ok_or("leaky-relu:SLOPE takes a number between 0 and 1")?;
+                Ok(Self(Activation::LeakyRelu { slope }))
+            }
+            _ => Err("it must be relu, leaky-relu, leaky-relu:SLOPE or tanh".into()),
+        }
+    }
+}
+
+impl fmt::Display for ActivationChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Activation::LeakyRelu { slope } => write!(f, "leaky-relu:{slope}"),
+            Activation::Tanh => f.write_str("tanh"),
+            _ => f.write_str("relu"),
+        }
+    }
+}
+
+impl From<ActivationChoice> for String {
+    fn from(choice: ActivationChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+impl TryFrom<String> for ActivationChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}

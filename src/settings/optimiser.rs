@@ -1,0 +1,51 @@
+//! The optimiser and what its steps are made of.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::bounds;
+use crate::ops::Sgd;
+
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Optimiser")]
+pub struct OptimiserSettings {
+    /// Images per optimiser step
+    #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "64", allow_negative_numbers = true)]
+    pub batch_size: Option<usize>,
+    /// Learning rate
+    #[arg(long, value_name = "X", value_parser = bounds::above_zero, default_value = "0.1", allow_negative_numbers = true)]
+    pub lr: Option<f32>,
+    /// Momentum of SGD, as PyTorch defines it
+    #[arg(long, value_name = "X", value_parser = bounds::part, default_value = "0", allow_negative_numbers = true)]
+    pub momentum: Option<f32>,
+    /// Nesterov momentum
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
+    pub nesterov: Option<bool>,
+    /// L2 penalty, as PyTorch's SGD adds it to the gradient
+    #[arg(long, value_name = "X", value_parser = bounds::non_negative, default_value = "0", allow_negative_numbers = true)]
+    pub weight_decay: Option<f32>,
+    /// Scale all gradients down so that their norm is at most X, as PyTorch's clip_grad_norm_ does
+    #[arg(long, value_name = "X", value_parser = bounds::above_zero, allow_negative_numbers = true)]
+    pub clip_grad_norm: Option<f32>,
+    /// Evaluate and save an exponential moving average of the weights; each step keeps DECAY, such as 0.999, of the average
+    #[arg(long, value_name = "DECAY", value_parser = bounds::fraction, allow_negative_numbers = true)]
+    pub ema: Option<f64>,
+    /// Part of every label that is spread over all classes, as in PyTorch's CrossEntropyLoss; the test loss is computed without
+    #[arg(long, value_name = "X", value_parser = bounds::part, default_value = "0", allow_negative_numbers = true)]
+    pub label_smoothing: Option<f32>,
+}
+
+impl OptimiserSettings {
+    /// The update of a step; how many parameters are frozen is the network's.
+    pub fn sgd(&self) -> Sgd {
+        Sgd {
+            momentum: self.momentum.unwrap_or_default(),
+            nesterov: self.nesterov.unwrap_or_default(),
+            weight_decay: self.weight_decay.unwrap_or_default(),
+            clip_norm: self.clip_grad_norm,
+            average_decay: self.ema,
+            frozen: 0,
+        }
+    }
+}

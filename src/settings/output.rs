@@ -1,0 +1,13 @@
+//! What a run records.
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Output")]
+pub struct OutputSettings {
+    /// Record the loss of every step in metrics.jsonl
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
+    pub log_steps: Option<bool>,
+}

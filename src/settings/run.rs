@@ -1,0 +1,311 @@
+//! The settings of one run: those of a new one, of one being resumed, or of the run that weights are of.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use toml::{Table, Value};
+use tracing::warn;
+
+use super::data::{absolute, absolute_path, check_dataset};
+use super::file::{Record, SettingsFile};
+use super::layers::{Layer, overlay, table};
+use super::{DeviceChoice, DeviceSettings, Settings, usage};
+use crate::data::{self, LoadOptions, PictureOptions};
+use crate::files::write_atomically;
+use crate::ops::{Choice, Precision};
+use crate::train::{Hyperparameters, LearningRate};
+
+/// The file's name in a run's folder.
+pub const FILE: &str = "config.toml";
+
+/// Larger files are not read, whatever their names.
+const MAX_RECIPE_BYTES: u64 = 1 << 20;
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Settings that may differ when a run is resumed: where and how long it runs, nothing that changes its numbers.
+const CHANGEABLE: [&str; 13] = [
+    "data",
+    "device",
+    "precision",
+    "threads",
+    "workspace-mb",
+    "conv-algo",
+    "residency",
+    "epochs",
+    "eval-batch-size",
+    "max-steps",
+    "target-accuracy",
+    "patience",
+    "log-steps",
+];
+
+/// Everything needed to run it again; what `config.toml` holds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunConfig {
+    #[serde(flatten)]
+    pub settings: Settings,
+    #[serde(flatten)]
+    pub record: Record,
+}
+
+impl RunConfig {
+    /// Of a new run: flags over a recipe over the defaults.
+    ///
+    /// # Errors
+    /// A recipe that cannot be read or says what cannot be, and settings that contradict each other.
+    pub fn new(flags: &Layer, recipe: Option<&Path>) -> Result<Self> {
+        let (mut recipe, record) = match recipe {
+            Some(path) => {
+                let file = read_recipe(path)?;
+                for key in file.retired {
+                    warn!("{key} has no effect any more: it measured no gain");
+                }
+                (file.layer, file.record)
+            }
+            None => (Layer::default(), Record::default()),
+        };
+        let before = Self { settings: overlay(&[&recipe])?, record };
+        let named = flags.given.data.dataset.as_deref().unwrap_or(before.dataset());
+        check_dataset(named)?;
+        flags.given.pictures.check(named)?;
+        let same_data = absolute(named)? == absolute(before.dataset())?;
+        if !same_data {
+            recipe.given.pictures = Default::default();
+        }
+        let mut config = Self { settings: overlay(&[&recipe, flags])?, ..before.clone() };
+        // What a recipe says of the data it was made for goes where a flag means other data, or reads it otherwise.
+        let given = &flags.given.data;
+        let read_otherwise = given.normalisation.given().is_some() || given.classes.is_some();
+        if !same_data || read_otherwise || config.pictures() != before.pictures() {
+            config.record.input = None;
+        }
+        let settings = &mut config.settings;
+        settings.data.dataset = Some(absolute(named)?);
+        settings.data.folder.data = Some(absolute_path(&settings.data.folder.folder())?);
+        settings.schedule.init = settings.schedule.init.as_deref().map(absolute_path).transpose()?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Of the run in `folder`. The flags may change where and how long it runs, nothing that would change its numbers.
+    ///
+    /// # Errors
+    /// The folder holds no run, or a flag contradicts it.
+    pub fn resumed(folder: &Path, flags: &Layer) -> Result<Self> {
+        let path = folder.join(FILE);
+        ensure!(path.is_file(), "--resume {}: there is no run, for {} is missing", folder.display(), path.display());
+        let text = fs::read_to_string(&path)
+            .with_context(|| format!("--resume {}: cannot read {}", folder.display(), path.display()))?;
+        let damaged = || format!("--resume {}: {} is damaged", folder.display(), path.display());
+        let SettingsFile { layer, record, .. } = SettingsFile::parse(&text).with_context(damaged)?;
+        let run = Self { settings: overlay(&[&layer])?, record };
+        run.check().with_context(damaged)?;
+        let mut flags = flags.clone();
+        if let Some(given) = &flags.given.data.dataset {
+            let moved = data::is_path(given) && data::is_path(run.dataset());
+            let given = absolute(given)?;
+            // The files may have moved; the training data's fingerprint is compared when the checkpoint is read.
+            ensure!(moved || given == run.dataset(), contradiction("--dataset", &given, run.dataset()));
+            flags.given.data.dataset = Some(given);
+        }
+        run.check_unchanged(&flags)?;
+        let mut config = Self { settings: overlay(&[&layer, &flags])?, ..run };
+        check_dataset(config.dataset())?;
+        if let Some(folder) = &flags.given.data.folder.data {
+            config.settings.data.folder.data = Some(absolute_path(folder)?);
+        }
+        let device = &mut config.settings.device;
+        if device.device == Some(DeviceChoice::Cpu) && flags.given.device.precision.is_none() {
+            device.precision = Some(Precision::Fp32); // all that the CPU has; checkpoints are the same in every precision
+        }
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The configuration next to weights that a run of this program left; none where they come from elsewhere.
+    pub fn beside(weights: &Path) -> Option<Self> {
+        let path = weights.parent()?.join(FILE);
+        let metadata = fs::metadata(&path).ok()?;
+        if !metadata.is_file() || metadata.len() > MAX_CONFIG_BYTES {
+            return None;
+        }
+        let text = fs::read_to_string(&path).map_err(anyhow::Error::from);
+        let read = |text: String| {
+            let SettingsFile { layer, record, .. } = SettingsFile::parse(&text)?;
+            Ok(Self { settings: overlay(&[&layer])?, record })
+        };
+        match text.and_then(read).and_then(|config| config.check().map(|()| config)) {
+            Ok(config) => Some(config),
+            Err(error) => {
+                warn!("{} is not that of a run, and not used: {error:#}", path.display());
+                None
+            }
+        }
+    }
+
+    /// # Errors
+    /// Settings that contradict each other.
+    fn check(&self) -> Result<()> {
+        let Settings { schedule, optimiser, device, .. } = &self.settings;
+        let (epochs, warm_up) = (schedule.epochs.unwrap_or_default(), schedule.warm_up.unwrap_or_default());
+        usage(warm_up < epochs, || format!("--warm-up {warm_up} leaves nothing of {epochs} epochs for the schedule"))?;
+        let sgd = optimiser.sgd();
+        usage(!sgd.nesterov || sgd.momentum > 0.0, || "--nesterov needs a --momentum above 0".into())?;
+        device.check()
+    }
+
+    /// # Errors
+    /// A flag says otherwise than the run to be resumed.
+    fn check_unchanged(&self, flags: &Layer) -> Result<()> {
+        let mut run = table(&self.settings)?;
+        if let Some(input) = &self.record.input {
+            run.insert("classes".into(), Value::Integer(input.classes.len() as i64));
+        }
+        let changeable = |key: &str| {
+            let epochs = key == "epochs" && self.settings.schedule.depends_on_epochs();
+            (CHANGEABLE.contains(&key) && !epochs) || key == "dataset"
+        };
+        for (key, given) in values(&table(&flags.given)?).into_iter().filter(|&(key, _)| !changeable(key)) {
+            let flag = format!("--{key}");
+            match values(&run).into_iter().find(|&(its, _)| its == key) {
+                Some((_, value)) if value == given => {}
+                Some((_, value)) => bail!(contradiction(&flag, &shown(given), &shown(value))),
+                None => bail!(
+                    "{flag} {} contradicts the run to resume, which goes without; start a new run to change it",
+                    shown(given)
+                ),
+            }
+        }
+        for key in flags.off.iter().filter(|key| !changeable(key)) {
+            let is_on = |&(its, value): &(&str, &Value)| its == key && *value != Value::Boolean(false);
+            if let Some((_, value)) = values(&run).into_iter().find(is_on) {
+                bail!(contradiction(&format!("--no-{key}"), "", &shown(value)));
+            }
+        }
+        Ok(())
+    }
+
+    /// A name, or the absolute path of a folder or archive.
+    pub fn dataset(&self) -> &str {
+        self.settings.data.dataset.as_deref().unwrap_or_default()
+    }
+
+    pub fn model(&self) -> &str {
+        self.settings.model.model.as_deref().unwrap_or_default()
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.settings.schedule.seed.unwrap_or_default()
+    }
+
+    /// How pictures are read.
+    pub fn pictures(&self) -> PictureOptions {
+        self.settings.pictures.resolve()
+    }
+
+    /// Whether the data set is a folder or an archive of pictures.
+    pub fn has_pictures(&self) -> bool {
+        data::is_path(self.dataset())
+    }
+
+    /// The device, with what was chosen for it.
+    pub fn device(&self) -> DeviceSettings {
+        DeviceSettings { algorithms: self.record.algorithms.clone(), ..self.settings.device.clone() }
+    }
+
+    /// Writes down what a backend chose.
+    pub fn record_choices(&mut self, choices: Vec<Choice>) {
+        let named = choices.into_iter().map(|choice| (choice.site, choice.algorithm.name().to_string()));
+        self.record.algorithms.extend(named);
+    }
+
+    /// What it takes to read the data set as the run does: what it began with goes before what is there now.
+    pub fn load_options(&self) -> LoadOptions {
+        let input = self.record.input.as_ref();
+        LoadOptions {
+            folder: self.settings.data.folder.folder(),
+            download: true,
+            progress: true,
+            pictures: self.pictures(),
+            normalisation: input
+                .map(|input| input.normalisation())
+                .or_else(|| self.settings.data.normalisation.given()),
+            classes: input.map(|input| input.classes.clone()),
+            test_only: false,
+            residency: self.settings.residency.residency.unwrap_or_default(),
+        }
+    }
+
+    pub fn hyperparameters(&self) -> Hyperparameters {
+        let Settings { optimiser, schedule, augmentation, output, .. } = &self.settings;
+        Hyperparameters {
+            epochs: schedule.epochs.unwrap_or_default(),
+            batch_size: optimiser.batch_size.unwrap_or_default(),
+            eval_batch_size: schedule.eval_batch_size.unwrap_or_default(),
+            learning_rate: LearningRate {
+                rate: optimiser.lr.unwrap_or_default(),
+                schedule: schedule.schedule.unwrap_or_default(),
+                warm_up: schedule.warm_up.unwrap_or_default(),
+            },
+            sgd: optimiser.sgd(),
+            augmentation: augmentation.resolve(),
+            label_smoothing: optimiser.label_smoothing.unwrap_or_default(),
+            seed: self.seed(),
+            shuffle: schedule.shuffle.unwrap_or_default(),
+            max_steps: schedule.max_steps,
+            target_accuracy: schedule.target_accuracy,
+            patience: schedule.patience,
+            log_steps: output.log_steps.unwrap_or_default(),
+        }
+    }
+
+    /// Writes `config.toml` into a run's folder.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let mut shown = self.clone();
+        if shown.settings.augmentation.is_none() {
+            shown.settings.augmentation = Default::default();
+        }
+        if !self.has_pictures() {
+            shown.settings.pictures = Default::default();
+        }
+        let text = toml::to_string(&shown).context("config.toml")?;
+        write_atomically(&folder.join(FILE), |writer| Ok(writer.write_all(text.as_bytes())?))
+    }
+}
+
+fn read_recipe(path: &Path) -> Result<SettingsFile> {
+    let file = path.display();
+    let metadata = fs::metadata(path).with_context(|| format!("--config {file}: cannot read it"))?;
+    ensure!(metadata.is_file() && metadata.len() <= MAX_RECIPE_BYTES, "--config {file}: it is not a recipe");
+    let text = fs::read_to_string(path).with_context(|| format!("--config {file}: cannot read it"))?;
+    SettingsFile::parse(&text).with_context(|| format!("--config {file}"))
+}
+
+/// Every key of a file with its value, sections included.
+fn values(file: &Table) -> Vec<(&str, &Value)> {
+    let mut all = Vec::new();
+    for (key, value) in file {
+        match value {
+            Value::Table(section) => all.extend(values(section)),
+            value => all.push((key.as_str(), value)),
+        }
+    }
+    all
+}
+
+fn contradiction(flag: &str, given: &str, run: &str) -> String {
+    let flag = format!("{flag} {given}");
+    format!("{} contradicts the run to resume, which has {run}; start a new run to change it", flag.trim_end())
+}
+
+/// A value as its flag takes it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        // What was a 32-bit number has more digits here than were written.
+        Value::Float(number) if f64::from(*number as f32) == *number => (*number as f32).to_string(),
+        value => value.to_string(),
+    }
+}

@@ -1,0 +1,52 @@
+//! How long a run is, how its learning rate changes, and where it starts.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::bounds;
+use crate::train::Schedule;
+
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Schedule")]
+pub struct ScheduleSettings {
+    /// Passes over the training images
+    #[arg(long, value_name = "N", value_parser = bounds::epochs, default_value = "20", allow_negative_numbers = true)]
+    pub epochs: Option<u32>,
+    /// Course of the learning rate: constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE
+    #[arg(long, value_name = "SCHEDULE", default_value = "constant")]
+    pub schedule: Option<Schedule>,
+    /// Epochs over which the learning rate first rises from nearly zero
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    pub warm_up: Option<u32>,
+    /// Images per evaluation step
+    #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "128", allow_negative_numbers = true)]
+    pub eval_batch_size: Option<usize>,
+    /// Decides the initial weights and the order of the images
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    pub seed: Option<u64>,
+    /// Shuffle the training images in every epoch; --no-shuffle takes them in the files' order
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "true")]
+    pub shuffle: Option<bool>,
+    /// End after N optimiser steps in all
+    #[arg(long, value_name = "N", value_parser = bounds::steps, allow_negative_numbers = true)]
+    pub max_steps: Option<u64>,
+    /// End when the test accuracy reaches X, such as 0.99, and print the time it took
+    #[arg(long, value_name = "X", value_parser = bounds::accuracy, allow_negative_numbers = true)]
+    pub target_accuracy: Option<f64>,
+    /// End after N epochs without a better test accuracy
+    #[arg(long, value_name = "N", value_parser = bounds::epochs, allow_negative_numbers = true)]
+    pub patience: Option<u32>,
+    /// Start from these weights (safetensors in PyTorch's names and layout)
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+}
+
+impl ScheduleSettings {
+    /// Whether the rate of every step depends on the number of epochs.
+    pub fn depends_on_epochs(&self) -> bool {
+        matches!(self.schedule, Some(Schedule::Cosine | Schedule::OneCycle { .. }))
+    }
+}

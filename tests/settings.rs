@@ -1,0 +1,208 @@
+//! Every setting of a training run: flag, key, default, help and bounds agree.
+
+use clap::{Arg, Args, Command, FromArgMatches};
+use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile, defaults};
+
+const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Schedule", "Augmentation", "Device", "Output"];
+
+/// The settings as the command line shows them.
+fn flags() -> Vec<Arg> {
+    let command = Layer::augment_args(Command::new("train"));
+    command.get_arguments().filter(|flag| !flag.get_id().as_str().starts_with("no-")).cloned().collect()
+}
+
+fn long(flag: &Arg) -> &str {
+    flag.get_long().expect("a long flag")
+}
+
+fn is_switch(flag: &Arg) -> bool {
+    flag.get_num_args().is_some_and(|count| count.max_values() == 0)
+}
+
+fn parse(flags: &[&str]) -> Result<Layer, clap::Error> {
+    let command = Layer::augment_args(Command::new("train").no_binary_name(true));
+    Layer::from_arg_matches(&command.try_get_matches_from(flags)?)
+}
+
+/// The keys of settings in a file, each with its value and its section.
+fn keys(table: &toml::Table) -> Vec<(String, String, toml::Value)> {
+    let mut all = Vec::new();
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(section) => {
+                all.extend(section.iter().map(|(inner, value)| (key.clone(), inner.clone(), value.clone())));
+            }
+            value => all.push((String::new(), key.clone(), value.clone())),
+        }
+    }
+    all
+}
+
+fn written(settings: &Settings) -> toml::Table {
+    toml::Table::try_from(settings).expect("TOML")
+}
+
+/// A text that each setting takes, other than its default.
+fn sample(key: &str) -> &'static str {
+    match key {
+        "model" => "lenet5",
+        "activation" => "leaky-relu:0.25",
+        "conv1" => "gabor",
+        "dataset" => "digits",
+        "data" | "init" => "/some/place",
+        "mean" | "std" => "0.25,0.5,0.75",
+        "image-size" => "24x48",
+        "schedule" => "step:3:0.5",
+        "device" => "3",
+        "precision" => "tf32",
+        "conv-algo" => "implicit",
+        "residency" => "stream",
+        "test-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness" | "contrast"
+        | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" => "0.75",
+        _ => "7",
+    }
+}
+
+/// The file that says the same as a flag.
+fn file(section: &str, key: &str, value: &toml::Value) -> String {
+    let line = format!("{key} = {value}\n");
+    if section.is_empty() { line } else { format!("[{section}]\n{line}") }
+}
+
+#[test]
+fn each_has_a_help_a_heading_and_a_key_of_its_name() {
+    let flags = flags();
+    assert!(flags.len() > 35, "{}", flags.len());
+    for flag in &flags {
+        let help = flag.get_help().unwrap_or_else(|| panic!("--{} has no help", long(flag))).to_string();
+        assert!(!help.ends_with('.') && help.len() > 10, "--{}: {help}", long(flag));
+        let heading = flag.get_help_heading().unwrap_or_else(|| panic!("--{} is in no group", long(flag)));
+        assert!(HEADINGS.contains(&heading), "--{} is in {heading}", long(flag));
+        assert_eq!(long(flag), flag.get_id().as_str().replace('_', "-"));
+        assert!(flag.get_default_values().is_empty(), "--{}: a default would override a recipe", long(flag));
+    }
+    let mut names: Vec<&str> = flags.iter().map(long).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), flags.len(), "a setting is declared twice");
+}
+
+#[test]
+fn a_flag_and_its_key_mean_the_same() {
+    for flag in flags() {
+        let key = long(&flag).to_string();
+        let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(&key)) };
+        // A mean needs a deviation.
+        let partner = match key.as_str() {
+            "mean" => Some("--std=0.5"),
+            "std" => Some("--mean=0.5"),
+            _ => None,
+        };
+        let all: Vec<&str> = [given.as_str()].into_iter().chain(partner).collect();
+        let by_flag = parse(&all).unwrap_or_else(|error| panic!("{given}: {error}"));
+        let table = written(&by_flag.given);
+        let found = keys(&table);
+        let (section, _, value) =
+            found.iter().find(|(_, its, _)| *its == key).unwrap_or_else(|| panic!("{given} is not written: {table}"));
+        assert_eq!(found.len(), all.len(), "{given} sets more than itself: {table}");
+        let text = found.iter().map(|(section, key, value)| file(section, key, value)).collect::<String>();
+        let by_key = SettingsFile::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(by_key.layer, by_flag, "{text}");
+        // Elsewhere in the file it is an error that says where it goes.
+        let elsewhere = if section.is_empty() { "augmentation" } else { "" };
+        let error = SettingsFile::parse(&file(elsewhere, &key, value)).expect_err("it is misplaced").to_string();
+        let place = if section.is_empty() { "at the top".into() } else { format!("[{section}]") };
+        assert!(error.contains(&place) && error.contains(&format!("{key} = ")), "{error}");
+    }
+}
+
+#[test]
+fn flags_and_keys_have_the_same_bounds() {
+    let values =
+        ["-1", "0", "0.5", "1", "1.5", "2", "4097", "1025", "1000001", "5000000000", "nan", "inf", "1e38", "no"];
+    for flag in flags().iter().filter(|flag| !is_switch(flag) && !["mean", "std"].contains(&long(flag))) {
+        let key = long(flag);
+        let section =
+            keys(&written(&parse(&[&format!("--{key}={}", sample(key))]).expect("a sample").given))[0].0.clone();
+        for value in values {
+            let by_flag = parse(&[&format!("--{key}={value}")]);
+            let typed = value.parse().map_or_else(
+                |_| toml::Value::String(value.into()),
+                |_: f64| format!("x = {value}").parse::<toml::Table>().expect("a number")["x"].clone(),
+            );
+            let by_key = SettingsFile::parse(&file(&section, key, &typed));
+            match (&by_flag, &by_key) {
+                (Ok(flag), Ok(file)) => {
+                    let same = flag.given == file.layer.given || typed.is_float();
+                    assert!(same, "{key} {value}: {flag:?} but {file:?}");
+                }
+                (Err(_), Err(error)) => {
+                    let message = error.to_string();
+                    assert!(
+                        message.contains(&format!(
+                            "the value of {}",
+                            if section.is_empty() { key.into() } else { format!("{section}.{key}") }
+                        )),
+                        "{message}"
+                    );
+                }
+                _ => panic!("{key} = {value}: the flag gives {by_flag:?}, the key {by_key:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_recipe_switches_on_a_flag_switches_off() {
+    let standard = defaults::<Settings>();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("recipe.toml");
+    let config = |text: &str, flags: &[&str]| {
+        std::fs::write(&path, format!("dataset = 'digits'\n{text}")).expect("write");
+        let all = [&["--no-init"][..], flags].concat();
+        RunConfig::new(&parse(&all).expect("flags"), Some(&path))
+            .unwrap_or_else(|error| panic!("{text}{all:?}: {error:#}"))
+    };
+    let mut count = 0;
+    for flag in flags() {
+        let key = long(&flag);
+        let optional = !keys(&written(&standard)).iter().any(|(_, its, _)| its == key);
+        if !is_switch(&flag) && !optional || ["mean", "std", "shuffle", "init", "dataset"].contains(&key) {
+            continue;
+        }
+        let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(key)) };
+        let (section, _, value) = keys(&written(&parse(&[&given]).expect("a flag").given)).remove(0);
+        // Nesterov's needs momentum.
+        let text = format!("momentum = 0.5\n{}", file(&section, key, &value));
+        let (on, off) = (config(&text, &[]), config(&text, &[&format!("--no-{key}")]));
+        assert_eq!(off, config("momentum = 0.5\n", &[]), "--no-{key}");
+        assert_ne!(on.settings, off.settings, "{text}");
+        count += 1;
+    }
+    assert!(count > 12, "{count}");
+    let shuffled = |flags: &[&str]| config("", flags).hyperparameters().shuffle;
+    assert!(shuffled(&[]) && !shuffled(&["--no-shuffle"]) && shuffled(&["--no-shuffle", "--shuffle"]));
+    // A flag goes before the recipe even where it says what is so by default.
+    let flat = config("[augmentation]\ncrop-padding = 4\n", &["--crop-padding=0"]);
+    assert!(flat.settings.augmentation.is_none());
+}
+
+#[test]
+fn an_unknown_key_names_the_one_that_was_meant() {
+    let message = |text: &str| SettingsFile::parse(text).expect_err("it is unknown").to_string();
+    for (text, words) in [
+        ("image-size = 32", "write it as image-size = 32 below a line [pictures]"),
+        ("flip = true", "write it as flip = true below a line [augmentation]"),
+        ("image_size = [32, 48]", "write it as image-size = [32, 48] below a line [pictures]"),
+        ("[augmentation]\nmomentum = 0.9", "write momentum = 0.9 at the top of the file"),
+        ("momentun = 0.9", "did you mean momentum?"),
+        ("[augmentation]\nflips = true", "did you mean augmentation.flip?"),
+        ("flipp = true", "did you mean augmentation.flip?"),
+        // Of two that are near, the one that takes such a value.
+        ("epoch = 3", "did you mean epochs?"),
+        ("[picture]\nimage-size = 32", "did you mean pictures?"),
+        ("branchs = 1", "it may have"),
+    ] {
+        assert!(message(text).contains(words), "{text}: {}", message(text));
+    }
+}
