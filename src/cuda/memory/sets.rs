@@ -8,7 +8,7 @@ use super::feed::{Feed, SLOTS};
 use super::pinned::Pinned;
 use super::{Allocation, Memory, bytes_of_u32};
 use crate::cuda::driver::error;
-use crate::cuda::program::SetBuffers;
+use crate::cuda::program::Buffer;
 use crate::images::ImageSource;
 use crate::ops::{Normalise, Subset};
 use crate::shape::Shape;
@@ -88,7 +88,8 @@ impl Sets {
     ) -> Result<()> {
         let channels = op.shape.channels;
         ensure!(op.mean.len() == channels && op.std.len() == channels, "one mean and std a channel");
-        let (stream, buffers) = (Arc::clone(&memory.stream), SetBuffers::of(subset));
+        let stream = Arc::clone(&memory.stream);
+        let [at_images, at_labels, at_order, at_position, at_mean, at_std] = Buffer::of_set(subset);
         let floats = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let (order, position) = (Pinned::new(&stream, 4 * count)?, Pinned::new(&stream, 8)?);
         let (mean, std) = (Allocation::with(&stream, &floats(&op.mean))?, Allocation::with(&stream, &floats(&op.std))?);
@@ -98,13 +99,11 @@ impl Sets {
             Subset::Test => &mut self.test,
         };
         *set = None;
-        for (buffer, allocation) in
-            [(buffers.images, images), (buffers.labels, labels), (buffers.mean, mean), (buffers.std, std)]
-        {
+        for (buffer, allocation) in [(at_images, images), (at_labels, labels), (at_mean, mean), (at_std, std)] {
             memory.put(buffer, allocation);
         }
-        memory.name(buffers.order, &order.device);
-        memory.name(buffers.position, &position.device);
+        memory.name(at_order, &order.device);
+        memory.name(at_position, &position.device);
         *set = Some(Set { feed, order, position, shape: op.shape, count, order_len: 0, next: 0 });
         // A feed writes the buffers on a stream of its own, where they must be there first.
         stream.synchronize().map_err(error::driver)
@@ -114,11 +113,12 @@ impl Sets {
         let stream = Arc::clone(&memory.stream);
         // The steps of the last order read what is replaced here, and the slots that are filled from the first again.
         stream.synchronize().map_err(error::driver)?;
-        let (set, buffers) = (self.set(subset)?, SetBuffers::of(subset));
+        let [_, _, at_order, ..] = Buffer::of_set(subset);
+        let set = self.set(subset)?;
         ensure!(order.iter().all(|&index| (index as usize) < set.count), "the order names an image past the last");
         if 4 * order.len() > set.order.device.len() {
             set.order = Pinned::new(&stream, 4 * order.len())?;
-            memory.name(buffers.order, &set.order.device);
+            memory.name(at_order, &set.order.device);
         }
         set.position.write(&stream, &(position as u64).to_le_bytes())?;
         let places = match &mut set.feed {
@@ -140,7 +140,7 @@ impl Sets {
         ensure!(set.next + batch <= set.order_len, "no {batch} images are left in this epoch");
         set.next += batch;
         let Some(feed) = &mut set.feed else { return Ok(()) };
-        let buffers = SetBuffers::of(subset);
-        feed.upload(&memory.stream, (memory.get(buffers.images)?, memory.get(buffers.labels)?), batch)
+        let [images, labels, ..] = Buffer::of_set(subset);
+        feed.upload(&memory.stream, (memory.get(images)?, memory.get(labels)?), batch)
     }
 }
