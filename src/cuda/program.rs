@@ -1,6 +1,8 @@
 //! What a device is to run, as plain data: launches with their parameters, addresses by name. No device is needed to make
 //! or to read it.
 
+use std::ops::RangeToInclusive;
+
 use anyhow::{Result, bail};
 
 use super::gemm::{Gemm, LtEpilogue};
@@ -61,6 +63,9 @@ pub(super) enum Buffer {
 
 impl Buffer {
     pub const COUNT: usize = Self::TestStd as usize + 1;
+
+    /// The numbers of those whose sizes a plan decides.
+    pub const OF_A_PLAN: RangeToInclusive<usize> = ..=Self::BlockCounters as usize;
 
     /// The buffers of a data set: images, labels, the order and where in it the next batch begins, means and deviations.
     pub const fn of_set(subset: Subset) -> [Self; 6] {
