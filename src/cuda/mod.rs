@@ -115,6 +115,7 @@ impl Backend for Cuda {
 
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
         self.memory.clear();
+        self.tuner.forget();
         self.synchronize()?; // what was freed is free only then
         let Options { precision, workspace, .. } = self.options;
         let needs = Needs::new(sizes, precision, workspace);
