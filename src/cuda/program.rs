@@ -122,15 +122,6 @@ pub(super) fn place(region: Region, precision: Precision) -> (Buffer, usize) {
     }
 }
 
-/// What a kernel takes: the struct of the same name in its file, field by field. Declared by [`params`].
-pub(super) trait Params {
-    /// How many addresses it begins with.
-    const POINTERS: usize;
-
-    /// Its bytes; zero where it has no field.
-    fn words(&self) -> Vec<u64>;
-}
-
 /// Declares a kernel's parameters, with the size that `kernels/` asserts too: addresses first, then numbers, those of 8
 /// bytes before those of 4.
 macro_rules! params {
@@ -174,6 +165,15 @@ pub(super) fn put<T: Plain>(words: &mut [u64], offset: usize, value: T) {
     assert!(offset + size_of::<T>() <= size_of_val(words));
     // SAFETY: within the words, and all bytes are initialised.
     unsafe { words.as_mut_ptr().byte_add(offset).cast::<T>().write_unaligned(value) }
+}
+
+/// What a kernel takes: the struct of the same name in its file, field by field. Declared by [`params`].
+pub(super) trait Params {
+    /// How many addresses it begins with.
+    const POINTERS: usize;
+
+    /// Its bytes; zero where it has no field.
+    fn words(&self) -> Vec<u64>;
 }
 
 /// A kernel's launch. All blocks have [`BLOCK`] threads.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context, Result};
+
 use super::Tuner;
 use crate::cuda::gemm::{Gemm, LtEpilogue};
 use crate::cuda::lower::{Choose, Site};
@@ -91,4 +93,26 @@ fn asked_or_instead(asked: Algorithm, candidates: &[Algorithm]) -> Algorithm {
 
 fn in_one_launch(candidates: &[Algorithm]) -> Option<Algorithm> {
     [Algorithm::Direct, Algorithm::Implicit].into_iter().find(|it| candidates.contains(it))
+}
+
+/// The algorithm of the least time; the first of equals.
+///
+/// # Errors
+/// Where there is none: nothing may be chosen that was not a candidate.
+pub(super) fn fastest(site: &str, times: &[(Algorithm, f64)]) -> Result<(Algorithm, f64)> {
+    let least = times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
+    least.with_context(|| format!("{site} has no algorithm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fastest;
+    use crate::ops::Algorithm::{Direct, Implicit};
+
+    #[test]
+    fn the_first_of_the_fastest_is_chosen_and_none_of_none() {
+        assert_eq!(fastest("site", &[(Implicit, 2.0), (Direct, 1.0)]).expect("one"), (Direct, 1.0));
+        assert_eq!(fastest("site", &[(Implicit, 1.0), (Direct, 1.0)]).expect("one"), (Implicit, 1.0));
+        assert!(fastest("site", &[]).is_err());
+    }
 }

@@ -18,7 +18,7 @@ use super::program::Launch;
 use super::run::{self, Runner};
 use crate::ops::{Algorithm, Choice, Op, Precision, Span, Step};
 use cache::TuningCache;
-use choose::Trial;
+use choose::{Trial, fastest};
 
 /// What was chosen, and from what it is chosen.
 pub(super) struct Tuner {
@@ -243,27 +243,5 @@ impl Measure<'_> {
         lowering.masks.extend(before.mask);
         lowering.deferred.extend(before.deferred);
         lowering.step(step)
-    }
-}
-
-/// The first of equals.
-///
-/// # Errors
-/// Where there is none: nothing may be chosen that was not a candidate.
-fn fastest(site: &str, times: &[(Algorithm, f64)]) -> Result<(Algorithm, f64)> {
-    let least = times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
-    least.with_context(|| format!("{site} has no algorithm"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::fastest;
-    use crate::ops::Algorithm::{Direct, Implicit};
-
-    #[test]
-    fn the_first_of_the_fastest_is_chosen_and_none_of_none() {
-        assert_eq!(fastest("site", &[(Implicit, 2.0), (Direct, 1.0)]).expect("one"), (Direct, 1.0));
-        assert_eq!(fastest("site", &[(Implicit, 1.0), (Direct, 1.0)]).expect("one"), (Implicit, 1.0));
-        assert!(fastest("site", &[]).is_err());
     }
 }
