@@ -89,7 +89,7 @@ impl Modules {
         // SAFETY: the kernel takes one struct, of which `params` has the size and the layout; what its addresses point to is
         // of spans whose bounds were checked.
         unsafe {
-            let (grid, block) = ((grid[0], grid[1], 1), (BLOCK, 1, 1));
+            let (grid, block) = ((grid[0], grid[1], 1), (BLOCK as u32, 1, 1));
             result::launch_kernel(kernel.function, grid, block, shared, stream.cu_stream(), &mut pointers)
         }
         .map_err(error::driver)
