@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Span;
-use super::operands::{Forward, Operands, Unary, operands};
+use super::operands::{Forward, Unary, operator};
 
 /// `y = x > 0 ? x : slope · x`, as `torch.nn.ReLU` and `torch.nn.LeakyReLU` define it, or `y = tanh x`. The slope is never
 /// negative, so the output alone tells the derivative, and the backward pass needs nothing else.
@@ -111,15 +111,6 @@ impl fmt::Display for Activation {
 /// An activation that the plan could not fuse into the operator before it.
 pub type ActivationForward<B = Span> = Forward<Activation, B>;
 
-/// Its gradient, `d_input = d_output · activation′`, which `output` gives.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ActivationBackward<B = Span> {
-    pub op: Activation,
-    pub output: B,
-    pub d_output: B,
-    pub d_input: B,
-}
-
 impl Unary for Activation {
     fn describe(&self) -> String {
         self.to_string()
@@ -130,19 +121,16 @@ impl Unary for Activation {
     }
 }
 
-operands!(ActivationBackward {
-    values: op; buffers: output, d_output, d_input; optional: ; parts: ;
-    reads: output, d_output +; writes: d_input +
-});
-
-impl<B: Copy> Operands<B> for ActivationBackward<B> {
-    fn describe(&self) -> String {
-        format!("gradient of {}", self.op)
+operator! {
+    /// Its gradient, `d_input = d_output · activation′`, which `output` gives.
+    pub struct ActivationBackward {
+        value op: Activation,
+        reads output: B,
+        reads d_output: B,
+        writes d_input: B,
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        len(self.d_input)
-    }
+    describe(self) { format!("gradient of {}", self.op) }
+    flops(self, len) { len(self.d_input) }
 }
 
 #[cfg(test)]

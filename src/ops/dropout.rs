@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::Span;
-use super::operands::{Buffers, Forward, Operands, Unary};
+use super::operands::{Forward, Unary, operator};
 
 /// Dropout of one node of the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,22 +32,6 @@ impl Dropout {
 /// `step · 2³² + element / 4`.
 pub type DropoutPass<B = Span> = Forward<Dropout, B>;
 
-/// The end of the optimiser step that the masks belong to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NextDropoutStep<B = Span>(PhantomData<B>);
-
-impl<B> Default for NextDropoutStep<B> {
-    fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<B> NextDropoutStep<B> {
-    pub fn map<C>(self, _f: &mut impl FnMut(B) -> C) -> NextDropoutStep<C> {
-        NextDropoutStep(PhantomData)
-    }
-}
-
 impl Unary for Dropout {
     fn describe(&self) -> String {
         "dropout".into()
@@ -58,22 +42,17 @@ impl Unary for Dropout {
     }
 }
 
-impl<B: Copy> Buffers<B> for NextDropoutStep<B> {
-    fn reads(&self) -> Vec<B> {
-        Vec::new()
+operator! {
+    /// The end of the optimiser step that the masks belong to. It touches no buffer.
+    pub struct NextDropoutStep {
+        reads nothing: PhantomData<B>,
     }
-
-    fn writes(&self) -> Vec<B> {
-        Vec::new()
-    }
+    describe(self) { "next step's masks".into() }
+    flops(self, _len) { 0 }
 }
 
-impl<B: Copy> Operands<B> for NextDropoutStep<B> {
-    fn describe(&self) -> String {
-        "next step's masks".into()
-    }
-
-    fn flops(&self, _len: &dyn Fn(B) -> usize) -> usize {
-        0
+impl<B> Default for NextDropoutStep<B> {
+    fn default() -> Self {
+        Self { nothing: PhantomData }
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::Span;
-use super::operands::{Backward, Forward, Layer, LayerValues, Operands, Unary, operands};
+use super::operands::{Backward, Forward, Layer, Unary, operator};
 use crate::shape::{Shape, Window};
 
 /// Copies `channels` values per pixel between buffers of different channel counts: concatenation, and its inverse.
@@ -42,12 +42,15 @@ impl Subsample {
     }
 }
 
-/// `output = a + b`; the output may be `a`, which the plan's sums of gradients are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Add<B = Span> {
-    pub a: B,
-    pub b: B,
-    pub output: B,
+operator! {
+    /// `output = a + b`; the output may be `a`, which the plan's sums of gradients are.
+    pub struct Add {
+        reads a: B,
+        reads b: B,
+        writes output: B,
+    }
+    describe(self) { "sum".into() }
+    flops(self, len) { len(self.output) }
 }
 
 /// A copy of a whole buffer.
@@ -65,28 +68,9 @@ pub type SubsampleForward<B = Span> = Forward<Subsample, B>;
 /// Writes all of `d_input`, zeros where the input was left out.
 pub type SubsampleBackward<B = Span> = Backward<Subsample, B>;
 
-operands!(Add {
-    values: ; buffers: a, b, output; optional: ; parts: ;
-    reads: a, b +; writes: output +
-});
-
-impl<B: Copy> Operands<B> for Add<B> {
-    fn describe(&self) -> String {
-        "sum".into()
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        len(self.output)
-    }
-}
-
 impl Unary for Whole {
     fn describe(&self) -> String {
         "copy".into()
-    }
-
-    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
-        0
     }
 }
 
@@ -95,19 +79,12 @@ impl Unary for ChannelCopy {
         "copy of channels".into()
     }
 
-    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
-        0
-    }
-
     fn elements(&self, inputs: usize, _outputs: usize) -> usize {
         2 * inputs / self.source_channels * self.channels
     }
 }
 
 impl Layer for Subsample {
-    type Forward<B> = SubsampleForward<B>;
-    type Backward<B> = SubsampleBackward<B>;
-
     fn name(&self) -> &'static str {
         "shortcut"
     }
@@ -126,22 +103,10 @@ impl Layer for Subsample {
     fn describe_layer(&self) -> String {
         format!("shortcut stride {}, {}→{}", self.stride, self.input.channels, self.channels)
     }
-
-    fn forward<B>(self, input: B, output: B) -> SubsampleForward<B> {
-        Forward { op: self, input, output }
-    }
-
-    fn backward<B>(self, values: LayerValues<B>) -> SubsampleBackward<B> {
-        Backward { op: self, d_output: values.d_output, d_input: values.d_input }
-    }
 }
 
 impl Unary for Subsample {
     fn describe(&self) -> String {
         "shortcut".into()
-    }
-
-    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
-        0
     }
 }

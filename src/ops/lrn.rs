@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::Span;
-use super::operands::{Forward, Layer, LayerValues, Operands, Unary, operands};
+use super::operands::{Forward, Layer, Unary, operator};
 use crate::shape::Shape;
 
 /// `y[c] = x[c] · d[c]^−β` with `d[c] = k + α/size · Σ x[c′]²` over the channels `c − ⌊size/2⌋ ..= c + ⌊(size−1)/2⌋`
@@ -18,9 +18,6 @@ pub struct Lrn {
 }
 
 impl Layer for Lrn {
-    type Forward<B> = LrnForward<B>;
-    type Backward<B> = LrnBackward<B>;
-
     fn name(&self) -> &'static str {
         "lrn"
     }
@@ -37,28 +34,9 @@ impl Layer for Lrn {
     fn describe_layer(&self) -> String {
         format!("local response norm over {}", self.size)
     }
-
-    fn forward<B>(self, input: B, output: B) -> LrnForward<B> {
-        LrnForward { op: self, input, output }
-    }
-
-    fn backward<B>(self, values: LayerValues<B>) -> LrnBackward<B> {
-        let LayerValues { input, d_output, d_input, .. } = values;
-        LrnBackward { op: self, input, d_output, d_input }
-    }
 }
 
 pub type LrnForward<B = Span> = Forward<Lrn, B>;
-
-/// `d_x[c] = d_y[c] · d[c]^−β − 2αβ/size · x[c] · Σ d_y[c′] · x[c′] · d[c′]^−(β+1)` over the channels `c′` whose windows
-/// hold `c`. `d` is computed again from the input.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LrnBackward<B = Span> {
-    pub op: Lrn,
-    pub input: B,
-    pub d_output: B,
-    pub d_input: B,
-}
 
 impl Unary for Lrn {
     fn describe(&self) -> String {
@@ -71,17 +49,15 @@ impl Unary for Lrn {
     }
 }
 
-operands!(LrnBackward {
-    values: op; buffers: input, d_output, d_input; optional: ; parts: ;
-    reads: input, d_output +; writes: d_input +
-});
-
-impl<B: Copy> Operands<B> for LrnBackward<B> {
-    fn describe(&self) -> String {
-        format!("gradient of {}", self.op.describe())
+operator! {
+    /// `d_x[c] = d_y[c] · d[c]^−β − 2αβ/size · x[c] · Σ d_y[c′] · x[c′] · d[c′]^−(β+1)` over the channels `c′` whose windows
+    /// hold `c`. `d` is computed again from the input.
+    pub struct LrnBackward {
+        value op: Lrn,
+        reads input: B,
+        reads d_output: B,
+        writes d_input: B,
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        (2 * self.op.size + 8) * len(self.d_input)
-    }
+    describe(self) { format!("gradient of {}", self.op.describe()) }
+    flops(self, len) { (2 * self.op.size + 8) * len(self.d_input) }
 }

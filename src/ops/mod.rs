@@ -36,7 +36,7 @@ pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
 pub use lrn::{Lrn, LrnBackward, LrnForward};
 pub use norm::{BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward};
 pub use op::{AnyLayer, Op, RunOn, Step};
-pub use operands::{Backward, Buffers, Forward, Layer, LayerValues, Operands, Unary};
+pub use operands::{Access, Backward, Buffers, Forward, Layer, Operands, Unary};
 pub use optimizer::{LossScale, Sgd, SgdUpdate};
 pub use pool::{
     AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,

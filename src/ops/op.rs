@@ -12,14 +12,13 @@ use super::linear::{LinearBackwardInput, LinearBackwardWeight, LinearForward};
 use super::loss::SoftmaxCrossEntropy;
 use super::lrn::{Lrn, LrnBackward, LrnForward};
 use super::norm::{BatchNorm2dBackward, BatchNorm2dForward};
-use super::operands::{Layer, LayerValues, Operands};
+use super::operands::{Backward, Forward, Layer, Operands};
 use super::optimizer::SgdUpdate;
 use super::pool::{
     AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
     AvgPool2dForward, MaxPool2dBackward, MaxPool2dForward,
 };
 use super::span::Span;
-use crate::shape::{Shape, Window};
 
 /// How a backend takes an operator.
 pub trait RunOn<Target> {
@@ -30,7 +29,7 @@ pub trait RunOn<Target> {
 macro_rules! operators {
     ($($name:ident),* $(,)?) => {
         /// An operator in one direction. Spans hold exactly the batch that it is run on.
-        #[derive(Clone, Debug, PartialEq)]
+        #[derive(Clone, Copy, Debug, PartialEq)]
         pub enum Op<B = Span> {
             $($name($name<B>),)*
         }
@@ -45,7 +44,7 @@ macro_rules! operators {
             /// The same with the buffers named differently.
             pub fn map<C>(self, mut name: impl FnMut(B) -> C) -> Op<C> {
                 match self {
-                    $(Self::$name(op) => op.map(&mut name).into(),)*
+                    $(Self::$name(op) => op.map(&mut |_, buffer| name(buffer)).into(),)*
                 }
             }
 
@@ -117,41 +116,15 @@ macro_rules! layers {
         })*
 
         impl AnyLayer {
-            pub fn name(&self) -> &'static str {
+            pub fn as_layer(&self) -> &dyn Layer {
                 match self {
-                    $(Self::$name(layer) => layer.name(),)*
-                }
-            }
-
-            /// # Errors
-            /// See [`Layer::output`].
-            pub fn output(&self) -> Result<Shape> {
-                match self {
-                    $(Self::$name(layer) => Layer::output(layer),)*
-                }
-            }
-
-            pub fn window(&self) -> Option<Window> {
-                match self {
-                    $(Self::$name(layer) => Layer::window(layer),)*
-                }
-            }
-
-            pub fn describe(&self) -> String {
-                match self {
-                    $(Self::$name(layer) => layer.describe_layer(),)*
+                    $(Self::$name(layer) => layer,)*
                 }
             }
 
             pub fn forward<B>(self, input: B, output: B) -> Op<B> {
                 match self {
-                    $(Self::$name(layer) => layer.forward(input, output).into(),)*
-                }
-            }
-
-            pub fn backward<B>(self, values: LayerValues<B>) -> Op<B> {
-                match self {
-                    $(Self::$name(layer) => layer.backward(values).into(),)*
+                    $(Self::$name(op) => Forward { op, input, output }.into(),)*
                 }
             }
         }
@@ -163,6 +136,18 @@ layers! {
     AdaptiveAvgPool2d,
     Lrn,
     Subsample,
+}
+
+impl AnyLayer {
+    /// The gradient, which may need the input.
+    pub fn backward<B>(self, input: B, d_output: B, d_input: B) -> Op<B> {
+        match self {
+            Self::AvgPool2d(op) => Backward { op, d_output, d_input }.into(),
+            Self::AdaptiveAvgPool2d(op) => Backward { op, d_output, d_input }.into(),
+            Self::Lrn(op) => LrnBackward { op, input, d_output, d_input }.into(),
+            Self::Subsample(op) => Backward { op, d_output, d_input }.into(),
+        }
+    }
 }
 
 /// One operator of a sequence.

@@ -1,6 +1,6 @@
 //! Stochastic gradient descent over the flat buffers (`torch.optim.SGD`).
 
-use super::operands::{Buffers, Operands, operands};
+use super::operands::{Buffers, operator};
 use super::{Region, Span};
 
 /// SGD as PyTorch defines it (dampening 0):
@@ -52,17 +52,29 @@ impl Default for LossScale {
     }
 }
 
-/// One update of all parameters from all gradients.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SgdUpdate<B = Span> {
-    pub op: Sgd,
-    /// All of their regions.
-    pub weights: B,
-    pub gradients: B,
-    /// Where there is momentum.
-    pub momentum: Option<B>,
-    /// Where there is an average.
-    pub average: Option<B>,
+operator! {
+    /// One update of all parameters from all gradients.
+    pub struct SgdUpdate {
+        value op: Sgd,
+        /// All of their regions.
+        updates weights: B,
+        reads gradients: B,
+        /// Where there is momentum.
+        updates momentum: Option<B>,
+        /// Where there is an average.
+        updates average: Option<B>,
+    }
+    describe(self) { "SGD, rounded weights".into() }
+    flops(self, len) {
+        let average = self.average.map_or(0, |_| 3);
+        let clipping = self.op.clip_norm.map_or(0, |_| 3);
+        (if self.momentum.is_some() { 6 } else { 4 } + average + clipping) * len(self.weights)
+    }
+    // For clipping, the gradients are read once more.
+    elements(self, len) {
+        let buffers = self.reads().len() + self.writes().len() + usize::from(self.op.clip_norm.is_some());
+        buffers * len(self.weights)
+    }
 }
 
 impl SgdUpdate {
@@ -76,28 +88,5 @@ impl SgdUpdate {
             momentum: (op.momentum != 0.0).then(|| all(Region::Momentum)),
             average: op.average_decay.map(|_| all(Region::Average)),
         }
-    }
-}
-
-operands!(SgdUpdate {
-    values: op; buffers: weights, gradients; optional: momentum, average; parts: ;
-    reads: weights, gradients + momentum, average; writes: weights + momentum, average
-});
-
-impl<B: Copy> Operands<B> for SgdUpdate<B> {
-    fn describe(&self) -> String {
-        "SGD, rounded weights".into()
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        let average = self.average.map_or(0, |_| 3);
-        let clipping = self.op.clip_norm.map_or(0, |_| 3);
-        (if self.momentum.is_some() { 6 } else { 4 } + average + clipping) * len(self.weights)
-    }
-
-    /// For clipping, the gradients are read once more.
-    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
-        let buffers = self.reads().len() + self.writes().len() + usize::from(self.op.clip_norm.is_some());
-        buffers * len(self.weights)
     }
 }

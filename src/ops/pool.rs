@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Span;
 use super::bias::GradientEpilogue;
-use super::operands::{Backward, Forward, Layer, LayerValues, Operands, Unary, mapped, operands};
+use super::operands::{Backward, Forward, Layer, Unary, operator};
 use crate::shape::{Shape, Window, adaptive_window};
 
 /// Max pooling. Padding never wins; of equal maxima the first in scan order does; NaN wins over everything.
@@ -76,50 +76,45 @@ fn pooled(input: Shape, window: Window, ceil_mode: bool) -> Result<Shape> {
     Ok(Shape::new(height, width, input.channels))
 }
 
-/// Max pooling that ends a convolution; the convolution's output is its input.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PoolEpilogue<B = Span> {
-    pub op: MaxPool2d,
-    pub output: B,
-    /// As in [`MaxPool2dForward`].
-    pub argmax: Option<B>,
-}
-
-mapped!(PoolEpilogue { values: op; buffers: output; optional: argmax; parts: });
-
-impl<B: Copy> PoolEpilogue<B> {
-    pub(super) fn reads(&self) -> impl Iterator<Item = B> {
-        None.into_iter()
-    }
-
-    pub(super) fn writes(&self) -> impl Iterator<Item = B> {
-        std::iter::once(self.output).chain(self.argmax)
+operator! {
+    /// Max pooling that ends a convolution; the convolution's output is its input.
+    pub struct PoolEpilogue {
+        value op: MaxPool2d,
+        writes output: B,
+        /// As in [`MaxPool2dForward`].
+        writes argmax: Option<B>,
     }
 }
 
-/// The maxima of all windows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MaxPool2dForward<B = Span> {
-    pub op: MaxPool2d,
-    pub input: B,
-    pub output: B,
-    /// In [`Region::Indices`](super::Region::Indices), receives for every output `y · width + x` of the maximum within its
-    /// sample; `None` where no backward pass follows.
-    pub argmax: Option<B>,
+operator! {
+    /// The maxima of all windows.
+    pub struct MaxPool2dForward {
+        value op: MaxPool2d,
+        reads input: B,
+        writes output: B,
+        /// In [`Region::Indices`](super::Region::Indices), receives for every output `y · width + x` of the maximum within
+        /// its sample; `None` where no backward pass follows.
+        writes argmax: Option<B>,
+    }
+    describe(self) { "max pooling".into() }
+    flops(self, len) { self.op.window.kernel.pow(2) * len(self.output) }
 }
 
-/// Each input receives the sum of the gradients of the windows whose maximum it was, each taken back through the
-/// epilogue's activation, of which the epilogue's bias gradient is the sum per channel.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MaxPool2dBackward<B = Span> {
-    pub op: MaxPool2d,
-    /// With an epilogue, what is in it afterwards is up to the backend.
-    pub d_output: B,
-    pub argmax: B,
-    pub d_input: B,
-    /// Of the layer before. Its `output` is the pooling's own: a maximum has the sign of the input that it is, and all
-    /// other inputs have no gradient.
-    pub epilogue: Option<GradientEpilogue<B>>,
+operator! {
+    /// Each input receives the sum of the gradients of the windows whose maximum it was, each taken back through the
+    /// epilogue's activation, of which the epilogue's bias gradient is the sum per channel.
+    pub struct MaxPool2dBackward {
+        value op: MaxPool2d,
+        /// With an epilogue, what is in it afterwards is up to the backend.
+        reads d_output: B,
+        reads argmax: B,
+        writes d_input: B,
+        /// Of the layer before. Its `output` is the pooling's own: a maximum has the sign of the input that it is, and all
+        /// other inputs have no gradient.
+        part epilogue: Option<GradientEpilogue<B>>,
+    }
+    describe(self) { GradientEpilogue::describe("gradient of max pooling", self.epilogue.as_ref()) }
+    flops(self, len) { len(self.d_output) }
 }
 
 pub type AvgPool2dForward<B = Span> = Forward<AvgPool2d, B>;
@@ -127,40 +122,7 @@ pub type AvgPool2dBackward<B = Span> = Backward<AvgPool2d, B>;
 pub type AdaptiveAvgPool2dForward<B = Span> = Forward<AdaptiveAvgPool2d, B>;
 pub type AdaptiveAvgPool2dBackward<B = Span> = Backward<AdaptiveAvgPool2d, B>;
 
-operands!(MaxPool2dForward {
-    values: op; buffers: input, output; optional: argmax; parts: ;
-    reads: input +; writes: output + argmax
-});
-
-impl<B: Copy> Operands<B> for MaxPool2dForward<B> {
-    fn describe(&self) -> String {
-        "max pooling".into()
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.window.kernel.pow(2) * len(self.output)
-    }
-}
-
-operands!(MaxPool2dBackward {
-    values: op; buffers: d_output, argmax, d_input; optional: ; parts: epilogue;
-    reads: d_output, argmax +; writes: d_input +
-});
-
-impl<B: Copy> Operands<B> for MaxPool2dBackward<B> {
-    fn describe(&self) -> String {
-        GradientEpilogue::describe("gradient of max pooling", self.epilogue.as_ref())
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        len(self.d_output)
-    }
-}
-
 impl Layer for AvgPool2d {
-    type Forward<B> = AvgPool2dForward<B>;
-    type Backward<B> = AvgPool2dBackward<B>;
-
     fn name(&self) -> &'static str {
         "avgpool"
     }
@@ -176,20 +138,9 @@ impl Layer for AvgPool2d {
     fn describe_layer(&self) -> String {
         format!("average pool {}", describe_pooling(self.window, self.ceil_mode))
     }
-
-    fn forward<B>(self, input: B, output: B) -> AvgPool2dForward<B> {
-        Forward { op: self, input, output }
-    }
-
-    fn backward<B>(self, values: LayerValues<B>) -> AvgPool2dBackward<B> {
-        Backward { op: self, d_output: values.d_output, d_input: values.d_input }
-    }
 }
 
 impl Layer for AdaptiveAvgPool2d {
-    type Forward<B> = AdaptiveAvgPool2dForward<B>;
-    type Backward<B> = AdaptiveAvgPool2dBackward<B>;
-
     fn name(&self) -> &'static str {
         "avgpool"
     }
@@ -212,14 +163,6 @@ impl Layer for AdaptiveAvgPool2d {
 
     fn describe_layer(&self) -> String {
         format!("average pool to {}×{}", self.height, self.width)
-    }
-
-    fn forward<B>(self, input: B, output: B) -> AdaptiveAvgPool2dForward<B> {
-        Forward { op: self, input, output }
-    }
-
-    fn backward<B>(self, values: LayerValues<B>) -> AdaptiveAvgPool2dBackward<B> {
-        Backward { op: self, d_output: values.d_output, d_input: values.d_input }
     }
 }
 

@@ -6,7 +6,7 @@ use super::schedule::Scheduler;
 use crate::network::{Node, NodeId, Operator};
 use crate::ops::{
     Activation, ActivationBackward, Add, BatchNorm2d, BatchNorm2dBackward, BiasActivationBackward, ChannelCopy,
-    Conv2dBackwardInput, Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass, GradientEpilogue, LayerValues,
+    Conv2dBackwardInput, Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass, GradientEpilogue,
     LinearBackwardInput, LinearBackwardWeight, LossGradient, MaxPool2dBackward, NextDropoutStep, Op, Region, Whole,
 };
 
@@ -64,9 +64,7 @@ impl Scheduler<'_> {
             }
             Operator::Layer(layer) => {
                 let input = self.output(source);
-                self.contribute(node, source, |d_input| {
-                    layer.backward(LayerValues { input, output, d_output, d_input })
-                });
+                self.contribute(node, source, |d_input| layer.backward(input, d_output, d_input));
             }
             Operator::Dropout(op) => {
                 self.contribute(node, source, |output| DropoutPass { op, input: d_output, output });
