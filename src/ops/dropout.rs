@@ -2,8 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::Span;
-use super::operands::{Forward, Unary, operator};
+use super::operands::operator;
 
 /// Dropout of one node of the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,20 +25,18 @@ impl Dropout {
     }
 }
 
-/// `output = kept · scale · input`: forward, and with gradients backward, as the mask of a step is the same in both. The
-/// random bits of an element follow from the seed, the optimiser step, [`Dropout::index`] and the element's place in the
-/// batch alone, and are the same on every backend: word `element mod 4` of [`crate::rng::draw`] at position
-/// `step · 2³² + element / 4`.
-pub type DropoutPass<B = Span> = Forward<Dropout, B>;
-
-impl Unary for Dropout {
-    fn describe(&self) -> String {
-        "dropout".into()
+operator! {
+    /// `output = kept · scale · input`: forward, and with gradients backward, as the mask of a step is the same in both. The
+    /// random bits of an element follow from the seed, the optimiser step, [`Dropout::index`] and the element's place in the
+    /// batch alone, and are the same on every backend: word `element mod 4` of [`crate::rng::draw`] at position
+    /// `step · 2³² + element / 4`.
+    pub struct DropoutPass {
+        value op: Dropout,
+        reads input: B,
+        writes output: B,
     }
-
-    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
-        outputs
-    }
+    describe(self) { "dropout".into() }
+    flops(self, len) { len(self.output) }
 }
 
 operator! {

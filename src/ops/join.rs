@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::Span;
-use super::operands::{Backward, Forward, Layer, Unary, operator};
+use super::operands::{Layer, operator};
 use crate::shape::{Shape, Window};
 
 /// Copies `channels` values per pixel between buffers of different channel counts: concatenation, and its inverse.
@@ -19,6 +18,19 @@ pub struct ChannelCopy {
     /// Channels of a pixel in the target, and the first one written.
     pub target_channels: usize,
     pub target_offset: usize,
+}
+
+impl ChannelCopy {
+    /// The copy back.
+    pub fn inverse(self) -> Self {
+        Self {
+            source_channels: self.target_channels,
+            source_offset: self.target_offset,
+            target_channels: self.source_channels,
+            target_offset: self.source_offset,
+            ..self
+        }
+    }
 }
 
 /// A shortcut without parameters to a smaller map of more channels: every `stride`-th pixel in both directions, between
@@ -53,35 +65,48 @@ operator! {
     flops(self, len) { len(self.output) }
 }
 
-/// A copy of a whole buffer.
-pub type CopyBuffer<B = Span> = Forward<Whole, B>;
-
-/// All of a buffer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Whole;
-
-/// A copy of a range of channels; the other channels of the output are left alone.
-pub type CopyChannels<B = Span> = Forward<ChannelCopy, B>;
-
-pub type SubsampleForward<B = Span> = Forward<Subsample, B>;
-
-/// Writes all of `d_input`, zeros where the input was left out.
-pub type SubsampleBackward<B = Span> = Backward<Subsample, B>;
-
-impl Unary for Whole {
-    fn describe(&self) -> String {
-        "copy".into()
+operator! {
+    /// A copy of a whole buffer.
+    pub struct CopyBuffer {
+        reads input: B,
+        writes output: B,
     }
+    describe(self) { "copy".into() }
+    flops(self, _len) { 0 }
 }
 
-impl Unary for ChannelCopy {
-    fn describe(&self) -> String {
-        "copy of channels".into()
+operator! {
+    /// A copy of a range of channels; the other channels of the output are left alone.
+    pub struct CopyChannels {
+        value op: ChannelCopy,
+        reads input: B,
+        writes output: B,
     }
+    describe(self) { "copy of channels".into() }
+    flops(self, _len) { 0 }
+    elements(self, len) { 2 * len(self.input) / self.op.source_channels * self.op.channels }
+}
 
-    fn elements(&self, inputs: usize, _outputs: usize) -> usize {
-        2 * inputs / self.source_channels * self.channels
+operator! {
+    /// See [`Subsample`].
+    pub struct SubsampleForward {
+        value op: Subsample,
+        reads input: B,
+        writes output: B,
     }
+    describe(self) { "shortcut".into() }
+    flops(self, _len) { 0 }
+}
+
+operator! {
+    /// Writes all of `d_input`, zeros where the input was left out.
+    pub struct SubsampleBackward {
+        value op: Subsample,
+        reads d_output: B,
+        writes d_input: B,
+    }
+    describe(self) { "gradient of shortcut".into() }
+    flops(self, _len) { 0 }
 }
 
 impl Layer for Subsample {
@@ -100,13 +125,7 @@ impl Layer for Subsample {
         Some(Window { kernel: 1, stride: self.stride, padding: 0 })
     }
 
-    fn describe_layer(&self) -> String {
-        format!("shortcut stride {}, {}→{}", self.stride, self.input.channels, self.channels)
-    }
-}
-
-impl Unary for Subsample {
     fn describe(&self) -> String {
-        "shortcut".into()
+        format!("shortcut stride {}, {}→{}", self.stride, self.input.channels, self.channels)
     }
 }

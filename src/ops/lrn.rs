@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::Span;
-use super::operands::{Forward, Layer, Unary, operator};
+use super::operands::{Layer, operator};
 use crate::shape::Shape;
 
 /// `y[c] = x[c] · d[c]^−β` with `d[c] = k + α/size · Σ x[c′]²` over the channels `c − ⌊size/2⌋ ..= c + ⌊(size−1)/2⌋`
@@ -31,22 +30,21 @@ impl Layer for Lrn {
         Ok(self.input)
     }
 
-    fn describe_layer(&self) -> String {
+    fn describe(&self) -> String {
         format!("local response norm over {}", self.size)
     }
 }
 
-pub type LrnForward<B = Span> = Forward<Lrn, B>;
-
-impl Unary for Lrn {
-    fn describe(&self) -> String {
-        "local response normalisation".into()
+operator! {
+    /// See [`Lrn`].
+    pub struct LrnForward {
+        value op: Lrn,
+        reads input: B,
+        writes output: B,
     }
-
-    /// Squares, their sum and a power.
-    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
-        (self.size + 4) * outputs
-    }
+    describe(self) { "local response normalisation".into() }
+    // Squares, their sum and a power.
+    flops(self, len) { (self.op.size + 4) * len(self.output) }
 }
 
 operator! {
@@ -58,6 +56,6 @@ operator! {
         reads d_output: B,
         writes d_input: B,
     }
-    describe(self) { format!("gradient of {}", self.op.describe()) }
+    describe(self) { "gradient of local response normalisation".into() }
     flops(self, len) { (2 * self.op.size + 8) * len(self.d_input) }
 }

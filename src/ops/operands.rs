@@ -15,23 +15,21 @@ pub enum Access {
     Update,
 }
 
-/// The buffers of an operator. `B` names a buffer: a [`Span`](super::Span), or in a plan a value's number.
-pub trait Buffers<B: Copy> {
-    /// All of them, in the order of the fields.
+/// What an operator does, and what that costs at the least. `B` names a buffer: a [`Span`](super::Span), or in a plan a
+/// value's number.
+pub trait Operands<B: Copy> {
+    /// All buffers, in the order of the fields.
     fn buffers(&self) -> Vec<(Access, B)>;
 
     fn reads(&self) -> Vec<B> {
-        self.buffers().into_iter().filter(|(access, _)| *access != Access::Write).map(|(_, buffer)| buffer).collect()
+        self.buffers().into_iter().filter_map(|(access, buffer)| (access != Access::Write).then_some(buffer)).collect()
     }
 
     /// In place is both read and written.
     fn writes(&self) -> Vec<B> {
-        self.buffers().into_iter().filter(|(access, _)| *access != Access::Read).map(|(_, buffer)| buffer).collect()
+        self.buffers().into_iter().filter_map(|(access, buffer)| (access != Access::Read).then_some(buffer)).collect()
     }
-}
 
-/// What an operator does, and what that costs at the least.
-pub trait Operands<B: Copy>: Buffers<B> {
     /// What is computed, with all that is fused into it.
     fn describe(&self) -> String;
 
@@ -75,16 +73,16 @@ impl<B> Named<B> for PhantomData<B> {
     }
 }
 
-/// Declares the struct of an operator, generic over what names a buffer, and gives it `map` and [`Buffers`]. Before every
-/// field stands what it is: a plain `value`; a buffer that the operator `reads`, `writes` or `updates` (which is both),
-/// `B` or `Option<B>`; or an optional `part`, a struct of the same kind. A buffer that `updates … where field` is only
-/// read where that optional field is none.
+/// Declares the struct of an operator, generic over what names a buffer, and gives it `map`. Before every field stands
+/// what it is: a plain `value`; a buffer that the operator `reads`, `writes` or `updates` (which is both), `B` or
+/// `Option<B>`; or an optional `part` of the operator, a struct of the same kind. A buffer that it `updates … where field`
+/// is only read where that optional field is none.
 ///
-/// Behind the struct of a whole operator stand the methods of its [`Operands`], without their types.
+/// Behind an operator's struct stand the methods of its [`Operands`], without their types; a part has none.
 macro_rules! operator {
     (
         $(#[$about:meta])*
-        pub struct $name:ident $(<$generic:ident>)? {
+        pub struct $name:ident {
             $($(#[$doc:meta])* $role:ident $field:ident: $type:ty $(where $condition:ident)?,)*
         }
         $(
@@ -95,28 +93,27 @@ macro_rules! operator {
     ) => {
         $(#[$about])*
         #[derive(Clone, Copy, Debug, PartialEq)]
-        pub struct $name<$($generic,)? B = $crate::ops::Span> {
+        pub struct $name<B = $crate::ops::Span> {
             $($(#[$doc])* pub $field: $type,)*
         }
 
-        impl<$($generic: Copy,)? B: Copy> $name<$($generic,)? B> {
+        impl<B: Copy> $name<B> {
             /// The same with the buffers named differently.
-            pub fn map<C>(self, name: &mut impl FnMut($crate::ops::Access, B) -> C) -> $name<$($generic,)? C> {
+            pub fn map<C>(self, name: &mut impl FnMut($crate::ops::Access, B) -> C) -> $name<C> {
+                use $crate::ops::{Access, operands::Named};
                 $name {
                     $($field: $crate::ops::operands::field!($role self.$field, name $(, self.$condition)?),)*
                 }
             }
         }
 
-        impl<$($generic: Copy,)? B: Copy> $crate::ops::Buffers<B> for $name<$($generic,)? B> {
+        $(impl<B: Copy> $crate::ops::Operands<B> for $name<B> {
             fn buffers(&self) -> Vec<($crate::ops::Access, B)> {
                 let mut all = Vec::new();
                 self.map(&mut |access, buffer| all.push((access, buffer)));
                 all
             }
-        }
 
-        $(impl<B: Copy> $crate::ops::Operands<B> for $name<B> {
             fn describe(&$self) -> String $describe
 
             fn flops(&$this, $len: &dyn Fn(B) -> usize) -> usize $flops
@@ -135,13 +132,13 @@ macro_rules! field {
         $field.map(|part| part.map($name))
     };
     (reads $field:expr, $name:ident) => {
-        $crate::ops::operands::Named::<B>::named($field, |buffer| $name($crate::ops::Access::Read, buffer))
+        Named::<B>::named($field, |buffer| $name(Access::Read, buffer))
     };
     (writes $field:expr, $name:ident) => {
-        $crate::ops::operands::Named::<B>::named($field, |buffer| $name($crate::ops::Access::Write, buffer))
+        Named::<B>::named($field, |buffer| $name(Access::Write, buffer))
     };
     (updates $field:expr, $name:ident) => {
-        $crate::ops::operands::Named::<B>::named($field, |buffer| $name($crate::ops::Access::Update, buffer))
+        Named::<B>::named($field, |buffer| $name(Access::Update, buffer))
     };
     (updates $field:expr, $name:ident, $condition:expr) => {
         match $condition {
@@ -151,67 +148,6 @@ macro_rules! field {
     };
 }
 pub(super) use {field, operator};
-
-operator! {
-    /// An operator without parameters of the network, from one buffer to another.
-    pub struct Forward<O> {
-        value op: O,
-        reads input: B,
-        writes output: B,
-    }
-}
-
-operator! {
-    /// Its gradient, which needs nothing else.
-    pub struct Backward<O> {
-        value op: O,
-        reads d_output: B,
-        writes d_input: B,
-    }
-}
-
-/// What is to be said of such an operator.
-pub trait Unary: Copy {
-    fn describe(&self) -> String;
-
-    /// Floating-point operations in one direction, for so many elements before and behind it; none where it only copies.
-    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
-        0
-    }
-
-    /// Elements that it reads and writes.
-    fn elements(&self, inputs: usize, outputs: usize) -> usize {
-        inputs + outputs
-    }
-}
-
-impl<O: Unary, B: Copy> Operands<B> for Forward<O, B> {
-    fn describe(&self) -> String {
-        self.op.describe()
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.flops(len(self.input), len(self.output))
-    }
-
-    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.elements(len(self.input), len(self.output))
-    }
-}
-
-impl<O: Unary, B: Copy> Operands<B> for Backward<O, B> {
-    fn describe(&self) -> String {
-        format!("gradient of {}", self.op.describe())
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.flops(len(self.d_input), len(self.d_output))
-    }
-
-    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.elements(len(self.d_input), len(self.d_output))
-    }
-}
 
 /// An operator with one input and no parameters as a network sees it: its shape rule and its words.
 pub trait Layer {
@@ -228,5 +164,5 @@ pub trait Layer {
     }
 
     /// For people, such as `average pool 2×2`.
-    fn describe_layer(&self) -> String;
+    fn describe(&self) -> String;
 }

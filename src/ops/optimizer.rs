@@ -1,7 +1,7 @@
 //! Stochastic gradient descent over the flat buffers (`torch.optim.SGD`).
 
-use super::operands::{Buffers, operator};
-use super::{Region, Span};
+use super::Region;
+use super::operands::operator;
 
 /// SGD as PyTorch defines it (dampening 0):
 /// `g = gradient + weight_decay · w`; with momentum `b = momentum · b + g` and `g = b`, or with Nesterov's
@@ -78,15 +78,14 @@ operator! {
 }
 
 impl SgdUpdate {
-    /// Of the first `count` parameters.
-    pub fn new(op: Sgd, count: usize) -> Self {
-        let all = |region| Span::new(region, 0, count);
-        Self {
-            op,
-            weights: all(Region::Parameters),
-            gradients: all(Region::Gradients),
-            momentum: (op.momentum != 0.0).then(|| all(Region::Momentum)),
-            average: op.average_decay.map(|_| all(Region::Average)),
-        }
+    /// Of its buffers, in their order.
+    pub const REGIONS: [Region; 4] = [Region::Parameters, Region::Gradients, Region::Momentum, Region::Average];
+}
+
+impl<B> SgdUpdate<B> {
+    /// With those of the buffers that `op` needs.
+    pub fn new(op: Sgd, [weights, gradients, momentum, average]: [B; 4]) -> Self {
+        let momentum = (op.momentum != 0.0).then_some(momentum);
+        Self { op, weights, gradients, momentum, average: op.average_decay.map(|_| average) }
     }
 }

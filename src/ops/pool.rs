@@ -2,9 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::Span;
 use super::bias::GradientEpilogue;
-use super::operands::{Backward, Forward, Layer, Unary, operator};
+use super::operands::{Layer, operator};
 use crate::shape::{Shape, Window, adaptive_window};
 
 /// Max pooling. Padding never wins; of equal maxima the first in scan order does; NaN wins over everything.
@@ -43,12 +42,6 @@ impl MaxPool2d {
 }
 
 impl AvgPool2d {
-    /// # Errors
-    /// As [`MaxPool2d::output`].
-    pub fn output(&self) -> Result<Shape> {
-        pooled(self.input, self.window, self.ceil_mode)
-    }
-
     /// Values that the mean at output `(y, x)` divides by.
     pub fn divisor(&self, y: usize, x: usize) -> f32 {
         let Window { kernel, stride, padding } = self.window;
@@ -117,10 +110,49 @@ operator! {
     flops(self, len) { len(self.d_output) }
 }
 
-pub type AvgPool2dForward<B = Span> = Forward<AvgPool2d, B>;
-pub type AvgPool2dBackward<B = Span> = Backward<AvgPool2d, B>;
-pub type AdaptiveAvgPool2dForward<B = Span> = Forward<AdaptiveAvgPool2d, B>;
-pub type AdaptiveAvgPool2dBackward<B = Span> = Backward<AdaptiveAvgPool2d, B>;
+operator! {
+    /// The means of all windows.
+    pub struct AvgPool2dForward {
+        value op: AvgPool2d,
+        reads input: B,
+        writes output: B,
+    }
+    describe(self) { "average pooling".into() }
+    flops(self, len) { self.op.window.kernel.pow(2) * len(self.output) }
+}
+
+operator! {
+    /// Every input receives its share of the gradients of the means that it is in.
+    pub struct AvgPool2dBackward {
+        value op: AvgPool2d,
+        reads d_output: B,
+        writes d_input: B,
+    }
+    describe(self) { "gradient of average pooling".into() }
+    flops(self, len) { self.op.window.kernel.pow(2) * len(self.d_output) }
+}
+
+operator! {
+    /// The means of all windows.
+    pub struct AdaptiveAvgPool2dForward {
+        value op: AdaptiveAvgPool2d,
+        reads input: B,
+        writes output: B,
+    }
+    describe(self) { "adaptive average pooling".into() }
+    flops(self, len) { len(self.input) }
+}
+
+operator! {
+    /// Every input receives its share of the gradients of the means that it is in.
+    pub struct AdaptiveAvgPool2dBackward {
+        value op: AdaptiveAvgPool2d,
+        reads d_output: B,
+        writes d_input: B,
+    }
+    describe(self) { "gradient of adaptive average pooling".into() }
+    flops(self, len) { len(self.d_input) }
+}
 
 impl Layer for AvgPool2d {
     fn name(&self) -> &'static str {
@@ -135,7 +167,7 @@ impl Layer for AvgPool2d {
         Some(self.window)
     }
 
-    fn describe_layer(&self) -> String {
+    fn describe(&self) -> String {
         format!("average pool {}", describe_pooling(self.window, self.ceil_mode))
     }
 }
@@ -146,9 +178,8 @@ impl Layer for AdaptiveAvgPool2d {
     }
 
     fn output(&self) -> Result<Shape> {
-        let Self { input, height, width } = *self;
-        ensure!(height > 0 && width > 0, "adaptive pooling needs an output of at least one pixel");
-        Ok(Shape::new(height, width, input.channels))
+        ensure!(self.height > 0 && self.width > 0, "adaptive pooling needs an output of at least one pixel");
+        Ok(Self::output(self))
     }
 
     /// Of several sizes the largest.
@@ -161,7 +192,7 @@ impl Layer for AdaptiveAvgPool2d {
         Some(Window { kernel: tall.max(wide), stride, padding: 0 })
     }
 
-    fn describe_layer(&self) -> String {
+    fn describe(&self) -> String {
         format!("average pool to {}×{}", self.height, self.width)
     }
 }
@@ -182,24 +213,4 @@ pub(crate) fn describe_window(window: Window, usual_stride: usize) -> String {
 /// The same of a pooling.
 pub(crate) fn describe_pooling(window: Window, ceil_mode: bool) -> String {
     describe_window(window, window.kernel) + if ceil_mode { " rounded up" } else { "" }
-}
-
-impl Unary for AvgPool2d {
-    fn describe(&self) -> String {
-        "average pooling".into()
-    }
-
-    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
-        self.window.kernel.pow(2) * outputs
-    }
-}
-
-impl Unary for AdaptiveAvgPool2d {
-    fn describe(&self) -> String {
-        "adaptive average pooling".into()
-    }
-
-    fn flops(&self, inputs: usize, _outputs: usize) -> usize {
-        inputs
-    }
 }
