@@ -8,7 +8,7 @@ use super::geometry::Geometry;
 use crate::cuda::program::{Address, Buffer, params};
 use crate::ops::{
     Activation, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
-    AvgPool2dForward, Conv2dForward, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
+    AvgPool2dForward, Conv2dForward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
 };
 use crate::shape::{Shape, Window};
 
