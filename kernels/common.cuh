@@ -1,7 +1,8 @@
 // What every kernel shares: the storage type, the KERNEL macro, 16-byte access, and safe index arithmetic.
 //
 // A file is compiled once per storage type: `real` is float, or a 16-bit half with -DREAL_F16. Arithmetic is fp32
-// either way. Buffers start on 16-byte boundaries: the vector access relies on it.
+// either way. A sum of two products is written with fmaf: which of them is rounded would else be the compiler's choice. Buffers
+// start on 16-byte boundaries: the vector access relies on it.
 #pragma once
 
 #ifdef CNN_CUDA_EMULATOR
@@ -20,12 +21,19 @@ constexpr u32 BLOCK = 256;
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
-// Defines a kernel under its name and a suffix for the storage type; with -DENGINE_TENSOR, which compiles the implicit products
-// for newer tensor cores, also one for that. Its registers leave room for two blocks on a multiprocessor.
+// What a kernel takes: one struct by value, which the launcher in src/cuda mirrors, of so many bytes. Pointers come first
+// (POINTERS of them, and of those first READS that are only read), then u64, then 4-byte fields; the launcher fills it up to a
+// multiple of 8 bytes. Where a pointer is to less than the storage type, SMALLEST says how much; the emulator's checks read
+// all of them.
+template <u32 READS_, u32 POINTERS_, u32 BYTES_>
+struct Params {
+    static constexpr u32 READS = READS_, POINTERS = POINTERS_, BYTES = BYTES_;
+};
+
+// Defines a kernel of the parameters `p` under its name and a suffix for the storage type; with -DENGINE_TENSOR, which compiles
+// the implicit products for newer tensor cores, also one for that. Its registers leave room for two blocks on a multiprocessor.
 //
-// A kernel takes one struct by value, which the launcher in src/cuda mirrors: pointers first (POINTERS of them, and of those
-// first READS that are only read), then u64, then 4-byte fields, filled up to a multiple of 8 bytes. Where a pointer is to less
-// than the storage type, SMALLEST says how much; the emulator's checks read all three.
+// A kernel whose name ends in `_vec` is the one before it where channels are multiples of VEC: each thread takes 16 bytes.
 #ifdef REAL_F16
 typedef half real;
 #define STORAGE_NAME(name) name##_f16
@@ -38,7 +46,10 @@ typedef float real;
 #else
 #define KERNEL_NAME(name) STORAGE_NAME(name)
 #endif
-#define KERNEL(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) KERNEL_NAME(name)
+#define ENTRY(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) KERNEL_NAME(name)
+#define KERNEL(name, Type)                                                           \
+    static_assert(sizeof(Type) == Type::BYTES, "the layout is shared with Rust"); \
+    ENTRY(name)(const __grid_constant__ Type p)
 
 // A block's dynamic shared memory, as an array named `name`.
 #ifdef CNN_CUDA_EMULATOR
@@ -59,71 +70,122 @@ __device__ __forceinline__ float load(half value) { return half_to_float(value);
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
 __device__ __forceinline__ void store(half* to, float value) { *to = float_to_half(value); }
 
+// Calls `f(0)` to `f(N - 1)`, unrolled: `f` may index registers.
+template <u32 N, class F>
+__device__ __forceinline__ void unroll(F f) {
+#pragma unroll
+    for (u32 i = 0; i < N; ++i) f(i);
+}
+
 // Elements in 16 bytes: 4 floats or 8 halves.
 constexpr u32 VEC = 16 / sizeof(real);
 
-union Vec {
-    uint4 bytes;
-    real lane[VEC];
+// V neighbours in memory, on a multiple of their size: one access, or several of 16 bytes.
+template <u32 SIZE>
+struct WordOf {
+    typedef uint4 Type;
 };
-static_assert(sizeof(Vec) == 16, "one vector access is 16 bytes");
+template <>
+struct WordOf<2> {
+    typedef unsigned short Type;
+};
+template <>
+struct WordOf<4> {
+    typedef u32 Type;
+};
+template <>
+struct WordOf<8> {
+    typedef uint2 Type;
+};
+template <u32 V, class T>
+union Pack {
+    typedef typename WordOf<V * sizeof(T)>::Type Word;
+    static constexpr u32 WORDS = V * sizeof(T) / sizeof(Word);
+    Word words[WORDS];
+    T lane[V];
+};
 
-__device__ __forceinline__ Vec load_vec(const real* from) {
-    Vec vec;
-    vec.bytes = *reinterpret_cast<const uint4*>(from);
-    return vec;
-}
-
-__device__ __forceinline__ void store_vec(real* to, const Vec& vec) { *reinterpret_cast<uint4*>(to) = vec.bytes; }
-
-// One element or a vector of them, as floats.
-__device__ __forceinline__ void load_lanes(float (&values)[1], const real* from) { values[0] = load(*from); }
-__device__ __forceinline__ void store_lanes(real* to, const float (&values)[1]) { store(to, values[0]); }
-
-__device__ __forceinline__ void load_lanes(float (&values)[VEC], const real* from) {
-    const Vec vec = load_vec(from);
-#pragma unroll
-    for (u32 lane = 0; lane < VEC; ++lane) values[lane] = load(vec.lane[lane]);
-}
-
-__device__ __forceinline__ void store_lanes(real* to, const float (&values)[VEC]) {
-    Vec vec;
-#pragma unroll
-    for (u32 lane = 0; lane < VEC; ++lane) store(&vec.lane[lane], values[lane]);
-    store_vec(to, vec);
+template <u32 V, class T>
+__device__ __forceinline__ Pack<V, T> load_pack(const T* from) {
+    Pack<V, T> pack;
+    const auto* const words = reinterpret_cast<const typename Pack<V, T>::Word*>(from);
+    unroll<Pack<V, T>::WORDS>([&](u32 i) { pack.words[i] = words[i]; });
+    return pack;
 }
 
 // The same of memory that nothing writes while the kernel runs: by the non-coherent path, and free to move past stores. (That
 // a pointer in a struct of parameters is __restrict__ is seldom understood.)
-__device__ __forceinline__ float read(const float* from) { return __ldg(from); }
-__device__ __forceinline__ float read(const half* from) { return half_to_float(half{__ldg(&from->bits)}); }
-__device__ __forceinline__ void read_lanes(float (&values)[1], const real* from) { values[0] = read(from); }
-
-__device__ __forceinline__ void read_lanes(float (&values)[VEC], const real* from) {
-    Vec vec;
-    vec.bytes = __ldg(reinterpret_cast<const uint4*>(from));
-#pragma unroll
-    for (u32 lane = 0; lane < VEC; ++lane) values[lane] = load(vec.lane[lane]);
+template <u32 V, class T>
+__device__ __forceinline__ Pack<V, T> read_pack(const T* from) {
+    Pack<V, T> pack;
+    const auto* const words = reinterpret_cast<const typename Pack<V, T>::Word*>(from);
+    unroll<Pack<V, T>::WORDS>([&](u32 i) { pack.words[i] = __ldg(words + i); });
+    return pack;
 }
 
-// `VEC` elements from `first` on, as floats; past `count`, zeros.
-__device__ __forceinline__ void load_some(float (&values)[VEC], const real* from, u64 first, u64 count) {
-    if (first + VEC <= count) {
-        load_lanes(values, from + first);
-    } else {
-#pragma unroll
-        for (u32 lane = 0; lane < VEC; ++lane) values[lane] = first + lane < count ? load(from[first + lane]) : 0.0f;
-    }
+template <u32 V, class T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<V, T>& pack) {
+    unroll<Pack<V, T>::WORDS>([&](u32 i) { reinterpret_cast<typename Pack<V, T>::Word*>(to)[i] = pack.words[i]; });
 }
 
-__device__ __forceinline__ void store_some(real* to, const float (&values)[VEC], u64 first, u64 count) {
-    if (first + VEC <= count) {
-        store_lanes(to + first, values);
-    } else {
+// The same as floats: what a thread calculates with.
+template <u32 V>
+struct Lanes {
+    float values[V];
+    __device__ __forceinline__ float& operator[](u32 lane) { return values[lane]; }
+    __device__ __forceinline__ const float& operator[](u32 lane) const { return values[lane]; }
+};
+
+template <u32 V, class T>
+__device__ __forceinline__ Lanes<V> lanes_of(const Pack<V, T>& pack) {
+    Lanes<V> lanes;
+    unroll<V>([&](u32 lane) { lanes[lane] = load(pack.lane[lane]); });
+    return lanes;
+}
+
+template <u32 V, class T>
+__device__ __forceinline__ Lanes<V> load_lanes(const T* from) { return lanes_of(load_pack<V>(from)); }
+template <u32 V, class T>
+__device__ __forceinline__ Lanes<V> read_lanes(const T* from) { return lanes_of(read_pack<V>(from)); }
+template <class T>
+__device__ __forceinline__ float read(const T* from) { return read_lanes<1>(from)[0]; }
+
+template <u32 V, class T>
+__device__ __forceinline__ void store_lanes(T* to, const Lanes<V>& lanes) {
+    Pack<V, T> pack;
+    unroll<V>([&](u32 lane) { store(&pack.lane[lane], lanes[lane]); });
+    store_pack(to, pack);
+}
+
+// `VEC` elements from `first` on; past `count`, zeros.
+__device__ __forceinline__ Lanes<VEC> load_some(const real* from, u64 first, u64 count) {
+    if (first + VEC <= count) return load_lanes<VEC>(from + first);
+    Lanes<VEC> lanes;
+    unroll<VEC>([&](u32 lane) { lanes[lane] = first + lane < count ? load(from[first + lane]) : 0.0f; });
+    return lanes;
+}
+
+__device__ __forceinline__ void store_some(real* to, const Lanes<VEC>& lanes, u64 first, u64 count) {
+    if (first + VEC <= count) return store_lanes(to + first, lanes);
+    unroll<VEC>([&](u32 lane) {
+        if (first + lane < count) store(to + first + lane, lanes[lane]);
+    });
+}
+
+// f(a[i], b[i] and so on) for every lane.
+template <class F, u32 V, class... More>
+__device__ __forceinline__ Lanes<V> map_lanes(F f, const Lanes<V>& a, const More&... more) {
+    Lanes<V> results;
 #pragma unroll
-        for (u32 lane = 0; lane < VEC; ++lane) {
-            if (first + lane < count) store(to + first + lane, values[lane]);
-        }
+    for (u32 lane = 0; lane < V; ++lane) results[lane] = f(a[lane], more[lane]...);
+    return results;
+}
+
+// to[i] = f(from[i], ...) for every i below `count`, a thread per 16 bytes; `to` may be one of the sources.
+template <class F, class... Sources>
+__device__ __forceinline__ void map(real* to, u64 count, F f, const Sources*... from) {
+    GRID_STRIDE(i, (count + VEC - 1) / VEC) {
+        store_some(to, map_lanes(f, load_some(from, i * VEC, count)...), i * VEC, count);
     }
 }
 
@@ -140,6 +202,16 @@ __device__ __forceinline__ u32 take_digit(u64& value, u32 divisor) {
     const u32 digit = (u32)(value - quotient * divisor);
     value = quotient;
     return digit;
+}
+
+// Calls `visit(at, row, channel)` for every V values of [count / channels][channels]: their place, row and first channel.
+template <u32 V, class Visit>
+__device__ __forceinline__ void for_channels(u64 count, u32 channels, Visit visit) {
+    GRID_STRIDE(i, count / V) {
+        u64 row = i;
+        const u32 channel = take_digit(row, channels / V) * V;
+        visit(i * V, row, channel);
+    }
 }
 
 // The activation named by its slope below zero: 1 is none, 0 is ReLU, −1 is tanh, else leaky ReLU. ReLU gives +0 for

@@ -6,44 +6,37 @@ struct DropoutState {
 };
 static_assert(sizeof(DropoutState) == 16, "the layout is shared with Rust");
 
-struct DropoutParams {
+struct DropoutParams : Params<2, 3, 48> {
     const real* input;
     const DropoutState* state;
     real* output;
     u64 count;
     u32 index, threshold;
     float scale;
-    u32 unused;
-    static constexpr u32 READS = 2, POINTERS = 3;
 };
-static_assert(sizeof(DropoutParams) == 48, "the layout is shared with Rust");
 
 // output = bits(i) >= threshold ? scale · input : 0. One thread per 16 bytes; output may be input.
-KERNEL(dropout)(const __grid_constant__ DropoutParams p) {
+KERNEL(dropout, DropoutParams) {
     const u64 seed = p.state->seed, step = p.state->step;
     GRID_STRIDE(i, (p.count + VEC - 1) / VEC) {
-        float values[VEC];
-        load_some(values, p.input, i * VEC, p.count);
+        Lanes<VEC> values = load_some(p.input, i * VEC, p.count);
 #pragma unroll
         for (u32 lane = 0; lane < VEC; lane += 4) {
             const uint4 bits = draw(seed, PURPOSE_DROPOUT, p.index, (step << 32) + (i * VEC + lane) / 4);
             const u32 words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-            for (u32 word = 0; word < 4; ++word) {
+            unroll<4>([&](u32 word) {
                 values[lane + word] = words[word] >= p.threshold ? p.scale * values[lane + word] : 0.0f;
-            }
+            });
         }
         store_some(p.output, values, i * VEC, p.count);
     }
 }
 
-struct DropoutStepParams {
+struct DropoutStepParams : Params<0, 1, 8> {
     DropoutState* state;
-    static constexpr u32 READS = 0, POINTERS = 1;
 };
-static_assert(sizeof(DropoutStepParams) == 8, "the layout is shared with Rust");
 
 // After a step, on one thread.
-KERNEL(next_dropout_step)(const __grid_constant__ DropoutStepParams p) {
+KERNEL(next_dropout_step, DropoutStepParams) {
     if (blockIdx.x == 0 && threadIdx.x == 0) p.state->step += 1;
 }

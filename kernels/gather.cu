@@ -4,23 +4,22 @@
 #include "philox.cuh"
 #include "reduce.cuh"
 
-struct GatherParams {
+struct GatherParams : Params<5, 9, 88> {
     const u8* images;
     const u32 *labels, *order;
     const float *mean, *std;
     u64* position;
     real* output;
     u32 *batch_labels, *arrived;
-    u32 batch, sample_size, channels, unused;
-    static constexpr u32 READS = 5, POINTERS = 9, SMALLEST = sizeof(u8);
+    u32 batch, sample_size, channels;
+    static constexpr u32 SMALLEST = sizeof(u8);
 };
-static_assert(sizeof(GatherParams) == 88, "the layout is shared with Rust");
 
 // Takes `batch` samples from the position on, which the last block then moves on by as many.
 //
 // output = (byte / 255 − mean[channel]) / std[channel], the same three roundings as on the CPU. One thread per value;
 // `sample_size` is height · width · channels.
-KERNEL(gather_normalise)(const __grid_constant__ GatherParams p) {
+KERNEL(gather_normalise, GatherParams) {
     __shared__ u32 flag;
     const u64 first = *p.position;
     GRID_STRIDE(i, (u64)p.batch * p.sample_size) {
@@ -36,7 +35,7 @@ KERNEL(gather_normalise)(const __grid_constant__ GatherParams p) {
     if (arrives_last(p.arrived, gridDim.x, flag) && threadIdx.x == 0) *p.position = first + p.batch;
 }
 
-struct AugmentParams {
+struct AugmentParams : Params<6, 10, 112> {
     const u8* images;
     const u32 *labels, *order;
     const float *mean, *std;
@@ -46,15 +45,14 @@ struct AugmentParams {
     u32 *batch_labels, *arrived;
     u32 height, width, channels, crop_padding, flip, cutout;
     float brightness, contrast;
-    static constexpr u32 READS = 6, POINTERS = 10, SMALLEST = sizeof(u8);
+    static constexpr u32 SMALLEST = sizeof(u8);
 };
-static_assert(sizeof(AugmentParams) == 112, "the layout is shared with Rust");
 
 // What is drawn for one image.
 struct Drawn {
     int top, left;
     u32 flip;
-    int row_begin, row_end, column_begin, column_end;
+    int row, column;  // Where the square begins that is blanked.
     float brightness, contrast;
 };
 
@@ -75,10 +73,8 @@ static __device__ __forceinline__ Drawn draw_for(const AugmentParams& p, u64 pos
     drawn.top = below(a.x, 2 * p.crop_padding + 1) - (int)p.crop_padding;
     drawn.left = below(a.y, 2 * p.crop_padding + 1) - (int)p.crop_padding;
     drawn.flip = p.flip && a.z >> 31;
-    drawn.row_begin = below(a.w, p.height) - (int)(p.cutout / 2);
-    drawn.row_end = drawn.row_begin + (int)p.cutout;
-    drawn.column_begin = below(b.x, p.width) - (int)(p.cutout / 2);
-    drawn.column_end = drawn.column_begin + (int)p.cutout;
+    drawn.row = below(a.w, p.height) - (int)(p.cutout / 2);
+    drawn.column = below(b.x, p.width) - (int)(p.cutout / 2);
     drawn.brightness = around_one(b.y, p.brightness);
     drawn.contrast = around_one(b.z, p.contrast);
     return drawn;
@@ -86,7 +82,7 @@ static __device__ __forceinline__ Drawn draw_for(const AugmentParams& p, u64 pos
 
 // The same for training images that are changed as drawn for their position in the epoch's order. blockIdx.x names
 // the sample, blockIdx.y its share of values.
-KERNEL(gather_augment)(const __grid_constant__ AugmentParams p) {
+KERNEL(gather_augment, AugmentParams) {
     __shared__ u32 flag;
     __shared__ Drawn drawn;
     const u32 height = p.height, width = p.width, channels = p.channels;
@@ -103,7 +99,8 @@ KERNEL(gather_augment)(const __grid_constant__ AugmentParams p) {
         u64 pixel = i;
         const u32 channel = take_digit(pixel, channels);
         const int column = (int)take_digit(pixel, width), row = (int)pixel;
-        if (row >= drawn.row_begin && row < drawn.row_end && column >= drawn.column_begin && column < drawn.column_end) {
+        // Before the square the subtraction wraps to a number beyond it.
+        if ((u32)(row - drawn.row) < p.cutout && (u32)(column - drawn.column) < p.cutout) {
             store(target + i, 0.0f);
             continue;
         }

@@ -14,10 +14,11 @@ struct Position {
     u32 y, x, channel;
 };
 
-// Value number `i` of images [samples][height][width][channels].
+// Vector number `i` of V channels of images [samples][height][width][channels]; its channel is the vector's first.
+template <u32 V>
 __device__ __forceinline__ Position position_of(u64 i, u32 height, u32 width, u32 channels) {
     Position at;
-    at.channel = take_digit(i, channels);
+    at.channel = take_digit(i, channels / V) * V;
     at.x = take_digit(i, width);
     at.y = take_digit(i, height);
     at.sample = i;
@@ -35,18 +36,14 @@ struct Geometry {
     __device__ __forceinline__ u32 patch() const { return kernel * kernel * channels; }
     __device__ __forceinline__ u32 out_pixels() const { return out_height * out_width; }
 
-    // The position of number `i` of the input's or output's vectors of V channels; its channel is the vector's first.
+    // Of the input's or output's vectors.
     template <u32 V = 1>
     __device__ __forceinline__ Position input_position(u64 i) const {
-        Position at = position_of(i, height, width, channels / V);
-        at.channel *= V;
-        return at;
+        return position_of<V>(i, height, width, channels);
     }
     template <u32 V = 1>
     __device__ __forceinline__ Position output_position(u64 i) const {
-        Position at = position_of(i, out_height, out_width, out_channels / V);
-        at.channel *= V;
-        return at;
+        return position_of<V>(i, out_height, out_width, out_channels);
     }
 
     // The number of a pixel's first value.
@@ -63,15 +60,12 @@ struct Geometry {
     // Whether a pixel of the input is there, not in the padding.
     __device__ __forceinline__ bool has(u32 y, u32 x) const { return y < height && x < width; }
 
-    // Without dilation: the inputs that the window of an output covers, padding left out, and the outputs whose windows cover
-    // an input, which are none where a stride leaps over it.
-    __device__ __forceinline__ Span rows_under(u32 out_y) const { return under(out_y, height); }
-    __device__ __forceinline__ Span cols_under(u32 out_x) const { return under(out_x, width); }
-    __device__ __forceinline__ Span rows_over(u32 y) const { return over(y, out_height); }
-    __device__ __forceinline__ Span cols_over(u32 x) const { return over(x, out_width); }
+    // The input under an output and a place in the kernel, along one axis. Before the input it wraps to a number beyond it.
+    __device__ __forceinline__ u32 under(u32 out, u32 place) const { return out * stride + place * dilation - padding; }
 
-    // The same along an axis of `size` inputs or `outputs`.
-    __device__ __forceinline__ Span under(u32 out, u32 size) const {
+    // Without dilation, along an axis of `size` inputs or `outputs`: the inputs that the window of an output covers, padding left
+    // out, and the outputs whose windows cover an input, which are none where a stride leaps over it.
+    __device__ __forceinline__ Span window(u32 out, u32 size) const {
         const long long start = (long long)out * stride - padding;
         const long long end = start + kernel;
         return Span{(u32)(start < 0 ? 0 : start), (u32)(end > size ? size : end)};

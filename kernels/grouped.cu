@@ -9,96 +9,80 @@ static __device__ __forceinline__ u32 outs(const Geometry& op) { return op.out_c
 // The input under output (y, x) and the kernel's value (ky, kx), at the first channel of a group; null in the padding.
 static __device__ __forceinline__ const real* input_under(const real* input, u64 sample, u32 y, u32 x, u32 ky, u32 kx,
                                                           u32 group, const Geometry& op) {
-    // Above and left of the input the subtraction wraps to a number beyond it.
-    const u32 in_y = y * op.stride + ky * op.dilation - op.padding, in_x = x * op.stride + kx * op.dilation - op.padding;
+    const u32 in_y = op.under(y, ky), in_x = op.under(x, kx);
     return op.has(in_y, in_x) ? input + op.input_at(sample, in_y, in_x) + group * ins(op) : nullptr;
 }
 
-struct GroupedForwardParams {
+struct GroupedForwardParams : Params<3, 4, 88> {
     const real *input, *weight;
     const float* bias;  // May be null.
     real* output;
     u64 count;
     Geometry op;
     float slope;
-    static constexpr u32 READS = 3, POINTERS = 4;
 };
-static_assert(sizeof(GroupedForwardParams) == 88, "the layout is shared with Rust");
 
 // output = act(convolution + bias). One thread per output.
-KERNEL(grouped_forward)(const __grid_constant__ GroupedForwardParams p) {
-    const real *__restrict__ input = p.input, *__restrict__ weight = p.weight;
-    const float* __restrict__ bias = p.bias;
-    real* __restrict__ output = p.output;
+KERNEL(grouped_forward, GroupedForwardParams) {
     const Geometry& op = p.op;
     GRID_STRIDE(i, p.count) {
         const Position at = op.output_position(i);
         const u32 group = at.channel / outs(op);
-        const real* weights = weight + (u64)at.channel * op.kernel * op.kernel * ins(op);
-        float sum = bias ? bias[at.channel] : 0.0f;
+        const real* weights = p.weight + (u64)at.channel * op.kernel * op.kernel * ins(op);
+        float sum = p.bias ? read(p.bias + at.channel) : 0.0f;
         for (u32 place = 0; place < op.kernel * op.kernel; ++place, weights += ins(op)) {
             const real* from =
-                input_under(input, at.sample, at.y, at.x, place / op.kernel, place % op.kernel, group, op);
+                input_under(p.input, at.sample, at.y, at.x, place / op.kernel, place % op.kernel, group, op);
             if (!from) continue;
-            for (u32 c = 0; c < ins(op); ++c) sum += load(from[c]) * load(weights[c]);
+#pragma unroll 4
+            for (u32 c = 0; c < ins(op); ++c) sum += read(from + c) * read(weights + c);
         }
-        store(output + i, activate(sum, p.slope));
+        store(p.output + i, activate(sum, p.slope));
     }
 }
 
-struct GroupedInputParams {
+struct GroupedInputParams : Params<2, 3, 80> {
     const real *d_output, *weight;
     real* d_input;
     u64 count;
     Geometry op;
-    u32 unused;
-    static constexpr u32 READS = 2, POINTERS = 3;
 };
-static_assert(sizeof(GroupedInputParams) == 80, "the layout is shared with Rust");
 
 // d_input = Σ d_output · weight over the outputs whose windows cover an input. One thread per input.
-KERNEL(grouped_backward_input)(const __grid_constant__ GroupedInputParams p) {
-    const real *__restrict__ d_output = p.d_output, *__restrict__ weight = p.weight;
-    real* __restrict__ d_input = p.d_input;
+KERNEL(grouped_backward_input, GroupedInputParams) {
     const Geometry& op = p.op;
-    const u32 ins = ::ins(op), outs = ::outs(op);
+    const u32 ins = ::ins(op), outs = ::outs(op), window = op.kernel * op.kernel;
     GRID_STRIDE(i, p.count) {
         const Position at = op.input_position(i);
         const u32 first = at.channel / ins * outs;
         float sum = 0.0f;
-        for (u32 place = 0; place < op.kernel * op.kernel; ++place) {
+        for (u32 place = 0; place < window; ++place) {
             const u32 ky = place / op.kernel * op.dilation, kx = place % op.kernel * op.dilation;
             if (at.y + op.padding < ky || at.x + op.padding < kx) continue;
             const u32 over_y = at.y + op.padding - ky, over_x = at.x + op.padding - kx;
             const u32 out_y = over_y / op.stride, out_x = over_x / op.stride;
             if (out_y * op.stride != over_y || out_x * op.stride != over_x) continue;
             if (out_y >= op.out_height || out_x >= op.out_width) continue;
-            const real* gradients = d_output + op.output_at(at.sample, out_y, out_x) + first;
-            const real* weights = weight + ((u64)first * op.kernel * op.kernel + place) * ins + at.channel % ins;
-            for (u32 o = 0; o < outs; ++o) {
-                sum += load(gradients[o]) * load(weights[(u64)o * op.kernel * op.kernel * ins]);
-            }
+            const real* gradients = p.d_output + op.output_at(at.sample, out_y, out_x) + first;
+            const real* weights = p.weight + ((u64)first * window + place) * ins + at.channel % ins;
+#pragma unroll 4
+            for (u32 o = 0; o < outs; ++o) sum += read(gradients + o) * read(weights + (u64)o * window * ins);
         }
-        store(d_input + i, sum);
+        store(p.d_input + i, sum);
     }
 }
 
-struct GroupedWeightParams {
+struct GroupedWeightParams : Params<2, 3, 88> {
     const real *input, *d_output;
     float* d_weight;
     u64 count, pixels;  // Weights, and pixels of the output.
     Geometry op;
-    u32 unused;
-    static constexpr u32 READS = 2, POINTERS = 3;
 };
-static_assert(sizeof(GroupedWeightParams) == 88, "the layout is shared with Rust");
 
 // d_weight = Σ_pixels d_output · input. A block for each weight in turn: its threads take pixels in turn, and their sums are
 // halved again and again.
-KERNEL(grouped_backward_weight)(const __grid_constant__ GroupedWeightParams p) {
+KERNEL(grouped_backward_weight, GroupedWeightParams) {
     __shared__ float parts[BLOCK];
-    const real *__restrict__ input = p.input, *__restrict__ d_output = p.d_output;
-    float* __restrict__ d_weight = p.d_weight;
     const Geometry& op = p.op;
     for (u64 i = blockIdx.x; i < p.count; i += gridDim.x) {
         u64 rest = i;
@@ -109,15 +93,15 @@ KERNEL(grouped_backward_weight)(const __grid_constant__ GroupedWeightParams p) {
         for (u64 pixel = threadIdx.x; pixel < p.pixels; pixel += BLOCK) {
             u64 sample = pixel;
             const u32 x = take_digit(sample, op.out_width), y = take_digit(sample, op.out_height);
-            const real* from = input_under(input, sample, y, x, ky, kx, channel / outs(op), op);
-            if (from) sum += load(from[c]) * load(d_output[pixel * op.out_channels + channel]);
+            const real* from = input_under(p.input, sample, y, x, ky, kx, channel / outs(op), op);
+            if (from) sum += read(from + c) * read(p.d_output + pixel * op.out_channels + channel);
         }
         parts[threadIdx.x] = sum;
         for (u32 half_way = BLOCK / 2; half_way > 0; half_way /= 2) {
             __syncthreads();
             if (threadIdx.x < half_way) parts[threadIdx.x] += parts[threadIdx.x + half_way];
         }
-        if (threadIdx.x == 0) d_weight[i] = parts[0];
+        if (threadIdx.x == 0) p.d_weight[i] = parts[0];
         __syncthreads();
     }
 }

@@ -21,28 +21,25 @@ typedef Tile<256, 16, true> Slim;
 typedef Tile<32, 128, true> Wide;
 typedef Tile<64, 64, false> Scalar;
 
-typedef ImplicitForwardParams Forward;
-KERNEL(conv2d_forward_64x64)(const __grid_constant__ Forward p) { forward<Engine, Square, false>(p); }
-KERNEL(conv2d_forward_128x32)(const __grid_constant__ Forward p) { forward<Engine, Tall, false>(p); }
-KERNEL(conv2d_forward_256x16)(const __grid_constant__ Forward p) { forward<Engine, Slim, false>(p); }
-KERNEL(conv2d_forward_32x128)(const __grid_constant__ Forward p) { forward<Engine, Wide, false>(p); }
-KERNEL(conv2d_forward_64x64_scalar)(const __grid_constant__ Forward p) { forward<Engine, Scalar, false>(p); }
-KERNEL(conv2d_forward_pooled_64x64)(const __grid_constant__ Forward p) { forward<Engine, Square, true>(p); }
-KERNEL(conv2d_forward_pooled_128x32)(const __grid_constant__ Forward p) { forward<Engine, Tall, true>(p); }
-KERNEL(conv2d_forward_pooled_256x16)(const __grid_constant__ Forward p) { forward<Engine, Slim, true>(p); }
-KERNEL(conv2d_forward_pooled_32x128)(const __grid_constant__ Forward p) { forward<Engine, Wide, true>(p); }
-KERNEL(conv2d_forward_pooled_64x64_scalar)(const __grid_constant__ Forward p) { forward<Engine, Scalar, true>(p); }
+KERNEL(conv2d_forward_64x64, ImplicitForwardParams) { forward<Engine, Square, false>(p); }
+KERNEL(conv2d_forward_128x32, ImplicitForwardParams) { forward<Engine, Tall, false>(p); }
+KERNEL(conv2d_forward_256x16, ImplicitForwardParams) { forward<Engine, Slim, false>(p); }
+KERNEL(conv2d_forward_32x128, ImplicitForwardParams) { forward<Engine, Wide, false>(p); }
+KERNEL(conv2d_forward_64x64_scalar, ImplicitForwardParams) { forward<Engine, Scalar, false>(p); }
+KERNEL(conv2d_forward_pooled_64x64, ImplicitForwardParams) { forward<Engine, Square, true>(p); }
+KERNEL(conv2d_forward_pooled_128x32, ImplicitForwardParams) { forward<Engine, Tall, true>(p); }
+KERNEL(conv2d_forward_pooled_256x16, ImplicitForwardParams) { forward<Engine, Slim, true>(p); }
+KERNEL(conv2d_forward_pooled_32x128, ImplicitForwardParams) { forward<Engine, Wide, true>(p); }
+KERNEL(conv2d_forward_pooled_64x64_scalar, ImplicitForwardParams) { forward<Engine, Scalar, true>(p); }
 
-typedef ImplicitWeightParams Weight;
-KERNEL(conv2d_backward_weight_64x64)(const __grid_constant__ Weight p) { backward_weight<Engine, Square>(p); }
-KERNEL(conv2d_backward_weight_128x32)(const __grid_constant__ Weight p) { backward_weight<Engine, Tall>(p); }
-KERNEL(conv2d_backward_weight_32x128)(const __grid_constant__ Weight p) { backward_weight<Engine, Wide>(p); }
-KERNEL(conv2d_backward_weight_64x64_scalar)(const __grid_constant__ Weight p) { backward_weight<Engine, Scalar>(p); }
+KERNEL(conv2d_backward_weight_64x64, ImplicitWeightParams) { backward_weight<Engine, Square>(p); }
+KERNEL(conv2d_backward_weight_128x32, ImplicitWeightParams) { backward_weight<Engine, Tall>(p); }
+KERNEL(conv2d_backward_weight_32x128, ImplicitWeightParams) { backward_weight<Engine, Wide>(p); }
+KERNEL(conv2d_backward_weight_64x64_scalar, ImplicitWeightParams) { backward_weight<Engine, Scalar>(p); }
 
-typedef ImplicitInputParams Input;
-KERNEL(conv2d_backward_input_64x64)(const __grid_constant__ Input p) { backward_input<Engine, Square, false>(p); }
-KERNEL(conv2d_backward_input_128x32)(const __grid_constant__ Input p) { backward_input<Engine, Tall, false>(p); }
-KERNEL(conv2d_backward_input_256x16)(const __grid_constant__ Input p) { backward_input<Engine, Slim, false>(p); }
-KERNEL(conv2d_backward_input_32x128)(const __grid_constant__ Input p) { backward_input<Engine, Wide, false>(p); }
-KERNEL(conv2d_backward_input_64x64_strided)(const __grid_constant__ Input p) { backward_input<Engine, Square, true>(p); }
-KERNEL(conv2d_backward_input_64x64_scalar)(const __grid_constant__ Input p) { backward_input<Engine, Scalar, true>(p); }
+KERNEL(conv2d_backward_input_64x64, ImplicitInputParams) { backward_input<Engine, Square, false>(p); }
+KERNEL(conv2d_backward_input_128x32, ImplicitInputParams) { backward_input<Engine, Tall, false>(p); }
+KERNEL(conv2d_backward_input_256x16, ImplicitInputParams) { backward_input<Engine, Slim, false>(p); }
+KERNEL(conv2d_backward_input_32x128, ImplicitInputParams) { backward_input<Engine, Wide, false>(p); }
+KERNEL(conv2d_backward_input_64x64_strided, ImplicitInputParams) { backward_input<Engine, Square, true>(p); }
+KERNEL(conv2d_backward_input_64x64_scalar, ImplicitInputParams) { backward_input<Engine, Scalar, true>(p); }

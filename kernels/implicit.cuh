@@ -4,7 +4,7 @@
 
 #include "windows.cuh"
 
-struct ImplicitForwardParams {
+struct ImplicitForwardParams : Params<3, 7, 112> {
     const real *input, *weight;
     const float* bias;  // May be null.
     real* output;
@@ -14,10 +14,7 @@ struct ImplicitForwardParams {
     Geometry op;
     u32 batch;
     float slope;
-    u32 unused;
-    static constexpr u32 READS = 3, POINTERS = 7;
 };
-static_assert(sizeof(ImplicitForwardParams) == 112, "the layout is shared with Rust");
 
 // The maxima of a thread's rows, each four of which are a window.
 template <class Engine, class Shape>
@@ -28,24 +25,22 @@ __device__ __forceinline__ void pool(const float (&sums)[SUMS], const ImplicitFo
     if (pool >= pools) return;
     const Digits at = digits_of(pool, Radix{p.op.out_width / 2, p.op.out_height / 2});
     const u32 corner = 2 * (at.mid * p.op.out_width + at.low);
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i) {
+    unroll<4>([&](u32 i) {
         const u32 col = col_in<Engine, Shape>(work, Engine::at(0, i));
-        if (col >= cols) continue;
+        if (col >= cols) return;
         const float added = p.bias ? read(p.bias + col) : -0.0f;  // −0 changes no number.
         float best = __int_as_float(0xff800000);               // −∞
         u32 where = corner;
-#pragma unroll
-        for (u32 part = 0; part < 4; ++part) {
+        unroll<4>([&](u32 part) {
             const float value = activate(sums[Engine::at(part, i)] + added, p.slope);
             if (value > best || value != value) {
                 best = value;
                 where = corner + part / 2 * p.op.out_width + part % 2;
             }
-        }
+        });
         store(p.output + (u64)pool * cols + col, best);
         if (p.argmax) p.argmax[(u64)pool * cols + col] = where;
-    }
+    });
 }
 
 // output = act(windows · Wᵀ + bias), [batch·out_height·out_width][patch] · [patch][out_channels]. POOLED, the output is of 2×2
@@ -53,56 +48,40 @@ __device__ __forceinline__ void pool(const float (&sums)[SUMS], const ImplicitFo
 template <class Engine, class Shape, bool POOLED>
 __device__ __forceinline__ void forward(const ImplicitForwardParams& p) {
     DYNAMIC_SHARED(u32, cells);
-    const float* const bias = p.bias;
     const Windows<Engine, POOLED> a(p.input, p.op, p.batch);
-    const Rows b(p.weight, p.op.out_channels, p.op.patch());
+    const Matrix<true> b(p.weight, p.op.out_channels, p.op.patch());
     const Work work = work_of_block<Shape>(b.lines, a.depth);
     float sums[SUMS] = {};
     multiply_tiles<Engine, Shape>(sums, cells, a, b, work);
     if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
     if constexpr (POOLED) return pool<Engine, Shape>(sums, p, a.pools, work);
-    const bool together = pairs_aligned(p.output, b.lines);
-#pragma unroll
-    for (u32 e = 0; e < SUMS; e += 2) {
-        const u32 row = row_in<Engine, Shape>(work, e), col = col_in<Engine, Shape>(work, e);
-        if (row >= a.lines) continue;
-        if (bias && col < b.lines) sums[e] += read(bias + col);
-        if (bias && col + 1 < b.lines) sums[e + 1] += read(bias + col + 1);
-        store_pair(p.output + (u64)row * b.lines + col, col, b.lines, activate(sums[e], p.slope),
-                   activate(sums[e + 1], p.slope), together);
-    }
+    store_sums<Engine, Shape>(p.output, sums, work, a.lines, b.lines, [&](float sum, u64, u32 col) {
+        return activate(p.bias && col < b.lines ? sum + read(p.bias + col) : sum, p.slope);
+    });
 }
 
-struct ImplicitWeightParams {
+struct ImplicitWeightParams : Params<2, 5, 88> {
     const real *input, *d_output;
     float *d_weight, *partials;
     u32* counters;
     Geometry op;
     u32 batch;
-    static constexpr u32 READS = 2, POINTERS = 5;
 };
-static_assert(sizeof(ImplicitWeightParams) == 88, "the layout is shared with Rust");
 
 // d_weight = d_outputᵀ · windows, [out_channels][batch·out_height·out_width] · [..][patch].
 template <class Engine, class Shape>
 __device__ __forceinline__ void backward_weight(const ImplicitWeightParams& p) {
     DYNAMIC_SHARED(u32, cells);
-    const Columns a(p.d_output, p.op.out_channels, p.batch * p.op.out_pixels());
+    const Matrix<false> a(p.d_output, p.op.out_channels, p.batch * p.op.out_pixels());
     const WindowColumns b(p.input, p.op, p.batch);
     const Work work = work_of_block<Shape>(b.lines, a.depth);
     float sums[SUMS] = {};
     multiply_tiles<Engine, Shape>(sums, cells, a, b, work);
     if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
-    const bool together = pairs_aligned(p.d_weight, b.lines);
-#pragma unroll
-    for (u32 e = 0; e < SUMS; e += 2) {
-        const u32 row = row_in<Engine, Shape>(work, e), col = col_in<Engine, Shape>(work, e);
-        if (row >= a.lines) continue;
-        store_pair(p.d_weight + (u64)row * b.lines + col, col, b.lines, sums[e], sums[e + 1], together);
-    }
+    store_sums<Engine, Shape>(p.d_weight, sums, work, a.lines, b.lines, [](float sum, u64, u32) { return sum; });
 }
 
-struct ImplicitInputParams {
+struct ImplicitInputParams : Params<3, 9, 128> {
     const real *d_output, *weight;
     const real* output;  // Of the layer before, whose sign masks the gradient; null for no mask.
     real* d_input;
@@ -113,42 +92,24 @@ struct ImplicitInputParams {
     Geometry op;
     u32 batch;
     float slope;
-    u32 unused;
-    static constexpr u32 READS = 3, POINTERS = 9;
 };
-static_assert(sizeof(ImplicitInputParams) == 128, "the layout is shared with Rust");
 
 // d_input = act'(output) · (gradients over each pixel · W), [batch·height·width][kernel²·out_channels] · [..][channels], and
 // d_bias its column sums. STRIDED is right for every stride, and slower than need be for 1.
 template <class Engine, class Shape, bool STRIDED>
 __device__ __forceinline__ void backward_input(const ImplicitInputParams& p) {
     DYNAMIC_SHARED(u32, cells);
-    const real* const output = p.output;
     const GradientsOver<STRIDED> a(p.d_output, p.op, p.batch);
     const WeightColumns b(p.weight, p.op);
     const Work work = work_of_block<Shape>(b.lines, a.depth);
     float sums[SUMS] = {};
     multiply_tiles<Engine, Shape>(sums, cells, a, b, work);
     if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
-    const bool together = pairs_aligned(p.d_input, b.lines);
-#pragma unroll
-    for (u32 e = 0; e < SUMS; e += 2) {
-        const u32 row = row_in<Engine, Shape>(work, e), col = col_in<Engine, Shape>(work, e);
-        if (row >= a.lines) {
-            sums[e] = sums[e + 1] = 0.0f;
-            continue;
-        }
-        const u64 at = (u64)row * b.lines + col;
-        if (output && col < b.lines) sums[e] = activate_backward(read(output + at), sums[e], p.slope);
-        if (output && col + 1 < b.lines) sums[e + 1] = activate_backward(read(output + at + 1), sums[e + 1], p.slope);
-        store_pair(p.d_input + at, col, b.lines, sums[e], sums[e + 1], together);
-    }
+    store_sums<Engine, Shape>(p.d_input, sums, work, a.lines, b.lines, [&](float sum, u64 at, u32 col) {
+        return p.output && col < b.lines ? activate_backward(read(p.output + at), sum, p.slope) : sum;
+    });
     if (!p.d_bias) return;
-    float columns[4] = {};
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i) {
-#pragma unroll
-        for (u32 row = 0; row < 4; ++row) columns[i] += sums[Engine::at(row, i)];
-    }
+    Lanes<4> columns = {};
+    unroll<4>([&](u32 i) { unroll<4>([&](u32 row) { columns[i] += sums[Engine::at(row, i)]; }); });
     sum_columns<Engine, Shape>(columns, cells, work, a.lines, b.lines, p.parts, p.parts_counters, p.d_bias);
 }

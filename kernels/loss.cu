@@ -1,7 +1,7 @@
 // Softmax cross-entropy over a batch, with its gradient, and the metrics that stay on the device until the epoch ends.
 //
 // One block does the whole batch, so that the sums over the samples have one fixed order without a second launch.
-#include "common.cuh"
+#include "reduce.cuh"
 
 struct Metrics {
     double loss_sum;
@@ -27,7 +27,7 @@ struct StepLog {
 };
 static_assert(sizeof(StepLog) == 8, "the layout is shared with Rust");
 
-struct LossParams {
+struct LossParams : Params<3, 7, 80> {
     const real* logits;
     const u32* labels;
     const float* loss_scale;  // Null is 1.
@@ -37,10 +37,8 @@ struct LossParams {
     StepLog* step_log;  // Null in evaluation.
     u32 rows, classes;
     float smoothing, weight;
-    u32 auxiliary, unused;
-    static constexpr u32 READS = 3, POINTERS = 7;
+    u32 auxiliary;
 };
-static_assert(sizeof(LossParams) == 80, "the layout is shared with Rust");
 
 // A running maximum: the largest value and its first index. A NaN wins, as in PyTorch's argmax.
 struct Best {
@@ -64,11 +62,6 @@ struct Row {
     float scale, smoothing;
 };
 
-static __device__ __forceinline__ float row_sum(const Row& row, float value) {
-    for (u32 distance = row.lanes / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
-    return value;
-}
-
 static __device__ __forceinline__ Best row_best(const Row& row) {
     Best best = {__int_as_float(0xff800000), row.classes};
     for (u32 c = row.lane; c < row.classes; c += row.lanes) best = better(best, Best{load(row.logits[c]), c});
@@ -87,7 +80,7 @@ static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) 
     const Best best = row_best(row);
     float sum = 0.0f;
     for (u32 c = row.lane; c < row.classes; c += row.lanes) sum += expf(load(row.logits[c]) - best.value);
-    sum = row_sum(row, sum);
+    sum = warp_sum(sum, WARP / row.lanes);
     const bool is_class = row.label < row.classes;
     const float target = is_class ? load(row.logits[row.label]) : __int_as_float(0x7fc00000);
     // Not log(sum) + max − target: for a confident network that would cancel what is left of the loss.
@@ -95,7 +88,8 @@ static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) 
     if (row.smoothing > 0.0f) {
         float all = 0.0f;
         for (u32 c = row.lane; c < row.classes; c += row.lanes) all += load(row.logits[c]) - best.value;
-        wanted = (1.0f - row.smoothing) * wanted + row.smoothing * (row_sum(row, all) / (float)row.classes);
+        const float mean = warp_sum(all, WARP / row.lanes) / (float)row.classes;
+        wanted = fmaf(row.smoothing, mean, (1.0f - row.smoothing) * wanted);
     }
     const float loss = logf(sum) - wanted;
     const float spread = row.smoothing / (float)row.classes;
@@ -137,34 +131,25 @@ static __device__ __forceinline__ void add_to_metrics(const LossParams& p, doubl
     metrics->steps += 1;
 }
 
-// d_bias[class] = the column sums of `d_logits`, which this block has written: threads of one class take rows in turn,
-// and their sums are added in their order. `parts` is BLOCK shared floats.
+// d_bias[class] = the column sums of `d_logits`, which this block has written. `parts` is BLOCK shared floats.
 static __device__ __forceinline__ void sum_columns(const real* d_logits, float* d_bias, u32 rows, u32 classes,
                                                    float* parts) {
+    __syncthreads();
     for (u32 first = 0; first < classes; first += BLOCK) {
-        const u32 width = classes - first < BLOCK ? classes - first : BLOCK;
-        const u32 lanes = BLOCK / width, column = threadIdx.x % width, lane = threadIdx.x / width;
-        float sum = 0.0f;
-        __syncthreads();  // The gradients are there, and the sums of the columns before were read.
-        for (u32 row = lane; lane < lanes && row < rows; row += lanes) {
-            sum += load(d_logits[(u64)row * classes + first + column]);
-        }
-        parts[threadIdx.x] = sum;
-        __syncthreads();
-        if (threadIdx.x >= width) continue;
-        for (u32 other = 1; other < lanes; ++other) sum += parts[other * width + column];
-        d_bias[first + column] = sum;
+        const u32 width = min(classes - first, BLOCK);
+        const bool inside = threadIdx.x / width < BLOCK / width;
+        const float sum = column_sum(d_logits + first, rows, classes, width, inside, parts);
+        if (threadIdx.x < width) d_bias[first + threadIdx.x] = sum;
     }
 }
 
 // d_logits = (softmax(logits) − onehot(label)) · weight · loss_scale / rows, over [rows][classes]. With `smoothing` the label
 // is 1 − smoothing, and every class smoothing / classes more. With `d_bias` also its column sums. Few classes: a thread per
 // sample; many: a warp per sample. Grid: one block of BLOCK threads.
-KERNEL(softmax_cross_entropy)(const __grid_constant__ LossParams p) {
+KERNEL(softmax_cross_entropy, LossParams) {
     __shared__ double losses[BLOCK];
     __shared__ u32 corrects[BLOCK];
     __shared__ float parts[BLOCK];
-    const u32* __restrict__ labels = p.labels;
     const u32 classes = p.classes, lanes = classes <= WARP ? 1 : WARP;
     const float scale = p.weight * (p.loss_scale ? *p.loss_scale : 1.0f) / (float)p.rows;
     const u32 lane = threadIdx.x % lanes;
@@ -173,7 +158,7 @@ KERNEL(softmax_cross_entropy)(const __grid_constant__ LossParams p) {
     for (u32 row = threadIdx.x / lanes; row < p.rows; row += BLOCK / lanes) {
         const u64 first = (u64)row * classes;
         real* const d_logits = p.d_logits ? p.d_logits + first : nullptr;
-        const Row values{p.logits + first, d_logits, classes, lane, lanes, labels[row], scale, p.smoothing};
+        const Row values{p.logits + first, d_logits, classes, lane, lanes, __ldg(p.labels + row), scale, p.smoothing};
         bool is_correct;
         const float row_value = row_loss(values, is_correct);
         if (lane != 0) continue;

@@ -58,12 +58,9 @@ __device__ __forceinline__ void mma(float (&d)[ROWS * COLS * 4], const u32 (&a)[
 #ifdef CNN_CUDA_EMULATOR
     emulator_mma(KIND == MMA_TF32_K8, mma_groups(KIND), ROWS, COLS, d, a, b, __FILE__, __LINE__);
 #else
-#pragma unroll
-    for (u32 row = 0; row < ROWS; ++row) {
-#pragma unroll
-        for (u32 col = 0; col < COLS; ++col) {
-            mma_one<KIND>(d + (row * COLS + col) * 4, a + row * 2 * mma_groups(KIND), b + col * mma_groups(KIND));
-        }
-    }
+    unroll<ROWS * COLS>([&](u32 tile) {
+        const u32 row = tile / COLS, col = tile % COLS;
+        mma_one<KIND>(d + tile * 4, a + row * 2 * mma_groups(KIND), b + col * mma_groups(KIND));
+    });
 #endif
 }

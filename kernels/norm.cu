@@ -22,67 +22,58 @@ static __device__ __forceinline__ float normalised(float value, const Factors& f
     return (value - factors.mean) * (factors.weight * factors.inverse) + factors.bias;
 }
 
-struct NormStatisticsParams {
+struct NormStatisticsParams : Params<1, 5, 72> {
     const real* input;
-    float *running, *saved, *partial;
-    u32* arrived;
-    ColumnGrid grid;
+    float* running;
+    ColumnPass saved;
     float momentum, epsilon;
-    static constexpr u32 READS = 1, POINTERS = 5;
 };
-static_assert(sizeof(NormStatisticsParams) == 72, "the layout is shared with Rust");
 
 // Sums over a channel are of distances from its first value, so that a large mean costs no digits of the variance.
 template <u32 V>
-static __device__ __forceinline__ void statistics(const NormStatisticsParams& p, float* parts, u32& flag) {
-    const real* const input = p.input;
-    float *const running = p.running, *const saved = p.saved;
-    const u32 channels = p.grid.channels;
-    const float momentum = p.momentum;
-    column_sums<V, 2>(
-        {p.grid, saved, p.partial, p.arrived}, parts, flag,
-        [&](u64 row, u32 channel, float (&values)[2 * V]) {
-            float lanes[V], firsts[V];
-            read_lanes(lanes, input + row * channels + channel);
-            read_lanes(firsts, input + channel);
-#pragma unroll
-            for (u32 lane = 0; lane < V; ++lane) {
+static __device__ __forceinline__ void statistics(const NormStatisticsParams& p, ColumnScratch<V>& scratch) {
+    const u32 channels = p.saved.grid.channels;
+    column_sums<2>(
+        p.saved, scratch,
+        [&](u64 row, u32 channel) {
+            const Lanes<V> lanes = read_lanes<V>(p.input + row * channels + channel);
+            const Lanes<V> firsts = read_lanes<V>(p.input + channel);
+            Lanes<2 * V> values;
+            unroll<V>([&](u32 lane) {
                 const float distance = lanes[lane] - firsts[lane];
                 values[lane] = distance;
                 values[V + lane] = distance * distance;
-            }
+            });
+            return values;
         },
         [&](u32 channel, const float (&totals)[2]) {
-            const float rows = (float)p.grid.rows;
+            const float rows = (float)p.saved.grid.rows;
             const float distance = totals[0] / rows;
-            const float mean = read(input + channel) + distance;
+            const float mean = read(p.input + channel) + distance;
             // Not fmaxf, which would hide NaN.
             const float rest = totals[1] / rows - distance * distance;
             const float variance = rest < 0.0f ? 0.0f : rest;
-            saved[channel] = mean;
-            saved[channels + channel] = 1.0f / sqrtf(variance + p.epsilon);
+            p.saved.sums[channel] = mean;
+            p.saved.sums[channels + channel] = 1.0f / sqrtf(variance + p.epsilon);
             const float unbiased = variance * (rows / (rows - 1.0f));
-            running[channel] = (1.0f - momentum) * running[channel] + momentum * mean;
-            running[channels + channel] = (1.0f - momentum) * running[channels + channel] + momentum * unbiased;
+            float* const running = p.running + channel;
+            running[0] = fmaf(p.momentum, mean, (1.0f - p.momentum) * running[0]);
+            running[channels] = fmaf(p.momentum, unbiased, (1.0f - p.momentum) * running[channels]);
         });
 }
 
 // Mean and inverse deviation of every channel to `saved`, [2][channels], and `running` (means, variances) towards them.
 // For grid and scratch see ColumnGrid.
-KERNEL(norm_statistics)(const __grid_constant__ NormStatisticsParams p) {
-    __shared__ float parts[BLOCK];
-    __shared__ u32 flag;
-    statistics<1>(p, parts, flag);
+KERNEL(norm_statistics, NormStatisticsParams) {
+    __shared__ ColumnScratch<1> scratch;
+    statistics(p, scratch);
+}
+KERNEL(norm_statistics_vec, NormStatisticsParams) {
+    __shared__ ColumnScratch<VEC> scratch;
+    statistics(p, scratch);
 }
 
-// The same where `channels` is a multiple of VEC.
-KERNEL(norm_statistics_vec)(const __grid_constant__ NormStatisticsParams p) {
-    __shared__ float parts[BLOCK * VEC];
-    __shared__ u32 flag;
-    statistics<VEC>(p, parts, flag);
-}
-
-struct NormForwardParams {
+struct NormForwardParams : Params<5, 6, 72> {
     const real* input;
     const float *weight, *bias, *statistics;
     const real* residual;  // May be null.
@@ -90,126 +81,99 @@ struct NormForwardParams {
     u64 count;
     u32 channels;
     float epsilon, slope;
-    u32 unused;
-    static constexpr u32 READS = 5, POINTERS = 6;
 };
-static_assert(sizeof(NormForwardParams) == 72, "the layout is shared with Rust");
 
 template <u32 V>
 static __device__ __forceinline__ void normalise(const NormForwardParams& p) {
-    GRID_STRIDE(i, p.count / V) {
-        u64 rest = i;
-        const u32 channel = take_digit(rest, p.channels / V) * V;
-        float values[V], added[V];
-        load_lanes(values, p.input + i * V);
-        if (p.residual) load_lanes(added, p.residual + i * V);
-#pragma unroll
-        for (u32 lane = 0; lane < V; ++lane) {
+    for_channels<V>(p.count, p.channels, [&](u64 at, u64, u32 channel) {
+        Lanes<V> values = load_lanes<V>(p.input + at), added = {};
+        if (p.residual) added = load_lanes<V>(p.residual + at);
+        unroll<V>([&](u32 lane) {
             const Factors factors = factors_of(p.weight, p.bias, p.statistics, p.channels, channel + lane, p.epsilon);
             const float value = normalised(values[lane], factors);
             values[lane] = activate(p.residual ? value + added[lane] : value, p.slope);
-        }
-        store_lanes(p.output + i * V, values);
-    }
+        });
+        store_lanes(p.output + at, values);
+    });
 }
 
 // output = act(normalised input + residual), over [count / channels][channels]. For `statistics` and `epsilon` see factors_of.
-KERNEL(norm_forward)(const __grid_constant__ NormForwardParams p) { normalise<1>(p); }
+KERNEL(norm_forward, NormForwardParams) { normalise<1>(p); }
+KERNEL(norm_forward_vec, NormForwardParams) { normalise<VEC>(p); }
 
-// The same where `channels` is a multiple of VEC: one thread per 16 bytes.
-KERNEL(norm_forward_vec)(const __grid_constant__ NormForwardParams p) { normalise<VEC>(p); }
-
-struct NormSumsParams {
+struct NormSumsParams : Params<5, 10, 112> {
     const real *input, *output;  // The output null: without a residual.
     const float *weight, *bias, *saved;
     real* d_output;
-    float *d_weight, *d_bias, *partial;
-    u32* arrived;
-    ColumnGrid grid;
+    float* d_weight;
+    ColumnPass d_bias;
     float slope;
-    u32 unused;
-    static constexpr u32 READS = 5, POINTERS = 10;
 };
-static_assert(sizeof(NormSumsParams) == 112, "the layout is shared with Rust");
 
 template <u32 V>
-static __device__ __forceinline__ void gradient_sums(const NormSumsParams& p, float* parts, u32& flag) {
-    const real* const output = p.output;
-    const u32 channels = p.grid.channels;
-    column_sums<V, 2>(
-        {p.grid, p.d_bias, p.partial, p.arrived}, parts, flag,
-        [&](u64 row, u32 channel, float (&values)[2 * V]) {
+static __device__ __forceinline__ void gradient_sums(const NormSumsParams& p, ColumnScratch<V>& scratch) {
+    const u32 channels = p.d_bias.grid.channels;
+    column_sums<2>(
+        p.d_bias, scratch,
+        [&](u64 row, u32 channel) {
             const u64 at = row * channels + channel;
-            float inputs[V], outputs[V], gradients[V];
-            read_lanes(inputs, p.input + at);
-            load_lanes(gradients, p.d_output + at);
-            if (output) read_lanes(outputs, output + at);
-#pragma unroll
-            for (u32 lane = 0; lane < V; ++lane) {
+            const Lanes<V> inputs = read_lanes<V>(p.input + at);
+            Lanes<V> gradients = load_lanes<V>(p.d_output + at), outputs = {};
+            if (p.output) outputs = read_lanes<V>(p.output + at);
+            Lanes<2 * V> values;
+            unroll<V>([&](u32 lane) {
                 const Factors factors = factors_of(p.weight, p.bias, p.saved, channels, channel + lane, OWN);
-                const float result = output ? outputs[lane] : activate(normalised(inputs[lane], factors), p.slope);
+                const float result = p.output ? outputs[lane] : activate(normalised(inputs[lane], factors), p.slope);
                 gradients[lane] = activate_backward(result, gradients[lane], p.slope);
                 values[lane] = gradients[lane];
                 values[V + lane] = gradients[lane] * (inputs[lane] - factors.mean);
-            }
-            if (output) store_lanes(p.d_output + at, gradients);
+            });
+            if (p.output) store_lanes(p.d_output + at, gradients);
+            return values;
         },
         [&](u32 channel, const float (&totals)[2]) {
-            p.d_bias[channel] = totals[0];
+            p.d_bias.sums[channel] = totals[0];
             p.d_weight[channel] = totals[1] * p.saved[channels + channel];
         });
 }
 
 // d_bias and d_weight from d_output, taken back through the activation. With `output` that tells the derivative, and d_output
 // is overwritten, which makes it the residual's gradient. For grid and scratch see ColumnGrid.
-KERNEL(norm_backward_sums)(const __grid_constant__ NormSumsParams p) {
-    __shared__ float parts[BLOCK];
-    __shared__ u32 flag;
-    gradient_sums<1>(p, parts, flag);
+KERNEL(norm_backward_sums, NormSumsParams) {
+    __shared__ ColumnScratch<1> scratch;
+    gradient_sums(p, scratch);
+}
+KERNEL(norm_backward_sums_vec, NormSumsParams) {
+    __shared__ ColumnScratch<VEC> scratch;
+    gradient_sums(p, scratch);
 }
 
-// The same where `channels` is a multiple of VEC.
-KERNEL(norm_backward_sums_vec)(const __grid_constant__ NormSumsParams p) {
-    __shared__ float parts[BLOCK * VEC];
-    __shared__ u32 flag;
-    gradient_sums<VEC>(p, parts, flag);
-}
-
-struct NormInputParams {
+struct NormInputParams : Params<7, 8, 88> {
     const real *input, *d_output;
     const float *weight, *bias, *saved, *d_weight, *d_bias;
     real* d_input;  // May be d_output.
     u64 count;
     u32 channels;
     float share, slope;
-    u32 unused;
-    static constexpr u32 READS = 7, POINTERS = 8;
 };
-static_assert(sizeof(NormInputParams) == 88, "the layout is shared with Rust");
 
 template <u32 V>
 static __device__ __forceinline__ void input_gradients(const NormInputParams& p) {
-    GRID_STRIDE(i, p.count / V) {
-        u64 rest = i;
-        const u32 channel = take_digit(rest, p.channels / V) * V;
-        float inputs[V], gradients[V];
-        read_lanes(inputs, p.input + i * V);
-        load_lanes(gradients, p.d_output + i * V);
-#pragma unroll
-        for (u32 lane = 0; lane < V; ++lane) {
+    for_channels<V>(p.count, p.channels, [&](u64 at, u64, u32 channel) {
+        const Lanes<V> inputs = read_lanes<V>(p.input + at);
+        Lanes<V> gradients = load_lanes<V>(p.d_output + at);
+        unroll<V>([&](u32 lane) {
             const Factors factors = factors_of(p.weight, p.bias, p.saved, p.channels, channel + lane, OWN);
             const float output = activate(normalised(inputs[lane], factors), p.slope);
             const float gradient = activate_backward(output, gradients[lane], p.slope);
             const float position = (inputs[lane] - factors.mean) * factors.inverse;
             const float common = (read(p.d_bias + channel + lane) + position * read(p.d_weight + channel + lane)) * p.share;
             gradients[lane] = factors.weight * factors.inverse * (gradient - common);
-        }
-        store_lanes(p.d_input + i * V, gradients);
-    }
+        });
+        store_lanes(p.d_input + at, gradients);
+    });
 }
 
 // d_input from d_output, and the sums over all rows; `share` is 1 / rows.
-KERNEL(norm_backward_input)(const __grid_constant__ NormInputParams p) { input_gradients<1>(p); }
-
-// The same where `channels` is a multiple of VEC: one thread per 16 bytes.
-KERNEL(norm_backward_input_vec)(const __grid_constant__ NormInputParams p) { input_gradients<VEC>(p); }
+KERNEL(norm_backward_input, NormInputParams) { input_gradients<1>(p); }
+KERNEL(norm_backward_input_vec, NormInputParams) { input_gradients<VEC>(p); }

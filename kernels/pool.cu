@@ -6,33 +6,7 @@
 #include "geometry.cuh"
 #include "reduce.cuh"
 
-template <u32 V>
-static __device__ __forceinline__ void store_indices(u32* to, const u32 (&values)[V]) {
-    if constexpr (V == 1) {
-        *to = values[0];
-        return;
-    }
-#pragma unroll
-    for (u32 lane = 0; lane + 3 < V; lane += 4) {
-        *reinterpret_cast<uint4*>(to + lane) =
-            make_uint4(values[lane], values[lane + 1], values[lane + 2], values[lane + 3]);
-    }
-}
-
-template <u32 V>
-static __device__ __forceinline__ void load_indices(u32 (&values)[V], const u32* from) {
-    if constexpr (V == 1) {
-        values[0] = __ldg(from);
-        return;
-    }
-#pragma unroll
-    for (u32 lane = 0; lane + 3 < V; lane += 4) {
-        const uint4 four = __ldg(reinterpret_cast<const uint4*>(from + lane));
-        values[lane] = four.x, values[lane + 1] = four.y, values[lane + 2] = four.z, values[lane + 3] = four.w;
-    }
-}
-
-struct MaxPoolParams {
+struct MaxPoolParams : Params<2, 4, 88> {
     const real* input;
     const float* bias;  // Null for none.
     real* output;
@@ -40,163 +14,130 @@ struct MaxPoolParams {
     u64 count;
     Geometry op;
     float slope;
-    static constexpr u32 READS = 2, POINTERS = 4;
 };
-static_assert(sizeof(MaxPoolParams) == 88, "the layout is shared with Rust");
 
 template <u32 V>
 static __device__ __forceinline__ void maxima(const MaxPoolParams& p) {
     const Geometry& op = p.op;
     GRID_STRIDE(i, p.count / V) {
         const Position at = op.output_position<V>(i);
-        const Span rows = op.rows_under(at.y), cols = op.cols_under(at.x);
-        float best[V], added[V];
-        u32 where[V];
-#pragma unroll
-        for (u32 lane = 0; lane < V; ++lane) {
+        const Span rows = op.window(at.y, op.height), cols = op.window(at.x, op.width);
+        Lanes<V> best, added;
+        Pack<V, u32> where;
+        unroll<V>([&](u32 lane) {
             best[lane] = __int_as_float(0xff800000);  // −∞
-            where[lane] = rows.begin * op.width + cols.begin;
+            where.lane[lane] = rows.begin * op.width + cols.begin;
             added[lane] = p.bias ? read(p.bias + at.channel + lane) : -0.0f;  // −0 is what changes no number, +0 included.
-        }
+        });
         for (u32 y = rows.begin; y < rows.end; ++y) {
             for (u32 x = cols.begin; x < cols.end; ++x) {
-                float values[V];
-                read_lanes(values, p.input + op.input_at(at.sample, y, x) + at.channel);
-#pragma unroll
-                for (u32 lane = 0; lane < V; ++lane) {
+                const Lanes<V> values = read_lanes<V>(p.input + op.input_at(at.sample, y, x) + at.channel);
+                unroll<V>([&](u32 lane) {
                     const float value = activate(values[lane] + added[lane], p.slope);
                     if (value > best[lane] || value != value) {
                         best[lane] = value;
-                        where[lane] = y * op.width + x;
+                        where.lane[lane] = y * op.width + x;
                     }
-                }
+                });
             }
         }
         store_lanes(p.output + i * V, best);
-        if (p.argmax) store_indices(p.argmax + i * V, where);
+        if (p.argmax) store_pack(p.argmax + i * V, where);
     }
 }
 
 // output = the maxima of act(input + bias). `argmax` receives y·width + x of the first maximum in scan order; padding never
 // wins, and a NaN does, as in PyTorch. One thread per output.
-KERNEL(max_pool_forward)(const __grid_constant__ MaxPoolParams p) { maxima<1>(p); }
+KERNEL(max_pool_forward, MaxPoolParams) { maxima<1>(p); }
+KERNEL(max_pool_forward_vec, MaxPoolParams) { maxima<VEC>(p); }
 
-// The same where `channels` is a multiple of VEC: one thread per 16 bytes.
-KERNEL(max_pool_forward_vec)(const __grid_constant__ MaxPoolParams p) { maxima<VEC>(p); }
-
-struct MaxPoolBackwardParams {
+struct MaxPoolBackwardParams : Params<3, 7, 128> {
     const real* d_output;
     const u32* argmax;
     const real* pooled;  // The output, for the activation before the pooling; null for none.
     real* d_input;
-    float *d_bias, *partial;  // The column sums of d_input; null for none.
-    u32* arrived;
-    ColumnGrid grid;
+    ColumnPass d_bias;  // The column sums of d_input.
     Geometry op;
     float slope;
-    static constexpr u32 READS = 3, POINTERS = 7;
 };
-static_assert(sizeof(MaxPoolBackwardParams) == 128, "the layout is shared with Rust");
 
 // Gradients of the V outputs from `at` on, back through the activation, whose derivative follows from the output.
 template <u32 V>
-static __device__ __forceinline__ void masked_gradients(float (&gradients)[V], const MaxPoolBackwardParams& p, u64 at) {
-    read_lanes(gradients, p.d_output + at);
-    if (!p.pooled) return;
-    float values[V];
-    read_lanes(values, p.pooled + at);
-#pragma unroll
-    for (u32 lane = 0; lane < V; ++lane) gradients[lane] = activate_backward(values[lane], gradients[lane], p.slope);
+static __device__ __forceinline__ Lanes<V> masked_gradients(const MaxPoolBackwardParams& p, u64 at) {
+    Lanes<V> gradients = read_lanes<V>(p.d_output + at);
+    if (!p.pooled) return gradients;
+    const Lanes<V> values = read_lanes<V>(p.pooled + at);
+    unroll<V>([&](u32 lane) { gradients[lane] = activate_backward(values[lane], gradients[lane], p.slope); });
+    return gradients;
 }
 
 // Every input gathers from the windows that cover it.
 template <u32 V>
-static __device__ __forceinline__ void gather_gradients(const MaxPoolBackwardParams& p, float* parts, u32& flag) {
+static __device__ __forceinline__ void gather_gradients(const MaxPoolBackwardParams& p, ColumnScratch<V>& scratch) {
     const Geometry& op = p.op;
-    column_pass<V>({p.grid, p.d_bias, p.partial, p.arrived}, parts, flag, [&](u64 row, u32 channel, float (&sums)[V]) {
+    column_pass(p.d_bias, scratch, [&](u64 row, u32 channel) {
         u64 sample = row;
-        const u32 x = take_digit(sample, op.width);
-        const u32 y = take_digit(sample, op.height);
-        const Span rows = op.rows_over(y), cols = op.cols_over(x);
+        const u32 x = take_digit(sample, op.width), y = take_digit(sample, op.height);
+        const Span rows = op.over(y, op.out_height), cols = op.over(x, op.out_width);
         const u32 here = y * op.width + x;
-#pragma unroll
-        for (u32 lane = 0; lane < V; ++lane) sums[lane] = 0.0f;
+        Lanes<V> sums = {};
 #pragma unroll 1
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
 #pragma unroll 1
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
                 const u64 out = op.output_at(sample, out_y, out_x) + channel;
-                float gradients[V];
-                u32 where[V];
-                masked_gradients(gradients, p, out);
-                load_indices(where, p.argmax + out);
-#pragma unroll
-                for (u32 lane = 0; lane < V; ++lane) sums[lane] += where[lane] == here ? gradients[lane] : 0.0f;
+                const Lanes<V> gradients = masked_gradients<V>(p, out);
+                const Pack<V, u32> where = read_pack<V>(p.argmax + out);
+                unroll<V>([&](u32 lane) { sums[lane] += where.lane[lane] == here ? gradients[lane] : 0.0f; });
             }
         }
         store_lanes(p.d_input + row * op.channels + channel, sums);
+        return sums;
     });
 }
 
 // d_input = Σ d_output of the windows whose maximum an input is, and with `d_bias` its column sums. Rows are the input's
 // pixels. For grid and scratch see ColumnGrid.
-KERNEL(max_pool_backward)(const __grid_constant__ MaxPoolBackwardParams p) {
-    __shared__ float parts[BLOCK];
-    __shared__ u32 flag;
-    gather_gradients<1>(p, parts, flag);
+KERNEL(max_pool_backward, MaxPoolBackwardParams) {
+    __shared__ ColumnScratch<1> scratch;
+    gather_gradients(p, scratch);
 }
-
-// The same where `channels` is a multiple of VEC.
-KERNEL(max_pool_backward_vec)(const __grid_constant__ MaxPoolBackwardParams p) {
-    __shared__ float parts[BLOCK * VEC];
-    __shared__ u32 flag;
-    gather_gradients<VEC>(p, parts, flag);
+KERNEL(max_pool_backward_vec, MaxPoolBackwardParams) {
+    __shared__ ColumnScratch<VEC> scratch;
+    gather_gradients(p, scratch);
 }
 
 // The same where windows tile the input without a gap: every window is read once and written whole. Rows are the
 // output's pixels.
-KERNEL(max_pool_backward_tiles_vec)(const __grid_constant__ MaxPoolBackwardParams p) {
-    __shared__ float parts[BLOCK * VEC];
-    __shared__ u32 flag;
+KERNEL(max_pool_backward_tiles_vec, MaxPoolBackwardParams) {
+    __shared__ ColumnScratch<VEC> scratch;
     const Geometry& op = p.op;
-    const ColumnPass pass = {p.grid, p.d_bias, p.partial, p.arrived};
-    column_pass<VEC>(pass, parts, flag, [&](u64 row, u32 channel, float (&gradients)[VEC]) {
+    column_pass(p.d_bias, scratch, [&](u64 row, u32 channel) {
         const u64 at = row * op.channels + channel;
-        masked_gradients(gradients, p, at);
-        u32 where[VEC];
-        load_indices(where, p.argmax + at);
+        const Lanes<VEC> gradients = masked_gradients<VEC>(p, at);
+        const Pack<VEC, u32> where = read_pack<VEC>(p.argmax + at);
         u64 sample = row;
-        const u32 first_x = take_digit(sample, op.out_width) * op.stride - op.padding;
-        const u32 first_y = take_digit(sample, op.out_height) * op.stride - op.padding;
+        const u32 first_x = op.under(take_digit(sample, op.out_width), 0);
+        const u32 first_y = op.under(take_digit(sample, op.out_height), 0);
         for (u32 y = first_y; y < first_y + op.kernel; ++y) {
             for (u32 x = first_x; x < first_x + op.kernel; ++x) {
-                float values[VEC];
-#pragma unroll
-                for (u32 lane = 0; lane < VEC; ++lane) {
-                    values[lane] = where[lane] == y * op.width + x ? gradients[lane] : 0.0f;
-                }
+                Lanes<VEC> values;
+                unroll<VEC>([&](u32 lane) {
+                    values[lane] = where.lane[lane] == y * op.width + x ? gradients[lane] : 0.0f;
+                });
                 store_lanes(p.d_input + op.input_at(sample, y, x) + channel, values);
             }
         }
+        return gradients;
     });
 }
 
-struct AvgPoolParams {
+struct AvgPoolParams : Params<1, 2, 72> {
     const real* source;
     real* target;
     u64 count;  // Of the values that are written.
     Geometry op;
-    u32 unused;
-    static constexpr u32 READS = 1, POINTERS = 2;
 };
-static_assert(sizeof(AvgPoolParams) == 72, "the layout is shared with Rust");
-
-// Values that the mean of a window divides by along one axis: padding counts as zeros (PyTorch's count_include_pad=True),
-// what a last window covers beyond it does not count.
-static __device__ __forceinline__ float divisor(u32 out, u32 size, const Geometry& op) {
-    const u32 left = size + 2 * op.padding - out * op.stride;
-    return (float)(op.kernel < left ? op.kernel : left);
-}
 
 // Adaptive pooling: output `at` of `outputs` averages the inputs ⌊at·inputs/outputs⌋ .. ⌈(at+1)·inputs/outputs⌉. With
 // inputs and outputs exchanged, the outputs that an input belongs to. The launcher sees to it that products fit 32 bits:
@@ -205,22 +146,22 @@ static __device__ __forceinline__ Span adaptive(u32 at, u32 inputs, u32 outputs)
     return Span{at * inputs / outputs, ((at + 1) * inputs + outputs - 1) / outputs};
 }
 
-// The mean's window along one axis: the inputs under an output, the outputs over an input, and what it divides by.
+// The mean's window along one axis: the inputs under an output, the outputs over an input, and what it divides by: padding counts
+// as zeros (PyTorch's count_include_pad=True), what a last window covers beyond it does not count.
 template <bool ADAPTIVE>
 struct Axis {
     u32 size, outputs;
     const Geometry& op;
 
     __device__ __forceinline__ Span under(u32 out) const {
-        return ADAPTIVE ? adaptive(out, size, outputs) : op.under(out, size);
+        return ADAPTIVE ? adaptive(out, size, outputs) : op.window(out, size);
     }
     __device__ __forceinline__ Span over(u32 at) const {
         return ADAPTIVE ? adaptive(at, outputs, size) : op.over(at, outputs);
     }
     __device__ __forceinline__ float count(u32 out) const {
-        if (!ADAPTIVE) return divisor(out, size, op);
         const Span span = adaptive(out, size, outputs);
-        return (float)(span.end - span.begin);
+        return (float)(ADAPTIVE ? span.end - span.begin : min(op.kernel, size + 2 * op.padding - out * op.stride));
     }
 };
 
@@ -260,9 +201,9 @@ static __device__ __forceinline__ void mean_gradients(const AvgPoolParams& p) {
 }
 
 // output = the mean of each window. One thread per output.
-KERNEL(avg_pool_forward)(const __grid_constant__ AvgPoolParams p) { means<false>(p); }
-KERNEL(adaptive_avg_pool_forward)(const __grid_constant__ AvgPoolParams p) { means<true>(p); }
+KERNEL(avg_pool_forward, AvgPoolParams) { means<false>(p); }
+KERNEL(adaptive_avg_pool_forward, AvgPoolParams) { means<true>(p); }
 
 // d_input = Σ d_output / values of the window, over the windows that hold an input. One thread per input.
-KERNEL(avg_pool_backward)(const __grid_constant__ AvgPoolParams p) { mean_gradients<false>(p); }
-KERNEL(adaptive_avg_pool_backward)(const __grid_constant__ AvgPoolParams p) { mean_gradients<true>(p); }
+KERNEL(avg_pool_backward, AvgPoolParams) { mean_gradients<false>(p); }
+KERNEL(adaptive_avg_pool_backward, AvgPoolParams) { mean_gradients<true>(p); }

@@ -24,8 +24,7 @@ struct Fma {
     struct Lines {
         const u32* at[4];
         __device__ __forceinline__ Lines(const u32* cells, u32 first) {
-#pragma unroll
-            for (u32 i = 0; i < 4; ++i) at[i] = cells + (first ^ i << 3);
+            unroll<4>([&](u32 i) { at[i] = cells + (first ^ i << 3); });
         }
         __device__ __forceinline__ uint4 word(u32 word, u32 offset) const {
             return *reinterpret_cast<const uint4*>(at[swizzle<WIDTH>(word)] + word * WIDTH + offset);
@@ -39,10 +38,9 @@ struct Fma {
         for (u32 word = 0; word < DEPTH; ++word) {
             const uint4 x = a.word(word, offset), y = b.word(word, offset);
             const u32 left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
-#pragma unroll
-            for (u32 e = 0; e < SUMS; ++e) {
+            unroll<SUMS>([&](u32 e) {
                 sums[e] = fmaf(__uint_as_float(left[e / 4]), __uint_as_float(right[e % 4]), sums[e]);
-            }
+            });
         }
     }
 };
@@ -70,8 +68,7 @@ struct TensorCores {
         const u32* at[4];
         __device__ __forceinline__ Lines(const u32* cells, u32 first) {
             const u32 t = threadIdx.x % 4;
-#pragma unroll
-            for (u32 i = 0; i < 4; ++i) at[i] = cells + t * WIDTH + (first ^ (i ^ swizzle<WIDTH>(t)) << 3);
+            unroll<4>([&](u32 i) { at[i] = cells + t * WIDTH + (first ^ (i ^ swizzle<WIDTH>(t)) << 3); });
         }
         // Word `word` + t of line `first` + 8 · eighth.
         __device__ __forceinline__ u32 word(u32 word, u32 eighth, u32 offset) const {
@@ -87,15 +84,11 @@ struct TensorCores {
 #pragma unroll
         for (u32 word = 0; word < DEPTH; word += 4 * GROUPS) {
             u32 left[4 * GROUPS], right[2 * GROUPS];
-#pragma unroll
-            for (u32 i = 0; i < 4 * GROUPS; ++i) {
+            unroll<4 * GROUPS>([&](u32 i) {
                 const u32 tile = i / (2 * GROUPS), group = i / 2 % GROUPS;
                 left[i] = a.word(word + 4 * group, tile * 2 + i % 2, offset);
-            }
-#pragma unroll
-            for (u32 i = 0; i < 2 * GROUPS; ++i) {
-                right[i] = b.word(word + 4 * (i % GROUPS), i / GROUPS, offset);
-            }
+            });
+            unroll<2 * GROUPS>([&](u32 i) { right[i] = b.word(word + 4 * (i % GROUPS), i / GROUPS, offset); });
             mma<KIND, 2, 2>(sums, left, right);
         }
     }
@@ -111,14 +104,9 @@ struct Work {
 template <class Shape>
 __device__ __forceinline__ Work work_of_block(u32 cols, u32 depth) {
     const u32 across = (cols + Shape::COLS - 1) / Shape::COLS;
-    Work work;
-    work.tile = blockIdx.x;
-    work.row = blockIdx.x / across * Shape::ROWS;
-    work.col = blockIdx.x % across * Shape::COLS;
-    work.split = blockIdx.y;
-    work.splits = gridDim.y;
-    work.tiles_of_split = ((depth + TILE_K - 1) / TILE_K + gridDim.y - 1) / gridDim.y;
-    return work;
+    const u32 tiles_of_split = ((depth + TILE_K - 1) / TILE_K + gridDim.y - 1) / gridDim.y;
+    return Work{blockIdx.x / across * Shape::ROWS, blockIdx.x % across * Shape::COLS, blockIdx.x, blockIdx.y, gridDim.y,
+                tiles_of_split};
 }
 
 // Tiles of A and B on their way: one is multiplied, from one of two buffers, while the next comes into the other.
@@ -186,19 +174,16 @@ constexpr u32 GROUP = 8;
 
 // Of a tile's parts, a thread's sums in part number `part`.
 __device__ __forceinline__ void keep_part(float* parts, u32 part, const float (&sums)[SUMS]) {
-#pragma unroll
-    for (u32 e = 0; e < SUMS; ++e) parts[(part * SUMS + e) * BLOCK] = sums[e];
+    unroll<SUMS>([&](u32 e) { parts[(part * SUMS + e) * BLOCK] = sums[e]; });
 }
 
 // sums = the parts `first`, `first` + `step` and so on, below `end`, in this order.
 __device__ __forceinline__ void add_parts(float (&sums)[SUMS], const float* parts, u32 first, u32 end, u32 step) {
-#pragma unroll
-    for (u32 e = 0; e < SUMS; ++e) sums[e] = 0.0f;
+    unroll<SUMS>([&](u32 e) { sums[e] = 0.0f; });
     // Their loads wait for each other only as far as is unrolled.
 #pragma unroll 2
     for (u32 part = first; part < end; part += step) {
-#pragma unroll
-        for (u32 e = 0; e < SUMS; ++e) sums[e] += parts[(part * SUMS + e) * BLOCK];
+        unroll<SUMS>([&](u32 e) { sums[e] += parts[(part * SUMS + e) * BLOCK]; });
     }
 }
 
@@ -237,64 +222,51 @@ __device__ __forceinline__ u32 col_in(const Work& work, u32 e) {
 // sums[column] = the sum of a thread's columns over all rows of the product [rows][cols], for every tile of which one
 // block comes here: tiles, then their sums, in order. `parts` has [tiles of rows][cols].
 template <class Engine, class Shape>
-__device__ __forceinline__ void sum_columns(float (&columns)[4], u32* cells, const Work& work, u32 rows, u32 cols,
+__device__ __forceinline__ void sum_columns(Lanes<4> columns, u32* cells, const Work& work, u32 rows, u32 cols,
                                             float* parts, u32* counters, float* sums) {
-    constexpr u32 ACROSS = Shape::COLS / WARP_COLS, GROUPS = BLOCK / Shape::COLS;
+    constexpr u32 ACROSS = Shape::COLS / WARP_COLS;
     float* const cell_sums = reinterpret_cast<float*>(cells);
-    const u32 warp = threadIdx.x / WARP, col = threadIdx.x % Shape::COLS, group = threadIdx.x / Shape::COLS;
+    const u32 warp = threadIdx.x / WARP, col = threadIdx.x % Shape::COLS;
     const u32 tile_rows = (rows + Shape::ROWS - 1) / Shape::ROWS;
-    const bool inside = work.col + col < cols;
+    const bool inside = work.col + col < cols, first = threadIdx.x < Shape::COLS && inside;
+    parts += work.col;
     __syncthreads();
-#pragma unroll
-    for (u32 i = 0; i < 4; ++i) {
+    unroll<4>([&](u32 i) {
         // Lanes that are four apart have the same columns.
-#pragma unroll
-        for (u32 distance = 4; distance < WARP; distance *= 2) {
-            columns[i] += __shfl_xor_sync(ALL_LANES, columns[i], distance);
-        }
+        unroll<3>([&](u32 doubling) { columns[i] += __shfl_xor_sync(ALL_LANES, columns[i], 4 << doubling); });
         const u32 place = warp / ACROSS * Shape::COLS + warp % ACROSS * WARP_COLS + Engine::col_of(Engine::at(0, i));
         if (threadIdx.x % WARP < 4) cell_sums[place] = columns[i];
-    }
+    });
     __syncthreads();
-    if (group == 0 && inside) {
-        float sum = cell_sums[col];
-        for (u32 other = 1; other < Shape::ROWS / WARP_ROWS; ++other) sum += cell_sums[other * Shape::COLS + col];
-        parts[(u64)(work.row / Shape::ROWS) * cols + work.col + col] = sum;
+    if (first) {
+        const float sum = sum_of_rows(cell_sums, Shape::ROWS / WARP_ROWS, Shape::COLS, col);
+        parts[(u64)(work.row / Shape::ROWS) * cols + col] = sum;
     }
     if (!arrives_last(counters + work.col / Shape::COLS, tile_rows, cells[0])) return;
-    float sum = 0.0f;
-    if (inside) {
-#pragma unroll 8
-        for (u32 row = group; row < tile_rows; row += GROUPS) sum += parts[(u64)row * cols + work.col + col];
-    }
-    __syncthreads();
-    cell_sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (group != 0 || !inside) return;
-    for (u32 other = 1; other < GROUPS; ++other) sum += cell_sums[other * Shape::COLS + col];
-    sums[work.col + col] = sum;
+    const float sum = column_sum(parts, tile_rows, cols, Shape::COLS, inside, cell_sums);
+    if (first) sums[work.col + col] = sum;
 }
 
-// Writes a pair where it is within `cols`, at once where `together` says that its address allows it.
-__device__ __forceinline__ void store_pair(float* to, u32 col, u32 cols, float first, float second, bool together) {
-    if (together && col < cols) {
-        *reinterpret_cast<float2*>(to) = make_float2(first, second);
-    } else {
-        if (col < cols) to[0] = first;
-        if (col + 1 < cols) to[1] = second;
-    }
-}
-__device__ __forceinline__ void store_pair(half* to, u32 col, u32 cols, float first, float second, bool together) {
-    if (together && col < cols) {
-        *reinterpret_cast<u32*>(to) = float_to_half(first).bits | (u32)float_to_half(second).bits << 16;
-    } else {
-        if (col < cols) to[0] = float_to_half(first);
-        if (col + 1 < cols) to[1] = float_to_half(second);
-    }
-}
-
-// Whether pairs of rows of `cols` elements begin on a pair's size.
-template <class T>
-__device__ __forceinline__ bool pairs_aligned(const T* to, u32 cols) {
-    return cols % 2 == 0 && (u64)to % (2 * sizeof(T)) == 0;
+// to[row][col] = finish(sum, row · cols + col, col) of the product [rows][cols]; `finish` is asked for columns beyond the last, too.
+// What is beyond the rows becomes zero. Pairs are written at once where their addresses allow it.
+template <class Engine, class Shape, class T, class Finish>
+__device__ __forceinline__ void store_sums(T* to, float (&sums)[SUMS], const Work& work, u32 rows, u32 cols,
+                                           Finish finish) {
+    const bool together = cols % 2 == 0 && (u64)to % (2 * sizeof(T)) == 0;
+    unroll<SUMS / 2>([&](u32 pair) {
+        float &left = sums[2 * pair], &right = sums[2 * pair + 1];
+        const u32 row = row_in<Engine, Shape>(work, 2 * pair), col = col_in<Engine, Shape>(work, 2 * pair);
+        if (row >= rows) {
+            left = right = 0.0f;
+            return;
+        }
+        const u64 at = (u64)row * cols + col;
+        left = finish(left, at, col), right = finish(right, at + 1, col + 1);
+        if (together && col < cols) {
+            store_lanes(to + at, Lanes<2>{left, right});
+        } else {
+            if (col < cols) store(to + at, left);
+            if (col + 1 < cols) store(to + at + 1, right);
+        }
+    });
 }

@@ -84,9 +84,6 @@ constexpr u32 UNDIVIDED = 0xffffffffu;
 //   at(Line, k, flat)   where it is then; `flat` is k as one number
 // Where VECTOR is set, the neighbours of one load are inside together, or outside, and begin on its size.
 
-__device__ __forceinline__ u32 bits_at(const float* from) { return __float_as_uint(__ldg(from)); }
-__device__ __forceinline__ u32 bits_at(const half* from) { return __ldg(&from->bits); }
-
 // What lies at `from`, zero where that is outside: one instruction under a predicate, no branch. Operands are never written.
 template <class T>
 __device__ __forceinline__ T load_inside(const real* from, bool inside) {
@@ -139,8 +136,7 @@ struct Place<Source, false> {
 
     __device__ __forceinline__ void begin(const Source& source, u32 number) {
         present = number < source.lines ? min(source.lines - number, 4u) : 0;
-#pragma unroll
-        for (u32 i = 0; i < LINES; ++i) lines[i] = source.line_of(number + i);
+        unroll<LINES>([&](u32 i) { lines[i] = source.line_of(number + i); });
     }
 
     __device__ __forceinline__ uint4 read(const Source& source, const Cursor& at) const {
@@ -152,7 +148,7 @@ struct Place<Source, false> {
             const u32 along = Source::ALONG_K ? i : i / 4, of = Source::ALONG_K ? 0 : i % 4;
             const u32 word = Source::ALONG_K ? i / PER_WORD : i % 4, flat = at.flat + along;
             if (of < present && flat < source.depth && source.inside(lines[of], k)) {
-                words[word] |= bits_at(source.at(lines[of], k, flat)) << 16 * (along % PER_WORD);
+                words[word] |= (u32)read_pack<1>(source.at(lines[of], k, flat)).words[0] << 16 * (along % PER_WORD);
             }
             if (Source::ALONG_K || i % 4 == 3) add_one(k, source.radix);
         }
@@ -190,18 +186,15 @@ struct Loader {
             places[slot].begin(source, first_line + line(vector));
             if (slot >= CURSORS) continue;
             cursors[slot].begin(first_k + word(vector) * PER_WORD, source.radix);
-#pragma unroll
-            for (u32 i = 0; i < TARGETS; ++i) targets[slot][i] = cells + cell<WIDTH>(word(vector) + i, line(vector));
+            unroll<TARGETS>([&](u32 i) { targets[slot][i] = cells + cell<WIDTH>(word(vector) + i, line(vector)); });
         }
     }
 
     __device__ __forceinline__ void fetch(const Source& source, Digits step) {
-#pragma unroll
-        for (u32 slot = 0; slot < SLOTS; ++slot) {
+        unroll<SLOTS>([&](u32 slot) {
             if (slot * BLOCK + threadIdx.x < VECTORS) words[slot] = places[slot].read(source, cursors[slot % CURSORS]);
-        }
-#pragma unroll
-        for (u32 i = 0; i < CURSORS; ++i) cursors[i].advance(step, source.radix);
+        });
+        unroll<CURSORS>([&](u32 i) { cursors[i].advance(step, source.radix); });
     }
 
     // Into the buffer that begins `offset` words on.
@@ -210,13 +203,13 @@ struct Loader {
 #pragma unroll
         for (u32 slot = 0; slot < SLOTS; ++slot) {
             if (slot * BLOCK + threadIdx.x >= VECTORS) return;
-            const u32 bits[4] = {Engine::rounded(words[slot].x), Engine::rounded(words[slot].y),
-                                 Engine::rounded(words[slot].z), Engine::rounded(words[slot].w)};
+            Pack<4, u32> bits;
+            bits.words[0] = words[slot];
+            unroll<4>([&](u32 i) { bits.lane[i] = Engine::rounded(bits.lane[i]); });
             if constexpr (Source::ALONG_K) {
-#pragma unroll
-                for (u32 i = 0; i < 4; ++i) targets[0][i][slot * APART + offset] = bits[i];
+                unroll<4>([&](u32 i) { targets[0][i][slot * APART + offset] = bits.lane[i]; });
             } else {
-                *reinterpret_cast<uint4*>(targets[slot % CURSORS][0] + offset) = make_uint4(bits[0], bits[1], bits[2], bits[3]);
+                store_pack(targets[slot % CURSORS][0] + offset, bits);
             }
         }
     }

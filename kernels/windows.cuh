@@ -6,61 +6,54 @@
 #include "geometry.cuh"
 #include "product.cuh"
 
-// A plain matrix, one line after the other: the weights of a forward pass, [out_channels][patch].
-struct Rows {
-    static constexpr bool ALONG_K = true;
-    typedef const real* Line;
-
-    const real* values;
+// What all sources have.
+struct Source {
     u32 lines, depth;
     Radix radix;
-
-    __device__ Rows(const real* values, u32 lines, u32 depth)
-        : values(values), lines(lines), depth(depth), radix{UNDIVIDED, 1} {}
-    __device__ __forceinline__ Line line_of(u32 line) const { return values + (u64)line * depth; }
-    __device__ __forceinline__ bool inside(Line, Digits) const { return true; }
-    __device__ __forceinline__ const real* at(Line line, Digits, u32 flat) const { return line + flat; }
 };
 
-// A plain matrix's columns: the output's gradients for the weight gradient, [rows][out_channels].
-struct Columns {
-    static constexpr bool ALONG_K = false;
+// A pixel, and where it lies; before an image y and x wrap to numbers beyond it.
+struct Pixel {
+    const real* values;
+    u32 y, x;
+};
+
+// A plain matrix: line after line, such as the weights of a forward pass, [out_channels][patch], or else its columns, such as the
+// output's gradients for the weight gradient, [rows][out_channels].
+template <bool LINE_BY_LINE>
+struct Matrix : Source {
+    static constexpr bool ALONG_K = LINE_BY_LINE;
     typedef const real* Line;
 
     const real* values;
-    u32 lines, depth;
-    Radix radix;
 
-    __device__ Columns(const real* values, u32 lines, u32 depth)
-        : values(values), lines(lines), depth(depth), radix{UNDIVIDED, 1} {}
-    __device__ __forceinline__ Line line_of(u32 line) const { return values + line; }
+    __device__ Matrix(const real* values, u32 lines, u32 depth)
+        : Source{lines, depth, {UNDIVIDED, 1}}, values(values) {}
+    __device__ __forceinline__ Line line_of(u32 line) const { return values + (ALONG_K ? (u64)line * depth : line); }
     __device__ __forceinline__ bool inside(Line, Digits) const { return true; }
-    __device__ __forceinline__ const real* at(Line line, Digits, u32 flat) const { return line + (u64)flat * lines; }
+    __device__ __forceinline__ const real* at(Line line, Digits, u32 flat) const {
+        return line + (ALONG_K ? flat : (u64)flat * lines);
+    }
 };
 
 // The input's windows: line = output pixel, k = (channel, kernel_x, kernel_y). With POOLED, every 32 lines are the pixels of
 // eight windows of a 2×2 pooling, in the engine's order; a line past the last window repeats it.
 template <class Engine, bool POOLED>
-struct Windows {
+struct Windows : Source {
     static constexpr bool ALONG_K = true;
-    struct Line {
-        const real* corner;
-        int y, x;
-    };
+    typedef Pixel Line;
 
     const real* input;
     const Geometry& op;
     u32 pools;  // 2×2 windows, where the output is pooled; else 0.
-    u32 lines, depth;
-    Radix radix;
 
     __device__ Windows(const real* input, const Geometry& op, u32 batch)
-        : input(input),
+        : Source{batch * op.out_pixels(), op.patch(), {op.channels, op.kernel}},
+          input(input),
           op(op),
-          pools(POOLED ? batch * (op.out_height / 2) * (op.out_width / 2) : 0),
-          lines(POOLED ? (pools + 7) / 8 * 32 : batch * op.out_pixels()),
-          depth(op.patch()),
-          radix{op.channels, op.kernel} {}
+          pools(POOLED ? batch * (op.out_height / 2) * (op.out_width / 2) : 0) {
+        if (POOLED) lines = (pools + 7) / 8 * 32;
+    }
     __device__ __forceinline__ Line line_of(u32 line) const {
         Digits at;
         if constexpr (POOLED) {
@@ -72,71 +65,55 @@ struct Windows {
             at = digits_of(line, Radix{op.out_width, op.out_height});
         }
         const int y = (int)(at.mid * op.stride - op.padding), x = (int)(at.low * op.stride - op.padding);
-        return Line{input + (u64)at.high * op.height * op.width * op.channels + op.place(y, x), y, x};
+        return Line{input + (u64)at.high * op.height * op.width * op.channels + op.place(y, x), (u32)y, (u32)x};
     }
     __device__ __forceinline__ bool inside(const Line& line, Digits k) const {
         return op.has(line.y + k.high, line.x + k.mid);
     }
     // A line of the window lies side by side in memory; from one to the next the rest of the input's line is left out.
     __device__ __forceinline__ const real* at(const Line& line, Digits k, u32 flat) const {
-        return line.corner + (int)(flat + k.high * ((op.width - op.kernel) * op.channels));
+        return line.values + (int)(flat + k.high * ((op.width - op.kernel) * op.channels));
     }
 };
 
 // The same, seen across: line = place in the window, k = output pixel (x, y, sample).
-struct WindowColumns {
+struct WindowColumns : Source {
     static constexpr bool ALONG_K = false;
-    struct Line {
-        const real* first;  // Of the first output pixel.
-        int y, x;
-    };
+    typedef Pixel Line;  // Of the first output pixel.
 
     const real* input;
     const Geometry& op;
-    u32 lines, depth;
-    Radix radix;
 
     __device__ WindowColumns(const real* input, const Geometry& op, u32 batch)
-        : input(input),
-          op(op),
-          lines(op.patch()),
-          depth(batch * op.out_pixels()),
-          radix{op.out_width, op.out_height} {}
+        : Source{op.patch(), batch * op.out_pixels(), {op.out_width, op.out_height}}, input(input), op(op) {}
     __device__ __forceinline__ Line line_of(u32 line) const {
         const Digits at = digits_of(line, Radix{op.channels, op.kernel});
         const int y = (int)(at.high - op.padding), x = (int)(at.mid - op.padding);
-        return Line{input + op.place(y, x) + at.low, y, x};
+        return Line{input + op.place(y, x) + at.low, (u32)y, (u32)x};
     }
     __device__ __forceinline__ bool inside(const Line& line, Digits k) const {
         return op.has(k.mid * op.stride + line.y, k.low * op.stride + line.x);
     }
     __device__ __forceinline__ const real* at(const Line& line, Digits k, u32) const {
         const u32 across = op.stride * op.channels, place = k.mid * (across * op.width) + k.low * across;
-        return line.first + (u64)k.high * (op.height * op.width * op.channels) + place;
+        return line.values + (u64)k.high * (op.height * op.width * op.channels) + place;
     }
 };
 
 // The output's gradients over an input pixel: line = input pixel, k = (out_channel, kernel_x, kernel_y). Where windows are
 // STRIDED, only those that begin a multiple of the stride before it are over it.
 template <bool STRIDED>
-struct GradientsOver {
+struct GradientsOver : Source {
     static constexpr bool ALONG_K = true;
-    struct Line {
-        const real* first;  // Of the sample; without strides of the window that begins at the pixel.
-        u32 y, x;           // In the padded input.
-    };
+    typedef Pixel Line;  // In the padded input, its values those of the sample; without strides of the window that begins there.
 
     const real* d_output;
     const Geometry& op;
-    u32 lines, depth;
-    Radix radix;
 
     __device__ GradientsOver(const real* d_output, const Geometry& op, u32 batch)
-        : d_output(d_output),
-          op(op),
-          lines(batch * op.height * op.width),
-          depth(op.kernel * op.kernel * op.out_channels),
-          radix{op.out_channels, op.kernel} {}
+        : Source{batch * op.height * op.width, op.kernel * op.kernel * op.out_channels, {op.out_channels, op.kernel}},
+          d_output(d_output),
+          op(op) {}
     __device__ __forceinline__ Line line_of(u32 line) const {
         const Digits at = digits_of(line, Radix{op.width, op.height});
         const real* sample = d_output + (u64)at.high * op.out_pixels() * op.out_channels;
@@ -152,28 +129,24 @@ struct GradientsOver {
                out_y < op.out_height && out_x < op.out_width;
     }
     __device__ __forceinline__ const real* at(const Line& line, Digits k, u32) const {
-        if (!STRIDED) return line.first + (int)(k.low - (k.high * op.out_width + k.mid) * op.out_channels);
+        if (!STRIDED) return line.values + (int)(k.low - (k.high * op.out_width + k.mid) * op.out_channels);
         const u32 y = (line.y - k.high) / op.stride, x = (line.x - k.mid) / op.stride;
-        return line.first + (int)((y * op.out_width + x) * op.out_channels + k.low);
+        return line.values + (int)((y * op.out_width + x) * op.out_channels + k.low);
     }
 };
 
 // The weights of an input gradient: line = channel, k = (out_channel, kernel_x, kernel_y).
-struct WeightColumns {
+struct WeightColumns : Source {
     static constexpr bool ALONG_K = false;
     typedef const real* Line;
 
     const real* weight;
     const Geometry& op;
-    u32 lines, depth;
-    Radix radix;
 
     __device__ WeightColumns(const real* weight, const Geometry& op)
-        : weight(weight),
-          op(op),
-          lines(op.channels),
-          depth(op.kernel * op.kernel * op.out_channels),
-          radix{op.out_channels, op.kernel} {}
+        : Source{op.channels, op.kernel * op.kernel * op.out_channels, {op.out_channels, op.kernel}},
+          weight(weight),
+          op(op) {}
     __device__ __forceinline__ Line line_of(u32 line) const { return weight + line; }
     __device__ __forceinline__ bool inside(Line, Digits) const { return true; }
     __device__ __forceinline__ const real* at(Line line, Digits k, u32) const {

@@ -6,8 +6,8 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::ops::{
-    Activation, Add, Backend, CopyBuffer, LimitSizes, Linear, LinearForward, MemorySizes, Op, Region, Sgd, Span, Step,
-    Subset, TIMED_RUNS, Whole,
+    Activation, Add, Backend, CopyBuffer, LimitSizes, Linear, LinearForward, MemorySizes, Op, Region, Span, Step,
+    Subset, TIMED_RUNS,
 };
 use crate::plan::{self, Cost, Plan, StepTime};
 use crate::rng::{Purpose, Stream};
@@ -86,7 +86,7 @@ pub fn limits<B: Backend>(backend: &mut B) -> Result<Limits> {
     let product = seconds(backend, product)?;
     let [a, b] = [0, 1].map(|index| span(index, vector_len));
     let sum = seconds(backend, Add { a, b, output: a })?;
-    let copy = CopyBuffer { op: Whole, input: span(0, 1), output: span(1, 1) };
+    let copy = CopyBuffer { input: span(0, 1), output: span(1, 1) };
     let launch = if backend.is_asynchronous() { Some(seconds(backend, copy)?) } else { None };
     let (flops, bytes) = (2.0 * (matrix * side) as f64 / product, (12 * vector_len) as f64 / sum);
     Ok(Limits { flops, bytes, product_side: side, launch })
@@ -117,7 +117,7 @@ pub fn profile<B: Backend>(
     let mut runs: Vec<Vec<StepTime>> = Vec::new();
     for _ in 0..warm_up + repeats {
         backend.set_order(Subset::Train, &order, 0)?;
-        runs.push(plan::profile_step(backend, plan, &Sgd::default(), steps, program)?);
+        runs.push(plan::profile_step(backend, steps, program)?);
     }
     runs.drain(..warm_up);
     let median = |part: usize| {

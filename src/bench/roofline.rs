@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::algorithms::{self, Chosen};
 use crate::network::Network;
-use crate::ops::{Choice, Precision, Region, Step};
+use crate::ops::{Choice, Precision, Step};
 use crate::plan::{Cost, Mode, Plan, Sequence, TrainSettings, ValueId};
 
 /// What NVIDIA's data sheet gives for an H200 (SXM, dense products): bytes a second of its memory, operations a second.
@@ -94,7 +94,7 @@ fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, l
     let Cost { flops, bytes } = Cost::of(&step.op);
     let work = (flops / operations_per_second(precision)).max(bytes / BYTES_PER_SECOND);
     // Parameters have names of their own.
-    let is_planned = |value: &ValueId| matches!(plan.span(*value, 1).region, Region::Arena | Region::Indices);
+    let is_planned = |value: &ValueId| plan.span(*value, 1).region.is_planned();
     let planned = |values: Vec<ValueId>| values.into_iter().filter(is_planned).collect();
     let operands = values.op.operands();
     Row {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::Cpu;
 use crate::ops::{
     AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2dBackward, AvgPool2dForward,
-    BiasActivationBackward, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, RunOn,
+    BiasActivationBackward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, RunOn,
 };
 use crate::shape::{Shape, Window, adaptive_window};
 

@@ -52,7 +52,22 @@ pub(super) enum LtEpilogue<A = u64> {
     },
 }
 
+impl<A> Operand<A> {
+    pub fn plain(address: A) -> Self {
+        Self { address, transposed: false }
+    }
+
+    pub fn transposed(address: A) -> Self {
+        Self { address, transposed: true }
+    }
+}
+
 impl<A> Gemm<A> {
+    /// The product of `a [m, k]` and `b [k, n]`, whose result is of the storage's type and overwrites what was there.
+    pub fn new([m, n, k]: [usize; 3], a: Operand<A>, b: Operand<A>, c: A) -> Self {
+        Self { m, n, k, a, b, c, float_result: false, accumulate: false }
+    }
+
     /// The same with other addresses.
     pub fn resolved<C, E>(self, resolve: &impl Fn(A) -> Result<C, E>) -> Result<Gemm<C>, E> {
         let Self { m, n, k, a, b, c, float_result, accumulate } = self;

@@ -14,6 +14,7 @@ mod options;
 mod program;
 mod run;
 mod scratch;
+mod sets;
 mod state;
 mod tune;
 
@@ -26,12 +27,17 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use cudarc::driver::CudaContext;
 
-use crate::ops::{Backend, Choice, DeviceInfo, LimitSizes, MemorySizes, Precision, Span, Step, StepSeconds};
+use crate::ops::{
+    Backend, Choice, DeviceInfo, LimitSizes, LossScale, MemorySizes, Metrics, Precision, Span, Step, StepSeconds,
+    TrainingState,
+};
 use driver::{Blas, Modules, TENSOR_TARGET, Turn, error};
 use lower::Target;
-use memory::{Memory, Sets, State, columns_bytes};
+use memory::{Memory, Needs, columns_bytes};
 use program::{Buffer, LoweredStep};
 use run::Runner;
+use sets::Set;
+use state::State;
 use tune::{Chosen, Tuner, WithoutDevice};
 
 /// A CUDA device.
@@ -39,7 +45,8 @@ pub struct Cuda {
     options: Options,
     tuner: Tuner,
     runner: Runner,
-    sets: Sets,
+    /// By the number of their [`Subset`](crate::ops::Subset).
+    sets: [Option<Set>; 2],
     state: State,
     memory: Memory,
     context: Arc<CudaContext>,
@@ -69,9 +76,12 @@ impl Cuda {
         let blas = Blas::new(&stream, precision)?;
         let tuner = Tuner::new(options.algorithm, options.recorded.clone(), || driver::identity(&context))?;
         let mut memory = Memory::new(&stream, precision)?;
-        let state = State::new(&mut memory)?;
-        let (runner, sets) = (Runner { stream, modules, blas }, Sets::default());
-        Ok(Self { options, tuner, runner, sets, state, memory, context, _turn: None })
+        state::allocate(&mut memory, precision)?;
+        let (runner, sets, state) = (Runner { stream, modules, blas }, [None, None], State::default());
+        let mut cuda = Self { options, tuner, runner, sets, state, memory, context, _turn: None };
+        cuda.set_metrics(Metrics::default())?;
+        cuda.set_loss_scale(LossScale::default())?;
+        Ok(cuda)
     }
 
     fn target(&self) -> Result<Target> {
@@ -105,11 +115,13 @@ impl Backend for Cuda {
 
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
         self.memory.clear();
+        self.tuner.forget();
         self.synchronize()?; // what was freed is free only then
         let Options { precision, workspace, .. } = self.options;
-        self.runner.blas.prepare_where_short(Memory::needed(sizes, precision, workspace))?;
-        self.memory.allocate(sizes, workspace)?;
-        self.state.allocate_labels(&mut self.memory, sizes.max_batch)?;
+        let needs = Needs::new(sizes, precision, workspace);
+        self.runner.blas.prepare_where_short(needs.total())?;
+        self.memory.allocate_plan(&needs)?;
+        self.memory.allocate_zeroed(Buffer::Labels, 4 * sizes.max_batch)?;
         self.synchronize()
     }
 
@@ -132,7 +144,7 @@ impl Backend for Cuda {
     fn run(&mut self, program: &mut Program) -> Result<()> {
         bind(&self.context)?;
         for &(subset, batch, shape) in &program.gathers {
-            self.sets.take(&self.memory, subset, batch, shape)?;
+            self.take_batch(subset, batch, shape)?;
         }
         program.run(&self.runner, &self.memory, self.options.graphs)
     }

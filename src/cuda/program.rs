@@ -1,6 +1,10 @@
 //! What a device is to run, as plain data: launches with their parameters, addresses by name. No device is needed to make
 //! or to read it.
 
+use std::ops::RangeToInclusive;
+
+use anyhow::{Result, bail};
+
 use super::gemm::{Gemm, LtEpilogue};
 use crate::ops::{Precision, Region, Step, Subset};
 
@@ -8,7 +12,7 @@ use crate::ops::{Precision, Region, Step, Subset};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub(super) enum Buffer {
-    // Regions.
+    // Regions and scratch of a plan, up to `BlockCounters`.
     Arena,
     Parameters,
     /// With fp16 storage the rounded copy that products read, in the same order.
@@ -18,12 +22,12 @@ pub(super) enum Buffer {
     Average,
     Statistics,
     Indices,
-    // Scratch.
     /// The columns of a convolution, as many as fit.
     Columns,
     /// Partial sums of reductions, and how many of their blocks are done: zero between launches.
     Partials,
     BlockCounters,
+    // Scratch of all plans.
     /// Parts of split products, column sums of their tiles, and how many blocks are done.
     ProductPartials,
     ColumnSums,
@@ -59,40 +63,16 @@ pub(super) enum Buffer {
 
 impl Buffer {
     pub const COUNT: usize = Self::TestStd as usize + 1;
-}
 
-/// The buffers of a data set.
-#[derive(Clone, Copy)]
-pub(super) struct SetBuffers {
-    pub images: Buffer,
-    pub labels: Buffer,
-    pub order: Buffer,
-    /// Where in the order the next batch begins.
-    pub position: Buffer,
-    pub mean: Buffer,
-    pub std: Buffer,
-}
+    /// The numbers of those whose sizes a plan decides.
+    pub const OF_A_PLAN: RangeToInclusive<usize> = ..=Self::BlockCounters as usize;
 
-impl SetBuffers {
-    pub const fn of(subset: Subset) -> Self {
+    /// The buffers of a data set: images, labels, the order and where in it the next batch begins, means and deviations.
+    pub const fn of_set(subset: Subset) -> [Self; 6] {
         use Buffer::*;
         match subset {
-            Subset::Train => Self {
-                images: TrainImages,
-                labels: TrainLabels,
-                order: TrainOrder,
-                position: TrainPosition,
-                mean: TrainMean,
-                std: TrainStd,
-            },
-            Subset::Test => Self {
-                images: TestImages,
-                labels: TestLabels,
-                order: TestOrder,
-                position: TestPosition,
-                mean: TestMean,
-                std: TestStd,
-            },
+            Subset::Train => [TrainImages, TrainLabels, TrainOrder, TrainPosition, TrainMean, TrainStd],
+            Subset::Test => [TestImages, TestLabels, TestOrder, TestPosition, TestMean, TestStd],
         }
     }
 }
@@ -142,26 +122,59 @@ pub(super) fn place(region: Region, precision: Precision) -> (Buffer, usize) {
     }
 }
 
-/// What a kernel takes: the struct of the same name in its file, field by field. Declared by [`params`].
-///
-/// # Safety
-/// The struct is `repr(C)`, consists of [`Address`]es first, then 8-byte and then 4-byte numbers, and has no padding.
-pub(super) unsafe trait Params: Copy {
-    /// How many addresses it begins with.
-    const POINTERS: usize;
-}
-
-/// Declares a kernel's parameters, with the addresses and the size that `kernels/` declares too.
+/// Declares a kernel's parameters, with the size that `kernels/` asserts too: addresses first, then numbers, those of 8
+/// bytes before those of 4.
 macro_rules! params {
-    ($name:ident, $pointers:literal addresses, $bytes:literal bytes) => {
-        const _: () = assert!(size_of::<$name>() == $bytes && $bytes % 8 == 0);
-        // SAFETY: declared beside the struct, which keeps to the layout; its size has no room for padding.
-        unsafe impl $crate::cuda::program::Params for $name {
-            const POINTERS: usize = $pointers;
+    ($name:ident, $bytes:literal bytes, [$($address:ident),*] $(, $field:ident: $type:ty)*) => {
+        #[repr(C)]
+        struct $name {
+            $($address: Address,)*
+            $($field: $type,)*
+        }
+
+        const _: () = assert!(size_of::<$name>() == $bytes);
+
+        impl $crate::cuda::program::Params for $name {
+            const POINTERS: usize = [$(stringify!($address)),*].len();
+
+            fn words(&self) -> Vec<u64> {
+                let mut words = vec![0; $bytes / 8];
+                $($crate::cuda::program::put(&mut words, std::mem::offset_of!(Self, $address), self.$address);)*
+                $($crate::cuda::program::put(&mut words, std::mem::offset_of!(Self, $field), self.$field);)*
+                words
+            }
         }
     };
 }
 pub(super) use params;
+
+/// What a field of parameters may be.
+///
+/// # Safety
+/// All of its bytes are initialised.
+pub(super) unsafe trait Plain: Copy {}
+
+// SAFETY: numbers.
+unsafe impl Plain for Address {}
+unsafe impl Plain for u64 {}
+unsafe impl Plain for u32 {}
+unsafe impl Plain for f32 {}
+
+/// Writes a field of parameters at its offset in bytes.
+pub(super) fn put<T: Plain>(words: &mut [u64], offset: usize, value: T) {
+    assert!(offset + size_of::<T>() <= size_of_val(words));
+    // SAFETY: within the words, and all bytes are initialised.
+    unsafe { words.as_mut_ptr().byte_add(offset).cast::<T>().write_unaligned(value) }
+}
+
+/// What a kernel takes: the struct of the same name in its file, field by field. Declared by [`params`].
+pub(super) trait Params {
+    /// How many addresses it begins with.
+    const POINTERS: usize;
+
+    /// Its bytes; zero where it has no field.
+    fn words(&self) -> Vec<u64>;
+}
 
 /// A kernel's launch. All blocks have [`BLOCK`] threads.
 #[derive(Clone, Debug, PartialEq)]
@@ -176,33 +189,31 @@ pub(super) struct KernelLaunch {
 }
 
 /// Threads of every block; `BLOCK` in `kernels/common.cuh`.
-pub(super) const BLOCK: u32 = 256;
+pub(super) const BLOCK: usize = 256;
 
 /// The largest grid of a grid-stride kernel: enough to fill any device many times over.
-const MAX_BLOCKS: u64 = 1 << 16;
+const MAX_BLOCKS: usize = 1 << 16;
 
 /// A grid for kernels that cover any `count` of items.
-pub(super) fn grid_over(count: usize) -> [u32; 2] {
-    [(count as u64).div_ceil(u64::from(BLOCK)).clamp(1, MAX_BLOCKS) as u32, 1]
+pub(super) fn grid_over(count: usize) -> [usize; 2] {
+    [count.div_ceil(BLOCK).clamp(1, MAX_BLOCKS), 1]
 }
 
 impl KernelLaunch {
-    pub fn new<P: Params>(name: impl Into<String>, grid: [u32; 2], shared: u32, params: &P) -> Self {
-        let mut words = vec![0_u64; size_of::<P>() / 8];
-        // SAFETY: both have as many bytes, all of which are initialised, as `Params` says.
-        unsafe {
-            std::ptr::copy_nonoverlapping((&raw const *params).cast::<u8>(), words.as_mut_ptr().cast(), size_of::<P>());
-        }
-        Self { name: name.into(), grid, shared, params: words, pointers: P::POINTERS }
+    /// # Errors
+    /// Where the grid is beyond 32 bits.
+    pub fn new<P: Params>(name: impl Into<String>, grid: [usize; 2], shared: u32, params: &P) -> Result<Self> {
+        let name = name.into();
+        let [Ok(width), Ok(height)] = grid.map(u32::try_from) else { bail!("a grid of {grid:?} for {name}") };
+        Ok(Self { name, grid: [width, height], shared, params: params.words(), pointers: P::POINTERS })
     }
 
     /// The parameters, each address replaced by what `resolve` makes of it.
-    pub fn resolved<E>(&self, resolve: impl Fn(Address) -> Result<u64, E>) -> Result<Vec<u64>, E> {
+    pub fn resolved(&self, resolve: impl Fn(Address) -> Result<u64>) -> Result<Vec<u64>> {
         let mut params = self.params.clone();
-        params[..self.pointers].iter_mut().try_for_each(|word| {
+        for word in &mut params[..self.pointers] {
             *word = resolve(Address(*word))?;
-            Ok(())
-        })?;
+        }
         Ok(params)
     }
 }

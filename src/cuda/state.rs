@@ -1,71 +1,119 @@
-//! The data sets and what outlives a step, as the backend's user sees them.
+//! What outlives a step on the device besides parameters: metrics, rates, the loss scale, the places of random numbers.
 
-use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::lower::swap_average;
+use super::memory::{Memory, bytes_of_f32, words};
 use super::program::Buffer;
+use super::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
 use super::{Cuda, bind};
-use crate::images::ImageSource;
-use crate::ops::{DataSets, LossScale, Metrics, Normalise, StepLoss, Subset, TrainingState};
+use crate::ops::{LossScale, Metrics, Precision, StepLoss, TrainingState};
 
-impl DataSets for Cuda {
-    fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()> {
-        self.sets.load(&mut self.memory, subset, op, images, labels)
-    }
+/// Bytes of `struct Metrics` in `kernels/loss.cu`: loss sum, correct, count, steps, first bad step, 8 bytes each.
+const METRICS_LEN: usize = 40;
 
-    fn stream_subset(
-        &mut self,
-        subset: Subset,
-        op: &Normalise,
-        source: Arc<dyn ImageSource>,
-        labels: Vec<u32>,
-        max_batch: usize,
-    ) -> Result<()> {
-        self.sets.stream(&mut self.memory, subset, op, source, labels, max_batch)
-    }
+/// Bytes of `struct StepResult` in `kernels/loss.cu`: loss and accuracy, 4 bytes each; and of the capacity before them.
+const STEP_LEN: usize = 8;
+const STEP_LOG_HEADER: usize = 8;
 
-    fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()> {
-        self.sets.set_order(&mut self.memory, subset, order, position)
-    }
+/// Bytes of the indices before the learning rates.
+const RATES_HEADER: usize = 16;
 
-    fn set_augmentation_epoch(&mut self, seed: u64, epoch: u32) -> Result<()> {
-        self.state.set_augmentation_epoch(seed, epoch)
-    }
+/// Bytes of `struct LossScaling` in `kernels/optimizer.cu`: scale, good steps, skipped steps, overflow.
+const SCALING_LEN: usize = 24;
 
-    fn set_labels(&mut self, labels: &[u32]) -> Result<()> {
-        self.state.set_labels(&self.memory, labels)
+/// Pause between two looks at a running epoch's metrics: often enough for a person, too seldom to cost anything.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What the host keeps of it.
+#[derive(Default)]
+pub(super) struct State {
+    /// Since when the metrics are on their way to the host.
+    on_the_way: Option<Instant>,
+    /// Steps that the log has room for, and those of the metrics that were taken already.
+    log_capacity: usize,
+    log_taken: u64,
+}
+
+/// Allocates what does not depend on a plan; labels and rates grow later.
+pub(super) fn allocate(memory: &mut Memory, precision: Precision) -> Result<()> {
+    memory.allocate_pinned(Buffer::Metrics, METRICS_LEN)?;
+    memory.allocate_pinned(Buffer::LearningRates, RATES_HEADER + 4)?;
+    memory.allocate_pinned(Buffer::DropoutStep, 16)?;
+    memory.allocate_pinned(Buffer::AugmentationEpoch, 16)?;
+    if precision == Precision::Fp16 {
+        memory.allocate_pinned(Buffer::LossScaling, SCALING_LEN)?;
     }
+    memory.allocate_zeroed(Buffer::Labels, 4)?;
+    memory.allocate_zeroed(Buffer::StepLog, STEP_LOG_HEADER)?;
+    memory.allocate_zeroed(Buffer::GradientNorm, NORM_BYTES + 4 * MAX_NORM_BLOCKS)
 }
 
 impl TrainingState for Cuda {
     fn set_metrics(&mut self, metrics: Metrics) -> Result<()> {
-        self.state.set_metrics(metrics)
+        self.state.log_taken = metrics.steps;
+        self.state.on_the_way = None; // it would be of the old ones
+        self.memory.send(Buffer::Metrics, &metrics_to_bytes(&metrics))
     }
 
     fn read_metrics(&mut self) -> Result<Metrics> {
-        self.state.read_metrics()
+        self.state.on_the_way = None;
+        metrics_from_bytes(&self.memory.receive(Buffer::Metrics)?)
     }
 
     fn peek_metrics(&mut self) -> Option<Metrics> {
-        self.state.peek_metrics()
+        let on_the_way = self.state.on_the_way;
+        if on_the_way.is_some_and(|since| since.elapsed() < LOOK) {
+            return None;
+        }
+        // What fails here fails again where the epoch's metrics are read, and is reported there.
+        let arrived = on_the_way.map(|_| self.memory.arrived(Buffer::Metrics).ok().flatten());
+        if arrived == Some(None) {
+            return None; // still on its way: ask again later, and wait for nothing
+        }
+        self.memory.request(Buffer::Metrics).ok()?;
+        self.state.on_the_way = Some(Instant::now());
+        metrics_from_bytes(&arrived??).ok()
     }
 
     fn log_steps(&mut self, capacity: usize) -> Result<()> {
-        self.state.log_steps(&mut self.memory, capacity)
+        self.memory.allocate_zeroed(Buffer::StepLog, STEP_LOG_HEADER + capacity * STEP_LEN)?;
+        self.memory.get(Buffer::StepLog)?.upload(0, &(capacity as u64).to_le_bytes())?;
+        self.state.log_taken = self.read_metrics()?.steps;
+        self.state.log_capacity = capacity;
+        Ok(())
     }
 
     fn take_step_losses(&mut self) -> Result<Vec<StepLoss>> {
-        self.state.take_step_losses(&self.memory)
+        let capacity = self.state.log_capacity;
+        if capacity == 0 {
+            return Ok(Vec::new());
+        }
+        let steps = self.read_metrics()?.steps;
+        let bytes = self.memory.get(Buffer::StepLog)?.download(STEP_LOG_HEADER, capacity * STEP_LEN)?;
+        let values: Vec<f32> = words(&bytes).map(f32::from_le_bytes).collect();
+        let first = self.state.log_taken.max(steps.saturating_sub(capacity as u64));
+        self.state.log_taken = steps;
+        let result = |step: u64| {
+            let slot = 2 * (step % capacity as u64) as usize;
+            StepLoss { loss: values[slot], accuracy: values[slot + 1] }
+        };
+        Ok((first..steps).map(result).collect())
     }
 
     fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
-        self.state.set_learning_rates(&mut self.memory, rates)
+        let last = rates.len().checked_sub(1).context("there is no learning rate")? as u64;
+        let bytes = [[0, last].map(u64::to_le_bytes).concat(), bytes_of_f32(rates)].concat();
+        if self.memory.get(Buffer::LearningRates)?.len() < bytes.len() {
+            self.memory.allocate_pinned(Buffer::LearningRates, bytes.len())?;
+        }
+        self.memory.send(Buffer::LearningRates, &bytes)
     }
 
     fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()> {
-        self.state.set_dropout_step(seed, step)
+        self.memory.send(Buffer::DropoutStep, &[seed, step].map(u64::to_le_bytes).concat())
     }
 
     fn swap_average(&mut self) -> Result<()> {
@@ -73,14 +121,52 @@ impl TrainingState for Cuda {
         let [weights, average] = [Buffer::Parameters, Buffer::Average].map(|buffer| self.memory.get(buffer));
         let (bytes, average) = (weights?.len(), average?.len());
         ensure!(bytes == average, "there is no average of the parameters");
-        self.runner.launch(&self.memory, &swap_average(bytes / 4, self.options.precision))
+        self.runner.launch(&self.memory, &swap_average(bytes / 4, self.options.precision)?)
     }
 
     fn loss_scale(&mut self) -> Result<Option<LossScale>> {
-        self.state.loss_scale()
+        if self.options.precision != Precision::Fp16 {
+            return Ok(None);
+        }
+        let bytes = self.memory.receive(Buffer::LossScaling)?;
+        let (words, _) = bytes.as_chunks::<4>();
+        let [scale, good, low, high, ..] = *words else { bail!("the loss scale is cut") };
+        let skipped = u64::from(u32::from_le_bytes(low)) | u64::from(u32::from_le_bytes(high)) << 32;
+        let (scale, good_steps) = (f32::from_le_bytes(scale), u32::from_le_bytes(good));
+        Ok(Some(LossScale { scale, good_steps, skipped_steps: skipped }))
     }
 
+    /// With no overflow seen.
     fn set_loss_scale(&mut self, loss_scale: LossScale) -> Result<()> {
-        self.state.set_loss_scale(loss_scale)
+        if self.options.precision != Precision::Fp16 {
+            return Ok(());
+        }
+        let LossScale { scale, good_steps, skipped_steps } = loss_scale;
+        let words = [scale.to_le_bytes(), good_steps.to_le_bytes()].concat();
+        self.memory.send(Buffer::LossScaling, &[words, skipped_steps.to_le_bytes().to_vec(), vec![0; 8]].concat())
     }
+}
+
+fn metrics_to_bytes(metrics: &Metrics) -> Vec<u8> {
+    let bad = metrics.first_bad_step.map_or(-1, |step| step as i64);
+    let words = [
+        metrics.loss_sum.to_le_bytes(),
+        metrics.correct.to_le_bytes(),
+        metrics.samples.to_le_bytes(),
+        metrics.steps.to_le_bytes(),
+        bad.to_le_bytes(),
+    ];
+    words.concat()
+}
+
+fn metrics_from_bytes(bytes: &[u8]) -> Result<Metrics> {
+    let (words, _) = bytes.as_chunks::<8>();
+    let [loss_sum, correct, samples, steps, bad, ..] = *words else { bail!("the device's metrics are cut") };
+    Ok(Metrics {
+        loss_sum: f64::from_le_bytes(loss_sum),
+        correct: u64::from_le_bytes(correct),
+        samples: u64::from_le_bytes(samples),
+        steps: u64::from_le_bytes(steps),
+        first_bad_step: u64::try_from(i64::from_le_bytes(bad)).ok(),
+    })
 }

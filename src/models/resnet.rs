@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::Model;
 use crate::network::{Builder, Conv2dOptions, ConvInitial, Network, NodeId};
-use crate::ops::Subsample;
+use crate::ops::{AnyLayer, Subsample};
 use crate::shape::{Shape, Window};
 
 /// How a network is put together.
@@ -113,7 +113,8 @@ impl Resnet {
             _ if shape == wanted => input,
             Kind::Cifar => {
                 let shape = self.builder.shape(input);
-                self.builder.layer(input, Subsample { input: shape, stride, channels: wanted.channels })?
+                self.builder
+                    .layer(input, AnyLayer::Subsample(Subsample { input: shape, stride, channels: wanted.channels }))?
             }
             Kind::Basic | Kind::Bottleneck => {
                 let (conv, norm) = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));

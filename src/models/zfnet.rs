@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::{IMAGENET, Model};
 use crate::network::{Builder, Conv2dOptions, Network};
-use crate::ops::Lrn;
+use crate::ops::{AnyLayer, Lrn};
 use crate::shape::{Shape, Window};
 
 pub const MODEL: Model = Model {
@@ -41,7 +41,7 @@ pub fn with_widths(name: &str, input: Shape, classes: usize, widths: &Widths) ->
             x = net.max_pool2d(x, Window { kernel: 3, stride: 2, padding })?;
         }
         if index < 8 {
-            x = net.layer(x, Lrn { input: net.shape(x), size: 5, alpha: 1e-4, beta: 0.75, k: 2.0 })?;
+            x = net.layer(x, AnyLayer::Lrn(Lrn { input: net.shape(x), size: 5, alpha: 1e-4, beta: 0.75, k: 2.0 }))?;
         }
     }
     x = net.adaptive_avg_pool2d(x, 6, 6)?;

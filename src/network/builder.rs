@@ -131,10 +131,9 @@ impl Builder {
     }
 
     /// An operator with one input and no parameters, over the shape that it was made for.
-    pub fn layer(&mut self, input: NodeId, layer: impl Into<AnyLayer>) -> Result<NodeId> {
-        let layer = layer.into();
-        let shape = layer.output()?;
-        Ok(self.node(layer.name(), Operator::Layer(layer), vec![input], shape, None, None))
+    pub fn layer(&mut self, input: NodeId, layer: AnyLayer) -> Result<NodeId> {
+        let shape = layer.as_layer().output()?;
+        Ok(self.node(layer.as_layer().name(), Operator::Layer(layer), vec![input], shape, None, None))
     }
 
     /// Zeroes values with this probability, in training.

@@ -47,7 +47,7 @@ impl Operator {
         match self {
             Self::Conv2d(op) => Some(op.covered_window()),
             Self::MaxPool2d(op) => Some(op.window),
-            Self::Layer(layer) => layer.window(),
+            Self::Layer(layer) => layer.as_layer().window(),
             _ => None,
         }
     }
@@ -67,7 +67,7 @@ impl Operator {
             Self::Linear(op) => format!("linear {}→{}", op.in_features, op.out_features),
             Self::BatchNorm2d(_) => "batch norm".into(),
             Self::MaxPool2d(op) => format!("max pool {}", describe_pooling(op.window, op.ceil_mode)),
-            Self::Layer(layer) => layer.describe(),
+            Self::Layer(layer) => layer.as_layer().describe(),
             Self::Activation(activation) => activation.to_string(),
             Self::Dropout(op) => format!("dropout {}", op.probability),
             Self::Flatten => "flatten".into(),

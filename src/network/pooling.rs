@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::{Builder, NodeId, Operator};
-use crate::ops::{AdaptiveAvgPool2d, AvgPool2d, MaxPool2d};
+use crate::ops::{AdaptiveAvgPool2d, AnyLayer, AvgPool2d, MaxPool2d};
 use crate::shape::Window;
 
 impl Builder {
@@ -22,7 +22,7 @@ impl Builder {
     }
 
     pub fn avg_pool2d(&mut self, input: NodeId, window: Window) -> Result<NodeId> {
-        self.layer(input, AvgPool2d { input: self.shape(input), window, ceil_mode: false })
+        self.layer(input, AnyLayer::AvgPool2d(AvgPool2d { input: self.shape(input), window, ceil_mode: false }))
     }
 
     /// Average pooling to `height × width`, whatever the input's; nothing where that is the input's already.
@@ -31,7 +31,7 @@ impl Builder {
         if (height, width) == (shape.height, shape.width) {
             return Ok(input);
         }
-        self.layer(input, AdaptiveAvgPool2d { input: shape, height, width })
+        self.layer(input, AnyLayer::AdaptiveAvgPool2d(AdaptiveAvgPool2d { input: shape, height, width }))
     }
 
     /// The mean of every channel.

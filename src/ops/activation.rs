@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use super::Span;
-use super::operands::{Forward, Operands, Unary, operands};
+use super::operands::operator;
 
 /// `y = x > 0 ? x : slope · x`, as `torch.nn.ReLU` and `torch.nn.LeakyReLU` define it, or `y = tanh x`. The slope is never
 /// negative, so the output alone tells the derivative, and the backward pass needs nothing else.
@@ -108,58 +107,25 @@ impl fmt::Display for Activation {
     }
 }
 
-/// An activation that the plan could not fuse into the operator before it.
-pub type ActivationForward<B = Span> = Forward<Activation, B>;
-
-/// Its gradient, `d_input = d_output · activation′`, which `output` gives.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ActivationBackward<B = Span> {
-    pub op: Activation,
-    pub output: B,
-    pub d_output: B,
-    pub d_input: B,
+operator! {
+    /// An activation that the plan could not fuse into the operator before it.
+    pub struct ActivationForward {
+        value op: Activation,
+        reads input: B,
+        writes output: B,
+    }
+    describe(self) { self.op.to_string() }
+    flops(self, len) { len(self.output) }
 }
 
-impl Unary for Activation {
-    fn describe(&self) -> String {
-        self.to_string()
+operator! {
+    /// Its gradient, `d_input = d_output · activation′`, which `output` gives.
+    pub struct ActivationBackward {
+        value op: Activation,
+        reads output: B,
+        reads d_output: B,
+        writes d_input: B,
     }
-
-    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
-        outputs
-    }
-}
-
-operands!(ActivationBackward {
-    values: op; buffers: output, d_output, d_input; optional: ; parts: ;
-    reads: output, d_output +; writes: d_input +
-});
-
-impl<B: Copy> Operands<B> for ActivationBackward<B> {
-    fn describe(&self) -> String {
-        format!("gradient of {}", self.op)
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        len(self.d_input)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Activation;
-
-    #[test]
-    fn tanh_is_tanh() {
-        for step in -200_000..=200_000_i32 {
-            let x = f64::from(step) * 5e-5;
-            let error = f64::from(Activation::Tanh.apply(x as f32)) - f64::from(x as f32).tanh();
-            assert!(error.abs() <= 5e-7, "tanh {x} is off by {error}");
-        }
-        let apply = |x: f32| Activation::Tanh.apply(x);
-        assert!(apply(f32::NAN).is_nan());
-        assert!(apply(1e30) <= 1.0 && apply(f32::INFINITY) > 0.999_999 && apply(f32::NEG_INFINITY) >= -1.0);
-        // Small values keep their digits, and their sign.
-        assert!((apply(-1e-20) / -1e-20 - 1.0).abs() < 1e-6 && apply(-0.0).is_sign_negative());
-    }
+    describe(self) { format!("gradient of {}", self.op) }
+    flops(self, len) { len(self.d_input) }
 }

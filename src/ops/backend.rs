@@ -34,27 +34,6 @@ pub struct MemorySizes {
     pub max_batch: usize,
 }
 
-impl MemorySizes {
-    /// Enough for either: two plans that are never run at once share their memory.
-    pub fn union(self, other: Self) -> Self {
-        Self {
-            arena: self.arena.max(other.arena),
-            parameters: self.parameters.max(other.parameters),
-            gradients: self.gradients.max(other.gradients),
-            momentum: self.momentum.max(other.momentum),
-            average: self.average.max(other.average),
-            statistics: self.statistics.max(other.statistics),
-            indices: self.indices.max(other.indices),
-            sample_arena: self.sample_arena.max(other.sample_arena),
-            sample_indices: self.sample_indices.max(other.sample_indices),
-            columns: self.columns.max(other.columns),
-            sample_columns: self.sample_columns.max(other.sample_columns),
-            max_channels: self.max_channels.max(other.max_channels),
-            max_batch: self.max_batch.max(other.max_batch),
-        }
-    }
-}
-
 /// What a backend runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {

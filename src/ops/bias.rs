@@ -1,31 +1,20 @@
 //! The backward pass of the bias and activation that end a convolution or a linear layer.
 
-use super::operands::{Operands, mapped, operands};
-use super::{Activation, Span};
+use super::Activation;
+use super::operands::operator;
 
-/// What an operator that computes the gradient of a layer's output does to it next: it takes the gradient back through
-/// that layer's activation and sums that layer's bias gradient.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GradientEpilogue<B = Span> {
-    pub activation: Activation,
-    /// The layer's output, whose sign gives the activation's derivative.
-    pub output: B,
-    /// What the layer's forward pass may have kept of those signs, where the layer and its reader are linear.
-    pub relu_mask: Option<B>,
-    /// Column sums of the finished gradient. Where there is a `relu_mask`, the layer's own weight gradient follows and names
-    /// them too: a backend may leave them to it.
-    pub d_bias: Option<B>,
-}
-
-mapped!(GradientEpilogue { values: activation; buffers: output; optional: relu_mask, d_bias; parts: });
-
-impl<B: Copy> GradientEpilogue<B> {
-    pub(super) fn reads(&self) -> impl Iterator<Item = B> {
-        std::iter::once(self.output).chain(self.relu_mask)
-    }
-
-    pub(super) fn writes(&self) -> impl Iterator<Item = B> {
-        self.d_bias.into_iter()
+operator! {
+    /// What an operator that computes the gradient of a layer's output does to it next: it takes the gradient back through
+    /// that layer's activation and sums that layer's bias gradient.
+    pub struct GradientEpilogue {
+        value activation: Activation,
+        /// The layer's output, whose sign gives the activation's derivative.
+        reads output: B,
+        /// What the layer's forward pass may have kept of those signs, where the layer and its reader are linear.
+        reads relu_mask: Option<B>,
+        /// Column sums of the finished gradient. Where there is a `relu_mask`, the layer's own weight gradient follows and
+        /// names them too: a backend may leave them to it.
+        writes d_bias: Option<B>,
     }
 }
 
@@ -43,19 +32,28 @@ pub(super) fn ended(what: &str, bias: bool, activation: Activation) -> String {
     if activation == Activation::Identity { text } else { format!("{text} + {activation}") }
 }
 
-/// Turns the gradient of the activation's output into that of its input, in place, and sums it into the bias gradient:
-/// `d_output *= activation′(output)`, then `d_bias[c] = Σ_rows d_output[row][c]` in a fixed order. Without a bias only the
-/// first half is done.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct BiasActivationBackward<B = Span> {
-    pub activation: Activation,
-    pub channels: usize,
-    /// `[rows][channels]`
-    pub output: B,
-    /// `[rows][channels]`
-    pub d_output: B,
-    /// `[channels]`
-    pub d_bias: Option<B>,
+operator! {
+    /// Turns the gradient of the activation's output into that of its input, in place, and sums it into the bias gradient:
+    /// `d_output *= activation′(output)`, then `d_bias[c] = Σ_rows d_output[row][c]` in a fixed order. Without a bias only
+    /// the first half is done.
+    pub struct BiasActivationBackward {
+        value activation: Activation,
+        value channels: usize,
+        /// `[rows][channels]`
+        reads output: B,
+        /// `[rows][channels]`
+        updates d_output: B,
+        /// `[channels]`
+        writes d_bias: Option<B>,
+    }
+    describe(self) {
+        match (self.activation, self.d_bias) {
+            (Activation::Identity, _) => "bias gradient".into(),
+            (activation, None) => format!("gradient of {activation}"),
+            (activation, Some(_)) => format!("gradient of {activation} + bias gradient"),
+        }
+    }
+    flops(self, len) { 2 * len(self.d_output) }
 }
 
 impl<B> BiasActivationBackward<B> {
@@ -63,24 +61,5 @@ impl<B> BiasActivationBackward<B> {
     pub fn of_epilogue(channels: usize, d_input: B, epilogue: GradientEpilogue<B>) -> Self {
         let GradientEpilogue { activation, output, d_bias, .. } = epilogue;
         Self { activation, channels, output, d_output: d_input, d_bias }
-    }
-}
-
-operands!(BiasActivationBackward {
-    values: activation, channels; buffers: output, d_output; optional: d_bias; parts: ;
-    reads: output, d_output +; writes: d_output + d_bias
-});
-
-impl<B: Copy> Operands<B> for BiasActivationBackward<B> {
-    fn describe(&self) -> String {
-        match (self.activation, self.d_bias) {
-            (Activation::Identity, _) => "bias gradient".into(),
-            (activation, None) => format!("gradient of {activation}"),
-            (activation, Some(_)) => format!("gradient of {activation} + bias gradient"),
-        }
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        2 * len(self.d_output)
     }
 }

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::Activation;
 use super::bias::{GradientEpilogue, ended};
-use super::operands::{Operands, operands};
+use super::operands::operator;
 use super::pool::PoolEpilogue;
-use super::{Activation, Span};
 use crate::shape::{Shape, Window};
 
 /// A convolution over one input shape. Weights are `[out_channels][kernel][kernel][in_channels / groups]`.
@@ -73,85 +73,52 @@ impl Conv2d {
     }
 }
 
-/// A forward pass: `output = activation(columns · Wᵀ + bias)`, then pooled where that is asked for. `columns` is the
-/// im2col of the input, `[batch·oh·ow, patch_len]`. `B` names a buffer: a [`Span`], or in a plan a value's number.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Conv2dForward<B = Span> {
-    pub op: Conv2d,
-    pub activation: Activation,
-    /// `[batch][height][width][in_channels]`
-    pub input: B,
-    pub weight: B,
-    /// `[out_channels]`
-    pub bias: Option<B>,
-    /// With `pool`, what is in it afterwards is up to the backend.
-    pub output: B,
-    /// Max pooling of the output, where nothing else reads that.
-    pub pool: Option<PoolEpilogue<B>>,
-}
-
-/// The weight gradient, `d_weight = d_outputᵀ · columns`: written, not accumulated; summed over the batch in a fixed order.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Conv2dBackwardWeight<B = Span> {
-    pub op: Conv2d,
-    pub input: B,
-    pub d_output: B,
-    pub d_weight: B,
-}
-
-/// The input gradient, `d_input = col2im(d_output · W)`, then its epilogue.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Conv2dBackwardInput<B = Span> {
-    pub op: Conv2d,
-    pub d_output: B,
-    pub weight: B,
-    pub d_input: B,
-    /// On `d_input`, `[batch·height·width][in_channels]`.
-    pub epilogue: Option<GradientEpilogue<B>>,
-}
-
-operands!(Conv2dForward {
-    values: op, activation; buffers: input, weight, output; optional: bias; parts: pool;
-    reads: input, weight + bias; writes: output +
-});
-
-impl<B: Copy> Operands<B> for Conv2dForward<B> {
-    fn describe(&self) -> String {
+operator! {
+    /// A forward pass: `output = activation(columns · Wᵀ + bias)`, then pooled where that is asked for. `columns` is the
+    /// im2col of the input, `[batch·oh·ow, patch_len]`.
+    pub struct Conv2dForward {
+        value op: Conv2d,
+        value activation: Activation,
+        /// `[batch][height][width][in_channels]`
+        reads input: B,
+        reads weight: B,
+        /// `[out_channels]`
+        reads bias: Option<B>,
+        /// With `pool`, what is in it afterwards is up to the backend.
+        writes output: B,
+        /// Max pooling of the output, where nothing else reads that.
+        part pool: Option<PoolEpilogue<B>>,
+    }
+    describe(self) {
         let text = ended("convolution", self.bias.is_some(), self.activation);
         if self.pool.is_some() { text + " + max pooling" } else { text }
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        2 * len(self.output) * self.op.patch_len()
-    }
+    flops(self, len) { 2 * len(self.output) * self.op.patch_len() }
 }
 
-operands!(Conv2dBackwardWeight {
-    values: op; buffers: input, d_output, d_weight; optional: ; parts: ;
-    reads: input, d_output +; writes: d_weight +
-});
-
-impl<B: Copy> Operands<B> for Conv2dBackwardWeight<B> {
-    fn describe(&self) -> String {
-        "weight gradient".into()
+operator! {
+    /// The weight gradient, `d_weight = d_outputᵀ · columns`: written, not accumulated; summed over the batch in a fixed
+    /// order.
+    pub struct Conv2dBackwardWeight {
+        value op: Conv2d,
+        reads input: B,
+        reads d_output: B,
+        writes d_weight: B,
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        2 * len(self.d_output) * self.op.patch_len()
-    }
+    describe(self) { "weight gradient".into() }
+    flops(self, len) { 2 * len(self.d_output) * self.op.patch_len() }
 }
 
-operands!(Conv2dBackwardInput {
-    values: op; buffers: d_output, weight, d_input; optional: ; parts: epilogue;
-    reads: d_output, weight +; writes: d_input +
-});
-
-impl<B: Copy> Operands<B> for Conv2dBackwardInput<B> {
-    fn describe(&self) -> String {
-        GradientEpilogue::describe("input gradient", self.epilogue.as_ref())
+operator! {
+    /// The input gradient, `d_input = col2im(d_output · W)`, then its epilogue.
+    pub struct Conv2dBackwardInput {
+        value op: Conv2d,
+        reads d_output: B,
+        reads weight: B,
+        writes d_input: B,
+        /// On `d_input`, `[batch·height·width][in_channels]`.
+        part epilogue: Option<GradientEpilogue<B>>,
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        2 * len(self.d_output) * self.op.patch_len()
-    }
+    describe(self) { GradientEpilogue::describe("input gradient", self.epilogue.as_ref()) }
+    flops(self, len) { 2 * len(self.d_output) * self.op.patch_len() }
 }

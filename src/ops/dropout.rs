@@ -2,8 +2,7 @@
 
 use std::marker::PhantomData;
 
-use super::Span;
-use super::operands::{Buffers, Forward, Operands, Unary};
+use super::operands::operator;
 
 /// Dropout of one node of the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -26,54 +25,31 @@ impl Dropout {
     }
 }
 
-/// `output = kept · scale · input`: forward, and with gradients backward, as the mask of a step is the same in both. The
-/// random bits of an element follow from the seed, the optimiser step, [`Dropout::index`] and the element's place in the
-/// batch alone, and are the same on every backend: word `element mod 4` of [`crate::rng::draw`] at position
-/// `step · 2³² + element / 4`.
-pub type DropoutPass<B = Span> = Forward<Dropout, B>;
+operator! {
+    /// `output = kept · scale · input`: forward, and with gradients backward, as the mask of a step is the same in both. The
+    /// random bits of an element follow from the seed, the optimiser step, [`Dropout::index`] and the element's place in the
+    /// batch alone, and are the same on every backend: word `element mod 4` of [`crate::rng::draw`] at position
+    /// `step · 2³² + element / 4`.
+    pub struct DropoutPass {
+        value op: Dropout,
+        reads input: B,
+        writes output: B,
+    }
+    describe(self) { "dropout".into() }
+    flops(self, len) { len(self.output) }
+}
 
-/// The end of the optimiser step that the masks belong to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct NextDropoutStep<B = Span>(PhantomData<B>);
+operator! {
+    /// The end of the optimiser step that the masks belong to. It touches no buffer.
+    pub struct NextDropoutStep {
+        reads nothing: PhantomData<B>,
+    }
+    describe(self) { "next step's masks".into() }
+    flops(self, _len) { 0 }
+}
 
 impl<B> Default for NextDropoutStep<B> {
     fn default() -> Self {
-        Self(PhantomData)
-    }
-}
-
-impl<B> NextDropoutStep<B> {
-    pub fn map<C>(self, _f: &mut impl FnMut(B) -> C) -> NextDropoutStep<C> {
-        NextDropoutStep(PhantomData)
-    }
-}
-
-impl Unary for Dropout {
-    fn describe(&self) -> String {
-        "dropout".into()
-    }
-
-    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
-        outputs
-    }
-}
-
-impl<B: Copy> Buffers<B> for NextDropoutStep<B> {
-    fn reads(&self) -> Vec<B> {
-        Vec::new()
-    }
-
-    fn writes(&self) -> Vec<B> {
-        Vec::new()
-    }
-}
-
-impl<B: Copy> Operands<B> for NextDropoutStep<B> {
-    fn describe(&self) -> String {
-        "next step's masks".into()
-    }
-
-    fn flops(&self, _len: &dyn Fn(B) -> usize) -> usize {
-        0
+        Self { nothing: PhantomData }
     }
 }

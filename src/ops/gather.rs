@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::Span;
-use super::operands::{Operands, operands};
+use super::operands::operator;
 use crate::rng::{self, Purpose};
 use crate::shape::Shape;
 
@@ -109,35 +108,20 @@ impl Drawn {
     }
 }
 
-/// Writes the next images of the order, normalised, to `output`, keeps their labels for the loss, and moves the position
-/// on.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Gather<B = Span> {
-    pub subset: Subset,
-    /// Of one image.
-    pub shape: Shape,
-    /// Random changes to the images.
-    pub augmentation: Option<Augmentation>,
-    /// `[batch][height][width][channels]`
-    pub output: B,
-}
-
-operands!(Gather {
-    values: subset, shape, augmentation; buffers: output; optional: ; parts: ;
-    reads: +; writes: output +
-});
-
-impl<B: Copy> Operands<B> for Gather<B> {
-    fn describe(&self) -> String {
-        "batch, normalised, with labels".into()
+operator! {
+    /// Writes the next images of the order, normalised, to `output`, keeps their labels for the loss, and moves the position
+    /// on.
+    pub struct Gather {
+        value subset: Subset,
+        /// Of one image.
+        value shape: Shape,
+        /// Random changes to the images.
+        value augmentation: Option<Augmentation>,
+        /// `[batch][height][width][channels]`
+        writes output: B,
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        3 * len(self.output)
-    }
-
-    /// A byte is read for every value.
-    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
-        len(self.output) + len(self.output) / 4
-    }
+    describe(self) { "batch, normalised, with labels".into() }
+    flops(self, len) { 3 * len(self.output) }
+    // A byte is read for every value.
+    elements(self, len) { len(self.output) + len(self.output) / 4 }
 }

@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::Span;
-use super::operands::{Backward, Forward, Layer, LayerValues, Operands, Unary, operands};
+use super::operands::{Layer, operator};
 use crate::shape::{Shape, Window};
 
 /// Copies `channels` values per pixel between buffers of different channel counts: concatenation, and its inverse.
@@ -19,6 +18,19 @@ pub struct ChannelCopy {
     /// Channels of a pixel in the target, and the first one written.
     pub target_channels: usize,
     pub target_offset: usize,
+}
+
+impl ChannelCopy {
+    /// The copy back.
+    pub fn inverse(self) -> Self {
+        Self {
+            source_channels: self.target_channels,
+            source_offset: self.target_offset,
+            target_channels: self.source_channels,
+            target_offset: self.source_offset,
+            ..self
+        }
+    }
 }
 
 /// A shortcut without parameters to a smaller map of more channels: every `stride`-th pixel in both directions, between
@@ -42,72 +54,62 @@ impl Subsample {
     }
 }
 
-/// `output = a + b`; the output may be `a`, which the plan's sums of gradients are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Add<B = Span> {
-    pub a: B,
-    pub b: B,
-    pub output: B,
+operator! {
+    /// `output = a + b`; the output may be `a`, which the plan's sums of gradients are.
+    pub struct Add {
+        reads a: B,
+        reads b: B,
+        writes output: B,
+    }
+    describe(self) { "sum".into() }
+    flops(self, len) { len(self.output) }
 }
 
-/// A copy of a whole buffer.
-pub type CopyBuffer<B = Span> = Forward<Whole, B>;
-
-/// All of a buffer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Whole;
-
-/// A copy of a range of channels; the other channels of the output are left alone.
-pub type CopyChannels<B = Span> = Forward<ChannelCopy, B>;
-
-pub type SubsampleForward<B = Span> = Forward<Subsample, B>;
-
-/// Writes all of `d_input`, zeros where the input was left out.
-pub type SubsampleBackward<B = Span> = Backward<Subsample, B>;
-
-operands!(Add {
-    values: ; buffers: a, b, output; optional: ; parts: ;
-    reads: a, b +; writes: output +
-});
-
-impl<B: Copy> Operands<B> for Add<B> {
-    fn describe(&self) -> String {
-        "sum".into()
+operator! {
+    /// A copy of a whole buffer.
+    pub struct CopyBuffer {
+        reads input: B,
+        writes output: B,
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        len(self.output)
-    }
+    describe(self) { "copy".into() }
+    flops(self, _len) { 0 }
 }
 
-impl Unary for Whole {
-    fn describe(&self) -> String {
-        "copy".into()
+operator! {
+    /// A copy of a range of channels; the other channels of the output are left alone.
+    pub struct CopyChannels {
+        value op: ChannelCopy,
+        reads input: B,
+        writes output: B,
     }
-
-    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
-        0
-    }
+    describe(self) { "copy of channels".into() }
+    flops(self, _len) { 0 }
+    elements(self, len) { 2 * len(self.input) / self.op.source_channels * self.op.channels }
 }
 
-impl Unary for ChannelCopy {
-    fn describe(&self) -> String {
-        "copy of channels".into()
+operator! {
+    /// See [`Subsample`].
+    pub struct SubsampleForward {
+        value op: Subsample,
+        reads input: B,
+        writes output: B,
     }
+    describe(self) { "shortcut".into() }
+    flops(self, _len) { 0 }
+}
 
-    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
-        0
+operator! {
+    /// Writes all of `d_input`, zeros where the input was left out.
+    pub struct SubsampleBackward {
+        value op: Subsample,
+        reads d_output: B,
+        writes d_input: B,
     }
-
-    fn elements(&self, inputs: usize, _outputs: usize) -> usize {
-        2 * inputs / self.source_channels * self.channels
-    }
+    describe(self) { "gradient of shortcut".into() }
+    flops(self, _len) { 0 }
 }
 
 impl Layer for Subsample {
-    type Forward<B> = SubsampleForward<B>;
-    type Backward<B> = SubsampleBackward<B>;
-
     fn name(&self) -> &'static str {
         "shortcut"
     }
@@ -123,25 +125,7 @@ impl Layer for Subsample {
         Some(Window { kernel: 1, stride: self.stride, padding: 0 })
     }
 
-    fn describe_layer(&self) -> String {
-        format!("shortcut stride {}, {}→{}", self.stride, self.input.channels, self.channels)
-    }
-
-    fn forward<B>(self, input: B, output: B) -> SubsampleForward<B> {
-        Forward { op: self, input, output }
-    }
-
-    fn backward<B>(self, values: LayerValues<B>) -> SubsampleBackward<B> {
-        Backward { op: self, d_output: values.d_output, d_input: values.d_input }
-    }
-}
-
-impl Unary for Subsample {
     fn describe(&self) -> String {
-        "shortcut".into()
-    }
-
-    fn flops(&self, _inputs: usize, _outputs: usize) -> usize {
-        0
+        format!("shortcut stride {}, {}→{}", self.stride, self.input.channels, self.channels)
     }
 }

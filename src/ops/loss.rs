@@ -1,7 +1,6 @@
 //! Softmax cross-entropy (`torch.nn.CrossEntropyLoss`, mean), its gradient, and the metrics that stay on the device.
 
-use super::Span;
-use super::operands::{Operands, mapped, operands};
+use super::operands::operator;
 
 /// Sums over the samples since the last reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -35,17 +34,18 @@ pub struct StepLoss {
     pub accuracy: f32,
 }
 
-/// What training needs of the loss besides its value.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LossGradient<B = Span> {
-    /// `[batch][classes]`
-    pub d_logits: B,
-    /// The bias gradient of the layer that made the logits: the column sums of `d_logits`.
-    pub d_bias: Option<B>,
-    /// What of the label is spread over all classes (`CrossEntropyLoss(label_smoothing=…)`), from 0 to below 1.
-    pub smoothing: f32,
-    /// The weight of a head that only helps training, after the main head of the same step; none is the main head.
-    pub auxiliary: Option<f32>,
+operator! {
+    /// What training needs of the loss besides its value.
+    pub struct LossGradient {
+        /// `[batch][classes]`
+        writes d_logits: B,
+        /// The bias gradient of the layer that made the logits: the column sums of `d_logits`.
+        writes d_bias: Option<B>,
+        /// What of the label is spread over all classes (`CrossEntropyLoss(label_smoothing=…)`), from 0 to below 1.
+        value smoothing: f32,
+        /// The weight of a head that only helps training, after the main head of the same step; none is the main head.
+        value auxiliary: Option<f32>,
+    }
 }
 
 impl<B> LossGradient<B> {
@@ -60,42 +60,20 @@ impl<B> LossGradient<B> {
     }
 }
 
-mapped!(LossGradient { values: smoothing, auxiliary; buffers: d_logits; optional: d_bias; parts: });
-
-impl<B: Copy> LossGradient<B> {
-    fn reads(&self) -> impl Iterator<Item = B> {
-        None.into_iter()
+operator! {
+    /// `loss = mean(logsumexp(logits) − logits[label])`, added to the metrics, with the labels of the last gather; with
+    /// `gradient`, also `d_logits = (softmax(logits) − onehot(label)) / batch`.
+    ///
+    /// With smoothing ε the label counts `1 − ε` and every class `ε / classes` more. An auxiliary head's loss and gradient
+    /// are multiplied by its weight; its loss is added to that of the step, and nothing else is counted.
+    pub struct SoftmaxCrossEntropy {
+        value classes: usize,
+        /// `[batch][classes]`
+        reads logits: B,
+        part gradient: Option<LossGradient<B>>,
     }
-
-    fn writes(&self) -> impl Iterator<Item = B> {
-        std::iter::once(self.d_logits).chain(self.d_bias)
-    }
-}
-
-/// `loss = mean(logsumexp(logits) − logits[label])`, added to the metrics, with the labels of the last gather; with
-/// `gradient`, also `d_logits = (softmax(logits) − onehot(label)) / batch`.
-///
-/// With smoothing ε the label counts `1 − ε` and every class `ε / classes` more. An auxiliary head's loss and gradient
-/// are multiplied by its weight; its loss is added to that of the step, and nothing else is counted.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SoftmaxCrossEntropy<B = Span> {
-    pub classes: usize,
-    /// `[batch][classes]`
-    pub logits: B,
-    pub gradient: Option<LossGradient<B>>,
-}
-
-operands!(SoftmaxCrossEntropy {
-    values: classes; buffers: logits; optional: ; parts: gradient;
-    reads: logits +; writes: +
-});
-
-impl<B: Copy> Operands<B> for SoftmaxCrossEntropy<B> {
-    fn describe(&self) -> String {
+    describe(self) {
         if self.gradient.is_some() { "softmax, loss, its gradient, metrics" } else { "softmax, loss, metrics" }.into()
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        5 * len(self.logits)
-    }
+    flops(self, len) { 5 * len(self.logits) }
 }

@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::Span;
-use super::operands::{Forward, Layer, LayerValues, Operands, Unary, operands};
+use super::operands::{Layer, operator};
 use crate::shape::Shape;
 
 /// `y[c] = x[c] · d[c]^−β` with `d[c] = k + α/size · Σ x[c′]²` over the channels `c − ⌊size/2⌋ ..= c + ⌊(size−1)/2⌋`
@@ -18,9 +17,6 @@ pub struct Lrn {
 }
 
 impl Layer for Lrn {
-    type Forward<B> = LrnForward<B>;
-    type Backward<B> = LrnBackward<B>;
-
     fn name(&self) -> &'static str {
         "lrn"
     }
@@ -34,54 +30,32 @@ impl Layer for Lrn {
         Ok(self.input)
     }
 
-    fn describe_layer(&self) -> String {
+    fn describe(&self) -> String {
         format!("local response norm over {}", self.size)
     }
-
-    fn forward<B>(self, input: B, output: B) -> LrnForward<B> {
-        LrnForward { op: self, input, output }
-    }
-
-    fn backward<B>(self, values: LayerValues<B>) -> LrnBackward<B> {
-        let LayerValues { input, d_output, d_input, .. } = values;
-        LrnBackward { op: self, input, d_output, d_input }
-    }
 }
 
-pub type LrnForward<B = Span> = Forward<Lrn, B>;
-
-/// `d_x[c] = d_y[c] · d[c]^−β − 2αβ/size · x[c] · Σ d_y[c′] · x[c′] · d[c′]^−(β+1)` over the channels `c′` whose windows
-/// hold `c`. `d` is computed again from the input.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LrnBackward<B = Span> {
-    pub op: Lrn,
-    pub input: B,
-    pub d_output: B,
-    pub d_input: B,
+operator! {
+    /// See [`Lrn`].
+    pub struct LrnForward {
+        value op: Lrn,
+        reads input: B,
+        writes output: B,
+    }
+    describe(self) { "local response normalisation".into() }
+    // Squares, their sum and a power.
+    flops(self, len) { (self.op.size + 4) * len(self.output) }
 }
 
-impl Unary for Lrn {
-    fn describe(&self) -> String {
-        "local response normalisation".into()
+operator! {
+    /// `d_x[c] = d_y[c] · d[c]^−β − 2αβ/size · x[c] · Σ d_y[c′] · x[c′] · d[c′]^−(β+1)` over the channels `c′` whose windows
+    /// hold `c`. `d` is computed again from the input.
+    pub struct LrnBackward {
+        value op: Lrn,
+        reads input: B,
+        reads d_output: B,
+        writes d_input: B,
     }
-
-    /// Squares, their sum and a power.
-    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
-        (self.size + 4) * outputs
-    }
-}
-
-operands!(LrnBackward {
-    values: op; buffers: input, d_output, d_input; optional: ; parts: ;
-    reads: input, d_output +; writes: d_input +
-});
-
-impl<B: Copy> Operands<B> for LrnBackward<B> {
-    fn describe(&self) -> String {
-        format!("gradient of {}", self.op.describe())
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        (2 * self.op.size + 8) * len(self.d_input)
-    }
+    describe(self) { "gradient of local response normalisation".into() }
+    flops(self, len) { (2 * self.op.size + 8) * len(self.d_input) }
 }

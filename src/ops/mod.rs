@@ -30,13 +30,13 @@ pub use bias::{BiasActivationBackward, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 pub use dropout::{Dropout, DropoutPass, NextDropoutStep};
 pub use gather::{Augmentation, Drawn, Gather, Normalise, Subset};
-pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward, Whole};
+pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
 pub use lrn::{Lrn, LrnBackward, LrnForward};
 pub use norm::{BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward};
 pub use op::{AnyLayer, Op, RunOn, Step};
-pub use operands::{Backward, Buffers, Forward, Layer, LayerValues, Operands, Unary};
+pub use operands::{Access, Layer, Operands};
 pub use optimizer::{LossScale, Sgd, SgdUpdate};
 pub use pool::{
     AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,

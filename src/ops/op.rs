@@ -2,29 +2,15 @@
 
 use anyhow::Result;
 
-use super::activation::{ActivationBackward, ActivationForward};
-use super::bias::BiasActivationBackward;
-use super::conv::{Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
-use super::dropout::{DropoutPass, NextDropoutStep};
-use super::gather::Gather;
-use super::join::{Add, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
-use super::linear::{LinearBackwardInput, LinearBackwardWeight, LinearForward};
-use super::loss::SoftmaxCrossEntropy;
-use super::lrn::{Lrn, LrnBackward, LrnForward};
-use super::norm::{BatchNorm2dBackward, BatchNorm2dForward};
-use super::operands::{Layer, LayerValues, Operands};
-use super::optimizer::SgdUpdate;
-use super::pool::{
-    AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
-    AvgPool2dForward, MaxPool2dBackward, MaxPool2dForward,
+use super::operands::{Layer, Operands};
+use super::{
+    ActivationBackward, ActivationForward, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, Add,
+    AvgPool2d, AvgPool2dBackward, AvgPool2dForward, BatchNorm2dBackward, BatchNorm2dForward, BiasActivationBackward,
+    Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, CopyBuffer, CopyChannels, DropoutPass, Gather,
+    LinearBackwardInput, LinearBackwardWeight, LinearForward, Lrn, LrnBackward, LrnForward, MaxPool2dBackward,
+    MaxPool2dForward, NextDropoutStep, SgdUpdate, SoftmaxCrossEntropy, Span, Subsample, SubsampleBackward,
+    SubsampleForward,
 };
-use super::span::Span;
-use crate::shape::{Shape, Window};
-
-/// How a backend takes an operator.
-pub trait RunOn<Target> {
-    fn run_on(&self, target: &mut Target) -> Result<()>;
-}
 
 /// Makes the enum of all operators, and passes what can be asked of one on to it: the one list of them.
 macro_rules! operators {
@@ -45,7 +31,7 @@ macro_rules! operators {
             /// The same with the buffers named differently.
             pub fn map<C>(self, mut name: impl FnMut(B) -> C) -> Op<C> {
                 match self {
-                    $(Self::$name(op) => op.map(&mut name).into(),)*
+                    $(Self::$name(op) => op.map(&mut |_, buffer| name(buffer)).into(),)*
                 }
             }
 
@@ -101,68 +87,43 @@ operators! {
     SgdUpdate,
 }
 
-/// Makes the enum of all layers, likewise.
-macro_rules! layers {
-    ($($name:ident),* $(,)?) => {
-        /// An operator of a network with one input and no parameters.
-        #[derive(Clone, Copy, Debug, PartialEq)]
-        pub enum AnyLayer {
-            $($name($name),)*
-        }
-
-        $(impl From<$name> for AnyLayer {
-            fn from(layer: $name) -> Self {
-                Self::$name(layer)
-            }
-        })*
-
-        impl AnyLayer {
-            pub fn name(&self) -> &'static str {
-                match self {
-                    $(Self::$name(layer) => layer.name(),)*
-                }
-            }
-
-            /// # Errors
-            /// See [`Layer::output`].
-            pub fn output(&self) -> Result<Shape> {
-                match self {
-                    $(Self::$name(layer) => Layer::output(layer),)*
-                }
-            }
-
-            pub fn window(&self) -> Option<Window> {
-                match self {
-                    $(Self::$name(layer) => Layer::window(layer),)*
-                }
-            }
-
-            pub fn describe(&self) -> String {
-                match self {
-                    $(Self::$name(layer) => layer.describe_layer(),)*
-                }
-            }
-
-            pub fn forward<B>(self, input: B, output: B) -> Op<B> {
-                match self {
-                    $(Self::$name(layer) => layer.forward(input, output).into(),)*
-                }
-            }
-
-            pub fn backward<B>(self, values: LayerValues<B>) -> Op<B> {
-                match self {
-                    $(Self::$name(layer) => layer.backward(values).into(),)*
-                }
-            }
-        }
-    };
+/// An operator of a network with one input and no parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum AnyLayer {
+    AvgPool2d(AvgPool2d),
+    AdaptiveAvgPool2d(AdaptiveAvgPool2d),
+    Lrn(Lrn),
+    Subsample(Subsample),
 }
 
-layers! {
-    AvgPool2d,
-    AdaptiveAvgPool2d,
-    Lrn,
-    Subsample,
+impl AnyLayer {
+    pub fn as_layer(&self) -> &dyn Layer {
+        match self {
+            Self::AvgPool2d(layer) => layer,
+            Self::AdaptiveAvgPool2d(layer) => layer,
+            Self::Lrn(layer) => layer,
+            Self::Subsample(layer) => layer,
+        }
+    }
+
+    pub fn forward<B>(self, input: B, output: B) -> Op<B> {
+        match self {
+            Self::AvgPool2d(op) => AvgPool2dForward { op, input, output }.into(),
+            Self::AdaptiveAvgPool2d(op) => AdaptiveAvgPool2dForward { op, input, output }.into(),
+            Self::Lrn(op) => LrnForward { op, input, output }.into(),
+            Self::Subsample(op) => SubsampleForward { op, input, output }.into(),
+        }
+    }
+
+    /// The gradient, which may need the input.
+    pub fn backward<B>(self, input: B, d_output: B, d_input: B) -> Op<B> {
+        match self {
+            Self::AvgPool2d(op) => AvgPool2dBackward { op, d_output, d_input }.into(),
+            Self::AdaptiveAvgPool2d(op) => AdaptiveAvgPool2dBackward { op, d_output, d_input }.into(),
+            Self::Lrn(op) => LrnBackward { op, input, d_output, d_input }.into(),
+            Self::Subsample(op) => SubsampleBackward { op, d_output, d_input }.into(),
+        }
+    }
 }
 
 /// One operator of a sequence.
@@ -171,4 +132,9 @@ pub struct Step<B = Span> {
     /// The node and what is done for it, such as `layer1.0 forward`.
     pub label: String,
     pub op: Op<B>,
+}
+
+/// How a backend takes an operator.
+pub trait RunOn<Target> {
+    fn run_on(&self, target: &mut Target) -> Result<()>;
 }

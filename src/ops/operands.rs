@@ -1,20 +1,35 @@
 //! What every operator can say of itself: what it reads and writes, and what it does at the least.
 
+use std::marker::PhantomData;
+
 use anyhow::Result;
 
-use super::span::Span;
 use crate::shape::{Shape, Window};
 
-/// The buffers of an operator. `B` names a buffer: a [`Span`], or in a plan a value's number.
-pub trait Buffers<B: Copy> {
-    fn reads(&self) -> Vec<B>;
-
-    /// In place is both read and written.
-    fn writes(&self) -> Vec<B>;
+/// What an operator does with a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+    /// In place: read and written.
+    Update,
 }
 
-/// What an operator does, and what that costs at the least.
-pub trait Operands<B: Copy>: Buffers<B> {
+/// What an operator does, and what that costs at the least. `B` names a buffer: a [`Span`](super::Span), or in a plan a
+/// value's number.
+pub trait Operands<B: Copy> {
+    /// All buffers, in the order of the fields.
+    fn buffers(&self) -> Vec<(Access, B)>;
+
+    fn reads(&self) -> Vec<B> {
+        self.buffers().into_iter().filter_map(|(access, buffer)| (access != Access::Write).then_some(buffer)).collect()
+    }
+
+    /// In place is both read and written.
+    fn writes(&self) -> Vec<B> {
+        self.buffers().into_iter().filter_map(|(access, buffer)| (access != Access::Read).then_some(buffer)).collect()
+    }
+
     /// What is computed, with all that is fused into it.
     fn describe(&self) -> String;
 
@@ -27,91 +42,115 @@ pub trait Operands<B: Copy>: Buffers<B> {
     }
 }
 
-/// Gives an operator's struct `map` and [`Buffers`]. Its fields are plain values, buffers, optional buffers, and optional parts
-/// that have buffers themselves; `reads` and `writes` list buffers, then optional ones.
-macro_rules! operands {
-    ($name:ident {
-        values: $($value:ident),*; buffers: $($buffer:ident),*; optional: $($optional:ident),*; parts: $($part:ident),*;
-        reads: $($read:ident),* + $($may_read:ident),*; writes: $($write:ident),* + $($may_write:ident),*
-    }) => {
-        $crate::ops::operands::mapped!($name {
-            values: $($value),*; buffers: $($buffer),*; optional: $($optional),*; parts: $($part),*
-        });
+/// A field that names a buffer, or may name one.
+pub trait Named<B> {
+    type As<C>;
 
-        impl<B: Copy> $crate::ops::operands::Buffers<B> for $name<B> {
-            fn reads(&self) -> Vec<B> {
-                let optional: Vec<Option<B>> = vec![$(self.$may_read),*];
-                #[allow(unused_mut)]
-                let mut all: Vec<B> = [$(self.$read),*].into_iter().chain(optional.into_iter().flatten()).collect();
-                $(all.extend(self.$part.iter().flat_map(|part| part.reads()));)*
-                all
-            }
-
-            fn writes(&self) -> Vec<B> {
-                let optional: Vec<Option<B>> = vec![$(self.$may_write),*];
-                #[allow(unused_mut)]
-                let mut all: Vec<B> = [$(self.$write),*].into_iter().chain(optional.into_iter().flatten()).collect();
-                $(all.extend(self.$part.iter().flat_map(|part| part.writes()));)*
-                all
-            }
-        }
-    };
+    fn named<C>(self, name: impl FnOnce(B) -> C) -> Self::As<C>;
 }
 
-/// Gives a struct `map`: the same with its buffers named differently.
-macro_rules! mapped {
-    ($name:ident {
-        values: $($value:ident),*; buffers: $($buffer:ident),*; optional: $($optional:ident),*; parts: $($part:ident),*
-    }) => {
-        impl<B> $name<B> {
-            /// The same with the buffers named differently.
-            pub fn map<C>(self, f: &mut impl FnMut(B) -> C) -> $name<C> {
-                $name {
-                    $($value: self.$value,)*
-                    $($buffer: f(self.$buffer),)*
-                    $($optional: self.$optional.map(&mut *f),)*
-                    $($part: self.$part.map(|part| part.map(f)),)*
-                }
-            }
-        }
-    };
-}
-pub(super) use {mapped, operands};
+impl<B> Named<B> for B {
+    type As<C> = C;
 
-/// An operator without parameters of the network, from one buffer to another.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Forward<O, B = Span> {
-    pub op: O,
-    pub input: B,
-    pub output: B,
-}
-
-/// Its gradient, which needs nothing else.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Backward<O, B = Span> {
-    pub op: O,
-    pub d_output: B,
-    pub d_input: B,
-}
-
-/// What is to be said of such an operator.
-pub trait Unary {
-    fn describe(&self) -> String;
-
-    /// Floating-point operations in one direction, for so many elements before and behind it.
-    fn flops(&self, inputs: usize, outputs: usize) -> usize;
-
-    /// Elements that it reads and writes.
-    fn elements(&self, inputs: usize, outputs: usize) -> usize {
-        inputs + outputs
+    fn named<C>(self, name: impl FnOnce(B) -> C) -> C {
+        name(self)
     }
 }
 
-/// An operator with one input and no parameters as a network sees it: its shape rule, its words, and its two directions.
-pub trait Layer: Copy {
-    type Forward<B>;
-    type Backward<B>;
+impl<B> Named<B> for Option<B> {
+    type As<C> = Option<C>;
 
+    fn named<C>(self, name: impl FnOnce(B) -> C) -> Option<C> {
+        self.map(name)
+    }
+}
+
+impl<B> Named<B> for PhantomData<B> {
+    type As<C> = PhantomData<C>;
+
+    fn named<C>(self, _name: impl FnOnce(B) -> C) -> PhantomData<C> {
+        PhantomData
+    }
+}
+
+/// Declares the struct of an operator, generic over what names a buffer, and gives it `map`. Before every field stands
+/// what it is: a plain `value`; a buffer that the operator `reads`, `writes` or `updates` (which is both), `B` or
+/// `Option<B>`; or an optional `part` of the operator, a struct of the same kind. A buffer that it `updates … where field`
+/// is only read where that optional field is none.
+///
+/// Behind an operator's struct stand the methods of its [`Operands`], without their types; a part has none.
+macro_rules! operator {
+    (
+        $(#[$about:meta])*
+        pub struct $name:ident {
+            $($(#[$doc:meta])* $role:ident $field:ident: $type:ty $(where $condition:ident)?,)*
+        }
+        $(
+            describe($self:ident) $describe:block
+            flops($this:ident, $len:ident) $flops:block
+            $(elements($it:ident, $length:ident) $elements:block)?
+        )?
+    ) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, PartialEq)]
+        pub struct $name<B = $crate::ops::Span> {
+            $($(#[$doc])* pub $field: $type,)*
+        }
+
+        impl<B: Copy> $name<B> {
+            /// The same with the buffers named differently.
+            pub fn map<C>(self, name: &mut impl FnMut($crate::ops::Access, B) -> C) -> $name<C> {
+                use $crate::ops::{Access, operands::Named};
+                $name {
+                    $($field: $crate::ops::operands::field!($role self.$field, name $(, self.$condition)?),)*
+                }
+            }
+        }
+
+        $(impl<B: Copy> $crate::ops::Operands<B> for $name<B> {
+            fn buffers(&self) -> Vec<($crate::ops::Access, B)> {
+                let mut all = Vec::new();
+                self.map(&mut |access, buffer| all.push((access, buffer)));
+                all
+            }
+
+            fn describe(&$self) -> String $describe
+
+            fn flops(&$this, $len: &dyn Fn(B) -> usize) -> usize $flops
+
+            $(fn elements(&$it, $length: &dyn Fn(B) -> usize) -> usize $elements)?
+        })?
+    };
+}
+
+/// One field of an [`operator`], with its buffers named differently.
+macro_rules! field {
+    (value $field:expr, $name:ident) => {
+        $field
+    };
+    (part $field:expr, $name:ident) => {
+        $field.map(|part| part.map($name))
+    };
+    (reads $field:expr, $name:ident) => {
+        Named::<B>::named($field, |buffer| $name(Access::Read, buffer))
+    };
+    (writes $field:expr, $name:ident) => {
+        Named::<B>::named($field, |buffer| $name(Access::Write, buffer))
+    };
+    (updates $field:expr, $name:ident) => {
+        Named::<B>::named($field, |buffer| $name(Access::Update, buffer))
+    };
+    (updates $field:expr, $name:ident, $condition:expr) => {
+        match $condition {
+            Some(_) => $crate::ops::operands::field!(updates $field, $name),
+            None => $crate::ops::operands::field!(reads $field, $name),
+        }
+    };
+}
+pub(super) use {field, operator};
+
+/// An operator with one input and no parameters as a network sees it: its shape rule and its words.
+pub trait Layer {
     /// What its nodes are called, with a number behind it.
     fn name(&self) -> &'static str;
 
@@ -125,78 +164,5 @@ pub trait Layer: Copy {
     }
 
     /// For people, such as `average pool 2×2`.
-    fn describe_layer(&self) -> String;
-
-    fn forward<B>(self, input: B, output: B) -> Self::Forward<B>;
-
-    fn backward<B>(self, values: LayerValues<B>) -> Self::Backward<B>;
-}
-
-/// What a gradient may use.
-#[derive(Clone, Copy, Debug)]
-pub struct LayerValues<B> {
-    pub input: B,
-    pub output: B,
-    pub d_output: B,
-    pub d_input: B,
-}
-
-impl<O, B> Forward<O, B> {
-    pub fn map<C>(self, f: &mut impl FnMut(B) -> C) -> Forward<O, C> {
-        Forward { op: self.op, input: f(self.input), output: f(self.output) }
-    }
-}
-
-impl<O, B> Backward<O, B> {
-    pub fn map<C>(self, f: &mut impl FnMut(B) -> C) -> Backward<O, C> {
-        Backward { op: self.op, d_output: f(self.d_output), d_input: f(self.d_input) }
-    }
-}
-
-impl<O, B: Copy> Buffers<B> for Forward<O, B> {
-    fn reads(&self) -> Vec<B> {
-        vec![self.input]
-    }
-
-    fn writes(&self) -> Vec<B> {
-        vec![self.output]
-    }
-}
-
-impl<O: Unary, B: Copy> Operands<B> for Forward<O, B> {
-    fn describe(&self) -> String {
-        self.op.describe()
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.flops(len(self.input), len(self.output))
-    }
-
-    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.elements(len(self.input), len(self.output))
-    }
-}
-
-impl<O, B: Copy> Buffers<B> for Backward<O, B> {
-    fn reads(&self) -> Vec<B> {
-        vec![self.d_output]
-    }
-
-    fn writes(&self) -> Vec<B> {
-        vec![self.d_input]
-    }
-}
-
-impl<O: Unary, B: Copy> Operands<B> for Backward<O, B> {
-    fn describe(&self) -> String {
-        format!("gradient of {}", self.op.describe())
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.flops(len(self.d_input), len(self.d_output))
-    }
-
-    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.elements(len(self.d_input), len(self.d_output))
-    }
+    fn describe(&self) -> String;
 }

@@ -1,7 +1,7 @@
 //! Stochastic gradient descent over the flat buffers (`torch.optim.SGD`).
 
-use super::operands::{Buffers, Operands, operands};
-use super::{Region, Span};
+use super::Region;
+use super::operands::operator;
 
 /// SGD as PyTorch defines it (dampening 0):
 /// `g = gradient + weight_decay · w`; with momentum `b = momentum · b + g` and `g = b`, or with Nesterov's
@@ -52,52 +52,40 @@ impl Default for LossScale {
     }
 }
 
-/// One update of all parameters from all gradients.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SgdUpdate<B = Span> {
-    pub op: Sgd,
-    /// All of their regions.
-    pub weights: B,
-    pub gradients: B,
-    /// Where there is momentum.
-    pub momentum: Option<B>,
-    /// Where there is an average.
-    pub average: Option<B>,
-}
-
-impl SgdUpdate {
-    /// Of the first `count` parameters.
-    pub fn new(op: Sgd, count: usize) -> Self {
-        let all = |region| Span::new(region, 0, count);
-        Self {
-            op,
-            weights: all(Region::Parameters),
-            gradients: all(Region::Gradients),
-            momentum: (op.momentum != 0.0).then(|| all(Region::Momentum)),
-            average: op.average_decay.map(|_| all(Region::Average)),
-        }
+operator! {
+    /// One update of all parameters from all gradients.
+    pub struct SgdUpdate {
+        value op: Sgd,
+        /// All of their regions.
+        updates weights: B,
+        reads gradients: B,
+        /// Where there is momentum.
+        updates momentum: Option<B>,
+        /// Where there is an average.
+        updates average: Option<B>,
     }
-}
-
-operands!(SgdUpdate {
-    values: op; buffers: weights, gradients; optional: momentum, average; parts: ;
-    reads: weights, gradients + momentum, average; writes: weights + momentum, average
-});
-
-impl<B: Copy> Operands<B> for SgdUpdate<B> {
-    fn describe(&self) -> String {
-        "SGD, rounded weights".into()
-    }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
+    describe(self) { "SGD, rounded weights".into() }
+    flops(self, len) {
         let average = self.average.map_or(0, |_| 3);
         let clipping = self.op.clip_norm.map_or(0, |_| 3);
         (if self.momentum.is_some() { 6 } else { 4 } + average + clipping) * len(self.weights)
     }
-
-    /// For clipping, the gradients are read once more.
-    fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
+    // For clipping, the gradients are read once more.
+    elements(self, len) {
         let buffers = self.reads().len() + self.writes().len() + usize::from(self.op.clip_norm.is_some());
         buffers * len(self.weights)
+    }
+}
+
+impl SgdUpdate {
+    /// Of its buffers, in their order.
+    pub const REGIONS: [Region; 4] = [Region::Parameters, Region::Gradients, Region::Momentum, Region::Average];
+}
+
+impl<B> SgdUpdate<B> {
+    /// With those of the buffers that `op` needs.
+    pub fn new(op: Sgd, [weights, gradients, momentum, average]: [B; 4]) -> Self {
+        let momentum = (op.momentum != 0.0).then_some(momentum);
+        Self { op, weights, gradients, momentum, average: op.average_decay.map(|_| average) }
     }
 }

@@ -2,9 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::Span;
 use super::bias::GradientEpilogue;
-use super::operands::{Backward, Forward, Layer, LayerValues, Operands, Unary, mapped, operands};
+use super::operands::{Layer, operator};
 use crate::shape::{Shape, Window, adaptive_window};
 
 /// Max pooling. Padding never wins; of equal maxima the first in scan order does; NaN wins over everything.
@@ -43,12 +42,6 @@ impl MaxPool2d {
 }
 
 impl AvgPool2d {
-    /// # Errors
-    /// As [`MaxPool2d::output`].
-    pub fn output(&self) -> Result<Shape> {
-        pooled(self.input, self.window, self.ceil_mode)
-    }
-
     /// Values that the mean at output `(y, x)` divides by.
     pub fn divisor(&self, y: usize, x: usize) -> f32 {
         let Window { kernel, stride, padding } = self.window;
@@ -76,91 +69,92 @@ fn pooled(input: Shape, window: Window, ceil_mode: bool) -> Result<Shape> {
     Ok(Shape::new(height, width, input.channels))
 }
 
-/// Max pooling that ends a convolution; the convolution's output is its input.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct PoolEpilogue<B = Span> {
-    pub op: MaxPool2d,
-    pub output: B,
-    /// As in [`MaxPool2dForward`].
-    pub argmax: Option<B>,
-}
-
-mapped!(PoolEpilogue { values: op; buffers: output; optional: argmax; parts: });
-
-impl<B: Copy> PoolEpilogue<B> {
-    pub(super) fn reads(&self) -> impl Iterator<Item = B> {
-        None.into_iter()
-    }
-
-    pub(super) fn writes(&self) -> impl Iterator<Item = B> {
-        std::iter::once(self.output).chain(self.argmax)
+operator! {
+    /// Max pooling that ends a convolution; the convolution's output is its input.
+    pub struct PoolEpilogue {
+        value op: MaxPool2d,
+        writes output: B,
+        /// As in [`MaxPool2dForward`].
+        writes argmax: Option<B>,
     }
 }
 
-/// The maxima of all windows.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MaxPool2dForward<B = Span> {
-    pub op: MaxPool2d,
-    pub input: B,
-    pub output: B,
-    /// In [`Region::Indices`](super::Region::Indices), receives for every output `y · width + x` of the maximum within its
-    /// sample; `None` where no backward pass follows.
-    pub argmax: Option<B>,
+operator! {
+    /// The maxima of all windows.
+    pub struct MaxPool2dForward {
+        value op: MaxPool2d,
+        reads input: B,
+        writes output: B,
+        /// In [`Region::Indices`](super::Region::Indices), receives for every output `y · width + x` of the maximum within
+        /// its sample; `None` where no backward pass follows.
+        writes argmax: Option<B>,
+    }
+    describe(self) { "max pooling".into() }
+    flops(self, len) { self.op.window.kernel.pow(2) * len(self.output) }
 }
 
-/// Each input receives the sum of the gradients of the windows whose maximum it was, each taken back through the
-/// epilogue's activation, of which the epilogue's bias gradient is the sum per channel.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MaxPool2dBackward<B = Span> {
-    pub op: MaxPool2d,
-    /// With an epilogue, what is in it afterwards is up to the backend.
-    pub d_output: B,
-    pub argmax: B,
-    pub d_input: B,
-    /// Of the layer before. Its `output` is the pooling's own: a maximum has the sign of the input that it is, and all
-    /// other inputs have no gradient.
-    pub epilogue: Option<GradientEpilogue<B>>,
+operator! {
+    /// Each input receives the sum of the gradients of the windows whose maximum it was, each taken back through the
+    /// epilogue's activation, of which the epilogue's bias gradient is the sum per channel.
+    pub struct MaxPool2dBackward {
+        value op: MaxPool2d,
+        /// With an epilogue, what is in it afterwards is up to the backend.
+        reads d_output: B,
+        reads argmax: B,
+        writes d_input: B,
+        /// Of the layer before. Its `output` is the pooling's own: a maximum has the sign of the input that it is, and all
+        /// other inputs have no gradient.
+        part epilogue: Option<GradientEpilogue<B>>,
+    }
+    describe(self) { GradientEpilogue::describe("gradient of max pooling", self.epilogue.as_ref()) }
+    flops(self, len) { len(self.d_output) }
 }
 
-pub type AvgPool2dForward<B = Span> = Forward<AvgPool2d, B>;
-pub type AvgPool2dBackward<B = Span> = Backward<AvgPool2d, B>;
-pub type AdaptiveAvgPool2dForward<B = Span> = Forward<AdaptiveAvgPool2d, B>;
-pub type AdaptiveAvgPool2dBackward<B = Span> = Backward<AdaptiveAvgPool2d, B>;
-
-operands!(MaxPool2dForward {
-    values: op; buffers: input, output; optional: argmax; parts: ;
-    reads: input +; writes: output + argmax
-});
-
-impl<B: Copy> Operands<B> for MaxPool2dForward<B> {
-    fn describe(&self) -> String {
-        "max pooling".into()
+operator! {
+    /// The means of all windows.
+    pub struct AvgPool2dForward {
+        value op: AvgPool2d,
+        reads input: B,
+        writes output: B,
     }
-
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        self.op.window.kernel.pow(2) * len(self.output)
-    }
+    describe(self) { "average pooling".into() }
+    flops(self, len) { self.op.window.kernel.pow(2) * len(self.output) }
 }
 
-operands!(MaxPool2dBackward {
-    values: op; buffers: d_output, argmax, d_input; optional: ; parts: epilogue;
-    reads: d_output, argmax +; writes: d_input +
-});
-
-impl<B: Copy> Operands<B> for MaxPool2dBackward<B> {
-    fn describe(&self) -> String {
-        GradientEpilogue::describe("gradient of max pooling", self.epilogue.as_ref())
+operator! {
+    /// Every input receives its share of the gradients of the means that it is in.
+    pub struct AvgPool2dBackward {
+        value op: AvgPool2d,
+        reads d_output: B,
+        writes d_input: B,
     }
+    describe(self) { "gradient of average pooling".into() }
+    flops(self, len) { self.op.window.kernel.pow(2) * len(self.d_output) }
+}
 
-    fn flops(&self, len: &dyn Fn(B) -> usize) -> usize {
-        len(self.d_output)
+operator! {
+    /// The means of all windows.
+    pub struct AdaptiveAvgPool2dForward {
+        value op: AdaptiveAvgPool2d,
+        reads input: B,
+        writes output: B,
     }
+    describe(self) { "adaptive average pooling".into() }
+    flops(self, len) { len(self.input) }
+}
+
+operator! {
+    /// Every input receives its share of the gradients of the means that it is in.
+    pub struct AdaptiveAvgPool2dBackward {
+        value op: AdaptiveAvgPool2d,
+        reads d_output: B,
+        writes d_input: B,
+    }
+    describe(self) { "gradient of adaptive average pooling".into() }
+    flops(self, len) { len(self.d_input) }
 }
 
 impl Layer for AvgPool2d {
-    type Forward<B> = AvgPool2dForward<B>;
-    type Backward<B> = AvgPool2dBackward<B>;
-
     fn name(&self) -> &'static str {
         "avgpool"
     }
@@ -173,31 +167,19 @@ impl Layer for AvgPool2d {
         Some(self.window)
     }
 
-    fn describe_layer(&self) -> String {
+    fn describe(&self) -> String {
         format!("average pool {}", describe_pooling(self.window, self.ceil_mode))
-    }
-
-    fn forward<B>(self, input: B, output: B) -> AvgPool2dForward<B> {
-        Forward { op: self, input, output }
-    }
-
-    fn backward<B>(self, values: LayerValues<B>) -> AvgPool2dBackward<B> {
-        Backward { op: self, d_output: values.d_output, d_input: values.d_input }
     }
 }
 
 impl Layer for AdaptiveAvgPool2d {
-    type Forward<B> = AdaptiveAvgPool2dForward<B>;
-    type Backward<B> = AdaptiveAvgPool2dBackward<B>;
-
     fn name(&self) -> &'static str {
         "avgpool"
     }
 
     fn output(&self) -> Result<Shape> {
-        let Self { input, height, width } = *self;
-        ensure!(height > 0 && width > 0, "adaptive pooling needs an output of at least one pixel");
-        Ok(Shape::new(height, width, input.channels))
+        ensure!(self.height > 0 && self.width > 0, "adaptive pooling needs an output of at least one pixel");
+        Ok(Self::output(self))
     }
 
     /// Of several sizes the largest.
@@ -210,16 +192,8 @@ impl Layer for AdaptiveAvgPool2d {
         Some(Window { kernel: tall.max(wide), stride, padding: 0 })
     }
 
-    fn describe_layer(&self) -> String {
+    fn describe(&self) -> String {
         format!("average pool to {}×{}", self.height, self.width)
-    }
-
-    fn forward<B>(self, input: B, output: B) -> AdaptiveAvgPool2dForward<B> {
-        Forward { op: self, input, output }
-    }
-
-    fn backward<B>(self, values: LayerValues<B>) -> AdaptiveAvgPool2dBackward<B> {
-        Backward { op: self, d_output: values.d_output, d_input: values.d_input }
     }
 }
 
@@ -239,24 +213,4 @@ pub(crate) fn describe_window(window: Window, usual_stride: usize) -> String {
 /// The same of a pooling.
 pub(crate) fn describe_pooling(window: Window, ceil_mode: bool) -> String {
     describe_window(window, window.kernel) + if ceil_mode { " rounded up" } else { "" }
-}
-
-impl Unary for AvgPool2d {
-    fn describe(&self) -> String {
-        "average pooling".into()
-    }
-
-    fn flops(&self, _inputs: usize, outputs: usize) -> usize {
-        self.window.kernel.pow(2) * outputs
-    }
-}
-
-impl Unary for AdaptiveAvgPool2d {
-    fn describe(&self) -> String {
-        "adaptive average pooling".into()
-    }
-
-    fn flops(&self, inputs: usize, _outputs: usize) -> usize {
-        inputs
-    }
 }

@@ -20,6 +20,13 @@ pub enum Region {
     Indices,
 }
 
+impl Region {
+    /// Whether the plan lays it out by lifetimes, so that a buffer in it has as many elements as the batch asks for.
+    pub fn is_planned(self) -> bool {
+        matches!(self, Self::Arena | Self::Indices)
+    }
+}
+
 /// `len` elements of a region, from `offset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {

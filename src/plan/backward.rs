@@ -5,9 +5,9 @@ use super::ValueId;
 use super::schedule::Scheduler;
 use crate::network::{Node, NodeId, Operator};
 use crate::ops::{
-    Activation, ActivationBackward, Add, BatchNorm2d, BatchNorm2dBackward, BiasActivationBackward, ChannelCopy,
-    Conv2dBackwardInput, Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass, GradientEpilogue, LayerValues,
-    LinearBackwardInput, LinearBackwardWeight, LossGradient, MaxPool2dBackward, NextDropoutStep, Op, Region, Whole,
+    Activation, ActivationBackward, Add, BatchNorm2d, BatchNorm2dBackward, BiasActivationBackward, Conv2dBackwardInput,
+    Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass, GradientEpilogue, LinearBackwardInput,
+    LinearBackwardWeight, LossGradient, MaxPool2dBackward, NextDropoutStep, Op, Region,
 };
 
 impl Scheduler<'_> {
@@ -39,7 +39,7 @@ impl Scheduler<'_> {
         if let Some(value) = self.gradients[root] {
             return value;
         }
-        let value = self.value(Region::Arena, self.network.nodes[root].shape.len());
+        let value = self.value(Region::Arena, self.network.nodes[root].shape.len(), self.clock);
         *self.gradients[root].insert(value)
     }
 
@@ -64,9 +64,7 @@ impl Scheduler<'_> {
             }
             Operator::Layer(layer) => {
                 let input = self.output(source);
-                self.contribute(node, source, |d_input| {
-                    layer.backward(LayerValues { input, output, d_output, d_input })
-                });
+                self.contribute(node, source, |d_input| layer.backward(input, d_output, d_input));
             }
             Operator::Dropout(op) => {
                 self.contribute(node, source, |output| DropoutPass { op, input: d_output, output });
@@ -75,7 +73,11 @@ impl Scheduler<'_> {
                 self.contribute(node, source, |d_input| ActivationBackward { op, output, d_output, d_input });
             }
             Operator::Add => node.inputs.iter().for_each(|&input| self.contribute_copy(node, input, d_output)),
-            Operator::Concat => self.concat_backward(node, d_output),
+            Operator::Concat => {
+                for (input, op) in self.concat_copies(node) {
+                    self.contribute(node, input, |output| CopyChannels { op: op.inverse(), input: d_output, output });
+                }
+            }
         }
     }
 
@@ -91,7 +93,7 @@ impl Scheduler<'_> {
         }
         let source = node.inputs[0];
         let input = self.output(source);
-        let (weight, d_weight) = (self.weight(node, Region::Parameters), self.weight(node, Region::Gradients));
+        let (weight, d_weight) = (self.own(node.weight, Region::Parameters), self.own(node.weight, Region::Gradients));
         let (op, channels): (Op<ValueId>, usize) = match node.operator {
             Operator::Conv2d(op) => (Conv2dBackwardWeight { op, input, d_output, d_weight }.into(), op.input.channels),
             Operator::Linear(op) => {
@@ -125,9 +127,9 @@ impl Scheduler<'_> {
         if in_place {
             self.gradients[from] = Some(d_output);
         }
-        let (activation, saved) = (self.fusion.epilogue[id], self.saved(node));
-        let [weight, d_weight] = [Region::Parameters, Region::Gradients].map(|region| self.weight(node, region));
-        let [bias, d_bias] = [Region::Parameters, Region::Gradients].map(|region| self.bias(node, region));
+        let (activation, saved) = (self.fusion.epilogue[id], self.statistics(node, true));
+        let [weight, d_weight] = [Region::Parameters, Region::Gradients].map(|region| self.own(node.weight, region));
+        let [bias, d_bias] = [Region::Parameters, Region::Gradients].map(|region| self.own(node.bias, region));
         let output = residual.map(|_| output);
         let step = |d_input| BatchNorm2dBackward {
             op,
@@ -181,23 +183,6 @@ impl Scheduler<'_> {
         needed.then(|| GradientEpilogue { activation, output: self.output(producer), relu_mask, d_bias })
     }
 
-    fn concat_backward(&mut self, node: &Node, d_output: ValueId) {
-        let mut source_offset = 0;
-        for &input in &node.inputs {
-            let channels = self.network.nodes[input].shape.channels;
-            let op = ChannelCopy {
-                pixels: node.shape.pixels(),
-                channels,
-                source_channels: node.shape.channels,
-                source_offset,
-                target_channels: channels,
-                target_offset: 0,
-            };
-            self.contribute(node, input, |output| CopyChannels { op, input: d_output, output });
-            source_offset += channels;
-        }
-    }
-
     /// Adds a step that writes one operator's share of the gradient of `input`: to the gradient itself where it is
     /// the first, else to a buffer of its own that is then added.
     fn contribute<O: Into<Op<ValueId>>>(&mut self, node: &Node, input: NodeId, op: impl FnOnce(ValueId) -> O) {
@@ -221,7 +206,7 @@ impl Scheduler<'_> {
             Some(sum) if self.needs_gradient[input] => {
                 self.emit(node, "backward sum", Add { a: sum, b: d_output, output: sum });
             }
-            _ => self.contribute(node, input, |output| CopyBuffer { op: Whole, input: d_output, output }),
+            _ => self.contribute(node, input, |output| CopyBuffer { input: d_output, output }),
         }
     }
 }

@@ -52,22 +52,14 @@ pub(super) enum Value {
     Fixed(Span),
 }
 
-/// Where a buffer lies: for the largest batch, where its length depends on that.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub span: Span,
-    pub per_sample: bool,
-}
-
 /// Places of all values, and the lengths of the arena and of the indices, for batches of `max_batch`.
-pub(super) fn place(values: &[Value], max_batch: usize) -> (Vec<Place>, usize, usize) {
-    let fixed = |value: &Value| match *value {
-        Value::Fixed(span) => Place { span, per_sample: false },
-        Value::Planned(region, _) => Place { span: Span::new(region, 0, 0), per_sample: true },
+pub(super) fn place(values: &[Value], max_batch: usize) -> (Vec<Span>, usize, usize) {
+    let unplaced = |value: &Value| match *value {
+        Value::Fixed(span) => span,
+        Value::Planned(region, lifetime) => Span::new(region, 0, lifetime.len * max_batch),
     };
-    let mut places: Vec<Place> = values.iter().map(fixed).collect();
-    let mut totals = [0, 0];
-    for (total, wanted) in totals.iter_mut().zip([Region::Arena, Region::Indices]) {
+    let mut places: Vec<Span> = values.iter().map(unplaced).collect();
+    let mut place_in = |wanted| {
         let planned = values.iter().enumerate().filter_map(|(id, value)| match *value {
             Value::Planned(region, life) if region == wanted => {
                 Some((id, Lifetime { len: life.len * max_batch, ..life }))
@@ -76,12 +68,11 @@ pub(super) fn place(values: &[Value], max_batch: usize) -> (Vec<Place>, usize, u
         });
         let (ids, lifetimes): (Vec<ValueId>, Vec<Lifetime>) = planned.unzip();
         let (offsets, len) = assign(&lifetimes);
-        *total = len;
-        for ((id, offset), lifetime) in ids.into_iter().zip(offsets).zip(&lifetimes) {
-            places[id].span = Span::new(wanted, offset, lifetime.len);
-        }
-    }
-    (places, totals[0], totals[1])
+        ids.into_iter().zip(offsets).for_each(|(id, offset)| places[id].offset = offset);
+        len
+    };
+    let (arena_len, indices_len) = (place_in(Region::Arena), place_in(Region::Indices));
+    (places, arena_len, indices_len)
 }
 
 #[cfg(test)]

@@ -14,10 +14,9 @@ pub use sequence::{Sequence, TrainSettings};
 
 use anyhow::Result;
 
-use crate::network::{Network, Weights};
+use crate::network::Weights;
 use crate::ops::{Backend, LossGradient, MemorySizes, Region, Span, Step};
 use crate::shape::Shape;
-use memory::Place;
 
 /// Index of a buffer of the plan: an activation, a gradient, an argmax, a parameter.
 pub type ValueId = usize;
@@ -49,41 +48,18 @@ pub struct Plan {
     pub parameter_count: usize,
     /// Where training begins to go back: the main head's logits, then those of heads that only help training.
     heads: Vec<(ValueId, LossGradient<ValueId>)>,
-    /// All parameters, their gradients, momentum and averages.
+    /// All of the regions that an update may name.
     whole_regions: [ValueId; 4],
-    /// Floats of all running statistics.
-    statistics_len: usize,
-    places: Vec<Place>,
-    arena_len: usize,
-    indices_len: usize,
-    sample_columns: usize,
-    max_channels: usize,
+    /// Where every buffer lies, for the largest batch.
+    places: Vec<Span>,
+    /// Without momentum and average.
+    sizes: MemorySizes,
 }
 
 impl Plan {
-    /// Plans `network` for batches of up to `max_batch`.
-    pub fn new(network: &Network, mode: Mode, max_batch: usize) -> Result<Self> {
-        schedule::schedule(network, mode, max_batch)
-    }
-
     /// What a backend has to allocate for this plan, without an average of the weights; momentum only where it is used.
     pub fn memory_sizes(&self, momentum: bool) -> MemorySizes {
-        let gradients = if self.mode == Mode::Training { self.parameter_count } else { 0 };
-        MemorySizes {
-            arena: self.arena_len,
-            parameters: self.parameter_count,
-            gradients,
-            momentum: if momentum { gradients } else { 0 },
-            average: 0,
-            statistics: if self.mode == Mode::Training { 2 * self.statistics_len } else { self.statistics_len },
-            indices: self.indices_len,
-            sample_arena: self.arena_len.div_ceil(self.max_batch),
-            sample_indices: self.indices_len.div_ceil(self.max_batch),
-            columns: self.sample_columns * self.max_batch,
-            sample_columns: self.sample_columns,
-            max_channels: self.max_channels,
-            max_batch: self.max_batch,
-        }
+        MemorySizes { momentum: if momentum { self.sizes.gradients } else { 0 }, ..self.sizes }
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::{Cost, Plan};
-use crate::ops::{Backend, LossScale, Metrics, Region, Sgd, Span, Step};
+use super::Cost;
+use crate::ops::{Backend, Region, Span, Step};
 
 /// When one step began, counted from the first, and how long it took.
 #[derive(Clone, Debug)]
@@ -21,14 +21,10 @@ pub struct StepTime {
 ///
 /// Weights, optimiser state, metrics and loss scale are afterwards what they were before. The order of the images is used
 /// up: it must have [`TIMED_RUNS`](crate::ops::TIMED_RUNS) batches.
-pub fn profile_step<B: Backend>(
-    backend: &mut B,
-    plan: &Plan,
-    sgd: &Sgd,
-    steps: &[Step],
-    program: &mut B::Program,
-) -> Result<Vec<StepTime>> {
-    let kept = Kept::of(backend, plan, sgd)?;
+pub fn profile_step<B: Backend>(backend: &mut B, steps: &[Step], program: &mut B::Program) -> Result<Vec<StepTime>> {
+    // What is changed in place and is no activation outlives a step: weights, momentum, average, running statistics.
+    let outlives = steps.iter().flat_map(in_place).filter(|span| span.region != Region::Arena).collect();
+    let (kept, metrics, loss_scale) = (read_all(backend, outlives)?, backend.read_metrics()?, backend.loss_scale()?);
     let mut times: Vec<StepTime> = Vec::new();
     let beginning = Instant::now();
     for (index, step) in steps.iter().enumerate() {
@@ -38,49 +34,37 @@ pub fn profile_step<B: Backend>(
         let start = if backend.is_asynchronous() { after_last } else { begun };
         times.push(StepTime { label: step.label.clone(), start, seconds, cost: Cost::of(&step.op) });
     }
-    kept.give_back(backend)?;
+    write_all(backend, &kept)?;
+    backend.set_metrics(metrics)?;
+    loss_scale.map_or(Ok(()), |loss_scale| backend.set_loss_scale(loss_scale))?;
     Ok(times)
 }
 
 /// The time of a step. What it changes in place is put back where it was run several times, so that the steps after it see
 /// what they would in a training step.
 fn time_step<B: Backend>(backend: &mut B, step: &Step, program: &mut B::Program, index: usize) -> Result<f64> {
-    let (reads, writes) = (step.op.operands().reads(), step.op.operands().writes());
-    let in_place = |read: &&Span| writes.contains(read) && matches!(read.region, Region::Arena);
-    let in_place: Vec<Span> =
-        if backend.is_asynchronous() { reads.iter().filter(in_place).copied().collect() } else { Vec::new() };
-    let before = in_place.iter().map(|&span| backend.read(span)).collect::<Result<Vec<_>>>()?;
+    let mut activations = in_place(step);
+    activations.retain(|span| span.region == Region::Arena && backend.is_asynchronous());
+    let before = read_all(backend, activations)?;
     let timed = backend.time_step(program, index)?;
-    if timed.runs > 1 && !in_place.is_empty() {
-        in_place.iter().zip(&before).try_for_each(|(&span, values)| backend.write(span, values))?;
+    if timed.runs > 1 && !before.is_empty() {
+        write_all(backend, &before)?;
         let mut once = backend.compile(vec![step.clone()])?;
         backend.run(&mut once)?;
     }
     Ok(timed.seconds)
 }
 
-/// What outlives a step.
-struct Kept {
-    regions: Vec<(Span, Vec<f32>)>,
-    metrics: Metrics,
-    loss_scale: Option<LossScale>,
+/// What a step changes in place.
+fn in_place(step: &Step) -> Vec<Span> {
+    let writes = step.op.operands().writes();
+    step.op.operands().reads().into_iter().filter(|read| writes.contains(read)).collect()
 }
 
-impl Kept {
-    fn of<B: Backend>(backend: &mut B, plan: &Plan, sgd: &Sgd) -> Result<Self> {
-        let momentum = (sgd.momentum != 0.0).then_some(Region::Momentum);
-        let average = sgd.average_decay.map(|_| Region::Average);
-        let of_parameters = [Some(Region::Parameters), momentum, average].into_iter().flatten();
-        let sized = of_parameters.map(|region| (region, plan.parameter_count));
-        let sized = sized.chain([(Region::Statistics, plan.memory_sizes(false).statistics)]);
-        let spans = sized.map(|(region, len)| Span::new(region, 0, len));
-        let regions = spans.map(|span| Ok((span, backend.read(span)?))).collect::<Result<_>>()?;
-        Ok(Self { regions, metrics: backend.read_metrics()?, loss_scale: backend.loss_scale()? })
-    }
+fn read_all<B: Backend>(backend: &mut B, spans: Vec<Span>) -> Result<Vec<(Span, Vec<f32>)>> {
+    spans.into_iter().map(|span| Ok((span, backend.read(span)?))).collect()
+}
 
-    fn give_back<B: Backend>(&self, backend: &mut B) -> Result<()> {
-        self.regions.iter().try_for_each(|(span, values)| backend.write(*span, values))?;
-        backend.set_metrics(self.metrics)?;
-        self.loss_scale.map_or(Ok(()), |loss_scale| backend.set_loss_scale(loss_scale))
-    }
+fn write_all<B: Backend>(backend: &mut B, values: &[(Span, Vec<f32>)]) -> Result<()> {
+    values.iter().try_for_each(|(span, values)| backend.write(*span, values))
 }

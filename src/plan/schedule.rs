@@ -10,54 +10,73 @@ use super::{Mode, Plan, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
 use crate::ops::{
     Activation, ActivationForward, Add, BatchNorm2d, BatchNorm2dForward, ChannelCopy, Conv2dForward, CopyChannels,
-    DropoutPass, Linear, LinearForward, MaxPool2dForward, Op, PoolEpilogue, Region, Span, Step,
+    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, Op, PoolEpilogue, Region, SgdUpdate, Span, Step,
 };
 
-/// Plans `network`; see [`Plan::new`].
-pub(super) fn schedule(network: &Network, mode: Mode, max_batch: usize) -> Result<Plan> {
-    ensure!(max_batch > 0, "a batch needs at least one sample");
-    let mut scheduler = Scheduler::new(network, mode);
-    for id in (0..network.nodes.len()).filter(|&id| scheduler.live[id]).collect::<Vec<_>>() {
-        scheduler.forward(id);
-    }
-    let forward = std::mem::take(&mut scheduler.steps);
-    let logits = scheduler.output(network.nodes.len() - 1);
-    scheduler.clock += 1; // the loss reads the logits
-    scheduler.touch(logits);
-    let mut heads = Vec::new();
-    if mode == Mode::Training {
-        let main = (network.nodes.len() - 1, None);
-        let auxiliary = network.auxiliary.iter().map(|&(id, weight)| (id, Some(weight)));
-        heads = [main].into_iter().chain(auxiliary).map(|(id, weight)| scheduler.head(id, weight)).collect();
-        for id in (0..network.nodes.len()).rev() {
-            scheduler.backward(id);
+impl Plan {
+    /// Plans `network` for batches of up to `max_batch`.
+    pub fn new(network: &Network, mode: Mode, max_batch: usize) -> Result<Self> {
+        ensure!(max_batch > 0, "a batch needs at least one sample");
+        let mut scheduler = Scheduler::new(network, mode);
+        for id in (0..network.nodes.len()).filter(|&id| scheduler.live[id]).collect::<Vec<_>>() {
+            scheduler.forward(id);
         }
-        scheduler.end_dropout();
-        scheduler.touch(logits); // whoever looks at the logits does so after the step
+        let forward = std::mem::take(&mut scheduler.steps);
+        let logits = scheduler.output(network.nodes.len() - 1);
+        scheduler.clock += 1; // the loss reads the logits
+        scheduler.touch(logits);
+        let mut heads = Vec::new();
+        if mode == Mode::Training {
+            let main = (network.nodes.len() - 1, None);
+            let auxiliary = network.auxiliary.iter().map(|&(id, weight)| (id, Some(weight)));
+            heads = [main].into_iter().chain(auxiliary).map(|(id, weight)| scheduler.head(id, weight)).collect();
+            for id in (0..network.nodes.len()).rev() {
+                scheduler.backward(id);
+            }
+            scheduler.end_dropout();
+            scheduler.touch(logits); // whoever looks at the logits does so after the step
+        }
+        let input = scheduler.output(0);
+        let whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
+        let whole_regions = SgdUpdate::REGIONS.map(whole);
+        let (places, arena, indices) = place(&scheduler.values, max_batch);
+        Ok(Self {
+            mode,
+            max_batch,
+            forward,
+            backward: scheduler.steps,
+            input,
+            input_shape: network.input(),
+            logits,
+            heads,
+            whole_regions,
+            classes: network.classes(),
+            parameter_count: network.parameter_count(),
+            places,
+            sizes: sizes(network, mode, max_batch, arena, indices),
+        })
     }
-    let input = scheduler.output(0);
-    let whole = [Region::Parameters, Region::Gradients, Region::Momentum, Region::Average];
-    let whole_regions = whole.map(|region| scheduler.fixed(Span::new(region, 0, network.parameter_count())));
-    let (places, arena_len, indices_len) = place(&scheduler.values, max_batch);
-    Ok(Plan {
-        mode,
-        max_batch,
-        forward,
-        backward: scheduler.steps,
-        input,
-        input_shape: network.input(),
-        logits,
-        heads,
-        whole_regions,
-        classes: network.classes(),
-        parameter_count: network.parameter_count(),
-        statistics_len: network.statistics_len(),
-        places,
-        arena_len,
-        indices_len,
-        sample_columns: network.nodes.iter().map(sample_columns).max().unwrap_or(0),
+}
+
+/// What a backend has to allocate, but for the optimiser's state. A training step has a gradient for every parameter, and
+/// keeps as many statistics as there are running ones.
+fn sizes(network: &Network, mode: Mode, max_batch: usize, arena: usize, indices: usize) -> MemorySizes {
+    let trained = usize::from(mode == Mode::Training);
+    let sample_columns = network.nodes.iter().map(sample_columns).max().unwrap_or(0);
+    MemorySizes {
+        arena,
+        indices,
+        sample_arena: arena.div_ceil(max_batch),
+        sample_indices: indices.div_ceil(max_batch),
+        parameters: network.parameter_count(),
+        gradients: trained * network.parameter_count(),
+        statistics: (1 + trained) * network.statistics_len(),
+        columns: sample_columns * max_batch,
+        sample_columns,
         max_channels: network.nodes.iter().map(|node| node.shape.channels).max().unwrap_or(0),
-    })
+        max_batch,
+        ..MemorySizes::default()
+    }
 }
 
 /// Elements of a convolution's im2col of one sample; none where it needs none.
@@ -116,22 +135,19 @@ impl<'a> Scheduler<'a> {
             gradients: vec![None; count],
             fused_backward: vec![false; count],
         };
-        scheduler.outputs[0] = Some(scheduler.value(Region::Arena, network.input().len()));
+        scheduler.outputs[0] = Some(scheduler.value(Region::Arena, network.input().len(), 0));
         scheduler
     }
 
-    /// A buffer that begins now; its length is per sample.
-    pub(super) fn value(&mut self, region: Region, len: usize) -> ValueId {
-        self.values.push(Value::Planned(region, Lifetime { len, first: self.clock, last: self.clock }));
+    /// A buffer that begins at a time, and has `len` elements a sample.
+    pub(super) fn value(&mut self, region: Region, len: usize, first: usize) -> ValueId {
+        self.values.push(Value::Planned(region, Lifetime { len, first, last: first }));
         self.values.len() - 1
     }
 
     /// A buffer that begins with the step that comes next.
     pub(super) fn next_value(&mut self, region: Region, len: usize) -> ValueId {
-        self.clock += 1;
-        let value = self.value(region, len);
-        self.clock -= 1;
-        value
+        self.value(region, len, self.clock + 1)
     }
 
     /// A buffer with a place of its own.
@@ -173,26 +189,18 @@ impl<'a> Scheduler<'a> {
         Some(self.fixed(Span::new(region, parameter.offset, parameter.len())))
     }
 
-    /// A node's weight, which convolutions, linear layers and batch normalisations always have.
-    pub(super) fn weight(&mut self, node: &Node, region: Region) -> ValueId {
-        self.parameter(node.weight, region).expect("the builder gives such a node a weight")
+    /// A parameter that the builder gives to every node of its kind: the weight of a convolution, linear layer or batch
+    /// normalisation, and the bias of the last.
+    pub(super) fn own(&mut self, index: Option<usize>, region: Region) -> ValueId {
+        self.parameter(index, region).expect("the builder gives such a node this parameter")
     }
 
-    /// A batch normalisation's bias, which it always has.
-    pub(super) fn bias(&mut self, node: &Node, region: Region) -> ValueId {
-        self.parameter(node.bias, region).expect("the builder gives a batch normalisation a bias")
-    }
-
-    /// The running statistics of a batch normalisation.
-    fn running(&self, node: &Node) -> Span {
+    /// The running statistics of a batch normalisation, or, behind all of those in the same order, what it keeps of a
+    /// training step.
+    pub(super) fn statistics(&mut self, node: &Node, saved: bool) -> ValueId {
         let range = node.statistics.map_or(0..0, |index| self.network.statistics[index].range());
-        Span::new(Region::Statistics, range.start, range.len())
-    }
-
-    /// What a batch normalisation keeps of a training step: behind all running statistics, in the same order.
-    pub(super) fn saved(&mut self, node: &Node) -> ValueId {
-        let running = self.running(node);
-        self.fixed(Span { offset: self.network.statistics_len() + running.offset, ..running })
+        let offset = if saved { self.network.statistics_len() } else { 0 };
+        self.fixed(Span::new(Region::Statistics, offset + range.start, range.len()))
     }
 
     fn forward(&mut self, id: NodeId) {
@@ -207,12 +215,12 @@ impl<'a> Scheduler<'a> {
         let op: Op<ValueId> = match node.operator {
             Operator::Input | Operator::Flatten => return,
             Operator::Conv2d(op) => {
-                let weight = self.weight(node, Region::Parameters);
+                let weight = self.own(node.weight, Region::Parameters);
                 let (bias, pool) = (self.parameter(node.bias, Region::Parameters), self.pool_epilogue(id));
                 Conv2dForward { op, activation, weight, bias, input, output, pool }.into()
             }
             Operator::Linear(op) => {
-                let weight = self.weight(node, Region::Parameters);
+                let weight = self.own(node.weight, Region::Parameters);
                 let (bias, relu_mask) = (self.parameter(node.bias, Region::Parameters), self.relu_mask(id, op));
                 LinearForward { op, activation, weight, bias, input, output, relu_mask }.into()
             }
@@ -222,7 +230,12 @@ impl<'a> Scheduler<'a> {
             Operator::Dropout(op) => DropoutPass { op, input, output }.into(),
             Operator::Activation(op) => ActivationForward { op, input, output }.into(),
             Operator::Add => Add { a: input, b: inputs[1], output }.into(),
-            Operator::Concat => return self.concat_forward(node, &inputs, output),
+            Operator::Concat => {
+                for ((_, op), input) in self.concat_copies(node).zip(inputs) {
+                    self.emit(node, "forward", CopyChannels { op, input, output });
+                }
+                return;
+            }
         };
         self.emit(node, "forward", op);
     }
@@ -238,14 +251,13 @@ impl<'a> Scheduler<'a> {
         }
         let output = self.output(id);
         let residual = self.fusion.residual[id].map(|residual| self.output(residual));
-        let running = self.running(node);
         let op = BatchNorm2dForward {
             op,
             activation: self.fusion.epilogue[id],
-            weight: self.weight(node, Region::Parameters),
-            bias: self.bias(node, Region::Parameters),
-            running: self.fixed(running),
-            saved: (self.mode == Mode::Training).then(|| self.saved(node)),
+            weight: self.own(node.weight, Region::Parameters),
+            bias: self.own(node.bias, Region::Parameters),
+            running: self.statistics(node, false),
+            saved: (self.mode == Mode::Training).then(|| self.statistics(node, true)),
             input,
             residual,
             output,
@@ -281,20 +293,15 @@ impl<'a> Scheduler<'a> {
         Some(PoolEpilogue { op, output: self.output(pool), argmax: self.argmax(pool) })
     }
 
-    fn concat_forward(&mut self, node: &Node, inputs: &[ValueId], target: ValueId) {
-        let mut target_offset = 0;
-        for (&source, &input) in inputs.iter().zip(&node.inputs) {
-            let channels = self.network.nodes[input].shape.channels;
-            let op = ChannelCopy {
-                pixels: node.shape.pixels(),
-                channels,
-                source_channels: channels,
-                source_offset: 0,
-                target_channels: node.shape.channels,
-                target_offset,
-            };
-            self.emit(node, "forward", CopyChannels { op, input: source, output: target });
+    /// The inputs of a concatenation, each with the copy into its output.
+    pub(super) fn concat_copies(&self, node: &'a Node) -> impl Iterator<Item = (NodeId, ChannelCopy)> + use<'a> {
+        let (network, mut target_offset) = (self.network, 0);
+        node.inputs.iter().map(move |&input| {
+            let channels = network.nodes[input].shape.channels;
+            let (pixels, target_channels) = (node.shape.pixels(), node.shape.channels);
             target_offset += channels;
-        }
+            let (source_channels, target_offset) = (channels, target_offset - channels);
+            (input, ChannelCopy { pixels, channels, source_channels, source_offset: 0, target_channels, target_offset })
+        })
     }
 }

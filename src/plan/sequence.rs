@@ -1,7 +1,7 @@
 //! The sequences that a plan is run as, each in its order: the one list of what a training step consists of.
 
 use super::{Plan, ValueId};
-use crate::ops::{Augmentation, Gather, LossGradient, Op, Sgd, SgdUpdate, SoftmaxCrossEntropy, Span, Step, Subset};
+use crate::ops::{Augmentation, Gather, LossGradient, Sgd, SgdUpdate, SoftmaxCrossEntropy, Span, Step, Subset};
 
 /// What a training step depends on besides its plan and its batch: two steps with equal settings are the same program.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -33,7 +33,7 @@ impl Plan {
         let forward = self.forward.iter().cloned();
         match *sequence {
             Sequence::TrainStep(TrainSettings { sgd, label_smoothing, augmentation }) => {
-                let update = Step { label: "update".into(), op: self.update(sgd) };
+                let update = Step { label: "update".into(), op: SgdUpdate::new(sgd, self.whole_regions).into() };
                 gather(Subset::Train, augmentation)
                     .chain(forward)
                     .chain(self.losses(label_smoothing))
@@ -66,16 +66,9 @@ impl Plan {
         })
     }
 
-    fn update(&self, op: Sgd) -> Op<ValueId> {
-        let [weights, gradients, momentum, average] = self.whole_regions;
-        let momentum = (op.momentum != 0.0).then_some(momentum);
-        let average = op.average_decay.map(|_| average);
-        SgdUpdate { op, weights, gradients, momentum, average }.into()
-    }
-
     /// Where a buffer lies, for a batch of at most [`Plan::max_batch`].
     pub fn span(&self, value: ValueId, batch: usize) -> Span {
-        let place = self.places[value];
-        if place.per_sample { Span { len: place.span.len / self.max_batch * batch, ..place.span } } else { place.span }
+        let whole = self.places[value];
+        if whole.region.is_planned() { Span { len: whole.len / self.max_batch * batch, ..whole } } else { whole }
     }
 }

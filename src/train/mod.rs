@@ -322,9 +322,17 @@ fn check_last_batch(network: &Network, batch: usize) -> Result<()> {
     Ok(())
 }
 
-/// What both plans of a run need together.
+/// What both plans of a run need together: they are never run at once, and evaluation needs more than training only where
+/// its batch or its arena is larger.
 fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
     let average = if hyper.sgd.average_decay.is_some() { plan.parameter_count } else { 0 };
-    let training = MemorySizes { average, ..plan.memory_sizes(hyper.sgd.momentum != 0.0) };
-    training.union(eval_plan.memory_sizes(false))
+    let (training, evaluation) = (plan.memory_sizes(hyper.sgd.momentum != 0.0), eval_plan.memory_sizes(false));
+    MemorySizes {
+        average,
+        arena: training.arena.max(evaluation.arena),
+        sample_arena: training.sample_arena.max(evaluation.sample_arena),
+        columns: training.columns.max(evaluation.columns),
+        max_batch: training.max_batch.max(evaluation.max_batch),
+        ..training
+    }
 }

@@ -1,5 +1,7 @@
 //! cuBLAS and cuBLASLt that fail, are not needed, or refuse what they proposed: the program on the emulator.
 
+use std::fs;
+
 use super::cuda::{run_with, succeed};
 use crate::support::emulator::emulator;
 
@@ -37,13 +39,51 @@ fn cublas_is_started_by_its_first_product() {
     assert_eq!(ran("im2col").code, Some(1));
 }
 
-/// Libraries may propose what they then refuse: a trial leaves it out.
+/// Libraries may propose what they then refuse: a trial leaves it out, and the next start does not try it again.
 #[test]
 fn an_algorithm_that_fails_in_its_trial_is_left_out() {
     let Some(libraries) = emulator() else { return };
     let args =
         ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "2", "--algorithms", "--json"];
-    let ran = succeed(run_with(libraries, &[("CUDA_EMULATOR_CUBLASLT_PRODUCT", "15")], &args));
-    assert!(ran.stderr.contains("fails by cublaslt and is computed otherwise"), "{}", ran.stderr);
-    assert!(ran.stdout.contains("linear_forward") && !ran.stdout.contains("cublaslt"), "{}", ran.stdout);
+    let cache = tempfile::tempdir().expect("a folder");
+    let cached = ("XDG_CACHE_HOME", cache.path().to_str().expect("plain"));
+    let choices = |settings: &[(&str, &str)], warns: bool| {
+        let ran = succeed(run_with(libraries, settings, &args));
+        assert_eq!(ran.stderr.contains("fails by cublaslt and is computed otherwise"), warns, "{}", ran.stderr);
+        let result: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        assert!(ran.stdout.contains("linear_forward") && !ran.stdout.contains("cublaslt"), "{}", ran.stdout);
+        result["algorithms"].clone()
+    };
+    let refused = ("CUDA_EMULATOR_CUBLASLT_PRODUCT", "15");
+    let first = choices(&[cached, refused], true);
+    assert_eq!(choices(&[cached, refused], false), first);
+    // Nor where it would work by now; a file of before, which keeps times alone, is read all the same.
+    assert_eq!(choices(&[cached], false), first);
+    let files: Vec<_> = fs::read_dir(cache.path().join("cnn-cuda")).expect("a cache").flatten().collect();
+    let kept = files.iter().map(|file| file.path()).find(|path| path.to_string_lossy().contains("algorithms-"));
+    let kept = kept.expect("a file");
+    let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&kept).expect("read")).expect("JSON");
+    for times in file["microseconds"].as_object_mut().expect("times").values_mut() {
+        times.as_object_mut().expect("times").retain(|_, time| !time.is_null());
+    }
+    fs::write(&kept, file.to_string()).expect("written");
+    assert_eq!(choices(&[cached, refused], true), first);
+}
+
+/// What shows the device's limits is no layer of the network.
+#[test]
+fn a_profile_lists_the_choices_of_the_network_alone() {
+    let Some(libraries) = emulator() else { return };
+    let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "2", "--json"];
+    let listed = |more: &[&str]| {
+        let ran = succeed(run_with(libraries, &[], &[&args[..], &["--algorithms"], more].concat()));
+        let result: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
+        result["algorithms"]
+            .as_array()
+            .expect("choices")
+            .iter()
+            .map(|choice| choice["site"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(listed(&["--profile"]), listed(&[]));
 }

@@ -2,6 +2,10 @@
 // halves are IEEE's.
 #include "mma.cuh"
 
+// Planted kernels take what they like.
+#undef KERNEL
+#define KERNEL(name) ENTRY(name)
+
 // Writes `distance` elements past `count`, or before the start where it is negative.
 KERNEL(planted_write_outside)(float* values, long long count, long long distance) {
     if (threadIdx.x == 0) values[distance < 0 ? distance : count + distance] = 1.0f;

@@ -32,3 +32,17 @@ fn long_activations_are_cut_into_pieces() {
     let expected: Vec<f32> = input.iter().map(|&x| if x > 0.0 { x } else { 0.5 * x }).collect();
     assert_eq!(results.output, expected);
 }
+
+#[test]
+fn tanh_is_tanh() {
+    for step in -200_000..=200_000_i32 {
+        let x = f64::from(step) * 5e-5;
+        let error = f64::from(Activation::Tanh.apply(x as f32)) - f64::from(x as f32).tanh();
+        assert!(error.abs() <= 5e-7, "tanh {x} is off by {error}");
+    }
+    let apply = |x: f32| Activation::Tanh.apply(x);
+    assert!(apply(f32::NAN).is_nan());
+    assert!(apply(1e30) <= 1.0 && apply(f32::INFINITY) > 0.999_999 && apply(f32::NEG_INFINITY) >= -1.0);
+    // Small values keep their digits, and their sign.
+    assert!((apply(-1e-20) / -1e-20 - 1.0).abs() < 1e-6 && apply(-0.0).is_sign_negative());
+}

@@ -5,7 +5,7 @@ use cnn_cuda::ops::{
     AdaptiveAvgPool2dForward, Add, AvgPool2d, AvgPool2dBackward, AvgPool2dForward, Backend, BatchNorm2d,
     BiasActivationBackward, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, CopyBuffer, Linear,
     LinearBackwardInput, LinearBackwardWeight, LinearForward, Lrn, LrnBackward, LrnForward, MaxPool2d,
-    MaxPool2dBackward, MaxPool2dForward, Region, Subsample, SubsampleBackward, SubsampleForward, Whole,
+    MaxPool2dBackward, MaxPool2dForward, Region, Subsample, SubsampleBackward, SubsampleForward,
 };
 use cnn_cuda::shape::{Shape, Window};
 
@@ -209,7 +209,7 @@ impl Case {
             Self::Add { .. } => {
                 let b = lab.put(Region::Arena, &inputs[1]);
                 lab.run(Add { a: input, b, output });
-                lab.run(CopyBuffer { op: Whole, input: d_output, output: d_input });
+                lab.run(CopyBuffer { input: d_output, output: d_input });
                 twice = true;
             }
             ref other => panic!("{other:?} is run elsewhere"),

@@ -1,13 +1,11 @@
 //! Convolution on many shapes.
 
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::{
-    Activation, Backend, Conv2d, Conv2dForward, MemorySizes, Region, Sgd, SgdUpdate, Span, TrainingState,
-};
+use cnn_cuda::ops::{Activation, Backend, Conv2d, Conv2dForward, MemorySizes, Region, Sgd, Span, TrainingState};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::{Case, conv};
-use super::lab::{Lab, random, sizes_with_columns};
+use super::lab::{Lab, random, sgd_update, sizes_with_columns};
 use super::{Tolerance, check_op, compare, cpu};
 
 /// Shapes that every backend is checked on.
@@ -109,7 +107,7 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
         assert_eq!(lab.get(output), of_first);
         assert_eq!(forward(&mut lab), of_second);
         lab.backend.set_learning_rates(&[1.0]).expect("set");
-        lab.run(SgdUpdate::new(Sgd::default(), weight.offset + weight.len));
+        lab.run(sgd_update(Sgd::default(), weight.offset + weight.len));
         let updated = forward(&mut lab);
         assert_ne!(updated, of_second);
         let weights = lab.get(weight);

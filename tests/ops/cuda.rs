@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{
-    Algorithm, Backend, LossGradient, LossScale, Metrics, Precision, Region, Sgd, SgdUpdate, SoftmaxCrossEntropy, Span,
-    StepLoss, TrainingState,
+    Algorithm, Backend, LossGradient, LossScale, Metrics, Precision, Region, Sgd, SoftmaxCrossEntropy, Span, StepLoss,
+    TrainingState,
 };
 
 use super::case::{Case, Results, conv, linear};
-use super::lab::{Lab, random};
+use super::lab::{Lab, random, sgd_update};
 use super::{
     FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, norm, optimizer,
     pool, pytorch,
@@ -102,7 +102,7 @@ fn every_step_takes_its_rate_and_the_last_holds_on() {
         // More rates than before, then fewer, each from the next step on, without waiting.
         for (rates, steps) in [(&[1.0][..], 1), (&[10.0, 100.0], 3), (&[1000.0], 1)] {
             lab.backend.set_learning_rates(rates).expect("rates");
-            (0..steps).for_each(|_| lab.run(SgdUpdate::new(Sgd::default(), 1)));
+            (0..steps).for_each(|_| lab.run(sgd_update(Sgd::default(), 1)));
         }
         assert_eq!(lab.get(weight), [-1211.0]);
         assert!(lab.backend.set_learning_rates(&[]).is_err());
@@ -268,16 +268,16 @@ fn fp16_skips_a_step_that_overflows_and_halves_its_scale() {
         lab.backend.set_loss_scale(LossScale { scale: 1024.0, good_steps: 0, skipped_steps: 0 }).expect("scale");
         let scale = |lab: &mut Lab<Cuda>| lab.backend.loss_scale().expect("scale").expect("fp16 has one");
         lab.backend.write(span(Region::Gradients), &[f32::INFINITY; 64]).expect("write");
-        lab.run(SgdUpdate::new(Sgd::default(), 64));
+        lab.run(sgd_update(Sgd::default(), 64));
         assert_eq!(lab.get(span(Region::Parameters)), [1.0; 64], "the step was not skipped");
         assert_eq!(scale(&mut lab), LossScale { scale: 512.0, good_steps: 0, skipped_steps: 1 });
         lab.backend.write(span(Region::Gradients), &[512.0; 64]).expect("write");
-        lab.run(SgdUpdate::new(Sgd::default(), 64));
+        lab.run(sgd_update(Sgd::default(), 64));
         assert_eq!(lab.get(span(Region::Parameters)), [0.5; 64], "the gradient was not unscaled");
         assert_eq!(scale(&mut lab), LossScale { scale: 512.0, good_steps: 1, skipped_steps: 1 });
         let last = LossScale { scale: 512.0, good_steps: 1999, skipped_steps: 1 };
         lab.backend.set_loss_scale(last).expect("scale");
-        lab.run(SgdUpdate::new(Sgd::default(), 64));
+        lab.run(sgd_update(Sgd::default(), 64));
         assert_eq!(scale(&mut lab), LossScale { scale: 1024.0, good_steps: 0, skipped_steps: 1 });
     });
 }

@@ -1,7 +1,7 @@
 //! A backend with a little memory, in which tests lay out tensors by hand.
 
 use anyhow::Result;
-use cnn_cuda::ops::{Backend, MemorySizes, Op, Region, Span, Step};
+use cnn_cuda::ops::{Backend, MemorySizes, Op, Region, Sgd, SgdUpdate, Span, Step};
 use cnn_cuda::rng::{Purpose, Stream};
 
 /// Elements of every region of a lab.
@@ -80,6 +80,11 @@ pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes 
         max_channels: 2048,
         max_batch: 1024,
     }
+}
+
+/// An update of the first `count` parameters.
+pub fn sgd_update(op: Sgd, count: usize) -> SgdUpdate {
+    SgdUpdate::new(op, SgdUpdate::REGIONS.map(|region| Span::new(region, 0, count)))
 }
 
 /// Values in ±1 that fp16 holds exactly, so that every precision starts from the same numbers.

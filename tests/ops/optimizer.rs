@@ -1,10 +1,10 @@
 //! SGD against PyTorch's definition, written out in f64.
 
-use cnn_cuda::ops::{Backend, LossScale, Region, Sgd, SgdUpdate, Span};
+use cnn_cuda::ops::{Backend, LossScale, Region, Sgd, Span};
 
 use serde_json::Value;
 
-use super::lab::{Lab, random, sizes_with_columns};
+use super::lab::{Lab, random, sgd_update, sizes_with_columns};
 use super::{FP32, Tolerance, compare, cpu};
 
 /// Three steps of every flavour; shared with the other backends.
@@ -31,7 +31,7 @@ pub fn check_sgd<B: Backend>(lab: &mut Lab<B>) {
         for step in 0..3 {
             let gradients = random(LEN, 1 + step);
             lab.backend.write(span(Region::Gradients), &gradients).expect("write");
-            lab.run(SgdUpdate::new(op, LEN));
+            lab.run(sgd_update(op, LEN));
             for ((w, b), &gradient) in w.iter_mut().zip(&mut buffer).zip(&gradients) {
                 let momentum = f64::from(op.momentum);
                 let g = f64::from(gradient) + f64::from(op.weight_decay) * *w;
@@ -75,7 +75,7 @@ pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
             frozen: 0,
         };
         lab.backend.write(span(Region::Gradients), &numbers(&step["gradient"])).expect("write");
-        lab.run(SgdUpdate::new(op, initial.len()));
+        lab.run(sgd_update(op, initial.len()));
         for (region, key) in [(Region::Parameters, "weight"), (Region::Average, "average")] {
             let expected: Vec<f64> = numbers(&step[key]).iter().map(|&value| value.into()).collect();
             let close = Tolerance { absolute: 5e-7, relative: 1e-6 }; // a few roundings
@@ -100,13 +100,13 @@ pub fn check_frozen<B: Backend>(lab: &mut Lab<B>) {
     if lab.backend.loss_scale().expect("scale").is_some() {
         lab.backend.set_loss_scale(LossScale { scale: 1.0, good_steps: 0, skipped_steps: 0 }).expect("scale");
     }
-    lab.run(SgdUpdate::new(op, 9));
+    lab.run(sgd_update(op, 9));
     assert_eq!(lab.get(span(Region::Parameters)), [[1.0; 5].as_slice(), &[0.25; 4]].concat());
     assert_eq!(lab.get(span(Region::Momentum)), [[0.0; 5].as_slice(), &[1.5; 4]].concat());
     assert_eq!(lab.get(span(Region::Average)), [[0.0; 5].as_slice(), &[0.125; 4]].concat());
     lab.backend.write(span(Region::Gradients), &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, f32::NAN, 1.0, 1.0]).expect("write");
     let skips = lab.backend.loss_scale().expect("scale").is_some();
-    lab.run(SgdUpdate::new(Sgd { clip_norm: Some(1.0), ..op }, 9));
+    lab.run(sgd_update(Sgd { clip_norm: Some(1.0), ..op }, 9));
     let weights = lab.get(span(Region::Parameters));
     assert_eq!(weights[..5], [1.0; 5]);
     assert!(weights[5..].iter().all(|weight| weight.is_nan() != skips), "{weights:?}");

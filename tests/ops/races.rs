@@ -65,7 +65,7 @@ fn all_kernels() -> BTreeSet<String> {
         .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
         .map(|path| fs::read_to_string(path).expect("a source"))
         .collect();
-    let names = sources.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split_once(')'));
+    let names = sources.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split_once(','));
     names.flat_map(|(name, _)| [format!("{name}_f32"), format!("{name}_f16")]).collect()
 }
 

@@ -1,6 +1,6 @@
 //! Every operator's forward pass in f64, as plainly as it can be written.
 
-use cnn_cuda::ops::{Activation, AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Linear, Lrn, Subsample};
+use cnn_cuda::ops::{Activation, AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Layer, Linear, Lrn, Subsample};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::Case;

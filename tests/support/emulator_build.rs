@@ -192,17 +192,19 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// C++ that includes the kernel file and registers every `KERNEL(name)` of it.
+/// C++ that includes the kernel file and registers every `KERNEL(name, …)` of it. In a namespace of its own: what a header
+/// defines differs by storage type and engine, and the linker would else take one for all.
 fn registration(file: &Path) -> String {
     let source = fs::read_to_string(file).expect("a kernel file is readable");
     let path = std::path::absolute(file).expect("the working directory is readable");
-    let mut text = format!("#include \"{}\"\n#include \"registry.h\"\n", path.display());
+    let mut text =
+        format!("#include \"registry.h\"\n#include \"cuda_device.h\"\nnamespace {{\n#include \"{}\"\n", path.display());
     for line in source.lines() {
-        if let Some((name, _)) = line.strip_prefix("KERNEL(").and_then(|rest| rest.split_once(')')) {
+        if let Some((name, _)) = line.strip_prefix("KERNEL(").and_then(|rest| rest.split_once([',', ')'])) {
             text += &format!("REGISTER_KERNEL({name})\n");
         }
     }
-    text
+    text + "}\n"
 }
 
 fn compile(compiler: &str, flags: &[&str], source: &Path, work: &Path) -> Output {

@@ -4,7 +4,7 @@
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Activation, Backend, Lrn, Op, Precision};
+use cnn_cuda::ops::{Activation, AnyLayer, Backend, Lrn, Op, Precision};
 use cnn_cuda::plan::{Mode, Plan, Sequence, TrainSettings};
 use cnn_cuda::shape::{Shape, Window};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
@@ -21,7 +21,7 @@ pub fn network(input: Shape) -> Network {
     let mut x = net.conv2d("a", 0, conv(6)).expect("a");
     x = net.activation(x, leaky).expect("activation");
     x = net.max_pool2d_ceil(x, Window { kernel: 3, stride: 2, padding: 0 }).expect("pool");
-    x = net.layer(x, Lrn { input: net.shape(x), size: 3, alpha: 0.5, beta: 0.75, k: 1.0 }).expect("lrn");
+    x = net.layer(x, AnyLayer::Lrn(Lrn { input: net.shape(x), size: 3, alpha: 0.5, beta: 0.75, k: 1.0 })).expect("lrn");
     x = net.conv2d("b", x, conv(4)).expect("b");
     x = net.activation(x, leaky).expect("activation");
     let mut side = net.adaptive_avg_pool2d(x, 2, 2).expect("pool");

@@ -4,8 +4,8 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::Network;
 use cnn_cuda::ops::{
-    Activation, Backend, CopyBuffer, LossScale, MemorySizes, Metrics, Normalise, Op, Precision, Region, Sgd, SgdUpdate,
-    Span, Step, StepSeconds, Subset, TIMED_RUNS, TrainingState, Whole,
+    Activation, Backend, CopyBuffer, LossScale, MemorySizes, Metrics, Normalise, Op, Precision, Region, Sgd, Span,
+    Step, StepSeconds, Subset, TIMED_RUNS, TrainingState,
 };
 use cnn_cuda::plan::{self, Mode, Plan, Sequence, TrainSettings};
 use cnn_cuda::shape::Shape;
@@ -14,7 +14,7 @@ use super::dag::branching;
 use super::harness::bits;
 use super::norm::normalised;
 use crate::ops::cuda::options;
-use crate::ops::lab::{Lab, random};
+use crate::ops::lab::{Lab, random, sgd_update};
 use crate::support::cuda::{on_cuda, on_the_emulator};
 
 const BATCH: usize = 3;
@@ -66,7 +66,7 @@ fn after_steps<B: Backend>(
 fn profiled<B: Backend>(backend: &mut B, plan: &Plan, program: &mut B::Program) {
     let order: Vec<u32> = (0..(BATCH * TIMED_RUNS) as u32).map(|index| index % 3).collect();
     backend.set_order(Subset::Train, &order, 0).expect("order");
-    let times = plan::profile_step(backend, plan, &SGD, &train_step(plan), program).expect("a profile");
+    let times = plan::profile_step(backend, &train_step(plan), program).expect("a profile");
     assert_eq!(times.len(), plan.forward.len() + plan.backward.len() + 3);
     assert!(times.iter().all(|part| part.seconds > 0.0));
     let ends = times.windows(2).all(|pair| pair[1].start >= pair[0].start + 0.999 * pair[0].seconds);
@@ -113,9 +113,9 @@ fn a_step_is_timed_between_two_events() {
             assert!((1..=TIMED_RUNS).contains(&runs), "{runs} runs");
             (launches, seconds)
         };
-        let (one, once) = timed(CopyBuffer { op: Whole, input, output }.into());
+        let (one, once) = timed(CopyBuffer { input, output }.into());
         // Whether a gradient overflows, their norm, and the update.
-        let (three, thrice) = timed(SgdUpdate::new(Sgd { clip_norm: Some(1.0), ..Sgd::default() }, 64).into());
+        let (three, thrice) = timed(sgd_update(Sgd { clip_norm: Some(1.0), ..Sgd::default() }, 64).into());
         assert_eq!((one, three), (1, 3));
         assert!(0.0 < once && once < thrice, "{once} for one launch, {thrice} for three");
         if on_the_emulator() {

@@ -99,16 +99,12 @@ impl Blas {
         self.lt().context("cuBLASLt was not found (libcublasLt.so)")?.product(gemm, *epilogue)
     }
 
-    fn prepare(&self) -> Result<()> {
-        self.handle().map(|_| ())
-    }
-
     /// Starts both before `needed` bytes are allocated that leave little room for them, so that what fits is judged by
     /// what is free then. Where one does not start, its first product says so.
     pub fn prepare_where_short(&self, needed: usize) -> Result<()> {
         let (free, _) = self.stream.context().mem_get_info().map_err(error::driver)?;
         if needed.saturating_add(ROOM) > free {
-            let started = self.prepare();
+            let started = self.handle().map(|_| ());
             debug!("memory is short, so cuBLAS is started first: {started:?}, cuBLASLt: {}", self.lt().is_some());
         }
         Ok(())

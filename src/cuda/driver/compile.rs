@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Once, OnceLock};
 
 use anyhow::{Context, Result, anyhow};
@@ -42,12 +42,7 @@ pub(in crate::cuda) fn at_run_time(
         .compile((&format!("kernels/{}.cu", module.file), source), headers, &options)
         .map_err(|log| anyhow!("a CUDA kernel does not compile here:\n{log}"))?;
     if let Some(path) = cached {
-        // A cache that cannot be written costs a compilation next time, no more.
-        let kept = path.parent().map_or(Ok(()), fs::create_dir_all).map_err(anyhow::Error::from);
-        if let Err(error) = kept.and_then(|()| write_atomically(&path, |writer| Ok(writer.write_all(ptx.as_bytes())?)))
-        {
-            debug!("compiled kernels are not kept: {error:#}");
-        }
+        keep(&path, &ptx);
     }
     Ok(ptx)
 }
@@ -65,6 +60,14 @@ fn nvrtc() -> Result<&'static Nvrtc> {
          install the CUDA toolkit or the Python wheel nvidia-cuda-nvrtc-cu12, and name it in CNN_CUDA_NVRTC where it \
          is in an unusual place",
     )
+}
+
+/// Writes a file of the cache. One that cannot be written is made again next time, no more.
+pub(in crate::cuda) fn keep(path: &Path, text: &str) {
+    let folder = path.parent().map_or(Ok(()), fs::create_dir_all).map_err(anyhow::Error::from);
+    if let Err(error) = folder.and_then(|()| write_atomically(path, |writer| Ok(writer.write_all(text.as_bytes())?))) {
+        debug!("{} is not kept: {error:#}", path.display());
+    }
 }
 
 /// Where this program keeps what it can make again.

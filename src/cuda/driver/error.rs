@@ -35,6 +35,12 @@ fn remedy(code: CUresult) -> Option<&'static str> {
     })
 }
 
+/// Whether another start may mend what failed: other programs may have taken the memory.
+pub(in crate::cuda) fn may_pass(error: &Error) -> bool {
+    let text = format!("{error:#}");
+    ["OUT_OF_MEMORY", "ALLOC_FAILED", "NOT_INITIALIZED"].iter().any(|name| text.contains(name))
+}
+
 /// A cuBLAS error with its name and a remedy.
 pub(in crate::cuda) fn cublas(error: CublasError) -> Error {
     status(&format!("{:?}", error.0))

@@ -13,7 +13,7 @@ mod sources;
 mod turn;
 
 pub(super) use blas::Blas;
-pub(super) use compile::cache_folder;
+pub(super) use compile::{cache_folder, keep};
 pub(super) use identity::identity;
 pub(super) use modules::Modules;
 pub use modules::embedded;

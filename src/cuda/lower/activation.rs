@@ -3,31 +3,11 @@
 use anyhow::Result;
 
 use super::Lowering;
-use crate::cuda::program::{Address, grid_over, params};
+use crate::cuda::program::{Address, params};
 use crate::ops::{ActivationBackward, ActivationForward, RunOn};
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ActivationForwardParams {
-    input: Address,
-    output: Address,
-    count: u64,
-    slope: f32,
-    unused: u32,
-}
-params!(ActivationForwardParams, 2 addresses, 32 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ActivationBackwardParams {
-    output: Address,
-    d_output: Address,
-    d_input: Address,
-    count: u64,
-    slope: f32,
-    unused: u32,
-}
-params!(ActivationBackwardParams, 3 addresses, 40 bytes);
+params!(ActivationForwardParams, 32 bytes, [input, output], count: u64, slope: f32);
+params!(ActivationBackwardParams, 40 bytes, [output, d_output, d_input], count: u64, slope: f32);
 
 impl RunOn<Lowering<'_>> for ActivationForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -36,10 +16,8 @@ impl RunOn<Lowering<'_>> for ActivationForward {
             output: lowering.address(self.output),
             count: self.output.len as u64,
             slope: self.op.code(),
-            unused: 0,
         };
-        lowering.launch("activation_forward", grid_over(self.output.len.div_ceil(lowering.vector())), 0, &params);
-        Ok(())
+        lowering.launch_over("activation_forward", self.output.len.div_ceil(lowering.vector()), &params)
     }
 }
 
@@ -51,9 +29,7 @@ impl RunOn<Lowering<'_>> for ActivationBackward {
             d_input: lowering.address(self.d_input),
             count: self.d_input.len as u64,
             slope: self.op.code(),
-            unused: 0,
         };
-        lowering.launch("activation_backward", grid_over(self.d_input.len.div_ceil(lowering.vector())), 0, &params);
-        Ok(())
+        lowering.launch_over("activation_backward", self.d_input.len.div_ceil(lowering.vector()), &params)
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, BLOCK, Buffer, grid_over, params};
+use crate::cuda::program::{Address, BLOCK, Buffer, Plain, params};
 use crate::cuda::scratch::MAX_PARTIALS;
 use crate::ops::{
     Activation, ActivationBackward, ActivationForward, BiasActivationBackward, GradientEpilogue, RunOn, Span,
@@ -33,15 +33,18 @@ pub(super) struct ColumnGrid {
 
 const _: () = assert!(size_of::<ColumnGrid>() == 24);
 
+// SAFETY: numbers without gaps.
+unsafe impl Plain for ColumnGrid {}
+
 impl ColumnGrid {
     /// For threads that take `lanes` channels each; with the grid to launch.
-    pub fn new(rows: usize, channels: usize, lanes: usize) -> Result<([u32; 2], Self)> {
+    pub fn new(rows: usize, channels: usize, lanes: usize) -> Result<([usize; 2], Self)> {
         let vectors = channels.div_ceil(lanes);
         let width = vectors.next_power_of_two().min(WARP);
         let column_blocks = vectors.div_ceil(width);
         let row_blocks = (MOST_BLOCKS / column_blocks).clamp(1, MAX_PARTIALS);
-        let rows_per_block = rows.div_ceil(row_blocks).max(LEAST_ROWS * BLOCK as usize / width);
-        let blocks = [column_blocks as u32, rows.div_ceil(rows_per_block) as u32];
+        let rows_per_block = rows.div_ceil(row_blocks).max(LEAST_ROWS * BLOCK / width);
+        let blocks = [column_blocks, rows.div_ceil(rows_per_block)];
         let grid = Self {
             rows: rows as u64,
             channels: u32_of(channels)?,
@@ -53,31 +56,8 @@ impl ColumnGrid {
     }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BiasForwardParams {
-    input: Address,
-    bias: Address,
-    output: Address,
-    count: u64,
-    channels: u32,
-    slope: f32,
-}
-params!(BiasForwardParams, 3 addresses, 40 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct BiasBackwardParams {
-    output: Address,
-    d_output: Address,
-    d_bias: Address,
-    partial: Address,
-    arrived: Address,
-    grid: ColumnGrid,
-    slope: f32,
-    unused: u32,
-}
-params!(BiasBackwardParams, 5 addresses, 72 bytes);
+params!(BiasForwardParams, 40 bytes, [input, bias, output], count: u64, channels: u32, slope: f32);
+params!(BiasBackwardParams, 72 bytes, [output, d_output, d_bias, partial, arrived], grid: ColumnGrid, slope: f32);
 
 impl RunOn<Lowering<'_>> for BiasActivationBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -88,8 +68,7 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
                 op => ActivationBackward { op, output, d_output, d_input: d_output }.run_on(lowering),
             };
         };
-        let vectorised = lowering.vectorised(&[channels], &[output, d_output]);
-        let lanes = if vectorised { lowering.vector() } else { 1 };
+        let (kernel, lanes) = lowering.form("bias_activation_backward", &[channels], &[output, d_output]);
         let (blocks, grid) = ColumnGrid::new(d_output.len / channels, channels, lanes)?;
         let params = BiasBackwardParams {
             output: lowering.address(output),
@@ -99,11 +78,8 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
             arrived: Address::at(Buffer::BlockCounters),
             grid,
             slope: activation.code(),
-            unused: 0,
         };
-        let kernel = if vectorised { "bias_activation_backward_vec" } else { "bias_activation_backward" };
-        lowering.launch(kernel, blocks, 0, &params);
-        Ok(())
+        lowering.launch(kernel, blocks, &params)
     }
 }
 
@@ -141,10 +117,7 @@ impl Lowering<'_> {
             channels: u32_of(channels)?,
             slope: activation.code(),
         };
-        match self.vectorised(&[channels], &[output]) {
-            true => self.launch("bias_activation_forward_vec", grid_over(output.len / self.vector()), 0, &params),
-            false => self.launch("bias_activation_forward", grid_over(output.len), 0, &params),
-        }
-        Ok(())
+        let (kernel, lanes) = self.form("bias_activation_forward", &[channels], &[output]);
+        self.launch_over(kernel, output.len / lanes, &params)
     }
 }

@@ -7,20 +7,10 @@ use super::geometry::Geometry;
 use super::site::{Direction, Site};
 use super::{Lowering, direct, implicit};
 use crate::cuda::gemm::{Gemm, Operand};
-use crate::cuda::program::{Address, Buffer, grid_over, params};
+use crate::cuda::program::{Address, Buffer, params};
 use crate::ops::{Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span};
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ColumnsParams {
-    source: Address,
-    target: Address,
-    first: u64,
-    count: u64,
-    op: Geometry,
-    unused: u32,
-}
-params!(ColumnsParams, 2 addresses, 80 bytes);
+params!(ColumnsParams, 80 bytes, [source, target], first: u64, count: u64, op: Geometry);
 
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -75,19 +65,13 @@ impl Lowering<'_> {
     fn im2col_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
         let Conv2dForward { ref op, activation, input, weight, bias, output, pool } = *conv;
         let (weight, y, row) = (self.weight(weight), self.address(output), op.out_channels * self.real_size());
-        self.over_columns(op, input, |first, count, columns| Gemm {
+        self.over_columns(op, input, |first, count, columns| {
             // columns [count, k·k·ic] · Wᵀ [k·k·ic, oc] → y [count, oc]
-            m: count,
-            n: op.out_channels,
-            k: op.patch_len(),
-            a: Operand { address: columns, transposed: false },
-            b: Operand { address: weight, transposed: true },
-            c: y.plus(first * row),
-            float_result: false,
-            accumulate: false,
+            let (size, y) = ([count, op.out_channels, op.patch_len()], y.plus(first * row));
+            Gemm::new(size, Operand::plain(columns), Operand::transposed(weight), y)
         })?;
         match pool {
-            Some(pool) => self.pool_maxima((activation, bias), output, pool),
+            Some(_) => self.pool_after(conv),
             None => self.bias_activation_forward(activation, op.out_channels, bias, output),
         }
     }
@@ -95,16 +79,11 @@ impl Lowering<'_> {
     fn im2col_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
         let Conv2dBackwardWeight { ref op, input, d_output, d_weight } = *conv;
         let (d_y, d_weight, row) = (self.address(d_output), self.address(d_weight), op.out_channels * self.real_size());
-        self.over_columns(op, input, |first, count, columns| Gemm {
+        self.over_columns(op, input, |first, count, columns| {
             // d_yᵀ [oc, count] · columns [count, k·k·ic] → d_weight [oc, k·k·ic], pieces in order
-            m: op.out_channels,
-            n: op.patch_len(),
-            k: count,
-            a: Operand { address: d_y.plus(first * row), transposed: true },
-            b: Operand { address: columns, transposed: false },
-            c: d_weight,
-            float_result: true,
-            accumulate: first > 0,
+            let (size, d_y) = ([op.out_channels, op.patch_len(), count], d_y.plus(first * row));
+            let product = Gemm::new(size, Operand::transposed(d_y), Operand::plain(columns), d_weight);
+            Gemm { float_result: true, accumulate: first > 0, ..product }
         })
     }
 
@@ -114,22 +93,15 @@ impl Lowering<'_> {
         let (d_y, d_x, weight) = (self.address(d_output), self.address(d_input), self.weight(weight));
         let (columns, row) = (Address::at(Buffer::Columns), op.out_channels * self.real_size());
         // d_y [rows, oc] · W [oc, k·k·ic] → d_columns [rows, k·k·ic]
-        let product = |first: usize, rows: usize, c: Address| Gemm {
-            m: rows,
-            n: op.patch_len(),
-            k: op.out_channels,
-            a: Operand { address: d_y.plus(first * row), transposed: false },
-            b: Operand { address: weight, transposed: false },
-            c,
-            float_result: false,
-            accumulate: false,
+        let product = |first: usize, rows: usize, c: Address| {
+            let (size, d_y) = ([rows, op.patch_len(), op.out_channels], d_y.plus(first * row));
+            Gemm::new(size, Operand::plain(d_y), Operand::plain(weight), c)
         };
         if op.is_pointwise() {
             self.gemm(product(0, batch * pixels, d_x));
             return self.gradient_epilogue(op.input.channels, d_input, epilogue);
         }
-        let vectorised = self.vectorised(&[op.input.channels], &[d_input]);
-        let (kernel, lanes) = if vectorised { ("col2im_vec", self.vector()) } else { ("col2im", 1) };
+        let (kernel, lanes) = self.form("col2im", &[op.input.channels], &[d_input]);
         let samples_at_once = (self.columns_capacity(op) / pixels).max(1);
         for first in (0..batch).step_by(samples_at_once) {
             let samples = samples_at_once.min(batch - first);
@@ -140,9 +112,8 @@ impl Lowering<'_> {
                 first: first as u64,
                 count: samples as u64,
                 op: Geometry::of_conv(op)?,
-                unused: 0,
             };
-            self.launch(kernel, grid_over(samples * op.input.len() / lanes), 0, &params);
+            self.launch_over(&*kernel, samples * op.input.len() / lanes, &params)?;
         }
         self.gradient_epilogue(op.input.channels, d_input, epilogue)
     }
@@ -166,8 +137,7 @@ impl Lowering<'_> {
             self.gemm(product(0, rows, x));
             return Ok(());
         }
-        let vectorised = self.vectorised(&[op.input.channels], &[input]);
-        let (kernel, lanes) = if vectorised { ("im2col_vec", self.vector()) } else { ("im2col", 1) };
+        let (kernel, lanes) = self.form("im2col", &[op.input.channels], &[input]);
         let rows_at_once = self.columns_capacity(op).max(1);
         for first in (0..rows).step_by(rows_at_once) {
             let count = rows_at_once.min(rows - first);
@@ -177,9 +147,8 @@ impl Lowering<'_> {
                 first: first as u64,
                 count: count as u64,
                 op: Geometry::of_conv(op)?,
-                unused: 0,
             };
-            self.launch(kernel, grid_over(count * op.patch_len() / lanes), 0, &params);
+            self.launch_over(&*kernel, count * op.patch_len() / lanes, &params)?;
             self.gemm(product(first, count, columns));
         }
         Ok(())

@@ -4,9 +4,9 @@ use anyhow::Result;
 
 use super::geometry::Geometry;
 use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, BLOCK, Buffer, grid_over, params};
+use crate::cuda::program::{Address, BLOCK, Buffer, params};
 use crate::cuda::scratch::{MAX_DIRECT_BLOCKS, MAX_DIRECT_CHANNELS};
-use crate::ops::{Activation, Conv2d, Conv2dBackwardWeight, Conv2dForward};
+use crate::ops::{Conv2d, Conv2dBackwardWeight, Conv2dForward};
 
 /// Pixels that a thread of a weight gradient sums itself, at least.
 const LEAST_PIXELS: usize = 4;
@@ -21,43 +21,18 @@ fn channels_per_thread(op: &Conv2d) -> usize {
     if op.window.kernel == 3 { 4 } else { 1 }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DirectForwardParams {
-    input: Address,
-    weight: Address,
-    bias: Address,
-    output: Address,
-    pixels: u64,
-    op: Geometry,
-    slope: f32,
-}
-params!(DirectForwardParams, 4 addresses, 88 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DirectWeightParams {
-    input: Address,
-    d_output: Address,
-    d_weight: Address,
-    partial: Address,
-    arrived: Address,
-    pixels: u64,
-    op: Geometry,
-    width: u32,
-    pixels_per_block: u32,
-    unused: u32,
-}
-params!(DirectWeightParams, 5 addresses, 104 bytes);
+params!(DirectForwardParams, 88 bytes, [input, weight, bias, output], pixels: u64, op: Geometry, slope: f32);
+params!(
+    DirectWeightParams, 104 bytes,
+    [input, d_output, d_weight, partial, arrived],
+    pixels: u64, op: Geometry, width: u32, pixels_per_block: u32
+);
 
 impl Lowering<'_> {
     /// `output = activation(convolution + bias)` in one pass; a pooling comes after in another, and takes bias and
     /// activation along.
     pub(super) fn direct_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let (activation, bias) = match conv.pool {
-            Some(_) => (Activation::Identity, None),
-            None => (conv.activation, conv.bias),
-        };
+        let (activation, bias) = Self::before_pool(conv);
         let pixels = conv.output.len / conv.op.out_channels;
         let params = DirectForwardParams {
             input: self.address(conv.input),
@@ -69,18 +44,15 @@ impl Lowering<'_> {
             slope: activation.code(),
         };
         let threads = pixels * conv.op.out_channels.div_ceil(self.vector());
-        self.launch(format!("direct_forward_{}", conv.op.window.kernel), grid_over(threads), 0, &params);
-        match conv.pool {
-            Some(pool) => self.pool_maxima((conv.activation, conv.bias), conv.output, pool),
-            None => Ok(()),
-        }
+        self.launch_over(format!("direct_forward_{}", conv.op.window.kernel), threads, &params)?;
+        self.pool_after(conv)
     }
 
     /// `d_weight`, summed over all pixels in one launch.
     pub(super) fn direct_backward_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
         let pixels = conv.d_output.len / conv.op.out_channels;
         let width = conv.op.out_channels.div_ceil(channels_per_thread(&conv.op)).next_power_of_two();
-        let pixels_per_block = pixels.div_ceil(MAX_DIRECT_BLOCKS).max(LEAST_PIXELS * BLOCK as usize / width);
+        let pixels_per_block = pixels.div_ceil(MAX_DIRECT_BLOCKS).max(LEAST_PIXELS * BLOCK / width);
         let params = DirectWeightParams {
             input: self.address(conv.input),
             d_output: self.address(conv.d_output),
@@ -91,10 +63,8 @@ impl Lowering<'_> {
             op: Geometry::of_conv(&conv.op)?,
             width: u32_of(width)?,
             pixels_per_block: u32_of(pixels_per_block)?,
-            unused: 0,
         };
         let kernel = format!("direct_backward_weight_{}", conv.op.window.kernel);
-        self.launch(kernel, [pixels.div_ceil(pixels_per_block) as u32, 1], 0, &params);
-        Ok(())
+        self.launch(kernel, [pixels.div_ceil(pixels_per_block), 1], &params)
     }
 }

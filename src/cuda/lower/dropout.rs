@@ -3,29 +3,11 @@
 use anyhow::Result;
 
 use super::Lowering;
-use crate::cuda::program::{Address, Buffer, grid_over, params};
+use crate::cuda::program::{Address, Buffer, params};
 use crate::ops::{DropoutPass, NextDropoutStep, RunOn};
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DropoutParams {
-    input: Address,
-    state: Address,
-    output: Address,
-    count: u64,
-    index: u32,
-    threshold: u32,
-    scale: f32,
-    unused: u32,
-}
-params!(DropoutParams, 3 addresses, 48 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct DropoutStepParams {
-    state: Address,
-}
-params!(DropoutStepParams, 1 addresses, 8 bytes);
+params!(DropoutParams, 48 bytes, [input, state, output], count: u64, index: u32, threshold: u32, scale: f32);
+params!(DropoutStepParams, 8 bytes, [state]);
 
 const STATE: Address = Address::at(Buffer::DropoutStep);
 
@@ -39,16 +21,13 @@ impl RunOn<Lowering<'_>> for DropoutPass {
             index: self.op.index,
             threshold: self.op.threshold(),
             scale: self.op.scale(),
-            unused: 0,
         };
-        lowering.launch("dropout", grid_over(self.output.len.div_ceil(lowering.vector())), 0, &params);
-        Ok(())
+        lowering.launch_over("dropout", self.output.len.div_ceil(lowering.vector()), &params)
     }
 }
 
 impl RunOn<Lowering<'_>> for NextDropoutStep {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.launch("next_dropout_step", [1, 1], 0, &DropoutStepParams { state: STATE });
-        Ok(())
+        lowering.launch("next_dropout_step", [1, 1], &DropoutStepParams { state: STATE })
     }
 }

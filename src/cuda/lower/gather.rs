@@ -3,64 +3,29 @@
 use anyhow::Result;
 
 use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, Buffer, SetBuffers, grid_over, params};
+use crate::cuda::program::{Address, Buffer, params};
 use crate::ops::{Augmentation, Gather, RunOn};
 
 /// Values of an image that one block changes: enough to make up for its draws.
 const VALUES_OF_A_BLOCK: usize = 4096;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct GatherParams {
-    images: Address,
-    labels: Address,
-    order: Address,
-    mean: Address,
-    std: Address,
-    position: Address,
-    output: Address,
-    batch_labels: Address,
-    arrived: Address,
-    batch: u32,
-    sample_size: u32,
-    channels: u32,
-    unused: u32,
-}
-params!(GatherParams, 9 addresses, 88 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct AugmentParams {
-    images: Address,
-    labels: Address,
-    order: Address,
-    mean: Address,
-    std: Address,
-    draws: Address,
-    position: Address,
-    output: Address,
-    batch_labels: Address,
-    arrived: Address,
-    height: u32,
-    width: u32,
-    channels: u32,
-    crop_padding: u32,
-    flip: u32,
-    cutout: u32,
-    brightness: f32,
-    contrast: f32,
-}
-params!(AugmentParams, 10 addresses, 112 bytes);
+params!(
+    GatherParams, 88 bytes,
+    [images, labels, order, mean, std, position, output, batch_labels, arrived],
+    batch: u32, sample_size: u32, channels: u32
+);
+params!(
+    AugmentParams, 112 bytes,
+    [images, labels, order, mean, std, draws, position, output, batch_labels, arrived],
+    height: u32, width: u32, channels: u32, crop_padding: u32, flip: u32, cutout: u32, brightness: f32, contrast: f32
+);
 
 impl RunOn<Lowering<'_>> for Gather {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let (buffers, shape) = (SetBuffers::of(self.subset), self.shape);
-        let batch = u32_of(self.output.len / shape.len())?;
-        let at = Address::at;
-        let (images, labels, order) = (at(buffers.images), at(buffers.labels), at(buffers.order));
-        let (mean, std, position) = (at(buffers.mean), at(buffers.std), at(buffers.position));
-        let (output, batch_labels) = (lowering.address(self.output), at(Buffer::Labels));
-        let (arrived, channels) = (at(Buffer::BlockCounters), u32_of(shape.channels)?);
+        let (shape, batch) = (self.shape, self.output.len / self.shape.len());
+        let [images, labels, order, position, mean, std] = Buffer::of_set(self.subset).map(Address::at);
+        let (output, batch_labels) = (lowering.address(self.output), Address::at(Buffer::Labels));
+        let (arrived, channels) = (Address::at(Buffer::BlockCounters), u32_of(shape.channels)?);
         let Some(Augmentation { crop_padding, flip, cutout, brightness, contrast }) = self.augmentation else {
             let params = GatherParams {
                 images,
@@ -72,13 +37,11 @@ impl RunOn<Lowering<'_>> for Gather {
                 output,
                 batch_labels,
                 arrived,
-                batch,
+                batch: u32_of(batch)?,
                 sample_size: u32_of(shape.len())?,
                 channels,
-                unused: 0,
             };
-            lowering.launch("gather_normalise", grid_over(self.output.len), 0, &params);
-            return Ok(());
+            return lowering.launch_over("gather_normalise", self.output.len, &params);
         };
         let params = AugmentParams {
             images,
@@ -86,7 +49,7 @@ impl RunOn<Lowering<'_>> for Gather {
             order,
             mean,
             std,
-            draws: at(Buffer::AugmentationEpoch),
+            draws: Address::at(Buffer::AugmentationEpoch),
             position,
             output,
             batch_labels,
@@ -100,8 +63,7 @@ impl RunOn<Lowering<'_>> for Gather {
             brightness,
             contrast,
         };
-        let parts = shape.len().div_ceil(VALUES_OF_A_BLOCK).min(1 << 15) as u32;
-        lowering.launch("gather_augment", [batch, parts], 0, &params);
-        Ok(())
+        let parts = shape.len().div_ceil(VALUES_OF_A_BLOCK).min(1 << 15);
+        lowering.launch("gather_augment", [batch, parts], &params)
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::u32_of;
+use crate::cuda::program::Plain;
 use crate::ops::{AdaptiveAvgPool2d, Conv2d, Subsample};
 use crate::shape::{Shape, Window};
 
@@ -24,6 +25,9 @@ pub(super) struct Geometry {
 }
 
 const _: () = assert!(size_of::<Geometry>() == 44);
+
+// SAFETY: numbers of one size.
+unsafe impl Plain for Geometry {}
 
 impl Geometry {
     /// Of pooling, and whatever else has a window without groups and dilation.

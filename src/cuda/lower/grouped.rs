@@ -4,57 +4,20 @@ use anyhow::Result;
 
 use super::Lowering;
 use super::geometry::Geometry;
-use crate::cuda::program::{Address, grid_over, params};
-use crate::ops::{Activation, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
+use crate::cuda::program::{Address, params};
+use crate::ops::{Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 
 /// Blocks of a weight gradient, at most; each then does several weights.
 const MOST_BLOCKS: usize = 1 << 16;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct GroupedForwardParams {
-    input: Address,
-    weight: Address,
-    bias: Address,
-    output: Address,
-    count: u64,
-    op: Geometry,
-    slope: f32,
-}
-params!(GroupedForwardParams, 4 addresses, 88 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct GroupedInputParams {
-    d_output: Address,
-    weight: Address,
-    d_input: Address,
-    count: u64,
-    op: Geometry,
-    unused: u32,
-}
-params!(GroupedInputParams, 3 addresses, 80 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct GroupedWeightParams {
-    input: Address,
-    d_output: Address,
-    d_weight: Address,
-    count: u64,
-    pixels: u64,
-    op: Geometry,
-    unused: u32,
-}
-params!(GroupedWeightParams, 3 addresses, 88 bytes);
+params!(GroupedForwardParams, 88 bytes, [input, weight, bias, output], count: u64, op: Geometry, slope: f32);
+params!(GroupedInputParams, 80 bytes, [d_output, weight, d_input], count: u64, op: Geometry);
+params!(GroupedWeightParams, 88 bytes, [input, d_output, d_weight], count: u64, pixels: u64, op: Geometry);
 
 impl Lowering<'_> {
     /// A pooling comes after in another pass, and takes bias and activation along.
     pub(super) fn grouped_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let (activation, bias) = match conv.pool {
-            Some(_) => (Activation::Identity, None),
-            None => (conv.activation, conv.bias),
-        };
+        let (activation, bias) = Self::before_pool(conv);
         let params = GroupedForwardParams {
             input: self.address(conv.input),
             weight: self.weight(conv.weight),
@@ -64,11 +27,8 @@ impl Lowering<'_> {
             op: Geometry::of_conv(&conv.op)?,
             slope: activation.code(),
         };
-        self.launch("grouped_forward", grid_over(conv.output.len), 0, &params);
-        match conv.pool {
-            Some(pool) => self.pool_maxima((conv.activation, conv.bias), conv.output, pool),
-            None => Ok(()),
-        }
+        self.launch_over("grouped_forward", conv.output.len, &params)?;
+        self.pool_after(conv)
     }
 
     pub(super) fn grouped_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
@@ -80,10 +40,8 @@ impl Lowering<'_> {
             count: count as u64,
             pixels: (conv.d_output.len / conv.op.out_channels) as u64,
             op: Geometry::of_conv(&conv.op)?,
-            unused: 0,
         };
-        self.launch("grouped_backward_weight", [count.min(MOST_BLOCKS) as u32, 1], 0, &params);
-        Ok(())
+        self.launch("grouped_backward_weight", [count.min(MOST_BLOCKS), 1], &params)
     }
 
     pub(super) fn grouped_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
@@ -93,9 +51,8 @@ impl Lowering<'_> {
             d_input: self.address(conv.d_input),
             count: conv.d_input.len as u64,
             op: Geometry::of_conv(&conv.op)?,
-            unused: 0,
         };
-        self.launch("grouped_backward_input", grid_over(conv.d_input.len), 0, &params);
+        self.launch_over("grouped_backward_input", conv.d_input.len, &params)?;
         self.gradient_epilogue(conv.op.input.channels, conv.d_input, conv.epilogue)
     }
 }

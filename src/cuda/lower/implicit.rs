@@ -5,9 +5,11 @@ use anyhow::{Result, ensure};
 use super::geometry::Geometry;
 use super::split_k::{SplitK, Tiles};
 use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, Buffer, Params, params};
+use crate::cuda::program::{Address, Buffer, KernelLaunch, Launch, Params, params};
 use crate::cuda::scratch::{MAX_COLUMN_SUMS, MAX_COLUMNS, MAX_PARTS};
-use crate::ops::{Activation, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d, Precision};
+use crate::ops::{
+    Activation, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d, PoolEpilogue, Precision,
+};
 use crate::shape::Window;
 
 /// Whether a pooling ends the convolution before it in one launch.
@@ -37,54 +39,17 @@ pub(super) fn applies(op: &Conv2d, batch: usize) -> bool {
         })
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ImplicitForwardParams {
-    input: Address,
-    weight: Address,
-    bias: Address,
-    output: Address,
-    argmax: Address,
-    partials: Address,
-    counters: Address,
-    op: Geometry,
-    batch: u32,
-    slope: f32,
-    unused: u32,
-}
-params!(ImplicitForwardParams, 7 addresses, 112 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ImplicitWeightParams {
-    input: Address,
-    d_output: Address,
-    d_weight: Address,
-    partials: Address,
-    counters: Address,
-    op: Geometry,
-    batch: u32,
-}
-params!(ImplicitWeightParams, 5 addresses, 88 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ImplicitInputParams {
-    d_output: Address,
-    weight: Address,
-    output: Address,
-    d_input: Address,
-    d_bias: Address,
-    parts: Address,
-    parts_counters: Address,
-    partials: Address,
-    counters: Address,
-    op: Geometry,
-    batch: u32,
-    slope: f32,
-    unused: u32,
-}
-params!(ImplicitInputParams, 9 addresses, 128 bytes);
+params!(
+    ImplicitForwardParams, 112 bytes,
+    [input, weight, bias, output, argmax, partials, counters],
+    op: Geometry, batch: u32, slope: f32
+);
+params!(ImplicitWeightParams, 88 bytes, [input, d_output, d_weight, partials, counters], op: Geometry, batch: u32);
+params!(
+    ImplicitInputParams, 128 bytes,
+    [d_output, weight, output, d_input, d_bias, parts, parts_counters, partials, counters],
+    op: Geometry, batch: u32, slope: f32
+);
 
 const PARTIALS: Address = Address::at(Buffer::ProductPartials);
 const COUNTERS: Address = Address::at(Buffer::ProductCounters);
@@ -95,15 +60,14 @@ impl Lowering<'_> {
         let op = &conv.op;
         let (shape, batch) = (op.output()?, conv.input.len / op.input.len());
         let fused = conv.pool.filter(|pool| fuses(&pool.op));
-        let (bias, activation) = match (conv.pool, fused) {
-            (Some(_), None) => (None, Activation::Identity),
-            _ => (conv.bias, conv.activation),
-        };
-        let (output, argmax, rows) = match fused {
+        let (kernel, output, argmax, rows) = match fused {
             // Eight windows of four pixels are 32 rows.
-            Some(pool) => (pool.output, pool.argmax, (batch * pool.op.output()?.pixels()).div_ceil(8) * 32),
-            None => (conv.output, None, batch * shape.pixels()),
+            Some(PoolEpilogue { op, output, argmax }) => {
+                ("conv2d_forward_pooled", output, argmax, (batch * op.output()?.pixels()).div_ceil(8) * 32)
+            }
+            None => ("conv2d_forward", conv.output, None, batch * shape.pixels()),
         };
+        let (activation, bias) = if fused.is_some() { (conv.activation, conv.bias) } else { Self::before_pool(conv) };
         let params = ImplicitForwardParams {
             input: self.address(conv.input),
             weight: self.weight(conv.weight),
@@ -115,16 +79,11 @@ impl Lowering<'_> {
             op: Geometry::of_conv(op)?,
             batch: u32_of(batch)?,
             slope: activation.code(),
-            unused: 0,
         };
         let vector = self.reads_vectors(&[op.input.channels], [params.input, params.weight]);
         let (tiles, form) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
-        let kernel = if fused.is_some() { "conv2d_forward_pooled" } else { "conv2d_forward" };
         self.implicit(kernel, form, [rows, op.out_channels, op.patch_len()], tiles, &params)?;
-        match conv.pool.filter(|_| fused.is_none()) {
-            Some(pool) => self.pool_maxima((conv.activation, conv.bias), conv.output, pool),
-            None => Ok(()),
-        }
+        if fused.is_some() { Ok(()) } else { self.pool_after(conv) }
     }
 
     /// `d_weight = d_outputᵀ · windows`
@@ -166,7 +125,6 @@ impl Lowering<'_> {
             op: Geometry::of_conv(op)?,
             batch: u32_of(batch)?,
             slope: masked.map_or(1.0, |epilogue| epilogue.activation.code()),
-            unused: 0,
         };
         let vector = self.reads_vectors(&[channels, op.out_channels], [params.d_output, params.weight]);
         let (tiles, form) = match (vector, op.window.stride) {
@@ -181,17 +139,18 @@ impl Lowering<'_> {
 
     /// Whether two operands, contiguous along `lengths`, are read by 16 bytes.
     fn reads_vectors(&self, lengths: &[usize], operands: [Address; 2]) -> bool {
-        self.vectorised(lengths, &[]) && operands.iter().all(|operand| operand.is_aligned(16))
+        let vector = self.vector();
+        lengths.iter().all(|length| length.is_multiple_of(vector)) && operands.iter().all(|it| it.is_aligned(16))
     }
 
     /// Launches `kernel` in its `form` with the tile that suits `rows · cols` sums over `depth`.
-    fn implicit<P: Params>(
+    fn implicit(
         &mut self,
         kernel: &str,
         form: &str,
         [rows, cols, depth]: [usize; 3],
         tiles: Tiles,
-        params: &P,
+        params: &impl Params,
     ) -> Result<()> {
         if rows == 0 || cols == 0 {
             return Ok(());
@@ -199,8 +158,8 @@ impl Lowering<'_> {
         let fp32 = self.target.precision == Precision::Fp32;
         let split = SplitK::new([rows, cols, depth], tiles, self.vector() / 4, fp32);
         ensure!(split.splits == 1 || split.tiles * split.splits <= MAX_PARTS, "{split:?} has too many parts");
-        let grid = [u32::try_from(split.tiles)?, u32::try_from(split.splits)?];
-        self.launch(format!("{kernel}_{}{form}", split.tile.name()), grid, split.tile.shared_bytes(), params);
+        let (name, grid) = (format!("{kernel}_{}{form}", split.tile.name()), [split.tiles, split.splits]);
+        self.launches.push(Launch::Kernel(KernelLaunch::new(name, grid, split.tile.shared_bytes(), params)?));
         Ok(())
     }
 }

@@ -4,60 +4,23 @@ use anyhow::Result;
 
 use super::geometry::Geometry;
 use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, grid_over, params};
+use crate::cuda::program::{Address, params};
 use crate::ops::{Add, CopyBuffer, CopyChannels, RunOn, Span, Subsample, SubsampleBackward, SubsampleForward};
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct AddParams {
-    left: Address,
-    right: Address,
-    output: Address,
-    count: u64,
-}
-params!(AddParams, 3 addresses, 32 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct CopyParams {
-    source: Address,
-    target: Address,
-    count: u64,
-}
-params!(CopyParams, 2 addresses, 24 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct CopyChannelsParams {
-    source: Address,
-    target: Address,
-    pixels: u64,
-    channels: u32,
-    source_stride: u32,
-    source_offset: u32,
-    target_stride: u32,
-    target_offset: u32,
-    unused: u32,
-}
-params!(CopyChannelsParams, 2 addresses, 48 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SubsampleParams {
-    source: Address,
-    target: Address,
-    count: u64,
-    op: Geometry,
-    first_channel: u32,
-}
-params!(SubsampleParams, 2 addresses, 72 bytes);
+params!(AddParams, 32 bytes, [left, right, output], count: u64);
+params!(CopyParams, 24 bytes, [source, target], count: u64);
+params!(
+    CopyChannelsParams, 48 bytes,
+    [source, target],
+    pixels: u64, channels: u32, source_stride: u32, source_offset: u32, target_stride: u32, target_offset: u32
+);
+params!(SubsampleParams, 72 bytes, [source, target], count: u64, op: Geometry, first_channel: u32);
 
 impl RunOn<Lowering<'_>> for Add {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         let [left, right, output] = [self.a, self.b, self.output].map(|span| lowering.address(span));
         let params = AddParams { left, right, output, count: self.output.len as u64 };
-        lowering.launch("add_forward", grid_over(self.output.len.div_ceil(lowering.vector())), 0, &params);
-        Ok(())
+        lowering.launch_over("add_forward", self.output.len.div_ceil(lowering.vector()), &params)
     }
 }
 
@@ -65,8 +28,7 @@ impl RunOn<Lowering<'_>> for CopyBuffer {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         let [source, target] = [self.input, self.output].map(|span| lowering.address(span));
         let params = CopyParams { source, target, count: self.output.len as u64 };
-        lowering.launch("copy", grid_over(self.output.len.div_ceil(lowering.vector())), 0, &params);
-        Ok(())
+        lowering.launch_over("copy", self.output.len.div_ceil(lowering.vector()), &params)
     }
 }
 
@@ -84,14 +46,9 @@ impl RunOn<Lowering<'_>> for CopyChannels {
             source_offset: u32_of(op.source_offset)?,
             target_stride: u32_of(op.target_channels)?,
             target_offset: u32_of(op.target_offset)?,
-            unused: 0,
         };
-        let count = pixels * op.channels;
-        match lowering.vectorised(&lengths, &[self.input, self.output]) {
-            true => lowering.launch("copy_channels_vec", grid_over(count / lowering.vector()), 0, &params),
-            false => lowering.launch("copy_channels", grid_over(count), 0, &params),
-        }
-        Ok(())
+        let (kernel, lanes) = lowering.form("copy_channels", &lengths, &[self.input, self.output]);
+        lowering.launch_over(kernel, pixels * op.channels / lanes, &params)
     }
 }
 
@@ -117,7 +74,6 @@ impl Lowering<'_> {
             op: Geometry::of_subsample(op)?,
             first_channel: u32_of(op.first_channel())?,
         };
-        self.launch(kernel, grid_over(target.len), 0, &params);
-        Ok(())
+        self.launch_over(kernel, target.len, &params)
     }
 }

@@ -18,16 +18,8 @@ impl RunOn<Lowering<'_>> for LinearForward {
         let batch = input.len / op.in_features;
         let epilogue = lowering.forward_epilogue(self);
         // x [n, in] · Wᵀ [in, out] → y [n, out]
-        let gemm = Gemm {
-            m: batch,
-            n: op.out_features,
-            k: op.in_features,
-            a: Operand { address: lowering.address(input), transposed: false },
-            b: Operand { address: lowering.weight(weight), transposed: true },
-            c: lowering.address(output),
-            float_result: false,
-            accumulate: false,
-        };
+        let (x, w) = (Operand::plain(lowering.address(input)), Operand::transposed(lowering.weight(weight)));
+        let gemm = Gemm::new([batch, op.out_features, op.in_features], x, w, lowering.address(output));
         let site = Site::linear_forward(self, batch, lowering.target.precision);
         match (lowering.choose_product(&site, &op, batch, &gemm, epilogue), epilogue) {
             (Algorithm::Implicit, _) => {
@@ -57,16 +49,9 @@ impl RunOn<Lowering<'_>> for LinearBackwardWeight {
         let deferred = d_bias.filter(|d_bias| lowering.deferred.contains(d_bias));
         let epilogue = deferred.map(|d_bias| LtEpilogue::BiasGradient { d_bias: lowering.address(d_bias) });
         // d_yᵀ [out, n] · x [n, in] → d_weight [out, in]
-        let gemm = Gemm {
-            m: op.out_features,
-            n: op.in_features,
-            k: batch,
-            a: Operand { address: lowering.address(d_output), transposed: true },
-            b: Operand { address: lowering.address(input), transposed: false },
-            c: lowering.address(d_weight),
-            float_result: true,
-            accumulate: false,
-        };
+        let (d_y, x) = (Operand::transposed(lowering.address(d_output)), Operand::plain(lowering.address(input)));
+        let gemm = Gemm::new([op.out_features, op.in_features, batch], d_y, x, lowering.address(d_weight));
+        let gemm = Gemm { float_result: true, ..gemm };
         let site = Site::linear_backward_weight(&op, batch, deferred.is_some(), lowering.target.precision);
         let algorithm = lowering.choose_product(&site, &op, batch, &gemm, epilogue);
         if let (Algorithm::CublasLt, Some(epilogue)) = (algorithm, epilogue) {
@@ -95,16 +80,8 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
         let batch = d_input.len / op.in_features;
         let lt_epilogue = lowering.input_epilogue(&op, epilogue);
         // d_y [n, out] · W [out, in] → d_x [n, in]
-        let gemm = Gemm {
-            m: batch,
-            n: op.in_features,
-            k: op.out_features,
-            a: Operand { address: lowering.address(d_output), transposed: false },
-            b: Operand { address: lowering.weight(weight), transposed: false },
-            c: lowering.address(d_input),
-            float_result: false,
-            accumulate: false,
-        };
+        let (d_y, w) = (Operand::plain(lowering.address(d_output)), Operand::plain(lowering.weight(weight)));
+        let gemm = Gemm::new([batch, op.in_features, op.out_features], d_y, w, lowering.address(d_input));
         let site = Site::linear_backward_input(&op, batch, epilogue.as_ref(), lowering.target.precision);
         match (lowering.choose_product(&site, &op, batch, &gemm, lt_epilogue), lt_epilogue) {
             (Algorithm::Implicit, _) => {

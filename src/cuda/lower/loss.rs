@@ -11,24 +11,11 @@ fn sums_the_bias(logits: usize) -> bool {
     logits <= 1 << 14
 }
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct LossParams {
-    logits: Address,
-    labels: Address,
-    loss_scale: Address,
-    d_logits: Address,
-    d_bias: Address,
-    metrics: Address,
-    step_log: Address,
-    rows: u32,
-    classes: u32,
-    smoothing: f32,
-    weight: f32,
-    auxiliary: u32,
-    unused: u32,
-}
-params!(LossParams, 7 addresses, 80 bytes);
+params!(
+    LossParams, 80 bytes,
+    [logits, labels, loss_scale, d_logits, d_bias, metrics, step_log],
+    rows: u32, classes: u32, smoothing: f32, weight: f32, auxiliary: u32
+);
 
 impl RunOn<Lowering<'_>> for SoftmaxCrossEntropy {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -47,10 +34,9 @@ impl RunOn<Lowering<'_>> for SoftmaxCrossEntropy {
             smoothing: gradient.map_or(0.0, |gradient| gradient.smoothing),
             weight: gradient.map_or(1.0, |gradient| gradient.weight()),
             auxiliary: gradient.is_some_and(|gradient| gradient.auxiliary.is_some()).into(),
-            unused: 0,
         };
         // One block: the sums over the samples have one order.
-        lowering.launch("softmax_cross_entropy", [1, 1], 0, &params);
+        lowering.launch("softmax_cross_entropy", [1, 1], &params)?;
         match gradient {
             Some(LossGradient { d_logits: d_output, d_bias: d_bias @ Some(_), .. }) if summed_here.is_none() => {
                 let (activation, channels, output) = (Activation::Identity, classes, logits);

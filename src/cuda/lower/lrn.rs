@@ -3,24 +3,14 @@
 use anyhow::Result;
 
 use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, grid_over, params};
+use crate::cuda::program::{Address, params};
 use crate::ops::{Lrn, LrnBackward, LrnForward, RunOn, Span};
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct LrnParams {
-    input: Address,
-    d_output: Address,
-    output: Address,
-    count: u64,
-    channels: u32,
-    size: u32,
-    alpha: f32,
-    beta: f32,
-    k: f32,
-    unused: u32,
-}
-params!(LrnParams, 3 addresses, 56 bytes);
+params!(
+    LrnParams, 56 bytes,
+    [input, d_output, output],
+    count: u64, channels: u32, size: u32, alpha: f32, beta: f32, k: f32
+);
 
 impl RunOn<Lowering<'_>> for LrnForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -46,9 +36,7 @@ impl Lowering<'_> {
             alpha: op.alpha,
             beta: op.beta,
             k: op.k,
-            unused: 0,
         };
-        self.launch(kernel, grid_over(output.len), 0, &params);
-        Ok(())
+        self.launch_over(kernel, output.len, &params)
     }
 }

@@ -28,7 +28,7 @@ use std::collections::HashSet;
 use anyhow::{Context, Result, anyhow};
 
 use super::gemm::{Gemm, LtEpilogue};
-use super::program::{Address, Buffer, KernelLaunch, Launch, LoweredStep, Params, place};
+use super::program::{Address, Buffer, KernelLaunch, Launch, LoweredStep, Params, grid_over, place};
 use crate::ops::{Algorithm, Precision, Region, RunOn, Span, Step};
 
 /// What of a device the launches depend on.
@@ -115,16 +115,23 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Whether `lengths` are all multiples of the vector length and `spans` begin on 16 bytes: kernels are then launched in
-    /// their form `<kernel>_vec`.
-    fn vectorised(&self, lengths: &[usize], spans: &[Span]) -> bool {
+    /// The name of `kernel` in its form for some operands, and the elements that a thread of it takes at once: 16 bytes by
+    /// `<kernel>_vec` where `lengths` are all multiples of that and `spans` begin on it.
+    fn form(&self, kernel: &str, lengths: &[usize], spans: &[Span]) -> (String, usize) {
         let vector = self.vector();
-        lengths.iter().all(|length| length.is_multiple_of(vector))
-            && spans.iter().all(|span| span.offset.is_multiple_of(vector))
+        let vectorised =
+            lengths.iter().chain(spans.iter().map(|span| &span.offset)).all(|it| it.is_multiple_of(vector));
+        if vectorised { (format!("{kernel}_vec"), vector) } else { (kernel.to_string(), 1) }
     }
 
-    fn launch<P: Params>(&mut self, kernel: impl Into<String>, grid: [u32; 2], shared: u32, params: &P) {
-        self.launches.push(Launch::Kernel(KernelLaunch::new(kernel, grid, shared, params)));
+    fn launch(&mut self, kernel: impl Into<String>, grid: [usize; 2], params: &impl Params) -> Result<()> {
+        self.launches.push(Launch::Kernel(KernelLaunch::new(kernel, grid, 0, params)?));
+        Ok(())
+    }
+
+    /// For a kernel that covers any number of items, one for each thread at a time.
+    fn launch_over(&mut self, kernel: impl Into<String>, items: usize, params: &impl Params) -> Result<()> {
+        self.launch(kernel, grid_over(items), params)
     }
 
     fn gemm(&mut self, gemm: Gemm<Address>) {

@@ -4,80 +4,32 @@ use anyhow::Result;
 
 use super::bias::ColumnGrid;
 use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, Buffer, grid_over, params};
+use crate::cuda::program::{Address, Buffer, params};
 use crate::ops::{Activation, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
 
 /// As the epsilon of `factors_of` in `kernels/norm.cu`: statistics are means and inverse deviations already.
 const OWN: f32 = -1.0;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct NormStatisticsParams {
-    input: Address,
-    running: Address,
-    saved: Address,
-    partial: Address,
-    arrived: Address,
-    grid: ColumnGrid,
-    momentum: f32,
-    epsilon: f32,
-}
-params!(NormStatisticsParams, 5 addresses, 72 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct NormForwardParams {
-    input: Address,
-    weight: Address,
-    bias: Address,
-    statistics: Address,
-    residual: Address,
-    output: Address,
-    count: u64,
-    channels: u32,
-    epsilon: f32,
-    slope: f32,
-    unused: u32,
-}
-params!(NormForwardParams, 6 addresses, 72 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct NormSumsParams {
-    input: Address,
-    output: Address,
-    weight: Address,
-    bias: Address,
-    saved: Address,
-    d_output: Address,
-    d_weight: Address,
-    d_bias: Address,
-    partial: Address,
-    arrived: Address,
-    grid: ColumnGrid,
-    slope: f32,
-    unused: u32,
-}
-params!(NormSumsParams, 10 addresses, 112 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct NormInputParams {
-    input: Address,
-    d_output: Address,
-    weight: Address,
-    bias: Address,
-    saved: Address,
-    d_weight: Address,
-    d_bias: Address,
-    d_input: Address,
-    count: u64,
-    channels: u32,
-    share: f32,
-    slope: f32,
-    unused: u32,
-}
-params!(NormInputParams, 8 addresses, 88 bytes);
+params!(
+    NormStatisticsParams, 72 bytes,
+    [input, running, saved, partial, arrived],
+    grid: ColumnGrid, momentum: f32, epsilon: f32
+);
+params!(
+    NormForwardParams, 72 bytes,
+    [input, weight, bias, statistics, residual, output],
+    count: u64, channels: u32, epsilon: f32, slope: f32
+);
+params!(
+    NormSumsParams, 112 bytes,
+    [input, output, weight, bias, saved, d_output, d_weight, d_bias, partial, arrived],
+    grid: ColumnGrid, slope: f32
+);
+params!(
+    NormInputParams, 88 bytes,
+    [input, d_output, weight, bias, saved, d_weight, d_bias, d_input],
+    count: u64, channels: u32, share: f32, slope: f32
+);
 
 impl RunOn<Lowering<'_>> for BatchNorm2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -97,14 +49,10 @@ impl RunOn<Lowering<'_>> for BatchNorm2dForward {
             channels: u32_of(channels)?,
             epsilon: if self.saved.is_some() { OWN } else { self.op.epsilon },
             slope: self.activation.code(),
-            unused: 0,
         };
         let residual = self.residual.unwrap_or(self.input);
-        match lowering.vectorised(&[channels], &[self.input, residual, self.output]) {
-            true => lowering.launch("norm_forward_vec", grid_over(count / lowering.vector()), 0, &params),
-            false => lowering.launch("norm_forward", grid_over(count), 0, &params),
-        }
-        Ok(())
+        let (kernel, lanes) = lowering.form("norm_forward", &[channels], &[self.input, residual, self.output]);
+        lowering.launch_over(kernel, count / lanes, &params)
     }
 }
 
@@ -129,13 +77,9 @@ impl RunOn<Lowering<'_>> for BatchNorm2dBackward {
             channels: u32_of(channels)?,
             share: 1.0 / rows as f32,
             slope: activation.code(),
-            unused: 0,
         };
-        match lowering.vectorised(&[channels], &[self.input, self.d_output, d_input]) {
-            true => lowering.launch("norm_backward_input_vec", grid_over(count / lowering.vector()), 0, &params),
-            false => lowering.launch("norm_backward_input", grid_over(count), 0, &params),
-        }
-        Ok(())
+        let (kernel, lanes) = lowering.form("norm_backward_input", &[channels], &[self.input, self.d_output, d_input]);
+        lowering.launch_over(kernel, count / lanes, &params)
     }
 }
 
@@ -143,8 +87,7 @@ impl Lowering<'_> {
     /// Mean and inverse deviation of the batch, and the running statistics' step towards them.
     fn norm_statistics(&mut self, norm: &BatchNorm2dForward, saved: Span) -> Result<()> {
         let channels = norm.op.input.channels;
-        let vectorised = self.vectorised(&[channels], &[norm.input]);
-        let lanes = if vectorised { self.vector() } else { 1 };
+        let (kernel, lanes) = self.form("norm_statistics", &[channels], &[norm.input]);
         let (blocks, grid) = ColumnGrid::new(norm.input.len / channels, channels, lanes)?;
         let params = NormStatisticsParams {
             input: self.address(norm.input),
@@ -156,16 +99,15 @@ impl Lowering<'_> {
             momentum: norm.op.momentum,
             epsilon: norm.op.epsilon,
         };
-        self.launch(if vectorised { "norm_statistics_vec" } else { "norm_statistics" }, blocks, 0, &params);
-        Ok(())
+        self.launch(kernel, blocks, &params)
     }
 
     /// The gradients of weight and bias, and with a residual its own, in place.
     fn norm_gradient_sums(&mut self, rows: usize, norm: &BatchNorm2dBackward) -> Result<()> {
         let channels = norm.op.input.channels;
         let output = norm.output.unwrap_or(norm.input);
-        let vectorised = self.vectorised(&[channels], &[norm.input, norm.d_output, output]);
-        let (blocks, grid) = ColumnGrid::new(rows, channels, if vectorised { self.vector() } else { 1 })?;
+        let (kernel, lanes) = self.form("norm_backward_sums", &[channels], &[norm.input, norm.d_output, output]);
+        let (blocks, grid) = ColumnGrid::new(rows, channels, lanes)?;
         let params = NormSumsParams {
             input: self.address(norm.input),
             output: self.optional(norm.output),
@@ -179,9 +121,7 @@ impl Lowering<'_> {
             arrived: Address::at(Buffer::BlockCounters),
             grid,
             slope: norm.activation.code(),
-            unused: 0,
         };
-        self.launch(if vectorised { "norm_backward_sums_vec" } else { "norm_backward_sums" }, blocks, 0, &params);
-        Ok(())
+        self.launch(kernel, blocks, &params)
     }
 }

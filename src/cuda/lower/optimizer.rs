@@ -13,62 +13,15 @@ const GOOD_STEPS: usize = 4;
 const SKIPPED_STEPS: usize = 8;
 const OVERFLOW: usize = 16;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct OverflowParams {
-    gradients: Address,
-    overflow: Address,
-    count: u64,
-}
-params!(OverflowParams, 2 addresses, 24 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct NormParams {
-    gradients: Address,
-    loss_scale: Address,
-    partial: Address,
-    norm: Address,
-    arrived: Address,
-    count: u64,
-}
-params!(NormParams, 5 addresses, 48 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SgdParams {
-    gradients: Address,
-    norm: Address,
-    weights: Address,
-    weights_real: Address,
-    buffer: Address,
-    average: Address,
-    rates: Address,
-    loss_scale: Address,
-    good_steps: Address,
-    skipped_steps: Address,
-    overflow: Address,
-    arrived: Address,
-    count: u64,
-    frozen: u64,
-    momentum: f32,
-    weight_decay: f32,
-    clip_norm: f32,
-    decay: f32,
-    rest: f32,
-    nesterov: u32,
-}
-params!(SgdParams, 12 addresses, 136 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SwapParams {
-    weights: Address,
-    weights_real: Address,
-    average: Address,
-    count: u64,
-}
-params!(SwapParams, 3 addresses, 32 bytes);
+params!(OverflowParams, 24 bytes, [gradients, overflow], count: u64);
+params!(NormParams, 48 bytes, [gradients, loss_scale, partial, norm, arrived], count: u64);
+params!(
+    SgdParams, 136 bytes,
+    [gradients, norm, weights, weights_real, buffer, average, rates, loss_scale, good_steps, skipped_steps, overflow,
+    arrived],
+    count: u64, frozen: u64, momentum: f32, weight_decay: f32, clip_norm: f32, decay: f32, rest: f32, nesterov: u32
+);
+params!(SwapParams, 32 bytes, [weights, weights_real, average], count: u64);
 
 impl Lowering<'_> {
     /// A place in the loss scale's state; null where the precision has none.
@@ -89,13 +42,13 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
         let (count, quads) = (self.weights.len as u64, self.weights.len.div_ceil(4));
         if lowering.is_fp16() {
             let params = OverflowParams { gradients, overflow: lowering.loss_scaling(OVERFLOW), count };
-            lowering.launch("check_overflow", grid_over(quads), 0, &params);
+            lowering.launch_over("check_overflow", quads, &params)?;
         }
         let (norm, loss_scale) = (Address::at(Buffer::GradientNorm), lowering.loss_scaling(SCALE));
         if op.clip_norm.is_some() {
-            let blocks = quads.div_ceil(BLOCK as usize).clamp(1, MAX_NORM_BLOCKS) as u32;
+            let blocks = quads.div_ceil(BLOCK).clamp(1, MAX_NORM_BLOCKS);
             let params = NormParams { gradients, loss_scale, partial: norm.plus(NORM_BYTES), norm, arrived, count };
-            lowering.launch("gradient_norm", [blocks, 1], 0, &params);
+            lowering.launch("gradient_norm", [blocks, 1], &params)?;
         }
         let (decay, rest) = op.average_shares();
         let params = SgdParams {
@@ -120,18 +73,17 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
             rest,
             nesterov: op.nesterov.into(),
         };
-        lowering.launch("sgd", grid_over(quads), 0, &params);
-        Ok(())
+        lowering.launch_over("sgd", quads, &params)
     }
 }
 
 /// Exchanges `count` parameters and their average.
-pub(in crate::cuda) fn swap_average(count: usize, precision: Precision) -> Launch {
+pub(in crate::cuda) fn swap_average(count: usize, precision: Precision) -> Result<Launch> {
     let params = SwapParams {
         weights: Address::at(Buffer::Parameters),
         weights_real: half_parameters(precision),
         average: Address::at(Buffer::Average),
         count: count as u64,
     };
-    Launch::Kernel(KernelLaunch::new("swap_average", grid_over(count), 0, &params))
+    Ok(Launch::Kernel(KernelLaunch::new("swap_average", grid_over(count), 0, &params)?))
 }

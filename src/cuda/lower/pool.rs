@@ -5,52 +5,20 @@ use anyhow::{Result, ensure};
 use super::Lowering;
 use super::bias::ColumnGrid;
 use super::geometry::Geometry;
-use crate::cuda::program::{Address, Buffer, grid_over, params};
+use crate::cuda::program::{Address, Buffer, params};
 use crate::ops::{
     Activation, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
-    AvgPool2dForward, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
+    AvgPool2dForward, Conv2dForward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
 };
 use crate::shape::{Shape, Window};
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct MaxPoolParams {
-    input: Address,
-    bias: Address,
-    output: Address,
-    argmax: Address,
-    count: u64,
-    op: Geometry,
-    slope: f32,
-}
-params!(MaxPoolParams, 4 addresses, 88 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct MaxPoolBackwardParams {
-    d_output: Address,
-    argmax: Address,
-    pooled: Address,
-    d_input: Address,
-    d_bias: Address,
-    partial: Address,
-    arrived: Address,
-    grid: ColumnGrid,
-    op: Geometry,
-    slope: f32,
-}
-params!(MaxPoolBackwardParams, 7 addresses, 128 bytes);
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct AvgPoolParams {
-    source: Address,
-    target: Address,
-    count: u64,
-    op: Geometry,
-    unused: u32,
-}
-params!(AvgPoolParams, 2 addresses, 72 bytes);
+params!(MaxPoolParams, 88 bytes, [input, bias, output, argmax], count: u64, op: Geometry, slope: f32);
+params!(
+    MaxPoolBackwardParams, 128 bytes,
+    [d_output, argmax, pooled, d_input, d_bias, partial, arrived],
+    grid: ColumnGrid, op: Geometry, slope: f32
+);
+params!(AvgPoolParams, 72 bytes, [source, target], count: u64, op: Geometry);
 
 impl RunOn<Lowering<'_>> for MaxPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -65,15 +33,13 @@ impl RunOn<Lowering<'_>> for MaxPool2dBackward {
         let shape = op.output()?;
         let (activation, d_bias) = epilogue.map_or((Activation::Identity, None), |it| (it.activation, it.d_bias));
         let pooled = epilogue.filter(|_| activation != Activation::Identity).map(|epilogue| epilogue.output);
-        let vectorised =
-            lowering.vectorised(&[shape.channels], &[d_output, argmax, d_input, pooled.unwrap_or(d_output)]);
-        let (kernel, rows) = match vectorised {
-            true if tiles_the_input(op, shape) => ("max_pool_backward_tiles_vec", d_output.len / shape.channels),
-            true => ("max_pool_backward_vec", d_input.len / shape.channels),
-            false => ("max_pool_backward", d_input.len / shape.channels),
-        };
-        let lanes = if vectorised { lowering.vector() } else { 1 };
-        let (blocks, grid) = ColumnGrid::new(rows, shape.channels, lanes)?;
+        let spans = [d_output, argmax, d_input, pooled.unwrap_or(d_output)];
+        let (mut kernel, lanes) = lowering.form("max_pool_backward", &[shape.channels], &spans);
+        let mut pixels = d_input.len / shape.channels;
+        if lanes > 1 && tiles_the_input(op, shape) {
+            (kernel, pixels) = ("max_pool_backward_tiles_vec".into(), d_output.len / shape.channels);
+        }
+        let (blocks, grid) = ColumnGrid::new(pixels, shape.channels, lanes)?;
         let params = MaxPoolBackwardParams {
             d_output: lowering.address(d_output),
             argmax: lowering.address(argmax),
@@ -86,36 +52,31 @@ impl RunOn<Lowering<'_>> for MaxPool2dBackward {
             op: Geometry::new(op.input, shape, op.window)?,
             slope: activation.code(),
         };
-        lowering.launch(kernel, blocks, 0, &params);
-        Ok(())
+        lowering.launch(kernel, blocks, &params)
     }
 }
 
 impl RunOn<Lowering<'_>> for AvgPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average("avg_pool_forward", self.input, self.output, geometry(&self.op)?);
-        Ok(())
+        lowering.average("avg_pool_forward", self.input, self.output, geometry(&self.op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AvgPool2dBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average("avg_pool_backward", self.d_output, self.d_input, geometry(&self.op)?);
-        Ok(())
+        lowering.average("avg_pool_backward", self.d_output, self.d_input, geometry(&self.op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AdaptiveAvgPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average("adaptive_avg_pool_forward", self.input, self.output, adaptive_geometry(&self.op)?);
-        Ok(())
+        lowering.average("adaptive_avg_pool_forward", self.input, self.output, adaptive_geometry(&self.op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AdaptiveAvgPool2dBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average("adaptive_avg_pool_backward", self.d_output, self.d_input, adaptive_geometry(&self.op)?);
-        Ok(())
+        lowering.average("adaptive_avg_pool_backward", self.d_output, self.d_input, adaptive_geometry(&self.op)?)
     }
 }
 
@@ -133,14 +94,24 @@ fn adaptive_geometry(op: &AdaptiveAvgPool2d) -> Result<Geometry> {
 
 impl Lowering<'_> {
     /// A thread for each value of the target.
-    fn average(&mut self, kernel: &str, source: Span, target: Span, op: Geometry) {
+    fn average(&mut self, kernel: &str, source: Span, target: Span, op: Geometry) -> Result<()> {
         let (count, source) = (target.len as u64, self.address(source));
-        let params = AvgPoolParams { source, target: self.address(target), count, op, unused: 0 };
-        self.launch(kernel, grid_over(target.len), 0, &params);
+        let params = AvgPoolParams { source, target: self.address(target), count, op };
+        self.launch_over(kernel, target.len, &params)
+    }
+
+    /// What a convolution's kernel ends it with where it cannot pool: a pooling takes bias and activation along.
+    pub(super) fn before_pool(conv: &Conv2dForward) -> (Activation, Option<Span>) {
+        if conv.pool.is_some() { (Activation::Identity, None) } else { (conv.activation, conv.bias) }
+    }
+
+    /// The pooling of such a convolution, in a pass of its own.
+    pub(super) fn pool_after(&mut self, conv: &Conv2dForward) -> Result<()> {
+        conv.pool.map_or(Ok(()), |pool| self.pool_maxima((conv.activation, conv.bias), conv.output, pool))
     }
 
     /// `pool.output` = the maxima of `activation(input + bias)`.
-    pub(super) fn pool_maxima(
+    fn pool_maxima(
         &mut self,
         (activation, bias): (Activation, Option<Span>),
         input: Span,
@@ -156,11 +127,9 @@ impl Lowering<'_> {
             op: Geometry::new(op.input, shape, op.window)?,
             slope: activation.code(),
         };
-        match self.vectorised(&[shape.channels], &[input, output, argmax.unwrap_or(output)]) {
-            true => self.launch("max_pool_forward_vec", grid_over(output.len / self.vector()), 0, &params),
-            false => self.launch("max_pool_forward", grid_over(output.len), 0, &params),
-        }
-        Ok(())
+        let spans = [input, output, argmax.unwrap_or(output)];
+        let (kernel, lanes) = self.form("max_pool_forward", &[shape.channels], &spans);
+        self.launch_over(kernel, output.len / lanes, &params)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DriverError, result};
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result};
 
 use crate::cuda::driver::error;
 
@@ -15,23 +15,16 @@ pub(in crate::cuda) struct Allocation {
 
 impl Allocation {
     /// `bytes` of memory with arbitrary contents; at least one, so that there is an address.
-    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
         // SAFETY: whoever reads has written before: state is zeroed by `zeroed`, activations are written in order.
-        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }?;
+        let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(error::driver)?;
         let address = slice.device_ptr(stream).0;
         Ok(Self { slice, address })
     }
 
-    pub fn zeroed(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self, DriverError> {
+    pub fn zeroed(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
         let mut allocation = Self::new(stream, bytes)?;
-        stream.memset_zeros(&mut allocation.slice)?;
-        Ok(allocation)
-    }
-
-    /// With these contents.
-    pub fn with(stream: &Arc<CudaStream>, bytes: &[u8]) -> Result<Self> {
-        let allocation = Self::new(stream, bytes.len()).map_err(error::driver)?;
-        allocation.upload(stream, 0, bytes)?;
+        stream.memset_zeros(&mut allocation.slice).map_err(error::driver)?;
         Ok(allocation)
     }
 
@@ -49,15 +42,24 @@ impl Allocation {
     }
 
     /// Copies host bytes to `offset`; they are there when it returns.
-    pub fn upload(&self, stream: &CudaStream, offset: usize, bytes: &[u8]) -> Result<()> {
-        let to = self.at(offset, bytes.len())?;
-        // SAFETY: the range was checked, and the bytes live until the copy is done.
-        unsafe { result::memcpy_htod_async(to, bytes, stream.cu_stream()) }.map_err(error::driver)?;
+    pub fn upload(&self, offset: usize, bytes: &[u8]) -> Result<()> {
+        let stream = self.slice.stream();
+        // SAFETY: the bytes stay until the copy is done.
+        unsafe { self.receive(stream, offset, bytes) }?;
         // The bytes may go away when this returns, and a driver may read pageable memory later than that.
         stream.synchronize().map_err(error::driver)
     }
 
-    /// Copies page-locked bytes to `offset`, without waiting for it.
+    /// A copy of the bytes from `offset`, once the device is there.
+    pub fn download(&self, offset: usize, len: usize) -> Result<Vec<u8>> {
+        let (stream, mut bytes) = (self.slice.stream(), vec![0; len]);
+        // SAFETY: the bytes are used when the copy is done.
+        unsafe { self.send(stream, offset, &mut bytes) }?;
+        stream.synchronize().map_err(error::driver)?;
+        Ok(bytes)
+    }
+
+    /// Copies host bytes to `offset`, without waiting for it.
     ///
     /// # Safety
     /// The bytes must stay as they are until the stream has come so far.
@@ -67,22 +69,13 @@ impl Allocation {
         unsafe { result::memcpy_htod_async(to, bytes, stream.cu_stream()) }.map_err(error::driver)
     }
 
-    /// Copies as many bytes from the beginning to page-locked memory, without waiting for it.
+    /// Copies as many bytes from `offset` to the host, without waiting for it.
     ///
     /// # Safety
     /// Nothing may use `bytes` until the stream has come so far.
-    pub unsafe fn send(&self, stream: &CudaStream, bytes: &mut [u8]) -> Result<()> {
-        let from = self.at(0, bytes.len())?;
+    pub unsafe fn send(&self, stream: &CudaStream, offset: usize, bytes: &mut [u8]) -> Result<()> {
+        let from = self.at(offset, bytes.len())?;
         // SAFETY: as above.
         unsafe { result::memcpy_dtoh_async(bytes, from, stream.cu_stream()) }.map_err(error::driver)
-    }
-
-    /// A copy of the bytes from `offset`, once the device is there.
-    pub fn download(&self, stream: &CudaStream, offset: usize, len: usize) -> Result<Vec<u8>> {
-        let (from, mut bytes) = (self.at(offset, len)?, vec![0; len]);
-        // SAFETY: the range was checked, and the bytes are used when the copy is done.
-        unsafe { result::memcpy_dtoh_async(&mut bytes, from, stream.cu_stream()) }.map_err(error::driver)?;
-        stream.synchronize().map_err(error::driver)?;
-        Ok(bytes)
     }
 }

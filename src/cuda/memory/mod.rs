@@ -4,13 +4,10 @@ mod allocation;
 mod feed;
 mod needs;
 mod pinned;
-mod sets;
-mod state;
 
 pub(super) use allocation::Allocation;
-pub(super) use needs::columns_bytes;
-pub(super) use sets::Sets;
-pub(super) use state::State;
+pub(super) use feed::{Feed, SLOTS};
+pub(super) use needs::{Needs, columns_bytes};
 
 use std::sync::Arc;
 
@@ -20,105 +17,78 @@ use cudarc::driver::CudaStream;
 use super::driver::error;
 use super::program::{Address, Buffer, place};
 use super::scratch::{MAX_COLUMN_SUMS, MAX_COLUMNS, MAX_PARTS, TILE};
-use crate::ops::{MemorySizes, Precision, Region, Span};
-use needs::Needs;
+use crate::ops::{Precision, Region, Span};
+use pinned::PageLocked;
 
-/// All buffers, each with a base address. Launches name buffers; whenever one moves, the generation changes, and what was
-/// resolved before must be resolved again.
+/// All buffers. Launches name them; whenever one moves, the generation changes, and what was resolved before must be resolved
+/// again.
 pub(super) struct Memory {
     stream: Arc<CudaStream>,
     precision: Precision,
     allocations: [Option<Allocation>; Buffer::COUNT],
-    bases: [u64; Buffer::COUNT],
+    /// Of small buffers that cross often, the host's side.
+    twins: [Option<PageLocked>; Buffer::COUNT],
     generation: u64,
 }
 
 impl Memory {
     /// With the scratch of split products alone.
     pub fn new(stream: &Arc<CudaStream>, precision: Precision) -> Result<Self> {
-        let mut memory = Self {
-            stream: Arc::clone(stream),
-            precision,
-            allocations: [const { None }; Buffer::COUNT],
-            bases: [0; Buffer::COUNT],
-            generation: 0,
-        };
-        memory.put(Buffer::ProductPartials, Allocation::new(stream, MAX_PARTS * TILE * 4).map_err(error::driver)?);
-        memory.put(Buffer::ColumnSums, Allocation::new(stream, MAX_COLUMN_SUMS * 4).map_err(error::driver)?);
-        let counters = Allocation::zeroed(stream, (MAX_PARTS + MAX_COLUMNS) * 4).map_err(error::driver)?;
-        memory.put(Buffer::ProductCounters, counters);
+        let (allocations, twins) = ([const { None }; Buffer::COUNT], [const { None }; Buffer::COUNT]);
+        let mut memory = Self { stream: Arc::clone(stream), precision, allocations, twins, generation: 0 };
+        memory.allocate(Buffer::ProductPartials, MAX_PARTS * TILE * 4)?;
+        memory.allocate(Buffer::ColumnSums, MAX_COLUMN_SUMS * 4)?;
+        memory.allocate_zeroed(Buffer::ProductCounters, (MAX_PARTS + MAX_COLUMNS) * 4)?;
         Ok(memory)
     }
 
-    /// Frees what [`Memory::allocate`] allocated.
+    /// Frees what [`Memory::allocate_plan`] allocated.
     pub fn clear(&mut self) {
-        for buffer in Self::PLANNED {
-            self.allocations[buffer as usize] = None;
-            self.bases[buffer as usize] = 0;
-        }
+        self.allocations[Buffer::OF_A_PLAN].fill_with(|| None);
         self.generation += 1;
-    }
-
-    const PLANNED: [Buffer; 11] = [
-        Buffer::Arena,
-        Buffer::Parameters,
-        Buffer::HalfParameters,
-        Buffer::Gradients,
-        Buffer::Momentum,
-        Buffer::Average,
-        Buffer::Statistics,
-        Buffer::Indices,
-        Buffer::Columns,
-        Buffer::Partials,
-        Buffer::BlockCounters,
-    ];
-
-    /// Bytes of all that [`Memory::allocate`] allocates.
-    pub fn needed(sizes: &MemorySizes, precision: Precision, workspace: usize) -> usize {
-        Needs::new(sizes, precision.real_size(), workspace).total()
     }
 
     /// Allocates all regions and the scratch of the operators.
     ///
     /// # Errors
     /// Where the device has too little memory: what is needed, what is free, and which batch would fit.
-    pub fn allocate(&mut self, sizes: &MemorySizes, workspace: usize) -> Result<()> {
-        let (real, half) = (self.precision.real_size(), self.precision == Precision::Fp16);
-        let needs = Needs::new(sizes, real, workspace);
+    pub fn allocate_plan(&mut self, needs: &Needs) -> Result<()> {
         let (free, total) = self.stream.context().mem_get_info().map_err(error::driver)?;
-        let too_much = || needs.too_much(sizes.max_batch, free, total);
-        ensure!(needs.total() <= free, too_much());
-        let (activations, state) = (false, true);
-        for (buffer, bytes, zeroed) in [
-            (Buffer::Arena, sizes.arena * real, activations),
-            (Buffer::Parameters, sizes.parameters * 4, state),
-            (Buffer::HalfParameters, if half { sizes.parameters * 2 } else { 0 }, state),
-            (Buffer::Gradients, sizes.gradients * 4, state),
-            (Buffer::Momentum, sizes.momentum * 4, state),
-            (Buffer::Average, sizes.average * 4, state),
-            (Buffer::Statistics, sizes.statistics * 4, state),
-            (Buffer::Indices, sizes.indices * 4, activations),
-            (Buffer::Columns, needs.columns, activations),
-            (Buffer::Partials, needs.partials, activations),
-            (Buffer::BlockCounters, needs.counters, state),
-        ] {
-            let make = if zeroed { Allocation::zeroed } else { Allocation::new };
-            let made = make(&self.stream, bytes).map_err(|error| error::driver(error).context(too_much()))?;
-            self.put(buffer, made);
+        ensure!(needs.total() <= free, needs.too_much(free, total));
+        for (buffer, bytes, zeroed) in needs.buffers {
+            let allocate = if zeroed { Self::allocate_zeroed } else { Self::allocate };
+            allocate(self, buffer, bytes).with_context(|| needs.too_much(free, total))?;
         }
         Ok(())
     }
 
-    /// Puts an allocation, or another one, where launches find it.
-    pub fn put(&mut self, buffer: Buffer, allocation: Allocation) {
-        self.bases[buffer as usize] = allocation.address();
-        self.allocations[buffer as usize] = Some(allocation);
-        self.generation += 1;
+    /// Makes or replaces a buffer, with arbitrary contents.
+    pub fn allocate(&mut self, buffer: Buffer, bytes: usize) -> Result<()> {
+        self.put(buffer, Allocation::new(&self.stream, bytes)?);
+        Ok(())
     }
 
-    /// Lets launches find memory that is kept elsewhere.
-    pub fn name(&mut self, buffer: Buffer, allocation: &Allocation) {
-        self.bases[buffer as usize] = allocation.address();
+    pub fn allocate_zeroed(&mut self, buffer: Buffer, bytes: usize) -> Result<()> {
+        self.put(buffer, Allocation::zeroed(&self.stream, bytes)?);
+        Ok(())
+    }
+
+    /// Makes or replaces a buffer of these contents.
+    pub fn allocate_with(&mut self, buffer: Buffer, bytes: &[u8]) -> Result<()> {
+        self.allocate(buffer, bytes.len())?;
+        self.get(buffer)?.upload(0, bytes)
+    }
+
+    /// Makes or replaces a zeroed buffer that has a page-locked twin, for [`Memory::send`] and [`Memory::request`].
+    pub fn allocate_pinned(&mut self, buffer: Buffer, bytes: usize) -> Result<()> {
+        self.allocate_zeroed(buffer, bytes)?;
+        let bytes = self.get(buffer)?.len();
+        self.twins[buffer as usize] = Some(PageLocked::new(self.stream.context(), bytes)?);
+        Ok(())
+    }
+
+    fn put(&mut self, buffer: Buffer, allocation: Allocation) {
+        self.allocations[buffer as usize] = Some(allocation);
         self.generation += 1;
     }
 
@@ -134,9 +104,42 @@ impl Memory {
     /// The device address of a place by name.
     pub fn resolve(&self, address: Address) -> Result<u64> {
         let Some((buffer, offset)) = address.parts() else { return Ok(0) };
-        let base = self.bases.get(buffer).copied().unwrap_or(0);
-        ensure!(base != 0, "a launch names memory that was not allocated (buffer {buffer})");
-        Ok(base + offset)
+        let allocation = self.allocations.get(buffer).and_then(Option::as_ref);
+        let allocation =
+            allocation.with_context(|| format!("a launch names memory that was not allocated (buffer {buffer})"))?;
+        Ok(allocation.address() + offset)
+    }
+
+    fn pinned(&mut self, buffer: Buffer) -> Result<(&Allocation, &mut PageLocked)> {
+        let (device, host) = (&self.allocations[buffer as usize], &mut self.twins[buffer as usize]);
+        device.as_ref().zip(host.as_mut()).with_context(|| format!("{buffer:?} was not allocated"))
+    }
+
+    /// Sends `bytes` to the beginning of a pinned buffer; an earlier copy is waited for, not this one.
+    pub fn send(&mut self, buffer: Buffer, bytes: &[u8]) -> Result<()> {
+        let stream = Arc::clone(&self.stream);
+        let (device, host) = self.pinned(buffer)?;
+        host.fill(bytes)?;
+        host.send(&stream, device, 0).map(|_| ())
+    }
+
+    /// Asks for the bytes of a pinned buffer without waiting; [`Memory::arrived`] has them later.
+    pub fn request(&mut self, buffer: Buffer) -> Result<()> {
+        let stream = Arc::clone(&self.stream);
+        let (device, host) = self.pinned(buffer)?;
+        host.receive(&stream, device)
+    }
+
+    /// What was requested, where it is there.
+    pub fn arrived(&mut self, buffer: Buffer) -> Result<Option<Vec<u8>>> {
+        let (_, host) = self.pinned(buffer)?;
+        if host.is_copied()? { host.bytes().map(Some) } else { Ok(None) }
+    }
+
+    /// The bytes of a pinned buffer, once the device is there.
+    pub fn receive(&mut self, buffer: Buffer) -> Result<Vec<u8>> {
+        self.request(buffer)?;
+        self.pinned(buffer)?.1.bytes()
     }
 
     /// An error where a span is outside of what was allocated.
@@ -151,12 +154,11 @@ impl Memory {
     pub fn write(&self, span: Span, values: &[f32]) -> Result<()> {
         ensure!(values.len() <= span.len, "{} values do not fit {span:?}", values.len());
         let (allocation, size) = self.check(span)?;
-        let floats = || values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let halves = || values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect::<Vec<u8>>();
-        allocation.upload(&self.stream, span.offset * size, &if size == 2 { halves() } else { floats() })?;
+        allocation.upload(span.offset * size, &if size == 2 { halves() } else { bytes_of_f32(values) })?;
         match span.region {
             Region::Parameters if self.precision == Precision::Fp16 => {
-                self.get(Buffer::HalfParameters)?.upload(&self.stream, span.offset * 2, &halves())
+                self.get(Buffer::HalfParameters)?.upload(span.offset * 2, &halves())
             }
             _ => Ok(()),
         }
@@ -165,7 +167,7 @@ impl Memory {
     /// The values of `span`, once the device is there.
     pub fn read(&self, span: Span) -> Result<Vec<f32>> {
         let (allocation, size) = self.check(span)?;
-        let bytes = allocation.download(&self.stream, span.offset * size, span.len * size)?;
+        let bytes = allocation.download(span.offset * size, span.len * size)?;
         Ok(match (span.region, size) {
             (Region::Indices, _) => words(&bytes).map(|word| u32::from_le_bytes(word) as f32).collect(),
             (_, 2) => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
@@ -175,11 +177,14 @@ impl Memory {
 }
 
 /// The 32-bit words of some bytes.
-fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> {
+pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> {
     bytes.as_chunks::<4>().0.iter().copied()
 }
 
-/// The bytes of plain numbers.
-fn bytes_of_u32(values: &[u32]) -> Vec<u8> {
+pub(super) fn bytes_of_u32(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+pub(super) fn bytes_of_f32(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }

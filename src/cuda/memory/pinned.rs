@@ -1,4 +1,4 @@
-//! Page-locked memory of the host, which copies read and write while the host goes on, and small buffers that cross often.
+//! Page-locked memory of the host, which copies read and write while the host goes on.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl PageLocked {
         self.copied.synchronize().map_err(error::driver)?;
         let bytes = self.memory.as_mut_slice().map_err(error::driver)?;
         // SAFETY: as above.
-        let received = unsafe { allocation.send(stream, bytes) };
+        let received = unsafe { allocation.send(stream, 0, bytes) };
         self.copied.record(stream).map_err(error::driver)?;
         received
     }
@@ -72,41 +72,5 @@ impl Drop for PageLocked {
     fn drop(&mut self) {
         let _ = self.copied.synchronize();
         self._turn = Some(Turn::take());
-    }
-}
-
-/// Device memory and its twin on the host.
-pub(in crate::cuda) struct Pinned {
-    pub device: Allocation,
-    host: PageLocked,
-}
-
-impl Pinned {
-    /// Zeroed on the device.
-    pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
-        let device = Allocation::zeroed(stream, bytes).map_err(error::driver)?;
-        Ok(Self { host: PageLocked::new(stream.context(), device.len())?, device })
-    }
-
-    /// Sends `bytes` to the beginning of the device's memory; an earlier copy is waited for, not this one.
-    pub fn write(&mut self, stream: &CudaStream, bytes: &[u8]) -> Result<()> {
-        self.host.fill(bytes)?;
-        self.host.send(stream, &self.device, 0).map(|_| ())
-    }
-
-    /// Asks for the device's bytes without waiting; `arrived` has them later.
-    pub fn request(&mut self, stream: &CudaStream) -> Result<()> {
-        self.host.receive(stream, &self.device)
-    }
-
-    /// What was requested, where it is there.
-    pub fn arrived(&self) -> Result<Option<Vec<u8>>> {
-        if self.host.is_copied()? { self.host.bytes().map(Some) } else { Ok(None) }
-    }
-
-    /// The device's bytes, once it is there.
-    pub fn read(&mut self, stream: &CudaStream) -> Result<Vec<u8>> {
-        self.request(stream)?;
-        self.host.bytes()
     }
 }

@@ -5,15 +5,13 @@ use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tracing::debug;
 
-use crate::cuda::driver::cache_folder;
-use crate::files::write_atomically;
+use crate::cuda::driver::{cache_folder, keep};
 use crate::ops::Algorithm;
 use crate::rng::fingerprint;
 
-/// Microseconds by operator and algorithm.
-type Times = BTreeMap<String, BTreeMap<String, f64>>;
+/// Microseconds by operator and algorithm; null where it fails.
+type Times = BTreeMap<String, BTreeMap<String, Option<f64>>>;
 
 /// The file: a key that names device, driver and kernels, and what was found with them.
 #[derive(Default, Serialize, Deserialize)]
@@ -38,36 +36,34 @@ impl TuningCache {
         let text = path.as_ref().and_then(|path| fs::read_to_string(path).ok());
         let file = text.and_then(|text| serde_json::from_str::<File>(&text).ok());
         let sound = |file: &File| {
-            let mut times = file.microseconds.values().flat_map(|times| times.values());
+            let mut times = file.microseconds.values().flat_map(|times| times.values().flatten());
             file.key == key && times.all(|time| time.is_finite() && *time >= 0.0)
         };
         let file = file.filter(sound).unwrap_or_else(|| File { key, microseconds: Times::new() });
         Self { path, file, is_new: false }
     }
 
-    /// Keeps measured times of a site, beside those that are known.
-    pub fn learn(&mut self, site: &str, times: &[(Algorithm, f64)]) {
-        let times = times.iter().map(|&(algorithm, time)| (algorithm.name().to_string(), time));
-        self.file.microseconds.entry(site.to_string()).or_default().extend(times);
+    /// Keeps the time of an algorithm; none says that it fails.
+    pub fn learn(&mut self, site: &str, algorithm: Algorithm, microseconds: Option<f64>) {
+        self.file.microseconds.entry(site.to_string()).or_default().insert(algorithm.name().to_string(), microseconds);
         self.is_new = true;
     }
 
-    /// What is known of a site.
-    pub fn times(&self, site: &str) -> Vec<(Algorithm, f64)> {
-        let times = self.file.microseconds.get(site).into_iter().flatten();
-        times.filter_map(|(name, &time)| Some((Algorithm::named(name)?, time))).collect()
+    /// What was learnt; nothing where the algorithm was never tried.
+    pub fn get(&self, site: &str, algorithm: Algorithm) -> Option<Option<f64>> {
+        self.file.microseconds.get(site)?.get(algorithm.name()).copied()
     }
 
-    /// Writes what is new to disk. A cache that cannot be written costs the measurements next time, no more.
+    /// The times of a site's algorithms that work.
+    pub fn times(&self, site: &str) -> Vec<(Algorithm, f64)> {
+        let times = self.file.microseconds.get(site).into_iter().flatten();
+        times.filter_map(|(name, &time)| Some((Algorithm::named(name)?, time?))).collect()
+    }
+
+    /// Writes what is new to disk.
     pub fn save(&mut self) {
-        let Some(path) = self.path.as_ref().filter(|_| self.is_new) else { return };
-        let write = || {
-            let text = serde_json::to_string_pretty(&self.file)?;
-            path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            write_atomically(path, |writer| Ok(writer.write_all(text.as_bytes())?))
-        };
-        if let Err(error) = write() {
-            debug!("the choice of algorithms is not kept: {error:#}");
+        if let (Some(path), true) = (&self.path, self.is_new) {
+            keep(path, &serde_json::to_string_pretty(&self.file).unwrap_or_default());
         }
         self.is_new = false;
     }

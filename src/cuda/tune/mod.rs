@@ -2,19 +2,23 @@
 //! fastest here before, or the fastest that is measured now, as it will be run.
 
 mod cache;
+mod choose;
+
+pub(super) use choose::{Chosen, WithoutDevice};
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use tracing::{debug, warn};
 
-use super::gemm::{Gemm, LtEpilogue};
-use super::lower::{Choose, Lowering, Site, Target};
+use super::driver::error;
+use super::lower::{Lowering, Target};
 use super::memory::Memory;
-use super::program::{Address, Launch};
+use super::program::Launch;
 use super::run::{self, Runner};
-use crate::ops::{Algorithm, Choice, Op, Span, Step};
+use crate::ops::{Algorithm, Choice, Op, Precision, Span, Step};
 use cache::TuningCache;
+use choose::{Trial, fastest};
 
 /// What was chosen, and from what it is chosen.
 pub(super) struct Tuner {
@@ -38,13 +42,18 @@ impl Tuner {
         Ok(Self { asked, recorded, cache, chosen: BTreeMap::new() })
     }
 
-    /// All choices, in the order of their names.
+    /// All choices since the last [`Tuner::forget`], in the order of their names.
     pub fn choices(&self) -> Vec<Choice> {
         let choice = |(site, &algorithm): (&String, &Algorithm)| {
             let microseconds = self.cache.times(site);
             Choice { site: site.clone(), algorithm, microseconds }
         };
         self.chosen.iter().map(choice).collect()
+    }
+
+    /// Another plan begins; measured times are kept.
+    pub fn forget(&mut self) {
+        self.chosen.clear();
     }
 
     /// Makes the choices of a sequence, measuring what is not known. It leaves anything in what the steps write.
@@ -58,8 +67,11 @@ impl Tuner {
             if let Some(group) = Group::beginning_with(steps, index) {
                 measure.choose_together(&group)?;
                 grouped.extend(group.indices);
-            } else if !grouped.contains(&index) {
-                measure.choose_alone(step)?;
+            } else if !grouped.contains(&index)
+                && let Some(Timed { site, times }) = measure.timed(step, Before::default())?
+            {
+                let (algorithm, _) = fastest(&site, &times)?;
+                measure.tuner.chosen.insert(site, algorithm);
             }
         }
         self.cache.save();
@@ -71,8 +83,10 @@ impl Tuner {
 /// gradient that goes back through its ReLU, and in fp16 that one leaves the bias gradient to the layer's weight gradient.
 /// What one of them saves may cost another more.
 struct Group<'a> {
-    /// Forward product, input gradient of the layer behind, weight gradient where there is one.
-    steps: Vec<&'a Step>,
+    forward: &'a Step,
+    /// Of the layer behind.
+    input_gradient: &'a Step,
+    weight_gradient: Option<&'a Step>,
     indices: Vec<usize>,
     mask: Span,
     d_bias: Option<Span>,
@@ -82,19 +96,22 @@ impl<'a> Group<'a> {
     fn beginning_with(steps: &'a [Step], first: usize) -> Option<Self> {
         let Op::LinearForward(forward) = &steps[first].op else { return None };
         let mask = forward.relu_mask?;
-        let find = |matches: &dyn Fn(&Op) -> bool| (first..steps.len()).find(|&index| matches(&steps[index].op));
-        let uses = |op: &Op| match op {
-            Op::LinearBackwardInput(input) => input.epilogue.is_some_and(|it| it.relu_mask == Some(mask)),
-            _ => false,
-        };
-        let input = find(&uses)?;
-        let d_bias = match &steps[input].op {
-            Op::LinearBackwardInput(input) => input.epilogue.and_then(|it| it.d_bias),
+        let uses = |step: &Step| match &step.op {
+            Op::LinearBackwardInput(input) => input.epilogue.filter(|it| it.relu_mask == Some(mask)),
             _ => None,
         };
+        let (input, epilogue) = (first..steps.len()).find_map(|index| Some((index, uses(&steps[index])?)))?;
+        let d_bias = epilogue.d_bias;
         let sums = |op: &Op| matches!(op, Op::LinearBackwardWeight(weight) if weight.d_bias.is_some() && weight.d_bias == d_bias);
-        let indices: Vec<usize> = [Some(first), Some(input), find(&sums)].into_iter().flatten().collect();
-        Some(Self { steps: indices.iter().map(|&index| &steps[index]).collect(), indices, mask, d_bias })
+        let weight = (first..steps.len()).find(|&index| sums(&steps[index].op));
+        Some(Self {
+            forward: &steps[first],
+            input_gradient: &steps[input],
+            weight_gradient: weight.map(|index| &steps[index]),
+            indices: [first, input].into_iter().chain(weight).collect(),
+            mask,
+            d_bias,
+        })
     }
 }
 
@@ -105,7 +122,7 @@ struct Before {
     deferred: Option<Span>,
 }
 
-/// A step's algorithms, each with its time in microseconds.
+/// A step's algorithms that work, at least one, each with its time in microseconds.
 struct Timed {
     site: String,
     times: Vec<(Algorithm, f64)>,
@@ -119,29 +136,21 @@ struct Measure<'a> {
 }
 
 impl Measure<'_> {
-    fn choose_alone(&mut self, step: &Step) -> Result<()> {
-        if let Some(Timed { site, times }) = self.timed(step, Before::default())? {
-            self.tuner.chosen.insert(site, fastest(&times).0);
-        }
-        Ok(())
-    }
-
     /// Of all combinations that fit together, the one of the least time; the first of equals.
     fn choose_together(&mut self, group: &Group) -> Result<()> {
         let mut best: Option<(f64, Vec<(String, Algorithm)>)> = None;
-        let Some(forward) = self.timed(group.steps[0], Before::default())? else { return Ok(()) };
+        let forward = self.timed_of_group(group.forward, Before::default())?;
         for &(first, first_time) in &forward.times {
             let mask = (first == Algorithm::CublasLt).then_some(group.mask);
-            let Some(input) = self.timed(group.steps[1], Before { mask, deferred: None })? else { return Ok(()) };
+            let input = self.timed_of_group(group.input_gradient, Before { mask, deferred: None })?;
             for &(second, second_time) in &input.times {
-                let defers = second == Algorithm::CublasLt && self.target.precision == crate::ops::Precision::Fp16;
+                let defers = second == Algorithm::CublasLt && self.target.precision == Precision::Fp16;
                 let before = Before { mask, deferred: group.d_bias.filter(|_| defers) };
                 let mut chosen = vec![(forward.site.clone(), first), (input.site.clone(), second)];
                 let mut total = first_time + second_time;
-                if let Some(step) = group.steps.get(2)
-                    && let Some(Timed { site, times }) = self.timed(step, before)?
-                {
-                    let (third, time) = fastest(&times);
+                if let Some(step) = group.weight_gradient {
+                    let Timed { site, times } = self.timed_of_group(step, before)?;
+                    let (third, time) = fastest(&site, &times)?;
                     chosen.push((site, third));
                     total += time;
                 }
@@ -150,180 +159,89 @@ impl Measure<'_> {
                 }
             }
         }
-        self.tuner.chosen.extend(best.map(|(_, chosen)| chosen).unwrap_or_default());
+        let (_, chosen) = best.with_context(|| format!("{} has no algorithm", forward.site))?;
+        self.tuner.chosen.extend(chosen);
         Ok(())
+    }
+
+    fn timed_of_group(&mut self, step: &Step, before: Before) -> Result<Timed> {
+        self.timed(step, before)?.with_context(|| format!("{} has no choice of algorithms", step.label))
     }
 
     /// The times of a step's candidates, measured where they are not known; nothing where it has no choice. What the resumed
     /// run or an earlier program of this one has chosen is the only candidate: a site is computed one way in a run.
     fn timed(&mut self, step: &Step, before: Before) -> Result<Option<Timed>> {
-        let Some((site, candidates)) = self.candidates(step, before)? else { return Ok(None) };
+        let mut trial = Trial { runner: self.runner, algorithm: None, asked: None };
+        self.lower(step, before, &mut trial)?;
+        let Some((site, candidates)) = trial.asked else { return Ok(None) };
         let settled = [&self.tuner.recorded, &self.tuner.chosen].map(|choices| choices.get(&site).copied());
-        if let Some(settled) = settled.into_iter().flatten().find(|settled| candidates.contains(settled)) {
-            return Ok(Some(Timed { site, times: vec![(settled, 0.0)] }));
-        }
-        if let [only] = candidates[..] {
-            return Ok(Some(Timed { site, times: vec![(only, 0.0)] }));
-        }
-        let mut times = self.tuner.cache.times(&site);
-        times.retain(|(algorithm, _)| candidates.contains(algorithm));
-        let is_new = |algorithm: &Algorithm| times.iter().all(|(known, _)| known != algorithm);
-        let new: Vec<Algorithm> = candidates.iter().copied().filter(is_new).collect();
-        if !new.is_empty() {
-            let measured = self.measure(step, before, &site, &new, times.is_empty())?;
-            debug!("{site}: {measured:?}");
-            self.tuner.cache.learn(&site, &measured);
-            times.extend(measured);
-        }
-        // The first of equals is the fastest, and the same whether it was measured now or before.
-        times.sort_by_key(|(algorithm, _)| candidates.iter().position(|candidate| candidate == algorithm));
+        let settled = settled.into_iter().flatten().find(|settled| candidates.contains(settled));
+        let only = if let [only] = candidates[..] { Some(only) } else { settled };
+        let times = match only {
+            Some(only) => vec![(only, 0.0)],
+            None => self.measure(step, before, &site, &candidates)?,
+        };
         Ok(Some(Timed { site, times }))
     }
 
-    /// Every candidate that works. One that fails is logged and skipped: libraries propose what they then refuse, and there
-    /// are others.
+    /// The times of every candidate that works, in their order, so that the first of equals is the same whether it was measured
+    /// now or before. One that fails is logged and skipped, now and at later starts, unless another start may mend it: libraries
+    /// propose what they then refuse, and there are others.
     ///
     /// # Errors
-    /// Where all fail and one of them is `needed`, the first's.
+    /// Where all fail, the first's.
     fn measure(
-        &self,
+        &mut self,
         step: &Step,
         before: Before,
         site: &str,
         candidates: &[Algorithm],
-        needed: bool,
     ) -> Result<Vec<(Algorithm, f64)>> {
-        run::check(self.memory, step)?;
-        let (mut times, mut failed) = (Vec::new(), None);
-        for &algorithm in candidates {
-            let launches = self.lower(step, before, &mut Always { algorithm, runner: self.runner })?;
+        let known = |cache: &TuningCache| {
+            let time = |&algorithm: &Algorithm| Some((algorithm, cache.get(site, algorithm)??));
+            candidates.iter().filter_map(time).collect::<Vec<_>>()
+        };
+        let mut new = candidates.to_vec();
+        new.retain(|&algorithm| self.tuner.cache.get(site, algorithm).is_none());
+        if new.is_empty() && known(&self.tuner.cache).is_empty() {
+            new.extend(candidates); // all failed before: one must do
+        }
+        if !new.is_empty() {
+            run::check(self.memory, step)?;
+        }
+        let (mut measured, mut failed) = (Vec::new(), None);
+        for algorithm in new {
+            let mut trial = Trial { runner: self.runner, algorithm: Some(algorithm), asked: None };
+            let launches = self.lower(step, before, &mut trial)?;
             match run::time(self.runner, self.memory, &launches) {
-                Ok(timed) => times.push((algorithm, timed.seconds * 1e6)),
+                Ok(timed) => {
+                    let microseconds = timed.seconds * 1e6;
+                    self.tuner.cache.learn(site, algorithm, Some(microseconds));
+                    measured.push((algorithm, microseconds));
+                }
                 Err(error) => {
                     warn!("{site} fails by {} and is computed otherwise: {error:#}", algorithm.name());
+                    if !error::may_pass(&error) {
+                        self.tuner.cache.learn(site, algorithm, None);
+                    }
                     failed.get_or_insert(error);
                 }
             }
         }
+        if !measured.is_empty() {
+            debug!("{site}: {measured:?}");
+        }
+        let times = known(&self.tuner.cache);
         match failed {
-            Some(error) if times.is_empty() && needed => Err(error),
+            Some(error) if times.is_empty() => Err(error),
             _ => Ok(times),
         }
     }
 
-    fn candidates(&self, step: &Step, before: Before) -> Result<Option<(String, Vec<Algorithm>)>> {
-        let mut asked = Asked { site: None, runner: self.runner };
-        self.lower(step, before, &mut asked)?;
-        Ok(asked.site)
-    }
-
-    fn lower(&self, step: &Step, before: Before, choose: &mut dyn Choose) -> Result<Vec<Launch>> {
-        let mut lowering = Lowering::new(self.target, choose);
+    fn lower(&self, step: &Step, before: Before, trial: &mut Trial) -> Result<Vec<Launch>> {
+        let mut lowering = Lowering::new(self.target, trial);
         lowering.masks.extend(before.mask);
         lowering.deferred.extend(before.deferred);
         lowering.step(step)
     }
-}
-
-fn fastest(times: &[(Algorithm, f64)]) -> (Algorithm, f64) {
-    times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((Algorithm::Gemm, 0.0))
-}
-
-/// Whether cuBLASLt computes a product of these places: of their addresses only the alignment counts.
-fn offers(runner: &Runner, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
-    let aligned = |address: Address| Ok::<u64, std::convert::Infallible>(address.parts().map_or(0, |(_, at)| at | 256));
-    let (Ok(gemm), Ok(epilogue)) = (gemm.resolved(&aligned), epilogue.resolved(&aligned));
-    runner.blas.lt_offers(&gemm, &epilogue)
-}
-
-/// Notes what it is asked.
-struct Asked<'a> {
-    site: Option<(String, Vec<Algorithm>)>,
-    runner: &'a Runner,
-}
-
-impl Choose for Asked<'_> {
-    fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm {
-        self.site = Some((site.to_string(), candidates.to_vec()));
-        candidates[0]
-    }
-
-    fn offers(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
-        offers(self.runner, gemm, epilogue)
-    }
-}
-
-/// Chooses one algorithm, which must be a candidate.
-struct Always<'a> {
-    algorithm: Algorithm,
-    runner: &'a Runner,
-}
-
-impl Choose for Always<'_> {
-    fn choose(&mut self, _site: &Site, _candidates: &[Algorithm]) -> Algorithm {
-        self.algorithm
-    }
-
-    fn offers(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
-        offers(self.runner, gemm, epilogue)
-    }
-}
-
-/// Chooses as the tuner has, and notes what was asked for.
-pub(super) struct Chosen<'a> {
-    pub tuner: &'a mut Tuner,
-    pub runner: &'a Runner,
-}
-
-impl Choose for Chosen<'_> {
-    fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm {
-        let name = site.to_string();
-        let algorithm = match self.tuner.asked {
-            Some(asked) => asked_or_instead(asked, candidates),
-            None => {
-                let chosen = self.tuner.chosen.get(&name).copied().filter(|it| candidates.contains(it));
-                chosen.unwrap_or(candidates[0])
-            }
-        };
-        self.tuner.chosen.insert(name, algorithm);
-        algorithm
-    }
-
-    fn offers(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
-        matches!(self.tuner.asked, None | Some(Algorithm::CublasLt)) && offers(self.runner, gemm, epilogue)
-    }
-}
-
-/// Chooses without a device: what is asked for or recorded, else the fewest launches.
-pub(super) struct WithoutDevice<'a> {
-    pub asked: Option<Algorithm>,
-    pub recorded: &'a BTreeMap<String, Algorithm>,
-}
-
-impl Choose for WithoutDevice<'_> {
-    fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm {
-        let recorded = self.recorded.get(&site.to_string()).copied().filter(|it| candidates.contains(it));
-        recorded.unwrap_or_else(|| match self.asked {
-            Some(asked) => asked_or_instead(asked, candidates),
-            None => in_one_launch(candidates).unwrap_or(candidates[0]),
-        })
-    }
-
-    fn offers(&mut self, _gemm: &Gemm<Address>, _epilogue: &LtEpilogue<Address>) -> bool {
-        self.asked == Some(Algorithm::CublasLt) || !self.recorded.is_empty()
-    }
-}
-
-/// The algorithm asked for, or what takes its place where an operator does not have it: cuBLAS, but of convolutions with
-/// cuBLASLt for linear layers, one launch.
-fn asked_or_instead(asked: Algorithm, candidates: &[Algorithm]) -> Algorithm {
-    match (asked, in_one_launch(candidates)) {
-        _ if candidates.contains(&asked) => asked,
-        (Algorithm::CublasLt, Some(algorithm)) => algorithm,
-        _ => candidates[0],
-    }
-}
-
-fn in_one_launch(candidates: &[Algorithm]) -> Option<Algorithm> {
-    [Algorithm::Direct, Algorithm::Implicit].into_iter().find(|it| candidates.contains(it))
 }
