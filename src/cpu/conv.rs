@@ -3,11 +3,11 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
+use super::gemm::kernel::{Left, Product, Start};
 use super::geometry::Geometry;
-use super::kernel::{Left, Product, Start};
-use super::scratch::{self, Buffer, PANEL, grown, weight_groups};
-use super::tiling::Winograd;
-use super::winograd_forward::End;
+use super::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
+use super::winograd::forward::End;
+use super::winograd::tiling::Winograd;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
     Activation, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2dForward,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::scratch::{self, Buffer};
+use super::runtime::scratch::{self, Buffer};
 use crate::ops::Conv2d;
 use crate::shape::Shape;
 

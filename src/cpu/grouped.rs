@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::Instructions;
+use super::gemm::kernel::{Left, Product, Start};
 use super::geometry::Geometry;
-use super::kernel::{Left, Product, Start};
-use super::scratch::{self, Buffer, grown};
+use super::runtime::scratch::{self, Buffer, grown};
 
 /// Pieces that the weight gradient is summed in before their fixed-order reduction.
 const WEIGHT_GROUPS: usize = 8;

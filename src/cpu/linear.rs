@@ -3,8 +3,8 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::kernel::{Left, Product, Start, prefetch, tile_rows};
-use super::scratch::{self, Buffer, PANEL, grown};
+use super::gemm::kernel::{Left, Product, Start, prefetch, tile_rows};
+use super::runtime::scratch::{self, Buffer, PANEL, grown};
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
     Activation, BiasActivationBackward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, RunOn,

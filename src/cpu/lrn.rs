@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::scratch::{self, Buffer};
+use super::runtime::scratch::{self, Buffer};
 use super::{Cpu, ELEMENTWISE_CHUNK, Instructions};
 use crate::ops::{Lrn, LrnBackward, LrnForward, RunOn};
 

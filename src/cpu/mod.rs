@@ -1,6 +1,6 @@
-//! The CPU backend: the readable specification of every operator, parallel over fixed pieces of work.
+//! The CPU backend: vectorised loops (AVX-512, AVX2 or portable), panel products and Winograd convolutions.
 //!
-//! Work is cut by the shape of the problem, never by the number of threads, and every sum has a fixed order, so
+//! Work is divided by the shape of the problem, never by the number of threads, and every sum has a fixed order, so
 //! results are bit-identical for any number of threads.
 
 mod activation;
@@ -8,29 +8,20 @@ mod bias;
 mod conv;
 mod dropout;
 mod gather;
+mod gemm;
 mod geometry;
 mod grouped;
-mod instructions;
 mod join;
-mod kernel;
 mod linear;
 mod loss;
 mod lrn;
-mod maps;
-mod memory;
 mod norm;
 mod norm_loops;
 mod optimizer;
 mod pool;
-mod scratch;
+mod runtime;
 mod state;
-mod threads;
-mod tiling;
-mod transform;
-mod transform_pool;
-mod vector;
 mod winograd;
-mod winograd_forward;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,9 +30,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::ops::{Activation, Backend, DeviceInfo, MemorySizes, Precision, Region, RunOn, Span, Step, StepSeconds};
-pub use instructions::Instructions;
-use memory::Memory;
-use scratch::{Kept, Scratch};
+pub use gemm::Instructions;
+use runtime::memory::Memory;
+use runtime::scratch::{Kept, Scratch};
 
 /// Elements of one piece of element-wise work: large enough to hide the cost of handing it out.
 const ELEMENTWISE_CHUNK: usize = 32 * 1024;
@@ -83,7 +74,7 @@ impl Cpu {
         let threads = threads.unwrap_or(available);
         ensure!(threads > 0, "at least one thread is needed");
         Ok(Self {
-            pool: threads::pool(threads)?,
+            pool: runtime::threads::pool(threads)?,
             memory: Memory::default(),
             gather: gather::State::default(),
             norm: norm::State::default(),

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::memory::Memory;
 use super::norm_loops::{Pieces, gradient_sums, input_gradient, normalise, piece_moments};
+use super::runtime::memory::Memory;
 use super::{Cpu, Instructions};
 use crate::ops::{Activation, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
 

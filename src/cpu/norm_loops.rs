@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::scratch::{self, Buffer};
+use super::runtime::scratch::{self, Buffer};
 use super::{ELEMENTWISE_CHUNK, Instructions};
 use crate::ops::Activation;
 

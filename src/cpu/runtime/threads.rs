@@ -7,7 +7,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// A pool of `threads` threads. Where that is as many as this process may use processors, each stays on its own:
 /// otherwise the system may start two on one processor, and takes tens of milliseconds to part them.
-pub(super) fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
+pub(in crate::cpu) fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
     let processors = processors();
     let pinned = processors.len() == threads;
     ThreadPoolBuilder::new()

@@ -12,7 +12,7 @@ type FloatsAndIndices<'a, const N: usize> = ([&'a mut [f32]; N], Option<&'a mut 
 
 /// All regions. Floats of every region lie in one vector, so that any set of disjoint spans can be borrowed at once.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(in crate::cpu) struct Memory {
     floats: Vec<f32>,
     /// Beginning of arena, parameters, gradients, momentum, average and statistics, and the end of the last.
     bounds: [usize; 7],

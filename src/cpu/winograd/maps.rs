@@ -4,10 +4,10 @@
 //! and the last column of `Aᵀ` turned, which spares a negation. An output is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`; as this is
 //! linear in the weights `g` as well as in the input `d`, gradients go through the transposed matrices.
 
-use super::vector::Vector;
+use crate::cpu::gemm::vector::Vector;
 
 /// A matrix, as what it does to at most four values.
-pub(super) trait Map {
+pub(in crate::cpu) trait Map {
     const FROM: usize;
     const TO: usize;
     /// Whether results are added to what is there.
@@ -26,7 +26,7 @@ pub(super) trait Map {
 /// The machine must have `V`'s instructions.
 #[inline(always)]
 #[allow(clippy::needless_range_loop)] // vectors must not pass through functions without their instructions
-pub(super) unsafe fn both_ways<V: Vector, M: Map>(values: [[V; 4]; 4]) -> [[V; 4]; 4] {
+pub(in crate::cpu) unsafe fn both_ways<V: Vector, M: Map>(values: [[V; 4]; 4]) -> [[V; 4]; 4] {
     // SAFETY: handed on to the caller.
     unsafe {
         let mut rows = [[V::splat(0.0); 4]; 4];
@@ -45,17 +45,17 @@ pub(super) unsafe fn both_ways<V: Vector, M: Map>(values: [[V; 4]; 4]) -> [[V; 4
 }
 
 /// `Bᵀ`
-pub(super) struct Input;
+pub(in crate::cpu) struct Input;
 /// `Aᵀ`
-pub(super) struct Output;
+pub(in crate::cpu) struct Output;
 /// `G`
-pub(super) struct Weight;
+pub(in crate::cpu) struct Weight;
 /// `B`
-pub(super) struct InputGradient;
+pub(in crate::cpu) struct InputGradient;
 /// `A`
-pub(super) struct OutputGradient;
+pub(in crate::cpu) struct OutputGradient;
 /// `Gᵀ`
-pub(super) struct WeightGradient;
+pub(in crate::cpu) struct WeightGradient;
 
 // SAFETY of all bodies: the caller has `V`'s instructions.
 

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use super::Instructions;
-use super::scratch::{self, Buffer};
 use super::transform::{CHANNELS, Join, PLANES, Split, Tiles};
 use super::transform_pool::Pooled;
+use crate::cpu::Instructions;
+use crate::cpu::runtime::scratch::{self, Buffer};
 use crate::ops::Conv2d;
 use crate::shape::Shape;
 
@@ -14,7 +14,7 @@ const SKEW: usize = 16;
 
 /// A convolution that suits, and the tiles of its output.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Winograd {
+pub(in crate::cpu) struct Winograd {
     pub op: Conv2d,
     pub output: Shape,
     /// Lines of tiles, and tiles in each.
@@ -24,7 +24,7 @@ pub(super) struct Winograd {
 
 /// Tiles of consecutive samples, or of some lines of one sample: `[sample][line][col]`.
 #[derive(Clone, Copy)]
-pub(super) struct Part {
+pub(in crate::cpu) struct Part {
     pub samples: usize,
     pub first_line: usize,
     pub lines: usize,

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use crate::ops::{Conv2d, Region, Span};
 
 /// Columns of a panel: two vectors of the widest instructions. Panels make the right side of a product contiguous.
-pub(super) const PANEL: usize = 32;
+pub(in crate::cpu) const PANEL: usize = 32;
 
 /// Pieces that a convolution's weight gradient is cut into at least, and groups of output lines at most.
 const WEIGHT_PIECES: usize = 8;
@@ -15,13 +15,13 @@ const WEIGHT_PIECES: usize = 8;
 const MOST_PARTIALS: usize = 1 << 22;
 
 /// Groups of output lines whose sums of weight gradients are kept apart, each of `len` floats and cut into `pieces` too.
-pub(super) fn weight_groups(len: usize, pieces: usize) -> usize {
+pub(in crate::cpu) fn weight_groups(len: usize, pieces: usize) -> usize {
     WEIGHT_PIECES.min((MOST_PARTIALS / len).max(WEIGHT_PIECES.div_ceil(pieces)))
 }
 
 /// What all threads share.
 #[derive(Default)]
-pub(super) struct Scratch {
+pub(in crate::cpu) struct Scratch {
     /// Weights or inputs in the order in which a product reads them.
     pub packed: Vec<f32>,
     /// Results that are still to be summed or put in order.
@@ -31,7 +31,7 @@ pub(super) struct Scratch {
 /// The weights of convolutions in the order in which a forward pass reads them, made anew only where the parameters
 /// have changed. They are known by where they lie.
 #[derive(Default)]
-pub(super) struct Kept(HashMap<usize, KeptWeights>);
+pub(in crate::cpu) struct Kept(HashMap<usize, KeptWeights>);
 
 struct KeptWeights {
     op: Conv2d,
@@ -67,7 +67,7 @@ impl Kept {
 
 /// A thread's own buffers, which may be in use at the same time.
 #[derive(Clone, Copy)]
-pub(super) enum Buffer {
+pub(in crate::cpu) enum Buffer {
     /// An image with its padding.
     Padded,
     /// One side of a product.
@@ -83,12 +83,12 @@ thread_local! {
 }
 
 /// Runs `body` with `len` floats of one of this thread's buffers, whose contents are left over from earlier use.
-pub(super) fn with<R>(buffer: Buffer, len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
+pub(in crate::cpu) fn with<R>(buffer: Buffer, len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     BUFFERS.with(|buffers| body(grown(&mut buffers[buffer as usize].borrow_mut(), len)))
 }
 
 /// The first `len` values of `buffer`, which grows if it is too short.
-pub(super) fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+pub(in crate::cpu) fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
         buffer.resize(len, 0.0);
     }
@@ -97,7 +97,7 @@ pub(super) fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 /// `target [cols][target_stride] = source [rows][cols]ᵀ`, in blocks that stay in L1.
 #[inline(always)]
-pub(super) fn transpose(source: &[f32], cols: usize, target: &mut [f32], target_stride: usize) {
+pub(in crate::cpu) fn transpose(source: &[f32], cols: usize, target: &mut [f32], target_stride: usize) {
     const BLOCK: usize = 16;
     for begin in (0..cols).step_by(BLOCK) {
         let end = (begin + BLOCK).min(cols);
@@ -111,7 +111,7 @@ pub(super) fn transpose(source: &[f32], cols: usize, target: &mut [f32], target_
 
 /// `target [panel][rows][PANEL]` from the first `cols` columns of `source`, whose rows are `stride` apart; the last
 /// panel is as narrow as its columns.
-pub(super) fn pack_panels(source: &[f32], stride: usize, cols: usize, target: &mut [f32], rows: usize) {
+pub(in crate::cpu) fn pack_panels(source: &[f32], stride: usize, cols: usize, target: &mut [f32], rows: usize) {
     for (panel, target) in target[..rows * cols].chunks_mut(rows * PANEL).enumerate() {
         let width = target.len() / rows;
         for (row, target) in target.chunks_exact_mut(width).enumerate() {

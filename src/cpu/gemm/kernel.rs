@@ -4,8 +4,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
 
-use super::Instructions;
 use super::vector::{Portable, Vector};
+use crate::cpu::Instructions;
 
 /// Floats of a line of the cache.
 #[cfg(target_arch = "x86_64")]
@@ -17,7 +17,7 @@ const LONG_SUM: usize = 64;
 
 /// Distances between the values of the left side, along each of its loops.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Left {
+pub(in crate::cpu) struct Left {
     pub line: usize,
     pub row: usize,
     pub outer: usize,
@@ -28,7 +28,7 @@ pub(super) struct Left {
 /// `c[l·c_line + r·c_row + v] = start + Σ_o Σ_i a[l·a.line + r·a.row + o·a.outer + i·a.inner] ·
 /// b[o·b_outer + i·b_inner + v]` for all lines `l`, rows `r` and columns `v`.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Product {
+pub(in crate::cpu) struct Product {
     pub lines: usize,
     pub rows: usize,
     pub cols: usize,
@@ -43,7 +43,7 @@ pub(super) struct Product {
 
 /// What a sum starts from.
 #[derive(Clone, Copy)]
-pub(super) enum Start<'a> {
+pub(in crate::cpu) enum Start<'a> {
     Zero,
     /// What is there. Rows of `c` may then overlap: they are added one after the other.
     There,
@@ -129,7 +129,7 @@ impl Product {
 }
 
 /// Rows of a whole tile in these instructions.
-pub(super) fn tile_rows(set: Instructions) -> usize {
+pub(in crate::cpu) fn tile_rows(set: Instructions) -> usize {
     match set {
         #[cfg(target_arch = "x86_64")]
         Instructions::Avx512 => super::vector::Avx512::MAX_ROWS,
@@ -141,7 +141,7 @@ pub(super) fn tile_rows(set: Instructions) -> usize {
 
 /// Has `values` brought into the cache meanwhile, where the machine can be asked for it.
 #[inline(always)]
-pub(super) fn prefetch(values: &[f32]) {
+pub(in crate::cpu) fn prefetch(values: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks(LINE) {
         // SAFETY: a hint, which touches nothing.

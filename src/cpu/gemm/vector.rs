@@ -2,7 +2,7 @@
 
 /// A vector. Methods that touch memory or need instructions are unsafe: the memory must be valid and the machine must
 /// have the instructions.
-pub(super) trait Vector: Copy {
+pub(in crate::cpu) trait Vector: Copy {
     const LANES: usize;
     /// Rows of two vectors in a tile, at most eight; they fit the registers beside a row of the right side.
     const MAX_ROWS: usize;
@@ -26,7 +26,7 @@ pub(super) trait Vector: Copy {
 
 /// Eight floats in whatever the compiler makes of them.
 #[derive(Clone, Copy)]
-pub(super) struct Portable([f32; 8]);
+pub(in crate::cpu) struct Portable([f32; 8]);
 
 impl Vector for Portable {
     const LANES: usize = 8;
@@ -97,7 +97,7 @@ impl Vector for Portable {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(in crate::cpu) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

@@ -42,7 +42,7 @@ impl Instructions {
     /// Runs `body`, whose loops the compiler may write in these instructions. The set must be available, which
     /// whoever makes a backend has checked.
     #[inline(always)]
-    pub(super) fn run<R>(self, body: impl FnOnce() -> R) -> R {
+    pub(in crate::cpu) fn run<R>(self, body: impl FnOnce() -> R) -> R {
         match self {
             // SAFETY: `Cpu::with_instructions` refuses a set that the machine has not.
             #[cfg(target_arch = "x86_64")]

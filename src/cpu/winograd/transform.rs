@@ -1,19 +1,19 @@
 //! The transforms of Winograd's F(2×2, 3×3), from tiles of an image to sixteen planes and back, in each of the
 //! instruction sets.
 
-use super::Instructions;
 use super::maps::{Input, InputGradient, Map, Output, OutputGradient, Weight, WeightGradient, both_ways};
-use super::vector::{Portable, Vector};
+use crate::cpu::Instructions;
+use crate::cpu::gemm::vector::{Portable, Vector};
 
 /// Values of a transformed tile.
-pub(super) const PLANES: usize = 16;
+pub(in crate::cpu) const PLANES: usize = 16;
 
 /// What the channels of a tile must be a multiple of: a vector of the widest instructions.
-pub(super) const CHANNELS: usize = 16;
+pub(in crate::cpu) const CHANNELS: usize = 16;
 
 /// A row of tiles of an image, and where their transforms lie in the planes. All are distances in floats.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Tiles {
+pub(in crate::cpu) struct Tiles {
     pub count: usize,
     pub channels: usize,
     /// From one line, pixel and tile of the image to the next.
@@ -27,7 +27,7 @@ pub(super) struct Tiles {
 
 /// A transform from an image to the planes.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Split {
+pub(in crate::cpu) enum Split {
     /// Four by four pixels that a tile of the output reads, `Bᵀ d B`.
     Input,
     /// The transpose of [`Join::Output`], `A d Aᵀ`.
@@ -38,7 +38,7 @@ pub(super) enum Split {
 
 /// A transform from the planes to an image.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Join<'a> {
+pub(in crate::cpu) enum Join<'a> {
     /// Two by two pixels, `Aᵀ m A`, to which a bias is added, if there is one, before ReLU if that is asked for.
     Output { bias: &'a [f32], relu: bool },
     /// The transpose of [`Split::Input`], added to what is there.
@@ -107,7 +107,7 @@ impl Tiles {
     #[target_feature(enable = "avx2,fma")]
     unsafe fn split_avx2(&self, split: Split, image: *const f32, planes: *mut f32) {
         // SAFETY: handed on to the caller.
-        unsafe { self.split_with::<super::vector::Avx2>(split, image, planes) }
+        unsafe { self.split_with::<crate::cpu::gemm::vector::Avx2>(split, image, planes) }
     }
 
     /// # Safety
@@ -116,7 +116,7 @@ impl Tiles {
     #[target_feature(enable = "avx512f,avx2,fma")]
     unsafe fn split_avx512(&self, split: Split, image: *const f32, planes: *mut f32) {
         // SAFETY: handed on to the caller.
-        unsafe { self.split_with::<super::vector::Avx512>(split, image, planes) }
+        unsafe { self.split_with::<crate::cpu::gemm::vector::Avx512>(split, image, planes) }
     }
 
     /// # Safety
@@ -125,7 +125,7 @@ impl Tiles {
     #[target_feature(enable = "avx2,fma")]
     unsafe fn join_avx2(&self, join: Join, planes: *const f32, image: *mut f32) {
         // SAFETY: handed on to the caller.
-        unsafe { self.join_with::<super::vector::Avx2>(join, planes, image) }
+        unsafe { self.join_with::<crate::cpu::gemm::vector::Avx2>(join, planes, image) }
     }
 
     /// # Safety
@@ -134,7 +134,7 @@ impl Tiles {
     #[target_feature(enable = "avx512f,avx2,fma")]
     unsafe fn join_avx512(&self, join: Join, planes: *const f32, image: *mut f32) {
         // SAFETY: handed on to the caller.
-        unsafe { self.join_with::<super::vector::Avx512>(join, planes, image) }
+        unsafe { self.join_with::<crate::cpu::gemm::vector::Avx512>(join, planes, image) }
     }
 
     /// # Safety

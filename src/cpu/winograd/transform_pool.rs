@@ -1,13 +1,13 @@
 //! The end of a Winograd convolution whose tiles of two by two pixels are the windows of a max pooling: only their
 //! maxima are written.
 
-use super::Instructions;
 use super::maps::{Output, both_ways};
 use super::transform::Tiles;
-use super::vector::{Portable, Vector};
+use crate::cpu::Instructions;
+use crate::cpu::gemm::vector::{Portable, Vector};
 
 /// What happens to the pixels of a row of tiles before and after their maximum is taken.
-pub(super) struct Pooled<'a> {
+pub(in crate::cpu) struct Pooled<'a> {
     /// Empty, or a value for each channel.
     pub bias: &'a [f32],
     pub relu: bool,
@@ -43,7 +43,7 @@ impl Tiles {
     #[target_feature(enable = "avx2,fma")]
     unsafe fn pool_avx2(&self, end: &Pooled, planes: *const f32, y: *mut f32, argmax: *mut u32) {
         // SAFETY: handed on to the caller.
-        unsafe { self.pool_with::<super::vector::Avx2>(end, planes, y, argmax) }
+        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx2>(end, planes, y, argmax) }
     }
 
     /// # Safety
@@ -52,7 +52,7 @@ impl Tiles {
     #[target_feature(enable = "avx512f,avx2,fma")]
     unsafe fn pool_avx512(&self, end: &Pooled, planes: *const f32, y: *mut f32, argmax: *mut u32) {
         // SAFETY: handed on to the caller.
-        unsafe { self.pool_with::<super::vector::Avx512>(end, planes, y, argmax) }
+        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx512>(end, planes, y, argmax) }
     }
 
     /// # Safety

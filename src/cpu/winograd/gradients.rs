@@ -3,11 +3,11 @@
 
 use rayon::prelude::*;
 
-use super::Instructions;
-use super::kernel::{Left, Product, Start};
-use super::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::tiling::{Part, Winograd};
 use super::transform::{Join, PLANES, Split, Tiles};
+use crate::cpu::Instructions;
+use crate::cpu::gemm::kernel::{Left, Product, Start};
+use crate::cpu::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use crate::shape::Shape;
 
 /// Pieces that work is cut into at least, where the batch is large enough. Every piece reads all weights: where these

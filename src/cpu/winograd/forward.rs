@@ -2,16 +2,16 @@
 
 use rayon::prelude::*;
 
-use super::scratch::PANEL;
 use super::tiling::{Part, Winograd};
 use super::transform::{Join, PLANES};
-use super::{Instructions, activate};
+use crate::cpu::runtime::scratch::PANEL;
+use crate::cpu::{Instructions, activate};
 use crate::ops::{Activation, MaxPool2d};
 use crate::shape::Window;
 
 /// How a forward pass ends.
 #[derive(Clone, Copy)]
-pub(super) struct End<'a> {
+pub(in crate::cpu) struct End<'a> {
     /// Empty, or a value for each channel.
     pub bias: &'a [f32],
     pub activation: Activation,

@@ -1,0 +1,8 @@
+//! 3×3 convolutions of stride 1 by Winograd's algorithm: tiles, their transforms, and the products between.
+
+pub(super) mod forward;
+pub(super) mod gradients;
+pub(super) mod maps;
+pub(super) mod tiling;
+pub(super) mod transform;
+pub(super) mod transform_pool;
