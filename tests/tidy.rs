@@ -106,7 +106,8 @@ fn read(path: &Path) -> String {
 
 fn sources() -> Vec<PathBuf> {
     let mut all = files("src", &[".rs"]);
-    all.extend(files("tests", &[".rs", ".cpp", ".h"]));
+    all.extend(files("tests", &[".rs"]));
+    all.extend(files("tools", &[".cpp", ".h"]));
     all.extend(files("kernels", &[".cu", ".cuh"]));
     all.extend(files("benches", &[".rs"]));
     all

@@ -11,7 +11,9 @@ use sha2::{Digest, Sha256};
 use super::sources::MODULES;
 
 const KERNELS: &str = "kernels";
-const SOURCES: &str = "tests/cuda_emulator";
+const SOURCES: &str = "tools/cuda-emulator";
+/// Kernels with planted faults.
+const PLANTED: &str = "tests/cuda_emulator";
 
 const ALL: &[&str] = &[
     "-std=gnu++17",
@@ -22,7 +24,7 @@ const ALL: &[&str] = &[
     "-Wextra",
     "-Wno-unknown-pragmas",
     "-DCNN_CUDA_EMULATOR",
-    "-Itests/cuda_emulator",
+    "-Itools/cuda-emulator",
     "-Ikernels",
     "-pthread",
 ];
@@ -117,9 +119,9 @@ fn race_flags(compiler: &str) -> Vec<&'static str> {
 /// Changes with the sources, the compiler and the processor (the code is made for the processor it runs on).
 fn fingerprint(compiler: &str) -> String {
     let mut hash = Sha256::new();
-    for file in files(KERNELS, &["cu", "cuh"]).iter().chain(&files(SOURCES, &["cu", "cpp", "h"])) {
+    for file in [files(KERNELS, &["cu", "cuh"]), files(PLANTED, &["cu"]), files(SOURCES, &["cpp", "h"])].concat() {
         hash.update(file.to_string_lossy().as_bytes());
-        hash.update(fs::read(file).expect("a source file is readable"));
+        hash.update(fs::read(&file).expect("a source file is readable"));
     }
     MODULES.iter().for_each(|module| hash.update(format!("{}{:?}", module.name, module.defines)));
     hash.update(format!("{ALL:?}{FOR_KERNELS:?}{FOR_RACES:?}{FOR_DRIVER:?}{FOR_PRODUCTS:?}{DRIVER:?}"));
@@ -149,7 +151,7 @@ type Job = (PathBuf, Vec<&'static str>);
 fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
     let modules =
         MODULES.iter().map(|it| (it.name.to_string(), format!("{KERNELS}/{}.cu", it.file).into(), it.defines));
-    let planted = files(SOURCES, &["cu"]).into_iter().map(|file| (stem(&file), file, [].as_slice()));
+    let planted = files(PLANTED, &["cu"]).into_iter().map(|file| (stem(&file), file, [].as_slice()));
     let mut jobs = Vec::new();
     for (name, file, defines) in modules.chain(planted) {
         for (suffix, define) in [("f32", ""), ("f16", "#define REAL_F16\n")] {
