@@ -337,3 +337,42 @@ fn the_documented_operator_stands_where_it_is_said_to() {
     found.extend(["kernels/lrn.cu", "tests/ops/lrn.rs"].map(PathBuf::from));
     assert_eq!(found, documented, "ARCHITECTURE.md's example of an operator is not what the sources say");
 }
+
+/// A setting is declared once, resolved there, and used where it means something.
+#[test]
+fn a_settings_name_is_in_few_files() {
+    // Words that mean other things elsewhere.
+    const COMMON: [&str; 16] = [
+        "activation",
+        "batch_size",
+        "brightness",
+        "classes",
+        "contrast",
+        "conv1",
+        "data",
+        "dataset",
+        "device",
+        "dropout",
+        "epochs",
+        "init",
+        "mean",
+        "model",
+        "momentum",
+        "precision",
+    ];
+    const COMMON_TOO: [&str; 7] = ["log_steps", "residency", "schedule", "seed", "shuffle", "std", "threads"];
+    let texts: Vec<String> = files("src", &[".rs"]).iter().map(|path| read(path)).collect();
+    let names_it =
+        |text: &str, name: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
+    let mut checked = 0;
+    let command = <cnn_cuda::settings::Settings as clap::Args>::augment_args(clap::Command::new("settings"));
+    for name in command.get_arguments().map(|argument| argument.get_id().as_str()) {
+        if COMMON.contains(&name) || COMMON_TOO.contains(&name) {
+            continue;
+        }
+        let count = texts.iter().filter(|text| names_it(text, name)).count();
+        assert!((1..=4).contains(&count), "{name} is in {count} files");
+        checked += 1;
+    }
+    assert!(checked > 15, "{checked}");
+}

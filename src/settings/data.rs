@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::{ImageSize, bounds, usage};
 use crate::data::{self, Normalisation, PictureOptions};
 
+/// What a resumed run may change of these.
+pub(super) const CHANGEABLE: &[&str] = &["data"];
+
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Data")]

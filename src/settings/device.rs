@@ -12,6 +12,9 @@ use super::{bounds, usage};
 use crate::data::Residency;
 use crate::ops::{Algorithm, Precision};
 
+/// What a resumed run may change of these.
+pub(super) const CHANGEABLE: &[&str] = &["device", "precision", "threads", "workspace-mb", "conv-algo", "residency"];
+
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Device")]

@@ -1,10 +1,12 @@
 //! The optimiser and what its steps are made of.
 
+use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::bounds;
+use super::{bounds, usage};
 use crate::ops::Sgd;
+use crate::train::Hyperparameters;
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -37,15 +39,24 @@ pub struct OptimiserSettings {
 }
 
 impl OptimiserSettings {
-    /// The update of a step; how many parameters are frozen is the network's.
-    pub fn sgd(&self) -> Sgd {
-        Sgd {
+    pub fn apply(&self, hyper: &mut Hyperparameters) {
+        hyper.batch_size = self.batch_size.unwrap_or_default();
+        hyper.learning_rate.rate = self.lr.unwrap_or_default();
+        hyper.label_smoothing = self.label_smoothing.unwrap_or_default();
+        hyper.sgd = Sgd {
             momentum: self.momentum.unwrap_or_default(),
             nesterov: self.nesterov.unwrap_or_default(),
             weight_decay: self.weight_decay.unwrap_or_default(),
             clip_norm: self.clip_grad_norm,
             average_decay: self.ema,
-            frozen: 0,
-        }
+            frozen: 0, // the network says how many
+        };
+    }
+
+    /// # Errors
+    /// Nesterov momentum without momentum.
+    pub fn check(&self) -> Result<()> {
+        let has_momentum = self.momentum.is_some_and(|momentum| momentum > 0.0);
+        usage(self.nesterov != Some(true) || has_momentum, || "--nesterov needs a --momentum above 0".into())
     }
 }

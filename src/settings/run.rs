@@ -8,14 +8,14 @@ use serde::Serialize;
 use toml::{Table, Value};
 use tracing::warn;
 
-use super::data::{absolute, absolute_path, check_dataset};
+use super::data::{self, absolute, absolute_path, check_dataset};
 use super::file::{Record, SettingsFile};
 use super::layers::{Layer, overlay, table};
-use super::{DeviceChoice, DeviceSettings, Settings, usage};
-use crate::data::{self, LoadOptions, PictureOptions};
+use super::{DeviceChoice, DeviceSettings, Settings, device, output, schedule};
+use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Precision};
-use crate::train::{Hyperparameters, LearningRate};
+use crate::train::Hyperparameters;
 
 /// The file's name in a run's folder.
 pub const FILE: &str = "config.toml";
@@ -25,21 +25,7 @@ const MAX_RECIPE_BYTES: u64 = 1 << 20;
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Settings that may differ when a run is resumed: where and how long it runs, nothing that changes its numbers.
-const CHANGEABLE: [&str; 13] = [
-    "data",
-    "device",
-    "precision",
-    "threads",
-    "workspace-mb",
-    "conv-algo",
-    "residency",
-    "epochs",
-    "eval-batch-size",
-    "max-steps",
-    "target-accuracy",
-    "patience",
-    "log-steps",
-];
+const CHANGEABLE: [&[&str]; 4] = [data::CHANGEABLE, device::CHANGEABLE, schedule::CHANGEABLE, output::CHANGEABLE];
 
 /// Everything needed to run it again; what `config.toml` holds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -104,7 +90,7 @@ impl RunConfig {
         run.check().with_context(damaged)?;
         let mut flags = flags.clone();
         if let Some(given) = &flags.given.data.dataset {
-            let moved = data::is_path(given) && data::is_path(run.dataset());
+            let moved = is_path(given) && is_path(run.dataset());
             let given = absolute(given)?;
             // The files may have moved; the training data's fingerprint is compared when the checkpoint is read.
             ensure!(moved || given == run.dataset(), contradiction("--dataset", &given, run.dataset()));
@@ -149,10 +135,8 @@ impl RunConfig {
     /// Settings that contradict each other.
     fn check(&self) -> Result<()> {
         let Settings { schedule, optimiser, device, .. } = &self.settings;
-        let (epochs, warm_up) = (schedule.epochs.unwrap_or_default(), schedule.warm_up.unwrap_or_default());
-        usage(warm_up < epochs, || format!("--warm-up {warm_up} leaves nothing of {epochs} epochs for the schedule"))?;
-        let sgd = optimiser.sgd();
-        usage(!sgd.nesterov || sgd.momentum > 0.0, || "--nesterov needs a --momentum above 0".into())?;
+        schedule.check()?;
+        optimiser.check()?;
         device.check()
     }
 
@@ -165,7 +149,7 @@ impl RunConfig {
         }
         let changeable = |key: &str| {
             let epochs = key == "epochs" && self.settings.schedule.depends_on_epochs();
-            (CHANGEABLE.contains(&key) && !epochs) || key == "dataset"
+            (CHANGEABLE.concat().contains(&key) && !epochs) || key == "dataset"
         };
         for (key, given) in values(&table(&flags.given)?).into_iter().filter(|&(key, _)| !changeable(key)) {
             let flag = format!("--{key}");
@@ -207,7 +191,7 @@ impl RunConfig {
 
     /// Whether the data set is a folder or an archive of pictures.
     pub fn has_pictures(&self) -> bool {
-        data::is_path(self.dataset())
+        is_path(self.dataset())
     }
 
     /// The device, with what was chosen for it.
@@ -240,25 +224,11 @@ impl RunConfig {
 
     pub fn hyperparameters(&self) -> Hyperparameters {
         let Settings { optimiser, schedule, augmentation, output, .. } = &self.settings;
-        Hyperparameters {
-            epochs: schedule.epochs.unwrap_or_default(),
-            batch_size: optimiser.batch_size.unwrap_or_default(),
-            eval_batch_size: schedule.eval_batch_size.unwrap_or_default(),
-            learning_rate: LearningRate {
-                rate: optimiser.lr.unwrap_or_default(),
-                schedule: schedule.schedule.unwrap_or_default(),
-                warm_up: schedule.warm_up.unwrap_or_default(),
-            },
-            sgd: optimiser.sgd(),
-            augmentation: augmentation.resolve(),
-            label_smoothing: optimiser.label_smoothing.unwrap_or_default(),
-            seed: self.seed(),
-            shuffle: schedule.shuffle.unwrap_or_default(),
-            max_steps: schedule.max_steps,
-            target_accuracy: schedule.target_accuracy,
-            patience: schedule.patience,
-            log_steps: output.log_steps.unwrap_or_default(),
-        }
+        let mut hyper = Hyperparameters { augmentation: augmentation.resolve(), ..Hyperparameters::default() };
+        optimiser.apply(&mut hyper);
+        schedule.apply(&mut hyper);
+        output.apply(&mut hyper);
+        hyper
     }
 
     /// Writes `config.toml` into a run's folder.

@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::bounds;
-use crate::train::Schedule;
+use super::{bounds, usage};
+use crate::train::{Hyperparameters, Schedule};
+
+/// What a resumed run may change of these.
+pub(super) const CHANGEABLE: &[&str] = &["epochs", "eval-batch-size", "max-steps", "target-accuracy", "patience"];
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -45,6 +49,25 @@ pub struct ScheduleSettings {
 }
 
 impl ScheduleSettings {
+    pub fn apply(&self, hyper: &mut Hyperparameters) {
+        hyper.epochs = self.epochs.unwrap_or_default();
+        hyper.eval_batch_size = self.eval_batch_size.unwrap_or_default();
+        hyper.learning_rate.schedule = self.schedule.unwrap_or_default();
+        hyper.learning_rate.warm_up = self.warm_up.unwrap_or_default();
+        hyper.seed = self.seed.unwrap_or_default();
+        hyper.shuffle = self.shuffle.unwrap_or_default();
+        hyper.max_steps = self.max_steps;
+        hyper.target_accuracy = self.target_accuracy;
+        hyper.patience = self.patience;
+    }
+
+    /// # Errors
+    /// The warm-up takes the whole run.
+    pub fn check(&self) -> Result<()> {
+        let (epochs, warm_up) = (self.epochs.unwrap_or_default(), self.warm_up.unwrap_or_default());
+        usage(warm_up < epochs, || format!("--warm-up {warm_up} leaves nothing of {epochs} epochs for the schedule"))
+    }
+
     /// Whether the rate of every step depends on the number of epochs.
     pub fn depends_on_epochs(&self) -> bool {
         matches!(self.schedule, Some(Schedule::Cosine | Schedule::OneCycle { .. }))

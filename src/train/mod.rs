@@ -20,7 +20,7 @@ use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
 
 /// All that decides a run's numbers besides network and data.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Hyperparameters {
     pub epochs: u32,
     pub batch_size: usize,

@@ -21,7 +21,7 @@ pub enum Schedule {
 }
 
 /// Learning rate, schedule and warm-up of a run.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LearningRate {
     /// What the schedule is of: the first rate, or one-cycle's highest.
     pub rate: f32,
