@@ -8,8 +8,12 @@
 First checks that both sides compute the same losses from the same weights on the same images (of `mnist-cnn` on MNIST;
 for torchvision's networks that is what `tests/reference/check_torchvision.py` does). Then runs one process of
 each side in turn, A B C D A B C D …, so that a machine's slow and fast moments fall on all of them, and prints per side the
-median over the rounds, their spread, and the median of the ratios within each round. Writes all numbers to a JSON file, anew
-after every block. A mode of PyTorch's that fails is told, noted in the file and left out.
+median over the rounds, their spread, and the median of the ratios within each round. Writes all numbers to a JSON file, again
+after every block. A mode of PyTorch's that fails is reported, noted in the file and left out.
+
+    python benches/compare.py --tables
+
+measures nothing: it writes the tables of docs/benchmarks.md and the figures of README.md from the files in benches/results.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -26,6 +31,8 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+
+import step_table  # beside this file
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benches" / "results"
@@ -186,7 +193,7 @@ def evaluations(args: argparse.Namespace, binary: Path) -> list[dict]:
 
 
 def markdown(result: dict) -> str:
-    """The tables as they stand in the README."""
+    """The full tables of one comparison."""
     on_cpu = result["device"] == "cpu"
     steps = sorted({part["steps"] for part in result["parts"]})
     counted = " to ".join(dict.fromkeys(str(count) for count in [*steps[:1], *steps[-1:]])) or "no"
@@ -219,15 +226,21 @@ def markdown(result: dict) -> str:
     return "\n".join([*lines, ""])
 
 
-def models_markdown() -> str:
-    """The README's table of the larger networks on the CPU, from the files of results."""
+def fastest(part: dict) -> tuple[dict, dict]:
+    """Our row of a block, and that of PyTorch's fastest mode, without the word PyTorch."""
+    rows = {row["side"]: row for row in part["rows"]}
+    ours, theirs = rows.pop(OURS), min(rows.values(), key=lambda row: row["times_slower"])
+    return ours, {**theirs, "mode": theirs["side"].removeprefix("PyTorch ")}
+
+
+def networks_markdown() -> str:
+    """A training step of the larger networks on the CPU, from the files of results."""
     lines = ["| network | batch | cnn-cuda | PyTorch's fastest mode | against cnn-cuda |", "| --- | --- | --- | --- | --- |"]
     for path in sorted(RESULTS.glob("*-cpu.json")):
         result = json.loads(path.read_text())
         for part in result["parts"]:
-            rows = {row["side"]: row for row in part["rows"]}
-            ours, theirs = rows.pop(OURS), min(rows.values(), key=lambda row: row["times_slower"])
-            name = f"{theirs['ms']:.0f} ms, {theirs['peak_memory_mb']:.0f} MB ({theirs['side'].removeprefix('PyTorch ')})"
+            ours, theirs = fastest(part)
+            name = f"{theirs['ms']:.0f} ms, {theirs['peak_memory_mb']:.0f} MB ({theirs['mode']})"
             lines.append(
                 f"| {result['model']} | {part['batch_size']} | {ours['ms']:.0f} ms, {ours['peak_memory_mb']:.0f} MB | {name} "
                 f"| {theirs['times_slower']:.2f}× |"
@@ -235,16 +248,133 @@ def models_markdown() -> str:
     return "\n".join([*lines, ""])
 
 
-def write_readme() -> None:
-    """Replaces what stands between the README's markers by the tables of the files of results."""
-    path, end = ROOT / "README.md", "<!-- end -->"
-    text = path.read_text(encoding="utf-8")
-    tables = {"--device cpu": markdown(json.loads((RESULTS / "cpu.json").read_text())), "--model": models_markdown()}
-    for what, table in tables.items():
-        begin = f"<!-- benches/compare.py {what} -->\n"
-        head, rest = text.split(begin)
-        text = head + begin + "\n" + table + "\n" + rest[rest.index(end) :]
-    path.write_text(text, encoding="utf-8")
+class GpuSteps:
+    """Training steps on a GPU, from a folder that `benches/gpu.sh --quick` left."""
+
+    def __init__(self, folder: Path) -> None:
+        lines = (folder / "steps.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        # Milliseconds by network, batch size and precision, then by side.
+        self.times = {key: dict(sides) for key, sides in step_table.medians(lines).items()}
+        self.device = records[0]["device"].split(" (")[0]
+        self.pytorch = next((record["framework"] for record in records if "framework" in record), None)
+        self.layouts = sorted({record["layout"] for record in records if "layout" in record})
+        driver = re.search(r"[0-9]{3}\.[0-9]+\.[0-9]+", (folder / "device.txt").read_text())
+        self.driver = driver[0] if driver else "of unknown version"
+        dated = re.search(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", folder.name)
+        self.date = dated[0] if dated else "undated"
+
+    def heading(self) -> str:
+        theirs = f"; {self.pytorch}, {', '.join(self.layouts)}" if self.pytorch else "; PyTorch was not timed in this run"
+        return f"{self.device}, driver {self.driver}, {self.date}{theirs}."
+
+    def ours(self, key: tuple[str, int, str]) -> float:
+        """The mean of our medians, which were taken before and after PyTorch's."""
+        return statistics.mean(self.times[key][OURS])
+
+    def fastest(self, key: tuple[str, int, str]) -> tuple[str, float] | None:
+        """PyTorch's fastest mode, and its median."""
+        theirs = {mode: times[0] for mode, times in self.times[key].items() if mode != OURS}
+        return min(theirs.items(), key=lambda item: item[1]) if theirs else None
+
+    def markdown(self) -> str:
+        modes = [mode for mode in MODE_NAMES if any(mode in sides for sides in self.times.values())]
+        titles = ["network", "batch", "precision", "cnn-cuda", *(f"PyTorch, {MODE_NAMES[mode]}" for mode in modes)]
+        lines = ["| " + " | ".join(titles) + " |", "| --- | --- | --- " + "| ---: " * (len(modes) + 1) + "|"]
+        for (model, batch, precision), sides in self.times.items():
+            ours = self.ours((model, batch, precision))
+            cells = [model, str(batch), precision, milliseconds(ours)]
+            for mode in modes:
+                theirs = sides.get(mode)
+                cells.append(f"{milliseconds(theirs[0])} ({theirs[0] / ours:.2f}×)" if theirs else "–")
+            lines.append("| " + " | ".join(cells) + " |")
+        return "\n".join([self.heading(), "", *lines, ""])
+
+
+# Modes of PyTorch's on a GPU, as tables name them.
+MODE_NAMES = {"graph": "whole step as one CUDA graph", "eager": "eager"}
+
+
+def milliseconds(value: float) -> str:
+    """Three significant digits."""
+    decimals = next((decimals for limit, decimals in ((1, 3), (10, 2), (100, 1)) if value < limit), 0)
+    return f"{value:.{decimals}f} ms"
+
+
+def gpu_steps() -> list[GpuSteps]:
+    """All runs on GPUs that are in the files of results."""
+    return [GpuSteps(path.parent) for path in sorted(RESULTS.glob("*/steps.jsonl"))]
+
+
+def gpu_markdown() -> str:
+    """A training step on GPUs."""
+    return "\n".join(run.markdown() for run in gpu_steps())
+
+
+def part_of(result: dict, what: str, batch: int, threads: int) -> dict:
+    """The block of these settings."""
+    wanted = {"what": what, "batch_size": batch, "threads": threads}
+    return next(part for part in result["parts"] if all(part[key] == value for key, value in wanted.items()))
+
+
+def claims_markdown() -> str:
+    """One measured figure for the CPU and one for a GPU, each with what it was measured on."""
+    result = json.loads((RESULTS / "cpu.json").read_text())
+    ours, theirs = fastest(part_of(result, "train", 64, 2))
+    pytorch = next(version for version in result["versions"] if version.startswith("PyTorch"))
+    vectors = next(version for version in result["versions"] if version.startswith("CPU (2 threads"))
+    on_cpu = (
+        f"- **CPU**, {result['machine']}, {vectors.removeprefix('CPU (').removesuffix(')')}: {ours['ms']:.1f} ms and "
+        f"{ours['peak_memory_mb']:.0f} MB; {pytorch} in its fastest mode ({theirs['mode']}) {theirs['ms']:.1f} ms and "
+        f"{theirs['peak_memory_mb']:.0f} MB."
+    )
+    run = next(run for run in gpu_steps() if run.pytorch)
+    key = ("mnist-cnn", 64, "fp16")
+    mode, time = run.fastest(key)
+    on_gpu = (
+        f"- **GPU**, {run.device}, fp16: {milliseconds(run.ours(key))}; {run.pytorch} in its fastest mode "
+        f"({MODE_NAMES[mode]}) {milliseconds(time)}."
+    )
+    return "A training step of `mnist-cnn` at batch 64:\n\n" + on_cpu + "\n" + on_gpu + "\n"
+
+
+# The rows of README.md's table: of the CPU by file and block, of a GPU by network, batch size and precision.
+CPU_ROWS = (("cpu", "train", 64), ("cpu", "infer", 128), ("resnet20-cpu", "train", 128), ("resnet18-cpu", "train", 8))
+GPU_ROWS = (("mnist-cnn", 64, "fp16"), ("mnist-cnn", 64, "tf32"), ("resnet20", 128, "fp16"), ("resnet18", 128, "fp16"))
+
+
+def short_markdown() -> str:
+    """README.md's table: eight rows."""
+    lines = ["| | batch | on | cnn-cuda | PyTorch's fastest mode | PyTorch / cnn-cuda |", "| --- | ---: | --- | ---: | --- | ---: |"]
+    for name, what, batch in CPU_ROWS:
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        ours, theirs = fastest(part_of(result, what, batch, 2))
+        label = f"{result['model']}, {'training step' if what == 'train' else 'forward pass'}"
+        cells = [label, str(batch), f"{result['machine']}, 2 threads", milliseconds(ours["ms"])]
+        cells += [f"{milliseconds(theirs['ms'])} ({theirs['mode']})", f"{theirs['times_slower']:.2f}×"]
+        lines.append("| " + " | ".join(cells) + " |")
+    run = next(run for run in gpu_steps() if run.pytorch)
+    for key in GPU_ROWS:
+        (model, batch, precision), (mode, time) = key, run.fastest(key)
+        cells = [f"{model}, training step", str(batch), f"{run.device}, {precision}", milliseconds(run.ours(key))]
+        cells += [f"{milliseconds(time)} ({MODE_NAMES[mode]})", f"{time / run.ours(key):.2f}×"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def write_tables() -> None:
+    """Replaces what stands between the marks of README.md and docs/benchmarks.md by what the files of results hold."""
+    full = markdown(json.loads((RESULTS / "cpu.json").read_text()))
+    readme = {"claims": claims_markdown(), "short table": short_markdown()}
+    benchmarks = {"CPU": full, "networks on the CPU": networks_markdown(), "GPU": gpu_markdown()}
+    for page, tables in {"README.md": readme, "docs/benchmarks.md": benchmarks}.items():
+        path, end = ROOT / page, "<!-- end -->"
+        text = path.read_text(encoding="utf-8")
+        for what, table in tables.items():
+            begin = f"<!-- benches/compare.py --tables: {what} -->\n"
+            head, rest = text.split(begin)
+            text = head + begin + "\n" + table + "\n" + rest[rest.index(end) :]
+        path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -265,11 +395,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no block begins after these [default: no limit]")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CNN_CUDA_DATA", "data")))
     parser.add_argument("--out", type=Path, help="[default: benches/results/cpu.json or cuda.json]")
-    parser.add_argument("--readme", action="store_true", help="put the tables of benches/results into README.md")
-    parser.add_argument("--tables", action="store_true", help="do that alone, without measuring")
+    parser.add_argument("--readme", action="store_true", help="afterwards, do as --tables does")
+    parser.add_argument("--tables", action="store_true", help="measure nothing: put the tables of benches/results into README.md and docs/benchmarks.md")
     args = parser.parse_args()
     if args.tables:
-        write_readme()
+        write_tables()
         return
     on_cpu = args.device == "cpu"
     if not (on_cpu or args.device.isdigit()):
@@ -277,7 +407,7 @@ def main() -> None:
     if on_cpu and args.precisions != ["fp32"]:
         parser.error("the CPU computes in fp32 alone")
     if args.readme and not on_cpu:
-        parser.error("--readme puts the CPU's tables into README.md; those of a GPU are written to --out alone")
+        parser.error("--readme is for the CPU's results; a GPU's are written to --out, and tables come from benches/gpu.sh --quick")
     args.threads = args.threads or ([1, 2] if on_cpu else [2])
     args.modes = args.modes or (CPU_MODES if on_cpu else GPU_MODES)
     on_mnist = args.model == "mnist-cnn"
@@ -294,7 +424,7 @@ def main() -> None:
         sys.exit(str(error))
     print("\n" + text)
     if args.readme:
-        write_readme()
+        write_tables()
 
 
 def compare(args: argparse.Namespace, binary: Path) -> str:

@@ -87,7 +87,7 @@ impl Run {
         }
         if let (Some(expected), Some(last)) = (self.expected_accuracy, self.outputs.metrics.epochs().last()) {
             let accuracy = 100.0 * last.test_accuracy;
-            info!("test accuracy {accuracy:.2}%; the recipe's whole run is to reach {:.2}%", 100.0 * expected);
+            info!("test accuracy {accuracy:.2}%; the recipe's whole run reaches {:.2}% or more", 100.0 * expected);
         }
         let folder = self.outputs.folder().display();
         info!("saved {folder}/{} and {}", Outputs::WEIGHTS, Outputs::CHECKPOINT);

@@ -17,14 +17,14 @@ pub(super) const CHANGEABLE: &[&str] = &["data"];
 #[command(next_help_heading = "Data")]
 pub struct DataSettings {
     /// `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `digits` (built in, needs no files), or the path of a folder or
-    /// tar archive (.tar, .tar.gz, .tar.xz) that holds a folder of pictures per class, in train/ and test/ or val/ or
-    /// in one
+    /// tar archive (.tar, .tar.gz, .tar.xz) that holds a folder of pictures per class, in train/ and test/, val/, valid/ or validation/ or
+    /// in one; eval prefers that of the weights' run
     #[arg(long, value_name = "NAME|PATH", default_value = "mnist")]
     pub dataset: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     pub folder: DataFolder,
-    /// Outputs of the network, where they are to be more than the data set's classes
+    /// Outputs of the network, if it should have more than the data set has classes
     #[arg(long, value_name = "N", value_parser = bounds::classes, allow_negative_numbers = true)]
     pub classes: Option<usize>,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub struct DataFolder {
 #[command(next_help_heading = "Data")]
 pub struct NormalisationSettings {
     /// Mean of x / 255 that is subtracted: one for all channels, or one for each, such as 0.49,0.48,0.45 [default: the data
-    /// set's own; of a folder, that of its training pictures]
+    /// set's own; of a folder, that of its training pictures; predict: that of the weights' run, else 0.5]
     #[arg(long, value_name = "X,…", value_delimiter = ',', value_parser = bounds::finite, requires = "std", allow_negative_numbers = true)]
     pub mean: Option<Vec<f32>>,
     /// Standard deviation that is divided by, in the same form
@@ -67,7 +67,7 @@ pub struct PictureSettings {
     /// Part of a folder's pictures to test with, where it has no test/ or val/
     #[arg(long, value_name = "X", value_parser = bounds::fraction, default_value = "0.1", allow_negative_numbers = true)]
     pub test_fraction: Option<f64>,
-    /// Decides which pictures those are
+    /// Seed of the choice of those pictures
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     pub split_seed: Option<u32>,
     /// Corrupt pictures of a folder to list and skip; more are an error

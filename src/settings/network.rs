@@ -17,7 +17,7 @@ use crate::shape::Shape;
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Network")]
 pub struct ModelSettings {
-    /// Network; `cnn-cuda summary` lists them
+    /// Network; `cnn-cuda summary` lists them, and eval and predict prefer that of the weights' run
     #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
     pub model: Option<String>,
     /// Replace the network's own activations, in all of its layers: relu, leaky-relu (slope 0.01), leaky-relu:SLOPE or tanh
@@ -45,10 +45,10 @@ pub struct InputSettings {
     /// Outputs of the network [default: the network's usual ones; predict: those of the weights' run]
     #[arg(long, value_name = "N", value_parser = bounds::classes, allow_negative_numbers = true)]
     pub classes: Option<usize>,
-    /// 1 for gray, 3 for colour [default: as for --classes]
+    /// 1 for gray, 3 for colour [default: the network's usual ones; predict: those of the weights' run]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3), allow_negative_numbers = true)]
     pub channels: Option<u8>,
-    /// Side, or HEIGHTxWIDTH, of the network's input [default: as for --classes]
+    /// Side, or HEIGHTxWIDTH, of the network's input [default: the network's usual one; predict: that of the weights' run]
     #[arg(long, value_name = "N")]
     pub image_size: Option<ImageSize>,
 }
