@@ -7,7 +7,7 @@ use cnn_cuda::commands::{self, Cli};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    commands::init_logging();
+    commands::init_logging(&cli);
     match cli.run() {
         Ok(code) => code,
         Err(error) => commands::report_error(&error),

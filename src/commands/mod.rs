@@ -1,6 +1,7 @@
 //! The command line: subcommands, their dispatch, and what every one of them shares.
 
 mod bench;
+mod completions;
 mod device;
 mod eval;
 mod fetch;
@@ -12,7 +13,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, ColorChoice, Parser, Subcommand};
 
 use crate::models::{self, Model};
 use crate::network::Network;
@@ -25,6 +26,9 @@ use crate::settings::{
 #[derive(Parser)]
 #[command(name = "cnn-cuda", version, about, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
+    /// Colours of log messages; auto obeys NO_COLOR and TERM=dumb
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
+    color: ColorChoice,
     #[command(subcommand)]
     command: Command,
 }
@@ -43,6 +47,10 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Download a data set, with checksums
     Fetch(fetch::FetchArgs),
+    /// Print a script that completes commands and flags in a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page, for `man -l -`
+    Man,
 }
 
 impl Cli {
@@ -58,15 +66,23 @@ impl Cli {
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Fetch(args) => fetch::run(&args),
+            Command::Completions(args) => completions::run(&args),
+            Command::Man => completions::man(),
         }
     }
 }
 
 /// Sends logs to stderr, warnings and above marked as such; `RUST_LOG` changes what is shown.
-pub fn init_logging() {
+pub fn init_logging(cli: &Cli) {
     use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let colour = std::io::stderr().is_terminal();
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let plain = set("NO_COLOR").is_some() || set("TERM").is_some_and(|term| term == "dumb");
+    let colour = match cli.color {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => std::io::stderr().is_terminal() && !plain,
+    };
     fmt()
         .with_env_filter(filter)
         .with_target(false)

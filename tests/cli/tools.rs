@@ -224,3 +224,30 @@ fn help_documents_every_flag() {
     }
     assert!(succeed(["train", "--help"]).stdout.contains("[default: 0.1]"));
 }
+
+#[test]
+fn completions_and_the_manual_know_every_command_and_flag() {
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = succeed(["completions", shell]).stdout;
+        assert!(script.contains("label-smoothing") && script.contains("predict"), "{shell}: {script}");
+    }
+    let manual = succeed(["man"]).stdout;
+    for words in ["cnn\\-cuda", "label\\-smoothing", "workspace\\-mb", "top\\-k"] {
+        assert!(manual.contains(words), "{words} is missing from the manual");
+    }
+    fail(2, ["completions", "cmd"], &["cmd", "bash"]);
+}
+
+#[test]
+fn logs_have_colours_where_they_are_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |name: &str, when: &str| {
+        let out = folder.path().join(name);
+        let args =
+            ["train", "--model", "lenet5", "--dataset", "digits", "--device", "cpu", "--max-steps", "1", "--quiet"];
+        succeed([&args[..], &["--color", when, "--out", out.to_str().expect("plain")]].concat()).stderr
+    };
+    assert!(run("always", "always").contains("\u{1b}["));
+    // Not a terminal.
+    assert!(!run("auto", "auto").contains('\u{1b}') && !run("never", "never").contains('\u{1b}'));
+}
