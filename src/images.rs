@@ -93,7 +93,7 @@ impl Drop for Prefetch {
     fn drop(&mut self) {
         self.batches = None;
         if let Some(thread) = self.thread.take() {
-            // A panic in it was told by the closed channel.
+            // A panic in it has closed the channel.
             let _ = thread.join();
         }
     }

@@ -23,7 +23,7 @@ pub struct RunIdentity {
     pub model: String,
     pub dataset: String,
     pub train_images: usize,
-    /// Of the training images and labels, so that another set of the same name and size is told apart.
+    /// Of the training images and labels, so that another set of the same name and size is recognised.
     pub data_fingerprint: u64,
     pub seed: u64,
     pub batch_size: usize,

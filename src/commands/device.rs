@@ -43,7 +43,7 @@ pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output
     task.run(backend)
 }
 
-/// What can be told of the flags before anything is loaded: a CUDA device asked for by number must be there.
+/// What can be checked of the flags before anything is loaded: a CUDA device asked for by number must be there.
 pub fn check_device(args: &DeviceSettings) -> Result<()> {
     args.check()?;
     match args.device {

@@ -29,7 +29,7 @@ struct Streamed {
     source: Arc<dyn ImageSource>,
     max_batch: usize,
     ahead: Option<Prefetch>,
-    /// The batch at hand.
+    /// The current batch.
     batch: Vec<u8>,
 }
 

@@ -8,7 +8,7 @@ use crate::ops::{Activation, BiasActivationBackward, LossGradient, Metrics, RunO
 /// What outlives a step.
 #[derive(Default)]
 pub(super) struct State {
-    /// Labels of the batch at hand.
+    /// Labels of the current batch.
     pub labels: Vec<u32>,
     pub metrics: Metrics,
     /// The losses since they were last taken, where they are logged.

@@ -174,7 +174,7 @@ impl Reading {
         for name in self.set.files().map(|(file, _)| file).chain([self.set.class_file]) {
             let path = place.join(name);
             if !path.exists() {
-                continue; // told in the end, with all others
+                continue; // reported at the end, with all others
             }
             let context = || format!("cannot read {}", path.display());
             // Before opening: that alone would wait forever on a named pipe.

@@ -161,7 +161,7 @@ fn download_verified(download: &Download, address: &str, file: &Remote) -> Resul
     if matches!(file.checksum, Checksum::Archive(_)) || matches!(idx::decode(bytes.as_slice())?, Decoded::Gzip(_)) {
         return Ok(bytes);
     }
-    // Some proxies decompress on the way; the name says gzip, so the file shall be.
+    // Some proxies decompress on the way; the name says gzip, so the file must be.
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&content)?;
     Ok(encoder.finish()?)
@@ -218,7 +218,7 @@ fn agent(download: &Download, address: &str) -> ureq::Agent {
         .timeout_recv_response(Some(download.stall_timeout))
         .timeout_per_read(Some(download.stall_timeout))
         .timeout_global(Some(FILE_TIMEOUT))
-        // The files are gzip already, and shall arrive as they are.
+        // The files are gzip already, and must arrive unchanged.
         .accept_encoding("identity");
     // A mirror on this machine is not reached through a proxy.
     if ["http://127.", "http://localhost"].iter().any(|local| address.starts_with(local)) {

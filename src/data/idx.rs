@@ -33,7 +33,7 @@ pub fn read(path: &Path, dimensions: u8) -> Result<Array> {
 }
 
 /// [`read`], with the header's sizes shown to `check` before any value is read: a few bytes of gzip can promise
-/// gigabytes, and what is not wanted shall not be inflated.
+/// gigabytes, and what is not wanted must not be inflated.
 ///
 /// # Errors
 /// Those of [`read`] and of `check`, with the path.
@@ -116,7 +116,7 @@ fn parse_decoded(
 
 /// Checks the header's fixed part and returns the sizes.
 fn parse_header(header: &[u8], dimensions: u8) -> Result<Vec<u32>> {
-    // What is wrong from the start is told before what is missing at the end.
+    // What is wrong at the start is reported before what is missing at the end.
     if let &[first, second, kind, found, ..] = header {
         ensure!(first == 0 && second == 0, "it is not an IDX file: it starts with {:02x?}", &header[..4]);
         ensure!(kind == TYPE_U8, "its values are {}; only u8 (type 0x08) is supported", type_name(kind));

@@ -57,7 +57,7 @@ pub struct Trainer<B: Backend> {
     best: Option<Best>,
     /// Steps that went into the running statistics before this run's first, for each batch normalisation.
     tracked_before: Vec<i64>,
-    /// Seconds of training already spent in the epoch at hand before this process continued it.
+    /// Seconds of training already spent in the current epoch before this process resumed it.
     earlier_seconds: f64,
 }
 
@@ -243,7 +243,7 @@ impl<B: Backend> Trainer<B> {
         self.backend.set_metrics(state.metrics)
     }
 
-    /// Sets the order of the epoch at hand, from the position on.
+    /// Sets the order of the current epoch, from the position on.
     fn begin_epoch(&mut self) -> Result<()> {
         let Position { epoch, step_in_epoch, .. } = self.position;
         let order = sampler::epoch_order(self.train_count, self.hyper.seed, epoch, self.hyper.shuffle);

@@ -20,10 +20,10 @@ pub struct StepReport {
     pub images_per_second: Option<f64>,
 }
 
-/// What is told after an epoch, or after the part of one with which a run ends.
+/// What is reported after an epoch, or after the part of one with which a run ends.
 #[derive(Clone, Debug)]
 pub struct EpochReport {
-    /// Epochs begun, the one at hand included.
+    /// Epochs begun, the current one included.
     pub epoch: u32,
     pub total_steps: u64,
     pub train: Metrics,
@@ -59,7 +59,7 @@ pub trait Observer<B: Backend> {
 
     fn on_step(&mut self, report: &StepReport);
 
-    /// The losses of all steps of the epoch at hand that were not reported yet, where they are logged: the first is
+    /// The losses of all steps of the current epoch that were not reported yet, where they are logged: the first is
     /// that of optimiser step `first_step`, from 0.
     fn on_step_losses(&mut self, first_step: u64, losses: &[StepLoss]) -> Result<()>;
 
@@ -71,7 +71,7 @@ pub trait Observer<B: Backend> {
 }
 
 impl<B: Backend> Trainer<B> {
-    /// Trains from the position at hand to the end, or until the observer wants to stop.
+    /// Trains from the current position to the end, or until the observer wants to stop.
     ///
     /// # Errors
     /// The device's, the observer's, and a loss that became NaN or infinite, with its step.

@@ -11,7 +11,7 @@ use crate::ops::{Backend, LossScale, Metrics, Region, Span};
 pub struct Position {
     /// Epochs completed.
     pub epoch: u32,
-    /// Steps done in the epoch at hand.
+    /// Steps done in the current epoch.
     pub step_in_epoch: u64,
     /// Optimiser steps in all.
     pub total_steps: u64,
@@ -36,13 +36,13 @@ pub struct TrainState {
     /// The parameters' moving average, as the parameters; empty where none is kept.
     pub average: Vec<f32>,
     pub position: Position,
-    /// Of the epoch at hand; zero at its beginning.
+    /// Of the current epoch; zero at its beginning.
     pub metrics: Metrics,
     /// Where the precision has one.
     pub loss_scale: Option<LossScale>,
     /// None before the first evaluation.
     pub best: Option<Best>,
-    /// Seconds spent in the epoch at hand.
+    /// Seconds spent in the current epoch.
     pub epoch_seconds: f64,
 }
 

@@ -28,7 +28,7 @@ pub(in crate::cpu) struct Scratch {
     pub partials: Vec<f32>,
 }
 
-/// The weights of convolutions in the order in which a forward pass reads them, made anew only where the parameters
+/// The weights of convolutions in the order in which a forward pass reads them, made again only where the parameters
 /// have changed. They are known by where they lie.
 #[derive(Default)]
 pub(in crate::cpu) struct Kept(HashMap<usize, KeptWeights>);

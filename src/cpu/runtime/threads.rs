@@ -26,7 +26,7 @@ pub(in crate::cpu) fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
 /// The numbers of the processors that this process may use; none where the system does not tell.
 #[cfg(target_os = "linux")]
 fn processors() -> Vec<usize> {
-    // SAFETY: all zeros is an empty set, and the call is told the set's size.
+    // SAFETY: all zeros is an empty set, and the call gets the set's size.
     let (set, failed) = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         let failed = libc::sched_getaffinity(0, size_of_val(&set), &mut set) != 0;
@@ -40,7 +40,7 @@ fn processors() -> Vec<usize> {
 /// Keeps the calling thread on one processor. Where the system refuses, it runs wherever it is put.
 #[cfg(target_os = "linux")]
 fn stay_on(processor: usize) {
-    // SAFETY: the number came out of such a set, and the call is told the set's size.
+    // SAFETY: the number came out of such a set, and the call gets the set's size.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(processor, &mut set);

@@ -1,8 +1,8 @@
 //! Folders of pictures, one per class, as they are or in a tar archive: read in parallel into memory.
 
-mod anew;
 mod layout;
 mod listing;
+mod redecoded;
 mod store;
 
 use std::collections::HashMap;
@@ -14,16 +14,16 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rayon::prelude::*;
 
-use self::anew::Anew;
 use self::layout::{Labelled, Layout};
 use self::listing::Place;
+use self::redecoded::Redecoded;
 use self::store::{Finished, Pixels, Store};
 use super::{Dataset, LoadOptions, archive, crop, picture, statistics};
 
 /// Pictures of an archive that are held undecoded: so many, or of so many bytes.
 const CHUNK: usize = 512;
 const CHUNK_BYTES: usize = 64 << 20;
-/// Corrupt pictures that are told one by one.
+/// Corrupt pictures that are listed one by one.
 const SHOWN: usize = 20;
 
 /// How a folder of pictures is read.
@@ -219,7 +219,7 @@ impl<'a> Reading<'a> {
             Place::Member(_) => None,
         };
         store.finish(|indices, shape| {
-            Arc::new(Anew { files: indices.into_iter().filter_map(file).collect(), shape, scales })
+            Arc::new(Redecoded { files: indices.into_iter().filter_map(file).collect(), shape, scales })
         })
     }
 }

@@ -78,7 +78,7 @@ impl Store {
             self.kept = Kept::Memory(self.room(1)?);
             return Ok(());
         }
-        let how = if self.spools { "a temporary file" } else { "their files, anew for every batch" };
+        let how = if self.spools { "a temporary file" } else { "their files, again for every batch" };
         tracing::info!("{:.1} GB of pictures are not kept in memory, but read from {how}", bytes as f64 / 1e9);
         let count = self.labels.len();
         let known = Known { histogram: Histogram::new(3), gray: vec![true; count], hashes: vec![[0; 2]; count] };

@@ -1,4 +1,4 @@
-//! Pictures that are decoded anew whenever they are needed.
+//! Pictures that are decoded again whenever they are needed.
 
 use std::path::PathBuf;
 
@@ -12,14 +12,14 @@ use crate::images::ImageSource;
 use crate::shape::Shape;
 
 /// Files in the order of their images.
-pub struct Anew {
+pub struct Redecoded {
     pub files: Vec<PathBuf>,
     pub shape: Shape,
     /// Whether they are brought to the size, or have it.
     pub scales: bool,
 }
 
-impl ImageSource for Anew {
+impl ImageSource for Redecoded {
     fn read(&self, numbers: &[u32], bytes: &mut [u8]) -> Result<()> {
         let targets = bytes.par_chunks_exact_mut(self.shape.len());
         numbers.par_iter().zip(targets).try_for_each(|(&number, target)| {
@@ -31,7 +31,7 @@ impl ImageSource for Anew {
     }
 }
 
-impl Anew {
+impl Redecoded {
     fn decode(&self, file: PathBuf, target: &mut [u8]) -> Result<()> {
         let size = (self.shape.height, self.shape.width);
         let Pixels { channels, values, .. } = decode(&Bytes::In(file), Some(size), self.scales)?;
