@@ -121,7 +121,7 @@ impl TrainingState for Cuda {
         let [weights, average] = [Buffer::Parameters, Buffer::Average].map(|buffer| self.memory.get(buffer));
         let (bytes, average) = (weights?.len(), average?.len());
         ensure!(bytes == average, "there is no average of the parameters");
-        self.runner.launch(&self.memory, &swap_average(bytes / 4, self.options.precision)?)
+        self.runner.launch(&self.memory, &swap_average(bytes / 4, self.target()?)?)
     }
 
     fn loss_scale(&mut self) -> Result<Option<LossScale>> {

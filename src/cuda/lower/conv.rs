@@ -4,13 +4,12 @@
 use anyhow::Result;
 
 use super::geometry::Geometry;
+use super::params::params;
 use super::site::{Direction, Site};
 use super::{Lowering, direct, implicit};
 use crate::cuda::gemm::{Gemm, Operand};
-use crate::cuda::program::{Address, Buffer, params};
+use crate::cuda::program::{Address, Buffer};
 use crate::ops::{Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span};
-
-params!(ColumnsParams, 80 bytes, [source, target], first: u64, count: u64, op: Geometry);
 
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -106,14 +105,11 @@ impl Lowering<'_> {
         for first in (0..batch).step_by(samples_at_once) {
             let samples = samples_at_once.min(batch - first);
             self.gemm(product(first * pixels, samples * pixels, columns));
-            let params = ColumnsParams {
-                source: columns,
-                target: d_x,
-                first: first as u64,
-                count: samples as u64,
-                op: Geometry::of_conv(op)?,
-            };
-            self.launch_over(&*kernel, samples * op.input.len() / lanes, &params)?;
+            let params = params!(
+                self.target, 80 bytes, [source = columns, target = d_x],
+                first: u64, count: u64 = samples, op: Geometry = Geometry::of_conv(op)?,
+            );
+            self.launch_over(&*kernel, samples * op.input.len() / lanes, params)?;
         }
         self.gradient_epilogue(op.input.channels, d_input, epilogue)
     }
@@ -141,14 +137,11 @@ impl Lowering<'_> {
         let rows_at_once = self.columns_capacity(op).max(1);
         for first in (0..rows).step_by(rows_at_once) {
             let count = rows_at_once.min(rows - first);
-            let params = ColumnsParams {
-                source: x,
-                target: columns,
-                first: first as u64,
-                count: count as u64,
-                op: Geometry::of_conv(op)?,
-            };
-            self.launch_over(&*kernel, count * op.patch_len() / lanes, &params)?;
+            let params = params!(
+                self.target, 80 bytes, [source = x, target = columns],
+                first: u64, count: u64, op: Geometry = Geometry::of_conv(op)?,
+            );
+            self.launch_over(&*kernel, count * op.patch_len() / lanes, params)?;
             self.gemm(product(first, count, columns));
         }
         Ok(())
