@@ -13,52 +13,49 @@ use crate::ops::{Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, C
 
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        if !self.op.is_plain() {
-            return lowering.grouped_forward(self);
-        }
-        let batch = self.input.len / self.op.input.len();
-        match lowering.choose_for(Direction::Forward, &self.op, batch, self.pool.is_some()) {
-            Algorithm::Implicit => lowering.implicit_forward(self),
-            Algorithm::Direct => lowering.direct_forward(self),
-            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_forward(self),
+        match lowering.choose_for(Direction::Forward, &self.op, self.input, self.pool.is_some()) {
+            None => lowering.grouped_forward(self),
+            Some(Algorithm::Implicit) => lowering.implicit_forward(self),
+            Some(Algorithm::Direct) => lowering.direct_forward(self),
+            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_forward(self),
         }
     }
 }
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        if !self.op.is_plain() {
-            return lowering.grouped_weight(self);
-        }
-        let batch = self.input.len / self.op.input.len();
-        match lowering.choose_for(Direction::BackwardWeight, &self.op, batch, false) {
-            Algorithm::Implicit => lowering.implicit_weight(self),
-            Algorithm::Direct => lowering.direct_backward_weight(self),
-            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_weight(self),
+        match lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, false) {
+            None => lowering.grouped_weight(self),
+            Some(Algorithm::Implicit) => lowering.implicit_weight(self),
+            Some(Algorithm::Direct) => lowering.direct_backward_weight(self),
+            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_weight(self),
         }
     }
 }
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        if !self.op.is_plain() {
-            return lowering.grouped_input(self);
-        }
-        let batch = self.d_input.len / self.op.input.len();
-        match lowering.choose_for(Direction::BackwardInput, &self.op, batch, self.epilogue.is_some()) {
-            Algorithm::Implicit => lowering.implicit_input(self),
-            _ => lowering.im2col_input(self),
+        match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, self.epilogue.is_some()) {
+            None => lowering.grouped_input(self),
+            Some(Algorithm::Implicit) => lowering.implicit_input(self),
+            Some(_) => lowering.im2col_input(self),
         }
     }
 }
 
 impl Lowering<'_> {
-    fn choose_for(&mut self, direction: Direction, op: &Conv2d, batch: usize, epilogue: bool) -> Algorithm {
+    /// None where there are groups or gaps, for which there is but one.
+    fn choose_for(&mut self, direction: Direction, op: &Conv2d, images: Span, epilogue: bool) -> Option<Algorithm> {
+        if !op.is_plain() {
+            return None;
+        }
+        let (batch, precision) = (images.len / op.input.len(), self.target.precision);
         let mut candidates = vec![Algorithm::Gemm];
         candidates.extend(implicit::applies(op, batch).then_some(Algorithm::Implicit));
         let is_direct = direction != Direction::BackwardInput && direct::applies(op);
         candidates.extend(is_direct.then_some(Algorithm::Direct));
-        self.choose.choose(&Site::new(direction, op, batch, epilogue, self.target.precision), &candidates)
+        let site = Site { direction, op: *op, batch, linear: false, epilogue, mask: false, precision };
+        Some(self.choose.choose(&site, &candidates))
     }
 
     fn im2col_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
