@@ -9,16 +9,26 @@ use super::site::{Direction, Site};
 use super::{Lowering, direct, implicit};
 use crate::cuda::gemm::{Gemm, Operand};
 use crate::cuda::program::{Address, Buffer};
-use crate::ops::{Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span};
+use crate::ops::{
+    Activation, Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span,
+};
 
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        match lowering.choose_for(Direction::Forward, &self.op, self.input, self.pool.is_some()) {
-            None => lowering.grouped_forward(self),
-            Some(Algorithm::Implicit) => lowering.implicit_forward(self),
-            Some(Algorithm::Direct) => lowering.direct_forward(self),
-            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_forward(self),
-        }
+        let algorithm = lowering.choose_for(Direction::Forward, &self.op, self.input, self.pool.is_some());
+        // A pooling in a pass of its own takes bias and activation along.
+        let pool = self.pool.filter(|pool| algorithm != Some(Algorithm::Implicit) || !implicit::fuses(&pool.op));
+        let conv = match pool {
+            Some(_) => &Self { activation: Activation::Identity, bias: None, pool: None, ..*self },
+            None => self,
+        };
+        match algorithm {
+            None => lowering.grouped_forward(conv),
+            Some(Algorithm::Implicit) => lowering.implicit_forward(conv),
+            Some(Algorithm::Direct) => lowering.direct_forward(conv),
+            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_forward(conv),
+        }?;
+        pool.map_or(Ok(()), |pool| lowering.pool_maxima((self.activation, self.bias), self.output, pool))
     }
 }
 
@@ -37,9 +47,10 @@ impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, self.epilogue.is_some()) {
             None => lowering.grouped_input(self),
-            Some(Algorithm::Implicit) => lowering.implicit_input(self),
+            Some(Algorithm::Implicit) => return lowering.implicit_input(self),
             Some(_) => lowering.im2col_input(self),
-        }
+        }?;
+        lowering.gradient_epilogue(self.op.input.channels, self.d_input, self.epilogue)
     }
 }
 
@@ -59,17 +70,14 @@ impl Lowering<'_> {
     }
 
     fn im2col_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let Conv2dForward { ref op, activation, input, weight, bias, output, pool } = *conv;
+        let Conv2dForward { ref op, activation, input, weight, bias, output, .. } = *conv;
         let (weight, y, row) = (self.weight(weight), self.address(output), op.out_channels * self.real_size());
         self.over_columns(op, input, |first, count, columns| {
             // columns [count, k·k·ic] · Wᵀ [k·k·ic, oc] → y [count, oc]
             let (size, y) = ([count, op.out_channels, op.patch_len()], y.plus(first * row));
             Gemm::new(size, Operand::plain(columns), Operand::transposed(weight), y)
         })?;
-        match pool {
-            Some(_) => self.pool_after(conv),
-            None => self.bias_activation_forward(activation, op.out_channels, bias, output),
-        }
+        self.bias_activation_forward(activation, op.out_channels, bias, output)
     }
 
     fn im2col_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
@@ -84,7 +92,7 @@ impl Lowering<'_> {
     }
 
     fn im2col_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
-        let Conv2dBackwardInput { ref op, d_output, weight, d_input, epilogue } = *conv;
+        let Conv2dBackwardInput { ref op, d_output, weight, d_input, .. } = *conv;
         let (pixels, batch) = (op.output()?.pixels(), d_input.len / op.input.len());
         let (d_y, d_x, weight) = (self.address(d_output), self.address(d_input), self.weight(weight));
         let (columns, row) = (Address::at(Buffer::Columns), op.out_channels * self.real_size());
@@ -95,7 +103,7 @@ impl Lowering<'_> {
         };
         if op.is_pointwise() {
             self.gemm(product(0, batch * pixels, d_x));
-            return self.gradient_epilogue(op.input.channels, d_input, epilogue);
+            return Ok(());
         }
         let (kernel, lanes) = self.form("col2im", &[op.input.channels], &[d_input]);
         let samples_at_once = (self.columns_capacity(op) / pixels).max(1);
@@ -108,7 +116,7 @@ impl Lowering<'_> {
             );
             self.launch_over(&*kernel, samples * op.input.len() / lanes, params)?;
         }
-        self.gradient_epilogue(op.input.channels, d_input, epilogue)
+        Ok(())
     }
 
     /// Rows of this convolution's columns that fit the workspace.

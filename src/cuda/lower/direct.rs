@@ -23,19 +23,17 @@ fn channels_per_thread(op: &Conv2d) -> usize {
 }
 
 impl Lowering<'_> {
-    /// `output = activation(convolution + bias)` in one pass; a pooling comes after in another, and takes bias and
-    /// activation along.
+    /// `output = activation(convolution + bias)` in one pass.
     pub(super) fn direct_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let (activation, bias) = Self::before_pool(conv);
-        let pixels = conv.output.len / conv.op.out_channels;
+        let Conv2dForward { ref op, activation, input, weight, bias, output, .. } = *conv;
+        let pixels = output.len / op.out_channels;
         let params = params!(
             self.target, 88 bytes,
-            [input = conv.input, weight = self.weight(conv.weight), bias, output = conv.output],
-            pixels: u64, op: Geometry = Geometry::of_conv(&conv.op)?, slope: f32 = activation.code(),
+            [input, weight = self.weight(weight), bias, output],
+            pixels: u64, op: Geometry = Geometry::of_conv(op)?, slope: f32 = activation.code(),
         );
-        let threads = pixels * conv.op.out_channels.div_ceil(self.vector());
-        self.launch_over(format!("direct_forward_{}", conv.op.window.kernel), threads, params)?;
-        self.pool_after(conv)
+        let threads = pixels * op.out_channels.div_ceil(self.vector());
+        self.launch_over(format!("direct_forward_{}", op.window.kernel), threads, params)
     }
 
     /// `d_weight`, summed over all pixels in one launch.

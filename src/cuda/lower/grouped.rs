@@ -11,16 +11,13 @@ use crate::ops::{Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 const MOST_BLOCKS: usize = 1 << 16;
 
 impl Lowering<'_> {
-    /// A pooling comes after in another pass, and takes bias and activation along.
     pub(super) fn grouped_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let (activation, bias) = Self::before_pool(conv);
-        let Conv2dForward { ref op, input, weight, output, .. } = *conv;
+        let Conv2dForward { ref op, activation, input, weight, bias, output, .. } = *conv;
         let params = params!(
             self.target, 88 bytes, [input, weight = self.weight(weight), bias, output],
             count: u64 = output.len, op: Geometry = Geometry::of_conv(op)?, slope: f32 = activation.code(),
         );
-        self.launch_over("grouped_forward", output.len, params)?;
-        self.pool_after(conv)
+        self.launch_over("grouped_forward", output.len, params)
     }
 
     pub(super) fn grouped_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
@@ -33,12 +30,11 @@ impl Lowering<'_> {
     }
 
     pub(super) fn grouped_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
-        let Conv2dBackwardInput { ref op, d_output, weight, d_input, epilogue } = *conv;
+        let Conv2dBackwardInput { ref op, d_output, weight, d_input, .. } = *conv;
         let params = params!(
             self.target, 80 bytes, [d_output, weight = self.weight(weight), d_input],
             count: u64 = d_input.len, op: Geometry = Geometry::of_conv(op)?,
         );
-        self.launch_over("grouped_backward_input", d_input.len, params)?;
-        self.gradient_epilogue(op.input.channels, d_input, epilogue)
+        self.launch_over("grouped_backward_input", d_input.len, params)
     }
 }

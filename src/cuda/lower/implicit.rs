@@ -14,7 +14,7 @@ use crate::ops::{
 use crate::shape::Window;
 
 /// Whether a pooling ends the convolution before it in one launch.
-fn fuses(pool: &MaxPool2d) -> bool {
+pub(super) fn fuses(pool: &MaxPool2d) -> bool {
     pool.window == Window { kernel: 2, stride: 2, padding: 0 } && !pool.ceil_mode
 }
 
@@ -45,19 +45,17 @@ const PARTIALS: Address = Address::at(Buffer::ProductPartials);
 const COUNTERS: Address = Address::at(Buffer::ProductCounters);
 
 impl Lowering<'_> {
-    /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch where the pooling is [`fuses`] to it.
+    /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch by what [`fuses`].
     pub(super) fn implicit_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let op = &conv.op;
-        let (shape, batch) = (op.output()?, conv.input.len / op.input.len());
-        let fused = conv.pool.filter(|pool| fuses(&pool.op));
-        let (kernel, output, argmax, rows) = match fused {
+        let Conv2dForward { ref op, activation, bias, .. } = *conv;
+        let batch = conv.input.len / op.input.len();
+        let (kernel, output, argmax, rows) = match conv.pool {
             // Eight windows of four pixels are 32 rows.
             Some(PoolEpilogue { op, output, argmax }) => {
                 ("conv2d_forward_pooled", output, argmax, (batch * op.output()?.pixels()).div_ceil(8) * 32)
             }
-            None => ("conv2d_forward", conv.output, None, batch * shape.pixels()),
+            None => ("conv2d_forward", conv.output, None, batch * op.output()?.pixels()),
         };
-        let (activation, bias) = if fused.is_some() { (conv.activation, conv.bias) } else { Self::before_pool(conv) };
         let (input, weight) = (self.address(conv.input), self.weight(conv.weight));
         let params = params!(
             self.target, 112 bytes,
@@ -66,8 +64,7 @@ impl Lowering<'_> {
         );
         let vector = self.reads_vectors(&[op.input.channels], [input, weight]);
         let (tiles, form) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
-        self.implicit(kernel, form, [rows, op.out_channels, op.patch_len()], tiles, params)?;
-        if fused.is_some() { Ok(()) } else { self.pool_after(conv) }
+        self.implicit(kernel, form, [rows, op.out_channels, op.patch_len()], tiles, params)
     }
 
     /// `d_weight = d_outputᵀ · windows`

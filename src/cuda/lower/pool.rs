@@ -9,7 +9,7 @@ use super::params::params;
 use crate::cuda::program::Buffer;
 use crate::ops::{
     Activation, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
-    AvgPool2dForward, Conv2dForward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
+    AvgPool2dForward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
 };
 use crate::shape::{Shape, Window};
 
@@ -86,18 +86,8 @@ impl Lowering<'_> {
         self.launch_over(kernel, target.len, params)
     }
 
-    /// What a convolution's kernel ends it with where it cannot pool: a pooling takes bias and activation along.
-    pub(super) fn before_pool(conv: &Conv2dForward) -> (Activation, Option<Span>) {
-        if conv.pool.is_some() { (Activation::Identity, None) } else { (conv.activation, conv.bias) }
-    }
-
-    /// The pooling of such a convolution, in a pass of its own.
-    pub(super) fn pool_after(&mut self, conv: &Conv2dForward) -> Result<()> {
-        conv.pool.map_or(Ok(()), |pool| self.pool_maxima((conv.activation, conv.bias), conv.output, pool))
-    }
-
     /// `pool.output` = the maxima of `activation(input + bias)`.
-    fn pool_maxima(
+    pub(super) fn pool_maxima(
         &mut self,
         (activation, bias): (Activation, Option<Span>),
         input: Span,
