@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Lowering;
 use super::geometry::Geometry;
 use super::params::params;
-use crate::ops::{Add, CopyBuffer, CopyChannels, RunOn, Span, Subsample, SubsampleBackward, SubsampleForward};
+use crate::ops::{Add, CopyBuffer, CopyChannels, Layer, RunOn, Span, Subsample, SubsampleBackward, SubsampleForward};
 use crate::shape::Window;
 
 impl RunOn<Lowering<'_>> for Add {
@@ -57,7 +57,7 @@ impl Lowering<'_> {
         let window = Window { kernel: 1, stride: op.stride, padding: 0 };
         let params = params!(
             self.target, 72 bytes, [source, target], count: u64 = target.len,
-            op: Geometry = Geometry::new(op.input, op.output(), window)?, first_channel: u32 = op.first_channel(),
+            op: Geometry = Geometry::new(op.input, op.output()?, window)?, first_channel: u32 = op.first_channel(),
         );
         self.launch_over(kernel, target.len, params)
     }

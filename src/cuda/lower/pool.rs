@@ -76,7 +76,7 @@ fn adaptive_geometry(op: &AdaptiveAvgPool2d) -> Result<Geometry> {
         let fits = (inputs + 1).checked_mul(outputs + 1).is_some_and(|product| u32::try_from(product).is_ok());
         ensure!(fits, "adaptive pooling of {inputs} to {outputs} is too large for the CUDA kernel's 32-bit arithmetic");
     }
-    Geometry::new(op.input, op.output(), Window { kernel: 0, stride: 0, padding: 0 })
+    Geometry::new(op.input, op.output()?, Window { kernel: 0, stride: 0, padding: 0 })
 }
 
 impl Lowering<'_> {
