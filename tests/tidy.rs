@@ -239,7 +239,7 @@ fn no_files_import_each_other_in_a_circle() {
 fn imports_are_found() {
     let of = |path: &str| imports(Path::new(path)).into_iter().map(|parts| parts.join("::")).collect::<Vec<_>>();
     let found = of("src/cuda/lower/conv.rs");
-    for expected in ["cuda::lower::geometry::Geometry", "cuda::lower::direct", "cuda::program::params", "ops::RunOn"] {
+    for expected in ["cuda::lower::geometry::Geometry", "cuda::lower::direct", "cuda::program::Buffer", "ops::RunOn"] {
         assert!(found.iter().any(|path| path == expected), "{expected} is not among {found:?}");
     }
     let linear = ["cuda", "lower", "site", "Site"].map(String::from);

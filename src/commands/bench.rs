@@ -185,7 +185,7 @@ impl Task for Benchmark<'_> {
             images_per_second: batch as f64 / median * 1e3,
             graph_nodes,
             peak_memory_mb: peak_memory_mb(),
-            device_memory_mb: backend.device_memory_in_use().map(|bytes| bytes as f64 / 1e6),
+            device_memory_mb: backend.device_memory().map(|[_, in_use]| in_use as f64 / 1e6),
             profile,
             algorithms: choices.into_iter().map(Chosen::from).collect(),
         })

@@ -122,7 +122,7 @@ impl Task for Evaluation<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<EvaluationResult> {
         let Self { network, weights, mut dataset, batch_size } = self;
-        Residency::Auto.place(&mut dataset, backend.free_memory())?;
+        Residency::Auto.place(&mut dataset, backend.device_memory().map(|[free, _]| free))?;
         let Dataset { shape, classes, mean, std, test, .. } = dataset;
         let labels = test.labels.clone();
         let normalise = Normalise { shape, mean, std };

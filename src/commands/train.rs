@@ -123,7 +123,8 @@ impl Task for Training {
         let hyper = config.hyperparameters();
         let identity = identity(&config, &dataset);
         let settings = &config.settings;
-        settings.residency.residency.unwrap_or_default().place(&mut dataset, backend.free_memory())?;
+        let free = backend.device_memory().map(|[free, _]| free);
+        settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
         // All that can be wrong with the weights is found before a folder is made for the run.
         let init = settings.schedule.init.as_ref().filter(|_| args.resume.is_none());
         let initial = init.map(|path| initial_weights(path, &network, hyper.seed)).transpose()?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::{Cpu, ELEMENTWISE_CHUNK};
-use crate::ops::{Add, CopyBuffer, CopyChannels, RunOn, Subsample, SubsampleBackward, SubsampleForward};
+use crate::ops::{Add, CopyBuffer, CopyChannels, Layer, RunOn, Subsample, SubsampleBackward, SubsampleForward};
 
 impl RunOn<Cpu> for Add {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
@@ -51,7 +51,7 @@ impl RunOn<Cpu> for CopyChannels {
 
 impl RunOn<Cpu> for SubsampleForward {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let (op, shape, first) = (&self.op, self.op.output(), self.op.first_channel());
+        let (op, shape, first) = (&self.op, self.op.output()?, self.op.first_channel());
         let [x, y] = cpu.memory.floats([self.input, self.output])?;
         y.par_chunks_mut(shape.len()).zip(x.par_chunks(op.input.len())).for_each(|(y, x)| {
             y.fill(0.0);
@@ -66,7 +66,7 @@ impl RunOn<Cpu> for SubsampleForward {
 
 impl RunOn<Cpu> for SubsampleBackward {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let (op, shape, first) = (&self.op, self.op.output(), self.op.first_channel());
+        let (op, shape, first) = (&self.op, self.op.output()?, self.op.first_channel());
         let [d_y, d_x] = cpu.memory.floats([self.d_output, self.d_input])?;
         d_x.par_chunks_mut(op.input.len()).zip(d_y.par_chunks(shape.len())).for_each(|(d_x, d_y)| {
             d_x.fill(0.0);

@@ -85,7 +85,7 @@ impl RunOn<Cpu> for AvgPool2dBackward {
 
 impl RunOn<Cpu> for AdaptiveAvgPool2dForward {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let (op, shape, channels) = (&self.op, self.op.output(), self.op.input.channels);
+        let (op, shape, channels) = (&self.op, self.op.output()?, self.op.input.channels);
         let [x, y] = cpu.memory.floats([self.input, self.output])?;
         x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len())).for_each(|(x, y)| {
             for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
@@ -102,7 +102,7 @@ impl RunOn<Cpu> for AdaptiveAvgPool2dForward {
 
 impl RunOn<Cpu> for AdaptiveAvgPool2dBackward {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let (op, shape, channels) = (&self.op, self.op.output(), self.op.input.channels);
+        let (op, shape, channels) = (&self.op, self.op.output()?, self.op.input.channels);
         let [d_y, d_x] = cpu.memory.floats([self.d_output, self.d_input])?;
         d_y.par_chunks(shape.len()).zip(d_x.par_chunks_mut(op.input.len())).for_each(|(d_y, d_x)| {
             d_x.fill(0.0);

@@ -30,26 +30,25 @@ pub(super) struct ReluMask<A> {
     pub leading: usize,
 }
 
-/// What cuBLASLt does with a product `c [m, n]` in its launch. Biases and their gradients are of `c`'s type and, unless said
-/// otherwise, `[n]`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum LtEpilogue<A = u64> {
-    Bias {
-        bias: A,
-    },
-    BiasRelu {
-        bias: A,
-        mask: Option<ReluMask<A>>,
-    },
+/// How cuBLASLt ends a product `c [m, n]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EpilogueKind {
+    Bias,
+    /// With a `mask`, that is left for the backward pass.
+    BiasRelu,
     /// Back through the ReLU whose mask it is, then the column sums.
-    ReluGradient {
-        mask: ReluMask<A>,
-        d_bias: Option<A>,
-    },
-    /// Of a weight gradient `c [m, n]`: the sums of the rows of `a`, `[m]`.
-    BiasGradient {
-        d_bias: A,
-    },
+    ReluGradient,
+    /// Of a weight gradient: the sums of the rows of `a`, `[m]`.
+    BiasGradient,
+}
+
+/// What cuBLASLt does with a product in its launch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct LtEpilogue<A = u64> {
+    pub kind: EpilogueKind,
+    /// The bias, or its gradient, of `c`'s type and, unless said otherwise, `[n]`; none where a ReLU's gradient has none.
+    pub bias: Option<A>,
+    pub mask: Option<ReluMask<A>>,
 }
 
 impl<A> Operand<A> {
@@ -80,15 +79,7 @@ impl<A> LtEpilogue<A> {
     /// The same with other addresses.
     pub fn resolved<C, E>(self, resolve: &impl Fn(A) -> Result<C, E>) -> Result<LtEpilogue<C>, E> {
         let mask = |mask: ReluMask<A>| Ok(ReluMask { address: resolve(mask.address)?, leading: mask.leading });
-        Ok(match self {
-            Self::Bias { bias } => LtEpilogue::Bias { bias: resolve(bias)? },
-            Self::BiasRelu { bias, mask: its } => {
-                LtEpilogue::BiasRelu { bias: resolve(bias)?, mask: its.map(mask).transpose()? }
-            }
-            Self::ReluGradient { mask: its, d_bias } => {
-                LtEpilogue::ReluGradient { mask: mask(its)?, d_bias: d_bias.map(resolve).transpose()? }
-            }
-            Self::BiasGradient { d_bias } => LtEpilogue::BiasGradient { d_bias: resolve(d_bias)? },
-        })
+        let (bias, mask) = (self.bias.map(resolve).transpose()?, self.mask.map(mask).transpose()?);
+        Ok(LtEpilogue { kind: self.kind, bias, mask })
     }
 }

@@ -168,13 +168,8 @@ impl Backend for Cuda {
         self.tuner.choices()
     }
 
-    fn free_memory(&self) -> Option<usize> {
-        self.context.mem_get_info().ok().map(|(free, _)| free)
-    }
-
-    fn device_memory_in_use(&self) -> Option<usize> {
-        let (free, total) = self.context.mem_get_info().ok()?;
-        Some(total - free)
+    fn device_memory(&self) -> Option<[usize; 2]> {
+        self.context.mem_get_info().ok().map(|(free, total)| [free, total - free])
     }
 
     fn limit_sizes(&self) -> Result<LimitSizes> {

@@ -122,58 +122,11 @@ pub(super) fn place(region: Region, precision: Precision) -> (Buffer, usize) {
     }
 }
 
-/// Declares a kernel's parameters, with the size that `kernels/` asserts too: addresses first, then numbers, those of 8
-/// bytes before those of 4.
-macro_rules! params {
-    ($name:ident, $bytes:literal bytes, [$($address:ident),*] $(, $field:ident: $type:ty)*) => {
-        #[repr(C)]
-        struct $name {
-            $($address: Address,)*
-            $($field: $type,)*
-        }
-
-        const _: () = assert!(size_of::<$name>() == $bytes);
-
-        impl $crate::cuda::program::Params for $name {
-            const POINTERS: usize = [$(stringify!($address)),*].len();
-
-            fn words(&self) -> Vec<u64> {
-                let mut words = vec![0; $bytes / 8];
-                $($crate::cuda::program::put(&mut words, std::mem::offset_of!(Self, $address), self.$address);)*
-                $($crate::cuda::program::put(&mut words, std::mem::offset_of!(Self, $field), self.$field);)*
-                words
-            }
-        }
-    };
-}
-pub(super) use params;
-
-/// What a field of parameters may be.
-///
-/// # Safety
-/// All of its bytes are initialised.
-pub(super) unsafe trait Plain: Copy {}
-
-// SAFETY: numbers.
-unsafe impl Plain for Address {}
-unsafe impl Plain for u64 {}
-unsafe impl Plain for u32 {}
-unsafe impl Plain for f32 {}
-
-/// Writes a field of parameters at its offset in bytes.
-pub(super) fn put<T: Plain>(words: &mut [u64], offset: usize, value: T) {
-    assert!(offset + size_of::<T>() <= size_of_val(words));
-    // SAFETY: within the words, and all bytes are initialised.
-    unsafe { words.as_mut_ptr().byte_add(offset).cast::<T>().write_unaligned(value) }
-}
-
-/// What a kernel takes: the struct of the same name in its file, field by field. Declared by [`params`].
-pub(super) trait Params {
-    /// How many addresses it begins with.
-    const POINTERS: usize;
-
-    /// Its bytes; zero where it has no field.
-    fn words(&self) -> Vec<u64>;
+/// What a kernel takes: the struct in its file, in words, of which so many of the first are addresses.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Params {
+    pub words: Vec<u64>,
+    pub pointers: usize,
 }
 
 /// A kernel's launch. All blocks have [`BLOCK`] threads.
@@ -183,9 +136,7 @@ pub(super) struct KernelLaunch {
     pub grid: [u32; 2],
     /// Bytes of dynamic shared memory.
     pub shared: u32,
-    /// The parameters in words, of which so many of the first are addresses.
-    params: Vec<u64>,
-    pub pointers: usize,
+    pub params: Params,
 }
 
 /// Threads of every block; `BLOCK` in `kernels/common.cuh`.
@@ -202,19 +153,19 @@ pub(super) fn grid_over(count: usize) -> [usize; 2] {
 impl KernelLaunch {
     /// # Errors
     /// Where the grid is beyond 32 bits.
-    pub fn new<P: Params>(name: impl Into<String>, grid: [usize; 2], shared: u32, params: &P) -> Result<Self> {
+    pub fn new(name: impl Into<String>, grid: [usize; 2], shared: u32, params: Params) -> Result<Self> {
         let name = name.into();
         let [Ok(width), Ok(height)] = grid.map(u32::try_from) else { bail!("a grid of {grid:?} for {name}") };
-        Ok(Self { name, grid: [width, height], shared, params: params.words(), pointers: P::POINTERS })
+        Ok(Self { name, grid: [width, height], shared, params })
     }
 
     /// The parameters, each address replaced by what `resolve` makes of it.
     pub fn resolved(&self, resolve: impl Fn(Address) -> Result<u64>) -> Result<Vec<u64>> {
-        let mut params = self.params.clone();
-        for word in &mut params[..self.pointers] {
+        let Params { mut words, pointers } = self.params.clone();
+        for word in &mut words[..pointers] {
             *word = resolve(Address(*word))?;
         }
-        Ok(params)
+        Ok(words)
     }
 }
 

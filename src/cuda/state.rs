@@ -14,6 +14,9 @@ use crate::ops::{LossScale, Metrics, Precision, StepLoss, TrainingState};
 /// Bytes of `struct Metrics` in `kernels/loss.cu`: loss sum, correct, count, steps, first bad step, 8 bytes each.
 const METRICS_LEN: usize = 40;
 
+/// The first bad step where there was none: −1.
+const NEVER: u64 = u64::MAX;
+
 /// Bytes of `struct StepResult` in `kernels/loss.cu`: loss and accuracy, 4 bytes each; and of the capacity before them.
 const STEP_LEN: usize = 8;
 const STEP_LOG_HEADER: usize = 8;
@@ -121,7 +124,7 @@ impl TrainingState for Cuda {
         let [weights, average] = [Buffer::Parameters, Buffer::Average].map(|buffer| self.memory.get(buffer));
         let (bytes, average) = (weights?.len(), average?.len());
         ensure!(bytes == average, "there is no average of the parameters");
-        self.runner.launch(&self.memory, &swap_average(bytes / 4, self.options.precision)?)
+        self.runner.launch(&self.memory, &swap_average(bytes / 4, self.target()?)?)
     }
 
     fn loss_scale(&mut self) -> Result<Option<LossScale>> {
@@ -129,11 +132,10 @@ impl TrainingState for Cuda {
             return Ok(None);
         }
         let bytes = self.memory.receive(Buffer::LossScaling)?;
-        let (words, _) = bytes.as_chunks::<4>();
-        let [scale, good, low, high, ..] = *words else { bail!("the loss scale is cut") };
-        let skipped = u64::from(u32::from_le_bytes(low)) | u64::from(u32::from_le_bytes(high)) << 32;
-        let (scale, good_steps) = (f32::from_le_bytes(scale), u32::from_le_bytes(good));
-        Ok(Some(LossScale { scale, good_steps, skipped_steps: skipped }))
+        let (words, _) = bytes.as_chunks::<8>();
+        let [[s0, s1, s2, s3, good @ ..], skipped, ..] = *words else { bail!("the loss scale is cut") };
+        let (scale, good_steps) = (f32::from_le_bytes([s0, s1, s2, s3]), u32::from_le_bytes(good));
+        Ok(Some(LossScale { scale, good_steps, skipped_steps: u64::from_le_bytes(skipped) }))
     }
 
     /// With no overflow seen.
@@ -148,25 +150,14 @@ impl TrainingState for Cuda {
 }
 
 fn metrics_to_bytes(metrics: &Metrics) -> Vec<u8> {
-    let bad = metrics.first_bad_step.map_or(-1, |step| step as i64);
-    let words = [
-        metrics.loss_sum.to_le_bytes(),
-        metrics.correct.to_le_bytes(),
-        metrics.samples.to_le_bytes(),
-        metrics.steps.to_le_bytes(),
-        bad.to_le_bytes(),
-    ];
-    words.concat()
+    let Metrics { loss_sum, correct, samples, steps, first_bad_step } = *metrics;
+    [loss_sum.to_bits(), correct, samples, steps, first_bad_step.unwrap_or(NEVER)].map(u64::to_le_bytes).concat()
 }
 
 fn metrics_from_bytes(bytes: &[u8]) -> Result<Metrics> {
     let (words, _) = bytes.as_chunks::<8>();
     let [loss_sum, correct, samples, steps, bad, ..] = *words else { bail!("the device's metrics are cut") };
-    Ok(Metrics {
-        loss_sum: f64::from_le_bytes(loss_sum),
-        correct: u64::from_le_bytes(correct),
-        samples: u64::from_le_bytes(samples),
-        steps: u64::from_le_bytes(steps),
-        first_bad_step: u64::try_from(i64::from_le_bytes(bad)).ok(),
-    })
+    let [correct, samples, steps, bad] = [correct, samples, steps, bad].map(u64::from_le_bytes);
+    let first_bad_step = (bad != NEVER).then_some(bad);
+    Ok(Metrics { loss_sum: f64::from_le_bytes(loss_sum), correct, samples, steps, first_bad_step })
 }

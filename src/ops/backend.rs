@@ -217,13 +217,8 @@ pub trait Backend: DataSets + TrainingState + Send {
         Vec::new()
     }
 
-    /// Bytes that are free on a device of its own; none for the CPU.
-    fn free_memory(&self) -> Option<usize> {
-        None
-    }
-
-    /// Bytes in use on a device of its own, by whomever; none for the CPU.
-    fn device_memory_in_use(&self) -> Option<usize> {
+    /// Bytes of a device of its own: those that are free, and those in use, by whomever; none for the CPU.
+    fn device_memory(&self) -> Option<[usize; 2]> {
         None
     }
 

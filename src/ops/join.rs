@@ -44,10 +44,6 @@ pub struct Subsample {
 }
 
 impl Subsample {
-    pub fn output(&self) -> Shape {
-        Shape::new(self.input.height.div_ceil(self.stride), self.input.width.div_ceil(self.stride), self.channels)
-    }
-
     /// The output's channel that is the input's first; half of the zeros are before it.
     pub fn first_channel(&self) -> usize {
         (self.channels - self.input.channels) / 2
@@ -118,7 +114,7 @@ impl Layer for Subsample {
         let Self { input, stride, channels } = *self;
         ensure!(stride > 0, "stride must be at least 1");
         ensure!(channels >= input.channels, "a shortcut from {} to {channels} channels", input.channels);
-        Ok(Subsample::output(self))
+        Ok(Shape::new(input.height.div_ceil(stride), input.width.div_ceil(stride), channels))
     }
 
     fn window(&self) -> Option<Window> {

@@ -2,15 +2,7 @@
 
 use anyhow::Result;
 
-use super::operands::{Layer, Operands};
-use super::{
-    ActivationBackward, ActivationForward, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, Add,
-    AvgPool2d, AvgPool2dBackward, AvgPool2dForward, BatchNorm2dBackward, BatchNorm2dForward, BiasActivationBackward,
-    Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, CopyBuffer, CopyChannels, DropoutPass, Gather,
-    LinearBackwardInput, LinearBackwardWeight, LinearForward, Lrn, LrnBackward, LrnForward, MaxPool2dBackward,
-    MaxPool2dForward, NextDropoutStep, SgdUpdate, SoftmaxCrossEntropy, Span, Subsample, SubsampleBackward,
-    SubsampleForward,
-};
+use super::*;
 
 /// Makes the enum of all operators, and passes what can be asked of one on to it: the one list of them.
 macro_rules! operators {

@@ -50,12 +50,6 @@ impl AvgPool2d {
     }
 }
 
-impl AdaptiveAvgPool2d {
-    pub fn output(&self) -> Shape {
-        Shape::new(self.height, self.width, self.input.channels)
-    }
-}
-
 fn pooled(input: Shape, window: Window, ceil_mode: bool) -> Result<Shape> {
     ensure!(
         window.padding <= window.kernel / 2,
@@ -179,7 +173,7 @@ impl Layer for AdaptiveAvgPool2d {
 
     fn output(&self) -> Result<Shape> {
         ensure!(self.height > 0 && self.width > 0, "adaptive pooling needs an output of at least one pixel");
-        Ok(Self::output(self))
+        Ok(Shape::new(self.height, self.width, self.input.channels))
     }
 
     /// Of several sizes the largest.

@@ -215,7 +215,7 @@ impl<B: Backend> Observer<B> for Run {
         };
         self.outputs.metrics.push(Record::Epoch(record.clone()));
         self.save(trainer)?;
-        if let Some(bytes) = trainer.backend.device_memory_in_use() {
+        if let Some([_, bytes]) = trainer.backend.device_memory() {
             debug!("device memory in use after epoch {}: {bytes} bytes", report.epoch);
         }
         // A reader that went away (`| head`) must not end the run.

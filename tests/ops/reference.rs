@@ -103,7 +103,7 @@ pub fn moments(x: &[f64], channel: usize, channels: usize) -> (f64, f64) {
 }
 
 fn subsample(op: &Subsample, batch: usize, x: &[f64]) -> Vec<f64> {
-    let (input, shape, before) = (op.input, op.output(), (op.channels - op.input.channels) / 2);
+    let (input, shape, before) = (op.input, op.output().expect("fits"), (op.channels - op.input.channels) / 2);
     let mut y = vec![0.0; batch * shape.len()];
     for (n, oy, ox) in (0..batch).flat_map(|n| (0..shape.pixels()).map(move |p| (n, p / shape.width, p % shape.width)))
     {

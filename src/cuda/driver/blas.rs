@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use cudarc::cublas::sys::{self, cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
 use cudarc::cublas::{CudaBlas, result};
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
@@ -91,12 +91,12 @@ impl Blas {
 
     /// Whether cuBLASLt is there and computes a product that ends like this. Of the addresses only the alignment counts.
     pub fn lt_offers(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> bool {
-        self.lt().is_some_and(|lt| lt.offers(gemm, *epilogue))
+        self.lt().is_some_and(|lt| lt.offers(gemm, epilogue))
     }
 
     /// Computes a product by cuBLASLt, with what ends it.
     pub fn lt_product(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
-        self.lt().context("cuBLASLt was not found (libcublasLt.so)")?.product(gemm, *epilogue)
+        self.lt().context("cuBLASLt was not found (libcublasLt.so)")?.product(gemm, epilogue)
     }
 
     /// Starts both before `needed` bytes are allocated that leave little room for them, so that what fits is judged by
@@ -203,12 +203,10 @@ fn find_library() -> Result<()> {
             }
         }
     }
-    ensure!(
-        present(),
+    bail!(
         "cuBLAS was not found (libcublas.so.13 or .12); install the CUDA toolkit or the Python wheel nvidia-cublas, put \
          its folder on LD_LIBRARY_PATH, or name it in CNN_CUDA_CUBLAS"
-    );
-    Ok(())
+    )
 }
 
 /// 12 of `libcublas.so.12` or `libcublas.so.12.8.4.1`.

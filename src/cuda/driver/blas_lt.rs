@@ -16,39 +16,22 @@ use cudarc::driver::CudaStream;
 use tracing::{debug, warn};
 
 use super::error;
-use crate::cuda::gemm::{Gemm, LtEpilogue, Operand, ReluMask};
+use crate::cuda::gemm::{EpilogueKind, Gemm, LtEpilogue, Operand};
 use crate::ops::Precision;
 
 /// Parts of a sum are added up in the type of the arithmetic, never in that of the result.
 const SUMS_IN_FP32: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
 
-impl LtEpilogue {
-    fn code(self) -> cublasLtEpilogue_t {
-        match self {
-            Self::Bias { .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
-            Self::BiasRelu { mask: None, .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
-            Self::BiasRelu { mask: Some(_), .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
-            Self::ReluGradient { d_bias: None, .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU,
-            Self::ReluGradient { d_bias: Some(_), .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU_BGRAD,
-            // `a` is cuBLASLt's second operand.
-            Self::BiasGradient { .. } => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
-        }
-    }
-
-    fn bias(self) -> Option<u64> {
-        match self {
-            Self::Bias { bias } | Self::BiasRelu { bias, .. } => Some(bias),
-            Self::ReluGradient { d_bias, .. } => d_bias,
-            Self::BiasGradient { d_bias } => Some(d_bias),
-        }
-    }
-
-    fn mask(self) -> Option<ReluMask<u64>> {
-        match self {
-            Self::Bias { .. } | Self::BiasGradient { .. } => None,
-            Self::BiasRelu { mask, .. } => mask,
-            Self::ReluGradient { mask, .. } => Some(mask),
-        }
+/// cuBLASLt's name of an epilogue.
+fn code(epilogue: &LtEpilogue) -> cublasLtEpilogue_t {
+    match (epilogue.kind, epilogue.mask, epilogue.bias) {
+        (EpilogueKind::Bias, ..) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
+        (EpilogueKind::BiasRelu, None, _) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_BIAS,
+        (EpilogueKind::BiasRelu, Some(_), _) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_RELU_AUX_BIAS,
+        (EpilogueKind::ReluGradient, _, None) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU,
+        (EpilogueKind::ReluGradient, _, Some(_)) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DRELU_BGRAD,
+        // `a` is cuBLASLt's second operand.
+        (EpilogueKind::BiasGradient, ..) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BGRADB,
     }
 }
 
@@ -102,12 +85,12 @@ impl BlasLt {
     }
 
     /// Whether cuBLASLt has an algorithm for it.
-    pub fn offers(&self, product: &Gemm, epilogue: LtEpilogue) -> bool {
+    pub fn offers(&self, product: &Gemm, epilogue: &LtEpilogue) -> bool {
         let Gemm { m, n, k, .. } = *product;
         match self.prepare(product, epilogue) {
             Ok(_) => true,
             Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => {
-                debug!("cuBLASLt has nothing for a matrix product of {m}×{n}×{k} that ends in {:?}", epilogue.code());
+                debug!("cuBLASLt has nothing for a matrix product of {m}×{n}×{k} that ends in {:?}", code(epilogue));
                 false
             }
             Err(error) => {
@@ -121,7 +104,7 @@ impl BlasLt {
     ///
     /// # Errors
     /// Where cuBLASLt does not offer it, or fails.
-    pub fn product(&self, product: &Gemm, epilogue: LtEpilogue) -> Result<()> {
+    pub fn product(&self, product: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
         let Gemm { m, n, k, a, b, c, .. } = *product;
         let run = || {
             let call = self.prepare(product, epilogue)?;
@@ -155,18 +138,18 @@ impl BlasLt {
     }
 
     /// As [`Blas::product`](super::blas::Blas::product), `cᵀ = bᵀ · aᵀ`: a bias then runs along the rows of the result.
-    fn prepare(&self, product: &Gemm, epilogue: LtEpilogue) -> Result<Call, CublasError> {
+    fn prepare(&self, product: &Gemm, epilogue: &LtEpilogue) -> Result<Call, CublasError> {
         let Gemm { m, n, k, a, b, c, float_result, .. } = *product;
         let raw = result::create_matmul_desc(self.compute, cudaDataType_t::CUDA_R_32F)?;
         let desc = Owned { raw, destroy: result::destroy_matmul_desc };
         let transposed = |operand: Operand<u64>| i32::from(operand.transposed);
         set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, transposed(b))?;
         set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, transposed(a))?;
-        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue.code())?;
-        if let Some(bias) = epilogue.bias() {
+        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, code(epilogue))?;
+        if let Some(bias) = epilogue.bias {
             set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
         }
-        if let Some(mask) = epilogue.mask() {
+        if let Some(mask) = epilogue.mask {
             set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, mask.address)?;
             set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, mask.leading as i64)?;
         }
@@ -180,7 +163,7 @@ impl BlasLt {
         prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
         prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_FP32)?;
         // cuBLASLt takes 256 bytes for granted; the bias counts as the result does.
-        let result_address = c | epilogue.bias().unwrap_or(0);
+        let result_address = c | epilogue.bias.unwrap_or(0);
         for (attribute, address) in [
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b.address),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, a.address),

@@ -4,7 +4,6 @@ mod blas;
 mod blas_lt;
 mod compile;
 pub(super) mod error;
-mod identity;
 mod libraries;
 mod modules;
 mod nvrtc;
@@ -14,9 +13,8 @@ mod turn;
 
 pub(super) use blas::Blas;
 pub(super) use compile::{cache_folder, keep};
-pub(super) use identity::identity;
-pub(super) use modules::Modules;
 pub use modules::embedded;
+pub(super) use modules::{Modules, identity};
 pub use probe::devices;
 pub(super) use probe::{check_device, check_driver, limit_sizes};
 pub(super) use sources::TENSOR_TARGET;

@@ -12,7 +12,7 @@ use cudarc::nvrtc::Ptx;
 use tracing::debug;
 
 use super::sources::{MODULES, Module};
-use super::{Turn, compile, error};
+use super::{Turn, blas, blas_lt, compile, error, probe};
 use crate::cuda::program::BLOCK;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -23,12 +23,20 @@ pub fn embedded() -> &'static [(&'static str, &'static str, u32, &'static str)] 
     PTX
 }
 
-/// Changes with the kernels' sources, and with what decides how they are launched.
-pub(super) fn fingerprint() -> u64 {
+/// What times measured on a device depend on besides the operator: device, driver, cuBLAS with cuBLASLt, and kernels, by their
+/// sources and by what decides how they are launched.
+pub(in crate::cuda) fn identity(context: &CudaContext) -> Result<String> {
+    let name = context.name().map_err(error::driver)?;
+    let (major, minor) = context.compute_capability().map_err(error::driver)?;
+    let (driver, cublas, lt) = (probe::driver_version()?, blas::version()?, blas_lt::version().unwrap_or(0));
     let launchers =
         [include_str!("../lower/split_k.rs"), include_str!("../lower/implicit.rs"), include_str!("../lower/direct.rs")];
     let texts = SOURCES.iter().chain(HEADERS).map(|(_, text)| *text).chain(launchers);
-    crate::rng::fingerprint(texts.map(str::as_bytes))
+    let kernels = crate::rng::fingerprint(texts.map(str::as_bytes));
+    Ok(format!(
+        "{name}, {major}.{minor}, driver {}.{}, cuBLAS {cublas}, {lt}, kernels {kernels:016x}",
+        driver.0, driver.1
+    ))
 }
 
 struct Kernel {

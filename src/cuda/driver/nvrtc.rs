@@ -13,10 +13,19 @@ pub struct Nvrtc {
     pub version: (i32, i32),
 }
 
-type Program = *mut c_void;
-
 /// A source file: its name and its text.
 pub type Source<'a> = (&'a str, &'a str);
+
+// The signatures are those of nvrtc.h.
+type Program = *mut c_void;
+type Texts = *const *const c_char;
+type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
+type Create = unsafe extern "C" fn(*mut Program, *const c_char, *const c_char, c_int, Texts, Texts) -> c_int;
+type Compile = unsafe extern "C" fn(Program, c_int, Texts) -> c_int;
+type Destroy = unsafe extern "C" fn(*mut Program) -> c_int;
+type GetSize = unsafe extern "C" fn(Program, *mut usize) -> c_int;
+type GetText = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
+type GetErrorString = unsafe extern "C" fn(c_int) -> *const c_char;
 
 impl Nvrtc {
     /// Opens the library; an error is a sentence that names it.
@@ -25,13 +34,8 @@ impl Nvrtc {
         let library = unsafe { Library::new(path) }.map_err(|error| error.to_string())?;
         let mut nvrtc = Self { library, version: (0, 0) };
         let (mut major, mut minor) = (0, 0);
-        // SAFETY: the signature is that of nvrtc.h, as for every call below.
-        let code = unsafe {
-            nvrtc.symbol::<unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int>("nvrtcVersion")?(
-                &raw mut major,
-                &raw mut minor,
-            )
-        };
+        // SAFETY: it writes two integers.
+        let code = unsafe { nvrtc.symbol::<Version>("nvrtcVersion")?(&raw mut major, &raw mut minor) };
         nvrtc.check("nvrtcVersion", code)?;
         nvrtc.version = (major, minor);
         Ok(nvrtc)
@@ -45,41 +49,22 @@ impl Nvrtc {
         let codes = headers.iter().map(|header| text(header.1)).collect::<Result<Vec<_>, _>>()?;
         let options = options.iter().map(|option| text(option)).collect::<Result<Vec<_>, _>>()?;
         let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<_>>();
-        let (name_pointers, code_pointers, option_pointers) = (pointers(&names), pointers(&codes), pointers(&options));
+        let (names, codes, flags) = (pointers(&names), pointers(&codes), pointers(&options));
         let mut program: Program = ptr::null_mut();
-        type Create = unsafe extern "C" fn(
-            *mut Program,
-            *const c_char,
-            *const c_char,
-            c_int,
-            *const *const c_char,
-            *const *const c_char,
-        ) -> c_int;
         // SAFETY: all strings live until the program is destroyed, and the counts are theirs.
         unsafe {
-            let created = self.symbol::<Create>("nvrtcCreateProgram")?(
-                &raw mut program,
-                code.as_ptr(),
-                name.as_ptr(),
-                headers.len() as c_int,
-                code_pointers.as_ptr(),
-                name_pointers.as_ptr(),
-            );
+            let (create, count) = (self.symbol::<Create>("nvrtcCreateProgram")?, headers.len() as c_int);
+            let created = create(&raw mut program, code.as_ptr(), name.as_ptr(), count, codes.as_ptr(), names.as_ptr());
             self.check("nvrtcCreateProgram", created)?;
-            type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;
-            let compiled = self.symbol::<Compile>("nvrtcCompileProgram")?(
-                program,
-                options.len() as c_int,
-                option_pointers.as_ptr(),
-            );
-            let result = match compiled {
+            let compile = self.symbol::<Compile>("nvrtcCompileProgram")?;
+            let result = match compile(program, flags.len() as c_int, flags.as_ptr()) {
                 0 => self.text(program, "nvrtcGetPTXSize", "nvrtcGetPTX"),
                 code => {
                     let log = self.text(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog")?;
                     Err(format!("{} ({})\n{log}", source.0, self.error_name(code)))
                 }
             };
-            self.symbol::<unsafe extern "C" fn(*mut Program) -> c_int>("nvrtcDestroyProgram")?(&raw mut program);
+            self.symbol::<Destroy>("nvrtcDestroyProgram")?(&raw mut program);
             result
         }
     }
@@ -92,15 +77,9 @@ impl Nvrtc {
         let mut size = 0_usize;
         // SAFETY: the buffer has the size that NVRTC asked for.
         unsafe {
-            let code =
-                self.symbol::<unsafe extern "C" fn(Program, *mut usize) -> c_int>(size_call)?(program, &raw mut size);
-            self.check(size_call, code)?;
+            self.check(size_call, self.symbol::<GetSize>(size_call)?(program, &raw mut size))?;
             let mut buffer = vec![0_u8; size + 1];
-            let code = self.symbol::<unsafe extern "C" fn(Program, *mut c_char) -> c_int>(text_call)?(
-                program,
-                buffer.as_mut_ptr().cast(),
-            );
-            self.check(text_call, code)?;
+            self.check(text_call, self.symbol::<GetText>(text_call)?(program, buffer.as_mut_ptr().cast()))?;
             let text = CStr::from_bytes_until_nul(&buffer).map_err(|_| format!("{text_call} gave no text"))?;
             Ok(text.to_string_lossy().into_owned())
         }
@@ -112,9 +91,7 @@ impl Nvrtc {
 
     fn error_name(&self, code: c_int) -> String {
         // SAFETY: NVRTC returns a constant string for any code.
-        let name = unsafe {
-            self.symbol::<unsafe extern "C" fn(c_int) -> *const c_char>("nvrtcGetErrorString").map(|call| call(code))
-        };
+        let name = unsafe { self.symbol::<GetErrorString>("nvrtcGetErrorString").map(|name| name(code)) };
         match name {
             // SAFETY: as above.
             Ok(name) if !name.is_null() => unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned(),

@@ -3,33 +3,24 @@
 use anyhow::Result;
 
 use super::Lowering;
-use crate::cuda::program::{Address, params};
+use super::params::params;
 use crate::ops::{ActivationBackward, ActivationForward, RunOn};
-
-params!(ActivationForwardParams, 32 bytes, [input, output], count: u64, slope: f32);
-params!(ActivationBackwardParams, 40 bytes, [output, d_output, d_input], count: u64, slope: f32);
 
 impl RunOn<Lowering<'_>> for ActivationForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let params = ActivationForwardParams {
-            input: lowering.address(self.input),
-            output: lowering.address(self.output),
-            count: self.output.len as u64,
-            slope: self.op.code(),
-        };
-        lowering.launch_over("activation_forward", self.output.len.div_ceil(lowering.vector()), &params)
+        let Self { op, input, output } = *self;
+        let params =
+            params!(lowering.target, 32 bytes, [input, output], count: u64 = output.len, slope: f32 = op.code());
+        lowering.launch_over("activation_forward", output.len.div_ceil(lowering.vector()), params)
     }
 }
 
 impl RunOn<Lowering<'_>> for ActivationBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let params = ActivationBackwardParams {
-            output: lowering.address(self.output),
-            d_output: lowering.address(self.d_output),
-            d_input: lowering.address(self.d_input),
-            count: self.d_input.len as u64,
-            slope: self.op.code(),
-        };
-        lowering.launch_over("activation_backward", self.d_input.len.div_ceil(lowering.vector()), &params)
+        let Self { op, output, d_output, d_input } = *self;
+        let params = params!(
+            lowering.target, 40 bytes, [output, d_output, d_input], count: u64 = d_input.len, slope: f32 = op.code()
+        );
+        lowering.launch_over("activation_backward", d_input.len.div_ceil(lowering.vector()), params)
     }
 }

@@ -3,8 +3,9 @@
 
 use anyhow::Result;
 
-use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, BLOCK, Buffer, Plain, params};
+use super::Lowering;
+use super::params::{Plain, fit, params};
+use crate::cuda::program::{BLOCK, Buffer};
 use crate::cuda::scratch::MAX_PARTIALS;
 use crate::ops::{
     Activation, ActivationBackward, ActivationForward, BiasActivationBackward, GradientEpilogue, RunOn, Span,
@@ -21,14 +22,14 @@ const WARP: usize = 32;
 
 /// How a grid goes over `[rows][channels]`; `struct ColumnGrid` in `kernels/reduce.cuh`.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct ColumnGrid {
-    pub rows: u64,
-    pub channels: u32,
+    rows: u64,
+    channels: u32,
     /// Vectors of channels side by side in a block, a power of two.
-    pub width: u32,
-    pub rows_per_block: u32,
-    pub unused: u32,
+    width: u32,
+    rows_per_block: u32,
+    unused: u32,
 }
 
 const _: () = assert!(size_of::<ColumnGrid>() == 24);
@@ -47,17 +48,14 @@ impl ColumnGrid {
         let blocks = [column_blocks, rows.div_ceil(rows_per_block)];
         let grid = Self {
             rows: rows as u64,
-            channels: u32_of(channels)?,
-            width: u32_of(width)?,
-            rows_per_block: u32_of(rows_per_block)?,
+            channels: fit(channels)?,
+            width: fit(width)?,
+            rows_per_block: fit(rows_per_block)?,
             unused: 0,
         };
         Ok((blocks, grid))
     }
 }
-
-params!(BiasForwardParams, 40 bytes, [input, bias, output], count: u64, channels: u32, slope: f32);
-params!(BiasBackwardParams, 72 bytes, [output, d_output, d_bias, partial, arrived], grid: ColumnGrid, slope: f32);
 
 impl RunOn<Lowering<'_>> for BiasActivationBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -70,16 +68,12 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
         };
         let (kernel, lanes) = lowering.form("bias_activation_backward", &[channels], &[output, d_output]);
         let (blocks, grid) = ColumnGrid::new(d_output.len / channels, channels, lanes)?;
-        let params = BiasBackwardParams {
-            output: lowering.address(output),
-            d_output: lowering.address(d_output),
-            d_bias: lowering.address(d_bias),
-            partial: Address::at(Buffer::Partials),
-            arrived: Address::at(Buffer::BlockCounters),
-            grid,
-            slope: activation.code(),
-        };
-        lowering.launch(kernel, blocks, &params)
+        let params = params!(
+            lowering.target, 72 bytes,
+            [output, d_output, d_bias, partial = Buffer::Partials, arrived = Buffer::BlockCounters],
+            grid: ColumnGrid, slope: f32 = activation.code(),
+        );
+        lowering.launch(kernel, blocks, params)
     }
 }
 
@@ -108,16 +102,11 @@ impl Lowering<'_> {
                 op => ActivationForward { op, input: output, output }.run_on(self),
             };
         };
-        let y = self.address(output);
-        let params = BiasForwardParams {
-            input: y,
-            bias: self.address(bias),
-            output: y,
-            count: output.len as u64,
-            channels: u32_of(channels)?,
-            slope: activation.code(),
-        };
+        let params = params!(
+            self.target, 40 bytes, [input = output, bias, output],
+            count: u64 = output.len, channels: u32, slope: f32 = activation.code(),
+        );
         let (kernel, lanes) = self.form("bias_activation_forward", &[channels], &[output]);
-        self.launch_over(kernel, output.len / lanes, &params)
+        self.launch_over(kernel, output.len / lanes, params)
     }
 }

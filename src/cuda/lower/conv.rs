@@ -4,76 +4,80 @@
 use anyhow::Result;
 
 use super::geometry::Geometry;
+use super::params::params;
 use super::site::{Direction, Site};
 use super::{Lowering, direct, implicit};
 use crate::cuda::gemm::{Gemm, Operand};
-use crate::cuda::program::{Address, Buffer, params};
-use crate::ops::{Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span};
-
-params!(ColumnsParams, 80 bytes, [source, target], first: u64, count: u64, op: Geometry);
+use crate::cuda::program::{Address, Buffer};
+use crate::ops::{
+    Activation, Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span,
+};
 
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        if !self.op.is_plain() {
-            return lowering.grouped_forward(self);
-        }
-        let batch = self.input.len / self.op.input.len();
-        match lowering.choose_for(Direction::Forward, &self.op, batch, self.pool.is_some()) {
-            Algorithm::Implicit => lowering.implicit_forward(self),
-            Algorithm::Direct => lowering.direct_forward(self),
-            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_forward(self),
-        }
+        let algorithm = lowering.choose_for(Direction::Forward, &self.op, self.input, self.pool.is_some());
+        // A pooling in a pass of its own takes bias and activation along.
+        let pool = self.pool.filter(|pool| algorithm != Some(Algorithm::Implicit) || !implicit::fuses(&pool.op));
+        let conv = match pool {
+            Some(_) => &Self { activation: Activation::Identity, bias: None, pool: None, ..*self },
+            None => self,
+        };
+        match algorithm {
+            None => lowering.grouped_forward(conv),
+            Some(Algorithm::Implicit) => lowering.implicit_forward(conv),
+            Some(Algorithm::Direct) => lowering.direct_forward(conv),
+            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_forward(conv),
+        }?;
+        pool.map_or(Ok(()), |pool| lowering.pool_maxima((self.activation, self.bias), self.output, pool))
     }
 }
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        if !self.op.is_plain() {
-            return lowering.grouped_weight(self);
-        }
-        let batch = self.input.len / self.op.input.len();
-        match lowering.choose_for(Direction::BackwardWeight, &self.op, batch, false) {
-            Algorithm::Implicit => lowering.implicit_weight(self),
-            Algorithm::Direct => lowering.direct_backward_weight(self),
-            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_weight(self),
+        match lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, false) {
+            None => lowering.grouped_weight(self),
+            Some(Algorithm::Implicit) => lowering.implicit_weight(self),
+            Some(Algorithm::Direct) => lowering.direct_backward_weight(self),
+            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_weight(self),
         }
     }
 }
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        if !self.op.is_plain() {
-            return lowering.grouped_input(self);
-        }
-        let batch = self.d_input.len / self.op.input.len();
-        match lowering.choose_for(Direction::BackwardInput, &self.op, batch, self.epilogue.is_some()) {
-            Algorithm::Implicit => lowering.implicit_input(self),
-            _ => lowering.im2col_input(self),
-        }
+        match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, self.epilogue.is_some()) {
+            None => lowering.grouped_input(self),
+            Some(Algorithm::Implicit) => return lowering.implicit_input(self),
+            Some(_) => lowering.im2col_input(self),
+        }?;
+        lowering.gradient_epilogue(self.op.input.channels, self.d_input, self.epilogue)
     }
 }
 
 impl Lowering<'_> {
-    fn choose_for(&mut self, direction: Direction, op: &Conv2d, batch: usize, epilogue: bool) -> Algorithm {
+    /// None where there are groups or gaps, for which there is but one.
+    fn choose_for(&mut self, direction: Direction, op: &Conv2d, images: Span, epilogue: bool) -> Option<Algorithm> {
+        if !op.is_plain() {
+            return None;
+        }
+        let (batch, precision) = (images.len / op.input.len(), self.target.precision);
         let mut candidates = vec![Algorithm::Gemm];
         candidates.extend(implicit::applies(op, batch).then_some(Algorithm::Implicit));
         let is_direct = direction != Direction::BackwardInput && direct::applies(op);
         candidates.extend(is_direct.then_some(Algorithm::Direct));
-        self.choose.choose(&Site::new(direction, op, batch, epilogue, self.target.precision), &candidates)
+        let site = Site { direction, op: *op, batch, linear: false, epilogue, mask: false, precision };
+        Some(self.choose.choose(&site, &candidates))
     }
 
     fn im2col_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let Conv2dForward { ref op, activation, input, weight, bias, output, pool } = *conv;
+        let Conv2dForward { ref op, activation, input, weight, bias, output, .. } = *conv;
         let (weight, y, row) = (self.weight(weight), self.address(output), op.out_channels * self.real_size());
         self.over_columns(op, input, |first, count, columns| {
             // columns [count, k·k·ic] · Wᵀ [k·k·ic, oc] → y [count, oc]
             let (size, y) = ([count, op.out_channels, op.patch_len()], y.plus(first * row));
             Gemm::new(size, Operand::plain(columns), Operand::transposed(weight), y)
         })?;
-        match pool {
-            Some(_) => self.pool_after(conv),
-            None => self.bias_activation_forward(activation, op.out_channels, bias, output),
-        }
+        self.bias_activation_forward(activation, op.out_channels, bias, output)
     }
 
     fn im2col_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
@@ -88,7 +92,7 @@ impl Lowering<'_> {
     }
 
     fn im2col_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
-        let Conv2dBackwardInput { ref op, d_output, weight, d_input, epilogue } = *conv;
+        let Conv2dBackwardInput { ref op, d_output, weight, d_input, .. } = *conv;
         let (pixels, batch) = (op.output()?.pixels(), d_input.len / op.input.len());
         let (d_y, d_x, weight) = (self.address(d_output), self.address(d_input), self.weight(weight));
         let (columns, row) = (Address::at(Buffer::Columns), op.out_channels * self.real_size());
@@ -99,23 +103,20 @@ impl Lowering<'_> {
         };
         if op.is_pointwise() {
             self.gemm(product(0, batch * pixels, d_x));
-            return self.gradient_epilogue(op.input.channels, d_input, epilogue);
+            return Ok(());
         }
         let (kernel, lanes) = self.form("col2im", &[op.input.channels], &[d_input]);
         let samples_at_once = (self.columns_capacity(op) / pixels).max(1);
         for first in (0..batch).step_by(samples_at_once) {
             let samples = samples_at_once.min(batch - first);
             self.gemm(product(first * pixels, samples * pixels, columns));
-            let params = ColumnsParams {
-                source: columns,
-                target: d_x,
-                first: first as u64,
-                count: samples as u64,
-                op: Geometry::of_conv(op)?,
-            };
-            self.launch_over(&*kernel, samples * op.input.len() / lanes, &params)?;
+            let params = params!(
+                self.target, 80 bytes, [source = columns, target = d_x],
+                first: u64, count: u64 = samples, op: Geometry = Geometry::of_conv(op)?,
+            );
+            self.launch_over(&*kernel, samples * op.input.len() / lanes, params)?;
         }
-        self.gradient_epilogue(op.input.channels, d_input, epilogue)
+        Ok(())
     }
 
     /// Rows of this convolution's columns that fit the workspace.
@@ -141,14 +142,11 @@ impl Lowering<'_> {
         let rows_at_once = self.columns_capacity(op).max(1);
         for first in (0..rows).step_by(rows_at_once) {
             let count = rows_at_once.min(rows - first);
-            let params = ColumnsParams {
-                source: x,
-                target: columns,
-                first: first as u64,
-                count: count as u64,
-                op: Geometry::of_conv(op)?,
-            };
-            self.launch_over(&*kernel, count * op.patch_len() / lanes, &params)?;
+            let params = params!(
+                self.target, 80 bytes, [source = x, target = columns],
+                first: u64, count: u64, op: Geometry = Geometry::of_conv(op)?,
+            );
+            self.launch_over(&*kernel, count * op.patch_len() / lanes, params)?;
             self.gemm(product(first, count, columns));
         }
         Ok(())

@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 
+use super::Lowering;
 use super::geometry::Geometry;
-use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, BLOCK, Buffer, params};
+use super::params::params;
+use crate::cuda::program::{BLOCK, Buffer};
 use crate::cuda::scratch::{MAX_DIRECT_BLOCKS, MAX_DIRECT_CHANNELS};
 use crate::ops::{Conv2d, Conv2dBackwardWeight, Conv2dForward};
 
@@ -21,50 +22,32 @@ fn channels_per_thread(op: &Conv2d) -> usize {
     if op.window.kernel == 3 { 4 } else { 1 }
 }
 
-params!(DirectForwardParams, 88 bytes, [input, weight, bias, output], pixels: u64, op: Geometry, slope: f32);
-params!(
-    DirectWeightParams, 104 bytes,
-    [input, d_output, d_weight, partial, arrived],
-    pixels: u64, op: Geometry, width: u32, pixels_per_block: u32
-);
-
 impl Lowering<'_> {
-    /// `output = activation(convolution + bias)` in one pass; a pooling comes after in another, and takes bias and
-    /// activation along.
+    /// `output = activation(convolution + bias)` in one pass.
     pub(super) fn direct_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let (activation, bias) = Self::before_pool(conv);
-        let pixels = conv.output.len / conv.op.out_channels;
-        let params = DirectForwardParams {
-            input: self.address(conv.input),
-            weight: self.weight(conv.weight),
-            bias: self.optional(bias),
-            output: self.address(conv.output),
-            pixels: pixels as u64,
-            op: Geometry::of_conv(&conv.op)?,
-            slope: activation.code(),
-        };
-        let threads = pixels * conv.op.out_channels.div_ceil(self.vector());
-        self.launch_over(format!("direct_forward_{}", conv.op.window.kernel), threads, &params)?;
-        self.pool_after(conv)
+        let Conv2dForward { ref op, activation, input, weight, bias, output, .. } = *conv;
+        let pixels = output.len / op.out_channels;
+        let params = params!(
+            self.target, 88 bytes,
+            [input, weight = self.weight(weight), bias, output],
+            pixels: u64, op: Geometry = Geometry::of_conv(op)?, slope: f32 = activation.code(),
+        );
+        let threads = pixels * op.out_channels.div_ceil(self.vector());
+        self.launch_over(format!("direct_forward_{}", op.window.kernel), threads, params)
     }
 
     /// `d_weight`, summed over all pixels in one launch.
     pub(super) fn direct_backward_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
-        let pixels = conv.d_output.len / conv.op.out_channels;
-        let width = conv.op.out_channels.div_ceil(channels_per_thread(&conv.op)).next_power_of_two();
+        let Conv2dBackwardWeight { op, input, d_output, d_weight } = *conv;
+        let pixels = d_output.len / op.out_channels;
+        let width = op.out_channels.div_ceil(channels_per_thread(&op)).next_power_of_two();
         let pixels_per_block = pixels.div_ceil(MAX_DIRECT_BLOCKS).max(LEAST_PIXELS * BLOCK / width);
-        let params = DirectWeightParams {
-            input: self.address(conv.input),
-            d_output: self.address(conv.d_output),
-            d_weight: self.address(conv.d_weight),
-            partial: Address::at(Buffer::Partials),
-            arrived: Address::at(Buffer::BlockCounters),
-            pixels: pixels as u64,
-            op: Geometry::of_conv(&conv.op)?,
-            width: u32_of(width)?,
-            pixels_per_block: u32_of(pixels_per_block)?,
-        };
-        let kernel = format!("direct_backward_weight_{}", conv.op.window.kernel);
-        self.launch(kernel, [pixels.div_ceil(pixels_per_block), 1], &params)
+        let kernel = format!("direct_backward_weight_{}", op.window.kernel);
+        let params = params!(
+            self.target, 104 bytes,
+            [input, d_output, d_weight, partial = Buffer::Partials, arrived = Buffer::BlockCounters],
+            pixels: u64, op: Geometry = Geometry::of_conv(&op)?, width: u32, pixels_per_block: u32,
+        );
+        self.launch(kernel, [pixels.div_ceil(pixels_per_block), 1], params)
     }
 }

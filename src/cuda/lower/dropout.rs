@@ -3,31 +3,24 @@
 use anyhow::Result;
 
 use super::Lowering;
-use crate::cuda::program::{Address, Buffer, params};
+use super::params::params;
+use crate::cuda::program::Buffer;
 use crate::ops::{DropoutPass, NextDropoutStep, RunOn};
-
-params!(DropoutParams, 48 bytes, [input, state, output], count: u64, index: u32, threshold: u32, scale: f32);
-params!(DropoutStepParams, 8 bytes, [state]);
-
-const STATE: Address = Address::at(Buffer::DropoutStep);
 
 impl RunOn<Lowering<'_>> for DropoutPass {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let params = DropoutParams {
-            input: lowering.address(self.input),
-            state: STATE,
-            output: lowering.address(self.output),
-            count: self.output.len as u64,
-            index: self.op.index,
-            threshold: self.op.threshold(),
-            scale: self.op.scale(),
-        };
-        lowering.launch_over("dropout", self.output.len.div_ceil(lowering.vector()), &params)
+        let Self { op, input, output } = *self;
+        let params = params!(
+            lowering.target, 48 bytes, [input, state = Buffer::DropoutStep, output],
+            count: u64 = output.len, index: u32 = op.index, threshold: u32 = op.threshold(), scale: f32 = op.scale(),
+        );
+        lowering.launch_over("dropout", output.len.div_ceil(lowering.vector()), params)
     }
 }
 
 impl RunOn<Lowering<'_>> for NextDropoutStep {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.launch("next_dropout_step", [1, 1], &DropoutStepParams { state: STATE })
+        let params = params!(lowering.target, 8 bytes, [state = Buffer::DropoutStep]);
+        lowering.launch("next_dropout_step", [1, 1], params)
     }
 }

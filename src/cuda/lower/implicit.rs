@@ -2,10 +2,11 @@
 
 use anyhow::{Result, ensure};
 
+use super::Lowering;
 use super::geometry::Geometry;
+use super::params::params;
 use super::split_k::{SplitK, Tiles};
-use super::{Lowering, u32_of};
-use crate::cuda::program::{Address, Buffer, KernelLaunch, Launch, Params, params};
+use crate::cuda::program::{Address, Buffer, KernelLaunch, Launch, Params};
 use crate::cuda::scratch::{MAX_COLUMN_SUMS, MAX_COLUMNS, MAX_PARTS};
 use crate::ops::{
     Activation, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d, PoolEpilogue, Precision,
@@ -13,7 +14,7 @@ use crate::ops::{
 use crate::shape::Window;
 
 /// Whether a pooling ends the convolution before it in one launch.
-fn fuses(pool: &MaxPool2d) -> bool {
+pub(super) fn fuses(pool: &MaxPool2d) -> bool {
     pool.window == Window { kernel: 2, stride: 2, padding: 0 } && !pool.ceil_mode
 }
 
@@ -39,70 +40,47 @@ pub(super) fn applies(op: &Conv2d, batch: usize) -> bool {
         })
 }
 
-params!(
-    ImplicitForwardParams, 112 bytes,
-    [input, weight, bias, output, argmax, partials, counters],
-    op: Geometry, batch: u32, slope: f32
-);
-params!(ImplicitWeightParams, 88 bytes, [input, d_output, d_weight, partials, counters], op: Geometry, batch: u32);
-params!(
-    ImplicitInputParams, 128 bytes,
-    [d_output, weight, output, d_input, d_bias, parts, parts_counters, partials, counters],
-    op: Geometry, batch: u32, slope: f32
-);
-
+/// Of split products: their parts, and a counter for each tile and group of parts.
 const PARTIALS: Address = Address::at(Buffer::ProductPartials);
 const COUNTERS: Address = Address::at(Buffer::ProductCounters);
 
 impl Lowering<'_> {
-    /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch where the pooling is [`fuses`] to it.
+    /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch by what [`fuses`].
     pub(super) fn implicit_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let op = &conv.op;
-        let (shape, batch) = (op.output()?, conv.input.len / op.input.len());
-        let fused = conv.pool.filter(|pool| fuses(&pool.op));
-        let (kernel, output, argmax, rows) = match fused {
+        let Conv2dForward { ref op, activation, bias, .. } = *conv;
+        let batch = conv.input.len / op.input.len();
+        let (kernel, output, argmax, rows) = match conv.pool {
             // Eight windows of four pixels are 32 rows.
             Some(PoolEpilogue { op, output, argmax }) => {
                 ("conv2d_forward_pooled", output, argmax, (batch * op.output()?.pixels()).div_ceil(8) * 32)
             }
-            None => ("conv2d_forward", conv.output, None, batch * shape.pixels()),
+            None => ("conv2d_forward", conv.output, None, batch * op.output()?.pixels()),
         };
-        let (activation, bias) = if fused.is_some() { (conv.activation, conv.bias) } else { Self::before_pool(conv) };
-        let params = ImplicitForwardParams {
-            input: self.address(conv.input),
-            weight: self.weight(conv.weight),
-            bias: self.optional(bias),
-            output: self.address(output),
-            argmax: self.optional(argmax),
-            partials: PARTIALS,
-            counters: COUNTERS,
-            op: Geometry::of_conv(op)?,
-            batch: u32_of(batch)?,
-            slope: activation.code(),
-        };
-        let vector = self.reads_vectors(&[op.input.channels], [params.input, params.weight]);
+        let (input, weight) = (self.address(conv.input), self.weight(conv.weight));
+        let params = params!(
+            self.target, 112 bytes,
+            [input, weight, bias, output, argmax, partials = PARTIALS, counters = COUNTERS],
+            op: Geometry = Geometry::of_conv(op)?, batch: u32, slope: f32 = activation.code(),
+        );
+        let vector = self.reads_vectors(&[op.input.channels], [input, weight]);
         let (tiles, form) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
-        self.implicit(kernel, form, [rows, op.out_channels, op.patch_len()], tiles, &params)?;
-        if fused.is_some() { Ok(()) } else { self.pool_after(conv) }
+        self.implicit(kernel, form, [rows, op.out_channels, op.patch_len()], tiles, params)
     }
 
     /// `d_weight = d_outputᵀ · windows`
     pub(super) fn implicit_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
         let op = &conv.op;
         let batch = conv.input.len / op.input.len();
-        let params = ImplicitWeightParams {
-            input: self.address(conv.input),
-            d_output: self.address(conv.d_output),
-            d_weight: self.address(conv.d_weight),
-            partials: PARTIALS,
-            counters: COUNTERS,
-            op: Geometry::of_conv(op)?,
-            batch: u32_of(batch)?,
-        };
-        let vector = self.reads_vectors(&[op.input.channels, op.out_channels], [params.input, params.d_output]);
+        let (input, d_output) = (self.address(conv.input), self.address(conv.d_output));
+        let params = params!(
+            self.target, 88 bytes,
+            [input, d_output, d_weight = conv.d_weight, partials = PARTIALS, counters = COUNTERS],
+            op: Geometry = Geometry::of_conv(op)?, batch: u32,
+        );
+        let vector = self.reads_vectors(&[op.input.channels, op.out_channels], [input, d_output]);
         let (tiles, form) = if vector { (Tiles::NotSlim, "") } else { (Tiles::Square, "_scalar") };
         let size = [op.out_channels, op.patch_len(), batch * op.output()?.pixels()];
-        self.implicit("conv2d_backward_weight", form, size, tiles, &params)
+        self.implicit("conv2d_backward_weight", form, size, tiles, params)
     }
 
     /// `d_input = gradients over each pixel · W`, and its epilogue.
@@ -112,28 +90,25 @@ impl Lowering<'_> {
         let pixels = batch * op.input.pixels();
         let fused = conv.epilogue.filter(|_| sums_columns(pixels, channels));
         let masked = fused.filter(|epilogue| epilogue.activation != Activation::Identity);
-        let params = ImplicitInputParams {
-            d_output: self.address(conv.d_output),
-            weight: self.weight(conv.weight),
-            output: self.optional(masked.map(|epilogue| epilogue.output)),
-            d_input: self.address(conv.d_input),
-            d_bias: self.optional(fused.and_then(|epilogue| epilogue.d_bias)),
-            parts: Address::at(Buffer::ColumnSums),
-            parts_counters: COUNTERS.plus(MAX_PARTS * 4),
-            partials: PARTIALS,
-            counters: COUNTERS,
-            op: Geometry::of_conv(op)?,
-            batch: u32_of(batch)?,
-            slope: masked.map_or(1.0, |epilogue| epilogue.activation.code()),
-        };
-        let vector = self.reads_vectors(&[channels, op.out_channels], [params.d_output, params.weight]);
+        let (d_output, weight) = (self.address(conv.d_output), self.weight(conv.weight));
+        let params = params!(
+            self.target, 128 bytes,
+            [
+                d_output, weight, output = masked.map(|epilogue| epilogue.output), d_input = conv.d_input,
+                d_bias = fused.and_then(|epilogue| epilogue.d_bias), parts = Buffer::ColumnSums,
+                parts_counters = COUNTERS.plus(MAX_PARTS * 4), partials = PARTIALS, counters = COUNTERS,
+            ],
+            op: Geometry = Geometry::of_conv(op)?, batch: u32,
+            slope: f32 = masked.map_or(1.0, |epilogue| epilogue.activation.code()),
+        );
+        let vector = self.reads_vectors(&[channels, op.out_channels], [d_output, weight]);
         let (tiles, form) = match (vector, op.window.stride) {
             (true, 1) => (Tiles::All, ""),
             (true, _) => (Tiles::Square, "_strided"),
             (false, _) => (Tiles::Square, "_scalar"),
         };
         let size = [pixels, channels, op.window.kernel * op.window.kernel * op.out_channels];
-        self.implicit("conv2d_backward_input", form, size, tiles, &params)?;
+        self.implicit("conv2d_backward_input", form, size, tiles, params)?;
         self.gradient_epilogue(channels, conv.d_input, conv.epilogue.filter(|_| fused.is_none()))
     }
 
@@ -150,7 +125,7 @@ impl Lowering<'_> {
         form: &str,
         [rows, cols, depth]: [usize; 3],
         tiles: Tiles,
-        params: &impl Params,
+        params: Params,
     ) -> Result<()> {
         if rows == 0 || cols == 0 {
             return Ok(());

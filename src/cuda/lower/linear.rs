@@ -3,9 +3,9 @@
 
 use anyhow::Result;
 
-use super::site::{Site, as_conv};
+use super::site::{Direction, Site, as_conv};
 use super::{Lowering, implicit};
-use crate::cuda::gemm::{Gemm, LtEpilogue, Operand, ReluMask};
+use crate::cuda::gemm::{EpilogueKind, Gemm, LtEpilogue, Operand, ReluMask};
 use crate::cuda::program::{Address, Launch};
 use crate::ops::{
     Activation, Algorithm, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
@@ -20,19 +20,20 @@ impl RunOn<Lowering<'_>> for LinearForward {
         // x [n, in] · Wᵀ [in, out] → y [n, out]
         let (x, w) = (Operand::plain(lowering.address(input)), Operand::transposed(lowering.weight(weight)));
         let gemm = Gemm::new([batch, op.out_features, op.in_features], x, w, lowering.address(output));
-        let site = Site::linear_forward(self, batch, lowering.target.precision);
-        match (lowering.choose_product(&site, &op, batch, &gemm, epilogue), epilogue) {
+        let mask = relu_mask.is_some() && activation == Activation::Relu;
+        let site = Site { mask, ..lowering.linear_site(Direction::Forward, &op, batch) };
+        match (lowering.choose_product(&site, &gemm, epilogue), epilogue) {
             (Algorithm::Implicit, _) => {
                 let op = as_conv(&op);
                 lowering.implicit_forward(&Conv2dForward { op, activation, input, weight, bias, output, pool: None })
             }
             (Algorithm::CublasLt, Some(epilogue)) => {
                 lowering.launches.push(Launch::LtGemm(gemm, epilogue));
-                match epilogue {
-                    LtEpilogue::BiasRelu { .. } => lowering.masks.extend(relu_mask),
-                    _ => lowering.bias_activation_forward(activation, op.out_features, None, output)?,
+                if epilogue.kind == EpilogueKind::BiasRelu {
+                    lowering.masks.extend(relu_mask);
+                    return Ok(());
                 }
-                Ok(())
+                lowering.bias_activation_forward(activation, op.out_features, None, output)
             }
             _ => {
                 lowering.gemm(gemm);
@@ -47,13 +48,14 @@ impl RunOn<Lowering<'_>> for LinearBackwardWeight {
         let Self { op, input, d_output, d_weight, d_bias } = *self;
         let batch = input.len / op.in_features;
         let deferred = d_bias.filter(|d_bias| lowering.deferred.contains(d_bias));
-        let epilogue = deferred.map(|d_bias| LtEpilogue::BiasGradient { d_bias: lowering.address(d_bias) });
+        let bias = deferred.map(|d_bias| lowering.address(d_bias));
+        let epilogue = bias.map(|_| LtEpilogue { kind: EpilogueKind::BiasGradient, bias, mask: None });
         // d_yᵀ [out, n] · x [n, in] → d_weight [out, in]
         let (d_y, x) = (Operand::transposed(lowering.address(d_output)), Operand::plain(lowering.address(input)));
         let gemm = Gemm::new([op.out_features, op.in_features, batch], d_y, x, lowering.address(d_weight));
         let gemm = Gemm { float_result: true, ..gemm };
-        let site = Site::linear_backward_weight(&op, batch, deferred.is_some(), lowering.target.precision);
-        let algorithm = lowering.choose_product(&site, &op, batch, &gemm, epilogue);
+        let site = Site { epilogue: deferred.is_some(), ..lowering.linear_site(Direction::BackwardWeight, &op, batch) };
+        let algorithm = lowering.choose_product(&site, &gemm, epilogue);
         if let (Algorithm::CublasLt, Some(epilogue)) = (algorithm, epilogue) {
             lowering.launches.push(Launch::LtGemm(gemm, epilogue));
             return Ok(());
@@ -82,8 +84,10 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
         // d_y [n, out] · W [out, in] → d_x [n, in]
         let (d_y, w) = (Operand::plain(lowering.address(d_output)), Operand::plain(lowering.weight(weight)));
         let gemm = Gemm::new([batch, op.in_features, op.out_features], d_y, w, lowering.address(d_input));
-        let site = Site::linear_backward_input(&op, batch, epilogue.as_ref(), lowering.target.precision);
-        match (lowering.choose_product(&site, &op, batch, &gemm, lt_epilogue), lt_epilogue) {
+        let mask = epilogue.is_some_and(|it| it.relu_mask.is_some() && it.activation == Activation::Relu);
+        let site = lowering.linear_site(Direction::BackwardInput, &op, batch);
+        let site = Site { epilogue: epilogue.is_some(), mask, ..site };
+        match (lowering.choose_product(&site, &gemm, lt_epilogue), lt_epilogue) {
             (Algorithm::Implicit, _) => {
                 let op = as_conv(&op);
                 lowering.implicit_input(&Conv2dBackwardInput { op, d_output, weight, d_input, epilogue })
@@ -104,16 +108,20 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
 }
 
 impl Lowering<'_> {
+    /// A product of a layer, without epilogue and mask.
+    fn linear_site(&self, direction: Direction, op: &Linear, batch: usize) -> Site {
+        let precision = self.target.precision;
+        Site { direction, op: as_conv(op), batch, linear: true, epilogue: false, mask: false, precision }
+    }
+
     fn choose_product(
         &mut self,
         site: &Site,
-        op: &Linear,
-        batch: usize,
         gemm: &Gemm<Address>,
         epilogue: Option<LtEpilogue<Address>>,
     ) -> Algorithm {
         let mut candidates = vec![Algorithm::Gemm];
-        candidates.extend(implicit::applies(&as_conv(op), batch).then_some(Algorithm::Implicit));
+        candidates.extend(implicit::applies(&site.op, site.batch).then_some(Algorithm::Implicit));
         let by_lt = epilogue.is_some_and(|epilogue| self.choose.offers(gemm, &epilogue));
         candidates.extend(by_lt.then_some(Algorithm::CublasLt));
         self.choose.choose(site, &candidates)
@@ -121,11 +129,11 @@ impl Lowering<'_> {
 
     /// What of a layer's end cuBLASLt does with the product; nothing where it can do nothing.
     fn forward_epilogue(&self, linear: &LinearForward) -> Option<LtEpilogue<Address>> {
-        let bias = self.weight(linear.bias?);
+        let bias = Some(self.weight(linear.bias?));
         let mask = linear.relu_mask.map(|mask| self.relu_mask(mask, linear.op.out_features));
         Some(match linear.activation {
-            Activation::Relu => LtEpilogue::BiasRelu { bias, mask },
-            _ => LtEpilogue::Bias { bias },
+            Activation::Relu => LtEpilogue { kind: EpilogueKind::BiasRelu, bias, mask },
+            _ => LtEpilogue { kind: EpilogueKind::Bias, bias, mask: None },
         })
     }
 
@@ -134,8 +142,8 @@ impl Lowering<'_> {
     fn input_epilogue(&self, op: &Linear, epilogue: Option<GradientEpilogue>) -> Option<LtEpilogue<Address>> {
         let epilogue = epilogue.filter(|epilogue| epilogue.activation == Activation::Relu)?;
         let mask = epilogue.relu_mask.filter(|mask| self.masks.contains(mask))?;
-        let d_bias = epilogue.d_bias.filter(|_| !self.is_fp16()).map(|d_bias| self.address(d_bias));
-        Some(LtEpilogue::ReluGradient { mask: self.relu_mask(mask, op.in_features), d_bias })
+        let bias = epilogue.d_bias.filter(|_| !self.is_fp16()).map(|d_bias| self.address(d_bias));
+        Some(LtEpilogue { kind: EpilogueKind::ReluGradient, bias, mask: Some(self.relu_mask(mask, op.in_features)) })
     }
 
     fn relu_mask(&self, span: Span, features: usize) -> ReluMask<Address> {

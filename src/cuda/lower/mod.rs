@@ -16,6 +16,7 @@ mod loss;
 mod lrn;
 mod norm;
 mod optimizer;
+mod params;
 mod pool;
 mod site;
 mod split_k;
@@ -25,11 +26,12 @@ pub(super) use site::Site;
 
 use std::collections::HashSet;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 
 use super::gemm::{Gemm, LtEpilogue};
-use super::program::{Address, Buffer, KernelLaunch, Launch, LoweredStep, Params, grid_over, place};
+use super::program::{Address, Buffer, KernelLaunch, Launch, LoweredStep, Params, grid_over};
 use crate::ops::{Algorithm, Precision, Region, RunOn, Span, Step};
+use params::Place;
 
 /// What of a device the launches depend on.
 #[derive(Clone, Copy, Debug)]
@@ -98,13 +100,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn address(&self, span: Span) -> Address {
-        let (buffer, size) = place(span.region, self.target.precision);
-        Address::at(buffer).plus(span.offset * size)
-    }
-
-    /// Null where there is none.
-    fn optional(&self, span: Option<Span>) -> Address {
-        span.map_or(Address::NULL, |span| self.address(span))
+        span.address(self.target)
     }
 
     /// A weight as products read it: rounded where the storage is.
@@ -124,13 +120,13 @@ impl<'a> Lowering<'a> {
         if vectorised { (format!("{kernel}_vec"), vector) } else { (kernel.to_string(), 1) }
     }
 
-    fn launch(&mut self, kernel: impl Into<String>, grid: [usize; 2], params: &impl Params) -> Result<()> {
+    fn launch(&mut self, kernel: impl Into<String>, grid: [usize; 2], params: Params) -> Result<()> {
         self.launches.push(Launch::Kernel(KernelLaunch::new(kernel, grid, 0, params)?));
         Ok(())
     }
 
     /// For a kernel that covers any number of items, one for each thread at a time.
-    fn launch_over(&mut self, kernel: impl Into<String>, items: usize, params: &impl Params) -> Result<()> {
+    fn launch_over(&mut self, kernel: impl Into<String>, items: usize, params: Params) -> Result<()> {
         self.launch(kernel, grid_over(items), params)
     }
 
@@ -139,12 +135,4 @@ impl<'a> Lowering<'a> {
             self.launches.push(Launch::Gemm(gemm));
         }
     }
-}
-
-/// A `usize` as a kernel's 32-bit parameter.
-///
-/// # Errors
-/// Where it is too large: the operator does not work on that many.
-fn u32_of(value: usize) -> Result<u32> {
-    u32::try_from(value).map_err(|_| anyhow!("{value} is too large for a CUDA kernel's parameter"))
 }

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
-use super::Lowering;
-use crate::cuda::program::{Address, BLOCK, Buffer, KernelLaunch, Launch, grid_over, params};
+use super::params::params;
+use super::{Lowering, Target};
+use crate::cuda::program::{Address, BLOCK, Buffer, KernelLaunch, Launch, grid_over};
 use crate::cuda::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
 use crate::ops::{Precision, RunOn, SgdUpdate};
 
@@ -13,77 +14,58 @@ const GOOD_STEPS: usize = 4;
 const SKIPPED_STEPS: usize = 8;
 const OVERFLOW: usize = 16;
 
-params!(OverflowParams, 24 bytes, [gradients, overflow], count: u64);
-params!(NormParams, 48 bytes, [gradients, loss_scale, partial, norm, arrived], count: u64);
-params!(
-    SgdParams, 136 bytes,
-    [gradients, norm, weights, weights_real, buffer, average, rates, loss_scale, good_steps, skipped_steps, overflow,
-    arrived],
-    count: u64, frozen: u64, momentum: f32, weight_decay: f32, clip_norm: f32, decay: f32, rest: f32, nesterov: u32
-);
-params!(SwapParams, 32 bytes, [weights, weights_real, average], count: u64);
-
 impl Lowering<'_> {
-    /// A place in the loss scale's state; null where the precision has none.
-    pub(super) fn loss_scaling(&self, place: usize) -> Address {
-        if self.is_fp16() { Address::at(Buffer::LossScaling).plus(place) } else { Address::NULL }
+    /// A place in the loss scale's state; none where the precision has no scale.
+    pub(super) fn loss_scaling(&self, place: usize) -> Option<Address> {
+        self.is_fp16().then(|| Address::at(Buffer::LossScaling).plus(place))
     }
 }
 
-/// The rounded copy of the parameters; null where there is none.
-fn half_parameters(precision: Precision) -> Address {
-    if precision == Precision::Fp16 { Address::at(Buffer::HalfParameters) } else { Address::NULL }
+/// The rounded copy of the parameters, where there is one.
+fn half_parameters(target: Target) -> Option<Buffer> {
+    (target.precision == Precision::Fp16).then_some(Buffer::HalfParameters)
 }
 
 impl RunOn<Lowering<'_>> for SgdUpdate {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let op = &self.op;
-        let (gradients, arrived) = (lowering.address(self.gradients), Address::at(Buffer::BlockCounters));
-        let (count, quads) = (self.weights.len as u64, self.weights.len.div_ceil(4));
+        let Self { ref op, weights, gradients, momentum: buffer, average } = *self;
+        let target = lowering.target;
+        let (count, quads) = (weights.len, weights.len.div_ceil(4));
+        let (arrived, loss_scale, overflow) =
+            (Buffer::BlockCounters, lowering.loss_scaling(SCALE), lowering.loss_scaling(OVERFLOW));
         if lowering.is_fp16() {
-            let params = OverflowParams { gradients, overflow: lowering.loss_scaling(OVERFLOW), count };
-            lowering.launch_over("check_overflow", quads, &params)?;
+            let params = params!(target, 24 bytes, [gradients, overflow], count: u64);
+            lowering.launch_over("check_overflow", quads, params)?;
         }
-        let (norm, loss_scale) = (Address::at(Buffer::GradientNorm), lowering.loss_scaling(SCALE));
-        if op.clip_norm.is_some() {
+        let norm = op.clip_norm.map(|_| Address::at(Buffer::GradientNorm));
+        if let Some(norm) = norm {
             let blocks = quads.div_ceil(BLOCK).clamp(1, MAX_NORM_BLOCKS);
-            let params = NormParams { gradients, loss_scale, partial: norm.plus(NORM_BYTES), norm, arrived, count };
-            lowering.launch("gradient_norm", [blocks, 1], &params)?;
+            let params = params!(
+                target, 48 bytes, [gradients, loss_scale, partial = norm.plus(NORM_BYTES), norm, arrived], count: u64
+            );
+            lowering.launch("gradient_norm", [blocks, 1], params)?;
         }
         let (decay, rest) = op.average_shares();
-        let params = SgdParams {
-            gradients,
-            norm: op.clip_norm.map_or(Address::NULL, |_| norm),
-            weights: lowering.address(self.weights),
-            weights_real: half_parameters(lowering.target.precision),
-            buffer: lowering.optional(self.momentum),
-            average: lowering.optional(self.average),
-            rates: Address::at(Buffer::LearningRates),
-            loss_scale,
-            good_steps: lowering.loss_scaling(GOOD_STEPS),
-            skipped_steps: lowering.loss_scaling(SKIPPED_STEPS),
-            overflow: lowering.loss_scaling(OVERFLOW),
-            arrived,
-            count,
-            frozen: op.frozen as u64,
-            momentum: op.momentum,
-            weight_decay: op.weight_decay,
-            clip_norm: op.clip_norm.unwrap_or(0.0),
-            decay,
-            rest,
-            nesterov: op.nesterov.into(),
-        };
-        lowering.launch_over("sgd", quads, &params)
+        let params = params!(
+            target, 136 bytes,
+            [
+                gradients, norm, weights, weights_real = half_parameters(target), buffer, average,
+                rates = Buffer::LearningRates, loss_scale, good_steps = lowering.loss_scaling(GOOD_STEPS),
+                skipped_steps = lowering.loss_scaling(SKIPPED_STEPS), overflow, arrived,
+            ],
+            count: u64, frozen: u64 = op.frozen, momentum: f32 = op.momentum, weight_decay: f32 = op.weight_decay,
+            clip_norm: f32 = op.clip_norm.unwrap_or(0.0), decay: f32, rest: f32, nesterov: u32 = op.nesterov,
+        );
+        lowering.launch_over("sgd", quads, params)
     }
 }
 
 /// Exchanges `count` parameters and their average.
-pub(in crate::cuda) fn swap_average(count: usize, precision: Precision) -> Result<Launch> {
-    let params = SwapParams {
-        weights: Address::at(Buffer::Parameters),
-        weights_real: half_parameters(precision),
-        average: Address::at(Buffer::Average),
-        count: count as u64,
-    };
-    Ok(Launch::Kernel(KernelLaunch::new("swap_average", grid_over(count), 0, &params)?))
+pub(in crate::cuda) fn swap_average(count: usize, target: Target) -> Result<Launch> {
+    let params = params!(
+        target, 32 bytes,
+        [weights = Buffer::Parameters, weights_real = half_parameters(target), average = Buffer::Average],
+        count: u64,
+    );
+    Ok(Launch::Kernel(KernelLaunch::new("swap_average", grid_over(count), 0, params)?))
 }

@@ -5,20 +5,13 @@ use anyhow::{Result, ensure};
 use super::Lowering;
 use super::bias::ColumnGrid;
 use super::geometry::Geometry;
-use crate::cuda::program::{Address, Buffer, params};
+use super::params::params;
+use crate::cuda::program::Buffer;
 use crate::ops::{
     Activation, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
-    AvgPool2dForward, Conv2dForward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
+    AvgPool2dForward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
 };
 use crate::shape::{Shape, Window};
-
-params!(MaxPoolParams, 88 bytes, [input, bias, output, argmax], count: u64, op: Geometry, slope: f32);
-params!(
-    MaxPoolBackwardParams, 128 bytes,
-    [d_output, argmax, pooled, d_input, d_bias, partial, arrived],
-    grid: ColumnGrid, op: Geometry, slope: f32
-);
-params!(AvgPoolParams, 72 bytes, [source, target], count: u64, op: Geometry);
 
 impl RunOn<Lowering<'_>> for MaxPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -40,19 +33,12 @@ impl RunOn<Lowering<'_>> for MaxPool2dBackward {
             (kernel, pixels) = ("max_pool_backward_tiles_vec".into(), d_output.len / shape.channels);
         }
         let (blocks, grid) = ColumnGrid::new(pixels, shape.channels, lanes)?;
-        let params = MaxPoolBackwardParams {
-            d_output: lowering.address(d_output),
-            argmax: lowering.address(argmax),
-            pooled: lowering.optional(pooled),
-            d_input: lowering.address(d_input),
-            d_bias: lowering.optional(d_bias),
-            partial: Address::at(Buffer::Partials),
-            arrived: Address::at(Buffer::BlockCounters),
-            grid,
-            op: Geometry::new(op.input, shape, op.window)?,
-            slope: activation.code(),
-        };
-        lowering.launch(kernel, blocks, &params)
+        let (partial, arrived) = (Buffer::Partials, Buffer::BlockCounters);
+        let params = params!(
+            lowering.target, 128 bytes, [d_output, argmax, pooled, d_input, d_bias, partial, arrived],
+            grid: ColumnGrid, op: Geometry = Geometry::new(op.input, shape, op.window)?, slope: f32 = activation.code(),
+        );
+        lowering.launch(kernel, blocks, params)
     }
 }
 
@@ -84,52 +70,37 @@ fn geometry(op: &AvgPool2d) -> Result<Geometry> {
     Geometry::new(op.input, op.output()?, op.window)
 }
 
+/// Without a window.
 fn adaptive_geometry(op: &AdaptiveAvgPool2d) -> Result<Geometry> {
     for (inputs, outputs) in [(op.input.height, op.height), (op.input.width, op.width)] {
         let fits = (inputs + 1).checked_mul(outputs + 1).is_some_and(|product| u32::try_from(product).is_ok());
         ensure!(fits, "adaptive pooling of {inputs} to {outputs} is too large for the CUDA kernel's 32-bit arithmetic");
     }
-    Geometry::of_adaptive_pool(op)
+    Geometry::new(op.input, op.output()?, Window { kernel: 0, stride: 0, padding: 0 })
 }
 
 impl Lowering<'_> {
     /// A thread for each value of the target.
     fn average(&mut self, kernel: &str, source: Span, target: Span, op: Geometry) -> Result<()> {
-        let (count, source) = (target.len as u64, self.address(source));
-        let params = AvgPoolParams { source, target: self.address(target), count, op };
-        self.launch_over(kernel, target.len, &params)
-    }
-
-    /// What a convolution's kernel ends it with where it cannot pool: a pooling takes bias and activation along.
-    pub(super) fn before_pool(conv: &Conv2dForward) -> (Activation, Option<Span>) {
-        if conv.pool.is_some() { (Activation::Identity, None) } else { (conv.activation, conv.bias) }
-    }
-
-    /// The pooling of such a convolution, in a pass of its own.
-    pub(super) fn pool_after(&mut self, conv: &Conv2dForward) -> Result<()> {
-        conv.pool.map_or(Ok(()), |pool| self.pool_maxima((conv.activation, conv.bias), conv.output, pool))
+        let params = params!(self.target, 72 bytes, [source, target], count: u64 = target.len, op: Geometry);
+        self.launch_over(kernel, target.len, params)
     }
 
     /// `pool.output` = the maxima of `activation(input + bias)`.
-    fn pool_maxima(
+    pub(super) fn pool_maxima(
         &mut self,
         (activation, bias): (Activation, Option<Span>),
         input: Span,
         PoolEpilogue { op, output, argmax }: PoolEpilogue,
     ) -> Result<()> {
         let shape = op.output()?;
-        let params = MaxPoolParams {
-            input: self.address(input),
-            bias: self.optional(bias),
-            output: self.address(output),
-            argmax: self.optional(argmax),
-            count: output.len as u64,
-            op: Geometry::new(op.input, shape, op.window)?,
-            slope: activation.code(),
-        };
+        let params = params!(
+            self.target, 88 bytes, [input, bias, output, argmax], count: u64 = output.len,
+            op: Geometry = Geometry::new(op.input, shape, op.window)?, slope: f32 = activation.code(),
+        );
         let spans = [input, output, argmax.unwrap_or(output)];
         let (kernel, lanes) = self.form("max_pool_forward", &[shape.channels], &spans);
-        self.launch_over(kernel, output.len / lanes, &params)
+        self.launch_over(kernel, output.len / lanes, params)
     }
 }
 

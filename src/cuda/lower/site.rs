@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ops::{Activation, Conv2d, GradientEpilogue, Linear, LinearForward, Precision};
+use crate::ops::{Conv2d, Linear, Precision};
 use crate::shape::{Shape, Window};
 
 /// Which product of a layer.
@@ -16,46 +16,15 @@ pub(in crate::cuda) enum Direction {
 /// An operator's call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::cuda) struct Site {
-    direction: Direction,
-    op: Conv2d,
-    batch: usize,
-    linear: bool,
+    pub(super) direction: Direction,
+    pub(super) op: Conv2d,
+    pub(super) batch: usize,
+    pub(super) linear: bool,
     /// Whether pooling, or the layer before's activation and bias, ends it; of a weight gradient, whether it is the bias's too.
-    epilogue: bool,
+    pub(super) epilogue: bool,
     /// Whether the mask of a ReLU may be left, or used.
-    mask: bool,
-    precision: Precision,
-}
-
-impl Site {
-    pub fn new(direction: Direction, op: &Conv2d, batch: usize, epilogue: bool, precision: Precision) -> Self {
-        Self { direction, op: *op, batch, linear: false, epilogue, mask: false, precision }
-    }
-
-    fn linear(direction: Direction, op: &Linear, batch: usize, epilogue: bool, precision: Precision) -> Self {
-        Self { linear: true, ..Self::new(direction, &as_conv(op), batch, epilogue, precision) }
-    }
-
-    /// The forward product of a linear layer.
-    pub fn linear_forward(forward: &LinearForward, batch: usize, precision: Precision) -> Self {
-        let mask = forward.relu_mask.is_some() && forward.activation == Activation::Relu;
-        Self { mask, ..Self::linear(Direction::Forward, &forward.op, batch, false, precision) }
-    }
-
-    /// The weight gradient of a linear layer, with the bias gradient or without.
-    pub fn linear_backward_weight(op: &Linear, batch: usize, bias: bool, precision: Precision) -> Self {
-        Self::linear(Direction::BackwardWeight, op, batch, bias, precision)
-    }
-
-    pub fn linear_backward_input(
-        op: &Linear,
-        batch: usize,
-        epilogue: Option<&GradientEpilogue>,
-        precision: Precision,
-    ) -> Self {
-        let mask = epilogue.is_some_and(|it| it.relu_mask.is_some() && it.activation == Activation::Relu);
-        Self { mask, ..Self::linear(Direction::BackwardInput, op, batch, epilogue.is_some(), precision) }
-    }
+    pub(super) mask: bool,
+    pub(super) precision: Precision,
 }
 
 /// The convolution that a linear layer is.

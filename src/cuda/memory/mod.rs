@@ -110,36 +110,36 @@ impl Memory {
         Ok(allocation.address() + offset)
     }
 
-    fn pinned(&mut self, buffer: Buffer) -> Result<(&Allocation, &mut PageLocked)> {
-        let (device, host) = (&self.allocations[buffer as usize], &mut self.twins[buffer as usize]);
-        device.as_ref().zip(host.as_mut()).with_context(|| format!("{buffer:?} was not allocated"))
+    /// The stream, and both sides of a pinned buffer.
+    fn pinned(&mut self, buffer: Buffer) -> Result<(&CudaStream, &Allocation, &mut PageLocked)> {
+        let (device, host) = (self.allocations[buffer as usize].as_ref(), self.twins[buffer as usize].as_mut());
+        let (device, host) = device.zip(host).with_context(|| format!("{buffer:?} was not allocated"))?;
+        Ok((&self.stream, device, host))
     }
 
     /// Sends `bytes` to the beginning of a pinned buffer; an earlier copy is waited for, not this one.
     pub fn send(&mut self, buffer: Buffer, bytes: &[u8]) -> Result<()> {
-        let stream = Arc::clone(&self.stream);
-        let (device, host) = self.pinned(buffer)?;
+        let (stream, device, host) = self.pinned(buffer)?;
         host.fill(bytes)?;
-        host.send(&stream, device, 0).map(|_| ())
+        host.send(stream, device, 0).map(|_| ())
     }
 
     /// Asks for the bytes of a pinned buffer without waiting; [`Memory::arrived`] has them later.
     pub fn request(&mut self, buffer: Buffer) -> Result<()> {
-        let stream = Arc::clone(&self.stream);
-        let (device, host) = self.pinned(buffer)?;
-        host.receive(&stream, device)
+        let (stream, device, host) = self.pinned(buffer)?;
+        host.receive(stream, device)
     }
 
     /// What was requested, where it is there.
     pub fn arrived(&mut self, buffer: Buffer) -> Result<Option<Vec<u8>>> {
-        let (_, host) = self.pinned(buffer)?;
+        let (.., host) = self.pinned(buffer)?;
         if host.is_copied()? { host.bytes().map(Some) } else { Ok(None) }
     }
 
     /// The bytes of a pinned buffer, once the device is there.
     pub fn receive(&mut self, buffer: Buffer) -> Result<Vec<u8>> {
         self.request(buffer)?;
-        self.pinned(buffer)?.1.bytes()
+        self.pinned(buffer)?.2.bytes()
     }
 
     /// An error where a span is outside of what was allocated.

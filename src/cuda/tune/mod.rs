@@ -16,7 +16,7 @@ use super::lower::{Lowering, Target};
 use super::memory::Memory;
 use super::program::Launch;
 use super::run::{self, Runner};
-use crate::ops::{Algorithm, Choice, Op, Precision, Span, Step};
+use crate::ops::{Algorithm, Choice, LinearForward, Op, Precision, Span, Step};
 use cache::TuningCache;
 use choose::{Trial, fastest};
 
@@ -65,8 +65,8 @@ impl Tuner {
         let mut measure = Measure { tuner: self, runner, memory, target };
         for (index, step) in steps.iter().enumerate() {
             if let Some(group) = Group::beginning_with(steps, index) {
-                measure.choose_together(&group)?;
-                grouped.extend(group.indices);
+                measure.choose_together(steps, &group)?;
+                grouped.extend([group.forward, group.input_gradient].into_iter().chain(group.weight_gradient));
             } else if !grouped.contains(&index)
                 && let Some(Timed { site, times }) = measure.timed(step, Before::default())?
             {
@@ -81,37 +81,29 @@ impl Tuner {
 
 /// A linear layer's steps whose choices depend on one another: by cuBLASLt its forward product leaves a mask for the input
 /// gradient that goes back through its ReLU, and in fp16 that one leaves the bias gradient to the layer's weight gradient.
-/// What one of them saves may cost another more.
-struct Group<'a> {
-    forward: &'a Step,
+/// What one of them saves may cost another more. Steps are named by their index.
+struct Group {
+    forward: usize,
     /// Of the layer behind.
-    input_gradient: &'a Step,
-    weight_gradient: Option<&'a Step>,
-    indices: Vec<usize>,
+    input_gradient: usize,
+    weight_gradient: Option<usize>,
     mask: Span,
     d_bias: Option<Span>,
 }
 
-impl<'a> Group<'a> {
-    fn beginning_with(steps: &'a [Step], first: usize) -> Option<Self> {
-        let Op::LinearForward(forward) = &steps[first].op else { return None };
-        let mask = forward.relu_mask?;
+impl Group {
+    fn beginning_with(steps: &[Step], forward: usize) -> Option<Self> {
+        let Op::LinearForward(LinearForward { relu_mask: Some(mask), .. }) = steps[forward].op else { return None };
         let uses = |step: &Step| match &step.op {
             Op::LinearBackwardInput(input) => input.epilogue.filter(|it| it.relu_mask == Some(mask)),
             _ => None,
         };
-        let (input, epilogue) = (first..steps.len()).find_map(|index| Some((index, uses(&steps[index])?)))?;
+        let (input_gradient, epilogue) =
+            (forward..steps.len()).find_map(|index| Some((index, uses(&steps[index])?)))?;
         let d_bias = epilogue.d_bias;
         let sums = |op: &Op| matches!(op, Op::LinearBackwardWeight(weight) if weight.d_bias.is_some() && weight.d_bias == d_bias);
-        let weight = (first..steps.len()).find(|&index| sums(&steps[index].op));
-        Some(Self {
-            forward: &steps[first],
-            input_gradient: &steps[input],
-            weight_gradient: weight.map(|index| &steps[index]),
-            indices: [first, input].into_iter().chain(weight).collect(),
-            mask,
-            d_bias,
-        })
+        let weight_gradient = (forward..steps.len()).find(|&index| sums(&steps[index].op));
+        Some(Self { forward, input_gradient, weight_gradient, mask, d_bias })
     }
 }
 
@@ -137,19 +129,19 @@ struct Measure<'a> {
 
 impl Measure<'_> {
     /// Of all combinations that fit together, the one of the least time; the first of equals.
-    fn choose_together(&mut self, group: &Group) -> Result<()> {
+    fn choose_together(&mut self, steps: &[Step], group: &Group) -> Result<()> {
         let mut best: Option<(f64, Vec<(String, Algorithm)>)> = None;
-        let forward = self.timed_of_group(group.forward, Before::default())?;
+        let forward = self.timed_of_group(&steps[group.forward], Before::default())?;
         for &(first, first_time) in &forward.times {
             let mask = (first == Algorithm::CublasLt).then_some(group.mask);
-            let input = self.timed_of_group(group.input_gradient, Before { mask, deferred: None })?;
+            let input = self.timed_of_group(&steps[group.input_gradient], Before { mask, deferred: None })?;
             for &(second, second_time) in &input.times {
                 let defers = second == Algorithm::CublasLt && self.target.precision == Precision::Fp16;
                 let before = Before { mask, deferred: group.d_bias.filter(|_| defers) };
                 let mut chosen = vec![(forward.site.clone(), first), (input.site.clone(), second)];
                 let mut total = first_time + second_time;
-                if let Some(step) = group.weight_gradient {
-                    let Timed { site, times } = self.timed_of_group(step, before)?;
+                if let Some(index) = group.weight_gradient {
+                    let Timed { site, times } = self.timed_of_group(&steps[index], before)?;
                     let (third, time) = fastest(&site, &times)?;
                     chosen.push((site, third));
                     total += time;
