@@ -28,6 +28,7 @@ fn errors_of_cublas_come_with_their_name_and_a_remedy() {
 
 /// Starting cuBLAS takes long: what needs none does not start it.
 #[test]
+#[ignore = "long; CI runs it"]
 fn cublas_is_started_by_its_first_product() {
     let Some(libraries) = emulator() else { return };
     let args = ["bench", "--model", "lenet5", "--steps", "2", "--device", "0", "--batch-size", "2"];
@@ -72,6 +73,7 @@ fn an_algorithm_that_fails_in_its_trial_is_left_out() {
 
 /// What shows the device's limits is no layer of the network.
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_profile_lists_the_choices_of_the_network_alone() {
     let Some(libraries) = emulator() else { return };
     let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "2", "--json"];

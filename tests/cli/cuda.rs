@@ -117,6 +117,7 @@ fn what_is_missing_or_too_old_is_told() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn the_batch_that_is_said_to_fit_fits() {
     let Some(libraries) = emulator() else { return };
     let memory = [("CUDA_EMULATOR_MEMORY_MB", "72")];
@@ -190,6 +191,7 @@ fn recorded(folder: &Path) -> toml::Table {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn the_fastest_algorithms_are_chosen_once_kept_on_disk_and_with_the_run() {
     let Some(libraries) = emulator() else { return };
     let folder = tempfile::tempdir().expect("a folder");
@@ -238,6 +240,7 @@ fn the_fastest_algorithms_are_chosen_once_kept_on_disk_and_with_the_run() {
 
 /// A summary's plan is of the device's own choices, which a step then launches.
 #[test]
+#[ignore = "long; CI runs it"]
 fn summary_shows_what_a_device_chooses() {
     let Some(libraries) = emulator() else { return };
     let cache = tempfile::tempdir().expect("a folder");

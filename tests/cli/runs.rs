@@ -190,6 +190,7 @@ fn weights_go_from_one_run_to_the_next() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_target_ends_a_run_and_is_told_with_its_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");

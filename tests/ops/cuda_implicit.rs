@@ -62,6 +62,7 @@ fn implicit_products_with_epilogues() {
 /// A device without TF32 computes products of that precision in fp32, as cuBLAS does on it, and halves by the older
 /// instruction.
 #[test]
+#[ignore = "long; CI runs it"]
 fn implicit_products_on_an_older_device() {
     let older = [("CUDA_EMULATOR_CC", "7.5")];
     on_emulator(&older, || {

@@ -33,6 +33,7 @@ fn model(name: &str) -> Network {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn networks_of_all_kinds_are_free_of_them() {
     on_emulator(&[RACES], || {
         // What has no direct kernel goes by im2col.
