@@ -110,7 +110,6 @@ fn settings_that_change_take_effect() {
 }
 
 #[test]
-#[ignore = "long; CI runs it"]
 fn settings_that_change_take_effect_on_cuda() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
@@ -147,7 +146,6 @@ fn a_new_trainer_is_as_the_seed_has_it() {
 }
 
 #[test]
-#[ignore = "long; CI runs it"]
 fn measuring_algorithms_leaves_nothing_behind() {
     // Nothing was measured before.
     let cache = tempfile::tempdir().expect("a folder");
