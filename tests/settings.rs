@@ -188,6 +188,30 @@ fn what_a_recipe_switches_on_a_flag_switches_off() {
 }
 
 #[test]
+fn what_a_value_must_be_is_said_in_terms_of_the_file() {
+    let message = |text: &str| SettingsFile::parse(text).expect_err("it is wrong").to_string();
+    for (text, words) in [
+        ("nesterov = 1", "the value of nesterov, 1, cannot be used: it must be true or false"),
+        (
+            "[augmentation]\nflip = 'yes'",
+            "the value of augmentation.flip, yes, cannot be used: it must be true or false",
+        ),
+        ("pictures = 3", "it must be a section, written as [pictures]"),
+        ("[[augmentation]]\nflip = true", "it must be a section, written as [augmentation]"),
+        ("mean = [0.5]", "std is missing"),
+        ("std = [0.5]", "mean is missing"),
+        ("mean = ['a']\nstd = [0.5]", "the value of mean"),
+        ("algorithms = 3", "the value of algorithms cannot be used"),
+        ("expected-accuracy = 'high'", "the value of expected-accuracy cannot be used"),
+        ("conv-algo = 'fast'", "it must be one of: auto, im2col, implicit, direct, cublaslt"),
+        ("seed = -1", "the value of seed, -1, cannot be used: it must be a whole number from 0"),
+    ] {
+        assert!(message(text).contains(words), "{text}: {}", message(text));
+    }
+    assert!(parse(&["--seed=18446744073709551615"]).is_err(), "config.toml could not hold it");
+}
+
+#[test]
 fn an_unknown_key_names_the_one_that_was_meant() {
     let message = |text: &str| SettingsFile::parse(text).expect_err("it is unknown").to_string();
     for (text, words) in [

@@ -115,3 +115,9 @@ pub fn pixels(text: &str) -> Result<u32, String> {
         _ => Err("it must be 0 to 4096".into()),
     }
 }
+
+/// A seed; the bound is that of TOML's whole numbers.
+pub fn seed(text: &str) -> Result<u64, String> {
+    let seed = text.parse().ok().filter(|seed| i64::try_from(*seed).is_ok());
+    seed.ok_or_else(|| format!("it must be a whole number from 0 to {}", i64::MAX))
+}

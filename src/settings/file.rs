@@ -70,10 +70,19 @@ impl SettingsFile {
                 value if RECORD.contains(&key.as_str()) => {
                     record.insert(key, value);
                 }
-                value => flags.push(flag(&key, &value)),
+                value => {
+                    let is_section = SECTIONS.contains(&key.as_str());
+                    ensure!(!is_section, "the value of {key} cannot be used: it must be a section, written as [{key}]");
+                    flags.push(flag(&key, &value));
+                }
             }
         }
-        let record: Record = record.try_into().map_err(|error: toml::de::Error| anyhow!("{}", error.message()))?;
+        for (key, value) in &record {
+            // One at a time, so that an error is that key's.
+            let alone = Table::from_iter([(key.clone(), value.clone())]).try_into::<Record>();
+            alone.map_err(|error| anyhow!("the value of {key} cannot be used: {}", error.message()))?;
+        }
+        let record: Record = record.try_into()?;
         record.check()?;
         Ok(Self { layer: parse_flags(flags).map_err(|error| anyhow!(explain(&error)))?, record, retired })
     }
@@ -162,7 +171,9 @@ fn flag(key: &str, value: &Value) -> String {
     match value {
         Value::Boolean(true) if switch() => format!("--{key}"),
         Value::Boolean(false) if switch() => format!("--no-{key}"),
-        Value::Array(values) => format!("--{key}={}", values.iter().map(text).collect::<Vec<_>>().join(",")),
+        Value::Array(values) if values.iter().all(|value| value.is_float() || value.is_integer()) => {
+            format!("--{key}={}", values.iter().map(text).collect::<Vec<_>>().join(","))
+        }
         value => format!("--{key}={}", text(value)),
     }
 }
@@ -182,7 +193,11 @@ fn explain(error: &clap::Error) -> String {
     let flag = context(ContextKind::InvalidArg);
     let name = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default().to_string();
     let section = known_keys().into_iter().find(|(_, key)| *key == name).map_or("", |(section, _)| section);
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        return format!("{name} is missing: mean and std go together");
+    }
     let reason = match (std::error::Error::source(error), context(ContextKind::ValidValue)) {
+        _ if error.kind() == ErrorKind::TooManyValues => "it must be true or false".into(),
         (Some(source), _) => source.to_string(),
         (None, valid) if !valid.is_empty() => format!("it must be one of: {valid}"),
         _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_string(),

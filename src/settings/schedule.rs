@@ -29,7 +29,7 @@ pub struct ScheduleSettings {
     #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "128", allow_negative_numbers = true)]
     pub eval_batch_size: Option<usize>,
     /// Decides the initial weights and the order of the images
-    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = bounds::seed, default_value = "0", allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Shuffle the training images in every epoch; --no-shuffle takes them in the files' order
     #[arg(long, num_args = 0, default_missing_value = "true", default_value = "true")]
