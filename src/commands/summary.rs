@@ -22,13 +22,14 @@ use crate::settings::{DeviceChoice, DeviceSettings, Given, bounds, usage};
 pub struct SummaryArgs {
     #[command(flatten)]
     network: NetworkFlags,
-    /// Show the training step instead: its parts with what is fused, their buffers, and what a CUDA device runs for them
+    /// Show the training step instead: its parts with what is fused, their buffers, and what a CUDA device launches for them;
+    /// with --device N, by the algorithms that this device chooses (it measures those it has not measured yet), else by those
+    /// of the fewest launches. The flags of the device go with --plan
     #[arg(long)]
     plan: bool,
     /// Images per step, for the memory and with --plan
     #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "64")]
     batch_size: usize,
-    /// Of the launches that --plan shows; a device shows what it chooses, and measures what it has not measured yet
     #[command(flatten)]
     device: Given<DeviceSettings>,
     /// Print one JSON object
@@ -90,29 +91,27 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
     usage(args.plan || !is_given, || {
         "--device, --precision, --threads, --workspace-mb and --conv-algo are for --plan".into()
     })?;
-    let named = args.plan || args.network.model.0.model.is_some();
-    match named {
-        false => {
-            let given = args.network != NetworkFlags::default();
-            usage(!given, || {
-                "--activation, --dropout, --conv1, --classes, --channels and --image-size are for one network; --model says which".into()
-            })?;
-            list(&mut out, args.json)?;
-        }
-        true => {
-            let network = args.network.build()?;
-            if args.plan {
-                show_plan(&mut out, &network, args)?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            let summary = summarise(&network, args.batch_size)?;
-            if args.json {
-                serde_json::to_writer(&mut out, &summary)?;
-                writeln!(out)?;
-            } else {
-                print(&mut out, &summary)?;
-            }
-        }
+    if !args.plan && args.network.model.0.model.is_none() {
+        let given = args.network != NetworkFlags::default();
+        usage(!given, || {
+            "--activation, --dropout, --conv1, --classes, --channels and --image-size are for one network; --model says \
+             which"
+                .into()
+        })?;
+        list(&mut out, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let network = args.network.build()?;
+    if args.plan {
+        show_plan(&mut out, &network, args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let summary = summarise(&network, args.batch_size)?;
+    if args.json {
+        serde_json::to_writer(&mut out, &summary)?;
+        writeln!(out)?;
+    } else {
+        print(&mut out, &summary)?;
     }
     Ok(ExitCode::SUCCESS)
 }

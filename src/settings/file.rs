@@ -164,17 +164,16 @@ fn takes(key: &str, value: &Value) -> bool {
 }
 
 /// A key and its value as a flag.
-fn flag(key: &str, value: &Value) -> String {
+fn flag(name: &str, value: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
-    let switch =
-        || arguments::<Settings>().iter().any(|argument| is_switch(argument) && super::layers::key(argument) == key);
+    let is_on_or_off = || arguments::<Settings>().iter().any(|argument| is_switch(argument) && key(argument) == name);
     match value {
-        Value::Boolean(true) if switch() => format!("--{key}"),
-        Value::Boolean(false) if switch() => format!("--no-{key}"),
+        Value::Boolean(true) if is_on_or_off() => format!("--{name}"),
+        Value::Boolean(false) if is_on_or_off() => format!("--no-{name}"),
         Value::Array(values) if values.iter().all(|value| value.is_float() || value.is_integer()) => {
-            format!("--{key}={}", values.iter().map(text).collect::<Vec<_>>().join(","))
+            format!("--{name}={}", values.iter().map(text).collect::<Vec<_>>().join(","))
         }
-        value => format!("--{key}={}", text(value)),
+        value => format!("--{name}={}", text(value)),
     }
 }
 
@@ -193,13 +192,13 @@ fn explain(error: &clap::Error) -> String {
     let flag = context(ContextKind::InvalidArg);
     let name = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default().to_string();
     let section = known_keys().into_iter().find(|(_, key)| *key == name).map_or("", |(section, _)| section);
-    if error.kind() == ErrorKind::MissingRequiredArgument {
-        return format!("{name} is missing: mean and std go together");
-    }
-    let reason = match (std::error::Error::source(error), context(ContextKind::ValidValue)) {
-        _ if error.kind() == ErrorKind::TooManyValues => "it must be true or false".into(),
-        (Some(source), _) => source.to_string(),
-        (None, valid) if !valid.is_empty() => format!("it must be one of: {valid}"),
+    let reason = match (error.kind(), std::error::Error::source(error)) {
+        (ErrorKind::MissingRequiredArgument, _) => return format!("{name} is missing: mean and std go together"),
+        (ErrorKind::TooManyValues, _) => "it must be true or false".into(),
+        (_, Some(source)) => source.to_string(),
+        (ErrorKind::InvalidValue, None) if error.get(ContextKind::ValidValue).is_some() => {
+            format!("it must be one of: {}", context(ContextKind::ValidValue))
+        }
         _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_string(),
     };
     let value = Some(context(ContextKind::InvalidValue)).filter(|value| !value.is_empty());

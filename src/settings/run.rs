@@ -93,7 +93,8 @@ impl RunConfig {
             let moved = is_path(given) && is_path(run.dataset());
             let given = absolute(given)?;
             // The files may have moved; the training data's fingerprint is compared when the checkpoint is read.
-            ensure!(moved || given == run.dataset(), contradiction("--dataset", &given, run.dataset()));
+            let contradicts = || contradiction(&format!("--dataset {given}"), &format!("has {}", run.dataset()));
+            ensure!(moved || given == run.dataset(), contradicts());
             flags.given.data.dataset = Some(given);
         }
         run.check_unchanged(&flags)?;
@@ -152,20 +153,16 @@ impl RunConfig {
             (CHANGEABLE.concat().contains(&key) && !epochs) || key == "dataset"
         };
         for (key, given) in values(&table(&flags.given)?).into_iter().filter(|&(key, _)| !changeable(key)) {
-            let flag = format!("--{key}");
             match values(&run).into_iter().find(|&(its, _)| its == key) {
                 Some((_, value)) if value == given => {}
-                Some((_, value)) => bail!(contradiction(&flag, &shown(given), &shown(value))),
-                None => bail!(
-                    "{flag} {} contradicts the run to resume, which goes without; start a new run to change it",
-                    shown(given)
-                ),
+                Some((_, value)) => bail!(contradiction(&as_flag(key, given), &format!("has {}", as_flag(key, value)))),
+                None => bail!(contradiction(&as_flag(key, given), "goes without")),
             }
         }
         for key in flags.off.iter().filter(|key| !changeable(key)) {
             let is_on = |&(its, value): &(&str, &Value)| its == key && *value != Value::Boolean(false);
             if let Some((_, value)) = values(&run).into_iter().find(is_on) {
-                bail!(contradiction(&format!("--no-{key}"), "", &shown(value)));
+                bail!(contradiction(&format!("--no-{key}"), &format!("has {}", as_flag(key, value))));
             }
         }
         Ok(())
@@ -265,17 +262,18 @@ fn values(file: &Table) -> Vec<(&str, &Value)> {
     all
 }
 
-fn contradiction(flag: &str, given: &str, run: &str) -> String {
-    let flag = format!("{flag} {given}");
-    format!("{} contradicts the run to resume, which has {run}; start a new run to change it", flag.trim_end())
+fn contradiction(flag: &str, run: &str) -> String {
+    format!("{flag} contradicts the run to resume, which {run}; start a new run to change it")
 }
 
-/// A value as its flag takes it.
-fn shown(value: &Value) -> String {
+/// A setting as its flag is written.
+fn as_flag(key: &str, value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        Value::Boolean(true) => format!("--{key}"),
+        Value::Boolean(false) => format!("--no-{key}"),
+        Value::String(text) => format!("--{key} {text}"),
         // What was a 32-bit number has more digits here than were written.
-        Value::Float(number) if f64::from(*number as f32) == *number => (*number as f32).to_string(),
-        value => value.to_string(),
+        Value::Float(number) if f64::from(*number as f32) == *number => format!("--{key} {}", *number as f32),
+        value => format!("--{key} {value}"),
     }
 }

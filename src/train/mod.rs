@@ -65,8 +65,9 @@ impl<B: Backend> Trainer<B> {
     /// Plans the network, allocates, makes the data set resident and draws the initial parameters from the seed.
     ///
     /// # Errors
-    /// Where the data set does not fit the network, or the device's memory is too small.
+    /// Where the data set does not fit the network, a batch size is 0, or the device's memory is too small.
     pub fn new(mut backend: B, network: Network, dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
+        ensure!(hyper.batch_size > 0 && hyper.eval_batch_size > 0, "a batch has at least one image");
         ensure!(
             dataset.shape == network.input() && dataset.classes.len() == network.classes(),
             "{} wants inputs of {} and has {} classes, but {} has images of {} and {} classes",

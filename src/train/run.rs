@@ -71,7 +71,7 @@ pub trait Observer<B: Backend> {
 }
 
 impl<B: Backend> Trainer<B> {
-    /// Trains from the current position to the end, or until the observer wants to stop.
+    /// Trains from the current position until the run ends or the observer asks to stop.
     ///
     /// # Errors
     /// The device's, the observer's, and a loss that became NaN or infinite, with its step.

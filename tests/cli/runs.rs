@@ -118,6 +118,9 @@ fn resuming_refuses_what_would_change_the_numbers() {
     resume(&["--model", "mnist-cnn"], &["--model mnist-cnn", "lenet5"]);
     resume(&["--dataset", "mnist"], &["--dataset mnist", "digits"]);
     resume(&["--seed", "1"], &["--seed 1"]);
+    resume(&["--no-shuffle"], &["--no-shuffle contradicts", "has --shuffle"]);
+    resume(&["--flip"], &["--flip contradicts", "has --no-flip"]);
+    resume(&["--ema", "0.5"], &["--ema 0.5 contradicts", "goes without"]);
     fs::write(out.join("checkpoint.safetensors"), b"junk").expect("write");
     resume(&[], &["checkpoint.safetensors", "damaged"]);
     fs::write(out.join("config.toml"), b"junk").expect("write");

@@ -105,6 +105,18 @@ fn settings_that_memory_was_planned_for_do_not_change() {
 }
 
 #[test]
+fn batches_without_images_are_refused() {
+    let set = || digits(30, 8);
+    for hyper in [
+        Hyperparameters::default(),
+        Hyperparameters { batch_size: 0, ..hyper(1) },
+        Hyperparameters { eval_batch_size: 0, ..hyper(1) },
+    ] {
+        assert!(Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), set(), hyper).is_err(), "{hyper:?}");
+    }
+}
+
+#[test]
 fn settings_that_change_take_effect() {
     check_changes(|| Cpu::new(Some(2)).expect("two threads"));
 }
