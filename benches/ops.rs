@@ -5,7 +5,7 @@ use cnn_cuda::ops::{
     Activation, Backend, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, Linear, LinearBackwardInput,
     LinearBackwardWeight, LinearForward, MemorySizes, Op, Region, Span, Step,
 };
-use cnn_cuda::rng::{Purpose, Stream};
+use cnn_cuda::rng::{Philox, Purpose};
 use cnn_cuda::shape::{Shape, Window};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -19,7 +19,7 @@ const CONVOLUTIONS: [(usize, usize, usize); 4] = [(28, 1, 16), (26, 16, 32), (12
 const LINEARS: [(usize, usize); 2] = [(2048, 1024), (1024, 128)];
 
 fn random(len: usize, index: u32) -> Vec<f32> {
-    let mut stream = Stream::new(1, Purpose::Benchmark, index);
+    let mut stream = Philox::new(1, Purpose::Benchmark, index);
     (0..len).map(|_| stream.uniform(-1.0, 1.0)).collect()
 }
 

@@ -191,7 +191,7 @@ __device__ __forceinline__ void map(real* to, u64 count, F f, const Sources*... 
 
 // Divides `value` by `divisor` in place and returns the remainder. 64-bit division is several times slower than
 // 32-bit on a GPU, and almost every index is small.
-__device__ __forceinline__ u32 take_digit(u64& value, u32 divisor) {
+__device__ __forceinline__ u32 divmod(u64& value, u32 divisor) {
     if (value >> 32 == 0) {
         const u32 small = (u32)value;
         const u32 quotient = small / divisor;
@@ -209,7 +209,7 @@ template <u32 V, class Visit>
 __device__ __forceinline__ void for_channels(u64 count, u32 channels, Visit visit) {
     GRID_STRIDE(i, count / V) {
         u64 row = i;
-        const u32 channel = take_digit(row, channels / V) * V;
+        const u32 channel = divmod(row, channels / V) * V;
         visit(i * V, row, channel);
     }
 }

@@ -18,11 +18,11 @@ static __device__ __forceinline__ void unfold(const ColumnsParams& p) {
     const Geometry& op = p.op;
     GRID_STRIDE(i, p.count * op.kernel * op.kernel * (op.channels / V)) {
         u64 row = i;
-        const u32 channel = take_digit(row, op.channels / V) * V;
-        const u32 kernel_x = take_digit(row, op.kernel), kernel_y = take_digit(row, op.kernel);
+        const u32 channel = divmod(row, op.channels / V) * V;
+        const u32 kernel_x = divmod(row, op.kernel), kernel_y = divmod(row, op.kernel);
         u64 sample = p.first + row;
-        const u32 x = op.under(take_digit(sample, op.out_width), kernel_x);
-        const u32 y = op.under(take_digit(sample, op.out_height), kernel_y);
+        const u32 x = op.under(divmod(sample, op.out_width), kernel_x);
+        const u32 y = op.under(divmod(sample, op.out_height), kernel_y);
         Pack<V, real> cell = {};
         if (op.has(y, x)) cell = read_pack<V>(p.source + op.input_at(sample, y, x) + channel);
         store_pack(p.target + i * V, cell);

@@ -14,8 +14,8 @@ struct Window {
 
 static __device__ __forceinline__ Window window_of(u64 pixel, const Geometry& op) {
     Window window;
-    window.x = op.under(take_digit(pixel, op.out_width), 0);
-    window.y = op.under(take_digit(pixel, op.out_height), 0);
+    window.x = op.under(divmod(pixel, op.out_width), 0);
+    window.y = op.under(divmod(pixel, op.out_height), 0);
     window.sample = pixel;
     return window;
 }
@@ -50,7 +50,7 @@ static __device__ __forceinline__ void forward(const DirectForwardParams& p, flo
     const u32 vectors = (channels + VEC - 1) / VEC;
     GRID_STRIDE(i, p.pixels * vectors) {
         u64 pixel = i;
-        const u32 channel = take_digit(pixel, vectors) * VEC;
+        const u32 channel = divmod(pixel, vectors) * VEC;
         const Window at = window_of(pixel, op);
         Lanes<VEC> sums;
         unroll<VEC>([&](u32 lane) {
@@ -93,7 +93,7 @@ static __device__ __forceinline__ Lanes<N> read_channels(const real* from, u32 c
 struct DirectWeightParams : Params<2, 5, 104> {
     const real *input, *d_output;
     float *d_weight, *partial;
-    u32* arrived;
+    u32* block_counters;
     u64 pixels;  // Of the output.
     Geometry op;
     u32 width, pixels_per_block;
@@ -132,7 +132,7 @@ static __device__ __forceinline__ void backward_weight(const DirectWeightParams&
     float* const partial = p.partial + (u64)blockIdx.x * quads * 4;
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < quads * 4; i += BLOCK) partial[i] = i < len ? sum_of_rows(parts, BLOCK / WARP, len, i) : 0.0f;
-    if (!arrives_last(p.arrived, gridDim.x, flag)) return;
+    if (!arrives_last(p.block_counters, gridDim.x, flag)) return;
     const float4* const partials = reinterpret_cast<const float4*>(p.partial);
     const bool inside = threadIdx.x / quads < BLOCK / quads;
     const float4 sum = column_sum(partials, gridDim.x, quads, quads, inside, quad_parts);

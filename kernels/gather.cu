@@ -10,7 +10,7 @@ struct GatherParams : Params<5, 9, 88> {
     const float *mean, *std;
     u64* position;
     real* output;
-    u32 *batch_labels, *arrived;
+    u32 *batch_labels, *block_counters;
     u32 batch, sample_size, channels;
     static constexpr u32 SMALLEST = sizeof(u8);
 };
@@ -24,7 +24,7 @@ KERNEL(gather_normalise, GatherParams) {
     const u64 first = *p.position;
     GRID_STRIDE(i, (u64)p.batch * p.sample_size) {
         u64 row = i;
-        const u32 offset = take_digit(row, p.sample_size);
+        const u32 offset = divmod(row, p.sample_size);
         const u32 channel = offset % p.channels;
         const u64 sample = __ldg(p.order + first + row);
         const float value = (float)__ldg(p.images + sample * p.sample_size + offset) / 255.0f;
@@ -32,7 +32,7 @@ KERNEL(gather_normalise, GatherParams) {
         if (offset == 0) p.batch_labels[row] = __ldg(p.labels + sample);
     }
     // Every block has read the position.
-    if (arrives_last(p.arrived, gridDim.x, flag) && threadIdx.x == 0) *p.position = first + p.batch;
+    if (arrives_last(p.block_counters, gridDim.x, flag) && threadIdx.x == 0) *p.position = first + p.batch;
 }
 
 struct AugmentParams : Params<6, 10, 112> {
@@ -42,7 +42,7 @@ struct AugmentParams : Params<6, 10, 112> {
     const u64* draws;  // What they follow from: seed and epoch.
     u64* position;
     real* output;
-    u32 *batch_labels, *arrived;
+    u32 *batch_labels, *block_counters;
     u32 height, width, channels, crop_padding, flip, cutout;
     float brightness, contrast;
     static constexpr u32 SMALLEST = sizeof(u8);
@@ -97,8 +97,8 @@ KERNEL(gather_augment, AugmentParams) {
     real* const target = p.output + blockIdx.x * size;
     for (u64 i = (u64)blockIdx.y * BLOCK + threadIdx.x; i < size; i += (u64)gridDim.y * BLOCK) {
         u64 pixel = i;
-        const u32 channel = take_digit(pixel, channels);
-        const int column = (int)take_digit(pixel, width), row = (int)pixel;
+        const u32 channel = divmod(pixel, channels);
+        const int column = (int)divmod(pixel, width), row = (int)pixel;
         // Before the square the subtraction wraps to a number beyond it.
         if ((u32)(row - drawn.row) < p.cutout && (u32)(column - drawn.column) < p.cutout) {
             store(target + i, 0.0f);
@@ -111,5 +111,5 @@ KERNEL(gather_augment, AugmentParams) {
         store(target + i, (value - read(p.mean + channel)) / read(p.std + channel) * drawn.contrast);
     }
     // Every block has read the position.
-    if (arrives_last(p.arrived, gridDim.x * gridDim.y, flag) && threadIdx.x == 0) *p.position = first + gridDim.x;
+    if (arrives_last(p.block_counters, gridDim.x * gridDim.y, flag) && threadIdx.x == 0) *p.position = first + gridDim.x;
 }

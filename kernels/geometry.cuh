@@ -18,9 +18,9 @@ struct Position {
 template <u32 V>
 __device__ __forceinline__ Position position_of(u64 i, u32 height, u32 width, u32 channels) {
     Position at;
-    at.channel = take_digit(i, channels / V) * V;
-    at.x = take_digit(i, width);
-    at.y = take_digit(i, height);
+    at.channel = divmod(i, channels / V) * V;
+    at.x = divmod(i, width);
+    at.y = divmod(i, height);
     at.sample = i;
     return at;
 }

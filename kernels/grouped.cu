@@ -86,13 +86,13 @@ KERNEL(grouped_backward_weight, GroupedWeightParams) {
     const Geometry& op = p.op;
     for (u64 i = blockIdx.x; i < p.count; i += gridDim.x) {
         u64 rest = i;
-        const u32 c = take_digit(rest, ins(op));
-        const u32 kx = take_digit(rest, op.kernel), ky = take_digit(rest, op.kernel);
+        const u32 c = divmod(rest, ins(op));
+        const u32 kx = divmod(rest, op.kernel), ky = divmod(rest, op.kernel);
         const u32 channel = (u32)rest;
         float sum = 0.0f;
         for (u64 pixel = threadIdx.x; pixel < p.pixels; pixel += BLOCK) {
             u64 sample = pixel;
-            const u32 x = take_digit(sample, op.out_width), y = take_digit(sample, op.out_height);
+            const u32 x = divmod(sample, op.out_width), y = divmod(sample, op.out_height);
             const real* from = input_under(p.input, sample, y, x, ky, kx, channel / outs(op), op);
             if (from) sum += read(from + c) * read(p.d_output + pixel * op.out_channels + channel);
         }

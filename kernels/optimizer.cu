@@ -28,7 +28,7 @@ KERNEL(check_overflow, OverflowParams) {
 struct NormParams : Params<2, 5, 48> {
     const float *gradients, *loss_scale;  // The second null is 1.
     float *partial, *norm;                // A float for every block, and one.
-    u32* arrived;
+    u32* block_counters;
     u64 count;
 };
 
@@ -51,7 +51,7 @@ KERNEL(gradient_norm, NormParams) {
     }
     sum = block_sum(sum, sums);
     if (threadIdx.x == 0) p.partial[blockIdx.x] = sum;
-    if (!arrives_last(p.arrived, gridDim.x, flag)) return;
+    if (!arrives_last(p.block_counters, gridDim.x, flag)) return;
     float total = 0.0f;
     for (u32 block = threadIdx.x; block < gridDim.x; block += BLOCK) total += p.partial[block];
     total = block_sum(total, sums);
@@ -68,7 +68,7 @@ struct SgdParams : Params<2, 12, 136> {
     u32* good_steps;
     u64* skipped_steps;
     int* overflow;
-    u32* arrived;
+    u32* block_counters;
     u64 count, frozen;
     float momentum, weight_decay, clip_norm, decay, rest;  // The average = decay · average + rest · weight.
     u32 nesterov;
@@ -143,7 +143,7 @@ KERNEL(sgd, SgdParams) {
             update<1>(p, single < head ? frozen + single : tail + (single - head), rate, factor);
         }
     }
-    if (!arrives_last(p.arrived, gridDim.x, flag) || threadIdx.x != 0) return;
+    if (!arrives_last(p.block_counters, gridDim.x, flag) || threadIdx.x != 0) return;
     // Every block has read the rate, the scale and the flag.
     p.rates[0] = next + 1;
     if (p.loss_scale) update_loss_scale(p);

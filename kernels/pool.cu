@@ -77,7 +77,7 @@ static __device__ __forceinline__ void gather_gradients(const MaxPoolBackwardPar
     const Geometry& op = p.op;
     column_pass(p.d_bias, scratch, [&](u64 row, u32 channel) {
         u64 sample = row;
-        const u32 x = take_digit(sample, op.width), y = take_digit(sample, op.height);
+        const u32 x = divmod(sample, op.width), y = divmod(sample, op.height);
         const Span rows = op.over(y, op.out_height), cols = op.over(x, op.out_width);
         const u32 here = y * op.width + x;
         Lanes<V> sums = {};
@@ -117,8 +117,8 @@ KERNEL(max_pool_backward_tiles_vec, MaxPoolBackwardParams) {
         const Lanes<VEC> gradients = masked_gradients<VEC>(p, at);
         const Pack<VEC, u32> where = read_pack<VEC>(p.argmax + at);
         u64 sample = row;
-        const u32 first_x = op.under(take_digit(sample, op.out_width), 0);
-        const u32 first_y = op.under(take_digit(sample, op.out_height), 0);
+        const u32 first_x = op.under(divmod(sample, op.out_width), 0);
+        const u32 first_y = op.under(divmod(sample, op.out_height), 0);
         for (u32 y = first_y; y < first_y + op.kernel; ++y) {
             for (u32 x = first_x; x < first_x + op.kernel; ++x) {
                 Lanes<VEC> values;

@@ -1,7 +1,7 @@
 // Sums over a whole grid in one launch: blocks leave partial sums, and the last one to finish adds them up in their
 // fixed order. Which block that is varies, the result does not.
 //
-// `arrived` counters are zero between launches: the last block sets its own back. A kernel that never ends takes the
+// `block_counters` counters are zero between launches: the last block sets its own back. A kernel that never ends takes the
 // context with it, so no counter is ever found in between.
 #pragma once
 
@@ -9,12 +9,12 @@
 
 // Whether the calling block is the last of `blocks` to come here; it then sees what all of them wrote before. All
 // threads call it; `flag` is shared, and free when they do.
-__device__ __forceinline__ bool arrives_last(u32* arrived, u32 blocks, u32& flag) {
+__device__ __forceinline__ bool arrives_last(u32* block_counters, u32 blocks, u32& flag) {
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
-        flag = atomicAdd(arrived, 1u) + 1 == blocks ? 1 : 0;
-        if (flag) *arrived = 0;
+        flag = atomicAdd(block_counters, 1u) + 1 == blocks ? 1 : 0;
+        if (flag) *block_counters = 0;
         __threadfence();
     }
     __syncthreads();
@@ -81,7 +81,7 @@ static_assert(sizeof(ColumnGrid) == 24, "the layout is shared with Rust");
 // and there is a counter for each blockIdx.x.
 struct ColumnPass {
     float *sums, *partial;
-    u32* arrived;
+    u32* block_counters;
     ColumnGrid grid;
 };
 
@@ -135,7 +135,7 @@ static __device__ __forceinline__ void column_sums(const ColumnPass& pass, Colum
         if (blocks > 1) partial[(kind * blocks + blockIdx.y) * grid.channels + column] = totals[kind];
     });
     if (blocks > 1) {
-        if (!arrives_last(pass.arrived + blockIdx.x, gridDim.y, scratch.flag)) return;
+        if (!arrives_last(pass.block_counters + blockIdx.x, gridDim.y, scratch.flag)) return;
         unroll<N>([&](u32 kind) {
             const float* const from = partial + kind * blocks * grid.channels;
             totals[kind] = column_sum(from, gridDim.y, grid.channels, columns, inside, scratch.parts);

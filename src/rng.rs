@@ -22,7 +22,7 @@ pub enum Purpose {
 
 /// A stream of random numbers; cheap to create, so make one per tensor, epoch or image.
 #[derive(Clone, Debug)]
-pub struct Stream {
+pub struct Philox {
     key: [u32; 2],
     /// `[position low, position high, index, purpose]`
     counter: [u32; 4],
@@ -30,7 +30,7 @@ pub struct Stream {
     used: usize,
 }
 
-impl Stream {
+impl Philox {
     /// The stream number `index` of a purpose under `seed`.
     pub fn new(seed: u64, purpose: Purpose, index: u32) -> Self {
         let key = [seed as u32, (seed >> 32) as u32];
@@ -39,7 +39,7 @@ impl Stream {
 
     pub fn next_u32(&mut self) -> u32 {
         if self.used == 4 {
-            self.block = philox(self.counter, self.key);
+            self.block = philox4x32(self.counter, self.key);
             self.used = 0;
             let (low, carry) = self.counter[0].overflowing_add(1);
             self.counter[0] = low;
@@ -80,7 +80,7 @@ impl Stream {
 /// The four words at `position` of the stream number `index` of a purpose, counted in such fours.
 pub fn draw(seed: u64, purpose: Purpose, index: u32, position: u64) -> [u32; 4] {
     let counter = [position as u32, (position >> 32) as u32, index, purpose as u32];
-    philox(counter, [seed as u32, (seed >> 32) as u32])
+    philox4x32(counter, [seed as u32, (seed >> 32) as u32])
 }
 
 /// A 64-bit fingerprint of byte strings and their boundaries (FNV-1a), to tell versions of something apart; not
@@ -94,7 +94,7 @@ pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     parts.into_iter().fold(0xcbf2_9ce4_8422_2325, part)
 }
 
-fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+fn philox4x32(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let a = u64::from(counter[0]) * 0xD251_1F53;
         let b = u64::from(counter[2]) * 0xCD9E_8D57;
@@ -106,12 +106,12 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 
 #[cfg(test)]
 mod tests {
-    use super::philox;
+    use super::philox4x32;
 
     /// The known-answer vectors of the authors' Random123 library.
     #[test]
     fn philox_matches_the_published_vectors() {
-        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
-        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+        assert_eq!(philox4x32([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox4x32([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
     }
 }

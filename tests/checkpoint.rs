@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cnn_cuda::checkpoint::{RunIdentity, load_initial_weights, load_state, load_weights, save_state, save_weights};
+use cnn_cuda::checkpoint::{RunIdentity, load_pretrained, load_state, load_weights, save_state, save_weights};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::models::{find, googlenet};
 use cnn_cuda::network::{Network, Statistics};
@@ -262,9 +262,9 @@ fn weights_without_auxiliary_heads_are_taken_and_the_heads_begin_anew() {
     for path in [&whole, &bare, &cut] {
         save_weights(path, &network, &theirs.parameters, &theirs.statistics).expect("saved");
     }
-    assert_eq!(load_initial_weights(&whole, &network, 8).expect("loaded"), (theirs.clone(), false));
+    assert_eq!(load_pretrained(&whole, &network, 8).expect("loaded"), (theirs.clone(), false));
     rewrite(&bare, |tensors| tensors.retain(|tensor| !tensor.0.starts_with("aux")));
-    let (weights, headless) = load_initial_weights(&bare, &network, 8).expect("loaded");
+    let (weights, headless) = load_pretrained(&bare, &network, 8).expect("loaded");
     assert!(headless && weights.statistics == theirs.statistics);
     let mut of_heads = 0;
     for parameter in &network.parameters {

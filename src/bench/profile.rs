@@ -10,7 +10,7 @@ use crate::ops::{
     Subset, TIMED_RUNS,
 };
 use crate::plan::{self, Cost, Plan, StepTime};
-use crate::rng::{Purpose, Stream};
+use crate::rng::{Philox, Purpose};
 
 /// Times that everything is measured by the host's clock; the median counts.
 const REPEATS: usize = 15;
@@ -75,7 +75,7 @@ pub fn limits<B: Backend>(backend: &mut B) -> Result<Limits> {
     backend.allocate(&sizes)?;
     let span = |index, count| Span::new(Region::Arena, index * len, count);
     let weight = Span::new(Region::Parameters, 0, matrix);
-    let mut stream = Stream::new(0, Purpose::Benchmark, 0);
+    let mut stream = Philox::new(0, Purpose::Benchmark, 0);
     let noise: Vec<f32> = (0..NOISE).map(|_| stream.uniform(-1.0, 1.0)).collect();
     let values: Vec<f32> = noise.iter().copied().cycle().take(matrix).collect();
     backend.write(span(0, matrix), &values)?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::network::Network;
 use crate::ops::{Backend, Normalise, Subset};
 use crate::plan::{Mode, Plan};
-use crate::rng::{Purpose, Stream};
+use crate::rng::{Philox, Purpose};
 
 /// Steps before the first that is timed.
 const WARM_UP: usize = 5;
@@ -39,7 +39,7 @@ pub fn time_steps<B: Backend>(
     let (group, batch) = (resident_batches(backend, plan), plan.max_batch);
     let [input, logits] = [plan.input, plan.logits].map(|value| plan.span(value, batch));
     if plan.mode == Mode::Inference {
-        let mut stream = Stream::new(0, Purpose::Benchmark, 0);
+        let mut stream = Philox::new(0, Purpose::Benchmark, 0);
         let noise: Vec<f32> = (0..input.len).map(|_| stream.uniform(-1.0, 1.0)).collect();
         backend.write(input, &noise)?;
     }
@@ -72,7 +72,7 @@ fn seconds<B: Backend>(
 /// Noise with labels, resident as a data set would be.
 pub fn load_random_images<B: Backend>(backend: &mut B, network: &Network, count: usize) -> Result<()> {
     let (shape, classes) = (network.input(), network.classes() as u32);
-    let mut stream = Stream::new(0, Purpose::Benchmark, 0);
+    let mut stream = Philox::new(0, Purpose::Benchmark, 0);
     let (bytes, mut images) = (count * shape.len(), Vec::new());
     images.try_reserve_exact(bytes).with_context(|| {
         format!(

@@ -7,4 +7,4 @@ mod tensors;
 mod weights;
 
 pub use state::{RunIdentity, load_state, save_state};
-pub use weights::{load_initial_weights, load_weights, save_weights};
+pub use weights::{load_pretrained, load_weights, save_weights};

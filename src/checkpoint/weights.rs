@@ -21,7 +21,7 @@ pub fn save_weights(path: &Path, network: &Network, parameters: &[f32], statisti
 /// # Errors
 /// Where the file is not there, is cut, or its tensors are not exactly those of `network`, finite and of its shapes.
 pub fn load_weights(path: &Path, network: &Network) -> Result<Weights> {
-    Ok(load_initial_weights(path, network, 0)?.0)
+    Ok(load_pretrained(path, network, 0)?.0)
 }
 
 /// The same to begin training from, and whether the file is without auxiliary heads that `network` has: these then begin as
@@ -29,7 +29,7 @@ pub fn load_weights(path: &Path, network: &Network) -> Result<Weights> {
 ///
 /// # Errors
 /// As [`load_weights`].
-pub fn load_initial_weights(path: &Path, network: &Network, seed: u64) -> Result<(Weights, bool)> {
+pub fn load_pretrained(path: &Path, network: &Network, seed: u64) -> Result<(Weights, bool)> {
     let bytes = read_file(path, network)?;
     from_bytes(&bytes, network, seed).with_context(|| format!("cannot use the weights in {}", path.display()))
 }

@@ -94,8 +94,8 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
 }
 
 /// The weights of `--init`.
-fn initial_weights(path: &Path, network: &Network, seed: u64) -> Result<Weights> {
-    let (weights, headless) = checkpoint::load_initial_weights(path, network, seed)?;
+fn pretrained_weights(path: &Path, network: &Network, seed: u64) -> Result<Weights> {
+    let (weights, headless) = checkpoint::load_pretrained(path, network, seed)?;
     if headless {
         info!(
             "{} is without the auxiliary heads of {}: they begin as without --init, drawn with seed {seed}",
@@ -127,7 +127,7 @@ impl Task for Training {
         settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
         // All that can be wrong with the weights is found before a folder is made for the run.
         let init = settings.schedule.init.as_ref().filter(|_| args.resume.is_none());
-        let initial = init.map(|path| initial_weights(path, &network, hyper.seed)).transpose()?;
+        let initial = init.map(|path| pretrained_weights(path, &network, hyper.seed)).transpose()?;
         let records = settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto;
         let mut trainer = Trainer::new(backend, network, dataset, hyper)?;
         if records {

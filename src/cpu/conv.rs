@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::gemm::kernel::{Left, Product, Start};
+use super::gemm::kernel::{Gemm, LeftStrides, Start};
 use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::winograd::forward::End;
@@ -200,15 +200,15 @@ impl Conv2dBackwardInput {
 
 impl Geometry {
     /// `y [lines][ow][..cols] = x · Wᵀ`, for one panel of `Wᵀ`.
-    fn forward(&self, lines: usize, cols: usize) -> Product {
+    fn forward(&self, lines: usize, cols: usize) -> Gemm {
         let (line, row) = self.steps();
-        Product {
+        Gemm {
             lines,
             rows: self.output.width,
             cols,
             outer: self.op.window.kernel,
             inner: self.run,
-            a: Left { line, row, outer: self.line, inner: 1 },
+            a: LeftStrides { line, row, outer: self.line, inner: 1 },
             b_outer: self.run * cols,
             b_inner: cols,
             c_line: self.output.width * self.output.channels,
@@ -234,13 +234,13 @@ impl Geometry {
         while at < group.end {
             let (sample, first) = (at / output.height, at % output.height);
             let lines = (WEIGHT_PIXELS / output.width).max(1).min(output.height - first).min(group.end - at);
-            let product = Product {
+            let product = Gemm {
                 lines: self.op.window.kernel,
                 rows: self.run,
                 cols,
                 outer: lines,
                 inner: output.width,
-                a: Left { line: self.line, row: 1, outer, inner },
+                a: LeftStrides { line: self.line, row: 1, outer, inner },
                 b_outer: output.width * cols,
                 b_inner: cols,
                 c_line: self.run * cols,
@@ -269,13 +269,13 @@ impl Geometry {
         for (ky, panels) in packed.chunks_exact(output.channels * self.run).enumerate() {
             for (index, panel) in panels.chunks(output.channels * PANEL).enumerate() {
                 let cols = panel.len() / output.channels;
-                let product = Product {
+                let product = Gemm {
                     lines: output.height,
                     rows: output.width,
                     cols,
                     outer: 1,
                     inner: output.channels,
-                    a: Left { line: output.width * output.channels, row: output.channels, outer: 0, inner: 1 },
+                    a: LeftStrides { line: output.width * output.channels, row: output.channels, outer: 0, inner: 1 },
                     b_outer: 0,
                     b_inner: cols,
                     c_line,

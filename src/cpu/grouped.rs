@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::Instructions;
-use super::gemm::kernel::{Left, Product, Start};
+use super::gemm::kernel::{Gemm, LeftStrides, Start};
 use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, grown};
 
@@ -61,13 +61,13 @@ impl Geometry {
     ) {
         let Part { groups, kernel, in_channels, out_channels } = self.part();
         let (line, row) = self.steps();
-        let product = Product {
+        let product = Gemm {
             lines: y.len() / (self.output.width * self.output.channels),
             rows: self.output.width,
             cols: out_channels,
             outer: kernel,
             inner: in_channels,
-            a: Left { line, row, outer: self.op.dilation * self.op.input.channels, inner: 1 },
+            a: LeftStrides { line, row, outer: self.op.dilation * self.op.input.channels, inner: 1 },
             b_outer: in_channels * out_channels,
             b_inner: out_channels,
             c_line: self.output.width * self.output.channels,
@@ -123,16 +123,16 @@ impl Geometry {
     fn grouped_add_line(&self, set: Instructions, x: &[f32], d_y: &[f32], at: usize, partial: &mut [f32]) {
         let Part { kernel, in_channels, out_channels, .. } = self.part();
         let (sample, line) = (at / self.output.height, at % self.output.height);
-        let product = Product {
+        let product = Gemm {
             lines: 1,
             rows: in_channels,
             cols: out_channels,
             outer: 1,
             inner: self.output.width,
-            a: Left { row: 1, inner: self.steps().1, ..Left::default() },
+            a: LeftStrides { row: 1, inner: self.steps().1, ..LeftStrides::default() },
             b_inner: self.output.channels,
             c_row: out_channels,
-            ..Product::default()
+            ..Gemm::default()
         };
         let d_y = &d_y[at * self.output.width * self.output.channels..];
         self.with_padded(&x[sample * self.op.input.len()..][..self.op.input.len()], line, 1, |x| {
@@ -150,13 +150,18 @@ impl Geometry {
         let Part { groups, kernel, in_channels, out_channels } = self.part();
         let (c_line, c_row) = self.steps();
         let patch = kernel * kernel * in_channels;
-        let product = Product {
+        let product = Gemm {
             lines: self.output.height,
             rows: self.output.width,
             cols: in_channels,
             outer: 1,
             inner: out_channels,
-            a: Left { line: self.output.width * self.output.channels, row: self.output.channels, outer: 0, inner: 1 },
+            a: LeftStrides {
+                line: self.output.width * self.output.channels,
+                row: self.output.channels,
+                outer: 0,
+                inner: 1,
+            },
             b_outer: 0,
             b_inner: patch,
             c_line,

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::gemm::kernel::{Left, Product, Start, prefetch, tile_rows};
+use super::gemm::kernel::{Gemm, LeftStrides, Start, prefetch, tile_rows};
 use super::runtime::scratch::{self, Buffer, PANEL, grown};
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
@@ -147,16 +147,16 @@ fn transposed_block(set: Instructions, depth: usize, weight: &[f32], x_panels: &
             let start = if begin == 0 { Start::Zero } else { Start::There };
             for (index, panel) in x_panels.chunks(depth * PANEL).enumerate() {
                 let cols = panel.len() / depth;
-                let product = Product {
+                let product = Gemm {
                     lines: 1,
                     rows,
                     cols,
                     outer: 1,
                     inner,
-                    a: Left { line: 0, row: DEPTH + SKEW, outer: 0, inner: 1 },
+                    a: LeftStrides { line: 0, row: DEPTH + SKEW, outer: 0, inner: 1 },
                     b_inner: cols,
                     c_row: batch,
-                    ..Product::default()
+                    ..Gemm::default()
                 };
                 product.run(set, block, &panel[begin * cols..], &mut y[index * PANEL..], start, false);
             }
@@ -176,16 +176,16 @@ fn weight_block(
     let rows = d_weight.len() / cols;
     for (index, x) in x_panels.chunks(batch * PANEL).enumerate() {
         let width = x.len() / batch;
-        let product = Product {
+        let product = Gemm {
             lines: 1,
             rows,
             cols: width,
             outer: 1,
             inner: batch,
-            a: Left { line: 0, row: 1, outer: 0, inner: stride },
+            a: LeftStrides { line: 0, row: 1, outer: 0, inner: stride },
             b_inner: width,
             c_row: cols,
-            ..Product::default()
+            ..Gemm::default()
         };
         product.run(set, d_y, x, &mut d_weight[index * PANEL..], Start::Zero, false);
     }
@@ -212,16 +212,16 @@ fn input_block(set: Instructions, (d_y, stride): (&[f32], usize), weight: &[f32]
                     for row in next.chunks(op.in_features).take(inner).skip(strip * share).take(share) {
                         prefetch(&row[..row.len().min(PANEL)]);
                     }
-                    let product = Product {
+                    let product = Gemm {
                         lines: 1,
                         rows: d_x.len() / width,
                         cols: width,
                         outer: 1,
                         inner,
-                        a: Left { line: 0, row: stride, outer: 0, inner: 1 },
+                        a: LeftStrides { line: 0, row: stride, outer: 0, inner: 1 },
                         b_inner: width,
                         c_row: width,
-                        ..Product::default()
+                        ..Gemm::default()
                     };
                     product.run(set, &d_y[strip * strip_rows * stride + begin..], packed, d_x, start, false);
                 }

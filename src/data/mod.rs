@@ -31,7 +31,7 @@ use crate::rng;
 use crate::shape::Shape;
 
 /// A data set that [`load`] knows by name.
-pub struct Known {
+pub struct NamedDataset {
     pub name: &'static str,
     load: fn(&LoadOptions) -> Result<Dataset>,
     /// What there is to download, for a data folder; none where nothing is needed.
@@ -39,31 +39,31 @@ pub struct Known {
 }
 
 /// All data sets that have a name.
-pub static TABLE: &[Known] = &[
-    Known { name: "mnist", load: mnist::load_mnist, remotes: Some(|folder| MNIST.remotes(folder)) },
-    Known {
+pub static TABLE: &[NamedDataset] = &[
+    NamedDataset { name: "mnist", load: mnist::load_mnist, remotes: Some(|folder| MNIST.remotes(folder)) },
+    NamedDataset {
         name: "fashion-mnist",
         load: mnist::load_fashion_mnist,
         remotes: Some(|folder| FASHION_MNIST.remotes(folder)),
     },
-    Known { name: "cifar10", load: cifar::load_cifar10, remotes: Some(|folder| CIFAR10.remotes(folder)) },
-    Known { name: "cifar100", load: cifar::load_cifar100, remotes: Some(|folder| CIFAR100.remotes(folder)) },
-    Known { name: "digits", load: |_| Ok(digits::generate()), remotes: None },
+    NamedDataset { name: "cifar10", load: cifar::load_cifar10, remotes: Some(|folder| CIFAR10.remotes(folder)) },
+    NamedDataset { name: "cifar100", load: cifar::load_cifar100, remotes: Some(|folder| CIFAR100.remotes(folder)) },
+    NamedDataset { name: "digits", load: |_| Ok(digits::generate()), remotes: None },
 ];
 
 /// The names of all data sets.
 pub fn names() -> Vec<&'static str> {
-    TABLE.iter().map(|known| known.name).collect()
+    TABLE.iter().map(|set| set.name).collect()
 }
 
 /// The names of those that can be downloaded.
 pub fn fetchable() -> Vec<&'static str> {
-    TABLE.iter().filter(|known| known.remotes.is_some()).map(|known| known.name).collect()
+    TABLE.iter().filter(|set| set.remotes.is_some()).map(|set| set.name).collect()
 }
 
-fn find(name: &str) -> Result<&'static Known> {
-    let known = TABLE.iter().find(|known| known.name == name);
-    known.with_context(|| format!("there is no data set {name:?}; choose one of: {}", names().join(", ")))
+fn find(name: &str) -> Result<&'static NamedDataset> {
+    let set = TABLE.iter().find(|set| set.name == name);
+    set.with_context(|| format!("there is no data set {name:?}; choose one of: {}", names().join(", ")))
 }
 
 /// Where data sets are looked for, what may be done about missing ones, and how they are read.

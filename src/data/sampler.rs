@@ -1,6 +1,6 @@
 //! The order in which an epoch visits the samples.
 
-use crate::rng::{Purpose, Stream};
+use crate::rng::{Philox, Purpose};
 
 /// The numbers `0..count`, in order or, where `shuffle` is set, in a random order that depends on `count`, `seed` and
 /// `epoch` alone. So a resumed run needs only the epoch's number to go on in the same order.
@@ -12,7 +12,7 @@ pub fn epoch_order(count: usize, seed: u64, epoch: u32, shuffle: bool) -> Vec<u3
     let mut order: Vec<u32> = (0..count).collect();
     if shuffle {
         // Fisher and Yates's shuffle: every permutation is equally likely.
-        let mut random = Stream::new(seed, Purpose::Shuffle, epoch);
+        let mut random = Philox::new(seed, Purpose::Shuffle, epoch);
         for last in (1..count).rev() {
             let chosen = random.below(last + 1);
             order.swap(last as usize, chosen as usize);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::rng::{Purpose, Stream};
+use crate::rng::{Philox, Purpose};
 use crate::shape::Shape;
 
 /// One named tensor of the flat parameter buffer.
@@ -58,7 +58,7 @@ impl Parameter {
 
     /// Initial values in the file's order.
     pub(super) fn initial_values(&self, seed: u64, index: u32) -> Vec<f32> {
-        let mut stream = Stream::new(seed, Purpose::Initialisation, index);
+        let mut stream = Philox::new(seed, Purpose::Initialisation, index);
         match self.initial {
             Initial::Uniform { fan_in } => {
                 let bound = 1.0 / (fan_in as f32).sqrt();

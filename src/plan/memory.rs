@@ -78,11 +78,11 @@ pub(super) fn place(values: &[Value], max_batch: usize) -> (Vec<Span>, usize, us
 #[cfg(test)]
 mod tests {
     use super::{Lifetime, assign};
-    use crate::rng::{Purpose, Stream};
+    use crate::rng::{Philox, Purpose};
 
     #[test]
     fn buffers_alive_together_never_overlap_and_others_share() {
-        let mut stream = Stream::new(1, Purpose::Benchmark, 0);
+        let mut stream = Philox::new(1, Purpose::Benchmark, 0);
         for _ in 0..200 {
             let lifetimes: Vec<Lifetime> = (0..30)
                 .map(|_| {

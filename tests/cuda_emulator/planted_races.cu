@@ -94,16 +94,16 @@ KERNEL(planted_count)(u32* values, u32 way) {
 // What a sum by the last block leaves out.
 enum Missing : u32 { NOTHING, FIRST_BARRIER, FIRST_FENCE, SECOND_FENCE, SECOND_BARRIER, ATOMIC };
 
-static __device__ __forceinline__ bool arrives(u32* arrived, u32 missing, u32& flag) {
+static __device__ __forceinline__ bool arrives(u32* block_counters, u32 missing, u32& flag) {
     if (missing != FIRST_BARRIER) __syncthreads();
     if (threadIdx.x == 0) {
         if (missing != FIRST_FENCE) __threadfence();
         if (missing == ATOMIC) {
-            flag = ++*arrived == gridDim.x;
+            flag = ++*block_counters == gridDim.x;
         } else {
-            flag = atomicAdd(arrived, 1u) + 1 == gridDim.x;
+            flag = atomicAdd(block_counters, 1u) + 1 == gridDim.x;
         }
-        if (flag) *arrived = 0;
+        if (flag) *block_counters = 0;
         if (missing != SECOND_FENCE) __threadfence();
     }
     if (missing != SECOND_BARRIER) __syncthreads();
@@ -111,27 +111,27 @@ static __device__ __forceinline__ bool arrives(u32* arrived, u32 missing, u32& f
 }
 
 // values[0] = the sum of values[1] .. values[gridDim.x], one from every block's last thread.
-KERNEL(planted_last_block)(float* values, u32* arrived, u32 missing) {
+KERNEL(planted_last_block)(float* values, u32* block_counters, u32 missing) {
     __shared__ u32 flag;
     const float start = values[0];
     if (threadIdx.x == BLOCK - 1) values[1 + blockIdx.x] = start + 1.0f;
-    if (!arrives(arrived, missing, flag) || threadIdx.x != 1) return;
+    if (!arrives(block_counters, missing, flag) || threadIdx.x != 1) return;
     float sum = 0.0f;
     for (u32 block = 0; block < gridDim.x; ++block) sum += values[1 + block];
     values[0] = sum;
 }
 
 // Pairs of blocks, then all the pairs: the last block of all sees what it learns of from others alone.
-KERNEL(planted_relayed)(float* values, u32* arrived, u32 missing) {
+KERNEL(planted_relayed)(float* values, u32* block_counters, u32 missing) {
     __shared__ u32 flag;
     if (threadIdx.x == 5) values[blockIdx.x] = 1.0f;
-    if (!arrives_last(arrived + 1 + blockIdx.x / 2, 2, flag)) return;
+    if (!arrives_last(block_counters + 1 + blockIdx.x / 2, 2, flag)) return;
     if (missing == FIRST_FENCE) {
         __syncthreads();
-        if (threadIdx.x == 0) flag = atomicAdd(arrived, 1u) + 1 == gridDim.x / 2;
+        if (threadIdx.x == 0) flag = atomicAdd(block_counters, 1u) + 1 == gridDim.x / 2;
         __syncthreads();
         if (!flag) return;
-    } else if (!arrives_last(arrived, gridDim.x / 2, flag)) {
+    } else if (!arrives_last(block_counters, gridDim.x / 2, flag)) {
         return;
     }
     if (threadIdx.x != 7) return;

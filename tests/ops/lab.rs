@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use cnn_cuda::ops::{Backend, MemorySizes, Op, Region, Sgd, SgdUpdate, Span, Step};
-use cnn_cuda::rng::{Purpose, Stream};
+use cnn_cuda::rng::{Philox, Purpose};
 
 /// Elements of every region of a lab.
 const SIZE: usize = 1 << 20;
@@ -89,6 +89,6 @@ pub fn sgd_update(op: Sgd, count: usize) -> SgdUpdate {
 
 /// Values in ±1 that fp16 holds exactly, so that every precision starts from the same numbers.
 pub fn random(len: usize, stream: u32) -> Vec<f32> {
-    let mut stream = Stream::new(7, Purpose::Benchmark, stream);
+    let mut stream = Philox::new(7, Purpose::Benchmark, stream);
     (0..len).map(|_| half::f16::from_f32(stream.uniform(-1.0, 1.0)).to_f32()).collect()
 }

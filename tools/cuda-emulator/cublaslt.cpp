@@ -115,17 +115,17 @@ Status check_epilogue(const Desc& desc, long rows) {
 
 // Ends a product in fp32 and rounds it; it runs when its stream gets there.
 CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
-    const auto* signs_end = reinterpret_cast<const void*>(ends[0]);
+    const auto* relu_mask_end = reinterpret_cast<const void*>(ends[0]);
     const auto* bias_end = reinterpret_cast<const void*>(ends[1]);
     const bool sums_b = desc.epilogue == BGRADB;
     const size_t bias_bytes = static_cast<size_t>(sums_b ? g.n : g.m) * size_of(g.c_type);
-    const size_t signs_bytes = static_cast<size_t>((g.n - 1) * desc.aux_ld + g.m + 7) / 8;
+    const size_t relu_mask_bytes = static_cast<size_t>((g.n - 1) * desc.aux_ld + g.m + 7) / 8;
     const size_t a = extent(g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, g.lda, 0, 1, g.ab_type);
     const size_t b = extent(g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, g.ldb, 0, 1, g.ab_type);
     const size_t c = extent(g.m, g.n, g.ldc, 0, 1, g.c_type);
     const bool inside = cuda_emulator_range(g.a, a) && cuda_emulator_range(g.b, b) && cuda_emulator_range(g.c, c) &&
                         (!bias_end || cuda_emulator_range(bias_end, bias_bytes)) &&
-                        (!signs_end || cuda_emulator_range(signs_end, signs_bytes));
+                        (!relu_mask_end || cuda_emulator_range(relu_mask_end, relu_mask_bytes));
     if (!inside) {
         fprintf(stderr, "CUDA emulator: an operand of a cuBLASLt product (m %ld, n %ld, k %ld) is not in device memory\n",
                 g.m, g.n, g.k);
@@ -138,7 +138,7 @@ CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
     plain.ldc = g.m;
     emulator::gemm(plain);
     auto* bias = reinterpret_cast<void*>(desc.bias);
-    auto* signs = reinterpret_cast<unsigned char*>(desc.aux);
+    auto* relu_mask = reinterpret_cast<unsigned char*>(desc.aux);
     for (long i = 0; i < g.m; ++i) {
         float sum = 0.0f;
         for (long j = 0; j < g.n; ++j) {
@@ -147,11 +147,11 @@ CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
             const unsigned char mask = static_cast<unsigned char>(1u << (bit % 8));
             if (desc.epilogue & BIAS) value += emulator::load_element(bias, g.c_type, i);
             if (desc.epilogue == RELU_AUX_BIAS) {
-                signs[bit / 8] = static_cast<unsigned char>(value > 0.0f ? signs[bit / 8] | mask : signs[bit / 8] & ~mask);
+                relu_mask[bit / 8] = static_cast<unsigned char>(value > 0.0f ? relu_mask[bit / 8] | mask : relu_mask[bit / 8] & ~mask);
             }
             // A library may well lose a NaN here.
             if (desc.epilogue & RELU) value = value > 0.0f ? value : 0.0f;
-            if ((desc.epilogue & DRELU) == DRELU) value = signs[bit / 8] & mask ? value : 0.0f;
+            if ((desc.epilogue & DRELU) == DRELU) value = relu_mask[bit / 8] & mask ? value : 0.0f;
             sum += value;
             emulator::store_element(g.c, g.c_type, i + j * g.ldc, value);
         }
@@ -282,12 +282,12 @@ BLAS_API cublasLtMatmul(LtHandle* handle, const Desc* desc, const float* alpha, 
     g.alpha = *alpha;
     g.beta = 0.0f;
     Addresses writes = {address(d), address(workspace)}, reads = {address(a), address(b)};
-    const bool reads_signs = (desc->epilogue & DRELU) == DRELU, writes_signs = desc->epilogue == RELU_AUX_BIAS;
+    const bool reads_relu_mask = (desc->epilogue & DRELU) == DRELU, writes_relu_mask = desc->epilogue == RELU_AUX_BIAS;
     if (reads_bias(*desc)) reads.push_back(desc->bias);
     if (writes_bias(*desc)) writes.push_back(desc->bias);
-    if (reads_signs) reads.push_back(desc->aux);
-    if (writes_signs) writes.push_back(desc->aux);
-    const Addresses ends = {reads_signs || writes_signs ? desc->aux : 0, desc->bias};
+    if (reads_relu_mask) reads.push_back(desc->aux);
+    if (writes_relu_mask) writes.push_back(desc->aux);
+    const Addresses ends = {reads_relu_mask || writes_relu_mask ? desc->aux : 0, desc->bias};
     const std::function<CUresult()> work = [g, copy = *desc, ends] { return run(g, copy, ends); };
     // Whatever takes more work takes more time here: what reads a bias or sums one, where a test wants that.
     const char* more = getenv(reads_bias(*desc) ? "CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA" : "CUDA_EMULATOR_CUBLASLT_SUM_EXTRA");

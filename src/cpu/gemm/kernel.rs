@@ -17,7 +17,7 @@ const LONG_SUM: usize = 64;
 
 /// Distances between the values of the left side, along each of its loops.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::cpu) struct Left {
+pub(in crate::cpu) struct LeftStrides {
     pub line: usize,
     pub row: usize,
     pub outer: usize,
@@ -28,13 +28,13 @@ pub(in crate::cpu) struct Left {
 /// `c[l·c_line + r·c_row + v] = start + Σ_o Σ_i a[l·a.line + r·a.row + o·a.outer + i·a.inner] ·
 /// b[o·b_outer + i·b_inner + v]` for all lines `l`, rows `r` and columns `v`.
 #[derive(Clone, Copy, Debug, Default)]
-pub(in crate::cpu) struct Product {
+pub(in crate::cpu) struct Gemm {
     pub lines: usize,
     pub rows: usize,
     pub cols: usize,
     pub outer: usize,
     pub inner: usize,
-    pub a: Left,
+    pub a: LeftStrides,
     pub b_outer: usize,
     pub b_inner: usize,
     pub c_line: usize,
@@ -51,7 +51,7 @@ pub(in crate::cpu) enum Start<'a> {
     Bias(&'a [f32]),
 }
 
-impl Product {
+impl Gemm {
     /// Computes the product on the calling thread, with ReLU at the end if asked for.
     pub fn run(&self, set: Instructions, a: &[f32], b: &[f32], c: &mut [f32], start: Start, relu: bool) {
         let lengths = [self.lines, self.rows, self.cols, self.outer, self.inner];
@@ -83,7 +83,7 @@ impl Product {
     }
 
     /// # Safety
-    /// As [`Product::tiles`].
+    /// As [`Gemm::tiles`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tiles_avx2(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
@@ -92,7 +92,7 @@ impl Product {
     }
 
     /// # Safety
-    /// As [`Product::tiles`].
+    /// As [`Gemm::tiles`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma")]
     unsafe fn tiles_avx512(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
@@ -160,7 +160,7 @@ fn next_rows<V: Vector>(left: usize) -> usize {
 /// The part of a product that is held in registers.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
-    product: &'a Product,
+    product: &'a Gemm,
     start: Start<'a>,
     relu: bool,
     cols: usize,
@@ -168,7 +168,7 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// # Safety
-    /// As [`Product::tiles`].
+    /// As [`Gemm::tiles`].
     #[inline(always)]
     unsafe fn dispatch<V: Vector>(&self, rows: usize, a: *const f32, b: *const f32, c: *mut f32) {
         // SAFETY: handed on to the caller.
@@ -188,7 +188,7 @@ impl Tile<'_> {
     }
 
     /// # Safety
-    /// As [`Product::tiles`].
+    /// As [`Gemm::tiles`].
     #[inline(always)]
     unsafe fn of_rows<V: Vector, const ROWS: usize>(&self, a: *const f32, b: *const f32, c: *mut f32) {
         let lanes = V::LANES;
@@ -206,7 +206,7 @@ impl Tile<'_> {
     /// The sums of `ROWS` rows of `VECTORS` vectors, the last of which holds fewer values if it is `PARTIAL`.
     ///
     /// # Safety
-    /// As [`Product::tiles`].
+    /// As [`Gemm::tiles`].
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // iterators are functions of their own, see below
     unsafe fn sum<V: Vector, const ROWS: usize, const VECTORS: usize, const PARTIAL: bool>(
@@ -215,7 +215,7 @@ impl Tile<'_> {
         b: *const f32,
         c: *mut f32,
     ) {
-        let &Product { outer, inner, a: left, b_outer, b_inner, c_row, .. } = self.product;
+        let &Gemm { outer, inner, a: left, b_outer, b_inner, c_row, .. } = self.product;
         let last = self.cols - (VECTORS - 1) * V::LANES;
         let is_partial = |v: usize| PARTIAL && v == VECTORS - 1;
         // Plain loops: vectors must not pass through functions that are compiled without their instructions.
@@ -271,7 +271,7 @@ impl Tile<'_> {
 }
 
 /// # Safety
-/// `count` values, or a whole vector unless it `is_partial`, must be readable; as [`Product::tiles`] otherwise.
+/// `count` values, or a whole vector unless it `is_partial`, must be readable; as [`Gemm::tiles`] otherwise.
 #[inline(always)]
 unsafe fn load<V: Vector>(from: *const f32, is_partial: bool, count: usize) -> V {
     // SAFETY: handed on to the caller.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::tiling::{Part, Winograd};
 use super::transform::{Join, PLANES, Split, Tiles};
 use crate::cpu::Instructions;
-use crate::cpu::gemm::kernel::{Left, Product, Start};
+use crate::cpu::gemm::kernel::{Gemm, LeftStrides, Start};
 use crate::cpu::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use crate::shape::Shape;
 
@@ -180,16 +180,16 @@ impl Winograd {
                         break;
                     }
                     self.with_output_gradient(set, Buffer::Products, part, d_y, begin..end, |d_tiles| {
-                        let product = Product {
+                        let product = Gemm {
                             lines: 1,
                             rows: input.channels,
                             cols: end - begin,
                             outer: 1,
                             inner: self.tiles(part),
-                            a: Left { row: 1, inner: input.channels, ..Left::default() },
+                            a: LeftStrides { row: 1, inner: input.channels, ..LeftStrides::default() },
                             b_inner: end - begin,
                             c_row: end - begin,
-                            ..Product::default()
+                            ..Gemm::default()
                         };
                         for (plane, sums) in partial.chunks_mut(product.rows * product.cols).take(PLANES).enumerate() {
                             let tiles = &tiles[plane * self.plane_len(part, product.rows)..];
@@ -214,16 +214,16 @@ impl Winograd {
         body: impl FnOnce(&[f32], usize),
     ) {
         let width = weights.len() / (PLANES * depth);
-        let product = Product {
+        let product = Gemm {
             lines: 1,
             rows: self.tiles(part),
             cols: width,
             outer: 1,
             inner: depth,
-            a: Left { row: depth, inner: 1, ..Left::default() },
+            a: LeftStrides { row: depth, inner: 1, ..LeftStrides::default() },
             b_inner: width,
             c_row: width,
-            ..Product::default()
+            ..Gemm::default()
         };
         let (from, to) = (self.plane_len(part, depth), self.plane_len(part, width));
         scratch::with(Buffer::Products, PLANES * to, |products| {

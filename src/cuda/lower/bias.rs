@@ -70,7 +70,7 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
         let (blocks, grid) = ColumnGrid::new(d_output.len / channels, channels, lanes)?;
         let params = params!(
             lowering.target, 72 bytes,
-            [output, d_output, d_bias, partial = Buffer::Partials, arrived = Buffer::BlockCounters],
+            [output, d_output, d_bias, partial = Buffer::Partials, block_counters = Buffer::BlockCounters],
             grid: ColumnGrid, slope: f32 = activation.code(),
         );
         lowering.launch(kernel, blocks, params)

@@ -45,7 +45,7 @@ impl Lowering<'_> {
         let kernel = format!("direct_backward_weight_{}", op.window.kernel);
         let params = params!(
             self.target, 104 bytes,
-            [input, d_output, d_weight, partial = Buffer::Partials, arrived = Buffer::BlockCounters],
+            [input, d_output, d_weight, partial = Buffer::Partials, block_counters = Buffer::BlockCounters],
             pixels: u64, op: Geometry = Geometry::of_conv(&op)?, width: u32, pixels_per_block: u32,
         );
         self.launch(kernel, [pixels.div_ceil(pixels_per_block), 1], params)

@@ -59,7 +59,7 @@ impl Lowering<'_> {
         let (blocks, grid) = ColumnGrid::new(input.len / channels, channels, lanes)?;
         let params = params!(
             self.target, 72 bytes,
-            [input, running, saved, partial = Buffer::Partials, arrived = Buffer::BlockCounters],
+            [input, running, saved, partial = Buffer::Partials, block_counters = Buffer::BlockCounters],
             grid: ColumnGrid, momentum: f32 = op.momentum, epsilon: f32 = op.epsilon,
         );
         self.launch(kernel, blocks, params)
@@ -72,10 +72,10 @@ impl Lowering<'_> {
         let spans = [input, d_output, output.unwrap_or(input)];
         let (kernel, lanes) = self.form("norm_backward_sums", &[channels], &spans);
         let (blocks, grid) = ColumnGrid::new(rows, channels, lanes)?;
-        let (partial, arrived) = (Buffer::Partials, Buffer::BlockCounters);
+        let (partial, block_counters) = (Buffer::Partials, Buffer::BlockCounters);
         let params = params!(
             self.target, 112 bytes,
-            [input, output, weight, bias, saved, d_output, d_weight, d_bias, partial, arrived],
+            [input, output, weight, bias, saved, d_output, d_weight, d_bias, partial, block_counters],
             grid: ColumnGrid, slope: f32 = norm.activation.code(),
         );
         self.launch(kernel, blocks, params)

@@ -31,7 +31,7 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
         let Self { ref op, weights, gradients, momentum: buffer, average } = *self;
         let target = lowering.target;
         let (count, quads) = (weights.len, weights.len.div_ceil(4));
-        let (arrived, loss_scale, overflow) =
+        let (block_counters, loss_scale, overflow) =
             (Buffer::BlockCounters, lowering.loss_scaling(SCALE), lowering.loss_scaling(OVERFLOW));
         if lowering.is_fp16() {
             let params = params!(target, 24 bytes, [gradients, overflow], count: u64);
@@ -41,7 +41,7 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
         if let Some(norm) = norm {
             let blocks = quads.div_ceil(BLOCK).clamp(1, MAX_NORM_BLOCKS);
             let params = params!(
-                target, 48 bytes, [gradients, loss_scale, partial = norm.plus(NORM_BYTES), norm, arrived], count: u64
+                target, 48 bytes, [gradients, loss_scale, partial = norm.plus(NORM_BYTES), norm, block_counters], count: u64
             );
             lowering.launch("gradient_norm", [blocks, 1], params)?;
         }
@@ -51,7 +51,7 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
             [
                 gradients, norm, weights, weights_real = half_parameters(target), buffer, average,
                 rates = Buffer::LearningRates, loss_scale, good_steps = lowering.loss_scaling(GOOD_STEPS),
-                skipped_steps = lowering.loss_scaling(SKIPPED_STEPS), overflow, arrived,
+                skipped_steps = lowering.loss_scaling(SKIPPED_STEPS), overflow, block_counters,
             ],
             count: u64, frozen: u64 = op.frozen, momentum: f32 = op.momentum, weight_decay: f32 = op.weight_decay,
             clip_norm: f32 = op.clip_norm.unwrap_or(0.0), decay: f32, rest: f32, nesterov: u32 = op.nesterov,

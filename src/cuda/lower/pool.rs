@@ -33,9 +33,9 @@ impl RunOn<Lowering<'_>> for MaxPool2dBackward {
             (kernel, pixels) = ("max_pool_backward_tiles_vec".into(), d_output.len / shape.channels);
         }
         let (blocks, grid) = ColumnGrid::new(pixels, shape.channels, lanes)?;
-        let (partial, arrived) = (Buffer::Partials, Buffer::BlockCounters);
+        let (partial, block_counters) = (Buffer::Partials, Buffer::BlockCounters);
         let params = params!(
-            lowering.target, 128 bytes, [d_output, argmax, pooled, d_input, d_bias, partial, arrived],
+            lowering.target, 128 bytes, [d_output, argmax, pooled, d_input, d_bias, partial, block_counters],
             grid: ColumnGrid, op: Geometry = Geometry::new(op.input, shape, op.window)?, slope: f32 = activation.code(),
         );
         lowering.launch(kernel, blocks, params)

@@ -49,7 +49,7 @@ impl fmt::Display for Site {
         write!(f, ", batch {}", self.batch)?;
         f.write_str(if self.epilogue { ", with epilogue" } else { "" })?;
         // The mask's name in runs and caches that there are.
-        f.write_str(if self.mask { ", with signs" } else { "" })?;
+        f.write_str(if self.mask { ", with the ReLU mask" } else { "" })?;
         write!(f, ", {}", self.precision)
     }
 }

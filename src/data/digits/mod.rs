@@ -7,7 +7,7 @@ mod strokes;
 use rayon::prelude::*;
 
 use super::{Dataset, Split};
-use crate::rng::{Purpose, Stream};
+use crate::rng::{Philox, Purpose};
 use crate::shape::Shape;
 
 /// Rows and columns of an image, as in MNIST.
@@ -43,14 +43,14 @@ fn draw_split(first: u32, count: u32, label_stream: u32) -> Split {
         .par_chunks_exact_mut(SIDE * SIDE)
         .zip(&labels)
         .zip(first..first + count)
-        .for_each(|((image, &label), number)| pen::draw(label, &mut Stream::new(SEED, Purpose::Digits, number), image));
+        .for_each(|((image, &label), number)| pen::draw(label, &mut Philox::new(SEED, Purpose::Digits, number), image));
     Split { images, labels, ..Split::default() }
 }
 
 /// Every class equally often, in an order shuffled by Fisher and Yates.
 fn shuffled_labels(count: u32, stream: u32) -> Vec<u32> {
     let mut labels: Vec<u32> = (0..count).map(|number| number % CLASS_COUNT).collect();
-    let mut random = Stream::new(SEED, Purpose::Digits, stream);
+    let mut random = Philox::new(SEED, Purpose::Digits, stream);
     for last in (1..count).rev() {
         labels.swap(last as usize, random.below(last + 1) as usize);
     }

@@ -2,7 +2,7 @@
 
 use super::SIDE;
 use super::strokes::{CENTRE, DIGITS, HEIGHT, Point};
-use crate::rng::Stream;
+use crate::rng::Philox;
 
 /// Straight pieces between two points of a skeleton; at 28×28 more would not be seen.
 const PIECES: usize = 6;
@@ -12,7 +12,7 @@ const BOX_SIDE: f32 = 20.0;
 const SHAKE: f32 = 0.3;
 
 /// Draws digit `class` over `image`, `[28][28]`, white on black.
-pub fn draw(class: u32, random: &mut Stream, image: &mut [u8]) {
+pub fn draw(class: u32, random: &mut Philox, image: &mut [u8]) {
     let ways = DIGITS[class as usize];
     let skeleton = ways[random.below(ways.len() as u32) as usize];
     let distortion = Distortion::new(random);
@@ -36,7 +36,7 @@ pub fn draw(class: u32, random: &mut Stream, image: &mut [u8]) {
 }
 
 /// The points of a stroke where a hand would put them; a corner stays one.
-fn shake(stroke: &[Point], random: &mut Stream) -> Vec<Point> {
+fn shake(stroke: &[Point], random: &mut Philox) -> Vec<Point> {
     let mut shaken: Vec<Point> = Vec::with_capacity(stroke.len());
     for (index, point) in stroke.iter().enumerate() {
         let moved = match index.checked_sub(1) {
@@ -90,7 +90,7 @@ struct Wave {
 }
 
 impl Distortion {
-    fn new(random: &mut Stream) -> Self {
+    fn new(random: &mut Philox) -> Self {
         let (sin, cos) = (0.12 * random.normal()).clamp(-0.3, 0.3).sin_cos();
         let shear = (0.12 * random.normal()).clamp(-0.35, 0.35);
         let size = BOX_SIDE / HEIGHT * random.uniform(0.86, 1.08);
@@ -135,7 +135,7 @@ struct Pen {
 }
 
 impl Pen {
-    fn new(random: &mut Stream) -> Self {
+    fn new(random: &mut Philox) -> Self {
         Self {
             radius: random.uniform(0.75, 1.85),
             pressure: random.uniform(0.0, 0.3),
@@ -176,7 +176,7 @@ impl Pen {
 
 /// Nearly normal with deviation 1, from the sum of four random bytes: much cheaper than the real one, which 784
 /// pixels of 14,000 images would feel.
-fn rough_normal(random: &mut Stream) -> f32 {
+fn rough_normal(random: &mut Philox) -> f32 {
     let sum: u32 = random.next_u32().to_le_bytes().into_iter().map(u32::from).sum();
     (sum as f32 - 510.0) * (1.0 / 147.8)
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::PictureOptions;
 use super::listing::{Listing, Place};
-use crate::rng::{Purpose, Stream};
+use crate::rng::{Philox, Purpose};
 
 const TRAIN: &str = "train";
 /// Names of the folder to test with; the first that is there is taken.
@@ -101,7 +101,7 @@ fn set_aside(trains: &mut ByClass, options: &PictureOptions) -> ByClass {
         let wanted = wanted.clamp(1, count.saturating_sub(1).max(1)).min(count - 1);
         // The first of a random order, as Fisher and Yates begin it.
         let mut order: Vec<usize> = (0..count).collect();
-        let mut random = Stream::new(options.split_seed, Purpose::Split, number as u32);
+        let mut random = Philox::new(options.split_seed, Purpose::Split, number as u32);
         for position in 0..wanted {
             let left = u32::try_from(count - position).unwrap_or(u32::MAX);
             order.swap(position, position + random.below(left) as usize);

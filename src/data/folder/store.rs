@@ -1,4 +1,4 @@
-//! The pictures of a set as they are decoded, gray until the first one in colour: in memory, in a file, or only known.
+//! The pictures of a set as they are decoded, gray until the first one in colour: in memory, in a temporary file, or as metadata only.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex};
@@ -28,12 +28,12 @@ pub struct Pixels {
 enum Kept {
     /// Into memory, in their final order.
     Memory(Vec<u8>),
-    /// Nowhere, to be decoded again when they are needed, or into a file. What is known of them is kept.
-    Outside { file: Option<File>, known: Known },
+    /// Nowhere, to be decoded again when they are needed, or into a file. Their metadata is kept.
+    Outside { file: Option<File>, metadata: Metadata },
 }
 
-/// What is known of pictures that are not in memory.
-struct Known {
+/// What is known of pictures whose pixels are not in memory.
+struct Metadata {
     /// Of the training pictures.
     histogram: Histogram,
     gray: Vec<bool>,
@@ -81,9 +81,9 @@ impl Store {
         let how = if self.spools { "a temporary file" } else { "their files, again for every batch" };
         tracing::info!("{:.1} GB of pictures are not kept in memory, but read from {how}", bytes as f64 / 1e9);
         let count = self.labels.len();
-        let known = Known { histogram: Histogram::new(3), gray: vec![true; count], hashes: vec![[0; 2]; count] };
+        let metadata = Metadata { histogram: Histogram::new(3), gray: vec![true; count], hashes: vec![[0; 2]; count] };
         let file = self.spools.then(records::temporary).transpose()?;
-        self.kept = Kept::Outside { file, known };
+        self.kept = Kept::Outside { file, metadata };
         Ok(())
     }
 
@@ -102,12 +102,12 @@ impl Store {
         );
         self.filled[index] = true;
         let training = index < self.train_count;
-        if let Kept::Outside { file, known } = &mut self.kept {
+        if let Kept::Outside { file, metadata } = &mut self.kept {
             self.shape.channels = self.shape.channels.max(*channels);
             if let Some(file) = file {
                 records::write_at(file, (index * 3 * height * width) as u64, values)?;
             }
-            known.add(index, *channels, values, training);
+            metadata.add(index, *channels, values, training);
             return Ok(());
         }
         if *channels > self.shape.channels {
@@ -174,17 +174,17 @@ impl Store {
                 train.images = std::mem::take(images);
                 None
             }
-            Kept::Outside { file, known } => {
+            Kept::Outside { file, metadata } => {
                 let (first, second) = present.split_at(train_count);
                 let file = file.take().map(|file| Arc::new(Mutex::new(file)));
                 for (split, indices) in [(&mut train, first), (&mut test, second)] {
                     let source: Arc<dyn ImageSource> = match &file {
-                        Some(file) => Arc::new(known.records(Arc::clone(file), indices, shape)),
+                        Some(file) => Arc::new(metadata.records(Arc::clone(file), indices, shape)),
                         None => decoded(indices.to_vec(), shape),
                     };
-                    split.streamed = Some(Streamed { source, digest: known.digest(indices, shape) });
+                    split.streamed = Some(Streamed { source, digest: metadata.digest(indices, shape) });
                 }
-                Some(known.histogram.normalisation(shape.channels))
+                Some(metadata.histogram.normalisation(shape.channels))
             }
         };
         Finished { shape, train, test, normalisation }
@@ -199,7 +199,7 @@ pub struct Finished {
     pub normalisation: Option<Normalisation>,
 }
 
-impl Known {
+impl Metadata {
     fn add(&mut self, index: usize, channels: usize, values: &[u8], training: bool) {
         self.gray[index] = channels == 1;
         if training {

@@ -36,12 +36,12 @@ fn follows_pytorchs_sgd(device: Device) {
         // Past the last, which holds on.
         let rate = device.upload(&rates(3, &[7.0, 0.1]));
         let (good, skipped, overflow) = (device.upload(&[0u32]), device.upload(&[0u64]), device.upload(&[0i32]));
-        let arrived = device.upload(&[0u32]);
+        let block_counters = device.upload(&[0u32]);
         let (count, flag, decay) = (weights.len() as u64, u32::from(nesterov), 0.01f32);
         for _ in 0..3 {
             reference(&mut weights, &mut buffer, &gradients, momentum, nesterov);
             let (w, c, r, l) = (&on_device, &copy, &rate, &scale);
-            let (g, s, o, a) = (&good, &skipped, &overflow, &arrived);
+            let (g, s, o, a) = (&good, &skipped, &overflow, &block_counters);
             let (n, m, d, f, z, q) = (&count, &momentum, &decay, &flag, &0.0f32, &none);
             let (zero, name) = (&0u64, "sgd_f16");
             let v: &dyn Field = if momentum == 0.0 { q } else { &velocity };
@@ -54,7 +54,7 @@ fn follows_pytorchs_sgd(device: Device) {
             assert!((got - wanted).abs() <= 1e-6 * (1.0 + wanted.abs()), "{got} {wanted}");
         }
         assert_eq!(device.download(&copy), got.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>());
-        assert_eq!((device.download(&good)[0], device.download(&arrived)[0]), (3, 0));
+        assert_eq!((device.download(&good)[0], device.download(&block_counters)[0]), (3, 0));
     }
 }
 
@@ -69,10 +69,10 @@ fn rates(next: u64, rates: &[f32]) -> Vec<u64> {
 
 /// One step of `weights` with this loss scale, counters and flag.
 fn step(device: &Device, weights: &CudaSlice<f32>, gradient: &CudaSlice<f32>, state: &State) {
-    let (rate, none, arrived) = (device.upload(&rates(0, &[0.1])), 0u64, device.upload(&[0u32]));
+    let (rate, none, block_counters) = (device.upload(&rates(0, &[0.1])), 0u64, device.upload(&[0u32]));
     let (count, zero, plain) = (weights.len() as u64, 0.0f32, 0u32);
     let State { scale, good, skipped, overflow } = state;
-    let (w, r, n, a, z, f) = (weights, &rate, &none, &arrived, &zero, &plain);
+    let (w, r, n, a, z, f) = (weights, &rate, &none, &block_counters, &zero, &plain);
     let (s, g, k, o, c) = (scale, good, skipped, overflow, &count);
     launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &count).unwrap();
     let name = "sgd_f32";
@@ -137,8 +137,8 @@ fn norms_clips_averages_and_leaves_the_frozen_alone(device: Device) {
         let (gradient, scale, rate) =
             (device.upload(&scaled), device.upload(&[16.0f32]), device.upload(&rates(0, &[0.5])));
         let (partial, norm) = (device.poisoned::<f32>(3), device.poisoned::<f32>(1));
-        let (arrived, none, count) = (device.upload(&[0u32]), 0u64, len as u64);
-        let (g, s, p, n, a) = (&gradient, &scale, &partial, &norm, &arrived);
+        let (block_counters, none, count) = (device.upload(&[0u32]), 0u64, len as u64);
+        let (g, s, p, n, a) = (&gradient, &scale, &partial, &norm, &block_counters);
         launch!(device, "gradient_norm_f32", blocks(3), g, s, p, n, a, &count).unwrap();
         let expected = gradients.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
         let got = device.download(&norm)[0];
@@ -156,7 +156,7 @@ fn norms_clips_averages_and_leaves_the_frozen_alone(device: Device) {
             let mean = if i < frozen { 2.0 } else { 1.5 + 0.25 * weight };
             assert!((moved[i] - weight).abs() < 1e-5 && (averaged[i] - mean).abs() < 1e-5, "{i} of {len}, {frozen}");
         }
-        assert_eq!(device.download(&arrived), [0]);
+        assert_eq!(device.download(&block_counters), [0]);
         let copy = device.poisoned::<f16>(len);
         launch!(device, "swap_average_f16", blocks(2), &weights, &copy, &average, &count).unwrap();
         assert_eq!((device.download(&weights), device.download(&average)), (averaged.clone(), moved));
@@ -174,9 +174,9 @@ fn gathers_a_batch_at_the_position(device: Device) {
     let on_device = device.upload(&order);
     let (m, s) = (device.upload(&mean), device.upload(&std));
     let (batch, sample, c) = (3u32, size as u32, channels as u32);
-    let arrived = device.upload(&[0u32]);
+    let block_counters = device.upload(&[0u32]);
     let (output, taken) = (device.poisoned::<f32>(3 * size), device.poisoned::<u32>(3));
-    let (p, o, t, a, n) = (&position, &output, &taken, &arrived, &sample);
+    let (p, o, t, a, n) = (&position, &output, &taken, &block_counters, &sample);
     let name = "gather_normalise_f32";
     launch!(device, name, blocks(3), &image, &label, &on_device, &m, &s, p, o, t, a, &batch, n, &c).unwrap();
     let normal = |i: usize, byte: u8| (f32::from(byte) / 255.0 - mean[i % channels]) / std[i % channels];
@@ -186,5 +186,5 @@ fn gathers_a_batch_at_the_position(device: Device) {
         .collect();
     assert_eq!(device.download(&output), expected);
     assert_eq!(device.download(&taken), [6, 2, 1].map(|at| labels[at]));
-    assert_eq!((device.download(&position), device.download(&arrived)), (vec![5], vec![0]));
+    assert_eq!((device.download(&position), device.download(&block_counters)), (vec![5], vec![0]));
 }

@@ -127,7 +127,7 @@ fn returns_gradients_to_maxima(device: Device) {
             sums[i % channels] += masked(i);
         }
         let (source, argmax, outputs) = (device.upload(&d_output), device.upload(&places), device.upload(&pooled));
-        let arrived = device.upload(&[0u32; 8]);
+        let block_counters = device.upload(&[0u32; 8]);
         let (op, all) = (op(case), channels as u32);
         for (name, vector) in backward_kernels(case) {
             let tiles = name.contains("tiles");
@@ -139,7 +139,7 @@ fn returns_gradients_to_maxima(device: Device) {
             let partial = device.poisoned::<f32>(config.grid_dim.1 as usize * channels);
             let (target, d_bias) = (device.poisoned::<f32>(input.len()), device.poisoned::<f32>(channels));
             let (x, m, y, t, s, p) = (&source, &argmax, &outputs, &target, &d_bias, &partial);
-            let (v, n, r, l) = (&arrived, &rows, &per_block, &slope);
+            let (v, n, r, l) = (&block_counters, &rows, &per_block, &slope);
             launch!(device, name, config, x, m, y, t, s, p, v, n, &all, &lanes, r, &0u32, &op, l).unwrap();
             assert_eq!(device.download(t), expected, "{name} {case:?}");
             assert_eq!(device.download(s), sums, "{name} {case:?}");
