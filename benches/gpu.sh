@@ -2,7 +2,7 @@
 # Runs everything that needs a GPU: device tests, parity, 20-epoch training in every precision, profiles, benchmarks and
 # compute-sanitizer. Writes logs and JSON to a folder (first argument, default benches/results/gpu-<date>). Further
 # arguments are prefixes of the names of the parts to run. No part starts after CNN_CUDA_GPU_SECONDS (default: 1500).
-# `gpu.sh --quick [OUT]` runs prefixes the most important parts, in four minutes; see gpu_quick.sh.
+# `gpu.sh --quick [OUT]` runs only the most important parts, in four minutes; see gpu_quick.sh.
 #
 # The program and the tests are built with cargo, or taken from CNN_CUDA_BIN and CNN_CUDA_TESTS on a host without cargo.
 # MNIST is read from CNN_CUDA_DATA (default: data). Every part runs even if an earlier one failed; the exit code is 1 if

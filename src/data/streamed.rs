@@ -51,7 +51,7 @@ impl Residency {
 #[derive(Clone)]
 pub struct Streamed {
     pub source: Arc<dyn ImageSource>,
-    /// The [`digest_of`] all images.
+    /// The digest of all images, see [`digest_of`].
     pub digest: u64,
 }
 
@@ -66,14 +66,14 @@ pub fn hash_of(image: &[u8]) -> u64 {
     rng::fingerprint([image])
 }
 
-/// A 64-bit hash of a split's images, from the hashes of the images in order.
+/// A 64-bit hash of a split, computed from the hashes of its images in order.
 pub fn digest_of(hashes: &[u64]) -> u64 {
     let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
     rng::fingerprint([bytes.as_slice()])
 }
 
 impl Split {
-    /// The [`digest_of`] all images, which have `image_len` bytes each.
+    /// The digest of all images, which have `image_len` bytes each; see [`digest_of`].
     pub(super) fn digest(&self, image_len: usize) -> u64 {
         match &self.streamed {
             Some(streamed) => streamed.digest,
