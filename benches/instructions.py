@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--nvdisasm", default="nvdisasm")
     parser.add_argument("--target", default="sm_90")
     args = parser.parse_args()
-    print(f"| kernel, {args.target} | instructions per tile | multiply-adds | loads from shared memory |")
+    print(f"| kernel, {args.target} | instructions per tile | FFMA or HMMA | loads from shared memory |")
     print("| --- | --- | ---: | ---: |")
     for engine in ENGINES:
         ptx = args.folder / f"{engine}.ptx"

@@ -63,7 +63,7 @@ pub fn for_each(path: &Path, visit: impl FnMut(&Member, &mut dyn Read) -> Result
     open().and_then(walk).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A reader of the uncompressed archive. The first bytes of the file decide about the compression.
+/// A reader of the uncompressed archive. The first bytes of the file identify the compression.
 fn decompress(file: File) -> Result<Box<dyn Read>> {
     let mut source = BufReader::with_capacity(1 << 20, file);
     let mut start = Vec::new();

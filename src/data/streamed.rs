@@ -81,7 +81,7 @@ impl Split {
         }
     }
 
-    /// Moves the images into the source that `source` creates from them, so that a device no longer copies them all.
+    /// Moves the images into the source that `source` creates from them, so that a device does not copy all of them.
     fn stream(&mut self, image_len: usize, source: impl FnOnce(Vec<u8>) -> Result<Arc<dyn ImageSource>>) -> Result<()> {
         if self.streamed.is_none() {
             let digest = self.digest(image_len);
