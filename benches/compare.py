@@ -1,19 +1,19 @@
-"""cnn-cuda and PyTorch side by side on one machine, interleaved in one run.
+"""Compares cnn-cuda with PyTorch on one machine, in interleaved measurements.
 
     cargo build --release
     python benches/compare.py --device cpu --data data
     python benches/compare.py --device 0 --precisions fp32 tf32 fp16 --data data
     python benches/compare.py --model resnet18 --batch-sizes 8 --data data
 
-First checks that both sides compute the same losses from the same weights on the same images (of `mnist-cnn` on MNIST;
-for torchvision's networks that is what `tests/reference/check_torchvision.py` does). Then runs one process of
-each side in turn, A B C D A B C D …, so that a machine's slow and fast moments fall on all of them, and prints per side the
-median over the rounds, their spread, and the median of the ratios within each round. Writes all numbers to a JSON file, again
-after every block. A mode of PyTorch's that fails is reported, noted in the file and left out.
+First checks that both sides compute the same losses from the same weights and images. This check uses `mnist-cnn` on MNIST;
+`tests/reference/check_torchvision.py` does it for torchvision's networks. Then runs one process of each side after the other,
+A B C D A B C D …, so that variations in the machine's speed affect all sides equally. Prints for each side the median over
+the rounds, the spread, and the median of the ratios within each round. Writes all numbers to a JSON file after every block.
+A PyTorch mode that fails is reported, recorded in the file and skipped.
 
     python benches/compare.py --tables
 
-measures nothing: it writes the tables of docs/benchmarks.md and the figures of README.md from the files in benches/results.
+measures nothing. It writes the tables in docs/benchmarks.md and README.md from the files in benches/results.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import time
 from datetime import date
 from pathlib import Path
 
-import step_table  # beside this file
+import step_table  # in the same folder
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benches" / "results"
@@ -43,42 +43,42 @@ OURS = "cnn-cuda"
 CHECKED_STEPS = 10
 
 
-class Failed(Exception):
-    """A program that ended with an error: its command, and what it said."""
+class CommandFailed(Exception):
+    """A program exited with an error. The message holds its command and stderr."""
 
 
 def call(command: list[str | Path], threads: int) -> str:
-    """What a program prints."""
+    """Runs a program and returns its stdout."""
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads))
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
     if done.returncode != 0:
-        raise Failed(f"{' '.join(map(str, command))}\n{done.stderr}")
+        raise CommandFailed(f"{' '.join(map(str, command))}\n{done.stderr}")
     return done.stdout
 
 
 def run(command: list[str | Path], threads: int) -> dict:
-    """The JSON object that a program prints last."""
+    """Runs a program and parses the last line of its stdout as JSON."""
     return json.loads(call(command, threads).strip().splitlines()[-1])
 
 
 def train_command(args: argparse.Namespace, binary: Path, out: Path, *more: str | Path) -> list[str | Path]:
-    """Our training, quietly, into a folder."""
+    """The command of a quiet training run that writes to the folder `out`."""
     return [binary, "train", "--device", args.device, "--data", args.data, "--quiet", "--out", out, *more]
 
 
 def records(folder: Path, kind: str) -> list[dict]:
-    """The records of one kind that a run left."""
+    """The records of one kind in the metrics of a run."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == kind]
 
 
 def their_device(args: argparse.Namespace) -> list[str]:
-    """PyTorch's name of the device."""
+    """The arguments that select the device in the PyTorch script."""
     return ["--device", "cpu" if args.device == "cpu" else f"cuda:{args.device}"]
 
 
 def check_same_losses(args: argparse.Namespace, binary: Path) -> float:
-    """The largest relative difference of the first losses in fp32; ends the program where it is over 1e-4."""
+    """The largest relative difference between the first losses in fp32. Exits with an error if one exceeds 1e-4."""
     with tempfile.TemporaryDirectory() as folder:
         initial, out = Path(folder) / "initial.safetensors", Path(folder) / "run"
         script = [sys.executable, TRAIN_STEP, *their_device(args), "--save-initial", initial, "--data", args.data, "--json"]
@@ -88,13 +88,13 @@ def check_same_losses(args: argparse.Namespace, binary: Path) -> float:
         call(command, 2)
         ours = [record["loss"] for record in records(out, "step")]
     differences = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
-    if not all(difference < 1e-4 for difference in differences):  # NaN is not
-        sys.exit(f"the two sides do not compute the same: losses differ by {differences}")
+    if not all(difference < 1e-4 for difference in differences):  # Also rejects NaN.
+        sys.exit(f"cnn-cuda and PyTorch do not agree: the losses differ by {differences}")
     return max(differences)
 
 
 def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
+    """The name of the processor, or its architecture if the system does not report the name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -102,14 +102,14 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def steps_of(args: argparse.Namespace, batch: int) -> int:
-    """Timed steps of a process: of small batches more, which are over before the machine has settled, of large ones fewer."""
+def timed_steps(args: argparse.Namespace, batch: int) -> int:
+    """The timed steps of a process: more for small batches, whose steps are too short for a stable time."""
     return args.steps or min(max(20, 512 // batch), max(10, 4096 // batch))
 
 
 def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, threads: int, precision: str) -> dict:
-    """All rounds of every side, and a row for each."""
-    common = ["--batch-size", str(batch), "--steps", str(steps_of(args, batch)), "--threads", str(threads), "--json"]
+    """Runs all rounds of every side and returns one row per side."""
+    common = ["--batch-size", str(batch), "--steps", str(timed_steps(args, batch)), "--threads", str(threads), "--json"]
     common += ["--precision", precision]
     common += ["--model", args.model]
     sides = {OURS: [binary, "bench", "--mode", what, "--device", args.device, *common]}
@@ -126,12 +126,12 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
                 continue
             try:
                 rounds[name].append(run(command, threads))
-            except Failed as error:
+            except CommandFailed as error:
                 if name == OURS:
                     raise
                 failed[name] = str(error)
                 rounds.pop(name)
-                print(f"{name} fails and is left out: {error}", file=sys.stderr, flush=True)
+                print(f"{name} fails and is skipped: {error}", file=sys.stderr, flush=True)
     memory = "peak_memory_mb" if args.device == "cpu" else "device_memory_mb"
     times = {name: [result["ms_per_step"]["median"] for result in results] for name, results in rounds.items()}
     rows = [
@@ -145,14 +145,14 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
         for name, values in times.items()
     ]
     versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
-    settings = {"what": what, "batch_size": batch, "threads": threads, "precision": precision, "steps": steps_of(args, batch)}
-    # How a device runs a step: launches in one graph.
+    settings = {"what": what, "batch_size": batch, "threads": threads, "precision": precision, "steps": timed_steps(args, batch)}
+    # The number of launches in the CUDA graph of a step.
     recorded = {key: [result.get(key) for result in rounds[OURS]] for key in ("graph_nodes",)}
     return {**settings, "rows": rows, "versions": versions, "failed": failed, "ours": recorded}
 
 
 def epochs(args: argparse.Namespace, binary: Path) -> dict:
-    """An epoch of our training against the tutorial script with its DataLoader, in turn."""
+    """Times an epoch of cnn-cuda and of the tutorial script with its DataLoader, interleaved."""
     ours, theirs = [], []
     for _ in range(args.epoch_rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +169,7 @@ def epochs(args: argparse.Namespace, binary: Path) -> dict:
 
 
 def evaluations(args: argparse.Namespace, binary: Path) -> list[dict]:
-    """`cnn-cuda eval` against PyTorch's loop under `no_grad`, in turn: seconds for MNIST's test images."""
+    """Times the evaluation of MNIST's test images by `cnn-cuda eval` and by PyTorch under `no_grad`, interleaved."""
     parts = []
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "initial.safetensors"
@@ -193,17 +193,17 @@ def evaluations(args: argparse.Namespace, binary: Path) -> list[dict]:
 
 
 def markdown(result: dict) -> str:
-    """The full tables of one comparison."""
+    """The full tables of one comparison, as Markdown."""
     on_cpu = result["device"] == "cpu"
     steps = sorted({part["steps"] for part in result["parts"]})
     counted = " to ".join(dict.fromkeys(str(count) for count in [*steps[:1], *steps[-1:]])) or "no"
     setting, memory = ("threads", "peak memory") if on_cpu else ("precision", "device memory")
     lines = [
         f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {counted} steps, "
-        f"median of the rounds' medians; {'; '.join(result['versions'])}. Against cnn-cuda: how many times as long a side "
-        "takes, the median of the ratios within each round.",
+        f"median of the rounds' medians; {'; '.join(result['versions'])}. Relative time: the time of a side divided by "
+        "cnn-cuda's, as the median of the ratios within each round.",
         "",
-        f"| what | batch | {setting} | side | ms | spread | against cnn-cuda | {memory} |",
+        f"| measurement | batch size | {setting} | side | ms | spread | relative time | {memory} |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for part in result["parts"]:
@@ -215,27 +215,27 @@ def markdown(result: dict) -> str:
                 f"| {low:.2f} to {high:.2f} | {row['times_slower']:.2f}× | {row['peak_memory_mb']:.0f} MB |"
             )
     if result.get("evaluation"):
-        lines += ["", "| evaluation of MNIST's test images | batch | seconds | against cnn-cuda |", "| --- | --- | --- | --- |"]
+        lines += ["", "| evaluation of MNIST's test images | batch size | seconds | relative time |", "| --- | --- | --- | --- |"]
         for row in result["evaluation"]:
             median = statistics.median(row["seconds"])
             lines.append(f"| {row['side']} | {row['batch_size']} | {median:.2f} | {row['times_slower']:.2f}× |")
     if epoch := result.get("epoch"):
         ours, theirs = (statistics.median(epoch[key]) for key in ("ours_seconds", "tutorial_seconds"))
-        lines += ["", f"An epoch of MNIST: {ours:.1f} s; the tutorial script with its DataLoader takes {theirs:.1f} s, "]
-        lines[-1] += f"{epoch['times_slower']:.2f}× (median of {len(epoch['ours_seconds'])} in turn)."
+        lines += ["", f"An epoch of MNIST takes {ours:.1f} s. PyTorch's tutorial script with its DataLoader takes {theirs:.1f} s, "]
+        lines[-1] += f"{epoch['times_slower']:.2f}× as long (medians of {len(epoch['ours_seconds'])} interleaved runs)."
     return "\n".join([*lines, ""])
 
 
 def fastest(part: dict) -> tuple[dict, dict]:
-    """Our row of a block, and that of PyTorch's fastest mode, without the word PyTorch."""
+    """The rows of cnn-cuda and of PyTorch's fastest mode in a block. The latter gets the name of its mode as `mode`."""
     rows = {row["side"]: row for row in part["rows"]}
     ours, theirs = rows.pop(OURS), min(rows.values(), key=lambda row: row["times_slower"])
     return ours, {**theirs, "mode": theirs["side"].removeprefix("PyTorch ")}
 
 
 def networks_markdown() -> str:
-    """A training step of the larger networks on the CPU, from the files of results."""
-    lines = ["| network | batch | cnn-cuda | PyTorch's fastest mode | against cnn-cuda |", "| --- | --- | --- | --- | --- |"]
+    """The table of training steps of all networks except `mnist-cnn` on the CPU."""
+    lines = ["| network | batch size | cnn-cuda | PyTorch's fastest mode | PyTorch / cnn-cuda |", "| --- | --- | --- | --- | --- |"]
     for path in sorted(RESULTS.glob("*-cpu.json")):
         result = json.loads(path.read_text())
         for part in result["parts"]:
@@ -249,7 +249,7 @@ def networks_markdown() -> str:
 
 
 class GpuSteps:
-    """Training steps on a GPU, from a folder that `benches/gpu.sh --quick` left."""
+    """The times of training steps on a GPU, from the results of `benches/gpu.sh --quick` in a folder."""
 
     def __init__(self, folder: Path) -> None:
         lines = (folder / "steps.jsonl").read_text().splitlines()
@@ -260,7 +260,7 @@ class GpuSteps:
         self.pytorch = next((record["framework"] for record in records if "framework" in record), None)
         self.layouts = sorted({record["layout"] for record in records if "layout" in record})
         driver = re.search(r"[0-9]{3}\.[0-9]+\.[0-9]+", (folder / "device.txt").read_text())
-        self.driver = driver[0] if driver else "of unknown version"
+        self.driver = driver[0] if driver else "unknown"
         dated = re.search(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", folder.name)
         self.date = dated[0] if dated else "undated"
 
@@ -269,11 +269,11 @@ class GpuSteps:
         return f"{self.device}, driver {self.driver}, {self.date}{theirs}."
 
     def ours(self, key: tuple[str, int, str]) -> float:
-        """The mean of our medians, which were taken before and after PyTorch's."""
+        """The mean of cnn-cuda's medians, which were measured before and after PyTorch's."""
         return statistics.mean(self.times[key][OURS])
 
     def fastest(self, key: tuple[str, int, str]) -> tuple[str, float] | None:
-        """PyTorch's fastest mode, and its median."""
+        """PyTorch's fastest mode and its median time."""
         theirs = {mode: times[0] for mode, times in self.times[key].items() if mode != OURS}
         return min(theirs.items(), key=lambda item: item[1]) if theirs else None
 
@@ -291,36 +291,36 @@ class GpuSteps:
         return "\n".join([self.heading(), "", *lines, ""])
 
 
-# Modes of PyTorch's on a GPU, as tables name them.
+# The names of PyTorch's GPU modes in tables.
 MODE_NAMES = {"graph": "whole step as one CUDA graph", "eager": "eager"}
 
 
 def milliseconds(value: float) -> str:
-    """Three significant digits."""
+    """Formats a time with three significant digits."""
     decimals = next((decimals for limit, decimals in ((1, 3), (10, 2), (100, 1)) if value < limit), 0)
     return f"{value:.{decimals}f} ms"
 
 
 def gpu_steps() -> list[GpuSteps]:
-    """All runs on GPUs that are in the files of results."""
+    """All GPU runs in benches/results."""
     return [GpuSteps(path.parent) for path in sorted(RESULTS.glob("*/steps.jsonl"))]
 
 
 def gpu_markdown() -> str:
-    """A training step on GPUs."""
+    """The tables of training steps on GPUs."""
     return "\n".join(run.markdown() for run in gpu_steps())
 
 
-def part_of(result: dict, what: str, batch: int, threads: int) -> dict:
-    """The block of these settings."""
+def find_part(result: dict, what: str, batch: int, threads: int) -> dict:
+    """The block with the given settings."""
     wanted = {"what": what, "batch_size": batch, "threads": threads}
     return next(part for part in result["parts"] if all(part[key] == value for key, value in wanted.items()))
 
 
 def claims_markdown() -> str:
-    """One measured figure for the CPU and one for a GPU, each with what it was measured on."""
+    """One measured result for the CPU and one for a GPU, each with its hardware."""
     result = json.loads((RESULTS / "cpu.json").read_text())
-    ours, theirs = fastest(part_of(result, "train", 64, 2))
+    ours, theirs = fastest(find_part(result, "train", 64, 2))
     pytorch = next(version for version in result["versions"] if version.startswith("PyTorch"))
     vectors = next(version for version in result["versions"] if version.startswith("CPU (2 threads"))
     on_cpu = (
@@ -338,17 +338,17 @@ def claims_markdown() -> str:
     return "A training step of `mnist-cnn` at batch 64:\n\n" + on_cpu + "\n" + on_gpu + "\n"
 
 
-# The rows of README.md's table: of the CPU by file and block, of a GPU by network, batch size and precision.
+# The rows of README.md's table: for the CPU by file, measurement and batch size; for a GPU by network, batch size and precision.
 CPU_ROWS = (("cpu", "train", 64), ("cpu", "infer", 128), ("resnet20-cpu", "train", 128), ("resnet18-cpu", "train", 8))
 GPU_ROWS = (("mnist-cnn", 64, "fp16"), ("mnist-cnn", 64, "tf32"), ("resnet20", 128, "fp16"), ("resnet18", 128, "fp16"))
 
 
 def short_markdown() -> str:
-    """README.md's table: eight rows."""
+    """The short table of README.md."""
     lines = ["| | batch | on | cnn-cuda | PyTorch's fastest mode | PyTorch / cnn-cuda |", "| --- | ---: | --- | ---: | --- | ---: |"]
     for name, what, batch in CPU_ROWS:
         result = json.loads((RESULTS / f"{name}.json").read_text())
-        ours, theirs = fastest(part_of(result, what, batch, 2))
+        ours, theirs = fastest(find_part(result, what, batch, 2))
         label = f"{result['model']}, {'training step' if what == 'train' else 'forward pass'}"
         cells = [label, str(batch), f"{result['machine']}, 2 threads", milliseconds(ours["ms"])]
         cells += [f"{milliseconds(theirs['ms'])} ({theirs['mode']})", f"{theirs['times_slower']:.2f}×"]
@@ -363,7 +363,7 @@ def short_markdown() -> str:
 
 
 def write_tables() -> None:
-    """Replaces what stands between the marks of README.md and docs/benchmarks.md by what the files of results hold."""
+    """Regenerates the tables between the markers in README.md and docs/benchmarks.md from benches/results."""
     full = markdown(json.loads((RESULTS / "cpu.json").read_text()))
     readme = {"claims": claims_markdown(), "short table": short_markdown()}
     benchmarks = {"CPU": full, "networks on the CPU": networks_markdown(), "GPU": gpu_markdown()}
@@ -379,48 +379,48 @@ def write_tables() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="mnist-cnn", help="network, one that both sides have")
+    parser.add_argument("--model", default="mnist-cnn", help="a network that both sides have")
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a CUDA device")
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "tf32", "fp16"])
-    parser.add_argument("--threads", type=int, nargs="+", help="of the CPU [default: 1 2; on a GPU 2]")
+    parser.add_argument("--threads", type=int, nargs="+", help="CPU threads [default: 1 2; on a GPU 2]")
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--infer-batch-sizes", type=int, nargs="*", default=[1, 128])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="timed in a process [default: 20, of 512 images at least, and ten or 4096 images at most]")
-    parser.add_argument("--epoch-rounds", type=int, default=3, help="epochs against the tutorial script; 0 for none")
+    parser.add_argument("--steps", type=int, help="timed steps per process [default: max(20, 512 / batch), limited to max(10, 4096 / batch)]")
+    parser.add_argument("--epoch-rounds", type=int, default=3, help="epochs to compare with the tutorial script; 0 for none")
     parser.add_argument("--eval-batch-sizes", type=int, nargs="*", default=[1, 128])
     parser.add_argument("--eval-rounds", type=int, default=3)
-    parser.add_argument("--modes", nargs="+", choices=sorted({*CPU_MODES, *GPU_MODES}), help="of PyTorch [default: all that the device has]")
-    parser.add_argument("--compile-batch-sizes", type=int, nargs="*", help="those at which torch.compile runs too [default: all]")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="no block begins after these [default: no limit]")
+    parser.add_argument("--modes", nargs="+", choices=sorted({*CPU_MODES, *GPU_MODES}), help="PyTorch modes [default: all for the device]")
+    parser.add_argument("--compile-batch-sizes", type=int, nargs="*", help="batch sizes at which to time torch.compile [default: all]")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="time after which no block starts [default: no limit]")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CNN_CUDA_DATA", "data")))
-    parser.add_argument("--out", type=Path, help="[default: benches/results/cpu.json or cuda.json]")
-    parser.add_argument("--readme", action="store_true", help="afterwards, do as --tables does")
-    parser.add_argument("--tables", action="store_true", help="measure nothing: put the tables of benches/results into README.md and docs/benchmarks.md")
+    parser.add_argument("--out", type=Path, help="JSON file to write [default: benches/results/cpu.json or cuda.json]")
+    parser.add_argument("--readme", action="store_true", help="afterwards, update the tables like --tables")
+    parser.add_argument("--tables", action="store_true", help="measure nothing, but update the tables in README.md and docs/benchmarks.md")
     args = parser.parse_args()
     if args.tables:
         write_tables()
         return
     on_cpu = args.device == "cpu"
     if not (on_cpu or args.device.isdigit()):
-        parser.error("--device is cpu or the number of a CUDA device")
+        parser.error("--device must be cpu or the number of a CUDA device")
     if on_cpu and args.precisions != ["fp32"]:
-        parser.error("the CPU computes in fp32 alone")
+        parser.error("the CPU supports only fp32")
     if args.readme and not on_cpu:
-        parser.error("--readme is for the CPU's results; a GPU's are written to --out, and tables come from benches/gpu.sh --quick")
+        parser.error("--readme is only for results of the CPU; the GPU tables come from benches/gpu.sh --quick")
     args.threads = args.threads or ([1, 2] if on_cpu else [2])
     args.modes = args.modes or (CPU_MODES if on_cpu else GPU_MODES)
     on_mnist = args.model == "mnist-cnn"
     result_name = ("" if on_mnist else f"{args.model}-") + ("cpu.json" if on_cpu else "cuda.json")
     args.out = args.out or RESULTS / result_name
     if args.readme and args.out.parent.resolve() != RESULTS:
-        parser.error("--readme takes the tables from benches/results, so --out must be there")
+        parser.error("--readme reads benches/results, so --out must be in that folder")
     binary = Path(os.environ.get("CNN_CUDA_BIN", ROOT / "target" / "release" / "cnn-cuda"))
     if not binary.exists():
-        sys.exit(f"{binary} is not there; run `cargo build --release` first, or set CNN_CUDA_BIN")
+        sys.exit(f"{binary} does not exist; run `cargo build --release` first, or set CNN_CUDA_BIN")
     try:
         text = compare(args, binary)
-    except Failed as error:
+    except CommandFailed as error:
         sys.exit(str(error))
     print("\n" + text)
     if args.readme:
@@ -428,7 +428,7 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, binary: Path) -> str:
-    """All blocks, each written to the JSON file as it is done; the tables."""
+    """Measures all blocks, updates the JSON file after each of them, and returns the tables."""
     start, on_mnist = time.monotonic(), args.model == "mnist-cnn"
     difference = check_same_losses(args, binary) if on_mnist else None
     if on_mnist:
@@ -452,7 +452,7 @@ def compare(args: argparse.Namespace, binary: Path) -> str:
         late = time.monotonic() - start > args.seconds
         if late:
             skipped.append(block)
-            print(f"{block}: not run, the time is over", flush=True)
+            print(f"{block}: skipped, out of time", flush=True)
         return not late
 
     for threads, (what, batch), precision in itertools.product(args.threads, wanted, args.precisions):
@@ -475,7 +475,7 @@ def compare(args: argparse.Namespace, binary: Path) -> str:
 
 
 def save(args: argparse.Namespace, result: dict) -> None:
-    """Writes what there is so far; a reader never sees half a file."""
+    """Writes the results so far. The file is replaced atomically, so readers never see a partial one."""
     written = args.out.with_suffix(".tmp")
     written.write_text(json.dumps(result, indent=1) + "\n")
     written.replace(args.out)

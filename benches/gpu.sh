@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one call: device tests, parity, 20-epoch training in every precision, profiles,
-# benchmarks, compute-sanitizer. Leaves logs and JSON in a folder (first argument; default benches/results/gpu-<date>).
-# Further arguments name the parts to run, by how their names begin. No part begins after CNN_CUDA_GPU_SECONDS (1500).
-# `gpu.sh --quick [OUT]` takes four minutes for what matters most: see gpu_quick.sh.
+# Runs everything that needs a GPU: device tests, parity, 20-epoch training in every precision, profiles, benchmarks and
+# compute-sanitizer. Writes logs and JSON to a folder (first argument, default benches/results/gpu-<date>). Further
+# arguments are prefixes of the names of the parts to run. No part starts after CNN_CUDA_GPU_SECONDS (default: 1500).
+# `gpu.sh --quick [OUT]` runs only the most important parts, in four minutes; see gpu_quick.sh.
 #
-# Programs are built with cargo, or taken from CNN_CUDA_BIN and CNN_CUDA_TESTS on a host without it. MNIST's files are
-# taken from CNN_CUDA_DATA (default: data). Every part runs even where an earlier one failed; the exit code tells.
+# The program and the tests are built with cargo, or taken from CNN_CUDA_BIN and CNN_CUDA_TESTS on a host without cargo.
+# MNIST is read from CNN_CUDA_DATA (default: data). Every part runs even if an earlier one failed; the exit code is 1 if
+# any part failed.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 if ! command -v nvidia-smi >/dev/null || ! nvidia-smi -L >/dev/null 2>&1; then
-    echo "no NVIDIA GPU: nvidia-smi is missing or finds none; nothing was run" >&2
+    echo "no NVIDIA GPU: nvidia-smi is missing or finds no GPU; nothing was run" >&2
     exit 1
 fi
 quick=
@@ -24,27 +25,27 @@ if [ -z "${CNN_CUDA_BIN:-}" ]; then
 fi
 export CNN_CUDA_BIN
 failed=()
-# On the device, and nowhere else: neither skipped nor emulated.
+# Makes tests fail instead of skipping, and prevents them from using the emulator.
 export CNN_CUDA_NEED_GPU=1
 
 # shellcheck source=benches/gpu_quick.sh
 [ ! $quick ] || . benches/gpu_quick.sh
 
-only=("${@:2}")
-wanted() {
+prefixes=("${@:2}")
+selected() {
     local prefix
-    [ ${#only[@]} -eq 0 ] && return
-    for prefix in "${only[@]}"; do [[ $1 == "$prefix"* ]] && return; done
+    [ ${#prefixes[@]} -eq 0 ] && return
+    for prefix in "${prefixes[@]}"; do [[ $1 == "$prefix"* ]] && return; done
     return 1
 }
 
-# part NAME COMMAND…: runs a command into its log.
+# part NAME COMMAND…: runs a command with its output in the log $out/NAME.log.
 part() {
     local name=$1
     shift
-    wanted "$name" || return 0
+    selected "$name" || return 0
     if [ $SECONDS -gt "${CNN_CUDA_GPU_SECONDS:-1500}" ]; then
-        echo "$name: not run, the time is over"
+        echo "$name: skipped, out of time"
         failed+=("$name")
         return
     fi
@@ -81,15 +82,15 @@ part parity ran_some train::cuda
 part profile-tests ran_some train::profile
 part fusion-tests ran_some train::fusion
 
-# Ends with an error where the last epoch's test accuracy is below $2.
+# Fails if the test accuracy of the last epoch is below $2.
 reaches() {
     python3 -c 'import json, sys
 records = [json.loads(line) for line in open(sys.argv[1])]
 accuracy = [r for r in records if r["kind"] == "epoch"][-1]["test_accuracy"]
-print(f"test accuracy {accuracy:.2%}, needed {float(sys.argv[2]):.2%}")
+print(f"test accuracy {accuracy:.2%}, required {float(sys.argv[2]):.2%}")
 sys.exit(accuracy < float(sys.argv[2]))' "$1" "$2"
 }
-# Runs a command and writes down the seconds that it took, start to end.
+# Runs a command and records its duration in seconds.
 timed() {
     local name=$1 start code
     shift
@@ -104,7 +105,7 @@ train() {
     timed "train-$1" "$CNN_CUDA_BIN" train --device 0 --precision "$1" --seed 0 --out "$out/train-$1" &&
         reaches "$out/train-$1/metrics.jsonl" 0.992
 }
-# Device memory in use must not grow once all graphs are recorded, which they are after the second epoch.
+# Device memory in use must not grow after the second epoch, when all graphs have been captured.
 memory() {
     RUST_LOG=info,cnn_cuda=debug "$CNN_CUDA_BIN" train --device 0 --epochs 6 --quiet --out "$out/memory" 2>"$out/memory.txt" ||
         return 1
@@ -112,7 +113,7 @@ memory() {
     awk '/device memory in use/ {n++; if (n == 2) second = $(NF - 1); last = $(NF - 1)}
          END {exit n < 6 || last > second}' "$out/memory.txt"
 }
-# Kernels and algorithms are known before a run is timed.
+# Fills the caches of compiled kernels and chosen algorithms before a run is timed.
 warm() {
     "$CNN_CUDA_BIN" train --device 0 --precision "$1" --epochs 1 --quiet --out "$out/warm" || return 1
     rm -rf "$out/warm"
@@ -121,7 +122,7 @@ for precision in fp32 tf32 fp16; do
     part "train-warm-$precision" warm $precision
     part "train-$precision" train $precision
 done
-# The mean of five seeds, and what an epoch takes.
+# The mean accuracy over five seeds, and the time of 20 epochs.
 seeds() {
     local seed
     for seed in 0 1 2 3 4; do
@@ -133,14 +134,14 @@ runs = [[json.loads(line) for line in open(f"{sys.argv[1]}/seed-{seed}/metrics.j
 accuracies = [run[-1]["test_accuracy"] for run in runs]
 seconds = [sum(epoch["seconds"] for epoch in run) for run in runs]
 mean = statistics.mean(accuracies)
-print(f"test accuracies {accuracies}, mean {mean:.2%}, needed 99.20%; seconds for 20 epochs {seconds}")
+print(f"test accuracies {accuracies}, mean {mean:.2%}, required 99.20%; seconds for 20 epochs {seconds}")
 sys.exit(mean < 0.992)' "$out"
 }
 part seeds seeds
-# From start to the end of the first step, kernels and algorithms being known by now.
+# From the start of the program to the end of the first step, with warm caches.
 first_step() { timed "first-step-$1" "$CNN_CUDA_BIN" bench --device 0 --precision "$1" --steps 1; }
 for precision in tf32 fp16; do part "first-step-$precision" first_step $precision; done
-# The whole path again by each algorithm alone: the losses of the CPU's run, step by step.
+# Trains with each algorithm alone, and compares the loss of every step with the CPU's.
 by_algorithm() {
     local run
     for run in "cpu:--device cpu" "$1:--device 0 --conv-algo $1"; do
@@ -154,11 +155,11 @@ def losses(path):
     return [record["loss"] for record in records if record["kind"] == "step"]
 cpu, device = losses(sys.argv[1]), losses(sys.argv[2])
 worst = max(abs(a - b) / a for a, b in zip(cpu, device, strict=True))
-print(f"{len(cpu)} losses, the worst strays by {worst:.2e} of the CPU, allowed 1e-4")
+print(f"{len(cpu)} losses, largest relative difference from the CPU {worst:.2e}, allowed 1e-4")
 sys.exit(not worst <= 1e-4)' "$out/parity-cpu" "$out/parity-$1"
 }
 for algorithm in im2col implicit direct cublaslt; do part "parity-$algorithm" by_algorithm $algorithm; done
-# What is asked for must be what runs: cuBLASLt may be missing, or refuse.
+# Checks that cuBLASLt is really used: it may be missing or reject an operation.
 uses_lt() { "$CNN_CUDA_BIN" bench --device 0 --steps 1 --conv-algo cublaslt --algorithms | tee /dev/stderr | grep -q 'cublaslt$'; }
 part uses-cublaslt uses_lt
 part device-memory memory
@@ -169,7 +170,7 @@ for precision in fp32 tf32 fp16; do
     for batch in 64 256 1024; do
         name=bench-$precision-$batch
         part "$name" bench --precision $precision --batch-size $batch
-        # What every layer's candidates took, and each algorithm for all layers.
+        # The times of every layer's candidates, and of each algorithm for all layers.
         part "algorithms-$precision-$batch" "$CNN_CUDA_BIN" bench --device 0 --steps 20 --algorithms \
             --precision $precision --batch-size $batch
         for algorithm in im2col implicit direct cublaslt; do
@@ -179,7 +180,7 @@ for precision in fp32 tf32 fp16; do
     done
 done
 
-# Where a step's time goes, part by part, by the device's clock.
+# The time of every part of a step, measured with device events.
 for precision in fp32 tf32 fp16; do
     for batch in 64 1024; do
         name=profile-$precision-$batch
@@ -188,55 +189,55 @@ for precision in fp32 tf32 fp16; do
     done
 done
 
-if ! wanted compare; then
+if ! selected compare; then
     :
 elif python3 -c 'import torch, safetensors; assert torch.cuda.is_available()' 2>/dev/null; then
-    # What matters most first, and the file is written block by block: a call that is cut off keeps what it has.
+    # The most important blocks come first. The file is written after every block, so an interrupted run keeps its results.
     part compare python3 benches/compare.py --device 0 --precisions tf32 fp16 fp32 --batch-sizes 64 1024 \
         --infer-batch-sizes 128 --compile-batch-sizes 64 --rounds 2 --steps 30 --eval-rounds 0 --epoch-rounds 0 \
         --seconds "${CNN_CUDA_COMPARE_SECONDS:-420}" --data "$CNN_CUDA_DATA" --out "$out/compare.json"
 else
-    echo "PyTorch with CUDA and safetensors is not here, so nothing was compared with it"
+    echo "PyTorch with CUDA or safetensors is not installed, so the comparison with PyTorch was skipped"
     failed+=("compare")
 fi
 
 PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
-# What bounds the products' kernels: what is issued, arithmetic, memory, or waiting.
+# Shows what bounds the convolution kernels: instruction issue, arithmetic, memory or stalls.
 profile_kernels() {
     timeout 240 ncu --kernel-name 'regex:conv2d' --launch-count 60 --section SpeedOfLight --section WarpStateStats \
         --section Occupancy --csv --log-file "$out/ncu-$1.csv" \
         "$CNN_CUDA_BIN" bench --device 0 --steps 2 --precision "$1" --conv-algo implicit
 }
-if ! wanted ncu; then
+if ! selected ncu; then
     :
 elif command -v ncu >/dev/null; then
     for precision in tf32 fp16 fp32; do part "ncu-$precision" profile_kernels $precision; done
 else
-    echo "ncu is not here, so no kernel was profiled"
+    echo "ncu is not installed, so no kernel was profiled"
     failed+=("ncu")
 fi
 
-if ! wanted sanitizer; then
+if ! selected sanitizer; then
     :
 elif command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
-        for way in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32" "cublaslt fp16"; do
-            read -r algorithm precision <<<"$way"
+        for combination in "im2col fp32" "implicit fp32" "implicit tf32" "implicit fp16" "direct fp32" "cublaslt fp16"; do
+            read -r algorithm precision <<<"$combination"
             part "sanitizer-$tool-$algorithm-$precision" timeout 120 compute-sanitizer --tool $tool --error-exitcode 1 \
                 "$CNN_CUDA_BIN" bench --device 0 --batch-size 16 --steps 4 --conv-algo $algorithm --precision $precision
         done
     done
-    # A whole run, its evaluation included.
+    # A complete run, including its evaluation.
     part sanitizer-run timeout 200 compute-sanitizer --tool memcheck --error-exitcode 1 "$CNN_CUDA_BIN" train --device 0 \
         --dataset digits --max-steps 4 --quiet --out "$out/sanitized"
     rm -rf "$out/sanitized"
 else
-    echo "compute-sanitizer is not here, so memcheck and racecheck were not run"
+    echo "compute-sanitizer is not installed, so memcheck and racecheck were not run"
     failed+=("compute-sanitizer")
 fi
 
 part targets python3 benches/targets.py "$out"
-wanted targets && cat "$out/targets.log"
+selected targets && cat "$out/targets.log"
 
 echo
 if [ ${#failed[@]} -gt 0 ]; then

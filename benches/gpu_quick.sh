@@ -1,16 +1,16 @@
 # shellcheck shell=bash
-# `benches/gpu.sh --quick [OUT]`, which sources this file: what matters most of a GPU run, for a GPU that is borrowed for
-# four minutes. The most important parts come first, each has a limit of seconds, and none begins after
-# CNN_CUDA_QUICK_SECONDS (240). OUT receives eight small files, however it ends: summary.txt (what each part came to, and
-# the table of step times), device.txt, tests.log, training.log, steps.jsonl, steps.log, profile.log, ncu.csv.gz.
+# The most important GPU checks, for a GPU that is available for four minutes. `benches/gpu.sh --quick [OUT]` sources this
+# file. The most important parts come first. Each part has a time limit, and none starts after CNN_CUDA_QUICK_SECONDS
+# (default: 240). Writes eight small files to OUT, even after failures: summary.txt (the result of every part, and the
+# table of step times), device.txt, tests.log, training.log, steps.jsonl, steps.log, profile.log, ncu.csv.gz.
 #
-# Other sizes, so that the script itself can be tried on something slow:
+# The sizes can be overridden, for example to test the script itself on a slow machine.
 quick_seconds=${CNN_CUDA_QUICK_SECONDS:-240}
 quick_tests=${CNN_CUDA_QUICK_TESTS:-ops::cuda train::cuda train::profile train::fusion _on_cuda}
 quick_train=${CNN_CUDA_QUICK_TRAIN:---model mnist-cnn --epochs 3}
-# Networks, their batch sizes, and how many groups of sixteen steps are timed.
+# Networks with batch sizes and numbers of timed groups of 16 steps.
 quick_steps=${CNN_CUDA_QUICK_STEPS:-mnist-cnn:64:50 resnet18:128:5 resnet20:128:20 resnet50:64:4}
-# Times every part's limit of seconds.
+# A factor on the time limit of every part.
 quick_patience=${CNN_CUDA_QUICK_PATIENCE:-1}
 quick_profiles=${CNN_CUDA_QUICK_PROFILES:-mnist-cnn:64 resnet18:128}
 
@@ -22,17 +22,17 @@ fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
-SECONDS=0 # the clock starts here: building does not count
+SECONDS=0 # Building does not count.
 
 say() { printf '%s\n' "$*" | tee -a "$out/summary.txt"; }
 
-# quick NAME LIMIT LOG COMMAND…: appends what a command prints to a log in $out, and ends it after LIMIT seconds.
+# quick NAME LIMIT LOG COMMAND…: appends the output of a command to a log in $out, and stops it after LIMIT seconds.
 quick() {
     local name=$1 limit=$(($2 * quick_patience)) log=$out/$3 start=$SECONDS code=0
     shift 3
     [ "$limit" -le $((quick_seconds - SECONDS)) ] || limit=$((quick_seconds - SECONDS))
     if [ "$limit" -le 0 ]; then
-        say "$(printf '%-32s not run, the time is over' "$name")"
+        say "$(printf '%-32s skipped, out of time' "$name")"
         failed+=("$name")
         return 1
     fi
@@ -50,14 +50,14 @@ quick() {
 rm -f "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,profile.log,ncu.csv.gz}
 { nvidia-smi; nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total --format=csv; } >"$out/device.txt" 2>&1
 
-# Device tests, eight at a time, so that backends in one process are neighbours; what fails is tried again alone.
+# Device tests, eight at a time, so that several backends run in one process. Failed tests are repeated one at a time.
 device_tests() {
     local name=$1 limit=$2 threads=$3 test
     shift 3
     local tests=${*:-$quick_tests}
     touch "$out/tests.log"
     for test in $CNN_CUDA_TESTS; do
-        # An executable without any of these tests (of the library, of a benchmark) is left out. The filters are words.
+        # Skips executables without any of these tests. The filters are split into words.
         # shellcheck disable=SC2086
         "$test" --list $tests 2>/dev/null | grep ': test$' >/dev/null || continue
         # shellcheck disable=SC2086
@@ -81,8 +81,8 @@ for epoch in epochs: print("test accuracy {test_accuracy:.2%} in {seconds:.2f} s
         "$scratch/$precision/metrics.jsonl")"
 done
 
-# Step times: ours, PyTorch's (as one graph and eager, in one process a network, which spares imports), and ours again.
-# What is printed on stdout is JSON, and goes to a file of its own.
+# Step times of cnn-cuda, of PyTorch, and of cnn-cuda again. PyTorch's modes run in one process per network, which saves
+# imports. The JSON that the programs print on stdout goes to a separate file.
 json=(bash -c '"$@" >>"$0"' "$out/steps.jsonl")
 ours() {
     local precision
@@ -93,7 +93,7 @@ ours() {
 }
 torch=yes
 python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || torch=
-[ $torch ] || { say "PyTorch with CUDA is not here: step times have none beside them"; failed+=(pytorch); }
+[ $torch ] || { say "PyTorch with CUDA is not installed, so its step times are missing"; failed+=(pytorch); }
 for network in $quick_steps; do
     IFS=: read -r model batch groups <<<"$network"
     ours "$model" "$batch" "$groups"
@@ -105,7 +105,7 @@ for network in $quick_steps; do
 done
 say "$(python3 benches/step_table.py "$out/steps.jsonl" 2>&1)"
 
-# What the slowest kernels wait for, a few launches of each network.
+# Profiles a few launches of each network's slowest kernels.
 profile_kernels() {
     local network
     for network in $quick_profiles; do
@@ -120,7 +120,7 @@ profile_kernels() {
 if command -v ncu >/dev/null; then
     profile_kernels
 else
-    say "ncu is not here, so no kernel was profiled"
+    say "ncu is not installed, so no kernel was profiled"
     failed+=(ncu)
 fi
 
@@ -131,7 +131,7 @@ for precision in fp16 tf32; do
     done
 done
 
-# Small whatever happened, or they could not be brought back.
+# Limits the size of every file, so that all of them can be copied back.
 for file in "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,profile.log}; do
     [ -f "$file" ] || continue
     tail -c 1000000 "$file" >"$scratch/tail" && cp "$scratch/tail" "$file"

@@ -1,10 +1,11 @@
-"""Instructions that a warp issues for a tile of implicit products: a table from the assembled kernels, without a device.
+"""Prints how many instructions a warp issues per tile of an implicit GEMM, counted in the assembled kernels without a GPU.
 
     python benches/instructions.py FOLDER [--ptxas PATH] [--nvdisasm PATH] [--target sm_90]
 
-FOLDER holds the PTX that a build with NVRTC left (target/*/build/cnn-cuda-*/out). `ptxas` comes with the wheel
-nvidia-cuda-nvcc-cu12, `nvdisasm` with CUDA's toolkit or with the wheel triton. A loop is counted with all of its branches, also
-those that a warp seldom takes, and halved: it multiplies two tiles of 4096 sums, 16 words deep. A kernel has one such loop.
+FOLDER contains the PTX files of a build with NVRTC (target/*/build/cnn-cuda-*/out). `ptxas` is part of the Python package
+nvidia-cuda-nvcc-cu12, and `nvdisasm` of the CUDA toolkit or the Python package triton. The count of a main loop includes all
+of its branches, even rarely taken ones. It is halved, because an iteration multiplies two tiles of 4096 accumulators with a
+depth of 16 words. A kernel has one main loop.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PRODUCTS = {"implicit_f32": "FFMA", "tensor_f32": "HMMA", "tensor_f16": "HMMA"}
 
 
 def listing(ptx: Path, args: argparse.Namespace) -> str:
-    """The kernels of a file as `nvdisasm` writes them."""
+    """The disassembly of a PTX file, as printed by `nvdisasm`."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
         subprocess.run([args.ptxas, "--gpu-name", args.target, ptx, "--output-file", cubin], check=True)
@@ -31,7 +32,7 @@ def listing(ptx: Path, args: argparse.Namespace) -> str:
 
 
 def loops(text: str, product: str) -> list[collections.Counter]:
-    """The instructions of every loop of a kernel that multiplies."""
+    """The instruction counts of every loop of a kernel that contains multiplications."""
     instructions: list[str] = []
     labels: dict[str, int] = {}
     found = []
@@ -40,9 +41,9 @@ def loops(text: str, product: str) -> list[collections.Counter]:
             labels[label.group(1)] = len(instructions)
         elif instruction := re.search(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line):
             instructions.append(instruction.group(1))
-            back = re.search(r"BRA.*`\((\.L\w+)\)", instructions[-1])
-            if back and back.group(1) in labels:
-                body = instructions[labels[back.group(1)] :]
+            jump = re.search(r"BRA.*`\((\.L\w+)\)", instructions[-1])
+            if jump and jump.group(1) in labels:
+                body = instructions[labels[jump.group(1)] :]
                 names = (re.sub(r"^@!?U?P\d+ ", "", each).split()[0].split(".")[0] for each in body)
                 count = collections.Counter(names)
                 if count[product] >= 16:
@@ -57,12 +58,12 @@ def main() -> None:
     parser.add_argument("--nvdisasm", default="nvdisasm")
     parser.add_argument("--target", default="sm_90")
     args = parser.parse_args()
-    print(f"| kernel, {args.target} | instructions for a tile | of them products | reads of shared memory |")
+    print(f"| kernel, {args.target} | instructions per tile | FFMA or HMMA | loads from shared memory |")
     print("| --- | --- | ---: | ---: |")
     for engine in ENGINES:
         ptx = args.folder / f"{engine}.ptx"
         if not ptx.is_file():
-            sys.exit(f"{ptx} is missing: build with NVRTC (CNN_CUDA_NVRTC), and name the build's folder")
+            sys.exit(f"{ptx} is missing; build with NVRTC (CNN_CUDA_NVRTC) and give the output folder of that build")
         product = PRODUCTS[engine]
         for kernel in re.split(r"\n(?=\.text\.)", listing(ptx, args)):
             name = re.match(r"\.text\.(\w+)", kernel)

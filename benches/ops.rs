@@ -1,4 +1,4 @@
-//! Micro-benchmarks of the operators at the shapes of `mnist-cnn`, batch 64. Each is checked before it is timed.
+//! Micro-benchmarks of the operators with the shapes of `mnist-cnn` at batch size 64. Results are checked before timing.
 
 use cnn_cuda::cpu::{Cpu, Program};
 use cnn_cuda::ops::{
@@ -15,7 +15,7 @@ const BATCH: usize = 64;
 /// The convolutions of `mnist-cnn`: input side, input and output channels.
 const CONVOLUTIONS: [(usize, usize, usize); 4] = [(28, 1, 16), (26, 16, 32), (12, 32, 64), (10, 64, 128)];
 
-/// Its larger linear layers.
+/// The larger linear layers of `mnist-cnn`: input and output features.
 const LINEARS: [(usize, usize); 2] = [(2048, 1024), (1024, 128)];
 
 fn random(len: usize, index: u32) -> Vec<f32> {
@@ -23,7 +23,7 @@ fn random(len: usize, index: u32) -> Vec<f32> {
     (0..len).map(|_| stream.uniform(-1.0, 1.0)).collect()
 }
 
-/// A backend with an input, a weight, an output and their gradients.
+/// A backend and the buffers of one operator. `output` holds the output, then the gradient with respect to it.
 struct Bench {
     cpu: Cpu,
     input: Span,
@@ -59,7 +59,7 @@ impl Bench {
         self.cpu.compile(vec![Step { label: "bench".into(), op: op.into() }]).expect("a program")
     }
 
-    /// Checks the operator's directions, then times each.
+    /// Checks the forward pass and both backward passes, then times each of them.
     fn time(
         &mut self,
         group: &mut BenchmarkGroup<'_, WallTime>,
@@ -75,15 +75,15 @@ impl Bench {
         backward.iter_mut().for_each(|program| self.cpu.run(program).expect("backward"));
         self.check(&result, &d);
         let [backward_weight, backward_input] = &mut backward;
-        // The forward pass overwrites the gradient that the others read.
+        // The forward pass is last, because it overwrites the gradient that the backward passes read.
         let all = [("backward weight", backward_weight), ("backward input", backward_input), ("forward", &mut forward)];
         for (direction, program) in all {
             group.bench_function(BenchmarkId::new(direction, name), |b| b.iter(|| self.cpu.run(program)));
         }
     }
 
-    /// `⟨x·W, d⟩ = ⟨d_W, W⟩ = ⟨d_x, x⟩` holds for any bilinear operator: all three are tied to each other, and the
-    /// forward pass is tied to f64 by the tests.
+    /// Checks `⟨x·W, d⟩ = ⟨d_W, W⟩ = ⟨d_x, x⟩`, which holds for any bilinear operator. The tests compare the forward pass
+    /// with f64, so this validates both gradients.
     fn check(&mut self, y: &[f32], d: &[f32]) {
         let mut dot = |a: &[f32], span: Span| -> f64 {
             let b = self.cpu.read(span).expect("read");

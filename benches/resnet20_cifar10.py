@@ -1,13 +1,15 @@
-"""Trains resnet20 on CIFAR-10 with both programs, from the same weights on the same pictures in the same order.
+"""Trains resnet20 on CIFAR-10 with cnn-cuda and PyTorch, with the same weights, pictures and order, and compares the losses.
 
     python benches/resnet20_cifar10.py --program target/release/cnn-cuda --archive data/cifar10/cifar10-jpeg.tar.xz
 
-For 200 steps, with the recipe's batch, rate, momentum and decay, and without augmentation. The archive's JPEG pictures are
-decoded once, mixed with a seed, and written as CIFAR-10's binary files, which both sides read. The losses must fall, and the
-first of them must agree. At this rate rounding grows tenfold in a step or two, and all runs drift apart: so the first ten
-losses must be as near to PyTorch's in float64 as PyTorch's in float32 are, and later means over windows must agree, beside
-which stands how far PyTorch drifts from itself when its weights are changed by 1e-7. Needs torch, safetensors, numpy and
-Pillow.
+Trains for 200 steps with the recipe's batch size, learning rate, momentum and weight decay, and without augmentation. The
+JPEG pictures in the archive are decoded once, shuffled with a seed, and written as CIFAR-10's binary files, which both sides
+read. The losses must decrease, and the first of them must agree. At this learning rate, rounding errors grow tenfold in a
+step or two, and all runs diverge from each other. Therefore the errors of the first ten losses relative to PyTorch in float64
+must be of the same size as PyTorch's in float32, and later on, means over windows of steps must agree. For comparison, the
+script also shows how far PyTorch's run diverges when its weights are perturbed by 1e-7.
+
+Needs torch, safetensors, numpy and Pillow.
 """
 
 import argparse
@@ -43,13 +45,13 @@ BATCH, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 128, 0.1, 0.9, 1e-4
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PER_FILE = 10_000
 
-# Before rounding has grown.
+# The first steps, before rounding errors have grown, and the tolerance of their losses.
 EARLY, EARLY_TOLERANCE = 3, 1e-3
-# While it grows: distances from float64, the largest of ours against the largest of PyTorch's float32.
+# The steps in which rounding errors grow. The largest error of cnn-cuda relative to float64 may be this many times PyTorch's.
 GROWING, GROWING_FACTOR = 10, 2.0
-# Of a window's mean. PyTorch drifts from itself by half of this.
+# The tolerance of a window's mean. PyTorch's perturbed run differs by half of this.
 WINDOW_TOLERANCE = 0.05
-# The last window's mean loss, of the first's.
+# The largest allowed mean loss of the last window, relative to the first window's.
 FALLS_TO = 0.7
 
 
@@ -57,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", type=Path, required=True, metavar="FILE")
     parser.add_argument("--archive", type=Path, required=True, metavar="FILE")
-    parser.add_argument("--device", default="cpu", help="of cnn-cuda: cpu, or a CUDA device's number")
+    parser.add_argument("--device", default="cpu", help="device for cnn-cuda: cpu, or the number of a CUDA device")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--result", type=Path, default=RESULT, metavar="FILE")
     arguments = parser.parse_args()
@@ -69,18 +71,18 @@ def main() -> None:
         net = build("resnet20")
         weights = folder / "weights.safetensors"
         save_file(net.state_dict(), weights)
-        ours = trained_by_us(weights, folder, arguments)
-        again = copy.deepcopy(net)
+        ours = train_cnn_cuda(weights, folder, arguments)
+        perturbed_net = copy.deepcopy(net)
         with torch.no_grad():
-            for parameter in again.parameters():
+            for parameter in perturbed_net.parameters():
                 parameter.mul_(1 + 1e-7 * torch.randn(parameter.shape))
-        exact = losses_by_torch(copy.deepcopy(net).double(), train, GROWING)
-        theirs, perturbed = trained_by_torch(net, train, test), trained_by_torch(again, train, test)
+        exact = pytorch_losses(copy.deepcopy(net).double(), train, GROWING)
+        theirs, perturbed = train_pytorch(net, train, test), train_pytorch(perturbed_net, train, test)
     report(ours, theirs, perturbed, exact, arguments)
 
 
 def binary_files(archive: Path, folder: Path) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Writes the archive as CIFAR-10's binary version, training pictures mixed; returns the records of both splits."""
+    """Writes the archive's pictures, shuffled, as CIFAR-10's binary files. Returns the records of both splits."""
     records: dict[str, list[tuple[str, bytes]]] = {"train": [], "test": []}
     with tarfile.open(archive) as tar:
         for member in tar:
@@ -104,7 +106,7 @@ def binary_files(archive: Path, folder: Path) -> tuple[numpy.ndarray, numpy.ndar
     return train, test
 
 
-def trained_by_us(weights: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
+def train_cnn_cuda(weights: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
     out = folder / "run"
     command = [arguments.program, "train", "--model", "resnet20", "--dataset", "cifar10", "--data", folder]
     command += ["--init", weights, "--no-shuffle", "--max-steps", STEPS, "--log-steps", "--quiet", "--out", out]
@@ -120,9 +122,9 @@ def trained_by_us(weights: Path, folder: Path, arguments: argparse.Namespace) ->
     return {"losses": losses, "test_loss": epoch["test_loss"], "test_accuracy": epoch["test_accuracy"], "seconds": seconds}
 
 
-def trained_by_torch(net: CifarResNet, train: numpy.ndarray, test: numpy.ndarray) -> dict[str, object]:
+def train_pytorch(net: CifarResNet, train: numpy.ndarray, test: numpy.ndarray) -> dict[str, object]:
     start = time.perf_counter()
-    losses = losses_by_torch(net, train, STEPS)
+    losses = pytorch_losses(net, train, STEPS)
     net.eval()
     loss_sum, correct = 0.0, 0
     with torch.no_grad():
@@ -135,7 +137,7 @@ def trained_by_torch(net: CifarResNet, train: numpy.ndarray, test: numpy.ndarray
     return {"losses": losses, "test_loss": loss_sum / len(test), "test_accuracy": correct / len(test), "seconds": seconds}
 
 
-def losses_by_torch(net: CifarResNet, train: numpy.ndarray, steps: int) -> list[float]:
+def pytorch_losses(net: CifarResNet, train: numpy.ndarray, steps: int) -> list[float]:
     sgd = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     losses = []
     net.train()
@@ -156,25 +158,25 @@ def inputs(records: numpy.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def report(ours: dict, theirs: dict, perturbed: dict, exact: list[float], arguments: argparse.Namespace) -> None:
-    def apart(a: list[float], b: list[float]) -> list[float]:
+    def relative_differences(a: list[float], b: list[float]) -> list[float]:
         return [abs(one - other) / abs(other) for one, other in zip(a, b, strict=True)]
 
     def windows(losses: list[float]) -> list[float]:
         return [sum(losses[begin : begin + WINDOW]) / WINDOW for begin in range(0, STEPS, WINDOW)]
 
     a, b, c = (windows(side["losses"]) for side in (ours, theirs, perturbed))
-    print("steps      cnn-cuda  PyTorch   apart   PyTorch with weights changed by 1e-7")
+    print("steps      cnn-cuda  PyTorch   diff.   PyTorch with weights perturbed by 1e-7")
     for index, (one, other, own) in enumerate(zip(a, b, c)):
         name = f"{index * WINDOW}-{(index + 1) * WINDOW - 1}"
         print(f"{name:<9}  {one:>8.4f}  {other:>7.4f}  {abs(one / other - 1):>6.2%}  {own:>7.4f}  {abs(own / other - 1):>6.2%}")
-    early = max(apart(ours["losses"][:EARLY], theirs["losses"][:EARLY]))
-    growing, growing_of_pytorch = (max(apart(side["losses"][:GROWING], exact)) for side in (ours, theirs))
+    early = max(relative_differences(ours["losses"][:EARLY], theirs["losses"][:EARLY]))
+    growing, growing_of_pytorch = (max(relative_differences(side["losses"][:GROWING], exact)) for side in (ours, theirs))
     claims = {
         "first_steps_apart": early,
         "first_ten_from_float64": growing,
         "pytorch_first_ten_from_float64": growing_of_pytorch,
-        "windows_apart": max(apart(a, b)),
-        "pytorch_windows_apart_from_itself": max(apart(c, b)),
+        "windows_apart": max(relative_differences(a, b)),
+        "pytorch_windows_apart_from_itself": max(relative_differences(c, b)),
         "last_window_of_first": a[-1] / a[0],
     }
     print(f"test accuracy {ours['test_accuracy']:.2%}, {theirs['test_accuracy']:.2%}, {perturbed['test_accuracy']:.2%}")
@@ -210,15 +212,15 @@ def report(ours: dict, theirs: dict, perturbed: dict, exact: list[float], argume
     text = json.dumps(result, indent=1)
     one_line = re.sub(r"\[[^\[\]]*\]", lambda row: " ".join(row[0].split()), text)
     arguments.result.write_text(one_line + "\n")
-    # Not the other way round: NaN must fail.
-    holds = [
+    # Written as conditions that NaN does not satisfy.
+    passed = [
         early < EARLY_TOLERANCE,
         growing < GROWING_FACTOR * growing_of_pytorch,
         claims["windows_apart"] < WINDOW_TOLERANCE,
         claims["last_window_of_first"] < FALLS_TO,
     ]
-    if not all(holds):
-        raise SystemExit("the curves do not agree, or do not fall")
+    if not all(passed):
+        raise SystemExit("the losses do not agree or do not decrease")
 
 
 if __name__ == "__main__":

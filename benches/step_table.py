@@ -1,4 +1,4 @@
-"""Step times of cnn-cuda beside PyTorch's, as a table, from the lines that `benches/gpu.sh --quick` left in steps.jsonl.
+"""Prints a table of the step times of cnn-cuda and PyTorch from the steps.jsonl that `benches/gpu.sh --quick` writes.
 
     python benches/step_table.py OUT/steps.jsonl
 """
@@ -14,7 +14,7 @@ OURS = "cnn-cuda"
 
 
 def medians(lines: list[str]) -> dict[tuple[str, int, str], dict[str, list[float]]]:
-    """Milliseconds by network, batch size and precision, then by side, in the order in which they were taken."""
+    """Median milliseconds per step by network, batch size and precision, then by side, in the order of measurement."""
     times: dict[tuple[str, int, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in map(json.loads, lines):
         side = record["mode"] if "framework" in record else OURS
@@ -24,12 +24,12 @@ def medians(lines: list[str]) -> dict[tuple[str, int, str], dict[str, list[float
 
 
 def cell(times: list[float]) -> str:
-    """Both of our times, or PyTorch's one."""
+    """All times of one side: two of cnn-cuda, one of PyTorch."""
     return " / ".join(f"{time:.3f}" for time in times) or "-"
 
 
 def ratio(ours: list[float], theirs: list[float]) -> str:
-    """How many times as long PyTorch takes as the mean of ours."""
+    """PyTorch's time divided by the mean of cnn-cuda's times."""
     return f"{theirs[0] * len(ours) / sum(ours):.2f}" if ours and theirs else "-"
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     path = Path(sys.argv[1])
-    print("| ms a training step | precision | cnn-cuda, before / after | PyTorch graph | eager | graph/ours | eager/ours |")
+    print("| ms per training step | precision | cnn-cuda, before / after | PyTorch graph | eager | graph/ours | eager/ours |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for (model, batch, precision), sides in medians(path.read_text().splitlines() if path.exists() else []).items():
         ours, graph, eager = sides[OURS], sides["graph"], sides["eager"]

@@ -1,16 +1,16 @@
-"""The other side of every comparison: training steps of a model in PyTorch, timed or checked.
+"""The PyTorch side of every comparison: times training steps of a model, or prints their losses.
 
     python benches/pytorch/train_step.py --mode eager --layout channels_last --threads 2 --batch-size 64 --json
     python benches/pytorch/train_step.py --device cuda:0 --mode graph --precision tf32 --batch-size 64 --json
 
-One step is what `cnn-cuda bench` times: a batch from images that lie in memory as bytes, normalised, forward, loss,
-backward, SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best. `--mode` is `eager`,
-`compile` (`torch.compile`, on a GPU with `max-autotune`) or `graph` (the whole step as one CUDA graph). Of several modes
-and precisions, each combination is timed in turn and printed on a line of its own. `--what infer`
-times forward passes under `torch.no_grad()`; `--what eval` is the evaluation of MNIST's test images, and `--what epoch` an
-epoch of the usual script with its DataLoader.
+A step does the same as in `cnn-cuda bench`: it gathers and normalises a batch from bytes in memory, then runs the forward
+pass, the loss, the backward pass and SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best.
+`--mode` is `eager`, `compile` (`torch.compile`, on a GPU with `max-autotune`) or `graph` (the whole step as one CUDA graph).
+With several modes and precisions, all combinations are timed, and each result is printed on a separate line. `--what infer`
+times forward passes under `torch.no_grad()`, `--what eval` an evaluation of MNIST's test images, and `--what epoch` an epoch
+of the usual tutorial script with its DataLoader.
 
-On a GPU steps are timed in groups, as a training loop runs them: the device is waited for after each group alone.
+On a GPU, steps are timed in groups and the device is synchronised only after each group, as in a training loop.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 PRECISIONS = ("fp32", "tf32", "fp16")
 WARM_UP = 5
 
-# Steps between two waits for a GPU; `cnn-cuda bench` does the same.
+# The number of steps between two synchronisations with a GPU, as in `cnn-cuda bench`.
 GROUP = 16
 
 
 class Step:
-    """One optimiser step on resident bytes: the loss of the images that `order` names."""
+    """One optimiser step on the resident images with the indices `order`. Returns the loss."""
 
     def __init__(self, args: argparse.Namespace, images: torch.Tensor, labels: torch.Tensor) -> None:
         self.device, self.layout = torch.device(args.device), LAYOUTS[args.layout]
@@ -51,7 +51,7 @@ class Step:
         self.model = build(args.model).to(self.device, memory_format=self.layout)
         self.forward = compiled(args, self.model)
         self.loss = nn.CrossEntropyLoss()
-        # One kernel for all parameters where there is one.
+        # Update all parameters in one kernel if PyTorch has one for the device.
         fused = {"fused": True} if self.device.type == "cuda" else {"foreach": True}
         self.optimiser = torch.optim.SGD(self.model.parameters(), lr=args.lr, **fused)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=args.precision == "fp16")
@@ -63,7 +63,7 @@ class Step:
         self.optimiser.zero_grad(set_to_none=True)
         with self.autocast():
             outputs, labels = self.forward(x), self.labels[order]
-            # GoogLeNet's auxiliary heads count three tenths each.
+            # GoogLeNet's auxiliary classifiers have a loss weight of 0.3 each.
             main, *auxiliary = [outputs] if isinstance(outputs, torch.Tensor) else outputs
             loss = self.loss(main, labels) + 0.3 * sum(self.loss(head, labels) for head in auxiliary)
         self.scaler.scale(loss).backward()
@@ -73,13 +73,14 @@ class Step:
 
 
 class Graph:
-    """A step recorded as one CUDA graph and replayed on other images."""
+    """A step captured as one CUDA graph, which is replayed with other images."""
 
     def __init__(self, step: Step, order: torch.Tensor) -> None:
         self.order = order.clone()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # what is allocated or chosen at the first steps must be there before
+        # The first steps allocate memory and choose algorithms, which must happen before the capture.
+        with torch.cuda.stream(side):
             for _ in range(3):
                 step(self.order)
         torch.cuda.current_stream().wait_stream(side)
@@ -94,44 +95,44 @@ class Graph:
 
 
 def compiled(args: argparse.Namespace, model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The model, compiled where that is asked for."""
+    """The model, compiled if `--mode compile` was given."""
     if args.mode != "compile":
         return model
     return torch.compile(model, mode="max-autotune" if args.device.startswith("cuda") else None)
 
 
 def autocast(args: argparse.Namespace) -> Callable[[], object]:
-    """The context in which the network is run; weights cast once a step, so that a recorded step casts them too."""
+    """The context for the forward pass. The cast cache is off, so that a captured step casts the weights on every replay."""
     if args.precision != "fp16":
         return nullcontext
     return lambda: torch.autocast(torch.device(args.device).type, torch.float16, cache_enabled=False)
 
 
 def device_memory(device: str) -> float:
-    """MB in use on the device, by whomever: libraries and what they hold count as they do for the other side."""
+    """The device memory in use in MB, by all processes. It includes libraries, as in the measurement of cnn-cuda."""
     free, total = torch.cuda.mem_get_info(device)
     return (total - free) / 1e6
 
 
 def wait(args: argparse.Namespace) -> None:
-    """Until the device has done all that it was given."""
+    """Waits until the device has finished all submitted work."""
     if args.device.startswith("cuda"):
         torch.cuda.synchronize(args.device)
 
 
 def read_mnist(folder: Path, name: str, offset: int) -> torch.Tensor:
-    """The bytes of one of MNIST's files after its header."""
+    """The bytes of an MNIST file after its header."""
     import gzip
 
     for candidate in (folder / "mnist" / f"{name}.gz", folder / f"{name}.gz", folder / "MNIST" / "raw" / f"{name}.gz"):
         if candidate.exists():
             data = np.frombuffer(gzip.decompress(candidate.read_bytes()), dtype=np.uint8, offset=offset)
             return torch.from_numpy(data.copy())
-    sys.exit(f"no {name}.gz in {folder}")
+    sys.exit(f"there is no {name}.gz in {folder}")
 
 
 def time_calls(args: argparse.Namespace, call: Callable[[], torch.Tensor]) -> list[float]:
-    """Milliseconds of single calls; on a GPU, of groups of them, each divided by its number."""
+    """Milliseconds per call. On a GPU, every value is the mean over a group of calls."""
     group = GROUP if args.device.startswith("cuda") else 1
     for _ in range(WARM_UP * group):
         value = call()
@@ -143,12 +144,12 @@ def time_calls(args: argparse.Namespace, call: Callable[[], torch.Tensor]) -> li
             value = call()
         wait(args)
         times.append((time.perf_counter() - start) * 1e3 / group)
-    assert torch.isfinite(value).all(), "the results are not finite: the times mean nothing"
+    assert torch.isfinite(value).all(), "the results are not finite, so the times are meaningless"
     return times
 
 
 def time_steps(args: argparse.Namespace) -> dict:
-    """Median, minimum and maximum of steps on one batch of noise."""
+    """Median, minimum and maximum time of a training step on one batch of noise."""
     generator = torch.Generator().manual_seed(0)
     shape = (args.batch_size, *input_shape(args.model))
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
@@ -160,7 +161,7 @@ def time_steps(args: argparse.Namespace) -> dict:
 
 
 def time_inference(args: argparse.Namespace) -> dict:
-    """Median, minimum and maximum of forward passes of one batch."""
+    """Median, minimum and maximum time of a forward pass of one batch."""
     torch.manual_seed(0)
     layout, device = LAYOUTS[args.layout], torch.device(args.device)
     model = build(args.model).eval().to(device, memory_format=layout)
@@ -187,7 +188,7 @@ def time_inference(args: argparse.Namespace) -> dict:
 
 
 def time_evaluation(args: argparse.Namespace) -> dict:
-    """Seconds of an evaluation of MNIST's test images, which lie in memory as bytes: loss, and the class of each."""
+    """Seconds to evaluate MNIST's test images from bytes in memory, with the loss and the number of correct predictions."""
     torch.manual_seed(0)
     layout, device = LAYOUTS[args.layout], torch.device(args.device)
     images = read_mnist(args.data, "t10k-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28).to(device)
@@ -204,7 +205,7 @@ def time_evaluation(args: argparse.Namespace) -> dict:
         return total.item(), correct.item()
 
     with torch.no_grad(), autocast(args)():
-        evaluate(WARM_UP * args.batch_size + len(images) % args.batch_size)  # every size of batch once
+        evaluate(WARM_UP * args.batch_size + len(images) % args.batch_size)  # Warms up every batch size.
         start = time.perf_counter()
         total, correct = evaluate(len(images))
         seconds = time.perf_counter() - start
@@ -212,13 +213,13 @@ def time_evaluation(args: argparse.Namespace) -> dict:
 
 
 def tutorial_epoch(args: argparse.Namespace) -> dict:
-    """Seconds of one epoch as PyTorch's tutorials write it: pictures through transforms and a DataLoader."""
+    """Seconds for one epoch as in PyTorch's tutorials, with transforms and a DataLoader."""
     from PIL import Image
     from torch.utils.data import DataLoader, Dataset
     from torchvision import transforms
 
     class Mnist(Dataset):
-        """What `torchvision.datasets.MNIST` does for an item."""
+        """Loads an item in the same way as `torchvision.datasets.MNIST`."""
 
         def __init__(self) -> None:
             self.images = read_mnist(args.data, "train-images-idx3-ubyte", 16).reshape(-1, 28, 28)
@@ -247,7 +248,7 @@ def tutorial_epoch(args: argparse.Namespace) -> dict:
 
 
 def result(args: argparse.Namespace, times: list[float]) -> dict:
-    """What is printed: the settings, the times and the memory."""
+    """The result to print: the settings, the times and the memory."""
     on_gpu = args.device.startswith("cuda")
     return {
         "framework": f"PyTorch {torch.__version__}",
@@ -265,7 +266,7 @@ def result(args: argparse.Namespace, times: list[float]) -> dict:
 
 
 def losses(args: argparse.Namespace) -> dict:
-    """The losses of the first steps on real MNIST, unshuffled; the initial weights go to a file."""
+    """The losses of the first steps on MNIST without shuffling. Saves the initial weights to a file."""
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -281,23 +282,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=[*MODELS, *TORCHVISION], default="mnist-cnn")
     parser.add_argument("--what", choices=("train", "infer", "eval", "epoch"), default="train")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda:0 and the like")
-    parser.add_argument("--mode", choices=MODES, nargs="+", default=["eager"], help="several are timed one after another")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda:N")
+    parser.add_argument("--mode", choices=MODES, nargs="+", default=["eager"], help="one or more; all are timed")
     parser.add_argument("--layout", choices=LAYOUTS, default="channels_last")
-    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["fp32"], help="likewise")
+    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=["fp32"], help="one or more; all are timed")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=30, help="timed steps; on a GPU, groups of sixteen")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps; on a GPU, groups of 16 steps")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--save-initial", type=Path, help="print the first losses on MNIST instead of times")
+    parser.add_argument("--save-initial", type=Path, help="file for the initial weights; prints the first losses instead of times")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     on_gpu = args.device.startswith("cuda")
     if not on_gpu and ("graph" in args.mode or args.precision != ["fp32"]):
-        parser.error("--mode graph and --precision other than fp32 need --device cuda:N")
+        parser.error("--mode graph and precisions other than fp32 need --device cuda:N")
     if "graph" in args.mode and args.what == "eval":
-        parser.error("--what eval runs eager or compiled")
+        parser.error("--what eval does not support --mode graph")
     if on_gpu and not torch.cuda.is_available():
         parser.error(f"--device {args.device}: PyTorch finds no GPU")
     torch.set_num_threads(args.threads)
@@ -307,9 +308,9 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """One mode in one precision."""
+    """Measures one mode in one precision."""
     if args.device.startswith("cuda"):
-        torch.cuda.empty_cache()  # of what was measured before
+        torch.cuda.empty_cache()  # Frees the memory of the previous measurement.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.precision == "tf32"
         torch.backends.cudnn.benchmark = True
     kinds = {"train": time_steps, "infer": time_inference, "eval": time_evaluation, "epoch": tutorial_epoch}

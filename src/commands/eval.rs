@@ -96,7 +96,7 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     let mut dataset = data::load(name, &options)?;
     let own = dataset.classes.len();
     let of_run = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
-    dataset.widen(given.classes.or(of_run)).map_err(|error| UsageError(error.to_string()))?;
+    dataset.pad_classes(given.classes.or(of_run)).map_err(|error| UsageError(error.to_string()))?;
     Ok(dataset)
 }
 

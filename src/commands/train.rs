@@ -79,7 +79,7 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     options.progress = !args.quiet;
     let mut dataset = data::load(config.dataset(), &options)?;
     let classes = options.classes.map(|classes| classes.len()).or(config.settings.data.classes);
-    dataset.widen(classes).map_err(|error| UsageError(error.to_string()))?;
+    dataset.pad_classes(classes).map_err(|error| UsageError(error.to_string()))?;
     let input = InputRecord::new(&dataset);
     match &config.record.input {
         Some(began) => {

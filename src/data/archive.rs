@@ -1,4 +1,4 @@
-//! Going through a tar archive, plain, gzipped or xz, member by member. Nothing is written to disk.
+//! Streams the members of a tar archive (plain, gzip or xz) without unpacking it to disk.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -13,47 +13,49 @@ use tar::{Archive, Entry, EntryType, PaxExtensions};
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const XZ_MAGIC: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
-/// `xz -9` needs 64 MiB; this bounds what a header can make us allocate.
+/// Bounds the memory that an xz header can request. `xz -9` needs 64 MiB.
 const XZ_MEMORY_KIB: u32 = 256 << 10;
-/// Longer names are not followed.
+/// The longest member name that is accepted, in bytes.
 const MAX_NAME: u64 = 64 << 10;
-/// What may follow the end mark: archives are padded to whole tape records.
+/// The most padding to read after the end-of-archive marker: archives are padded to whole tape records.
 const MAX_PADDING: u64 = 1 << 20;
 
-/// What a member is.
+/// The type of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
     Folder,
-    /// A hard or symbolic link; it is never followed.
+    /// A hard or symbolic link, which is never followed.
     Link,
-    /// A device, or a name that leads out of the archive.
+    /// A device, or a member whose path points outside the archive.
     Other,
 }
 
 /// A member of an archive.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// Its path, part by part, without `.`; empty where the name is no plain relative path.
+    /// The components of its path, without `.`; empty if the name is not a plain relative path.
     pub parts: Vec<String>,
     pub kind: Kind,
-    /// Bytes of its content.
+    /// The size of its content in bytes.
     pub size: u64,
 }
 
-/// Whether the name is one of an archive that [`for_each`] reads.
+/// Whether the path has the extension of an archive that [`for_each`] reads.
 pub fn is_archive(path: &Path) -> bool {
     let name = path.to_string_lossy().to_lowercase();
     [".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz"].iter().any(|ending| name.ends_with(ending))
 }
 
-/// Shows every member in the archive's order, with a reader of its content, to `visit`, which need not read it.
+/// Calls `visit` for every member in the archive's order, with a reader of the member's content. `visit` may leave the
+/// content unread.
 ///
 /// # Errors
-/// Where the file cannot be read, is no such archive, is cut off or damaged, and those of `visit`; all with the path.
+/// If the file cannot be read, is not a supported archive, is truncated or damaged, or `visit` fails. Every error names
+/// the path.
 pub fn for_each(path: &Path, visit: impl FnMut(&Member, &mut dyn Read) -> Result<()>) -> Result<()> {
     let open = || -> Result<File> {
-        // Before opening: that alone would wait forever on a named pipe.
+        // Checked before opening, because opening a named pipe would block forever.
         ensure!(path.metadata()?.is_file(), "it is not a regular file");
         Ok(File::open(path)?)
     };
@@ -61,24 +63,24 @@ pub fn for_each(path: &Path, visit: impl FnMut(&Member, &mut dyn Read) -> Result
     open().and_then(walk).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// The archive's bytes, whatever they are packed in by the first of them.
+/// A reader of the uncompressed archive. The first bytes of the file identify the compression.
 fn decompress(file: File) -> Result<Box<dyn Read>> {
     let mut source = BufReader::with_capacity(1 << 20, file);
     let mut start = Vec::new();
     source.by_ref().take(XZ_MAGIC.len() as u64).read_to_end(&mut start)?;
     let (is_gzip, is_xz) = (start.starts_with(GZIP_MAGIC), start == XZ_MAGIC);
-    let whole = Cursor::new(start).chain(source);
+    let full = Cursor::new(start).chain(source);
     Ok(match (is_gzip, is_xz) {
-        (true, _) => Box::new(MultiGzDecoder::new(whole)),
-        (_, true) => Box::new(XzReader::new_mem_limit(whole, true, XZ_MEMORY_KIB)),
-        _ => Box::new(whole),
+        (true, _) => Box::new(MultiGzDecoder::new(full)),
+        (_, true) => Box::new(XzReader::new_mem_limit(full, true, XZ_MEMORY_KIB)),
+        _ => Box::new(full),
     })
 }
 
 fn walk(source: Box<dyn Read>, mut visit: impl FnMut(&Member, &mut dyn Read) -> Result<()>) -> Result<()> {
     let zeros = Rc::new(Cell::new(0));
-    let mut archive = Archive::new(Tail { source, zeros: Rc::clone(&zeros) });
-    // Raw, because names that continue elsewhere are then read here, within limits.
+    let mut archive = Archive::new(TrailingZeros { source, zeros: Rc::clone(&zeros) });
+    // In raw mode the entries of long names are visible, so their size can be limited here.
     let entries = archive.entries().map_err(damaged)?.raw(true);
     let (mut name, mut members) = (None, 0_u64);
     for entry in entries {
@@ -90,15 +92,15 @@ fn walk(source: Box<dyn Read>, mut visit: impl FnMut(&Member, &mut dyn Read) -> 
             EntryType::XGlobalHeader | EntryType::GNULongLink => {}
             _ => {
                 let member = member(&entry, name.take());
-                visit(&member, &mut Content { left: entry.size(), source: &mut entry })?;
+                visit(&member, &mut Content { remaining: entry.size(), source: &mut entry })?;
             }
         }
     }
     ensure!(members > 0, "it is empty, or not a tar archive");
-    // Reading on to the end makes a decompressor verify its checksum.
+    // A decompressor verifies its checksum only at the end of the stream.
     let mut rest = archive.into_inner();
     io::copy(&mut rest.by_ref().take(MAX_PADDING), &mut io::sink()).map_err(damaged)?;
-    ensure!(zeros.get() >= 512, "it is cut off: there is no mark of its end; copy or download it again");
+    ensure!(zeros.get() >= 512, "it is cut off: the end-of-archive marker is missing; copy or download it again");
     Ok(())
 }
 
@@ -116,7 +118,7 @@ fn member<R: Read>(entry: &Entry<'_, R>, long_name: Option<Vec<u8>>) -> Member {
     Member { parts: parts.unwrap_or_default(), kind, size: entry.size() }
 }
 
-/// The parts of a relative path that stays below its root.
+/// The components of a relative path; `None` if the path is absolute or contains `..` or a NUL byte.
 fn plain_parts(name: &str) -> Option<Vec<String>> {
     if name.starts_with('/') || name.contains('\0') {
         return None;
@@ -140,7 +142,7 @@ fn pax_name<R: Read>(entry: &mut Entry<'_, R>) -> Result<Option<Vec<u8>>> {
         let extension = extension.map_err(damaged)?;
         match extension.key_bytes() {
             b"path" => return Ok(Some(extension.value_bytes().to_vec())),
-            b"size" => bail!("one of its members has more than 8 GiB, which is no picture"),
+            b"size" => bail!("one of its members is larger than 8 GiB and cannot be a picture"),
             _ => {}
         }
     }
@@ -148,25 +150,25 @@ fn pax_name<R: Read>(entry: &mut Entry<'_, R>) -> Result<Option<Vec<u8>>> {
 }
 
 fn read_name<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>> {
-    ensure!(entry.size() <= MAX_NAME, "a name in it has {} bytes; it is damaged", entry.size());
+    ensure!(entry.size() <= MAX_NAME, "a member's name has {} bytes; the archive is damaged", entry.size());
     let mut name = Vec::new();
     entry.read_to_end(&mut name).map_err(damaged)?;
     Ok(name)
 }
 
-/// Says what a failed read of an archive's bytes means.
+/// Explains a failure to read the bytes of an archive.
 fn damaged(error: io::Error) -> anyhow::Error {
-    let words = error.to_string();
-    anyhow!("it is cut off, damaged, or not a .tar, .tar.gz or .tar.xz archive ({words}); copy or download it again")
+    let cause = error.to_string();
+    anyhow!("it is cut off, damaged, or not a .tar, .tar.gz or .tar.xz archive ({cause}); copy or download it again")
 }
 
-/// Counts the zeros at the end of what was read.
-struct Tail {
+/// A reader that counts the zero bytes at the end of the data read so far. They are the end-of-archive marker.
+struct TrailingZeros {
     source: Box<dyn Read>,
     zeros: Rc<Cell<u64>>,
 }
 
-impl Read for Tail {
+impl Read for TrailingZeros {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.source.read(buffer)?;
         let zeros = buffer[..count].iter().rev().take_while(|byte| **byte == 0).count();
@@ -176,19 +178,19 @@ impl Read for Tail {
     }
 }
 
-/// A member's content, whose early end or failure is the archive's.
+/// The content of a member. A premature end or a read error is reported as damage of the archive.
 struct Content<'a, R> {
     source: &'a mut R,
-    left: u64,
+    remaining: u64,
 }
 
 impl<R: Read> Read for Content<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        // Another kind than the cause's: an archive that ends early is not a member that does.
+        // `Other` instead of the cause's kind, because callers take `UnexpectedEof` for a truncated member.
         let explain = |error: io::Error| io::Error::other(damaged(error).to_string());
         let count = self.source.read(buffer).map_err(explain)?;
-        self.left = self.left.saturating_sub(count as u64);
-        if count == 0 && self.left > 0 && !buffer.is_empty() {
+        self.remaining = self.remaining.saturating_sub(count as u64);
+        if count == 0 && self.remaining > 0 && !buffer.is_empty() {
             return Err(explain(io::ErrorKind::UnexpectedEof.into()));
         }
         Ok(count)

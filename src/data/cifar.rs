@@ -1,7 +1,7 @@
-//! CIFAR-10 and CIFAR-100 in their binary version: from the published archive, or from the folder it unpacks to.
+//! Loads CIFAR-10 and CIFAR-100 in their binary version, from the published archive or the unpacked folder.
 //!
-//! The format is described at <https://www.cs.toronto.edu/~kriz/cifar.html>: a file is a row of records, each a label
-//! (CIFAR-100: a coarse and a fine one) and a 32×32 picture as three planes, red, green and blue.
+//! The format is described at <https://www.cs.toronto.edu/~kriz/cifar.html>: a file is a sequence of records. A record
+//! is a label (CIFAR-100: a coarse and a fine label) and a 32×32 picture as a red, a green and a blue plane.
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
@@ -20,7 +20,7 @@ const SAMPLE: usize = 3 * PIXELS;
 const MAX_NAMES: u64 = 64 << 10;
 const MAX_ARCHIVE: u64 = 256 << 20;
 
-/// One of both sets.
+/// The names, sizes and checksums of CIFAR-10 or CIFAR-100.
 #[derive(Debug)]
 pub struct CifarSet {
     name: &'static str,
@@ -28,18 +28,18 @@ pub struct CifarSet {
     archive: &'static str,
     sha256: &'static str,
     mirrors: &'static [&'static str],
-    /// The folder in the archive.
+    /// The top-level folder in the archive.
     folder: &'static str,
     train: &'static [&'static str],
     test: &'static str,
-    /// Records in each training file.
+    /// The number of records in each training file.
     train_records: usize,
     test_records: usize,
-    /// The last of them is the label.
+    /// The number of label bytes in a record; the last one is the label that is used.
     label_bytes: usize,
     class_file: &'static str,
     class_count: usize,
-    /// Of the training images.
+    /// Statistics of the training images, per channel.
     mean: [f32; 3],
     std: [f32; 3],
 }
@@ -92,56 +92,58 @@ pub fn load_cifar100(options: &LoadOptions) -> Result<Dataset> {
 }
 
 impl CifarSet {
-    /// Reads the set, downloading its archive where there is none if the options say so.
+    /// Reads the set, and first downloads its archive if it is missing and the options allow it.
     fn load(&'static self, options: &LoadOptions) -> Result<Dataset> {
         let folder = &options.folder;
-        let mut reading = Reading::new(self);
+        let mut loader = Loader::new(self);
         if let Some(unpacked) = self.unpacked(folder) {
-            reading.folder(&unpacked)?;
+            loader.read_folder(&unpacked)?;
         } else {
-            let place = folder.display();
+            let shown = folder.display();
             if self.packed(folder).is_none() && options.download {
-                tracing::info!("{place} lacks {}; downloading", self.title);
+                tracing::info!("{shown} lacks {}; downloading", self.title);
                 fetch::fetch(self.name, folder, options.progress)?;
             }
             let Some(path) = self.packed(folder) else {
                 let (title, by_hand) = (self.title, self.by_hand(folder));
-                bail!("there is no {title} in {place}; run `cnn-cuda fetch {}`, or {by_hand}", self.name)
+                bail!("there is no {title} in {shown}; run `cnn-cuda fetch {}`, or {by_hand}", self.name)
             };
-            reading.archive(&path)?;
+            loader.read_archive(&path)?;
         }
-        reading.finish()
+        loader.finish()
     }
 
-    /// The folder that the archive unpacks to, where it holds any of the set's files.
+    /// The folder with the unpacked archive, if it holds any file of the set.
     fn unpacked(&self, folder: &Path) -> Option<PathBuf> {
         let own = folder.join(self.name);
-        let places = [own.join(self.folder), folder.join(self.folder), own];
-        places.into_iter().find(|place| self.files().any(|(file, _)| place.join(file).exists()))
+        let candidates = [own.join(self.folder), folder.join(self.folder), own];
+        candidates.into_iter().find(|folder| self.files().any(|(file, _)| folder.join(file).exists()))
     }
 
+    /// The archive, if it exists.
     fn packed(&self, folder: &Path) -> Option<PathBuf> {
         [folder.join(self.name).join(self.archive), folder.join(self.archive)].into_iter().find(|path| path.exists())
     }
 
-    /// The files of pictures with their numbers of records, that of the test set last.
+    /// The data files with their numbers of records; the test file is last.
     fn files(&self) -> impl Iterator<Item = (&'static str, usize)> {
         let train = self.train.iter().map(|file| (*file, self.train_records));
         train.chain([(self.test, self.test_records)])
     }
 
-    fn record(&self) -> usize {
+    /// Bytes of a record.
+    fn record_len(&self) -> usize {
         self.label_bytes + SAMPLE
     }
 
-    /// The archive as a download sees it.
+    /// The archive as a file to download.
     pub fn remotes(&self, folder: &Path) -> Vec<Remote> {
-        let unpacked = self.unpacked(folder).map(|place| place.join(self.test));
+        let unpacked = self.unpacked(folder).map(|unpacked| unpacked.join(self.test));
         vec![Remote {
             name: self.archive.into(),
             mirrors: self.mirrors,
             path: folder.join(self.name).join(self.archive),
-            found: unpacked.filter(|file| file.is_file()).or_else(|| self.packed(folder)),
+            existing: unpacked.filter(|file| file.is_file()).or_else(|| self.packed(folder)),
             checksum: Checksum::Archive(self.sha256),
             max_bytes: MAX_ARCHIVE,
             by_hand: self.by_hand(folder),
@@ -149,55 +151,55 @@ impl CifarSet {
     }
 
     fn by_hand(&self, folder: &Path) -> String {
-        let place = folder.join(self.name);
-        format!("put {} into {} by hand; `--dataset digits` needs no files", self.archive, place.display())
+        let target = folder.join(self.name);
+        format!("put {} into {} by hand; `--dataset digits` needs no files", self.archive, target.display())
     }
 }
 
-/// The set as far as it was read.
-struct Reading {
+/// Collects the files of a set.
+struct Loader {
     set: &'static CifarSet,
-    /// One per file of [`CifarSet::files`].
+    /// One per file, in the order of [`CifarSet::files`]; `None` until the file is read.
     batches: Vec<Option<Split>>,
     classes: Option<Vec<String>>,
-    /// Where the set is read from.
-    place: PathBuf,
+    /// The folder or archive that is read.
+    source: PathBuf,
 }
 
-impl Reading {
+impl Loader {
     fn new(set: &'static CifarSet) -> Self {
-        Self { set, batches: set.files().map(|_| None).collect(), classes: None, place: PathBuf::new() }
+        Self { set, batches: set.files().map(|_| None).collect(), classes: None, source: PathBuf::new() }
     }
 
-    fn folder(&mut self, place: &Path) -> Result<()> {
-        self.place = place.into();
+    fn read_folder(&mut self, folder: &Path) -> Result<()> {
+        self.source = folder.into();
         for name in self.set.files().map(|(file, _)| file).chain([self.set.class_file]) {
-            let path = place.join(name);
+            let path = folder.join(name);
             if !path.exists() {
-                continue; // reported at the end, with all others
+                continue; // `finish` reports all missing files together.
             }
             let context = || format!("cannot read {}", path.display());
-            // Before opening: that alone would wait forever on a named pipe.
+            // Checked before opening, because opening a named pipe would block forever.
             let metadata = path.metadata().with_context(context)?;
             ensure!(metadata.is_file(), "cannot read {}: it is not a regular file", path.display());
             let file = BufReader::new(File::open(&path).with_context(context)?);
-            self.file(name, metadata.len(), file).with_context(context)?;
+            self.read_file(name, metadata.len(), file).with_context(context)?;
         }
         Ok(())
     }
 
-    fn archive(&mut self, path: &Path) -> Result<()> {
-        self.place = path.into();
+    fn read_archive(&mut self, path: &Path) -> Result<()> {
+        self.source = path.into();
         archive::for_each(path, |member, content| match member.parts.as_slice() {
             [.., file] if member.kind == Kind::File => {
-                self.file(file, member.size, BufReader::new(content)).with_context(|| file.clone())
+                self.read_file(file, member.size, BufReader::new(content)).with_context(|| file.clone())
             }
             _ => Ok(()),
         })
     }
 
-    /// Reads one of the set's files of `size` bytes; any other is passed over.
-    fn file(&mut self, name: &str, size: u64, source: impl Read) -> Result<()> {
+    /// Reads a file of `size` bytes if it belongs to the set, and ignores it otherwise.
+    fn read_file(&mut self, name: &str, size: u64, source: impl Read) -> Result<()> {
         let set = self.set;
         if name == set.class_file {
             self.classes = Some(read_classes(source, set.class_count)?);
@@ -206,27 +208,30 @@ impl Reading {
         let Some((index, (_, records))) = set.files().enumerate().find(|(_, (file, _))| *file == name) else {
             return Ok(());
         };
-        // Before anything is allocated.
-        let expected = (records * set.record()) as u64;
-        let (title, record) = (set.title, set.record());
-        ensure!(size >= expected, "it is truncated: {size} bytes, but {records} records of {title} have {expected}");
-        ensure!(size == expected, "it is not {title}'s: {size} bytes are not {records} records of {record}");
+        // Check the size before allocating memory.
+        let expected = (records * set.record_len()) as u64;
+        let (title, record_len) = (set.title, set.record_len());
+        ensure!(size >= expected, "it is truncated: {size} bytes, but {records} records of {title} take {expected}");
+        ensure!(
+            size == expected,
+            "it is not a file of {title}: {size} bytes are not {records} records of {record_len} bytes"
+        );
         self.batches[index] = Some(read_records(source, records, set.label_bytes, set.class_count)?);
         Ok(())
     }
 
     fn finish(self) -> Result<Dataset> {
-        let Self { set, batches, classes, place } = self;
-        let lacking: Vec<_> = set.files().zip(&batches).filter(|(_, batch)| batch.is_none()).collect();
-        let mut lacking: Vec<&str> = lacking.into_iter().map(|((file, _), _)| file).collect();
+        let Self { set, batches, classes, source } = self;
+        let missing: Vec<_> = set.files().zip(&batches).filter(|(_, batch)| batch.is_none()).collect();
+        let mut missing: Vec<&str> = missing.into_iter().map(|((file, _), _)| file).collect();
         if classes.is_none() {
-            lacking.push(set.class_file);
+            missing.push(set.class_file);
         }
         let (Some(mut batches), Some(classes)) = (batches.into_iter().collect::<Option<Vec<_>>>(), classes) else {
             bail!(
                 "{} lacks {}; is it the binary version of {}? Unpack {} again",
-                place.display(),
-                lacking.join(", "),
+                source.display(),
+                missing.join(", "),
                 set.title,
                 set.archive
             )
@@ -250,13 +255,13 @@ impl Reading {
     }
 }
 
-/// Reads exactly `records` records, each of `label_bytes` bytes, of which the last is the label, and a picture.
+/// Reads exactly `records` records. A record is `label_bytes` bytes, the last of which is the label, and a picture.
 ///
 /// # Errors
-/// Where the source ends early or cannot be read, or a label has no class.
+/// If the source ends early or cannot be read, or a label is not less than `class_count`.
 pub fn read_records(mut source: impl Read, records: usize, label_bytes: usize, class_count: usize) -> Result<Split> {
     let (mut images, mut labels) = (Vec::new(), Vec::with_capacity(records));
-    images.try_reserve_exact(records * SAMPLE).context("there is not enough memory for it")?;
+    images.try_reserve_exact(records * SAMPLE).context("there is not enough memory for its images")?;
     let mut record = vec![0; label_bytes + SAMPLE];
     for number in 0..records {
         source.read_exact(&mut record).map_err(|error| match error.kind() {
@@ -267,7 +272,7 @@ pub fn read_records(mut source: impl Read, records: usize, label_bytes: usize, c
         let label = head.last().copied().context("a record without a label")?;
         ensure!(
             usize::from(label) < class_count,
-            "record {number} (from 0) has label {label}, but labels are 0 to {}; it is damaged, or another set's",
+            "record {number} (from 0) has label {label}, but labels are 0 to {}; it is damaged or belongs to another data set",
             class_count - 1
         );
         labels.push(u32::from(label));
@@ -276,12 +281,16 @@ pub fn read_records(mut source: impl Read, records: usize, label_bytes: usize, c
     Ok(Split { images, labels, ..Split::default() })
 }
 
-/// One name a line, as many as there are classes.
+/// Reads `count` class names, one per line.
 fn read_classes(source: impl Read, count: usize) -> Result<Vec<String>> {
     let mut bytes = Vec::new();
     source.take(MAX_NAMES + 1).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() as u64 <= MAX_NAMES, "it has more than {} KiB; it is no list of class names", MAX_NAMES >> 10);
-    let text = String::from_utf8(bytes).context("it is no list of class names")?;
+    ensure!(
+        bytes.len() as u64 <= MAX_NAMES,
+        "it is larger than {} KiB and cannot be a list of class names",
+        MAX_NAMES >> 10
+    );
+    let text = String::from_utf8(bytes).context("it is not a list of class names")?;
     let names: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
     ensure!(names.len() == count, "it names {} classes instead of {count}", names.len());
     Ok(names)

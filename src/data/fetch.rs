@@ -1,4 +1,4 @@
-//! Downloading data sets: mirrors in turn, checksums verified, nothing half-written.
+//! Downloads data sets: tries one mirror after another, verifies checksums and writes files atomically.
 
 use std::fs::{self, File};
 use std::io::{IsTerminal, Read, Write};
@@ -13,88 +13,87 @@ use sha2::{Digest, Sha256};
 use super::idx::{self, Decoded};
 use crate::files::write_atomically;
 
-/// A file of a data set as mirrors offer it.
+/// A downloadable file of a data set.
 #[derive(Clone, Debug)]
 pub struct Remote {
-    /// Its name on the mirrors.
+    /// The file's name on the mirrors.
     pub name: String,
-    /// Addresses of folders, tried in turn.
+    /// URLs of folders, tried in order.
     pub mirrors: &'static [&'static str],
-    /// Where the download goes.
+    /// The path to download to.
     pub path: PathBuf,
-    /// Where the file, or another in its place, is already.
-    pub found: Option<PathBuf>,
+    /// The path of an existing copy, which may be at another place or unpacked.
+    pub existing: Option<PathBuf>,
     pub checksum: Checksum,
-    /// More is not the file; this bounds what a wrong server can make us hold.
+    /// The largest size that is accepted. It limits the memory that a faulty server can make the program use.
     pub max_bytes: u64,
-    /// What a person can do instead.
+    /// Instructions for obtaining the file without a download.
     pub by_hand: String,
 }
 
 /// SHA-256 in lower-case hexadecimal.
 #[derive(Clone, Copy, Debug)]
 pub enum Checksum {
-    /// Of the decompressed content; the file may be gzipped or not.
+    /// The checksum of the uncompressed content; the file may be gzipped or not.
     Content(&'static str),
-    /// Of the gzipped file as it is published.
+    /// The checksum of the gzipped file as published.
     Archive(&'static str),
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time for one whole file, so that a server sending a byte now and then ends too.
+/// The time limit for one file. It also ends a download whose server sends only a byte now and then.
 const FILE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-/// Where to download from, and how.
+/// Mirrors, timeout and progress display of downloads.
 #[derive(Clone, Debug, Default)]
 pub struct Download {
-    /// Addresses of folders, tried in turn, in place of the files' own.
+    /// URLs of folders, tried in order, which replace the files' own mirrors.
     pub mirrors: Option<Vec<String>>,
-    /// How long a server may send nothing.
+    /// The longest time to wait for data from a server.
     pub stall_timeout: Duration,
-    /// Draw the progress on stderr, where that is a terminal.
+    /// Draw a progress bar on stderr if it is a terminal.
     pub progress: bool,
 }
 
-/// The variable whose comma-separated addresses replace the built-in mirrors of a set: `CNN_CUDA_MNIST_MIRROR`.
+/// The environment variable with comma-separated URLs that replace a set's mirrors, such as `CNN_CUDA_MNIST_MIRROR`.
 fn mirror_variable(set: &str) -> String {
     format!("CNN_CUDA_{}_MIRROR", set.to_uppercase().replace('-', "_"))
 }
 
 impl Download {
-    /// The built-in mirrors of the set, or those that its variable lists.
+    /// Uses the mirrors in the set's environment variable, or the built-in ones if it is not set.
     pub fn new(set: &str, progress: bool) -> Self {
-        let listed = std::env::var(mirror_variable(set)).unwrap_or_default();
+        let variable = std::env::var(mirror_variable(set)).unwrap_or_default();
         let mirrors: Vec<String> =
-            listed.split(',').map(str::trim).filter(|mirror| !mirror.is_empty()).map(String::from).collect();
+            variable.split(',').map(str::trim).filter(|mirror| !mirror.is_empty()).map(String::from).collect();
         let mirrors = (!mirrors.is_empty()).then_some(mirrors);
         Self { mirrors, stall_timeout: Duration::from_secs(30), progress }
     }
 }
 
-/// Downloads those files of the set of that name that `folder` lacks, as they are published, into a folder of the
-/// set's name.
+/// Downloads the missing files of the data set `set`, as published, into the subfolder of `folder` named like the set.
 ///
 /// # Errors
-/// As [`fetch_from`].
+/// Like [`fetch_from`].
 pub fn fetch(set: &str, folder: &Path, progress: bool) -> Result<()> {
     fetch_from(&Download::new(set, progress), set, folder)
 }
 
-/// [`fetch`] with the mirrors given. A file that an earlier download left with a wrong checksum is replaced.
+/// Like [`fetch`], with given mirrors. Replaces a previously downloaded file if its checksum is wrong.
 ///
 /// # Errors
-/// Where no mirror has a file with the right checksum (the message lists each mirror's failure and what to do by
-/// hand), where a file cannot be written, or where another file of the same name would be read in the download's place.
+/// If no mirror has a file with the right checksum (the message lists each mirror's failure and how to obtain the file
+/// without a download), if a file cannot be written, or if another file would be read instead of the download.
 pub fn fetch_from(download: &Download, set: &str, folder: &Path) -> Result<()> {
     let remotes = super::find(set)?.remotes.with_context(|| format!("{set} has nothing to download"))?(folder);
     let mut mirrors = download.mirrors.clone();
     for file in remotes {
-        if is_there(&file, set)? {
+        if is_present(&file, set)? {
             continue;
         }
         let mirrors = mirrors.get_or_insert_with(|| file.mirrors.iter().map(|mirror| (*mirror).to_string()).collect());
         let archive = download_file(download, set, mirrors, &file)?;
-        let parent = file.path.parent().context("a file's folder")?;
+        let parent = file.path.parent().context("the path has no parent folder")?;
         fs::create_dir_all(parent).with_context(|| format!("cannot create the folder {}", parent.display()))?;
         write_atomically(&file.path, |writer| Ok(writer.write_all(&archive)?))?;
         tracing::info!("wrote {}", file.path.display());
@@ -102,35 +101,38 @@ pub fn fetch_from(download: &Download, set: &str, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether the folder has the file, with the right content.
-fn is_there(file: &Remote, set: &str) -> Result<bool> {
-    let Some(path) = &file.found else {
+/// Whether the folder already contains the file with the right content.
+fn is_present(file: &Remote, set: &str) -> Result<bool> {
+    let Some(path) = &file.existing else {
         return Ok(false);
     };
-    ensure!(!path.is_dir(), "{} is a folder; move it away, a file belongs there", path.display());
+    ensure!(!path.is_dir(), "{} is a folder where a file is expected; move it away", path.display());
     let open = || File::open(path).with_context(|| format!("cannot read {}", path.display()));
     let unpacked = *path != file.path && matches!(idx::decode(open()?)?, Decoded::Plain(_));
     if unpacked && matches!(file.checksum, Checksum::Archive(_)) {
-        tracing::info!("{} is there; it is unpacked, and only the archive's checksum is known", path.display());
+        tracing::info!(
+            "{} exists and is unpacked; it is not verified, because only the checksum of the archive is known",
+            path.display()
+        );
         return Ok(true);
     }
     let source = open()?;
     let Err(error) = verify(source, file) else {
-        tracing::info!("{} is there and valid", path.display());
+        tracing::info!("{} exists and is valid", path.display());
         return Ok(true);
     };
-    // A file elsewhere is not ours to replace, and would go on being found before the downloaded one.
+    // A file outside the download folder may be the user's, and it would still take precedence over the download.
     ensure!(
         *path == file.path,
-        "{} is not the file of {set} ({error:#}), and would be read in its place; move it away or choose another folder",
+        "{} is not the file of {set} ({error:#}), but would be read instead of it; move it away or choose another folder",
         path.display()
     );
-    tracing::warn!("{} is not valid ({error:#}); downloading it again", path.display());
+    tracing::warn!("{} is invalid ({error:#}); downloading it again", path.display());
     Ok(false)
 }
 
-/// The file from the first mirror that has it. That mirror moves to the front, so that a dead one costs its timeout
-/// only once.
+/// Downloads the file from the first mirror that has it. That mirror moves to the front, so that the timeout of a dead
+/// mirror is paid only once.
 fn download_file(download: &Download, set: &str, mirrors: &mut [String], file: &Remote) -> Result<Vec<u8>> {
     let mut failures = Vec::new();
     for index in 0..mirrors.len() {
@@ -147,7 +149,7 @@ fn download_file(download: &Download, set: &str, mirrors: &mut [String], file: &
         }
     }
     bail!(
-        "cannot download {} ({}); check the network, name other mirrors in {}, or {}",
+        "cannot download {} ({}); check the network, set {} to other mirrors, or {}",
         file.name,
         failures.join("; "),
         mirror_variable(set),
@@ -161,13 +163,14 @@ fn download_verified(download: &Download, address: &str, file: &Remote) -> Resul
     if matches!(file.checksum, Checksum::Archive(_)) || matches!(idx::decode(bytes.as_slice())?, Decoded::Gzip(_)) {
         return Ok(bytes);
     }
-    // Some proxies decompress on the way; the name says gzip, so the file must be.
+    // Some proxies decompress the file. Its name ends in .gz, so compress it again.
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(&content)?;
     Ok(encoder.finish()?)
 }
 
-/// Reads `source` to its end, decompressed where the checksum is of the content, which is returned if it is right.
+/// Reads `source` to its end and returns its bytes if the checksum matches. They are decompressed if the checksum is of
+/// the content.
 fn verify(source: impl Read, file: &Remote) -> Result<Vec<u8>> {
     let mut content = Vec::new();
     let limit = file.max_bytes + 1;
@@ -181,13 +184,13 @@ fn verify(source: impl Read, file: &Remote) -> Result<Vec<u8>> {
                 Decoded::Plain(plain) => plain.take(limit).read_to_end(&mut content),
                 Decoded::Gzip(unzipped) => unzipped.take(limit).read_to_end(&mut content),
             }
-            .map_err(idx::explain)?;
+            .map_err(idx::explain_gzip_error)?;
             expected
         }
     };
     check_size(content.len() as u64, file.max_bytes)?;
     let found: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
-    ensure!(found == expected, "the checksum is wrong: SHA-256 is {found} instead of {expected}");
+    ensure!(found == expected, "the checksum is wrong: SHA-256 is {found}, expected {expected}");
     Ok(content)
 }
 
@@ -202,7 +205,7 @@ fn download_bytes(download: &Download, address: &str, max_bytes: u64) -> Result<
     check_size(length.unwrap_or(0), max_bytes)?;
     let bar = progress_bar(download.progress, address, length);
     let mut bytes = Vec::new();
-    // The limit is ours to check, one byte past it, for a message that says so.
+    // The client's own limit is disabled. Reading one byte past the limit here gives a clearer message.
     let body = response.body_mut().with_config().limit(u64::MAX).reader();
     let result = bar.wrap_read(body.take(max_bytes + 1)).read_to_end(&mut bytes);
     bar.finish_and_clear();
@@ -218,16 +221,16 @@ fn agent(download: &Download, address: &str) -> ureq::Agent {
         .timeout_recv_response(Some(download.stall_timeout))
         .timeout_per_read(Some(download.stall_timeout))
         .timeout_global(Some(FILE_TIMEOUT))
-        // The files are gzip already, and must arrive unchanged.
+        // The files are already gzipped; they must be sent without a further encoding.
         .accept_encoding("identity");
-    // A mirror on this machine is not reached through a proxy.
+    // A local mirror is accessed without a proxy.
     if ["http://127.", "http://localhost"].iter().any(|local| address.starts_with(local)) {
         config = config.proxy(None);
     }
     config.build().into()
 }
 
-/// A bar on a terminal; elsewhere a line in the log and a bar that is never drawn.
+/// A progress bar if stderr is a terminal; otherwise a log message and a hidden bar.
 fn progress_bar(progress: bool, address: &str, length: Option<u64>) -> ProgressBar {
     if !progress || !std::io::stderr().is_terminal() {
         tracing::info!("downloading {address}");

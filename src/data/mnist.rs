@@ -1,4 +1,4 @@
-//! MNIST, Fashion-MNIST, or any set in their four files: small grey images in ten classes.
+//! Loads MNIST and Fashion-MNIST, or any other gray images in ten classes that come as the same four files.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::mnist_files::{FASHION_MNIST, IdxFile, IdxSet, MNIST};
 use super::{Dataset, LoadOptions, Split, fetch, idx};
 use crate::shape::Shape;
 
-/// Where the four files are.
+/// The paths of the four files.
 struct Paths {
     train_images: PathBuf,
     train_labels: PathBuf,
@@ -24,8 +24,8 @@ pub fn load_fashion_mnist(options: &LoadOptions) -> Result<Dataset> {
     load(&FASHION_MNIST, options)
 }
 
-/// Reads the four files, downloading missing ones if the options say so. The images may have any size; pixels are
-/// normalised to [−1, 1].
+/// Reads the four files, and first downloads missing ones if the options allow it. The images may have any size. The
+/// pixels are normalised to [−1, 1].
 fn load(set: &IdxSet, options: &LoadOptions) -> Result<Dataset> {
     let paths = find_or_fetch(set, options)?;
     let class_count = set.classes.len() as u32;
@@ -33,7 +33,7 @@ fn load(set: &IdxSet, options: &LoadOptions) -> Result<Dataset> {
     let (test_shape, test) = read_split(&paths.test_images, &paths.test_labels, class_count)?;
     ensure!(
         train_shape == test_shape,
-        "{} holds images of {train_shape}, but {} of {test_shape}; they are not of one data set",
+        "{} holds images of {train_shape}, but {} of {test_shape}; they belong to different data sets",
         paths.train_images.display(),
         paths.test_images.display()
     );
@@ -55,19 +55,19 @@ fn find_or_fetch(set: &IdxSet, options: &LoadOptions) -> Result<Paths> {
     }
     let is_missing = |file: &&&IdxFile| set.find(file, folder).is_none();
     let missing: Vec<_> = set.all().iter().filter(is_missing).map(|file| file.name).collect();
-    let (title, place) = (set.title, folder.display());
+    let (title, shown) = (set.title, folder.display());
     if options.download {
-        let lacking = format!("{place} lacks {} of {title}", missing.join(", "));
-        tracing::info!("{lacking}; downloading");
-        fetch::fetch(set.name, folder, options.progress).context(lacking)?;
+        let problem = format!("{shown} lacks {} of {title}", missing.join(", "));
+        tracing::info!("{problem}; downloading");
+        fetch::fetch(set.name, folder, options.progress).context(problem)?;
         if let Some(paths) = find(set, folder) {
             return Ok(paths);
         }
     }
     let what = if missing.len() == set.all().len() {
-        format!("there are no {title} files in {place}")
+        format!("there are no {title} files in {shown}")
     } else {
-        format!("some {title} files are missing in {place}: {}", missing.join(", "))
+        format!("some {title} files are missing in {shown}: {}", missing.join(", "))
     };
     bail!("{what}; run `cnn-cuda fetch {}`, or {}", set.name, set.by_hand(folder))
 }
@@ -82,12 +82,12 @@ fn find(set: &IdxSet, folder: &Path) -> Option<Paths> {
 }
 
 fn read_split(images_path: &Path, labels_path: &Path, class_count: u32) -> Result<(Shape, Split)> {
-    // Labels first: they are small, and say how many images there have to be.
+    // The labels are read first: they are small, and their number is the expected number of images.
     let labels = read_labels(labels_path, class_count)?;
     let images = idx::read_checked(images_path, 3, |sizes| {
         ensure!(
             sizes[0] as usize == labels.len(),
-            "it holds {} images, but {} holds {} labels; they do not belong together",
+            "it holds {} images, but {} holds {} labels; the files do not belong together",
             sizes[0],
             labels_path.display(),
             labels.len()

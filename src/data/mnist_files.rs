@@ -1,17 +1,17 @@
-//! The four files of MNIST and of Fashion-MNIST: names, checksums, classes, and where in a data folder they belong.
+//! The four files of MNIST and Fashion-MNIST: names, checksums, classes and locations in a data folder.
 
 use std::path::{Path, PathBuf};
 
 use super::fetch::{Checksum, Remote};
 
-/// A set in MNIST's four files.
+/// A data set that consists of four IDX files, like MNIST.
 #[derive(Debug)]
 pub struct IdxSet {
-    /// As `--dataset` names it, and the folder that a download makes.
+    /// The name for `--dataset`, and the folder that downloads go to.
     pub name: &'static str,
-    /// For people.
+    /// The name in messages.
     pub title: &'static str,
-    /// Where in a data folder the files are looked for, in this order.
+    /// The subfolders of a data folder in which to look for the files, in this order.
     folders: &'static [&'static str],
     mirrors: &'static [&'static str],
     pub classes: [&'static str; 10],
@@ -40,10 +40,10 @@ const TRAIN_LABELS: &str = "train-labels-idx1-ubyte";
 const TEST_IMAGES: &str = "t10k-images-idx3-ubyte";
 const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
 
-/// The largest file has 45 MiB when decompressed.
+/// The largest size of a decompressed file that is accepted. The largest of the files has 45 MiB.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The four files, by the checksums of training images and labels, test images and labels.
+/// The four files, given the checksums of training images, training labels, test images and test labels.
 const fn files([train_images, train_labels, test_images, test_labels]: [Checksum; 4]) -> IdxFiles {
     IdxFiles {
         train_images: IdxFile { name: TRAIN_IMAGES, checksum: train_images },
@@ -67,8 +67,8 @@ pub static MNIST: IdxSet = IdxSet {
     ]),
 };
 
-/// Zalando's articles of clothing. Its files are not looked for directly in the data folder, where MNIST's may lie
-/// under the same names.
+/// Zalando's articles of clothing. `folders` does not contain the data folder itself, where files of MNIST with the same
+/// names may be.
 pub static FASHION_MNIST: IdxSet = IdxSet {
     name: "fashion-mnist",
     title: "Fashion-MNIST",
@@ -92,11 +92,11 @@ impl IdxSet {
         [train_images, train_labels, test_images, test_labels]
     }
 
-    /// The file in one of the set's places in `folder`, gzipped or not.
+    /// The path of the file in the data folder `folder`, gzipped or not, if it exists.
     pub fn find(&self, file: &IdxFile, folder: &Path) -> Option<PathBuf> {
         let candidates = self.candidates(file, folder);
-        // Some archives hold a folder of the file's name beside the file, so files come first. What is not a file, or
-        // cannot be looked at, is returned all the same: reading it will say what is wrong with it.
+        // Some archives contain a folder with the file's name next to the file, so regular files come first. Anything
+        // else, or a path without access, is also returned: reading it reports what is wrong.
         let found = candidates.iter().find(|path| path.is_file());
         found.or_else(|| candidates.iter().find(|path| path.try_exists().unwrap_or(true))).cloned()
     }
@@ -104,18 +104,18 @@ impl IdxSet {
     fn candidates(&self, file: &IdxFile, folder: &Path) -> Vec<PathBuf> {
         let dotted = file.name.replacen("-idx", ".idx", 1);
         let names = [file.name.to_string(), format!("{}.gz", file.name), dotted.clone(), format!("{dotted}.gz")];
-        let place = |place: &&str| if place.is_empty() { folder.to_path_buf() } else { folder.join(place) };
-        let folders: Vec<PathBuf> = self.folders.iter().map(place).collect();
+        let below = |name: &&str| if name.is_empty() { folder.to_path_buf() } else { folder.join(name) };
+        let folders: Vec<PathBuf> = self.folders.iter().map(below).collect();
         folders.iter().flat_map(|folder| names.iter().map(|name| folder.join(name))).collect()
     }
 
-    /// The four files as a download sees them.
+    /// The four files as files to download.
     pub fn remotes(&self, folder: &Path) -> Vec<Remote> {
         let remote = |file: &&IdxFile| Remote {
             name: format!("{}.gz", file.name),
             mirrors: self.mirrors,
             path: folder.join(self.name).join(format!("{}.gz", file.name)),
-            found: self.find(file, folder),
+            existing: self.find(file, folder),
             checksum: file.checksum,
             max_bytes: MAX_BYTES,
             by_hand: self.by_hand(folder),
@@ -123,7 +123,7 @@ impl IdxSet {
         self.all().iter().map(remote).collect()
     }
 
-    /// What a person can do where a download is impossible or not wanted.
+    /// Instructions for users who cannot or do not want to download the files with the program.
     pub fn by_hand(&self, folder: &Path) -> String {
         let names: Vec<_> = self.all().iter().map(|file| file.name).collect();
         format!(

@@ -1,4 +1,4 @@
-//! Data sets: u8 images and labels, whole in memory or read as they are needed, by name.
+//! Data sets of u8 images and labels, looked up by name; images are in memory or streamed.
 
 mod archive;
 pub mod cifar;
@@ -30,15 +30,15 @@ use mnist_files::{FASHION_MNIST, MNIST};
 use crate::rng;
 use crate::shape::Shape;
 
-/// A data set that [`load`] knows by name.
+/// A built-in data set, which [`load`] finds by its name.
 pub struct NamedDataset {
     pub name: &'static str,
     load: fn(&LoadOptions) -> Result<Dataset>,
-    /// What there is to download, for a data folder; none where nothing is needed.
+    /// The files to download into a data folder; `None` if the set needs no files.
     remotes: Option<fn(&Path) -> Vec<Remote>>,
 }
 
-/// All data sets that have a name.
+/// All built-in data sets.
 pub static TABLE: &[NamedDataset] = &[
     NamedDataset { name: "mnist", load: mnist::load_mnist, remotes: Some(|folder| MNIST.remotes(folder)) },
     NamedDataset {
@@ -51,56 +51,56 @@ pub static TABLE: &[NamedDataset] = &[
     NamedDataset { name: "digits", load: |_| Ok(digits::generate()), remotes: None },
 ];
 
-/// The names of all data sets.
+/// The names of all built-in data sets.
 pub fn names() -> Vec<&'static str> {
     TABLE.iter().map(|set| set.name).collect()
 }
 
-/// The names of those that can be downloaded.
+/// The names of the data sets that can be downloaded.
 pub fn fetchable() -> Vec<&'static str> {
     TABLE.iter().filter(|set| set.remotes.is_some()).map(|set| set.name).collect()
 }
 
 fn find(name: &str) -> Result<&'static NamedDataset> {
     let set = TABLE.iter().find(|set| set.name == name);
-    set.with_context(|| format!("there is no data set {name:?}; choose one of: {}", names().join(", ")))
+    set.with_context(|| format!("unknown data set {name:?}; choose one of: {}", names().join(", ")))
 }
 
-/// Where data sets are looked for, what may be done about missing ones, and how they are read.
+/// Where to look for data sets, whether to download missing ones, and how to read them.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// The folder that holds `mnist/` and the like.
+    /// The data folder, which holds `mnist/`, `cifar10/` and so on.
     pub folder: PathBuf,
-    /// Download what is missing.
+    /// Download missing files.
     pub download: bool,
-    /// Draw the progress on stderr, where that is a terminal.
+    /// Draw a progress bar on stderr if it is a terminal.
     pub progress: bool,
-    /// Of folders of pictures.
+    /// How to read folders of pictures.
     pub pictures: PictureOptions,
-    /// Mean and standard deviation in place of the set's own.
+    /// Overrides the data set's own mean and standard deviation.
     pub normalisation: Option<Normalisation>,
-    /// The classes to number a folder's by, in place of its own in the order of their names.
+    /// Class names in label order, for a folder of pictures. By default its class folders, sorted by name.
     pub classes: Option<Vec<String>>,
-    /// The training images may be left out.
+    /// Only the test split is needed; the training images may be left out.
     pub test_only: bool,
-    /// Where decoded images are to be.
+    /// Where to keep decoded images.
     pub residency: Residency,
 }
 
-/// Per channel, the mean and the standard deviation.
+/// Mean and standard deviation, one value per channel.
 pub type Normalisation = (Vec<f32>, Vec<f32>);
 
-/// Whether `--dataset` means a file or folder, as it does wherever it is no data set's name.
+/// Whether the argument of `--dataset` is a path to a file or folder. The names of data sets take precedence.
 pub fn is_path(name: &str) -> bool {
     let path = Path::new(name);
     find(name).is_err() && (path.components().count() > 1 || archive::is_archive(path) || path.exists())
 }
 
-/// Reads the data set `name`, one of [`names`], or the pictures at the path of that name, whole into memory.
+/// Loads the data set `name`: one of [`names`], or the path of a folder or archive of pictures.
 ///
 /// # Errors
-/// For an unknown name, files that are missing (and cannot be downloaded, or may not be) and files that are not what
-/// they should be. The message names the file and the remedy.
+/// If the name is unknown, files are missing (and cannot or may not be downloaded) or files are invalid. The message
+/// names the file and the remedy.
 pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
     let mut dataset = match is_path(name) {
         true => folder::load(Path::new(name), options)?,
@@ -109,19 +109,19 @@ pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
     if let Some(given) = &options.normalisation {
         (dataset.mean, dataset.std) = per_channel(given.clone(), dataset.shape.channels)?;
     }
-    let unusable = || format!("the data set {name} is not usable");
+    let unusable = || format!("the data set {name} cannot be used");
     if options.test_only && dataset.train.count() == 0 {
-        dataset.validate_but_train().with_context(unusable)?;
+        dataset.validate_without_train().with_context(unusable)?;
     } else {
         dataset.validate().with_context(unusable)?;
     }
     Ok(dataset)
 }
 
-/// A normalisation for that many channels: as it is, or one mean and deviation for all.
+/// Expands a normalisation to `channels` channels: a single mean or deviation applies to all of them.
 ///
 /// # Errors
-/// Where there are other numbers of them.
+/// If there is neither one value nor one value per channel.
 pub fn per_channel((mean, std): Normalisation, channels: usize) -> Result<Normalisation> {
     let fits = |values: &[f32]| values.len() == 1 || values.len() == channels;
     ensure!(
@@ -130,8 +130,8 @@ pub fn per_channel((mean, std): Normalisation, channels: usize) -> Result<Normal
         mean.len(),
         std.len()
     );
-    let spread = |values: Vec<f32>| if values.len() == 1 { vec![values[0]; channels] } else { values };
-    Ok((spread(mean), spread(std)))
+    let broadcast = |values: Vec<f32>| if values.len() == 1 { vec![values[0]; channels] } else { values };
+    Ok((broadcast(mean), broadcast(std)))
 }
 
 /// Images and their labels, in the order of the files.
@@ -139,9 +139,9 @@ pub fn per_channel((mean, std): Normalisation, channels: usize) -> Result<Normal
 pub struct Split {
     /// `[count][height][width][channels]`
     pub images: Vec<u8>,
-    /// `[count]`, each below the number of classes.
+    /// `[count]`; every label is less than the number of classes.
     pub labels: Vec<u32>,
-    /// Where the images are if they are not in `images`.
+    /// The source of the images if they are not in `images`.
     pub streamed: Option<Streamed>,
 }
 
@@ -151,14 +151,14 @@ impl Split {
     }
 }
 
-/// A data set as the trainer sees it.
+/// A data set, ready for training.
 #[derive(Clone, Debug)]
 pub struct Dataset {
     pub name: String,
     pub shape: Shape,
     /// One name per class; the index is the label.
     pub classes: Vec<String>,
-    /// Per channel: a network's input is `(x / 255 − mean) / std`.
+    /// One value per channel. The network's input is `(x / 255 − mean) / std`.
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
     pub train: Split,
@@ -166,18 +166,18 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Checks what every user of a data set relies on, so that no later code needs to.
+    /// Checks the invariants of a data set, so that later code can rely on them.
     ///
     /// # Errors
-    /// Where the shape or a split is empty, images and labels disagree in number, a label has no class, or the
+    /// If the shape or a split is empty, the numbers of images and labels differ, a label has no class, or the
     /// normalisation is not one finite mean and one positive, finite standard deviation per channel.
     pub fn validate(&self) -> Result<()> {
         self.validate_split(&self.train).context("in the training split")?;
-        self.validate_but_train()
+        self.validate_without_train()
     }
 
-    /// [`Self::validate`] without the training split.
-    fn validate_but_train(&self) -> Result<()> {
+    /// Like [`Self::validate`], but ignores the training split.
+    fn validate_without_train(&self) -> Result<()> {
         ensure!(!self.shape.is_empty(), "its images have no pixels ({})", self.shape);
         let channels = self.shape.channels;
         ensure!(
@@ -187,25 +187,25 @@ impl Dataset {
             self.std.len()
         );
         ensure!(self.mean.iter().all(|mean| mean.is_finite()), "its mean is not finite: {:?}", self.mean);
-        // An infinite divisor would blank every image, and a zero one make NaN of it.
-        let divides = |std: &f32| std.is_finite() && *std > 0.0;
-        ensure!(self.std.iter().all(divides), "its standard deviation is not positive and finite: {:?}", self.std);
+        // Dividing by infinity would make every pixel 0; dividing by zero would produce NaN.
+        let is_valid = |std: &f32| std.is_finite() && *std > 0.0;
+        ensure!(self.std.iter().all(is_valid), "its standard deviation is not positive and finite: {:?}", self.std);
         self.validate_split(&self.test).context("in the test split")
     }
 
-    /// Adds classes without images, up to as many as a network has outputs.
+    /// Adds classes without images until there are `classes`, the number of the network's outputs.
     ///
     /// # Errors
-    /// The set has more already.
-    pub fn widen(&mut self, classes: Option<usize>) -> Result<()> {
-        let (wanted, own) = (classes.unwrap_or(0), self.classes.len());
-        ensure!(classes.is_none() || own <= wanted, "--classes {wanted} is too few for {}, which has {own}", self.name);
-        self.classes.extend((own..wanted).map(|class| format!("class {class}")));
+    /// If the set already has more classes.
+    pub fn pad_classes(&mut self, classes: Option<usize>) -> Result<()> {
+        let (target, own) = (classes.unwrap_or(0), self.classes.len());
+        ensure!(classes.is_none() || own <= target, "--classes {target} is too few for {}, which has {own}", self.name);
+        self.classes.extend((own..target).map(|class| format!("class {class}")));
         Ok(())
     }
 
-    /// Tells this set's shape, training images and training labels from any other's, as far as 64 bits do: a run that
-    /// goes on with other data than it began with is no longer one run.
+    /// A 64-bit hash of the shape, the training images and the training labels. A resumed run compares it to make sure
+    /// that its data has not changed.
     pub fn fingerprint(&self) -> u64 {
         let Shape { height, width, channels } = self.shape;
         let shape: Vec<u8> = [height, width, channels].iter().flat_map(|&side| (side as u64).to_le_bytes()).collect();
@@ -222,7 +222,7 @@ impl Dataset {
         let expected = count.checked_mul(self.shape.len());
         ensure!(
             split.streamed.is_some() || expected == Some(split.images.len()),
-            "{count} images of {} are not {} bytes",
+            "{count} images of {} do not have {} bytes",
             self.shape,
             split.images.len()
         );

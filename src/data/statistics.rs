@@ -1,6 +1,6 @@
-//! Mean and standard deviation of images, exact until the last division.
+//! Mean and standard deviation of images, computed from exact histograms.
 
-/// How often each value is there, per channel.
+/// The number of occurrences of every value, per channel.
 pub struct Histogram(Vec<[u64; 256]>);
 
 impl Histogram {
@@ -8,7 +8,7 @@ impl Histogram {
         Self(vec![[0; 256]; channels])
     }
 
-    /// Counts the values of images `[count][height][width][channels]`; gray ones count for every channel.
+    /// Counts the values of images `[count][height][width][channels]`. A gray value is counted in every channel.
     pub fn add(&mut self, images: &[u8], channels: usize) {
         for pixel in images.chunks_exact(channels) {
             for (counts, &value) in self.0.iter_mut().zip(pixel.iter().cycle()) {
@@ -17,14 +17,14 @@ impl Histogram {
         }
     }
 
-    /// The mean and standard deviation of `x / 255` of the first `channels`. A channel that is the same everywhere has the
-    /// deviation 1, so that normalising makes zeros of it.
+    /// The mean and standard deviation of `x / 255`, for the first `channels` channels. A constant channel gets a standard
+    /// deviation of 1, so that it becomes 0 when normalised.
     pub fn normalisation(&self, channels: usize) -> (Vec<f32>, Vec<f32>) {
         self.0.iter().take(channels).map(moments).unzip()
     }
 }
 
-/// Per channel, the mean and standard deviation of images `[count][height][width][channels]`.
+/// The mean and standard deviation of each channel of images `[count][height][width][channels]`.
 pub fn normalisation(images: &[u8], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let mut histogram = Histogram::new(channels);
     histogram.add(images, channels);

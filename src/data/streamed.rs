@@ -1,4 +1,4 @@
-//! Images that do not stay in memory, and how a set that is in memory becomes one of those.
+//! Streamed images, which a device does not keep in its memory, and the conversion of loaded images to streamed ones.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -14,32 +14,32 @@ use super::{Dataset, Split};
 use crate::images::{Held, ImageSource};
 use crate::rng;
 
-/// Where decoded images are during a run; the results are the same.
+/// Where to keep decoded images during a run. The choice does not affect the results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Residency {
-    /// In the device's memory where they fit, else in the host's, else streamed
+    /// In device memory if they fit, otherwise in host memory, otherwise streamed
     #[default]
     Auto,
-    /// All in memory, on a CUDA device in its own; an error where they do not fit
+    /// All in memory, with CUDA in device memory; an error if they do not fit
     Resident,
-    /// Read ahead of use and not kept: pictures of a folder from their files, all others from a temporary file
+    /// Read ahead of use and not kept: a folder's pictures from their files, all others from a temporary file
     Stream,
 }
 
 impl Residency {
-    /// Decides where the images of a set go that is in memory, with `free` bytes free on a device that has memory of its own.
-    /// Half of them are left to the network.
+    /// Decides where to keep the images of a loaded set. `free` is the number of free bytes on a device with its own
+    /// memory; half of them are reserved for the network.
     ///
     /// # Errors
-    /// The temporary file cannot be written.
+    /// If the temporary file cannot be written.
     pub fn place(self, dataset: &mut Dataset, free: Option<usize>) -> Result<()> {
         let bytes = dataset.resident_bytes();
         match (self, free) {
             (Self::Stream, _) => dataset.stream_from_file(),
             (Self::Auto, Some(free)) if bytes > free / 2 => {
                 let (bytes, free) = (bytes as f64 / 1e9, free as f64 / 1e9);
-                info!("{bytes:.1} GB of images stay in the host's memory: {free:.1} GB are free on the device");
+                info!("keeping {bytes:.1} GB of images in host memory: the device has {free:.1} GB free");
                 dataset.stream_from_memory()
             }
             _ => Ok(()),
@@ -47,11 +47,11 @@ impl Residency {
     }
 }
 
-/// Images that are read as they are needed.
+/// Images that are read when they are needed.
 #[derive(Clone)]
 pub struct Streamed {
     pub source: Arc<dyn ImageSource>,
-    /// [`digest_of`] all of them.
+    /// The digest of all images, see [`digest_of`].
     pub digest: u64,
 }
 
@@ -61,19 +61,19 @@ impl fmt::Debug for Streamed {
     }
 }
 
-/// Tells an image from others, as far as 64 bits do.
+/// A 64-bit hash of an image.
 pub fn hash_of(image: &[u8]) -> u64 {
     rng::fingerprint([image])
 }
 
-/// The same of all images of a split in their order.
+/// A 64-bit hash of a split, computed from the hashes of its images in order.
 pub fn digest_of(hashes: &[u64]) -> u64 {
     let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
     rng::fingerprint([bytes.as_slice()])
 }
 
 impl Split {
-    /// Of all its images, which are `image_len` bytes each.
+    /// The digest of all images, which have `image_len` bytes each; see [`digest_of`].
     pub(super) fn digest(&self, image_len: usize) -> u64 {
         match &self.streamed {
             Some(streamed) => streamed.digest,
@@ -81,7 +81,7 @@ impl Split {
         }
     }
 
-    /// Takes its images out of the memory that a device would copy, to be read from `source` of them.
+    /// Moves the images into the source that `source` creates from them, so that a device does not copy all of them.
     fn stream(&mut self, image_len: usize, source: impl FnOnce(Vec<u8>) -> Result<Arc<dyn ImageSource>>) -> Result<()> {
         if self.streamed.is_none() {
             let digest = self.digest(image_len);
@@ -93,12 +93,12 @@ impl Split {
 }
 
 impl Dataset {
-    /// Bytes of all images that are in memory.
+    /// The size of all images in memory, in bytes.
     pub fn resident_bytes(&self) -> usize {
         self.train.images.len() + self.test.images.len()
     }
 
-    /// Leaves the images in the host's memory, from which a device is given them batch by batch.
+    /// Keeps the images in host memory; a device receives them batch by batch.
     pub fn stream_from_memory(&mut self) -> Result<()> {
         let image_len = self.shape.len();
         for split in [&mut self.train, &mut self.test] {
@@ -110,15 +110,15 @@ impl Dataset {
     /// Moves the images to a temporary file, from which they are read batch by batch.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// If the file cannot be written.
     pub fn stream_from_file(&mut self) -> Result<()> {
         let shape = self.shape;
         for split in [&mut self.train, &mut self.test] {
             split.stream(shape.len(), |images| {
                 let mut file = records::temporary()?;
                 records::write_at(&mut file, 0, &images)?;
-                let places = (0..images.len() / shape.len()).map(|image| (image as u64, false)).collect();
-                Ok(Arc::new(Records { file: Arc::new(Mutex::new(file)), shape, stride: shape.len(), places }))
+                let entries = (0..images.len() / shape.len()).map(|image| (image as u64, false)).collect();
+                Ok(Arc::new(Records { file: Arc::new(Mutex::new(file)), shape, stride: shape.len(), entries }))
             })?;
         }
         Ok(())

@@ -209,7 +209,7 @@ fn the_real_cifar10_as_pictures() {
     let out = folder.path().join("run");
     let args = ["train", "--dataset", text(&archive), "--model", "lenet5", "--device", "cpu", "--out", text(&out)];
     let ran = succeed([&args[..], &["--max-steps", "150", "--lr", "0.02", "--momentum", "0.9"]].concat());
-    assert!(ran.stderr.contains("10 classes, 50000 pictures to train, 10000 to test with"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("10 classes, 50000 training pictures, 10000 test pictures"), "{}", ran.stderr);
     let config: toml::Table = fs::read_to_string(out.join("config.toml")).expect("read").parse().expect("TOML");
     let input = &config["input"];
     let near = |key: &str, published: [f64; 3]| {

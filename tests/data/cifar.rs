@@ -141,7 +141,7 @@ fn class_names_are_held_to_their_number() {
     cifar10(&place);
     let names = place.join("batches.meta.txt");
     for (bytes, words) in
-        [(b"one\ntwo\n".to_vec(), "2 classes"), (vec![0xff; 9], "no list"), (vec![b'a'; 70_000], "KiB")]
+        [(b"one\ntwo\n".to_vec(), "2 classes"), (vec![0xff; 9], "not a list"), (vec![b'a'; 70_000], "KiB")]
     {
         fs::write(&names, bytes).unwrap();
         assert_says(&message(load("cifar10", folder.path())), &["batches.meta.txt", words]);

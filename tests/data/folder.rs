@@ -149,11 +149,11 @@ fn a_folder_that_is_no_data_set_says_so() {
     assert_says(&message(load(path)), &["holds no PNG or JPEG pictures"]);
     gray(&path.join("one/a.png"), 1);
     gray(&path.join("one/b.png"), 1);
-    assert_says(&message(load(path)), &["not two folders", "one"]);
+    assert_says(&message(load(path)), &["at least two class folders", "one"]);
     gray(&path.join("train/two/a.png"), 1);
     gray(&path.join("train/three/a.png"), 1);
     gray(&path.join("test/four/a.png"), 1);
-    assert_says(&message(load(path)), &["four is none of the classes", "three, two"]);
+    assert_says(&message(load(path)), &["four is not one of the training classes", "three, two"]);
     fs::remove_dir_all(path.join("train")).unwrap();
     fs::remove_dir_all(path.join("one")).unwrap();
     gray(&path.join("test/five/a.png"), 1);
@@ -176,7 +176,7 @@ fn the_test_split_alone_follows_given_classes() {
     };
     let set = test(&["dog", "bird", "cat"]).unwrap();
     assert_eq!((set.train.count(), set.test.labels, set.mean, set.std), (0, vec![0, 2], vec![0.25], vec![0.5]));
-    assert_says(&message(test(&["dog", "bird"])), &["cat is none of the classes"]);
+    assert_says(&message(test(&["dog", "bird"])), &["cat is not one of the training classes"]);
     fs::remove_dir_all(folder.path().join("train")).unwrap();
     assert_eq!(test(&["dog", "cat"]).unwrap().test.count(), 2);
 }

@@ -83,7 +83,7 @@ fn another_type_is_refused_by_name() {
     bytes[2] = 0x0d;
     assert_refused(&bytes, &["f32 (type 0x0d)", "only u8"]);
     bytes[2] = 0x42;
-    assert_refused(&bytes, &["of no known type (type 0x42)"]);
+    assert_refused(&bytes, &["of an unknown type (type 0x42)"]);
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn too_few_bytes_are_refused() {
 
 #[test]
 fn trailing_bytes_are_refused() {
-    assert_refused(&[images(), vec![0]].concat(), &["left over", "12"]);
+    assert_refused(&[images(), vec![0]].concat(), &["more than the 12 bytes"]);
 }
 
 #[test]

@@ -116,9 +116,9 @@ fn a_picture_that_vanishes_or_changes_is_named() {
     assert_eq!(set.train.labels[4], 1);
     read().unwrap();
     fs::write(&victim, b"no picture").unwrap();
-    assert_says(&message(read()), &["train/dog/1.png", "no longer there as it was"]);
+    assert_says(&message(read()), &["train/dog/1.png", "has changed or disappeared"]);
     image::save_buffer(&victim, &[1; 16], 4, 4, L8).unwrap();
-    assert_says(&message(read()), &["train/dog/1.png", "another size"]);
+    assert_says(&message(read()), &["train/dog/1.png", "a different size"]);
     fs::remove_file(&victim).unwrap();
     assert_says(&message(read()), &["train/dog/1.png"]);
 }

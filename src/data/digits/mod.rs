@@ -1,7 +1,7 @@
-//! The embedded data set "digits": handwritten-like 28×28 digits, drawn from a constant seed, no file needed.
+//! The built-in data set "digits": 28×28 images of handwritten-style digits, generated from a fixed seed without files.
 
 mod pen;
-#[rustfmt::skip] // a line per stroke, not per point
+#[rustfmt::skip] // One line per stroke, not per point.
 mod strokes;
 
 use rayon::prelude::*;
@@ -10,19 +10,19 @@ use super::{Dataset, Split};
 use crate::rng::{Philox, Purpose};
 use crate::shape::Shape;
 
-/// Rows and columns of an image, as in MNIST.
+/// The height and width of an image, as in MNIST.
 const SIDE: usize = 28;
 const CLASS_COUNT: u32 = 10;
 const TRAIN_COUNT: u32 = 20_000;
 const TEST_COUNT: u32 = 2_000;
-/// Part of the data set: another seed makes another one.
+/// Defines the data set: another seed produces other images.
 const SEED: u64 = 1998;
-/// The streams of the label orders lie above those of the images, which are numbered from 0.
+/// The first random stream for shuffling labels. Lower numbers are the streams of the images, which are numbered from 0.
 const FIRST_LABEL_STREAM: u32 = 1 << 31;
 
-/// Draws the whole set: 20,000 training and 2,000 test images of as many samples of each class, in random order.
+/// Generates the data set: 20,000 training and 2,000 test images with equally many of each class, in random order.
 ///
-/// Image number `n` depends on the seed and on `n` alone, so the result does not depend on the number of threads.
+/// Image `n` depends only on the seed and on `n`, so the result does not depend on the number of threads.
 pub fn generate() -> Dataset {
     Dataset {
         name: "digits".into(),
@@ -35,7 +35,7 @@ pub fn generate() -> Dataset {
     }
 }
 
-/// Draws `count` images, of which the first is number `first` of the whole set.
+/// Draws `count` images, starting with number `first` of the data set.
 fn draw_split(first: u32, count: u32, label_stream: u32) -> Split {
     let labels = shuffled_labels(count, label_stream);
     let mut images = vec![0; count as usize * SIDE * SIDE];
@@ -47,7 +47,7 @@ fn draw_split(first: u32, count: u32, label_stream: u32) -> Split {
     Split { images, labels, ..Split::default() }
 }
 
-/// Every class equally often, in an order shuffled by Fisher and Yates.
+/// Labels with equally many of each class, in an order shuffled by Fisher–Yates.
 fn shuffled_labels(count: u32, stream: u32) -> Vec<u32> {
     let mut labels: Vec<u32> = (0..count).map(|number| number % CLASS_COUNT).collect();
     let mut random = Philox::new(SEED, Purpose::Digits, stream);

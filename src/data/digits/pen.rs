@@ -1,66 +1,66 @@
-//! Draws one digit: a skeleton, shaken and distorted, traced by a soft pen of varying width.
+//! Draws one digit: jitters and distorts a skeleton, and traces it with a soft pen of varying width.
 
 use super::SIDE;
 use super::strokes::{CENTRE, DIGITS, HEIGHT, Point};
 use crate::rng::Philox;
 
-/// Straight pieces between two points of a skeleton; at 28×28 more would not be seen.
-const PIECES: usize = 6;
-/// The digit's height in pixels before it is scaled, as in MNIST.
+/// The number of line segments between two points of a skeleton; at 28×28 more would not be visible.
+const SEGMENTS: usize = 6;
+/// The height of a digit in pixels before random scaling, as in MNIST.
 const BOX_SIDE: f32 = 20.0;
-/// How far a hand misses a point of the skeleton: a standard deviation, in units of the page.
-const SHAKE: f32 = 0.3;
+/// The standard deviation of the jitter of a skeleton's points, in units of the page.
+const JITTER: f32 = 0.3;
 
-/// Draws digit `class` over `image`, `[28][28]`, white on black.
+/// Draws the digit `class` into `image`, `[28][28]`, white on black. All pixels are overwritten.
 pub fn draw(class: u32, random: &mut Philox, image: &mut [u8]) {
-    let ways = DIGITS[class as usize];
-    let skeleton = ways[random.below(ways.len() as u32) as usize];
+    let skeletons = DIGITS[class as usize];
+    let skeleton = skeletons[random.below(skeletons.len() as u32) as usize];
     let distortion = Distortion::new(random);
     let pen = Pen::new(random);
-    let mut darkness = [0.0f32; SIDE * SIDE];
-    let mut drawn = 0.0;
+    let mut coverage = [0.0f32; SIDE * SIDE];
+    let mut length_drawn = 0.0;
     for stroke in skeleton {
-        let shaken: Vec<Point> = shake(stroke, random);
+        let jittered: Vec<Point> = jitter(stroke, random);
         let mut previous = None;
-        for point in smooth(&shaken) {
+        for point in interpolate(&jittered) {
             let point = distortion.apply(point);
-            let (from, width) = (previous.unwrap_or(point), pen.width_at(drawn));
-            drawn += (point[0] - from[0]).hypot(point[1] - from[1]);
-            pen.press(from, point, width, &mut darkness);
+            let (from, radius) = (previous.unwrap_or(point), pen.radius_at(length_drawn));
+            length_drawn += (point[0] - from[0]).hypot(point[1] - from[1]);
+            pen.draw_segment(from, point, radius, &mut coverage);
             previous = Some(point);
         }
     }
-    for (pixel, ink) in image.iter_mut().zip(darkness) {
-        *pixel = (pen.intensity * ink + pen.noise * rough_normal(random)).round() as u8; // `as` saturates
+    for (pixel, ink) in image.iter_mut().zip(coverage) {
+        *pixel = (pen.intensity * ink + pen.noise * approximate_normal(random)).round() as u8; // `as` saturates
     }
 }
 
-/// The points of a stroke where a hand would put them; a corner stays one.
-fn shake(stroke: &[Point], random: &mut Philox) -> Vec<Point> {
-    let mut shaken: Vec<Point> = Vec::with_capacity(stroke.len());
+/// Moves the points of a stroke at random. The two points of a sharp corner move together.
+fn jitter(stroke: &[Point], random: &mut Philox) -> Vec<Point> {
+    let mut jittered: Vec<Point> = Vec::with_capacity(stroke.len());
     for (index, point) in stroke.iter().enumerate() {
         let moved = match index.checked_sub(1) {
-            Some(before) if stroke[before] == *point => shaken[before],
-            _ => [point[0] + SHAKE * random.normal(), point[1] + SHAKE * random.normal()],
+            Some(before) if stroke[before] == *point => jittered[before],
+            _ => [point[0] + JITTER * random.normal(), point[1] + JITTER * random.normal()],
         };
-        shaken.push(moved);
+        jittered.push(moved);
     }
-    shaken
+    jittered
 }
 
-/// The Catmull–Rom spline through `points`, as a polyline. A point given twice parts it into two splines.
-fn smooth(points: &[Point]) -> Vec<Point> {
+/// The Catmull–Rom spline through `points`, as a polyline. A point given twice separates two splines.
+fn interpolate(points: &[Point]) -> Vec<Point> {
     let mut line = vec![points[0]];
     for index in 1..points.len() {
         let (start, end) = (points[index - 1], points[index]);
         if start == end {
             continue;
         }
-        // At an end or a corner the neighbour is the point itself, so the spline leaves it straight.
+        // At an end or a corner, the point itself replaces the missing neighbour.
         let before = points[index.saturating_sub(2)];
         let after = points[(index + 1).min(points.len() - 1)];
-        for piece in 1..=PIECES {
-            let t = piece as f32 / PIECES as f32;
+        for segment in 1..=SEGMENTS {
+            let t = segment as f32 / SEGMENTS as f32;
             line.push([0, 1].map(|axis| catmull_rom([before[axis], start[axis], end[axis], after[axis]], t)));
         }
     }
@@ -75,18 +75,18 @@ fn catmull_rom(p: [f32; 4], t: f32) -> f32 {
     p[1] + 0.5 * t * (linear + t * (square + t * cubic))
 }
 
-/// From the page to pixels: rotation, shear, scale, translation and a smooth elastic wave.
+/// Maps the page to pixels: rotation, shear, scale, translation and smooth elastic waves.
 struct Distortion {
     matrix: [[f32; 2]; 2],
     offset: Point,
     waves: [Wave; 4],
 }
 
-/// A displacement of `reach · sin(along · position + phase)`.
+/// A displacement of `amplitude · sin(wave_vector · position + phase)`.
 struct Wave {
-    along: Point,
+    wave_vector: Point,
     phase: f32,
-    reach: Point,
+    amplitude: Point,
 }
 
 impl Distortion {
@@ -101,35 +101,35 @@ impl Distortion {
             matrix: [[cos * across, (-cos * shear - sin) * down], [sin * across, (cos - sin * shear) * down]],
             offset: [middle + random.uniform(-1.5, 1.5), middle + random.uniform(-1.5, 1.5)],
             waves: std::array::from_fn(|_| Wave {
-                along: [0.17 * random.normal(), 0.17 * random.normal()],
+                wave_vector: [0.17 * random.normal(), 0.17 * random.normal()],
                 phase: random.uniform(0.0, std::f32::consts::TAU),
-                reach: [0.65 * random.normal(), 0.65 * random.normal()],
+                amplitude: [0.65 * random.normal(), 0.65 * random.normal()],
             }),
         }
     }
 
     fn apply(&self, point: Point) -> Point {
         let (x, y) = (point[0] - CENTRE[0], point[1] - CENTRE[1]);
-        let straight = [0, 1].map(|row| self.matrix[row][0] * x + self.matrix[row][1] * y);
-        let mut bent = [straight[0] + self.offset[0], straight[1] + self.offset[1]];
+        let linear = [0, 1].map(|row| self.matrix[row][0] * x + self.matrix[row][1] * y);
+        let mut warped = [linear[0] + self.offset[0], linear[1] + self.offset[1]];
         for wave in &self.waves {
-            let lift = (wave.along[0] * straight[0] + wave.along[1] * straight[1] + wave.phase).sin();
-            bent = [bent[0] + wave.reach[0] * lift, bent[1] + wave.reach[1] * lift];
+            let sine = (wave.wave_vector[0] * linear[0] + wave.wave_vector[1] * linear[1] + wave.phase).sin();
+            warped = [warped[0] + wave.amplitude[0] * sine, warped[1] + wave.amplitude[1] * sine];
         }
-        bent
+        warped
     }
 }
 
-/// What the digit is drawn with; lengths are in pixels.
+/// The pen that draws the digit; lengths are in pixels.
 struct Pen {
-    /// Half the mean width of the line.
+    /// Half of the mean line width.
     radius: f32,
-    /// The part by which pressure makes the line thicker and thinner, and where on the line it does.
+    /// The relative amplitude and the phase of the periodic variation of the line width.
     pressure: f32,
     phase: f32,
-    /// The width over which the edge of the line fades.
+    /// The width of the soft edge of the line.
     softness: f32,
-    /// Grey level of full ink, and the standard deviation of the noise over all.
+    /// The gray level of full ink, and the standard deviation of the noise in every pixel.
     intensity: f32,
     noise: f32,
 }
@@ -146,14 +146,14 @@ impl Pen {
         }
     }
 
-    /// Half the width after `drawn` pixels of line.
-    fn width_at(&self, drawn: f32) -> f32 {
-        self.radius * (1.0 + self.pressure * (0.25 * drawn + self.phase).sin())
+    /// Half of the line width after `length_drawn` pixels of line.
+    fn radius_at(&self, length_drawn: f32) -> f32 {
+        self.radius * (1.0 + self.pressure * (0.25 * length_drawn + self.phase).sin())
     }
 
-    /// Draws a straight piece: a pixel is as dark as the darkest piece makes it.
-    fn press(&self, from: Point, to: Point, width: f32, darkness: &mut [f32]) {
-        let reach = width + 0.5 * self.softness;
+    /// Draws a straight segment of half width `radius`. A pixel's coverage is the maximum over all segments.
+    fn draw_segment(&self, from: Point, to: Point, radius: f32, coverage: &mut [f32]) {
+        let reach = radius + 0.5 * self.softness;
         let along = [to[0] - from[0], to[1] - from[1]];
         let length_squared = (along[0] * along[0] + along[1] * along[1]).max(1e-9);
         let [columns, rows] = [0, 1].map(|axis| {
@@ -167,16 +167,16 @@ impl Pen {
                 let t = ((offset[0] * along[0] + offset[1] * along[1]) / length_squared).clamp(0.0, 1.0);
                 let (dx, dy) = (offset[0] - t * along[0], offset[1] - t * along[1]);
                 let ink = (reach - (dx * dx + dy * dy).sqrt()) / self.softness;
-                let pixel = &mut darkness[row * SIDE + column];
+                let pixel = &mut coverage[row * SIDE + column];
                 *pixel = pixel.max(ink.clamp(0.0, 1.0));
             }
         }
     }
 }
 
-/// Nearly normal with deviation 1, from the sum of four random bytes: much cheaper than the real one, which 784
-/// pixels of 14,000 images would feel.
-fn rough_normal(random: &mut Philox) -> f32 {
+/// An approximately standard normal value, from the sum of four random bytes. Every pixel needs one, and a true normal
+/// value would take much longer.
+fn approximate_normal(random: &mut Philox) -> f32 {
     let sum: u32 = random.next_u32().to_le_bytes().into_iter().map(u32::from).sum();
     (sum as f32 - 510.0) * (1.0 / 147.8)
 }

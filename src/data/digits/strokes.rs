@@ -1,25 +1,25 @@
-//! The skeletons of the digits: how a hand draws each, in one to three ways.
+//! The skeletons of the digits: two or three ways to write each of them.
 
-/// A point on a page 10 wide and 14 high; `x` goes right, `y` down.
+/// A point `[x, y]` on a page 10 wide and 14 high; `x` points right and `y` down.
 pub type Point = [f32; 2];
 
-/// Points that the pen passes through, smoothly, except that it turns sharply at a point given twice.
+/// Points on a smooth curve of the pen. A point given twice is a sharp corner.
 pub type Stroke = &'static [Point];
 
-/// One way to draw a digit, stroke after stroke.
+/// One way to write a digit: its strokes in order.
 pub type Skeleton = &'static [Stroke];
 
-/// The middle of the page.
+/// The centre of the page.
 pub const CENTRE: Point = [5.0, 7.0];
 pub const HEIGHT: f32 = 14.0;
 
-/// The ways to draw each digit; the index is the digit.
+/// The skeletons of each digit; the index is the digit.
 pub const DIGITS: [&[Skeleton]; 10] = [ZERO, ONE, TWO, THREE, FOUR, FIVE, SIX, SEVEN, EIGHT, NINE];
 
 const ZERO: &[Skeleton] = &[
-    // Closed and round.
+    // A closed, round oval.
     &[&[[5.4, 0.2], [2.3, 2.2], [1.0, 7.0], [2.2, 11.9], [5.0, 13.8], [7.9, 11.8], [9.0, 7.0], [7.8, 2.0], [5.0, 0.2]]],
-    // The end overshoots the start, in a slim oval.
+    // A slim oval whose end overshoots its start.
     &[&[
         [6.4, 1.0], [4.4, 0.3], [2.6, 3.4], [2.0, 8.0], [3.2, 12.8], [5.4, 13.6], [7.6, 10.4], [8.0, 5.4], [6.8, 1.6],
         [4.2, 0.4],
@@ -27,21 +27,21 @@ const ZERO: &[Skeleton] = &[
 ];
 
 const ONE: &[Skeleton] = &[
-    // A bare stroke.
+    // A single stroke.
     &[&[[5.4, 0.2], [5.2, 7.0], [5.0, 13.8]]],
     // With an upstroke.
     &[&[[2.6, 3.6], [5.6, 0.2], [5.6, 0.2], [5.4, 7.0], [5.2, 13.8]]],
-    // With an upstroke and a foot.
+    // With an upstroke and a base line.
     &[&[[2.8, 3.0], [5.4, 0.2], [5.4, 0.2], [5.3, 7.0], [5.2, 13.6]], &[[2.2, 13.6], [5.2, 13.7], [8.2, 13.5]]],
 ];
 
 const TWO: &[Skeleton] = &[
-    // With a sharp foot.
+    // With a sharp corner at the base.
     &[&[
         [1.4, 3.8], [2.8, 1.0], [5.5, 0.1], [8.1, 2.0], [7.8, 5.2], [5.0, 9.4], [1.2, 13.4], [1.2, 13.4], [5.0, 13.3],
         [9.0, 13.5],
     ]],
-    // With a loop in the foot.
+    // With a loop at the base.
     &[&[
         [1.8, 2.8], [4.4, 0.2], [7.6, 1.6], [7.6, 5.2], [5.2, 9.4], [2.6, 13.0], [1.0, 13.0], [1.6, 11.2],
         [4.2, 11.8], [6.6, 13.6], [9.2, 12.6],
@@ -49,7 +49,7 @@ const TWO: &[Skeleton] = &[
 ];
 
 const THREE: &[Skeleton] = &[
-    // Two bows.
+    // Two round bowls.
     &[&[
         [1.8, 1.8], [4.6, 0.1], [7.7, 1.8], [7.2, 5.0], [4.2, 6.6], [4.2, 6.6], [7.5, 7.6], [8.7, 10.4], [6.6, 13.3],
         [3.6, 13.8], [1.2, 12.0],
@@ -82,7 +82,7 @@ const FIVE: &[Skeleton] = &[
         [8.6, 0.5], [5.6, 0.4], [2.6, 0.5], [2.6, 0.5], [2.3, 3.2], [2.0, 6.2], [2.0, 6.2], [5.0, 5.2], [8.3, 7.2],
         [8.4, 10.8], [5.6, 13.6], [1.4, 12.6],
     ]],
-    // The bar apart.
+    // The top bar as a separate stroke.
     &[
         &[
             [2.8, 1.0], [2.4, 3.6], [2.2, 6.2], [2.2, 6.2], [5.6, 5.8], [8.0, 8.6], [7.4, 12.0], [4.6, 13.8],
@@ -95,7 +95,7 @@ const FIVE: &[Skeleton] = &[
 ];
 
 const SIX: &[Skeleton] = &[
-    // A wide bow.
+    // A wide curve.
     &[&[[7.6, 0.6], [4.2, 2.6], [1.8, 7.2], [2.0, 11.8], [4.8, 13.8], [8.0, 12.2], [8.2, 9.0], [5.4, 7.4], [2.2, 9.8]]],
     // A straight back and a small loop.
     &[&[

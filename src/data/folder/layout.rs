@@ -1,86 +1,87 @@
-//! Which of the pictures train, which test, and of what class each is: from the names of their folders.
+//! Assigns every picture to the training or the test set and to a class, by the names of its folders.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail, ensure};
 
 use super::PictureOptions;
-use super::listing::{Listing, Place};
+use super::listing::{Listing, Location};
 use crate::rng::{Philox, Purpose};
 
 const TRAIN: &str = "train";
-/// Names of the folder to test with; the first that is there is taken.
+/// Names of the folder with the test pictures; the first that exists is used.
 const TESTS: [&str; 4] = ["test", "val", "valid", "validation"];
 
-/// A picture with its label.
+/// A picture and its label.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Labelled {
+pub struct LabelledPicture {
     pub label: u32,
-    /// For people: the path below the root.
+    /// The path below the root, for messages.
     pub name: String,
-    pub place: Place,
+    pub location: Location,
 }
 
-/// What [`arrange`] made of a listing; both splits are in the order of classes and then names.
+/// The result of [`arrange`]. Both splits are sorted by class, then by name.
 #[derive(Debug)]
 pub struct Layout {
     pub classes: Vec<String>,
-    pub train: Vec<Labelled>,
-    pub test: Vec<Labelled>,
+    pub train: Vec<LabelledPicture>,
+    pub test: Vec<LabelledPicture>,
 }
 
-/// Pictures of a split by their classes.
-type ByClass = BTreeMap<String, Vec<(String, Place)>>;
+/// The names and locations of a split's pictures, by class.
+type ByClass = BTreeMap<String, Vec<(String, Location)>>;
 
-/// Arranges `[train|test/]class/…/picture`, at any depth. Classes are numbered in the order of their names, as
-/// torchvision's `ImageFolder` does, or as `classes` lists them. Without a folder to test with, some pictures of every
-/// class are set aside for that, which depend on the split's seed alone.
+/// Arranges pictures at paths `[train|test/]class/…/picture` of any depth. Classes are numbered in the order of their
+/// names, as in torchvision's `ImageFolder`, or in the order of `classes`. Without a test folder, some pictures of every
+/// class are held out for testing; which ones depends only on the split seed.
 ///
 /// # Errors
-/// Where there are no two classes, no pictures to train or test with, or a class that `classes` does not list.
+/// If there are fewer than two classes, no training pictures to derive them from, or a class that is not in `classes`.
 pub fn arrange(listing: Listing, options: &PictureOptions, classes: Option<&[String]>) -> Result<Layout> {
-    let pictures = without_common_root(listing.pictures);
+    let pictures = strip_common_root(listing.pictures);
     let tops: BTreeSet<&str> =
         pictures.iter().filter(|(parts, _)| parts.len() > 1).map(|(p, _)| p[0].as_str()).collect();
     let test = TESTS.into_iter().find(|name| tops.contains(name));
     let split = tops.contains(TRAIN) || (test.is_some() && tops.iter().all(|top| TESTS.contains(top)));
-    let (mut trains, mut tests, mut strays) = (ByClass::new(), ByClass::new(), Vec::new());
-    for (parts, place) in pictures {
+    let (mut trains, mut tests, mut unassigned) = (ByClass::new(), ByClass::new(), Vec::new());
+    for (parts, location) in pictures {
         let name = parts.join("/");
         let (set, class) = match parts.as_slice() {
             [top, class, _, ..] if split && top == TRAIN => (&mut trains, class),
             [top, class, _, ..] if split && Some(top.as_str()) == test => (&mut tests, class),
             [class, _, ..] if !split => (&mut trains, class),
             _ => {
-                strays.push(name);
+                unassigned.push(name);
                 continue;
             }
         };
-        set.entry(class.clone()).or_default().push((name, place));
+        set.entry(class.clone()).or_default().push((name, location));
     }
-    if let Some(first) = strays.first() {
-        tracing::warn!("{} pictures belong to no class or split and are left out, such as {first}", strays.len());
+    if let Some(first) = unassigned.first() {
+        tracing::warn!("skipping {} pictures that belong to no class or split, such as {first}", unassigned.len());
     }
-    let known: Vec<String> = match classes {
+    let class_names: Vec<String> = match classes {
         Some(classes) => classes.to_vec(),
         None => trains.keys().cloned().collect(),
     };
-    ensure!(!known.is_empty(), "there is no folder train/ with pictures to train with");
+    ensure!(!class_names.is_empty(), "there is no folder train/ with training pictures");
     if tests.is_empty() {
-        tests = set_aside(&mut trains, options);
+        tests = hold_out_test_set(&mut trains, options);
     }
-    let layout = Layout { train: labelled(trains, &known)?, test: labelled(tests, &known)?, classes: known };
+    let layout =
+        Layout { train: labelled(trains, &class_names)?, test: labelled(tests, &class_names)?, classes: class_names };
     ensure!(
         layout.classes.len() > 1,
-        "there are not two folders of pictures, one for each class: {:?}",
+        "at least two class folders with pictures are needed, but found {:?}",
         layout.classes
     );
     Ok(layout)
 }
 
-/// Archives hold all under one folder: it says nothing.
-fn without_common_root(pictures: BTreeMap<Vec<String>, Place>) -> Vec<(Vec<String>, Place)> {
-    let mut pictures: Vec<(Vec<String>, Place)> = pictures.into_iter().collect();
+/// Removes folders that contain all other folders, such as the top-level folder of an archive.
+fn strip_common_root(pictures: BTreeMap<Vec<String>, Location>) -> Vec<(Vec<String>, Location)> {
+    let mut pictures: Vec<(Vec<String>, Location)> = pictures.into_iter().collect();
     loop {
         let first = pictures.first().map(|(parts, _)| parts[0].clone()).unwrap_or_default();
         let is_root = pictures.iter().all(|(parts, _)| parts.len() > 1 && parts[0] == first)
@@ -92,21 +93,22 @@ fn without_common_root(pictures: BTreeMap<Vec<String>, Place>) -> Vec<(Vec<Strin
     }
 }
 
-/// Takes the part of every class that is to test with; at least one picture stays and one goes, where there are two.
-fn set_aside(trains: &mut ByClass, options: &PictureOptions) -> ByClass {
+/// Moves the test fraction of every class to a test set. A class with two or more pictures keeps at least one picture and
+/// gives up at least one.
+fn hold_out_test_set(trains: &mut ByClass, options: &PictureOptions) -> ByClass {
     let mut tests = ByClass::new();
     for (number, (class, pictures)) in trains.iter_mut().enumerate() {
         let count = pictures.len();
-        let wanted = (count as f64 * options.test_fraction).round() as usize;
-        let wanted = wanted.clamp(1, count.saturating_sub(1).max(1)).min(count - 1);
-        // The first of a random order, as Fisher and Yates begin it.
+        let test_count = (count as f64 * options.test_fraction).round() as usize;
+        let test_count = test_count.clamp(1, count.saturating_sub(1).max(1)).min(count - 1);
+        // A partial Fisher–Yates shuffle chooses the test pictures.
         let mut order: Vec<usize> = (0..count).collect();
         let mut random = Philox::new(options.split_seed, Purpose::Split, number as u32);
-        for position in 0..wanted {
-            let left = u32::try_from(count - position).unwrap_or(u32::MAX);
-            order.swap(position, position + random.below(left) as usize);
+        for position in 0..test_count {
+            let remaining = u32::try_from(count - position).unwrap_or(u32::MAX);
+            order.swap(position, position + random.below(remaining) as usize);
         }
-        let chosen: BTreeSet<usize> = order[..wanted].iter().copied().collect();
+        let chosen: BTreeSet<usize> = order[..test_count].iter().copied().collect();
         let (test, train): (Vec<_>, Vec<_>) =
             std::mem::take(pictures).into_iter().enumerate().partition(|(index, _)| chosen.contains(index));
         *pictures = train.into_iter().map(|(_, picture)| picture).collect();
@@ -117,20 +119,20 @@ fn set_aside(trains: &mut ByClass, options: &PictureOptions) -> ByClass {
     tests
 }
 
-fn labelled(set: ByClass, classes: &[String]) -> Result<Vec<Labelled>> {
+fn labelled(set: ByClass, classes: &[String]) -> Result<Vec<LabelledPicture>> {
     let mut all = Vec::new();
     for (class, pictures) in set {
-        let Some(label) = classes.iter().position(|known| *known == class) else {
-            bail!("the folder {class} is none of the classes to train with: {}", shown(classes));
+        let Some(label) = classes.iter().position(|name| *name == class) else {
+            bail!("the folder {class} is not one of the training classes: {}", class_list(classes));
         };
         let label = label as u32;
-        all.extend(pictures.into_iter().map(|(name, place)| Labelled { label, name, place }));
+        all.extend(pictures.into_iter().map(|(name, location)| LabelledPicture { label, name, location }));
     }
     all.sort_by_key(|picture| picture.label); // stable: names stay in order
     Ok(all)
 }
 
-fn shown(classes: &[String]) -> String {
+fn class_list(classes: &[String]) -> String {
     let first: Vec<&str> = classes.iter().take(10).map(String::as_str).collect();
     first.join(", ") + if classes.len() > 10 { ", …" } else { "" }
 }

@@ -1,4 +1,4 @@
-//! Which pictures a folder or archive holds, in an order that depends on their names alone.
+//! Lists the pictures in a folder or archive, in an order that depends only on their names.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,41 +8,42 @@ use anyhow::{Context, Result, ensure};
 
 use crate::data::archive::{self, Kind};
 
-/// Folders within folders; more is a loop or no data set.
+/// The deepest nesting of folders. Deeper ones are a loop or not a data set.
 const MAX_DEPTH: usize = 32;
 const ENDINGS: [&str; 3] = [".png", ".jpg", ".jpeg"];
 
-/// Where a picture is.
+/// The location of a picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     File(PathBuf),
-    /// The archive's member of that number, from 0.
+    /// The index of a member of the archive, from 0.
     Member(u64),
 }
 
-/// All pictures by their paths below the root, part by part, in the order of those.
+/// The pictures of a folder or archive.
 #[derive(Debug, Default)]
 pub struct Listing {
-    pub pictures: BTreeMap<Vec<String>, Place>,
-    /// Links in an archive, which are not followed.
+    /// The locations of the pictures, sorted by the components of their paths below the root.
+    pub pictures: BTreeMap<Vec<String>, Location>,
+    /// The number of links in an archive, which are not followed.
     pub links: usize,
-    /// Files that are no pictures by their names.
+    /// The number of files whose names are not those of pictures.
     pub others: usize,
 }
 
-/// Lists a folder, or an archive without unpacking it.
+/// Lists a folder or an archive, without unpacking the archive.
 pub fn list(path: &Path) -> Result<Listing> {
     let mut listing = Listing::default();
     if path.is_dir() {
-        // Links in a folder are its owner's choice and are followed, but not in circles.
+        // Links in a folder are its owner's choice, so they are followed. A loop is an error.
         list_folder(path, &mut Vec::new(), &mut Vec::new(), &mut listing)?;
     } else {
         let mut number = 0;
         archive::for_each(path, |member, _| {
             match (member.kind, member.parts.last()) {
                 (Kind::File, Some(name)) if is_picture(name) => {
-                    // As tar unpacks: of two members of one name, the later counts.
-                    listing.pictures.insert(member.parts.clone(), Place::Member(number));
+                    // Of two members with the same name, the later one counts, as when tar unpacks them.
+                    listing.pictures.insert(member.parts.clone(), Location::Member(number));
                 }
                 (Kind::Link, _) => listing.links += 1,
                 (Kind::File | Kind::Other, _) => listing.others += 1,
@@ -55,17 +56,22 @@ pub fn list(path: &Path) -> Result<Listing> {
     let Listing { pictures, links, others } = &listing;
     ensure!(!pictures.is_empty(), "{} holds no PNG or JPEG pictures", path.display());
     if links + others > 0 {
-        tracing::info!("{}: ignored {links} links and {others} files that are no pictures", path.display());
+        tracing::info!("{}: ignored {links} links and {others} files that are not pictures", path.display());
     }
     Ok(listing)
 }
 
-fn list_folder(folder: &Path, parts: &mut Vec<String>, above: &mut Vec<PathBuf>, listing: &mut Listing) -> Result<()> {
+fn list_folder(
+    folder: &Path,
+    parts: &mut Vec<String>,
+    ancestors: &mut Vec<PathBuf>,
+    listing: &mut Listing,
+) -> Result<()> {
     let context = || format!("cannot read the folder {}", folder.display());
-    let place = folder.canonicalize().with_context(context)?;
-    let loops = above.contains(&place) || above.len() == MAX_DEPTH;
-    ensure!(!loops, "the folder {} leads back into itself, or lies too deep", folder.display());
-    above.push(place);
+    let canonical = folder.canonicalize().with_context(context)?;
+    let loops = ancestors.contains(&canonical) || ancestors.len() == MAX_DEPTH;
+    ensure!(!loops, "the folder {} leads back into itself or is nested too deeply", folder.display());
+    ancestors.push(canonical);
     for entry in fs::read_dir(folder).with_context(context)? {
         let entry = entry.with_context(context)?;
         let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
@@ -74,19 +80,19 @@ fn list_folder(folder: &Path, parts: &mut Vec<String>, above: &mut Vec<PathBuf>,
         }
         parts.push(name);
         if path.is_dir() {
-            list_folder(&path, parts, above, listing)?;
+            list_folder(&path, parts, ancestors, listing)?;
         } else if parts.last().is_some_and(|name| is_picture(name)) {
-            listing.pictures.insert(parts.clone(), Place::File(path));
+            listing.pictures.insert(parts.clone(), Location::File(path));
         } else {
             listing.others += 1;
         }
         parts.pop();
     }
-    above.pop();
+    ancestors.pop();
     Ok(())
 }
 
-/// By its name. Hidden files are none: some systems add `._name.jpg` to archives.
+/// Whether the name is that of a picture. Hidden files are excluded, because some systems add `._name.jpg` to archives.
 fn is_picture(name: &str) -> bool {
     let lower = name.to_lowercase();
     !name.starts_with('.') && ENDINGS.iter().any(|ending| lower.ends_with(ending))

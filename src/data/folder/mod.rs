@@ -1,4 +1,4 @@
-//! Folders of pictures, one per class, as they are or in a tar archive: read in parallel into memory.
+//! Loads a folder or tar archive with one subfolder of pictures per class, and decodes the pictures in parallel.
 
 mod layout;
 mod listing;
@@ -14,27 +14,29 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rayon::prelude::*;
 
-use self::layout::{Labelled, Layout};
-use self::listing::Place;
+use self::layout::{LabelledPicture, Layout};
+use self::listing::Location;
 use self::redecoded::Redecoded;
 use self::store::{Finished, Pixels, Store};
 use super::{Dataset, LoadOptions, archive, crop, picture, statistics};
 
-/// Pictures of an archive that are held undecoded: so many, or of so many bytes.
+/// The most pictures to hold before they are decoded.
 const CHUNK: usize = 512;
+/// The most bytes to hold, of undecoded pictures of an archive or of pictures that are being decoded.
 const CHUNK_BYTES: usize = 64 << 20;
-/// Corrupt pictures that are listed one by one.
+/// The most corrupt pictures that are logged one by one.
 const SHOWN: usize = 20;
 
-/// How a folder of pictures is read.
+/// Options for reading a folder of pictures.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PictureOptions {
-    /// Height and width to bring all pictures to; without it they must be of one size.
+    /// The height and width to scale and crop all pictures to. Without it, they must all have the same size.
     pub image_size: Option<(usize, usize)>,
-    /// The part of every class to test with, where no folder is there for that.
+    /// The fraction of every class to test with if there is no test folder.
     pub test_fraction: f64,
+    /// Seed of the random choice of test pictures.
     pub split_seed: u64,
-    /// Corrupt pictures to put up with.
+    /// The largest number of corrupt pictures to skip; more are an error.
     pub max_bad: usize,
 }
 
@@ -44,7 +46,7 @@ impl Default for PictureOptions {
     }
 }
 
-/// Reads the folder or archive at `path`. Where the options want the test split alone, the other is empty.
+/// Reads the folder or archive at `path`. With `test_only` and a given normalisation, the training split stays empty.
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     let context = || format!("cannot use the pictures in {}", path.display());
     let arranged = layout::arrange(listing::list(path)?, &options.pictures, options.classes.as_deref());
@@ -52,15 +54,15 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     if options.test_only && options.normalisation.is_some() {
         train.clear();
     } else if train.is_empty() {
-        bail!("{} has no folder train/ with pictures to train with", path.display());
+        bail!("{} has no folder train/ with training pictures", path.display());
     }
-    let training = if train.is_empty() { String::new() } else { format!("{} pictures to train, ", train.len()) };
-    tracing::info!("{}: {} classes, {training}{} to test with", path.display(), classes.len(), test.len());
-    let mut reading = Reading::new(&train, &test, options, path.is_file());
-    let read = if path.is_dir() { reading.files() } else { reading.archive(path) };
-    reading.bar.finish_and_clear();
+    let training = if train.is_empty() { String::new() } else { format!("{} training pictures, ", train.len()) };
+    tracing::info!("{}: {} classes, {training}{} test pictures", path.display(), classes.len(), test.len());
+    let mut loader = Loader::new(&train, &test, options, path.is_file());
+    let read = if path.is_dir() { loader.read_files() } else { loader.read_archive(path) };
+    loader.bar.finish_and_clear();
     read.with_context(context)?;
-    let Finished { shape, train, test, normalisation } = reading.finish();
+    let Finished { shape, train, test, normalisation } = loader.finish();
     let (mean, std) = match (&options.normalisation, normalisation) {
         (Some(given), _) => given.clone(),
         (None, Some(found)) => found,
@@ -70,33 +72,37 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     Ok(Dataset { name: name.unwrap_or_else(|| "pictures".into()), shape, classes, mean, std, train, test })
 }
 
-/// A picture that is still to be decoded.
+/// A picture that has yet to be decoded.
 struct Pending {
     index: usize,
-    bytes: Bytes,
+    encoded: Encoded,
 }
 
-enum Bytes {
-    Held(Vec<u8>),
-    In(PathBuf),
+/// The encoded bytes of a picture.
+enum Encoded {
+    Memory(Vec<u8>),
+    File(PathBuf),
+    /// A member of an archive that exceeds the size limit.
     TooLarge,
 }
 
-/// The set as far as it was read.
-struct Reading<'a> {
-    pictures: Vec<&'a Labelled>,
+/// The state of loading a data set.
+struct Loader<'a> {
+    pictures: Vec<&'a LabelledPicture>,
     store: Store,
-    /// Height and width to scale to, or that all have.
+    /// The height and width to scale to, or that all pictures must have; unknown before the first picture.
     size: Option<(usize, usize)>,
+    /// Whether to scale the pictures to `size`.
     scales: bool,
     max_bad: usize,
+    /// The names and errors of the corrupt pictures.
     bad: Vec<String>,
     bar: ProgressBar,
 }
 
-impl<'a> Reading<'a> {
-    fn new(train: &'a [Labelled], test: &'a [Labelled], options: &LoadOptions, archived: bool) -> Self {
-        let pictures: Vec<&Labelled> = train.iter().chain(test).collect();
+impl<'a> Loader<'a> {
+    fn new(train: &'a [LabelledPicture], test: &'a [LabelledPicture], options: &LoadOptions, archived: bool) -> Self {
+        let pictures: Vec<&LabelledPicture> = train.iter().chain(test).collect();
         let PictureOptions { image_size, max_bad, .. } = options.pictures;
         Self {
             bar: progress_bar(options.progress, pictures.len() as u64),
@@ -109,7 +115,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn files(&mut self) -> Result<()> {
+    fn read_files(&mut self) -> Result<()> {
         let files: Vec<Pending> =
             self.pictures.iter().enumerate().filter_map(|(index, picture)| pending(index, picture)).collect();
         let mut files = files.into_iter();
@@ -122,25 +128,25 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn archive(&mut self, path: &Path) -> Result<()> {
-        let number = |(index, picture): (usize, &&Labelled)| match picture.place {
-            Place::Member(number) => Some((number, index)),
-            Place::File(_) => None,
+    fn read_archive(&mut self, path: &Path) -> Result<()> {
+        let number = |(index, picture): (usize, &&LabelledPicture)| match picture.location {
+            Location::Member(number) => Some((number, index)),
+            Location::File(_) => None,
         };
         let wanted: HashMap<u64, usize> = self.pictures.iter().enumerate().filter_map(number).collect();
         let (mut number, mut chunk, mut held) = (0, Vec::new(), 0);
         archive::for_each(path, |member, content| {
             number += 1;
             let Some(&index) = wanted.get(&(number - 1)) else { return Ok(()) };
-            let bytes = if member.size > picture::MAX_FILE_BYTES {
-                Bytes::TooLarge
+            let encoded = if member.size > picture::MAX_FILE_BYTES {
+                Encoded::TooLarge
             } else {
                 let mut bytes = Vec::new();
                 content.take(member.size).read_to_end(&mut bytes)?;
                 held += bytes.len();
-                Bytes::Held(bytes)
+                Encoded::Memory(bytes)
             };
-            chunk.push(Pending { index, bytes });
+            chunk.push(Pending { index, encoded });
             if chunk.len() == CHUNK || held > CHUNK_BYTES {
                 held = 0;
                 self.decode(std::mem::take(&mut chunk))?;
@@ -150,40 +156,41 @@ impl<'a> Reading<'a> {
         self.decode(chunk)
     }
 
-    /// Decodes the pictures, in parallel as soon as their size is known, and keeps them.
+    /// Decodes the pictures, in parallel as soon as their size is known, and stores them.
     fn decode(&mut self, chunk: Vec<Pending>) -> Result<()> {
         let mut chunk = chunk.into_iter();
         while self.size.is_none() {
             let Some(first) = chunk.next() else { return self.check_bad() };
             self.bar.inc(1);
-            let decoded = decode(&first.bytes, None, false);
+            let decoded = decode(&first.encoded, None, false);
             if let Ok(pixels) = &decoded {
                 self.size = Some((pixels.height, pixels.width));
                 self.store.reserve(pixels.height, pixels.width)?;
             }
-            self.keep(first.index, decoded)?;
+            self.store_picture(first.index, decoded)?;
         }
         let (size, scales, bar) = (self.size, self.scales, self.bar.clone());
         let (height, width) = size.context("a size")?;
         self.store.reserve(height, width)?;
-        // Large pictures in small groups: all of a group are held beside the store.
+        // A group of decoded pictures takes memory in addition to the store, so groups of large pictures are small.
         let group = (CHUNK_BYTES / (3 * height * width)).max(rayon::current_num_threads());
         let mut rest: Vec<Pending> = chunk.collect();
         while !rest.is_empty() {
             let later = rest.split_off(group.min(rest.len()));
             let one = |pending: Pending| {
-                let pixels = decode(&pending.bytes, size, scales);
+                let pixels = decode(&pending.encoded, size, scales);
                 bar.inc(1);
                 (pending.index, pixels)
             };
             let decoded: Vec<(usize, Result<Pixels>)> = rest.into_par_iter().map(one).collect();
-            decoded.into_iter().try_for_each(|(index, pixels)| self.keep(index, pixels))?;
+            decoded.into_iter().try_for_each(|(index, pixels)| self.store_picture(index, pixels))?;
             rest = later;
         }
         self.check_bad()
     }
 
-    fn keep(&mut self, index: usize, pixels: Result<Pixels>) -> Result<()> {
+    /// Stores a decoded picture, or records that it is corrupt.
+    fn store_picture(&mut self, index: usize, pixels: Result<Pixels>) -> Result<()> {
         let name = &self.pictures[index].name;
         match pixels {
             Ok(pixels) => self.store.put(index, name, &pixels)?,
@@ -198,14 +205,14 @@ impl<'a> Reading<'a> {
     }
 
     fn check_bad(&self) -> Result<()> {
-        let (bad, most) = (self.bad.len(), self.max_bad);
-        if bad <= most {
+        let (bad, limit) = (self.bad.len(), self.max_bad);
+        if bad <= limit {
             return Ok(());
         }
         let shown = self.bad.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
         let dots = if bad > 3 { "; …" } else { "" };
         bail!(
-            "{bad} pictures are corrupt ({shown}{dots}), more than --max-bad {most} allows: mend or remove them, or raise it"
+            "{bad} pictures are corrupt ({shown}{dots}), more than --max-bad {limit} allows; repair or remove them, or raise --max-bad"
         )
     }
 
@@ -214,9 +221,9 @@ impl<'a> Reading<'a> {
         if !bad.is_empty() {
             tracing::warn!("skipped {} corrupt pictures", bad.len());
         }
-        let file = |index: usize| match &pictures[index].place {
-            Place::File(path) => Some(path.clone()),
-            Place::Member(_) => None,
+        let file = |index: usize| match &pictures[index].location {
+            Location::File(path) => Some(path.clone()),
+            Location::Member(_) => None,
         };
         store.finish(|indices, shape| {
             Arc::new(Redecoded { files: indices.into_iter().filter_map(file).collect(), shape, scales })
@@ -224,19 +231,20 @@ impl<'a> Reading<'a> {
     }
 }
 
-fn pending(index: usize, picture: &Labelled) -> Option<Pending> {
-    match &picture.place {
-        Place::File(path) => Some(Pending { index, bytes: Bytes::In(path.clone()) }),
-        Place::Member(_) => None,
+fn pending(index: usize, picture: &LabelledPicture) -> Option<Pending> {
+    match &picture.location {
+        Location::File(path) => Some(Pending { index, encoded: Encoded::File(path.clone()) }),
+        Location::Member(_) => None,
     }
 }
 
-/// The picture, gray or in colours as it is, scaled to `size` or, where it is not of that size, without its pixels.
-fn decode(bytes: &Bytes, size: Option<(usize, usize)>, scales: bool) -> Result<Pixels> {
-    let upright = match bytes {
-        Bytes::Held(bytes) => picture::decode_upright(bytes)?,
-        Bytes::In(path) => picture::decode_upright(&picture::read_bytes(path)?)?,
-        Bytes::TooLarge => bail!("the file is larger than {} MiB", picture::MAX_FILE_BYTES >> 20),
+/// Decodes a picture to one channel if it is gray and three otherwise. If `scales` is set, it is scaled to `size`; if not,
+/// a picture of another size than `size` is returned without pixels.
+fn decode(encoded: &Encoded, size: Option<(usize, usize)>, scales: bool) -> Result<Pixels> {
+    let upright = match encoded {
+        Encoded::Memory(bytes) => picture::decode_upright(bytes)?,
+        Encoded::File(path) => picture::decode_upright(&picture::read_bytes(path)?)?,
+        Encoded::TooLarge => bail!("the file is larger than {} MiB", picture::MAX_FILE_BYTES >> 20),
     };
     let own = (upright.height() as usize, upright.width() as usize);
     let channels = if upright.color().has_color() { 3 } else { 1 };
@@ -249,7 +257,7 @@ fn decode(bytes: &Bytes, size: Option<(usize, usize)>, scales: bool) -> Result<P
     Ok(Pixels { channels, height, width, values })
 }
 
-/// A bar on a terminal, else one that is never drawn.
+/// A progress bar if stderr is a terminal, otherwise a hidden bar.
 fn progress_bar(progress: bool, count: u64) -> ProgressBar {
     if !progress || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,4 +1,4 @@
-//! Pictures that are decoded again whenever they are needed.
+//! Pictures that are decoded again every time they are needed.
 
 use std::path::PathBuf;
 
@@ -6,16 +6,16 @@ use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use super::store::Pixels;
-use super::{Bytes, decode};
-use crate::data::records::spread;
+use super::{Encoded, decode};
+use crate::data::records::gray_to_channels;
 use crate::images::ImageSource;
 use crate::shape::Shape;
 
-/// Files in the order of their images.
+/// The files of a split's pictures, in the order of its labels.
 pub struct Redecoded {
     pub files: Vec<PathBuf>,
     pub shape: Shape,
-    /// Whether they are brought to the size, or have it.
+    /// Whether to scale the pictures; if not, they must already have the right size.
     pub scales: bool,
 }
 
@@ -25,7 +25,7 @@ impl ImageSource for Redecoded {
         numbers.par_iter().zip(targets).try_for_each(|(&number, target)| {
             let file = self.files.get(number as usize).with_context(|| format!("there is no picture {number}"))?;
             self.decode(file.clone(), target).with_context(|| {
-                format!("the picture {} is no longer there as it was when the run began", file.display())
+                format!("the picture {} has changed or disappeared since the run began", file.display())
             })
         })
     }
@@ -34,12 +34,12 @@ impl ImageSource for Redecoded {
 impl Redecoded {
     fn decode(&self, file: PathBuf, target: &mut [u8]) -> Result<()> {
         let size = (self.shape.height, self.shape.width);
-        let Pixels { channels, values, .. } = decode(&Bytes::In(file), Some(size), self.scales)?;
-        ensure!(values.len() == channels * self.shape.pixels(), "it is of another size");
-        ensure!(channels <= self.shape.channels, "it has colours, and had none");
+        let Pixels { channels, values, .. } = decode(&Encoded::File(file), Some(size), self.scales)?;
+        ensure!(values.len() == channels * self.shape.pixels(), "it has a different size");
+        ensure!(channels <= self.shape.channels, "it is now in colour, but was gray");
         match channels == self.shape.channels {
             true => target.copy_from_slice(&values),
-            false => spread(&values, target, self.shape.channels),
+            false => gray_to_channels(&values, target, self.shape.channels),
         }
         Ok(())
     }

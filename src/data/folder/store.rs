@@ -1,12 +1,12 @@
-//! The pictures of a set as they are decoded, gray until the first one in colour: in memory, in a temporary file, or as metadata only.
+//! Stores decoded pictures in memory (as gray until the first one in colour), in a temporary file, or only as metadata.
 
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
 
-use super::layout::Labelled;
-use crate::data::records::{self, Records, spread};
+use super::layout::LabelledPicture;
+use crate::data::records::{self, Records, gray_to_channels};
 use crate::data::statistics::Histogram;
 use crate::data::streamed::{Residency, Streamed, digest_of, hash_of};
 use crate::data::{Normalisation, Split};
@@ -20,89 +20,93 @@ pub struct Pixels {
     pub channels: usize,
     pub height: usize,
     pub width: usize,
-    /// `[height][width][channels]`; empty where the size is not the wanted one.
+    /// `[height][width][channels]`; empty if the picture does not have the required size.
     pub values: Vec<u8>,
 }
 
-/// Where the pictures go.
-enum Kept {
-    /// Into memory, in their final order.
+/// Where the pictures are stored.
+enum Storage {
+    /// In memory, in their final order.
     Memory(Vec<u8>),
-    /// Nowhere, to be decoded again when they are needed, or into a file. Their metadata is kept.
-    Outside { file: Option<File>, metadata: Metadata },
+    /// In a temporary file or, without one, nowhere: they are decoded again when they are needed.
+    External { file: Option<File>, metadata: Metadata },
 }
 
-/// What is known of pictures whose pixels are not in memory.
+/// Metadata of pictures whose pixels are not in memory.
 struct Metadata {
-    /// Of the training pictures.
+    /// The values of the training pictures.
     histogram: Histogram,
+    /// Whether each picture is gray.
     gray: Vec<bool>,
-    /// Of every picture as it is, and as it is in colours.
+    /// The hashes of each picture as decoded and as converted to three channels.
     hashes: Vec<[u64; 2]>,
 }
 
-/// Room for every picture of the set.
+/// Storage for all pictures of a data set.
 pub struct Store {
     labels: Vec<u32>,
+    /// Whether each picture was stored.
     filled: Vec<bool>,
     train_count: usize,
-    /// It has no pixels before the size is known.
+    /// The shape of an image; it has no pixels until the size is known.
     shape: Shape,
     residency: Residency,
-    /// Whether what is not in memory goes into a file: archives are read but once.
-    spools: bool,
-    kept: Kept,
+    /// Whether the pictures come from an archive. An archive is read only once, so pictures that do not stay in memory go
+    /// to a temporary file.
+    archived: bool,
+    storage: Storage,
 }
 
 impl Store {
-    pub fn new(train: &[Labelled], test: &[Labelled], residency: Residency, spools: bool) -> Self {
+    pub fn new(train: &[LabelledPicture], test: &[LabelledPicture], residency: Residency, archived: bool) -> Self {
         let labels: Vec<u32> = train.iter().chain(test).map(|picture| picture.label).collect();
-        let (filled, kept) = (vec![false; labels.len()], Kept::Memory(Vec::new()));
+        let (filled, storage) = (vec![false; labels.len()], Storage::Memory(Vec::new()));
         let shape = Shape::new(0, 0, 1);
-        Self { labels, filled, train_count: train.len(), shape, residency, spools, kept }
+        Self { labels, filled, train_count: train.len(), shape, residency, archived, storage }
     }
 
-    /// Makes room for all pictures at that size, once it is known: in memory where they fit well, even in colours.
+    /// Allocates space for all pictures of the given size. They go to memory if there is enough of it even for three
+    /// channels. Later calls do nothing.
     ///
     /// # Errors
-    /// Where memory does not suffice and has to.
+    /// If memory is required but does not suffice.
     pub fn reserve(&mut self, height: usize, width: usize) -> Result<()> {
         if !self.shape.is_empty() {
             return Ok(());
         }
         self.shape = Shape::new(height, width, 1);
         let bytes = (3 * height as u64 * width as u64).saturating_mul(self.labels.len() as u64);
-        let large = available_memory().is_some_and(|available| bytes > available / 4 * 3);
-        let streams = self.residency == Residency::Stream || self.residency == Residency::Auto && large;
+        let too_large = available_memory().is_some_and(|available| bytes > available / 4 * 3);
+        let streams = self.residency == Residency::Stream || self.residency == Residency::Auto && too_large;
         if !streams {
-            self.kept = Kept::Memory(self.room(1)?);
+            self.storage = Storage::Memory(self.allocate(1)?);
             return Ok(());
         }
-        let how = if self.spools { "a temporary file" } else { "their files, again for every batch" };
-        tracing::info!("{:.1} GB of pictures are not kept in memory, but read from {how}", bytes as f64 / 1e9);
+        let how = if self.archived { "a temporary file" } else { "their files, again for every batch" };
+        tracing::info!("{:.1} GB of pictures are not kept in memory but read from {how}", bytes as f64 / 1e9);
         let count = self.labels.len();
         let metadata = Metadata { histogram: Histogram::new(3), gray: vec![true; count], hashes: vec![[0; 2]; count] };
-        let file = self.spools.then(records::temporary).transpose()?;
-        self.kept = Kept::Outside { file, metadata };
+        let file = self.archived.then(records::temporary).transpose()?;
+        self.storage = Storage::External { file, metadata };
         Ok(())
     }
 
-    /// Keeps a picture at its place.
+    /// Stores the picture `index`.
     ///
     /// # Errors
-    /// Where it is of another size than was reserved, or memory or disk does not suffice.
+    /// If it has another size than the first picture, or memory or disk space does not suffice.
     pub fn put(&mut self, index: usize, name: &str, pixels: &Pixels) -> Result<()> {
         let Pixels { channels, height, width, values } = pixels;
         ensure!(
             (*height, *width) == (self.shape.height, self.shape.width),
-            "the pictures are of different sizes: {name} is {width}×{height}, others are {}×{}; \
-             give the size to bring them to with --image-size",
+            "the pictures have different sizes: {name} is {width}×{height}, others are {}×{}; \
+             scale them to one size with --image-size",
             self.shape.width,
             self.shape.height
         );
         self.filled[index] = true;
         let training = index < self.train_count;
-        if let Kept::Outside { file, metadata } = &mut self.kept {
+        if let Storage::External { file, metadata } = &mut self.storage {
             self.shape.channels = self.shape.channels.max(*channels);
             if let Some(file) = file {
                 records::write_at(file, (index * 3 * height * width) as u64, values)?;
@@ -111,27 +115,28 @@ impl Store {
             return Ok(());
         }
         if *channels > self.shape.channels {
-            self.filled[index] = false; // nothing of it is there yet
-            self.colour(*channels)?;
+            self.filled[index] = false; // Its pixels are not stored yet.
+            self.convert_to_colour(*channels)?;
             self.filled[index] = true;
         }
-        if let Kept::Memory(images) = &mut self.kept {
-            let place = &mut images[index * self.shape.len()..][..self.shape.len()];
+        if let Storage::Memory(images) = &mut self.storage {
+            let target = &mut images[index * self.shape.len()..][..self.shape.len()];
             if *channels == self.shape.channels {
-                place.copy_from_slice(values);
+                target.copy_from_slice(values);
             } else {
-                spread(values, place, self.shape.channels);
+                gray_to_channels(values, target, self.shape.channels);
             }
         }
         Ok(())
     }
 
-    fn room(&self, channels: usize) -> Result<Vec<u8>> {
+    /// Zeroed memory for all images with `channels` channels.
+    fn allocate(&self, channels: usize) -> Result<Vec<u8>> {
         let Shape { height, width, .. } = self.shape;
         let (count, bytes) = (self.labels.len(), height.checked_mul(width).and_then(|n| n.checked_mul(channels)));
-        let bytes = bytes.and_then(|bytes| bytes.checked_mul(count)).context("the set is too large")?;
+        let bytes = bytes.and_then(|bytes| bytes.checked_mul(count)).context("the data set is too large")?;
         let mut images = Vec::new();
-        // Linux promises more than it has, and kills who takes it at its word.
+        // Linux overcommits memory and kills a process that uses more than exists, so the allocation alone is no check.
         let enough = available_memory().is_none_or(|available| bytes as u64 <= available);
         ensure!(
             enough && images.try_reserve_exact(bytes).is_ok(),
@@ -142,19 +147,19 @@ impl Store {
         Ok(images)
     }
 
-    /// Turns all that is there from gray into colours.
-    fn colour(&mut self, channels: usize) -> Result<()> {
-        let Kept::Memory(gray) = &mut self.kept else { return Ok(()) };
+    /// Converts the stored images from gray to `channels` channels.
+    fn convert_to_colour(&mut self, channels: usize) -> Result<()> {
+        let Storage::Memory(gray) = &mut self.storage else { return Ok(()) };
         let gray = if self.filled.contains(&true) { std::mem::take(gray) } else { Vec::new() };
-        let mut images = self.room(channels)?;
-        spread(&gray, &mut images, channels);
-        self.kept = Kept::Memory(images);
+        let mut images = self.allocate(channels)?;
+        gray_to_channels(&gray, &mut images, channels);
+        self.storage = Storage::Memory(images);
         self.shape.channels = channels;
         Ok(())
     }
 
-    /// The shape of all pictures, the two splits without those that are missing, and where the pictures are not in memory
-    /// the training pictures' mean and deviation. `decoded` makes a source of pictures that are in no file, of their indices.
+    /// Returns the splits without the pictures that were not stored. `decoded` creates a source that decodes the pictures
+    /// with the given indices again; it is used if they are neither in memory nor in a temporary file.
     pub fn finish(mut self, decoded: impl Fn(Vec<usize>, Shape) -> Arc<dyn ImageSource>) -> Finished {
         let shape = self.shape;
         let present: Vec<usize> = (0..self.labels.len()).filter(|&index| self.filled[index]).collect();
@@ -163,21 +168,21 @@ impl Store {
         let (train_labels, test_labels) = labels.split_at(train_count);
         let mut train = Split { labels: train_labels.to_vec(), ..Split::default() };
         let mut test = Split { labels: test_labels.to_vec(), ..Split::default() };
-        let normalisation = match &mut self.kept {
-            Kept::Memory(images) => {
+        let normalisation = match &mut self.storage {
+            Storage::Memory(images) => {
                 let len = shape.len();
-                for (kept, &index) in present.iter().enumerate() {
-                    images.copy_within(index * len..(index + 1) * len, kept * len);
+                for (target, &index) in present.iter().enumerate() {
+                    images.copy_within(index * len..(index + 1) * len, target * len);
                 }
                 images.truncate(present.len() * len);
                 test.images = images.split_off(train_count * len);
                 train.images = std::mem::take(images);
                 None
             }
-            Kept::Outside { file, metadata } => {
-                let (first, second) = present.split_at(train_count);
+            Storage::External { file, metadata } => {
+                let (train_indices, test_indices) = present.split_at(train_count);
                 let file = file.take().map(|file| Arc::new(Mutex::new(file)));
-                for (split, indices) in [(&mut train, first), (&mut test, second)] {
+                for (split, indices) in [(&mut train, train_indices), (&mut test, test_indices)] {
                     let source: Arc<dyn ImageSource> = match &file {
                         Some(file) => Arc::new(metadata.records(Arc::clone(file), indices, shape)),
                         None => decoded(indices.to_vec(), shape),
@@ -191,11 +196,12 @@ impl Store {
     }
 }
 
-/// What [`Store::finish`] gives.
+/// The result of [`Store::finish`].
 pub struct Finished {
     pub shape: Shape,
     pub train: Split,
     pub test: Split,
+    /// The statistics of the training pictures; `None` if they are in memory.
     pub normalisation: Option<Normalisation>,
 }
 
@@ -206,13 +212,13 @@ impl Metadata {
             self.histogram.add(values, channels);
         }
         let own = hash_of(values);
-        let mut coloured = own;
+        let mut in_colour = own;
         if channels == 1 {
-            let mut colours = vec![0; 3 * values.len()];
-            spread(values, &mut colours, 3);
-            coloured = hash_of(&colours);
+            let mut replicated = vec![0; 3 * values.len()];
+            gray_to_channels(values, &mut replicated, 3);
+            in_colour = hash_of(&replicated);
         }
-        self.hashes[index] = [own, coloured];
+        self.hashes[index] = [own, in_colour];
     }
 
     fn digest(&self, indices: &[usize], shape: Shape) -> u64 {
@@ -221,12 +227,12 @@ impl Metadata {
     }
 
     fn records(&self, file: Arc<Mutex<File>>, indices: &[usize], shape: Shape) -> Records {
-        let places = indices.iter().map(|&index| (index as u64, self.gray[index])).collect();
-        Records { file, shape, stride: 3 * shape.pixels(), places }
+        let entries = indices.iter().map(|&index| (index as u64, self.gray[index])).collect();
+        Records { file, shape, stride: 3 * shape.pixels(), entries }
     }
 }
 
-/// What can be allocated without swapping, where the system tells.
+/// The bytes that can be allocated without swapping, or `None` if the system does not report them.
 fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
