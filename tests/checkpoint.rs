@@ -75,7 +75,8 @@ fn tensors_have_pytorchs_names_and_shapes() {
     assert_eq!(file.len(), 10);
 }
 
-/// `tests/reference/lenet5.*` hold weights from PyTorch, images as bytes, and the logits that PyTorch computes for them.
+/// `tests/reference/lenet5.*` hold weights from PyTorch, images as bytes, and the logits that PyTorch computes for
+/// them.
 #[test]
 fn pytorchs_weights_give_pytorchs_logits_and_are_saved_unchanged() {
     let path = Path::new("tests/reference/lenet5.safetensors");
@@ -242,7 +243,10 @@ proptest! {
     }
 
     #[test]
-    fn mutated_files_are_refused_or_give_finite_weights(changes in proptest::collection::vec((any::<u32>(), any::<u8>()), 1..8), header in any::<bool>()) {
+    fn mutated_files_are_refused_or_give_finite_weights(
+        changes in proptest::collection::vec((any::<u32>(), any::<u8>()), 1..8),
+        header in any::<bool>(),
+    ) {
         let (_folder, path) = saved_weights();
         let mut bytes = fs::read(&path).expect("read");
         let range = if header { 1200.min(bytes.len()) } else { bytes.len() };

@@ -157,8 +157,8 @@ fn orders_differ_between_epochs_and_seeds() {
     assert_ne!(order, epoch_order(100, 7, 0, false));
 }
 
-/// In 24,000 draws, each of the 24 orders of four samples is expected 1,000 times, with a standard deviation of 31, so 150
-/// off is nearly five standard deviations.
+/// In 24,000 draws, each of the 24 orders of four samples is expected 1,000 times, with a standard deviation of 31, so
+/// 150 off is nearly five standard deviations.
 #[test]
 fn every_order_is_equally_likely() {
     let mut counts = std::collections::HashMap::<Vec<u32>, u32>::new();

@@ -1,4 +1,5 @@
-//! What a run reports: metrics.jsonl and its resumption, the table, the progress bar, the curves, and the confusion matrix.
+//! What a run reports: metrics.jsonl and its resumption, the table, the progress bar, the curves, and the confusion
+//! matrix.
 
 use std::fs;
 use std::io;

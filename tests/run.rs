@@ -14,7 +14,8 @@ use cnn_cuda::settings::{Layer, RunConfig, build_network};
 use cnn_cuda::train::{Observer, Trainer};
 use cnn_cuda::{data, models};
 
-/// A run in `out` after two steps, with its trainer and identity. The save of these steps failed; the next one can succeed.
+/// A run in `out` after two steps, with its trainer and identity. The save of these steps failed; the next one can
+/// succeed.
 fn run_after_failed_save(out: &Path, stop: &Arc<AtomicBool>) -> (Run, Trainer<Cpu>, RunIdentity) {
     let command = Layer::augment_args(Command::new("train").no_binary_name(true));
     let matches = command.get_matches_from(["--model=lenet5", "--dataset=digits", "--max-steps=2"]);

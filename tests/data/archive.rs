@@ -102,7 +102,10 @@ proptest! {
 
     /// Loading a damaged archive succeeds or gives an error; it never panics or hangs.
     #[test]
-    fn damaged_archives_do_not_panic(damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20), kind in 0..3) {
+    fn damaged_archives_do_not_panic(
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
+        kind in 0..3,
+    ) {
         let folder = tempfile::tempdir().unwrap();
         write_small_set(folder.path());
         let mut bytes = tar(folder.path());

@@ -28,8 +28,8 @@ fn record(labels: &[u8]) -> Vec<u8> {
     [labels, &planes.concat()].concat()
 }
 
-/// Writes all of CIFAR-10's files. Records are black with label 0, except that the first record of each file has colours
-/// and the file's number as its label.
+/// Writes all of CIFAR-10's files. Records are black with label 0, except that the first record of each file has
+/// colours and the file's number as its label.
 fn write_cifar10(place: &Path) {
     fs::create_dir_all(place).unwrap();
     for (number, name) in BATCHES.iter().enumerate() {

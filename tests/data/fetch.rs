@@ -16,8 +16,8 @@ use crate::support::{Need, skip};
 
 const FIRST: &str = "train-images-idx3-ubyte";
 
-/// Serves HTTP on a free local port and returns the URL of the folder `mnist`. `answer` gets the path of each request and
-/// writes the response. The thread ends with the test process.
+/// Serves HTTP on a free local port and returns the URL of the folder `mnist`. `answer` gets the path of each request
+/// and writes the response. The thread ends with the test process.
 fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/mnist/", listener.local_addr().unwrap());

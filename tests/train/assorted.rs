@@ -1,5 +1,5 @@
-//! A network with dropout, an auxiliary head, local response normalisation and poolings of all kinds: its gradients, its
-//! evaluation, and reproducible runs.
+//! A network with dropout, an auxiliary head, local response normalisation and poolings of all kinds: its gradients,
+//! its evaluation, and reproducible runs.
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
@@ -97,8 +97,8 @@ fn trainer<B: Backend>(backend: B) -> Trainer<B> {
     Trainer::new(backend, network(shape), set, hyper).expect("a trainer")
 }
 
-/// Losses and weights of a run that, if `stop_after` is given, is interrupted after that many steps and resumed in a new
-/// trainer.
+/// Losses and weights of a run that, if `stop_after` is given, is interrupted after that many steps and resumed in a
+/// new trainer.
 fn run<B: Backend>(backend: impl Fn() -> B, stop_after: Option<u64>) -> (Vec<f32>, Vec<u32>) {
     let mut first = trainer(backend());
     let mut before = Listener { stop_after, ..Listener::default() };
