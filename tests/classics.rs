@@ -1,5 +1,5 @@
-//! The classic networks have torchvision's parameter counts, names and initial values, and the model that
-//! ARCHITECTURE.md shows is the one in the source.
+//! The classic networks have torchvision's parameter counts, names and initial values, and the example of a model in
+//! ARCHITECTURE.md matches its source.
 
 use cnn_cuda::models::{find, vgg};
 use cnn_cuda::network::Network;

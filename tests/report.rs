@@ -1,5 +1,4 @@
-//! What a run reports: metrics.jsonl and its resumption, the table, the progress bar, the curves, and the confusion
-//! matrix.
+//! What a run reports: metrics.jsonl and resuming it, the table, the progress bar, the curves, the confusion matrix.
 
 use std::fs;
 use std::io;

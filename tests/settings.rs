@@ -92,7 +92,7 @@ fn a_flag_and_its_key_set_the_same_value() {
     for flag in flags() {
         let key = long(&flag).to_string();
         let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(&key)) };
-        // A mean requires a standard deviation, and the other way round.
+        // A mean and a standard deviation must be given together.
         let partner = match key.as_str() {
             "mean" => Some("--std=0.5"),
             "std" => Some("--mean=0.5"),

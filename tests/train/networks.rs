@@ -18,7 +18,7 @@ use crate::ops::pytorch::Tensors;
 use crate::ops::{Tolerance, compare};
 use crate::support::cuda::on_cuda;
 
-/// As in `tests/reference/networks.py`.
+/// The same widths as in `tests/reference/networks.py`.
 const CHANNELS: [usize; 5] = [4, 6, 8, 8, 6];
 const HIDDEN: usize = 16;
 const CLASSES: usize = 5;

@@ -39,8 +39,7 @@ fn optimiser(settings: &Value, batch_size: usize) -> Hyperparameters {
 /// How closely the losses of a run must match.
 pub struct Expectation {
     pub tolerance: Tolerance,
-    /// The number of steps compared; later ones diverge, because rounding changes which element of a pooling is the
-    /// maximum.
+    /// The number of steps compared; later ones diverge, because rounding moves the maxima of pooling windows.
     pub steps: usize,
 }
 
@@ -135,7 +134,7 @@ fn pytorchs_initial_parameters(network: &Network, seed: u64) -> Vec<f32> {
     flat
 }
 
-/// Parameters in memory layout, from a function that gives each one's values by name in PyTorch's layout.
+/// Converts parameters to memory layout; `values` returns them by name in PyTorch's layout.
 pub fn from_tensors(network: &Network, values: impl Fn(&str) -> Vec<f32>) -> Vec<f32> {
     let mut flat = vec![0.0; network.parameter_count()];
     for parameter in &network.parameters {
