@@ -1,4 +1,4 @@
-//! Data sets: the table of names, the check that every set passes, and the order of an epoch.
+//! Data sets: the table of names, validation, fingerprints, and the order of samples in an epoch.
 
 mod archive;
 mod cifar;
@@ -19,21 +19,21 @@ fn offline(folder: impl Into<PathBuf>) -> LoadOptions {
     LoadOptions { folder: folder.into(), ..LoadOptions::default() }
 }
 
-/// The folder where a user keeps data sets.
+/// The folder with the user's data sets: `$CNN_CUDA_DATA`, or `data`.
 fn data_folder() -> PathBuf {
     std::env::var_os("CNN_CUDA_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from)
 }
 
-/// The whole chain of an error, as `main` prints it. What succeeded fails the test.
+/// The whole error chain, as `main` prints it. Panics if `result` is a success.
 fn message<T>(result: anyhow::Result<T>) -> String {
     match result {
-        Ok(_) => panic!("this should have been refused"),
+        Ok(_) => panic!("an error was expected"),
         Err(error) => format!("{error:#}"),
     }
 }
 
 #[track_caller]
-fn assert_says(message: &str, parts: &[&str]) {
+fn assert_contains(message: &str, parts: &[&str]) {
     for part in parts {
         assert!(message.contains(part), "{part:?} is not in: {message}");
     }
@@ -54,17 +54,17 @@ fn tiny() -> Dataset {
 }
 
 #[track_caller]
-fn assert_invalid(spoil: impl FnOnce(&mut Dataset), parts: &[&str]) {
+fn assert_invalid(change: impl FnOnce(&mut Dataset), parts: &[&str]) {
     let mut dataset = tiny();
-    spoil(&mut dataset);
-    assert_says(&message(dataset.validate()), parts);
+    change(&mut dataset);
+    assert_contains(&message(dataset.validate()), parts);
 }
 
 #[test]
-fn an_unknown_name_lists_the_known_ones() {
+fn the_error_for_an_unknown_name_lists_the_known_names() {
     let message = message(data::load("mnits", &offline("unused")));
-    assert_says(&message, &["mnits"]);
-    assert_says(&message, &data::names());
+    assert_contains(&message, &["mnits"]);
+    assert_contains(&message, &data::names());
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn digits_needs_no_files() {
 }
 
 #[test]
-fn validation_accepts_a_sound_set() {
+fn validation_accepts_a_valid_set() {
     tiny().validate().unwrap();
 }
 
@@ -108,7 +108,7 @@ fn validation_refuses_images_without_pixels() {
 }
 
 #[test]
-fn validation_refuses_a_normalisation_that_cannot_work() {
+fn validation_refuses_an_invalid_normalisation() {
     assert_invalid(|set| set.mean = vec![], &["0 means"]);
     assert_invalid(|set| set.std = vec![0.5; 3], &["3 standard deviations"]);
     assert_invalid(|set| set.mean = vec![f32::NAN], &["mean is not finite"]);
@@ -118,25 +118,25 @@ fn validation_refuses_a_normalisation_that_cannot_work() {
 }
 
 #[test]
-fn a_fingerprint_tells_sets_apart() {
+fn any_change_to_a_set_changes_its_fingerprint() {
     let fingerprint = tiny().fingerprint();
     assert_eq!(Dataset { name: "a copy".into(), ..tiny() }.fingerprint(), fingerprint);
-    let spoilers: [fn(&mut Dataset); 4] = [
+    let changes: [fn(&mut Dataset); 4] = [
         |set| set.train.images[5] ^= 1,
         |set| set.train.labels[2] = 1,
         |set| set.shape = Shape::new(2, 1, 1),
         |set| set.train.images.swap(0, 1),
     ];
-    for (index, spoil) in spoilers.into_iter().enumerate() {
+    for (index, change) in changes.into_iter().enumerate() {
         let mut set = tiny();
-        spoil(&mut set);
-        assert_ne!(set.fingerprint(), fingerprint, "change {index} is not seen");
+        change(&mut set);
+        assert_ne!(set.fingerprint(), fingerprint, "change {index} does not change the fingerprint");
     }
 }
 
 proptest! {
     #[test]
-    fn an_order_visits_every_sample_once(count in 0_usize..600, seed: u64, epoch: u32, shuffle: bool) {
+    fn an_epoch_visits_every_sample_once(count in 0_usize..600, seed: u64, epoch: u32, shuffle: bool) {
         let mut order = epoch_order(count, seed, epoch, shuffle);
         prop_assert_eq!(&order, &epoch_order(count, seed, epoch, shuffle));
         order.sort_unstable();
@@ -145,7 +145,7 @@ proptest! {
 }
 
 #[test]
-fn an_unshuffled_order_is_the_files_order() {
+fn an_unshuffled_epoch_keeps_the_order_of_the_files() {
     assert_eq!(epoch_order(5, 7, 3, false), [0, 1, 2, 3, 4]);
 }
 
@@ -157,8 +157,8 @@ fn orders_differ_between_epochs_and_seeds() {
     assert_ne!(order, epoch_order(100, 7, 0, false));
 }
 
-/// Each of the 24 orders of four samples comes up about as often: 24,000 draws give 1,000 ± 31 (one standard
-/// deviation) for each, so 150 away is nearly five deviations.
+/// In 24,000 draws, each of the 24 orders of four samples is expected 1,000 times, with a standard deviation of 31, so
+/// 150 off is nearly five standard deviations.
 #[test]
 fn every_order_is_equally_likely() {
     let mut counts = std::collections::HashMap::<Vec<u32>, u32>::new();

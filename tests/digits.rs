@@ -1,4 +1,4 @@
-//! The embedded digits: counts, balance, ink, and that drawing them again gives the same.
+//! The generated digits: counts, class balance, visible ink, and reproducibility.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -32,12 +32,15 @@ fn classes_are_balanced_and_in_random_order() {
         }
         let repeats = split.labels.windows(2).filter(|pair| pair[0] == pair[1]).count() as f64;
         let expected = split.count() as f64 / 10.0;
-        assert!((repeats - expected).abs() < 0.3 * expected, "{repeats} neighbours of one class, not about {expected}");
+        assert!(
+            (repeats - expected).abs() < 0.3 * expected,
+            "{repeats} adjacent pairs share a class; about {expected} are expected"
+        );
     }
 }
 
 #[test]
-fn drawing_again_and_on_one_thread_gives_the_same() {
+fn generation_does_not_depend_on_the_number_of_threads() {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let again = pool.install(digits::generate);
     for (first, second) in [(&DIGITS.train, &again.train), (&DIGITS.test, &again.test)] {
@@ -46,7 +49,7 @@ fn drawing_again_and_on_one_thread_gives_the_same() {
     }
 }
 
-/// Ink that is neither missing nor all over the page, in every image, and mostly away from the border.
+/// Every image has some ink but is not covered by it, and the first row is nearly black on average.
 #[test]
 fn every_image_shows_a_digit() {
     for split in [&DIGITS.train, &DIGITS.test] {
@@ -60,9 +63,9 @@ fn every_image_shows_a_digit() {
 }
 
 #[test]
-fn no_image_is_there_twice() {
+fn no_image_occurs_twice() {
     let mut seen = HashSet::new();
     for image in images(&DIGITS.train).chain(images(&DIGITS.test)) {
-        assert!(seen.insert(image), "an image is there twice");
+        assert!(seen.insert(image), "an image occurs twice");
     }
 }

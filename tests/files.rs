@@ -9,17 +9,17 @@ use anyhow::bail;
 use cnn_cuda::files::BackgroundWriter;
 
 #[test]
-fn a_write_runs_while_its_submitter_goes_on() {
+fn submit_does_not_wait_for_the_write() {
     let mut writer = BackgroundWriter::default();
     let (go, wait) = mpsc::channel();
-    // A submit that waited for its own write would not come to send.
+    // If `submit` waited for its own write, `send` would never be reached.
     writer.submit(move || Ok(wait.recv_timeout(Duration::from_secs(20))?)).unwrap();
     go.send(()).unwrap();
     writer.finish().unwrap();
 }
 
 #[test]
-fn one_write_is_done_before_the_next_begins() {
+fn writes_run_in_order_and_one_at_a_time() {
     let mut writer = BackgroundWriter::default();
     let running = Arc::new(AtomicU32::new(0));
     let done = Arc::new(AtomicU32::new(0));
@@ -38,22 +38,22 @@ fn one_write_is_done_before_the_next_begins() {
     assert_eq!(done.load(Ordering::SeqCst), 5);
 }
 
-/// A failure shows while the program goes on, before anybody waits for the write.
+/// Waits until the writer reports a failure on its own, without a call that joins the write.
 fn wait_for_failure(writer: &BackgroundWriter) {
     let start = Instant::now();
     while !writer.has_failed() {
-        assert!(start.elapsed() < Duration::from_secs(60), "the failure never shows");
+        assert!(start.elapsed() < Duration::from_secs(60), "the failure was never reported");
         thread::sleep(Duration::from_millis(1));
     }
 }
 
 #[test]
-fn an_error_is_returned_once_and_keeps_the_next_write_from_beginning() {
+fn an_error_is_returned_once_and_the_next_write_is_not_started() {
     let mut writer = BackgroundWriter::default();
     assert!(!writer.has_failed());
     writer.submit(|| bail!("the disk is full")).unwrap();
     wait_for_failure(&writer);
-    let error = writer.submit(|| panic!("it began")).unwrap_err();
+    let error = writer.submit(|| panic!("the write was started")).unwrap_err();
     assert_eq!(error.to_string(), "the disk is full");
     writer.finish().unwrap();
     writer.submit(|| bail!("still full")).unwrap();
@@ -61,7 +61,7 @@ fn an_error_is_returned_once_and_keeps_the_next_write_from_beginning() {
 }
 
 #[test]
-fn a_panic_of_a_write_is_an_error() {
+fn a_panic_in_a_write_becomes_an_error() {
     let mut writer = BackgroundWriter::default();
     writer.submit(|| panic!("a fault")).unwrap();
     wait_for_failure(&writer);
@@ -69,7 +69,7 @@ fn a_panic_of_a_write_is_an_error() {
 }
 
 #[test]
-fn a_write_in_flight_is_finished_when_its_writer_goes() {
+fn dropping_the_writer_waits_for_the_write_in_flight() {
     let done = Arc::new(AtomicU32::new(0));
     let mut writer = BackgroundWriter::default();
     let counter = Arc::clone(&done);

@@ -7,22 +7,22 @@ use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::{Shape, Window};
 
 fn network(name: &str) -> Network {
-    let model = find(name).expect("a model of the table");
-    (model.build)(model.input, model.classes).expect("it fits its own input")
+    let model = find(name).expect("a known model");
+    (model.build)(model.input, model.classes).expect("the model fits its default input")
 }
 
 #[test]
-fn every_model_builds_under_a_name_of_its_own() {
+fn every_model_builds_and_has_a_unique_name() {
     for (index, model) in TABLE.iter().enumerate() {
         assert_eq!(network(model.name).name, model.name);
-        assert!(TABLE[..index].iter().all(|other| other.name != model.name), "two models are called {}", model.name);
+        assert!(TABLE[..index].iter().all(|other| other.name != model.name), "two models are named {}", model.name);
     }
-    let error = find("mnist-cnm").err().expect("no such model").to_string();
+    let error = find("mnist-cnm").err().expect("an unknown model").to_string();
     assert!(error.contains("mnist-cnn") && error.contains("lenet5"), "{error}");
 }
 
 #[test]
-fn mnist_cnn_is_the_reference_network() {
+fn mnist_cnn_matches_the_reference_network() {
     let net = network("mnist-cnn");
     assert_eq!(net.parameter_count(), 2_327_818);
     let names: Vec<&str> = net.parameters.iter().map(|parameter| parameter.name.as_str()).collect();
@@ -33,18 +33,18 @@ fn mnist_cnn_is_the_reference_network() {
     let shapes: Vec<Vec<usize>> = net.parameters.iter().map(|parameter| parameter.layout.file_shape()).collect();
     assert_eq!(shapes[2], [32, 16, 3, 3]);
     assert_eq!(shapes[8], [1024, 2048]);
-    // 60,840 + 2,654,208 + 1,843,200 + 4,718,592 in convolutions, and the linear layers' weights.
+    // The four convolutions, then the weights of all linear layers.
     assert_eq!(net.multiply_adds().expect("shapes"), 97_344 + 2_654_208 + 1_843_200 + 4_718_592 + 2_229_504);
 }
 
 #[test]
-fn lenet5_is_lecuns() {
+fn lenet5_has_the_published_parameter_count() {
     assert_eq!(network("lenet5").parameter_count(), 61_706);
 }
 
-/// torchvision's counts, and He et al.'s 0.27, 0.46 and 0.85 million.
+/// torchvision's counts, and the 0.27, 0.46 and 0.85 million that He et al. give for CIFAR-10.
 #[test]
-fn residual_networks_have_the_parameters_of_their_authors() {
+fn residual_networks_have_the_published_parameter_counts() {
     let counts = [
         ("resnet18", 11_689_512),
         ("resnet34", 21_797_672),
@@ -63,23 +63,24 @@ fn residual_networks_have_the_parameters_of_their_authors() {
     assert_eq!(parameter("layer3.0.downsample.0.weight").layout.file_shape(), [1024, 512, 1, 1]);
     assert_eq!(parameter("layer4.2.conv2.weight").initial, Initial::Normal { deviation: (2.0_f32 / 4608.0).sqrt() });
     assert_eq!(parameter("bn1.weight").initial, Initial::Constant(1.0));
-    // 4.09 thousand million, as torchvision says, and the stem's window over all of the picture in the end.
+    // torchvision gives 4.09 billion.
     assert_eq!(net.multiply_adds().expect("shapes") / 10_000_000, 408);
-    let oblong = (find("resnet20").expect("a model").build)(Shape::new(32, 48, 3), 10).expect("any size is fine");
+    let oblong =
+        (find("resnet20").expect("a known model").build)(Shape::new(32, 48, 3), 10).expect("any image size fits");
     assert_eq!(oblong.parameter_count(), network("resnet20").parameter_count());
 }
 
 #[test]
-fn receptive_fields_grow_as_they_should() {
+fn receptive_fields_match_hand_calculation() {
     let net = network("mnist-cnn");
     let fields = net.receptive_fields();
-    let of = |name: &str| fields[net.nodes.iter().position(|node| node.name == name).expect(name)];
-    assert_eq!(of("layer1.0").map(|f| f.size), Some(3));
-    assert_eq!(of("layer2.0").map(|f| f.size), Some(5));
-    assert_eq!(of("maxpool.1").map(|f| (f.size, f.step)), Some((6, 2)));
-    assert_eq!(of("layer3.0").map(|f| f.size), Some(10));
-    assert_eq!(of("layer4.0").map(|f| f.size), Some(14));
-    assert_eq!(of("fc.0"), None);
+    let field = |name: &str| fields[net.nodes.iter().position(|node| node.name == name).expect(name)];
+    assert_eq!(field("layer1.0").map(|f| f.size), Some(3));
+    assert_eq!(field("layer2.0").map(|f| f.size), Some(5));
+    assert_eq!(field("maxpool.1").map(|f| (f.size, f.step)), Some((6, 2)));
+    assert_eq!(field("layer3.0").map(|f| f.size), Some(10));
+    assert_eq!(field("layer4.0").map(|f| f.size), Some(14));
+    assert_eq!(field("fc.0"), None);
 }
 
 #[test]
@@ -93,7 +94,7 @@ fn initial_values_are_seeded_uniform_and_bounded() {
         let bound = 1.0 / (fan_in as f32).sqrt();
         assert!(values.iter().all(|value| value.abs() <= bound), "{}", parameter.name);
         if values.len() > 1000 {
-            // Uniform in ±b has the variance b²/3; of n samples the mean strays by b/√(3n).
+            // A uniform distribution on ±b has variance b²/3; the mean of n samples has standard deviation b/√(3n).
             let n = values.len() as f64;
             let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
             let variance = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / n;
@@ -105,7 +106,7 @@ fn initial_values_are_seeded_uniform_and_bounded() {
 }
 
 #[test]
-fn gabor_filters_are_oriented_balanced_and_as_strong_as_pytorchs() {
+fn gabor_filters_are_oriented_with_zero_mean_and_pytorchs_variance() {
     for name in ["mnist-cnn", "lenet5"] {
         let net = network(name).with_first_layer(FirstLayer::Gabor).expect("a convolution");
         let values = net.initial_parameters(1);
@@ -117,20 +118,20 @@ fn gabor_filters_are_oriented_balanced_and_as_strong_as_pytorchs() {
             let mean = filter.iter().sum::<f32>() / size as f32;
             let variance = filter.iter().map(|value| value * value).sum::<f32>() / size as f32;
             assert!(mean.abs() < 1e-6 && (variance * 3.0 * size as f32 - 1.0).abs() < 1e-5, "{name}: {index}");
-            assert!(filters[..index].iter().all(|other| other != filter), "{name}: filter {index} is another again");
+            assert!(filters[..index].iter().all(|other| other != filter), "{name}: filter {index} is a duplicate");
         }
-        // The first sees vertical edges, the fifth is it turned by a quarter.
+        // The fifth filter is the first, which detects vertical edges, rotated by 90°.
         for at in 0..if out_channels > 4 { size } else { 0 } {
             let turned = filters[4][at % kernel * kernel + at / kernel];
             assert!((filters[0][at] - turned).abs() < 1e-5, "{name} at {at}");
         }
-        // All else is as it was, and does not depend on the bank.
+        // All other parameters keep their usual initial values.
         let usual = network(name).initial_parameters(1);
         assert_eq!(values[weight.len()..], usual[weight.len()..]);
         assert_ne!(values[..weight.len()], usual[..weight.len()]);
         assert_eq!(net.frozen_len(), 0);
     }
-    // The formula itself, in one place off the centre: filter 9 of 16 is odd, at π/8.
+    // The Gabor formula at one off-centre position: filter 9 of 16 is odd, at an angle of π/8.
     let net = network("mnist-cnn").with_first_layer(FirstLayer::GaborFrozen).expect("a convolution");
     let values = net.initial_parameters(0);
     let filter = &values[9 * 9..10 * 9];
@@ -149,7 +150,7 @@ fn gabor_filters_are_oriented_balanced_and_as_strong_as_pytorchs() {
 }
 
 #[test]
-fn frozen_filters_cost_no_weight_gradient() {
+fn no_weight_gradient_is_computed_for_frozen_filters() {
     let labels = |net: &Network| -> Vec<String> {
         let plan = Plan::new(net, Mode::Training, 2).expect("a plan");
         plan.backward.iter().map(|step| step.label.clone()).collect()
@@ -161,11 +162,11 @@ fn frozen_filters_cost_no_weight_gradient() {
 }
 
 #[test]
-fn another_activation_replaces_all_of_a_networks() {
+fn with_activation_replaces_every_activation() {
     let leaky = Activation::LeakyRelu { slope: 0.25 };
     for name in ["mnist-cnn", "lenet5"] {
-        let count = |net: &Network, of: Activation| {
-            net.nodes.iter().filter(|node| node.operator == Operator::Activation(of)).count()
+        let count = |net: &Network, activation: Activation| {
+            net.nodes.iter().filter(|node| node.operator == Operator::Activation(activation)).count()
         };
         let (before, after) = (network(name), network(name).with_activation(leaky));
         let all = count(&before, Activation::Relu) + count(&before, Activation::Tanh);
@@ -175,7 +176,7 @@ fn another_activation_replaces_all_of_a_networks() {
 }
 
 #[test]
-fn layouts_go_to_files_and_back() {
+fn layouts_round_trip_through_file_order() {
     let layouts = [
         Layout::Vector(5),
         Layout::Conv { out_channels: 2, in_channels: 3, kernel: 2 },
@@ -196,7 +197,7 @@ fn layouts_go_to_files_and_back() {
 }
 
 #[test]
-fn misbuilt_networks_are_errors() {
+fn invalid_networks_are_errors() {
     let mut net = Builder::new("net", Shape::new(8, 8, 1));
     assert!(net.linear("fc", 0, 3).unwrap_err().to_string().contains("flatten"));
     assert!(net.conv2d("conv", 0, Conv2dOptions { kernel: 9, ..Default::default() }).is_err());

@@ -1,4 +1,4 @@
-//! Pictures of a user: sizes, colour types, inversion, MNIST's preparation, and files that are none.
+//! A user's pictures: sizes, colour types, inversion, preparation as for MNIST, and files that are not pictures.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -21,7 +21,7 @@ fn decode(picture: impl Into<DynamicImage>, shape: Shape) -> Picture {
     decode_picture(&encode(picture, ImageFormat::Png), shape).unwrap()
 }
 
-/// A thick, dark [ on a light page, well off its middle.
+/// A thick dark `[` on a light page, well off centre.
 fn scan(width: u32, height: u32) -> GrayImage {
     GrayImage::from_fn(width, height, |x, y| {
         let (x, y) = (f64::from(x) / f64::from(width), f64::from(y) / f64::from(height));
@@ -31,7 +31,7 @@ fn scan(width: u32, height: u32) -> GrayImage {
     })
 }
 
-/// First and last row, first and last column brighter than half.
+/// The first and last row, and the first and last column, with a pixel brighter than half.
 fn extent(pixels: &[u8]) -> (usize, usize, usize, usize) {
     let inked = |at: &usize| pixels[*at] > 127;
     let rows: Vec<usize> = (0..784).filter(inked).map(|at| at / 28).collect();
@@ -41,7 +41,7 @@ fn extent(pixels: &[u8]) -> (usize, usize, usize, usize) {
 }
 
 #[test]
-fn a_picture_of_the_right_size_is_taken_as_it_is() {
+fn a_picture_of_the_right_size_is_not_resampled() {
     let light_on_dark =
         GrayImage::from_fn(28, 28, |x, y| Luma([if x.abs_diff(14) + y.abs_diff(14) < 6 { 200 } else { 3 }]));
     let read = decode(light_on_dark.clone(), MNIST);
@@ -61,16 +61,16 @@ fn a_picture_of_the_right_size_is_taken_as_it_is() {
 }
 
 #[test]
-fn a_scan_is_prepared_as_mnist_was() {
+fn a_scan_is_prepared_as_for_mnist() {
     for (width, height) in [(1200, 1200), (600, 600), (60, 60), (1000, 500)] {
         let read = decode(scan(width, height), MNIST);
         assert!(read.inverted);
         assert_eq!(read.original, (width, height));
         let (top, bottom, left, right) = extent(&read.pixels);
         let longer = (bottom - top + 1).max(right - left + 1);
-        assert!((19..=21).contains(&longer), "{width}×{height}: ink is {longer} long");
+        assert!((19..=21).contains(&longer), "{width}×{height}: the ink spans {longer} pixels");
         assert_eq!(read.pixels.iter().max(), Some(&255));
-        assert!(read.pixels[..28].iter().all(|&pixel| pixel == 0), "the ground is not black");
+        assert!(read.pixels[..28].iter().all(|&pixel| pixel == 0), "the background is not black");
         let mass: f64 = read.pixels.iter().map(|&pixel| f64::from(pixel)).sum();
         let moment: f64 = (0..784).map(|at| f64::from(read.pixels[at]) * ((at / 28) as f64 + 0.5)).sum();
         assert!((moment / mass - 14.0).abs() <= 0.5, "centre of mass at row {}", moment / mass);
@@ -78,21 +78,21 @@ fn a_scan_is_prepared_as_mnist_was() {
 }
 
 #[test]
-fn the_same_scan_gives_the_same_in_every_colour_type() {
+fn a_scan_gives_the_same_pixels_in_every_colour_type() {
     let grey = scan(200, 200);
     let expected = decode(grey.clone(), MNIST).pixels;
     let wide = DynamicImage::ImageLuma8(grey.clone());
-    for same in
+    for converted in
         [wide.to_luma16().into(), wide.to_rgb8().into(), wide.to_rgba8().into(), DynamicImage::from(wide.to_rgb16())]
     {
-        assert_eq!(decode(same, MNIST).pixels, expected);
+        assert_eq!(decode(converted, MNIST).pixels, expected);
     }
     let jpeg = decode_picture(&encode(grey, ImageFormat::Jpeg), MNIST).unwrap();
     assert_eq!(extent(&jpeg.pixels), extent(&expected));
 }
 
 #[test]
-fn ink_on_a_transparent_ground_is_seen_dark_or_light() {
+fn dark_and_light_ink_is_found_on_a_transparent_background() {
     let page = scan(100, 100);
     let expected = extent(&decode(page.clone(), MNIST).pixels);
     for ink in [0, 255] {
@@ -113,9 +113,9 @@ fn a_hairline_on_a_large_page_stays_visible() {
     assert!(bottom - top >= 18, "rows {top} to {bottom}");
 }
 
-/// An L has its mass far below and left of its middle; centring it by mass alone would push its top out.
+/// An L's centre of mass is far below and left of its middle, so centring by mass alone would push its top out.
 #[test]
-fn no_ink_is_pushed_out() {
+fn centring_pushes_no_ink_out_of_the_image() {
     let page = GrayImage::from_fn(400, 400, |x, y| {
         let (upright, foot) = ((100..112).contains(&x) && y < 300, (100..300).contains(&x) && (240..300).contains(&y));
         Luma([if y >= 100 && (upright || foot) { 0 } else { 255 }])
@@ -125,7 +125,7 @@ fn no_ink_is_pushed_out() {
 }
 
 #[test]
-fn blank_and_tiny_pictures_do_no_harm() {
+fn uniform_pictures_of_any_size_stay_uniform() {
     for grey in [0, 128, 255] {
         for (width, height) in [(1, 1), (1, 500), (27, 28), (300, 200)] {
             let page = GrayImage::from_pixel(width, height, Luma([grey]));
@@ -136,9 +136,9 @@ fn blank_and_tiny_pictures_do_no_harm() {
     }
 }
 
-/// Scaled up, ink has a wide soft edge, half of which is outside of the box of 20. It used to push the ink out.
+/// Enlarged ink has a wide soft edge, half of it outside the 20-pixel box, which must not push the ink out.
 #[test]
-fn tiny_ink_is_whole_and_in_the_middle() {
+fn tiny_ink_is_complete_and_centred() {
     for (width, height) in [(1, 1), (2, 2), (3, 3), (4, 4), (1, 2), (1, 5), (12, 1), (1, 30)] {
         for (left, top) in [(0, 0), (60 - width, 60 - height), (20, 25)] {
             let inked = |x, y| (left..left + width).contains(&x) && (top..top + height).contains(&y);
@@ -148,7 +148,7 @@ fn tiny_ink_is_whole_and_in_the_middle() {
                 format!("{width}×{height} at {left}, {top}: rows {top_row}..={bottom}, columns {first}..={last}");
             let longer = (bottom - top_row).max(last - first) + 1;
             assert!((19..=21).contains(&longer), "{what}");
-            // At a page's edge, ink is soft on its other side only, which moves its mass.
+            // Ink at a page's edge is blurred on its inner side only, which shifts its centre of mass.
             let most = if left == 20 { 1 } else { 8 };
             assert!((top_row + bottom).abs_diff(27) <= most && (first + last).abs_diff(27) <= most, "{what}");
         }
@@ -156,7 +156,7 @@ fn tiny_ink_is_whole_and_in_the_middle() {
 }
 
 #[test]
-fn a_picture_without_ink_is_called_blank() {
+fn a_picture_without_ink_is_reported_as_blank() {
     for (width, height) in [(28, 28), (32, 32), (200, 100)] {
         for grey in [0, 100, 255] {
             let page = GrayImage::from_fn(width, height, |x, y| Luma([grey ^ ((x ^ y) & 7) as u8]));
@@ -168,7 +168,7 @@ fn a_picture_without_ink_is_called_blank() {
 }
 
 #[test]
-fn a_colour_picture_is_fitted_on_the_colour_of_its_border() {
+fn a_colour_picture_is_padded_with_the_colour_of_its_border() {
     let wide = RgbImage::from_fn(128, 64, |x, y| {
         if (32..96).contains(&x) && (16..48).contains(&y) { Rgb([0, 0, 255]) } else { Rgb([200, 30, 10]) }
     });
@@ -184,7 +184,7 @@ fn message(result: anyhow::Result<Picture>) -> String {
 }
 
 #[test]
-fn errors_name_the_file_and_what_is_wrong() {
+fn errors_name_the_file_and_the_problem() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("seven.png");
     assert!(message(read_picture(&path, MNIST)).contains("seven.png"));
@@ -208,16 +208,16 @@ fn errors_name_the_file_and_what_is_wrong() {
     assert!(message(decode_picture(&whole, Shape::new(8, 8, 4))).contains("takes 4"));
 }
 
-/// Devices have no end, and a pipe may never begin.
+/// A device may be endless, and opening a pipe may block forever.
 #[cfg(unix)]
 #[test]
-fn what_is_not_a_regular_file_is_not_opened() {
+fn only_regular_files_are_opened() {
     assert!(message(read_picture(Path::new("/dev/zero"), MNIST)).contains("/dev/zero is not a regular file"));
 }
 
-/// A thumbnail in the header ends before the picture does; what follows the end may hold any marker.
+/// A thumbnail in the header has an end marker of its own, and bytes after the picture may contain any marker.
 #[test]
-fn a_jpeg_ends_where_its_picture_does() {
+fn the_end_of_a_jpeg_is_found_despite_other_markers() {
     let plain = encode(scan(300, 300), ImageFormat::Jpeg);
     let thumbnail = encode(scan(30, 30), ImageFormat::Jpeg);
     let length = (thumbnail.len() as u16 + 2).to_be_bytes();
@@ -232,18 +232,18 @@ fn a_jpeg_ends_where_its_picture_does() {
 }
 
 #[test]
-fn errors_of_decoders_are_one_line() {
+fn decoder_errors_are_one_line() {
     for bytes in [&b"\xFF\xD8\xFF"[..], b"\xFF\xD8\xFF\xE0\0", b"\x89PNG\r\n\x1A\n", b"\x89PNG\r\n\x1A\n\0\0\0\x0DIHDR"]
     {
         let message = message(decode_picture(bytes, MNIST));
         assert!(message.contains("damaged") && !message.contains('\n'), "{message:?}");
-        assert!(message.matches(" decoding ").count() <= 1, "{message:?} says it twice");
+        assert!(message.matches(" decoding ").count() <= 1, "{message:?} repeats itself");
     }
 }
 
-/// A PNG whose header claims 20,000 × 20,000 pixels, with a checksum that agrees.
+/// A PNG whose header claims 20,000 × 20,000 pixels, with a matching checksum.
 #[test]
-fn a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() {
+fn a_picture_with_too_many_pixels_is_refused_before_decoding() {
     let mut bytes = encode(scan(30, 30), ImageFormat::Png);
     for at in [16, 20] {
         bytes[at..at + 4].copy_from_slice(&20_000u32.to_be_bytes());
@@ -258,7 +258,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn any_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let _ = decode_picture(&bytes, MNIST);
     }
 
@@ -277,7 +277,7 @@ proptest! {
     }
 
     #[test]
-    fn any_size_gives_the_shape_asked_for(
+    fn a_picture_of_any_size_gives_the_requested_shape(
         width in 1u32..80, height in 1u32..80, side in 1usize..40, seed in any::<u8>(),
     ) {
         let noise = GrayImage::from_fn(width, height, |x, y| Luma([(x * 31 + y * 17) as u8 ^ seed]));

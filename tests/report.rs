@@ -1,4 +1,4 @@
-//! What a run reports: metrics.jsonl and going on with it, the table, the curves, the confusion matrix.
+//! What a run reports: metrics.jsonl and resuming it, the table, the progress bar, the curves, the confusion matrix.
 
 use std::fs;
 use std::io;
@@ -35,7 +35,7 @@ fn lines_have_the_documented_fields_in_order() {
 }
 
 #[test]
-fn a_log_that_is_resumed_drops_what_will_be_done_again() {
+fn resuming_a_log_drops_the_records_of_steps_that_will_run_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     let mut log = MetricsLog::create(&path).unwrap();
@@ -49,13 +49,13 @@ fn a_log_that_is_resumed_drops_what_will_be_done_again() {
 
     let whole = fs::read(&path).unwrap();
     assert_eq!(MetricsLog::resume(&path, 30, 3).unwrap().epochs(), [epoch(1), epoch(2), epoch(3)]);
-    assert_eq!(fs::read(&path).unwrap(), whole, "reading and writing again changes nothing");
+    assert_eq!(fs::read(&path).unwrap(), whole, "resuming at the end changed the file");
     assert_eq!(MetricsLog::resume(&path, 25, 2).unwrap().epochs(), [epoch(1), epoch(2)]);
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 27);
 }
 
 #[test]
-fn a_missing_or_cut_off_log_is_resumed_and_a_damaged_one_is_not() {
+fn a_missing_or_truncated_log_is_resumed_but_a_damaged_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     assert!(MetricsLog::resume(&path, 10, 1).unwrap().epochs().is_empty());
@@ -72,7 +72,7 @@ fn a_missing_or_cut_off_log_is_resumed_and_a_damaged_one_is_not() {
     assert!(MetricsLog::create(&folder.path().join("missing").join("metrics.jsonl")).is_err());
 }
 
-/// A socket fails when opened, where a named pipe in its place would wait for ever.
+/// The file is a socket because opening one fails, while opening a named pipe would block forever.
 #[cfg(unix)]
 #[test]
 fn a_log_that_is_not_a_regular_file_is_not_opened() {
@@ -84,7 +84,7 @@ fn a_log_that_is_not_a_regular_file_is_not_opened() {
 }
 
 #[test]
-fn the_loss_of_a_diverged_run_survives_the_file() {
+fn a_nan_loss_round_trips_through_the_log() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     let mut log = MetricsLog::create(&path).unwrap();
@@ -111,9 +111,9 @@ epoch  train loss  train acc   test loss   test acc    seconds    images/s
     assert_eq!(loss(f64::INFINITY), "inf");
 }
 
-/// The tests' stderr may be a terminal; with `quiet` nothing is shown there either.
+/// With `quiet`, nothing is shown even if the tests' stderr is a terminal.
 #[test]
-fn progress_does_no_harm() {
+fn quiet_progress_accepts_any_values() {
     let progress = Progress::new(10, 1, 2, true);
     progress.tick(1, None, None);
     progress.tick(20, Some(f64::NAN), Some(f64::INFINITY));
@@ -121,7 +121,7 @@ fn progress_does_no_harm() {
     progress.finish();
 }
 
-/// A terminal of some columns that remembers what was written.
+/// A terminal of the given width that records what is written to it.
 #[derive(Clone, Debug)]
 struct Screen {
     columns: u16,
@@ -171,13 +171,13 @@ fn progress_stays_on_one_line() {
         assert!(lines.iter().all(|line| line.chars().count() <= usize::from(columns)), "{columns}: {lines:#?}");
         let last = lines.last().unwrap();
         assert!(last.starts_with("epoch 19/20 ━━━") && last.contains("12345/12345"), "{last}");
-        // However seldom the bar may be drawn, this is.
+        // A message is drawn regardless of the refresh rate.
         assert!(columns < 60 || last.ends_with("  evaluating"), "{last}");
     }
 }
 
 #[test]
-fn progress_at_its_fullest_fits_80_columns() {
+fn the_longest_progress_line_fits_80_columns() {
     let screen = Screen { columns: 80, lines: Arc::default() };
     let progress = Progress::on(ProgressDrawTarget::term_like(Box::new(screen.clone())), 938, 99, 100);
     progress.tick(400, None, None);
@@ -188,7 +188,7 @@ fn progress_at_its_fullest_fits_80_columns() {
 }
 
 #[test]
-fn curves_are_right_for_any_run() {
+fn curves_are_valid_for_any_run() {
     let constant: Vec<EpochRecord> =
         (1..=5).map(|number| EpochRecord { train_loss: 0.0, test_loss: 0.0, ..epoch(number) }).collect();
     let diverged: Vec<EpochRecord> =
@@ -200,7 +200,7 @@ fn curves_are_right_for_any_run() {
         let svg = curves_svg(run, "mnist-cnn <\"a\" & b>\u{7}");
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
         assert!(svg.contains("mnist-cnn &lt;&quot;a&quot; &amp; b&gt; </text>"), "the title is not escaped");
-        assert!(!svg.contains("NaN") && !svg.contains("inf"), "a coordinate is no number");
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "a coordinate is not a number");
         assert!(svg.len() < 60_000);
     }
     let svg = curves_svg(&long, "long");
@@ -237,7 +237,7 @@ accuracy 99.23%
 }
 
 #[test]
-fn many_classes_print_their_worst_mistakes() {
+fn with_many_classes_the_worst_confusions_are_printed() {
     let mut confusion = Confusion::new((0..100).map(|class| format!("class {class}")).collect());
     (0..100).for_each(|class| confusion.add(class, class));
     (0..3).for_each(|_| confusion.add(7, 93));

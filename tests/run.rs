@@ -1,4 +1,4 @@
-//! A run that stops before its end: what is saved of it, and what is said.
+//! A run that stops early after a failed save: what is saved, and what is reported.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,8 @@ use cnn_cuda::settings::{Layer, RunConfig, build_network};
 use cnn_cuda::train::{Observer, Trainer};
 use cnn_cuda::{data, models};
 
-/// A run of two steps in `out` whose save after them failed, and whose next would not; with what it is known by.
+/// A run in `out` after two steps, with its trainer and identity. The save of these steps failed; the next one can
+/// succeed.
 fn run_after_failed_save(out: &Path, stop: &Arc<AtomicBool>) -> (Run, Trainer<Cpu>, RunIdentity) {
     let command = Layer::augment_args(Command::new("train").no_binary_name(true));
     let matches = command.get_matches_from(["--model=lenet5", "--dataset=digits", "--max-steps=2"]);
@@ -27,13 +28,13 @@ fn run_after_failed_save(out: &Path, stop: &Arc<AtomicBool>) -> (Run, Trainer<Cp
     let outputs = Outputs::create(Some(out), &config).expect("a folder");
     let mut run = Run::new(outputs, identity.clone(), &config, true, trainer.steps_per_epoch(), Arc::clone(stop));
     run.begin(&mut trainer).expect("saved");
-    // No file takes the place of a folder.
+    // A folder with the name of the weight file makes the save fail.
     let weights = out.join(Outputs::WEIGHTS);
     fs::remove_file(&weights).and_then(|()| fs::create_dir(&weights)).expect("a folder");
     trainer.run(&mut run).expect("two steps");
     let begun = Instant::now();
     while !Observer::<Cpu>::wants_to_stop(&run) {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the failure never shows");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the failure was never reported");
         std::thread::sleep(Duration::from_millis(1));
     }
     fs::remove_dir(&weights).expect("removed");
@@ -48,7 +49,7 @@ fn a_failed_save_is_repeated_with_the_current_state() {
         let (mut run, mut trainer, identity) = run_after_failed_save(&out, &stop);
         stop.store(interrupt, Ordering::Relaxed);
         match run.interrupted(&mut trainer) {
-            Ok(()) => assert!(interrupt, "nobody asked for the end, and the failed save is not mentioned"),
+            Ok(()) => assert!(interrupt, "without an interrupt, the failed save must be reported as an error"),
             Err(error) => {
                 let message = format!("{error:#}");
                 assert!(!interrupt, "{message}");

@@ -1,11 +1,11 @@
-//! Every setting of a training run: flag, key, default, help and bounds agree.
+//! The settings of a training run: each one's flag, key, default, help and bounds agree.
 
 use clap::{Arg, Args, Command, FromArgMatches};
 use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile, defaults};
 
 const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Schedule", "Augmentation", "Device", "Output"];
 
-/// The settings as the command line shows them.
+/// The flags of all settings, without the `--no-` flags.
 fn flags() -> Vec<Arg> {
     let command = Layer::augment_args(Command::new("train"));
     command.get_arguments().filter(|flag| !flag.get_id().as_str().starts_with("no-")).cloned().collect()
@@ -24,7 +24,7 @@ fn parse(flags: &[&str]) -> Result<Layer, clap::Error> {
     Layer::from_arg_matches(&command.try_get_matches_from(flags)?)
 }
 
-/// The keys of settings in a file, each with its value and its section.
+/// The settings in a file, each as its section, key and value.
 fn keys(table: &toml::Table) -> Vec<(String, String, toml::Value)> {
     let mut all = Vec::new();
     for (key, value) in table {
@@ -38,11 +38,11 @@ fn keys(table: &toml::Table) -> Vec<(String, String, toml::Value)> {
     all
 }
 
-fn written(settings: &Settings) -> toml::Table {
+fn to_table(settings: &Settings) -> toml::Table {
     toml::Table::try_from(settings).expect("TOML")
 }
 
-/// A text that each setting takes, other than its default.
+/// A valid value of each setting that is not its default.
 fn sample(key: &str) -> &'static str {
     match key {
         "model" => "lenet5",
@@ -63,20 +63,20 @@ fn sample(key: &str) -> &'static str {
     }
 }
 
-/// The file that says the same as a flag.
+/// The text of a settings file with one setting.
 fn file(section: &str, key: &str, value: &toml::Value) -> String {
     let line = format!("{key} = {value}\n");
     if section.is_empty() { line } else { format!("[{section}]\n{line}") }
 }
 
 #[test]
-fn each_has_a_help_a_heading_and_a_key_of_its_name() {
+fn each_flag_has_help_a_heading_and_a_key_of_the_same_name() {
     let flags = flags();
     assert!(flags.len() > 35, "{}", flags.len());
     for flag in &flags {
         let help = flag.get_help().unwrap_or_else(|| panic!("--{} has no help", long(flag))).to_string();
         assert!(!help.ends_with('.') && help.len() > 10, "--{}: {help}", long(flag));
-        let heading = flag.get_help_heading().unwrap_or_else(|| panic!("--{} is in no group", long(flag)));
+        let heading = flag.get_help_heading().unwrap_or_else(|| panic!("--{} has no heading", long(flag)));
         assert!(HEADINGS.contains(&heading), "--{} is in {heading}", long(flag));
         assert_eq!(long(flag), flag.get_id().as_str().replace('_', "-"));
         assert!(flag.get_default_values().is_empty(), "--{}: a default would override a recipe", long(flag));
@@ -88,11 +88,11 @@ fn each_has_a_help_a_heading_and_a_key_of_its_name() {
 }
 
 #[test]
-fn a_flag_and_its_key_mean_the_same() {
+fn a_flag_and_its_key_set_the_same_value() {
     for flag in flags() {
         let key = long(&flag).to_string();
         let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(&key)) };
-        // A mean needs a deviation.
+        // A mean and a standard deviation must be given together.
         let partner = match key.as_str() {
             "mean" => Some("--std=0.5"),
             "std" => Some("--mean=0.5"),
@@ -100,17 +100,17 @@ fn a_flag_and_its_key_mean_the_same() {
         };
         let all: Vec<&str> = [given.as_str()].into_iter().chain(partner).collect();
         let by_flag = parse(&all).unwrap_or_else(|error| panic!("{given}: {error}"));
-        let table = written(&by_flag.given);
+        let table = to_table(&by_flag.given);
         let found = keys(&table);
         let (section, _, value) =
             found.iter().find(|(_, its, _)| *its == key).unwrap_or_else(|| panic!("{given} is not written: {table}"));
-        assert_eq!(found.len(), all.len(), "{given} sets more than itself: {table}");
+        assert_eq!(found.len(), all.len(), "{given} sets more than its own key: {table}");
         let text = found.iter().map(|(section, key, value)| file(section, key, value)).collect::<String>();
         let by_key = SettingsFile::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert_eq!(by_key.layer, by_flag, "{text}");
-        // Elsewhere in the file it is an error that says where it goes.
+        // In the wrong section, the key is an error that says where it belongs.
         let elsewhere = if section.is_empty() { "augmentation" } else { "" };
-        let error = SettingsFile::parse(&file(elsewhere, &key, value)).expect_err("it is misplaced").to_string();
+        let error = SettingsFile::parse(&file(elsewhere, &key, value)).expect_err("the key is misplaced").to_string();
         let place = if section.is_empty() { "at the top".into() } else { format!("[{section}]") };
         assert!(error.contains(&place) && error.contains(&format!("{key} = ")), "{error}");
     }
@@ -123,7 +123,7 @@ fn flags_and_keys_have_the_same_bounds() {
     for flag in flags().iter().filter(|flag| !is_switch(flag) && !["mean", "std"].contains(&long(flag))) {
         let key = long(flag);
         let section =
-            keys(&written(&parse(&[&format!("--{key}={}", sample(key))]).expect("a sample").given))[0].0.clone();
+            keys(&to_table(&parse(&[&format!("--{key}={}", sample(key))]).expect("a sample").given))[0].0.clone();
         for value in values {
             let by_flag = parse(&[&format!("--{key}={value}")]);
             let typed = value.parse().map_or_else(
@@ -153,7 +153,7 @@ fn flags_and_keys_have_the_same_bounds() {
 }
 
 #[test]
-fn what_a_recipe_switches_on_a_flag_switches_off() {
+fn flags_switch_off_what_a_recipe_switches_on() {
     let standard = defaults::<Settings>();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recipe.toml");
@@ -166,13 +166,13 @@ fn what_a_recipe_switches_on_a_flag_switches_off() {
     let mut count = 0;
     for flag in flags() {
         let key = long(&flag);
-        let optional = !keys(&written(&standard)).iter().any(|(_, its, _)| its == key);
+        let optional = !keys(&to_table(&standard)).iter().any(|(_, its, _)| its == key);
         if !is_switch(&flag) && !optional || ["mean", "std", "shuffle", "init", "dataset"].contains(&key) {
             continue;
         }
         let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(key)) };
-        let (section, _, value) = keys(&written(&parse(&[&given]).expect("a flag").given)).remove(0);
-        // Nesterov's needs momentum.
+        let (section, _, value) = keys(&to_table(&parse(&[&given]).expect("a flag").given)).remove(0);
+        // Nesterov momentum requires momentum.
         let text = format!("momentum = 0.5\n{}", file(&section, key, &value));
         let (on, off) = (config(&text, &[]), config(&text, &[&format!("--no-{key}")]));
         assert_eq!(off, config("momentum = 0.5\n", &[]), "--no-{key}");
@@ -182,14 +182,14 @@ fn what_a_recipe_switches_on_a_flag_switches_off() {
     assert!(count > 12, "{count}");
     let shuffled = |flags: &[&str]| config("", flags).hyperparameters().shuffle;
     assert!(shuffled(&[]) && !shuffled(&["--no-shuffle"]) && shuffled(&["--no-shuffle", "--shuffle"]));
-    // A flag goes before the recipe even where it says what is so by default.
+    // A flag overrides the recipe even if its value is the default.
     let flat = config("[augmentation]\ncrop-padding = 4\n", &["--crop-padding=0"]);
     assert!(flat.settings.augmentation.is_none());
 }
 
 #[test]
-fn what_a_value_must_be_is_said_in_terms_of_the_file() {
-    let message = |text: &str| SettingsFile::parse(text).expect_err("it is wrong").to_string();
+fn errors_describe_valid_values_in_the_terms_of_the_file() {
+    let message = |text: &str| SettingsFile::parse(text).expect_err("the file is invalid").to_string();
     for (text, words) in [
         ("nesterov = 1", "the value of nesterov, 1, cannot be used: it must be true or false"),
         (
@@ -208,12 +208,12 @@ fn what_a_value_must_be_is_said_in_terms_of_the_file() {
     ] {
         assert!(message(text).contains(words), "{text}: {}", message(text));
     }
-    assert!(parse(&["--seed=18446744073709551615"]).is_err(), "config.toml could not hold it");
+    assert!(parse(&["--seed=18446744073709551615"]).is_err(), "config.toml could not store this seed");
 }
 
 #[test]
-fn an_unknown_key_names_the_one_that_was_meant() {
-    let message = |text: &str| SettingsFile::parse(text).expect_err("it is unknown").to_string();
+fn the_error_for_an_unknown_key_suggests_the_intended_one() {
+    let message = |text: &str| SettingsFile::parse(text).expect_err("the key is unknown").to_string();
     for (text, words) in [
         ("image-size = 32", "write it as image-size = 32 below a line [pictures]"),
         ("flip = true", "write it as flip = true below a line [augmentation]"),
@@ -222,7 +222,7 @@ fn an_unknown_key_names_the_one_that_was_meant() {
         ("momentun = 0.9", "did you mean momentum?"),
         ("[augmentation]\nflips = true", "did you mean augmentation.flip?"),
         ("flipp = true", "did you mean augmentation.flip?"),
-        // Of two that are near, the one that takes such a value.
+        // Of two similar keys, the one that accepts such a value is suggested.
         ("epoch = 3", "did you mean epochs?"),
         ("[picture]\nimage-size = 32", "did you mean pictures?"),
         ("branchs = 1", "it may have"),

@@ -1,11 +1,12 @@
-//! The rules of the house: every file says its one job, rooms import only what is below them, nothing grows too long.
+//! Checks of the source tree: header comments, the direction of imports, the length of files and functions, and the
+//! files that documentation names.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What each room of `src/` may import from the others. Rooms side by side import each other only as listed.
-const ARROWS: &[(&str, &[&str])] = &[
+/// For each module in `src/`, the other modules that it may import.
+const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("shape", &[]),
     ("rng", &[]),
     ("files", &[]),
@@ -44,15 +45,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Files over the cap of lines, each with its reason.
+/// Files that may exceed `FILE_CAP`, each with its reason.
 const LONG_FILES: &[(&str, &str)] = &[];
 
-/// Functions over the cap of lines, each with its reason.
+/// Functions that may exceed `FUNCTION_CAP`, each with its reason.
 const LONG_FUNCTIONS: &[(&str, &str)] = &[];
 
-/// What the rooms of `src/cuda` may import from one another. `lower` is pure: it knows neither a driver nor a device. The
-/// files beside the rooms hold plain data that all of them may use.
-const CUDA_ARROWS: &[(&str, &[&str])] = &[
+/// For each folder in `src/cuda`, the other folders that it may import. `lower` is pure: it uses neither a driver nor a
+/// device. All folders may import the files in `CUDA_PLAIN_DATA`.
+const CUDA_ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("driver", &[]),
     ("memory", &["driver"]),
     ("lower", &[]),
@@ -61,9 +62,9 @@ const CUDA_ARROWS: &[(&str, &[&str])] = &[
 ];
 const CUDA_PLAIN_DATA: &[&str] = &["gemm", "options", "program", "scratch"];
 
-/// Rooms in which no two files import each other, in however many steps. A folder's `mod.rs` is no file of its own here: it
-/// declares what is below it, and hands names on.
-const WITHOUT_CIRCLES: &[&str] = &[
+/// Modules whose files must not import each other in a cycle. A folder's `mod.rs` is ignored, because it declares and
+/// re-exports what is below it.
+const ACYCLIC_MODULES: &[&str] = &[
     "ops",
     "plan",
     "cpu",
@@ -114,37 +115,37 @@ fn sources() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_file_says_its_one_job() {
+fn every_file_states_its_one_job_in_a_header() {
     for path in sources() {
         let text = read(&path);
         let first = text.lines().next().unwrap_or_default();
         let header = if path.extension().is_some_and(|e| e == "rs") { "//! " } else { "// " };
-        assert!(first.starts_with(header), "{} must begin with `{header}` and its one job", path.display());
+        assert!(first.starts_with(header), "{} must begin with `{header}` and state its one job", path.display());
     }
 }
 
 #[test]
-fn rooms_import_only_what_is_below_them() {
+fn modules_import_only_what_is_allowed() {
     for path in files("src", &[".rs"]) {
         let inner = path.strip_prefix("src").expect("under src");
         let first = inner.iter().next().expect("a name").to_string_lossy();
-        let room = first.trim_end_matches(".rs").to_string();
-        if room == "main" || room == "lib" {
+        let module = first.trim_end_matches(".rs").to_string();
+        if module == "main" || module == "lib" {
             continue;
         }
-        let allowed = ARROWS.iter().find(|(name, _)| *name == room);
-        let (_, allowed) = allowed.unwrap_or_else(|| panic!("the room {room} has no arrows in tests/tidy.rs"));
+        let allowed = ALLOWED_IMPORTS.iter().find(|(name, _)| *name == module);
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("the module {module} has no entry in tests/tidy.rs"));
         for (number, line) in read(&path).lines().enumerate() {
             for part in line.split("crate::").skip(1) {
                 let target: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-                let fine = target == room || allowed.contains(&target.as_str());
-                assert!(fine, "{}:{}: {room} must not import {target}", path.display(), number + 1);
+                let fine = target == module || allowed.contains(&target.as_str());
+                assert!(fine, "{}:{}: {module} must not import {target}", path.display(), number + 1);
             }
         }
     }
 }
 
-/// What a file imports: the paths below its room that follow `crate::`, `super::` and `self::`, as segments from `src`.
+/// The paths that a file imports through `crate::`, `super::` and `self::`, as segments relative to `src`.
 fn imports(path: &Path) -> Vec<Vec<String>> {
     let inner = path.strip_prefix("src").expect("under src").with_extension("");
     let mut module: Vec<String> = inner.iter().map(|part| part.to_string_lossy().into_owned()).collect();
@@ -167,7 +168,7 @@ fn imports(path: &Path) -> Vec<Vec<String>> {
             base.pop();
             rest = up;
         }
-        // `a::{b, c::d}` names a::b and a::c::d.
+        // `a::{b, c::d}` imports a::b and a::c::d.
         let (head, names) = rest.split_once("::{").map_or((rest, None), |(head, names)| (head, Some(names)));
         let (head, names) = match rest.strip_prefix('{') {
             Some(names) => ("", Some(names)),
@@ -188,7 +189,7 @@ fn imports(path: &Path) -> Vec<Vec<String>> {
     found
 }
 
-/// The file that a path of modules names: the longest beginning of it that is one.
+/// The source file of a module path: that of the longest prefix for which a file exists.
 fn file_of(path: &[String]) -> Option<PathBuf> {
     (1..=path.len()).rev().find_map(|length| {
         let file =
@@ -198,45 +199,45 @@ fn file_of(path: &[String]) -> Option<PathBuf> {
 }
 
 #[test]
-fn the_rooms_of_cuda_import_only_what_is_below_them() {
+fn the_folders_of_cuda_import_only_what_is_allowed() {
     for path in files("src/cuda", &[".rs"]) {
         let inner = path.strip_prefix("src/cuda").expect("under cuda");
-        let room = inner.iter().next().expect("a name").to_string_lossy().into_owned();
-        let Some((_, allowed)) = CUDA_ARROWS.iter().find(|(name, _)| *name == room) else {
-            assert!(inner.components().count() == 1, "the room {room} of cuda has no arrows in tests/tidy.rs");
+        let module = inner.iter().next().expect("a name").to_string_lossy().into_owned();
+        let Some((_, allowed)) = CUDA_ALLOWED_IMPORTS.iter().find(|(name, _)| *name == module) else {
+            assert!(inner.components().count() == 1, "the folder {module} of cuda has no entry in tests/tidy.rs");
             continue;
         };
         for import in imports(&path).into_iter().filter(|import| import.first().is_some_and(|first| first == "cuda")) {
             let target = import.get(1).cloned().unwrap_or_default();
             let fine =
-                target == room || allowed.contains(&target.as_str()) || CUDA_PLAIN_DATA.contains(&target.as_str());
-            assert!(fine, "{}: {room} must not import {}", path.display(), import.join("::"));
+                target == module || allowed.contains(&target.as_str()) || CUDA_PLAIN_DATA.contains(&target.as_str());
+            assert!(fine, "{}: {module} must not import {}", path.display(), import.join("::"));
         }
     }
 }
 
 #[test]
-fn no_files_import_each_other_in_a_circle() {
-    for room in WITHOUT_CIRCLES {
+fn no_files_import_each_other_in_a_cycle() {
+    for module in ACYCLIC_MODULES {
         let all: Vec<PathBuf> =
-            files(&format!("src/{room}"), &[".rs"]).into_iter().filter(|path| !path.ends_with("mod.rs")).collect();
+            files(&format!("src/{module}"), &[".rs"]).into_iter().filter(|path| !path.ends_with("mod.rs")).collect();
         let of_file = |path: &PathBuf| -> BTreeSet<usize> {
             let targets = imports(path).into_iter().filter_map(|import| file_of(&import));
             targets.filter(|target| target != path).filter_map(|to| all.iter().position(|file| *file == to)).collect()
         };
-        let arrows: Vec<BTreeSet<usize>> = all.iter().map(of_file).collect();
+        let edges: Vec<BTreeSet<usize>> = all.iter().map(of_file).collect();
         for (start, path) in all.iter().enumerate() {
             let (mut seen, mut next) = (BTreeSet::new(), vec![start]);
             while let Some(file) = next.pop() {
-                next.extend(arrows[file].iter().copied().filter(|target| seen.insert(*target)));
+                next.extend(edges[file].iter().copied().filter(|target| seen.insert(*target)));
             }
-            assert!(!seen.contains(&start), "{} imports itself in a circle", path.display());
+            assert!(!seen.contains(&start), "{} imports itself in a cycle", path.display());
         }
     }
 }
 
 #[test]
-fn imports_are_found() {
+fn imports_are_parsed() {
     let of = |path: &str| imports(Path::new(path)).into_iter().map(|parts| parts.join("::")).collect::<Vec<_>>();
     let found = of("src/cuda/lower/conv.rs");
     for expected in ["cuda::lower::geometry::Geometry", "cuda::lower::direct", "cuda::program::Buffer", "ops::RunOn"] {
@@ -247,17 +248,17 @@ fn imports_are_found() {
 }
 
 #[test]
-fn only_the_dispatch_names_a_backend() {
+fn only_the_device_command_file_names_a_backend() {
     for path in files("src", &[".rs"]) {
         let text = read(&path);
         let names = text.contains("crate::cpu") || text.contains("crate::cuda");
         let may = ["src/cpu", "src/cuda", "src/commands/device.rs"].iter().any(|allowed| path.starts_with(allowed));
-        assert!(!names || may, "{} names a backend", path.display());
+        assert!(!names || may, "{} must not name a backend", path.display());
     }
 }
 
 #[test]
-fn an_operator_has_the_same_stem_in_every_room() {
+fn an_operator_has_the_same_file_stem_in_every_folder() {
     let stems = |folder: &str, ending: &str| -> BTreeSet<String> {
         files(folder, &[ending])
             .iter()
@@ -269,13 +270,13 @@ fn an_operator_has_the_same_stem_in_every_room() {
     let operators: BTreeSet<String> =
         stems("src/ops", ".rs").into_iter().filter(|stem| !OTHERS.contains(&stem.as_str())).collect();
     for stem in &operators {
-        for room in ["src/cpu", "src/cuda/lower"] {
-            assert!(stems(room, ".rs").contains(stem), "{room}/{stem}.rs is missing");
+        for folder in ["src/cpu", "src/cuda/lower"] {
+            assert!(stems(folder, ".rs").contains(stem), "{folder}/{stem}.rs is missing");
         }
-        // The linear layer is a product alone: cuBLAS's, or the implicit convolution of one pixel.
+        // A linear layer has no kernel file: it runs as a GEMM of cuBLAS or as an implicit convolution over one pixel.
         let kernel = stem == "linear" || stems("kernels", ".cu").contains(stem);
         assert!(kernel, "kernels/{stem}.cu is missing");
-        // Bias gradients are tested with the convolutions and linear layers that end in them.
+        // Bias gradients are tested with the convolutions and linear layers that compute them.
         assert!(stem == "bias" || stems("tests/ops", ".rs").contains(stem), "tests/ops/{stem}.rs is missing");
     }
 }
@@ -288,7 +289,7 @@ fn files_and_functions_stay_short() {
         let lines = text.lines().count();
         let listed = LONG_FILES.iter().any(|(file, _)| *file == name);
         assert!(listed || lines <= FILE_CAP, "{name} has {lines} lines; split it, or list it with a reason");
-        assert!(!listed || lines > FILE_CAP, "{name} is short again; take it off the list");
+        assert!(!listed || lines > FILE_CAP, "{name} no longer exceeds the cap; remove it from the list");
         if !name.ends_with(".rs") {
             continue;
         }
@@ -319,28 +320,28 @@ fn functions(text: &str) -> Vec<(String, usize)> {
     found
 }
 
-/// ARCHITECTURE.md's example of what an operator touches.
+/// ARCHITECTURE.md lists the files of one operator as an example.
 #[test]
-fn the_documented_operator_stands_where_it_is_said_to() {
+fn the_documented_operator_is_in_the_documented_files() {
     let text = read(Path::new("ARCHITECTURE.md"));
     let example = text.split("these files and nowhere else").nth(1).expect("the example of an operator");
     let example = example.split("\n\n").nth(1).expect("its files");
     let documented: BTreeSet<PathBuf> =
         example.lines().filter_map(|line| line.split_whitespace().next()).map(PathBuf::from).collect();
-    let names_it = |path: &PathBuf| {
+    let mentions = |path: &PathBuf| {
         let text = read(path);
         let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
         words.into_iter().any(|word| word.starts_with("Lrn"))
     };
-    let mut found: BTreeSet<PathBuf> = files("src", &[".rs"]).into_iter().filter(names_it).collect();
+    let mut found: BTreeSet<PathBuf> = files("src", &[".rs"]).into_iter().filter(mentions).collect();
     found.retain(|path| !path.starts_with("src/models"));
     found.extend(["kernels/lrn.cu", "tests/ops/lrn.rs"].map(PathBuf::from));
-    assert_eq!(found, documented, "ARCHITECTURE.md's example of an operator is not what the sources say");
+    assert_eq!(found, documented, "ARCHITECTURE.md's example of an operator differs from the sources");
 }
 
-/// Files that the documents for contributors name.
+/// The contributors' documentation names only files that exist.
 #[test]
-fn documented_files_are_there() {
+fn documented_files_exist() {
     let all: Vec<String> = ["src", "tests", "kernels", "benches", "tools"]
         .iter()
         .flat_map(|folder| files(folder, &[".rs", ".cu", ".cuh", ".cpp", ".h", ".py"]))
@@ -354,21 +355,21 @@ fn documented_files_are_there() {
         let is_file = |word: &&str| [".rs", ".cu", ".cuh", ".cpp", ".py"].iter().any(|ending| word.ends_with(ending));
         for word in words.filter(is_file).filter(|word| word.chars().next().is_some_and(char::is_alphanumeric)) {
             let found = all.iter().any(|path| path == word || path.ends_with(&format!("/{word}")));
-            assert!(found, "{document} names {word}, which is not there");
+            assert!(found, "{document} names {word}, which does not exist");
             count += 1;
         }
     }
     assert!(count > 20, "{count}");
 }
 
-/// A setting is declared once, resolved there, and used where it means something.
+/// A setting is declared and resolved in one place, and used in few others.
 #[test]
-fn a_settings_name_is_in_few_files() {
-    // Words that mean other things elsewhere.
+fn a_settings_name_occurs_in_few_files() {
+    // Names that also occur with another meaning.
     const COMMON: &str = "activation batch_size brightness classes contrast conv1 data dataset device dropout epochs init \
                           log_steps mean model momentum precision residency schedule seed shuffle std threads";
     let texts: Vec<String> = files("src", &[".rs"]).iter().map(|path| read(path)).collect();
-    let names_it =
+    let mentions =
         |text: &str, name: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == name);
     let mut checked = 0;
     let command = <cnn_cuda::settings::Settings as clap::Args>::augment_args(clap::Command::new("settings"));
@@ -376,7 +377,7 @@ fn a_settings_name_is_in_few_files() {
         if COMMON.split_whitespace().any(|word| word == name) {
             continue;
         }
-        let count = texts.iter().filter(|text| names_it(text, name)).count();
+        let count = texts.iter().filter(|text| mentions(text, name)).count();
         assert!((1..=4).contains(&count), "{name} is in {count} files");
         checked += 1;
     }

@@ -1,4 +1,4 @@
-//! CIFAR in its binary version: what is read from folder and archive, and that every kind of damage names its file.
+//! The binary version of CIFAR: reading it from folders and archives, and errors that name the damaged file.
 
 use std::fs::{self, File};
 use std::io::Cursor;
@@ -9,7 +9,7 @@ use cnn_cuda::shape::Shape;
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 
-use super::{assert_says, message, offline};
+use super::{assert_contains, message, offline};
 
 const RECORD: u64 = 3073;
 const BATCHES: [&str; 6] = [
@@ -21,15 +21,16 @@ const BATCHES: [&str; 6] = [
     "test_batch.bin",
 ];
 
-/// A record: labels, then a red, a green and a blue plane that count up from different values.
+/// A record: labels, then red, green and blue planes whose values count up from 0, 50 and 100.
 fn record(labels: &[u8]) -> Vec<u8> {
     let planes =
         [0_u8, 50, 100].map(|first| (0..1024).map(|pixel| first.wrapping_add(pixel as u8)).collect::<Vec<_>>());
     [labels, &planes.concat()].concat()
 }
 
-/// All of CIFAR-10's files, black and of class 0 but for the first record of each, whose label is its number.
-fn cifar10(place: &Path) {
+/// Writes all of CIFAR-10's files. Records are black with label 0, except that the first record of each file has
+/// colours and the file's number as its label.
+fn write_cifar10(place: &Path) {
     fs::create_dir_all(place).unwrap();
     for (number, name) in BATCHES.iter().enumerate() {
         fs::write(place.join(name), record(&[number as u8])).unwrap();
@@ -43,7 +44,7 @@ fn load(name: &str, folder: &Path) -> anyhow::Result<data::Dataset> {
     data::load(name, &offline(folder))
 }
 
-/// `cifar-10-binary.tar.gz` of the files in `place`.
+/// Packs the files in `place` as `cifar-10-binary.tar.gz`.
 fn pack(place: &Path, archive: &Path) {
     fs::create_dir_all(archive.parent().unwrap()).unwrap();
     let encoder = GzEncoder::new(File::create(archive).unwrap(), Compression::fast());
@@ -63,7 +64,7 @@ fn assert_is_cifar10(folder: &Path) {
     for number in 0..5 {
         let first = number * 10_000;
         assert_eq!(set.train.labels[first..first + 2], [number as u32, 0]);
-        // Planes have become pixels of three channels.
+        // The planes are interleaved into pixels of three channels.
         assert_eq!(set.train.images[first * 3072..][..6], [0, 50, 100, 1, 51, 101]);
         assert_eq!(set.train.images[first * 3072 + 3072..][..3], [0, 0, 0]);
     }
@@ -74,84 +75,87 @@ fn assert_is_cifar10(folder: &Path) {
 fn cifar10_is_read_from_folders_and_archives() {
     let source = tempfile::tempdir().unwrap();
     let unpacked = source.path().join("cifar10/cifar-10-batches-bin");
-    cifar10(&unpacked);
+    write_cifar10(&unpacked);
     assert_is_cifar10(source.path());
     let folder = tempfile::tempdir().unwrap();
     let archive = folder.path().join("cifar10/cifar-10-binary.tar.gz");
     pack(&unpacked, &archive);
     assert_is_cifar10(folder.path());
 
-    // What is there is not fetched again where it is unpacked, and refused where its checksum is wrong.
+    // Unpacked files are not downloaded again; an archive with a wrong checksum is refused.
     let download = data::fetch::Download { mirrors: Some(vec![]), ..Default::default() };
     data::fetch::fetch_from(&download, "cifar10", source.path()).unwrap();
-    assert_says(&message(data::fetch::fetch_from(&download, "cifar10", folder.path())), &["cifar-10-binary.tar.gz"]);
+    assert_contains(
+        &message(data::fetch::fetch_from(&download, "cifar10", folder.path())),
+        &["cifar-10-binary.tar.gz"],
+    );
 
     let whole = fs::read(&archive).unwrap();
     for length in [whole.len() / 2, whole.len() - 5] {
         fs::write(&archive, &whole[..length]).unwrap();
-        assert_says(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "cut off"]);
+        assert_contains(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "cut off"]);
     }
     fs::write(&archive, b"no archive at all").unwrap();
-    assert_says(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "not a .tar"]);
+    assert_contains(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "not a .tar"]);
     fs::remove_file(unpacked.join(BATCHES[2])).unwrap();
     pack(&unpacked, &archive);
     let parts = ["cifar-10-binary.tar.gz lacks data_batch_3.bin", "binary version of CIFAR-10"];
-    assert_says(&message(load("cifar10", folder.path())), &parts);
-    // Another set's archive under this one's name.
+    assert_contains(&message(load("cifar10", folder.path())), &parts);
+    // CIFAR-10's Python version under the name of the binary one.
     fs::remove_dir_all(&unpacked).unwrap();
     fs::create_dir_all(&unpacked).unwrap();
     fs::write(unpacked.join("data_batch_1"), b"pickled").unwrap();
     pack(&unpacked, &archive);
-    assert_says(&message(load("cifar10", folder.path())), &["lacks data_batch_1.bin, data_batch_2.bin"]);
+    assert_contains(&message(load("cifar10", folder.path())), &["lacks data_batch_1.bin, data_batch_2.bin"]);
 }
 
 #[test]
-fn damaged_files_are_named() {
+fn errors_name_the_damaged_file() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("cifar-10-batches-bin");
-    cifar10(&place);
+    write_cifar10(&place);
     let path = place.join(BATCHES[3]);
-    let refuse = |parts: &[&str]| {
+    let assert_refused = |parts: &[&str]| {
         let message = message(load("cifar10", folder.path()));
-        assert_says(&message, &[&path.display().to_string()]);
-        assert_says(&message, parts);
+        assert_contains(&message, &[&path.display().to_string()]);
+        assert_contains(&message, parts);
     };
     let resize = |length| File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
     resize(9_999 * RECORD);
-    refuse(&["truncated", "10000 records"]);
-    // Nothing of it may be read or allocated.
+    assert_refused(&["truncated", "10000 records"]);
+    // A file of 1 TiB must be refused before anything is read or allocated.
     resize(1 << 40);
-    refuse(&["1099511627776 bytes are not 10000 records"]);
+    assert_refused(&["1099511627776 bytes are not 10000 records"]);
     resize(0);
-    refuse(&["truncated: 0 bytes"]);
+    assert_refused(&["truncated: 0 bytes"]);
     fs::write(&path, record(&[10])).unwrap();
     resize(10_000 * RECORD);
-    refuse(&["record 0", "label 10", "0 to 9"]);
+    assert_refused(&["record 0", "label 10", "0 to 9"]);
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
-    refuse(&["not a regular file"]);
+    assert_refused(&["not a regular file"]);
     fs::remove_dir(&path).unwrap();
-    assert_says(&message(load("cifar10", folder.path())), &["lacks data_batch_4.bin", "Unpack"]);
+    assert_contains(&message(load("cifar10", folder.path())), &["lacks data_batch_4.bin", "Unpack"]);
 }
 
 #[test]
-fn class_names_are_held_to_their_number() {
+fn an_invalid_list_of_class_names_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("cifar-10-batches-bin");
-    cifar10(&place);
+    write_cifar10(&place);
     let names = place.join("batches.meta.txt");
     for (bytes, words) in
         [(b"one\ntwo\n".to_vec(), "2 classes"), (vec![0xff; 9], "not a list"), (vec![b'a'; 70_000], "KiB")]
     {
         fs::write(&names, bytes).unwrap();
-        assert_says(&message(load("cifar10", folder.path())), &["batches.meta.txt", words]);
+        assert_contains(&message(load("cifar10", folder.path())), &["batches.meta.txt", words]);
     }
     fs::remove_file(&names).unwrap();
-    assert_says(&message(load("cifar10", folder.path())), &["lacks batches.meta.txt"]);
+    assert_contains(&message(load("cifar10", folder.path())), &["lacks batches.meta.txt"]);
 }
 
 #[test]
-fn cifar100_has_fine_labels() {
+fn cifar100_uses_the_fine_labels() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("cifar100/cifar-100-binary");
     fs::create_dir_all(&place).unwrap();
@@ -169,17 +173,20 @@ fn cifar100_has_fine_labels() {
 }
 
 #[test]
-fn without_files_the_message_says_what_to_put_where() {
+fn the_error_for_missing_files_says_what_to_put_where() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("cifar100").display().to_string();
     let message = message(load("cifar100", folder.path()));
-    assert_says(&message, &["no CIFAR-100", &place, "cifar-100-binary.tar.gz", "fetch cifar100", "--dataset digits"]);
+    assert_contains(
+        &message,
+        &["no CIFAR-100", &place, "cifar-100-binary.tar.gz", "fetch cifar100", "--dataset digits"],
+    );
 }
 
 proptest! {
-    /// Any bytes are read to as many records as were asked for, or refused; never a panic.
+    /// Arbitrary bytes give the requested number of records or an error, never a panic.
     #[test]
-    fn no_bytes_make_it_panic(
+    fn arbitrary_bytes_do_not_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..3 * 3075),
         records in 0_usize..4,
         label_bytes in 1_usize..3,

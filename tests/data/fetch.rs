@@ -1,4 +1,4 @@
-//! Downloading: bad files are refused and leave nothing behind, and every mirror's failure is told.
+//! Downloading: invalid files are refused and leave nothing behind, and every mirror's failure is reported.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -11,13 +11,13 @@ use cnn_cuda::data::fetch::{Download, fetch_from};
 use sha2::{Digest, Sha256};
 
 use super::idx::{gzip, idx_file};
-use super::{assert_says, data_folder, message};
+use super::{assert_contains, data_folder, message};
 use crate::support::{Need, skip};
 
 const FIRST: &str = "train-images-idx3-ubyte";
 
-/// Serves HTTP on a free port of this machine, each request by `answer` to its path, and returns the address of the
-/// folder `mnist`. The thread ends with the test process.
+/// Serves HTTP on a free local port and returns the URL of the folder `mnist`. `answer` gets the path of each request
+/// and writes the response. The thread ends with the test process.
 fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/mnist/", listener.local_addr().unwrap());
@@ -42,7 +42,7 @@ fn send(stream: &mut TcpStream, status: &str, body: &[u8]) -> std::io::Result<()
     stream.write_all(body)
 }
 
-/// Fetches into `folder` from the mirrors, which must fail, and returns the message.
+/// Fetches MNIST into `folder` from `mirrors`, which must fail, and returns the message.
 #[track_caller]
 fn failure(folder: &Path, mirrors: &[&str]) -> String {
     failure_of("mnist", folder, mirrors)
@@ -55,18 +55,18 @@ fn failure_of(set: &str, folder: &Path, mirrors: &[&str]) -> String {
     message(fetch_from(&download, set, folder))
 }
 
-/// One mirror fails, with a message that says `parts`, and nothing is left behind.
+/// Asserts that fetching from `mirror` fails with a message that contains `parts`, and leaves nothing behind.
 #[track_caller]
 fn assert_refused(mirror: &str, parts: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let message = failure(folder.path(), &[mirror]);
-    assert_says(&message, parts);
-    assert_says(&message, &[mirror, FIRST, "by hand", "--dataset digits"]);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was left behind");
+    assert_contains(&message, parts);
+    assert_contains(&message, &[mirror, FIRST, "by hand", "--dataset digits"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "files were left behind");
 }
 
-/// An address where nothing listens.
-fn nobody() -> String {
+/// The URL of a port on which nothing listens.
+fn dead_mirror() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}/", listener.local_addr().unwrap())
 }
@@ -85,17 +85,17 @@ fn damaged_gzip_is_refused() {
 }
 
 #[test]
-fn a_page_that_is_not_there_is_an_error() {
+fn a_missing_page_is_an_error() {
     assert_refused(&serve_bytes("404 Not Found", vec![]), &["404"]);
 }
 
 #[test]
 fn a_refused_connection_is_an_error() {
-    assert_refused(&nobody(), &["refused"]);
+    assert_refused(&dead_mirror(), &["refused"]);
 }
 
 #[test]
-fn an_address_that_is_none_is_an_error() {
+fn an_invalid_url_is_an_error() {
     assert_refused("not an address", &["not an address"]);
     assert_refused("file:///mnist", &["file:///mnist"]);
 }
@@ -107,7 +107,7 @@ fn a_connection_that_ends_early_is_an_error() {
 }
 
 #[test]
-fn a_server_that_stalls_is_given_up() {
+fn a_stalled_download_times_out() {
     let start = Instant::now();
     let mirror = serve(|_, stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort")?;
@@ -119,13 +119,13 @@ fn a_server_that_stalls_is_given_up() {
 }
 
 #[test]
-fn a_file_that_says_it_is_too_large_is_refused() {
+fn a_file_with_too_large_a_content_length_is_refused() {
     let mirror = serve(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"));
     assert_refused(&mirror, &["larger than 64 MiB"]);
 }
 
 #[test]
-fn a_file_without_end_is_refused() {
+fn an_endless_file_is_refused() {
     let mirror = serve(|_, stream| {
         stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
         let zeros = vec![0; 1 << 20];
@@ -137,32 +137,32 @@ fn a_file_without_end_is_refused() {
 }
 
 #[test]
-fn a_small_file_that_unpacks_without_end_is_refused() {
+fn a_small_file_that_decompresses_to_a_large_one_is_refused() {
     assert_refused(&serve_bytes("200 OK", gzip(&vec![0; 65 << 20])), &["larger than 64 MiB"]);
 }
 
 #[test]
-fn every_mirror_is_tried_and_told() {
+fn every_mirror_is_tried_and_reported() {
     let missing = serve_bytes("404 Not Found", vec![]);
     let wrong = serve_bytes("200 OK", gzip(b"something else"));
     let folder = tempfile::tempdir().unwrap();
-    let message = failure(folder.path(), &[&missing, &nobody(), &wrong]);
-    assert_says(&message, &[&missing, "404", "refused", &wrong, "checksum is wrong"]);
+    let message = failure(folder.path(), &[&missing, &dead_mirror(), &wrong]);
+    assert_contains(&message, &[&missing, "404", "refused", &wrong, "checksum is wrong"]);
 }
 
-/// The old file stays until a good one is there to replace it.
+/// The old file is kept until a valid one can replace it.
 #[test]
-fn an_invalid_download_is_tried_again() {
+fn an_invalid_file_is_downloaded_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mnist").join(format!("{FIRST}.gz"));
     fs::create_dir(path.parent().unwrap()).unwrap();
     fs::write(&path, "old").unwrap();
-    assert_says(&failure(folder.path(), &[&serve_bytes("404 Not Found", vec![])]), &["404"]);
+    assert_contains(&failure(folder.path(), &[&serve_bytes("404 Not Found", vec![])]), &["404"]);
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
 }
 
-/// Someone's own set is neither replaced nor mixed with MNIST's files.
+/// A user's own files are neither replaced nor mixed with MNIST's.
 #[test]
 fn a_file_that_would_hide_the_download_is_refused() {
     for name in [FIRST.to_string(), format!("mnist/{FIRST}"), format!("MNIST/raw/{FIRST}.gz")] {
@@ -170,11 +170,11 @@ fn a_file_that_would_hide_the_download_is_refused() {
         let path = folder.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, idx_file(&[1, 1, 1], &[7])).unwrap();
-        assert_says(&failure(folder.path(), &[&nobody()]), &[&path.display().to_string(), "move it away"]);
+        assert_contains(&failure(folder.path(), &[&dead_mirror()]), &[&path.display().to_string(), "move it away"]);
     }
 }
 
-/// With the real files behind a server: all four arrive, valid ones are kept, a damaged one is replaced.
+/// Serves the real files: all four are downloaded, valid ones are kept, and a damaged one is replaced.
 #[test]
 fn the_real_set_is_downloaded() {
     let names = [FIRST, "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
@@ -182,7 +182,7 @@ fn the_real_set_is_downloaded() {
     for name in names.map(|name| format!("{name}.gz")) {
         let path = data_folder().join("mnist").join(&name);
         let Ok(bytes) = fs::read(&path) else {
-            return skip(Need::Mnist, &format!("{} is not there to serve", path.display()));
+            return skip(Need::Mnist, &format!("{} does not exist", path.display()));
         };
         files.push((format!("/mnist/{name}"), bytes));
     }
@@ -196,9 +196,9 @@ fn the_real_set_is_downloaded() {
         fetch_from(&Download { mirrors: Some(mirrors), stall_timeout, progress: false }, "mnist", folder.path())
     };
 
-    fetch(vec![nobody(), mirror.clone()]).unwrap();
+    fetch(vec![dead_mirror(), mirror.clone()]).unwrap();
     assert_eq!(fs::read_dir(folder.path().join("mnist")).unwrap().count(), names.len());
-    fetch(vec![nobody()]).expect("what is there is not downloaded again");
+    fetch(vec![dead_mirror()]).expect("existing files are not downloaded again");
 
     let damaged = folder.path().join("mnist").join(format!("{}.gz", names[1]));
     let bytes = fs::read(&damaged).unwrap();
@@ -207,18 +207,18 @@ fn the_real_set_is_downloaded() {
     assert_eq!(fs::read(&damaged).unwrap(), bytes);
 }
 
-/// Checksums of archives are of the bytes as they came, not of their content.
+/// Checksums of archives are those of the downloaded bytes, not of the decompressed content.
 #[test]
-fn an_archive_is_checked_as_it_comes() {
+fn the_checksum_of_an_archive_is_of_the_compressed_bytes() {
     let body = gzip(&idx_file(&[1, 1, 1], &[7]));
     let folder = tempfile::tempdir().unwrap();
     let message = failure_of("fashion-mnist", folder.path(), &[&serve_bytes("200 OK", body.clone())]);
     let found: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_says(&message, &["checksum is wrong", &found, "3aede38d", "CNN_CUDA_FASHION_MNIST_MIRROR"]);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something was left behind");
+    assert_contains(&message, &["checksum is wrong", &found, "3aede38d", "CNN_CUDA_FASHION_MNIST_MIRROR"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "files were left behind");
 }
 
-/// Unpacked by hand; only the archive's checksum is published.
+/// Only the archives' checksums are published, so files that a user has unpacked are accepted.
 #[test]
 fn unpacked_files_are_not_downloaded_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -228,15 +228,18 @@ fn unpacked_files_are_not_downloaded_again() {
         fs::write(place.join(name), idx_file(&[1], &[7])).unwrap();
     }
     let download =
-        Download { mirrors: Some(vec![nobody()]), stall_timeout: Duration::from_millis(300), progress: false };
+        Download { mirrors: Some(vec![dead_mirror()]), stall_timeout: Duration::from_millis(300), progress: false };
     fetch_from(&download, "fashion-mnist", folder.path()).unwrap();
     fs::write(place.join(FIRST), gzip(b"something else")).unwrap();
-    assert_says(&failure_of("fashion-mnist", folder.path(), &[&nobody()]), &["checksum is wrong", "move it away"]);
+    assert_contains(
+        &failure_of("fashion-mnist", folder.path(), &[&dead_mirror()]),
+        &["checksum is wrong", "move it away"],
+    );
 }
 
 #[test]
-fn a_set_without_files_cannot_be_fetched() {
+fn fetching_an_embedded_or_unknown_set_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    assert_says(&failure_of("digits", folder.path(), &[]), &["digits", "nothing to download"]);
-    assert_says(&failure_of("mnits", folder.path(), &[]), &["mnits", "fashion-mnist"]);
+    assert_contains(&failure_of("digits", folder.path(), &[]), &["digits", "nothing to download"]);
+    assert_contains(&failure_of("mnits", folder.path(), &[]), &["mnits", "fashion-mnist"]);
 }

@@ -1,4 +1,4 @@
-//! Folders of pictures: what is read, in which order and at which size, and what is said of bad ones.
+//! Folders of pictures: which files are read, in which order and at which size, and the errors for invalid folders.
 
 use std::fs;
 use std::path::Path;
@@ -7,14 +7,14 @@ use cnn_cuda::data::{self, Dataset, LoadOptions, PictureOptions};
 use cnn_cuda::shape::Shape;
 use image::ExtendedColorType::{L8, Rgb8};
 
-use super::{assert_says, message, offline};
+use super::{assert_contains, message, offline};
 
-/// A gray PNG of one level.
-fn gray(path: &Path, level: u8) {
-    gray_of(path, level, 4, 4);
+/// Writes a 4×4 PNG of one gray level.
+fn write_gray(path: &Path, level: u8) {
+    write_gray_sized(path, level, 4, 4);
 }
 
-fn gray_of(path: &Path, level: u8, width: u32, height: u32) {
+fn write_gray_sized(path: &Path, level: u8, width: u32, height: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     image::save_buffer(path, &vec![level; (width * height) as usize], width, height, L8).unwrap();
 }
@@ -29,8 +29,8 @@ pub fn load(path: &Path) -> anyhow::Result<Dataset> {
     load_with(path, |_| {})
 }
 
-/// Two classes; the levels of the pictures say where they are.
-pub fn small(root: &Path) {
+/// Writes two classes of pictures, each identified by its gray level.
+pub fn write_small_set(root: &Path) {
     for (name, level) in [
         ("train/dog/b.png", 20),
         ("train/dog/a.png", 10),
@@ -39,18 +39,18 @@ pub fn small(root: &Path) {
         ("val/cat/1.png", 50),
         ("val/dog/2.png", 60),
     ] {
-        gray(&root.join(name), level);
+        write_gray(&root.join(name), level);
     }
 }
 
 #[track_caller]
-pub fn assert_is_small(path: &Path) {
+pub fn assert_is_small_set(path: &Path) {
     let set = load(path).unwrap();
     assert_eq!((set.shape, set.classes.clone()), (Shape::new(4, 4, 1), vec!["cat".to_string(), "dog".into()]));
     let levels = |images: &[u8]| images.chunks(16).map(|image| image[0]).collect::<Vec<_>>();
     assert_eq!((levels(&set.train.images), set.train.labels), (vec![30, 40, 10, 20], vec![0, 0, 1, 1]));
     assert_eq!((levels(&set.test.images), set.test.labels), (vec![50, 60], vec![0, 1]));
-    // Of 30, 40, 10 and 20.
+    // The mean and deviation of 30, 40, 10 and 20.
     assert!((set.mean[0] - 25.0 / 255.0).abs() < 1e-7, "{:?}", set.mean);
     assert!((set.std[0] - 125_f32.sqrt() / 255.0).abs() < 1e-7, "{:?}", set.std);
 }
@@ -59,10 +59,10 @@ pub fn assert_is_small(path: &Path) {
 fn classes_without_a_test_folder_are_split_by_the_seed() {
     let folder = tempfile::tempdir().unwrap();
     for level in 0..20 {
-        gray(&folder.path().join(format!("a/{level:02}.png")), level);
-        gray(&folder.path().join(format!("b/{level:02}.png")), 100 + level);
+        write_gray(&folder.path().join(format!("a/{level:02}.png")), level);
+        write_gray(&folder.path().join(format!("b/{level:02}.png")), 100 + level);
     }
-    gray(&folder.path().join("c/only.png"), 200);
+    write_gray(&folder.path().join("c/only.png"), 200);
     let split = |fraction: f64, seed: u64| {
         let pictures = PictureOptions { test_fraction: fraction, split_seed: seed, ..PictureOptions::default() };
         load_with(folder.path(), |options| options.pictures = pictures).unwrap()
@@ -74,10 +74,10 @@ fn classes_without_a_test_folder_are_split_by_the_seed() {
     let mut levels: Vec<u8> =
         [&set.train.images[..], &set.test.images].concat().chunks(16).map(|image| image[0]).collect();
     levels.sort_unstable();
-    assert_eq!(levels, (0..20).chain(100..120).chain([200]).collect::<Vec<u8>>(), "each picture once");
+    assert_eq!(levels, (0..20).chain(100..120).chain([200]).collect::<Vec<u8>>(), "each picture appears once");
     assert_eq!(split(0.25, 0).test.images, set.test.images);
     assert_ne!(split(0.25, 1).test.images, set.test.images);
-    // However small the part, a class with two pictures has one to test with, and one to train with.
+    // Whatever the fraction, a class of two or more pictures keeps at least one for testing and one for training.
     assert_eq!(split(0.001, 0).test.count(), 2);
     assert_eq!(split(0.999, 0).train.count(), 3);
 }
@@ -85,36 +85,36 @@ fn classes_without_a_test_folder_are_split_by_the_seed() {
 #[test]
 fn pictures_are_scaled_and_cropped() {
     let folder = tempfile::tempdir().unwrap();
-    // Columns 0, 100, 200, 250: the middle two remain of 4×2, then halves of those.
+    // Columns 0, 100, 200, 250: the centre crop from 4×2 to 2×2 keeps the middle two.
     let wide: Vec<u8> = [0, 100, 200, 250].repeat(2);
     for name in ["a/1.png", "b/1.png", "b/2.png"] {
-        gray(&folder.path().join(name), 9);
+        write_gray(&folder.path().join(name), 9);
         image::save_buffer(folder.path().join(name), &wide, 4, 2, L8).unwrap();
     }
     let sized = |height, width| {
         load_with(folder.path(), |options| options.pictures.image_size = Some((height, width))).unwrap()
     };
     assert_eq!((sized(2, 2).shape, &sized(2, 2).test.images[..4]), (Shape::new(2, 2, 1), &[100, 200, 100, 200][..]));
-    // 1×2 of it, by a triangle of width 2: (0·3 + 100·3 + 200·1)/7 and its mirror.
+    // Halved to 2×1 with a triangle filter of width 2: (0·3 + 100·3 + 200·1)/7, and its mirror image.
     assert_eq!(&sized(1, 2).test.images[..2], [71, 207]);
     assert_eq!(&sized(2, 4).test.images[..], wide);
     assert_eq!(sized(8, 8).test.images.len(), 64);
 }
 
 #[test]
-fn pictures_of_different_sizes_need_one_given() {
+fn pictures_of_different_sizes_need_an_image_size() {
     let folder = tempfile::tempdir().unwrap();
-    small(folder.path());
-    gray_of(&folder.path().join("train/dog/c.png"), 70, 5, 4);
-    assert_says(&message(load(folder.path())), &["train/dog/c.png is 5×4", "others are 4×4", "--image-size"]);
+    write_small_set(folder.path());
+    write_gray_sized(&folder.path().join("train/dog/c.png"), 70, 5, 4);
+    assert_contains(&message(load(folder.path())), &["train/dog/c.png is 5×4", "others are 4×4", "--image-size"]);
     let set = load_with(folder.path(), |options| options.pictures.image_size = Some((4, 4))).unwrap();
     assert_eq!(set.train.images[4 * 16..], [70; 16]);
 }
 
 #[test]
-fn one_picture_in_colour_makes_all_colours() {
+fn one_colour_picture_makes_the_whole_set_colour() {
     let folder = tempfile::tempdir().unwrap();
-    small(folder.path());
+    write_small_set(folder.path());
     let colour = folder.path().join("train/dog/c.png");
     image::save_buffer(&colour, &[1, 2, 3].repeat(16), 4, 4, Rgb8).unwrap();
     let set = load(folder.path()).unwrap();
@@ -125,46 +125,46 @@ fn one_picture_in_colour_makes_all_colours() {
 }
 
 #[test]
-fn corrupt_pictures_are_skipped_up_to_a_number() {
+fn corrupt_pictures_are_skipped_up_to_max_bad() {
     let folder = tempfile::tempdir().unwrap();
-    small(folder.path());
+    write_small_set(folder.path());
     let bad = folder.path().join("train/cat/0.jpg");
     fs::write(&bad, b"no picture").unwrap();
     fs::write(folder.path().join("val/dog/1.png"), b"").unwrap();
     let allow = |count| load_with(folder.path(), |options| options.pictures.max_bad = count);
-    assert_says(
+    assert_contains(
         &message(allow(0)),
         &["2 pictures are corrupt", "train/cat/0.jpg", "val/dog/1.png: the file is empty", "--max-bad 0"],
     );
-    assert_says(&message(allow(1)), &["more than --max-bad 1"]);
+    assert_contains(&message(allow(1)), &["more than --max-bad 1"]);
     let set = allow(2).unwrap();
     assert_eq!((set.train.labels, set.test.labels), (vec![0, 0, 1, 1], vec![0, 1]));
     assert_eq!(set.train.images.chunks(16).map(|image| image[0]).collect::<Vec<_>>(), [30, 40, 10, 20]);
 }
 
 #[test]
-fn a_folder_that_is_no_data_set_says_so() {
+fn errors_say_why_a_folder_is_not_a_data_set() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    assert_says(&message(load(path)), &["holds no PNG or JPEG pictures"]);
-    gray(&path.join("one/a.png"), 1);
-    gray(&path.join("one/b.png"), 1);
-    assert_says(&message(load(path)), &["at least two class folders", "one"]);
-    gray(&path.join("train/two/a.png"), 1);
-    gray(&path.join("train/three/a.png"), 1);
-    gray(&path.join("test/four/a.png"), 1);
-    assert_says(&message(load(path)), &["four is not one of the training classes", "three, two"]);
+    assert_contains(&message(load(path)), &["holds no PNG or JPEG pictures"]);
+    write_gray(&path.join("one/a.png"), 1);
+    write_gray(&path.join("one/b.png"), 1);
+    assert_contains(&message(load(path)), &["at least two class folders", "one"]);
+    write_gray(&path.join("train/two/a.png"), 1);
+    write_gray(&path.join("train/three/a.png"), 1);
+    write_gray(&path.join("test/four/a.png"), 1);
+    assert_contains(&message(load(path)), &["four is not one of the training classes", "three, two"]);
     fs::remove_dir_all(path.join("train")).unwrap();
     fs::remove_dir_all(path.join("one")).unwrap();
-    gray(&path.join("test/five/a.png"), 1);
-    assert_says(&message(load(path)), &["no folder train/"]);
+    write_gray(&path.join("test/five/a.png"), 1);
+    assert_contains(&message(load(path)), &["no folder train/"]);
 }
 
-/// To evaluate with: the run's classes number the labels, and nothing else is decoded.
+/// For evaluation: labels are indices into the run's classes, and only the test split is decoded.
 #[test]
-fn the_test_split_alone_follows_given_classes() {
+fn the_test_split_can_be_loaded_alone_with_given_classes() {
     let folder = tempfile::tempdir().unwrap();
-    small(folder.path());
+    write_small_set(folder.path());
     fs::write(folder.path().join("train/cat/bad.jpg"), b"no picture").unwrap();
     let classes = |names: &[&str]| Some(names.iter().map(|name| (*name).to_string()).collect());
     let test = |names: &[&str]| {
@@ -176,21 +176,21 @@ fn the_test_split_alone_follows_given_classes() {
     };
     let set = test(&["dog", "bird", "cat"]).unwrap();
     assert_eq!((set.train.count(), set.test.labels, set.mean, set.std), (0, vec![0, 2], vec![0.25], vec![0.5]));
-    assert_says(&message(test(&["dog", "bird"])), &["cat is not one of the training classes"]);
+    assert_contains(&message(test(&["dog", "bird"])), &["cat is not one of the training classes"]);
     fs::remove_dir_all(folder.path().join("train")).unwrap();
     assert_eq!(test(&["dog", "cat"]).unwrap().test.count(), 2);
 }
 
 #[cfg(unix)]
 #[test]
-fn links_in_a_folder_are_followed_but_not_in_circles() {
+fn symlinks_are_followed_but_cycles_are_refused() {
     let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    small(elsewhere.path());
+    write_small_set(elsewhere.path());
     fs::create_dir(folder.path().join("set")).unwrap();
     for part in ["train", "val"] {
         std::os::unix::fs::symlink(elsewhere.path().join(part), folder.path().join("set").join(part)).unwrap();
     }
-    assert_is_small(&folder.path().join("set"));
+    assert_is_small_set(&folder.path().join("set"));
     std::os::unix::fs::symlink(folder.path(), folder.path().join("set/loop")).unwrap();
-    assert_says(&message(load(&folder.path().join("set"))), &["loop", "back into itself"]);
+    assert_contains(&message(load(&folder.path().join("set"))), &["loop", "back into itself"]);
 }

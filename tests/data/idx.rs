@@ -1,4 +1,4 @@
-//! The reader of IDX files: what it reads, what it refuses, and that no bytes make it panic.
+//! The IDX reader: which files it reads, which it refuses, and that arbitrary bytes do not make it panic.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,9 +7,9 @@ use cnn_cuda::data::idx::{self, Array};
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 
-use super::{assert_says, message};
+use super::{assert_contains, message};
 
-/// An IDX file of u8 values with any header, sound or not.
+/// An IDX file of u8 values. The sizes in its header need not match the values.
 pub fn idx_file(sizes: &[u32], values: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0, 0, 0x08, sizes.len() as u8];
     bytes.extend(sizes.iter().flat_map(|size| size.to_be_bytes()));
@@ -40,19 +40,19 @@ fn read(bytes: &[u8]) -> anyhow::Result<Array> {
     idx::read(&path, 3)
 }
 
-/// The bytes are refused with a message that names the file and says `parts`, plain and gzipped.
+/// Asserts that `bytes`, plain and gzipped, are refused with a message that names the file and contains `parts`.
 #[track_caller]
 fn assert_refused(bytes: &[u8], parts: &[&str]) {
-    assert_gzip_refused(bytes, parts);
-    assert_gzip_refused(&gzip(bytes), parts);
+    assert_refused_as_given(bytes, parts);
+    assert_refused_as_given(&gzip(bytes), parts);
 }
 
-/// The same for bytes that are what they are.
+/// Like `assert_refused`, but only for the bytes as given.
 #[track_caller]
-fn assert_gzip_refused(bytes: &[u8], parts: &[&str]) {
+fn assert_refused_as_given(bytes: &[u8], parts: &[&str]) {
     let message = message(read(bytes));
-    assert_says(&message, &["images"]);
-    assert_says(&message, parts);
+    assert_contains(&message, &["images"]);
+    assert_contains(&message, parts);
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_wrong_magic_number_is_refused() {
 }
 
 #[test]
-fn another_type_is_refused_by_name() {
+fn other_element_types_are_refused_by_name() {
     let mut bytes = images();
     bytes[2] = 0x0d;
     assert_refused(&bytes, &["f32 (type 0x0d)", "only u8"]);
@@ -87,24 +87,24 @@ fn another_type_is_refused_by_name() {
 }
 
 #[test]
-fn another_number_of_dimensions_is_refused() {
+fn a_wrong_number_of_dimensions_is_refused() {
     assert_refused(&idx_file(&[3], &[1, 2, 3]), &["1 dimensions", "3 are expected"]);
     assert_refused(&idx_file(&[3, 1, 1, 1], &[1, 2, 3]), &["4 dimensions", "3 are expected"]);
 }
 
 #[test]
-fn a_product_of_sizes_that_overflows_is_refused() {
+fn sizes_whose_product_overflows_are_refused() {
     assert_refused(&idx_file(&[u32::MAX; 3], &[1]), &["more than 4 GiB"]);
 }
 
 #[test]
-fn a_header_that_promises_too_much_is_refused() {
+fn a_header_that_claims_more_than_4_gib_is_refused() {
     assert_refused(&idx_file(&[1 << 20, 1 << 10, 5], &[1]), &["more than 4 GiB"]);
 }
 
-/// A header may promise 4 GiB, but no memory is taken for them until the bytes come.
+/// A header may claim 4 GiB, but memory is allocated only as bytes arrive.
 #[test]
-fn a_large_promise_without_bytes_is_refused_at_once() {
+fn a_large_claimed_size_without_data_is_refused_at_once() {
     assert_refused(&idx_file(&[1 << 20, 1 << 10, 4], &[1]), &["truncated", "4294967296"]);
 }
 
@@ -136,7 +136,7 @@ fn an_empty_set_is_refused() {
 fn truncated_gzip_is_refused_wherever_it_ends() {
     let bytes = gzip(&images());
     for length in 2..bytes.len() {
-        assert_gzip_refused(&bytes[..length], &["truncated", "download it again"]);
+        assert_refused_as_given(&bytes[..length], &["truncated", "download it again"]);
     }
 }
 
@@ -145,30 +145,30 @@ fn corrupt_gzip_is_refused() {
     let mut bytes = gzip(&images());
     let checksum = bytes.len() - 8;
     bytes[checksum] ^= 1;
-    assert_gzip_refused(&bytes, &["corrupt"]);
-    assert_gzip_refused(&[gzip(&images()), b"trailing bytes".to_vec()].concat(), &["corrupt"]);
+    assert_refused_as_given(&bytes, &["corrupt"]);
+    assert_refused_as_given(&[gzip(&images()), b"trailing bytes".to_vec()].concat(), &["corrupt"]);
 }
 
 #[test]
 fn a_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let name = folder.path().display().to_string();
-    assert_says(&message(idx::read(folder.path(), 3)), &[&name, "it is a folder"]);
+    assert_contains(&message(idx::read(folder.path(), 3)), &[&name, "it is a folder"]);
 }
 
 #[test]
 fn a_missing_file_is_named() {
-    assert_says(&message(idx::read(Path::new("absent/images"), 3)), &["absent/images"]);
+    assert_contains(&message(idx::read(Path::new("absent/images"), 3)), &["absent/images"]);
 }
 
 /// A device would give bytes without end.
 #[cfg(unix)]
 #[test]
 fn a_device_is_refused() {
-    assert_says(&message(idx::read(Path::new("/dev/zero"), 3)), &["/dev/zero", "not a regular file"]);
+    assert_contains(&message(idx::read(Path::new("/dev/zero"), 3)), &["/dev/zero", "not a regular file"]);
 }
 
-/// Reading is an error or a result that keeps its promises, whether or not the length is known.
+/// Asserts that parsing gives an error or a consistent array, the same with and without a known length.
 fn check_any(bytes: &[u8], dimensions: u8) -> Result<(), TestCaseError> {
     let known = idx::parse(bytes, Some(bytes.len() as u64), dimensions);
     let unknown = idx::parse(bytes, None, dimensions);
@@ -180,12 +180,12 @@ fn check_any(bytes: &[u8], dimensions: u8) -> Result<(), TestCaseError> {
             prop_assert!(!known.bytes.is_empty());
         }
         (Err(_), Err(_)) => {}
-        (known, unknown) => prop_assert!(false, "{known:?} where the length is known, else {unknown:?}"),
+        (known, unknown) => prop_assert!(false, "{known:?} with a known length, {unknown:?} without"),
     }
     Ok(())
 }
 
-/// Replaces some bytes and cuts the end off.
+/// Replaces some bytes and truncates the result to `length`, if given.
 fn mutate(mut bytes: Vec<u8>, changes: &[(prop::sample::Index, u8)], length: Option<prop::sample::Index>) -> Vec<u8> {
     for (index, value) in changes {
         let index = index.index(bytes.len());
@@ -201,14 +201,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), dimensions in 1_u8..5) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), dimensions in 1_u8..5) {
         check_any(&bytes, dimensions)?;
         check_any(&[b"\x1f\x8b".as_slice(), &bytes].concat(), dimensions)?;
         check_any(&gzip(&bytes), dimensions)?;
     }
 
     #[test]
-    fn no_values_after_a_sound_start_make_it_panic(
+    fn arbitrary_sizes_and_values_do_not_panic(
         sizes in prop::collection::vec(prop_oneof![0_u32..5, any::<u32>()], 1..5),
         values in prop::collection::vec(any::<u8>(), 0..100),
     ) {
@@ -218,7 +218,7 @@ proptest! {
     }
 
     #[test]
-    fn no_damage_makes_it_panic(
+    fn damaged_files_do_not_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
         length in any::<Option<prop::sample::Index>>(),
     ) {
@@ -228,7 +228,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_written_is_read(count in 1_u32..5, height in 1_u32..6, width in 1_u32..6, first: u8) {
+    fn written_files_are_read_back(count in 1_u32..5, height in 1_u32..6, width in 1_u32..6, first: u8) {
         let values: Vec<u8> = (0..count * height * width).map(|i| first.wrapping_add(i as u8)).collect();
         let bytes = idx_file(&[count, height, width], &values);
         let expected = Array { sizes: vec![count as usize, height as usize, width as usize], bytes: values };

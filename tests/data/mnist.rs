@@ -1,4 +1,4 @@
-//! MNIST: where its files are found, what is said of missing or mismatched ones, and the real set.
+//! MNIST: where its files are found, the errors for missing or mismatched files, and the real data set.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use cnn_cuda::shape::Shape;
 use tempfile::TempDir;
 
 use super::idx::{gzip, idx_file};
-use super::{assert_says, data_folder, message, offline};
+use super::{assert_contains, data_folder, message, offline};
 use crate::support::{Need, skip};
 
 const NAMES: [&str; 4] =
     ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"];
 
-/// The four files of a set of 2×3 pixels: two images to train on, one to test with.
+/// The four files of a set with images of 2×3 pixels: two for training, one for testing.
 fn contents() -> [Vec<u8>; 4] {
     [
         idx_file(&[2, 2, 3], &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
@@ -29,7 +29,7 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-/// A folder with the four files; `place` says where each of the usual names lies, and gives its bytes.
+/// A folder with the four files; `place` maps each standard name and its bytes to the path and bytes to write.
 fn folder_with(place: impl Fn(&str, Vec<u8>) -> (PathBuf, Vec<u8>)) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in NAMES.iter().zip(contents()) {
@@ -62,7 +62,7 @@ fn assert_loads(folder: &Path) {
 }
 
 #[test]
-fn files_are_found_in_each_of_the_folders() {
+fn files_are_found_in_each_standard_folder() {
     for place in ["", "mnist", "MNIST/raw"] {
         assert_loads(folder_with(|name, bytes| (Path::new(place).join(name), bytes)).path());
     }
@@ -78,13 +78,13 @@ fn fashion_mnist_is_read_from_its_own_folders() {
             ("fashion-mnist", Shape::new(2, 3, 1), &"Ankle boot".into())
         );
         assert_eq!((set.train.labels, set.test.labels), (vec![3, 9], vec![0]));
-        assert_says(&message(load(folder.path())), &["no MNIST files"]);
+        assert_contains(&message(load(folder.path())), &["no MNIST files"]);
     }
-    // MNIST's files bear the same names: they must not be taken for it.
+    // MNIST's files have the same names, and must not be mistaken for Fashion-MNIST's.
     let folder = folder_with(|name, bytes| (name.into(), bytes));
     let message = message(data::load("fashion-mnist", &offline(folder.path())));
     let place = folder.path().join("fashion-mnist").display().to_string();
-    assert_says(&message, &["no Fashion-MNIST files", &place, "fetch fashion-mnist"]);
+    assert_contains(&message, &["no Fashion-MNIST files", &place, "fetch fashion-mnist"]);
 }
 
 #[test]
@@ -98,78 +98,79 @@ fn dotted_names_are_found() {
     assert_loads(folder_with(|name, bytes| ((name.replace("-idx", ".idx") + ".gz").into(), gzip(&bytes))).path());
 }
 
-/// As in archives that hold each file twice, once in a folder of its own.
+/// Some archives hold each file twice, once in a folder named like the file.
 #[test]
-fn a_file_is_preferred_to_a_folder_of_its_name() {
+fn a_file_is_preferred_to_a_folder_of_the_same_name() {
     let folder = folder_with(|name, bytes| (name.replace("-idx", ".idx").into(), bytes));
     fs::create_dir(folder.path().join(NAMES[0])).unwrap();
     assert_loads(folder.path());
 }
 
 #[test]
-fn a_folder_in_place_of_a_file_is_named() {
+fn the_error_for_a_folder_in_place_of_a_file_names_it() {
     let folder = folder_with(|name, bytes| (name.into(), bytes));
     fs::remove_file(folder.path().join(NAMES[0])).unwrap();
     fs::create_dir(folder.path().join(NAMES[0])).unwrap();
-    assert_says(&message(load(folder.path())), &[NAMES[0], "it is a folder"]);
+    assert_contains(&message(load(folder.path())), &[NAMES[0], "it is a folder"]);
 }
 
 #[test]
-fn without_files_the_message_says_what_to_put_where() {
+fn the_error_for_missing_files_says_what_to_put_where() {
     let folder = tempfile::tempdir().unwrap();
     let message = message(load(&folder.path().join("absent")));
-    assert_says(&message, &NAMES);
+    assert_contains(&message, &NAMES);
     let place = folder.path().join("absent").join("mnist").display().to_string();
-    assert_says(&message, &["there are no MNIST files", &place, "fetch mnist", "--dataset digits"]);
+    assert_contains(&message, &["there are no MNIST files", &place, "fetch mnist", "--dataset digits"]);
 }
 
 #[test]
-fn with_some_files_the_message_says_which_are_missing() {
+fn the_error_for_an_incomplete_set_lists_the_missing_files() {
     let folder = folder_with(|name, bytes| (name.into(), bytes));
     fs::remove_file(folder.path().join(NAMES[1])).unwrap();
     fs::remove_file(folder.path().join(NAMES[2])).unwrap();
     let missing = format!("some MNIST files are missing in {}: {}, {};", folder.path().display(), NAMES[1], NAMES[2]);
-    assert_says(&message(load(folder.path())), &[&missing, "--dataset digits"]);
+    assert_contains(&message(load(folder.path())), &[&missing, "--dataset digits"]);
 }
 
 #[test]
-fn a_file_in_place_of_the_folder_is_named() {
+fn the_error_for_a_file_in_place_of_the_folder_names_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    assert_says(&message(load(file.path())), &[&file.path().display().to_string()]);
+    assert_contains(&message(load(file.path())), &[&file.path().display().to_string()]);
 }
 
 #[test]
-fn counts_that_disagree_name_both_files() {
+fn the_error_for_different_counts_names_both_files() {
     let folder = folder_with_replaced(1, &idx_file(&[3], &[1, 2, 3]));
-    assert_says(&message(load(folder.path())), &[NAMES[0], "2 images", NAMES[1], "3 labels"]);
+    assert_contains(&message(load(folder.path())), &[NAMES[0], "2 images", NAMES[1], "3 labels"]);
 }
 
-/// A file of some megabytes can promise two gigabytes. That it ends early must not even be noticed.
+/// A compressed file of a few megabytes can claim two gigabytes. The counts are compared before its pixels are read, so
+/// its truncation is not reported.
 #[test]
-fn a_wrong_count_is_told_before_a_pixel_is_read() {
+fn a_wrong_count_is_reported_before_any_pixel_is_read() {
     let bytes = idx_file(&[2_097_152, 32, 32], &[1]);
     for bytes in [gzip(&bytes), bytes] {
         let folder = folder_with_replaced(0, &bytes);
-        assert_says(&message(load(folder.path())), &[NAMES[0], "2097152 images", NAMES[1], "2 labels"]);
+        assert_contains(&message(load(folder.path())), &[NAMES[0], "2097152 images", NAMES[1], "2 labels"]);
     }
 }
 
 #[test]
-fn a_label_above_nine_names_its_file_and_index() {
+fn the_error_for_a_label_above_nine_names_its_file_and_index() {
     let folder = folder_with_replaced(1, &idx_file(&[2], &[9, 10]));
-    assert_says(&message(load(folder.path())), &[NAMES[1], "number 1 (from 0) is 10"]);
+    assert_contains(&message(load(folder.path())), &[NAMES[1], "number 1 (from 0) is 10"]);
 }
 
 #[test]
-fn splits_of_different_sizes_name_both_files() {
+fn the_error_for_different_image_sizes_names_both_files() {
     let folder = folder_with_replaced(2, &idx_file(&[1, 3, 2], &[0; 6]));
-    assert_says(&message(load(folder.path())), &[NAMES[0], "1×2×3", NAMES[2], "1×3×2"]);
+    assert_contains(&message(load(folder.path())), &[NAMES[0], "1×2×3", NAMES[2], "1×3×2"]);
 }
 
 #[test]
 fn images_where_labels_belong_are_refused() {
     let folder = folder_with_replaced(3, &contents()[2]);
-    assert_says(&message(load(folder.path())), &[NAMES[3], "3 dimensions where 1 are expected"]);
+    assert_contains(&message(load(folder.path())), &[NAMES[3], "3 dimensions where 1 are expected"]);
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn the_real_set_is_read() {
     assert_eq!((set.train.count(), set.test.count()), (60_000, 10_000));
     assert_eq!(set.train.labels[..10], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]);
     assert_eq!(set.test.labels[..10], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]);
-    // The known mean of the training set, 0.1307 of the range.
+    // The well-known mean of the training set, as a fraction of the range.
     let sum: u64 = set.train.images.iter().map(|&pixel| u64::from(pixel)).sum();
     let mean = sum as f64 / set.train.images.len() as f64 / 255.0;
     assert!((mean - 0.1307).abs() < 5e-5, "{mean}");

@@ -1,4 +1,4 @@
-//! Sets that do not stay in memory are the same sets, and say what became of them.
+//! Streamed data sets: the same images as in memory, errors that name changed pictures, and reading ahead.
 
 use std::fs;
 use std::path::Path;
@@ -13,10 +13,10 @@ use image::ExtendedColorType::{L8, Rgb8};
 
 use super::archive::tar;
 use super::folder::load_with;
-use super::{assert_says, message};
+use super::{assert_contains, message};
 
-/// Gray and coloured pictures, one of them corrupt, split into train and val.
-fn mixed(root: &Path) {
+/// Writes gray and colour pictures, one of them corrupt, split into train and val.
+fn write_mixed_set(root: &Path) {
     for (index, part) in ["train", "train", "train", "val"].into_iter().enumerate() {
         for class in ["cat", "dog"] {
             let folder = root.join(part).join(class);
@@ -36,7 +36,7 @@ fn load(path: &Path, residency: Residency) -> Dataset {
     load_with(path, |options| (options.residency, options.pictures.max_bad) = (residency, 1)).unwrap()
 }
 
-/// All images of a split, read in one go and backwards one by one.
+/// All images of a split, read at once. Reading them one by one, backwards, must give the same.
 fn images(split: &Split, len: usize) -> Vec<u8> {
     assert!(split.images.is_empty());
     let source = &split.streamed.as_ref().expect("a source").source;
@@ -63,16 +63,16 @@ fn assert_same(resident: &Dataset, streamed: &Dataset) {
 }
 
 #[test]
-fn a_streamed_folder_or_archive_is_the_same_set() {
+fn a_streamed_folder_or_archive_gives_the_same_set() {
     let folder = tempfile::tempdir().unwrap();
-    mixed(folder.path());
+    write_mixed_set(folder.path());
     let resident = load(folder.path(), Residency::Resident);
     assert_eq!((resident.train.count(), resident.shape.channels), (6, 3));
     assert_same(&resident, &load(folder.path(), Residency::Stream));
     let archive = folder.path().join("pictures.tar");
     fs::write(&archive, tar(folder.path())).unwrap();
     assert_same(&resident, &load(&archive, Residency::Stream));
-    // All gray.
+    // Without its colour pictures, the set is gray.
     for index in [1, 2] {
         for class in ["cat", "dog"] {
             fs::remove_file(folder.path().join(format!("train/{class}/{index}.png"))).unwrap();
@@ -83,17 +83,17 @@ fn a_streamed_folder_or_archive_is_the_same_set() {
     assert_same(&resident, &load(folder.path(), Residency::Stream));
     fs::write(&archive, tar(folder.path())).unwrap();
     assert_same(&resident, &load(&archive, Residency::Stream));
-    // What is small stays in memory where nothing else is asked for.
+    // By default, a small set stays in memory.
     assert!(load(folder.path(), Residency::Auto).train.streamed.is_none());
-    // Corrupt pictures are counted as ever.
+    // Corrupt pictures are counted as for a resident set.
     let refused = load_with(folder.path(), |options| options.residency = Residency::Stream);
-    assert_says(&message(refused), &["cat/9.png", "--max-bad"]);
+    assert_contains(&message(refused), &["cat/9.png", "--max-bad"]);
 }
 
 #[test]
-fn a_set_in_memory_becomes_one_that_is_streamed() {
+fn a_resident_set_can_be_streamed_from_memory_or_a_file() {
     let folder = tempfile::tempdir().unwrap();
-    mixed(folder.path());
+    write_mixed_set(folder.path());
     let resident = load(folder.path(), Residency::Resident);
     for stream in [Dataset::stream_from_memory, Dataset::stream_from_file] {
         let mut streamed = resident.clone();
@@ -105,9 +105,9 @@ fn a_set_in_memory_becomes_one_that_is_streamed() {
 }
 
 #[test]
-fn a_picture_that_vanishes_or_changes_is_named() {
+fn errors_name_a_picture_that_vanished_or_changed() {
     let folder = tempfile::tempdir().unwrap();
-    mixed(folder.path());
+    write_mixed_set(folder.path());
     let set = load(folder.path(), Residency::Stream);
     let source = set.train.streamed.expect("a source").source;
     let victim = folder.path().join("train/dog/1.png");
@@ -116,14 +116,14 @@ fn a_picture_that_vanishes_or_changes_is_named() {
     assert_eq!(set.train.labels[4], 1);
     read().unwrap();
     fs::write(&victim, b"no picture").unwrap();
-    assert_says(&message(read()), &["train/dog/1.png", "has changed or disappeared"]);
+    assert_contains(&message(read()), &["train/dog/1.png", "has changed or disappeared"]);
     image::save_buffer(&victim, &[1; 16], 4, 4, L8).unwrap();
-    assert_says(&message(read()), &["train/dog/1.png", "a different size"]);
+    assert_contains(&message(read()), &["train/dog/1.png", "a different size"]);
     fs::remove_file(&victim).unwrap();
-    assert_says(&message(read()), &["train/dog/1.png"]);
+    assert_contains(&message(read()), &["train/dog/1.png"]);
 }
 
-/// Images whose bytes are their numbers; `bad` cannot be read.
+/// Images whose bytes are their number; reading image `bad` fails.
 struct Numbers {
     bad: u32,
     reads: AtomicUsize,
@@ -143,7 +143,7 @@ impl ImageSource for Numbers {
 }
 
 #[test]
-fn batches_come_in_order_and_no_more_than_a_few_are_read_ahead() {
+fn batches_come_in_order_and_only_a_few_are_read_ahead() {
     let source = Arc::new(Numbers { bad: 99, reads: AtomicUsize::new(0) });
     let order = vec![5, 3, 3, 1, 0, 2, 4];
     let mut ahead = Prefetch::new(Arc::clone(&source) as Arc<dyn ImageSource>, order.clone(), 1, 3).unwrap();
@@ -151,7 +151,7 @@ fn batches_come_in_order_and_no_more_than_a_few_are_read_ahead() {
     while source.reads.load(Ordering::SeqCst) < 2 && begin.elapsed() < Duration::from_secs(10) {
         std::thread::yield_now();
     }
-    // Whatever time passes, nothing more is read before a batch is taken.
+    // However long the wait, no more is read before a batch is taken.
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(source.reads.load(Ordering::SeqCst), 2);
     for number in &order {
@@ -159,19 +159,19 @@ fn batches_come_in_order_and_no_more_than_a_few_are_read_ahead() {
         assert_eq!(batch, [*number as u8; 3]);
         ahead.reuse(batch);
     }
-    assert_says(&message(ahead.next(1, 3)), &["no images are left"]);
-    // The last batch is smaller, and another number of images is an error.
+    assert_contains(&message(ahead.next(1, 3)), &["no images are left"]);
+    // The last batch is smaller, and requesting more images than it has is an error.
     let mut ahead = Prefetch::new(source, order, 5, 3).unwrap();
     assert_eq!(ahead.next(5, 3).unwrap().len(), 15);
     assert!(ahead.next(5, 3).is_err());
 }
 
 #[test]
-fn what_cannot_be_read_is_told_when_it_is_needed_and_nobody_waits_for_the_rest() {
+fn a_read_error_is_returned_with_its_batch_and_dropping_does_not_wait_for_the_rest() {
     let source = || Arc::new(Numbers { bad: 2, reads: AtomicUsize::new(0) });
     let mut ahead = Prefetch::new(source(), vec![0, 1, 2, 3, 4, 5], 1, 3).unwrap();
     ahead.next(1, 3).unwrap();
     ahead.next(1, 3).unwrap();
-    assert_says(&message(ahead.next(1, 3)), &["image 2 is bad"]);
+    assert_contains(&message(ahead.next(1, 3)), &["image 2 is bad"]);
     drop(Prefetch::new(source(), vec![0; 1000], 1, 3).unwrap());
 }

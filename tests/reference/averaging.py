@@ -1,7 +1,7 @@
-"""PyTorch's numbers for clipped gradients and averaged weights: writes averaging.json.
+"""Writes averaging.json: PyTorch's numbers for clipped gradients and averaged weights.
 
-A linear layer without bias, SGD with momentum and weight decay on given gradients, `clip_grad_norm_` before each step and
-`AveragedModel` with `get_ema_avg_fn` after it.
+A linear layer without bias takes steps of SGD with Nesterov momentum and weight decay on given gradients, with
+`clip_grad_norm_` before each step and `AveragedModel` with `get_ema_avg_fn` after it.
 
     python tests/reference/averaging.py
 """
@@ -23,7 +23,7 @@ def main():
     sgd = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5, nesterov=True, weight_decay=0.125)
     steps = []
     for step in range(STEPS):
-        # Some norms are below the bound.
+        # Every third gradient is small enough not to be clipped.
         gradient = torch.randn(1, LENGTH) * (0.1 if step % 3 == 2 else 2.0)
         model.weight.grad = gradient.clone()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)

@@ -1,17 +1,17 @@
-"""Proves that weights pass between `cnn-cuda` and PyTorch in both directions.
+"""Checks that `cnn-cuda` and PyTorch can load each other's weights.
 
-From Rust to PyTorch: does PyTorch, with the weights that `cnn-cuda` wrote, compute the logits that it computed?
+From Rust to PyTorch: with the weights that `cnn-cuda` wrote, PyTorch must compute the same logits.
 
     python tests/reference/check_interchange.py --weights model.safetensors --images images.safetensors \\
         --logits logits.safetensors
 
 `images.safetensors` holds `images`, bytes [n, 28, 28]; `logits.safetensors` holds `logits`, float32 [n, 10].
 
-Both in one go: `--program target/release/cnn-cuda` lets the program train a little, loads its weights, and compares
-the logits that `cnn-cuda predict` gives with them for a few pictures.
+All in one command: with `--program target/release/cnn-cuda`, the program trains briefly, and the script compares the
+logits of `cnn-cuda predict` for a few pictures with those that PyTorch computes from the trained weights.
 
-From PyTorch to Rust: `--make torch.safetensors` writes freshly initialised weights, and beside them
-`torch.images.safetensors` and `torch.logits.safetensors` in the same form.
+From PyTorch to Rust: `--make torch.safetensors` writes freshly initialised weights, and next to them
+`torch.images.safetensors` and `torch.logits.safetensors` in the same format.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from models import MODELS, normalise
 
-# Float32 sums of some thousand terms in another order differ by about 1e-6; logits are of the order of 1 to 10.
+# Float32 sums of a few thousand terms in another order differ by about 1e-6; logits are of the order of 1 to 10.
 TOLERANCE = 1e-4
 
 
@@ -36,8 +36,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, metavar="FILE")
     parser.add_argument("--images", type=Path, metavar="FILE")
     parser.add_argument("--logits", type=Path, metavar="FILE")
-    parser.add_argument("--make", type=Path, metavar="FILE", help="write PyTorch's weights here instead of checking")
-    parser.add_argument("--program", type=Path, metavar="FILE", help="check weights that this program trains")
+    parser.add_argument("--make", type=Path, metavar="FILE", help="write PyTorch's weights instead of checking")
+    parser.add_argument("--program", type=Path, metavar="FILE", help="train weights with this program and check them")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     to_check = (arguments.weights, arguments.images, arguments.logits)

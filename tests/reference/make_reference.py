@@ -1,8 +1,8 @@
-"""Makes the golden files that the tests compare `cnn-cuda` with.
+"""Makes the reference files that the tests compare `cnn-cuda` with.
 
     python tests/reference/make_reference.py --data data
 
-Everything runs on the CPU, on one thread and from fixed seeds, so the same PyTorch makes the same files again.
+Everything runs on one CPU thread and from fixed seeds, so the same version of PyTorch makes the same files.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STEPS = 50
 
 
 class Optimiser(NamedTuple):
-    """The settings of `torch.optim.SGD`; weight decay applies to biases too, as it does there."""
+    """The settings of `torch.optim.SGD`; as there, weight decay also applies to biases."""
 
     lr: float
     momentum: float = 0.0
@@ -36,18 +36,18 @@ class Optimiser(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What a training run leaves behind."""
+    """The result of a training run."""
 
     losses: list[float]
-    """Mean over the batch, before that step's update."""
+    """The mean over the batch of each step, before its update."""
     weights: dict[str, Tensor]
 
 
 def main() -> None:
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=here, help="folder for the files (default: beside this script)")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="folder with mnist/ or MNIST/raw/ in it")
+    parser.add_argument("--out", type=Path, default=here, help="folder for the files (default: this script's)")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder that contains mnist/ or MNIST/raw/")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
@@ -67,14 +67,14 @@ def main() -> None:
 def require_fused_multiply_add() -> None:
     """The last bit of PyTorch's default initialisation depends on the CPU.
 
-    Its `uniform_` computes `x * (to - from) + from`, rounded once where the CPU has AVX2 and twice where it has not.
-    The Rust side reproduces the former.
+    `uniform_` computes `x * (to - from) + from`, which is rounded once on CPUs with AVX2 and twice on others.
+    The Rust side reproduces the single rounding.
     """
     torch.manual_seed(0)
     drawn = torch.empty(1000).uniform_(-0.022, 0.022)
     torch.manual_seed(0)
     low = float(numpy.float32(-0.022))
-    # In float64 the product of two float32 is exact, so there is one rounding, to float32.
+    # The product of two float32 values is exact in float64, so the only rounding is that to float32.
     fused = (torch.empty(1000).uniform_(0, 1).double() * float(numpy.float32(-2 * low)) + low).float()
     if not torch.equal(drawn, fused):
         raise SystemExit("this CPU's PyTorch initialises without fused multiply-add; use one with AVX2")
@@ -83,7 +83,7 @@ def require_fused_multiply_add() -> None:
 def train(
     model: nn.Module, optimiser: Optimiser, images: Tensor, labels: Tensor, batch_size: int, dtype: torch.dtype
 ) -> Run:
-    """`STEPS` steps over the images in their order, none of them seen twice."""
+    """Trains for `STEPS` steps on the images in their order, using each once."""
     model = model.to(dtype)
     sgd = torch.optim.SGD(model.parameters(), **optimiser._asdict())
     losses = []
@@ -98,7 +98,7 @@ def train(
 
 
 def initialised(make: Callable[[], nn.Module]) -> nn.Module:
-    """The model with PyTorch's default initialisation from seed 0."""
+    """Makes the model with PyTorch's default initialisation from seed 0."""
     torch.manual_seed(0)
     return make()
 
@@ -110,8 +110,9 @@ def relative_difference(a: list[float], b: list[float]) -> float:
 def make_narrow_trajectory(path: Path) -> None:
     """Writes weights, images and losses of a narrow `mnist-cnn`: a whole training run that needs no other file.
 
-    The learning rates are the result of a search: the loss falls, and yet float32 stays within 1e-6 of float64.
-    Faster ones learn more, but then a rounding difference moves some pooling window's maximum, and the runs part.
+    The learning rates are the result of a search: the loss falls, but float32 stays within 1e-6 of float64. With higher
+    rates the loss falls further, but then a rounding difference moves the maximum of a pooling window, and the runs
+    diverge.
     """
     batch_size = 8
     optimisers = {
@@ -121,11 +122,11 @@ def make_narrow_trajectory(path: Path) -> None:
     images, labels = template_images(STEPS * batch_size)
     tensors = {"images": images, "labels": labels}
     settings: dict[str, Any] = {}
-    for name, tensor in lively_narrow_mnist_cnn().state_dict().items():
+    for name, tensor in doubled_narrow_mnist_cnn().state_dict().items():
         tensors[f"initial.{name}"] = tensor
     for label, optimiser in optimisers.items():
-        run = train(lively_narrow_mnist_cnn(), optimiser, images, labels, batch_size, torch.float32)
-        exact = train(lively_narrow_mnist_cnn(), optimiser, images, labels, batch_size, torch.float64)
+        run = train(doubled_narrow_mnist_cnn(), optimiser, images, labels, batch_size, torch.float32)
+        exact = train(doubled_narrow_mnist_cnn(), optimiser, images, labels, batch_size, torch.float64)
         tensors[f"losses.{label}"] = torch.tensor(run.losses)
         tensors[f"losses_float64.{label}"] = torch.tensor(exact.losses, dtype=torch.float64)
         tensors.update({f"final.{label}.{name}": tensor for name, tensor in run.weights.items()})
@@ -147,15 +148,15 @@ def make_narrow_trajectory(path: Path) -> None:
         "optimisers": settings,
         "torch": torch.__version__,
     }
-    # One key only: safetensors writes several in an order that changes from run to run.
+    # A single key, because safetensors writes several keys in an order that varies between runs.
     save_file(tensors, path, metadata={"description": json.dumps(description)})
 
 
-def lively_narrow_mnist_cnn() -> nn.Module:
+def doubled_narrow_mnist_cnn() -> nn.Module:
     """PyTorch's default initialisation with the weights doubled.
 
-    The default makes every layer's signal weaker than the one before: the loss then stays at ln 10 for hundreds of
-    steps, and hardly depends on what the first layers do. A wrong gradient must show.
+    With the default, the signal becomes weaker from layer to layer, so the loss stays at ln 10 for hundreds of steps
+    and hardly depends on the first layers. Doubled weights make a wrong gradient visible.
     """
     model = initialised(narrow_mnist_cnn)
     with torch.no_grad():
@@ -166,7 +167,7 @@ def lively_narrow_mnist_cnn() -> nn.Module:
 
 
 def template_images(count: int) -> tuple[Tensor, Tensor]:
-    """Bytes `[count, 28, 28]` and labels: per class a fixed sum of smooth blobs, moved a little and made noisy."""
+    """Bytes `[count, 28, 28]` and labels. Each class is a fixed sum of smooth blobs, with random shifts and noise."""
     generator = torch.Generator().manual_seed(1)
     axis = torch.arange(28.0)
     # [class, blob, (row, column)]
@@ -186,11 +187,11 @@ def template_images(count: int) -> tuple[Tensor, Tensor]:
 def make_mnist_trajectory(path: Path, images: Tensor, labels: Tensor) -> None:
     """Writes the step losses of the whole `mnist-cnn` on MNIST's first training images, in their order.
 
-    The 9 MB of initial weights are not stored: tests reproduce PyTorch's generator, and check it with the sums here.
+    The 9 MB of initial weights are not stored: tests reproduce PyTorch's generator and check it with these checksums.
 
-    In these fifty steps the loss hardly moves: after PyTorch's default initialisation it leaves ln 10 later. With
-    higher learning rates or larger initial weights it does fall, but then float32 and float64 part by 1e-2 and more
-    (MNIST's flat background makes many near-ties in the pooling windows), and no implementation could be compared.
+    The loss hardly moves in these fifty steps: with PyTorch's default initialisation it stays near ln 10 for longer. It
+    falls with higher learning rates or larger initial weights, but then float32 and float64 diverge by 1e-2 and more
+    (MNIST's flat background makes many near-ties in the pooling windows), so implementations cannot be compared.
     """
     batch_size = 64
     optimisers = {
@@ -221,7 +222,7 @@ def make_mnist_trajectory(path: Path, images: Tensor, labels: Tensor) -> None:
 
 
 def checksum(tensor: Tensor) -> dict[str, Any]:
-    """Enough to tell a tensor that differs in one bit, and where to look when it does."""
+    """Detects a tensor that differs in one bit, and helps to find the difference."""
     values = tensor.flatten().numpy()
     return {
         "shape": list(tensor.shape),
@@ -237,7 +238,7 @@ def report(label: str, run: Run, exact: Run) -> None:
 
 
 def find_mnist(data: Path) -> tuple[Tensor, Tensor] | None:
-    """MNIST's training images `[60000, 28, 28]` and labels `[60000]`, or None where the files are missing."""
+    """MNIST's training images `[60000, 28, 28]` and labels `[60000]`, or None if the files are missing."""
     for folder in (data / "mnist", data / "MNIST" / "raw", data):
         for suffix in (".gz", ""):
             images = folder / f"train-images-idx3-ubyte{suffix}"
@@ -248,7 +249,7 @@ def find_mnist(data: Path) -> tuple[Tensor, Tensor] | None:
 
 
 def read_idx(path: Path) -> Tensor:
-    """An IDX file of unsigned bytes: magic `0 0 8 dimensions`, the sizes as big-endian u32, the bytes."""
+    """Reads an IDX file of unsigned bytes: magic `0 0 8 dimensions`, the sizes as big-endian u32, the values."""
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     dimensions = content[3]
     sizes = numpy.frombuffer(content, ">u4", dimensions, offset=4)

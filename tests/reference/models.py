@@ -1,7 +1,7 @@
-"""The networks of `cnn-cuda` as PyTorch modules: the other side of every comparison.
+"""The networks of `cnn-cuda` as PyTorch modules.
 
 The parameter names are part of the contract. A `model.safetensors` written by the Rust program must load into these
-modules with `load_state_dict(strict=True)`, and their `state_dict()` must load there.
+modules with `load_state_dict(strict=True)`, and the program must load their `state_dict()`.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 class MnistCnn(nn.Module):
     """`mnist-cnn`: four unpadded 3x3 convolutions with two max-poolings, then three linear layers.
 
-    The widths can be narrowed, so that a test's weights fit into a small file; the structure stays the same.
+    Narrower widths make the weights of a test fit into a small file.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class MnistCnn(nn.Module):
     ) -> None:
         super().__init__()
         one, two, three, four = channels
-        # Pooled twice, 28x28 becomes 4x4 on the way through the four convolutions.
+        # The convolutions and two poolings reduce 28x28 to 4x4.
         features = four * 4 * 4
         self.layer1 = nn.Sequential(nn.Conv2d(1, one, 3), nn.ReLU())
         self.layer2 = nn.Sequential(nn.Conv2d(one, two, 3), nn.ReLU(), nn.MaxPool2d(2, 2))
@@ -54,7 +54,7 @@ def narrow_mnist_cnn() -> MnistCnn:
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 of 1998: tanh and average pooling, and the attribute names that PyTorch's tutorials give it."""
+    """LeNet-5 of 1998, with tanh and average pooling, and with the attribute names of PyTorch's tutorials."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class LeNet5(nn.Module):
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut without parameters: every second pixel, with channels of zeros on both sides."""
+    """Two 3x3 convolutions and a shortcut without parameters: every second pixel, zero-padded channels."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -125,13 +125,13 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "resnet56": lambda: CifarResNet(9),
 }
 
-# What torchvision defines.
+# The networks that torchvision defines.
 TORCHVISION = ["alexnet", "vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn", "googlenet"]
 TORCHVISION += ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 
 
 def build(name: str) -> nn.Module:
-    """The network that `cnn-cuda` calls by that name, initialised as its authors do."""
+    """The network of this name in `cnn-cuda`, with the initialisation of its PyTorch definition."""
     if name in TORCHVISION:
         import torchvision
 
@@ -140,7 +140,7 @@ def build(name: str) -> nn.Module:
 
 
 def input_shape(name: str) -> tuple[int, int, int]:
-    """Channels, height and width that the network was made for."""
+    """The default input of the network: channels, height and width."""
     if name in TORCHVISION:
         return (3, 224, 224)
     return (3, 32, 32) if name.startswith("resnet") else (1, 28, 28)

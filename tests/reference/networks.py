@@ -1,9 +1,10 @@
-"""Golden numbers of narrow networks: logits in evaluation and losses in training, from random weights.
+"""Reference numbers of narrow networks: logits in evaluation and losses in training, from random weights.
 
     python tests/reference/networks.py
 
-writes `networks.safetensors`: for every network `<name>.images` (bytes, NCHW) and `<name>.labels`, `<name>.weight.*`
-(PyTorch's names), `<name>.logits` and `<name>.losses` of three optimiser steps on the one batch, without dropout.
+writes `networks.safetensors`. For every network it has `<name>.images` (bytes, NCHW), `<name>.labels`,
+`<name>.weight.*` (PyTorch's names), `<name>.logits`, and `<name>.losses` of three optimiser steps on one batch,
+without dropout.
 """
 
 from pathlib import Path
@@ -17,9 +18,9 @@ CHANNELS = (4, 6, 8, 8, 6)
 HIDDEN = 16
 CLASSES = 5
 MOMENTUM = 0.9
-# Of GoogLeNet's channels one in so many.
+# Divides GoogLeNet's channel counts.
 NARROWING = 16
-# Its inception modules: channels of the branches as torchvision names them.
+# GoogLeNet's inception modules: the channels of their branches, in the order of torchvision's arguments.
 INCEPTIONS = {
     "inception3a": (64, 96, 128, 16, 32, 32),
     "inception3b": (128, 128, 192, 32, 96, 64),
@@ -34,7 +35,7 @@ INCEPTIONS = {
 
 
 class Classic(nn.Module):
-    """What torchvision's alexnet and vgg are: `features`, an adaptive pooling and a `classifier`."""
+    """The structure of torchvision's alexnet and vgg: `features`, an adaptive pooling and a `classifier`."""
 
     def __init__(self, features: list[nn.Module], pooled: int, first: int) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ def zfnet() -> Classic:
 
 
 def vgg(batch_norm: bool = False) -> Classic:
-    """The stages of vgg11, narrow."""
+    """A narrow vgg11."""
     features: list[nn.Module] = []
     inputs = 3
     for convolutions, outputs in zip((1, 1, 2, 2, 2), CHANNELS):
@@ -127,7 +128,7 @@ class Auxiliary(nn.Module):
 
 
 class GoogLeNet(nn.Module):
-    """torchvision's, with a sixteenth of its channels; in training it gives the logits of all three heads."""
+    """torchvision's GoogLeNet with a sixteenth of its channels. In training it returns the logits of all heads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +158,7 @@ class GoogLeNet(nn.Module):
 
 
 def scales(model: nn.Module) -> list[nn.Parameter]:
-    """The weights of batch normalisations, which stay ones."""
+    """The weights of batch normalisations, which stay 1."""
     return [module.weight for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
@@ -165,7 +166,7 @@ def record(tensors: dict[str, Tensor], name: str, model: nn.Module, size: int) -
     generator = torch.Generator().manual_seed(size)
     images = torch.randint(0, 256, (4, 3, size, size), generator=generator, dtype=torch.uint8)
     labels = torch.tensor([3, 0, 4, 1])
-    # Larger than PyTorch's own initial values, so that the logits differ between the images.
+    # Larger than PyTorch's default initial values, so that the logits differ between the images.
     for parameter in model.parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
         if parameter.dim() == 1 and any(parameter is one for one in scales(model)):
@@ -175,7 +176,7 @@ def record(tensors: dict[str, Tensor], name: str, model: nn.Module, size: int) -
     tensors |= {f"{name}.images": images, f"{name}.labels": labels}
     with torch.no_grad():
         for _ in range(10):
-            model.train()(input)  # running statistics of the data
+            model.train()(input)  # updates the running statistics
     for key, value in model.state_dict().items():
         tensors[f"{name}.weight.{key}"] = value.clone()
     with torch.no_grad():

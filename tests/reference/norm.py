@@ -1,4 +1,4 @@
-"""Writes norm.safetensors: batch normalisation by PyTorch, trained one step from given running statistics, then evaluated.
+"""Writes norm.safetensors: PyTorch's batch normalisation, trained from given running statistics and then evaluated.
 
     python tests/reference/norm.py
 """
@@ -13,7 +13,7 @@ from operators import Shape, normal_source
 
 
 def case(name: str, shape: Shape, relu: bool = False, residual: bool = False, offset: float = 0.0) -> dict[str, Tensor]:
-    """Odd sizes; with `offset` the values lie far from zero."""
+    """Odd sizes; a large `offset` moves the values far from zero."""
     normal = normal_source("batch_norm/" + name)
     norm = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(shape[1])
     with torch.no_grad():

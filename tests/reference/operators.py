@@ -1,4 +1,4 @@
-"""Golden numbers per operator: small cases run forward and backward by PyTorch, in float32 and NCHW.
+"""Reference numbers for each operator: small cases run forward and backward by PyTorch, in float32 and NCHW.
 
 A case is one call of a `Recorder` method; its tensors are stored as `<case>.<tensor>`. Every case draws from a
 generator seeded by its own name, so adding a case leaves the others as they are.
@@ -27,7 +27,7 @@ class Recorder:
         self.cases: list[dict[str, Any]] = []
 
     def write(self, path: Path) -> None:
-        # save_file refuses tensors that share memory, as an operator that returns its input's storage would.
+        # save_file rejects tensors that share memory, such as the output of an operator that returns its input.
         tensors = {name: tensor.detach().contiguous().clone() for name, tensor in self.tensors.items()}
         save_file(tensors, path, metadata={"cases": json.dumps(self.cases)})
 
@@ -69,7 +69,7 @@ class Recorder:
     def max_pool2d(
         self, name: str, input: Shape | Tensor, kernel: int, stride: int, padding: int = 0, ceil_mode: bool = False
     ) -> None:
-        """PyTorch sends the gradient to the first maximum in scan order; padding never wins."""
+        """PyTorch passes the gradient to the first maximum in scan order; padding is never the maximum."""
         operands = {"input": input if isinstance(input, Tensor) else normal_source(name)(input)}
         params = {"kernel": kernel, "stride": stride, "padding": padding}
         if ceil_mode:
@@ -85,7 +85,7 @@ class Recorder:
     def avg_pool2d(
         self, name: str, input: Shape, kernel: int, stride: int, padding: int = 0, ceil_mode: bool = False
     ) -> None:
-        """PyTorch's default counts the padding, but not what a last window covers beyond it."""
+        """PyTorch by default counts padding, but not elements of the last window beyond the padding."""
         operands = {"input": normal_source(name)(input)}
         params = {"kernel": kernel, "stride": stride, "padding": padding, "count_include_pad": True}
         if ceil_mode:
@@ -146,7 +146,7 @@ class Recorder:
         self._differentiate(name, "linear", params, operands, functional.linear)
 
     def flatten_linear(self, name: str, input: Shape, out_features: int) -> None:
-        """The weight's columns run over channels, then rows, then columns of the image."""
+        """The weight's columns are in the order channels, rows, columns of the image."""
         normal = normal_source(name)
         _, channels, height, width = input
         in_features = channels * height * width
@@ -181,7 +181,7 @@ class Recorder:
         target = torch.tensor(targets)
         loss = functional.cross_entropy(logits, target, label_smoothing=smoothing)
         (d_logits,) = torch.autograd.grad(loss, logits)
-        # numpy documents that argmax takes the first maximum, PyTorch does not.
+        # numpy documents that argmax returns the first maximum; PyTorch does not.
         first_maximum = torch.from_numpy(numpy.argmax(logits.detach().numpy(), axis=1))
         self._record(
             name,
@@ -204,7 +204,7 @@ class Recorder:
         operands: dict[str, Tensor],
         forward: Callable[..., Tensor],
     ) -> None:
-        """Runs `forward` on the operands in their order, then backward from a random `d_output`.
+        """Runs `forward` on the operands in order, then backward from a random `d_output`.
 
         The gradient of operand `x` is stored as `d_x`.
         """
@@ -222,7 +222,7 @@ class Recorder:
 
 
 def normal_source(name: str) -> Callable[[Shape], Tensor]:
-    """Standard normal tensors from a stream that depends on the name alone."""
+    """Returns a source of standard normal tensors that is seeded by the name alone."""
     generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     return lambda shape: torch.randn(shape, generator=generator)
 
@@ -234,7 +234,7 @@ def integers(name: str, shape: Shape, low: int, high: int) -> Tensor:
 
 
 def with_zeros(name: str, shape: Shape) -> Tensor:
-    """Normal values where every third element is zero, of either sign in turn: activations bend there."""
+    """Normal values with every third element zero, of alternating sign, to test the kink of activations."""
     values = normal_source(name)(shape)
     values.view(-1)[::6] = 0.0
     values.view(-1)[3::6] = -0.0
@@ -242,7 +242,7 @@ def with_zeros(name: str, shape: Shape) -> Tensor:
 
 
 def make_operators(path: Path) -> None:
-    """Writes `ops.safetensors`: odd sizes, unequal in every dimension, so that a swapped index cannot pass."""
+    """Writes `ops.safetensors`. Sizes mostly differ between dimensions, so that swapped indices are detected."""
     record = Recorder()
     convolutions(record)
     poolings(record)
@@ -259,7 +259,7 @@ def convolutions(record: Recorder) -> None:
     record.conv2d("conv2d_one_channel", (3, 1, 9, 9), 4, kernel=3)
     record.conv2d("conv2d_to_one_channel", (2, 5, 6, 6), 1, kernel=3)
     record.conv2d("conv2d_stride_2", (2, 3, 9, 9), 4, kernel=3, stride=2)
-    # Here the last row and column are read by no window: their gradient is zero.
+    # No window reads the last row and column, so their gradient is zero.
     record.conv2d("conv2d_stride_2_uncovered", (2, 3, 8, 8), 4, kernel=3, stride=2)
     record.conv2d("conv2d_padding_1", (2, 3, 5, 5), 4, kernel=3, padding=1)
     record.conv2d("conv2d_stride_2_padding_1", (2, 3, 7, 7), 5, kernel=3, stride=2, padding=1)
@@ -274,7 +274,7 @@ def convolutions(record: Recorder) -> None:
     record.conv2d("conv2d_non_square", (2, 3, 5, 9), 4, kernel=3)
     record.conv2d("conv2d_non_square_stride_2_padding_1", (2, 3, 9, 4), 4, kernel=3, stride=2, padding=1)
     record.conv2d("conv2d_kernel_over_input", (2, 3, 3, 3), 4, kernel=5, padding=1)
-    # More channels than a vector register or a tensor-core tile is wide, and no multiple of one.
+    # More channels than the width of a vector register or tensor-core tile, and not a multiple of either.
     record.conv2d("conv2d_wide", (2, 17, 5, 5), 19, kernel=3, padding=1)
     record.conv2d("conv2d_groups", (2, 6, 5, 6), 4, kernel=3, padding=1, groups=2)
     record.conv2d("conv2d_depthwise_stride_2", (2, 5, 7, 6), 5, kernel=3, stride=2, padding=1, groups=5)
@@ -303,7 +303,7 @@ def poolings(record: Recorder) -> None:
     record.avg_pool2d("avg_pool2d_uncovered", (2, 3, 7, 9), kernel=2, stride=2)
     record.avg_pool2d("avg_pool2d_global", (3, 5, 4, 4), kernel=4, stride=4)
 
-    # Rounded up, with a last window that reaches beyond the padding, and without one that would begin there.
+    # The output size is rounded up: the last window may reach beyond the padding, but must not start in it.
     record.max_pool2d("max_pool2d_ceil", (2, 3, 6, 8), kernel=3, stride=2, ceil_mode=True)
     record.max_pool2d("max_pool2d_ceil_padding_1", (2, 3, 6, 5), kernel=3, stride=2, padding=1, ceil_mode=True)
     record.max_pool2d("max_pool2d_ceil_not_in_padding", (2, 2, 4, 5), kernel=2, stride=3, padding=1, ceil_mode=True)
@@ -355,7 +355,7 @@ def losses(record: Recorder) -> None:
     record.cross_entropy("cross_entropy_batch_1", normal_source("cross_entropy_batch_1")((1, 10)), [4])
     record.cross_entropy("cross_entropy_two_classes", normal_source("cross_entropy_two")((5, 2)), [0, 1, 1, 0, 1])
     record.cross_entropy("cross_entropy_many_classes", normal_source("cross_entropy_many")((3, 37)), [36, 0, 17])
-    # exp of these overflows float32 unless the row's maximum is subtracted first.
+    # exp of these overflows float32 unless the maximum of the row is subtracted first.
     eighty = torch.tensor([[80.0, -80.0, 0.0], [-80.0, 80.0, 79.0], [-80.0, -80.0, -80.0], [80.0, 80.0, -80.0]])
     record.cross_entropy("cross_entropy_80", eighty, [0, 0, 2, 1])
     record.cross_entropy("cross_entropy_10000", eighty * 125, [0, 0, 2, 1])
@@ -363,5 +363,5 @@ def losses(record: Recorder) -> None:
     record.cross_entropy("cross_entropy_smoothed", smoothed, [3, 0, 9, 5, 5, 1, 7], smoothing=0.1)
     smoothed = normal_source("cross_entropy_smoothed_many")((3, 37)) * 20
     record.cross_entropy("cross_entropy_smoothed_many", smoothed, [36, 0, 17], smoothing=0.3)
-    # Ties: the first maximum is the prediction.
+    # With ties, the first maximum is the prediction.
     record.cross_entropy("cross_entropy_ties", torch.zeros(4, 5), [0, 1, 4, 0])

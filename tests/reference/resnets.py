@@ -1,4 +1,4 @@
-"""Writes resnets.safetensors: three narrow residual networks by PyTorch, evaluated, then trained for three steps.
+"""Writes resnets.safetensors: three narrow residual networks, evaluated and then trained for three steps by PyTorch.
 
     python tests/reference/resnets.py
 """
@@ -28,7 +28,7 @@ def narrow(block: type[BasicBlock] | type[Bottleneck], widths: list[int], blocks
 
 
 def trajectory(make) -> dict[str, Tensor]:
-    """Logits in evaluation, the losses of three steps, and the state after them."""
+    """The logits in evaluation, the losses of three training steps, and the state after them."""
     torch.manual_seed(0)
     net = make()
     for module in net.modules():

@@ -14,7 +14,7 @@ TOTAL = STEPS_PER_EPOCH * EPOCHS
 
 
 def rates(make) -> list[float]:
-    """The rate of every step, the scheduler stepped after each."""
+    """The learning rate of every step, with the scheduler stepped after each."""
     optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=RATE)
     scheduler, seen = make(optimiser), []
     for _ in range(TOTAL):

@@ -1,5 +1,5 @@
-//! A network with dropout, an auxiliary head, local response normalisation and poolings of all kinds: its gradients, what
-//! of it is evaluated, and that runs of it end the same.
+//! A network with dropout, an auxiliary head, local response normalisation and poolings of all kinds: its gradients,
+//! its evaluation, and reproducible runs.
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
@@ -40,12 +40,12 @@ pub fn network(input: Shape) -> Network {
 }
 
 #[test]
-fn gradients_are_those_of_the_total_loss() {
+fn gradients_match_finite_differences_of_the_total_loss() {
     check_gradients_of(&mut Cpu::new(Some(2)).expect("two threads"), &network(Shape::new(10, 9, 2)));
 }
 
 #[test]
-fn gradients_are_those_of_the_total_loss_on_cuda() {
+fn gradients_match_finite_differences_of_the_total_loss_on_cuda() {
     on_cuda(|| check_gradients_of(&mut cuda(true), &network(Shape::new(10, 9, 2))));
 }
 
@@ -75,7 +75,7 @@ fn evaluation_has_neither_dropout_nor_auxiliary_heads() {
 }
 
 #[test]
-fn a_head_that_does_not_fit_is_an_error() {
+fn invalid_heads_and_dropout_rates_are_errors() {
     let mut net = Builder::new("heads", Shape::flat(3));
     let side = net.linear("side", 0, 4).expect("side");
     net.auxiliary(side, 0.3);
@@ -97,7 +97,8 @@ fn trainer<B: Backend>(backend: B) -> Trainer<B> {
     Trainer::new(backend, network(shape), set, hyper).expect("a trainer")
 }
 
-/// Losses and weights of a run that stops after so many steps and goes on in another trainer.
+/// Losses and weights of a run that, if `stop_after` is given, is interrupted after that many steps and resumed in a
+/// new trainer.
 fn run<B: Backend>(backend: impl Fn() -> B, stop_after: Option<u64>) -> (Vec<f32>, Vec<u32>) {
     let mut first = trainer(backend());
     let mut before = Listener { stop_after, ..Listener::default() };
@@ -112,7 +113,7 @@ fn run<B: Backend>(backend: impl Fn() -> B, stop_after: Option<u64>) -> (Vec<f32
 }
 
 #[test]
-fn runs_end_bit_identical_for_any_threads_and_when_interrupted() {
+fn runs_are_bit_identical_for_any_number_of_threads_and_when_resumed() {
     let on_cpu = |threads| move || Cpu::new(Some(threads)).expect("threads");
     let whole = run(on_cpu(1), None);
     assert_eq!(whole.0.len(), 6);
@@ -122,12 +123,12 @@ fn runs_end_bit_identical_for_any_threads_and_when_interrupted() {
 }
 
 #[test]
-fn runs_on_cuda_follow_the_cpus_masks_in_graphs_and_when_interrupted() {
+fn cuda_runs_use_the_cpus_dropout_masks_in_graphs_and_when_resumed() {
     on_cuda(|| {
-        let recorded = run(|| cuda(true), None);
-        assert!(recorded == run(|| cuda(false), Some(4)), "interrupted, or in graphs, a run differs");
+        let with_graphs = run(|| cuda(true), None);
+        assert!(with_graphs == run(|| cuda(false), Some(4)), "graphs or an interruption change the run");
         let expected = run(|| Cpu::new(Some(1)).expect("a thread"), None);
-        for (step, (got, expected)) in recorded.0.iter().zip(&expected.0).enumerate() {
+        for (step, (got, expected)) in with_graphs.0.iter().zip(&expected.0).enumerate() {
             assert!((got - expected).abs() <= 1e-4 * expected, "step {step}: {got} instead of {expected}");
         }
     });

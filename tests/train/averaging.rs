@@ -1,4 +1,5 @@
-//! Runs with changed images, clipped gradients, averaged weights and frozen filters: interrupted, evaluated, on any backend.
+//! Runs with augmentation, gradient clipping, weight averaging and frozen filters: interruption and evaluation on any
+//! backend.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
 use super::harness::{Listener, bits, digits, lenet5, two_epochs};
 
 fn network() -> Network {
-    lenet5().with_first_layer(FirstLayer::GaborFrozen).expect("it begins with a convolution")
+    lenet5().with_first_layer(FirstLayer::GaborFrozen).expect("the first layer is a convolution")
 }
 
 fn hyper(steps: Option<u64>) -> Hyperparameters {
@@ -27,15 +28,15 @@ fn trainer<B: Backend>(backend: B) -> Trainer<B> {
     Trainer::new(backend, network(), digits(90, 32), hyper(None)).expect("a trainer")
 }
 
-/// The same on images that are streamed.
+/// The same trainer with streamed images.
 fn streamed<B: Backend>(backend: B) -> Trainer<B> {
     let mut set = digits(90, 32);
     set.stream_from_memory().expect("streamed");
     Trainer::new(backend, network(), set, hyper(None)).expect("a trainer")
 }
 
-/// Six steps with an interruption, gone on with on streamed images, give what six steps give, and what is evaluated is the
-/// average.
+/// A run of six steps that is interrupted and resumed on streamed images is bit-identical to an uninterrupted one, and
+/// evaluation uses the averaged weights.
 pub fn check_interruption<B: Backend>(backend: impl Fn() -> B, stops: &[u64]) {
     let (mut whole, mut listener) = (trainer(backend()), Listener::default());
     assert_eq!(whole.run(&mut listener).expect("a run"), Outcome::Finished);
@@ -44,7 +45,7 @@ pub fn check_interruption<B: Backend>(backend: impl Fn() -> B, stops: &[u64]) {
     let first = network().initial_parameters(0);
     let frozen = network().frozen_len();
     assert_eq!(bits(&end.parameters[..frozen]), bits(&first[..frozen]), "frozen filters moved");
-    assert_eq!(bits(&end.average[..frozen]), bits(&first[..frozen]), "their average moved");
+    assert_eq!(bits(&end.average[..frozen]), bits(&first[..frozen]), "the average of frozen filters moved");
     assert!(end.parameters[frozen..] != first[frozen..]);
     for &stop in stops {
         let (mut one, mut before) = (trainer(backend()), Listener { stop_after: Some(stop), ..Listener::default() });
@@ -66,30 +67,30 @@ pub fn check_interruption<B: Backend>(backend: impl Fn() -> B, stops: &[u64]) {
 }
 
 #[test]
-fn clipped_and_averaged_runs_go_on_bit_identical() {
+fn clipped_and_averaged_runs_resume_bit_identical() {
     check_interruption(|| Cpu::new(Some(2)).expect("threads"), &[0, 1, 4]);
 }
 
 #[test]
-fn the_average_begins_with_the_first_steps_weights_and_the_norm_is_bounded() {
+fn the_average_starts_at_the_weights_of_the_first_step_and_gradients_are_clipped() {
     let mut trainer = trainer(Cpu::new(Some(1)).expect("a thread"));
     trainer.set_hyper(Hyperparameters { max_steps: Some(1), ..*trainer.hyper() }).expect("settings");
     trainer.run(&mut Listener::default()).expect("a run");
     let state = trainer.state().expect("a state");
     assert_eq!(bits(&state.average), bits(&state.parameters));
-    // Momentum is at first the clipped gradient with the decayed weights; frozen weights have no gradient.
+    // After one step, the momentum is the clipped gradient plus weight decay. Frozen weights have no gradient.
     let (frozen, count) = (network().frozen_len(), state.parameters.len());
     let gradients = trainer.backend.read(Span::new(Region::Gradients, 0, count)).expect("read");
     assert!(gradients[..frozen].iter().all(|&gradient| gradient == 0.0));
     let norm = gradients.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-    assert!(norm > 0.2, "{norm} needs no clipping: the test is blunt");
+    assert!(norm > 0.2, "a norm of {norm} is not clipped, so the test checks nothing");
     let first = network().initial_parameters(0);
     let clipped: f64 =
         state.momentum.iter().zip(&first).map(|(b, w)| f64::from(b - 5e-4 * w).powi(2)).skip(frozen).sum();
     assert!((clipped.sqrt() - 0.125).abs() < 1e-4, "{}", clipped.sqrt());
 }
 
-/// Fails at the second epoch's images.
+/// Fails when reading images of the second epoch.
 struct Vanishing(Held, AtomicUsize);
 
 impl ImageSource for Vanishing {
@@ -100,7 +101,7 @@ impl ImageSource for Vanishing {
 }
 
 #[test]
-fn a_picture_that_vanishes_ends_the_run_with_its_name_and_what_was_saved_stays() {
+fn an_unreadable_picture_ends_the_run_with_its_error_after_the_finished_epochs() {
     let mut set = digits(90, 32);
     let held = Held { images: std::mem::take(&mut set.train.images), image_len: set.shape.len() };
     let source = Arc::new(Vanishing(held, AtomicUsize::new(0)));
@@ -108,17 +109,17 @@ fn a_picture_that_vanishes_ends_the_run_with_its_name_and_what_was_saved_stays()
     let mut trainer =
         Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), set, hyper(None)).expect("a trainer");
     let mut listener = Listener::default();
-    let message = format!("{:#}", trainer.run(&mut listener).expect_err("it is gone"));
+    let message = format!("{:#}", trainer.run(&mut listener).expect_err("the picture is missing"));
     assert!(message.contains("picture 7 is gone"), "{message}");
     assert_eq!((listener.epochs.len(), trainer.position().epoch), (1, 1));
 }
 
 #[test]
-fn a_run_without_an_average_does_not_go_on_with_one() {
+fn a_run_without_an_average_refuses_a_state_with_one() {
     let state = trainer(Cpu::new(Some(1)).expect("a thread")).state().expect("a state");
     let hyper = Hyperparameters { sgd: two_epochs().sgd, ..hyper(None) };
     let mut plain =
         Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), digits(90, 32), hyper).expect("a trainer");
-    let message = format!("{:#}", plain.restore(&state).expect_err("it has none"));
+    let message = format!("{:#}", plain.restore(&state).expect_err("the run keeps no average"));
     assert!(message.contains("averaged weights"), "{message}");
 }

@@ -1,5 +1,5 @@
-//! Training on CUDA: PyTorch's losses, gradients of graphs, bit-identical reruns, graphs against eager, and going on
-//! with a run on another device.
+//! Training on CUDA: PyTorch's losses, gradients, bit-identical reruns with and without CUDA graphs, and resuming on
+//! another device.
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
@@ -30,7 +30,7 @@ fn whole_run<B: Backend>(backend: B) -> (Vec<u32>, Vec<u32>) {
     (bits(&trainer.parameters().expect("read")), bits(&listener.losses))
 }
 
-/// Another order of the sums, over fifty steps.
+/// Sums are in another order, over fifty steps.
 const LOSSES: Tolerance = Tolerance { absolute: 0.0, relative: 1e-4 };
 
 #[test]
@@ -41,12 +41,12 @@ fn a_narrow_network_gives_pytorchs_losses_and_weights() {
 }
 
 #[test]
-fn a_narrow_network_comes_close_in_lower_precision() {
-    // Rounded to 11 bits, an activation strays by a thousandth.
-    let loose = || Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.03 }, steps: 10 };
+fn a_narrow_network_is_close_to_pytorch_in_lower_precision() {
+    // Rounding to 11 bits changes an activation by up to a thousandth.
+    let expected = || Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.03 }, steps: 10 };
     on_cuda(|| {
-        parity::check_narrow(|| cuda(Precision::Tf32), loose(), None);
-        parity::check_narrow(|| cuda(Precision::Fp16), loose(), None);
+        parity::check_narrow(|| cuda(Precision::Tf32), expected(), None);
+        parity::check_narrow(|| cuda(Precision::Fp16), expected(), None);
     });
 }
 
@@ -56,30 +56,30 @@ fn implicit(precision: Precision) -> Cuda {
 }
 
 #[test]
-fn implicit_products_give_pytorchs_losses_and_weights() {
+fn implicit_gemm_gives_pytorchs_losses_and_weights() {
     let weights = Tolerance { absolute: 3e-6, relative: 1e-5 };
     let losses = || Expectation { tolerance: LOSSES, steps: 50 };
     on_cuda(|| parity::check_narrow(|| implicit(Precision::Fp32), losses(), Some(weights)));
 }
 
 #[test]
-fn implicit_products_come_close_in_lower_precision() {
-    let loose = || Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.03 }, steps: 10 };
+fn implicit_gemm_is_close_to_pytorch_in_lower_precision() {
+    let expected = || Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.03 }, steps: 10 };
     on_cuda(|| {
-        parity::check_narrow(|| implicit(Precision::Tf32), loose(), None);
-        parity::check_narrow(|| implicit(Precision::Fp16), loose(), None);
+        parity::check_narrow(|| implicit(Precision::Tf32), expected(), None);
+        parity::check_narrow(|| implicit(Precision::Fp16), expected(), None);
     });
 }
 
 #[test]
-fn implicit_products_are_bit_identical_in_reruns_and_graphs() {
+fn implicit_gemm_is_bit_identical_in_reruns_and_graphs() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
-            let recorded = few_steps(implicit(precision));
-            assert!(recorded == few_steps(implicit(precision)), "two runs differ in {precision}");
+            let with_graphs = few_steps(implicit(precision));
+            assert!(with_graphs == few_steps(implicit(precision)), "two runs differ in {precision}");
             let algorithm = Some(Algorithm::Implicit);
             let eager = few_steps(Cuda::new(Options { algorithm, ..options(precision) }).expect("a CUDA device"));
-            assert!(recorded == eager, "graphs change the numbers in {precision}");
+            assert!(with_graphs == eager, "graphs change the numbers in {precision}");
         }
     });
 }
@@ -96,14 +96,14 @@ fn few_steps<B: Backend>(backend: B) -> (Vec<u32>, Vec<u32>) {
 #[test]
 fn mnist_cnn_gives_pytorchs_losses_on_mnist() {
     on_cuda(|| {
-        // The narrow network does all fifty there; this one would take minutes.
+        // On the emulator, fifty steps would take minutes; the narrow network covers them there.
         let steps = if on_the_emulator() { 5 } else { 50 };
         parity::check_mnist(|| cuda(Precision::Fp32), Expectation { tolerance: LOSSES, steps });
     });
 }
 
 #[test]
-fn gradients_of_a_branching_graph_are_those_of_its_loss() {
+fn gradients_of_a_branching_graph_match_finite_differences() {
     on_cuda(|| dag::check_gradients(&mut cuda(Precision::Fp32)));
 }
 
@@ -111,16 +111,16 @@ fn gradients_of_a_branching_graph_are_those_of_its_loss() {
 fn reruns_are_bit_identical_and_graphs_change_nothing() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
-            let recorded = whole_run(cuda(precision));
-            assert!(recorded == whole_run(cuda(precision)), "two runs differ in {precision}");
+            let with_graphs = whole_run(cuda(precision));
+            assert!(with_graphs == whole_run(cuda(precision)), "two runs differ in {precision}");
             let eager = whole_run(Cuda::new(options(precision)).expect("a CUDA device"));
-            assert!(recorded == eager, "graphs change the numbers in {precision}");
+            assert!(with_graphs == eager, "graphs change the numbers in {precision}");
         }
     });
 }
 
 #[test]
-fn a_recorded_step_takes_its_own_rate() {
+fn a_replayed_step_uses_its_scheduled_learning_rate() {
     on_cuda(|| {
         let learning_rate = LearningRate { rate: 0.05, schedule: Schedule::OneCycle { rise: 0.3 }, warm_up: 0 };
         let hyper = Hyperparameters { learning_rate, ..two_epochs() };
@@ -135,7 +135,7 @@ fn a_recorded_step_takes_its_own_rate() {
 }
 
 #[test]
-fn an_interrupted_run_ends_bit_identical() {
+fn an_interrupted_and_resumed_run_is_bit_identical() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
             let whole = whole_run(cuda(precision));
@@ -148,15 +148,15 @@ fn an_interrupted_run_ends_bit_identical() {
                 let mut after = Listener::default();
                 second.run(&mut after).expect("a run");
                 let losses = [before.losses, after.losses].concat();
-                let ended = (bits(&second.parameters().expect("read")), bits(&losses));
-                assert!(ended == whole, "stopped after {stop} in {precision}");
+                let resumed = (bits(&second.parameters().expect("read")), bits(&losses));
+                assert!(resumed == whole, "stopped after {stop} in {precision}");
             }
         }
     });
 }
 
-/// Weights, step losses and the epochs' metrics of a run that stops after so many steps, where it does, and goes on in
-/// another trainer.
+/// Weights, step losses and the epochs' metrics of a run that, if `stop_after` is given, is interrupted after that many
+/// steps and resumed in a new trainer.
 fn stopped_run(
     trainer: impl Fn() -> Trainer<Cuda>,
     stop_after: Option<u64>,
@@ -177,7 +177,7 @@ fn stopped_run(
 }
 
 #[test]
-fn streamed_steps_give_the_bits_of_resident_ones() {
+fn a_streamed_run_is_bit_identical_to_a_resident_one_even_when_resumed() {
     on_cuda(|| {
         let on = |set: &Dataset| {
             Trainer::new(cuda(Precision::Fp32), lenet5(), set.clone(), two_epochs()).expect("a trainer")
@@ -187,7 +187,7 @@ fn streamed_steps_give_the_bits_of_resident_ones() {
         streamed.stream_from_memory().expect("streamed");
         let expected = stopped_run(|| on(&resident), None);
         assert_eq!((expected.1.len(), expected.2.len()), (10, 2));
-        // Within the first epoch and the second, and where one ends.
+        // Without an interruption, within the first epoch, at its end, and within the second.
         for stop_after in [None, Some(1), Some(5), Some(7)] {
             assert!(stopped_run(|| on(&streamed), stop_after) == expected, "stopped after {stop_after:?}");
         }
@@ -195,13 +195,13 @@ fn streamed_steps_give_the_bits_of_resident_ones() {
 }
 
 #[test]
-fn clipped_and_averaged_runs_go_on_bit_identical() {
+fn clipped_and_averaged_runs_resume_bit_identical() {
     on_cuda(|| averaging::check_interruption(|| cuda(Precision::Fp32), &[4]));
 }
 
-/// Neither waits for its steps, so a batch that is read from the host too early or too late shows in the weights.
+/// The host does not wait for each step, so a batch that is copied too early or too late shows in the weights.
 #[test]
-fn a_streamed_run_ends_as_a_resident_one() {
+fn a_streamed_run_of_many_steps_is_bit_identical_to_a_resident_one() {
     on_cuda(|| {
         let run = |streamed: bool| {
             let (mut set, hyper) = (digits(86, 16), Hyperparameters { batch_size: 4, ..two_epochs() });
@@ -218,35 +218,35 @@ fn a_streamed_run_ends_as_a_resident_one() {
 }
 
 #[test]
-fn a_run_goes_on_across_devices() {
+fn a_run_can_be_resumed_on_another_device() {
     on_cuda(|| {
         let on_cpu = || Cpu::new(Some(1)).expect("a thread");
         let expected = whole_run(on_cpu()).1;
-        let state = |mut listener: Listener, trainer: &mut dyn FnMut(&mut Listener)| {
+        let losses_of = |mut listener: Listener, trainer: &mut dyn FnMut(&mut Listener)| {
             trainer(&mut listener);
             listener.losses
         };
         let stopping = || Listener { stop_after: Some(4), ..Listener::default() };
         let mut host = trainer(on_cpu());
-        let begun = state(stopping(), &mut |listener| {
+        let before = losses_of(stopping(), &mut |listener| {
             host.run(listener).expect("a run");
         });
         let mut device = trainer(cuda(Precision::Fp32));
         device.restore(&host.state().expect("a state")).expect("restored");
-        let ended = state(Listener::default(), &mut |listener| {
+        let after = losses_of(Listener::default(), &mut |listener| {
             device.run(listener).expect("a run");
         });
-        check_close(&[begun, ended].concat(), &expected);
+        check_close(&[before, after].concat(), &expected);
         let mut device = trainer(cuda(Precision::Fp32));
-        let begun = state(stopping(), &mut |listener| {
+        let before = losses_of(stopping(), &mut |listener| {
             device.run(listener).expect("a run");
         });
         let mut host = trainer(on_cpu());
         host.restore(&device.state().expect("a state")).expect("restored");
-        let ended = state(Listener::default(), &mut |listener| {
+        let after = losses_of(Listener::default(), &mut |listener| {
             host.run(listener).expect("a run");
         });
-        check_close(&[begun, ended].concat(), &expected);
+        check_close(&[before, after].concat(), &expected);
     });
 }
 
@@ -256,7 +256,7 @@ fn check_close(losses: &[f32], expected: &[u32]) {
 }
 
 #[test]
-fn divergence_is_found_at_the_end_of_its_epoch_and_names_its_step() {
+fn the_error_for_divergence_names_the_step() {
     on_cuda(|| {
         let mut trainer = trainer(cuda(Precision::Fp32));
         trainer.set_hyper(diverging(trainer.hyper())).expect("settings");

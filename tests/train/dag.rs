@@ -1,4 +1,4 @@
-//! A graph with a residual sum, a concatenation and shared activations: its gradients, and that it learns.
+//! A graph with a residual sum, a concatenation and shared activations: its gradients, training, fusion and memory.
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
@@ -9,7 +9,8 @@ use cnn_cuda::train::{Hyperparameters, Trainer};
 
 use super::harness::{Listener, digits, hyperparameters, logits, run_once};
 
-/// Every operator, with activations that feed two and three others. Those within are leaky with `slope`.
+/// A graph in which activations feed two and three operators. The inner activations are ReLU, or leaky with a nonzero
+/// `slope`.
 pub fn branching(input: Shape, width: usize, slope: f32) -> Network {
     let inner = match slope {
         0.0 => Activation::Relu,
@@ -23,7 +24,7 @@ pub fn branching(input: Shape, width: usize, slope: f32) -> Network {
     let a = net.conv2d("block.a", pooled, conv(1, 3, width)).expect("a");
     let a = net.activation(a, inner).expect("activation");
     let b = net.conv2d("block.b", a, conv(1, 3, width)).expect("b");
-    let sum = net.add(b, pooled).expect("add"); // b has no activation: the sum does
+    let sum = net.add(b, pooled).expect("add"); // the activation follows the sum, not b
     let sum = net.activation(sum, inner).expect("activation");
     let pointwise = net.conv2d("branch.1x1", sum, conv(0, 1, 3)).expect("1x1");
     let averaged = net.avg_pool2d(sum, Window { kernel: 3, stride: 1, padding: 1 }).expect("average");
@@ -35,7 +36,7 @@ pub fn branching(input: Shape, width: usize, slope: f32) -> Network {
     net.finish().expect("a network")
 }
 
-/// Loss of one batch from `parameters`, and the gradients of all of them.
+/// The loss of one batch with `parameters`, and the gradients of all parameters.
 fn loss_and_gradients<B: Backend>(backend: &mut B, network: &Network, parameters: &[f32]) -> (f64, Vec<f32>) {
     let batch = 3;
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
@@ -55,37 +56,37 @@ fn loss_and_gradients<B: Backend>(backend: &mut B, network: &Network, parameters
     (loss, backend.read(Span::new(Region::Gradients, 0, parameters.len())).expect("read"))
 }
 
-/// The gradients of a branching graph.
+/// Checks the gradients of a branching graph.
 pub fn check_gradients<B: Backend>(backend: &mut B) {
-    // A slope of one half bends the loss less than ReLU does where a shift takes a value through zero.
+    // If a shift moves a value through zero, a slope of one half bends the loss less than ReLU does.
     check_gradients_of(backend, &branching(Shape::new(9, 8, 2), 4, 0.5));
 }
 
-/// Central differences of the loss along whole tensors at once.
+/// Compares each tensor's gradient with a central difference of the loss along that gradient.
 pub fn check_gradients_of<B: Backend>(backend: &mut B, network: &Network) {
     let parameters = network.initial_parameters(3);
     let (_, gradients) = loss_and_gradients(backend, network, &parameters);
     for parameter in &network.parameters {
-        // Along its own gradient, a tensor's slope is the gradient's length: no cancellation, so fp32 will do.
+        // The slope of the loss along a gradient is the gradient's norm: nothing cancels, so fp32 is precise enough.
         let gradient = &gradients[parameter.range()];
-        let length = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        assert!(length > 1e-6, "{} has no gradient", parameter.name);
-        // Small enough to cross few kinks of the activations, large against fp32's rounding of the loss.
+        let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        assert!(norm > 1e-6, "{} has no gradient", parameter.name);
+        // Small enough to cross few kinks of the activations, but large compared with fp32's rounding of the loss.
         let h = 2e-3;
-        let mut moved = |sign: f64| {
+        let mut shifted_loss = |sign: f64| {
             let mut shifted = parameters.clone();
             for (value, &g) in shifted[parameter.range()].iter_mut().zip(gradient) {
-                *value += (sign * h * f64::from(g) / length) as f32;
+                *value += (sign * h * f64::from(g) / norm) as f32;
             }
             loss_and_gradients(backend, network, &shifted).0
         };
-        let slope = (moved(1.0) - moved(-1.0)) / (2.0 * h);
-        assert!((slope / length - 1.0).abs() < 0.02, "{}: slope {slope}, gradient {length}", parameter.name);
+        let slope = (shifted_loss(1.0) - shifted_loss(-1.0)) / (2.0 * h);
+        assert!((slope / norm - 1.0).abs() < 0.02, "{}: slope {slope}, gradient norm {norm}", parameter.name);
     }
 }
 
 #[test]
-fn gradients_of_a_branching_graph_are_those_of_its_loss() {
+fn gradients_of_a_branching_graph_match_finite_differences() {
     check_gradients(&mut Cpu::new(Some(2)).expect("two threads"));
 }
 
@@ -103,7 +104,7 @@ fn a_branching_graph_learns() {
 }
 
 #[test]
-fn the_plan_fuses_activations_only_where_nothing_else_reads_the_value_between() {
+fn activations_are_fused_only_if_nothing_else_reads_their_input() {
     let network = branching(Shape::new(28, 28, 1), 8, 0.0);
     let plan = Plan::new(&network, Mode::Training, 4).expect("a plan");
     let fused = |label: &str| {

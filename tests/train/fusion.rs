@@ -1,4 +1,4 @@
-//! What the plan fuses, and what a device launches for it, told without a device.
+//! Fusion in the plan, and the list of launches that needs no device.
 
 use cnn_cuda::cuda::{self, Cuda, Options};
 use cnn_cuda::models::find;
@@ -13,11 +13,11 @@ use crate::ops::cuda::options;
 use crate::support::cuda::{on_cuda, on_the_emulator};
 
 fn model(name: &str) -> Network {
-    let model = find(name).expect("a model");
+    let model = find(name).expect("a known model");
     (model.build)(model.input, model.classes).expect("a network")
 }
 
-/// Every step with what it computes.
+/// The label of every step, and what it computes.
 fn steps(network: &Network, mode: Mode) -> Vec<String> {
     let plan = Plan::new(network, mode, 4).expect("a plan");
     let all = plan.forward.iter().chain(&plan.backward);
@@ -25,7 +25,7 @@ fn steps(network: &Network, mode: Mode) -> Vec<String> {
 }
 
 #[test]
-fn mnist_cnn_is_fused_as_far_as_it_goes() {
+fn mnist_cnn_is_fully_fused() {
     let expected = [
         "layer1.0 forward: convolution + bias + ReLU",
         "layer2.0 forward: convolution + bias + ReLU + max pooling",
@@ -54,9 +54,9 @@ fn mnist_cnn_is_fused_as_far_as_it_goes() {
     assert_eq!(steps(&model("mnist-cnn"), Mode::Inference), expected[..7]);
 }
 
-/// A value that two operators read keeps its steps: each writes a part of its gradient.
+/// A value that two operators read stays a buffer of its own, because each of them writes a part of its gradient.
 #[test]
-fn nothing_is_fused_where_another_operator_reads_the_value() {
+fn nothing_is_fused_if_another_operator_reads_the_value() {
     let mut net = Builder::new("shared", Shape::new(8, 8, 2));
     let options = Conv2dOptions { out_channels: 4, kernel: 3, padding: 1, ..Default::default() };
     let conv = net.conv2d("conv", 0, options).expect("conv");
@@ -74,13 +74,14 @@ fn nothing_is_fused_where_another_operator_reads_the_value() {
     has("maxpool.1 forward: max pooling");
     has("maxpool.1 backward input: gradient of max pooling");
     has("conv backward bias: gradient of ReLU + bias gradient");
-    // The second convolution is read by its pooling alone, and has no activation.
+    // Only its pooling reads the second convolution, which has no activation.
     has("deeper forward: convolution + bias + max pooling");
     has("maxpool.2 backward input: gradient of max pooling + bias gradient");
     has("deeper backward input: input gradient");
 }
 
-/// A linear layer sees a flattened feature map's pixels side by side: its columns are not the channels.
+/// The columns of a linear layer's input are the pixels and channels of the flattened feature map, not its channels, so
+/// their sums are not the bias gradient.
 #[test]
 fn a_gradient_across_a_flatten_is_not_summed_by_column() {
     let mut net = Builder::new("flat", Shape::new(4, 4, 1));
@@ -94,31 +95,31 @@ fn a_gradient_across_a_flatten_is_not_summed_by_column() {
 }
 
 /// Precision and algorithm.
-type How = (Precision, Option<Algorithm>);
+type Variant = (Precision, Option<Algorithm>);
 
-const BY_BLAS: How = (Precision::Fp32, Some(Algorithm::Gemm));
+const BLAS_GEMM: Variant = (Precision::Fp32, Some(Algorithm::Gemm));
 
-fn options_of((precision, algorithm): How) -> Options {
+fn options_of((precision, algorithm): Variant) -> Options {
     Options { graphs: true, algorithm, ..options(precision) }
 }
 
-/// What each step of a training step launches by the list that needs no device.
+/// The launches of each operator of a training step, listed without a device.
 fn listed_with(network: &Network, batch: usize, options: &Options) -> Vec<Vec<String>> {
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
     cuda::launches(&train_step(&plan, batch), &plan.memory_sizes(false), options).expect("a list")
 }
 
-fn listed(network: &Network, how: How, batch: usize) -> Vec<String> {
-    listed_with(network, batch, &options_of(how)).concat()
+fn listed(network: &Network, variant: Variant, batch: usize) -> Vec<String> {
+    listed_with(network, batch, &options_of(variant)).concat()
 }
 
 fn train_step(plan: &Plan, batch: usize) -> Vec<Step> {
     plan.steps(&Sequence::TrainStep(TrainSettings::default()), batch)
 }
 
-/// What a device launches for them.
-fn launched(network: &Network, how: How, batch: usize) -> Vec<Vec<String>> {
-    let mut backend = Cuda::new(options_of(how)).expect("a CUDA device");
+/// The launches of each operator of a training step, compiled on a device.
+fn launched(network: &Network, variant: Variant, batch: usize) -> Vec<Vec<String>> {
+    let mut backend = Cuda::new(options_of(variant)).expect("a CUDA device");
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
     backend.allocate(&plan.memory_sizes(false)).expect("memory");
     let program = backend.compile(train_step(&plan, batch)).expect("a program");
@@ -126,7 +127,7 @@ fn launched(network: &Network, how: How, batch: usize) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn a_device_launches_what_is_listed_without_one() {
+fn a_device_launches_what_is_listed_without_a_device() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
             let shape = Shape::new(28, 28, 1);
@@ -135,11 +136,11 @@ fn a_device_launches_what_is_listed_without_one() {
             for (network, batch) in networks.zip([2, 5, 3, 64, 4]) {
                 for algorithm in Algorithm::ALL {
                     if algorithm == Algorithm::CublasLt && !on_the_emulator() {
-                        continue; // what the library offers is for the device to say
+                        continue; // only a device knows which algorithms the library offers
                     }
-                    let how = (precision, Some(algorithm));
+                    let variant = (precision, Some(algorithm));
                     let (expected, found) =
-                        (listed_with(&network, batch, &options_of(how)), launched(&network, how, batch));
+                        (listed_with(&network, batch, &options_of(variant)), launched(&network, variant, batch));
                     assert_eq!(found, expected, "{} in {precision}, {algorithm:?}", network.name);
                 }
             }
@@ -152,30 +153,30 @@ fn a_step_of_mnist_cnn_takes_few_launches() {
     for (precision, count) in [(Precision::Fp32, 25), (Precision::Tf32, 25), (Precision::Fp16, 26)] {
         let listed = listed(&model("mnist-cnn"), (precision, None), 64);
         assert_eq!(listed.len(), count, "{precision}: {listed:?}");
-        // Both products of the first layer are direct, all others implicit.
+        // The first layer's two products use direct kernels, all others implicit GEMM.
         let of = |stem: &str| listed.iter().filter(|name| name.starts_with(stem)).count();
         assert_eq!((of("direct_"), of("cuBLAS")), (2, 0), "{precision}: {listed:?}");
     }
 }
 
-/// One block sums the bias gradient of the logits only where there are few of them.
+/// The kernel of the loss sums the bias gradient of the logits only if one block can do it.
 #[test]
-fn many_logits_are_summed_apart() {
+fn the_bias_gradient_of_many_logits_has_its_own_launch() {
     let mut net = Builder::new("wide", Shape::new(1, 1, 2));
     net.linear("fc", 0, 600).expect("fc");
     let network = net.finish().expect("a network");
-    let apart = |batch| {
-        let listed = listed(&network, BY_BLAS, batch);
+    let separate = |batch| {
+        let listed = listed(&network, BLAS_GEMM, batch);
         listed.iter().filter(|name| name.starts_with("bias_activation_backward")).count()
     };
-    assert_eq!((apart(64), apart(8)), (1, 0));
+    assert_eq!((separate(64), separate(8)), (1, 0));
 }
 
-/// What does not fit the workspace is done in pieces, each of which is launched.
+/// An unfolded input that does not fit the workspace is processed in pieces, each with its own launches.
 #[test]
-fn pieces_are_listed() {
+fn the_launches_of_all_pieces_are_listed() {
     let network = model("mnist-cnn");
-    let count = |workspace| listed_with(&network, 64, &Options { workspace, ..options_of(BY_BLAS) }).concat().len();
-    assert_eq!(count(512 << 20), listed(&network, BY_BLAS, 64).len());
+    let count = |workspace| listed_with(&network, 64, &Options { workspace, ..options_of(BLAS_GEMM) }).concat().len();
+    assert_eq!(count(512 << 20), listed(&network, BLAS_GEMM, 64).len());
     assert!(count(1 << 20) > 2 * count(512 << 20));
 }

@@ -1,4 +1,4 @@
-//! Runs a trainer without files or console.
+//! Shared by the training tests: an observer, a small network and its settings, and small data sets.
 
 use cnn_cuda::data::{Dataset, Split};
 use cnn_cuda::models::find;
@@ -8,7 +8,7 @@ use cnn_cuda::plan::{self, Plan, Sequence};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{EpochReport, Hyperparameters, LearningRate, Observer, StepReport, Trainer};
 
-/// Remembers what it is told, and stops once it was told of steps `stop_after` times.
+/// Records losses and epoch reports, and stops the run after `stop_after` steps.
 #[derive(Default)]
 pub struct Listener {
     pub losses: Vec<f32>,
@@ -45,7 +45,7 @@ pub fn run_once<B: Backend>(backend: &mut B, plan: &Plan, sequence: Sequence, ba
     backend.run(&mut program).expect("a run");
 }
 
-/// The logits of a whole batch of inputs on a backend, which is allocated for it.
+/// Allocates the backend for `plan`, and returns the logits of a full batch of inputs.
 pub fn logits<B: Backend>(backend: &mut B, plan: &Plan, weights: &Weights, input: &[f32]) -> Vec<f32> {
     backend.allocate(&plan.memory_sizes(false)).expect("memory");
     plan::write_weights(backend, weights).expect("weights");
@@ -54,12 +54,12 @@ pub fn logits<B: Backend>(backend: &mut B, plan: &Plan, weights: &Weights, input
     backend.read(plan.span(plan.logits, plan.max_batch)).expect("read")
 }
 
-/// A rate that makes the loss infinite within three steps.
+/// The same settings with a learning rate that makes the loss infinite within three steps.
 pub fn diverging(hyper: &Hyperparameters) -> Hyperparameters {
     Hyperparameters { learning_rate: LearningRate { rate: 1e38, ..hyper.learning_rate }, ..*hyper }
 }
 
-/// Plain SGD, unshuffled, one epoch, every loss logged.
+/// One unshuffled epoch of plain SGD, with every step's loss logged.
 pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters {
     Hyperparameters {
         epochs: 1,
@@ -80,22 +80,22 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
 
 /// A small network for short runs.
 pub fn lenet5() -> Network {
-    let model = find("lenet5").expect("a model");
+    let model = find("lenet5").expect("a known model");
     (model.build)(model.input, model.classes).expect("a network")
 }
 
-/// Two epochs of eleven steps on 340 images, the last of an epoch on a partial batch.
+/// Two epochs; 340 images give eleven steps an epoch, the last on a partial batch.
 pub fn two_epochs() -> Hyperparameters {
     let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4, ..Sgd::default() };
     Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, sgd, ..hyperparameters(32, 0.02) }
 }
 
-/// The bits of numbers that must be the same to the last.
+/// The bits of `values`, for exact comparison.
 pub fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// A set of the given images, whose first one is also the test set.
+/// A data set of the given images, the first of which is also the test set.
 pub fn dataset(shape: Shape, classes: usize, images: Vec<u8>, labels: Vec<u32>) -> Dataset {
     let test = Split { images: images[..shape.len()].to_vec(), labels: vec![labels[0]], ..Split::default() };
     Dataset {

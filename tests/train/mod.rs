@@ -1,4 +1,4 @@
-//! Training as a whole: PyTorch's losses, graphs that branch, determinism, resuming, changed settings.
+//! Training as a whole: agreement with PyTorch, branching graphs, determinism, resuming, and changed settings.
 
 mod assorted;
 mod averaging;

@@ -1,4 +1,4 @@
-//! Narrow networks against PyTorch: logits in evaluation, and the losses of three training steps without dropout.
+//! Narrow networks compared with PyTorch: logits in evaluation, and the losses of three training steps without dropout.
 
 use std::fs;
 
@@ -18,7 +18,7 @@ use crate::ops::pytorch::Tensors;
 use crate::ops::{Tolerance, compare};
 use crate::support::cuda::on_cuda;
 
-/// As in `tests/reference/networks.py`.
+/// The same widths as in `tests/reference/networks.py`.
 const CHANNELS: [usize; 5] = [4, 6, 8, 8, 6];
 const HIDDEN: usize = 16;
 const CLASSES: usize = 5;
@@ -38,7 +38,7 @@ pub fn networks() -> Vec<Network> {
     all.into_iter().map(|network| network.expect("a network").with_dropout(0.0)).collect()
 }
 
-/// Bytes `[n, c, h, w]` as `[n, h, w, c]`.
+/// Converts bytes from `[n, c, h, w]` to `[n, h, w, c]`.
 fn channels_last(bytes: &[u8], shape: Shape) -> Vec<u8> {
     let mut images = vec![0; bytes.len()];
     for (index, &byte) in bytes.iter().enumerate() {
@@ -52,15 +52,15 @@ fn channels_last(bytes: &[u8], shape: Shape) -> Vec<u8> {
 fn check<B: Backend>(backend: impl Fn() -> B) {
     let bytes = fs::read("tests/reference/networks.safetensors").expect("the committed reference");
     let tensors = Tensors::new(&bytes);
-    // Sums in another order, through a dozen layers.
+    // Sums are in another order, and their differences pass through a dozen layers.
     let tolerance = Tolerance { absolute: 1e-4, relative: 1e-4 };
     for network in networks() {
         let name = network.name.clone();
         let value = |key: &str| tensors.get(&format!("{name}.weight.{key}")).0;
         let mut statistics = network.initial_statistics();
-        for of_one in &network.statistics {
-            let both = ["running_mean", "running_var"].map(|what| value(&format!("{}.{what}", of_one.name)));
-            statistics.values[of_one.range()].copy_from_slice(&both.concat());
+        for batch_norm in &network.statistics {
+            let both = ["running_mean", "running_var"].map(|what| value(&format!("{}.{what}", batch_norm.name)));
+            statistics.values[batch_norm.range()].copy_from_slice(&both.concat());
         }
         let weights = Weights { parameters: from_tensors(&network, value), statistics };
         let images = channels_last(tensors.bytes(&format!("{name}.images")), network.input());

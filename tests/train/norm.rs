@@ -1,4 +1,4 @@
-//! A small network with batch normalisation: what is fused, its gradients, and its statistics in runs, files and graphs.
+//! A small network with batch normalisation: fusion, gradients, and running statistics in runs, files and CUDA graphs.
 
 use cnn_cuda::checkpoint::{load_weights, save_weights};
 use cnn_cuda::cpu::Cpu;
@@ -15,7 +15,8 @@ use super::harness::{Listener, bits, digits, two_epochs};
 use crate::ops::cuda::options;
 use crate::support::cuda::on_cuda;
 
-/// Batch normalisations of the input, before activations, before sums of both kinds, and of a vector.
+/// A network with batch normalisation of the input, before activations, before both kinds of residual sum, and of a
+/// vector.
 pub fn normalised(input: Shape, width: usize, activation: Activation) -> Network {
     let mut net = Builder::new("normalised", input);
     let conv = |out_channels, kernel, stride| Conv2dOptions {
@@ -60,7 +61,7 @@ fn network() -> Network {
 }
 
 #[test]
-fn sums_and_activations_end_the_batch_normalisation_before_them() {
+fn sums_and_activations_are_fused_into_the_preceding_batch_normalisation() {
     let plan = |mode| Plan::new(&network(), mode, 4).expect("a plan");
     let steps: Vec<String> = plan(Mode::Inference)
         .forward
@@ -86,7 +87,7 @@ fn sums_and_activations_end_the_batch_normalisation_before_them() {
         "fc forward: product + bias",
     ];
     assert_eq!(steps, expected);
-    // No step copies or sums but where the block's input gets its second gradient.
+    // Nothing is copied, and gradients are summed only at the inputs of the blocks, which have two each.
     let training = plan(Mode::Training);
     let sums: Vec<&str> =
         training.backward.iter().map(|step| step.label.as_str()).filter(|label| label.ends_with("sum")).collect();
@@ -96,7 +97,7 @@ fn sums_and_activations_end_the_batch_normalisation_before_them() {
 }
 
 #[test]
-fn gradients_are_those_of_the_loss() {
+fn gradients_match_finite_differences() {
     let network = normalised(Shape::new(9, 8, 2), 4, Activation::LeakyRelu { slope: 0.5 });
     check_gradients_of(&mut Cpu::new(Some(2)).expect("two threads"), &network);
     on_cuda(|| check_gradients_of(&mut Cuda::new(options(Precision::Fp32)).expect("a CUDA device"), &network));
@@ -107,8 +108,8 @@ fn trainer<B: Backend>(backend: B) -> Trainer<B> {
     Trainer::new(backend, network(), digits(40, 20), hyper).expect("a trainer")
 }
 
-/// Weights, running statistics and losses, as bits.
-fn ended<B: Backend>(trainer: &mut Trainer<B>, losses: &[f32]) -> [Vec<u32>; 3] {
+/// Final weights, running statistics and losses, as bits.
+fn final_bits<B: Backend>(trainer: &mut Trainer<B>, losses: &[f32]) -> [Vec<u32>; 3] {
     let statistics = trainer.statistics().expect("read");
     assert_eq!(statistics.batches_tracked, [6; 8]);
     [trainer.parameters().expect("read"), statistics.values, losses.to_vec()].map(|values| bits(&values))
@@ -117,7 +118,7 @@ fn ended<B: Backend>(trainer: &mut Trainer<B>, losses: &[f32]) -> [Vec<u32>; 3] 
 fn whole_run<B: Backend>(backend: B) -> [Vec<u32>; 3] {
     let (mut trainer, mut listener) = (trainer(backend), Listener::default());
     assert_eq!(trainer.run(&mut listener).expect("a run"), Outcome::Finished);
-    ended(&mut trainer, &listener.losses)
+    final_bits(&mut trainer, &listener.losses)
 }
 
 fn interrupted_run<B: Backend>(backend: impl Fn() -> B, stop: u64) -> [Vec<u32>; 3] {
@@ -126,11 +127,11 @@ fn interrupted_run<B: Backend>(backend: impl Fn() -> B, stop: u64) -> [Vec<u32>;
     let (mut second, mut after) = (trainer(backend()), Listener::default());
     second.restore(&first.state().expect("a state")).expect("restored");
     second.run(&mut after).expect("a run");
-    ended(&mut second, &[before.losses, after.losses].concat())
+    final_bits(&mut second, &[before.losses, after.losses].concat())
 }
 
 #[test]
-fn threads_and_interruptions_change_nothing() {
+fn the_number_of_threads_and_interruptions_do_not_change_a_run() {
     let cpu = |threads| Cpu::new(Some(threads)).expect("threads");
     let whole = whole_run(cpu(2));
     assert!(whole == whole_run(cpu(1)) && whole == whole_run(cpu(5)));
@@ -140,7 +141,7 @@ fn threads_and_interruptions_change_nothing() {
 }
 
 #[test]
-fn graphs_and_interruptions_change_nothing_on_cuda() {
+fn graphs_and_interruptions_do_not_change_a_run_on_cuda() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
             let cuda = |graphs| Cuda::new(Options { graphs, ..options(precision) }).expect("a CUDA device");
@@ -161,7 +162,7 @@ fn graphs_and_interruptions_change_nothing_on_cuda() {
 }
 
 #[test]
-fn evaluation_uses_the_running_statistics_and_leaves_them() {
+fn evaluation_uses_the_running_statistics_without_changing_them() {
     let mut trainer = trainer(Cpu::new(Some(2)).expect("two threads"));
     let initial = trainer.statistics().expect("read");
     assert_eq!(initial, network().initial_statistics());
@@ -176,19 +177,19 @@ fn evaluation_uses_the_running_statistics_and_leaves_them() {
 }
 
 #[test]
-fn an_epoch_that_ends_on_one_image_is_refused_where_it_cannot_be_normalised() {
+fn a_last_batch_of_one_image_is_refused_if_it_cannot_be_normalised() {
     let refused = |count| {
         let backend = Cpu::new(Some(1)).expect("a thread");
         let hyper = Hyperparameters { batch_size: 16, ..two_epochs() };
         Trainer::new(backend, network(), digits(count, 20), hyper).err().map(|error| format!("{error:#}"))
     };
-    let message = refused(33).expect("32 images and one");
+    let message = refused(33).expect("the last batch has one image");
     assert!(message.contains("end: ") && message.contains("--batch-size"), "{message}");
     assert_eq!(refused(34), None);
 }
 
 #[test]
-fn statistics_go_to_files_under_pytorchs_names_and_back() {
+fn statistics_round_trip_through_files_under_pytorchs_names() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");
     let (network, mut weights) = (network(), network().initial_weights(3));
@@ -199,18 +200,18 @@ fn statistics_go_to_files_under_pytorchs_names_and_back() {
     save_weights(&path, &network, &weights.parameters, &weights.statistics).expect("saved");
     assert_eq!(load_weights(&path, &network).expect("loaded"), weights);
     let bytes = std::fs::read(&path).expect("read");
-    let file = safetensors::SafeTensors::deserialize(&bytes).expect("whole");
-    let tracked = file.tensor("second.bn1.num_batches_tracked").expect("there");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("valid safetensors");
+    let tracked = file.tensor("second.bn1.num_batches_tracked").expect("the tensor exists");
     assert!(tracked.dtype() == Dtype::I64 && tracked.shape().is_empty());
-    assert_eq!(file.tensor("second.bn1.running_var").expect("there").shape(), [8]);
+    assert_eq!(file.tensor("second.bn1.running_var").expect("the tensor exists").shape(), [8]);
     assert_eq!(file.len(), network.parameters.len() + 3 * 8);
-    // Without one tensor: PyTorch counts from 0, but needs the statistics.
+    // As in PyTorch, a missing count of batches starts at 0, but missing statistics are an error.
     let without = |name: &str| {
         let kept = file.tensors().into_iter().filter(|(tensor, _)| tensor != name);
         std::fs::write(&path, safetensors::serialize(kept, None).expect("serialised")).expect("write");
         load_weights(&path, &network)
     };
     assert_eq!(without("stem.bn.num_batches_tracked").expect("loaded").statistics.batches_tracked[1], 0);
-    let message = format!("{:#}", without("stem.bn.running_mean").expect_err("it is missing"));
+    let message = format!("{:#}", without("stem.bn.running_mean").expect_err("the statistics are missing"));
     assert!(message.contains("stem.bn.running_mean of normalised is missing"), "{message}");
 }

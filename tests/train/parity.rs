@@ -1,4 +1,4 @@
-//! The same weights and the same order of data give PyTorch's losses.
+//! With the same weights and the same order of data, training gives PyTorch's losses.
 
 use std::fs;
 use std::path::Path;
@@ -19,10 +19,10 @@ use crate::ops::{Tolerance, compare};
 use crate::support::torch_rng::{TorchGenerator, default_init};
 use crate::support::{Need, skip};
 
-/// fp32 sums in another order part by up to 1.3e-5 over 50 steps even within PyTorch (oneDNN against its own loops).
+/// Even within PyTorch, fp32 sums in another order diverge by up to 1.3e-5 over 50 steps (oneDNN and its native loops).
 const LOSSES: Tolerance = Tolerance { absolute: 0.0, relative: 1e-4 };
 
-/// PyTorch's own float32 is within 3e-7 of its float64 here; ten times that leaves room for another order of sums.
+/// PyTorch's float32 is within 3e-7 of its float64 here; ten times that allows for another order of the sums.
 const NARROW_WEIGHTS: Tolerance = Tolerance { absolute: 3e-6, relative: 1e-5 };
 
 fn optimiser(settings: &Value, batch_size: usize) -> Hyperparameters {
@@ -36,14 +36,14 @@ fn optimiser(settings: &Value, batch_size: usize) -> Hyperparameters {
     Hyperparameters { sgd, max_steps: Some(50), ..hyperparameters(batch_size, number("lr")) }
 }
 
-/// What the losses of a run are held to.
+/// How closely the losses of a run must match.
 pub struct Expectation {
     pub tolerance: Tolerance,
-    /// Steps that it holds for; later ones stray, where rounding moves the maxima of poolings.
+    /// The number of steps compared; later ones diverge, because rounding moves the maxima of pooling windows.
     pub steps: usize,
 }
 
-/// Trains a narrow network as PyTorch did, on any backend: losses and final weights.
+/// Trains a narrow network as PyTorch did, on any backend, and compares the losses and final weights.
 pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Expectation, weights: Option<Tolerance>) {
     let bytes = fs::read("tests/reference/trajectory_narrow.safetensors").expect("the committed reference");
     let tensors = Tensors::new(&bytes);
@@ -74,8 +74,8 @@ pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Expectation, we
     }
 }
 
-/// Trains `mnist-cnn` on real MNIST from PyTorch's initial weights, on any backend. False where the files are not
-/// there, which was then said.
+/// Trains `mnist-cnn` on real MNIST from PyTorch's initial weights, on any backend. Returns false if MNIST's files are
+/// missing, after reporting the skipped test.
 pub fn check_mnist<B: Backend>(backend: impl Fn() -> B, losses: Expectation) -> bool {
     let Some(mnist) = mnist() else { return false };
     let text = fs::read_to_string("tests/reference/trajectory_mnist.json").expect("the committed reference");
@@ -101,7 +101,7 @@ pub fn check_mnist<B: Backend>(backend: impl Fn() -> B, losses: Expectation) -> 
     true
 }
 
-/// The whole of real MNIST, cut to what 50 steps read.
+/// Real MNIST, truncated to the images that 50 steps read.
 fn mnist() -> Option<Dataset> {
     let folder = std::env::var_os("CNN_CUDA_DATA").unwrap_or_else(|| "data".into());
     let options = LoadOptions { folder: Path::new(&folder).to_path_buf(), ..Default::default() };
@@ -120,7 +120,7 @@ fn mnist() -> Option<Dataset> {
     }
 }
 
-/// What `torch.manual_seed(seed)` and the modules' own initialisation give.
+/// The parameters that PyTorch's default initialisation gives after `torch.manual_seed(seed)`.
 fn pytorchs_initial_parameters(network: &Network, seed: u64) -> Vec<f32> {
     let mut generator = TorchGenerator::manual_seed(seed);
     let mut flat = vec![0.0; network.parameter_count()];
@@ -134,7 +134,7 @@ fn pytorchs_initial_parameters(network: &Network, seed: u64) -> Vec<f32> {
     flat
 }
 
-/// Parameters in memory layout, from values in PyTorch's by name.
+/// Converts parameters to memory layout; `values` returns them by name in PyTorch's layout.
 pub fn from_tensors(network: &Network, values: impl Fn(&str) -> Vec<f32>) -> Vec<f32> {
     let mut flat = vec![0.0; network.parameter_count()];
     for parameter in &network.parameters {

@@ -1,4 +1,4 @@
-//! Profiles: a part's time is that of its launches alone, and a profiled step leaves no trace.
+//! Profiling: the time of a part covers its launches only, and profiling a step does not change the training state.
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
@@ -31,7 +31,7 @@ fn train_step(plan: &Plan) -> Vec<Step> {
     plan.steps(&Sequence::TrainStep(TrainSettings { sgd: SGD, ..TrainSettings::default() }), BATCH)
 }
 
-/// All that outlives a step, as bits, after three of them with `between` before the last.
+/// The state that outlives a step, as bits, after three training steps with `between` called before the last.
 fn after_steps<B: Backend>(
     mut backend: B,
     network: &Network,
@@ -70,7 +70,7 @@ fn profiled<B: Backend>(backend: &mut B, plan: &Plan, program: &mut B::Program) 
     assert_eq!(times.len(), plan.forward.len() + plan.backward.len() + 3);
     assert!(times.iter().all(|part| part.seconds > 0.0));
     let ends = times.windows(2).all(|pair| pair[1].start >= pair[0].start + 0.999 * pair[0].seconds);
-    assert!(ends, "a part begins before the one before it ends");
+    assert!(ends, "a part begins before the previous one ends");
 }
 
 fn networks() -> [Network; 2] {
@@ -98,7 +98,7 @@ fn a_profiled_step_changes_nothing_on_the_cpu() {
     }
 }
 
-/// The emulator's clock counts a microsecond for every operation and a nanosecond for every thread.
+/// The emulator's clock advances by a microsecond for every operation and a nanosecond for every thread.
 #[test]
 fn a_step_is_timed_between_two_events() {
     on_cuda(|| {
@@ -114,12 +114,12 @@ fn a_step_is_timed_between_two_events() {
             (launches, seconds)
         };
         let (one, once) = timed(CopyBuffer { input, output }.into());
-        // Whether a gradient overflows, their norm, and the update.
+        // The overflow check, the gradient norm, and the update.
         let (three, thrice) = timed(sgd_update(Sgd { clip_norm: Some(1.0), ..Sgd::default() }, 64).into());
         assert_eq!((one, three), (1, 3));
         assert!(0.0 < once && once < thrice, "{once} for one launch, {thrice} for three");
         if on_the_emulator() {
-            // Ten launches of a block, and the event at their end.
+            // Ten launches of one block, and the event after them.
             assert!((once - 1.356e-6).abs() < 1e-11, "{once}");
             assert!((thrice - once - 2.0 * 1.256e-6).abs() < 1e-11, "{thrice} after {once}");
         }

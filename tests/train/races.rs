@@ -1,4 +1,4 @@
-//! A few steps and an evaluation of whole networks on the emulator that checks for data races.
+//! A few training steps and an evaluation of whole networks on the emulator build that checks for data races.
 
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::models::find;
@@ -12,7 +12,7 @@ use super::{assorted, networks, resnet};
 use crate::ops::cuda::options;
 use crate::support::emulator::{RACES, on_emulator};
 
-/// Three steps, the last on a smaller batch, with all that an update can have: recorded, then replayed.
+/// Runs three steps, captured and then replayed, the last on a smaller batch, with every feature of the update.
 fn train(network: &Network, precision: Precision, algorithm: Algorithm, batch: usize) {
     let options = Options { graphs: true, algorithm: Some(algorithm), ..options(precision) };
     let (shape, classes) = (network.input(), network.classes());
@@ -34,9 +34,9 @@ fn model(name: &str) -> Network {
 
 #[test]
 #[ignore = "long; CI runs it"]
-fn networks_of_all_kinds_are_free_of_them() {
+fn networks_of_all_kinds_are_free_of_data_races() {
     on_emulator(&[RACES], || {
-        // What has no direct kernel goes by im2col.
+        // Layers without a direct kernel use im2col.
         let all = [
             (Algorithm::Direct, Precision::Fp32),
             (Algorithm::Implicit, Precision::Fp16),

@@ -23,8 +23,8 @@ use crate::support::cuda::on_cuda;
 
 const BATCH: usize = 8;
 
-/// Sums in another order; a batch normalisation over few values strengthens their differences.
-const CLOSE: Tolerance = Tolerance { absolute: 1e-4, relative: 1e-3 };
+/// Sums are in another order, and batch normalisation over few values amplifies the differences.
+const TOLERANCE: Tolerance = Tolerance { absolute: 1e-4, relative: 1e-3 };
 
 pub fn networks() -> [(&'static str, Network); 3] {
     let build = |name, kind, widths: &[usize], blocks: &[usize]| {
@@ -37,9 +37,9 @@ pub fn networks() -> [(&'static str, Network); 3] {
     ]
 }
 
-/// The `state_dict` under `prefix`, through a file of its own.
+/// Loads the `state_dict` under `prefix` by writing it to its own file at `path`.
 fn weights(network: &Network, bytes: &[u8], prefix: &str, path: &Path) -> Weights {
-    let file = SafeTensors::deserialize(bytes).expect("whole");
+    let file = SafeTensors::deserialize(bytes).expect("valid safetensors");
     let own =
         file.tensors().into_iter().filter_map(|(name, view)| Some((name.strip_prefix(prefix)?.to_string(), view)));
     let own: HashMap<String, _> = own.collect();
@@ -65,7 +65,7 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
         let initial = weights(&network, &bytes, &format!("{name}.initial."), &path);
         let images = tensors.bytes(&format!("{name}.images"));
         let got = evaluated(backend(), &network, &initial, images);
-        compare(&format!("{name} logits"), &got, &get("logits"), CLOSE);
+        compare(&format!("{name} logits"), &got, &get("logits"), TOLERANCE);
         let labels = tensors.integers(&format!("{name}.labels")).iter().map(|&label| label as u32).collect();
         let set = dataset(network.input(), 10, images.to_vec(), labels);
         let sgd = Sgd { momentum: 0.9, weight_decay: 1e-3, ..Sgd::default() };
@@ -74,19 +74,19 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
         trainer.set_weights(&initial).expect("weights");
         let mut listener = Listener::default();
         trainer.run(&mut listener).expect("a run");
-        compare(&format!("{name} losses"), &listener.losses, &get("losses"), CLOSE);
+        compare(&format!("{name} losses"), &listener.losses, &get("losses"), TOLERANCE);
         let statistics = trainer.statistics().expect("read");
         for (one, tracked) in network.statistics.iter().zip(&statistics.batches_tracked) {
             let names = ["running_mean", "running_var"].map(|what| format!("final.{}.{what}", one.name));
             let expected = names.map(|name| get(&name)).concat();
-            compare(&format!("{name} {}", one.name), &statistics.values[one.range()], &expected, CLOSE);
+            compare(&format!("{name} {}", one.name), &statistics.values[one.range()], &expected, TOLERANCE);
             assert_eq!(*tracked, tensors.integers(&format!("{name}.final.{}.num_batches_tracked", one.name))[0]);
         }
         let parameters = trainer.parameters().expect("read");
-        // What PyTorch reads with `load_state_dict(strict=True)`: the same tensors of the same types and shapes.
+        // `load_state_dict(strict=True)` requires the same tensors with the same types and shapes.
         save_weights(&path, &network, &parameters, &statistics).expect("saved");
         let saved = fs::read(&path).expect("read");
-        let saved = SafeTensors::deserialize(&saved).expect("whole");
+        let saved = SafeTensors::deserialize(&saved).expect("valid safetensors");
         let kinds = |file: &SafeTensors, prefix: &str| -> HashMap<String, _> {
             let own = file.tensors().into_iter();
             own.filter_map(|(name, view)| {
@@ -94,13 +94,13 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
             })
             .collect()
         };
-        let reference = SafeTensors::deserialize(&bytes).expect("whole");
+        let reference = SafeTensors::deserialize(&bytes).expect("valid safetensors");
         assert_eq!(kinds(&saved, ""), kinds(&reference, &format!("{name}.initial.")));
     }
 }
 
 #[test]
-fn narrow_residual_networks_give_pytorchs_numbers() {
+fn narrow_residual_networks_match_pytorch() {
     check(|| Cpu::new(Some(2)).expect("two threads"));
     on_cuda(|| check(|| Cuda::new(Options { graphs: true, ..options(Precision::Fp32) }).expect("a CUDA device")));
 }

@@ -1,4 +1,4 @@
-//! The same numbers whatever the threads, and after an interruption anywhere.
+//! Runs are bit-identical for any number of threads and when resumed after any step.
 
 use cnn_cuda::checkpoint::{RunIdentity, load_state, save_state};
 use cnn_cuda::cpu::Cpu;
@@ -12,7 +12,7 @@ fn trainer(threads: usize) -> Trainer<Cpu> {
     Trainer::new(backend, lenet5(), digits(340, 150), two_epochs()).expect("a trainer")
 }
 
-/// The parameters after the whole run, and all step losses.
+/// The final parameters and all step losses of an uninterrupted run, as bits.
 fn whole_run(threads: usize) -> (Vec<u32>, Vec<u32>) {
     let (mut trainer, mut listener) = (trainer(threads), Listener::default());
     assert_eq!(trainer.run(&mut listener).expect("a run"), Outcome::Finished);
@@ -28,8 +28,8 @@ fn weights_are_bit_identical_for_any_number_of_threads() {
 }
 
 #[test]
-fn the_full_network_is_bit_identical_for_any_number_of_threads() {
-    let model = find("mnist-cnn").expect("a model");
+fn mnist_cnn_is_bit_identical_for_any_number_of_threads() {
+    let model = find("mnist-cnn").expect("a known model");
     let run = |threads| {
         let network = (model.build)(model.input, model.classes).expect("a network");
         let hyper = Hyperparameters { max_steps: Some(3), ..two_epochs() };
@@ -42,7 +42,7 @@ fn the_full_network_is_bit_identical_for_any_number_of_threads() {
 }
 
 #[test]
-fn a_run_interrupted_anywhere_ends_bit_identical() {
+fn a_run_resumed_after_any_step_is_bit_identical() {
     let whole = whole_run(2);
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("checkpoint.safetensors");
@@ -72,7 +72,7 @@ fn a_run_interrupted_anywhere_ends_bit_identical() {
 }
 
 #[test]
-fn an_epochs_metrics_count_what_was_done_before_the_interruption() {
+fn the_metrics_of_an_epoch_include_the_steps_before_an_interruption() {
     let (mut whole, mut expected) = (trainer(2), Listener::default());
     whole.run(&mut expected).expect("a run");
     let (mut first, mut before) = (trainer(2), Listener { stop_after: Some(5), ..Listener::default() });
@@ -86,7 +86,7 @@ fn an_epochs_metrics_count_what_was_done_before_the_interruption() {
 }
 
 #[test]
-fn a_run_cut_by_max_steps_goes_on_as_if_it_had_not_been() {
+fn a_run_ended_by_max_steps_can_be_continued_bit_identical() {
     let whole = whole_run(2);
     let mut first = trainer(2);
     first.set_hyper(Hyperparameters { max_steps: Some(15), ..*first.hyper() }).expect("settings");
@@ -101,7 +101,7 @@ fn a_run_cut_by_max_steps_goes_on_as_if_it_had_not_been() {
 }
 
 #[test]
-fn divergence_names_its_step() {
+fn the_error_for_divergence_names_the_step() {
     let mut trainer = trainer(2);
     trainer.set_hyper(diverging(trainer.hyper())).expect("settings");
     let error = trainer.run(&mut Listener::default()).expect_err("it diverges");
@@ -111,7 +111,7 @@ fn divergence_names_its_step() {
 }
 
 #[test]
-fn a_state_that_does_not_fit_is_refused() {
+fn a_state_that_does_not_match_the_run_is_refused() {
     let mut state = trainer(1).state().expect("a state");
     state.position.step_in_epoch = 11;
     assert!(trainer(1).restore(&state).is_err(), "an epoch has 11 steps");

@@ -1,4 +1,4 @@
-//! The learning rate's course: PyTorch's schedulers, warm-up, and runs that go on in the middle of one.
+//! Learning-rate schedules: agreement with PyTorch, warm-up, resuming, and the conditions that end a run.
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::train::{Ending, Hyperparameters, LearningRate, Outcome, Schedule, Trainer};
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::harness::{Listener, bits, digits, lenet5, two_epochs};
 
 #[test]
-fn schedules_are_pytorchs() {
+fn schedules_match_pytorch() {
     let text = std::fs::read_to_string("tests/reference/schedules.json").expect("a golden file");
     let golden: Value = serde_json::from_str(&text).expect("JSON");
     let number = |name: &str| golden[name].as_u64().expect("a number");
@@ -16,36 +16,36 @@ fn schedules_are_pytorchs() {
     assert_eq!(schedules.len(), 5);
     for (name, expected) in schedules {
         let schedule: Schedule = name.parse().expect("a schedule");
-        let course = LearningRate { rate: rate as f32, schedule, warm_up: 0 };
+        let learning_rate = LearningRate { rate: rate as f32, schedule, warm_up: 0 };
         for (step, expected) in expected.as_array().expect("rates").iter().enumerate() {
-            let got = f64::from(course.at(step as u64, number("steps_per_epoch"), number("epochs") as u32));
+            let got = f64::from(learning_rate.at(step as u64, number("steps_per_epoch"), number("epochs") as u32));
             let expected = expected.as_f64().expect("a rate");
-            // fp32's rounding, and that PyTorch's cosine adds up its steps.
+            // fp32 rounds, and PyTorch's cosine accumulates its steps.
             assert!((got - expected).abs() <= 2e-7 * rate, "{name}, step {step}: {got} instead of {expected}");
         }
     }
 }
 
 #[test]
-fn warm_up_rises_to_the_rate_and_the_schedule_takes_what_is_left() {
-    let course = LearningRate { rate: 1.0, schedule: Schedule::Cosine, warm_up: 2 };
-    let rates: Vec<f32> = (0..20).map(|step| course.at(step, 4, 5)).collect();
+fn the_schedule_covers_the_steps_after_a_linear_warm_up() {
+    let learning_rate = LearningRate { rate: 1.0, schedule: Schedule::Cosine, warm_up: 2 };
+    let rates: Vec<f32> = (0..20).map(|step| learning_rate.at(step, 4, 5)).collect();
     assert_eq!(rates[..8], [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0]);
     assert_eq!((rates[8], rates[14]), (1.0, 0.5));
     assert!(rates[19] > 0.0 && rates[8..].windows(2).all(|pair| pair[1] < pair[0]), "{rates:?}");
 }
 
-/// Where PyTorch divides by zero.
+/// PyTorch divides by zero here.
 #[test]
-fn a_cycle_that_rises_in_one_step_begins_at_its_top() {
-    let course = LearningRate { rate: 1.0, schedule: Schedule::OneCycle { rise: 0.25 }, warm_up: 0 };
-    let rates: Vec<f32> = (0..4).map(|step| course.at(step, 1, 4)).collect();
+fn a_cycle_that_rises_in_one_step_starts_at_its_peak() {
+    let learning_rate = LearningRate { rate: 1.0, schedule: Schedule::OneCycle { rise: 0.25 }, warm_up: 0 };
+    let rates: Vec<f32> = (0..4).map(|step| learning_rate.at(step, 1, 4)).collect();
     assert_eq!(rates[0], 1.0);
     assert!(rates.windows(2).all(|pair| pair[1] < pair[0]), "{rates:?}");
 }
 
 #[test]
-fn a_schedules_name_is_read_as_it_is_written() {
+fn schedule_names_round_trip() {
     for name in ["constant", "cosine", "one-cycle:0.25", "step:30:0.1"] {
         assert_eq!(name.parse::<Schedule>().expect(name).to_string(), name);
     }
@@ -64,13 +64,13 @@ fn trainer(hyper: Hyperparameters) -> Trainer<Cpu> {
 }
 
 #[test]
-fn every_step_takes_its_own_rate_and_a_resumed_run_the_same() {
+fn every_step_uses_its_scheduled_rate_and_a_resumed_run_is_bit_identical() {
     let weights = |mut trainer: Trainer<Cpu>| {
         assert_eq!(trainer.run(&mut Listener::default()).expect("a run"), Outcome::Finished);
         bits(&trainer.parameters().expect("read"))
     };
     let whole = weights(trainer(one_cycle()));
-    assert_ne!(whole, weights(trainer(two_epochs())), "the schedule changes nothing");
+    assert_ne!(whole, weights(trainer(two_epochs())), "the schedule has no effect");
     for stop in [4, 15] {
         let mut first = trainer(one_cycle());
         first.run(&mut Listener { stop_after: Some(stop), ..Listener::default() }).expect("a run");
@@ -81,12 +81,12 @@ fn every_step_takes_its_own_rate_and_a_resumed_run_the_same() {
 }
 
 #[test]
-fn a_run_ends_at_its_target_or_where_it_no_longer_improves() {
+fn a_run_ends_at_its_target_accuracy_or_when_it_stops_improving() {
     let ends = |hyper: Hyperparameters| {
         let (mut trainer, mut listener) = (trainer(hyper), Listener::default());
         assert_eq!(trainer.run(&mut listener).expect("a run"), Outcome::Finished);
         let accuracies: Vec<f64> = listener.epochs.iter().map(|epoch| epoch.test.accuracy()).collect();
-        // What is saved then is finished for a later process too.
+        // The saved state also counts as finished in a later process.
         let mut later = self::trainer(hyper);
         later.restore(&trainer.state().expect("a state")).expect("restored");
         assert_eq!(later.ending(), trainer.ending());
@@ -96,7 +96,7 @@ fn a_run_ends_at_its_target_or_where_it_no_longer_improves() {
     assert_eq!(ending, Some(Ending::TargetAccuracy));
     let (last, before) = accuracies.split_last().expect("an epoch");
     assert!(*last >= 0.3 && before.iter().all(|accuracy| *accuracy < 0.3), "{accuracies:?}");
-    // With no rate to speak of nothing improves: the first epoch is the best, and two more are waited for.
+    // With a negligible learning rate nothing improves: the first epoch is the best, and two more run before it ends.
     let learning_rate = LearningRate::constant(1e-12);
     let (ending, accuracies) = ends(Hyperparameters { epochs: 50, patience: Some(2), learning_rate, ..two_epochs() });
     assert_eq!((ending, accuracies.len()), (Some(Ending::Patience), 3));

@@ -1,4 +1,4 @@
-//! Settings take effect whenever they are changed, and a new trainer is as if nothing had been compiled or measured for it.
+//! Changed settings take effect, and compiling or tuning leaves no trace in the state of a new trainer.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::harness::{Listener, bits, digits, two_epochs};
 use crate::ops::cuda::options;
 use crate::support::cuda::{on_cuda, on_cuda_with};
 
-/// Quick on the emulator, with statistics, a dropout and a hidden layer.
+/// A network that is fast on the emulator, with batch normalisation, dropout and a hidden layer.
 fn network() -> Network {
     let mut net = Builder::new("small", Shape::new(28, 28, 1));
     let strided = Conv2dOptions { out_channels: 4, kernel: 3, stride: 2, ..Default::default() };
@@ -35,14 +35,14 @@ fn hyper(steps: u64) -> Hyperparameters {
     Hyperparameters { sgd, augmentation, label_smoothing: 0.1, batch_size: 4, max_steps: Some(steps), ..two_epochs() }
 }
 
-/// Epochs of eight steps, the last of them on a partial batch.
+/// A trainer whose epochs have eight steps, the last on a partial batch.
 fn trainer<B: Backend>(backend: B, hyper: Hyperparameters) -> Trainer<B> {
     Trainer::new(backend, network(), digits(30, 8), hyper).expect("a trainer")
 }
 
 type Change = fn(&mut Hyperparameters);
 
-/// What may be changed.
+/// The settings that may change between steps.
 const CHANGES: [(&str, Change); 8] = [
     ("momentum", |hyper| hyper.sgd.momentum = 0.5),
     ("nesterov", |hyper| hyper.sgd.nesterov = false),
@@ -54,42 +54,42 @@ const CHANGES: [(&str, Change); 8] = [
     ("augmentation", |hyper| hyper.augmentation.flip = true),
 ];
 
-const BEFORE: u64 = 3;
+const STEPS_BEFORE_CHANGE: u64 = 3;
 
-/// Goes on to the end; what is left, with the losses of these steps.
-fn finished<B: Backend>(trainer: &mut Trainer<B>) -> (TrainState, Vec<u32>) {
+/// Runs to the end. Returns the final state and the losses of the steps that ran.
+fn finish<B: Backend>(trainer: &mut Trainer<B>) -> (TrainState, Vec<u32>) {
     let mut listener = Listener::default();
     trainer.run(&mut listener).expect("a run");
     let state = trainer.state().expect("a state");
     (TrainState { epoch_seconds: 0.0, ..state }, bits(&listener.losses))
 }
 
-/// Changes a setting after some steps, the last ones of which were replayed where a backend captures them.
+/// Changes each setting after a few steps, when a backend that captures graphs already replays them.
 fn check_changes<B: Backend>(backend: impl Fn() -> B) {
-    let mut first = trainer(backend(), hyper(BEFORE));
+    let mut first = trainer(backend(), hyper(STEPS_BEFORE_CHANGE));
     first.run(&mut Listener::default()).expect("a run");
     let begun = first.state().expect("a state");
-    // Over the end of the epoch: the partial batch is a program of its own.
-    let end = BEFORE + 6;
+    // Includes the end of the epoch, because the partial batch has its own program.
+    let end = STEPS_BEFORE_CHANGE + 6;
     let mut unchanged = trainer(backend(), hyper(end));
     unchanged.restore(&begun).expect("restored");
-    let unchanged = finished(&mut unchanged);
+    let unchanged = finish(&mut unchanged);
     for (what, change) in CHANGES {
-        let mut going = trainer(backend(), hyper(BEFORE));
-        going.run(&mut Listener::default()).expect("a run");
+        let mut changed = trainer(backend(), hyper(STEPS_BEFORE_CHANGE));
+        changed.run(&mut Listener::default()).expect("a run");
         let mut settings = hyper(end);
         change(&mut settings);
-        going.set_hyper(settings).expect("settings");
+        changed.set_hyper(settings).expect("settings");
         let mut fresh = trainer(backend(), settings);
         fresh.restore(&begun).expect("restored");
-        let (found, expected) = (finished(&mut going), finished(&mut fresh));
-        assert!(expected.0 != unchanged.0, "{what} changes nothing: the test is blunt");
-        assert!(found == expected, "{what} is not what the steps after the change were run with");
+        let (found, expected) = (finish(&mut changed), finish(&mut fresh));
+        assert!(expected.0 != unchanged.0, "{what} has no effect, so the test checks nothing");
+        assert!(found == expected, "the steps after the change did not use the new {what}");
     }
 }
 
 #[test]
-fn settings_that_memory_was_planned_for_do_not_change() {
+fn settings_that_determine_memory_cannot_change() {
     let mut trainer = trainer(Cpu::new(Some(1)).expect("a thread"), hyper(1));
     let changes: [Change; 4] = [
         |hyper| hyper.batch_size = 2,
@@ -105,7 +105,7 @@ fn settings_that_memory_was_planned_for_do_not_change() {
 }
 
 #[test]
-fn batches_without_images_are_refused() {
+fn batch_sizes_of_zero_are_refused() {
     let set = || digits(30, 8);
     for hyper in [
         Hyperparameters::default(),
@@ -117,12 +117,12 @@ fn batches_without_images_are_refused() {
 }
 
 #[test]
-fn settings_that_change_take_effect() {
+fn changed_settings_take_effect() {
     check_changes(|| Cpu::new(Some(2)).expect("two threads"));
 }
 
 #[test]
-fn settings_that_change_take_effect_on_cuda() {
+fn changed_settings_take_effect_on_cuda() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
             check_changes(|| Cuda::new(Options { graphs: true, ..options(precision) }).expect("a CUDA device"));
@@ -130,7 +130,7 @@ fn settings_that_change_take_effect_on_cuda() {
     });
 }
 
-/// A trainer that is as new: the state is what the seed gives.
+/// Asserts that the state of a trainer is the initial one of its seed.
 fn check_new<B: Backend>(trainer: &mut Trainer<B>, loss_scale: Option<LossScale>) {
     let (state, initial) = (trainer.state().expect("a state"), network().initial_weights(trainer.hyper().seed));
     assert_eq!(bits(&state.parameters), bits(&initial.parameters));
@@ -145,23 +145,23 @@ fn check_new<B: Backend>(trainer: &mut Trainer<B>, loss_scale: Option<LossScale>
     assert_eq!(trainer.backend.read_metrics().expect("metrics"), Metrics::default());
 }
 
-/// The gradients of the first step, and what it leaves.
+/// Runs the first step. Returns its gradients, the state after it, and its loss.
 fn first_step<B: Backend>(trainer: &mut Trainer<B>) -> (Vec<u32>, TrainState, Vec<u32>) {
-    let (state, losses) = finished(trainer);
+    let (state, losses) = finish(trainer);
     let gradients = Span::new(Region::Gradients, 0, state.parameters.len());
     (bits(&trainer.backend.read(gradients).expect("read")), state, losses)
 }
 
 #[test]
-fn a_new_trainer_is_as_the_seed_has_it() {
+fn a_new_trainer_has_the_initial_state_of_its_seed() {
     check_new(&mut trainer(Cpu::new(Some(2)).expect("two threads"), hyper(1)), None);
 }
 
 #[test]
-fn measuring_algorithms_leaves_nothing_behind() {
-    // Nothing was measured before.
+fn tuning_leaves_no_trace_in_the_training_state() {
+    // An empty tuning cache.
     let cache = tempfile::tempdir().expect("a folder");
-    on_cuda_with(&[("XDG_CACHE_HOME", cache.path().to_str().expect("plain"))], || {
+    on_cuda_with(&[("XDG_CACHE_HOME", cache.path().to_str().expect("a UTF-8 path"))], || {
         for precision in [Precision::Fp32, Precision::Fp16] {
             let loss_scale = (precision == Precision::Fp16).then(LossScale::default);
             let new = |recorded: BTreeMap<String, Algorithm>| {
@@ -173,13 +173,13 @@ fn measuring_algorithms_leaves_nothing_behind() {
             let mut measured = new(BTreeMap::new());
             let choices = measured.backend.choices();
             assert!(choices.iter().any(|choice| choice.microseconds.len() > 1), "nothing was measured: {choices:?}");
-            let mut remembered = new(BTreeMap::new());
-            // All is given: nothing is measured, whatever is known of it.
+            let mut cached = new(BTreeMap::new());
+            // With all choices given, nothing is measured and the cache is not used.
             let mut given = new(choices.iter().map(|choice| (choice.site.clone(), choice.algorithm)).collect());
             let expected = first_step(&mut given);
             assert!(expected.0.iter().any(|&gradient| gradient != 0), "{precision}: there is no gradient");
-            assert!(first_step(&mut measured) == expected, "{precision}: measuring left its traces");
-            assert!(first_step(&mut remembered) == expected, "{precision}");
+            assert!(first_step(&mut measured) == expected, "{precision}: tuning changes the results");
+            assert!(first_step(&mut cached) == expected, "{precision}: cached choices change the results");
         }
     });
 }
