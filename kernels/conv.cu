@@ -2,8 +2,8 @@
 // the column matrix, and col2im folds their gradients back.
 //
 // The input is NHWC. Row `(sample·out_height + out_y)·out_width + out_x` of the columns holds the values of that
-// output's window as [kernel_y][kernel_x][channel], the order of a filter's weights, so the convolution is columns ·
-// Wᵀ.
+// output's window as [kernel_y][kernel_x][channel], the order of a filter's weights, so the convolution is
+// columns · Wᵀ.
 #include "geometry.cuh"
 
 // im2col writes `count` rows of the columns, starting at row `first`; col2im writes `count` samples of the images,

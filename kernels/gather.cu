@@ -16,8 +16,8 @@ struct GatherParams : Params<5, 9, 88> {
 };
 
 // output = (byte / 255 − mean[channel]) / std[channel] for the next `batch` samples, with the same three roundings as
-// on the CPU. The last block advances the position by `batch`. One thread per value; `sample_size` is height · width ·
-// channels.
+// on the CPU. The last block advances the position by `batch`. One thread per value; `sample_size` is
+// height · width · channels.
 KERNEL(gather_normalise, GatherParams) {
     __shared__ u32 flag;
     const u64 first = *p.position;

@@ -94,9 +94,9 @@ struct ImplicitInputParams : Params<3, 9, 128> {
     float slope;
 };
 
-// d_input = act'(output) · (gradients over each pixel · W), [batch·height·width][kernel²·out_channels] ·
-// [..][channels]; d_bias receives its column sums. STRIDED is correct for every stride, but slower than necessary for
-// stride 1.
+// d_input = act'(output) · (gradients over each pixel · W),
+// [batch·height·width][kernel²·out_channels] · [..][channels]; d_bias receives its column sums. STRIDED is correct for
+// every stride, but slower than necessary for stride 1.
 template <class Engine, class TileShape, bool STRIDED>
 __device__ __forceinline__ void backward_input(const ImplicitInputParams& p) {
     DYNAMIC_SHARED(u32, cells);

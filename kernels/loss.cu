@@ -143,9 +143,9 @@ static __device__ __forceinline__ void sum_columns(const real* d_logits, float* 
     }
 }
 
-// d_logits = (softmax(logits) − target) · weight · loss_scale / rows over [rows][classes], where target = (1 −
-// smoothing) · onehot(label) + smoothing / classes, as in torch.nn.CrossEntropyLoss. `d_bias` receives the column sums
-// of d_logits. Each sample has one thread, or one warp if there are more than WARP classes. Grid: one block.
+// d_logits = (softmax(logits) − target) · weight · loss_scale / rows over [rows][classes], where target =
+// (1 − smoothing) · onehot(label) + smoothing / classes, as in torch.nn.CrossEntropyLoss. `d_bias` receives the column
+// sums of d_logits. Each sample has one thread, or one warp if there are more than WARP classes. Grid: one block.
 KERNEL(softmax_cross_entropy, LossParams) {
     __shared__ double losses[BLOCK];
     __shared__ u32 corrects[BLOCK];

@@ -1,5 +1,5 @@
-// Local response normalisation across channels: y = x · d^−β with d[c] = k + α/size · Σ x² over `size` channels around
-// c.
+// Local response normalisation across channels: y = x · d^−β with d[c] = k + α/size · Σ x² over `size` channels
+// around c.
 #include "geometry.cuh"
 
 struct LrnParams : Params<2, 3, 56> {

@@ -2,8 +2,8 @@
 //
 // Registers have the layout that the PTX ISA defines. Let g = lane / 4 and t = lane % 4, and let a word be one TF32
 // number or two halves that are consecutive along k. Then a[0] and a[1] are word t of rows g and g + 8; a[2] and a[3]
-// are word t + 4 of the same rows; b[0] and b[1] are words t and t + 4 of column g; d[0] and d[1] are columns 2t and 2t
-// + 1 of row g; d[2] and d[3] are the same columns of row g + 8.
+// are word t + 4 of the same rows; b[0] and b[1] are words t and t + 4 of column g; d[0] and d[1] are columns 2t
+// and 2t + 1 of row g; d[2] and d[3] are the same columns of row g + 8.
 #pragma once
 
 #include "common.cuh"

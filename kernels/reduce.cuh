@@ -93,9 +93,10 @@ struct ColumnScratch {
     u32 flag;
 };
 
-// Calls `visit(row, channel)` for every V channels of every row. It returns N values per channel, `values[kind * V +
-// lane]`, which are summed over the rows: first each thread's rows in ascending order, then a butterfly reduction over
-// the warp, then warps and blocks in order. `finish(channel, totals)` receives the N sums of a channel.
+// Calls `visit(row, channel)` for every V channels of every row. It returns N values per channel,
+// `values[kind * V + lane]`, which are summed over the rows: first each thread's rows in ascending order, then a
+// butterfly reduction over the warp, then warps and blocks in order. `finish(channel, totals)` receives the N sums of a
+// channel.
 template <u32 N, u32 V, class Visit, class Finish>
 static __device__ __forceinline__ void column_sums(const ColumnPass& pass, ColumnScratch<V>& scratch, Visit visit,
                                                    Finish finish) {

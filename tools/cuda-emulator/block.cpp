@@ -31,7 +31,7 @@ struct Wait {
 
 const Launch* launch = nullptr;
 std::vector<void*> parameters;
-std::vector<Wait> waits;  // By thread.
+std::vector<Wait> waits;  // Indexed by thread.
 std::vector<Fiber*> fibers, waiting;
 unsigned thread_count = 0, next_thread = 0, current = 0;
 Fiber* running = nullptr;

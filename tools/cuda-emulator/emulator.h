@@ -63,10 +63,10 @@ Allocation* find_allocation(uintptr_t address);  // Live or freed, guard zones i
 bool is_device_range(CUdeviceptr pointer, size_t bytes);  // For checks when a call is made.
 bool is_live_range(CUdeviceptr pointer, size_t bytes);    // For checks when work runs: a free may already be queued.
 bool is_pinned(const void* pointer, size_t bytes);
-CUresult check_guards(const char* what);  // A write outside its allocation.
+CUresult check_guards(const char* what);  // An error if `what` wrote outside an allocation.
 size_t memory_used();
 
-// ---- Faults (faults.cpp): runs device code, turning a fault into its error after a line on stderr.
+// ---- Faults (faults.cpp): runs device code; a fault is logged to stderr and becomes a CUDA error.
 CUresult run_guarded(const std::string& what, const std::function<CUresult()>& body);
 [[noreturn]] void fail_running(CUresult error, const std::string& message);
 void log_message(const std::string& message);
@@ -80,7 +80,7 @@ struct Launch {
 };
 void run_grid(const Launch& launch);
 void abandon_grid();  // Called after a fault in the running grid.
-std::string running_thread();  // "block (0, 0, 0), thread (1, 0, 0)", while a kernel runs.
+std::string running_thread();  // ", block (0, 0, 0), thread (1, 0, 0)"; empty if no kernel is running.
 
 // ---- Tensor cores (mma.cpp): computes the products of the 32 lanes of a warp; false if the lanes disagree on the
 // shape.
