@@ -1,4 +1,4 @@
-//! Compiles `kernels/*.cu` to PTX with NVRTC and embeds it; without NVRTC, embeds the sources alone.
+//! Compiles `kernels/*.cu` to PTX with NVRTC and embeds PTX and sources; without NVRTC, embeds only the sources.
 
 use std::env;
 use std::fmt::Write;
@@ -14,10 +14,10 @@ mod sources;
 
 use nvrtc::Nvrtc;
 
-/// Names a library or folder to take NVRTC from; `none` builds without it.
+/// The environment variable with the path of the NVRTC library or its folder; `none` builds without NVRTC.
 const VARIABLE: &str = "CNN_CUDA_NVRTC";
 
-/// The newest NVRTC whose PTX drivers in use accept: a driver refuses PTX that is newer than itself.
+/// The newest NVRTC version to use: drivers reject PTX that is newer than they are, so a newer one would exclude many.
 const NEWEST: (i32, i32) = (13, 0);
 
 /// Headers that kernels may include.
@@ -34,7 +34,7 @@ const HEADERS: &[&str] = &[
     "windows.cuh",
 ];
 
-/// The storage types, by the suffix of their kernels' names.
+/// The storage types, as the suffixes of kernel names.
 const STORAGES: &[&str] = &["f32", "f16"];
 
 fn main() {
@@ -47,7 +47,7 @@ fn main() {
         println!("cargo::rerun-if-env-changed={variable}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let kernels = fs::canonicalize("kernels").expect("kernels/ is there");
+    let kernels = fs::canonicalize("kernels").expect("kernels/ exists");
     check_table(&kernels);
     let nvrtc = find_nvrtc();
     let mut code = embedded_sources(&kernels);
@@ -66,7 +66,7 @@ fn main() {
     fs::write(out.join("kernels.rs"), code).expect("OUT_DIR can be written");
 }
 
-/// The table of modules must list exactly the files there are.
+/// Checks that the table of modules lists exactly the files of `kernels/`.
 fn check_table(kernels: &Path) {
     let mut files: Vec<String> = fs::read_dir(kernels)
         .expect("kernels/ can be read")
@@ -94,8 +94,8 @@ fn find_nvrtc() -> Option<Nvrtc> {
         }
     }
     println!(
-        "cargo::warning=no NVRTC 12.x or 13.0 was found{refused}: CUDA kernels are embedded as source and compiled on \
-         the machine that has the GPU; set {VARIABLE} to a library or folder to compile them now, or to `none`"
+        "cargo::warning=no NVRTC 12.x or 13.0 found{refused}: the CUDA kernels will be embedded as source and compiled \
+         at run time; set {VARIABLE} to an NVRTC library or its folder to compile them now, or to `none` to hide this"
     );
     None
 }
@@ -112,7 +112,7 @@ fn compile(nvrtc: &Nvrtc, kernels: &Path, module: &sources::Module, storage: &st
     }
 }
 
-/// The sources, for compilation at run time.
+/// The Rust code of the tables that embed the sources, for compilation at run time.
 fn embedded_sources(kernels: &Path) -> String {
     let mut code = String::from("pub const SOURCES: &[(&str, &str)] = &[\n");
     let mut files: Vec<&str> = sources::MODULES.iter().map(|module| module.file).collect();

@@ -1,4 +1,5 @@
-// Activations on their own, where no bias precedes them. One thread per 16 bytes; input and output may be the same.
+// Activations that are not fused with another operator. One thread per 16 bytes; input and output may be the same
+// buffer.
 #include "common.cuh"
 
 struct ActivationForwardParams : Params<1, 2, 32> {
@@ -20,7 +21,7 @@ struct ActivationBackwardParams : Params<2, 3, 40> {
     float slope;
 };
 
-// d_input = act'(output) · d_output: the output has the input's sign, so the input need not be kept.
+// d_input = act'(output) · d_output. The derivative follows from the output, so the input need not be saved.
 KERNEL(activation_backward, ActivationBackwardParams) {
     const auto gradient = [&](float output, float d_output) { return activate_backward(output, d_output, p.slope); };
     map(p.d_input, p.count, gradient, p.output, p.d_output);

@@ -1,5 +1,5 @@
-// Bias: added together with the activation in one pass over the output; its gradient is the column sum of what the
-// activation's backward pass leaves, in one pass too.
+// Bias and activation in one pass over the output. The backward pass, also one pass, goes through the activation and
+// sums the columns for the bias gradient.
 #include "reduce.cuh"
 
 struct BiasForwardParams : Params<2, 3, 40> {
@@ -20,7 +20,7 @@ static __device__ __forceinline__ void add_bias(const BiasForwardParams& p) {
     });
 }
 
-// output[i] = act(input[i] + bias[i mod channels]), over [count / channels][channels]; output may be input.
+// output[i] = act(input[i] + bias[i mod channels]) over [count / channels][channels]; output may be input.
 KERNEL(bias_activation_forward, BiasForwardParams) { add_bias<1>(p); }
 KERNEL(bias_activation_forward_vec, BiasForwardParams) { add_bias<VEC>(p); }
 
@@ -44,8 +44,7 @@ static __device__ __forceinline__ void activation_and_sums(const BiasBackwardPar
     });
 }
 
-// d_output *= act'(output), then d_bias[channel] = its column sums; over [rows][channels]. For grid and scratch see
-// ColumnGrid.
+// d_output *= act'(output), then d_bias[channel] = Σ_rows d_output, over [rows][channels]. The grid is a ColumnGrid.
 KERNEL(bias_activation_backward, BiasBackwardParams) {
     __shared__ ColumnScratch<1> scratch;
     activation_and_sums(p, scratch);

@@ -1,8 +1,8 @@
-// What every kernel shares: the storage type, the KERNEL macro, 16-byte access, and safe index arithmetic.
+// Shared by every kernel: the storage type, the KERNEL macro, 16-byte vector access and index arithmetic.
 //
-// A file is compiled once per storage type: `real` is float, or a 16-bit half with -DREAL_F16. Arithmetic is fp32
-// either way. A sum of two products is written with fmaf: which of them is rounded would else be the compiler's choice. Buffers
-// start on 16-byte boundaries: the vector access relies on it.
+// Each file is compiled once per storage type: `real` is float, or a 16-bit half with -DREAL_F16. Arithmetic is always
+// fp32. A sum of two products is written with fmaf, because otherwise the compiler would choose which product to round.
+// Buffers start on 16-byte boundaries, as vector access requires.
 #pragma once
 
 #ifdef CNN_CUDA_EMULATOR
@@ -16,24 +16,26 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 static_assert(sizeof(u32) == 4 && sizeof(u64) == 8, "sizes are shared with Rust");
 
-// Threads of a block, for every kernel. The launchers use the same number.
+// Threads per block, for every kernel. The launchers use the same number.
 constexpr u32 BLOCK = 256;
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
 
-// What a kernel takes: one struct by value, which the launcher in src/cuda mirrors, of so many bytes. Pointers come first
-// (POINTERS of them, and of those first READS that are only read), then u64, then 4-byte fields; the launcher fills it up to a
-// multiple of 8 bytes. Where a pointer is to less than the storage type, SMALLEST says how much; the emulator's checks read
-// all of them.
+// Base of a kernel's parameter struct, which is passed by value and mirrored by the launcher in src/cuda/lower. The
+// struct has BYTES bytes, padded to a multiple of 8: first POINTERS pointers, of which the first READS are read-only,
+// then u64 fields, then 4-byte fields. If a pointer's element is smaller than the storage type, the struct defines
+// SMALLEST as its size. The emulator's checks read all of these constants.
 template <u32 READS_, u32 POINTERS_, u32 BYTES_>
 struct Params {
     static constexpr u32 READS = READS_, POINTERS = POINTERS_, BYTES = BYTES_;
 };
 
-// Defines a kernel of the parameters `p` under its name and a suffix for the storage type; with -DENGINE_TENSOR, which compiles
-// the implicit products for newer tensor cores, also one for that. Its registers leave room for two blocks on a multiprocessor.
+// Defines a kernel with parameters `p`. Its name gets a suffix for the storage type, and `_tensor` with
+// -DENGINE_TENSOR, which compiles the implicit GEMMs for the tensor cores of compute_80. The launch bounds allow two
+// blocks per multiprocessor.
 //
-// A kernel whose name ends in `_vec` is the one before it where channels are multiples of VEC: each thread takes 16 bytes.
+// A kernel whose name ends in `_vec` is a variant for channel counts that are multiples of VEC: each thread handles 16
+// bytes.
 #ifdef REAL_F16
 typedef half real;
 #define STORAGE_NAME(name) name##_f16
@@ -60,7 +62,7 @@ typedef float real;
     type* name = reinterpret_cast<type*>(dynamic_shared)
 #endif
 
-// Every element `i` below `count`, spread over the whole grid; any grid covers any count.
+// Grid-stride loop over every `i` below `count`; any grid covers any count.
 #define GRID_STRIDE(i, count)                                                 \
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (count);      \
          i += (u64)gridDim.x * blockDim.x)
@@ -70,17 +72,17 @@ __device__ __forceinline__ float load(half value) { return half_to_float(value);
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
 __device__ __forceinline__ void store(half* to, float value) { *to = float_to_half(value); }
 
-// Calls `f(0)` to `f(N - 1)`, unrolled: `f` may index registers.
+// Calls `f(0)` to `f(N - 1)`, unrolled, so that `f` may index arrays in registers.
 template <u32 N, class F>
 __device__ __forceinline__ void unroll(F f) {
 #pragma unroll
     for (u32 i = 0; i < N; ++i) f(i);
 }
 
-// Elements in 16 bytes: 4 floats or 8 halves.
+// Elements per 16 bytes: 4 floats or 8 halves.
 constexpr u32 VEC = 16 / sizeof(real);
 
-// V neighbours in memory, on a multiple of their size: one access, or several of 16 bytes.
+// V consecutive elements, aligned to their total size: one access, or several of 16 bytes.
 template <u32 SIZE>
 struct WordOf {
     typedef uint4 Type;
@@ -113,8 +115,8 @@ __device__ __forceinline__ Pack<V, T> load_pack(const T* from) {
     return pack;
 }
 
-// The same of memory that nothing writes while the kernel runs: by the non-coherent path, and free to move past stores. (That
-// a pointer in a struct of parameters is __restrict__ is seldom understood.)
+// load_pack for memory that nothing writes while the kernel runs: the load takes the non-coherent path, and the
+// compiler may move it past stores. (Compilers seldom honour __restrict__ on a pointer in a parameter struct.)
 template <u32 V, class T>
 __device__ __forceinline__ Pack<V, T> read_pack(const T* from) {
     Pack<V, T> pack;
@@ -128,7 +130,7 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<V, T>& pack) {
     unroll<Pack<V, T>::WORDS>([&](u32 i) { reinterpret_cast<typename Pack<V, T>::Word*>(to)[i] = pack.words[i]; });
 }
 
-// The same as floats: what a thread calculates with.
+// V elements converted to float for arithmetic.
 template <u32 V>
 struct Lanes {
     float values[V];
@@ -157,7 +159,7 @@ __device__ __forceinline__ void store_lanes(T* to, const Lanes<V>& lanes) {
     store_pack(to, pack);
 }
 
-// `VEC` elements from `first` on; past `count`, zeros.
+// `VEC` elements starting at `first`; zeros past `count`.
 __device__ __forceinline__ Lanes<VEC> load_some(const real* from, u64 first, u64 count) {
     if (first + VEC <= count) return load_lanes<VEC>(from + first);
     Lanes<VEC> lanes;
@@ -172,7 +174,7 @@ __device__ __forceinline__ void store_some(real* to, const Lanes<VEC>& lanes, u6
     });
 }
 
-// f(a[i], b[i] and so on) for every lane.
+// f(a[lane], b[lane], ...) for every lane.
 template <class F, u32 V, class... More>
 __device__ __forceinline__ Lanes<V> map_lanes(F f, const Lanes<V>& a, const More&... more) {
     Lanes<V> results;
@@ -181,7 +183,7 @@ __device__ __forceinline__ Lanes<V> map_lanes(F f, const Lanes<V>& a, const More
     return results;
 }
 
-// to[i] = f(from[i], ...) for every i below `count`, a thread per 16 bytes; `to` may be one of the sources.
+// to[i] = f(from[i], ...) for every i below `count`, one thread per 16 bytes; `to` may be one of the sources.
 template <class F, class... Sources>
 __device__ __forceinline__ void map(real* to, u64 count, F f, const Sources*... from) {
     GRID_STRIDE(i, (count + VEC - 1) / VEC) {
@@ -204,7 +206,8 @@ __device__ __forceinline__ u32 divmod(u64& value, u32 divisor) {
     return digit;
 }
 
-// Calls `visit(at, row, channel)` for every V values of [count / channels][channels]: their place, row and first channel.
+// Calls `visit(at, row, channel)` for every V values of [count / channels][channels], with the index, row and channel
+// of the first of them.
 template <u32 V, class Visit>
 __device__ __forceinline__ void for_channels(u64 count, u32 channels, Visit visit) {
     GRID_STRIDE(i, count / V) {
@@ -214,8 +217,8 @@ __device__ __forceinline__ void for_channels(u64 count, u32 channels, Visit visi
     }
 }
 
-// The activation named by its slope below zero: 1 is none, 0 is ReLU, −1 is tanh, else leaky ReLU. ReLU gives +0 for
-// everything negative, −∞ included, and passes NaN on, as PyTorch's does.
+// The activation, selected by `slope`: 1 is the identity, 0 is ReLU, −1 is tanh, and any other value is leaky ReLU with
+// that negative slope. As in PyTorch, ReLU returns +0 for all negative values, including −∞, and propagates NaN.
 __device__ __forceinline__ float activate(float value, float slope) {
     if (slope < 0.0f) return tanhf(value);
     if (value > 0.0f || slope == 1.0f) return value;
@@ -223,7 +226,7 @@ __device__ __forceinline__ float activate(float value, float slope) {
     return slope * value;
 }
 
-// The gradient before the activation, told by its output.
+// The gradient of the activation's input, computed from its output.
 __device__ __forceinline__ float activate_backward(float output, float d_output, float slope) {
     if (slope < 0.0f) return d_output * (1.0f - output * output);
     if (output > 0.0f || slope == 1.0f) return d_output;

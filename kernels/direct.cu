@@ -1,12 +1,12 @@
-// A first layer's convolution, directly: with one input channel a window is but a few numbers, too few for a matrix
-// product. A window is square with a side of 3 or 5, and there are at most 32 output channels.
+// Direct convolution of one input channel, as in a first layer, whose windows have too few values for a GEMM. Kernel
+// sizes are 3 and 5, and there are at most 32 output channels.
 #include "geometry.cuh"
 #include "reduce.cuh"
 
 constexpr u32 MOST_CHANNELS = 32;
 
-// A pixel of the output: its sample, and where its window begins in the input; before the input it wraps, as in
-// Geometry::under.
+// The window of an output pixel: its sample and its first input pixel. Coordinates before the input wrap around as in
+// Geometry::input_coord.
 struct Window {
     u64 sample;
     u32 y, x;
@@ -14,29 +14,29 @@ struct Window {
 
 static __device__ __forceinline__ Window window_of(u64 pixel, const Geometry& op) {
     Window window;
-    window.x = op.under(divmod(pixel, op.out_width), 0);
-    window.y = op.under(divmod(pixel, op.out_height), 0);
+    window.x = op.input_coord(divmod(pixel, op.out_width), 0);
+    window.y = op.input_coord(divmod(pixel, op.out_height), 0);
     window.sample = pixel;
     return window;
 }
 
-// The input under tap (ky, kx) of a window; padding is zero.
+// The input at tap (ky, kx) of a window; zero in the padding.
 static __device__ __forceinline__ float tap(const real* input, const Window& at, u32 ky, u32 kx,
                                             const Geometry& op) {
     const u32 y = at.y + ky, x = at.x + kx;
-    return op.has(y, x) ? read(input + (at.sample * op.height + y) * op.width + x) : 0.0f;
+    return op.contains(y, x) ? read(input + (at.sample * op.height + y) * op.width + x) : 0.0f;
 }
 
 struct DirectForwardParams : Params<3, 4, 88> {
     const real *input, *weight;
     const float* bias;  // May be null.
     real* output;
-    u64 pixels;  // Of the output.
+    u64 pixels;  // Output pixels of the batch.
     Geometry op;
     float slope;
 };
 
-// output = act(convolution + bias), VEC channels of a pixel to a thread. `weights` is [tap][MOST_CHANNELS], shared.
+// output = act(convolution + bias). One thread per VEC channels of a pixel. `weights` is shared, [taps][MOST_CHANNELS].
 template <u32 K>
 static __device__ __forceinline__ void forward(const DirectForwardParams& p, float* weights) {
     const Geometry& op = p.op;
@@ -81,7 +81,7 @@ KERNEL(direct_forward_5, DirectForwardParams) {
     forward<5>(p, weights);
 }
 
-// N gradients of a pixel from `channel` on, zeros past the last channel; one access where N divides `channels`.
+// N gradients of a pixel starting at `channel`, zeros past the last channel; one vector access if N divides `channels`.
 template <u32 N>
 static __device__ __forceinline__ Lanes<N> read_channels(const real* from, u32 channel, u32 channels) {
     if (channels % N == 0) return read_lanes<N>(from + channel);
@@ -94,14 +94,14 @@ struct DirectWeightParams : Params<2, 5, 104> {
     const real *input, *d_output;
     float *d_weight, *partial;
     u32* block_counters;
-    u64 pixels;  // Of the output.
+    u64 pixels;  // Output pixels of the batch.
     Geometry op;
     u32 width, pixels_per_block;
 };
 
-// d_weight[channel][tap] = Σ_pixels d_output[pixel][channel] · input[window's tap]: a thread sums N channels of its
-// pixels, a warp's threads of the same channels are added by halves, then warps and blocks in their order. `quad_parts`
-// is shared: [BLOCK / WARP][MOST_CHANNELS · TAPS] floats, and at least BLOCK quads.
+// d_weight[channel][tap] = Σ_pixels d_output[pixel][channel] · input[tap of the window]. Each thread sums N channels of
+// its pixels, then a butterfly reduction adds the warp's threads with the same channels, then warps and blocks are
+// added in order. `quad_parts` is shared, [BLOCK / WARP][MOST_CHANNELS · TAPS] floats, and at least BLOCK float4s.
 template <u32 K, u32 N>
 static __device__ __forceinline__ void backward_weight(const DirectWeightParams& p, float4* quad_parts, u32& flag) {
     const Geometry& op = p.op;
@@ -124,7 +124,7 @@ static __device__ __forceinline__ void backward_weight(const DirectWeightParams&
     const u32 len = channels * TAPS, quads = (len + 3) / 4;
     unroll<N * TAPS>([&](u32 i) {
         const float sum = warp_sum(sums[i], width);
-        // A lane beyond the last channel would write past the warp's part.
+        // A lane beyond the last channel would write past the warp's partial sums.
         const u32 at = channel * TAPS + i;
         if (threadIdx.x % WARP < width && at < len) parts[threadIdx.x / WARP * len + at] = sum;
     });
@@ -132,7 +132,7 @@ static __device__ __forceinline__ void backward_weight(const DirectWeightParams&
     float* const partial = p.partial + (u64)blockIdx.x * quads * 4;
 #pragma unroll 1
     for (u32 i = threadIdx.x; i < quads * 4; i += BLOCK) partial[i] = i < len ? sum_of_rows(parts, BLOCK / WARP, len, i) : 0.0f;
-    if (!arrives_last(p.block_counters, gridDim.x, flag)) return;
+    if (!is_last_block(p.block_counters, gridDim.x, flag)) return;
     const float4* const partials = reinterpret_cast<const float4*>(p.partial);
     const bool inside = threadIdx.x / quads < BLOCK / quads;
     const float4 sum = column_sum(partials, gridDim.x, quads, quads, inside, quad_parts);
@@ -143,8 +143,8 @@ static __device__ __forceinline__ void backward_weight(const DirectWeightParams&
     });
 }
 
-// Grid: ⌈pixels / pixels_per_block⌉ blocks; `width` is the power of two that covers a pixel's channels by fours, or one by
-// one where the window is larger.
+// Grid: ⌈pixels / pixels_per_block⌉ blocks. `width` is the number of threads per pixel: the power of two that covers
+// all channels, at four channels per thread for 3×3 windows and one for 5×5.
 KERNEL(direct_backward_weight_3, DirectWeightParams) {
     __shared__ float4 parts[BLOCK / WARP * MOST_CHANNELS * 9 / 4];
     __shared__ u32 flag;

@@ -1,4 +1,5 @@
-// Dropout: the mask is drawn from seed, step, index and place, forward as well as backward, and never kept.
+// Dropout. The mask is a function of seed, step, layer index and element position. It is never stored: the forward and
+// backward passes both compute it.
 #include "philox.cuh"
 
 struct DropoutState {
@@ -36,7 +37,7 @@ struct DropoutStepParams : Params<0, 1, 8> {
     DropoutState* state;
 };
 
-// After a step, on one thread.
+// Advances the step counter after a step, in one thread.
 KERNEL(next_dropout_step, DropoutStepParams) {
     if (blockIdx.x == 0 && threadIdx.x == 0) p.state->step += 1;
 }

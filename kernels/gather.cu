@@ -1,6 +1,6 @@
-// Builds a batch on the device: samples picked by the epoch's order, normalised, with their labels.
+// Builds a batch on the device: samples in the epoch's order, normalised, with their labels.
 //
-// The position in the order is device memory, so that one captured graph serves every step of an epoch.
+// The position in the order is in device memory, so that one captured graph serves every step of an epoch.
 #include "philox.cuh"
 #include "reduce.cuh"
 
@@ -15,10 +15,9 @@ struct GatherParams : Params<5, 9, 88> {
     static constexpr u32 SMALLEST = sizeof(u8);
 };
 
-// Takes `batch` samples from the position on, which the last block then moves on by as many.
-//
-// output = (byte / 255 − mean[channel]) / std[channel], the same three roundings as on the CPU. One thread per value;
-// `sample_size` is height · width · channels.
+// output = (byte / 255 − mean[channel]) / std[channel] for the next `batch` samples, with the same three roundings as
+// on the CPU. The last block advances the position by `batch`. One thread per value; `sample_size` is
+// height · width · channels.
 KERNEL(gather_normalise, GatherParams) {
     __shared__ u32 flag;
     const u64 first = *p.position;
@@ -32,14 +31,14 @@ KERNEL(gather_normalise, GatherParams) {
         if (offset == 0) p.batch_labels[row] = __ldg(p.labels + sample);
     }
     // Every block has read the position.
-    if (arrives_last(p.block_counters, gridDim.x, flag) && threadIdx.x == 0) *p.position = first + p.batch;
+    if (is_last_block(p.block_counters, gridDim.x, flag) && threadIdx.x == 0) *p.position = first + p.batch;
 }
 
 struct AugmentParams : Params<6, 10, 112> {
     const u8* images;
     const u32 *labels, *order;
     const float *mean, *std;
-    const u64* draws;  // What they follow from: seed and epoch.
+    const u64* draws;  // Seed and epoch, which determine the augmentations.
     u64* position;
     real* output;
     u32 *batch_labels, *block_counters;
@@ -48,47 +47,47 @@ struct AugmentParams : Params<6, 10, 112> {
     static constexpr u32 SMALLEST = sizeof(u8);
 };
 
-// What is drawn for one image.
-struct Drawn {
+// The random augmentation of one image.
+struct AugmentationDraw {
     int top, left;
     u32 flip;
-    int row, column;  // Where the square begins that is blanked.
+    int row, column;  // Top left corner of the cutout square.
     float brightness, contrast;
 };
 
-static __device__ __forceinline__ int below(u32 word, u32 bound) { return (int)((u64)word * bound >> 32); }
+static __device__ __forceinline__ int uniform_below(u32 word, u32 bound) { return (int)((u64)word * bound >> 32); }
 
-// Uniform in 1 ± spread, with one rounding.
+// A uniform random number in 1 ± spread, with one rounding.
 static __device__ __forceinline__ float around_one(u32 word, float spread) {
     return fmaf((float)(word >> 8) * (1.0f / (1 << 23)) - 1.0f, spread, 1.0f);
 }
 
-// The same as everywhere: what `Augmentation::draw` of src/ops/gather.rs says.
-static __device__ __forceinline__ Drawn draw_for(const AugmentParams& p, u64 position) {
+// Computes exactly what `Augmentation::draw` in src/ops/gather.rs computes.
+static __device__ __forceinline__ AugmentationDraw draw_augmentation(const AugmentParams& p, u64 position) {
     const u64 seed = p.draws[0];
     const u32 epoch = (u32)p.draws[1];
     const uint4 a = draw(seed, PURPOSE_AUGMENTATION, epoch, 2 * position);
     const uint4 b = draw(seed, PURPOSE_AUGMENTATION, epoch, 2 * position + 1);
-    Drawn drawn;
-    drawn.top = below(a.x, 2 * p.crop_padding + 1) - (int)p.crop_padding;
-    drawn.left = below(a.y, 2 * p.crop_padding + 1) - (int)p.crop_padding;
+    AugmentationDraw drawn;
+    drawn.top = uniform_below(a.x, 2 * p.crop_padding + 1) - (int)p.crop_padding;
+    drawn.left = uniform_below(a.y, 2 * p.crop_padding + 1) - (int)p.crop_padding;
     drawn.flip = p.flip && a.z >> 31;
-    drawn.row = below(a.w, p.height) - (int)(p.cutout / 2);
-    drawn.column = below(b.x, p.width) - (int)(p.cutout / 2);
+    drawn.row = uniform_below(a.w, p.height) - (int)(p.cutout / 2);
+    drawn.column = uniform_below(b.x, p.width) - (int)(p.cutout / 2);
     drawn.brightness = around_one(b.y, p.brightness);
     drawn.contrast = around_one(b.z, p.contrast);
     return drawn;
 }
 
-// The same for training images that are changed as drawn for their position in the epoch's order. blockIdx.x names
-// the sample, blockIdx.y its share of values.
+// gather_normalise with random augmentation, drawn for each image's position in the epoch's order. blockIdx.x selects
+// the sample, blockIdx.y a share of its values.
 KERNEL(gather_augment, AugmentParams) {
     __shared__ u32 flag;
-    __shared__ Drawn drawn;
+    __shared__ AugmentationDraw drawn;
     const u32 height = p.height, width = p.width, channels = p.channels;
-    const u64 first = *p.position, place = first + blockIdx.x, sample = __ldg(p.order + place);
+    const u64 first = *p.position, position = first + blockIdx.x, sample = __ldg(p.order + position);
     if (threadIdx.x == 0) {
-        drawn = draw_for(p, place);
+        drawn = draw_augmentation(p, position);
         if (blockIdx.y == 0) p.batch_labels[blockIdx.x] = __ldg(p.labels + sample);
     }
     __syncthreads();
@@ -99,7 +98,7 @@ KERNEL(gather_augment, AugmentParams) {
         u64 pixel = i;
         const u32 channel = divmod(pixel, channels);
         const int column = (int)divmod(pixel, width), row = (int)pixel;
-        // Before the square the subtraction wraps to a number beyond it.
+        // Above and left of the square, the subtraction wraps around to a number beyond it.
         if ((u32)(row - drawn.row) < p.cutout && (u32)(column - drawn.column) < p.cutout) {
             store(target + i, 0.0f);
             continue;
@@ -111,5 +110,5 @@ KERNEL(gather_augment, AugmentParams) {
         store(target + i, (value - read(p.mean + channel)) / read(p.std + channel) * drawn.contrast);
     }
     // Every block has read the position.
-    if (arrives_last(p.block_counters, gridDim.x * gridDim.y, flag) && threadIdx.x == 0) *p.position = first + gridDim.x;
+    if (is_last_block(p.block_counters, gridDim.x * gridDim.y, flag) && threadIdx.x == 0) *p.position = first + gridDim.x;
 }

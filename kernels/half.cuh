@@ -1,13 +1,13 @@
-// 16-bit floats without a toolkit header: storage and the two conversions, nothing else.
+// 16-bit floats without a CUDA toolkit header: storage and the two conversions.
 #pragma once
 
 struct half {
     unsigned short bits;
 };
-static_assert(sizeof(half) == 2, "a half is two bytes, in Rust too");
+static_assert(sizeof(half) == 2, "the layout is shared with Rust");
 
 #ifdef CNN_CUDA_EMULATOR
-// The emulator's conversions are plain C++, rounding to nearest even as the GPU's instructions do.
+// The emulator's conversions are plain C++ and round to nearest even, as the GPU's instructions do.
 __device__ __forceinline__ float half_to_float(half value) { return emulator_half_to_float(value.bits); }
 __device__ __forceinline__ half float_to_half(float value) { return half{emulator_float_to_half(value)}; }
 #else

@@ -1,8 +1,9 @@
-// Implicit convolution on one engine, an entry point for every tile: fp32 by fused multiply-adds and halves by the tensor
-// cores' instruction of compute_75, or with ENGINE_TENSOR by those of compute_80, TF32 and halves sixteen at a time.
+// The kernels of convolution as an implicit GEMM: one entry point per tile, compiled for one engine. Without
+// ENGINE_TENSOR, fp32 uses fused multiply-adds and fp16 uses the m16n8k8 tensor-core instruction of compute_75. With
+// ENGINE_TENSOR, both use instructions of compute_80: TF32 m16n8k8 and fp16 m16n8k16.
 //
-// Grid: tiles, then splits of the inner dimension; src/cuda/cut.rs chooses both. `scalar` reads single elements, where lengths
-// or addresses are no whole vectors.
+// gridDim.x is the number of tiles, gridDim.y the number of splits of the inner dimension; src/cuda/lower/split_k.rs
+// chooses both. `scalar` kernels read single elements, for sizes and addresses that do not allow vector loads.
 #include "implicit.cuh"
 
 #if defined(ENGINE_TENSOR) && defined(REAL_F16)

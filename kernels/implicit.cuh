@@ -1,5 +1,5 @@
-// Convolution as a matrix product whose columns are read from the input where they lie, for every engine: forward, weight
-// gradient and input gradient. A linear layer is the convolution of one pixel.
+// Convolution as an implicit GEMM, which reads windows directly from the input instead of an im2col buffer: forward,
+// weight gradient and input gradient, for every engine. A linear layer is the convolution of a single pixel.
 #pragma once
 
 #include "windows.cuh"
@@ -8,27 +8,27 @@ struct ImplicitForwardParams : Params<3, 7, 112> {
     const real *input, *weight;
     const float* bias;  // May be null.
     real* output;
-    u32* argmax;      // Of pooling; null in evaluation.
-    float* partials;  // Where split products keep their parts.
+    u32* argmax;      // Of the fused pooling; null in evaluation.
+    float* partials;  // The parts of split products.
     u32* counters;
     Geometry op;
     u32 batch;
     float slope;
 };
 
-// The maxima of a thread's rows, each four of which are a window.
-template <class Engine, class Shape>
+// Stores the maxima of the thread's pooling window, whose pixels are its four rows.
+template <class Engine, class TileShape>
 __device__ __forceinline__ void pool(const float (&sums)[SUMS], const ImplicitForwardParams& p, u32 pools,
                                      const Work& work) {
-    const u32 row = row_in<Engine, Shape>(work, 0), cols = p.op.out_channels;
-    const u32 pool = row / WARP_ROWS * 8 + Engine::place_of(row % WARP_ROWS) % 8;
+    const u32 row = row_in<Engine, TileShape>(work, 0), cols = p.op.out_channels;
+    const u32 pool = row / WARP_ROWS * 8 + Engine::window_slot_of(row % WARP_ROWS) % 8;
     if (pool >= pools) return;
     const Digits at = digits_of(pool, Radix{p.op.out_width / 2, p.op.out_height / 2});
     const u32 corner = 2 * (at.mid * p.op.out_width + at.low);
     unroll<4>([&](u32 i) {
-        const u32 col = col_in<Engine, Shape>(work, Engine::at(0, i));
+        const u32 col = col_in<Engine, TileShape>(work, Engine::at(0, i));
         if (col >= cols) return;
-        const float added = p.bias ? read(p.bias + col) : -0.0f;  // −0 changes no number.
+        const float added = p.bias ? read(p.bias + col) : -0.0f;  // Adding −0 changes no value.
         float best = __int_as_float(0xff800000);               // −∞
         u32 where = corner;
         unroll<4>([&](u32 part) {
@@ -43,19 +43,19 @@ __device__ __forceinline__ void pool(const float (&sums)[SUMS], const ImplicitFo
     });
 }
 
-// output = act(windows · Wᵀ + bias), [batch·out_height·out_width][patch] · [patch][out_channels]. POOLED, the output is of 2×2
-// max pooling, and `argmax` receives y·width + x of the first maximum in scan order; a NaN wins.
-template <class Engine, class Shape, bool POOLED>
+// output = act(windows · Wᵀ + bias), [batch·out_height·out_width][patch] · [patch][out_channels]. If POOLED, 2×2 max
+// pooling follows, and `argmax` receives y·width + x of the first maximum in scan order; a NaN counts as the maximum.
+template <class Engine, class TileShape, bool POOLED>
 __device__ __forceinline__ void forward(const ImplicitForwardParams& p) {
     DYNAMIC_SHARED(u32, cells);
     const Windows<Engine, POOLED> a(p.input, p.op, p.batch);
     const Matrix<true> b(p.weight, p.op.out_channels, p.op.patch());
-    const Work work = work_of_block<Shape>(b.lines, a.depth);
+    const Work work = work_of_block<TileShape>(b.lines, a.depth);
     float sums[SUMS] = {};
-    multiply_tiles<Engine, Shape>(sums, cells, a, b, work);
+    multiply_tiles<Engine, TileShape>(sums, cells, a, b, work);
     if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
-    if constexpr (POOLED) return pool<Engine, Shape>(sums, p, a.pools, work);
-    store_sums<Engine, Shape>(p.output, sums, work, a.lines, b.lines, [&](float sum, u64, u32 col) {
+    if constexpr (POOLED) return pool<Engine, TileShape>(sums, p, a.pools, work);
+    store_sums<Engine, TileShape>(p.output, sums, work, a.lines, b.lines, [&](float sum, u64, u32 col) {
         return activate(p.bias && col < b.lines ? sum + read(p.bias + col) : sum, p.slope);
     });
 }
@@ -69,23 +69,23 @@ struct ImplicitWeightParams : Params<2, 5, 88> {
 };
 
 // d_weight = d_outputᵀ · windows, [out_channels][batch·out_height·out_width] · [..][patch].
-template <class Engine, class Shape>
+template <class Engine, class TileShape>
 __device__ __forceinline__ void backward_weight(const ImplicitWeightParams& p) {
     DYNAMIC_SHARED(u32, cells);
     const Matrix<false> a(p.d_output, p.op.out_channels, p.batch * p.op.out_pixels());
     const WindowColumns b(p.input, p.op, p.batch);
-    const Work work = work_of_block<Shape>(b.lines, a.depth);
+    const Work work = work_of_block<TileShape>(b.lines, a.depth);
     float sums[SUMS] = {};
-    multiply_tiles<Engine, Shape>(sums, cells, a, b, work);
+    multiply_tiles<Engine, TileShape>(sums, cells, a, b, work);
     if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
-    store_sums<Engine, Shape>(p.d_weight, sums, work, a.lines, b.lines, [](float sum, u64, u32) { return sum; });
+    store_sums<Engine, TileShape>(p.d_weight, sums, work, a.lines, b.lines, [](float sum, u64, u32) { return sum; });
 }
 
 struct ImplicitInputParams : Params<3, 9, 128> {
     const real *d_output, *weight;
-    const real* output;  // Of the layer before, whose sign masks the gradient; null for no mask.
+    const real* output;  // The preceding layer's output, for its activation's derivative; may be null.
     real* d_input;
-    float *d_bias, *parts;  // Of the layer before, and the tiles' sums for it; `d_bias` null for none.
+    float *d_bias, *parts;  // The preceding layer's bias gradient, which may be null, and each tile's sums for it.
     u32* parts_counters;
     float* partials;
     u32* counters;
@@ -94,22 +94,23 @@ struct ImplicitInputParams : Params<3, 9, 128> {
     float slope;
 };
 
-// d_input = act'(output) · (gradients over each pixel · W), [batch·height·width][kernel²·out_channels] · [..][channels], and
-// d_bias its column sums. STRIDED is right for every stride, and slower than need be for 1.
-template <class Engine, class Shape, bool STRIDED>
+// d_input = act'(output) · (gradients over each pixel · W),
+// [batch·height·width][kernel²·out_channels] · [..][channels]; d_bias receives its column sums. STRIDED is correct for
+// every stride, but slower than necessary for stride 1.
+template <class Engine, class TileShape, bool STRIDED>
 __device__ __forceinline__ void backward_input(const ImplicitInputParams& p) {
     DYNAMIC_SHARED(u32, cells);
     const GradientsOver<STRIDED> a(p.d_output, p.op, p.batch);
     const WeightColumns b(p.weight, p.op);
-    const Work work = work_of_block<Shape>(b.lines, a.depth);
+    const Work work = work_of_block<TileShape>(b.lines, a.depth);
     float sums[SUMS] = {};
-    multiply_tiles<Engine, Shape>(sums, cells, a, b, work);
+    multiply_tiles<Engine, TileShape>(sums, cells, a, b, work);
     if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
-    store_sums<Engine, Shape>(p.d_input, sums, work, a.lines, b.lines, [&](float sum, u64 at, u32 col) {
+    store_sums<Engine, TileShape>(p.d_input, sums, work, a.lines, b.lines, [&](float sum, u64 at, u32 col) {
         return p.output && col < b.lines ? activate_backward(read(p.output + at), sum, p.slope) : sum;
     });
     if (!p.d_bias) return;
     Lanes<4> columns = {};
     unroll<4>([&](u32 i) { unroll<4>([&](u32 row) { columns[i] += sums[Engine::at(row, i)]; }); });
-    sum_columns<Engine, Shape>(columns, cells, work, a.lines, b.lines, p.parts, p.parts_counters, p.d_bias);
+    sum_columns<Engine, TileShape>(columns, cells, work, a.lines, b.lines, p.parts, p.parts_counters, p.d_bias);
 }

@@ -1,4 +1,4 @@
-// Where branches of the network meet: sums of activations and gradients, copies, and concatenation of channels.
+// Operators that join branches of the network: sums, copies, concatenation of channels, and shortcut subsampling.
 #include "geometry.cuh"
 
 struct AddParams : Params<2, 3, 32> {
@@ -38,9 +38,10 @@ static __device__ __forceinline__ void copy_some(const CopyChannelsParams& p) {
     });
 }
 
-// Copies `channels` values of each pixel between buffers whose pixels are `*_stride` values apart, from channel
-// `source_offset` to channel `target_offset`: concatenation one way, its gradient the other. One thread per value. Of
-// copy_channels_vec strides and offsets are multiples of VEC, too.
+// Copies `channels` values of each pixel from channel `source_offset` of `source` to channel `target_offset` of
+// `target`; `source_stride` and `target_stride` are the channels per pixel. This is concatenation, and in the other
+// direction its gradient. One thread per value. copy_channels_vec also requires strides and offsets that are multiples
+// of VEC.
 KERNEL(copy_channels, CopyChannelsParams) { copy_some<1>(p); }
 KERNEL(copy_channels_vec, CopyChannelsParams) { copy_some<VEC>(p); }
 
@@ -48,22 +49,22 @@ struct SubsampleParams : Params<1, 2, 72> {
     const real* source;
     real* target;
     u64 count;
-    Geometry op;  // A kernel of 1.
+    Geometry op;  // With kernel size 1.
     u32 first_channel;
 };
 
-// output[y][x] = input[y · stride][x · stride], its channels from `first_channel` on between zeros: a residual network's
-// shortcut without parameters. One thread per output.
+// output[y][x] = input[y · stride][x · stride], with the input's channels starting at `first_channel` and zeros in the
+// other channels: the parameter-free shortcut of a residual network. One thread per output.
 KERNEL(subsample_forward, SubsampleParams) {
     GRID_STRIDE(i, p.count) {
         const Position at = p.op.output_position(i);
-        const u32 channel = at.channel - p.first_channel;  // Wraps below it.
+        const u32 channel = at.channel - p.first_channel;  // Wraps around below first_channel.
         const u64 from = p.op.input_at(at.sample, at.y * p.op.stride, at.x * p.op.stride) + channel;
         store(p.target + i, channel < p.op.channels ? read(p.source + from) : 0.0f);
     }
 }
 
-// Its gradient: zero for the pixels that were left out. One thread per input.
+// The gradient of subsample_forward; zero for the skipped pixels. One thread per input.
 KERNEL(subsample_backward, SubsampleParams) {
     GRID_STRIDE(i, p.count) {
         const Position at = p.op.input_position(i);

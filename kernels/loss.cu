@@ -1,6 +1,6 @@
-// Softmax cross-entropy over a batch, with its gradient, and the metrics that stay on the device until the epoch ends.
+// Softmax cross-entropy over a batch with its gradient, and the metrics, which stay on the device until the epoch ends.
 //
-// One block does the whole batch, so that the sums over the samples have one fixed order without a second launch.
+// One block processes the whole batch, so that the sums over samples have a fixed order without a second launch.
 #include "reduce.cuh"
 
 struct Metrics {
@@ -8,7 +8,7 @@ struct Metrics {
     u64 correct;
     u64 count;
     u64 steps;
-    long long first_bad_step;  // The first step whose loss was not finite; −1 while there was none.
+    long long first_bad_step;  // The first step with a loss that is not finite, or −1.
 };
 static_assert(sizeof(Metrics) == 40, "the layout is shared with Rust");
 
@@ -18,9 +18,9 @@ struct StepResult {
 };
 static_assert(sizeof(StepResult) == 8, "the layout is shared with Rust");
 
-// The results of the latest steps: a ring with room for `capacity` of them, behind it.
+// Header of a ring buffer of the results of the latest `capacity` steps, which follows it in memory.
 struct StepLog {
-    u64 capacity;  // 0: none are kept.
+    u64 capacity;  // 0 keeps no results.
     __device__ __forceinline__ StepResult* at(u64 step) {
         return capacity ? reinterpret_cast<StepResult*>(this + 1) + step % capacity : nullptr;
     }
@@ -30,9 +30,9 @@ static_assert(sizeof(StepLog) == 8, "the layout is shared with Rust");
 struct LossParams : Params<3, 7, 80> {
     const real* logits;
     const u32* labels;
-    const float* loss_scale;  // Null is 1.
+    const float* loss_scale;  // Null means 1.
     real* d_logits;           // May be the logits; null in evaluation.
-    float* d_bias;            // Null: without.
+    float* d_bias;            // May be null.
     Metrics* metrics;
     StepLog* step_log;  // Null in evaluation.
     u32 rows, classes;
@@ -40,7 +40,7 @@ struct LossParams : Params<3, 7, 80> {
     u32 auxiliary;
 };
 
-// A running maximum: the largest value and its first index. A NaN wins, as in PyTorch's argmax.
+// A running maximum: the largest value and its first index. A NaN counts as the largest, as in torch.argmax.
 struct Best {
     float value;
     u32 index;
@@ -54,7 +54,7 @@ static __device__ __forceinline__ Best better(Best a, Best b) {
     return a.index <= b.index ? a : b;
 }
 
-// Values of one sample seen by one of `lanes` threads: a thread alone, or a warp's lanes together.
+// One sample, processed by `lanes` threads: a single thread or a warp. `lane` is the calling thread's index among them.
 struct Row {
     const real* logits;
     real* d_logits;
@@ -74,8 +74,8 @@ static __device__ __forceinline__ Best row_best(const Row& row) {
     return best;
 }
 
-// The sample's loss, log Σ exp(x − max) − (x[label] − max), and whether its largest logit is the label's. A label that
-// is no class gives NaN rather than a read beyond the row.
+// The sample's loss, log Σ exp(x − max) − (x[label] − max), and whether its largest logit is the label's. An invalid
+// label gives NaN rather than a read outside the row.
 static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) {
     const Best best = row_best(row);
     float sum = 0.0f;
@@ -83,17 +83,17 @@ static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) 
     sum = warp_sum(sum, WARP / row.lanes);
     const bool is_class = row.label < row.classes;
     const float target = is_class ? load(row.logits[row.label]) : __int_as_float(0x7fc00000);
-    // Not log(sum) + max − target: for a confident network that would cancel what is left of the loss.
-    float wanted = target - best.value;
+    // Not log(sum) + max − target, because cancellation would lose a confident network's small loss.
+    float shifted_target = target - best.value;
     if (row.smoothing > 0.0f) {
         float all = 0.0f;
         for (u32 c = row.lane; c < row.classes; c += row.lanes) all += load(row.logits[c]) - best.value;
         const float mean = warp_sum(all, WARP / row.lanes) / (float)row.classes;
-        wanted = fmaf(row.smoothing, mean, (1.0f - row.smoothing) * wanted);
+        shifted_target = fmaf(row.smoothing, mean, (1.0f - row.smoothing) * shifted_target);
     }
-    const float loss = logf(sum) - wanted;
+    const float loss = logf(sum) - shifted_target;
     const float spread = row.smoothing / (float)row.classes;
-    if (row.lanes > 1) __syncwarp();  // d_logits may be the logits: all of them are read before any is written.
+    if (row.lanes > 1) __syncwarp();  // d_logits may be the logits, so all must be read before any is written.
     for (u32 c = row.lane; row.d_logits && c < row.classes; c += row.lanes) {
         const float probability = expf(load(row.logits[c]) - best.value) / sum;
         const float label = c == row.label ? 1.0f - row.smoothing : 0.0f;
@@ -103,15 +103,15 @@ static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) 
     return loss;
 }
 
-// Adds the block's sums to the metrics, in the threads' order halved again and again. An auxiliary head adds its loss to
-// the step of the main head before it, and nothing else.
+// Sums losses and correct predictions over the block by a tree reduction and adds them to the metrics. An auxiliary
+// classifier only adds its loss to the step of the main classifier before it.
 static __device__ __forceinline__ void add_to_metrics(const LossParams& p, double (&losses)[BLOCK],
                                                       u32 (&corrects)[BLOCK]) {
-    for (u32 half_way = BLOCK / 2; half_way > 0; half_way /= 2) {
+    for (u32 distance = BLOCK / 2; distance > 0; distance /= 2) {
         __syncthreads();
-        if (threadIdx.x >= half_way) continue;
-        losses[threadIdx.x] += losses[threadIdx.x + half_way];
-        corrects[threadIdx.x] += corrects[threadIdx.x + half_way];
+        if (threadIdx.x >= distance) continue;
+        losses[threadIdx.x] += losses[threadIdx.x + distance];
+        corrects[threadIdx.x] += corrects[threadIdx.x + distance];
     }
     if (threadIdx.x != 0) return;
     Metrics* const metrics = p.metrics;
@@ -131,7 +131,7 @@ static __device__ __forceinline__ void add_to_metrics(const LossParams& p, doubl
     metrics->steps += 1;
 }
 
-// d_bias[class] = the column sums of `d_logits`, which this block has written. `parts` is BLOCK shared floats.
+// d_bias[class] = Σ_rows d_logits, which this block has written. `parts` is BLOCK shared floats.
 static __device__ __forceinline__ void sum_columns(const real* d_logits, float* d_bias, u32 rows, u32 classes,
                                                    float* parts) {
     __syncthreads();
@@ -143,9 +143,9 @@ static __device__ __forceinline__ void sum_columns(const real* d_logits, float* 
     }
 }
 
-// d_logits = (softmax(logits) − onehot(label)) · weight · loss_scale / rows, over [rows][classes]. With `smoothing` the label
-// is 1 − smoothing, and every class smoothing / classes more. With `d_bias` also its column sums. Few classes: a thread per
-// sample; many: a warp per sample. Grid: one block of BLOCK threads.
+// d_logits = (softmax(logits) − target) · weight · loss_scale / rows over [rows][classes], where target =
+// (1 − smoothing) · onehot(label) + smoothing / classes, as in torch.nn.CrossEntropyLoss. `d_bias` receives the column
+// sums of d_logits. Each sample has one thread, or one warp if there are more than WARP classes. Grid: one block.
 KERNEL(softmax_cross_entropy, LossParams) {
     __shared__ double losses[BLOCK];
     __shared__ u32 corrects[BLOCK];

@@ -1,20 +1,21 @@
-// Local response normalisation across channels: y = x · d^−β, d[c] = k + α/size · Σ x² over `size` channels about c.
+// Local response normalisation across channels: y = x · d^−β with d[c] = k + α/size · Σ x² over `size` channels
+// around c.
 #include "geometry.cuh"
 
 struct LrnParams : Params<2, 3, 56> {
-    const real *input, *d_output;  // The second backward only.
-    real* output;                  // Backward, the input's gradient.
+    const real *input, *d_output;  // d_output is used in the backward pass only.
+    real* output;                  // In the backward pass, d_input.
     u64 count;
     u32 channels, size;
     float alpha, beta, k;
 };
 
-// The channels from so many before one to so many after it.
+// The existing channels from `channel - before` to `channel + after`.
 static __device__ __forceinline__ Span around(u32 channel, u32 before, u32 after, u32 channels) {
     return Span{channel < before ? 0 : channel - before, min(channel + after + 1, channels)};
 }
 
-// d of one channel of the pixel whose first channel is `pixel`; the sum ascends.
+// d of one channel; `pixel` points to the pixel's first channel. The sum is over ascending channels.
 static __device__ __forceinline__ float denominator(const real* pixel, u32 channel, const LrnParams& p) {
     const Span window = around(channel, p.size / 2, (p.size - 1) / 2, p.channels);
     float sum = 0.0f;
@@ -25,7 +26,7 @@ static __device__ __forceinline__ float denominator(const real* pixel, u32 chann
     return p.k + p.alpha / (float)p.size * sum;
 }
 
-// One thread per value of [pixels][channels], as below.
+// Both kernels: one thread per value of [pixels][channels].
 KERNEL(lrn_forward, LrnParams) {
     for_channels<1>(p.count, p.channels, [&](u64 at, u64 row, u32 channel) {
         const float d = denominator(p.input + row * p.channels, channel, p);
@@ -33,7 +34,7 @@ KERNEL(lrn_forward, LrnParams) {
     });
 }
 
-// d_x = d_y · d^−β − 2αβ/size · x · Σ d_y′ · x′ · d′^−(β+1) over the channels whose windows hold this one.
+// d_x = d_y · d^−β − 2αβ/size · x · Σ d_y′ · x′ · d′^−(β+1) over the channels whose windows contain this one.
 KERNEL(lrn_backward, LrnParams) {
     for_channels<1>(p.count, p.channels, [&](u64 at, u64 row, u32 channel) {
         const real *pixel = p.input + row * p.channels, *gradients = p.d_output + row * p.channels;

@@ -1,21 +1,21 @@
-// Matrix products of a warp on tensor cores: `mma.sync` as inline PTX, and the rounding that TF32 wants first.
+// Warp-level matrix products on tensor cores: `mma.sync` as inline PTX, and the rounding of operands to TF32.
 //
-// Registers are laid out as the PTX ISA says. With g = lane / 4 and t = lane % 4, and a word being one TF32 number or
-// two halves that follow each other along k: a[0] and a[1] are word t of rows g and g + 8, a[2] and a[3] word t + 4 of
-// the same rows; b[0] and b[1] are words t and t + 4 of column g; d[0], d[1] are columns 2t and 2t + 1 of row g, d[2],
-// d[3] those of row g + 8.
+// Registers have the layout that the PTX ISA defines. Let g = lane / 4 and t = lane % 4, and let a word be one TF32
+// number or two halves that are consecutive along k. Then a[0] and a[1] are word t of rows g and g + 8; a[2] and a[3]
+// are word t + 4 of the same rows; b[0] and b[1] are words t and t + 4 of column g; d[0] and d[1] are columns 2t
+// and 2t + 1 of row g; d[2] and d[3] are the same columns of row g + 8.
 #pragma once
 
 #include "common.cuh"
 
-// The instructions that are used: shape, operand type, and the target that has them. Sums are fp32 in all.
+// The instructions used: shape, operand type and lowest target. All accumulate in fp32.
 enum Mma : u32 {
     MMA_F16_K8,   // m16n8k8, halves: compute_75.
     MMA_F16_K16,  // m16n8k16, halves: compute_80.
     MMA_TF32_K8,  // m16n8k8, TF32: compute_80.
 };
 
-// Groups of four words along k: every one is two registers of `a` and one of `b`.
+// The number of groups of four words along k; each group is two registers of `a` and one of `b`.
 __host__ __device__ constexpr u32 mma_groups(Mma kind) { return kind == MMA_F16_K8 ? 1 : 2; }
 
 #ifdef CNN_CUDA_EMULATOR
@@ -50,8 +50,8 @@ __device__ __forceinline__ void mma_one(float* d, const u32* a, const u32* b) {
 }
 #endif
 
-// d += a · b for ROWS × COLS tiles of 16×8 at once: tile (i, j) is of a's registers i and b's registers j. All lanes of
-// the warp take part.
+// d += a · b for ROWS × COLS tiles of 16×8. Tile (i, j) is the product of the i-th set of registers in `a` and the j-th
+// set in `b`. All lanes of the warp must take part.
 template <Mma KIND, u32 ROWS, u32 COLS>
 __device__ __forceinline__ void mma(float (&d)[ROWS * COLS * 4], const u32 (&a)[ROWS * 2 * mma_groups(KIND)],
                                     const u32 (&b)[COLS * mma_groups(KIND)]) {

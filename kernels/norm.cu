@@ -1,13 +1,13 @@
-// Batch normalisation: a pass for the batch's statistics and one over the values, with the residual sum and the
-// activation in it; backward a pass for the sums and one for the input's gradient.
+// Batch normalisation. Forward: a pass for the batch's statistics and a pass that normalises, fused with the residual
+// sum and the activation. Backward: a pass for the sums and a pass for the input gradient.
 #include "reduce.cuh"
 
-// `weight · inverse deviation · (x − mean) + bias` of one channel.
+// The terms of `weight · inverse deviation · (x − mean) + bias` for one channel.
 struct Factors {
     float mean, inverse, weight, bias;
 };
 
-// `statistics` is [2][channels]: means, then inverse deviations, or variances where `epsilon` is not negative.
+// `statistics` is [2][channels]: the means, then the variances, or the inverse deviations if `epsilon` is negative.
 static __device__ __forceinline__ Factors factors_of(const float* weight, const float* bias, const float* statistics,
                                                      u32 channels, u32 channel, float epsilon) {
     const float spread = read(statistics + channels + channel);
@@ -15,7 +15,7 @@ static __device__ __forceinline__ Factors factors_of(const float* weight, const 
                    read(weight + channel), read(bias + channel)};
 }
 
-// `statistics` are the batch's own: means and inverse deviations.
+// The epsilon for the batch's own statistics, which are means and inverse deviations.
 constexpr float OWN = -1.0f;
 
 static __device__ __forceinline__ float normalised(float value, const Factors& factors) {
@@ -29,7 +29,7 @@ struct NormStatisticsParams : Params<1, 5, 72> {
     float momentum, epsilon;
 };
 
-// Sums over a channel are of distances from its first value, so that a large mean costs no digits of the variance.
+// Sums distances from the channel's first value, so that the variance loses no precision if the mean is large.
 template <u32 V>
 static __device__ __forceinline__ void statistics(const NormStatisticsParams& p, ColumnScratch<V>& scratch) {
     const u32 channels = p.saved.grid.channels;
@@ -50,7 +50,7 @@ static __device__ __forceinline__ void statistics(const NormStatisticsParams& p,
             const float rows = (float)p.saved.grid.rows;
             const float distance = totals[0] / rows;
             const float mean = read(p.input + channel) + distance;
-            // Not fmaxf, which would hide NaN.
+            // Not fmaxf, which would hide a NaN.
             const float rest = totals[1] / rows - distance * distance;
             const float variance = rest < 0.0f ? 0.0f : rest;
             p.saved.sums[channel] = mean;
@@ -62,8 +62,8 @@ static __device__ __forceinline__ void statistics(const NormStatisticsParams& p,
         });
 }
 
-// Mean and inverse deviation of every channel to `saved`, [2][channels], and `running` (means, variances) towards them.
-// For grid and scratch see ColumnGrid.
+// Stores each channel's mean and inverse deviation in `saved`, [2][channels], and updates the running means and
+// variances in `running`, [2][channels]. The grid is a ColumnGrid.
 KERNEL(norm_statistics, NormStatisticsParams) {
     __shared__ ColumnScratch<1> scratch;
     statistics(p, scratch);
@@ -97,12 +97,13 @@ static __device__ __forceinline__ void normalise(const NormForwardParams& p) {
     });
 }
 
-// output = act(normalised input + residual), over [count / channels][channels]. For `statistics` and `epsilon` see factors_of.
+// output = act(normalised input + residual) over [count / channels][channels]. For `statistics` and `epsilon` see
+// factors_of.
 KERNEL(norm_forward, NormForwardParams) { normalise<1>(p); }
 KERNEL(norm_forward_vec, NormForwardParams) { normalise<VEC>(p); }
 
 struct NormSumsParams : Params<5, 10, 112> {
-    const real *input, *output;  // The output null: without a residual.
+    const real *input, *output;  // `output` is null without a residual.
     const float *weight, *bias, *saved;
     real* d_output;
     float* d_weight;
@@ -137,8 +138,8 @@ static __device__ __forceinline__ void gradient_sums(const NormSumsParams& p, Co
         });
 }
 
-// d_bias and d_weight from d_output, taken back through the activation. With `output` that tells the derivative, and d_output
-// is overwritten, which makes it the residual's gradient. For grid and scratch see ColumnGrid.
+// Computes d_bias and d_weight from d_output · act'. If `output` is given, act' is computed from it and the product
+// overwrites d_output, which then is the residual's gradient. The grid is a ColumnGrid.
 KERNEL(norm_backward_sums, NormSumsParams) {
     __shared__ ColumnScratch<1> scratch;
     gradient_sums(p, scratch);
@@ -174,6 +175,6 @@ static __device__ __forceinline__ void input_gradients(const NormInputParams& p)
     });
 }
 
-// d_input from d_output, and the sums over all rows; `share` is 1 / rows.
+// d_input from d_output and from the sums d_weight and d_bias; `share` is 1 / rows.
 KERNEL(norm_backward_input, NormInputParams) { input_gradients<1>(p); }
 KERNEL(norm_backward_input_vec, NormInputParams) { input_gradients<VEC>(p); }

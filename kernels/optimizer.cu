@@ -1,8 +1,9 @@
-// SGD over the flat parameters, and the dynamic loss scale that stays on the device. Everything here is fp32.
+// SGD over the flat parameters, gradient clipping, weight averaging, and the dynamic loss scale, which stays on the
+// device. Arithmetic is fp32.
 #include "reduce.cuh"
 
 constexpr u32 GROWTH_INTERVAL = 2000;
-constexpr float LARGEST_SCALE = 65536.0f * 256.0f;
+constexpr float MAX_LOSS_SCALE = 65536.0f * 256.0f;
 
 struct OverflowParams : Params<1, 2, 24> {
     const float* gradients;
@@ -10,30 +11,31 @@ struct OverflowParams : Params<1, 2, 24> {
     u64 count;
 };
 
-// Raises `overflow` where a gradient is not finite. The update lowers it. One thread per 16 bytes.
+// Sets `overflow` if a gradient is not finite; the update resets it. One thread per 16 bytes.
 KERNEL(check_overflow, OverflowParams) {
     const u64 quads = p.count / 4;
     bool finite = true;
     GRID_STRIDE(i, quads) {
         const Lanes<4> g = read_lanes<4>(p.gradients + 4 * i);
-        // A sum is finite only where all its terms are; where it is not, the terms decide.
+        // A finite sum proves that its terms are finite. A sum that is not may have overflowed, so the terms are
+        // checked.
         if (is_finite(g[0] + g[1] + g[2] + g[3])) continue;
         finite = finite && is_finite(g[0]) && is_finite(g[1]) && is_finite(g[2]) && is_finite(g[3]);
     }
     GRID_STRIDE(i, p.count - quads * 4) finite = finite && is_finite(read(p.gradients + quads * 4 + i));
-    // Volatile, because several threads may meet here.
+    // Volatile, because several threads may write this at the same time.
     if (!finite) *static_cast<volatile int*>(p.overflow) = 1;
 }
 
 struct NormParams : Params<2, 5, 48> {
-    const float *gradients, *loss_scale;  // The second null is 1.
-    float *partial, *norm;                // A float for every block, and one.
+    const float *gradients, *loss_scale;  // A null `loss_scale` means 1.
+    float *partial, *norm;                // `partial` has one float per block.
     u32* block_counters;
     u64 count;
 };
 
-// norm = √Σ (gradient / loss_scale)². A thread's squares are summed in their order, then halved again and again in a warp,
-// then warps and blocks in their order.
+// norm = √Σ (gradient / loss_scale)². The order of the sum is fixed: each thread's squares, a butterfly reduction over
+// the warp, then warps and blocks in order.
 KERNEL(gradient_norm, NormParams) {
     __shared__ float sums[BLOCK / WARP];
     __shared__ u32 flag;
@@ -51,7 +53,7 @@ KERNEL(gradient_norm, NormParams) {
     }
     sum = block_sum(sum, sums);
     if (threadIdx.x == 0) p.partial[blockIdx.x] = sum;
-    if (!arrives_last(p.block_counters, gridDim.x, flag)) return;
+    if (!is_last_block(p.block_counters, gridDim.x, flag)) return;
     float total = 0.0f;
     for (u32 block = threadIdx.x; block < gridDim.x; block += BLOCK) total += p.partial[block];
     total = block_sum(total, sums);
@@ -59,12 +61,12 @@ KERNEL(gradient_norm, NormParams) {
 }
 
 struct SgdParams : Params<2, 12, 136> {
-    const float *gradients, *norm;  // `norm` null is no clipping.
+    const float *gradients, *norm;  // A null `norm` disables clipping.
     float* weights;
-    real* weights_real;  // With fp16 storage the rounded copy that the products read; may be null.
-    float *buffer, *average;  // Momentum and the weights' average; null for none.
-    u64* rates;  // The index of this step's rate, that of the last one, which holds on, and then the rates as floats.
-    float* loss_scale;  // Null is 1, and no overflow.
+    real* weights_real;  // With fp16 storage, the rounded copy that matrix products read; may be null.
+    float *buffer, *average;  // Momentum and the average of the weights; each may be null.
+    u64* rates;  // The index of this step's rate, the index of the last rate (which stays in use), then the floats.
+    float* loss_scale;  // Null for a fixed scale of 1.
     u32* good_steps;
     u64* skipped_steps;
     int* overflow;
@@ -74,8 +76,8 @@ struct SgdParams : Params<2, 12, 136> {
     u32 nesterov;
 };
 
-// Halves the scale on overflow (never below 1) and counts the skipped step, doubles it after 2000 good steps in a row,
-// and lowers the flag for the next step.
+// On overflow, halves the scale (never below 1), counts the skipped step and resets the flag for the next step. After
+// 2000 consecutive good steps, doubles the scale.
 static __device__ __forceinline__ void update_loss_scale(const SgdParams& p) {
     if (*p.overflow) {
         *p.loss_scale = *p.loss_scale > 2.0f ? *p.loss_scale / 2.0f : 1.0f;
@@ -87,16 +89,16 @@ static __device__ __forceinline__ void update_loss_scale(const SgdParams& p) {
     *p.good_steps += 1;
     if (*p.good_steps < GROWTH_INTERVAL) return;
     *p.good_steps = 0;
-    if (*p.loss_scale < LARGEST_SCALE) *p.loss_scale *= 2.0f;
+    if (*p.loss_scale < MAX_LOSS_SCALE) *p.loss_scale *= 2.0f;
 }
 
-// With fp16 storage, the rounded copy of the N weights from `i` on.
+// With fp16 storage, stores the rounded copy of the N weights starting at `i`.
 template <u32 N>
 static __device__ __forceinline__ void store_rounded(real* weights_real, u64 i, const Lanes<N>& weights) {
     if (sizeof(real) < sizeof(float) && weights_real) store_lanes(weights_real + i, weights);
 }
 
-// Updates the N parameters from number `i` on; `rate` and `factor` are those of the step.
+// Updates the N parameters starting at `i` with the step's learning rate and gradient factor.
 template <u32 N>
 static __device__ __forceinline__ void update(const SgdParams& p, u64 i, float rate, float factor) {
     Lanes<N> weights = load_lanes<N>(p.weights + i), velocities = {};
@@ -120,22 +122,23 @@ static __device__ __forceinline__ void update(const SgdParams& p, u64 i, float r
     store_lanes(p.average + i, average);
 }
 
-// PyTorch's SGD:
-//   g = gradient / scale · factor + weight_decay · w;  buffer = momentum · buffer + g;
-//   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g.
-// The last block counts the rate on. The first `frozen` parameters stay as they are, with all that belongs to them. A raised
-// `overflow` skips the update, and the last block then updates the scale. One thread per four parameters.
+// SGD as torch.optim.SGD computes it:
+//   g = gradient · factor + weight_decay · w;  buffer = momentum · buffer + g;
+//   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g,
+// where `factor` combines 1 / loss_scale with clipping as in torch.nn.utils.clip_grad_norm_. The first `frozen`
+// parameters, their momentum and their average do not change. If `overflow` is set, the update is skipped. The last
+// block advances to the next learning rate and updates the loss scale. One thread per four parameters.
 KERNEL(sgd, SgdParams) {
     __shared__ u32 flag;
     const u64 count = p.count, frozen = p.frozen;
     const float inverse_scale = p.loss_scale ? 1.0f / *p.loss_scale : 1.0f;  // A power of two: exact.
-    // Not marked as unchanging: the last block counts on.
+    // Ordinary loads, not the non-coherent path, because the last block writes rates[0].
     const u64 next = p.rates[0], last = p.rates[1];
     const float rate = reinterpret_cast<const float*>(p.rates + 2)[next < last ? next : last];
     const float clip = p.norm ? p.clip_norm / (read(p.norm) + 1e-6f) : 1.0f;
-    const float factor = clip > 1.0f ? inverse_scale : inverse_scale * clip;  // NaN stays.
+    const float factor = clip > 1.0f ? inverse_scale : inverse_scale * clip;  // Propagates NaN.
     if (!p.overflow || *p.overflow == 0) {
-        // Whole fours of those that move, and what is before and behind them one by one.
+        // Aligned groups of four trainable parameters, then the remainder before and after them one by one.
         const u64 first = (frozen + 3) / 4, quads = count / 4 > first ? count / 4 - first : 0;
         GRID_STRIDE(i, quads) update<4>(p, 4 * (first + i), rate, factor);
         const u64 head = (first * 4 < count ? first * 4 : count) - frozen, tail = (first + quads) * 4;
@@ -143,20 +146,20 @@ KERNEL(sgd, SgdParams) {
             update<1>(p, single < head ? frozen + single : tail + (single - head), rate, factor);
         }
     }
-    if (!arrives_last(p.block_counters, gridDim.x, flag) || threadIdx.x != 0) return;
-    // Every block has read the rate, the scale and the flag.
+    if (!is_last_block(p.block_counters, gridDim.x, flag) || threadIdx.x != 0) return;
+    // Every block has read the rate, the scale and the overflow flag by now.
     p.rates[0] = next + 1;
     if (p.loss_scale) update_loss_scale(p);
 }
 
 struct SwapParams : Params<0, 3, 32> {
     float* weights;
-    real* weights_real;  // As above.
+    real* weights_real;  // As in SgdParams.
     float* average;
     u64 count;
 };
 
-// Exchanges parameters and average. One thread per parameter.
+// Swaps the parameters with their average. One thread per parameter.
 KERNEL(swap_average, SwapParams) {
     GRID_STRIDE(i, p.count) {
         const Lanes<1> average = load_lanes<1>(p.average + i);

@@ -1,15 +1,15 @@
-// Counter-based random numbers, Philox 4×32-10, the same as in src/rng.rs.
+// The counter-based random number generator Philox 4×32-10; produces the same numbers as src/rng.rs.
 //
 // Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC11).
 #pragma once
 
 #include "common.cuh"
 
-// What a stream is for: `Purpose` in src/rng.rs.
+// What a random stream is used for: `Purpose` in src/rng.rs.
 constexpr u32 PURPOSE_DROPOUT = 16;
 constexpr u32 PURPOSE_AUGMENTATION = 17;
 
-// The four words at `position` of the stream number `index` of a purpose.
+// The four random words at `position` of stream `index` of a purpose.
 static __device__ __forceinline__ uint4 draw(u64 seed, u32 purpose, u32 index, u64 position) {
     uint4 counter = make_uint4((u32)position, (u32)(position >> 32), index, purpose);
     u32 low = (u32)seed, high = (u32)(seed >> 32);

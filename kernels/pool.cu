@@ -1,14 +1,14 @@
-// Max and average pooling over NHWC, square windows. Backward is a gather: every input element sums the windows that
-// cover it, rows then columns ascending, so the sums need no atomics and never change.
+// Max and average pooling of NHWC images with square windows. The backward pass is a gather: each input sums over the
+// windows that cover it in a fixed order, rows then columns ascending, so it is deterministic and needs no atomics.
 //
-// Max pooling takes the bias and activation of the layer before it along: forward it pools act(input + bias), backward it
-// takes the gradients through the activation and sums the bias gradient.
+// Max pooling is fused with the bias and activation of the layer before it: the forward pass pools act(input + bias),
+// and the backward pass goes back through the activation and sums the bias gradient.
 #include "geometry.cuh"
 #include "reduce.cuh"
 
 struct MaxPoolParams : Params<2, 4, 88> {
     const real* input;
-    const float* bias;  // Null for none.
+    const float* bias;  // May be null.
     real* output;
     u32* argmax;  // Null in evaluation.
     u64 count;
@@ -27,7 +27,7 @@ static __device__ __forceinline__ void maxima(const MaxPoolParams& p) {
         unroll<V>([&](u32 lane) {
             best[lane] = __int_as_float(0xff800000);  // −∞
             where.lane[lane] = rows.begin * op.width + cols.begin;
-            added[lane] = p.bias ? read(p.bias + at.channel + lane) : -0.0f;  // −0 is what changes no number, +0 included.
+            added[lane] = p.bias ? read(p.bias + at.channel + lane) : -0.0f;  // Adding −0 changes no value.
         });
         for (u32 y = rows.begin; y < rows.end; ++y) {
             for (u32 x = cols.begin; x < cols.end; ++x) {
@@ -46,22 +46,22 @@ static __device__ __forceinline__ void maxima(const MaxPoolParams& p) {
     }
 }
 
-// output = the maxima of act(input + bias). `argmax` receives y·width + x of the first maximum in scan order; padding never
-// wins, and a NaN does, as in PyTorch. One thread per output.
+// output = max over each window of act(input + bias). `argmax` receives y·width + x of the first maximum in scan order.
+// As in PyTorch, padding is never the maximum and a NaN always is. One thread per output.
 KERNEL(max_pool_forward, MaxPoolParams) { maxima<1>(p); }
 KERNEL(max_pool_forward_vec, MaxPoolParams) { maxima<VEC>(p); }
 
 struct MaxPoolBackwardParams : Params<3, 7, 128> {
     const real* d_output;
     const u32* argmax;
-    const real* pooled;  // The output, for the activation before the pooling; null for none.
+    const real* pooled;  // The forward output, for the activation's derivative; null without an activation.
     real* d_input;
-    ColumnPass d_bias;  // The column sums of d_input.
+    ColumnPass d_bias;  // Column sums of d_input.
     Geometry op;
     float slope;
 };
 
-// Gradients of the V outputs from `at` on, back through the activation, whose derivative follows from the output.
+// Gradients of the V outputs starting at `at`, multiplied by the activation's derivative at those outputs.
 template <u32 V>
 static __device__ __forceinline__ Lanes<V> masked_gradients(const MaxPoolBackwardParams& p, u64 at) {
     Lanes<V> gradients = read_lanes<V>(p.d_output + at);
@@ -71,14 +71,14 @@ static __device__ __forceinline__ Lanes<V> masked_gradients(const MaxPoolBackwar
     return gradients;
 }
 
-// Every input gathers from the windows that cover it.
+// Each input gathers the gradients of the windows that cover it.
 template <u32 V>
 static __device__ __forceinline__ void gather_gradients(const MaxPoolBackwardParams& p, ColumnScratch<V>& scratch) {
     const Geometry& op = p.op;
     column_pass(p.d_bias, scratch, [&](u64 row, u32 channel) {
         u64 sample = row;
         const u32 x = divmod(sample, op.width), y = divmod(sample, op.height);
-        const Span rows = op.over(y, op.out_height), cols = op.over(x, op.out_width);
+        const Span rows = op.outputs_over(y, op.out_height), cols = op.outputs_over(x, op.out_width);
         const u32 here = y * op.width + x;
         Lanes<V> sums = {};
 #pragma unroll 1
@@ -96,8 +96,8 @@ static __device__ __forceinline__ void gather_gradients(const MaxPoolBackwardPar
     });
 }
 
-// d_input = Σ d_output of the windows whose maximum an input is, and with `d_bias` its column sums. Rows are the input's
-// pixels. For grid and scratch see ColumnGrid.
+// d_input = Σ d_output of the windows whose maximum the input is; `d_bias` receives its column sums. The grid is a
+// ColumnGrid over the input's pixels.
 KERNEL(max_pool_backward, MaxPoolBackwardParams) {
     __shared__ ColumnScratch<1> scratch;
     gather_gradients(p, scratch);
@@ -107,8 +107,8 @@ KERNEL(max_pool_backward_vec, MaxPoolBackwardParams) {
     gather_gradients(p, scratch);
 }
 
-// The same where windows tile the input without a gap: every window is read once and written whole. Rows are the
-// output's pixels.
+// max_pool_backward for windows that tile the input exactly: each window is read once and written whole. The grid is a
+// ColumnGrid over the output's pixels.
 KERNEL(max_pool_backward_tiles_vec, MaxPoolBackwardParams) {
     __shared__ ColumnScratch<VEC> scratch;
     const Geometry& op = p.op;
@@ -117,8 +117,8 @@ KERNEL(max_pool_backward_tiles_vec, MaxPoolBackwardParams) {
         const Lanes<VEC> gradients = masked_gradients<VEC>(p, at);
         const Pack<VEC, u32> where = read_pack<VEC>(p.argmax + at);
         u64 sample = row;
-        const u32 first_x = op.under(divmod(sample, op.out_width), 0);
-        const u32 first_y = op.under(divmod(sample, op.out_height), 0);
+        const u32 first_x = op.input_coord(divmod(sample, op.out_width), 0);
+        const u32 first_y = op.input_coord(divmod(sample, op.out_height), 0);
         for (u32 y = first_y; y < first_y + op.kernel; ++y) {
             for (u32 x = first_x; x < first_x + op.kernel; ++x) {
                 Lanes<VEC> values;
@@ -135,29 +135,30 @@ KERNEL(max_pool_backward_tiles_vec, MaxPoolBackwardParams) {
 struct AvgPoolParams : Params<1, 2, 72> {
     const real* source;
     real* target;
-    u64 count;  // Of the values that are written.
+    u64 count;  // Values in `target`.
     Geometry op;
 };
 
 // Adaptive pooling: output `at` of `outputs` averages the inputs ⌊at·inputs/outputs⌋ .. ⌈(at+1)·inputs/outputs⌉. With
-// inputs and outputs exchanged, the outputs that an input belongs to. The launcher sees to it that products fit 32 bits:
-// 64-bit divisions are calls, whose saved registers spill.
+// `inputs` and `outputs` exchanged, the result is the outputs that an input contributes to. The launcher ensures that
+// the products fit 32 bits, because 64-bit divisions are function calls, which spill registers.
 static __device__ __forceinline__ Span adaptive(u32 at, u32 inputs, u32 outputs) {
     return Span{at * inputs / outputs, ((at + 1) * inputs + outputs - 1) / outputs};
 }
 
-// The mean's window along one axis: the inputs under an output, the outputs over an input, and what it divides by: padding counts
-// as zeros (PyTorch's count_include_pad=True), what a last window covers beyond it does not count.
+// The windows of average pooling along one axis: the inputs of an output, the outputs that an input contributes to, and
+// the factor of the divisor. Padding counts as zeros (PyTorch's count_include_pad=True); positions beyond the padding
+// do not count.
 template <bool ADAPTIVE>
 struct Axis {
     u32 size, outputs;
     const Geometry& op;
 
-    __device__ __forceinline__ Span under(u32 out) const {
+    __device__ __forceinline__ Span window(u32 out) const {
         return ADAPTIVE ? adaptive(out, size, outputs) : op.window(out, size);
     }
-    __device__ __forceinline__ Span over(u32 at) const {
-        return ADAPTIVE ? adaptive(at, outputs, size) : op.over(at, outputs);
+    __device__ __forceinline__ Span outputs_over(u32 at) const {
+        return ADAPTIVE ? adaptive(at, outputs, size) : op.outputs_over(at, outputs);
     }
     __device__ __forceinline__ float count(u32 out) const {
         const Span span = adaptive(out, size, outputs);
@@ -171,7 +172,7 @@ static __device__ __forceinline__ void means(const AvgPoolParams& p) {
     const Axis<ADAPTIVE> down{op.height, op.out_height, op}, across{op.width, op.out_width, op};
     GRID_STRIDE(i, p.count) {
         const Position at = op.output_position(i);
-        const Span rows = down.under(at.y), cols = across.under(at.x);
+        const Span rows = down.window(at.y), cols = across.window(at.x);
         float sum = 0.0f;
         for (u32 y = rows.begin; y < rows.end; ++y) {
             for (u32 x = cols.begin; x < cols.end; ++x) sum += read(p.source + op.input_at(at.sample, y, x) + at.channel);
@@ -186,7 +187,7 @@ static __device__ __forceinline__ void mean_gradients(const AvgPoolParams& p) {
     const Axis<ADAPTIVE> down{op.height, op.out_height, op}, across{op.width, op.out_width, op};
     GRID_STRIDE(i, p.count) {
         const Position at = op.input_position(i);
-        const Span rows = down.over(at.y), cols = across.over(at.x);
+        const Span rows = down.outputs_over(at.y), cols = across.outputs_over(at.x);
         float sum = 0.0f;
 #pragma unroll 1
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
@@ -204,6 +205,6 @@ static __device__ __forceinline__ void mean_gradients(const AvgPoolParams& p) {
 KERNEL(avg_pool_forward, AvgPoolParams) { means<false>(p); }
 KERNEL(adaptive_avg_pool_forward, AvgPoolParams) { means<true>(p); }
 
-// d_input = Σ d_output / values of the window, over the windows that hold an input. One thread per input.
+// d_input = Σ d_output / (values per window) over the windows that cover the input. One thread per input.
 KERNEL(avg_pool_backward, AvgPoolParams) { mean_gradients<false>(p); }
 KERNEL(adaptive_avg_pool_backward, AvgPoolParams) { mean_gradients<true>(p); }

@@ -1,25 +1,27 @@
-// The product of a block's tile: by fused multiply-adds or on tensor cores, split along the inner dimension where there
-// are too few tiles for a device, and added up in a fixed order.
+// The GEMM mainloop of a block's tile, with fused multiply-adds or on tensor cores, and its epilogue. If there are too
+// few tiles to fill a device, the product is split along the inner dimension (split-K) and the parts are added in a
+// fixed order.
 #pragma once
 
 #include "reduce.cuh"
 #include "tile.cuh"
 
-// An engine multiplies the tiles in shared memory: sums[e] is the element (row_of(e), col_of(e)) of its warp's part.
-// Elements 2i and 2i + 1 are neighbours in a row. A thread's sums are of four rows in four columns: sums[at(r, c)] is in
-// its row number r and column number c. Row r of its warp is place_of(r) % 8 of eight groups of four rows, and number
-// place_of(r) / 8 in it; a thread's four rows are a group.
+// An engine multiplies tiles in shared memory. sums[e] accumulates element (row_of(e), col_of(e)) of the warp's part of
+// the tile; elements 2i and 2i + 1 are adjacent in a row. A thread's accumulators cover four rows and four columns:
+// sums[at(r, c)] is in the thread's r-th row and c-th column. The warp's rows form eight groups of four, one group per
+// thread: with s = window_slot_of(r), row r of the warp is row s / 8 of group s % 8. Pooling makes each group one 2×2
+// window.
 
-// fp32, one fused multiply-add after the other, k ascending.
+// fp32 fused multiply-adds with k ascending.
 struct Fma {
     static __device__ __forceinline__ u32 rounded(u32 bits) { return bits; }
     static __device__ __forceinline__ u32 row_of(u32 e) { return threadIdx.x % WARP / 4 * 4 + e / 4; }
     static __device__ __forceinline__ u32 col_of(u32 e) { return threadIdx.x % 4 * 4 + e % 4; }
     static __device__ __forceinline__ u32 first_col() { return col_of(0); }
     static __device__ __forceinline__ u32 at(u32 row, u32 col) { return 4 * row + col; }
-    static __device__ __forceinline__ u32 place_of(u32 row) { return row % 4 * 8 + row / 4; }
+    static __device__ __forceinline__ u32 window_slot_of(u32 row) { return row % 4 * 8 + row / 4; }
 
-    // Four lines from `first` on, word by word.
+    // Reads four consecutive lines starting at `first`, word by word.
     template <u32 WIDTH>
     struct Lines {
         const u32* at[4];
@@ -45,7 +47,7 @@ struct Fma {
     }
 };
 
-// Tensor cores: two tiles of 16 rows by two of 8 columns.
+// Tensor cores. A warp's part is 2 × 2 tiles of 16 × 8.
 template <Mma KIND>
 struct TensorCores {
     static constexpr u32 GROUPS = mma_groups(KIND);
@@ -55,14 +57,14 @@ struct TensorCores {
         return e / 8 * 16 + threadIdx.x % WARP / 4 + e % 4 / 2 * 8;
     }
     static __device__ __forceinline__ u32 col_of(u32 e) { return e / 4 % 2 * 8 + threadIdx.x % 4 * 2 + e % 2; }
-    // Of the second operand, a thread reads the columns of another.
+    // The columns of B that a thread reads are not the columns that it accumulates.
     static __device__ __forceinline__ u32 first_col() { return threadIdx.x % WARP / 4; }
     static __device__ __forceinline__ u32 at(u32 row, u32 col) {
         return row / 2 * 8 + col / 2 * 4 + row % 2 * 2 + col % 2;
     }
-    static __device__ __forceinline__ u32 place_of(u32 row) { return row; }
+    static __device__ __forceinline__ u32 window_slot_of(u32 row) { return row; }
 
-    // The lines `first`, `first` + 8 and so on: of each, every fourth word.
+    // Reads every fourth word of lines `first`, `first` + 8, `first` + 16 and `first` + 24.
     template <u32 WIDTH>
     struct Lines {
         const u32* at[4];
@@ -79,7 +81,7 @@ struct TensorCores {
     template <u32 ROWS, u32 COLS>
     static __device__ __forceinline__ void multiply(float (&sums)[SUMS], const Lines<ROWS>& a, const Lines<COLS>& b,
                                                     u32 offset) {
-        // Fetching may have led the lanes apart; a product wants them together.
+        // Lanes may have diverged during the fetch; mma.sync requires them to be converged.
         __syncwarp();
 #pragma unroll
         for (u32 word = 0; word < DEPTH; word += 4 * GROUPS) {
@@ -94,35 +96,39 @@ struct TensorCores {
     }
 };
 
-// What a block works on.
+// The part of the product that a block computes.
 struct Work {
-    u32 row, col;                     // Of the product, where its tile begins.
-    u32 tile;                         // Its number.
-    u32 split, splits, tiles_of_split;  // Its part of the inner dimension, in tiles of TILE_K.
+    u32 row, col;                        // The first row and column of its tile in the product.
+    u32 tile;                            // The tile's index.
+    u32 split, splits, tiles_per_split;  // Its part of the inner dimension, in tiles of TILE_K.
 };
 
-template <class Shape>
+template <class TileShape>
 __device__ __forceinline__ Work work_of_block(u32 cols, u32 depth) {
-    const u32 across = (cols + Shape::COLS - 1) / Shape::COLS;
-    const u32 tiles_of_split = ((depth + TILE_K - 1) / TILE_K + gridDim.y - 1) / gridDim.y;
-    return Work{blockIdx.x / across * Shape::ROWS, blockIdx.x % across * Shape::COLS, blockIdx.x, blockIdx.y, gridDim.y,
-                tiles_of_split};
+    const u32 across = (cols + TileShape::COLS - 1) / TileShape::COLS;
+    const u32 tiles_per_split = ((depth + TILE_K - 1) / TILE_K + gridDim.y - 1) / gridDim.y;
+    return Work{blockIdx.x / across * TileShape::ROWS,
+                blockIdx.x % across * TileShape::COLS,
+                blockIdx.x,
+                blockIdx.y,
+                gridDim.y,
+                tiles_per_split};
 }
 
-// Tiles of A and B on their way: one is multiplied, from one of two buffers, while the next comes into the other.
-template <class Engine, class Shape, class A, class B>
+// Double buffering: one tile of A and B is multiplied from one buffer while the next is loaded into the other.
+template <class Engine, class TileShape, class A, class B>
 struct Pipeline {
-    static constexpr u32 ROWS = Shape::ROWS, COLS = Shape::COLS, BUFFER = DEPTH * (ROWS + COLS);
+    static constexpr u32 ROWS = TileShape::ROWS, COLS = TileShape::COLS, BUFFER = DEPTH * (ROWS + COLS);
 
     const A& a;
     const B& b;
     const Digits step_a, step_b;
-    Loader<A, Shape::VECTOR, ROWS> left;
-    Loader<B, Shape::VECTOR, COLS> right;
+    Loader<A, TileShape::VECTOR, ROWS> left;
+    Loader<B, TileShape::VECTOR, COLS> right;
     const typename Engine::template Lines<ROWS> rows;
     const typename Engine::template Lines<COLS> cols;
 
-    // `row` and `col` are the thread's first within the tile.
+    // `row` and `col` are the thread's first row and column within the tile.
     __device__ __forceinline__ Pipeline(u32* cells, const A& a, const B& b, u32 row, u32 col)
         : a(a),
           b(b),
@@ -133,35 +139,35 @@ struct Pipeline {
 
     __device__ __forceinline__ void fetch() { left.fetch(a, step_a), right.fetch(b, step_b); }
 
-    __device__ __forceinline__ void keep(u32 offset) const {
-        left.template keep<Engine>(offset), right.template keep<Engine>(offset);
+    __device__ __forceinline__ void store_shared(u32 offset) const {
+        left.template store_shared<Engine>(offset), right.template store_shared<Engine>(offset);
         __syncthreads();
     }
 
-    // Multiplies the tile in buffer FROM; `more` says that another comes.
+    // Multiplies the tile in buffer FROM; `more` says whether another tile follows.
     template <u32 FROM>
     __device__ __forceinline__ void step(float (&sums)[SUMS], bool more) {
         if (more) fetch();
         Engine::template multiply<ROWS, COLS>(sums, rows, cols, FROM * BUFFER);
-        if (more) keep((1 - FROM) * BUFFER);
+        if (more) store_shared((1 - FROM) * BUFFER);
     }
 };
 
-// sums += the block's part of A · B. `cells` is shared memory for two tiles of each.
-template <class Engine, class Shape, class A, class B>
+// sums += the block's part of A · B. `cells` is shared memory for two tiles of each operand.
+template <class Engine, class TileShape, class A, class B>
 __device__ __forceinline__ void multiply_tiles(float (&sums)[SUMS], u32* cells, const A& a, const B& b,
                                                const Work& work) {
-    const u32 all = (a.depth + TILE_K - 1) / TILE_K, first = work.split * work.tiles_of_split;
-    const u32 count = first < all ? min(work.tiles_of_split, all - first) : 0;
+    const u32 all = (a.depth + TILE_K - 1) / TILE_K, first = work.split * work.tiles_per_split;
+    const u32 count = first < all ? min(work.tiles_per_split, all - first) : 0;
     if (count == 0) return;
-    const u32 warp = threadIdx.x / WARP, warps_across = Shape::COLS / WARP_COLS;
+    const u32 warp = threadIdx.x / WARP, warps_across = TileShape::COLS / WARP_COLS;
     const u32 row = warp / warps_across * WARP_ROWS, col = warp % warps_across * WARP_COLS;
-    Pipeline<Engine, Shape, A, B> pipeline(cells, a, b, row + Engine::row_of(0), col + Engine::first_col());
+    Pipeline<Engine, TileShape, A, B> pipeline(cells, a, b, row + Engine::row_of(0), col + Engine::first_col());
     pipeline.left.begin(a, cells, work.row, first * TILE_K);
-    pipeline.right.begin(b, cells + DEPTH * Shape::ROWS, work.col, first * TILE_K);
+    pipeline.right.begin(b, cells + DEPTH * TileShape::ROWS, work.col, first * TILE_K);
     pipeline.fetch();
-    pipeline.keep(0);
-    // Two at a time, so that the buffers' places are constants.
+    pipeline.store_shared(0);
+    // Two tiles per iteration, so that the buffers' offsets are constants.
     for (u32 tile = 0; tile < count; tile += 2) {
         pipeline.template step<0>(sums, tile + 1 < count);
         if (tile + 1 < count) pipeline.template step<1>(sums, tile + 2 < count);
@@ -169,93 +175,95 @@ __device__ __forceinline__ void multiply_tiles(float (&sums)[SUMS], u32* cells, 
     __syncthreads();
 }
 
-// Parts that a block adds up where there are many: groups of so many, then the sums of the groups.
+// With more than 2 · GROUP splits, parts are added in two levels: within groups of GROUP parts, then over the groups.
 constexpr u32 GROUP = 8;
 
-// Of a tile's parts, a thread's sums in part number `part`.
-__device__ __forceinline__ void keep_part(float* parts, u32 part, const float (&sums)[SUMS]) {
+// Stores a thread's sums as part number `part` of its tile.
+__device__ __forceinline__ void store_part(float* parts, u32 part, const float (&sums)[SUMS]) {
     unroll<SUMS>([&](u32 e) { parts[(part * SUMS + e) * BLOCK] = sums[e]; });
 }
 
-// sums = the parts `first`, `first` + `step` and so on, below `end`, in this order.
+// sums = the sum of parts `first`, `first` + `step`, ... below `end`, in this order.
 __device__ __forceinline__ void add_parts(float (&sums)[SUMS], const float* parts, u32 first, u32 end, u32 step) {
     unroll<SUMS>([&](u32 e) { sums[e] = 0.0f; });
-    // Their loads wait for each other only as far as is unrolled.
+    // Unrolled, so that the loads of two parts overlap.
 #pragma unroll 2
     for (u32 part = first; part < end; part += step) {
         unroll<SUMS>([&](u32 e) { sums[e] += parts[(part * SUMS + e) * BLOCK]; });
     }
 }
 
-// Adds the parts of a tile that was split, in their order; true in the block that has the sum, the last to be done.
-// `counters` is zero before and after: one for every tile, then those of the groups.
+// Adds the parts of a split tile in order. Returns true in the block that has the sum, which is the last one to finish.
+// `counters` has one counter per tile, then one per group of parts; all are zero before and after.
 __device__ __forceinline__ bool add_splits(float (&sums)[SUMS], u32* cells, float* partials, u32* counters,
                                            const Work& work) {
     if (work.splits == 1) return true;
     float* const parts = partials + (u64)work.tile * work.splits * SUMS * BLOCK + threadIdx.x;
-    keep_part(parts, work.split, sums);
+    store_part(parts, work.split, sums);
     if (work.splits <= 2 * GROUP) {
-        if (!arrives_last(counters + work.tile, work.splits, cells[0])) return false;
+        if (!is_last_block(counters + work.tile, work.splits, cells[0])) return false;
         add_parts(sums, parts, 0, work.splits, 1);
         return true;
     }
     const u32 groups = (work.splits + GROUP - 1) / GROUP, group = work.split / GROUP;
     const u32 first = group * GROUP, end = min(first + GROUP, work.splits);
-    if (!arrives_last(counters + gridDim.x + work.tile * groups + group, end - first, cells[0])) return false;
+    if (!is_last_block(counters + gridDim.x + work.tile * groups + group, end - first, cells[0])) return false;
     add_parts(sums, parts, first, end, 1);
-    keep_part(parts, first, sums);
-    if (!arrives_last(counters + work.tile, groups, cells[0])) return false;
+    store_part(parts, first, sums);
+    if (!is_last_block(counters + work.tile, groups, cells[0])) return false;
     add_parts(sums, parts, 0, work.splits, GROUP);
     return true;
 }
 
-// Where a thread's sum lies in the product; it may be beyond the edge.
-template <class Engine, class Shape>
+// The row and column of a thread's sum in the product, which may be outside it.
+template <class Engine, class TileShape>
 __device__ __forceinline__ u32 row_in(const Work& work, u32 e) {
-    return work.row + threadIdx.x / WARP / (Shape::COLS / WARP_COLS) * WARP_ROWS + Engine::row_of(e);
+    return work.row + threadIdx.x / WARP / (TileShape::COLS / WARP_COLS) * WARP_ROWS + Engine::row_of(e);
 }
-template <class Engine, class Shape>
+template <class Engine, class TileShape>
 __device__ __forceinline__ u32 col_in(const Work& work, u32 e) {
-    return work.col + threadIdx.x / WARP % (Shape::COLS / WARP_COLS) * WARP_COLS + Engine::col_of(e);
+    return work.col + threadIdx.x / WARP % (TileShape::COLS / WARP_COLS) * WARP_COLS + Engine::col_of(e);
 }
 
-// sums[column] = the sum of a thread's columns over all rows of the product [rows][cols], for every tile of which one
-// block comes here: tiles, then their sums, in order. `parts` has [tiles of rows][cols].
-template <class Engine, class Shape>
+// sums[col] = the sum of column `col` over all rows of the product [rows][cols]: first within each tile, then over the
+// tiles in order. `columns` is the thread's sums of its four columns. For each tile, exactly one block calls this.
+// `parts` is [tiles along the rows][cols].
+template <class Engine, class TileShape>
 __device__ __forceinline__ void sum_columns(Lanes<4> columns, u32* cells, const Work& work, u32 rows, u32 cols,
                                             float* parts, u32* counters, float* sums) {
-    constexpr u32 ACROSS = Shape::COLS / WARP_COLS;
+    constexpr u32 ACROSS = TileShape::COLS / WARP_COLS;
     float* const cell_sums = reinterpret_cast<float*>(cells);
-    const u32 warp = threadIdx.x / WARP, col = threadIdx.x % Shape::COLS;
-    const u32 tile_rows = (rows + Shape::ROWS - 1) / Shape::ROWS;
-    const bool inside = work.col + col < cols, first = threadIdx.x < Shape::COLS && inside;
+    const u32 warp = threadIdx.x / WARP, col = threadIdx.x % TileShape::COLS;
+    const u32 tile_rows = (rows + TileShape::ROWS - 1) / TileShape::ROWS;
+    const bool inside = work.col + col < cols, first = threadIdx.x < TileShape::COLS && inside;
     parts += work.col;
     __syncthreads();
     unroll<4>([&](u32 i) {
-        // Lanes that are four apart have the same columns.
+        // Lanes whose indices differ by a multiple of four have the same columns.
         unroll<3>([&](u32 doubling) { columns[i] += __shfl_xor_sync(ALL_LANES, columns[i], 4 << doubling); });
-        const u32 place = warp / ACROSS * Shape::COLS + warp % ACROSS * WARP_COLS + Engine::col_of(Engine::at(0, i));
-        if (threadIdx.x % WARP < 4) cell_sums[place] = columns[i];
+        const u32 cell = warp / ACROSS * TileShape::COLS + warp % ACROSS * WARP_COLS + Engine::col_of(Engine::at(0, i));
+        if (threadIdx.x % WARP < 4) cell_sums[cell] = columns[i];
     });
     __syncthreads();
     if (first) {
-        const float sum = sum_of_rows(cell_sums, Shape::ROWS / WARP_ROWS, Shape::COLS, col);
-        parts[(u64)(work.row / Shape::ROWS) * cols + col] = sum;
+        const float sum = sum_of_rows(cell_sums, TileShape::ROWS / WARP_ROWS, TileShape::COLS, col);
+        parts[(u64)(work.row / TileShape::ROWS) * cols + col] = sum;
     }
-    if (!arrives_last(counters + work.col / Shape::COLS, tile_rows, cells[0])) return;
-    const float sum = column_sum(parts, tile_rows, cols, Shape::COLS, inside, cell_sums);
+    if (!is_last_block(counters + work.col / TileShape::COLS, tile_rows, cells[0])) return;
+    const float sum = column_sum(parts, tile_rows, cols, TileShape::COLS, inside, cell_sums);
     if (first) sums[work.col + col] = sum;
 }
 
-// to[row][col] = finish(sum, row · cols + col, col) of the product [rows][cols]; `finish` is asked for columns beyond the last, too.
-// What is beyond the rows becomes zero. Pairs are written at once where their addresses allow it.
-template <class Engine, class Shape, class T, class Finish>
+// to[row][col] = finish(sum, row · cols + col, col) for the product [rows][cols]. `finish` is also called for columns
+// beyond the last. Sums beyond the last row are set to zero. Two elements are stored at once if their addresses are
+// aligned.
+template <class Engine, class TileShape, class T, class Finish>
 __device__ __forceinline__ void store_sums(T* to, float (&sums)[SUMS], const Work& work, u32 rows, u32 cols,
                                            Finish finish) {
     const bool together = cols % 2 == 0 && (u64)to % (2 * sizeof(T)) == 0;
     unroll<SUMS / 2>([&](u32 pair) {
         float &left = sums[2 * pair], &right = sums[2 * pair + 1];
-        const u32 row = row_in<Engine, Shape>(work, 2 * pair), col = col_in<Engine, Shape>(work, 2 * pair);
+        const u32 row = row_in<Engine, TileShape>(work, 2 * pair), col = col_in<Engine, TileShape>(work, 2 * pair);
         if (row >= rows) {
             left = right = 0.0f;
             return;

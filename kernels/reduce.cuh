@@ -1,15 +1,15 @@
-// Sums over a whole grid in one launch: blocks leave partial sums, and the last one to finish adds them up in their
-// fixed order. Which block that is varies, the result does not.
+// Grid-wide sums in one launch: each block stores a partial sum, and the last block to finish adds them in a fixed
+// order. The result does not depend on which block finishes last.
 //
-// `block_counters` counters are zero between launches: the last block sets its own back. A kernel that never ends takes the
-// context with it, so no counter is ever found in between.
+// The counters in `block_counters` are zero between launches, because the last block resets its counter. A kernel that
+// is aborted also destroys the context, so no later launch sees a nonzero counter.
 #pragma once
 
 #include "common.cuh"
 
-// Whether the calling block is the last of `blocks` to come here; it then sees what all of them wrote before. All
-// threads call it; `flag` is shared, and free when they do.
-__device__ __forceinline__ bool arrives_last(u32* block_counters, u32 blocks, u32& flag) {
+// Whether the calling block is the last of `blocks` blocks to call this; if so, it sees everything that they wrote
+// before their calls. All threads must call it. `flag` is in shared memory and must not be in use.
+__device__ __forceinline__ bool is_last_block(u32* block_counters, u32 blocks, u32& flag) {
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
@@ -27,13 +27,14 @@ __device__ __forceinline__ void add(float4& sum, float4 value) {
     sum.x += value.x, sum.y += value.y, sum.z += value.z, sum.w += value.w;
 }
 
-// The sum of the values of a warp's lanes that are `width` apart, a power of two, in each: halved again and again.
+// A butterfly reduction over a warp: each lane gets the sum over the lanes whose indices differ from its own by a
+// multiple of `width`, a power of two.
 __device__ __forceinline__ float warp_sum(float value, u32 width = 1) {
     for (u32 distance = WARP / 2; distance >= width; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
     return value;
 }
 
-// The sum of a column of [rows][columns], in the rows' order.
+// The sum of one column of [rows][columns], in row order.
 template <class T>
 __device__ __forceinline__ T sum_of_rows(const T* values, u32 rows, u32 columns, u32 column) {
     T sum = values[column];
@@ -41,9 +42,9 @@ __device__ __forceinline__ T sum_of_rows(const T* values, u32 rows, u32 columns,
     return sum;
 }
 
-// The sum of column threadIdx.x of [rows][columns], whose rows lie `stride` apart, in the first `columns` threads: threads of
-// one column take rows in turn, and their sums are added in their order. All threads call it; those that have no column are
-// not `inside`. `parts` is BLOCK shared values.
+// In each of the first `columns` threads, the sum of column threadIdx.x of [rows][columns], with rows `stride` elements
+// apart. Several threads share a column: each sums every (BLOCK / columns)th row, and their sums are added in thread
+// order. All threads must call it, with `inside` false in threads that have no column. `parts` is BLOCK shared values.
 template <class T, class From>
 __device__ __forceinline__ T column_sum(const From* values, u32 rows, u64 stride, u32 columns, bool inside, T* parts) {
     T sum = {};
@@ -59,8 +60,8 @@ __device__ __forceinline__ T column_sum(const From* values, u32 rows, u64 stride
     return threadIdx.x < columns ? sum_of_rows(parts, BLOCK / columns, columns, threadIdx.x) : sum;
 }
 
-// The sum of a block's values, in all threads: a warp's, then the warps in their order. All threads call it; `parts` is
-// BLOCK / WARP shared floats, free again at the next call.
+// The sum of `value` over the block, returned to all threads: first within each warp, then over the warps in order. All
+// threads must call it. `parts` is BLOCK / WARP shared floats; consecutive calls may use the same ones.
 __device__ __forceinline__ float block_sum(float value, float* parts) {
     const float sum = warp_sum(value);
     __syncthreads();
@@ -69,32 +70,33 @@ __device__ __forceinline__ float block_sum(float value, float* parts) {
     return sum_of_rows(parts, BLOCK / WARP, 1, 0);
 }
 
-// How a grid goes over [rows][channels]: blockIdx.x names `width` vectors of channels, blockIdx.y `rows_per_block` rows.
-// `width` is a power of two, at most a warp. Made by `ColumnGrid` of src/cuda/lower/bias.rs.
+// How a grid covers [rows][channels]: blockIdx.x selects `width` vectors of channels, blockIdx.y selects
+// `rows_per_block` rows. `width` is a power of two, at most WARP. Mirrors `ColumnGrid` in src/cuda/lower/bias.rs.
 struct ColumnGrid {
     u64 rows;
     u32 channels, width, rows_per_block, unused;
 };
 static_assert(sizeof(ColumnGrid) == 24, "the layout is shared with Rust");
 
-// With the sums of the columns. Without `sums` nothing is summed; else `partial` is [gridDim.y][channels] for each kind of sum,
-// and there is a counter for each blockIdx.x.
+// A pass over [rows][channels] that also sums columns. If `sums` is null, nothing is summed. Otherwise `partial` is
+// [gridDim.y][channels] for each kind of sum, and `block_counters` has one counter per blockIdx.x.
 struct ColumnPass {
     float *sums, *partial;
     u32* block_counters;
     ColumnGrid grid;
 };
 
-// What a block shares meanwhile.
+// Shared memory of a ColumnPass.
 template <u32 V>
 struct ColumnScratch {
     float parts[BLOCK * V];
     u32 flag;
 };
 
-// Calls `visit(row, channel)` for V channels of every row, and sums the N values of each that it returns,
-// `values[kind * V + lane]`, over the rows: a thread's rows ascending, a warp's threads halved again and again, then
-// warps and blocks in their order. `finish(channel, totals)` takes the N sums of a channel.
+// Calls `visit(row, channel)` for every V channels of every row. It returns N values per channel,
+// `values[kind * V + lane]`, which are summed over the rows: first each thread's rows in ascending order, then a
+// butterfly reduction over the warp, then warps and blocks in order. `finish(channel, totals)` receives the N sums of a
+// channel.
 template <u32 N, u32 V, class Visit, class Finish>
 static __device__ __forceinline__ void column_sums(const ColumnPass& pass, ColumnScratch<V>& scratch, Visit visit,
                                                    Finish finish) {
@@ -112,7 +114,7 @@ static __device__ __forceinline__ void column_sums(const ColumnPass& pass, Colum
         }
     }
     if (!pass.sums) return;
-    // `columns` is at most BLOCK, and divides it.
+    // `columns` divides BLOCK.
     const u32 column = threadIdx.x % columns;
     const bool inside = first_channel + column < grid.channels, finishes = threadIdx.x < columns && inside;
     float* const partial = pass.partial + first_channel;
@@ -135,7 +137,7 @@ static __device__ __forceinline__ void column_sums(const ColumnPass& pass, Colum
         if (blocks > 1) partial[(kind * blocks + blockIdx.y) * grid.channels + column] = totals[kind];
     });
     if (blocks > 1) {
-        if (!arrives_last(pass.block_counters + blockIdx.x, gridDim.y, scratch.flag)) return;
+        if (!is_last_block(pass.block_counters + blockIdx.x, gridDim.y, scratch.flag)) return;
         unroll<N>([&](u32 kind) {
             const float* const from = partial + kind * blocks * grid.channels;
             totals[kind] = column_sum(from, gridDim.y, grid.channels, columns, inside, scratch.parts);
@@ -144,7 +146,7 @@ static __device__ __forceinline__ void column_sums(const ColumnPass& pass, Colum
     if (finishes) finish(first_channel + column, totals);
 }
 
-// The same of one value, whose sums are `pass.sums`.
+// column_sums of one value per channel; stores the sums in `pass.sums`.
 template <u32 V, class Visit>
 static __device__ __forceinline__ void column_pass(const ColumnPass& pass, ColumnScratch<V>& scratch, Visit visit) {
     column_sums<1>(pass, scratch, visit,

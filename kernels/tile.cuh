@@ -1,9 +1,9 @@
-// A block's tile of a matrix product, and how its operands are gathered: from memory into registers while the tile before
-// is multiplied, and from there into shared memory.
+// The tile of a GEMM that a block computes, and the loaders of its operands: from global memory into registers while
+// the previous tile is multiplied, then into shared memory.
 //
-// Shared memory holds 32-bit words: a float, or two halves that follow each other along the inner dimension k. A tile is
-// DEPTH words deep, double-buffered, and swizzled so that neither the transposing stores nor the reads of a warp meet
-// in one bank.
+// Shared memory holds 32-bit words: a float, or two halves that are consecutive along the inner dimension k. A tile is
+// DEPTH words deep, double-buffered, and swizzled so that neither the transposing stores nor a warp's reads have bank
+// conflicts.
 #pragma once
 
 #include "mma.cuh"
@@ -12,11 +12,11 @@ constexpr u32 DEPTH = 16;
 constexpr u32 PER_WORD = 4 / sizeof(real);
 constexpr u32 TILE_K = DEPTH * PER_WORD;
 
-// A warp's part of a tile, and each thread's sums of it.
+// A warp's part of a tile, and the number of accumulators per thread.
 constexpr u32 WARP_ROWS = 32, WARP_COLS = 16;
 constexpr u32 SUMS = WARP_ROWS * WARP_COLS / WARP;
 
-// A block's tile: its eight warps lie side by side. VECTOR says whether operands are loaded by 16 bytes.
+// The tile that a block computes, split among its eight warps. VECTOR selects vector loads of operands.
 template <u32 ROWS_, u32 COLS_, bool VECTOR_>
 struct Tile {
     static constexpr u32 ROWS = ROWS_, COLS = COLS_;
@@ -24,8 +24,8 @@ struct Tile {
     static_assert(ROWS / WARP_ROWS * (COLS / WARP_COLS) * WARP == BLOCK, "a block has eight warps");
 };
 
-// The words of a tile WIDTH lines wide, word by word; lines change places by eights, so that the banks are spread. Of four
-// words that begin with a multiple of four, swizzle(first + i) is swizzle(first) ^ swizzle(i).
+// A tile of WIDTH lines is stored word by word. The swizzle permutes groups of eight lines to spread accesses over the
+// banks. For `first` a multiple of four and i < 4, swizzle(first + i) = swizzle(first) ^ swizzle(i).
 template <u32 WIDTH>
 __host__ __device__ constexpr u32 swizzle(u32 word) {
     return WIDTH < 32 ? word >> 1 & 1 : (word ^ word >> 2) & 3;
@@ -36,7 +36,7 @@ __device__ __forceinline__ u32 cell(u32 word, u32 line) {
     return word * WIDTH + (line ^ swizzle<WIDTH>(word) << 3);
 }
 
-// ---- Numbers of three digits, low to high: an index along a window or over an image, stepped without division.
+// ---- Mixed-radix numbers of three digits: an index into a window or an image that can be advanced without division.
 struct Digits {
     u32 low, mid, high;
 };
@@ -53,7 +53,7 @@ __device__ __forceinline__ Digits digits_of(u32 value, Radix radix) {
     return digits;
 }
 
-// `step`'s digits are below the radix, too.
+// The digits of `step` must be below the radix.
 __device__ __forceinline__ void add(Digits& digits, Digits step, Radix radix) {
     digits.low += step.low;
     u32 carry = digits.low >= radix.low;
@@ -72,19 +72,19 @@ __device__ __forceinline__ void add_one(Digits& digits, Radix radix) {
     ++digits.high;
 }
 
-// A radix under which a number is one digit.
+// A radix for which every number is a single digit.
 constexpr u32 UNDIVIDED = 0xffffffffu;
 
-// ---- Operands. A source names elements by line (a row of A, a column of B) and k:
-//   ALONG_K             whether neighbours along k are neighbours in memory; else those along lines are
-//   lines, depth        how many there are of each; beyond the depth are zeros
+// ---- Operands. A source addresses elements by line (a row of A or a column of B) and k:
+//   ALONG_K             whether elements are contiguous along k; otherwise they are contiguous along lines
+//   lines, depth        the sizes of both dimensions; elements beyond the depth are zero
 //   radix               how k is split into digits
-//   Line line_of(line)  what an address needs to know of a line
-//   inside(Line, k)     whether the element is in memory; else it is zero, as padding is
-//   at(Line, k, flat)   where it is then; `flat` is k as one number
-// Where VECTOR is set, the neighbours of one load are inside together, or outside, and begin on its size.
+//   Line line_of(line)  the part of the address computation that depends on the line only
+//   inside(Line, k)     whether the element is in memory; otherwise it is padding, which is zero
+//   at(Line, k, flat)   the address of an element in memory; `flat` is k as a single number
+// If VECTOR is set, the elements of one load must be aligned to its size and either all inside or all outside.
 
-// What lies at `from`, zero where that is outside: one instruction under a predicate, no branch. Operands are never written.
+// The value at `from`, or zero if not `inside`: one predicated load, no branch. Operands are read-only.
 template <class T>
 __device__ __forceinline__ T load_inside(const real* from, bool inside) {
     T value = {};
@@ -92,7 +92,7 @@ __device__ __forceinline__ T load_inside(const real* from, bool inside) {
     return value;
 }
 
-// Where along k a thread reads, tile after tile.
+// A thread's read position along k, which advances tile by tile.
 struct Cursor {
     u32 flat;
     Digits k;
@@ -101,12 +101,12 @@ struct Cursor {
     __device__ __forceinline__ void advance(Digits step, Radix radix) { flat += TILE_K, add(k, step, radix); }
 };
 
-// Where one thread reads four words of neighbours.
+// Reads four words of consecutive elements with vector loads.
 template <class Source, bool VECTOR>
-struct Place {
+struct LineReader {
     typename Source::Line line;
 
-    // Past the last line it repeats the last ones: what comes of them is beyond the product's edge.
+    // Past the last line, reads the last lines again; the sums that use them are outside the product.
     __device__ __forceinline__ void begin(const Source& source, u32 number) {
         line = source.line_of(min(number, source.lines - (Source::ALONG_K ? 1 : 4)));
     }
@@ -115,7 +115,7 @@ struct Place {
         const bool inside = at.flat < source.depth && source.inside(line, at.k);
         const real* const from = source.at(line, at.k, at.flat);
         if constexpr (Source::ALONG_K || PER_WORD == 1) return load_inside<uint4>(from, inside);
-        // Two halves of a word follow each other along k, and four words along lines.
+        // The two halves of a word are consecutive along k, and the four words are consecutive along lines.
         Digits after = at.k;
         add_one(after, source.radix);
         const bool after_inside = at.flat + 1 < source.depth && source.inside(line, after);
@@ -126,13 +126,13 @@ struct Place {
     }
 };
 
-// The same of single elements, each of which may be outside.
+// Reads four words element by element; each element may be outside.
 template <class Source>
-struct Place<Source, false> {
+struct LineReader<Source, false> {
     static constexpr u32 LINES = Source::ALONG_K ? 1 : 4;
 
     typename Source::Line lines[LINES];
-    u32 present;  // How many of the lines there are.
+    u32 present;  // The number of lines that exist, at most 4.
 
     __device__ __forceinline__ void begin(const Source& source, u32 number) {
         present = number < source.lines ? min(source.lines - number, 4u) : 0;
@@ -144,7 +144,7 @@ struct Place<Source, false> {
         Digits k = at.k;
 #pragma unroll
         for (u32 i = 0; i < 4 * PER_WORD; ++i) {
-            // Along k one line's words come one after the other, else a word of each line does.
+            // Along k, the words are consecutive in one line; otherwise each word is from a different line.
             const u32 along = Source::ALONG_K ? i : i / 4, of = Source::ALONG_K ? 0 : i % 4;
             const u32 word = Source::ALONG_K ? i / PER_WORD : i % 4, flat = at.flat + along;
             if (of < present && flat < source.depth && source.inside(lines[of], k)) {
@@ -156,18 +156,19 @@ struct Place<Source, false> {
     }
 };
 
-// Brings one operand's tiles into shared memory, WIDTH lines of DEPTH words.
+// Copies the tiles of one operand, WIDTH lines of DEPTH words, into shared memory.
 template <class Source, bool VECTOR, u32 WIDTH>
 struct Loader {
     static constexpr u32 VECTORS = WIDTH * DEPTH / 4;
     static constexpr u32 SLOTS = (VECTORS + BLOCK - 1) / BLOCK;
-    // A vector's words go to as many places, or to one.
+    // Along k, the four words of a vector are stored to four addresses; otherwise they are contiguous.
     static constexpr u32 TARGETS = Source::ALONG_K ? 4 : 1;
-    // Along k all of a thread's vectors begin with the same word, and lie whole swizzles of lines apart.
-    static constexpr u32 CURSORS = Source::ALONG_K ? 1 : SLOTS, APART = BLOCK / (DEPTH / 4);
-    static_assert(BLOCK % (DEPTH / 4) == 0 && APART % 32 == 0, "they do");
+    // Along k, all of a thread's vectors start at the same word, and their lines differ by a multiple of the swizzle's
+    // period.
+    static constexpr u32 CURSORS = Source::ALONG_K ? 1 : SLOTS, SLOT_STRIDE = BLOCK / (DEPTH / 4);
+    static_assert(BLOCK % (DEPTH / 4) == 0 && SLOT_STRIDE % 32 == 0, "all slots share one cursor and one swizzle");
 
-    Place<Source, VECTOR> places[SLOTS];
+    LineReader<Source, VECTOR> readers[SLOTS];
     Cursor cursors[CURSORS];
     uint4 words[SLOTS];
     u32* targets[CURSORS][TARGETS];
@@ -183,7 +184,7 @@ struct Loader {
 #pragma unroll
         for (u32 slot = 0; slot < SLOTS; ++slot) {
             const u32 vector = slot * BLOCK + threadIdx.x;
-            places[slot].begin(source, first_line + line(vector));
+            readers[slot].begin(source, first_line + line(vector));
             if (slot >= CURSORS) continue;
             cursors[slot].begin(first_k + word(vector) * PER_WORD, source.radix);
             unroll<TARGETS>([&](u32 i) { targets[slot][i] = cells + cell<WIDTH>(word(vector) + i, line(vector)); });
@@ -192,14 +193,14 @@ struct Loader {
 
     __device__ __forceinline__ void fetch(const Source& source, Digits step) {
         unroll<SLOTS>([&](u32 slot) {
-            if (slot * BLOCK + threadIdx.x < VECTORS) words[slot] = places[slot].read(source, cursors[slot % CURSORS]);
+            if (slot * BLOCK + threadIdx.x < VECTORS) words[slot] = readers[slot].read(source, cursors[slot % CURSORS]);
         });
         unroll<CURSORS>([&](u32 i) { cursors[i].advance(step, source.radix); });
     }
 
-    // Into the buffer that begins `offset` words on.
+    // Stores the fetched words to the buffer that starts `offset` words after the first.
     template <class Engine>
-    __device__ __forceinline__ void keep(u32 offset) const {
+    __device__ __forceinline__ void store_shared(u32 offset) const {
 #pragma unroll
         for (u32 slot = 0; slot < SLOTS; ++slot) {
             if (slot * BLOCK + threadIdx.x >= VECTORS) return;
@@ -207,7 +208,7 @@ struct Loader {
             bits.words[0] = words[slot];
             unroll<4>([&](u32 i) { bits.lane[i] = Engine::rounded(bits.lane[i]); });
             if constexpr (Source::ALONG_K) {
-                unroll<4>([&](u32 i) { targets[0][i][slot * APART + offset] = bits.lane[i]; });
+                unroll<4>([&](u32 i) { targets[0][i][slot * SLOT_STRIDE + offset] = bits.lane[i]; });
             } else {
                 store_pack(targets[slot % CURSORS][0] + offset, bits);
             }

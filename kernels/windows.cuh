@@ -1,25 +1,27 @@
-// The operands of a convolution seen as a matrix product, read where they lie: see tile.cuh for what a source is.
+// The operands of convolution as an implicit GEMM, read directly from the tensors. Each is a source as defined in
+// tile.cuh.
 //
-// Layouts are those of op.cu: activations NHWC, weights [out_channels][kernel][kernel][channels].
+// Activations are NHWC; weights are [out_channels][kernel][kernel][channels].
 #pragma once
 
 #include "geometry.cuh"
 #include "product.cuh"
 
-// What all sources have.
+// The fields common to all sources.
 struct Source {
     u32 lines, depth;
     Radix radix;
 };
 
-// A pixel, and where it lies; before an image y and x wrap to numbers beyond it.
+// A pixel: its address and coordinates. Coordinates before the image wrap around to numbers beyond it.
 struct Pixel {
     const real* values;
     u32 y, x;
 };
 
-// A plain matrix: line after line, such as the weights of a forward pass, [out_channels][patch], or else its columns, such as the
-// output's gradients for the weight gradient, [rows][out_channels].
+// A plain matrix. With LINE_BY_LINE, its lines are the matrix's rows, such as the forward pass's weights,
+// [out_channels][patch]; otherwise its lines are the matrix's columns, such as d_output for the weight gradient,
+// [rows][out_channels].
 template <bool LINE_BY_LINE>
 struct Matrix : Source {
     static constexpr bool ALONG_K = LINE_BY_LINE;
@@ -36,8 +38,8 @@ struct Matrix : Source {
     }
 };
 
-// The input's windows: line = output pixel, k = (channel, kernel_x, kernel_y). With POOLED, every 32 lines are the pixels of
-// eight windows of a 2×2 pooling, in the engine's order; a line past the last window repeats it.
+// The windows of the input: line = output pixel, k = (channel, kernel_x, kernel_y). If POOLED, every 32 lines are the
+// pixels of eight 2×2 pooling windows, in the engine's order; lines past the last window repeat it.
 template <class Engine, bool POOLED>
 struct Windows : Source {
     static constexpr bool ALONG_K = true;
@@ -45,7 +47,7 @@ struct Windows : Source {
 
     const real* input;
     const Geometry& op;
-    u32 pools;  // 2×2 windows, where the output is pooled; else 0.
+    u32 pools;  // The number of 2×2 pooling windows; 0 without pooling.
 
     __device__ Windows(const real* input, const Geometry& op, u32 batch)
         : Source{batch * op.out_pixels(), op.patch(), {op.channels, op.kernel}},
@@ -57,29 +59,29 @@ struct Windows : Source {
     __device__ __forceinline__ Line line_of(u32 line) const {
         Digits at;
         if constexpr (POOLED) {
-            const u32 place = Engine::place_of(line % WARP_ROWS), pool = line / WARP_ROWS * 8 + place % 8;
+            const u32 slot = Engine::window_slot_of(line % WARP_ROWS), pool = line / WARP_ROWS * 8 + slot % 8;
             at = digits_of(min(pool, pools - 1), Radix{op.out_width / 2, op.out_height / 2});
-            at.low = 2 * at.low + place / 8 % 2;
-            at.mid = 2 * at.mid + place / 16;
+            at.low = 2 * at.low + slot / 8 % 2;
+            at.mid = 2 * at.mid + slot / 16;
         } else {
             at = digits_of(line, Radix{op.out_width, op.out_height});
         }
         const int y = (int)(at.mid * op.stride - op.padding), x = (int)(at.low * op.stride - op.padding);
-        return Line{input + (u64)at.high * op.height * op.width * op.channels + op.place(y, x), (u32)y, (u32)x};
+        return Line{input + (u64)at.high * op.height * op.width * op.channels + op.pixel_offset(y, x), (u32)y, (u32)x};
     }
     __device__ __forceinline__ bool inside(const Line& line, Digits k) const {
-        return op.has(line.y + k.high, line.x + k.mid);
+        return op.contains(line.y + k.high, line.x + k.mid);
     }
-    // A line of the window lies side by side in memory; from one to the next the rest of the input's line is left out.
+    // A row of the window is contiguous in memory; from one row to the next, the rest of the input's row is skipped.
     __device__ __forceinline__ const real* at(const Line& line, Digits k, u32 flat) const {
         return line.values + (int)(flat + k.high * ((op.width - op.kernel) * op.channels));
     }
 };
 
-// The same, seen across: line = place in the window, k = output pixel (x, y, sample).
+// The transpose of Windows: line = position in the window, k = output pixel (x, y, sample).
 struct WindowColumns : Source {
     static constexpr bool ALONG_K = false;
-    typedef Pixel Line;  // Of the first output pixel.
+    typedef Pixel Line;  // The input pixel for the first output pixel.
 
     const real* input;
     const Geometry& op;
@@ -89,23 +91,25 @@ struct WindowColumns : Source {
     __device__ __forceinline__ Line line_of(u32 line) const {
         const Digits at = digits_of(line, Radix{op.channels, op.kernel});
         const int y = (int)(at.high - op.padding), x = (int)(at.mid - op.padding);
-        return Line{input + op.place(y, x) + at.low, (u32)y, (u32)x};
+        return Line{input + op.pixel_offset(y, x) + at.low, (u32)y, (u32)x};
     }
     __device__ __forceinline__ bool inside(const Line& line, Digits k) const {
-        return op.has(k.mid * op.stride + line.y, k.low * op.stride + line.x);
+        return op.contains(k.mid * op.stride + line.y, k.low * op.stride + line.x);
     }
     __device__ __forceinline__ const real* at(const Line& line, Digits k, u32) const {
-        const u32 across = op.stride * op.channels, place = k.mid * (across * op.width) + k.low * across;
-        return line.values + (u64)k.high * (op.height * op.width * op.channels) + place;
+        const u32 across = op.stride * op.channels, offset = k.mid * (across * op.width) + k.low * across;
+        return line.values + (u64)k.high * (op.height * op.width * op.channels) + offset;
     }
 };
 
-// The output's gradients over an input pixel: line = input pixel, k = (out_channel, kernel_x, kernel_y). Where windows are
-// STRIDED, only those that begin a multiple of the stride before it are over it.
+// The gradients of the outputs whose windows cover an input pixel: line = input pixel, k = (out_channel, kernel_x,
+// kernel_y). If STRIDED, only windows whose distance from the pixel is a multiple of the stride cover it.
 template <bool STRIDED>
 struct GradientsOver : Source {
     static constexpr bool ALONG_K = true;
-    typedef Pixel Line;  // In the padded input, its values those of the sample; without strides of the window that begins there.
+    // Coordinates are in the padded input. `values` points to the sample's gradients if STRIDED, otherwise to the
+    // gradients of the output with the same coordinates.
+    typedef Pixel Line;
 
     const real* d_output;
     const Geometry& op;
@@ -120,7 +124,7 @@ struct GradientsOver : Source {
         const u32 y = at.mid + op.padding, x = at.low + op.padding;
         return Line{STRIDED ? sample : sample + ((u64)y * op.out_width + x) * op.out_channels, y, x};
     }
-    // Above and left of the first window the subtraction wraps to a number beyond every output.
+    // Above and left of the first window, the subtraction wraps around to a number beyond every output.
     __device__ __forceinline__ bool inside(const Line& line, Digits k) const {
         const u32 y = line.y - k.high, x = line.x - k.mid;
         if (!STRIDED) return y < op.out_height && x < op.out_width;
@@ -135,7 +139,7 @@ struct GradientsOver : Source {
     }
 };
 
-// The weights of an input gradient: line = channel, k = (out_channel, kernel_x, kernel_y).
+// The weights for the input gradient: line = channel, k = (out_channel, kernel_x, kernel_y).
 struct WeightColumns : Source {
     static constexpr bool ALONG_K = false;
     typedef const real* Line;

@@ -180,5 +180,7 @@ fn refuses_branches_that_share_what_they_write() {
         let ended = device.stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
         assert_eq!(ended.err().unwrap().0, CUresult::CUDA_ERROR_INVALID_VALUE);
     });
-    assert!(said.is_none_or(|said| said.contains("may run at once, and one writes what the other is given")));
+    assert!(
+        said.is_none_or(|said| said.contains("may run concurrently, and one writes memory that the other accesses"))
+    );
 }

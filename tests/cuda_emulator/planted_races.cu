@@ -1,11 +1,11 @@
-// Kernels of the emulator's own tests: races that it promises to find, each beside the same without one.
+// Kernels for the emulator's own tests: data races that it must find. Each kernel also has a variant without a race.
 #include "reduce.cuh"
 
-// Planted kernels take what they like.
+// Unlike kernels/, these kernels take plain arguments instead of one parameter struct.
 #undef KERNEL
 #define KERNEL(name) ENTRY(name)
 
-// What `way` of exchanging values in a block leaves out, or does otherwise.
+// The variant of a kernel that `way` selects: RIGHT has no race; the others omit or replace the synchronisation.
 enum Way : u32 { RIGHT, WITHOUT, WARP_ALONE, SHUFFLE = 2 };
 
 // Each thread reads what its neighbour in the block wrote.
@@ -18,17 +18,17 @@ KERNEL(planted_block_exchange)(float* values, u32 way) {
     values[threadIdx.x] = cells[(threadIdx.x + 1) % BLOCK];
 }
 
-// Each reads what its neighbour in the warp wrote.
+// Each thread reads what its neighbour in the warp wrote.
 KERNEL(planted_warp_exchange)(float* values, u32 way) {
     __shared__ float cells[BLOCK];
     const u32 neighbour = threadIdx.x ^ 1;
     cells[threadIdx.x] = values[threadIdx.x];
     if (way == RIGHT) __syncwarp();
-    if (way == SHUFFLE) __shfl_xor_sync(ALL_LANES, threadIdx.x, 1);  // Orders no memory.
+    if (way == SHUFFLE) __shfl_xor_sync(ALL_LANES, threadIdx.x, 1);  // A shuffle does not order memory accesses.
     values[threadIdx.x] = cells[neighbour];
 }
 
-// All read a word that one of them then writes.
+// All threads read a word that one of them then writes.
 KERNEL(planted_overwritten)(float* values, u32 way) {
     DYNAMIC_SHARED(float, cells);
     if (threadIdx.x == 0) cells[0] = values[0];
@@ -39,7 +39,7 @@ KERNEL(planted_overwritten)(float* values, u32 way) {
     values[threadIdx.x] = value;
 }
 
-// A warp's lanes read what one of them then writes.
+// Each lane reads its whole warp's values, then writes one of them.
 KERNEL(planted_overwritten_in_warp)(float* values, u32 way) {
     float sum = 0.0f;
     for (u32 i = 0; i < WARP; ++i) sum += values[threadIdx.x / WARP * WARP + i];
@@ -47,23 +47,23 @@ KERNEL(planted_overwritten_in_warp)(float* values, u32 way) {
     values[threadIdx.x] = sum;
 }
 
-// One word of all blocks, or one for each.
+// All blocks write the same word, or each writes its own.
 KERNEL(planted_block_words)(float* values, u32 way) {
     if (threadIdx.x == 0) values[way == RIGHT ? blockIdx.x : 0] = 1.0f;
 }
 
-// All blocks read what one of them writes.
+// All blocks read a word that one of them writes.
 KERNEL(planted_block_reads)(float* values, u32 way) {
     const float value = values[0];
     values[1 + blockIdx.x * BLOCK + threadIdx.x] = value;
     if (blockIdx.x == gridDim.x - 1 && threadIdx.x == 0) values[way == RIGHT ? 1023 : 0] = value;
 }
 
-// Neighbouring parts of a word are different threads', or all of them everyone's.
+// Each thread writes its own element, or two threads share one. Neighbouring elements may share a word.
 KERNEL(planted_parts)(real* values, u32 way) { store(values + threadIdx.x / (way == RIGHT ? 1 : 2), 1.0f); }
 KERNEL(planted_bytes)(u8* values, u32 way) { values[threadIdx.x / (way == RIGHT ? 1 : 2)] = 1; }
 
-// A vector over what other threads write.
+// A vector write that overlaps another thread's write.
 KERNEL(planted_vectors)(float* values, u32 way) {
     if (threadIdx.x < 32) {
         reinterpret_cast<float4*>(values)[threadIdx.x] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -72,7 +72,7 @@ KERNEL(planted_vectors)(float* values, u32 way) {
     }
 }
 
-// The same value from all: a race unless it is volatile.
+// All threads write the same value, which is a race unless the write is volatile.
 KERNEL(planted_flag)(u32* values, u32 way) {
     if (way == RIGHT) {
         *static_cast<volatile u32*>(values) = 1;
@@ -81,7 +81,7 @@ KERNEL(planted_flag)(u32* values, u32 way) {
     }
 }
 
-// Counts by atomics, and reads the count behind a barrier, or at once.
+// Counts with atomics and reads the count after a barrier, or without one.
 KERNEL(planted_count)(u32* values, u32 way) {
     __shared__ u32 count;
     if (threadIdx.x == 0) count = 0;
@@ -91,10 +91,10 @@ KERNEL(planted_count)(u32* values, u32 way) {
     values[threadIdx.x] = count;
 }
 
-// What a sum by the last block leaves out.
+// What a variant of is_last_block omits.
 enum Missing : u32 { NOTHING, FIRST_BARRIER, FIRST_FENCE, SECOND_FENCE, SECOND_BARRIER, ATOMIC };
 
-static __device__ __forceinline__ bool arrives(u32* block_counters, u32 missing, u32& flag) {
+static __device__ __forceinline__ bool is_last(u32* block_counters, u32 missing, u32& flag) {
     if (missing != FIRST_BARRIER) __syncthreads();
     if (threadIdx.x == 0) {
         if (missing != FIRST_FENCE) __threadfence();
@@ -110,28 +110,29 @@ static __device__ __forceinline__ bool arrives(u32* block_counters, u32 missing,
     return flag != 0;
 }
 
-// values[0] = the sum of values[1] .. values[gridDim.x], one from every block's last thread.
+// values[0] = Σ values[1 .. gridDim.x], each written by the last thread of one block.
 KERNEL(planted_last_block)(float* values, u32* block_counters, u32 missing) {
     __shared__ u32 flag;
     const float start = values[0];
     if (threadIdx.x == BLOCK - 1) values[1 + blockIdx.x] = start + 1.0f;
-    if (!arrives(block_counters, missing, flag) || threadIdx.x != 1) return;
+    if (!is_last(block_counters, missing, flag) || threadIdx.x != 1) return;
     float sum = 0.0f;
     for (u32 block = 0; block < gridDim.x; ++block) sum += values[1 + block];
     values[0] = sum;
 }
 
-// Pairs of blocks, then all the pairs: the last block of all sees what it learns of from others alone.
+// Two levels: pairs of blocks, then all pairs. The last block sees most writes only through the last blocks of other
+// pairs.
 KERNEL(planted_relayed)(float* values, u32* block_counters, u32 missing) {
     __shared__ u32 flag;
     if (threadIdx.x == 5) values[blockIdx.x] = 1.0f;
-    if (!arrives_last(block_counters + 1 + blockIdx.x / 2, 2, flag)) return;
+    if (!is_last_block(block_counters + 1 + blockIdx.x / 2, 2, flag)) return;
     if (missing == FIRST_FENCE) {
         __syncthreads();
         if (threadIdx.x == 0) flag = atomicAdd(block_counters, 1u) + 1 == gridDim.x / 2;
         __syncthreads();
         if (!flag) return;
-    } else if (!arrives_last(block_counters, gridDim.x / 2, flag)) {
+    } else if (!is_last_block(block_counters, gridDim.x / 2, flag)) {
         return;
     }
     if (threadIdx.x != 7) return;

@@ -1,4 +1,4 @@
-// What the stand-ins for cuBLAS and cuBLASLt share: results, types, and the way to the emulated device's queue.
+// Shared by the emulated cuBLAS and cuBLASLt: results, types, and the functions of the emulated device.
 #pragma once
 
 #include <cstdlib>
@@ -47,8 +47,8 @@ inline bool type_of(int cuda_type, Type* type) {
 
 inline size_t size_of(Type type) { return type == Type::f32 ? 4 : 2; }
 
-// How the product's operands are rounded; false where a library does not offer it. Where tensor cores are allowed, a library
-// may do without them: here it does for small products.
+// Sets how the operands are rounded; false if the compute type is not supported. A library may choose not to use tensor
+// cores when they are allowed; here it does not use them for small products.
 inline bool choose_rounding(int compute, int math_mode, Gemm* g) {
     const bool f32 = g->ab_type == Type::f32, small = g->m < 16 || g->n < 16 || g->k < 16;
     const auto fast = [&](Rounding rounding) {
@@ -66,14 +66,14 @@ inline bool choose_rounding(int compute, int math_mode, Gemm* g) {
     }
 }
 
-// Bytes from the first element to the last of `columns` columns of `rows`, in `count` matrices `stride` apart.
+// Bytes from the first to the last element of `count` matrices [rows][columns], column-major, `stride` elements apart.
 inline size_t extent(long rows, long columns, long ld, long long stride, int count, Type type) {
     if (rows == 0 || columns == 0 || count == 0) return 0;
     return static_cast<size_t>((count - 1) * stride + (columns - 1) * ld + rows) * size_of(type);
 }
 
-// What `name` in the environment says that a call ends with; SUCCESS where it says nothing.
-inline Status planted(const char* name) {
+// The status that environment variable `name` makes a call return; SUCCESS if it is not set.
+inline Status injected_status(const char* name) {
     const char* text = getenv(name);
     return text && *text ? static_cast<Status>(atoi(text)) : SUCCESS;
 }

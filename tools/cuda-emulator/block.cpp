@@ -1,8 +1,9 @@
-// Runs a grid: block after block, a block's threads as fibers.
+// Runs a grid block by block, with the threads of a block as fibers.
 //
-// A fiber runs threads one after another; only when one waits for others is the next fiber begun. So a kernel without
-// barriers runs as a plain loop. When all threads wait, barriers and shuffles that are complete let theirs go on; if
-// none is, the kernel would hang on a GPU or read nothing from the missing lanes, and that is reported.
+// A fiber runs threads one after another; the next fiber starts only when a thread waits for others. A kernel without
+// barriers therefore runs as a plain loop. When all threads wait, those at complete barriers and shuffles are resumed.
+// If none is complete, the kernel would hang on a GPU or read undefined values from missing lanes, so an error is
+// reported.
 #include "cuda_device.h"
 
 #include <sys/mman.h>
@@ -30,29 +31,29 @@ struct Wait {
 
 const Launch* launch = nullptr;
 std::vector<void*> parameters;
-std::vector<Wait> waits;  // By thread.
+std::vector<Wait> waits;  // Indexed by thread.
 std::vector<Fiber*> fibers, waiting;
 unsigned thread_count = 0, next_thread = 0, current = 0;
 Fiber* running = nullptr;
 bool in_kernel = false;
 
-void become(unsigned thread) {
+void set_thread(unsigned thread) {
     current = thread;
     threadIdx = {thread, 0, 0};
-    races::become(thread);
-    if (thread < blockDim.x) return;  // The usual block has one dimension, and divisions cost more than many a thread.
+    races::set_thread(thread);
+    if (thread < blockDim.x) return;  // Most blocks are one-dimensional, and the divisions cost more than many threads.
     threadIdx.x = thread % blockDim.x;
     threadIdx.y = thread / blockDim.x % blockDim.y;
     threadIdx.z = thread / blockDim.x / blockDim.y;
 }
 
-// What every fiber runs: threads that nobody has begun, as long as there are any.
+// The entry point of every fiber: runs threads that have not started, as long as there are any.
 void fiber_main() {
     const bool reversed = settings().reversed;
     for (;;) {
         while (next_thread < thread_count) {
-            const unsigned begun = next_thread++;
-            become(reversed ? thread_count - 1 - begun : begun);
+            const unsigned index = next_thread++;
+            set_thread(reversed ? thread_count - 1 - index : index);
             launch->kernel->run_thread(parameters.data());
             waits[current].kind = Wait::exited;
         }
@@ -72,14 +73,14 @@ void stop_and_wait() {
     fiber->waiting = true;
     fiber->thread = thread;
     Fiber::leave();
-    become(thread);
+    set_thread(thread);
 }
 
 std::string at(const Wait& wait) {
     return std::string(wait.file ? wait.file : "?") + ":" + std::to_string(wait.line);
 }
 
-// Releases the block's barrier if every thread of the block waits at it.
+// Releases the block's barrier if all threads of the block wait at it.
 bool resolve_barrier() {
     const Wait& first = waits[0];
     if (first.kind != Wait::barrier) return false;
@@ -104,21 +105,21 @@ unsigned source_lane(const Wait& wait, unsigned lane) {
     return source > last ? lane : source;
 }
 
-// Completes the operation that `lane` of the warp waits at, if all lanes of its mask wait at it too.
+// Completes the warp operation that `lane` waits at if all lanes of its mask wait at it.
 bool resolve_warp(unsigned first_thread, unsigned lane) {
-    const Wait& asked = waits[first_thread + lane];
-    if (asked.kind != Wait::warp || asked.fiber->released) return false;
+    const Wait& request = waits[first_thread + lane];
+    if (request.kind != Wait::warp || request.fiber->released) return false;
     uint64_t ballot = 0;
     for (unsigned other = 0; other < WARP_LANES; ++other) {
-        if (!(asked.mask >> other & 1)) continue;
+        if (!(request.mask >> other & 1)) continue;
         if (first_thread + other >= thread_count) return false;
         const Wait& wait = waits[first_thread + other];
-        if (wait.kind != Wait::warp || wait.mask != asked.mask || wait.op != asked.op || wait.fiber->released) {
+        if (wait.kind != Wait::warp || wait.mask != request.mask || wait.op != request.op || wait.fiber->released) {
             return false;
         }
         if (wait.value) ballot |= 1ull << other;
     }
-    const unsigned mask = asked.mask;
+    const unsigned mask = request.mask;
     const MmaCall* calls[WARP_LANES];
     for (unsigned other = 0; other < WARP_LANES; ++other) {
         if (!(mask >> other & 1)) continue;
@@ -132,16 +133,18 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         }
         const unsigned source = source_lane(wait, other);
         if (!(mask >> source & 1)) {
-            become(first_thread + other);
+            set_thread(first_thread + other);
             fail_running(CUDA_ERROR_LAUNCH_FAILED, "a shuffle reads a lane outside its mask, at " + at(wait));
         }
         wait.result = waits[first_thread + source].value;
     }
     const unsigned lanes = min(WARP_LANES, thread_count - first_thread);
-    if (races::checking && asked.op == WarpOp::sync && mask == ~0u >> (WARP_LANES - lanes)) races::pass_warp(first_thread);
-    if (asked.op == WarpOp::mma && !multiply_in_warp(calls)) {
-        become(first_thread);
-        fail_running(CUDA_ERROR_LAUNCH_FAILED, "the lanes of a warp ask for different products, at " + at(asked));
+    if (races::checking && request.op == WarpOp::sync && mask == ~0u >> (WARP_LANES - lanes)) {
+        races::pass_warp(first_thread);
+    }
+    if (request.op == WarpOp::mma && !multiply_in_warp(calls)) {
+        set_thread(first_thread);
+        fail_running(CUDA_ERROR_LAUNCH_FAILED, "the lanes of a warp request different products, at " + at(request));
     }
     return true;
 }
@@ -150,7 +153,7 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
     for (unsigned thread = 0; thread < thread_count; ++thread) {
         const Wait& wait = waits[thread];
         if (wait.kind == Wait::exited) continue;
-        become(thread);
+        set_thread(thread);
         if (wait.kind == Wait::warp && wait.op == WarpOp::mma) {
             fail_running(CUDA_ERROR_LAUNCH_FAILED, "not every lane of the warp takes part in a product, at " + at(wait));
         }
@@ -164,17 +167,17 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
 }
 
 void resume_released() {
-    static std::vector<Fiber*> still, go;  // Kept for their memory.
-    still.clear();
-    go.clear();
-    for (Fiber* fiber : waiting) (fiber->released ? go : still).push_back(fiber);
-    for (Fiber* fiber : go) waits[fiber->thread].kind = Wait::none;
-    for (Fiber* fiber : go) {
+    static std::vector<Fiber*> blocked, resumed;  // Static to reuse their memory.
+    blocked.clear();
+    resumed.clear();
+    for (Fiber* fiber : waiting) (fiber->released ? resumed : blocked).push_back(fiber);
+    for (Fiber* fiber : resumed) waits[fiber->thread].kind = Wait::none;
+    for (Fiber* fiber : resumed) {
         fiber->waiting = fiber->released = false;
         run_fiber(fiber);
-        (fiber->waiting ? still : fibers).push_back(fiber);
+        (fiber->waiting ? blocked : fibers).push_back(fiber);
     }
-    waiting.swap(still);
+    waiting.swap(blocked);
 }
 
 void run_block() {
@@ -189,9 +192,9 @@ void run_block() {
         (fiber->waiting ? waiting : fibers).push_back(fiber);
     }
     while (!waiting.empty()) {
-        const bool together = resolve_barrier();  // Then nobody waits for a warp.
-        bool progress = together;
-        for (unsigned first = 0; first < thread_count && !together; first += WARP_LANES) {
+        const bool barrier_passed = resolve_barrier();  // If so, no thread waits for a warp operation.
+        bool progress = barrier_passed;
+        for (unsigned first = 0; first < thread_count && !barrier_passed; first += WARP_LANES) {
             for (unsigned lane = 0; lane < WARP_LANES && first + lane < thread_count; ++lane) {
                 if (resolve_warp(first, lane)) progress = true;
             }
@@ -226,15 +229,15 @@ void poison_shared() {
 
 }  // namespace
 
-void run_grid(const Launch& asked) {
-    launch = &asked;
+void run_grid(const Launch& request) {
+    launch = &request;
     in_kernel = true;
     parameters.clear();
-    for (const auto& bytes : asked.parameters) parameters.push_back(const_cast<unsigned char*>(bytes.data()));
-    gridDim = {asked.grid[0], asked.grid[1], asked.grid[2]};
-    blockDim = {asked.block[0], asked.block[1], asked.block[2]};
+    for (const auto& bytes : request.parameters) parameters.push_back(const_cast<unsigned char*>(bytes.data()));
+    gridDim = {request.grid[0], request.grid[1], request.grid[2]};
+    blockDim = {request.block[0], request.block[1], request.block[2]};
     thread_count = blockDim.x * blockDim.y * blockDim.z;
-    races::begin_launch(asked);
+    races::begin_launch(request);
     const uint64_t blocks = static_cast<uint64_t>(gridDim.x) * gridDim.y * gridDim.z;
     device_nanoseconds() += blocks * thread_count;
     for (uint64_t i = 0; i < blocks; ++i) {
@@ -252,7 +255,8 @@ void run_grid(const Launch& asked) {
 void abandon_grid() {
     if (!in_kernel) return;
     in_kernel = false;
-    // Fibers stand in the middle of threads that will never go on. A fault is rare: new ones are made.
+    // The fibers are in the middle of threads that will never continue. Faults are rare, so the fibers are leaked and
+    // new ones are created.
     waiting.clear();
     fibers.clear();
 }

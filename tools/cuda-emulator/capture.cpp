@@ -1,8 +1,8 @@
-// What breaks a capture: calls that its mode prohibits, and waits for whatever the capture is a part of.
+// Calls that invalidate a capture: calls that its mode prohibits, and waits that include the capturing stream.
 //
-// A thread must make no potentially unsafe call while it captures other than in relaxed mode, or while any thread captures
-// in global mode. Whatever the mode, nothing may wait for a capturing stream, for its context, or for the legacy stream
-// where the capturing one is blocking. A call that does is refused, and the capture is invalid.
+// Potentially unsafe calls are prohibited in a thread that captures, except in relaxed mode, and in all threads while
+// any thread captures in global mode. In every mode, it is prohibited to wait for a capturing stream, for its context,
+// or, if the capturing stream is blocking, for the legacy stream. A prohibited call fails and invalidates the capture.
 #include "emulator.h"
 
 namespace emulator {
@@ -21,14 +21,14 @@ CUresult refuse_during_capture() {
             refused = true;
         }
     }
-    if (refused) say("a synchronous call was made while a stream is capturing");
+    if (refused) log_message("a synchronous call was made while a stream is capturing");
     return refused ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
 }
 
 CUresult refuse_waiting_on(Stream* stream) {
     if (!is_capturing(stream)) return CUDA_SUCCESS;
     stream->capture->invalid = true;
-    say("a call that waits for, or allocates on, a capturing stream");
+    log_message("a call waits for, or allocates on, a capturing stream");
     return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
@@ -43,7 +43,7 @@ CUresult refuse_implicit(Stream* stream) {
             refused = true;
         }
     }
-    if (refused) say("a use of the legacy stream while a blocking stream is capturing");
+    if (refused) log_message("the legacy stream was used while a blocking stream is capturing");
     return refused ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
 }
 
@@ -54,7 +54,7 @@ CUresult synchronize(Context* context) {
         capture->invalid = true;
         refused = true;
     }
-    if (refused) say("a context was synchronised while one of its streams is capturing");
+    if (refused) log_message("a context was synchronised while one of its streams is capturing");
     return refused ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : finish(context);
 }
 

@@ -1,7 +1,7 @@
 // Copies and fills of memory, synchronous and in stream order.
 //
-// A copy from pageable host memory takes the bytes when it is called, a copy to it is finished when it returns; pinned
-// memory is read and written only when the stream gets there.
+// A copy from pageable host memory reads it when the call is made, and a copy to it has completed when the call
+// returns. Pinned memory is accessed only when the stream executes the copy.
 #include <cstring>
 #include <memory>
 
@@ -20,7 +20,7 @@ bool is_host(const void* pointer) {
     return pointer && !find_allocation(reinterpret_cast<uintptr_t>(pointer));
 }
 
-// Page-locked memory must still be there when the copy runs: freeing it waits for nothing.
+// Pinned memory must still be allocated when the copy runs, because freeing it does not wait for pending copies.
 Operation copy_operation(const char* what, void* to, const void* from, size_t bytes) {
     const bool pinned_to = is_pinned(to, bytes), pinned_from = is_pinned(from, bytes);
     return {what, [=] {
@@ -41,7 +41,7 @@ Operation fill_operation(CUdeviceptr to, unsigned value, size_t width, size_t co
             }};
 }
 
-// A synchronous call: refused within a capture, and done when it returns.
+// Runs a synchronous call: refused during a capture, and completed when it returns.
 CUresult now(Operation operation) {
     if (CUresult refused = refuse_during_capture()) return refused;
     if (CUresult failed = submit(nullptr, std::move(operation))) return failed;
@@ -86,7 +86,7 @@ CUDA_API cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) {
     return now(copy_operation("cuMemcpyDtoH", to, at(from), bytes));
 }
 
-// The host does not wait for a copy within the device.
+// The host does not wait for device-to-device copies.
 CUDA_API cuMemcpyDtoD_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes) {
     EMULATOR_ENTER();
     if (bytes == 0) return CUDA_SUCCESS;

@@ -1,4 +1,4 @@
-// The stand-in for cuBLAS: handles, modes and the matrix products, queued in stream order on the emulated device.
+// The emulated cuBLAS: handles, modes and matrix products, which are queued in stream order on the emulated device.
 #include "blas.h"
 
 #include <cstdio>
@@ -17,7 +17,7 @@ namespace {
 std::mutex handles_lock;
 std::unordered_set<Handle*> handles;
 
-bool known(Handle* handle) {
+bool is_valid(Handle* handle) {
     std::lock_guard<std::mutex> guard(handles_lock);
     return handles.count(handle) != 0;
 }
@@ -27,7 +27,7 @@ struct Batch {
     int count;
 };
 
-// The product of one call; it runs when its stream gets there.
+// Computes the product of one call; runs when its stream reaches it.
 CUresult run(Gemm g, const Batch& batch, const float* device_alpha, const float* device_beta) {
     if (device_alpha) {
         if (!cuda_emulator_range(device_alpha, 4) || !cuda_emulator_range(device_beta, 4)) {
@@ -69,7 +69,7 @@ Status enqueue(Handle* handle, const Gemm& g, const std::function<CUresult()>& w
 Status product(Handle* handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a,
                int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, Batch batch,
                int compute) {
-    if (!known(handle)) return NOT_INITIALIZED;
+    if (!is_valid(handle)) return NOT_INITIALIZED;
     if (m < 0 || n < 0 || k < 0 || batch.count < 0 || transa < 0 || transa > 2 || transb < 0 || transb > 2 || !alpha ||
         !beta) {
         return INVALID_VALUE;
@@ -81,7 +81,7 @@ Status product(Handle* handle, int transa, int transb, int m, int n, int k, cons
     if (g.c_type != g.ab_type && g.c_type != Type::f32) return NOT_SUPPORTED;
     if (!choose_rounding(compute, handle->math_mode, &g)) return NOT_SUPPORTED;
     if (m == 0 || n == 0 || batch.count == 0) return SUCCESS;
-    if (const Status status = planted("CUDA_EMULATOR_CUBLAS_PRODUCT")) return status;
+    if (const Status status = injected_status("CUDA_EMULATOR_CUBLAS_PRODUCT")) return status;
     if (handle->pointer_mode == 1) {
         const auto* device_alpha = static_cast<const float*>(alpha);
         const auto* device_beta = static_cast<const float*>(beta);
@@ -96,18 +96,18 @@ Status product(Handle* handle, int transa, int transb, int m, int n, int k, cons
 
 BLAS_API cublasCreate_v2(Handle** handle) {
     if (cuda_emulator_refuse_during_capture() != CUDA_SUCCESS) return NOT_INITIALIZED;
-    if (const Status status = planted("CUDA_EMULATOR_CUBLAS_CREATE")) return status;
+    if (const Status status = injected_status("CUDA_EMULATOR_CUBLAS_CREATE")) return status;
     std::lock_guard<std::mutex> guard(handles_lock);
-    const char* most = getenv("CUDA_EMULATOR_CUBLAS_HANDLES");  // Where a test wants fewer than there are asked for.
+    const char* most = getenv("CUDA_EMULATOR_CUBLAS_HANDLES");  // The maximum number of handles, for tests.
     if (most && handles.size() >= strtoul(most, nullptr, 10)) return ALLOC_FAILED;
     handles.insert(*handle = new Handle);
     cuCtxGetCurrent(&(*handle)->context);
     return SUCCESS;
 }
 
-// By its documentation it synchronises the device, which ends any capture there.
+// According to its documentation, it synchronises the device, which invalidates captures.
 BLAS_API cublasDestroy_v2(Handle* handle) {
-    if (!known(handle)) return NOT_INITIALIZED;
+    if (!is_valid(handle)) return NOT_INITIALIZED;
     cuda_emulator_synchronize(handle->context);
     std::lock_guard<std::mutex> guard(handles_lock);
     handles.erase(handle);
@@ -116,19 +116,19 @@ BLAS_API cublasDestroy_v2(Handle* handle) {
 }
 
 BLAS_API cublasSetStream_v2(Handle* handle, CUstream stream) {
-    if (!known(handle)) return NOT_INITIALIZED;
+    if (!is_valid(handle)) return NOT_INITIALIZED;
     handle->stream = stream;
     return SUCCESS;
 }
 
 BLAS_API cublasGetStream_v2(Handle* handle, CUstream* stream) {
-    if (!known(handle)) return NOT_INITIALIZED;
+    if (!is_valid(handle)) return NOT_INITIALIZED;
     *stream = handle->stream;
     return SUCCESS;
 }
 
 BLAS_API cublasSetWorkspace_v2(Handle* handle, void* workspace, size_t bytes) {
-    if (!known(handle)) return NOT_INITIALIZED;
+    if (!is_valid(handle)) return NOT_INITIALIZED;
     if (reinterpret_cast<uintptr_t>(workspace) % 256 != 0) return INVALID_VALUE;
     if (bytes > 0 && !cuda_emulator_range(workspace, bytes)) return INVALID_VALUE;
     handle->workspace = workspace;
@@ -137,12 +137,12 @@ BLAS_API cublasSetWorkspace_v2(Handle* handle, void* workspace, size_t bytes) {
 
 #define MODE(name, field)                                      \
     BLAS_API cublasSet##name(Handle* handle, int mode) {       \
-        if (!known(handle)) return NOT_INITIALIZED;            \
+        if (!is_valid(handle)) return NOT_INITIALIZED;            \
         handle->field = mode;                                  \
         return SUCCESS;                                        \
     }                                                          \
     BLAS_API cublasGet##name(Handle* handle, int* mode) {      \
-        if (!known(handle)) return NOT_INITIALIZED;            \
+        if (!is_valid(handle)) return NOT_INITIALIZED;            \
         *mode = handle->field;                                 \
         return SUCCESS;                                        \
     }
@@ -195,7 +195,7 @@ BLAS_API cublasGemmStridedBatchedEx(Handle* handle, int transa, int transb, int 
                    {stride_a, stride_b, stride_c, count}, compute);
 }
 
-// y = alpha · op(A) · x + beta · y, for contiguous vectors: the product with one column.
+// y = alpha · op(A) · x + beta · y for contiguous vectors, as a matrix product with one column.
 BLAS_API cublasSgemv_v2(Handle* handle, int trans, int m, int n, const float* alpha, const float* a, int lda,
                         const float* x, int incx, const float* beta, float* y, int incy) {
     if (incx != 1 || incy != 1) return NOT_SUPPORTED;

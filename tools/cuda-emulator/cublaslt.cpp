@@ -1,4 +1,5 @@
-// The stand-in for cuBLASLt: descriptors, proposals, and products that end in bias and ReLU or in their gradients.
+// The emulated cuBLASLt: descriptors, the heuristic, and matrix products with epilogues for bias, ReLU and their
+// gradients.
 #include "blas.h"
 
 #include <cstdio>
@@ -20,7 +21,7 @@ enum Epilogue : unsigned {
 
 constexpr int32_t WHOLE_ALIGNMENT = 256;
 
-// What a proposed algorithm is for: it lies in the 64 bytes that a program hands back.
+// The problem that an algorithm was proposed for, stored in the 64 opaque bytes of cublasLtMatmulAlgo_t.
 struct Algorithm {
     uint64_t mark = 0;
     uint32_t epilogue = 0, alignment[4] = {};
@@ -70,15 +71,15 @@ namespace {
 
 bool is_alive(const LtHandle* handle) { return handle && handle->mark == MARK; }
 
-// Copies an attribute whose size must be that of its type.
+// Copies an attribute, whose size must match its type.
 template <class T>
-Status take(T* field, const void* value, size_t size) {
+Status set_attribute(T* field, const void* value, size_t size) {
     if (!value || size != sizeof(T)) return INVALID_VALUE;
     memcpy(field, value, size);
     return SUCCESS;
 }
 
-// The product that the descriptions are of, without its addresses.
+// The product that the descriptors define, without its addresses.
 Status product_of(const Desc& desc, const Layout& a, const Layout& b, const Layout& c, const Layout& d, Gemm* g) {
     g->transpose_a = desc.transpose_a != 0;
     g->transpose_b = desc.transpose_b != 0;
@@ -93,7 +94,7 @@ Status product_of(const Desc& desc, const Layout& a, const Layout& b, const Layo
                       rows(b, !desc.transpose_b) == d.columns && a.ld >= static_cast<int64_t>(a.rows) &&
                       b.ld >= static_cast<int64_t>(b.rows) && d.ld >= static_cast<int64_t>(d.rows);
     if (!fits || c.type != d.type || c.rows != d.rows || c.columns != d.columns) return INVALID_VALUE;
-    // Products of halves may be fp32.
+    // The product of 16-bit operands may be stored as fp32.
     if (desc.scale_type != 0 || a.type != b.type || (d.type != 0 && a.type != d.type)) return NOT_SUPPORTED;
     if (!type_of(a.type, &g->ab_type) || !type_of(d.type, &g->c_type)) return NOT_SUPPORTED;
     return choose_rounding(desc.compute, 0, g) ? SUCCESS : NOT_SUPPORTED;
@@ -109,14 +110,14 @@ Status check_epilogue(const Desc& desc, long rows) {
         default: return NOT_SUPPORTED;
     }
     if ((reads_bias(desc) || writes_bias(desc)) && !desc.bias) return INVALID_VALUE;
-    const bool sound = desc.aux && desc.aux % 16 == 0 && desc.aux_ld % 128 == 0 && desc.aux_ld >= rows;
-    return (desc.epilogue & AUX) && !sound ? INVALID_VALUE : SUCCESS;
+    const bool valid_aux = desc.aux && desc.aux % 16 == 0 && desc.aux_ld % 128 == 0 && desc.aux_ld >= rows;
+    return (desc.epilogue & AUX) && !valid_aux ? INVALID_VALUE : SUCCESS;
 }
 
-// Ends a product in fp32 and rounds it; it runs when its stream gets there.
-CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
-    const auto* relu_mask_end = reinterpret_cast<const void*>(ends[0]);
-    const auto* bias_end = reinterpret_cast<const void*>(ends[1]);
+// Computes a product in fp32, applies its epilogue and rounds the result; runs when its stream reaches it.
+CUresult run(Gemm g, const Desc& desc, const Addresses& epilogue_addresses) {
+    const auto* relu_mask_address = reinterpret_cast<const void*>(epilogue_addresses[0]);
+    const auto* bias_address = reinterpret_cast<const void*>(epilogue_addresses[1]);
     const bool sums_b = desc.epilogue == BGRADB;
     const size_t bias_bytes = static_cast<size_t>(sums_b ? g.n : g.m) * size_of(g.c_type);
     const size_t relu_mask_bytes = static_cast<size_t>((g.n - 1) * desc.aux_ld + g.m + 7) / 8;
@@ -124,8 +125,8 @@ CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
     const size_t b = extent(g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, g.ldb, 0, 1, g.ab_type);
     const size_t c = extent(g.m, g.n, g.ldc, 0, 1, g.c_type);
     const bool inside = cuda_emulator_range(g.a, a) && cuda_emulator_range(g.b, b) && cuda_emulator_range(g.c, c) &&
-                        (!bias_end || cuda_emulator_range(bias_end, bias_bytes)) &&
-                        (!relu_mask_end || cuda_emulator_range(relu_mask_end, relu_mask_bytes));
+                        (!bias_address || cuda_emulator_range(bias_address, bias_bytes)) &&
+                        (!relu_mask_address || cuda_emulator_range(relu_mask_address, relu_mask_bytes));
     if (!inside) {
         fprintf(stderr, "CUDA emulator: an operand of a cuBLASLt product (m %ld, n %ld, k %ld) is not in device memory\n",
                 g.m, g.n, g.k);
@@ -149,7 +150,7 @@ CUresult run(Gemm g, const Desc& desc, const Addresses& ends) {
             if (desc.epilogue == RELU_AUX_BIAS) {
                 relu_mask[bit / 8] = static_cast<unsigned char>(value > 0.0f ? relu_mask[bit / 8] | mask : relu_mask[bit / 8] & ~mask);
             }
-            // A library may well lose a NaN here.
+            // Loses a NaN, as a library may.
             if (desc.epilogue & RELU) value = value > 0.0f ? value : 0.0f;
             if ((desc.epilogue & DRELU) == DRELU) value = relu_mask[bit / 8] & mask ? value : 0.0f;
             sum += value;
@@ -173,7 +174,7 @@ extern "C" __attribute__((visibility("default"))) size_t cublasLtGetVersion() { 
 
 BLAS_API cublasLtCreate(LtHandle** handle) {
     if (cuda_emulator_refuse_during_capture() != CUDA_SUCCESS) return NOT_INITIALIZED;
-    if (const Status status = planted("CUDA_EMULATOR_CUBLASLT_CREATE")) return status;
+    if (const Status status = injected_status("CUDA_EMULATOR_CUBLASLT_CREATE")) return status;
     *handle = new LtHandle;
     return SUCCESS;
 }
@@ -202,12 +203,12 @@ BLAS_API cublasLtMatmulDescCreate(Desc** desc, int compute, int scale_type) {
 
 BLAS_API cublasLtMatmulDescSetAttribute(Desc* desc, int attribute, const void* value, size_t size) {
     switch (attribute) {
-        case 3: return take(&desc->transpose_a, value, size);
-        case 4: return take(&desc->transpose_b, value, size);
-        case 7: return take(&desc->epilogue, value, size);
-        case 8: return take(&desc->bias, value, size);
-        case 11: return take(&desc->aux, value, size);
-        case 12: return take(&desc->aux_ld, value, size);
+        case 3: return set_attribute(&desc->transpose_a, value, size);
+        case 4: return set_attribute(&desc->transpose_b, value, size);
+        case 7: return set_attribute(&desc->epilogue, value, size);
+        case 8: return set_attribute(&desc->bias, value, size);
+        case 11: return set_attribute(&desc->aux, value, size);
+        case 12: return set_attribute(&desc->aux_ld, value, size);
         default: return NOT_SUPPORTED;
     }
 }
@@ -223,10 +224,10 @@ BLAS_API cublasLtMatmulPreferenceCreate(Preference** preference) {
 }
 
 BLAS_API cublasLtMatmulPreferenceSetAttribute(Preference* preference, int attribute, const void* value, size_t size) {
-    if (attribute == 1) return take(&preference->workspace, value, size);
-    if (attribute == 3) return take(&preference->reductions, value, size);
+    if (attribute == 1) return set_attribute(&preference->workspace, value, size);
+    if (attribute == 3) return set_attribute(&preference->reductions, value, size);
     if (attribute < 5 || attribute > 8) return NOT_SUPPORTED;
-    return take(&preference->alignment[attribute - 5], value, size);
+    return set_attribute(&preference->alignment[attribute - 5], value, size);
 }
 
 BLAS_API cublasLtMatmulPreferenceDestroy(Preference* preference) {
@@ -235,12 +236,12 @@ BLAS_API cublasLtMatmulPreferenceDestroy(Preference* preference) {
 }
 
 BLAS_API cublasLtMatmulAlgoGetHeuristic(LtHandle* handle, const Desc* desc, const Layout* a, const Layout* b,
-                                        const Layout* c, const Layout* d, const Preference* preference, int wanted,
+                                        const Layout* c, const Layout* d, const Preference* preference, int requested,
                                         Proposal* proposals, int* count) {
     if (!is_alive(handle)) return NOT_INITIALIZED;
     *count = 0;
-    if (wanted < 1) return INVALID_VALUE;
-    if (const Status status = planted("CUDA_EMULATOR_CUBLASLT_PROPOSAL")) return status;
+    if (requested < 1) return INVALID_VALUE;
+    if (const Status status = injected_status("CUDA_EMULATOR_CUBLASLT_PROPOSAL")) return status;
     Gemm g{};
     if (const Status status = product_of(*desc, *a, *b, *c, *d, &g)) return status;
     if (const Status status = check_epilogue(*desc, g.m)) return status;
@@ -274,7 +275,7 @@ BLAS_API cublasLtMatmul(LtHandle* handle, const Desc* desc, const float* alpha, 
     bool aligned = address(workspace) % 256 == 0;
     for (int i = 0; same && i < 4; ++i) aligned &= operands[i] % algorithm->alignment[i] == 0;
     if (!same || !aligned || (workspace_bytes > 0 && !cuda_emulator_range(workspace, workspace_bytes))) return INVALID_VALUE;
-    if (const Status status = planted("CUDA_EMULATOR_CUBLASLT_PRODUCT")) return status;
+    if (const Status status = injected_status("CUDA_EMULATOR_CUBLASLT_PRODUCT")) return status;
     if (g.m == 0 || g.n == 0) return SUCCESS;
     g.a = a;
     g.b = b;
@@ -287,12 +288,14 @@ BLAS_API cublasLtMatmul(LtHandle* handle, const Desc* desc, const float* alpha, 
     if (writes_bias(*desc)) writes.push_back(desc->bias);
     if (reads_relu_mask) reads.push_back(desc->aux);
     if (writes_relu_mask) writes.push_back(desc->aux);
-    const Addresses ends = {reads_relu_mask || writes_relu_mask ? desc->aux : 0, desc->bias};
-    const std::function<CUresult()> work = [g, copy = *desc, ends] { return run(g, copy, ends); };
-    // Whatever takes more work takes more time here: what reads a bias or sums one, where a test wants that.
-    const char* more = getenv(reads_bias(*desc) ? "CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA" : "CUDA_EMULATOR_CUBLASLT_SUM_EXTRA");
+    const Addresses epilogue_addresses = {reads_relu_mask || writes_relu_mask ? desc->aux : 0, desc->bias};
+    const std::function<CUresult()> work = [g, copy = *desc, epilogue_addresses] {
+        return run(g, copy, epilogue_addresses);
+    };
+    // Tests can make products with a bias or a bias gradient slower: each extra operation adds to the clock.
+    const char* extra = getenv(reads_bias(*desc) ? "CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA" : "CUDA_EMULATOR_CUBLASLT_SUM_EXTRA");
     const std::function<CUresult()> nothing = [] { return CUDA_SUCCESS; };
-    for (int i = more && (reads_bias(*desc) || desc->epilogue == BGRADB) ? atoi(more) : 0; i > 0; --i) {
+    for (int i = extra && (reads_bias(*desc) || desc->epilogue == BGRADB) ? atoi(extra) : 0; i > 0; --i) {
         if (cuda_emulator_enqueue(stream, "cuBLASLt's delay", &nothing, &writes, &reads) != CUDA_SUCCESS) return EXECUTION_FAILED;
     }
     const CUresult result = cuda_emulator_enqueue(stream, "cuBLASLt product", &work, &writes, &reads);

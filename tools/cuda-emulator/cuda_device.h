@@ -1,8 +1,8 @@
-// CUDA C++ on the host: what a kernel may name, for compiling kernels/*.cu as plain C++.
+// CUDA C++ on the host: the keywords, types and functions that kernels/*.cu need to compile as plain C++.
 //
-// Qualifiers vanish, the built-in variables are globals that the block scheduler sets (one thread runs at a time), and
-// whatever makes threads wait for each other hands over to the scheduler. The shared variables of a kernel file lie in one
-// section, so that they can be poisoned before every block; they must be declared in a kernel, not in a template.
+// Qualifiers expand to nothing. The built-in variables are globals that the block scheduler sets, because one thread
+// runs at a time. Operations that synchronise threads call the scheduler. The shared variables of a kernel file are in
+// one section, so that they can be poisoned before every block; they must be declared in a kernel, not in a template.
 #pragma once
 
 #include <cmath>
@@ -84,8 +84,8 @@ T emulator_shuffle(WarpOp op, const char* file, int line, unsigned mask, T value
     return value;
 }
 
-// A lane's part in a group of tensor-core products: `rows` × `cols` tiles whose registers follow each other, with `groups`
-// of four words along k, each a TF32 number or two halves.
+// One lane's operands of `rows` × `cols` tensor-core products, whose registers are consecutive. Each product has
+// `groups` groups of four words along k; a word is a TF32 number or two halves.
 struct MmaCall {
     bool tf32;
     unsigned groups, rows, cols;
@@ -99,18 +99,18 @@ inline void emulator_mma(bool tf32, unsigned groups, unsigned rows, unsigned col
     emulator_warp(WarpOp::mma, ~0u, reinterpret_cast<uint64_t>(&call), 0, 32, file, line);
 }
 
-// To the nearest number with 10 bits of mantissa, ties away from zero, as cvt.rna.tf32.f32 does.
+// Rounds to the nearest number with 10 bits of mantissa, ties away from zero, as cvt.rna.tf32.f32 does.
 inline unsigned emulator_round_to_tf32(unsigned bits) {
     if ((bits & 0x7f800000) == 0x7f800000) return bits & 0x7fffff ? 0x7fffffff : bits;
     return (bits + 0x1000) & ~0x1fffu;
 }
 
-// For the check for races: an atomic, or a fence, is about to come.
-void emulator_atomic(const void* to, size_t bytes, const void* place);
+// Notify the race detector before an atomic or a fence.
+void emulator_atomic(const void* to, size_t bytes, const void* pc);
 void emulator_fence();
 #define EMULATOR_ATOMIC template <class T> __attribute__((noinline, no_sanitize("thread")))
 
-// Threads of the device run one at a time, so an atomic needs no lock.
+// Device threads run one at a time, so atomics need no lock.
 EMULATOR_ATOMIC T atomicAdd(T* to, T value) {
     emulator_atomic(to, sizeof(T), __builtin_return_address(0));
     const T old = *to;

@@ -1,10 +1,10 @@
-// The part of the CUDA driver's binary interface that the emulator offers: results, handles and their numbers.
+// The types of the CUDA driver's binary interface: result codes and handles.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-// X(name, number, text): the results that the emulator can return, with the driver's own words.
+// X(name, number, text): the results that the emulator can return, with the driver's descriptions.
 #define EMULATOR_RESULTS(X)                                                                                   \
     X(CUDA_SUCCESS, 0, "no error")                                                                            \
     X(CUDA_ERROR_INVALID_VALUE, 1, "invalid argument")                                                        \

@@ -1,4 +1,4 @@
-// The driver's start, its devices and their contexts.
+// Initialisation, devices and contexts.
 #include <cstdio>
 #include <cstring>
 #include <map>
@@ -24,13 +24,13 @@ std::recursive_mutex& lock() {
 
 Context* current_context() { return current; }
 
-CUresult usable() {
+CUresult check_context() {
     if (!initialised) return CUDA_ERROR_NOT_INITIALIZED;
     if (!current || !contexts.has(current)) return CUDA_ERROR_INVALID_CONTEXT;
     return current->failure;
 }
 
-// What the device says of itself, by the driver's numbers; the rest is zero.
+// Device attributes by CUdevice_attribute number; all others are zero.
 static int attribute(int which) {
     static const std::map<int, int> values = {
         {1, 1024},     // Threads per block
@@ -126,7 +126,7 @@ CUDA_API cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
     return CUDA_SUCCESS;
 }
 
-// The last release ends an error's hold on the context, as a reset does on a GPU; the context itself stays.
+// The last release clears the context's error, as a reset does on a GPU, but does not destroy the context.
 CUDA_API cuDevicePrimaryCtxRelease_v2(CUdevice device) {
     std::lock_guard<std::recursive_mutex> guard(lock());
     auto found = primaries.find(device);

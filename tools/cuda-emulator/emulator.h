@@ -1,4 +1,4 @@
-// The emulated device's state and the interfaces between the parts of libcuda's stand-in.
+// The emulated device's state and the interfaces between the source files of the emulated libcuda.
 #pragma once
 
 #include <deque>
@@ -23,53 +23,53 @@ namespace emulator {
 struct Settings {
     int devices, driver_version, capability;  // capability: 10·major + minor.
     size_t memory_bytes;
-    size_t graph_nodes;                 // A graph of more is refused, as for want of memory.
-    uint64_t graph_launch_nanoseconds;  // What a launch of a graph takes on the device's clock.
+    size_t graph_nodes;                 // Instantiating a graph with more nodes fails with out of memory.
+    uint64_t graph_launch_nanoseconds;  // The cost of a graph launch on the device clock.
     bool blocking, reversed;
 };
 const Settings& settings();
 
-// ---- The one lock, and what every call checks first (device.cpp).
+// ---- The global lock, and the check at the start of every call (device.cpp).
 std::recursive_mutex& lock();
-CUresult usable();  // Not initialised, no context, or the context's earlier error.
+CUresult check_context();  // An error if not initialised, without a context, or after the context has failed.
 
 struct Context {
     int device;
     int references = 0;
     bool primary = true;
     CUresult failure = CUDA_SUCCESS;  // Sticky, as on a GPU.
-    std::shared_ptr<Queue> legacy = nullptr;  // Of the default stream.
+    std::shared_ptr<Queue> legacy = nullptr;  // The queue of the legacy default stream.
 };
 Context* current_context();
 
 #define EMULATOR_ENTER()                                                     \
     std::lock_guard<std::recursive_mutex> guard_(emulator::lock());          \
-    if (CUresult unusable_ = emulator::usable()) return unusable_
+    if (CUresult unusable_ = emulator::check_context()) return unusable_
 
 // ---- Memory (memory.cpp).
 struct Allocation {
     unsigned id;
-    uintptr_t start;  // What the program sees; at most 255 bytes of canary follow, then a page without access.
+    uintptr_t start;  // The address that the program gets. Up to 255 bytes of canary follow, then an inaccessible page.
     size_t size;
-    uintptr_t pages;  // The accessible pages, with canary before `start`.
+    uintptr_t pages;  // The accessible pages, which hold canary before `start`.
     size_t page_bytes;
     bool freed = false, free_pending = false;
 };
-uintptr_t device_range();  // All device memory lies in this range of addresses.
+uintptr_t device_range();  // The start of the address range that contains all device memory.
 size_t device_range_bytes();
 CUresult allocate(size_t bytes, CUdeviceptr* pointer);
 CUresult release(CUdeviceptr pointer);
 Allocation* find_allocation(uintptr_t address);  // Live or freed, guard zones included.
-bool is_device_range(CUdeviceptr pointer, size_t bytes);  // When a call is made.
-bool is_live_range(CUdeviceptr pointer, size_t bytes);    // When it runs: a free may already wait behind it.
+bool is_device_range(CUdeviceptr pointer, size_t bytes);  // For checks when a call is made.
+bool is_live_range(CUdeviceptr pointer, size_t bytes);    // For checks when work runs: a free may already be queued.
 bool is_pinned(const void* pointer, size_t bytes);
-CUresult check_guards(const char* what);  // A write outside its allocation.
+CUresult check_guards(const char* what);  // An error if `what` wrote outside an allocation.
 size_t memory_used();
 
-// ---- Faults (faults.cpp): runs device code, turning a fault into its error after a line on stderr.
+// ---- Faults (faults.cpp): runs device code; a fault is logged to stderr and becomes a CUDA error.
 CUresult run_guarded(const std::string& what, const std::function<CUresult()>& body);
 [[noreturn]] void fail_running(CUresult error, const std::string& message);
-void say(const std::string& message);
+void log_message(const std::string& message);
 
 // ---- Blocks (block.cpp).
 struct Launch {
@@ -79,54 +79,55 @@ struct Launch {
     std::vector<std::vector<unsigned char>> parameters;
 };
 void run_grid(const Launch& launch);
-void abandon_grid();  // After a fault in it.
-std::string running_thread();  // "block (0, 0, 0), thread (1, 0, 0)", while a kernel runs.
+void abandon_grid();  // Called after a fault in the running grid.
+std::string running_thread();  // ", block (0, 0, 0), thread (1, 0, 0)"; empty if no kernel is running.
 
-// ---- Tensor cores (mma.cpp): the products that the 32 lanes of a warp ask for; false where they disagree on the shape.
+// ---- Tensor cores (mma.cpp): computes the products of the 32 lanes of a warp; false if the lanes disagree on the
+// shape.
 bool multiply_in_warp(const MmaCall* const* lanes);
 
 // ---- Work in stream order (queue.cpp).
 struct Operation {
     std::string what;
     std::function<CUresult()> run;
-    // Device addresses that it is given to write to, or only to read from, where that is known.
+    // The device pointers passed to it, if known: those that it may write to, and those that it only reads.
     std::vector<uintptr_t> writes = {}, reads = {};
 };
-// A place in a stream's queue: an operation, an event's mark, or a wait for work of other streams.
+// An entry of a stream's queue: an operation, an event record, or a wait for work of other streams.
 struct Work {
-    Queue* queue = nullptr;  // While it is not done.
-    uint64_t number = 0;     // Its place there, counted from the first work ever.
+    Queue* queue = nullptr;  // Valid until it is done.
+    uint64_t number = 0;     // Its sequence number in the queue.
     std::shared_ptr<Operation> operation = nullptr;
     std::vector<std::shared_ptr<Work>> after = {};
     size_t staged = 0;
-    // On the clock of its stream: what it takes besides what it counts itself, and when it was done.
+    // On its stream's clock: its fixed cost, in addition to what the operation adds itself, and the time it completed.
     uint64_t cost = 0, nanoseconds = 0;
     bool done = false;
 };
 struct Queue {
     Context* context;
-    bool blocking = false, closed = false, asked = false;
+    bool blocking = false, closed = false, queried = false;
     std::deque<std::shared_ptr<Work>> work = {};
-    uint64_t first = 0, wanted = 0;  // Numbers of the front, and of the first work that nobody waits for.
+    uint64_t first = 0, required_end = 0;  // Sequence numbers of the front, and of the first work that need not run.
     uint64_t nanoseconds = 0;
 };
 std::shared_ptr<Queue> open_queue(Context* context, bool blocking);
 void close_queue(Queue& queue);
 std::shared_ptr<Work> enqueue(Stream* stream, std::shared_ptr<Operation> operation, size_t staged_bytes = 0);
 void enqueue_wait(Stream* stream, const std::shared_ptr<Work>& earlier);
-CUresult keep_limits(Stream* stream);  // After work was queued: too much of it runs.
-// Each runs what must have run for it, and nothing else.
+CUresult enforce_limits(Stream* stream);  // Called after queueing work: runs all work if there is too much.
+// Each runs only the work that must have completed when it returns.
 CUresult finish(const std::shared_ptr<Work>& work);
 CUresult finish(Stream* stream);
 CUresult finish(Context* context);
 bool is_idle(Stream* stream);
-bool is_asked_again(Stream* stream);  // True for every second query.
-// The clock of the running operation's stream. It counts work, not time, so that what is chosen by events is the same every
-// time: a microsecond for every operation, a nanosecond for every thread.
+bool is_repeated_query(Stream* stream);  // True for every second query.
+// The clock of the running operation's stream. It counts work instead of time, so that decisions based on event times
+// are reproducible: one microsecond per operation and one nanosecond per thread.
 uint64_t& device_nanoseconds();
 
 // ---- Streams, captures, events and graphs (stream.cpp, capture.cpp, event.cpp, graph.cpp).
-// A captured operation, and the earlier ones that it waits for.
+// A captured operation and the indices of the nodes that it depends on.
 struct Node {
     std::shared_ptr<Operation> operation;
     std::set<size_t> after;
@@ -136,8 +137,8 @@ struct Graph {
 };
 struct GraphExec {
     std::vector<Node> nodes;
-    // Two orders that the dependencies allow, taken in turn: as recorded, and the last recorded first wherever it may be,
-    // so that a missing dependency shows in the numbers of one of them.
+    // Launches alternate between two orders that the dependencies allow: as recorded, and last recorded first. A
+    // missing dependency gives wrong results in one of them.
     std::vector<size_t> orders[2];
     unsigned launches = 0;
 };
@@ -147,7 +148,7 @@ struct Capture {
     int mode;
     std::thread::id thread;
     bool invalid = false;
-    // The streams that take part, each with the nodes that its next one waits for.
+    // The streams that take part, each with the nodes that its next node depends on.
     std::map<Stream*, std::set<size_t>> last;
 };
 struct Stream {
@@ -156,21 +157,21 @@ struct Stream {
 };
 struct Event {
     unsigned flags;
-    std::shared_ptr<Work> mark = nullptr;  // Null where it was never recorded.
-    bool asked = false;
+    std::shared_ptr<Work> mark = nullptr;  // Null if it was never recorded.
+    bool queried = false;
     std::shared_ptr<Capture> capture = nullptr;
-    std::set<size_t> last = {};  // The nodes that whoever waits for it waits for.
+    std::set<size_t> last = {};  // The captured nodes that a wait for it depends on.
 };
 bool is_stream(Stream* stream);
-// Queues the operation, or records it where the stream is capturing.
+// Queues the operation, or adds it to the graph if the stream is capturing.
 CUresult submit(Stream* stream, std::shared_ptr<Operation> operation, size_t staged_bytes = 0);
 CUresult submit(Stream* stream, Operation operation, size_t staged_bytes = 0);
-// Waits for all of a context, which breaks the captures in it.
+// Waits for all work of a context, which invalidates captures in it.
 CUresult synchronize(Context* context);
-// For calls that may not be made while a capture is under way: each invalidates it and says so.
+// For calls that are not allowed during a capture: each invalidates the capture and returns an error.
 CUresult refuse_during_capture();
 CUresult refuse_waiting_on(Stream* stream);
-CUresult refuse_implicit(Stream* stream);  // The legacy stream waits for blocking streams, so for one that is capturing.
+CUresult refuse_implicit(Stream* stream);  // The legacy stream waits for blocking streams, including capturing ones.
 bool is_capturing(Stream* stream);
 std::vector<std::shared_ptr<Capture>>& captures();
 
@@ -182,7 +183,7 @@ struct Function {
 const Kernel* find_kernel(const std::string& name);
 Function* as_function(CUfunction handle);
 
-// A set of handles in use: a call with any other is refused.
+// The set of valid handles of a type; calls with other handles are refused.
 template <class T>
 class Handles {
 public:

@@ -1,4 +1,4 @@
-// Events: marks in stream order, their times, and how they carry a capture from stream to stream.
+// Events: marks in stream order, their times, and how they extend a capture to other streams.
 #include "emulator.h"
 
 namespace emulator {
@@ -14,7 +14,7 @@ CUresult refuse_captured(Event* event) {
     return CUDA_ERROR_CAPTURED_EVENT;
 }
 
-// A capturing stream waits for `event`, or a stream joins the capture that `event` belongs to.
+// A capturing stream waits for `event`, or a stream joins the capture in which `event` was recorded.
 CUresult wait_in_capture(Stream* stream, Event* event) {
     if (!event->capture) {
         stream->capture->invalid = true;
@@ -40,7 +40,7 @@ CUDA_API cuEventCreate(CUevent* event, unsigned flags) {
     return CUDA_SUCCESS;
 }
 
-// Waits for nothing: who waits for its mark keeps that.
+// Does not wait: waits that were already queued keep the event's mark.
 CUDA_API cuEventDestroy_v2(CUevent event) {
     EMULATOR_ENTER();
     return events.remove(event) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
@@ -56,21 +56,20 @@ CUDA_API cuEventRecord(CUevent event, CUstream stream) {
     }
     if (CUresult refused = refuse_implicit(stream)) return refused;
     event->capture = nullptr;
-    event->asked = false;
+    event->queried = false;
     event->mark = enqueue(stream, nullptr);
-    return keep_limits(stream);
+    return enforce_limits(stream);
 }
 
-// The first question is answered with "not ready", and the next by having the work done, so that a program which keeps
-// asking gets on.
+// The first query returns "not ready", and the next runs the work, so that a program that polls makes progress.
 CUDA_API cuEventQuery(CUevent event) {
     EMULATOR_ENTER();
     if (!events.has(event)) return CUDA_ERROR_INVALID_HANDLE;
     if (CUresult refused = refuse_captured(event)) return refused;
     if (CUresult refused = refuse_during_capture()) return refused;
     if (!event->mark || event->mark->done) return CUDA_SUCCESS;
-    if (event->asked) return finish(event->mark);
-    event->asked = true;
+    if (event->queried) return finish(event->mark);
+    event->queried = true;
     return CUDA_ERROR_NOT_READY;
 }
 
@@ -82,7 +81,7 @@ CUDA_API cuEventSynchronize(CUevent event) {
     return event->mark ? finish(event->mark) : CUDA_SUCCESS;
 }
 
-// Each stream has its own clock, moved on by the events that it waits for.
+// Each stream has its own clock; waiting for an event advances the clock to the event's time.
 CUDA_API cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to) {
     EMULATOR_ENTER();
     for (CUevent event : {from, to}) {
@@ -94,7 +93,7 @@ CUDA_API cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to) {
     return CUDA_SUCCESS;
 }
 
-// Drivers have it from CUDA 12.8 on; an older one would not even have the name, which ends cudarc with a panic.
+// Drivers have this function since CUDA 12.8. An older driver would lack the symbol, which makes cudarc panic.
 CUDA_API cuEventElapsedTime_v2(float* milliseconds, CUevent from, CUevent to) {
     if (settings().driver_version < 12080) return CUDA_ERROR_NOT_SUPPORTED;
     return cuEventElapsedTime(milliseconds, from, to);

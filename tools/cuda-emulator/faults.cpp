@@ -1,7 +1,7 @@
-// Faults of device code: memory traps and the compiler's checks become CUDA errors, with a line that names the kernel.
+// Faults in device code: signals and failed compiler checks become CUDA errors, with a message that names the kernel.
 //
-// Kernels are compiled with the sanitizers for alignment and array bounds; their handlers are defined here, so that no
-// runtime library is needed. A fault leaves the running fiber for good, by a jump back to `run_guarded`.
+// Kernels are compiled with the alignment and bounds sanitizers. Their handlers are defined here, so that no runtime
+// library is needed. A fault abandons the running fiber with a jump back to `run_guarded`.
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -30,7 +30,7 @@ std::string describe(uintptr_t address, bool writing) {
     char text[256];
     const Allocation* near = find_allocation(address);
     if (!near) {
-        snprintf(text, sizeof text, "%s address 0x%zx, which is no device memory", verb, static_cast<size_t>(address));
+        snprintf(text, sizeof text, "%s address 0x%zx, which is not device memory", verb, static_cast<size_t>(address));
     } else {
         snprintf(text, sizeof text, "%s byte %td of allocation #%u, which %s %zu bytes", verb,
                  static_cast<ptrdiff_t>(address - near->start), near->id,
@@ -48,10 +48,10 @@ const struct sigaction& previous(int signal) {
     }
 }
 
-// Only notes the fault and leaves: the signal stack is too small for anything more.
+// Only records the fault and jumps out, because the signal stack is too small for anything more.
 void on_signal(int signal, siginfo_t* info, void* context) {
     if (!guarded || !pthread_equal(guarded_thread, pthread_self())) {
-        // Not device code: back to whoever handled it before, who sees the fault again.
+        // Not device code: restore the previous handler, which the repeated fault then reaches.
         sigaction(signal, &previous(signal), nullptr);
         return;
     }
@@ -68,11 +68,12 @@ void on_signal(int signal, siginfo_t* info, void* context) {
 CUresult explain_signal() {
     const std::string where = running_operation + running_thread();
     if (fault_signal == SIGFPE) {
-        say(where + ": integer division by zero");
+        log_message(where + ": integer division by zero");
         return CUDA_ERROR_LAUNCH_FAILED;
     }
-    // clang's checks of local arrays stop at an illegal instruction.
-    say(where + ": " + (fault_signal == SIGILL ? "an array bound is broken" : describe(fault_address, fault_writing)));
+    // clang's checks of local arrays trap with an illegal instruction.
+    log_message(where + ": " + (fault_signal == SIGILL ? "an array index is out of bounds"
+                                                       : describe(fault_address, fault_writing)));
     return CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
@@ -90,7 +91,7 @@ void install_handlers() {
     sigaction(SIGILL, &action, &previous_ill);
 }
 
-// A fault on a fiber's own overflowing stack needs another stack for the handler; a Rust thread brings one.
+// The handler needs its own stack if a fiber's stack overflows. Rust threads already have one.
 void ensure_signal_stack() {
     static thread_local bool ensured = false;
     if (ensured) return;
@@ -106,10 +107,10 @@ void ensure_signal_stack() {
 
 }  // namespace
 
-void say(const std::string& message) { fprintf(stderr, "CUDA emulator: %s\n", message.c_str()); }
+void log_message(const std::string& message) { fprintf(stderr, "CUDA emulator: %s\n", message.c_str()); }
 
 void fail_running(CUresult error, const std::string& message) {
-    say(running_operation + running_thread() + ": " + message);
+    log_message(running_operation + running_thread() + ": " + message);
     failure = error;
     siglongjmp(escape, 1);
 }
@@ -133,13 +134,13 @@ CUresult run_guarded(const std::string& what, const std::function<CUresult()>& b
 
 }  // namespace emulator
 
-// The front of the records that the compiler passes to its check handlers.
+// The start of the records that the compiler passes to the sanitizers' handlers.
 struct CheckedPlace {
     const char* file;
     uint32_t line, column;
 };
 
-static std::string place(const CheckedPlace* at) {
+static std::string location(const CheckedPlace* at) {
     return std::string(at->file ? at->file : "?") + ":" + std::to_string(at->line);
 }
 
@@ -147,11 +148,11 @@ extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_type_mismat
                                                                                             uintptr_t address) {
     char text[64];
     snprintf(text, sizeof text, "misaligned access to 0x%zx, at ", static_cast<size_t>(address));
-    emulator::fail_running(CUDA_ERROR_MISALIGNED_ADDRESS, text + place(at));
+    emulator::fail_running(CUDA_ERROR_MISALIGNED_ADDRESS, text + location(at));
 }
 
 extern "C" __attribute__((visibility("hidden"))) void __ubsan_handle_out_of_bounds_abort(CheckedPlace* at,
                                                                                          uintptr_t index) {
     emulator::fail_running(CUDA_ERROR_ILLEGAL_ADDRESS,
-                           "index " + std::to_string(index) + " is outside its array, at " + place(at));
+                           "index " + std::to_string(index) + " is outside its array, at " + location(at));
 }

@@ -1,4 +1,4 @@
-// Fibers by a hand-written context switch: only what a call must preserve is saved, which keeps a switch to a few
+// The context switch between fibers, in assembly. It saves only callee-saved registers, so a switch takes a few
 // nanoseconds.
 #include "fiber.h"
 
@@ -79,7 +79,7 @@ namespace {
 
 constexpr size_t GUARD = 64 * 1024;  // Inaccessible, below the stack; a multiple of every page size.
 constexpr size_t STACK = 256 * 1024;
-// Stacks begin at different places of their pages, or the tops of all would share a few lines of the caches.
+// Stacks start at different offsets within their pages; otherwise the tops of all would map to the same few cache sets.
 constexpr size_t STAGGER = 17 * 64, STAGGERS = 59;
 
 void* outside = nullptr;

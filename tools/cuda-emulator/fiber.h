@@ -1,4 +1,5 @@
-// Fibers: stacks of their own, switched by hand, so that a device thread can stop at a barrier.
+// Fibers: threads of execution with their own stacks and cooperative switching, so that a device thread can wait at a
+// barrier.
 #pragma once
 
 #include <cstddef>
@@ -8,13 +9,13 @@ namespace emulator {
 class Fiber {
 public:
     explicit Fiber(void (*entry)());
-    // Runs the fiber until it calls `leave`. Only from outside any fiber.
+    // Runs the fiber until it calls `leave`. Must be called from outside any fiber.
     void enter();
-    // Returns to whoever entered the running fiber.
+    // Returns from the `enter` call of the running fiber.
     static void leave();
 
-    unsigned thread = 0;   // The device thread it is in the middle of.
-    bool waiting = false;  // It left at a barrier or shuffle; otherwise it is free.
+    unsigned thread = 0;   // The device thread that it is running.
+    bool waiting = false;  // True if it left at a barrier or shuffle; otherwise it is free for another thread.
     bool released = false;
 
 private:

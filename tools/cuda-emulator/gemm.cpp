@@ -1,5 +1,5 @@
 // A blocked matrix product: panels of A and B are packed as floats, a micro-kernel keeps its tile of C in vector
-// registers, and the tiles of C are shared out to a few threads.
+// registers, and blocks of C are distributed to a few threads.
 #include "gemm.h"
 
 #include <algorithm>
@@ -28,7 +28,7 @@ typedef float Vector __attribute__((vector_size(LANES * 4), aligned(4)));
 constexpr int MR = 2 * LANES;
 constexpr long KC = 256, MAX_MC = 6 * MR, MAX_NC = 20 * NR;
 
-// Worker threads that wait for the next call; never ended, as the library is never unloaded.
+// A pool of worker threads. It is never destroyed, because the library is never unloaded.
 class Pool {
 public:
     Pool() {
@@ -40,7 +40,7 @@ public:
 
     int size() const { return size_; }
 
-    // Calls `task` with every number below `count`, on all threads.
+    // Calls `task` with every index below `count`, on all threads.
     void run(long count, const std::function<void(long)>& task) {
         {
             std::lock_guard<std::mutex> guard(mutex_);
@@ -101,7 +101,7 @@ float from_bits(uint32_t bits) {
     return value;
 }
 
-// Drops `dropped` mantissa bits, rounding to nearest even; infinity and NaN stay.
+// Drops `dropped` mantissa bits, rounding to nearest even; infinity and NaN do not change.
 float round_mantissa(float value, int dropped) {
     const uint32_t bits = bits_of(value);
     if ((bits & 0x7f800000) == 0x7f800000) return value;
@@ -130,8 +130,8 @@ float rounded(float value, Rounding rounding) {
     }
 }
 
-// Packs `width`-wide panels: panel p holds, for each of `depth` steps, elements p·width … of the other axis. An element
-// lies at `data[across · across_stride + along · along_stride]`; past `count`, zeros.
+// Packs panels of WIDTH elements: for each of `depth` steps along k, panel p holds elements p·WIDTH to (p+1)·WIDTH − 1
+// of the other axis, zeros past `count`. An element is at `data[across · across_stride + along · along_stride]`.
 template <int WIDTH>
 void pack(float* to, const void* data, Type type, Rounding rounding, long first, long count, long across_stride,
           long first_step, long depth, long along_stride) {
@@ -154,7 +154,7 @@ void pack(float* to, const void* data, Type type, Rounding rounding, long first,
     }
 }
 
-// tile [MR × NR], column-major with MR rows, += panel of A · panel of B.
+// tile += panel of A · panel of B; the tile is [MR][NR], column-major.
 void micro_kernel(const float* a, const float* b, long depth, float* tile) {
     Vector sum[NR][2];
     for (int j = 0; j < NR; ++j) sum[j][0] = sum[j][1] = Vector{};
@@ -177,14 +177,14 @@ void write_tile(const Gemm& g, const float* tile, long row, long rows, long col,
         for (long i = 0; i < rows; ++i) {
             const long at = row + i + (col + j) * g.ldc;
             float value = g.alpha * tile[i + j * MR];
-            // beta 0 means C is not read: it may hold anything.
+            // If beta is 0, C must not be read, because it may be uninitialised.
             if (g.beta != 0.0f) value += g.beta * load_element(g.c, g.c_type, at);
             store_element(g.c, g.c_type, at, value);
         }
     }
 }
 
-// One block of C: rows [row, row + mc), columns [col, col + nc).
+// Computes one block of C: rows [row, row + mc), columns [col, col + nc).
 void block(const Gemm& g, long row, long mc, long col, long nc) {
     thread_local std::vector<float> packed_a, packed_b, tiles;
     const long row_panels = (mc + MR - 1) / MR, col_panels = (nc + NR - 1) / NR;
@@ -235,7 +235,7 @@ void gemm(const Gemm& g) {
     if (g.m == 0 || g.n == 0) return;
     long mc = MAX_MC, nc = MAX_NC;
     auto blocks = [&] { return ((g.m + mc - 1) / mc) * ((g.n + nc - 1) / nc); };
-    // Smaller blocks where there are too few to share out; a block's size changes no sum.
+    // Use smaller blocks if there are too few for all threads; the block size does not change any sum.
     while (blocks() < 2 * pool().size() && (mc > MR || nc > 2 * NR)) {
         if (mc > MR && (mc * NR >= nc * MR || nc <= 2 * NR)) {
             mc = mc / 2 / MR * MR > 0 ? mc / 2 / MR * MR : MR;

@@ -1,4 +1,4 @@
-// The matrix product behind the stand-in for cuBLAS: C = alpha · op(A) · op(B) + beta · C, column-major.
+// The matrix product of the emulated cuBLAS and cuBLASLt: C = alpha · op(A) · op(B) + beta · C, column-major.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@ namespace emulator {
 
 enum class Type { f32, f16, bf16 };
 
-// How inputs are rounded before they are multiplied; sums are fp32 always.
+// How inputs are rounded before they are multiplied; sums are always fp32.
 enum class Rounding { none, tf32, f16, bf16 };
 
 struct Gemm {
@@ -21,7 +21,7 @@ struct Gemm {
     float alpha, beta;
 };
 
-// Each element of C sums its products in one order, however many threads there are.
+// The order of each element's sum does not depend on the number of threads.
 void gemm(const Gemm& product);
 
 float load_element(const void* data, Type type, long index);

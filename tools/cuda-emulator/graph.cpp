@@ -1,4 +1,4 @@
-// Stream capture, graphs made by it, and their replay in orders that the dependencies allow.
+// Stream capture, the captured graphs, and their replay in orders that the dependencies allow.
 #include <algorithm>
 
 #include "emulator.h"
@@ -15,14 +15,14 @@ void end(const std::shared_ptr<Capture>& capture) {
     all.erase(std::remove(all.begin(), all.end(), capture), all.end());
 }
 
-// Marks `node` and all that it waits for.
+// Marks `node` and all nodes that it depends on.
 void mark_before(const std::vector<Node>& nodes, size_t node, std::vector<bool>& marked) {
     if (marked[node]) return;
     marked[node] = true;
     for (size_t before : nodes[node].after) mark_before(nodes, before, marked);
 }
 
-// Whether the origin has waited for all the work of the other streams.
+// Whether the origin stream has waited for all work of the other streams.
 bool is_joined(const Capture& capture) {
     const auto& nodes = capture.graph->nodes;
     std::vector<bool> marked(nodes.size());
@@ -30,7 +30,7 @@ bool is_joined(const Capture& capture) {
     return std::find(marked.begin(), marked.end(), false) == marked.end();
 }
 
-// Of the nodes that may run, always the one recorded last.
+// A topological order that always takes the last recorded of the ready nodes.
 std::vector<size_t> last_first(const std::vector<Node>& nodes) {
     std::vector<size_t> order;
     std::vector<bool> done(nodes.size());
@@ -45,24 +45,26 @@ std::vector<size_t> last_first(const std::vector<Node>& nodes) {
     return order;
 }
 
-bool share(const std::vector<uintptr_t>& a, const std::vector<uintptr_t>& b) {
+bool overlap(const std::vector<uintptr_t>& a, const std::vector<uintptr_t>& b) {
     return std::find_first_of(a.begin(), a.end(), b.begin(), b.end()) != a.end();
 }
 
-// Two nodes that may run at once must not write what the other is given, scratch above all: run one after the other, as
-// here, they would not show it.
+// Whether two nodes may run concurrently and one writes memory that the other accesses, such as a shared workspace. The
+// emulator runs nodes one after another, so results would not show such a race.
 bool has_races(const std::vector<Node>& nodes) {
-    size_t in_a_row = 1;
-    while (in_a_row < nodes.size() && nodes[in_a_row].after == std::set<size_t>{in_a_row - 1}) ++in_a_row;
-    for (size_t later = in_a_row; later < nodes.size(); ++later) {
+    size_t sequential = 1;
+    while (sequential < nodes.size() && nodes[sequential].after == std::set<size_t>{sequential - 1}) ++sequential;
+    for (size_t later = sequential; later < nodes.size(); ++later) {
         std::vector<bool> before(nodes.size());
         mark_before(nodes, later, before);
         for (size_t node = 0; node < later; ++node) {
             const Operation &a = *nodes[node].operation, &b = *nodes[later].operation;
-            if (before[node] || !(share(a.writes, b.writes) || share(a.writes, b.reads) || share(b.writes, a.reads))) {
+            if (before[node] ||
+                !(overlap(a.writes, b.writes) || overlap(a.writes, b.reads) || overlap(b.writes, a.reads))) {
                 continue;
             }
-            say(a.what + " and " + b.what + " may run at once, and one writes what the other is given");
+            log_message(a.what + " and " + b.what +
+                        " may run concurrently, and one writes memory that the other accesses");
             return true;
         }
     }
@@ -115,7 +117,7 @@ CUDA_API cuGraphInstantiateWithFlags(CUgraphExec* exec, CUgraph graph, unsigned 
     if (!graphs.has(graph)) return CUDA_ERROR_INVALID_VALUE;
     if ((flags & 1 && flags & 4) || flags > 15) return CUDA_ERROR_INVALID_VALUE;
     if (graph->nodes.size() > settings().graph_nodes) return CUDA_ERROR_OUT_OF_MEMORY;
-    // On a GPU it would be launched, and wrong now and then.
+    // A GPU would run the graph, with wrong results now and then.
     if (has_races(graph->nodes)) return CUDA_ERROR_INVALID_VALUE;
     auto* made = new GraphExec{graph->nodes};
     for (size_t node = 0; node < made->nodes.size(); ++node) made->orders[0].push_back(node);

@@ -1,4 +1,4 @@
-// cuLaunchKernel: the device's limits, and a copy of the parameters taken when the call is made.
+// cuLaunchKernel: checks the device's limits and copies the parameters when it is called.
 #include <cstdio>
 #include <cstdlib>
 
@@ -8,7 +8,7 @@ namespace emulator {
 namespace {
 
 CUresult refuse(const Function* function, const char* why) {
-    say(std::string("launch of ") + function->kernel->name + " refused: " + why);
+    log_message(std::string("launch of ") + function->kernel->name + " refused: " + why);
     return CUDA_ERROR_INVALID_VALUE;
 }
 
@@ -30,39 +30,39 @@ CUresult check_limits(const Function* function, const Launch& launch) {
     return CUDA_SUCCESS;
 }
 
-// Pointers that a kernel is given: those that it writes to, and those that it only reads from.
-struct Given {
+// The pointers passed to a kernel: those that it may write to, and those that it only reads.
+struct PointerArguments {
     std::vector<uintptr_t> writes, reads;
 };
 
-Given pointers_given(const Launch& launch) {
-    Given given;
+PointerArguments pointer_arguments(const Launch& launch) {
+    PointerArguments arguments;
     for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
         const Pointers pointers = launch.kernel->parameter_pointers[i];
         for (unsigned word = 0; word < pointers.count; ++word) {
             uintptr_t address;
             __builtin_memcpy(&address, launch.parameters[i].data() + word * sizeof address, sizeof address);
-            if (address) (word < pointers.reads ? given.reads : given.writes).push_back(address);
+            if (address) (word < pointers.reads ? arguments.reads : arguments.writes).push_back(address);
         }
     }
-    return given;
+    return arguments;
 }
 
-// A kernel handed a pointer to ordinary host memory would fault on a GPU; on the host it would not.
+// A pointer to pageable host memory would cause a fault on a GPU, but not on the host, so it is checked here.
 void check_pointers(const std::vector<uintptr_t>& pointers) {
     for (const uintptr_t address : pointers) {
         if (find_allocation(address) || is_pinned(reinterpret_cast<void*>(address), 0)) continue;
         char text[64];
-        snprintf(text, sizeof text, "it is given 0x%zx, which is no device pointer", static_cast<size_t>(address));
+        snprintf(text, sizeof text, "argument 0x%zx is not a device pointer", static_cast<size_t>(address));
         fail_running(CUDA_ERROR_ILLEGAL_ADDRESS, text);
     }
 }
 
-// Adds the kernel's name to the file that the environment asks for, when it has run for the first time.
-void note(const Kernel& kernel) {
+// Appends the kernel's name to the file named by CUDA_EMULATOR_LAUNCHED after its first run.
+void record_launch(const Kernel& kernel) {
     static const char* const path = getenv("CUDA_EMULATOR_LAUNCHED");
-    static std::set<std::string> noted;
-    if (!path || !noted.insert(kernel.name).second) return;
+    static std::set<std::string> recorded;
+    if (!path || !recorded.insert(kernel.name).second) return;
     if (FILE* file = fopen(path, "a")) {
         fprintf(file, "%s\n", kernel.name);
         fclose(file);
@@ -87,19 +87,19 @@ CUDA_API cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
         const auto* bytes = static_cast<const unsigned char*>(parameters[i]);
         launch.parameters.emplace_back(bytes, bytes + launch.kernel->parameter_sizes[i]);
     }
-    Given given = pointers_given(launch);
-    Operation operation{std::string("kernel ") + launch.kernel->name, [launch, given, handle] {
+    PointerArguments arguments = pointer_arguments(launch);
+    Operation operation{std::string("kernel ") + launch.kernel->name, [launch, arguments, handle] {
                             if (!as_function(handle)) {
                                 fail_running(CUDA_ERROR_ILLEGAL_ADDRESS, "its module was unloaded before it ran");
                             }
-                            check_pointers(given.reads);
-                            check_pointers(given.writes);
+                            check_pointers(arguments.reads);
+                            check_pointers(arguments.writes);
                             run_grid(launch);
-                            note(*launch.kernel);
+                            record_launch(*launch.kernel);
                             return CUDA_SUCCESS;
                         }};
-    operation.writes = std::move(given.writes);
-    operation.reads = std::move(given.reads);
+    operation.writes = std::move(arguments.writes);
+    operation.reads = std::move(arguments.reads);
     return submit(stream, std::move(operation));
 }
 

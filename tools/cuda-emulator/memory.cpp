@@ -1,8 +1,8 @@
-// Device memory: poisoned on allocation, fenced by canaries and inaccessible pages, never handed out again after free.
+// Device memory: poisoned on allocation, surrounded by canaries and inaccessible pages, and never reused after a free.
 //
-// An allocation ends as close to an inaccessible page as cuMemAlloc's 256-byte alignment allows, so a far read or write
-// faults at once; a write into the remaining canary is found after the operation that made it. Freed memory loses its
-// pages but keeps its addresses, so a use of it faults too.
+// An allocation ends as close to an inaccessible page as cuMemAlloc's 256-byte alignment allows, so most accesses past
+// its end fault immediately. A write into the remaining canary is detected after the operation that made it. A free
+// releases the pages but keeps the addresses reserved, so a use after free also faults.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -18,9 +18,9 @@ namespace {
 
 constexpr size_t ALIGNMENT = 256;
 constexpr unsigned char POISON = 0xff;          // NaN as float, half and double.
-constexpr uint16_t CANARY = 0xfffd;             // NaN as well, and not what poison propagates to.
+constexpr uint16_t CANARY = 0xfffd;             // Also NaN, but not one that poison propagates to.
 
-std::map<uintptr_t, Allocation> allocations;    // By the address of their pages.
+std::map<uintptr_t, Allocation> allocations;    // Keyed by the address of their pages.
 std::vector<Allocation*> live;
 std::map<uintptr_t, size_t> pinned;
 size_t used = 0;
@@ -31,7 +31,7 @@ size_t page_size() {
     return size;
 }
 
-// Inaccessible addresses on each side of an allocation: a multiple of every page size.
+// Inaccessible bytes on each side of an allocation; a multiple of every page size.
 constexpr size_t FENCE = 64 * 1024;
 
 size_t round_up(size_t value, size_t to) { return (value + to - 1) / to * to; }
@@ -42,7 +42,7 @@ void fill_canary(uintptr_t from, uintptr_t to) {
     }
 }
 
-// The first address in [from, to) whose canary was overwritten, or 0.
+// The first overwritten canary address in [from, to), or 0.
 uintptr_t broken_canary(uintptr_t from, uintptr_t to) {
     constexpr uint64_t whole = 0xfffdfffdfffdfffd;
     while (from < to) {
@@ -56,12 +56,12 @@ uintptr_t broken_canary(uintptr_t from, uintptr_t to) {
     return 0;
 }
 
-// The next addresses of the device's range; null where there are no more.
-void* take_addresses(size_t bytes) {
-    static size_t taken = 0;
-    if (device_range() == 0 || bytes > device_range_bytes() - taken) return nullptr;
-    taken += bytes;
-    return reinterpret_cast<void*>(device_range() + taken - bytes);
+// Reserves the next addresses of the device's range; null if it is exhausted.
+void* reserve_addresses(size_t bytes) {
+    static size_t reserved = 0;
+    if (device_range() == 0 || bytes > device_range_bytes() - reserved) return nullptr;
+    reserved += bytes;
+    return reinterpret_cast<void*>(device_range() + reserved - bytes);
 }
 
 Allocation* find_live(uintptr_t address) {
@@ -84,7 +84,7 @@ CUresult allocate(size_t bytes, CUdeviceptr* pointer) {
     const size_t aligned = round_up(bytes, ALIGNMENT);
     if (aligned < bytes || aligned > settings().memory_bytes - used) return CUDA_ERROR_OUT_OF_MEMORY;
     const size_t page_bytes = round_up(aligned, page_size());
-    void* fenced = take_addresses(page_bytes + 2 * FENCE);
+    void* fenced = reserve_addresses(page_bytes + 2 * FENCE);
     if (!fenced) return CUDA_ERROR_OUT_OF_MEMORY;
     Allocation made{next_id++, 0, bytes, reinterpret_cast<uintptr_t>(fenced) + FENCE, page_bytes};
     if (mprotect(reinterpret_cast<void*>(made.pages), page_bytes, PROT_READ | PROT_WRITE) != 0) {
@@ -109,8 +109,8 @@ CUresult release(CUdeviceptr pointer) {
     for (size_t i = 0; i < live.size(); ++i) {
         if (live[i] == allocation) live.erase(live.begin() + static_cast<long>(i--));
     }
-    races::forget(allocation->start, allocation->size);
-    // A fresh mapping in the same place gives the memory back and keeps the addresses out of use.
+    races::clear_shadow(allocation->start, allocation->size);
+    // A new inaccessible mapping at the same address releases the memory and keeps the addresses reserved.
     mmap(reinterpret_cast<void*>(allocation->pages), allocation->page_bytes, PROT_NONE,
          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     return guards;
@@ -150,7 +150,7 @@ CUresult check_guards(const char* what) {
         char text[256];
         snprintf(text, sizeof text, "%s wrote byte %td of allocation #%u, which has %zu bytes", what,
                  static_cast<ptrdiff_t>(broken - allocation->start), allocation->id, allocation->size);
-        say(text);
+        log_message(text);
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }
     return CUDA_SUCCESS;
@@ -178,14 +178,15 @@ CUDA_API cuMemFree_v2(CUdeviceptr pointer) {
     return result;
 }
 
-// An allocation within a capture would become a graph's own memory; a plan that preallocates never makes one.
+// On a GPU, an allocation during a capture becomes a memory node of the graph. The program allocates before it
+// captures, so the emulator refuses it.
 CUDA_API cuMemAllocAsync(CUdeviceptr* pointer, size_t bytes, CUstream stream) {
     EMULATOR_ENTER();
     if (!is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
     if (CUresult refused = refuse_waiting_on(stream)) return refused;
     const CUresult result = allocate(bytes, pointer);
     if (result != CUDA_ERROR_OUT_OF_MEMORY) return result;
-    // Where memory is short, an allocation waits for what is to be freed.
+    // If memory is short, an allocation waits for pending frees.
     if (CUresult failed = finish(current_context())) return failed;
     return allocate(bytes, pointer);
 }
@@ -222,7 +223,7 @@ CUDA_API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
 
 CUDA_API cuMemAllocHost_v2(void** pointer, size_t bytes) { return cuMemHostAlloc(pointer, bytes, 0); }
 
-// Waits for nothing, as nothing says that it does.
+// Does not wait for pending work, because CUDA's documentation does not say that it does.
 CUDA_API cuMemFreeHost(void* pointer) {
     EMULATOR_ENTER();
     if (CUresult refused = refuse_during_capture()) return refused;

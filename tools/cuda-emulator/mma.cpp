@@ -1,4 +1,4 @@
-// Tensor cores: mma.sync of a warp, with the register layouts of the PTX ISA, exact products and fp32 sums along k.
+// Tensor cores: mma.sync for a warp, with the PTX ISA's register layouts, exact products, and fp32 sums along k.
 #include "cuda_device.h"
 #include "emulator.h"
 
@@ -7,7 +7,7 @@ namespace {
 
 constexpr unsigned LANES = 32, ROWS = 16, COLS = 8, DEEPEST = 16;
 
-// The numbers of a word, which follow each other along k: one TF32, of which the low 13 bits do not count, or two halves.
+// The numbers of a word, consecutive along k: one TF32, whose low 13 bits are ignored, or two halves.
 void unpack(bool tf32, unsigned word, float* numbers) {
     if (tf32) {
         word &= ~0x1fffu;
@@ -23,7 +23,7 @@ struct Warp {
     bool tf32;
     unsigned groups, per_word, depth;
 
-    // a[k][row]: a lane's registers 2h and 2h + 1 are word t + 4h of rows g and g + 8.
+    // Reads a[k][row]: a lane's registers 2h and 2h + 1 are word t + 4h of rows g and g + 8.
     void left(unsigned tile, float (&a)[DEEPEST][ROWS]) const {
         for (unsigned lane = 0; lane < LANES; ++lane) {
             for (unsigned i = 0; i < 2 * groups; ++i) {
@@ -35,7 +35,7 @@ struct Warp {
         }
     }
 
-    // b[k][column]: a lane's register h is word t + 4h of column g.
+    // Reads b[k][column]: a lane's register h is word t + 4h of column g.
     void right(unsigned tile, float (&b)[DEEPEST][COLS]) const {
         for (unsigned lane = 0; lane < LANES; ++lane) {
             for (unsigned i = 0; i < groups; ++i) {

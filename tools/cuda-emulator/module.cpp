@@ -1,4 +1,4 @@
-// Modules: a PTX image names kernels, and host-compiled kernels of those names stand for them.
+// Modules: the kernel names are read from the PTX image, and the host-compiled kernels of those names run.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -26,16 +26,17 @@ std::map<std::string, Kernel>& kernels() {
     return *all;
 }
 
-// The newest PTX that the driver's version reads, as 10·major + minor.
+// The newest PTX version that the driver accepts, as 10·major + minor.
 int newest_ptx() {
     const int major = settings().driver_version / 1000, minor = settings().driver_version % 1000 / 10;
     if (major >= 13) return 90 + minor;
-    // CUDA 12.6 kept 12.5's PTX 8.5.
+    // CUDA 12.6 has PTX 8.5, as CUDA 12.5 does.
     if (major == 12) return 80 + (minor <= 5 ? minor : minor - 1);
     return 70 + minor;
 }
 
-// The two numbers after `directive`, as 10·major + minor, or −1: ".version 8.7", ".target sm_90".
+// The number after directive `name`, or −1: 87 for ".version 8.7", 90 for ".target sm_90". `suffix` receives the letter
+// after the target's number, if any.
 int directive(const std::string& ptx, const std::string& name, std::string* suffix) {
     const size_t at = ptx.find(name);
     if (at == std::string::npos) return -1;
@@ -63,10 +64,10 @@ CUresult load(Module** module, const std::string& ptx) {
     if (version < 0 || target < 0) return CUDA_ERROR_INVALID_PTX;
     if (version > newest_ptx()) {
         auto dotted = [](int number) { return std::to_string(number / 10) + "." + std::to_string(number % 10); };
-        say("PTX " + dotted(version) + " is newer than the driver's " + dotted(newest_ptx()));
+        log_message("PTX " + dotted(version) + " is newer than the driver's " + dotted(newest_ptx()));
         return CUDA_ERROR_UNSUPPORTED_PTX_VERSION;
     }
-    // sm_90a and the like run on exactly that device.
+    // Targets such as sm_90a run only on exactly that compute capability.
     const bool runs = suffix == "a" ? target == settings().capability : target <= settings().capability;
     if (!runs) return CUDA_ERROR_NO_BINARY_FOR_GPU;
     *module = modules.add(new Module{entries(ptx), {}});
@@ -104,7 +105,7 @@ CUDA_API cuModuleLoad(CUmodule* module, const char* path) {
     return load(module, text.str());
 }
 
-// Waits for nothing: a kernel that was launched and has not run is gone.
+// Does not wait: a launched kernel that has not run yet fails.
 CUDA_API cuModuleUnload(CUmodule module) {
     EMULATOR_ENTER();
     if (!modules.has(module)) return CUDA_ERROR_INVALID_HANDLE;

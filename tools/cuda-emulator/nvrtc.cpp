@@ -1,8 +1,8 @@
-// The stand-in for NVRTC: it compiles nothing. From the source it lists the kernels, as the entries of a text that is
-// enough like PTX for the emulated driver to load.
+// The emulated NVRTC. It compiles nothing: it finds the kernels' names in the source and writes them as entries of a
+// PTX file that the emulated driver can load.
 //
-// What it does refuse is what a build script gets wrong: an unknown option, a header that is not there, braces that do
-// not close, a source without a kernel.
+// It reports the errors that a build script can cause: an unknown option, a missing header, unbalanced brackets, and a
+// source without kernels.
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
@@ -25,21 +25,22 @@ struct Program {
 
 namespace {
 
-// As CUDA numbers itself: 13000 is 13.0.
+// In CUDA's numbering: 13000 is 13.0.
 int version() {
     const char* text = getenv("CUDA_EMULATOR_NVRTC");
     return text && *text ? atoi(text) : 13000;
 }
 
-// The version of the PTX that it writes; CUDA 12.6 kept 12.5's.
+// The PTX version of the output. CUDA 12.6 has the same PTX version as CUDA 12.5.
 std::string ptx_version() {
     const int minor = version() % 1000 / 10;
     if (version() >= 13000) return "9." + std::to_string(minor);
     return "8." + std::to_string(minor <= 5 ? minor : minor - 1);
 }
 
-// The source without comments and with empty strings, so that braces and names can be counted. Lines are kept.
-std::string bare(const std::string& source) {
+// The source without comments and with empty string literals, so that brackets and names can be found. Keeps line
+// breaks.
+std::string strip_comments(const std::string& source) {
     std::string out;
     for (size_t i = 0; i < source.size(); ++i) {
         const char c = source[i];
@@ -78,7 +79,8 @@ std::string identifier_at(const std::string& text, size_t at) {
     return text.substr(at, end - at);
 }
 
-// KERNEL(name) at a line's start gives name and suffix; `__global__ void name(` gives name.
+// The kernels' names: KERNEL(name) at the start of a line gives the name with the suffix, `__global__ void name(` the
+// name.
 std::vector<std::string> kernels(const std::string& text, const std::string& suffix) {
     std::vector<std::string> names;
     for (size_t at = text.find("KERNEL("); at != std::string::npos; at = text.find("KERNEL(", at + 1)) {
@@ -102,7 +104,7 @@ bool header_exists(const Program& program, const std::string& name) {
     return false;
 }
 
-// The first quoted header that cannot be opened, in the source or in the headers that were passed with it.
+// The first quoted #include, in the source or the headers passed with it, whose file cannot be found.
 std::string missing_header(const Program& program) {
     std::vector<std::string> texts{program.source};
     for (const auto& header : program.headers) texts.push_back(header.second);
@@ -111,7 +113,7 @@ std::string missing_header(const Program& program) {
         for (size_t at = text.find(include); at != std::string::npos; at = text.find(include, at + 1)) {
             const size_t from = at + include.size();
             const std::string name = text.substr(from, text.find('"', from) - from);
-            // Only the emulator's own build includes this one.
+            // Included only when the emulator is built.
             if (name != "cuda_device.h" && !header_exists(program, name)) return name;
         }
     }
@@ -179,11 +181,11 @@ NVRTC_API nvrtcCompileProgram(Program* program, int option_count, const char* co
     }
     const std::string missing = missing_header(*program);
     if (!missing.empty()) return fail(program, "could not open source file \"" + missing + "\"");
-    const std::string text = bare(program->source);
+    const std::string text = strip_comments(program->source);
     if (!balanced(text)) return fail(program, "expected a matching bracket");
     const std::vector<std::string> names = kernels(text, program->engine + program->storage);
     if (names.empty()) return fail(program, "the program has no kernel");
-    program->ptx = "// Stand-in for PTX: the kernels' names only.\n.version " + ptx_version() + "\n.target sm_" +
+    program->ptx = "// Emulated PTX: kernel names only.\n.version " + ptx_version() + "\n.target sm_" +
                    program->architecture +
                    "\n.address_size 64\n\n";
     for (const std::string& name : names) program->ptx += ".visible .entry " + name + "()\n{\n\tret;\n}\n";

@@ -1,8 +1,8 @@
-// What was asked for and has not run: a queue for every stream, run as late and in as odd an order as CUDA allows.
+// Pending work: one queue per stream, run as late and in as unusual an order as CUDA allows.
 //
-// Work runs when something waits for it, and then no more than that: the stream's work before it, and the work of other
-// streams that events order before it. Where several streams could go on, one wait prefers the oldest stream and the next
-// wait the newest, so that a missing event shows in the numbers of one of them.
+// Work runs when something waits for it, and only as much as necessary: the stream's earlier work, and the work of
+// other streams that events order before it. If several streams are ready, waits alternate between preferring the
+// oldest and the newest stream, so that a missing event gives wrong results in one of the two orders.
 #include <algorithm>
 
 #include "emulator.h"
@@ -10,11 +10,11 @@
 namespace emulator {
 namespace {
 
-// More work than this runs at once, as on a GPU whose host is slow.
+// If more work than this is pending, all of it runs, as on a GPU with a slow host.
 constexpr size_t COUNT_LIMIT = 1024;
 constexpr size_t STAGED_LIMIT = 64 << 20;
 
-std::vector<std::shared_ptr<Queue>> queues;  // In the order in which they were opened.
+std::vector<std::shared_ptr<Queue>> queues;  // Oldest first.
 std::map<std::pair<Context*, std::thread::id>, std::shared_ptr<Queue>> thread_queues;
 size_t count = 0, staged = 0;
 bool running = false, newest_first = false;
@@ -29,7 +29,7 @@ Queue& queue_of(Stream* stream) {
     return *queue;
 }
 
-// The legacy stream and the blocking streams wait for one another, whatever comes between.
+// Work on the legacy stream waits for earlier work on all blocking streams, and vice versa.
 void order_with_legacy(const Queue& queue, std::vector<std::shared_ptr<Work>>& after) {
     const Queue* legacy = queue.context->legacy.get();
     for (const auto& other : queues) {
@@ -47,24 +47,24 @@ void push(Queue& queue, const std::shared_ptr<Work>& work) {
     ++count;
 }
 
-// Marks what must run before `work`, and itself.
-void want(const Work& work) {
+// Marks `work` and everything that must run before it as required.
+void require(const Work& work) {
     Queue& queue = *work.queue;
-    for (uint64_t number = std::max(queue.wanted, queue.first); number <= work.number; ++number) {
-        queue.wanted = number + 1;
+    for (uint64_t number = std::max(queue.required_end, queue.first); number <= work.number; ++number) {
+        queue.required_end = number + 1;
         for (const auto& earlier : queue.work[number - queue.first]->after) {
-            if (!earlier->done) want(*earlier);
+            if (!earlier->done) require(*earlier);
         }
     }
 }
 
-void want_all(const Queue& queue) {
-    if (!queue.work.empty()) want(*queue.work.back());
+void require_all(const Queue& queue) {
+    if (!queue.work.empty()) require(*queue.work.back());
 }
 
-bool is_wanted(const Queue& queue) { return queue.wanted > queue.first; }
+bool is_required(const Queue& queue) { return queue.required_end > queue.first; }
 
-bool may_go_on(const Queue& queue) {
+bool is_ready(const Queue& queue) {
     const auto& after = queue.work.front()->after;
     return std::all_of(after.begin(), after.end(), [](const auto& earlier) { return earlier->done; });
 }
@@ -72,7 +72,7 @@ bool may_go_on(const Queue& queue) {
 Queue* next() {
     for (size_t i = 0; i < queues.size(); ++i) {
         Queue& queue = *queues[newest_first ? queues.size() - 1 - i : i];
-        if (is_wanted(queue) && may_go_on(queue)) return &queue;
+        if (is_required(queue) && is_ready(queue)) return &queue;
     }
     return nullptr;
 }
@@ -97,12 +97,13 @@ CUresult run_first(Queue& queue) {
     return result;
 }
 
-CUresult run_wanted() {
+CUresult run_required() {
     if (running) return CUDA_SUCCESS;
     running = true;
     CUresult result = CUDA_SUCCESS;
-    const auto wanted = std::count_if(queues.begin(), queues.end(), [](const auto& queue) { return is_wanted(*queue); });
-    if (wanted > 1) newest_first = !newest_first;
+    const auto required_count =
+        std::count_if(queues.begin(), queues.end(), [](const auto& queue) { return is_required(*queue); });
+    if (required_count > 1) newest_first = !newest_first;
     while (Queue* queue = next()) {
         const CUresult ran = run_first(*queue);
         if (!result) result = ran;
@@ -125,10 +126,10 @@ std::shared_ptr<Queue> open_queue(Context* context, bool blocking) {
     return queue;
 }
 
-// Its work runs all the same, sooner or later.
+// Its pending work still runs when it is required.
 void close_queue(Queue& queue) {
     queue.closed = true;
-    run_wanted();
+    run_required();
 }
 
 std::shared_ptr<Work> enqueue(Stream* stream, std::shared_ptr<Operation> operation, size_t staged_bytes) {
@@ -147,43 +148,43 @@ void enqueue_wait(Stream* stream, const std::shared_ptr<Work>& earlier) {
     push(queue_of(stream), work);
 }
 
-CUresult keep_limits(Stream* stream) {
+CUresult enforce_limits(Stream* stream) {
     if (settings().blocking) return finish(stream);
     if (count <= COUNT_LIMIT && staged <= STAGED_LIMIT) return CUDA_SUCCESS;
-    for (const auto& queue : queues) want_all(*queue);
-    return run_wanted();
+    for (const auto& queue : queues) require_all(*queue);
+    return run_required();
 }
 
 CUresult finish(const std::shared_ptr<Work>& work) {
-    if (!work->done) want(*work);
-    return run_wanted();
+    if (!work->done) require(*work);
+    return run_required();
 }
 
 CUresult finish(Stream* stream) {
     Queue& queue = queue_of(stream);
-    // Whoever waits for the legacy stream waits for what it would wait for.
+    // A wait for the legacy stream also waits for the blocking streams that it is ordered after.
     if (queue.context->legacy.get() == &queue) {
         std::vector<std::shared_ptr<Work>> before;
         order_with_legacy(queue, before);
-        for (const auto& work : before) want(*work);
+        for (const auto& work : before) require(*work);
     }
-    want_all(queue);
-    return run_wanted();
+    require_all(queue);
+    return run_required();
 }
 
 CUresult finish(Context* context) {
     for (const auto& queue : queues) {
-        if (queue->context == context) want_all(*queue);
+        if (queue->context == context) require_all(*queue);
     }
-    return run_wanted();
+    return run_required();
 }
 
 bool is_idle(Stream* stream) { return queue_of(stream).work.empty(); }
 
-bool is_asked_again(Stream* stream) {
-    bool& asked = queue_of(stream).asked;
-    asked = !asked;
-    return !asked;
+bool is_repeated_query(Stream* stream) {
+    bool& queried = queue_of(stream).queried;
+    queried = !queried;
+    return !queried;
 }
 
 }  // namespace emulator

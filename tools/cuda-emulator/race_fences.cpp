@@ -1,8 +1,9 @@
-// What fences and atomics order between threads that share no barrier.
+// The ordering that fences and atomics establish between threads without a common barrier.
 //
-// As in PTX's memory model: a fence before an atomic releases what the thread knew to be done before the fence; a fence
-// after an atomic on the same address acquires what was released by then. Barriers and __syncwarp hand on what was acquired.
-// An atomic observes those before it on its address: they precede what follows it, without a fence.
+// As in PTX's memory model, a fence before an atomic releases all accesses that are ordered before the fence, and a
+// fence after an atomic on the same address acquires what was released before that atomic. Barriers and __syncwarp pass
+// on what was acquired. An atomic observes earlier atomics on its address, which are ordered before later accesses even
+// without a fence.
 #include <map>
 #include <unordered_map>
 
@@ -14,18 +15,19 @@ namespace emulator {
 namespace races {
 namespace {
 
-// The first `count` releases by the atomics at one place of the list.
+// The first `count` releases of one entry of the list of atomics.
 struct Seen {
     uint32_t atomics;
     size_t count;
 };
 
-// What a thread knew to be done at a fence: its own accesses and those of its block that were ordered, and what was seen.
+// What a fence releases: the thread's earlier accesses, those of its block that are ordered before them, and what it
+// has seen.
 struct Release {
     Mark at;
     std::vector<Seen> seen;
 
-    // Of marks of the same block.
+    // Whether the release includes a mark of the same block.
     bool covers(const Mark& mark) const {
         if (mark.epoch < at.epoch) return true;
         if (mark.kind == Mark::thread && mark.thread_index == at.thread_index && mark.fences < at.fences) return true;
@@ -35,25 +37,25 @@ struct Release {
 
 // The atomics on one address.
 struct Atomics {
-    struct One {
+    struct Entry {
         uint32_t mark;
         bool observes;
     };
-    std::vector<One> ones;
+    std::vector<Entry> entries;
     std::vector<Release> releases;
     std::unordered_map<uint32_t, std::vector<size_t>> by_block;
-    std::vector<size_t> relays;  // Releases of a thread that had seen others.
+    std::vector<size_t> relays;  // Releases by threads that had acquired others.
 };
 
-// What one thread of the block has done of this.
-struct Acts {
+// The fences and atomics of one thread of the block.
+struct ThreadFences {
     bool fenced = false;
     Release released;
     std::vector<Seen> pending, seen;
 };
 
 std::vector<Atomics> all;
-std::map<unsigned, Acts> acts;  // By thread; few do any.
+std::map<unsigned, ThreadFences> thread_fences;  // Keyed by thread, because few threads have any.
 std::map<unsigned, std::vector<Seen>> seen_by_warp;
 std::vector<Seen> seen_by_block;
 
@@ -90,18 +92,18 @@ bool holds(const std::vector<Seen>& seen, const Mark& mark) {
 void begin_launch_fences() { all.clear(); }
 
 void begin_block_fences() {
-    acts.clear();
+    thread_fences.clear();
     seen_by_warp.clear();
     seen_by_block.clear();
 }
 
 void join_block_fences() {
-    for (const auto& by_thread : acts) join(seen_by_block, by_thread.second.seen);
+    for (const auto& by_thread : thread_fences) join(seen_by_block, by_thread.second.seen);
     for (const auto& by_warp : seen_by_warp) join(seen_by_block, by_warp.second);
 }
 
 void join_warp_fences(unsigned warp) {
-    for (const auto& by_thread : acts) {
+    for (const auto& by_thread : thread_fences) {
         if (by_thread.first / 32 == warp) join(seen_by_warp[warp], by_thread.second.seen);
     }
 }
@@ -112,11 +114,11 @@ uint32_t new_atomics() {
 }
 
 void add_atomic(uint32_t number, bool orders) {
-    const uint32_t own = own_mark(), index = mark_of(number).rest;
+    const uint32_t own = own_mark(), index = mark_of(number).link;
     Atomics& atomics = all[index];
-    atomics.ones.push_back({own, orders});
+    atomics.entries.push_back({own, orders});
     if (!orders) return;
-    Acts& thread = acts[this_thread()];
+    ThreadFences& thread = thread_fences[this_thread()];
     if (!atomics.releases.empty()) join(thread.pending, {Seen{index, atomics.releases.size()}});
     if (!thread.fenced) return;
     atomics.by_block[thread.released.at.block_index].push_back(atomics.releases.size());
@@ -125,9 +127,9 @@ void add_atomic(uint32_t number, bool orders) {
 }
 
 uint32_t unordered_atomic(uint32_t number) {
-    const Atomics& atomics = all[mark_of(number).rest];
+    const Atomics& atomics = all[mark_of(number).link];
     bool observed = false;
-    for (auto one = atomics.ones.rbegin(); one != atomics.ones.rend(); ++one) {
+    for (auto one = atomics.entries.rbegin(); one != atomics.entries.rend(); ++one) {
         if (one->observes && observed) continue;
         if (!is_before(one->mark)) return one->mark;
         observed = observed || one->observes;
@@ -136,9 +138,9 @@ uint32_t unordered_atomic(uint32_t number) {
 }
 
 bool is_acquired(const Mark& mark) {
-    if (acts.empty()) return false;
-    const auto thread = acts.find(this_thread());
-    if (thread != acts.end() && holds(thread->second.seen, mark)) return true;
+    if (thread_fences.empty()) return false;
+    const auto thread = thread_fences.find(this_thread());
+    if (thread != thread_fences.end() && holds(thread->second.seen, mark)) return true;
     const auto warp = seen_by_warp.find(this_thread() / 32);
     return (warp != seen_by_warp.end() && holds(warp->second, mark)) || holds(seen_by_block, mark);
 }
@@ -152,7 +154,7 @@ void emulator_fence() {
     if (!checking) return;
     pass_fence();
     const Mark now = mark_of(own_mark());
-    Acts& thread = acts[now.thread_index];
+    ThreadFences& thread = thread_fences[now.thread_index];
     join(thread.seen, thread.pending);
     thread.pending.clear();
     thread.fenced = true;

@@ -1,4 +1,4 @@
-// Which accesses of a block's threads are ordered: by barriers and by __syncwarp.
+// Marks, and the ordering of accesses within a block by barriers and __syncwarp.
 #include <unordered_map>
 
 #include "emulator.h"
@@ -12,27 +12,27 @@ namespace {
 constexpr unsigned LANES = 32;
 constexpr uint32_t LARGEST_MARK = 1u << 31;
 
-std::vector<Mark> marks;  // Of the launch.
+std::vector<Mark> marks;  // The launch's marks.
 uint32_t launch_first = 1, block_first = 1;
 
 uint32_t block = 0, epoch = 0;
 unsigned running = 0, thread_count = 0;
-// By thread; a mark of 0 is none yet.
+// Indexed by thread; a mark of 0 means none yet.
 std::vector<uint32_t> own, fences;
-// By warp.
+// Indexed by warp.
 std::vector<uint32_t> syncs, several_of_warp;
 uint32_t several_of_block = 0;
 
-// The marks made of blocks' readers: the same for all bytes that were read by the same blocks.
+// The marks of readers in several blocks, shared by all bytes that were read by the same blocks.
 struct Step {
-    uint32_t rest, block, epoch;
+    uint32_t link, block, epoch;
     bool operator==(const Step& other) const {
-        return rest == other.rest && block == other.block && epoch == other.epoch;
+        return link == other.link && block == other.block && epoch == other.epoch;
     }
 };
 struct StepHash {
     size_t operator()(const Step& step) const {
-        return (step.rest * 0x9E3779B97F4A7C15u ^ step.block) * 0xBF58476D1CE4E5B9u ^ step.epoch;
+        return (step.link * 0x9E3779B97F4A7C15u ^ step.block) * 0xBF58476D1CE4E5B9u ^ step.epoch;
     }
 };
 std::unordered_map<Step, uint32_t, StepHash> steps;
@@ -54,7 +54,7 @@ void begin_launch_marks() {
     launch_first = next_mark();
     if (launch_first > LARGEST_MARK) {
         launch_first = 1;
-        forget_all();
+        clear_all_shadow();
     }
     marks.clear();
     steps.clear();
@@ -73,7 +73,7 @@ void begin_block_marks(uint32_t number, unsigned threads) {
     begin_block_fences();
 }
 
-void become(unsigned thread) { running = thread; }
+void set_thread(unsigned thread) { running = thread; }
 unsigned this_thread() { return running; }
 
 void pass_barrier() {
@@ -92,8 +92,8 @@ void pass_warp(unsigned thread) {
     join_warp_fences(warp);
 }
 
-uint32_t add_mark(Mark::Kind kind, uint32_t rest) {
-    return add(Mark{kind, static_cast<uint16_t>(running), block, epoch, syncs[running / LANES], fences[running], rest});
+uint32_t add_mark(Mark::Kind kind, uint32_t link) {
+    return add(Mark{kind, static_cast<uint16_t>(running), block, epoch, syncs[running / LANES], fences[running], link});
 }
 
 uint32_t own_mark() {
@@ -125,7 +125,7 @@ uint32_t with_block(uint32_t blocks, uint32_t readers) {
     return made;
 }
 
-// The running thread's later accesses are not among what it releases by this fence.
+// Accesses after the fence need a new mark, because the fence does not release them.
 void pass_fence() {
     ++fences[running];
     own[running] = 0;

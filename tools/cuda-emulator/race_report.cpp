@@ -1,4 +1,4 @@
-// Says what races with what, and where in the kernels' sources.
+// The report of a data race: both accesses and their locations in the kernels' sources.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -12,19 +12,20 @@ namespace emulator {
 namespace races {
 namespace {
 
-// "pool.cu:12, in reduce.cuh:88" by the compiler's tools, innermost last; only the distance in the library without them.
-std::string source(const void* place) {
+// The source location of a program counter by addr2line, innermost first, such as "reduce.cuh:88 in pool.cu:12";
+// without addr2line only its offset in the library.
+std::string source(const void* pc) {
     Dl_info info;
-    if (!place || !dladdr(place, &info) || !info.dli_fname) return "";
+    if (!pc || !dladdr(pc, &info) || !info.dli_fname) return "";
     // A return address belongs to the call before it.
-    const size_t distance = static_cast<size_t>(static_cast<const char*>(place) - 1 - static_cast<char*>(info.dli_fbase));
+    const size_t distance = static_cast<size_t>(static_cast<const char*>(pc) - 1 - static_cast<char*>(info.dli_fbase));
     char text[512];
     snprintf(text, sizeof text, "addr2line -s -i -e '%s' 0x%zx 2>/dev/null", info.dli_fname, distance);
     std::string lines;
     if (FILE* output = popen(text, "r")) {
         while (fgets(text, sizeof text, output)) {
             text[strcspn(text, " \n")] = 0;
-            if (text[0] == '?' || strstr(text, ".cpp:")) break;  // The rest is the emulator's own.
+            if (text[0] == '?' || strstr(text, ".cpp:")) break;  // The remaining lines are in the emulator.
             lines += (lines.empty() ? "" : " in ") + std::string(text);
         }
         pclose(output);
@@ -40,7 +41,9 @@ std::string triple(unsigned number, const uint3& size) {
 
 std::string name(const Mark& who) {
     const std::string thread = "thread " + triple(who.thread_index, blockDim);
-    const char* others = who.kind == Mark::thread ? "" : who.kind == Mark::warp ? ", or another of its warp," : ", or others,";
+    const char* others = who.kind == Mark::thread ? ""
+                         : who.kind == Mark::warp ? " (or another thread of its warp)"
+                                                  : " (or another thread)";
     return thread + others + " of block " + triple(who.block_index, gridDim);
 }
 
@@ -55,13 +58,13 @@ std::string memory(uintptr_t address, bool shared) {
 void report(uintptr_t address, bool shared, Access now, Access earlier, const Mark& who) {
     static const char* const does[] = {"reads", "writes", "changes by an atomic"};
     static const char* const did[] = {"read", "wrote", "changed by an atomic"};
-    auto at = [](const void* place) {
-        const std::string lines = source(place);
+    auto at = [](const void* pc) {
+        const std::string lines = source(pc);
         return lines.empty() ? lines : " (" + lines + ")";
     };
     fail_running(CUDA_ERROR_LAUNCH_FAILED, "a race in " + memory(address, shared) + ": it " + does[now.kind] +
-                                               at(now.place) + " what " + name(who) + " " + did[earlier.kind] +
-                                               at(earlier.place) + ", and nothing orders the two");
+                                               at(now.pc) + " what " + name(who) + " " + did[earlier.kind] +
+                                               at(earlier.pc) + " without synchronisation");
 }
 
 }  // namespace races

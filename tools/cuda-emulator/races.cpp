@@ -1,7 +1,7 @@
-// Finds data races: every access of a kernel is compared with those before it of the same bytes.
+// Finds data races: each access of a kernel is compared with earlier accesses to the same bytes.
 //
-// A cell holds the last write and the last readers of a few bytes, as marks. Cells of device memory lie in a range of
-// addresses of their own, so nothing is cleared between launches: a mark below the launch's first is of the past.
+// A shadow cell holds the marks of the last write and the last readers of a few bytes. The cells of device memory need
+// not be cleared between launches, because a mark below the launch's first belongs to the past.
 #include "races.h"
 
 #include <sys/mman.h>
@@ -19,26 +19,26 @@ bool checking = false;
 namespace {
 
 struct Cell {
-    uint32_t write, readers;  // Readers of one block; those of earlier blocks are folded into `blocks`.
+    uint32_t write, readers;  // `readers` is of one block; readers of earlier blocks are merged into `blocks`.
     uint32_t blocks, atomics;
-    uint32_t written_at, read_at;  // Places in the code, from its start.
+    uint32_t write_pc, read_pc;  // Offsets from `code`.
 };
 
 struct Region {
     uintptr_t start = 0;
     size_t bytes = 0;
     Cell* cells = nullptr;
-    uint32_t first = 0;  // A mark below it is of the past.
+    uint32_t first = 0;  // Marks below it belong to the past.
 };
 
 Region device, static_shared, dynamic_shared;
 std::vector<Cell> static_cells, dynamic_cells;
-unsigned shift = 0;  // A cell is of 1 << shift bytes.
+unsigned shift = 0;  // A cell covers 1 << shift bytes.
 
-// Where the code of the kernels is, about: places are kept as distances from here.
+// An address near the kernels' code; program counters are stored as offsets from it.
 const char* code() { return reinterpret_cast<const char*>(&mark_of); }
-uint32_t place_of(const void* at) { return static_cast<uint32_t>(static_cast<const char*>(at) - code()); }
-const void* at_place(uint32_t place) { return code() + static_cast<int32_t>(place); }
+uint32_t pc_offset_of(const void* at) { return static_cast<uint32_t>(static_cast<const char*>(at) - code()); }
+const void* pc_at(uint32_t pc) { return code() + static_cast<int32_t>(pc); }
 
 size_t shadow_bytes() { return device_range_bytes() * sizeof(Cell); }
 
@@ -47,7 +47,8 @@ void set_up_device() {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void* mapped = mmap(nullptr, shadow_bytes(), PROT_READ | PROT_WRITE, flags, -1, 0);
     if (mapped == MAP_FAILED) {
-        say("there is no room for the check for races: it needs a large range of addresses, though little memory");
+        log_message("the race detector cannot reserve its shadow memory: it needs a large range of addresses, though little "
+                    "memory");
         abort();
     }
     device.cells = static_cast<Cell*>(mapped);
@@ -62,7 +63,7 @@ void set_up_shared(Region& region, std::vector<Cell>& cells, uintptr_t start, si
     region.cells = cells.data();
 }
 
-// Null for what is no thread's concern: stacks, parameters, the built-in variables.
+// Null for memory that is not checked: stacks, parameters and the built-in variables.
 const Region* region_of(uintptr_t address) {
     for (const Region* region : {&device, &static_shared, &dynamic_shared}) {
         if (address - region->start < region->bytes) return region;
@@ -75,21 +76,21 @@ struct Check {
     uintptr_t address;
     Access now;
 
-    [[noreturn]] void fail(Access::Kind kind, const void* place, uint32_t mark) const {
-        report(address, &region != &device, now, Access{kind, place}, mark_of(mark));
+    [[noreturn]] void fail(Access::Kind kind, const void* pc, uint32_t mark) const {
+        report(address, &region != &device, now, Access{kind, pc}, mark_of(mark));
     }
 
     bool is_set(uint32_t mark) const { return mark >= region.first; }
 
     void against_write(const Cell& cell) const {
         if (!is_set(cell.write) || is_before(cell.write)) return;
-        fail(Access::write, at_place(cell.written_at), cell.write);
+        fail(Access::write, pc_at(cell.write_pc), cell.write);
     }
 
     void against_reads(const Cell& cell) const {
-        if (is_set(cell.readers) && !is_before(cell.readers)) fail(Access::read, at_place(cell.read_at), cell.readers);
+        if (is_set(cell.readers) && !is_before(cell.readers)) fail(Access::read, pc_at(cell.read_pc), cell.readers);
         if (!is_set(cell.blocks)) return;
-        for (uint32_t mark = cell.blocks; mark; mark = mark_of(mark).rest) {
+        for (uint32_t mark = cell.blocks; mark; mark = mark_of(mark).link) {
             if (!is_before(mark)) fail(Access::read, nullptr, mark);
         }
     }
@@ -103,7 +104,7 @@ struct Check {
         if (cell.readers == own) return;
         against_write(cell);
         against_atomics(cell);
-        cell.read_at = place_of(now.place);
+        cell.read_pc = pc_offset_of(now.pc);
         if (is_set(cell.readers) && !is_before(cell.readers)) {
             if (mark_of(cell.readers).block_index == mark_of(own).block_index) {
                 cell.readers = with_own(cell.readers);
@@ -115,11 +116,11 @@ struct Check {
     }
 
     void write(Cell& cell, uint32_t own) const {
-        if (cell.write == own) return;  // Whoever came in between was found there, or is ordered after a later mark.
+        if (cell.write == own) return;  // Accesses since then were checked when they happened.
         against_write(cell);
         against_reads(cell);
         against_atomics(cell);
-        cell = Cell{own, 0, 0, 0, place_of(now.place), 0};
+        cell = Cell{own, 0, 0, 0, pc_offset_of(now.pc), 0};
     }
 
     void atomic(Cell& cell, uint32_t& atomics) const {
@@ -133,8 +134,8 @@ struct Check {
 
 Cell* cells_of(const Region& region, uintptr_t address, size_t bytes, Cell** end) {
     if ((1u << shift) > bytes) {
-        fail_running(CUDA_ERROR_LAUNCH_FAILED, "accesses bytes of a word that the check for races does not tell apart, "
-                                               "because none of the kernel's parameters points to them");
+        fail_running(CUDA_ERROR_LAUNCH_FAILED, "accesses bytes of a word that the race detector does not distinguish, "
+                                               "because none of the kernel's parameters points to elements that small");
     }
     *end = region.cells + ((address + bytes - 1 - region.start) >> shift) + 1;
     return region.cells + ((address - region.start) >> shift);
@@ -160,7 +161,7 @@ void begin_block(uint64_t block, unsigned threads) {
     static_shared.first = dynamic_shared.first = first_of_block();
 }
 
-void forget(uintptr_t start, size_t bytes) {
+void clear_shadow(uintptr_t start, size_t bytes) {
     if (!device.cells) return;
     constexpr uintptr_t PAGE = 64 * 1024;
     for (unsigned each = 0; each < 3; ++each) {
@@ -171,7 +172,7 @@ void forget(uintptr_t start, size_t bytes) {
     }
 }
 
-void forget_all() {
+void clear_all_shadow() {
     if (device.cells) madvise(device.cells, shadow_bytes(), MADV_DONTNEED);
     static_cells.clear();
     dynamic_cells.clear();
@@ -189,17 +190,17 @@ static void check_cells(const void* at, size_t bytes, const Access& access, Visi
     }
 }
 
-static void note_read(const void* from, size_t bytes, const void* place) {
+static void note_read(const void* from, size_t bytes, const void* pc) {
     const auto read = [](const Check& check, Cell& cell, uint32_t own) { check.read(cell, own); };
-    check_cells(from, bytes, Access{Access::read, place}, read);
+    check_cells(from, bytes, Access{Access::read, pc}, read);
 }
 
-static void note_write(const void* to, size_t bytes, const void* place) {
+static void note_write(const void* to, size_t bytes, const void* pc) {
     const auto write = [](const Check& check, Cell& cell, uint32_t own) { check.write(cell, own); };
-    check_cells(to, bytes, Access{Access::write, place}, write);
+    check_cells(to, bytes, Access{Access::write, pc}, write);
 }
 
-static void note_atomic(const void* to, size_t bytes, const void* place, bool orders) {
+static void note_atomic(const void* to, size_t bytes, const void* pc, bool orders) {
     const auto address = reinterpret_cast<uintptr_t>(to);
     const Region* region = region_of(address);
     if (!region) return;
@@ -207,7 +208,7 @@ static void note_atomic(const void* to, size_t bytes, const void* place, bool or
     Cell* end;
     uint32_t atomics = 0;
     for (Cell* cell = cells_of(*region, address, bytes, &end); cell < end; ++cell) {
-        Check{*region, address, Access{Access::atomic, place}}.atomic(*cell, atomics);
+        Check{*region, address, Access{Access::atomic, pc}}.atomic(*cell, atomics);
     }
     add_atomic(atomics, orders);
 }
@@ -217,12 +218,12 @@ static void note_atomic(const void* to, size_t bytes, const void* place, bool or
 
 using namespace emulator::races;
 
-void emulator_atomic(const void* to, size_t bytes, const void* place) {
-    if (checking) note_atomic(to, bytes, place, true);
+void emulator_atomic(const void* to, size_t bytes, const void* pc) {
+    if (checking) note_atomic(to, bytes, pc, true);
 }
 
-// ---- What the compiler puts before every access with -fsanitize=thread; its runtime library is not linked. A volatile
-// access is one that may meet others, as PTX's `relaxed` is, but orders nothing.
+// ---- The functions that the compiler calls before every access with -fsanitize=thread; its runtime library is not
+// linked. A volatile access may be concurrent with other volatile accesses, like PTX's `relaxed`, but orders nothing.
 
 #define HIDDEN extern "C" __attribute__((visibility("hidden")))
 

@@ -1,5 +1,5 @@
-// How a host-compiled kernel becomes launchable by name: its parameters' sizes, deduced from its type, and a thunk that
-// reads them from cuLaunchKernel's array.
+// Registration of host-compiled kernels, so that they can be launched by name: the sizes of a kernel's parameters,
+// deduced from its type, and a thunk that reads them from cuLaunchKernel's array.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +9,8 @@
 
 namespace emulator {
 
-// The device pointers that a parameter begins with: how many, and how many of those are only read from. A parameter is a
-// pointer, a number, or a struct that says so itself, as those of kernels/ do.
+// The number of device pointers at the start of a parameter, and how many of them are read-only. A parameter is a
+// pointer, a number, or a struct that defines both as constants, as Params in kernels/common.cuh does.
 struct Pointers {
     unsigned count, reads;
 };
@@ -25,7 +25,8 @@ constexpr Pointers pointers_of() {
     }
 }
 
-// Bytes of what a parameter points to, up to a word; of a struct those of the storage type, or of what it calls SMALLEST.
+// The size of the smallest element that a parameter points to. For a struct, it is the storage type's size, or SMALLEST
+// if the struct defines it.
 template <class T, class = void>
 struct Smallest {
     static constexpr unsigned bytes(unsigned storage) { return std::is_class<T>::value ? storage : 4; }
@@ -45,9 +46,9 @@ struct Kernel {
     unsigned parameter_count;
     const unsigned* parameter_sizes;
     const Pointers* parameter_pointers;
-    unsigned smallest;  // Bytes of what a parameter points to, and at most 4.
+    unsigned smallest;  // The size of the smallest element that a parameter points to, at most 4.
     void (*run_thread)(void** parameters);
-    // The shared variables of its file; null where it has none.
+    // The section of its file's shared variables; null if there are none.
     char *shared, *shared_end;
 };
 
@@ -83,14 +84,14 @@ struct Registration {
 
 }  // namespace emulator
 
-// Registers a kernel under the name that KERNEL gave it.
+// Registers a kernel under the name that KERNEL defined.
 #define REGISTER_KERNEL(name) REGISTER_KERNEL_NAMED(KERNEL_NAME(name))
 #define REGISTER_KERNEL_NAMED(name) REGISTER_KERNEL_AS(name)
 #define REGISTER_KERNEL_AS(name)                                         \
     static const emulator::Registration registration_##name(             \
         emulator::Thunk<&name>::describe(#name, BLOCK, sizeof(real), SHARED_BOUND(__start_), SHARED_BOUND(__stop_)));
 
-// The linker's names for the ends of the section of the file's shared variables, whose name is EMULATOR_SHARED.
+// The linker's symbols for the start and end of section EMULATOR_SHARED, which holds the file's shared variables.
 #define SHARED_BOUND(end) SHARED_JOIN(end, EMULATOR_SHARED)
 #define SHARED_JOIN(end, section) SHARED_JOINED(end, section)
 #define SHARED_JOINED(end, section) end##section

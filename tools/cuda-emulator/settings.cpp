@@ -1,4 +1,4 @@
-// The emulated machine, as the environment describes it.
+// The emulated machine's settings, read from environment variables.
 #include <cstdlib>
 #include <cstring>
 
@@ -12,7 +12,7 @@ long number(const char* name, long fallback) {
     return text && *text ? strtol(text, nullptr, 10) : fallback;
 }
 
-// "9.0" is 90.
+// "9.0" becomes 90.
 int capability() {
     const char* text = getenv("CUDA_EMULATOR_CC");
     if (!text || !*text) return 90;

@@ -1,4 +1,4 @@
-// Streams: what is asked for goes to their queue, or into a graph while the stream is capturing.
+// Streams: operations are added to the stream's queue, or to a graph while the stream is capturing.
 #include "emulator.h"
 
 namespace emulator {
@@ -24,7 +24,7 @@ CUresult submit(Stream* stream, std::shared_ptr<Operation> operation, size_t sta
     }
     if (CUresult refused = refuse_implicit(stream)) return refused;
     enqueue(stream, std::move(operation), staged_bytes);
-    return keep_limits(stream);
+    return enforce_limits(stream);
 }
 
 CUresult submit(Stream* stream, Operation operation, size_t staged_bytes) {
@@ -43,7 +43,7 @@ CUDA_API cuStreamCreate(CUstream* stream, unsigned flags) {
 
 CUDA_API cuStreamCreateWithPriority(CUstream* stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
 
-// Waits for nothing: the stream's work goes on.
+// Does not wait: the stream's pending work still runs.
 CUDA_API cuStreamDestroy_v2(CUstream stream) {
     EMULATOR_ENTER();
     if (!streams.has(stream)) return CUDA_ERROR_INVALID_HANDLE;
@@ -65,7 +65,7 @@ CUDA_API cuStreamSynchronize(CUstream stream) {
     return finish(stream);
 }
 
-// Every other question is answered by having the work done, so that a program which keeps asking gets on.
+// Every second query runs the work, so that a program that polls makes progress.
 CUDA_API cuStreamQuery(CUstream stream) {
     EMULATOR_ENTER();
     if (!is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
@@ -73,7 +73,7 @@ CUDA_API cuStreamQuery(CUstream stream) {
     if (CUresult refused = refuse_implicit(stream)) return refused;
     if (CUresult refused = refuse_during_capture()) return refused;
     if (is_idle(stream)) return CUDA_SUCCESS;
-    return is_asked_again(stream) ? finish(stream) : CUDA_ERROR_NOT_READY;
+    return is_repeated_query(stream) ? finish(stream) : CUDA_ERROR_NOT_READY;
 }
 
 CUDA_API cuCtxSynchronize() {
@@ -97,7 +97,7 @@ CUDA_API cuLaunchHostFunc(CUstream stream, void (*function)(void*), void* data) 
                            }});
 }
 
-// What the stand-in for cuBLAS calls: work in stream order, captured like any other.
+// Called by the emulated cuBLAS and cuBLASLt: work in stream order, which can be captured like any other.
 extern "C" __attribute__((visibility("default"))) CUresult cuda_emulator_enqueue(
     CUstream stream, const char* what, const std::function<CUresult()>* run, const std::vector<uintptr_t>* writes,
     const std::vector<uintptr_t>* reads) {

@@ -1,10 +1,10 @@
-// Driver calls that cudarc's binding can make and this project does not: refused, so that a use of one is an error with
-// a name rather than a panic about a missing symbol.
+// Driver functions that cudarc binds and this project does not use. They return an error that names the function,
+// instead of a panic about a missing symbol.
 #include "emulator.h"
 
 #define UNSUPPORTED(name)                                       \
     CUDA_API name() {                                           \
-        emulator::say(#name " is not part of the emulator");    \
+        emulator::log_message(#name " is not supported by the emulator");    \
         return CUDA_ERROR_NOT_SUPPORTED;                        \
     }
 
