@@ -21,7 +21,7 @@ use crate::ops::Precision;
 const WORKSPACE: usize = 32 << 20;
 
 /// What cuBLAS and cuBLASLt take besides, amply.
-const ROOM: usize = 1 << 30;
+const CUBLAS_MEMORY: usize = 1 << 30;
 
 /// cuBLAS and cuBLASLt on one stream. Starting them takes longer than many a step: each is started by the first product that
 /// it computes, which must not be in a capture.
@@ -90,20 +90,20 @@ impl Blas {
     }
 
     /// Whether cuBLASLt is there and computes a product that ends like this. Of the addresses only the alignment counts.
-    pub fn lt_offers(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> bool {
-        self.lt().is_some_and(|lt| lt.offers(gemm, epilogue))
+    pub fn lt_supports(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> bool {
+        self.lt().is_some_and(|lt| lt.supports(gemm, epilogue))
     }
 
     /// Computes a product by cuBLASLt, with what ends it.
-    pub fn lt_product(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
-        self.lt().context("cuBLASLt was not found (libcublasLt.so)")?.product(gemm, epilogue)
+    pub fn lt_gemm(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
+        self.lt().context("cuBLASLt was not found (libcublasLt.so)")?.gemm(gemm, epilogue)
     }
 
     /// Starts both before `needed` bytes are allocated that leave little room for them, so that what fits is judged by
     /// what is free then. Where one does not start, its first product says so.
-    pub fn prepare_where_short(&self, needed: usize) -> Result<()> {
+    pub fn start_early_if_memory_is_low(&self, needed: usize) -> Result<()> {
         let (free, _) = self.stream.context().mem_get_info().map_err(error::driver)?;
-        if needed.saturating_add(ROOM) > free {
+        if needed.saturating_add(CUBLAS_MEMORY) > free {
             let started = self.handle().map(|_| ());
             debug!("memory is short, so cuBLAS is started first: {started:?}, cuBLASLt: {}", self.lt().is_some());
         }
@@ -116,7 +116,7 @@ impl Blas {
     ///
     /// # Errors
     /// Where a size is beyond cuBLAS's 32 bits, or cuBLAS fails.
-    pub fn product(&self, gemm: &Gemm) -> Result<()> {
+    pub fn gemm(&self, gemm: &Gemm) -> Result<()> {
         let Gemm { m, n, k, a, b, c, float_result, accumulate } = *gemm;
         let size = |value: usize| {
             i32::try_from(value).map_err(|_| anyhow!("a matrix product of {m}×{n}×{k} is beyond cuBLAS's 32-bit sizes"))

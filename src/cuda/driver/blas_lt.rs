@@ -85,7 +85,7 @@ impl BlasLt {
     }
 
     /// Whether cuBLASLt has an algorithm for it.
-    pub fn offers(&self, product: &Gemm, epilogue: &LtEpilogue) -> bool {
+    pub fn supports(&self, product: &Gemm, epilogue: &LtEpilogue) -> bool {
         let Gemm { m, n, k, .. } = *product;
         match self.prepare(product, epilogue) {
             Ok(_) => true,
@@ -104,7 +104,7 @@ impl BlasLt {
     ///
     /// # Errors
     /// Where cuBLASLt does not offer it, or fails.
-    pub fn product(&self, product: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
+    pub fn gemm(&self, product: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
         let Gemm { m, n, k, a, b, c, .. } = *product;
         let run = || {
             let call = self.prepare(product, epilogue)?;
@@ -143,15 +143,15 @@ impl BlasLt {
         let raw = result::create_matmul_desc(self.compute, cudaDataType_t::CUDA_R_32F)?;
         let desc = Owned { raw, destroy: result::destroy_matmul_desc };
         let transposed = |operand: Operand<u64>| i32::from(operand.transposed);
-        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, transposed(b))?;
-        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, transposed(a))?;
-        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, code(epilogue))?;
+        set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, transposed(b))?;
+        set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, transposed(a))?;
+        set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, code(epilogue))?;
         if let Some(bias) = epilogue.bias {
-            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
+            set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
         }
         if let Some(mask) = epilogue.mask {
-            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, mask.address)?;
-            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, mask.leading as i64)?;
+            set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, mask.address)?;
+            set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, mask.leading as i64)?;
         }
         let layouts = [
             layout(self.real, if b.transposed { (k, n) } else { (n, k) })?,
@@ -160,8 +160,8 @@ impl BlasLt {
         ];
         let aligned = |address: u64| 1_u32 << address.trailing_zeros().min(8);
         let preference = Owned { raw: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
-        prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
-        prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_FP32)?;
+        set_preference(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
+        set_preference(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_FP32)?;
         // cuBLASLt takes 256 bytes for granted; the bias counts as the result does.
         let result_address = c | epilogue.bias.unwrap_or(0);
         for (attribute, address) in [
@@ -170,7 +170,7 @@ impl BlasLt {
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, result_address),
         ] {
-            prefer(&preference, attribute, aligned(address))?;
+            set_preference(&preference, attribute, aligned(address))?;
         }
         let [first, second, output] = &layouts;
         // SAFETY: all objects are alive.
@@ -207,17 +207,21 @@ fn layout(of: cudaDataType_t, (rows, columns): (usize, usize)) -> Result<Layout,
 }
 
 /// Sets an attribute, whose type is that of cublasLt.h.
-fn set<T>(desc: &Owned<sys::cublasLtMatmulDesc_t>, attribute: DescAttribute, value: T) -> Result<(), CublasError> {
+fn set_attribute<T>(
+    desc: &Owned<sys::cublasLtMatmulDesc_t>,
+    attribute: DescAttribute,
+    value: T,
+) -> Result<(), CublasError> {
     // SAFETY: the object is alive, and as many bytes are read as the value has.
     unsafe { result::set_matmul_desc_attribute(desc.raw, attribute, (&raw const value).cast(), size_of::<T>()) }
 }
 
 /// Sets what an algorithm must do with.
-fn prefer<T>(
+fn set_preference<T>(
     preference: &Owned<sys::cublasLtMatmulPreference_t>,
     attribute: Preference,
     value: T,
 ) -> Result<(), CublasError> {
-    // SAFETY: as in `set`.
+    // SAFETY: as in `set_attribute`.
     unsafe { result::set_matmul_pref_attribute(preference.raw, attribute, (&raw const value).cast(), size_of::<T>()) }
 }

@@ -36,7 +36,7 @@ fn remedy(code: CUresult) -> Option<&'static str> {
 }
 
 /// Whether another start may mend what failed: other programs may have taken the memory.
-pub(in crate::cuda) fn may_pass(error: &Error) -> bool {
+pub(in crate::cuda) fn is_transient(error: &Error) -> bool {
     let text = format!("{error:#}");
     ["OUT_OF_MEMORY", "ALLOC_FAILED", "NOT_INITIALIZED"].iter().any(|name| text.contains(name))
 }

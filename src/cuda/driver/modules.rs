@@ -17,7 +17,7 @@ use crate::cuda::program::BLOCK;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// The kernels that were compiled with the program: module, storage type, target and PTX. Empty where it was built without
+/// The kernels that were compiled with the program: module, storage type, target and PTX. Empty where it was built excluded
 /// NVRTC.
 pub fn embedded() -> &'static [(&'static str, &'static str, u32, &'static str)] {
     PTX
@@ -56,14 +56,14 @@ pub(in crate::cuda) struct Modules {
 unsafe impl Send for Modules {}
 
 impl Modules {
-    /// Loads the modules for `storage` (`f32` or `f16`) but the one called `without`. Kernels go by the names that `KERNEL` has
+    /// Loads the modules for `storage` (`f32` or `f16`) but the one called `excluded`. Kernels go by the names that `KERNEL` has
     /// in the sources.
     ///
     /// # Errors
     /// Where the driver refuses the code, or it has to be compiled here and cannot be.
-    pub fn load(context: &Arc<CudaContext>, storage: &str, without: &str) -> Result<Self> {
+    pub fn load(context: &Arc<CudaContext>, storage: &str, excluded: &str) -> Result<Self> {
         let (mut kernels, mut modules) = (HashMap::new(), Vec::new());
-        for module in MODULES.iter().filter(|module| module.name != without) {
+        for module in MODULES.iter().filter(|module| module.name != excluded) {
             let file = module.file;
             let (ptx, loaded) =
                 load_module(context, module, storage).with_context(|| format!("loading kernels/{file}.cu"))?;

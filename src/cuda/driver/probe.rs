@@ -73,7 +73,7 @@ pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
 /// what memory is free.
 pub(in crate::cuda) fn limit_sizes(context: &CudaContext) -> Result<LimitSizes> {
     use sys::CUdevice_attribute_enum::{
-        CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as CACHE, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as PROCESSORS,
+        CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as CACHE, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
     };
     let attribute = |which| -> Result<usize> {
         let value = context.attribute(which).map_err(error::driver).context("asking what the device has")?;
@@ -81,7 +81,7 @@ pub(in crate::cuda) fn limit_sizes(context: &CudaContext) -> Result<LimitSizes> 
     };
     // Of the two vectors and the three matrices, each takes an eighth of the free memory at most.
     let (free, _) = context.mem_get_info().map_err(error::driver)?;
-    let (most, wanted) = (free / 32, 64 * attribute(PROCESSORS)?.min(128));
+    let (most, wanted) = (free / 32, 64 * attribute(MULTIPROCESSORS)?.min(128));
     let side = wanted.min(most.isqrt()).max(64);
     Ok(LimitSizes {
         product_side: 1 << side.ilog2(),

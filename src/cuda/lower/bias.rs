@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::Lowering;
-use super::params::{Plain, fit, params};
+use super::params::{Pod, fit, params};
 use crate::cuda::program::{BLOCK, Buffer};
 use crate::cuda::scratch::MAX_PARTIALS;
 use crate::ops::{
@@ -12,10 +12,10 @@ use crate::ops::{
 };
 
 /// Blocks that a pass is cut into, at most: several for each multiprocessor of a large device.
-const MOST_BLOCKS: usize = 512;
+const MAX_BLOCKS: usize = 512;
 
 /// Rows that a thread sums itself, at least.
-const LEAST_ROWS: usize = 4;
+const MIN_ROWS_PER_THREAD: usize = 4;
 
 /// Threads of a warp; `WARP` in `kernels/common.cuh`.
 const WARP: usize = 32;
@@ -35,7 +35,7 @@ pub(super) struct ColumnGrid {
 const _: () = assert!(size_of::<ColumnGrid>() == 24);
 
 // SAFETY: numbers without gaps.
-unsafe impl Plain for ColumnGrid {}
+unsafe impl Pod for ColumnGrid {}
 
 impl ColumnGrid {
     /// For threads that take `lanes` channels each; with the grid to launch.
@@ -43,8 +43,8 @@ impl ColumnGrid {
         let vectors = channels.div_ceil(lanes);
         let width = vectors.next_power_of_two().min(WARP);
         let column_blocks = vectors.div_ceil(width);
-        let row_blocks = (MOST_BLOCKS / column_blocks).clamp(1, MAX_PARTIALS);
-        let rows_per_block = rows.div_ceil(row_blocks).max(LEAST_ROWS * BLOCK / width);
+        let row_blocks = (MAX_BLOCKS / column_blocks).clamp(1, MAX_PARTIALS);
+        let rows_per_block = rows.div_ceil(row_blocks).max(MIN_ROWS_PER_THREAD * BLOCK / width);
         let blocks = [column_blocks, rows.div_ceil(rows_per_block)];
         let grid = Self {
             rows: rows as u64,
@@ -66,7 +66,7 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
                 op => ActivationBackward { op, output, d_output, d_input: d_output }.run_on(lowering),
             };
         };
-        let (kernel, lanes) = lowering.form("bias_activation_backward", &[channels], &[output, d_output]);
+        let (kernel, lanes) = lowering.variant("bias_activation_backward", &[channels], &[output, d_output]);
         let (blocks, grid) = ColumnGrid::new(d_output.len / channels, channels, lanes)?;
         let params = params!(
             lowering.target, 72 bytes,
@@ -106,7 +106,7 @@ impl Lowering<'_> {
             self.target, 40 bytes, [input = output, bias, output],
             count: u64 = output.len, channels: u32, slope: f32 = activation.code(),
         );
-        let (kernel, lanes) = self.form("bias_activation_forward", &[channels], &[output]);
+        let (kernel, lanes) = self.variant("bias_activation_forward", &[channels], &[output]);
         self.launch_over(kernel, output.len / lanes, params)
     }
 }

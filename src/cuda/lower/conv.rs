@@ -28,17 +28,17 @@ impl RunOn<Lowering<'_>> for Conv2dForward {
             Some(Algorithm::Direct) => lowering.direct_forward(conv),
             Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_forward(conv),
         }?;
-        pool.map_or(Ok(()), |pool| lowering.pool_maxima((self.activation, self.bias), self.output, pool))
+        pool.map_or(Ok(()), |pool| lowering.max_pool_forward((self.activation, self.bias), self.output, pool))
     }
 }
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         match lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, false) {
-            None => lowering.grouped_weight(self),
-            Some(Algorithm::Implicit) => lowering.implicit_weight(self),
+            None => lowering.grouped_backward_weight(self),
+            Some(Algorithm::Implicit) => lowering.implicit_backward_weight(self),
             Some(Algorithm::Direct) => lowering.direct_backward_weight(self),
-            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_weight(self),
+            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_backward_weight(self),
         }
     }
 }
@@ -46,9 +46,9 @@ impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
 impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, self.epilogue.is_some()) {
-            None => lowering.grouped_input(self),
-            Some(Algorithm::Implicit) => return lowering.implicit_input(self),
-            Some(_) => lowering.im2col_input(self),
+            None => lowering.grouped_backward_input(self),
+            Some(Algorithm::Implicit) => return lowering.implicit_backward_input(self),
+            Some(_) => lowering.im2col_backward_input(self),
         }?;
         lowering.gradient_epilogue(self.op.input.channels, self.d_input, self.epilogue)
     }
@@ -80,7 +80,7 @@ impl Lowering<'_> {
         self.bias_activation_forward(activation, op.out_channels, bias, output)
     }
 
-    fn im2col_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
+    fn im2col_backward_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
         let Conv2dBackwardWeight { ref op, input, d_output, d_weight } = *conv;
         let (d_y, d_weight, row) = (self.address(d_output), self.address(d_weight), op.out_channels * self.real_size());
         self.over_columns(op, input, |first, count, columns| {
@@ -91,7 +91,7 @@ impl Lowering<'_> {
         })
     }
 
-    fn im2col_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
+    fn im2col_backward_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
         let Conv2dBackwardInput { ref op, d_output, weight, d_input, .. } = *conv;
         let (pixels, batch) = (op.output()?.pixels(), d_input.len / op.input.len());
         let (d_y, d_x, weight) = (self.address(d_output), self.address(d_input), self.weight(weight));
@@ -105,7 +105,7 @@ impl Lowering<'_> {
             self.gemm(product(0, batch * pixels, d_x));
             return Ok(());
         }
-        let (kernel, lanes) = self.form("col2im", &[op.input.channels], &[d_input]);
+        let (kernel, lanes) = self.variant("col2im", &[op.input.channels], &[d_input]);
         let samples_at_once = (self.columns_capacity(op) / pixels).max(1);
         for first in (0..batch).step_by(samples_at_once) {
             let samples = samples_at_once.min(batch - first);
@@ -138,7 +138,7 @@ impl Lowering<'_> {
             self.gemm(product(0, rows, x));
             return Ok(());
         }
-        let (kernel, lanes) = self.form("im2col", &[op.input.channels], &[input]);
+        let (kernel, lanes) = self.variant("im2col", &[op.input.channels], &[input]);
         let rows_at_once = self.columns_capacity(op).max(1);
         for first in (0..rows).step_by(rows_at_once) {
             let count = rows_at_once.min(rows - first);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::params::{Plain, fit};
+use super::params::{Pod, fit};
 use crate::ops::Conv2d;
 use crate::shape::{Shape, Window};
 
@@ -15,7 +15,7 @@ pub(super) struct Geometry([u32; 11]);
 const _: () = assert!(size_of::<Geometry>() == 44);
 
 // SAFETY: numbers of one size.
-unsafe impl Plain for Geometry {}
+unsafe impl Pod for Geometry {}
 
 impl Geometry {
     /// Of pooling, and whatever else has a window without groups and dilation.

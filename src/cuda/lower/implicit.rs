@@ -63,12 +63,12 @@ impl Lowering<'_> {
             op: Geometry = Geometry::of_conv(op)?, batch: u32, slope: f32 = activation.code(),
         );
         let vector = self.reads_vectors(&[op.input.channels], [input, weight]);
-        let (tiles, form) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
-        self.implicit(kernel, form, [rows, op.out_channels, op.patch_len()], tiles, params)
+        let (tiles, variant) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
+        self.implicit(kernel, variant, [rows, op.out_channels, op.patch_len()], tiles, params)
     }
 
     /// `d_weight = d_outputᵀ · windows`
-    pub(super) fn implicit_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
+    pub(super) fn implicit_backward_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
         let op = &conv.op;
         let batch = conv.input.len / op.input.len();
         let (input, d_output) = (self.address(conv.input), self.address(conv.d_output));
@@ -78,13 +78,13 @@ impl Lowering<'_> {
             op: Geometry = Geometry::of_conv(op)?, batch: u32,
         );
         let vector = self.reads_vectors(&[op.input.channels, op.out_channels], [input, d_output]);
-        let (tiles, form) = if vector { (Tiles::NotSlim, "") } else { (Tiles::Square, "_scalar") };
+        let (tiles, variant) = if vector { (Tiles::NotSlim, "") } else { (Tiles::Square, "_scalar") };
         let size = [op.out_channels, op.patch_len(), batch * op.output()?.pixels()];
-        self.implicit("conv2d_backward_weight", form, size, tiles, params)
+        self.implicit("conv2d_backward_weight", variant, size, tiles, params)
     }
 
     /// `d_input = gradients over each pixel · W`, and its epilogue.
-    pub(super) fn implicit_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
+    pub(super) fn implicit_backward_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
         let op = &conv.op;
         let (batch, channels) = (conv.d_input.len / op.input.len(), op.input.channels);
         let pixels = batch * op.input.pixels();
@@ -102,13 +102,13 @@ impl Lowering<'_> {
             slope: f32 = masked.map_or(1.0, |epilogue| epilogue.activation.code()),
         );
         let vector = self.reads_vectors(&[channels, op.out_channels], [d_output, weight]);
-        let (tiles, form) = match (vector, op.window.stride) {
+        let (tiles, variant) = match (vector, op.window.stride) {
             (true, 1) => (Tiles::All, ""),
             (true, _) => (Tiles::Square, "_strided"),
             (false, _) => (Tiles::Square, "_scalar"),
         };
         let size = [pixels, channels, op.window.kernel * op.window.kernel * op.out_channels];
-        self.implicit("conv2d_backward_input", form, size, tiles, params)?;
+        self.implicit("conv2d_backward_input", variant, size, tiles, params)?;
         self.gradient_epilogue(channels, conv.d_input, conv.epilogue.filter(|_| fused.is_none()))
     }
 
@@ -118,11 +118,11 @@ impl Lowering<'_> {
         lengths.iter().all(|length| length.is_multiple_of(vector)) && operands.iter().all(|it| it.is_aligned(16))
     }
 
-    /// Launches `kernel` in its `form` with the tile that suits `rows · cols` sums over `depth`.
+    /// Launches `kernel` in its `variant` with the tile that suits `rows · cols` sums over `depth`.
     fn implicit(
         &mut self,
         kernel: &str,
-        form: &str,
+        variant: &str,
         [rows, cols, depth]: [usize; 3],
         tiles: Tiles,
         params: Params,
@@ -133,7 +133,7 @@ impl Lowering<'_> {
         let fp32 = self.target.precision == Precision::Fp32;
         let split = SplitK::new([rows, cols, depth], tiles, self.vector() / 4, fp32);
         ensure!(split.splits == 1 || split.tiles * split.splits <= MAX_PARTS, "{split:?} has too many parts");
-        let (name, grid) = (format!("{kernel}_{}{form}", split.tile.name()), [split.tiles, split.splits]);
+        let (name, grid) = (format!("{kernel}_{}{variant}", split.tile.name()), [split.tiles, split.splits]);
         self.launches.push(Launch::Kernel(KernelLaunch::new(name, grid, split.tile.shared_bytes(), params)?));
         Ok(())
     }

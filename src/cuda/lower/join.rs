@@ -34,7 +34,7 @@ impl RunOn<Lowering<'_>> for CopyChannels {
             source_stride: u32 = op.source_channels, source_offset: u32 = op.source_offset,
             target_stride: u32 = op.target_channels, target_offset: u32 = op.target_offset,
         );
-        let (kernel, lanes) = lowering.form("copy_channels", &lengths, &[input, output]);
+        let (kernel, lanes) = lowering.variant("copy_channels", &lengths, &[input, output]);
         lowering.launch_over(kernel, pixels * op.channels / lanes, params)
     }
 }

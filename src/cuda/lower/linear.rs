@@ -66,7 +66,7 @@ impl RunOn<Lowering<'_>> for LinearBackwardWeight {
         }
         match algorithm {
             Algorithm::Implicit => {
-                lowering.implicit_weight(&Conv2dBackwardWeight { op: as_conv(&op), input, d_output, d_weight })
+                lowering.implicit_backward_weight(&Conv2dBackwardWeight { op: as_conv(&op), input, d_output, d_weight })
             }
             _ => {
                 lowering.gemm(gemm);
@@ -90,7 +90,7 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
         match (lowering.choose_product(&site, &gemm, lt_epilogue), lt_epilogue) {
             (Algorithm::Implicit, _) => {
                 let op = as_conv(&op);
-                lowering.implicit_input(&Conv2dBackwardInput { op, d_output, weight, d_input, epilogue })
+                lowering.implicit_backward_input(&Conv2dBackwardInput { op, d_output, weight, d_input, epilogue })
             }
             (Algorithm::CublasLt, Some(lt_epilogue)) => {
                 lowering.launches.push(Launch::LtGemm(gemm, lt_epilogue));
@@ -122,7 +122,7 @@ impl Lowering<'_> {
     ) -> Algorithm {
         let mut candidates = vec![Algorithm::Gemm];
         candidates.extend(implicit::applies(&site.op, site.batch).then_some(Algorithm::Implicit));
-        let by_lt = epilogue.is_some_and(|epilogue| self.choose.offers(gemm, &epilogue));
+        let by_lt = epilogue.is_some_and(|epilogue| self.choose.lt_supports(gemm, &epilogue));
         candidates.extend(by_lt.then_some(Algorithm::CublasLt));
         self.choose.choose(site, &candidates)
     }

@@ -31,7 +31,7 @@ use anyhow::{Context, Result};
 use super::gemm::{Gemm, LtEpilogue};
 use super::program::{Address, Buffer, KernelLaunch, Launch, LoweredStep, Params, grid_over};
 use crate::ops::{Algorithm, Precision, Region, RunOn, Span, Step};
-use params::Place;
+use params::HasAddress;
 
 /// What of a device the launches depend on.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +47,7 @@ pub(super) trait Choose {
     fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm;
 
     /// Whether cuBLASLt computes a product that ends like this.
-    fn offers(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool;
+    fn lt_supports(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool;
 }
 
 /// Lowers a sequence.
@@ -111,9 +111,9 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The name of `kernel` in its form for some operands, and the elements that a thread of it takes at once: 16 bytes by
+    /// The name of `kernel` in its variant for some operands, and the elements that a thread of it takes at once: 16 bytes by
     /// `<kernel>_vec` where `lengths` are all multiples of that and `spans` begin on it.
-    fn form(&self, kernel: &str, lengths: &[usize], spans: &[Span]) -> (String, usize) {
+    fn variant(&self, kernel: &str, lengths: &[usize], spans: &[Span]) -> (String, usize) {
         let vector = self.vector();
         let vectorised =
             lengths.iter().chain(spans.iter().map(|span| &span.offset)).all(|it| it.is_multiple_of(vector));

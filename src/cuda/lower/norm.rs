@@ -9,7 +9,7 @@ use crate::cuda::program::Buffer;
 use crate::ops::{Activation, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
 
 /// As the epsilon of `factors_of` in `kernels/norm.cu`: statistics are means and inverse deviations already.
-const OWN: f32 = -1.0;
+const NO_EPSILON: f32 = -1.0;
 
 impl RunOn<Lowering<'_>> for BatchNorm2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -23,10 +23,10 @@ impl RunOn<Lowering<'_>> for BatchNorm2dForward {
             lowering.target, 72 bytes,
             [input, weight, bias, statistics = saved.unwrap_or(running), residual, output],
             count: u64, channels: u32,
-            epsilon: f32 = if saved.is_some() { OWN } else { op.epsilon }, slope: f32 = activation.code(),
+            epsilon: f32 = if saved.is_some() { NO_EPSILON } else { op.epsilon }, slope: f32 = activation.code(),
         );
         let spans = [input, residual.unwrap_or(input), output];
-        let (kernel, lanes) = lowering.form("norm_forward", &[channels], &spans);
+        let (kernel, lanes) = lowering.variant("norm_forward", &[channels], &spans);
         lowering.launch_over(kernel, count / lanes, params)
     }
 }
@@ -45,7 +45,7 @@ impl RunOn<Lowering<'_>> for BatchNorm2dBackward {
             [input, d_output, weight, bias, saved, d_weight, d_bias, d_input],
             count: u64, channels: u32, share: f32 = 1.0 / rows as f32, slope: f32 = activation.code(),
         );
-        let (kernel, lanes) = lowering.form("norm_backward_input", &[channels], &[input, d_output, d_input]);
+        let (kernel, lanes) = lowering.variant("norm_backward_input", &[channels], &[input, d_output, d_input]);
         lowering.launch_over(kernel, count / lanes, params)
     }
 }
@@ -55,7 +55,7 @@ impl Lowering<'_> {
     fn norm_statistics(&mut self, norm: &BatchNorm2dForward, saved: Span) -> Result<()> {
         let BatchNorm2dForward { ref op, input, running, .. } = *norm;
         let channels = op.input.channels;
-        let (kernel, lanes) = self.form("norm_statistics", &[channels], &[input]);
+        let (kernel, lanes) = self.variant("norm_statistics", &[channels], &[input]);
         let (blocks, grid) = ColumnGrid::new(input.len / channels, channels, lanes)?;
         let params = params!(
             self.target, 72 bytes,
@@ -70,7 +70,7 @@ impl Lowering<'_> {
         let BatchNorm2dBackward { input, output, weight, bias, saved, d_output, d_weight, d_bias, .. } = *norm;
         let channels = norm.op.input.channels;
         let spans = [input, d_output, output.unwrap_or(input)];
-        let (kernel, lanes) = self.form("norm_backward_sums", &[channels], &spans);
+        let (kernel, lanes) = self.variant("norm_backward_sums", &[channels], &spans);
         let (blocks, grid) = ColumnGrid::new(rows, channels, lanes)?;
         let (partial, block_counters) = (Buffer::Partials, Buffer::BlockCounters);
         let params = params!(

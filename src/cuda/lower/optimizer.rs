@@ -16,8 +16,8 @@ const OVERFLOW: usize = 16;
 
 impl Lowering<'_> {
     /// A place in the loss scale's state; none where the precision has no scale.
-    pub(super) fn loss_scaling(&self, place: usize) -> Option<Address> {
-        self.is_fp16().then(|| Address::at(Buffer::LossScaling).plus(place))
+    pub(super) fn loss_scaling(&self, offset: usize) -> Option<Address> {
+        self.is_fp16().then(|| Address::at(Buffer::LossScaling).plus(offset))
     }
 }
 

@@ -5,11 +5,11 @@ use std::fmt::Debug;
 use anyhow::{Result, anyhow};
 
 use super::Target;
-use crate::cuda::program::{Address, Buffer, place};
+use crate::cuda::program::{Address, Buffer, region_buffer};
 use crate::ops::Span;
 
 /// The parameters of a kernel, with the size that `kernels/` asserts too: addresses first, then numbers, those of 8 bytes before
-/// those of 4. A field without `=` has the value of the variable of its name. An address may be that of a [`Place`], and a
+/// those of 4. A field without `=` has the value of the variable of its name. An address may be that of a [`HasAddress`], and a
 /// number any that [`fit`]s its type.
 ///
 /// # Errors
@@ -20,7 +20,7 @@ macro_rules! params {
         [$($address:ident $(= $place:expr)?),* $(,)?]
         $(, $field:ident: $type:ty $(= $value:expr)?)* $(,)?
     ) => {{
-        use $crate::cuda::lower::params::{self, Place, value};
+        use $crate::cuda::lower::params::{self, HasAddress, value};
         #[repr(C)]
         #[allow(dead_code, reason = "the layout alone is used")]
         struct Layout {
@@ -30,14 +30,14 @@ macro_rules! params {
         const _: () = assert!(size_of::<Layout>() == $bytes);
         let mut words = vec![0; $bytes / 8];
         $({
-            let address = Place::address(value!($address $(= $place)?), $target);
+            let address = HasAddress::address(value!($address $(= $place)?), $target);
             params::put(&mut words, std::mem::offset_of!(Layout, $address), address);
         })*
         $({
             let number: $type = params::fit(value!($field $(= $value)?))?;
             params::put(&mut words, std::mem::offset_of!(Layout, $field), number);
         })*
-        $crate::cuda::program::Params { words, pointers: [$(stringify!($address)),*].len() }
+        $crate::cuda::program::Params { words, pointer_count: [$(stringify!($address)),*].len() }
     }};
 }
 
@@ -53,31 +53,31 @@ macro_rules! value {
 pub(super) use {params, value};
 
 /// What has an address.
-pub(super) trait Place {
+pub(super) trait HasAddress {
     fn address(self, target: Target) -> Address;
 }
 
-impl Place for Address {
+impl HasAddress for Address {
     fn address(self, _target: Target) -> Address {
         self
     }
 }
 
-impl Place for Buffer {
+impl HasAddress for Buffer {
     fn address(self, _target: Target) -> Address {
         Address::at(self)
     }
 }
 
-impl Place for Span {
+impl HasAddress for Span {
     fn address(self, target: Target) -> Address {
-        let (buffer, size) = place(self.region, target.precision);
+        let (buffer, size) = region_buffer(self.region, target.precision);
         Address::at(buffer).plus(self.offset * size)
     }
 }
 
 /// Null where there is none.
-impl<P: Place> Place for Option<P> {
+impl<P: HasAddress> HasAddress for Option<P> {
     fn address(self, target: Target) -> Address {
         self.map_or(Address::NULL, |place| place.address(target))
     }
@@ -95,16 +95,16 @@ pub(super) fn fit<T: Copy + Debug, U: TryFrom<T>>(value: T) -> Result<U> {
 ///
 /// # Safety
 /// All of its bytes are initialised.
-pub(super) unsafe trait Plain: Copy {}
+pub(super) unsafe trait Pod: Copy {}
 
 // SAFETY: numbers.
-unsafe impl Plain for Address {}
-unsafe impl Plain for u64 {}
-unsafe impl Plain for u32 {}
-unsafe impl Plain for f32 {}
+unsafe impl Pod for Address {}
+unsafe impl Pod for u64 {}
+unsafe impl Pod for u32 {}
+unsafe impl Pod for f32 {}
 
 /// Writes a field of parameters at its offset in bytes.
-pub(super) fn put<T: Plain>(words: &mut [u64], offset: usize, value: T) {
+pub(super) fn put<T: Pod>(words: &mut [u64], offset: usize, value: T) {
     assert!(offset + size_of::<T>() <= size_of_val(words));
     // SAFETY: within the words, and all bytes are initialised.
     unsafe { words.as_mut_ptr().byte_add(offset).cast::<T>().write_unaligned(value) }

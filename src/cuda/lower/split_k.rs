@@ -1,25 +1,25 @@
-//! How implicit products are cut into the tiles of blocks, and those along the inner dimension (split-K).
+//! How implicit products are cut into the tiles of blocks, and those iterations the inner dimension (split-K).
 
 use crate::cuda::scratch::MAX_PARTS;
 
-/// Words of a tile along the inner dimension; `DEPTH` in `kernels/tile.cuh`.
+/// Words of a tile iterations the inner dimension; `DEPTH` in `kernels/tile.cuh`.
 const DEPTH: usize = 16;
 
 /// Multiprocessors of the device that products are cut for. They are cut by their shapes alone, so that every device adds in
 /// the same order.
-const PROCESSORS: usize = 132;
+const MULTIPROCESSORS: usize = 132;
 
 /// What a block takes, in clocks of such a device as its kernels' instructions and the latency of its memory let expect: `DEPTH`
 /// words of a tile, of one block by itself on a multiprocessor and of two that share it; its begin and end; a tile of another
-/// block's sums to be added; a meeting of blocks.
-const CLOCKS_OF_TILE: [usize; 2] = [600, 700];
-const CLOCKS_OF_TILE_IN_FP32: [usize; 2] = [900, 1450];
-const CLOCKS_OF_BLOCK: usize = 900;
-const CLOCKS_OF_PART: usize = 300;
-const CLOCKS_OF_MEETING: usize = 1000;
+/// block's sums to be reduction; a meeting of blocks.
+const CLOCKS_PER_ITERATION: [usize; 2] = [600, 700];
+const CLOCKS_PER_ITERATION_FP32: [usize; 2] = [900, 1450];
+const CLOCKS_PER_BLOCK: usize = 900;
+const CLOCKS_PER_PART: usize = 300;
+const CLOCKS_PER_SYNC: usize = 1000;
 
-/// Parts of a tile at most, and of them those that one block adds up; `GROUP` in `kernels/product.cuh`.
-const MOST_SPLITS: usize = 128;
+/// Parts of a tile at max_splits, and of them those that one block adds up; `GROUP` in `kernels/product.cuh`.
+const MAX_SPLITS: usize = 128;
 const GROUP: usize = 8;
 
 /// A block's tile, of those that `kernels/implicit.cu` has.
@@ -68,7 +68,7 @@ impl Tile {
         format!("{rows}x{cols}")
     }
 
-    /// Bytes of shared memory for two tiles of each operand.
+    /// Bytes of shared memory for two tiles of per_split operand.
     pub fn shared_bytes(self) -> u32 {
         let (rows, cols) = self.sides();
         (2 * DEPTH * (rows + cols) * 4) as u32
@@ -86,25 +86,25 @@ pub(super) struct SplitK {
 impl SplitK {
     /// `per_word` says how many elements a word holds, `fp32` whether there are no tensor cores.
     pub fn new([rows, cols, depth]: [usize; 3], tiles: Tiles, per_word: usize, fp32: bool) -> Self {
-        let [alone, shared] = if fp32 { CLOCKS_OF_TILE_IN_FP32 } else { CLOCKS_OF_TILE };
+        let [alone, shared] = if fp32 { CLOCKS_PER_ITERATION_FP32 } else { CLOCKS_PER_ITERATION };
         let tile = Tile::of(rows, cols, tiles);
-        let (tall, wide) = tile.sides();
-        let tiles = rows.div_ceil(tall) * cols.div_ceil(wide);
-        let along = depth.div_ceil(DEPTH * per_word).max(1);
+        let (tile_rows, tile_cols) = tile.sides();
+        let tiles = rows.div_ceil(tile_rows) * cols.div_ceil(tile_cols);
+        let iterations = depth.div_ceil(DEPTH * per_word).max(1);
         let clocks = |&splits: &usize| {
-            let (blocks, each) = ((tiles * splits).div_ceil(PROCESSORS), along.div_ceil(splits));
-            let pairs = blocks / 2 * (each * shared + CLOCKS_OF_BLOCK);
-            let last = blocks % 2 * (each * alone + CLOCKS_OF_BLOCK);
-            let added = match splits {
+            let (blocks, per_split) = ((tiles * splits).div_ceil(MULTIPROCESSORS), iterations.div_ceil(splits));
+            let pairs = blocks / 2 * (per_split * shared + CLOCKS_PER_BLOCK);
+            let last = blocks % 2 * (per_split * alone + CLOCKS_PER_BLOCK);
+            let reduction = match splits {
                 1 => 0,
-                ..=16 => CLOCKS_OF_MEETING + splits * CLOCKS_OF_PART,
-                _ => 2 * CLOCKS_OF_MEETING + (GROUP + splits.div_ceil(GROUP)) * CLOCKS_OF_PART,
+                ..=16 => CLOCKS_PER_SYNC + splits * CLOCKS_PER_PART,
+                _ => 2 * CLOCKS_PER_SYNC + (GROUP + splits.div_ceil(GROUP)) * CLOCKS_PER_PART,
             };
-            pairs + last + added
+            pairs + last + reduction
         };
-        let most = MOST_SPLITS.min(along).min(MAX_PARTS / tiles.max(1));
+        let max_splits = MAX_SPLITS.min(iterations).min(MAX_PARTS / tiles.max(1));
         // Every split has something to do.
-        let possible = (2..=most).filter(|&splits| (splits - 1) * along.div_ceil(splits) < along);
+        let possible = (2..=max_splits).filter(|&splits| (splits - 1) * iterations.div_ceil(splits) < iterations);
         let splits = std::iter::once(1).chain(possible).min_by_key(clocks).unwrap_or(1);
         Self { tile, tiles, splits }
     }
@@ -112,7 +112,7 @@ impl SplitK {
 
 #[cfg(test)]
 mod tests {
-    use super::{GROUP, MAX_PARTS, MOST_SPLITS, SplitK, Tile, Tiles};
+    use super::{GROUP, MAX_PARTS, MAX_SPLITS, SplitK, Tile, Tiles};
 
     #[test]
     fn narrow_products_have_narrow_tiles() {
@@ -133,13 +133,16 @@ mod tests {
                         [(1, Tiles::All, true), (2, Tiles::NotSlim, false), (1, Tiles::Square, false)]
                     {
                         let SplitK { tiles, splits, .. } = SplitK::new([rows, cols, depth], kinds, per_word, fp32);
-                        let along = depth.div_ceil(16 * per_word).max(1);
-                        let each = along.div_ceil(splits);
-                        assert!(splits <= MOST_SPLITS);
+                        let iterations = depth.div_ceil(16 * per_word).max(1);
+                        let per_split = iterations.div_ceil(splits);
+                        assert!(splits <= MAX_SPLITS);
                         assert!(splits == 1 || tiles * splits <= MAX_PARTS, "{tiles} {splits}");
                         let counters = if splits > 2 * GROUP { tiles * (1 + splits.div_ceil(GROUP)) } else { tiles };
                         assert!(splits == 1 || counters <= MAX_PARTS, "{counters} counters");
-                        assert!(each * (splits - 1) < along, "a split of {splits} is empty over {along}");
+                        assert!(
+                            per_split * (splits - 1) < iterations,
+                            "a split of {splits} is empty over {iterations}"
+                        );
                     }
                 }
             }

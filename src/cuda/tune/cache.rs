@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cuda::driver::{cache_folder, keep};
+use crate::cuda::driver::{cache_folder, write_to_cache};
 use crate::ops::Algorithm;
 use crate::rng::fingerprint;
 
@@ -25,7 +25,7 @@ struct File {
 pub(super) struct TuningCache {
     path: Option<PathBuf>,
     file: File,
-    is_new: bool,
+    is_dirty: bool,
 }
 
 impl TuningCache {
@@ -40,13 +40,13 @@ impl TuningCache {
             file.key == key && times.all(|time| time.is_finite() && *time >= 0.0)
         };
         let file = file.filter(sound).unwrap_or_else(|| File { key, microseconds: Times::new() });
-        Self { path, file, is_new: false }
+        Self { path, file, is_dirty: false }
     }
 
     /// Keeps the time of an algorithm; none says that it fails.
-    pub fn learn(&mut self, site: &str, algorithm: Algorithm, microseconds: Option<f64>) {
+    pub fn record(&mut self, site: &str, algorithm: Algorithm, microseconds: Option<f64>) {
         self.file.microseconds.entry(site.to_string()).or_default().insert(algorithm.name().to_string(), microseconds);
-        self.is_new = true;
+        self.is_dirty = true;
     }
 
     /// What was learnt; nothing where the algorithm was never tried.
@@ -62,9 +62,9 @@ impl TuningCache {
 
     /// Writes what is new to disk.
     pub fn save(&mut self) {
-        if let (Some(path), true) = (&self.path, self.is_new) {
-            keep(path, &serde_json::to_string_pretty(&self.file).unwrap_or_default());
+        if let (Some(path), true) = (&self.path, self.is_dirty) {
+            write_to_cache(path, &serde_json::to_string_pretty(&self.file).unwrap_or_default());
         }
-        self.is_new = false;
+        self.is_dirty = false;
     }
 }

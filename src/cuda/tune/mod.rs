@@ -1,10 +1,10 @@
-//! Which algorithm every convolution and linear layer gets: the one asked for, the one of the resumed run, the one that was
-//! fastest here before, or the fastest that is measured now, as it will be run.
+//! Which algorithm every convolution and linear layer gets: the one requested for, the one of the resumed run, the one that was
+//! fastest here carried, or the fastest that is measured now, as it will be run.
 
 mod cache;
 mod choose;
 
-pub(super) use choose::{Chosen, WithoutDevice};
+pub(super) use choose::{DevicelessChoice, TunerChoice};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,8 +22,8 @@ use choose::{Trial, fastest};
 
 /// What was chosen, and from what it is chosen.
 pub(super) struct Tuner {
-    /// The one asked for; none is the fastest.
-    asked: Option<Algorithm>,
+    /// The one requested for; none is the fastest.
+    requested: Option<Algorithm>,
     /// Of the resumed run.
     recorded: BTreeMap<String, Algorithm>,
     cache: TuningCache,
@@ -34,12 +34,12 @@ pub(super) struct Tuner {
 impl Tuner {
     /// `identity` names what measured times depend on besides the operator.
     pub fn new(
-        asked: Option<Algorithm>,
+        requested: Option<Algorithm>,
         recorded: BTreeMap<String, Algorithm>,
         identity: impl FnOnce() -> Result<String>,
     ) -> Result<Self> {
-        let cache = if asked.is_some() { TuningCache::default() } else { TuningCache::load(identity()?) };
-        Ok(Self { asked, recorded, cache, chosen: BTreeMap::new() })
+        let cache = if requested.is_some() { TuningCache::default() } else { TuningCache::load(identity()?) };
+        Ok(Self { requested, recorded, cache, chosen: BTreeMap::new() })
     }
 
     /// All choices since the last [`Tuner::forget`], in the order of their names.
@@ -56,19 +56,19 @@ impl Tuner {
         self.chosen.clear();
     }
 
-    /// Makes the choices of a sequence, measuring what is not known. It leaves anything in what the steps write.
+    /// Makes the choices of a sequence, measuring what is not cached. It leaves anything in what the steps write.
     pub fn tune(&mut self, runner: &Runner, memory: &Memory, target: Target, steps: &[Step]) -> Result<()> {
-        if self.asked.is_some() {
+        if self.requested.is_some() {
             return Ok(());
         }
         let mut grouped: BTreeSet<usize> = BTreeSet::new();
         let mut measure = Measure { tuner: self, runner, memory, target };
         for (index, step) in steps.iter().enumerate() {
-            if let Some(group) = Group::beginning_with(steps, index) {
+            if let Some(group) = Group::starting_at(steps, index) {
                 measure.choose_together(steps, &group)?;
                 grouped.extend([group.forward, group.input_gradient].into_iter().chain(group.weight_gradient));
             } else if !grouped.contains(&index)
-                && let Some(Timed { site, times }) = measure.timed(step, Before::default())?
+                && let Some(Timed { site, times }) = measure.time_candidates(step, CarriedState::default())?
             {
                 let (algorithm, _) = fastest(&site, &times)?;
                 measure.tuner.chosen.insert(site, algorithm);
@@ -92,7 +92,7 @@ struct Group {
 }
 
 impl Group {
-    fn beginning_with(steps: &[Step], forward: usize) -> Option<Self> {
+    fn starting_at(steps: &[Step], forward: usize) -> Option<Self> {
         let Op::LinearForward(LinearForward { relu_mask: Some(mask), .. }) = steps[forward].op else { return None };
         let uses = |step: &Step| match &step.op {
             Op::LinearBackwardInput(input) => input.epilogue.filter(|it| it.relu_mask == Some(mask)),
@@ -109,7 +109,7 @@ impl Group {
 
 /// What earlier steps left for the one that is measured.
 #[derive(Clone, Copy, Default)]
-struct Before {
+struct CarriedState {
     mask: Option<Span>,
     deferred: Option<Span>,
 }
@@ -131,17 +131,17 @@ impl Measure<'_> {
     /// Of all combinations that fit together, the one of the least time; the first of equals.
     fn choose_together(&mut self, steps: &[Step], group: &Group) -> Result<()> {
         let mut best: Option<(f64, Vec<(String, Algorithm)>)> = None;
-        let forward = self.timed_of_group(&steps[group.forward], Before::default())?;
+        let forward = self.time_in_group(&steps[group.forward], CarriedState::default())?;
         for &(first, first_time) in &forward.times {
             let mask = (first == Algorithm::CublasLt).then_some(group.mask);
-            let input = self.timed_of_group(&steps[group.input_gradient], Before { mask, deferred: None })?;
+            let input = self.time_in_group(&steps[group.input_gradient], CarriedState { mask, deferred: None })?;
             for &(second, second_time) in &input.times {
                 let defers = second == Algorithm::CublasLt && self.target.precision == Precision::Fp16;
-                let before = Before { mask, deferred: group.d_bias.filter(|_| defers) };
+                let carried = CarriedState { mask, deferred: group.d_bias.filter(|_| defers) };
                 let mut chosen = vec![(forward.site.clone(), first), (input.site.clone(), second)];
                 let mut total = first_time + second_time;
                 if let Some(index) = group.weight_gradient {
-                    let Timed { site, times } = self.timed_of_group(&steps[index], before)?;
+                    let Timed { site, times } = self.time_in_group(&steps[index], carried)?;
                     let (third, time) = fastest(&site, &times)?;
                     chosen.push((site, third));
                     total += time;
@@ -156,65 +156,65 @@ impl Measure<'_> {
         Ok(())
     }
 
-    fn timed_of_group(&mut self, step: &Step, before: Before) -> Result<Timed> {
-        self.timed(step, before)?.with_context(|| format!("{} has no choice of algorithms", step.label))
+    fn time_in_group(&mut self, step: &Step, carried: CarriedState) -> Result<Timed> {
+        self.time_candidates(step, carried)?.with_context(|| format!("{} has no choice of algorithms", step.label))
     }
 
-    /// The times of a step's candidates, measured where they are not known; nothing where it has no choice. What the resumed
+    /// The times of a step's candidates, measured where they are not cached; nothing where it has no choice. What the resumed
     /// run or an earlier program of this one has chosen is the only candidate: a site is computed one way in a run.
-    fn timed(&mut self, step: &Step, before: Before) -> Result<Option<Timed>> {
-        let mut trial = Trial { runner: self.runner, algorithm: None, asked: None };
-        self.lower(step, before, &mut trial)?;
-        let Some((site, candidates)) = trial.asked else { return Ok(None) };
+    fn time_candidates(&mut self, step: &Step, carried: CarriedState) -> Result<Option<Timed>> {
+        let mut trial = Trial { runner: self.runner, algorithm: None, query: None };
+        self.lower(step, carried, &mut trial)?;
+        let Some((site, candidates)) = trial.query else { return Ok(None) };
         let settled = [&self.tuner.recorded, &self.tuner.chosen].map(|choices| choices.get(&site).copied());
         let settled = settled.into_iter().flatten().find(|settled| candidates.contains(settled));
         let only = if let [only] = candidates[..] { Some(only) } else { settled };
         let times = match only {
             Some(only) => vec![(only, 0.0)],
-            None => self.measure(step, before, &site, &candidates)?,
+            None => self.measure_candidates(step, carried, &site, &candidates)?,
         };
         Ok(Some(Timed { site, times }))
     }
 
     /// The times of every candidate that works, in their order, so that the first of equals is the same whether it was measured
-    /// now or before. One that fails is logged and skipped, now and at later starts, unless another start may mend it: libraries
+    /// now or carried. One that fails is logged and skipped, now and at later starts, unless another start may mend it: libraries
     /// propose what they then refuse, and there are others.
     ///
     /// # Errors
     /// Where all fail, the first's.
-    fn measure(
+    fn measure_candidates(
         &mut self,
         step: &Step,
-        before: Before,
+        carried: CarriedState,
         site: &str,
         candidates: &[Algorithm],
     ) -> Result<Vec<(Algorithm, f64)>> {
-        let known = |cache: &TuningCache| {
+        let cached = |cache: &TuningCache| {
             let time = |&algorithm: &Algorithm| Some((algorithm, cache.get(site, algorithm)??));
             candidates.iter().filter_map(time).collect::<Vec<_>>()
         };
         let mut new = candidates.to_vec();
         new.retain(|&algorithm| self.tuner.cache.get(site, algorithm).is_none());
-        if new.is_empty() && known(&self.tuner.cache).is_empty() {
-            new.extend(candidates); // all failed before: one must do
+        if new.is_empty() && cached(&self.tuner.cache).is_empty() {
+            new.extend(candidates); // all failed carried: one must do
         }
         if !new.is_empty() {
-            run::check(self.memory, step)?;
+            run::check_operands(self.memory, step)?;
         }
         let (mut measured, mut failed) = (Vec::new(), None);
         for algorithm in new {
-            let mut trial = Trial { runner: self.runner, algorithm: Some(algorithm), asked: None };
-            let launches = self.lower(step, before, &mut trial)?;
+            let mut trial = Trial { runner: self.runner, algorithm: Some(algorithm), query: None };
+            let launches = self.lower(step, carried, &mut trial)?;
             match run::time(self.runner, self.memory, &launches) {
                 Ok(timed) => {
                     let microseconds = timed.seconds * 1e6;
-                    self.tuner.cache.learn(site, algorithm, Some(microseconds));
+                    self.tuner.cache.record(site, algorithm, Some(microseconds));
                     measured.push((algorithm, microseconds));
                 }
                 Err(error) => {
                     warn!("{site} fails by {} and is computed otherwise: {error:#}", algorithm.name());
-                    if !error::may_pass(&error) {
-                        self.tuner.cache.learn(site, algorithm, None);
+                    if !error::is_transient(&error) {
+                        self.tuner.cache.record(site, algorithm, None);
                     }
                     failed.get_or_insert(error);
                 }
@@ -223,17 +223,17 @@ impl Measure<'_> {
         if !measured.is_empty() {
             debug!("{site}: {measured:?}");
         }
-        let times = known(&self.tuner.cache);
+        let times = cached(&self.tuner.cache);
         match failed {
             Some(error) if times.is_empty() => Err(error),
             _ => Ok(times),
         }
     }
 
-    fn lower(&self, step: &Step, before: Before, trial: &mut Trial) -> Result<Vec<Launch>> {
+    fn lower(&self, step: &Step, carried: CarriedState, trial: &mut Trial) -> Result<Vec<Launch>> {
         let mut lowering = Lowering::new(self.target, trial);
-        lowering.masks.extend(before.mask);
-        lowering.deferred.extend(before.deferred);
+        lowering.masks.extend(carried.mask);
+        lowering.deferred.extend(carried.deferred);
         lowering.step(step)
     }
 }
