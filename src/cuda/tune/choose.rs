@@ -1,4 +1,4 @@
-//! Who decides between equivalent launches: the trial of a step, what the tuner chose, or rules where there is no device.
+//! Implementations of [`Choose`]: a trial of one candidate, the tuner's choices, and fixed rules without a device.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,18 @@ use crate::cuda::program::Address;
 use crate::cuda::run::Runner;
 use crate::ops::Algorithm;
 
-/// Whether cuBLASLt computes a product of these places: of their addresses only the alignment counts.
+/// Whether cuBLASLt supports a product with symbolic addresses, of which only the alignment matters.
 fn lt_supports(runner: &Runner, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
     let aligned = |address: Address| Ok::<u64, std::convert::Infallible>(address.parts().map_or(0, |(_, at)| at | 256));
     let (Ok(gemm), Ok(epilogue)) = (gemm.resolved(&aligned), epilogue.resolved(&aligned));
     runner.blas.lt_supports(&gemm, &epilogue)
 }
 
-/// Chooses one algorithm, which must be a candidate, or the first; and notes what it is requested.
+/// Chooses `algorithm`, which must be a candidate, or else the first candidate, and records the site and its candidates.
 pub(super) struct Trial<'a> {
     pub runner: &'a Runner,
     pub algorithm: Option<Algorithm>,
+    /// Site and candidates of the choice, if there was one.
     pub query: Option<(String, Vec<Algorithm>)>,
 }
 
@@ -36,7 +37,7 @@ impl Choose for Trial<'_> {
     }
 }
 
-/// Chooses as the tuner has, and notes what was requested for.
+/// Applies the tuner's choices, and records the choice of every site in the tuner.
 pub(in crate::cuda) struct TunerChoice<'a> {
     pub tuner: &'a mut Tuner,
     pub runner: &'a Runner,
@@ -61,7 +62,7 @@ impl Choose for TunerChoice<'_> {
     }
 }
 
-/// Chooses without a device: what is requested for or recorded, else the fewest launches.
+/// Chooses without a device: the recorded algorithm, else the requested one, else the one with the fewest launches.
 pub(in crate::cuda) struct DevicelessChoice<'a> {
     pub requested: Option<Algorithm>,
     pub recorded: &'a BTreeMap<String, Algorithm>,
@@ -81,8 +82,8 @@ impl Choose for DevicelessChoice<'_> {
     }
 }
 
-/// The algorithm requested for, or what takes its place where an operator does not have it: cuBLAS, but of convolutions with
-/// cuBLASLt for linear layers, one launch.
+/// The requested algorithm, or a fallback if it is not a candidate: cuBLAS, except that a request for cuBLASLt, which does
+/// not compute convolutions, falls back to an algorithm with a single launch.
 fn requested_or_fallback(requested: Algorithm, candidates: &[Algorithm]) -> Algorithm {
     match (requested, single_launch(candidates)) {
         _ if candidates.contains(&requested) => requested,
@@ -95,13 +96,13 @@ fn single_launch(candidates: &[Algorithm]) -> Option<Algorithm> {
     [Algorithm::Direct, Algorithm::Implicit].into_iter().find(|it| candidates.contains(it))
 }
 
-/// The algorithm of the least time; the first of equals.
+/// The fastest algorithm and its time; the first if several are equally fast.
 ///
 /// # Errors
-/// Where there is none: nothing may be chosen that was not a candidate.
+/// If `times` is empty.
 pub(super) fn fastest(site: &str, times: &[(Algorithm, f64)]) -> Result<(Algorithm, f64)> {
     let least = times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
-    least.with_context(|| format!("{site} has no algorithm"))
+    least.with_context(|| format!("{site}: no algorithm is available"))
 }
 
 #[cfg(test)]
@@ -110,7 +111,7 @@ mod tests {
     use crate::ops::Algorithm::{Direct, Implicit};
 
     #[test]
-    fn the_first_of_the_fastest_is_chosen_and_none_of_none() {
+    fn fastest_is_the_first_of_equals_and_an_error_if_there_are_none() {
         assert_eq!(fastest("site", &[(Implicit, 2.0), (Direct, 1.0)]).expect("one"), (Direct, 1.0));
         assert_eq!(fastest("site", &[(Implicit, 1.0), (Direct, 1.0)]).expect("one"), (Implicit, 1.0));
         assert!(fastest("site", &[]).is_err());

@@ -1,5 +1,5 @@
-//! Which algorithm every convolution and linear layer gets: the one requested for, the one of the resumed run, the one that was
-//! fastest here carried, or the fastest that is measured now, as it will be run.
+//! Chooses the algorithm of every convolution and linear layer: the requested one, that of the resumed run, or the fastest,
+//! by times from the cache or measured now on the launches as they will run.
 
 mod cache;
 mod choose;
@@ -20,19 +20,19 @@ use crate::ops::{Algorithm, Choice, LinearForward, Op, Precision, Span, Step};
 use cache::TuningCache;
 use choose::{Trial, fastest};
 
-/// What was chosen, and from what it is chosen.
+/// The choices made so far, and what they are based on.
 pub(super) struct Tuner {
-    /// The one requested for; none is the fastest.
+    /// The algorithm for all sites; `None` selects the fastest for each.
     requested: Option<Algorithm>,
-    /// Of the resumed run.
+    /// Choices of the resumed run, by site name.
     recorded: BTreeMap<String, Algorithm>,
     cache: TuningCache,
-    /// By the site's name.
+    /// Choices of this run, by site name.
     chosen: BTreeMap<String, Algorithm>,
 }
 
 impl Tuner {
-    /// `identity` names what measured times depend on besides the operator.
+    /// `identity` identifies everything besides the operator that measured times depend on.
     pub fn new(
         requested: Option<Algorithm>,
         recorded: BTreeMap<String, Algorithm>,
@@ -42,7 +42,7 @@ impl Tuner {
         Ok(Self { requested, recorded, cache, chosen: BTreeMap::new() })
     }
 
-    /// All choices since the last [`Tuner::forget`], in the order of their names.
+    /// All choices since the last [`Tuner::forget`], sorted by site name.
     pub fn choices(&self) -> Vec<Choice> {
         let choice = |(site, &algorithm): (&String, &Algorithm)| {
             let microseconds = self.cache.times(site);
@@ -51,12 +51,13 @@ impl Tuner {
         self.chosen.iter().map(choice).collect()
     }
 
-    /// Another plan begins; measured times are kept.
+    /// Clears the choices for a new plan; keeps the measured times.
     pub fn forget(&mut self) {
         self.chosen.clear();
     }
 
-    /// Makes the choices of a sequence, measuring what is not cached. It leaves anything in what the steps write.
+    /// Chooses the algorithms of a sequence, measuring those that are not in the cache. Measuring overwrites the steps' outputs
+    /// with arbitrary values.
     pub fn tune(&mut self, runner: &Runner, memory: &Memory, target: Target, steps: &[Step]) -> Result<()> {
         if self.requested.is_some() {
             return Ok(());
@@ -79,13 +80,14 @@ impl Tuner {
     }
 }
 
-/// A linear layer's steps whose choices depend on one another: by cuBLASLt its forward product leaves a mask for the input
-/// gradient that goes back through its ReLU, and in fp16 that one leaves the bias gradient to the layer's weight gradient.
-/// What one of them saves may cost another more. Steps are named by their index.
+/// Steps of a linear layer that must be chosen together, by their indices. With cuBLASLt, the forward product writes a ReLU
+/// mask, which lets the input gradient of the next layer apply the ReLU's gradient; in fp16 that input gradient defers the
+/// bias gradient to the layer's weight gradient. A choice that is faster for one step may slow down another by more.
 struct Group {
     forward: usize,
-    /// Of the layer behind.
+    /// The input gradient of the next layer.
     input_gradient: usize,
+    /// The weight gradient of the layer itself.
     weight_gradient: Option<usize>,
     mask: Span,
     d_bias: Option<Span>,
@@ -107,14 +109,16 @@ impl Group {
     }
 }
 
-/// What earlier steps left for the one that is measured.
+/// Results of earlier steps that affect how a step is lowered.
 #[derive(Clone, Copy, Default)]
 struct CarriedState {
+    /// The ReLU mask that the forward product wrote.
     mask: Option<Span>,
+    /// The bias gradient that the input gradient deferred.
     deferred: Option<Span>,
 }
 
-/// A step's algorithms that work, at least one, each with its time in microseconds.
+/// The algorithms that work for a step, at least one, each with its time in microseconds.
 struct Timed {
     site: String,
     times: Vec<(Algorithm, f64)>,
@@ -128,7 +132,7 @@ struct Measure<'a> {
 }
 
 impl Measure<'_> {
-    /// Of all combinations that fit together, the one of the least time; the first of equals.
+    /// Chooses the compatible combination with the least total time; the first if several are equally fast.
     fn choose_together(&mut self, steps: &[Step], group: &Group) -> Result<()> {
         let mut best: Option<(f64, Vec<(String, Algorithm)>)> = None;
         let forward = self.time_in_group(&steps[group.forward], CarriedState::default())?;
@@ -151,17 +155,18 @@ impl Measure<'_> {
                 }
             }
         }
-        let (_, chosen) = best.with_context(|| format!("{} has no algorithm", forward.site))?;
+        let (_, chosen) = best.with_context(|| format!("{}: no algorithm is available", forward.site))?;
         self.tuner.chosen.extend(chosen);
         Ok(())
     }
 
     fn time_in_group(&mut self, step: &Step, carried: CarriedState) -> Result<Timed> {
-        self.time_candidates(step, carried)?.with_context(|| format!("{} has no choice of algorithms", step.label))
+        self.time_candidates(step, carried)?.with_context(|| format!("{} does not choose an algorithm", step.label))
     }
 
-    /// The times of a step's candidates, measured where they are not cached; nothing where it has no choice. What the resumed
-    /// run or an earlier program of this one has chosen is the only candidate: a site is computed one way in a run.
+    /// The times of a step's candidates, measured if they are not cached; `None` if the step does not choose an algorithm. If
+    /// the resumed run or an earlier program has chosen one, it is the only candidate, because a run must compute a site in
+    /// one way throughout.
     fn time_candidates(&mut self, step: &Step, carried: CarriedState) -> Result<Option<Timed>> {
         let mut trial = Trial { runner: self.runner, algorithm: None, query: None };
         self.lower(step, carried, &mut trial)?;
@@ -176,12 +181,12 @@ impl Measure<'_> {
         Ok(Some(Timed { site, times }))
     }
 
-    /// The times of every candidate that works, in their order, so that the first of equals is the same whether it was measured
-    /// now or carried. One that fails is logged and skipped, now and at later starts, unless another start may mend it: libraries
-    /// propose what they then refuse, and there are others.
+    /// The times of every candidate that works, in the order of `candidates`, so that ties are resolved in the same way whether
+    /// the times are new or cached. A candidate that fails is logged and skipped: libraries may propose an algorithm and then
+    /// reject it. Later starts skip it too, unless the error is transient.
     ///
     /// # Errors
-    /// Where all fail, the first's.
+    /// If all candidates fail: the first error.
     fn measure_candidates(
         &mut self,
         step: &Step,
@@ -196,7 +201,7 @@ impl Measure<'_> {
         let mut new = candidates.to_vec();
         new.retain(|&algorithm| self.tuner.cache.get(site, algorithm).is_none());
         if new.is_empty() && cached(&self.tuner.cache).is_empty() {
-            new.extend(candidates); // all failed carried: one must do
+            new.extend(candidates); // all failed at earlier starts; try them again, since one is needed
         }
         if !new.is_empty() {
             run::check_operands(self.memory, step)?;
@@ -212,7 +217,7 @@ impl Measure<'_> {
                     measured.push((algorithm, microseconds));
                 }
                 Err(error) => {
-                    warn!("{site} fails by {} and is computed otherwise: {error:#}", algorithm.name());
+                    warn!("{site}: {} failed and is skipped: {error:#}", algorithm.name());
                     if !error::is_transient(&error) {
                         self.tuner.cache.record(site, algorithm, None);
                     }
