@@ -1,5 +1,4 @@
-//! Bias: added with the activation, and with the pooling that follows, in one pass; its gradient in one pass with the
-//! activation's.
+//! Bias: the addition is fused with the activation, and the bias gradient with the activation's gradient.
 
 use anyhow::Result;
 
@@ -11,22 +10,22 @@ use crate::ops::{
     Activation, ActivationBackward, ActivationForward, BiasActivationBackward, GradientEpilogue, RunOn, Span,
 };
 
-/// Blocks that a pass is cut into, at most: several for each multiprocessor of a large device.
-const MAX_BLOCKS: usize = 512;
+/// Target for the number of blocks of a pass: several per multiprocessor of a large device.
+const TARGET_BLOCKS: usize = 512;
 
-/// Rows that a thread sums itself, at least.
+/// Minimum rows that each thread sums.
 const MIN_ROWS_PER_THREAD: usize = 4;
 
-/// Threads of a warp; `WARP` in `kernels/common.cuh`.
+/// Threads per warp; `WARP` in `kernels/common.cuh`.
 const WARP: usize = 32;
 
-/// How a grid goes over `[rows][channels]`; `struct ColumnGrid` in `kernels/reduce.cuh`.
+/// How a grid covers `[rows][channels]`; `struct ColumnGrid` in `kernels/reduce.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ColumnGrid {
     rows: u64,
     channels: u32,
-    /// Vectors of channels side by side in a block, a power of two.
+    /// Vectors of adjacent channels per block, a power of two.
     width: u32,
     rows_per_block: u32,
     unused: u32,
@@ -34,16 +33,16 @@ pub(super) struct ColumnGrid {
 
 const _: () = assert!(size_of::<ColumnGrid>() == 24);
 
-// SAFETY: numbers without gaps.
+// SAFETY: numbers without padding bytes.
 unsafe impl Pod for ColumnGrid {}
 
 impl ColumnGrid {
-    /// For threads that take `lanes` channels each; with the grid to launch.
+    /// The size of the grid, and its parameters, for threads that process `lanes` channels each.
     pub fn new(rows: usize, channels: usize, lanes: usize) -> Result<([usize; 2], Self)> {
         let vectors = channels.div_ceil(lanes);
         let width = vectors.next_power_of_two().min(WARP);
         let column_blocks = vectors.div_ceil(width);
-        let row_blocks = (MAX_BLOCKS / column_blocks).clamp(1, MAX_PARTIALS);
+        let row_blocks = (TARGET_BLOCKS / column_blocks).clamp(1, MAX_PARTIALS);
         let rows_per_block = rows.div_ceil(row_blocks).max(MIN_ROWS_PER_THREAD * BLOCK / width);
         let blocks = [column_blocks, rows.div_ceil(rows_per_block)];
         let grid = Self {
@@ -78,7 +77,7 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
 }
 
 impl Lowering<'_> {
-    /// An epilogue in a pass of its own, after an operator that has no fused one: `d_input` is `[rows][channels]`.
+    /// Runs an epilogue as a separate pass, for operators that do not fuse it; `d_input` is `[rows][channels]`.
     pub(super) fn gradient_epilogue(
         &mut self,
         channels: usize,

@@ -1,5 +1,5 @@
-//! Convolution, by the algorithm that was chosen for it: an implicit product, a direct kernel, or im2col in pieces that fit
-//! the workspace, then cuBLAS.
+//! Convolution by the chosen algorithm: implicit GEMM, a direct kernel, or im2col in pieces that fit the workspace followed by
+//! cuBLAS.
 
 use anyhow::Result;
 
@@ -16,7 +16,7 @@ use crate::ops::{
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         let algorithm = lowering.choose_for(Direction::Forward, &self.op, self.input, self.pool.is_some());
-        // A pooling in a pass of its own takes bias and activation along.
+        // A separate pooling pass also applies bias and activation.
         let pool = self.pool.filter(|pool| algorithm != Some(Algorithm::Implicit) || !implicit::fuses(&pool.op));
         let conv = match pool {
             Some(_) => &Self { activation: Activation::Identity, bias: None, pool: None, ..*self },
@@ -55,7 +55,7 @@ impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
 }
 
 impl Lowering<'_> {
-    /// None where there are groups or gaps, for which there is but one.
+    /// Chooses an algorithm; `None` for grouped or dilated convolutions, which have only one.
     fn choose_for(&mut self, direction: Direction, op: &Conv2d, images: Span, epilogue: bool) -> Option<Algorithm> {
         if !op.is_plain() {
             return None;
@@ -84,7 +84,7 @@ impl Lowering<'_> {
         let Conv2dBackwardWeight { ref op, input, d_output, d_weight } = *conv;
         let (d_y, d_weight, row) = (self.address(d_output), self.address(d_weight), op.out_channels * self.real_size());
         self.over_columns(op, input, |first, count, columns| {
-            // d_yᵀ [oc, count] · columns [count, k·k·ic] → d_weight [oc, k·k·ic], pieces in order
+            // d_yᵀ [oc, count] · columns [count, k·k·ic] → d_weight [oc, k·k·ic], summed over the pieces in order
             let (size, d_y) = ([op.out_channels, op.patch_len(), count], d_y.plus(first * row));
             let product = Gemm::new(size, Operand::transposed(d_y), Operand::plain(columns), d_weight);
             Gemm { float_result: true, accumulate: first > 0, ..product }
@@ -119,13 +119,13 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Rows of this convolution's columns that fit the workspace.
+    /// How many rows of this convolution's columns fit the workspace.
     fn columns_capacity(&self, op: &Conv2d) -> usize {
         self.target.columns / (op.patch_len() * self.real_size())
     }
 
-    /// The products `product(first row, rows, their columns)` for pieces of the columns: the input itself where the
-    /// convolution is pointwise, else their im2col.
+    /// Launches `product(first_row, row_count, columns)` for each piece of the im2col columns. For a pointwise convolution the
+    /// columns are the input itself, in one piece.
     fn over_columns(
         &mut self,
         op: &Conv2d,

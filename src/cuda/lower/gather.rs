@@ -1,4 +1,4 @@
-//! Batches from images on the device, normalised, and in training changed at random.
+//! Gathers batches from the images on the device: normalises them and, in training, applies random augmentation.
 
 use anyhow::Result;
 
@@ -8,7 +8,7 @@ use crate::cuda::program::Buffer;
 use crate::ops::{Augmentation, Gather, RunOn};
 use crate::shape::Shape;
 
-/// Values of an image that one block changes: enough to make up for its draws.
+/// Values of an image per block: enough to amortise the block's random draws.
 const VALUES_PER_BLOCK: usize = 4096;
 
 impl RunOn<Lowering<'_>> for Gather {

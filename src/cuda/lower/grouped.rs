@@ -1,4 +1,4 @@
-//! Convolutions of several groups or with gaps, by plain kernels.
+//! Grouped and dilated convolutions, with simple kernels.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use super::geometry::Geometry;
 use super::params::params;
 use crate::ops::{Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 
-/// Blocks of a weight gradient, at most; each then does several weights.
+/// Maximum blocks of a weight gradient; beyond it each block computes several weights.
 const MAX_BLOCKS: usize = 1 << 16;
 
 impl Lowering<'_> {

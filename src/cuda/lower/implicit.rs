@@ -1,4 +1,4 @@
-//! Implicit matrix products: convolutions and linear layers in one launch, whose columns are never written.
+//! Implicit GEMM: convolutions and linear layers in one launch, without materialising the im2col columns.
 
 use anyhow::{Result, ensure};
 
@@ -13,19 +13,18 @@ use crate::ops::{
 };
 use crate::shape::Window;
 
-/// Whether a pooling ends the convolution before it in one launch.
+/// Whether the kernel of the preceding convolution can fuse this pooling.
 pub(super) fn fuses(pool: &MaxPool2d) -> bool {
     pool.window == Window { kernel: 2, stride: 2, padding: 0 } && !pool.ceil_mode
 }
 
-/// Whether there is room for the column sums of a product's tiles: a product with more sums its bias gradient in a pass of its
-/// own.
+/// Whether the column sums of a product's tiles fit the scratch. If they do not, a separate pass computes the epilogue.
 fn sums_columns(rows: usize, cols: usize) -> bool {
-    // Whatever its tile: none is lower than 32 rows, or narrower than 32 columns where there are more.
+    // Valid for every tile: all have at least 32 rows, and at least 32 columns if the product has more than 16.
     rows.div_ceil(32).saturating_mul(cols) <= MAX_COLUMN_SUMS && cols.div_ceil(32) <= MAX_COLUMNS
 }
 
-/// Whether the kernels' 32-bit indices suffice.
+/// Whether the kernels' 32-bit indices suffice for this convolution.
 pub(super) fn applies(op: &Conv2d, batch: usize) -> bool {
     let Ok(output) = op.output() else { return false };
     let limit = 1 << 31;
@@ -40,17 +39,19 @@ pub(super) fn applies(op: &Conv2d, batch: usize) -> bool {
         })
 }
 
-/// Of split products: their parts, and a counter for each tile and group of parts.
+/// Partial results of split-K products.
 const PARTIALS: Address = Address::at(Buffer::ProductPartials);
+
+/// Counters of finished blocks: one per tile, then one per group of parts.
 const COUNTERS: Address = Address::at(Buffer::ProductCounters);
 
 impl Lowering<'_> {
-    /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch by what [`fuses`].
+    /// `output = activation(windows · Wᵀ + bias)`, followed in the same launch by a pooling that [`fuses`].
     pub(super) fn implicit_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
         let Conv2dForward { ref op, activation, bias, .. } = *conv;
         let batch = conv.input.len / op.input.len();
         let (kernel, output, argmax, rows) = match conv.pool {
-            // Eight windows of four pixels are 32 rows.
+            // Each 32 rows hold eight pooling windows of four pixels.
             Some(PoolEpilogue { op, output, argmax }) => {
                 ("conv2d_forward_pooled", output, argmax, (batch * op.output()?.pixels()).div_ceil(8) * 32)
             }
@@ -83,7 +84,7 @@ impl Lowering<'_> {
         self.implicit("conv2d_backward_weight", variant, size, tiles, params)
     }
 
-    /// `d_input = gradients over each pixel · W`, and its epilogue.
+    /// `d_input = windows of d_output · W`, and its epilogue.
     pub(super) fn implicit_backward_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
         let op = &conv.op;
         let (batch, channels) = (conv.d_input.len / op.input.len(), op.input.channels);
@@ -112,13 +113,13 @@ impl Lowering<'_> {
         self.gradient_epilogue(channels, conv.d_input, conv.epilogue.filter(|_| fused.is_none()))
     }
 
-    /// Whether two operands, contiguous along `lengths`, are read by 16 bytes.
+    /// Whether the operands, which are contiguous along `lengths`, can be read in vectors of 16 bytes.
     fn reads_vectors(&self, lengths: &[usize], operands: [Address; 2]) -> bool {
         let vector = self.vector();
         lengths.iter().all(|length| length.is_multiple_of(vector)) && operands.iter().all(|it| it.is_aligned(16))
     }
 
-    /// Launches `kernel` in its `variant` with the tile that suits `rows · cols` sums over `depth`.
+    /// Launches a `variant` of `kernel` with the tile that suits a `[rows, cols]` product over `depth`.
     fn implicit(
         &mut self,
         kernel: &str,

@@ -1,4 +1,4 @@
-//! Joins.
+//! Joins and copies: addition, channel copies for concatenation, and subsampling shortcuts.
 
 use anyhow::Result;
 
@@ -52,7 +52,7 @@ impl RunOn<Lowering<'_>> for SubsampleBackward {
 }
 
 impl Lowering<'_> {
-    /// One thread for each value that is written.
+    /// Launches one thread per element of `target`.
     fn subsample(&mut self, kernel: &str, op: &Subsample, source: Span, target: Span) -> Result<()> {
         let window = Window { kernel: 1, stride: op.stride, padding: 0 };
         let params = params!(

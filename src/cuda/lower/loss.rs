@@ -7,7 +7,7 @@ use super::params::params;
 use crate::cuda::program::Buffer;
 use crate::ops::{Activation, BiasActivationBackward, LossGradient, RunOn, SoftmaxCrossEntropy};
 
-/// Whether the loss's one block also sums the bias gradient: it would take too long over many logits.
+/// Whether the single block of the loss kernel also sums the bias gradient; for many logits it would be too slow.
 fn sums_bias_gradient(logits: usize) -> bool {
     logits <= 1 << 14
 }
@@ -28,7 +28,7 @@ impl RunOn<Lowering<'_>> for SoftmaxCrossEntropy {
             weight: f32 = gradient.map_or(1.0, |gradient| gradient.weight()),
             auxiliary: u32 = gradient.is_some_and(|gradient| gradient.auxiliary.is_some()),
         );
-        // One block: the sums over the samples have one order.
+        // A single block gives the sums over the samples a fixed order.
         lowering.launch("softmax_cross_entropy", [1, 1], params)?;
         match gradient {
             Some(LossGradient { d_logits: d_output, d_bias: d_bias @ Some(_), .. }) if fused_d_bias.is_none() => {

@@ -1,4 +1,4 @@
-//! Batch normalisation: statistics and values in a pass each, and so their gradients.
+//! Batch normalisation: one pass for the statistics and one for the values, in both directions.
 
 use anyhow::Result;
 
@@ -8,7 +8,7 @@ use super::params::params;
 use crate::cuda::program::Buffer;
 use crate::ops::{Activation, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
 
-/// As the epsilon of `factors_of` in `kernels/norm.cu`: statistics are means and inverse deviations already.
+/// Passed as epsilon if the statistics are means and inverse standard deviations, not variances; see `kernels/norm.cu`.
 const NO_EPSILON: f32 = -1.0;
 
 impl RunOn<Lowering<'_>> for BatchNorm2dForward {
@@ -38,7 +38,7 @@ impl RunOn<Lowering<'_>> for BatchNorm2dBackward {
         let rows = self.op.training_rows(count / self.op.input.len())?;
         lowering.norm_gradient_sums(rows, self)?;
         let Some(d_input) = self.d_input else { return Ok(()) };
-        // What had a residual is through its activation already.
+        // With a residual, the first pass has already applied the activation's gradient to `d_output`.
         let activation = if self.output.is_some() { Activation::Identity } else { self.activation };
         let params = params!(
             lowering.target, 88 bytes,
@@ -51,7 +51,7 @@ impl RunOn<Lowering<'_>> for BatchNorm2dBackward {
 }
 
 impl Lowering<'_> {
-    /// Mean and inverse deviation of the batch, and the running statistics' step towards them.
+    /// Computes the batch's means and inverse standard deviations, and updates the running statistics.
     fn norm_statistics(&mut self, norm: &BatchNorm2dForward, saved: Span) -> Result<()> {
         let BatchNorm2dForward { ref op, input, running, .. } = *norm;
         let channels = op.input.channels;
@@ -65,7 +65,7 @@ impl Lowering<'_> {
         self.launch(kernel, blocks, params)
     }
 
-    /// The gradients of weight and bias, and with a residual its own, in place.
+    /// Computes the gradients of weight and bias. With a residual, also computes its gradient, in place in `d_output`.
     fn norm_gradient_sums(&mut self, rows: usize, norm: &BatchNorm2dBackward) -> Result<()> {
         let BatchNorm2dBackward { input, output, weight, bias, saved, d_output, d_weight, d_bias, .. } = *norm;
         let channels = norm.op.input.channels;

@@ -1,4 +1,4 @@
-//! A kernel's parameters, declared and filled in at once: the struct of the same fields in its file, as bytes.
+//! Kernel parameters: a macro that declares a parameter struct with the layout of the kernel's and fills it in.
 
 use std::fmt::Debug;
 
@@ -8,12 +8,12 @@ use super::Target;
 use crate::cuda::program::{Address, Buffer, region_buffer};
 use crate::ops::Span;
 
-/// The parameters of a kernel, with the size that `kernels/` asserts too: addresses first, then numbers, those of 8 bytes before
-/// those of 4. A field without `=` has the value of the variable of its name. An address may be that of a [`HasAddress`], and a
-/// number any that [`fit`]s its type.
+/// The parameters of a kernel; `kernels/` asserts the same size. Addresses come first, then numbers of 8 bytes, then numbers of
+/// 4 bytes. A field without `=` takes the value of the variable with its name. The value of an address is any [`HasAddress`],
+/// that of a number any number that [`fit`] converts.
 ///
 /// # Errors
-/// Returns from where it stands if a number does not fit.
+/// Returns the error from the enclosing function if a number does not fit its type.
 macro_rules! params {
     (
         $target:expr, $bytes:literal bytes,
@@ -52,7 +52,7 @@ macro_rules! value {
 }
 pub(super) use {params, value};
 
-/// What has an address.
+/// A value with a symbolic address.
 pub(super) trait HasAddress {
     fn address(self, target: Target) -> Address;
 }
@@ -76,25 +76,25 @@ impl HasAddress for Span {
     }
 }
 
-/// Null where there is none.
+/// `None` is the null address.
 impl<P: HasAddress> HasAddress for Option<P> {
     fn address(self, target: Target) -> Address {
         self.map_or(Address::NULL, |place| place.address(target))
     }
 }
 
-/// A number as a kernel's parameter, which often has fewer bits.
+/// Converts a number to the type of a kernel's parameter, which often has fewer bits.
 ///
 /// # Errors
-/// Where it is too large: the operator does not work on that many.
+/// If the number is too large for the type.
 pub(super) fn fit<T: Copy + Debug, U: TryFrom<T>>(value: T) -> Result<U> {
     U::try_from(value).map_err(|_| anyhow!("{value:?} is too large for a CUDA kernel's parameter"))
 }
 
-/// What a field of parameters may be.
+/// A type that may be a field of kernel parameters.
 ///
 /// # Safety
-/// All of its bytes are initialised.
+/// All bytes of a value must be initialised.
 pub(super) unsafe trait Pod: Copy {}
 
 // SAFETY: numbers.
@@ -103,9 +103,9 @@ unsafe impl Pod for u64 {}
 unsafe impl Pod for u32 {}
 unsafe impl Pod for f32 {}
 
-/// Writes a field of parameters at its offset in bytes.
+/// Writes a field of kernel parameters at an offset in bytes.
 pub(super) fn put<T: Pod>(words: &mut [u64], offset: usize, value: T) {
     assert!(offset + size_of::<T>() <= size_of_val(words));
-    // SAFETY: within the words, and all bytes are initialised.
+    // SAFETY: the range is within `words`, and all bytes of `value` are initialised.
     unsafe { words.as_mut_ptr().byte_add(offset).cast::<T>().write_unaligned(value) }
 }

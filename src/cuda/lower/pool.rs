@@ -1,4 +1,4 @@
-//! Pooling; max pooling takes the bias and activation of the convolution before it along.
+//! Pooling. Max pooling also applies the bias and activation of the preceding convolution, or their gradients.
 
 use anyhow::{Result, ensure};
 
@@ -70,7 +70,7 @@ fn geometry(op: &AvgPool2d) -> Result<Geometry> {
     Geometry::new(op.input, op.output()?, op.window)
 }
 
-/// Without a window.
+/// The geometry of adaptive pooling, whose window fields are unused.
 fn adaptive_geometry(op: &AdaptiveAvgPool2d) -> Result<Geometry> {
     for (inputs, outputs) in [(op.input.height, op.height), (op.input.width, op.width)] {
         let fits = (inputs + 1).checked_mul(outputs + 1).is_some_and(|product| u32::try_from(product).is_ok());
@@ -80,13 +80,13 @@ fn adaptive_geometry(op: &AdaptiveAvgPool2d) -> Result<Geometry> {
 }
 
 impl Lowering<'_> {
-    /// A thread for each value of the target.
+    /// Launches one thread per element of `target`.
     fn average_pool(&mut self, kernel: &str, source: Span, target: Span, op: Geometry) -> Result<()> {
         let params = params!(self.target, 72 bytes, [source, target], count: u64 = target.len, op: Geometry);
         self.launch_over(kernel, target.len, params)
     }
 
-    /// `pool.output` = the maxima of `activation(input + bias)`.
+    /// `output = max_pool(activation(input + bias))`
     pub(super) fn max_pool_forward(
         &mut self,
         (activation, bias): (Activation, Option<Span>),
@@ -104,7 +104,7 @@ impl Lowering<'_> {
     }
 }
 
-/// Whether the windows lie side by side and cover the whole input.
+/// Whether the windows do not overlap and cover the whole input.
 fn tiles_the_input(op: &MaxPool2d, output: Shape) -> bool {
     let Window { kernel, stride, padding } = op.window;
     let covers = |outputs: usize, inputs: usize| outputs * kernel == inputs;

@@ -1,28 +1,35 @@
-//! How implicit products are cut into the tiles of blocks, and those iterations the inner dimension (split-K).
+//! Partitions implicit products into tiles, one per block, and splits the tiles along the inner dimension (split-K).
 
 use crate::cuda::scratch::MAX_PARTS;
 
-/// Words of a tile iterations the inner dimension; `DEPTH` in `kernels/tile.cuh`.
+/// Words of a tile along the inner dimension; `DEPTH` in `kernels/tile.cuh`.
 const DEPTH: usize = 16;
 
-/// Multiprocessors of the device that products are cut for. They are cut by their shapes alone, so that every device adds in
-/// the same order.
+/// Multiprocessors of the H100, for which products are partitioned. The partition depends on shape and precision alone and not
+/// on the device, so that every device sums in the same order.
 const MULTIPROCESSORS: usize = 132;
 
-/// What a block takes, in clocks of such a device as its kernels' instructions and the latency of its memory let expect: `DEPTH`
-/// words of a tile, of one block by itself on a multiprocessor and of two that share it; its begin and end; a tile of another
-/// block's sums to be reduction; a meeting of blocks.
+/// Clocks per mainloop iteration (`DEPTH` words) of a block that has a multiprocessor to itself, and of two blocks that share
+/// one. All clocks are estimates for an H100 from the kernels' instructions and its memory latency.
 const CLOCKS_PER_ITERATION: [usize; 2] = [600, 700];
 const CLOCKS_PER_ITERATION_FP32: [usize; 2] = [900, 1450];
+
+/// Clocks for a block's prologue and epilogue.
 const CLOCKS_PER_BLOCK: usize = 900;
+
+/// Clocks to add one partial result of a tile.
 const CLOCKS_PER_PART: usize = 300;
+
+/// Clocks for the last block of a tile to learn that all others have finished.
 const CLOCKS_PER_SYNC: usize = 1000;
 
-/// Parts of a tile at max_splits, and of them those that one block adds up; `GROUP` in `kernels/product.cuh`.
+/// Maximum splits of a tile.
 const MAX_SPLITS: usize = 128;
+
+/// Partial results that one block adds up if there are many; `GROUP` in `kernels/product.cuh`.
 const GROUP: usize = 8;
 
-/// A block's tile, of those that `kernels/implicit.cu` has.
+/// The shape of a block's tile; `kernels/implicit.cu` has kernels for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tile {
     Square,
@@ -31,18 +38,18 @@ pub(super) enum Tile {
     Wide,
 }
 
-/// The tiles that a kernel has.
+/// The tiles that a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tiles {
     All,
-    /// Weight gradients' columns are seldom few.
+    /// Weight gradients, which rarely have few columns.
     NotSlim,
-    /// Without vectors, and back through strides.
+    /// Scalar kernels, and strided input gradients.
     Square,
 }
 
 impl Tile {
-    /// The one that wastes least where a product is narrow, of those that there are.
+    /// The tile of `tiles` that wastes the least on a narrow product.
     fn of(rows: usize, cols: usize, tiles: Tiles) -> Self {
         match (tiles, rows, cols) {
             (Tiles::Square, ..) => Self::Square,
@@ -62,20 +69,20 @@ impl Tile {
         }
     }
 
-    /// As in the names of kernels.
+    /// The tile's name in kernel names.
     pub fn name(self) -> String {
         let (rows, cols) = self.sides();
         format!("{rows}x{cols}")
     }
 
-    /// Bytes of shared memory for two tiles of per_split operand.
+    /// Bytes of shared memory for two tiles of each operand (double buffering).
     pub fn shared_bytes(self) -> u32 {
         let (rows, cols) = self.sides();
         (2 * DEPTH * (rows + cols) * 4) as u32
     }
 }
 
-/// How a product `[rows, cols]` over `depth` is cut.
+/// The partition of a product `[rows, cols]` over `depth`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SplitK {
     pub tile: Tile,
@@ -84,7 +91,7 @@ pub(super) struct SplitK {
 }
 
 impl SplitK {
-    /// `per_word` says how many elements a word holds, `fp32` whether there are no tensor cores.
+    /// `per_word` is the number of elements per 4-byte word; `fp32` means that tensor cores are not used.
     pub fn new([rows, cols, depth]: [usize; 3], tiles: Tiles, per_word: usize, fp32: bool) -> Self {
         let [alone, shared] = if fp32 { CLOCKS_PER_ITERATION_FP32 } else { CLOCKS_PER_ITERATION };
         let tile = Tile::of(rows, cols, tiles);
@@ -103,7 +110,7 @@ impl SplitK {
             pairs + last + reduction
         };
         let max_splits = MAX_SPLITS.min(iterations).min(MAX_PARTS / tiles.max(1));
-        // Every split has something to do.
+        // Exclude partitions with an empty split.
         let possible = (2..=max_splits).filter(|&splits| (splits - 1) * iterations.div_ceil(splits) < iterations);
         let splits = std::iter::once(1).chain(possible).min_by_key(clocks).unwrap_or(1);
         Self { tile, tiles, splits }
@@ -115,17 +122,17 @@ mod tests {
     use super::{GROUP, MAX_PARTS, MAX_SPLITS, SplitK, Tile, Tiles};
 
     #[test]
-    fn narrow_products_have_narrow_tiles() {
+    fn narrow_products_get_narrow_tiles() {
         assert_eq!(
             [(5, 5), (4096, 17), (16, 4096), (4096, 33)].map(|(rows, cols)| Tile::of(rows, cols, Tiles::All)),
             [Tile::Slim, Tile::Tall, Tile::Wide, Tile::Square]
         );
-        let of_few_columns = [Tiles::NotSlim, Tiles::Square].map(|tiles| Tile::of(4096, 16, tiles));
-        assert_eq!(of_few_columns, [Tile::Tall, Tile::Square]);
+        let sixteen_columns = [Tiles::NotSlim, Tiles::Square].map(|tiles| Tile::of(4096, 16, tiles));
+        assert_eq!(sixteen_columns, [Tile::Tall, Tile::Square]);
     }
 
     #[test]
-    fn every_split_has_work_and_all_fit_the_scratch() {
+    fn no_split_is_empty_and_all_fit_the_scratch() {
         for rows in [1, 30, 64, 1000, 5000, 100_000] {
             for cols in [1, 9, 64, 144, 2048] {
                 for depth in [0, 1, 9, 64, 100, 576, 43_264, 1 << 30] {
@@ -149,9 +156,8 @@ mod tests {
         }
     }
 
-    /// Few tiles over a long inner dimension are split, many are not.
     #[test]
-    fn few_tiles_are_split() {
+    fn few_tiles_over_a_long_inner_dimension_are_split() {
         let splits = |size| SplitK::new(size, Tiles::All, 1, false).splits;
         assert!(splits([64, 64, 10_000]) > 16 && splits([16, 72, 1200]) > 16);
         assert_eq!((splits([64, 64, 16]), splits([100_000, 64, 576])), (1, 1));

@@ -39,7 +39,7 @@ impl TuningCache {
             let mut times = file.microseconds.values().flat_map(|times| times.values().flatten());
             file.key == key && times.all(|time| time.is_finite() && *time >= 0.0)
         };
-        let file = file.filter(sound).unwrap_or_else(|| File { key, microseconds: Times::new() });
+        let file = file.filter(is_valid).unwrap_or_else(|| File { key, microseconds: Times::new() });
         Self { path, file, is_dirty: false }
     }
 

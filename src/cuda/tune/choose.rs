@@ -92,6 +92,7 @@ fn requested_or_fallback(requested: Algorithm, candidates: &[Algorithm]) -> Algo
     }
 }
 
+/// The first candidate that takes a single launch.
 fn single_launch(candidates: &[Algorithm]) -> Option<Algorithm> {
     [Algorithm::Direct, Algorithm::Implicit].into_iter().find(|it| candidates.contains(it))
 }
