@@ -36,8 +36,8 @@ pub(super) enum EpilogueKind {
     Bias,
     /// Adds the bias and applies ReLU; writes the `mask`, if there is one.
     BiasRelu,
-    /// Multiplies by the derivative of the ReLU that wrote the `mask`, then sums the columns into
-    /// the bias gradient, if there is one.
+    /// Multiplies by the derivative of the ReLU that wrote the `mask`, then sums the columns into the bias gradient, if
+    /// there is one.
     ReluGradient,
     /// For a weight gradient: the bias gradient `[m]`, the row sums of `a`.
     BiasGradient,
@@ -47,8 +47,8 @@ pub(super) enum EpilogueKind {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct LtEpilogue<A = u64> {
     pub kind: EpilogueKind,
-    /// The bias or its gradient, of `c`'s type; `[n]`, or `[m]` for `BiasGradient`. `None` if the layer before has no bias
-    /// gradient, or another launch computes it.
+    /// The bias or its gradient, of `c`'s type; `[n]`, or `[m]` for `BiasGradient`. `None` if the preceding layer has
+    /// no bias gradient, or another launch computes it.
     pub bias: Option<A>,
     pub mask: Option<ReluMask<A>>,
 }
@@ -69,7 +69,7 @@ impl<A> Gemm<A> {
         Self { m, n, k, a, b, c, float_result: false, accumulate: false }
     }
 
-    /// The same with other addresses.
+    /// Replaces every address by `resolve(address)`.
     pub fn resolved<C, E>(self, resolve: &impl Fn(A) -> Result<C, E>) -> Result<Gemm<C>, E> {
         let Self { m, n, k, a, b, c, float_result, accumulate } = self;
         let operand = |of: Operand<A>| Ok(Operand { address: resolve(of.address)?, transposed: of.transposed });
@@ -78,7 +78,7 @@ impl<A> Gemm<A> {
 }
 
 impl<A> LtEpilogue<A> {
-    /// The same with other addresses.
+    /// Replaces every address by `resolve(address)`.
     pub fn resolved<C, E>(self, resolve: &impl Fn(A) -> Result<C, E>) -> Result<LtEpilogue<C>, E> {
         let mask = |mask: ReluMask<A>| Ok(ReluMask { address: resolve(mask.address)?, leading: mask.leading });
         let (bias, mask) = (self.bias.map(resolve).transpose()?, self.mask.map(mask).transpose()?);

@@ -1,10 +1,10 @@
-//! The CUDA backend: it lowers operators to launches and runs the launches on one stream. All memory is allocated before the
-//! first step.
+//! The CUDA backend: it lowers operators to launches and runs the launches on one stream. All memory is allocated
+//! before the first step.
 //!
-//! `lower` turns operators into launches without needing a device; `tune` times equivalent launches and chooses the fastest;
-//! `run` launches, captures and replays; `memory` owns the buffers that launches refer to; `driver` finds and calls the
-//! libraries. Everything that changes from step to step (position in the data, learning rate, loss scale, metrics) is in
-//! device memory, so one captured graph serves every step.
+//! `lower` turns operators into launches without needing a device; `tune` times equivalent launches and chooses the
+//! fastest; `run` launches, captures and replays; `memory` owns the buffers that launches refer to; `driver` finds and
+//! calls the libraries. Everything that changes from step to step (position in the data, learning rate, loss scale,
+//! metrics) is in device memory, so one captured graph serves every step.
 
 mod driver;
 mod gemm;
@@ -70,7 +70,8 @@ impl Cuda {
         let stream = context.new_stream().map_err(error::driver).context("creating a CUDA stream")?;
         let storage = if precision == Precision::Fp16 { "f16" } else { "f32" };
         let (major, minor) = context.compute_capability().map_err(error::driver)?;
-        // Selects the module of implicit GEMM kernels: tensor cores would round fp32, and older devices lack TF32 tensor cores.
+        // Selects the module of implicit GEMM kernels: tensor cores would round fp32, and older devices lack TF32
+        // tensor cores.
         let tensor_cores = precision != Precision::Fp32 && u32::try_from(10 * major + minor)? >= TENSOR_TARGET;
         let modules = Modules::load(&context, storage, if tensor_cores { "implicit" } else { "tensor" })?;
         let blas = Blas::new(&stream, precision)?;
@@ -96,8 +97,8 @@ fn bind(context: &CudaContext) -> Result<()> {
 }
 
 impl Drop for Cuda {
-    /// Kernels must not be unloaded while queued work still runs them. Errors are ignored here because the call that caused
-    /// them reports them.
+    /// Kernels must not be unloaded while queued work still runs them. Errors are ignored here because the call that
+    /// caused them reports them.
     fn drop(&mut self) {
         let _ = self.runner.stream.synchronize();
         self._turn = Some(Turn::take());
@@ -181,8 +182,8 @@ impl Backend for Cuda {
     }
 }
 
-/// The names of the launches of every step of a sequence, computed without a device. For each operator a recorded choice
-/// takes precedence, then the requested algorithm, then the algorithm with the fewest launches.
+/// The names of the launches of every step of a sequence, computed without a device. For each operator a recorded
+/// choice takes precedence, then the requested algorithm, then the algorithm with the fewest launches.
 ///
 /// # Errors
 /// If an operator is too large for the kernels.

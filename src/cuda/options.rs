@@ -19,7 +19,8 @@ pub struct Options {
     pub graphs: bool,
     /// Algorithm for all convolutions and linear layers that support it; `None` selects the fastest for each.
     pub algorithm: Option<Algorithm>,
-    /// Choices of the run being resumed, by [`Choice::site`](crate::ops::Choice); they take precedence over the fastest.
+    /// Choices of the run being resumed, by [`Choice::site`](crate::ops::Choice); they take precedence over the
+    /// fastest.
     pub recorded: BTreeMap<String, Algorithm>,
 }
 

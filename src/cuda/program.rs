@@ -1,5 +1,5 @@
-//! Lowered programs as plain data: launches with their parameters and symbolic addresses. Building or reading them needs no
-//! device.
+//! Lowered programs as plain data: launches with their parameters and symbolic addresses. Building or reading them
+//! needs no device.
 
 use std::ops::RangeToInclusive;
 
@@ -26,7 +26,7 @@ pub(super) enum Buffer {
     Columns,
     /// Partial sums of reductions.
     Partials,
-    /// How many blocks of a reduction have finished; zero between launches.
+    /// How many blocks of a launch have finished; zero between launches.
     BlockCounters,
     // Scratch shared by all plans.
     /// Partial results of split-K products.
@@ -81,9 +81,9 @@ impl Buffer {
     }
 }
 
-/// A symbolic address, resolved to a device address at launch: the highest byte is the buffer's index plus one, the other
-/// bytes are the offset in bytes. Zero is null. Buffers are aligned to 256 bytes, so an offset's alignment (up to 256) is
-/// that of its device address.
+/// A symbolic address, resolved to a device address at launch: the highest byte is the buffer's index plus one, the
+/// other bytes are the offset in bytes. Zero is null. Buffers are aligned to 256 bytes, so an offset's alignment (up to
+/// 256) is that of its device address.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Address(pub u64);

@@ -11,8 +11,8 @@ use crate::images::ImageSource;
 use crate::ops::{Backend, DataSets, Normalise, Subset};
 use crate::shape::Shape;
 
-/// The host's state of a data set. Images, labels, order, means and standard deviations are in device memory, and so is the
-/// position of the next batch, which a captured step reads there.
+/// The host's state of a data set. Images, labels, order, means and standard deviations are in device memory, and so is
+/// the position of the next batch, which a captured step reads there.
 pub(super) struct Set {
     feed: Option<Feed>,
     shape: Shape,
@@ -53,7 +53,8 @@ impl DataSets for Cuda {
     }
 
     fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()> {
-        // Steps of the previous order may still read the buffers that are replaced here, and the slots, which are refilled.
+        // Steps of the previous order may still read the buffers that are replaced here, and the slots, which are
+        // refilled.
         self.synchronize()?;
         let set = self.sets[subset as usize].as_mut().context("no data set was loaded")?;
         let [_, _, order_buffer, position_buffer, ..] = Buffer::of_set(subset);

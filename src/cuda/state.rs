@@ -1,5 +1,5 @@
-//! State on the device that outlives a step, besides parameters: metrics, learning rates, the loss scale, and the counters
-//! that random numbers are drawn from.
+//! State on the device that outlives a step, besides parameters: metrics, learning rates, the loss scale, and the
+//! counters that random numbers are drawn from.
 
 use std::time::{Duration, Instant};
 

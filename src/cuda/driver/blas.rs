@@ -16,15 +16,15 @@ use super::{Turn, error, libraries, probe};
 use crate::cuda::gemm::{Gemm, LtEpilogue, Operand};
 use crate::ops::Precision;
 
-/// Bytes of cuBLAS's workspace: NVIDIA's recommendation for Hopper, more than older devices need. It is set explicitly because
-/// cuBLAS must not allocate during capture, and because a fixed workspace keeps results reproducible.
+/// Bytes of cuBLAS's workspace: NVIDIA's recommendation for Hopper, more than older devices need. It is set explicitly
+/// because cuBLAS must not allocate during capture, and because a fixed workspace keeps results reproducible.
 const WORKSPACE: usize = 32 << 20;
 
 /// A generous estimate of the other device memory that cuBLAS and cuBLASLt allocate.
 const CUBLAS_MEMORY: usize = 1 << 30;
 
-/// cuBLAS and cuBLASLt on one stream. Initialising them is slow, so each is initialised by its first product, which must not be
-/// in a capture.
+/// cuBLAS and cuBLASLt on one stream. Initialising them is slow, so each is initialised by its first product, which
+/// must not be in a capture.
 pub(in crate::cuda) struct Blas {
     stream: Arc<CudaStream>,
     precision: Precision,
@@ -89,7 +89,8 @@ impl Blas {
         self.lt.get_or_init(start).as_ref()
     }
 
-    /// Whether cuBLASLt is available and supports a product with this epilogue. Only the alignment of the addresses matters.
+    /// Whether cuBLASLt is available and supports a product with this epilogue. Only the alignment of the addresses
+    /// matters.
     pub fn lt_supports(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> bool {
         self.lt().is_some_and(|lt| lt.supports(gemm, epilogue))
     }
@@ -99,8 +100,9 @@ impl Blas {
         self.lt().context("cuBLASLt was not found (libcublasLt.so)")?.gemm(gemm, epilogue)
     }
 
-    /// Initialises both libraries now if allocating `needed` bytes would leave them little memory, so that the check whether
-    /// those bytes fit counts the libraries' memory as used. If one fails to initialise, its first product reports the error.
+    /// Initialises both libraries now if allocating `needed` bytes would leave them little memory, so that the check
+    /// whether those bytes fit counts the libraries' memory as used. If one fails to initialise, its first product
+    /// reports the error.
     pub fn start_early_if_memory_is_low(&self, needed: usize) -> Result<()> {
         let (free, _) = self.stream.context().mem_get_info().map_err(error::driver)?;
         if needed.saturating_add(CUBLAS_MEMORY) > free {
@@ -112,7 +114,8 @@ impl Blas {
 
     /// Computes a product on the stream.
     ///
-    /// cuBLAS is column-major and so reads a row-major matrix as its transpose: it computes `cᵀ = bᵀ · aᵀ`, without copies.
+    /// cuBLAS is column-major and so reads a row-major matrix as its transpose: it computes `cᵀ = bᵀ · aᵀ`, without
+    /// copies.
     ///
     /// # Errors
     /// If a size exceeds cuBLAS's 32 bits, or cuBLAS fails.
@@ -134,7 +137,8 @@ impl Blas {
         };
         let result_type = if float_result { cudaDataType_t::CUDA_R_32F } else { real };
         let handle = *self.handle()?.handle();
-        // SAFETY: the addresses are of spans that contain the whole matrices; the scalars are read before the call returns.
+        // SAFETY: the addresses are of spans that contain the whole matrices; the scalars are read before the call
+        // returns.
         unsafe {
             result::gemm_ex(
                 handle,
@@ -182,15 +186,16 @@ pub(super) fn version() -> Result<String> {
     Ok([part(MAJOR_VERSION)?, part(MINOR_VERSION)?, part(PATCH_LEVEL)?].join("."))
 }
 
-/// Ensures that cuBLAS can be loaded, because cudarc panics if it cannot. A library in a Python wheel is opened by its full
-/// path; the loader then finds it by name.
+/// Ensures that cuBLAS can be loaded, because cudarc panics if it cannot. A library in a Python wheel is opened by its
+/// full path; the loader then finds it by name.
 fn find_library() -> Result<()> {
     // SAFETY: opening cuBLAS runs no code but its own initialisers.
     let present = || unsafe { sys::is_culib_present() };
     if present() {
         return Ok(());
     }
-    // cuBLAS of CUDA 13 does not work with a driver of CUDA 12, so try versions that are not newer than the driver first.
+    // cuBLAS of CUDA 13 does not work with a driver of CUDA 12, so try versions that are not newer than the driver
+    // first.
     let (driver, _) = probe::driver_version()?;
     let mut candidates = libraries::candidates("cublas", "CNN_CUDA_CUBLAS");
     candidates.sort_by_key(|path| major_version(path).is_some_and(|major| major > driver));
@@ -204,8 +209,8 @@ fn find_library() -> Result<()> {
         }
     }
     bail!(
-        "cuBLAS was not found (libcublas.so.13 or .12); install the CUDA toolkit or the Python wheel nvidia-cublas, add \
-         its folder to LD_LIBRARY_PATH, or set CNN_CUDA_CUBLAS to its path"
+        "cuBLAS was not found (libcublas.so.13 or .12); install the CUDA toolkit or the Python wheel nvidia-cublas, \
+         add its folder to LD_LIBRARY_PATH, or set CNN_CUDA_CUBLAS to its path"
     )
 }
 

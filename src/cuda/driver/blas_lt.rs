@@ -68,8 +68,8 @@ pub(super) struct BlasLt {
 }
 
 impl BlasLt {
-    /// `workspace` is an address and a size in bytes. Returns `None` if cuBLASLt is not installed or does not initialise; other
-    /// algorithms then replace it.
+    /// `workspace` is an address and a size in bytes. Returns `None` if cuBLASLt is not installed or does not
+    /// initialise; other algorithms then replace it.
     pub fn new(stream: &Arc<CudaStream>, precision: Precision, workspace: (u64, usize)) -> Option<Self> {
         if !is_present() {
             debug!("cuBLASLt was not found");
@@ -111,8 +111,8 @@ impl BlasLt {
             let call = self.prepare(gemm, epilogue)?;
             let [first, second, output] = &call.layouts;
             let (alpha, beta) = (1.0_f32, 0.0_f32);
-            // SAFETY: the addresses are of spans that contain the whole matrices; the objects and the scalars, which the call
-            // reads before it returns, live until then.
+            // SAFETY: the addresses are of spans that contain the whole matrices; the objects and the scalars, which
+            // the call reads before it returns, live until then.
             unsafe {
                 result::matmul(
                     self.handle.raw,
@@ -138,8 +138,8 @@ impl BlasLt {
         run().map_err(error::cublaslt).with_context(description)
     }
 
-    /// Prepares `cᵀ = bᵀ · aᵀ`, as in [`Blas::gemm`](super::blas::Blas::gemm). The bias `[n]` thus has one value per row of the
-    /// column-major result, as cuBLASLt requires.
+    /// Prepares `cᵀ = bᵀ · aᵀ`, as in [`Blas::gemm`](super::blas::Blas::gemm). The bias `[n]` thus has one value per
+    /// row of the column-major result, as cuBLASLt requires.
     fn prepare(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> Result<Call, CublasError> {
         let Gemm { m, n, k, a, b, c, float_result, .. } = *gemm;
         let raw = result::create_matmul_desc(self.compute, cudaDataType_t::CUDA_R_32F)?;
@@ -164,7 +164,8 @@ impl BlasLt {
         let preference = Owned { raw: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
         set_preference(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
         set_preference(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_FP32)?;
-        // By default cuBLASLt assumes an alignment of 256 bytes. The alignment given for the result covers the bias too.
+        // By default cuBLASLt assumes an alignment of 256 bytes. The alignment given for the result covers the bias
+        // too.
         let result_address = c | epilogue.bias.unwrap_or(0);
         for (attribute, address) in [
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b.address),

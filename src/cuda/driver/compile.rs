@@ -1,4 +1,5 @@
-//! Compiles kernels at run time, if the build had no NVRTC or its PTX is too new for the driver, and caches them on disk.
+//! Compiles kernels at run time, if the build had no NVRTC or its PTX is too new for the driver, and caches them on
+//! disk.
 
 use std::env;
 use std::fs;
@@ -57,8 +58,8 @@ fn nvrtc() -> Result<&'static Nvrtc> {
     };
     NVRTC.get_or_init(open).as_ref().context(
         "the kernels must be compiled on this machine, but no NVRTC (libnvrtc.so) that the driver supports was found; \
-         install the CUDA toolkit or the Python wheel nvidia-cuda-nvrtc-cu12, and set CNN_CUDA_NVRTC to its path if it is \
-         in an unusual place",
+         install the CUDA toolkit or the Python wheel nvidia-cuda-nvrtc-cu12, and set CNN_CUDA_NVRTC to its path if it \
+         is in an unusual place",
     )
 }
 

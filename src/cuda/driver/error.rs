@@ -22,8 +22,8 @@ fn remedy(code: CUresult) -> Option<&'static str> {
     Some(match code {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => "the device does not have enough memory; try a smaller --batch-size",
         CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-            "the NVIDIA driver is older than the NVRTC that compiled the kernels; update the driver, or build with an older \
-             NVRTC (CNN_CUDA_NVRTC)"
+            "the NVIDIA driver is older than the NVRTC that compiled the kernels; update the driver, or build with an \
+             older NVRTC (CNN_CUDA_NVRTC)"
         }
         CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
             "the device is too old for the kernels (compute capability 7.5 is needed)"
@@ -39,7 +39,7 @@ fn remedy(code: CUresult) -> Option<&'static str> {
     })
 }
 
-/// Whether the error may be absent at the next start, such as when another process had allocated the memory.
+/// Whether the error may not recur at the next start, for example because another process had allocated the memory.
 pub(in crate::cuda) fn is_transient(error: &Error) -> bool {
     let text = format!("{error:#}");
     ["OUT_OF_MEMORY", "ALLOC_FAILED", "NOT_INITIALIZED"].iter().any(|name| text.contains(name))
@@ -58,7 +58,8 @@ pub(in crate::cuda) fn cublaslt(error: CublasLtError) -> Error {
 fn status(name: &str) -> Error {
     let remedy = match name.trim_start_matches("CUBLAS_STATUS_") {
         "NOT_INITIALIZED" => {
-            "cuBLAS failed to initialise; its version must match the NVIDIA driver, and the device must have free memory"
+            "cuBLAS failed to initialise; its version must match the NVIDIA driver, and the device must have \
+             free memory"
         }
         "ALLOC_FAILED" => "the device does not have enough memory for cuBLAS; try a smaller --batch-size",
         "ARCH_MISMATCH" | "NOT_SUPPORTED" => {

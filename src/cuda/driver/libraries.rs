@@ -4,8 +4,9 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Paths that may be the library `stem` (such as `nvrtc`), in order of preference: the file or folder in the environment
-/// variable `override_variable`, CUDA's folders, bare file names (for the loader's search path), and Python wheels.
+/// Paths that may be the library `stem` (such as `nvrtc`), in order of preference: the file or folder in the
+/// environment variable `override_variable`, CUDA's folders, bare file names (for the loader's search path), and Python
+/// wheels.
 pub fn candidates(stem: &str, override_variable: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     if let Some(path) = env::var_os(override_variable).map(PathBuf::from) {

@@ -1,4 +1,5 @@
-//! Loads the kernels, embedded as PTX or compiled at run time, and launches them; each kernel takes one parameter struct.
+//! Loads the kernels, embedded as PTX or compiled at run time, and launches them; each kernel takes one parameter
+//! struct.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,14 +18,14 @@ use crate::cuda::program::BLOCK;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// The kernels that were compiled at build time: module, storage type, target and PTX. Empty if the program was built without
-/// NVRTC.
+/// The kernels that were compiled at build time: module, storage type, target and PTX. Empty if the program was built
+/// without NVRTC.
 pub fn embedded() -> &'static [(&'static str, &'static str, u32, &'static str)] {
     PTX
 }
 
-/// Identifies everything besides the operator that measured times depend on: the device, the driver, cuBLAS, cuBLASLt, and a
-/// fingerprint of the kernels' sources and of the code that decides how they are launched.
+/// Identifies everything besides the operator that measured times depend on: the device, the driver, cuBLAS, cuBLASLt,
+/// and a fingerprint of the kernels' sources and of the code that decides how they are launched.
 pub(in crate::cuda) fn identity(context: &CudaContext) -> Result<String> {
     let name = context.name().map_err(error::driver)?;
     let (major, minor) = context.compute_capability().map_err(error::driver)?;
@@ -41,7 +42,7 @@ pub(in crate::cuda) fn identity(context: &CudaContext) -> Result<String> {
 
 struct Kernel {
     function: sys::CUfunction,
-    /// Size of its parameter according to the PTX; `None` if the PTX does not state it, as the emulator's.
+    /// Size of its parameter according to the PTX; `None` if the PTX does not state it, such as the emulator's.
     parameter_bytes: Option<usize>,
 }
 
@@ -56,8 +57,8 @@ pub(in crate::cuda) struct Modules {
 unsafe impl Send for Modules {}
 
 impl Modules {
-    /// Loads all modules for `storage` (`f32` or `f16`) except `excluded`. Kernels are named as in the `KERNEL` macro of the
-    /// sources.
+    /// Loads all modules for `storage` (`f32` or `f16`) except `excluded`. Kernels are named as in the `KERNEL` macro
+    /// of the sources.
     ///
     /// # Errors
     /// If the driver rejects the code, or it must be compiled at run time and that fails.
@@ -94,8 +95,8 @@ impl Modules {
         let (given, taken) = (size_of_val(params), kernel.parameter_bytes);
         ensure!(taken.is_none_or(|taken| taken == given), "{name} takes {taken:?} bytes of parameters, not {given}");
         let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
-        // SAFETY: the kernel takes one struct, and `params` has its size and layout; its addresses point into spans whose
-        // bounds were checked.
+        // SAFETY: the kernel takes one struct, and `params` has its size and layout; its addresses point into spans
+        // whose bounds were checked.
         unsafe {
             let (grid, block) = ((grid[0], grid[1], 1), (BLOCK as u32, 1, 1));
             result::launch_kernel(kernel.function, grid, block, shared, stream.cu_stream(), &mut pointers)
@@ -115,8 +116,8 @@ fn entries(ptx: &str) -> impl Iterator<Item = (&str, Option<usize>)> {
     })
 }
 
-/// Loads a module and returns its PTX. The PTX is compiled at run time if none is embedded, or if the driver is older than
-/// the NVRTC that compiled the embedded PTX.
+/// Loads a module and returns its PTX. The PTX is compiled at run time if none is embedded, or if the driver is older
+/// than the NVRTC that compiled the embedded PTX.
 fn load_module(
     context: &Arc<CudaContext>,
     module: &Module,

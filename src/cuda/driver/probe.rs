@@ -69,8 +69,8 @@ pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
     Ok(())
 }
 
-/// Sizes that measure the device's limits: a matrix product with a few tiles per multiprocessor, and fp32 vectors of eight
-/// times the L2 cache; both are reduced to fit the free memory.
+/// Sizes that measure the device's limits: a matrix product with a few tiles per multiprocessor, and fp32 vectors of
+/// eight times the L2 cache; both are reduced to fit the free memory.
 pub(in crate::cuda) fn limit_sizes(context: &CudaContext) -> Result<LimitSizes> {
     use sys::CUdevice_attribute_enum::{
         CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as CACHE, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,

@@ -5,8 +5,8 @@ pub struct Module {
     pub name: &'static str,
     /// Its file in `kernels/`, without the extension.
     pub file: &'static str,
-    /// The lowest compute capability that has every instruction it uses. The driver compiles its PTX for any later device, so
-    /// more targets would only make the program larger.
+    /// The lowest compute capability that has every instruction it uses. The driver compiles its PTX for any later
+    /// device, so more targets would only make the program larger.
     pub target: u32,
     pub defines: &'static [&'static str],
 }

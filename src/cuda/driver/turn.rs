@@ -1,10 +1,10 @@
-//! A process-wide re-entrant lock that keeps operations which may break a capture apart from captures: while one backend
-//! captures a step, no other may initialise cuBLAS, load kernels, allocate page-locked memory, or release any of them.
+//! A process-wide re-entrant lock around captures and operations that may break them: while one backend captures a step,
+//! no other may initialise cuBLAS, load kernels, allocate page-locked memory, or release any of them.
 //!
-//! Synchronising the context, which all backends on a device share, invalidates a thread-local capture in another thread.
-//! This backend never synchronises it, but `cublasDestroy` is documented to, and the documentation does not rule it out for
-//! initialising cuBLAS, loading modules and allocating page-locked memory. All of these are rare and captures are short, so
-//! one lock suffices.
+//! Synchronising the context, which all backends on a device share, invalidates a thread-local capture in another
+//! thread. This backend never synchronises it, but `cublasDestroy` is documented to, and the documentation does not
+//! rule it out for initialising cuBLAS, loading modules and allocating page-locked memory. All of these are rare and
+//! captures are short, so one lock suffices.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
@@ -13,8 +13,8 @@ use std::thread::{self, ThreadId};
 static TAKEN: Mutex<Option<(ThreadId, usize)>> = Mutex::new(None);
 static OVER: Condvar = Condvar::new();
 
-/// The lock's guard: dropping it ends the turn. A type whose fields must be dropped within a turn takes it in `drop` and
-/// stores it in its last field: fields are dropped after `drop`, in declaration order.
+/// The lock's guard: dropping it ends the turn. A type whose fields must be dropped within a turn takes it in `drop`
+/// and stores it in its last field: fields are dropped after `drop`, in declaration order.
 #[derive(Debug)]
 pub(in crate::cuda) struct Turn(());
 

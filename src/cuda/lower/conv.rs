@@ -1,5 +1,5 @@
-//! Convolution by the chosen algorithm: implicit GEMM, a direct kernel, or im2col in pieces that fit the workspace followed by
-//! cuBLAS.
+//! Convolution by the chosen algorithm: implicit GEMM, a direct kernel, or im2col in pieces that fit the workspace
+//! followed by cuBLAS.
 
 use anyhow::Result;
 
@@ -124,8 +124,8 @@ impl Lowering<'_> {
         self.target.columns / (op.patch_len() * self.real_size())
     }
 
-    /// Launches `product(first_row, row_count, columns)` for each piece of the im2col columns. For a pointwise convolution the
-    /// columns are the input itself, in one piece.
+    /// Launches `product(first_row, row_count, columns)` for each piece of the im2col columns. For a pointwise
+    /// convolution the columns are the input itself, in one piece.
     fn over_columns(
         &mut self,
         op: &Conv2d,

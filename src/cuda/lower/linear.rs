@@ -1,5 +1,5 @@
-//! The linear layer by the chosen algorithm: cuBLAS, cuBLASLt with bias and activation (or their gradients) as an epilogue, or
-//! implicit GEMM as the convolution of one pixel.
+//! The linear layer by the chosen algorithm: cuBLAS, cuBLASLt with bias and activation (or their gradients) as an
+//! epilogue, or implicit GEMM as the convolution of one pixel.
 
 use anyhow::Result;
 
@@ -137,8 +137,9 @@ impl Lowering<'_> {
         })
     }
 
-    /// The epilogue that cuBLASLt can fuse into an input gradient: the gradient of a ReLU whose mask the forward product has
-    /// written. In fp16 the bias gradient is deferred to the weight gradient, because cuBLASLt would round it to half here.
+    /// The epilogue that cuBLASLt can fuse into an input gradient: the gradient of a ReLU whose mask the forward
+    /// product has written. In fp16 the bias gradient is deferred to the weight gradient, because cuBLASLt would round
+    /// it to half here.
     fn input_epilogue(&self, op: &Linear, epilogue: Option<GradientEpilogue>) -> Option<LtEpilogue<Address>> {
         let epilogue = epilogue.filter(|epilogue| epilogue.activation == Activation::Relu)?;
         let mask = epilogue.relu_mask.filter(|mask| self.masks.contains(mask))?;

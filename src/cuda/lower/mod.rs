@@ -1,5 +1,5 @@
-//! Lowers operators to launches. Lowering needs no driver and no device, so tests and `summary --plan` see exactly the list
-//! that runs. There is one file per operator, named as in `ops/`.
+//! Lowers operators to launches. Lowering needs no driver and no device, so tests and `summary --plan` see exactly the
+//! list that runs. There is one file per operator, named as in `ops/`.
 
 mod activation;
 mod bias;
@@ -111,8 +111,9 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The variant of `kernel` for these operands, and the elements that one of its threads processes: `<kernel>_vec`, with
-    /// 16 bytes of elements, if all `lengths` and the offsets of all `spans` are multiples of that; else `kernel`, with one.
+    /// The variant of `kernel` for these operands, and the elements that one of its threads processes: `<kernel>_vec`,
+    /// with 16 bytes of elements, if all `lengths` and the offsets of all `spans` are multiples of that; else `kernel`,
+    /// with one.
     fn variant(&self, kernel: &str, lengths: &[usize], spans: &[Span]) -> (String, usize) {
         let vector = self.vector();
         let vectorised =

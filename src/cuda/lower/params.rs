@@ -8,9 +8,9 @@ use super::Target;
 use crate::cuda::program::{Address, Buffer, region_buffer};
 use crate::ops::Span;
 
-/// The parameters of a kernel; `kernels/` asserts the same size. Addresses come first, then numbers of 8 bytes, then numbers of
-/// 4 bytes. A field without `=` takes the value of the variable with its name. The value of an address is any [`HasAddress`],
-/// that of a number any number that [`fit`] converts.
+/// The parameters of a kernel; `kernels/` asserts the same size. Addresses come first, then numbers of 8 bytes, then
+/// numbers of 4 bytes. A field without `=` takes the value of the variable with its name. The value of an address is
+/// any [`HasAddress`], that of a number any number that [`fit`] converts.
 ///
 /// # Errors
 /// Returns the error from the enclosing function if a number does not fit its type.

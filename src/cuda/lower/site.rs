@@ -1,4 +1,5 @@
-//! Sites: the properties of a convolution or linear layer that its speed depends on. An algorithm is chosen for each site.
+//! Sites: the properties of a convolution or linear layer that its speed depends on. An algorithm is chosen for each
+//! site.
 
 use std::fmt;
 
@@ -20,8 +21,8 @@ pub(in crate::cuda) struct Site {
     pub(super) op: Conv2d,
     pub(super) batch: usize,
     pub(super) linear: bool,
-    /// Whether the product has an epilogue: pooling in the forward pass, the activation's gradient and bias gradient of the
-    /// preceding layer in an input gradient, and the bias gradient in a weight gradient.
+    /// Whether the product has an epilogue: pooling in the forward pass, the activation's gradient and bias gradient of
+    /// the preceding layer in an input gradient, and the bias gradient in a weight gradient.
     pub(super) epilogue: bool,
     /// Whether the product may write the mask of a ReLU, or read it.
     pub(super) mask: bool,

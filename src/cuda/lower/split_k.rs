@@ -5,12 +5,12 @@ use crate::cuda::scratch::MAX_PARTS;
 /// Words of a tile along the inner dimension; `DEPTH` in `kernels/tile.cuh`.
 const DEPTH: usize = 16;
 
-/// Multiprocessors of the H100, for which products are partitioned. The partition depends on shape and precision alone and not
-/// on the device, so that every device sums in the same order.
+/// Multiprocessors of the H100, for which products are partitioned. The partition depends on shape and precision alone
+/// and not on the device, so that every device sums in the same order.
 const MULTIPROCESSORS: usize = 132;
 
-/// Clocks per mainloop iteration (`DEPTH` words) of a block that has a multiprocessor to itself, and of two blocks that share
-/// one. All clocks are estimates for an H100 from the kernels' instructions and its memory latency.
+/// Clocks per mainloop iteration (`DEPTH` words) of a block that has a multiprocessor to itself, and of two blocks that
+/// share one. All clocks are estimates for an H100 from the kernels' instructions and its memory latency.
 const CLOCKS_PER_ITERATION: [usize; 2] = [600, 700];
 const CLOCKS_PER_ITERATION_FP32: [usize; 2] = [900, 1450];
 

@@ -7,7 +7,8 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr, result};
 
 use crate::cuda::driver::error;
 
-/// A range of device memory. Work on it is ordered by the stream it was allocated on, unless a method takes another stream.
+/// A range of device memory. Work on it is ordered by the stream it was allocated on, unless a method takes another
+/// stream.
 pub(in crate::cuda) struct Allocation {
     slice: CudaSlice<u8>,
     address: u64,
@@ -16,7 +17,8 @@ pub(in crate::cuda) struct Allocation {
 impl Allocation {
     /// Allocates `bytes` bytes with undefined contents; at least one, so that there is an address.
     pub fn new(stream: &Arc<CudaStream>, bytes: usize) -> Result<Self> {
-        // SAFETY: nothing is read before it is written: `zeroed` clears state, and steps write activations before reading them.
+        // SAFETY: nothing is read before it is written: `zeroed` clears state, and steps write activations before
+        // reading them.
         let slice = unsafe { stream.alloc::<u8>(bytes.max(1)) }.map_err(error::driver)?;
         let address = slice.device_ptr(stream).0;
         Ok(Self { slice, address })

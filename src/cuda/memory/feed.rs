@@ -1,5 +1,5 @@
-//! Streamed data sets: every batch is uploaded ahead of use, on a separate stream, into one of two slots of the buffers that
-//! captured steps gather from.
+//! Streamed data sets: every batch is uploaded ahead of use, on a separate stream, into one of two slots of the buffers
+//! that captured steps gather from.
 
 use std::sync::Arc;
 
@@ -61,8 +61,8 @@ impl Feed {
         Ok(Self { source, labels, max_batch, image_len, copy_stream, slots, prefetch, pending_labels, batches: 0 })
     }
 
-    /// Begins an order. The rest of the previous order is dropped; the device must have finished its steps. Returns the index
-    /// of each of the order's images in the ring of slots.
+    /// Begins an order. The rest of the previous order is dropped; the device must have finished its steps. Returns the
+    /// index of each of the order's images in the ring of slots.
     pub fn begin(&mut self, order: &[u32], position: usize) -> Result<Vec<u32>> {
         let left = order.get(position..).unwrap_or_default();
         self.prefetch = None;
@@ -74,8 +74,8 @@ impl Feed {
         Ok((0..order.len()).map(ring_index).collect())
     }
 
-    /// Uploads the next batch into its slot of `images` and `labels`, after the step that last used this slot. Later work on
-    /// `stream` waits for the upload.
+    /// Uploads the next batch into its slot of `images` and `labels`, after the step that last used this slot. Later
+    /// work on `stream` waits for the upload.
     pub fn upload(
         &mut self,
         stream: &CudaStream,
@@ -108,7 +108,8 @@ impl Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        // A copy may still write device memory that is freed next. An error here has occurred before and was reported then.
+        // A copy may still write device memory that is freed next. An error here has occurred before and was reported
+        // then.
         let _ = self.copy_stream.synchronize();
     }
 }

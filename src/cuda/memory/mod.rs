@@ -20,8 +20,8 @@ use super::scratch::{MAX_COLUMN_SUMS, MAX_COLUMNS, MAX_PARTS, TILE};
 use crate::ops::{Precision, Region, Span};
 use pinned::PageLocked;
 
-/// All buffers. Launches refer to them by [`Address`]; when a buffer moves, the generation changes, and addresses that were
-/// resolved before are stale.
+/// All buffers. Launches refer to them by [`Address`]; when a buffer moves, the generation changes, and addresses that
+/// were resolved before are stale.
 pub(super) struct Memory {
     stream: Arc<CudaStream>,
     precision: Precision,
@@ -79,7 +79,8 @@ impl Memory {
         self.get(buffer)?.upload(0, bytes)
     }
 
-    /// Allocates or replaces a zeroed buffer with page-locked host memory, for [`Memory::send`] and [`Memory::request`].
+    /// Allocates or replaces a zeroed buffer with page-locked host memory, for [`Memory::send`] and
+    /// [`Memory::request`].
     pub fn allocate_pinned(&mut self, buffer: Buffer, bytes: usize) -> Result<()> {
         self.allocate_zeroed(buffer, bytes)?;
         let bytes = self.get(buffer)?.len();
@@ -117,7 +118,8 @@ impl Memory {
         Ok((&self.stream, device, host))
     }
 
-    /// Copies `bytes` to the beginning of a pinned buffer. Waits for the previous copy of the buffer, but not for this one.
+    /// Copies `bytes` to the beginning of a pinned buffer. Waits for the previous copy of the buffer, but not for this
+    /// one.
     pub fn send(&mut self, buffer: Buffer, bytes: &[u8]) -> Result<()> {
         let (stream, device, host) = self.pinned(buffer)?;
         host.fill(bytes)?;
@@ -150,8 +152,8 @@ impl Memory {
         Ok((allocation, size))
     }
 
-    /// Copies `values` to the beginning of `span`, converted to its storage type. With fp16, parameters are also written to
-    /// their rounded copy.
+    /// Copies `values` to the beginning of `span`, converted to its storage type. With fp16, parameters are also
+    /// written to their rounded copy.
     pub fn write(&self, span: Span, values: &[f32]) -> Result<()> {
         ensure!(values.len() <= span.len, "{} values do not fit in {span:?}", values.len());
         let (allocation, size) = self.check(span)?;

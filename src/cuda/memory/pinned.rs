@@ -8,8 +8,8 @@ use cudarc::driver::{CudaContext, CudaEvent, CudaStream, PinnedHostSlice, sys};
 use super::allocation::Allocation;
 use crate::cuda::driver::{Turn, error};
 
-/// Page-locked memory and an event for its last copy. cudarc records its own event only if event tracking is on, which it is
-/// not, so every wait here is for `copied`.
+/// Page-locked memory and an event for its last copy. cudarc records its own event only if event tracking is on, which
+/// it is not, so every wait here is for `copied`.
 pub(in crate::cuda) struct PageLocked {
     memory: PinnedHostSlice<u8>,
     copied: CudaEvent,
@@ -47,8 +47,8 @@ impl PageLocked {
         self.copied.try_is_complete().map_err(error::driver)
     }
 
-    /// Copies all of the memory to `offset` of `allocation` on `stream`, without waiting. Returns the event that marks the end
-    /// of the copy.
+    /// Copies all of the memory to `offset` of `allocation` on `stream`, without waiting. Returns the event that marks
+    /// the end of the copy.
     pub fn send(&self, stream: &CudaStream, allocation: &Allocation, offset: usize) -> Result<&CudaEvent> {
         let bytes = self.memory.as_slice().map_err(error::driver)?;
         // SAFETY: every method that writes, reads or frees the memory waits for `copied` first.

@@ -6,7 +6,8 @@ use crate::ops::{MemorySizes, Precision};
 
 /// Device memory that a plan requires, in bytes.
 pub(in crate::cuda) struct Requirements {
-    /// The plan's regions and the scratch of its operators: buffer, bytes, and whether it must be zeroed, as state must.
+    /// The plan's regions and the scratch of its operators: buffer, bytes, and whether it must be zeroed, as state
+    /// must.
     pub buffers: [(Buffer, usize, bool); 11],
     /// Bytes that do not depend on the batch size.
     fixed: usize,
@@ -81,7 +82,8 @@ impl Requirements {
             fitting => format!("a batch of up to {fitting} would fit (--batch-size, --eval-batch-size)"),
         };
         format!(
-            "not enough memory on the device: the plan needs {} MB for a batch of {batch}, but {} of {} MB are free; {advice}",
+            "not enough memory on the device: the plan needs {} MB for a batch of {batch}, but {} of {} MB are \
+             free; {advice}",
             megabytes(self.total()),
             megabytes(free),
             megabytes(total)

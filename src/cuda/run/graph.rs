@@ -21,8 +21,8 @@ impl Graph {
     /// Captures the launches of `body` on `stream` without running them.
     pub fn capture(stream: &Arc<CudaStream>, body: impl FnOnce() -> Result<()>) -> Result<Self> {
         let _turn = Turn::take();
-        // Thread-local mode makes a synchronous call in this thread an error, which relaxed mode would not, and does not
-        // affect other threads.
+        // Thread-local mode makes a synchronous call in this thread an error, which relaxed mode would not, and does
+        // not affect other threads.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(error::driver).context("capturing a step")?;
         let captured = body();

@@ -70,8 +70,8 @@ impl Program {
         Self { gathers: gathers.collect(), steps, state: State::New }
     }
 
-    /// Runs the program: the first run launches it directly, the second captures it as a graph, and later runs replay the
-    /// graph. Without `graphs`, every run launches it directly.
+    /// Runs the program: the first run launches it directly, the second captures it as a graph, and later runs replay
+    /// the graph. Without `graphs`, every run launches it directly.
     pub(super) fn run(&mut self, runner: &Runner, memory: &Memory, graphs: bool) -> Result<()> {
         let generation = memory.generation();
         match &self.state {

@@ -13,7 +13,8 @@ use crate::rng::fingerprint;
 /// Microseconds by site and algorithm; null if the algorithm failed.
 type Times = BTreeMap<String, BTreeMap<String, Option<f64>>>;
 
-/// The contents of the file: a key that identifies device, driver, libraries and kernels, and the times measured with them.
+/// The contents of the file: a key that identifies device, driver, libraries and kernels, and the times measured with
+/// them.
 #[derive(Default, Serialize, Deserialize)]
 struct File {
     key: String,

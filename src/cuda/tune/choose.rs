@@ -18,7 +18,8 @@ fn lt_supports(runner: &Runner, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Addr
     runner.blas.lt_supports(&gemm, &epilogue)
 }
 
-/// Chooses `algorithm`, which must be a candidate, or else the first candidate, and records the site and its candidates.
+/// Chooses `algorithm`, which must be a candidate, or else the first candidate, and records the site and its
+/// candidates.
 pub(super) struct Trial<'a> {
     pub runner: &'a Runner,
     pub algorithm: Option<Algorithm>,
@@ -82,8 +83,8 @@ impl Choose for DevicelessChoice<'_> {
     }
 }
 
-/// The requested algorithm, or a fallback if it is not a candidate: cuBLAS, except that a request for cuBLASLt, which does
-/// not compute convolutions, falls back to an algorithm with a single launch.
+/// The requested algorithm, or a fallback if it is not a candidate: cuBLAS, except that a request for cuBLASLt, which
+/// does not compute convolutions, falls back to an algorithm with a single launch.
 fn requested_or_fallback(requested: Algorithm, candidates: &[Algorithm]) -> Algorithm {
     match (requested, single_launch(candidates)) {
         _ if candidates.contains(&requested) => requested,

@@ -1,5 +1,5 @@
-//! Chooses the algorithm of every convolution and linear layer: the requested one, that of the resumed run, or the fastest,
-//! by times from the cache or measured now on the launches as they will run.
+//! Chooses the algorithm of every convolution and linear layer: the requested one, that of the resumed run, or the
+//! fastest, by times from the cache or measured now on the launches as they will run.
 
 mod cache;
 mod choose;
@@ -56,8 +56,8 @@ impl Tuner {
         self.chosen.clear();
     }
 
-    /// Chooses the algorithms of a sequence, measuring those that are not in the cache. Measuring overwrites the steps' outputs
-    /// with arbitrary values.
+    /// Chooses the algorithms of a sequence, measuring those that are not in the cache. Measuring overwrites the steps'
+    /// outputs with arbitrary values.
     pub fn tune(&mut self, runner: &Runner, memory: &Memory, target: Target, steps: &[Step]) -> Result<()> {
         if self.requested.is_some() {
             return Ok(());
@@ -80,9 +80,10 @@ impl Tuner {
     }
 }
 
-/// Steps of a linear layer that must be chosen together, by their indices. With cuBLASLt, the forward product writes a ReLU
-/// mask, which lets the input gradient of the next layer apply the ReLU's gradient; in fp16 that input gradient defers the
-/// bias gradient to the layer's weight gradient. A choice that is faster for one step may slow down another by more.
+/// Steps of a linear layer that must be chosen together, by their indices. With cuBLASLt, the forward product writes a
+/// ReLU mask, which lets the input gradient of the next layer apply the ReLU's gradient; in fp16 that input gradient
+/// defers the bias gradient to the layer's weight gradient. A choice that is faster for one step may slow down another
+/// by more.
 struct Group {
     forward: usize,
     /// The input gradient of the next layer.
@@ -164,9 +165,9 @@ impl Measure<'_> {
         self.time_candidates(step, carried)?.with_context(|| format!("{} does not choose an algorithm", step.label))
     }
 
-    /// The times of a step's candidates, measured if they are not cached; `None` if the step does not choose an algorithm. If
-    /// the resumed run or an earlier program has chosen one, it is the only candidate, because a run must compute a site in
-    /// one way throughout.
+    /// The times of a step's candidates, measured if they are not cached; `None` if the step does not choose an
+    /// algorithm. If the resumed run or an earlier program has chosen one, it is the only candidate, because a run must
+    /// compute a site in one way throughout.
     fn time_candidates(&mut self, step: &Step, carried: CarriedState) -> Result<Option<Timed>> {
         let mut trial = Trial { runner: self.runner, algorithm: None, query: None };
         self.lower(step, carried, &mut trial)?;
@@ -181,9 +182,9 @@ impl Measure<'_> {
         Ok(Some(Timed { site, times }))
     }
 
-    /// The times of every candidate that works, in the order of `candidates`, so that ties are resolved in the same way whether
-    /// the times are new or cached. A candidate that fails is logged and skipped: libraries may propose an algorithm and then
-    /// reject it. Later starts skip it too, unless the error is transient.
+    /// The times of every candidate that works, in the order of `candidates`, so that ties are resolved in the same way
+    /// whether the times are new or cached. A candidate that fails is logged and skipped: libraries may propose an
+    /// algorithm and then reject it. Later starts skip it too, unless the error is transient.
     ///
     /// # Errors
     /// If all candidates fail: the first error.
