@@ -58,10 +58,7 @@ impl DataSets for Cuda {
         self.synchronize()?;
         let set = self.sets[subset as usize].as_mut().context("no data set was loaded")?;
         let [_, _, order_buffer, position_buffer, ..] = Buffer::of_set(subset);
-        ensure!(
-            order.iter().all(|&index| (index as usize) < set.count),
-            "the order contains an image index that is out of range"
-        );
+        ensure!(order.iter().all(|&index| (index as usize) < set.count), "the order has an index past the last image");
         if 4 * order.len() > self.memory.get(order_buffer)?.len() {
             self.memory.allocate_pinned(order_buffer, 4 * order.len())?;
         }

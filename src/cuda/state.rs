@@ -111,7 +111,7 @@ impl TrainingState for Cuda {
     }
 
     fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
-        let last = rates.len().checked_sub(1).context("no learning rates were given")? as u64;
+        let last = rates.len().checked_sub(1).context("no learning rate was given")? as u64;
         let bytes = [[0, last].map(u64::to_le_bytes).concat(), bytes_of_f32(rates)].concat();
         if self.memory.get(Buffer::LearningRates)?.len() < bytes.len() {
             self.memory.allocate_pinned(Buffer::LearningRates, bytes.len())?;
@@ -127,7 +127,7 @@ impl TrainingState for Cuda {
         bind(&self.context)?;
         let [weights, average] = [Buffer::Parameters, Buffer::Average].map(|buffer| self.memory.get(buffer));
         let (bytes, average) = (weights?.len(), average?.len());
-        ensure!(bytes == average, "no average of the parameters was allocated");
+        ensure!(bytes == average, "no average of the parameters is kept");
         self.runner.launch(&self.memory, &swap_average(bytes / 4, self.target()?)?)
     }
 

@@ -57,9 +57,9 @@ fn nvrtc() -> Result<&'static Nvrtc> {
         paths.iter().filter_map(|path| Nvrtc::open(path).ok()).find(|nvrtc| nvrtc.version <= driver)
     };
     NVRTC.get_or_init(open).as_ref().context(
-        "the kernels must be compiled on this machine, but no NVRTC (libnvrtc.so) that the driver supports was found; \
-         install the CUDA toolkit or the Python wheel nvidia-cuda-nvrtc-cu12, and set CNN_CUDA_NVRTC to its path if it \
-         is in an unusual place",
+        "the kernels must be compiled on this machine, but no NVRTC (libnvrtc.so) was found that is not newer than the \
+         driver; install the CUDA toolkit or the Python wheel nvidia-cuda-nvrtc-cu12, and set CNN_CUDA_NVRTC to its path \
+         if it is in an unusual place",
     )
 }
 
