@@ -2,12 +2,12 @@
 
 mod allocation;
 mod feed;
+mod needs;
 mod pinned;
-mod requirements;
 
 pub(super) use allocation::Allocation;
 pub(super) use feed::{Feed, SLOTS};
-pub(super) use requirements::{Requirements, columns_bytes};
+pub(super) use needs::{Requirements, columns_bytes};
 
 use std::sync::Arc;
 
