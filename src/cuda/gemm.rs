@@ -1,6 +1,6 @@
-//! Matrix products as plain data, in row-major terms. `A` is an address: of the device, or by name.
+//! Matrix products as plain data, in row-major terms. `A` is the type of addresses: device or symbolic.
 
-/// A matrix; `transposed` where memory holds the transpose, row-major as well.
+/// A matrix; `transposed` if memory holds its transpose, which is row-major as well.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Operand<A> {
     pub address: A,
@@ -16,37 +16,39 @@ pub(super) struct Gemm<A = u64> {
     pub a: Operand<A>,
     pub b: Operand<A>,
     pub c: A,
-    /// Whether `c` is fp32 whatever the storage: weight gradients are.
+    /// Whether `c` is fp32 regardless of the storage type, as weight gradients are.
     pub float_result: bool,
-    /// Whether to add to what is in `c`.
+    /// Whether to add to the contents of `c` instead of overwriting them.
     pub accumulate: bool,
 }
 
-/// Which outputs of a ReLU are positive, a bit each, as a forward product leaves them for the backward pass.
+/// One bit per output of a ReLU, set if it is positive. The forward product writes it for the backward pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct ReluMask<A> {
     pub address: A,
-    /// Bits from one row of outputs to the next, a multiple of 128.
+    /// Leading dimension in bits: from one row of outputs to the next, a multiple of 128.
     pub leading: usize,
 }
 
-/// How cuBLASLt ends a product `c [m, n]`.
+/// The operation of cuBLASLt's epilogue on a product `c [m, n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EpilogueKind {
     Bias,
-    /// With a `mask`, that is left for the backward pass.
+    /// Adds the bias and applies ReLU; writes the `mask`, if there is one.
     BiasRelu,
-    /// Back through the ReLU whose mask it is, then the column sums.
+    /// Multiplies by the derivative of the ReLU that wrote the `mask`, then sums the columns into the bias gradient, if
+    /// there is one.
     ReluGradient,
-    /// Of a weight gradient: the sums of the rows of `a`, `[m]`.
+    /// For a weight gradient: the bias gradient `[m]`, the row sums of `a`.
     BiasGradient,
 }
 
-/// What cuBLASLt does with a product in its launch.
+/// The epilogue that cuBLASLt fuses into the launch of a product.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct LtEpilogue<A = u64> {
     pub kind: EpilogueKind,
-    /// The bias, or its gradient, of `c`'s type and, unless said otherwise, `[n]`; none where a ReLU's gradient has none.
+    /// The bias or its gradient, of `c`'s type; `[n]`, or `[m]` for `BiasGradient`. `None` if the preceding layer has
+    /// no bias gradient, or another launch computes it.
     pub bias: Option<A>,
     pub mask: Option<ReluMask<A>>,
 }
@@ -62,12 +64,12 @@ impl<A> Operand<A> {
 }
 
 impl<A> Gemm<A> {
-    /// The product of `a [m, k]` and `b [k, n]`, whose result is of the storage's type and overwrites what was there.
+    /// The product of `a [m, k]` and `b [k, n]`. It overwrites `c`, which has the storage type.
     pub fn new([m, n, k]: [usize; 3], a: Operand<A>, b: Operand<A>, c: A) -> Self {
         Self { m, n, k, a, b, c, float_result: false, accumulate: false }
     }
 
-    /// The same with other addresses.
+    /// Replaces every address by `resolve(address)`.
     pub fn resolved<C, E>(self, resolve: &impl Fn(A) -> Result<C, E>) -> Result<Gemm<C>, E> {
         let Self { m, n, k, a, b, c, float_result, accumulate } = self;
         let operand = |of: Operand<A>| Ok(Operand { address: resolve(of.address)?, transposed: of.transposed });
@@ -76,7 +78,7 @@ impl<A> Gemm<A> {
 }
 
 impl<A> LtEpilogue<A> {
-    /// The same with other addresses.
+    /// Replaces every address by `resolve(address)`.
     pub fn resolved<C, E>(self, resolve: &impl Fn(A) -> Result<C, E>) -> Result<LtEpilogue<C>, E> {
         let mask = |mask: ReluMask<A>| Ok(ReluMask { address: resolve(mask.address)?, leading: mask.leading });
         let (bias, mask) = (self.bias.map(resolve).transpose()?, self.mask.map(mask).transpose()?);

@@ -1,10 +1,10 @@
-//! The CUDA backend: operators are lowered to launches, and launches run on one stream, all memory allocated before the first
-//! step.
+//! The CUDA backend: it lowers operators to launches and runs the launches on one stream. All memory is allocated
+//! before the first step.
 //!
-//! `lower` says what is launched, without a device; `tune` chooses among equivalent launches by timing them; `run` launches,
-//! captures and replays; `memory` holds the buffers that launches name; `driver` finds and calls the libraries. Whatever a
-//! step needs (position in the data, learning rate, loss scale, metrics) is in device memory, so that one captured graph
-//! serves every step.
+//! `lower` turns operators into launches without needing a device; `tune` times equivalent launches and chooses the
+//! fastest; `run` launches, captures and replays; `memory` owns the buffers that launches refer to; `driver` finds and
+//! calls the libraries. Everything that changes from step to step (position in the data, learning rate, loss scale,
+//! metrics) is in device memory, so one captured graph serves every step.
 
 mod driver;
 mod gemm;
@@ -33,44 +33,45 @@ use crate::ops::{
 };
 use driver::{Blas, Modules, TENSOR_TARGET, Turn, error};
 use lower::Target;
-use memory::{Memory, Needs, columns_bytes};
+use memory::{Memory, Requirements, columns_bytes};
 use program::{Buffer, LoweredStep};
 use run::Runner;
 use sets::Set;
 use state::State;
-use tune::{Chosen, Tuner, WithoutDevice};
+use tune::{DevicelessChoice, Tuner, TunerChoice};
 
 /// A CUDA device.
 pub struct Cuda {
     options: Options,
     tuner: Tuner,
     runner: Runner,
-    /// By the number of their [`Subset`](crate::ops::Subset).
+    /// Indexed by [`Subset`](crate::ops::Subset).
     sets: [Option<Set>; 2],
     state: State,
     memory: Memory,
     context: Arc<CudaContext>,
-    /// Holds while all of this is dropped; the last field.
+    /// Taken by `drop` and held until all fields above are dropped, so it must be the last field.
     _turn: Option<Turn>,
 }
 
 impl Cuda {
-    /// Opens a device: context, stream, kernels.
+    /// Opens a device: creates its context and stream, and loads the kernels.
     ///
     /// # Errors
-    /// Where driver, device, kernels or cuBLAS are missing or too old; the message says which, and what to do.
+    /// If the driver, device, kernels or cuBLAS are missing or too old; the message names which, with a remedy.
     pub fn new(options: Options) -> Result<Self> {
         driver::check_driver()?;
         let (ordinal, precision) = (options.ordinal, options.precision);
         let context =
             CudaContext::new(ordinal).map_err(error::driver).with_context(|| format!("CUDA device {ordinal}"))?;
-        // SAFETY: one stream waits for the other by events of its own; before the first allocation, as it must be.
+        // SAFETY: the streams synchronise through explicit events, and nothing has been allocated yet.
         unsafe { context.disable_event_tracking() };
         driver::check_device(&context)?;
-        let stream = context.new_stream().map_err(error::driver).context("making a stream")?;
+        let stream = context.new_stream().map_err(error::driver).context("creating a CUDA stream")?;
         let storage = if precision == Precision::Fp16 { "f16" } else { "f32" };
         let (major, minor) = context.compute_capability().map_err(error::driver)?;
-        // The engine of implicit products: fp32 must not be rounded by tensor cores, and older devices have none for TF32.
+        // Selects the module of implicit GEMM kernels: tensor cores would round fp32, and older devices lack TF32
+        // tensor cores.
         let tensor_cores = precision != Precision::Fp32 && u32::try_from(10 * major + minor)? >= TENSOR_TARGET;
         let modules = Modules::load(&context, storage, if tensor_cores { "implicit" } else { "tensor" })?;
         let blas = Blas::new(&stream, precision)?;
@@ -90,14 +91,14 @@ impl Cuda {
     }
 }
 
-/// The context of a thread is that of the backend it works on.
+/// Makes `context` current in this thread, which may last have used another backend.
 fn bind(context: &CudaContext) -> Result<()> {
     context.bind_to_thread().map_err(error::driver)
 }
 
 impl Drop for Cuda {
-    /// Kernels must not be unloaded while work that was asked for still runs them. Errors were or will be reported by the
-    /// call that they belong to.
+    /// Kernels must not be unloaded while queued work still runs them. Errors are ignored here because the call that
+    /// caused them reports them.
     fn drop(&mut self) {
         let _ = self.runner.stream.synchronize();
         self._turn = Some(Turn::take());
@@ -116,11 +117,11 @@ impl Backend for Cuda {
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
         self.memory.clear();
         self.tuner.forget();
-        self.synchronize()?; // what was freed is free only then
+        self.synchronize()?; // frees are asynchronous
         let Options { precision, workspace, .. } = self.options;
-        let needs = Needs::new(sizes, precision, workspace);
-        self.runner.blas.prepare_where_short(needs.total())?;
-        self.memory.allocate_plan(&needs)?;
+        let requirements = Requirements::new(sizes, precision, workspace);
+        self.runner.blas.start_early_if_memory_is_low(requirements.total())?;
+        self.memory.allocate_plan(&requirements)?;
         self.memory.allocate_zeroed(Buffer::Labels, 4 * sizes.max_batch)?;
         self.synchronize()
     }
@@ -137,7 +138,7 @@ impl Backend for Cuda {
         bind(&self.context)?;
         let (target, runner) = (self.target()?, &self.runner);
         self.tuner.tune(runner, &self.memory, target, &steps)?;
-        let mut choose = Chosen { tuner: &mut self.tuner, runner };
+        let mut choose = TunerChoice { tuner: &mut self.tuner, runner };
         Ok(Program::new(lower::lower(steps, target, &mut choose)?))
     }
 
@@ -152,7 +153,7 @@ impl Backend for Cuda {
     fn time_step(&mut self, program: &mut Program, step: usize) -> Result<StepSeconds> {
         bind(&self.context)?;
         let LoweredStep { step, launches } = program.steps.get(step).context("the program has no such step")?;
-        run::check(&self.memory, step)?;
+        run::check_operands(&self.memory, step)?;
         run::time(&self.runner, &self.memory, launches)
     }
 
@@ -181,16 +182,16 @@ impl Backend for Cuda {
     }
 }
 
-/// The names of what a device launches for every step of a sequence, found without a device. Recorded choices come first,
-/// then the algorithm asked for, then the one with the fewest launches.
+/// The names of the launches of every step of a sequence, computed without a device. For each operator a recorded
+/// choice takes precedence, then the requested algorithm, then the algorithm with the fewest launches.
 ///
 /// # Errors
-/// Where an operator is too large for the kernels.
+/// If an operator is too large for the kernels.
 pub fn launches(steps: &[Step], sizes: &MemorySizes, options: &Options) -> Result<Vec<Vec<String>>> {
-    let Options { precision, workspace, algorithm: asked, recorded, .. } = options;
+    let Options { precision, workspace, algorithm: requested, recorded, .. } = options;
     let columns = columns_bytes(sizes, precision.real_size(), *workspace);
     let target = Target { precision: *precision, columns };
-    let mut choose = WithoutDevice { asked: *asked, recorded };
+    let mut choose = DevicelessChoice { requested: *requested, recorded };
     Ok(names(&lower::lower(steps.to_vec(), target, &mut choose)?))
 }
 

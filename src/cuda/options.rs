@@ -1,25 +1,26 @@
-//! How a CUDA device is used: what is decided before it is opened.
+//! How a CUDA device is used: options that are fixed before it is opened.
 
 use std::collections::BTreeMap;
 
 use crate::ops::{Algorithm, Precision};
 
-/// Bytes that the columns of convolutions may take, unless asked otherwise.
+/// Default limit in bytes for the im2col columns of a convolution.
 pub const DEFAULT_WORKSPACE: usize = 512_000_000;
 
 /// How a CUDA device is used.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Number of the device, from 0.
+    /// Index of the device, starting at 0.
     pub ordinal: usize,
     pub precision: Precision,
-    /// Bytes that the columns of a convolution may take.
+    /// Limit in bytes for the im2col columns of a convolution.
     pub workspace: usize,
-    /// Whether programs are captured as graphs and replayed; results are the same.
+    /// Whether to capture programs as CUDA graphs and replay them; the results are the same either way.
     pub graphs: bool,
-    /// How convolutions and linear layers are computed, where they can be; none is the fastest.
+    /// Algorithm for all convolutions and linear layers that support it; `None` selects the fastest for each.
     pub algorithm: Option<Algorithm>,
-    /// By the names of [`Choice`](crate::ops::Choice), what a resumed run has chosen; it comes before what is fastest here.
+    /// Choices of the run being resumed, by [`Choice::site`](crate::ops::Choice); they take precedence over the
+    /// fastest.
     pub recorded: BTreeMap<String, Algorithm>,
 }
 

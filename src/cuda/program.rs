@@ -1,5 +1,5 @@
-//! What a device is to run, as plain data: launches with their parameters, addresses by name. No device is needed to make
-//! or to read it.
+//! Lowered programs as plain data: launches with their parameters and symbolic addresses. Building or reading them
+//! needs no device.
 
 use std::ops::RangeToInclusive;
 
@@ -15,32 +15,35 @@ pub(super) enum Buffer {
     // Regions and scratch of a plan, up to `BlockCounters`.
     Arena,
     Parameters,
-    /// With fp16 storage the rounded copy that products read, in the same order.
+    /// With fp16 storage: the parameters rounded to half, in the same order, as matrix products read them.
     HalfParameters,
     Gradients,
     Momentum,
     Average,
     Statistics,
     Indices,
-    /// The columns of a convolution, as many as fit.
+    /// As many im2col columns of a convolution as fit the workspace.
     Columns,
-    /// Partial sums of reductions, and how many of their blocks are done: zero between launches.
+    /// Partial sums of reductions.
     Partials,
+    /// How many blocks of a launch have finished; zero between launches.
     BlockCounters,
-    // Scratch of all plans.
-    /// Parts of split products, column sums of their tiles, and how many blocks are done.
+    // Scratch shared by all plans.
+    /// Partial results of split-K products.
     ProductPartials,
+    /// Column sums of the tiles of a product.
     ColumnSums,
+    /// How many blocks of a product have finished; zero between launches.
     ProductCounters,
     // State.
     Labels,
     Metrics,
-    /// The latest steps' losses: how many there is room for, then a ring of them.
+    /// Losses of the latest steps: the capacity, followed by a ring buffer of that many losses.
     StepLog,
-    /// `{next u64, last u64, rates f32[]}`, the first two being indices.
+    /// `{next u64, last u64, rates f32[]}`; `next` and `last` are indices into `rates`.
     LearningRates,
     LossScaling,
-    /// The norm of all gradients, and behind it the sums that it is made of.
+    /// The norm of all gradients, followed by the partial sums it is computed from.
     GradientNorm,
     /// `{seed u64, step u64}`
     DropoutStep,
@@ -64,10 +67,11 @@ pub(super) enum Buffer {
 impl Buffer {
     pub const COUNT: usize = Self::TestStd as usize + 1;
 
-    /// The numbers of those whose sizes a plan decides.
-    pub const OF_A_PLAN: RangeToInclusive<usize> = ..=Self::BlockCounters as usize;
+    /// Indices of the buffers whose sizes depend on the plan.
+    pub const PLANNED: RangeToInclusive<usize> = ..=Self::BlockCounters as usize;
 
-    /// The buffers of a data set: images, labels, the order and where in it the next batch begins, means and deviations.
+    /// The buffers of a data set: images, labels, the order of the epoch, the position of the next batch in it, and the
+    /// means and standard deviations of the channels.
     pub const fn of_set(subset: Subset) -> [Self; 6] {
         use Buffer::*;
         match subset {
@@ -77,8 +81,9 @@ impl Buffer {
     }
 }
 
-/// A place in a buffer, as parameters hold it until they are launched: the highest byte is the buffer's number plus one, the
-/// others are the offset in bytes. Zero is null. Buffers are aligned to 256 bytes, so the offset's alignment is the address's.
+/// A symbolic address, resolved to a device address at launch: the highest byte is the buffer's index plus one, the
+/// other bytes are the offset in bytes. Zero is null. Buffers are aligned to 256 bytes, so an offset's alignment (up to
+/// 256) is that of its device address.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Address(pub u64);
@@ -91,12 +96,12 @@ impl Address {
         Self((buffer as u64 + 1) << Self::SHIFT)
     }
 
-    /// So many bytes on.
+    /// The address `bytes` further on.
     pub const fn plus(self, bytes: usize) -> Self {
         Self(self.0 + bytes as u64)
     }
 
-    /// The buffer's number and the bytes from its beginning; none for null.
+    /// The buffer's index and the offset in bytes; `None` for null.
     pub const fn parts(self) -> Option<(usize, u64)> {
         match self.0 >> Self::SHIFT {
             0 => None,
@@ -109,8 +114,8 @@ impl Address {
     }
 }
 
-/// The buffer of a region, and the bytes of its elements.
-pub(super) fn place(region: Region, precision: Precision) -> (Buffer, usize) {
+/// The buffer of a region, and the size of its elements in bytes.
+pub(super) fn region_buffer(region: Region, precision: Precision) -> (Buffer, usize) {
     match region {
         Region::Arena => (Buffer::Arena, precision.real_size()),
         Region::Parameters => (Buffer::Parameters, 4),
@@ -122,14 +127,14 @@ pub(super) fn place(region: Region, precision: Precision) -> (Buffer, usize) {
     }
 }
 
-/// What a kernel takes: the struct in its file, in words, of which so many of the first are addresses.
+/// A kernel's parameter struct as 8-byte words; the first `pointer_count` words are addresses.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Params {
     pub words: Vec<u64>,
-    pub pointers: usize,
+    pub pointer_count: usize,
 }
 
-/// A kernel's launch. All blocks have [`BLOCK`] threads.
+/// The launch of a kernel. All blocks have [`BLOCK`] threads.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct KernelLaunch {
     pub name: String,
@@ -142,27 +147,29 @@ pub(super) struct KernelLaunch {
 /// Threads of every block; `BLOCK` in `kernels/common.cuh`.
 pub(super) const BLOCK: usize = 256;
 
-/// The largest grid of a grid-stride kernel: enough to fill any device many times over.
+/// Largest grid of a grid-stride kernel: enough to fill any device many times over.
 const MAX_BLOCKS: usize = 1 << 16;
 
-/// A grid for kernels that cover any `count` of items.
+/// The grid of a grid-stride kernel over `count` items.
 pub(super) fn grid_over(count: usize) -> [usize; 2] {
     [count.div_ceil(BLOCK).clamp(1, MAX_BLOCKS), 1]
 }
 
 impl KernelLaunch {
     /// # Errors
-    /// Where the grid is beyond 32 bits.
+    /// If a side of the grid exceeds 32 bits.
     pub fn new(name: impl Into<String>, grid: [usize; 2], shared: u32, params: Params) -> Result<Self> {
         let name = name.into();
-        let [Ok(width), Ok(height)] = grid.map(u32::try_from) else { bail!("a grid of {grid:?} for {name}") };
+        let [Ok(width), Ok(height)] = grid.map(u32::try_from) else {
+            bail!("the grid {grid:?} of {name} is too large")
+        };
         Ok(Self { name, grid: [width, height], shared, params })
     }
 
-    /// The parameters, each address replaced by what `resolve` makes of it.
+    /// The parameters with each symbolic address resolved.
     pub fn resolved(&self, resolve: impl Fn(Address) -> Result<u64>) -> Result<Vec<u64>> {
-        let Params { mut words, pointers } = self.params.clone();
-        for word in &mut words[..pointers] {
+        let Params { mut words, pointer_count } = self.params.clone();
+        for word in &mut words[..pointer_count] {
             *word = resolve(Address(*word))?;
         }
         Ok(words)
@@ -173,14 +180,14 @@ impl KernelLaunch {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Launch {
     Kernel(KernelLaunch),
-    /// A product by cuBLAS.
+    /// A matrix product by cuBLAS.
     Gemm(Gemm<Address>),
-    /// A product by cuBLASLt, with what ends it.
+    /// A matrix product by cuBLASLt, with its epilogue.
     LtGemm(Gemm<Address>, LtEpilogue<Address>),
 }
 
 impl Launch {
-    /// For people: libraries launch kernels of many names.
+    /// A name for display: the kernel's, or the library's, whose kernels have many names.
     pub fn name(&self) -> &str {
         match self {
             Self::Kernel(launch) => &launch.name,
@@ -190,7 +197,7 @@ impl Launch {
     }
 }
 
-/// A step of a sequence, and what is launched for it, in order. The step's operands say what is read and written.
+/// A step of a sequence and its launches, in order. The step's operands list the buffers that are read and written.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LoweredStep {
     pub step: Step,

@@ -1,27 +1,31 @@
-//! Sizes of the scratch that kernels work in, as it is allocated and as they are launched.
+//! Sizes of the kernels' scratch buffers, shared by their allocation and the launches that use them.
 
-/// Partial sums of every channel, at most; there may be two kinds of them.
+/// Maximum partial sums per channel and reduction; a launch may compute two reductions.
 pub(super) const MAX_PARTIALS: usize = 256;
 
-/// Floats of the partial sums of a direct weight gradient, at most: of every block, every weight.
+/// Maximum floats of partial sums of a direct weight gradient: one per block and weight.
 pub(super) const MAX_DIRECT_PARTIALS: usize = MAX_DIRECT_BLOCKS * MAX_DIRECT_CHANNELS * 25;
 
-/// Blocks of a direct weight gradient, at most: about one for each multiprocessor of a large device.
+/// Maximum blocks of a direct weight gradient: about one per multiprocessor of a large device.
 pub(super) const MAX_DIRECT_BLOCKS: usize = 128;
 
-/// Output channels of a direct convolution, at most; `MOST_CHANNELS` in `kernels/direct.cu`.
+/// Maximum output channels of a direct convolution; `MOST_CHANNELS` in `kernels/direct.cu`.
 pub(super) const MAX_DIRECT_CHANNELS: usize = 32;
 
-/// Elements of a block's tile of a product, whatever its sides; `SUMS · BLOCK` in `kernels/tile.cuh`.
+/// Elements of a block's tile of a product, whatever its shape; `SUMS · BLOCK` in `kernels/tile.cuh`.
 pub(super) const TILE: usize = 64 * 64;
 
-/// Tiles of a product and their parts that are kept, at most.
+/// Maximum partial results of a split-K product: tiles times splits.
 pub(super) const MAX_PARTS: usize = 512;
 
-/// Column sums of tiles that are kept, at most, and columns of tiles.
+/// Maximum column sums over all tiles of a product.
 pub(super) const MAX_COLUMN_SUMS: usize = 1 << 20;
+
+/// Maximum tile columns of a product whose columns are summed.
 pub(super) const MAX_COLUMNS: usize = 1024;
 
-/// The most blocks that sum the gradients' squares, and the bytes of the norm in front of their sums, which it keeps aligned.
+/// Maximum blocks that sum the squares of the gradients.
 pub(super) const MAX_NORM_BLOCKS: usize = 1024;
+
+/// Bytes reserved for the norm before its partial sums, which this keeps aligned.
 pub(super) const NORM_BYTES: usize = 16;

@@ -1,4 +1,4 @@
-//! The data sets on the device: all of their images, or those that were just uploaded.
+//! The data sets on the device: resident as a whole, or streamed in batches.
 
 use std::sync::Arc;
 
@@ -11,14 +11,14 @@ use crate::images::ImageSource;
 use crate::ops::{Backend, DataSets, Normalise, Subset};
 use crate::shape::Shape;
 
-/// What the host keeps of a set whose images, labels, order, means and deviations are in the device's memory; where in the
-/// order the next batch begins too, because a captured step reads it there.
+/// The host's state of a data set. Images, labels, order, means and standard deviations are in device memory, and so is
+/// the position of the next batch, which a captured step reads there.
 pub(super) struct Set {
     feed: Option<Feed>,
     shape: Shape,
     count: usize,
-    /// Length of the order, and the host's copy of the position.
     order_len: usize,
+    /// Position of the next batch in the order; a copy of the device's.
     next: usize,
 }
 
@@ -27,12 +27,12 @@ impl DataSets for Cuda {
         let count = labels.len();
         ensure!(images.len() == count * op.shape.len(), "{} bytes for {count} images", images.len());
         self.remove_set(subset);
-        let [of_images, of_labels, ..] = Buffer::of_set(subset);
-        self.memory.allocate_with(of_images, &images).with_context(|| {
-            format!("the {} MB of the data set's images do not fit the device", images.len() / 1_000_000)
+        let [image_buffer, label_buffer, ..] = Buffer::of_set(subset);
+        self.memory.allocate_with(image_buffer, &images).with_context(|| {
+            format!("the data set's images ({} MB) do not fit in the device's memory", images.len() / 1_000_000)
         })?;
-        self.memory.allocate_with(of_labels, &bytes_of_u32(&labels))?;
-        self.put_set(subset, op, count, None)
+        self.memory.allocate_with(label_buffer, &bytes_of_u32(&labels))?;
+        self.insert_set(subset, op, count, None)
     }
 
     fn stream_subset(
@@ -45,28 +45,29 @@ impl DataSets for Cuda {
     ) -> Result<()> {
         let (count, sample_len) = (labels.len(), op.shape.len());
         self.remove_set(subset);
-        let [of_images, of_labels, ..] = Buffer::of_set(subset);
-        self.memory.allocate(of_images, SLOTS * max_batch * sample_len)?;
-        self.memory.allocate(of_labels, SLOTS * max_batch * 4)?;
+        let [image_buffer, label_buffer, ..] = Buffer::of_set(subset);
+        self.memory.allocate(image_buffer, SLOTS * max_batch * sample_len)?;
+        self.memory.allocate(label_buffer, SLOTS * max_batch * 4)?;
         let feed = Feed::new(&self.runner.stream, source, labels, max_batch, sample_len)?;
-        self.put_set(subset, op, count, Some(feed))
+        self.insert_set(subset, op, count, Some(feed))
     }
 
     fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()> {
-        // The steps of the last order read what is replaced here, and the slots that are filled from the first again.
+        // Steps of the previous order may still read the buffers that are replaced here, and the slots, which are
+        // refilled.
         self.synchronize()?;
         let set = self.sets[subset as usize].as_mut().context("no data set was loaded")?;
-        let [_, _, of_order, of_position, ..] = Buffer::of_set(subset);
-        ensure!(order.iter().all(|&index| (index as usize) < set.count), "the order names an image past the last");
-        if 4 * order.len() > self.memory.get(of_order)?.len() {
-            self.memory.allocate_pinned(of_order, 4 * order.len())?;
+        let [_, _, order_buffer, position_buffer, ..] = Buffer::of_set(subset);
+        ensure!(order.iter().all(|&index| (index as usize) < set.count), "the order has an index past the last image");
+        if 4 * order.len() > self.memory.get(order_buffer)?.len() {
+            self.memory.allocate_pinned(order_buffer, 4 * order.len())?;
         }
-        self.memory.send(of_position, &(position as u64).to_le_bytes())?;
+        self.memory.send(position_buffer, &(position as u64).to_le_bytes())?;
         let places = match &mut set.feed {
             Some(feed) => &feed.begin(order, position)?,
             None => order,
         };
-        self.memory.send(of_order, &bytes_of_u32(places))?;
+        self.memory.send(order_buffer, &bytes_of_u32(places))?;
         (set.order_len, set.next) = (order.len(), position);
         Ok(())
     }
@@ -81,33 +82,33 @@ impl DataSets for Cuda {
 }
 
 impl Cuda {
-    /// Before the buffers that it writes are freed, a feed must have ended.
+    /// Drops the set, which ends its feed: the buffers that a feed writes must not be freed before.
     fn remove_set(&mut self, subset: Subset) {
         self.sets[subset as usize] = None;
     }
 
-    /// Completes a set whose images and labels, or the room for them, are there.
-    fn put_set(&mut self, subset: Subset, op: &Normalise, count: usize, feed: Option<Feed>) -> Result<()> {
+    /// Completes a set after its images and labels, or the slots for them, have been allocated.
+    fn insert_set(&mut self, subset: Subset, op: &Normalise, count: usize, feed: Option<Feed>) -> Result<()> {
         let channels = op.shape.channels;
-        ensure!(op.mean.len() == channels && op.std.len() == channels, "one mean and std a channel");
+        ensure!(op.mean.len() == channels && op.std.len() == channels, "expected one mean and one std per channel");
         let [_, _, order, position, mean, std] = Buffer::of_set(subset);
         self.memory.allocate_pinned(order, 4 * count)?;
         self.memory.allocate_pinned(position, 8)?;
         self.memory.allocate_with(mean, &bytes_of_f32(&op.mean))?;
         self.memory.allocate_with(std, &bytes_of_f32(&op.std))?;
         self.sets[subset as usize] = Some(Set { feed, shape: op.shape, count, order_len: 0, next: 0 });
-        // A feed writes the buffers on a stream of its own, where they must be there first.
+        // A feed writes the buffers on its own stream, so their allocation must have finished.
         self.synchronize()
     }
 
-    /// Takes the next batch of a set: notes that it is taken, and uploads it where the set is streamed.
+    /// Advances a set by one batch, and uploads the batch if the set is streamed.
     ///
     /// # Errors
-    /// Where the order has not that many left: the device would read past its end without a word.
+    /// If fewer than `batch` images are left in the order: the device would read past its end without an error.
     pub(super) fn take_batch(&mut self, subset: Subset, batch: usize, shape: Shape) -> Result<()> {
         let set = self.sets[subset as usize].as_mut().context("no data set was loaded")?;
-        ensure!(set.shape == shape, "the data set has images of {}, and the step gathers {shape}", set.shape);
-        ensure!(set.next + batch <= set.order_len, "no {batch} images are left in this epoch");
+        ensure!(set.shape == shape, "the data set's images are {}, but the step gathers {shape}", set.shape);
+        ensure!(set.next + batch <= set.order_len, "fewer than {batch} images are left in this epoch");
         set.next += batch;
         let Some(feed) = &mut set.feed else { return Ok(()) };
         let [images, labels, ..] = Buffer::of_set(subset);

@@ -1,4 +1,5 @@
-//! What outlives a step on the device besides parameters: metrics, rates, the loss scale, the places of random numbers.
+//! State on the device that outlives a step, besides parameters: metrics, learning rates, the loss scale, and the
+//! counters that random numbers are drawn from.
 
 use std::time::{Duration, Instant};
 
@@ -14,33 +15,36 @@ use crate::ops::{LossScale, Metrics, Precision, StepLoss, TrainingState};
 /// Bytes of `struct Metrics` in `kernels/loss.cu`: loss sum, correct, count, steps, first bad step, 8 bytes each.
 const METRICS_LEN: usize = 40;
 
-/// The first bad step where there was none: −1.
-const NEVER: u64 = u64::MAX;
+/// Value of the first bad step if there is none: −1 as `i64`.
+const NO_BAD_STEP: u64 = u64::MAX;
 
-/// Bytes of `struct StepResult` in `kernels/loss.cu`: loss and accuracy, 4 bytes each; and of the capacity before them.
+/// Bytes of `struct StepResult` in `kernels/loss.cu`: loss and accuracy, 4 bytes each.
 const STEP_LEN: usize = 8;
+
+/// Bytes of the capacity, which precedes the step results.
 const STEP_LOG_HEADER: usize = 8;
 
-/// Bytes of the indices before the learning rates.
+/// Bytes of the indices, which precede the learning rates.
 const RATES_HEADER: usize = 16;
 
 /// Bytes of `struct LossScaling` in `kernels/optimizer.cu`: scale, good steps, skipped steps, overflow.
 const SCALING_LEN: usize = 24;
 
-/// Pause between two looks at a running epoch's metrics: often enough for a person, too seldom to cost anything.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval between two copies of a running epoch's metrics: short enough for a progress bar, too long to cost time.
+const METRICS_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the host keeps of it.
+/// The host's part of the state.
 #[derive(Default)]
 pub(super) struct State {
-    /// Since when the metrics are on their way to the host.
-    on_the_way: Option<Instant>,
-    /// Steps that the log has room for, and those of the metrics that were taken already.
+    /// When the copy of the metrics that is in flight was requested.
+    requested_at: Option<Instant>,
+    /// Capacity of the step log, in steps.
     log_capacity: usize,
+    /// The step up to which [`TrainingState::take_step_losses`] has returned the losses.
     log_taken: u64,
 }
 
-/// Allocates what does not depend on a plan; labels and rates grow later.
+/// Allocates the state that does not depend on a plan; labels and learning rates may be reallocated larger later.
 pub(super) fn allocate(memory: &mut Memory, precision: Precision) -> Result<()> {
     memory.allocate_pinned(Buffer::Metrics, METRICS_LEN)?;
     memory.allocate_pinned(Buffer::LearningRates, RATES_HEADER + 4)?;
@@ -57,28 +61,28 @@ pub(super) fn allocate(memory: &mut Memory, precision: Precision) -> Result<()> 
 impl TrainingState for Cuda {
     fn set_metrics(&mut self, metrics: Metrics) -> Result<()> {
         self.state.log_taken = metrics.steps;
-        self.state.on_the_way = None; // it would be of the old ones
+        self.state.requested_at = None; // a copy in flight has the old metrics
         self.memory.send(Buffer::Metrics, &metrics_to_bytes(&metrics))
     }
 
     fn read_metrics(&mut self) -> Result<Metrics> {
-        self.state.on_the_way = None;
+        self.state.requested_at = None;
         metrics_from_bytes(&self.memory.receive(Buffer::Metrics)?)
     }
 
     fn peek_metrics(&mut self) -> Option<Metrics> {
-        let on_the_way = self.state.on_the_way;
-        if on_the_way.is_some_and(|since| since.elapsed() < LOOK) {
+        let requested_at = self.state.requested_at;
+        if requested_at.is_some_and(|since| since.elapsed() < METRICS_POLL_INTERVAL) {
             return None;
         }
-        // What fails here fails again where the epoch's metrics are read, and is reported there.
-        let arrived = on_the_way.map(|_| self.memory.arrived(Buffer::Metrics).ok().flatten());
-        if arrived == Some(None) {
-            return None; // still on its way: ask again later, and wait for nothing
+        // An error here recurs, and is reported, when the epoch's metrics are read.
+        let received = requested_at.map(|_| self.memory.poll(Buffer::Metrics).ok().flatten());
+        if received == Some(None) {
+            return None; // still in flight: do not wait
         }
         self.memory.request(Buffer::Metrics).ok()?;
-        self.state.on_the_way = Some(Instant::now());
-        metrics_from_bytes(&arrived??).ok()
+        self.state.requested_at = Some(Instant::now());
+        metrics_from_bytes(&received??).ok()
     }
 
     fn log_steps(&mut self, capacity: usize) -> Result<()> {
@@ -107,7 +111,7 @@ impl TrainingState for Cuda {
     }
 
     fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
-        let last = rates.len().checked_sub(1).context("there is no learning rate")? as u64;
+        let last = rates.len().checked_sub(1).context("no learning rate was given")? as u64;
         let bytes = [[0, last].map(u64::to_le_bytes).concat(), bytes_of_f32(rates)].concat();
         if self.memory.get(Buffer::LearningRates)?.len() < bytes.len() {
             self.memory.allocate_pinned(Buffer::LearningRates, bytes.len())?;
@@ -123,7 +127,7 @@ impl TrainingState for Cuda {
         bind(&self.context)?;
         let [weights, average] = [Buffer::Parameters, Buffer::Average].map(|buffer| self.memory.get(buffer));
         let (bytes, average) = (weights?.len(), average?.len());
-        ensure!(bytes == average, "there is no average of the parameters");
+        ensure!(bytes == average, "no average of the parameters is kept");
         self.runner.launch(&self.memory, &swap_average(bytes / 4, self.target()?)?)
     }
 
@@ -133,12 +137,12 @@ impl TrainingState for Cuda {
         }
         let bytes = self.memory.receive(Buffer::LossScaling)?;
         let (words, _) = bytes.as_chunks::<8>();
-        let [[s0, s1, s2, s3, good @ ..], skipped, ..] = *words else { bail!("the loss scale is cut") };
+        let [[s0, s1, s2, s3, good @ ..], skipped, ..] = *words else { bail!("the device's loss scale is truncated") };
         let (scale, good_steps) = (f32::from_le_bytes([s0, s1, s2, s3]), u32::from_le_bytes(good));
         Ok(Some(LossScale { scale, good_steps, skipped_steps: u64::from_le_bytes(skipped) }))
     }
 
-    /// With no overflow seen.
+    /// Also clears the overflow flag.
     fn set_loss_scale(&mut self, loss_scale: LossScale) -> Result<()> {
         if self.options.precision != Precision::Fp16 {
             return Ok(());
@@ -151,13 +155,13 @@ impl TrainingState for Cuda {
 
 fn metrics_to_bytes(metrics: &Metrics) -> Vec<u8> {
     let Metrics { loss_sum, correct, samples, steps, first_bad_step } = *metrics;
-    [loss_sum.to_bits(), correct, samples, steps, first_bad_step.unwrap_or(NEVER)].map(u64::to_le_bytes).concat()
+    [loss_sum.to_bits(), correct, samples, steps, first_bad_step.unwrap_or(NO_BAD_STEP)].map(u64::to_le_bytes).concat()
 }
 
 fn metrics_from_bytes(bytes: &[u8]) -> Result<Metrics> {
     let (words, _) = bytes.as_chunks::<8>();
-    let [loss_sum, correct, samples, steps, bad, ..] = *words else { bail!("the device's metrics are cut") };
+    let [loss_sum, correct, samples, steps, bad, ..] = *words else { bail!("the device's metrics are truncated") };
     let [correct, samples, steps, bad] = [correct, samples, steps, bad].map(u64::from_le_bytes);
-    let first_bad_step = (bad != NEVER).then_some(bad);
+    let first_bad_step = (bad != NO_BAD_STEP).then_some(bad);
     Ok(Metrics { loss_sum: f64::from_le_bytes(loss_sum), correct, samples, steps, first_bad_step })
 }

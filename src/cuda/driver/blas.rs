@@ -16,23 +16,23 @@ use super::{Turn, error, libraries, probe};
 use crate::cuda::gemm::{Gemm, LtEpilogue, Operand};
 use crate::ops::Precision;
 
-/// cuBLAS's workspace: what NVIDIA recommends for Hopper, more than older devices need. Set by hand, because cuBLAS
-/// must not allocate while a graph is captured, and because a fixed one keeps results reproducible.
+/// Bytes of cuBLAS's workspace: NVIDIA's recommendation for Hopper, more than older devices need. It is set explicitly
+/// because cuBLAS must not allocate during capture, and because a fixed workspace keeps results reproducible.
 const WORKSPACE: usize = 32 << 20;
 
-/// What cuBLAS and cuBLASLt take besides, amply.
-const ROOM: usize = 1 << 30;
+/// A generous estimate of the other device memory that cuBLAS and cuBLASLt allocate.
+const CUBLAS_MEMORY: usize = 1 << 30;
 
-/// cuBLAS and cuBLASLt on one stream. Starting them takes longer than many a step: each is started by the first product that
-/// it computes, which must not be in a capture.
+/// cuBLAS and cuBLASLt on one stream. Initialising them is slow, so each is initialised by its first product, which
+/// must not be in a capture.
 pub(in crate::cuda) struct Blas {
     stream: Arc<CudaStream>,
     precision: Precision,
     handle: OnceCell<CudaBlas>,
     lt: OnceCell<Option<BlasLt>>,
-    /// Of both, which never run at the same time.
+    /// Shared by both libraries, which never run at the same time.
     workspace: CudaSlice<u8>,
-    /// Holds while both are dropped; the last field.
+    /// Taken by `drop` and held until both handles are destroyed, so it must be the last field.
     _turn: Option<Turn>,
 }
 
@@ -41,7 +41,7 @@ unsafe impl Send for Blas {}
 
 impl Blas {
     /// # Errors
-    /// Where this machine has no cuBLAS.
+    /// If this machine has no cuBLAS, or the device too little memory for the workspace.
     pub fn new(stream: &Arc<CudaStream>, precision: Precision) -> Result<Self> {
         find_library()?;
         // SAFETY: cuBLAS writes its workspace before it reads it.
@@ -50,7 +50,7 @@ impl Blas {
         Ok(Self { stream: stream.clone(), precision, handle, lt, workspace, _turn: None })
     }
 
-    /// cuBLAS, started where it is not.
+    /// The cuBLAS handle, created on first use.
     fn handle(&self) -> Result<&CudaBlas> {
         match self.handle.get() {
             Some(handle) => Ok(handle),
@@ -67,20 +67,20 @@ impl Blas {
 
     fn start(&self) -> Result<CudaBlas> {
         let _turn = Turn::take();
-        let handle = CudaBlas::new(self.stream.clone()).map_err(error::cublas).context("making a cuBLAS handle")?;
-        // SAFETY: the workspace lives as long as the handle, beside it.
+        let handle = CudaBlas::new(self.stream.clone()).map_err(error::cublas).context("creating a cuBLAS handle")?;
+        // SAFETY: the workspace lives as long as the handle; `self` owns both.
         let status =
             unsafe { sys::cublasSetWorkspace_v2(*handle.handle(), self.workspace() as *mut c_void, WORKSPACE) };
-        status.result().map_err(error::cublas).context("cuBLAS's workspace")?;
-        // cuBLAS may else add up parts of a half-precision product in half precision.
+        status.result().map_err(error::cublas).context("setting cuBLAS's workspace")?;
+        // By default cuBLAS may sum split-K parts of a half-precision product in half precision.
         let mode = sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
         // SAFETY: the handle is alive.
         let status = unsafe { sys::cublasSetMathMode(*handle.handle(), mode) };
-        status.result().map_err(error::cublas).context("cuBLAS's math mode")?;
+        status.result().map_err(error::cublas).context("setting cuBLAS's math mode")?;
         Ok(handle)
     }
 
-    /// cuBLASLt, started where it is not; nothing where this machine has none.
+    /// cuBLASLt, initialised on first use; `None` if this machine does not have it.
     fn lt(&self) -> Option<&BlasLt> {
         let start = || {
             let _turn = Turn::take();
@@ -89,37 +89,40 @@ impl Blas {
         self.lt.get_or_init(start).as_ref()
     }
 
-    /// Whether cuBLASLt is there and computes a product that ends like this. Of the addresses only the alignment counts.
-    pub fn lt_offers(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> bool {
-        self.lt().is_some_and(|lt| lt.offers(gemm, epilogue))
+    /// Whether cuBLASLt is available and supports a product with this epilogue. Only the alignment of the addresses
+    /// matters.
+    pub fn lt_supports(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> bool {
+        self.lt().is_some_and(|lt| lt.supports(gemm, epilogue))
     }
 
-    /// Computes a product by cuBLASLt, with what ends it.
-    pub fn lt_product(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
-        self.lt().context("cuBLASLt was not found (libcublasLt.so)")?.product(gemm, epilogue)
+    /// Computes a product with its epilogue by cuBLASLt.
+    pub fn lt_gemm(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
+        self.lt().context("cuBLASLt was not found (libcublasLt.so)")?.gemm(gemm, epilogue)
     }
 
-    /// Starts both before `needed` bytes are allocated that leave little room for them, so that what fits is judged by
-    /// what is free then. Where one does not start, its first product says so.
-    pub fn prepare_where_short(&self, needed: usize) -> Result<()> {
+    /// Initialises both libraries now if allocating `needed` bytes would leave them little memory, so that the check
+    /// whether those bytes fit counts the libraries' memory as used. If one fails to initialise, its first product
+    /// reports the error.
+    pub fn start_early_if_memory_is_low(&self, needed: usize) -> Result<()> {
         let (free, _) = self.stream.context().mem_get_info().map_err(error::driver)?;
-        if needed.saturating_add(ROOM) > free {
+        if needed.saturating_add(CUBLAS_MEMORY) > free {
             let started = self.handle().map(|_| ());
-            debug!("memory is short, so cuBLAS is started first: {started:?}, cuBLASLt: {}", self.lt().is_some());
+            debug!("memory is low, so cuBLAS is initialised first: {started:?}, cuBLASLt: {}", self.lt().is_some());
         }
         Ok(())
     }
 
     /// Computes a product on the stream.
     ///
-    /// cuBLAS is column-major, where a row-major matrix is its transpose: it computes `cᵀ = bᵀ · aᵀ`, and nothing moves.
+    /// cuBLAS is column-major and so reads a row-major matrix as its transpose: it computes `cᵀ = bᵀ · aᵀ`, without
+    /// copies.
     ///
     /// # Errors
-    /// Where a size is beyond cuBLAS's 32 bits, or cuBLAS fails.
-    pub fn product(&self, gemm: &Gemm) -> Result<()> {
+    /// If a size exceeds cuBLAS's 32 bits, or cuBLAS fails.
+    pub fn gemm(&self, gemm: &Gemm) -> Result<()> {
         let Gemm { m, n, k, a, b, c, float_result, accumulate } = *gemm;
         let size = |value: usize| {
-            i32::try_from(value).map_err(|_| anyhow!("a matrix product of {m}×{n}×{k} is beyond cuBLAS's 32-bit sizes"))
+            i32::try_from(value).map_err(|_| anyhow!("a matrix product of {m}×{n}×{k} exceeds cuBLAS's 32-bit sizes"))
         };
         let operation = |operand: Operand<u64>| match operand.transposed {
             true => cublasOperation_t::CUBLAS_OP_T,
@@ -134,7 +137,8 @@ impl Blas {
         };
         let result_type = if float_result { cudaDataType_t::CUDA_R_32F } else { real };
         let handle = *self.handle()?.handle();
-        // SAFETY: the addresses are those of spans that hold the whole matrices; the scalars are read before it returns.
+        // SAFETY: the addresses are of spans that contain the whole matrices; the scalars are read before the call
+        // returns.
         unsafe {
             result::gemm_ex(
                 handle,
@@ -169,33 +173,34 @@ impl Drop for Blas {
     }
 }
 
-/// The version of cuBLAS, which must have been found.
+/// The version of cuBLAS; the library must have been loaded.
 pub(super) fn version() -> Result<String> {
     use sys::libraryPropertyType_t::{MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};
     let part = |which| -> Result<String> {
         let mut value = 0;
         // SAFETY: the call needs no handle and writes one integer.
         let status = unsafe { sys::cublasGetProperty(which, &raw mut value) };
-        status.result().map_err(error::cublas).context("asking cuBLAS for its version")?;
+        status.result().map_err(error::cublas).context("querying the version of cuBLAS")?;
         Ok(value.to_string())
     };
     Ok([part(MAJOR_VERSION)?, part(MINOR_VERSION)?, part(PATCH_LEVEL)?].join("."))
 }
 
-/// Makes sure that cuBLAS can be loaded: cudarc panics where it cannot. A library in a Python wheel is found by opening
-/// its full path first; the loader then knows it by its name.
+/// Ensures that cuBLAS can be loaded, because cudarc panics if it cannot. A library in a Python wheel is opened by its
+/// full path; the loader then finds it by name.
 fn find_library() -> Result<()> {
     // SAFETY: opening cuBLAS runs no code but its own initialisers.
     let present = || unsafe { sys::is_culib_present() };
     if present() {
         return Ok(());
     }
-    // A cuBLAS of CUDA 13 does not start on a driver of CUDA 12; where both are, the one that does comes first.
+    // cuBLAS of CUDA 13 does not work with a driver of CUDA 12, so try versions that are not newer than the driver
+    // first.
     let (driver, _) = probe::driver_version()?;
     let mut candidates = libraries::candidates("cublas", "CNN_CUDA_CUBLAS");
     candidates.sort_by_key(|path| major_version(path).is_some_and(|major| major > driver));
     for path in candidates {
-        // SAFETY: as above. It stays open for good, as the loader must know it later.
+        // SAFETY: as above. The library is never closed, so that the loader finds it by name later.
         if let Ok(library) = unsafe { libloading::Library::new(&path) } {
             std::mem::forget(library);
             if present() {
@@ -204,12 +209,12 @@ fn find_library() -> Result<()> {
         }
     }
     bail!(
-        "cuBLAS was not found (libcublas.so.13 or .12); install the CUDA toolkit or the Python wheel nvidia-cublas, put \
-         its folder on LD_LIBRARY_PATH, or name it in CNN_CUDA_CUBLAS"
+        "cuBLAS was not found (libcublas.so.13 or .12); install the CUDA toolkit or the Python wheel nvidia-cublas, \
+         add its folder to LD_LIBRARY_PATH, or set CNN_CUDA_CUBLAS to its path"
     )
 }
 
-/// 12 of `libcublas.so.12` or `libcublas.so.12.8.4.1`.
+/// The major version in a file name: 12 for `libcublas.so.12` and `libcublas.so.12.8.4.1`.
 fn major_version(path: &Path) -> Option<i32> {
     let name = path.file_name()?.to_str()?;
     name.split_once(".so.")?.1.split('.').next()?.parse().ok()
@@ -222,7 +227,7 @@ mod tests {
     use super::major_version;
 
     #[test]
-    fn a_librarys_major_version_is_in_its_name() {
+    fn major_version_is_read_from_the_file_name() {
         let of = |name: &str| major_version(Path::new(name));
         assert_eq!(of("/wheels/cu13/lib/libcublas.so.13"), Some(13));
         assert_eq!(of("libcublas.so.12.8.4.1"), Some(12));

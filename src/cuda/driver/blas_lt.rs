@@ -1,6 +1,6 @@
-//! Matrix products by cuBLASLt that end in bias and ReLU, or in their gradients, in the same launch.
+//! Matrix products by cuBLASLt, with bias and ReLU, or their gradients, as an epilogue in the same launch.
 //!
-//! Everything is made again for every call: calls are captured once and replayed from then on.
+//! Descriptors are created for every call and not cached, because calls are captured once and then replayed.
 
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use super::error;
 use crate::cuda::gemm::{EpilogueKind, Gemm, LtEpilogue, Operand};
 use crate::ops::Precision;
 
-/// Parts of a sum are added up in the type of the arithmetic, never in that of the result.
+/// Split-K parts are summed in the compute type, never in the type of the result.
 const SUMS_IN_FP32: u32 = sys::cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
 
-/// cuBLASLt's name of an epilogue.
+/// cuBLASLt's constant for an epilogue.
 fn code(epilogue: &LtEpilogue) -> cublasLtEpilogue_t {
     match (epilogue.kind, epilogue.mask, epilogue.bias) {
         (EpilogueKind::Bias, ..) => cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS,
@@ -35,7 +35,7 @@ fn code(epilogue: &LtEpilogue) -> cublasLtEpilogue_t {
     }
 }
 
-/// One of cuBLASLt's objects, destroyed with its owner.
+/// A cuBLASLt object that is destroyed when dropped.
 struct Owned<T: Copy> {
     raw: T,
     destroy: unsafe fn(T) -> Result<(), CublasError>,
@@ -43,22 +43,22 @@ struct Owned<T: Copy> {
 
 impl<T: Copy> Drop for Owned<T> {
     fn drop(&mut self) {
-        // SAFETY: it was created, and nothing else destroys it. Where that fails there is nothing left to do.
+        // SAFETY: the object was created, and nothing else destroys it. An error cannot be handled here.
         let _ = unsafe { (self.destroy)(self.raw) };
     }
 }
 
 type Layout = Owned<sys::cublasLtMatrixLayout_t>;
 
-/// A product as cuBLASLt takes it, with the algorithm that it proposes.
+/// The arguments of a cuBLASLt call, and the algorithm that its heuristic proposes.
 struct Call {
     desc: Owned<sys::cublasLtMatmulDesc_t>,
-    /// Of the first and second operand and the result, in cuBLAS's order.
+    /// Layouts of the first operand, the second operand and the result, in cuBLAS's order.
     layouts: [Layout; 3],
     proposal: cublasLtMatmulHeuristicResult_t,
 }
 
-/// cuBLASLt on one stream, whose workspace is that of cuBLAS: they never run at the same time.
+/// cuBLASLt on one stream. It shares cuBLAS's workspace, because the two never run at the same time.
 pub(super) struct BlasLt {
     handle: Owned<sys::cublasLtHandle_t>,
     stream: Arc<CudaStream>,
@@ -68,13 +68,14 @@ pub(super) struct BlasLt {
 }
 
 impl BlasLt {
-    /// With an address and bytes to work in; nothing where this machine has no cuBLASLt, which other algorithms replace.
+    /// `workspace` is an address and a size in bytes. Returns `None` if cuBLASLt is not installed or does not
+    /// initialise; other algorithms then replace it.
     pub fn new(stream: &Arc<CudaStream>, precision: Precision, workspace: (u64, usize)) -> Option<Self> {
         if !is_present() {
             debug!("cuBLASLt was not found");
             return None;
         }
-        let raw = result::create_handle().inspect_err(|error| debug!("cuBLASLt does not start: {error}")).ok()?;
+        let raw = result::create_handle().inspect_err(|error| debug!("cuBLASLt failed to initialise: {error}")).ok()?;
         let (compute, real) = match precision {
             Precision::Fp16 => (cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_16F),
             Precision::Tf32 => (cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32, cudaDataType_t::CUDA_R_32F),
@@ -84,34 +85,34 @@ impl BlasLt {
         Some(Self { handle, stream: stream.clone(), workspace, compute, real })
     }
 
-    /// Whether cuBLASLt has an algorithm for it.
-    pub fn offers(&self, product: &Gemm, epilogue: &LtEpilogue) -> bool {
-        let Gemm { m, n, k, .. } = *product;
-        match self.prepare(product, epilogue) {
+    /// Whether cuBLASLt has an algorithm for this product and epilogue.
+    pub fn supports(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> bool {
+        let Gemm { m, n, k, .. } = *gemm;
+        match self.prepare(gemm, epilogue) {
             Ok(_) => true,
             Err(CublasError(cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => {
-                debug!("cuBLASLt has nothing for a matrix product of {m}×{n}×{k} that ends in {:?}", code(epilogue));
+                debug!("cuBLASLt does not support a matrix product of {m}×{n}×{k} with {:?}", code(epilogue));
                 false
             }
             Err(error) => {
-                warn!("cuBLASLt refuses a matrix product of {m}×{n}×{k}, which is computed otherwise: {error}");
+                warn!("cuBLASLt rejects a matrix product of {m}×{n}×{k}, so another algorithm is used: {error}");
                 false
             }
         }
     }
 
-    /// Computes a product on the stream and ends it.
+    /// Computes a product and its epilogue on the stream.
     ///
     /// # Errors
-    /// Where cuBLASLt does not offer it, or fails.
-    pub fn product(&self, product: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
-        let Gemm { m, n, k, a, b, c, .. } = *product;
+    /// If cuBLASLt does not support the product, or fails.
+    pub fn gemm(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> Result<()> {
+        let Gemm { m, n, k, a, b, c, .. } = *gemm;
         let run = || {
-            let call = self.prepare(product, epilogue)?;
+            let call = self.prepare(gemm, epilogue)?;
             let [first, second, output] = &call.layouts;
             let (alpha, beta) = (1.0_f32, 0.0_f32);
-            // SAFETY: the addresses are those of spans that hold the whole matrices; the objects live until it returns, and
-            // so do the scalars, which it reads before that.
+            // SAFETY: the addresses are of spans that contain the whole matrices; the objects and the scalars, which
+            // the call reads before it returns, live until then.
             unsafe {
                 result::matmul(
                     self.handle.raw,
@@ -133,25 +134,26 @@ impl BlasLt {
                 )
             }
         };
-        let product = || format!("a matrix product of {m}×{n}×{k} by cuBLASLt");
-        run().map_err(error::cublaslt).with_context(product)
+        let description = || format!("a matrix product of {m}×{n}×{k} by cuBLASLt");
+        run().map_err(error::cublaslt).with_context(description)
     }
 
-    /// As [`Blas::product`](super::blas::Blas::product), `cᵀ = bᵀ · aᵀ`: a bias then runs along the rows of the result.
-    fn prepare(&self, product: &Gemm, epilogue: &LtEpilogue) -> Result<Call, CublasError> {
-        let Gemm { m, n, k, a, b, c, float_result, .. } = *product;
+    /// Prepares `cᵀ = bᵀ · aᵀ`, as in [`Blas::gemm`](super::blas::Blas::gemm). The bias `[n]` thus has one value per
+    /// row of the column-major result, as cuBLASLt requires.
+    fn prepare(&self, gemm: &Gemm, epilogue: &LtEpilogue) -> Result<Call, CublasError> {
+        let Gemm { m, n, k, a, b, c, float_result, .. } = *gemm;
         let raw = result::create_matmul_desc(self.compute, cudaDataType_t::CUDA_R_32F)?;
         let desc = Owned { raw, destroy: result::destroy_matmul_desc };
         let transposed = |operand: Operand<u64>| i32::from(operand.transposed);
-        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, transposed(b))?;
-        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, transposed(a))?;
-        set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, code(epilogue))?;
+        set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, transposed(b))?;
+        set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_TRANSB, transposed(a))?;
+        set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, code(epilogue))?;
         if let Some(bias) = epilogue.bias {
-            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
+            set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
         }
         if let Some(mask) = epilogue.mask {
-            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, mask.address)?;
-            set(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, mask.leading as i64)?;
+            set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, mask.address)?;
+            set_attribute(&desc, DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, mask.leading as i64)?;
         }
         let layouts = [
             layout(self.real, if b.transposed { (k, n) } else { (n, k) })?,
@@ -160,9 +162,10 @@ impl BlasLt {
         ];
         let aligned = |address: u64| 1_u32 << address.trailing_zeros().min(8);
         let preference = Owned { raw: result::create_matmul_pref()?, destroy: result::destroy_matmul_pref };
-        prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
-        prefer(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_FP32)?;
-        // cuBLASLt takes 256 bytes for granted; the bias counts as the result does.
+        set_preference(&preference, Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, self.workspace.1)?;
+        set_preference(&preference, Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, SUMS_IN_FP32)?;
+        // By default cuBLASLt assumes an alignment of 256 bytes. The alignment given for the result covers the bias
+        // too.
         let result_address = c | epilogue.bias.unwrap_or(0);
         for (attribute, address) in [
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, b.address),
@@ -170,7 +173,7 @@ impl BlasLt {
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, c),
             (Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, result_address),
         ] {
-            prefer(&preference, attribute, aligned(address))?;
+            set_preference(&preference, attribute, aligned(address))?;
         }
         let [first, second, output] = &layouts;
         // SAFETY: all objects are alive.
@@ -194,30 +197,34 @@ fn is_present() -> bool {
     unsafe { sys::is_culib_present() }
 }
 
-/// cuBLASLt's version as it numbers itself, where this machine has it.
+/// cuBLASLt's version number, or `None` if it is not installed.
 pub(super) fn version() -> Option<usize> {
-    // SAFETY: the library is there, and its function has no arguments.
+    // SAFETY: the library is present, and the function has no arguments.
     is_present().then(|| unsafe { sys::cublasLtGetVersion() })
 }
 
-/// A column-major matrix without gaps.
+/// The layout of a contiguous column-major matrix.
 fn layout(of: cudaDataType_t, (rows, columns): (usize, usize)) -> Result<Layout, CublasError> {
     let raw = result::create_matrix_layout(of, rows as u64, columns as u64, rows as i64)?;
     Ok(Owned { raw, destroy: result::destroy_matrix_layout })
 }
 
-/// Sets an attribute, whose type is that of cublasLt.h.
-fn set<T>(desc: &Owned<sys::cublasLtMatmulDesc_t>, attribute: DescAttribute, value: T) -> Result<(), CublasError> {
-    // SAFETY: the object is alive, and as many bytes are read as the value has.
+/// Sets an attribute of a product; `T` must be the type that cublasLt.h gives for it.
+fn set_attribute<T>(
+    desc: &Owned<sys::cublasLtMatmulDesc_t>,
+    attribute: DescAttribute,
+    value: T,
+) -> Result<(), CublasError> {
+    // SAFETY: the object is alive, and the call reads `size_of::<T>()` bytes.
     unsafe { result::set_matmul_desc_attribute(desc.raw, attribute, (&raw const value).cast(), size_of::<T>()) }
 }
 
-/// Sets what an algorithm must do with.
-fn prefer<T>(
+/// Sets a constraint on the algorithms that the heuristic may propose.
+fn set_preference<T>(
     preference: &Owned<sys::cublasLtMatmulPreference_t>,
     attribute: Preference,
     value: T,
 ) -> Result<(), CublasError> {
-    // SAFETY: as in `set`.
+    // SAFETY: as in `set_attribute`.
     unsafe { result::set_matmul_pref_attribute(preference.raw, attribute, (&raw const value).cast(), size_of::<T>()) }
 }

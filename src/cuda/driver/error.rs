@@ -1,4 +1,4 @@
-//! CUDA's errors as sentences: their name, what they mean here, and what to do.
+//! Error messages for CUDA's error codes: the code's name, and its meaning or a remedy.
 
 use anyhow::{Error, anyhow};
 use cudarc::cublas::result::CublasError;
@@ -6,7 +6,7 @@ use cudarc::cublaslt::result::CublasError as CublasLtError;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
 
-/// A driver error with its name and a remedy.
+/// A driver error with its name, and a remedy or the driver's description.
 pub(in crate::cuda) fn driver(error: DriverError) -> Error {
     let name = format!("{:?}", error.0);
     match remedy(error.0) {
@@ -20,23 +20,27 @@ pub(in crate::cuda) fn driver(error: DriverError) -> Error {
 
 fn remedy(code: CUresult) -> Option<&'static str> {
     Some(match code {
-        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "the device has not enough memory; try a smaller --batch-size",
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => "the device does not have enough memory; try a smaller --batch-size",
         CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-            "the NVIDIA driver is older than the compiler of the kernels; update the driver, or build with an older \
-             NVRTC (CNN_CUDA_NVRTC)"
+            "the NVIDIA driver is older than the NVRTC that compiled the kernels; update the driver, or build with an \
+             older NVRTC (CNN_CUDA_NVRTC)"
         }
-        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => "the device is older than the kernels allow (compute capability 7.5)",
-        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "the NVIDIA driver and its library differ; restart the machine",
+        CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => {
+            "the device is too old for the kernels (compute capability 7.5 is needed)"
+        }
+        CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => {
+            "the versions of the NVIDIA driver and its library differ; restart the machine"
+        }
         CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | CUresult::CUDA_ERROR_LAUNCH_FAILED => {
-            "a kernel failed on the device; this is a defect of the program, please report it with the command"
+            "a kernel failed on the device; this is a bug, please report it with the command"
         }
-        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => "another process holds the device exclusively",
+        CUresult::CUDA_ERROR_DEVICE_UNAVAILABLE => "another process uses the device exclusively",
         _ => return None,
     })
 }
 
-/// Whether another start may mend what failed: other programs may have taken the memory.
-pub(in crate::cuda) fn may_pass(error: &Error) -> bool {
+/// Whether the error may not recur at the next start, for example because another process had allocated the memory.
+pub(in crate::cuda) fn is_transient(error: &Error) -> bool {
     let text = format!("{error:#}");
     ["OUT_OF_MEMORY", "ALLOC_FAILED", "NOT_INITIALIZED"].iter().any(|name| text.contains(name))
 }
@@ -46,7 +50,7 @@ pub(in crate::cuda) fn cublas(error: CublasError) -> Error {
     status(&format!("{:?}", error.0))
 }
 
-/// The same for cuBLASLt, whose errors are cuBLAS's.
+/// A cuBLASLt error with its name and a remedy; cuBLASLt uses cuBLAS's error codes.
 pub(in crate::cuda) fn cublaslt(error: CublasLtError) -> Error {
     status(&format!("{:?}", error.0))
 }
@@ -54,16 +58,17 @@ pub(in crate::cuda) fn cublaslt(error: CublasLtError) -> Error {
 fn status(name: &str) -> Error {
     let remedy = match name.trim_start_matches("CUBLAS_STATUS_") {
         "NOT_INITIALIZED" => {
-            "cuBLAS does not start; its version must fit the NVIDIA driver, and the device must have memory left"
+            "cuBLAS failed to initialise; its version must match the NVIDIA driver, and the device must have \
+             free memory"
         }
-        "ALLOC_FAILED" => "the device has not enough memory for cuBLAS; try a smaller --batch-size",
+        "ALLOC_FAILED" => "the device does not have enough memory for cuBLAS; try a smaller --batch-size",
         "ARCH_MISMATCH" | "NOT_SUPPORTED" => {
-            "this device or this cuBLAS cannot do it; try --precision fp32, or a newer cuBLAS (CNN_CUDA_CUBLAS)"
+            "not supported by this device or this cuBLAS; try --precision fp32, or a newer cuBLAS (CNN_CUDA_CUBLAS)"
         }
         "EXECUTION_FAILED" | "INTERNAL_ERROR" | "MAPPING_ERROR" => {
-            "the product failed on the device; see what else uses it (nvidia-smi) and whether the driver reports faults"
+            "the product failed on the device; check what else uses it (nvidia-smi) and whether the driver logs errors"
         }
-        _ => "this is a defect of the program, please report it with the command",
+        _ => "this is a bug, please report it with the command",
     };
     anyhow!("{name}: {remedy}")
 }

@@ -1,11 +1,12 @@
-//! Where CUDA's libraries are on this machine. The build script uses this file too.
+//! Searches this machine for CUDA's libraries. The build script uses this file too.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Files that may be the library `stem` (such as `nvrtc`), best first: in `override_variable` (a file or a folder), in
-/// CUDA's folders, under its plain names (for the loader's own search), and in the folders of Python's wheels.
+/// Paths that may be the library `stem` (such as `nvrtc`), in order of preference: the file or folder in the
+/// environment variable `override_variable`, CUDA's folders, bare file names (for the loader's search path), and Python
+/// wheels.
 pub fn candidates(stem: &str, override_variable: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     if let Some(path) = env::var_os(override_variable).map(PathBuf::from) {
@@ -27,7 +28,7 @@ pub fn candidates(stem: &str, override_variable: &str) -> Vec<PathBuf> {
     found
 }
 
-/// `lib<stem>.so*` in a folder; the highest version first.
+/// The files `lib<stem>.so*` in a folder, in descending order of their names, so usually the highest version first.
 fn libraries_in(folder: &Path, stem: &str) -> Vec<PathBuf> {
     let prefix = format!("lib{stem}.so");
     let matches = |path: &PathBuf| {
@@ -39,7 +40,7 @@ fn libraries_in(folder: &Path, stem: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Folders of Python packages: those of the active environment, of every `python3` on the path, and of the user.
+/// Folders of Python packages: of the active environment, of every `python3` on the path, and of the user.
 fn python_packages() -> Vec<PathBuf> {
     let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(env::var_os).map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
@@ -58,7 +59,7 @@ fn python_packages() -> Vec<PathBuf> {
     found
 }
 
-/// What is in a folder, in order of the names; nothing where there is no such folder.
+/// The entries of a folder, sorted by name; empty if the folder does not exist.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> =
         fs::read_dir(folder).map(|entries| entries.filter_map(|e| Some(e.ok()?.path())).collect()).unwrap_or_default();

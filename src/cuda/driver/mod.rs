@@ -1,4 +1,4 @@
-//! The lowest room, and the only one that calls foreign code: the driver, NVRTC and cuBLAS are found, loaded and checked here.
+//! Bindings to the CUDA driver, NVRTC, cuBLAS and cuBLASLt: finds, loads, checks and calls them.
 
 mod blas;
 mod blas_lt;
@@ -12,7 +12,7 @@ mod sources;
 mod turn;
 
 pub(super) use blas::Blas;
-pub(super) use compile::{cache_folder, keep};
+pub(super) use compile::{cache_folder, write_to_cache};
 pub use modules::embedded;
 pub(super) use modules::{Modules, identity};
 pub use probe::devices;

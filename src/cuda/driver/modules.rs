@@ -1,4 +1,5 @@
-//! The kernels as embedded or compiled here, loaded once, and launched with the one struct that each takes.
+//! Loads the kernels, embedded as PTX or compiled at run time, and launches them; each kernel takes one parameter
+//! struct.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,14 +18,14 @@ use crate::cuda::program::BLOCK;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// The kernels that were compiled with the program: module, storage type, target and PTX. Empty where it was built without
-/// NVRTC.
+/// The kernels that were compiled at build time: module, storage type, target and PTX. Empty if the program was built
+/// without NVRTC.
 pub fn embedded() -> &'static [(&'static str, &'static str, u32, &'static str)] {
     PTX
 }
 
-/// What times measured on a device depend on besides the operator: device, driver, cuBLAS with cuBLASLt, and kernels, by their
-/// sources and by what decides how they are launched.
+/// Identifies everything besides the operator that measured times depend on: the device, the driver, cuBLAS, cuBLASLt,
+/// and a fingerprint of the kernels' sources and of the code that decides how they are launched.
 pub(in crate::cuda) fn identity(context: &CudaContext) -> Result<String> {
     let name = context.name().map_err(error::driver)?;
     let (major, minor) = context.compute_capability().map_err(error::driver)?;
@@ -41,7 +42,7 @@ pub(in crate::cuda) fn identity(context: &CudaContext) -> Result<String> {
 
 struct Kernel {
     function: sys::CUfunction,
-    /// What PTX says its parameter takes; the emulator's says nothing.
+    /// Size of its parameter according to the PTX; `None` if the PTX does not state it, such as the emulator's.
     parameter_bytes: Option<usize>,
 }
 
@@ -56,14 +57,14 @@ pub(in crate::cuda) struct Modules {
 unsafe impl Send for Modules {}
 
 impl Modules {
-    /// Loads the modules for `storage` (`f32` or `f16`) but the one called `without`. Kernels go by the names that `KERNEL` has
-    /// in the sources.
+    /// Loads all modules for `storage` (`f32` or `f16`) except `excluded`. Kernels are named as in the `KERNEL` macro
+    /// of the sources.
     ///
     /// # Errors
-    /// Where the driver refuses the code, or it has to be compiled here and cannot be.
-    pub fn load(context: &Arc<CudaContext>, storage: &str, without: &str) -> Result<Self> {
+    /// If the driver rejects the code, or it must be compiled at run time and that fails.
+    pub fn load(context: &Arc<CudaContext>, storage: &str, excluded: &str) -> Result<Self> {
         let (mut kernels, mut modules) = (HashMap::new(), Vec::new());
-        for module in MODULES.iter().filter(|module| module.name != without) {
+        for module in MODULES.iter().filter(|module| module.name != excluded) {
             let file = module.file;
             let (ptx, loaded) =
                 load_module(context, module, storage).with_context(|| format!("loading kernels/{file}.cu"))?;
@@ -81,7 +82,7 @@ impl Modules {
     /// Launches a kernel, with `shared` bytes of dynamic shared memory.
     ///
     /// # Errors
-    /// Where there is no such kernel, it takes other parameters, or the driver refuses the launch.
+    /// If the kernel does not exist, its parameters have another size, or the driver rejects the launch.
     pub fn launch(
         &self,
         stream: &CudaStream,
@@ -94,8 +95,8 @@ impl Modules {
         let (given, taken) = (size_of_val(params), kernel.parameter_bytes);
         ensure!(taken.is_none_or(|taken| taken == given), "{name} takes {taken:?} bytes of parameters, not {given}");
         let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
-        // SAFETY: the kernel takes one struct, of which `params` has the size and the layout; what its addresses point to is
-        // of spans whose bounds were checked.
+        // SAFETY: the kernel takes one struct, and `params` has its size and layout; its addresses point into spans
+        // whose bounds were checked.
         unsafe {
             let (grid, block) = ((grid[0], grid[1], 1), (BLOCK as u32, 1, 1));
             result::launch_kernel(kernel.function, grid, block, shared, stream.cu_stream(), &mut pointers)
@@ -105,7 +106,7 @@ impl Modules {
     }
 }
 
-/// Names of the kernels in PTX, and the bytes of their parameter where it says so.
+/// The kernels in PTX: name, and size of the parameter in bytes if the PTX states it.
 fn entries(ptx: &str) -> impl Iterator<Item = (&str, Option<usize>)> {
     ptx.split(".visible .entry ").skip(1).filter_map(|text| {
         let (name, rest) = text.split_once('(')?;
@@ -115,8 +116,8 @@ fn entries(ptx: &str) -> impl Iterator<Item = (&str, Option<usize>)> {
     })
 }
 
-/// One module with its PTX: as embedded, or compiled here where nothing is, or where the driver is older than the compiler
-/// that the program was built with.
+/// Loads a module and returns its PTX. The PTX is compiled at run time if none is embedded, or if the driver is older
+/// than the NVRTC that compiled the embedded PTX.
 fn load_module(
     context: &Arc<CudaContext>,
     module: &Module,
@@ -130,12 +131,12 @@ fn load_module(
     if let Some((.., ptx)) = embedded {
         match load(ptx) {
             Err(DriverError(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => {
-                debug!("the driver is too old for the embedded kernels/{}.cu: it is compiled here", module.file);
+                debug!("the driver is too old for the embedded kernels/{}.cu, so it is compiled now", module.file);
             }
             loaded => return Ok((Cow::Borrowed(ptx), loaded.map_err(error::driver)?)),
         }
     }
-    let source = SOURCES.iter().find(|(file, _)| *file == module.file).context("its source is not embedded")?.1;
+    let source = SOURCES.iter().find(|(file, _)| *file == module.file).context("the source is not embedded")?.1;
     let compiled = compile::at_run_time(module, source, HEADERS, storage);
     let compiled = match embedded {
         Some(_) => compiled.context("the NVIDIA driver is too old for the kernels of this program; update it"),
@@ -150,19 +151,19 @@ mod tests {
     use super::{MODULES, PTX, SOURCES, entries};
 
     #[test]
-    fn every_kernel_has_a_name_of_its_own() {
+    fn kernel_names_are_unique() {
         let kernels = SOURCES.iter().flat_map(|(_, source)| source.split("\nKERNEL(").skip(1));
         let mut names: Vec<&str> = kernels.map(|kernel| kernel.split_once(',').expect("a name").0).collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), count, "two kernels have one name");
-        // Embedded code is there for all or for none.
+        assert_eq!(names.len(), count, "two kernels have the same name");
+        // Either all modules are embedded or none.
         assert!(PTX.is_empty() || PTX.len() == 2 * MODULES.len());
     }
 
     #[test]
-    fn kernels_are_found_in_ptx() {
+    fn entries_lists_the_kernels_in_ptx() {
         let ptx = ".visible .entry copy_f32(\n\t.param .align 8 .b8 copy_f32_param_0[24]\n)\n{}\n\
                    .visible .entry add_f32()\n{}\n";
         assert_eq!(entries(ptx).collect::<Vec<_>>(), [("copy_f32", Some(24)), ("add_f32", None)]);

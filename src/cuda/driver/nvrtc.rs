@@ -1,4 +1,4 @@
-//! NVRTC, NVIDIA's run-time compiler, opened by path. The build script uses this file too.
+//! NVRTC, NVIDIA's run-time compiler, loaded by path. The build script uses this file too.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
@@ -9,7 +9,7 @@ use libloading::{Library, Symbol};
 /// An NVRTC library.
 pub struct Nvrtc {
     library: Library,
-    /// Such as `(12, 9)`.
+    /// Major and minor version, such as `(12, 9)`.
     pub version: (i32, i32),
 }
 
@@ -28,7 +28,10 @@ type GetText = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 type GetErrorString = unsafe extern "C" fn(c_int) -> *const c_char;
 
 impl Nvrtc {
-    /// Opens the library; an error is a sentence that names it.
+    /// Loads the library.
+    ///
+    /// # Errors
+    /// The loader's message if it cannot be loaded, or the name of the NVRTC call that failed.
     pub fn open(path: &Path) -> Result<Self, String> {
         // SAFETY: opening NVRTC runs no code but its own initialisers.
         let library = unsafe { Library::new(path) }.map_err(|error| error.to_string())?;
@@ -41,9 +44,12 @@ impl Nvrtc {
         Ok(nvrtc)
     }
 
-    /// Compiles `source` with `headers` to PTX; an error is the compiler's log, with file and line.
+    /// Compiles `source` with `headers` to PTX.
+    ///
+    /// # Errors
+    /// The compiler's log, with file and line, or the name of the NVRTC call that failed.
     pub fn compile(&self, source: Source, headers: &[Source], options: &[String]) -> Result<String, String> {
-        let text = |text: &str| CString::new(text).map_err(|_| "a source holds a zero byte".to_string());
+        let text = |text: &str| CString::new(text).map_err(|_| "a source contains a zero byte".to_string());
         let (name, code) = (text(source.0)?, text(source.1)?);
         let names = headers.iter().map(|header| text(header.0)).collect::<Result<Vec<_>, _>>()?;
         let codes = headers.iter().map(|header| text(header.1)).collect::<Result<Vec<_>, _>>()?;
@@ -51,7 +57,7 @@ impl Nvrtc {
         let pointers = |texts: &[CString]| texts.iter().map(|text| text.as_ptr()).collect::<Vec<_>>();
         let (names, codes, flags) = (pointers(&names), pointers(&codes), pointers(&options));
         let mut program: Program = ptr::null_mut();
-        // SAFETY: all strings live until the program is destroyed, and the counts are theirs.
+        // SAFETY: all strings outlive the program, and the counts are the lengths of the arrays.
         unsafe {
             let (create, count) = (self.symbol::<Create>("nvrtcCreateProgram")?, headers.len() as c_int);
             let created = create(&raw mut program, code.as_ptr(), name.as_ptr(), count, codes.as_ptr(), names.as_ptr());
@@ -69,18 +75,19 @@ impl Nvrtc {
         }
     }
 
-    /// A text of the program: PTX or log.
+    /// The program's PTX or log.
     ///
     /// # Safety
-    /// `program` must be a living program.
+    /// `program` must be a program that has not been destroyed.
     unsafe fn text(&self, program: Program, size_call: &str, text_call: &str) -> Result<String, String> {
         let mut size = 0_usize;
-        // SAFETY: the buffer has the size that NVRTC asked for.
+        // SAFETY: the buffer has at least the size that NVRTC returned.
         unsafe {
             self.check(size_call, self.symbol::<GetSize>(size_call)?(program, &raw mut size))?;
             let mut buffer = vec![0_u8; size + 1];
             self.check(text_call, self.symbol::<GetText>(text_call)?(program, buffer.as_mut_ptr().cast()))?;
-            let text = CStr::from_bytes_until_nul(&buffer).map_err(|_| format!("{text_call} gave no text"))?;
+            let text = CStr::from_bytes_until_nul(&buffer)
+                .map_err(|_| format!("{text_call} returned an unterminated string"))?;
             Ok(text.to_string_lossy().into_owned())
         }
     }
@@ -102,7 +109,7 @@ impl Nvrtc {
     /// # Safety
     /// `T` must be the function's type.
     unsafe fn symbol<T>(&self, name: &str) -> Result<Symbol<'_, T>, String> {
-        // SAFETY: the caller answers for the type.
+        // SAFETY: the caller guarantees the type.
         unsafe { self.library.get(name.as_bytes()) }.map_err(|error| error.to_string())
     }
 }

@@ -1,4 +1,4 @@
-//! What CUDA devices there are, and whether driver and device are new enough.
+//! Lists the CUDA devices, and checks that driver and device are recent enough.
 
 use std::sync::Arc;
 
@@ -8,20 +8,20 @@ use cudarc::driver::{CudaContext, result, sys};
 use super::error;
 use crate::ops::LimitSizes;
 
-/// The oldest driver that knows all calls made here.
+/// The oldest supported driver, by the CUDA version it supports.
 const OLDEST_DRIVER: (i32, i32) = (12, 0);
 
-/// The oldest device that the kernels are compiled for.
+/// The lowest compute capability that the kernels are compiled for.
 const OLDEST_DEVICE: (i32, i32) = (7, 5);
 
 /// Names of the CUDA devices of this machine, in the driver's order.
 ///
 /// # Errors
-/// Where there is no driver, it does not start or is too old, or it has no device; the message says which.
+/// If the driver is missing, too old or fails to initialise, or finds no device; the message says which.
 pub fn devices() -> Result<Vec<String>> {
     check_driver()?;
     let count = result::device::get_count().map_err(error::driver).context("counting the devices")?;
-    ensure!(count > 0, "the NVIDIA driver is there, but it has no device");
+    ensure!(count > 0, "the NVIDIA driver is installed, but it finds no device");
     (0..count)
         .map(|ordinal| {
             let device = result::device::get(ordinal).map_err(error::driver)?;
@@ -30,10 +30,10 @@ pub fn devices() -> Result<Vec<String>> {
         .collect()
 }
 
-/// An error where there is no driver, or it does not start, or it is too old.
+/// Checks that the driver is installed, recent enough, and initialises.
 pub(in crate::cuda) fn check_driver() -> Result<()> {
-    // cudarc panics where the library is missing, so ask first.
-    // SAFETY: it only tries to open the library.
+    // cudarc panics if the library is missing, so check for it first.
+    // SAFETY: the call only tries to open the library.
     if !unsafe { sys::is_culib_present() } {
         bail!("this machine has no NVIDIA driver (libcuda.so.1 was not found)");
     }
@@ -44,19 +44,19 @@ pub(in crate::cuda) fn check_driver() -> Result<()> {
         OLDEST_DRIVER.0,
         OLDEST_DRIVER.1
     );
-    result::init().map_err(error::driver).context("the NVIDIA driver does not start")
+    result::init().map_err(error::driver).context("the NVIDIA driver failed to initialise")
 }
 
-/// The CUDA version that the driver supports. The driver must be there.
+/// The CUDA version that the driver supports, major and minor. The driver must be installed.
 pub(in crate::cuda) fn driver_version() -> Result<(i32, i32)> {
     let mut version = 0;
     // SAFETY: the call may be made before the driver is initialised, and writes one integer.
     let status = unsafe { sys::cuDriverGetVersion(&raw mut version) };
-    status.result().map_err(error::driver).context("asking the NVIDIA driver for its version")?;
+    status.result().map_err(error::driver).context("querying the version of the NVIDIA driver")?;
     Ok((version / 1000, version % 1000 / 10))
 }
 
-/// An error where the device is older than the kernels.
+/// Checks that the device's compute capability is high enough for the kernels.
 pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
     let (major, minor) = context.compute_capability().map_err(error::driver)?;
     let name = context.name().map_err(error::driver)?;
@@ -69,22 +69,22 @@ pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
     Ok(())
 }
 
-/// A product of a few tiles for every multiprocessor, and vectors of eight times the second-level cache, both of which fit
-/// what memory is free.
+/// Sizes that measure the device's limits: a matrix product with a few tiles per multiprocessor, and fp32 vectors of
+/// eight times the L2 cache; both are reduced to fit the free memory.
 pub(in crate::cuda) fn limit_sizes(context: &CudaContext) -> Result<LimitSizes> {
     use sys::CUdevice_attribute_enum::{
-        CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as CACHE, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as PROCESSORS,
+        CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE as CACHE, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as MULTIPROCESSORS,
     };
     let attribute = |which| -> Result<usize> {
-        let value = context.attribute(which).map_err(error::driver).context("asking what the device has")?;
+        let value = context.attribute(which).map_err(error::driver).context("querying the device's attributes")?;
         Ok(usize::try_from(value).unwrap_or(0).max(1))
     };
-    // Of the two vectors and the three matrices, each takes an eighth of the free memory at most.
+    // Each of the two vectors and the three matrices takes at most an eighth of the free memory.
     let (free, _) = context.mem_get_info().map_err(error::driver)?;
-    let (most, wanted) = (free / 32, 64 * attribute(PROCESSORS)?.min(128));
-    let side = wanted.min(most.isqrt()).max(64);
+    let (max_len, wanted) = (free / 32, 64 * attribute(MULTIPROCESSORS)?.min(128));
+    let side = wanted.min(max_len.isqrt()).max(64);
     Ok(LimitSizes {
         product_side: 1 << side.ilog2(),
-        vector_len: (2 * attribute(CACHE)?).clamp(1 << 16, most.max(1 << 16)).next_multiple_of(64),
+        vector_len: (2 * attribute(CACHE)?).clamp(1 << 16, max_len.max(1 << 16)).next_multiple_of(64),
     })
 }

@@ -1,39 +1,39 @@
-//! What is compiled, and how: shared by the build script and by compilation at run time.
+//! The kernel modules and their compiler options, shared by the build script and compilation at run time.
 
-/// A kernel file compiled in one way, twice: for fp32 storage and for fp16.
+/// A kernel file with one set of options. It is compiled twice: for fp32 and for fp16 storage.
 pub struct Module {
     pub name: &'static str,
-    /// Its file in `kernels/`, without the ending.
+    /// Its file in `kernels/`, without the extension.
     pub file: &'static str,
-    /// The lowest target that has all it uses. The driver compiles PTX of a lower target for any later device, so more targets
-    /// than these would only make the program larger.
+    /// The lowest compute capability that has every instruction it uses. The driver compiles its PTX for any later
+    /// device, so more targets would only make the program larger.
     pub target: u32,
     pub defines: &'static [&'static str],
 }
 
-/// The oldest device that has the instructions of the module `tensor`, which then takes the place of `implicit`.
+/// The lowest compute capability for the module `tensor`, which replaces `implicit` on such devices.
 pub const TENSOR_TARGET: u32 = 80;
 
 pub const MODULES: &[Module] = &[
-    plain("activation"),
-    plain("bias"),
-    plain("conv"),
-    plain("direct"),
-    plain("dropout"),
-    plain("gather"),
-    plain("grouped"),
-    plain("implicit"),
+    module("activation"),
+    module("bias"),
+    module("conv"),
+    module("direct"),
+    module("dropout"),
+    module("gather"),
+    module("grouped"),
+    module("implicit"),
     Module { name: "tensor", file: "implicit", target: TENSOR_TARGET, defines: &["-DENGINE_TENSOR"] },
-    plain("join"),
-    plain("loss"),
-    plain("lrn"),
-    plain("norm"),
-    plain("optimizer"),
-    plain("pool"),
+    module("join"),
+    module("loss"),
+    module("lrn"),
+    module("norm"),
+    module("optimizer"),
+    module("pool"),
 ];
 
-/// For the oldest device.
-const fn plain(name: &'static str) -> Module {
+/// A module for the oldest supported device.
+const fn module(name: &'static str) -> Module {
     Module { name, file: name, target: 75, defines: &[] }
 }
 

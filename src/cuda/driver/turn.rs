@@ -1,20 +1,20 @@
-//! Turns at what must not happen while a step is captured: a backend captures while no other one of the process starts
-//! cuBLAS, loads kernels, takes page-locked memory, or gives any of them back.
+//! A process-wide re-entrant lock around captures and operations that may break them: while one backend captures a step,
+//! no other may initialise cuBLAS, load kernels, allocate page-locked memory, or release any of them.
 //!
-//! A thread-local capture is ended from another thread by whatever synchronises the context, which all backends on one
-//! device share. This backend itself never does, but `cublasDestroy` does by its documentation, and of cuBLAS's start, of
-//! modules and of page-locked memory no documentation says that they never do. All of these are rare and captures are
-//! short, so one lock serves them all.
+//! Synchronising the context, which all backends on a device share, invalidates a thread-local capture in another
+//! thread. This backend never synchronises it, but `cublasDestroy` is documented to, and the documentation does not
+//! rule it out for initialising cuBLAS, loading modules and allocating page-locked memory. All of these are rare and
+//! captures are short, so one lock suffices.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 
-/// Whose turn it is, and how often that thread has taken it: a turn within a turn is no wait.
+/// The thread that has the turn, and how often it has taken it: the lock is re-entrant.
 static TAKEN: Mutex<Option<(ThreadId, usize)>> = Mutex::new(None);
 static OVER: Condvar = Condvar::new();
 
-/// A turn, over when it is dropped. A type whose parts are dropped in a turn takes it in its `drop` and keeps it in its last
-/// field, because fields are dropped after that and in their order.
+/// The lock's guard: dropping it ends the turn. A type whose fields must be dropped within a turn takes it in `drop`
+/// and stores it in its last field: fields are dropped after `drop`, in declaration order.
 #[derive(Debug)]
 pub(in crate::cuda) struct Turn(());
 
@@ -39,7 +39,7 @@ impl Drop for Turn {
     }
 }
 
-/// A panic elsewhere leaves nothing half done here.
+/// Ignores poisoning: a panic cannot leave the state inconsistent.
 fn lock() -> MutexGuard<'static, Option<(ThreadId, usize)>> {
     TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -53,7 +53,7 @@ mod tests {
     use super::Turn;
 
     #[test]
-    fn a_turn_within_a_turn_is_no_wait_and_other_threads_wait_for_both() {
+    fn turns_are_reentrant_and_exclude_other_threads() {
         let (outer, inner) = (Turn::take(), Turn::take());
         let (done, taken) = mpsc::channel();
         let other = thread::spawn(move || {
@@ -61,9 +61,9 @@ mod tests {
             done.send(()).expect("the test listens");
         });
         drop(inner);
-        assert!(taken.recv_timeout(Duration::from_millis(50)).is_err(), "the outer turn is not over");
+        assert!(taken.recv_timeout(Duration::from_millis(50)).is_err(), "the outer turn has not ended");
         drop(outer);
-        taken.recv_timeout(Duration::from_secs(10)).expect("the turn is over");
+        taken.recv_timeout(Duration::from_secs(10)).expect("the turn has ended");
         other.join().expect("no panic");
     }
 }

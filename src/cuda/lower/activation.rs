@@ -1,4 +1,4 @@
-//! Activations on their own.
+//! Activations that are not fused into another operator.
 
 use anyhow::Result;
 

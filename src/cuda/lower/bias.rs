@@ -1,32 +1,31 @@
-//! Bias: added with the activation, and with the pooling that follows, in one pass; its gradient in one pass with the
-//! activation's.
+//! Bias: the addition is fused with the activation, and the bias gradient with the activation's gradient.
 
 use anyhow::Result;
 
 use super::Lowering;
-use super::params::{Plain, fit, params};
+use super::params::{Pod, fit, params};
 use crate::cuda::program::{BLOCK, Buffer};
 use crate::cuda::scratch::MAX_PARTIALS;
 use crate::ops::{
     Activation, ActivationBackward, ActivationForward, BiasActivationBackward, GradientEpilogue, RunOn, Span,
 };
 
-/// Blocks that a pass is cut into, at most: several for each multiprocessor of a large device.
-const MOST_BLOCKS: usize = 512;
+/// Target for the number of blocks of a pass: several per multiprocessor of a large device.
+const TARGET_BLOCKS: usize = 512;
 
-/// Rows that a thread sums itself, at least.
-const LEAST_ROWS: usize = 4;
+/// Minimum rows that each thread sums.
+const MIN_ROWS_PER_THREAD: usize = 4;
 
-/// Threads of a warp; `WARP` in `kernels/common.cuh`.
+/// Threads per warp; `WARP` in `kernels/common.cuh`.
 const WARP: usize = 32;
 
-/// How a grid goes over `[rows][channels]`; `struct ColumnGrid` in `kernels/reduce.cuh`.
+/// How a grid covers `[rows][channels]`; `struct ColumnGrid` in `kernels/reduce.cuh`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ColumnGrid {
     rows: u64,
     channels: u32,
-    /// Vectors of channels side by side in a block, a power of two.
+    /// Vectors of adjacent channels per block, a power of two.
     width: u32,
     rows_per_block: u32,
     unused: u32,
@@ -34,17 +33,17 @@ pub(super) struct ColumnGrid {
 
 const _: () = assert!(size_of::<ColumnGrid>() == 24);
 
-// SAFETY: numbers without gaps.
-unsafe impl Plain for ColumnGrid {}
+// SAFETY: numbers without padding bytes.
+unsafe impl Pod for ColumnGrid {}
 
 impl ColumnGrid {
-    /// For threads that take `lanes` channels each; with the grid to launch.
+    /// The size of the grid, and its parameters, for threads that process `lanes` channels each.
     pub fn new(rows: usize, channels: usize, lanes: usize) -> Result<([usize; 2], Self)> {
         let vectors = channels.div_ceil(lanes);
         let width = vectors.next_power_of_two().min(WARP);
         let column_blocks = vectors.div_ceil(width);
-        let row_blocks = (MOST_BLOCKS / column_blocks).clamp(1, MAX_PARTIALS);
-        let rows_per_block = rows.div_ceil(row_blocks).max(LEAST_ROWS * BLOCK / width);
+        let row_blocks = (TARGET_BLOCKS / column_blocks).clamp(1, MAX_PARTIALS);
+        let rows_per_block = rows.div_ceil(row_blocks).max(MIN_ROWS_PER_THREAD * BLOCK / width);
         let blocks = [column_blocks, rows.div_ceil(rows_per_block)];
         let grid = Self {
             rows: rows as u64,
@@ -66,7 +65,7 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
                 op => ActivationBackward { op, output, d_output, d_input: d_output }.run_on(lowering),
             };
         };
-        let (kernel, lanes) = lowering.form("bias_activation_backward", &[channels], &[output, d_output]);
+        let (kernel, lanes) = lowering.variant("bias_activation_backward", &[channels], &[output, d_output]);
         let (blocks, grid) = ColumnGrid::new(d_output.len / channels, channels, lanes)?;
         let params = params!(
             lowering.target, 72 bytes,
@@ -78,7 +77,7 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
 }
 
 impl Lowering<'_> {
-    /// An epilogue in a pass of its own, after an operator that has no fused one: `d_input` is `[rows][channels]`.
+    /// Runs an epilogue as a separate pass, for operators that do not fuse it; `d_input` is `[rows][channels]`.
     pub(super) fn gradient_epilogue(
         &mut self,
         channels: usize,
@@ -106,7 +105,7 @@ impl Lowering<'_> {
             self.target, 40 bytes, [input = output, bias, output],
             count: u64 = output.len, channels: u32, slope: f32 = activation.code(),
         );
-        let (kernel, lanes) = self.form("bias_activation_forward", &[channels], &[output]);
+        let (kernel, lanes) = self.variant("bias_activation_forward", &[channels], &[output]);
         self.launch_over(kernel, output.len / lanes, params)
     }
 }

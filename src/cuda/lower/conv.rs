@@ -1,5 +1,5 @@
-//! Convolution, by the algorithm that was chosen for it: an implicit product, a direct kernel, or im2col in pieces that fit
-//! the workspace, then cuBLAS.
+//! Convolution by the chosen algorithm: implicit GEMM, a direct kernel, or im2col in pieces that fit the workspace
+//! followed by cuBLAS.
 
 use anyhow::Result;
 
@@ -16,7 +16,7 @@ use crate::ops::{
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         let algorithm = lowering.choose_for(Direction::Forward, &self.op, self.input, self.pool.is_some());
-        // A pooling in a pass of its own takes bias and activation along.
+        // A separate pooling pass also applies bias and activation.
         let pool = self.pool.filter(|pool| algorithm != Some(Algorithm::Implicit) || !implicit::fuses(&pool.op));
         let conv = match pool {
             Some(_) => &Self { activation: Activation::Identity, bias: None, pool: None, ..*self },
@@ -28,17 +28,17 @@ impl RunOn<Lowering<'_>> for Conv2dForward {
             Some(Algorithm::Direct) => lowering.direct_forward(conv),
             Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_forward(conv),
         }?;
-        pool.map_or(Ok(()), |pool| lowering.pool_maxima((self.activation, self.bias), self.output, pool))
+        pool.map_or(Ok(()), |pool| lowering.max_pool_forward((self.activation, self.bias), self.output, pool))
     }
 }
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         match lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, false) {
-            None => lowering.grouped_weight(self),
-            Some(Algorithm::Implicit) => lowering.implicit_weight(self),
+            None => lowering.grouped_backward_weight(self),
+            Some(Algorithm::Implicit) => lowering.implicit_backward_weight(self),
             Some(Algorithm::Direct) => lowering.direct_backward_weight(self),
-            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_weight(self),
+            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_backward_weight(self),
         }
     }
 }
@@ -46,16 +46,16 @@ impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
 impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, self.epilogue.is_some()) {
-            None => lowering.grouped_input(self),
-            Some(Algorithm::Implicit) => return lowering.implicit_input(self),
-            Some(_) => lowering.im2col_input(self),
+            None => lowering.grouped_backward_input(self),
+            Some(Algorithm::Implicit) => return lowering.implicit_backward_input(self),
+            Some(_) => lowering.im2col_backward_input(self),
         }?;
         lowering.gradient_epilogue(self.op.input.channels, self.d_input, self.epilogue)
     }
 }
 
 impl Lowering<'_> {
-    /// None where there are groups or gaps, for which there is but one.
+    /// Chooses an algorithm; `None` for grouped or dilated convolutions, which have only one.
     fn choose_for(&mut self, direction: Direction, op: &Conv2d, images: Span, epilogue: bool) -> Option<Algorithm> {
         if !op.is_plain() {
             return None;
@@ -80,18 +80,18 @@ impl Lowering<'_> {
         self.bias_activation_forward(activation, op.out_channels, bias, output)
     }
 
-    fn im2col_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
+    fn im2col_backward_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
         let Conv2dBackwardWeight { ref op, input, d_output, d_weight } = *conv;
         let (d_y, d_weight, row) = (self.address(d_output), self.address(d_weight), op.out_channels * self.real_size());
         self.over_columns(op, input, |first, count, columns| {
-            // d_yᵀ [oc, count] · columns [count, k·k·ic] → d_weight [oc, k·k·ic], pieces in order
+            // d_yᵀ [oc, count] · columns [count, k·k·ic] → d_weight [oc, k·k·ic], summed over the pieces in order
             let (size, d_y) = ([op.out_channels, op.patch_len(), count], d_y.plus(first * row));
             let product = Gemm::new(size, Operand::transposed(d_y), Operand::plain(columns), d_weight);
             Gemm { float_result: true, accumulate: first > 0, ..product }
         })
     }
 
-    fn im2col_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
+    fn im2col_backward_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
         let Conv2dBackwardInput { ref op, d_output, weight, d_input, .. } = *conv;
         let (pixels, batch) = (op.output()?.pixels(), d_input.len / op.input.len());
         let (d_y, d_x, weight) = (self.address(d_output), self.address(d_input), self.weight(weight));
@@ -105,7 +105,7 @@ impl Lowering<'_> {
             self.gemm(product(0, batch * pixels, d_x));
             return Ok(());
         }
-        let (kernel, lanes) = self.form("col2im", &[op.input.channels], &[d_input]);
+        let (kernel, lanes) = self.variant("col2im", &[op.input.channels], &[d_input]);
         let samples_at_once = (self.columns_capacity(op) / pixels).max(1);
         for first in (0..batch).step_by(samples_at_once) {
             let samples = samples_at_once.min(batch - first);
@@ -119,13 +119,13 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Rows of this convolution's columns that fit the workspace.
+    /// How many rows of this convolution's columns fit the workspace.
     fn columns_capacity(&self, op: &Conv2d) -> usize {
         self.target.columns / (op.patch_len() * self.real_size())
     }
 
-    /// The products `product(first row, rows, their columns)` for pieces of the columns: the input itself where the
-    /// convolution is pointwise, else their im2col.
+    /// Launches `product(first_row, row_count, columns)` for each piece of the im2col columns. For a pointwise
+    /// convolution the columns are the input itself, in one piece.
     fn over_columns(
         &mut self,
         op: &Conv2d,
@@ -138,7 +138,7 @@ impl Lowering<'_> {
             self.gemm(product(0, rows, x));
             return Ok(());
         }
-        let (kernel, lanes) = self.form("im2col", &[op.input.channels], &[input]);
+        let (kernel, lanes) = self.variant("im2col", &[op.input.channels], &[input]);
         let rows_at_once = self.columns_capacity(op).max(1);
         for first in (0..rows).step_by(rows_at_once) {
             let count = rows_at_once.min(rows - first);

@@ -1,4 +1,4 @@
-//! Convolutions of one input channel, without a matrix product.
+//! Direct convolution kernels for a single input channel, without a matrix product.
 
 use anyhow::Result;
 
@@ -9,15 +9,15 @@ use crate::cuda::program::{BLOCK, Buffer};
 use crate::cuda::scratch::{MAX_DIRECT_BLOCKS, MAX_DIRECT_CHANNELS};
 use crate::ops::{Conv2d, Conv2dBackwardWeight, Conv2dForward};
 
-/// Pixels that a thread of a weight gradient sums itself, at least.
-const LEAST_PIXELS: usize = 4;
+/// Minimum pixels that each thread of a weight gradient sums.
+const MIN_PIXELS_PER_THREAD: usize = 4;
 
 /// Whether a convolution has direct kernels.
 pub(super) fn applies(op: &Conv2d) -> bool {
     op.input.channels == 1 && matches!(op.window.kernel, 3 | 5) && op.out_channels <= MAX_DIRECT_CHANNELS
 }
 
-/// Channels that a thread of the weight gradient sums: what its registers hold.
+/// Output channels per thread of the weight gradient, limited by registers.
 fn channels_per_thread(op: &Conv2d) -> usize {
     if op.window.kernel == 3 { 4 } else { 1 }
 }
@@ -41,7 +41,7 @@ impl Lowering<'_> {
         let Conv2dBackwardWeight { op, input, d_output, d_weight } = *conv;
         let pixels = d_output.len / op.out_channels;
         let width = op.out_channels.div_ceil(channels_per_thread(&op)).next_power_of_two();
-        let pixels_per_block = pixels.div_ceil(MAX_DIRECT_BLOCKS).max(LEAST_PIXELS * BLOCK / width);
+        let pixels_per_block = pixels.div_ceil(MAX_DIRECT_BLOCKS).max(MIN_PIXELS_PER_THREAD * BLOCK / width);
         let kernel = format!("direct_backward_weight_{}", op.window.kernel);
         let params = params!(
             self.target, 104 bytes,

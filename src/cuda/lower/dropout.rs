@@ -1,4 +1,4 @@
-//! Dropout, with seed and step in device memory, where a captured step finds them.
+//! Dropout. Seed and step are in device memory, so that a captured step reads their current values.
 
 use anyhow::Result;
 

@@ -1,4 +1,4 @@
-//! Batches from images on the device, normalised, and in training changed at random.
+//! Gathers batches from the images on the device: normalises them and, in training, applies random augmentation.
 
 use anyhow::Result;
 
@@ -8,8 +8,8 @@ use crate::cuda::program::Buffer;
 use crate::ops::{Augmentation, Gather, RunOn};
 use crate::shape::Shape;
 
-/// Values of an image that one block changes: enough to make up for its draws.
-const VALUES_OF_A_BLOCK: usize = 4096;
+/// Values of an image per block: enough to amortise the block's random draws.
+const VALUES_PER_BLOCK: usize = 4096;
 
 impl RunOn<Lowering<'_>> for Gather {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -31,7 +31,7 @@ impl RunOn<Lowering<'_>> for Gather {
             height: u32, width: u32, channels: u32,
             crop_padding: u32, flip: u32, cutout: u32, brightness: f32, contrast: f32,
         );
-        let parts = shape.len().div_ceil(VALUES_OF_A_BLOCK).min(1 << 15);
+        let parts = shape.len().div_ceil(VALUES_PER_BLOCK).min(1 << 15);
         lowering.launch("gather_augment", [batch, parts], params)
     }
 }

@@ -1,27 +1,27 @@
-//! The window of an operator over an image, as kernels take it.
+//! The geometry of a sliding window over an image, as a kernel parameter.
 
 use anyhow::Result;
 
-use super::params::{Plain, fit};
+use super::params::{Pod, fit};
 use crate::ops::Conv2d;
 use crate::shape::{Shape, Window};
 
-/// `Geometry` of `kernels/geometry.cuh`: height, width and channels of the input, then of the output, then kernel, stride,
-/// padding, groups and dilation.
+/// `struct Geometry` in `kernels/geometry.cuh`: height, width and channels of the input and of the output, then kernel,
+/// stride, padding, groups and dilation.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry([u32; 11]);
 
 const _: () = assert!(size_of::<Geometry>() == 44);
 
-// SAFETY: numbers of one size.
-unsafe impl Plain for Geometry {}
+// SAFETY: numbers without padding bytes.
+unsafe impl Pod for Geometry {}
 
 impl Geometry {
-    /// Of pooling, and whatever else has a window without groups and dilation.
+    /// The geometry of pooling and other operators without groups and dilation.
     ///
     /// # Errors
-    /// Where a size is too large for a kernel.
+    /// If a size exceeds 32 bits.
     pub fn new(input: Shape, output: Shape, window: Window) -> Result<Self> {
         Self::grouped(input, output, window, [1, 1])
     }

@@ -1,4 +1,4 @@
-//! Implicit matrix products: convolutions and linear layers in one launch, whose columns are never written.
+//! Implicit GEMM: convolutions and linear layers in one launch, without materialising the im2col columns.
 
 use anyhow::{Result, ensure};
 
@@ -13,19 +13,18 @@ use crate::ops::{
 };
 use crate::shape::Window;
 
-/// Whether a pooling ends the convolution before it in one launch.
+/// Whether the kernel of the preceding convolution can fuse this pooling.
 pub(super) fn fuses(pool: &MaxPool2d) -> bool {
     pool.window == Window { kernel: 2, stride: 2, padding: 0 } && !pool.ceil_mode
 }
 
-/// Whether there is room for the column sums of a product's tiles: a product with more sums its bias gradient in a pass of its
-/// own.
+/// Whether the column sums of a product's tiles fit the scratch. If they do not, a separate pass computes the epilogue.
 fn sums_columns(rows: usize, cols: usize) -> bool {
-    // Whatever its tile: none is lower than 32 rows, or narrower than 32 columns where there are more.
+    // Valid for every tile: all have at least 32 rows, and at least 32 columns if the product has more than 16.
     rows.div_ceil(32).saturating_mul(cols) <= MAX_COLUMN_SUMS && cols.div_ceil(32) <= MAX_COLUMNS
 }
 
-/// Whether the kernels' 32-bit indices suffice.
+/// Whether the kernels' 32-bit indices suffice for this convolution.
 pub(super) fn applies(op: &Conv2d, batch: usize) -> bool {
     let Ok(output) = op.output() else { return false };
     let limit = 1 << 31;
@@ -40,17 +39,19 @@ pub(super) fn applies(op: &Conv2d, batch: usize) -> bool {
         })
 }
 
-/// Of split products: their parts, and a counter for each tile and group of parts.
+/// Partial results of split-K products.
 const PARTIALS: Address = Address::at(Buffer::ProductPartials);
+
+/// Counters of finished blocks: one per tile, then one per group of parts.
 const COUNTERS: Address = Address::at(Buffer::ProductCounters);
 
 impl Lowering<'_> {
-    /// `output = activation(windows · Wᵀ + bias)`, pooled in the same launch by what [`fuses`].
+    /// `output = activation(windows · Wᵀ + bias)`, followed in the same launch by a pooling that [`fuses`].
     pub(super) fn implicit_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
         let Conv2dForward { ref op, activation, bias, .. } = *conv;
         let batch = conv.input.len / op.input.len();
         let (kernel, output, argmax, rows) = match conv.pool {
-            // Eight windows of four pixels are 32 rows.
+            // Each 32 rows hold eight pooling windows of four pixels.
             Some(PoolEpilogue { op, output, argmax }) => {
                 ("conv2d_forward_pooled", output, argmax, (batch * op.output()?.pixels()).div_ceil(8) * 32)
             }
@@ -63,12 +64,12 @@ impl Lowering<'_> {
             op: Geometry = Geometry::of_conv(op)?, batch: u32, slope: f32 = activation.code(),
         );
         let vector = self.reads_vectors(&[op.input.channels], [input, weight]);
-        let (tiles, form) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
-        self.implicit(kernel, form, [rows, op.out_channels, op.patch_len()], tiles, params)
+        let (tiles, variant) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
+        self.implicit(kernel, variant, [rows, op.out_channels, op.patch_len()], tiles, params)
     }
 
     /// `d_weight = d_outputᵀ · windows`
-    pub(super) fn implicit_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
+    pub(super) fn implicit_backward_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
         let op = &conv.op;
         let batch = conv.input.len / op.input.len();
         let (input, d_output) = (self.address(conv.input), self.address(conv.d_output));
@@ -78,13 +79,13 @@ impl Lowering<'_> {
             op: Geometry = Geometry::of_conv(op)?, batch: u32,
         );
         let vector = self.reads_vectors(&[op.input.channels, op.out_channels], [input, d_output]);
-        let (tiles, form) = if vector { (Tiles::NotSlim, "") } else { (Tiles::Square, "_scalar") };
+        let (tiles, variant) = if vector { (Tiles::NotSlim, "") } else { (Tiles::Square, "_scalar") };
         let size = [op.out_channels, op.patch_len(), batch * op.output()?.pixels()];
-        self.implicit("conv2d_backward_weight", form, size, tiles, params)
+        self.implicit("conv2d_backward_weight", variant, size, tiles, params)
     }
 
-    /// `d_input = gradients over each pixel · W`, and its epilogue.
-    pub(super) fn implicit_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
+    /// `d_input = windows of d_output · W`, and its epilogue.
+    pub(super) fn implicit_backward_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
         let op = &conv.op;
         let (batch, channels) = (conv.d_input.len / op.input.len(), op.input.channels);
         let pixels = batch * op.input.pixels();
@@ -102,27 +103,27 @@ impl Lowering<'_> {
             slope: f32 = masked.map_or(1.0, |epilogue| epilogue.activation.code()),
         );
         let vector = self.reads_vectors(&[channels, op.out_channels], [d_output, weight]);
-        let (tiles, form) = match (vector, op.window.stride) {
+        let (tiles, variant) = match (vector, op.window.stride) {
             (true, 1) => (Tiles::All, ""),
             (true, _) => (Tiles::Square, "_strided"),
             (false, _) => (Tiles::Square, "_scalar"),
         };
         let size = [pixels, channels, op.window.kernel * op.window.kernel * op.out_channels];
-        self.implicit("conv2d_backward_input", form, size, tiles, params)?;
+        self.implicit("conv2d_backward_input", variant, size, tiles, params)?;
         self.gradient_epilogue(channels, conv.d_input, conv.epilogue.filter(|_| fused.is_none()))
     }
 
-    /// Whether two operands, contiguous along `lengths`, are read by 16 bytes.
+    /// Whether the operands, which are contiguous along `lengths`, can be read in vectors of 16 bytes.
     fn reads_vectors(&self, lengths: &[usize], operands: [Address; 2]) -> bool {
         let vector = self.vector();
         lengths.iter().all(|length| length.is_multiple_of(vector)) && operands.iter().all(|it| it.is_aligned(16))
     }
 
-    /// Launches `kernel` in its `form` with the tile that suits `rows · cols` sums over `depth`.
+    /// Launches a `variant` of `kernel` with the tile that suits a `[rows, cols]` product over `depth`.
     fn implicit(
         &mut self,
         kernel: &str,
-        form: &str,
+        variant: &str,
         [rows, cols, depth]: [usize; 3],
         tiles: Tiles,
         params: Params,
@@ -133,7 +134,7 @@ impl Lowering<'_> {
         let fp32 = self.target.precision == Precision::Fp32;
         let split = SplitK::new([rows, cols, depth], tiles, self.vector() / 4, fp32);
         ensure!(split.splits == 1 || split.tiles * split.splits <= MAX_PARTS, "{split:?} has too many parts");
-        let (name, grid) = (format!("{kernel}_{}{form}", split.tile.name()), [split.tiles, split.splits]);
+        let (name, grid) = (format!("{kernel}_{}{variant}", split.tile.name()), [split.tiles, split.splits]);
         self.launches.push(Launch::Kernel(KernelLaunch::new(name, grid, split.tile.shared_bytes(), params)?));
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Joins.
+//! Joins and copies: addition, channel copies for concatenation, and subsampling shortcuts.
 
 use anyhow::Result;
 
@@ -34,7 +34,7 @@ impl RunOn<Lowering<'_>> for CopyChannels {
             source_stride: u32 = op.source_channels, source_offset: u32 = op.source_offset,
             target_stride: u32 = op.target_channels, target_offset: u32 = op.target_offset,
         );
-        let (kernel, lanes) = lowering.form("copy_channels", &lengths, &[input, output]);
+        let (kernel, lanes) = lowering.variant("copy_channels", &lengths, &[input, output]);
         lowering.launch_over(kernel, pixels * op.channels / lanes, params)
     }
 }
@@ -52,7 +52,7 @@ impl RunOn<Lowering<'_>> for SubsampleBackward {
 }
 
 impl Lowering<'_> {
-    /// One thread for each value that is written.
+    /// Launches one thread per element of `target`.
     fn subsample(&mut self, kernel: &str, op: &Subsample, source: Span, target: Span) -> Result<()> {
         let window = Window { kernel: 1, stride: op.stride, padding: 0 };
         let params = params!(

@@ -1,5 +1,5 @@
-//! The linear layer, by the algorithm that was chosen for it: products by cuBLAS, products by cuBLASLt that end in bias and
-//! activation or in their gradients, or the implicit convolution of one pixel.
+//! The linear layer by the chosen algorithm: cuBLAS, cuBLASLt with bias and activation (or their gradients) as an
+//! epilogue, or implicit GEMM as the convolution of one pixel.
 
 use anyhow::Result;
 
@@ -66,7 +66,7 @@ impl RunOn<Lowering<'_>> for LinearBackwardWeight {
         }
         match algorithm {
             Algorithm::Implicit => {
-                lowering.implicit_weight(&Conv2dBackwardWeight { op: as_conv(&op), input, d_output, d_weight })
+                lowering.implicit_backward_weight(&Conv2dBackwardWeight { op: as_conv(&op), input, d_output, d_weight })
             }
             _ => {
                 lowering.gemm(gemm);
@@ -90,7 +90,7 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
         match (lowering.choose_product(&site, &gemm, lt_epilogue), lt_epilogue) {
             (Algorithm::Implicit, _) => {
                 let op = as_conv(&op);
-                lowering.implicit_input(&Conv2dBackwardInput { op, d_output, weight, d_input, epilogue })
+                lowering.implicit_backward_input(&Conv2dBackwardInput { op, d_output, weight, d_input, epilogue })
             }
             (Algorithm::CublasLt, Some(lt_epilogue)) => {
                 lowering.launches.push(Launch::LtGemm(gemm, lt_epilogue));
@@ -108,7 +108,7 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
 }
 
 impl Lowering<'_> {
-    /// A product of a layer, without epilogue and mask.
+    /// The site of a layer's product, without epilogue and mask.
     fn linear_site(&self, direction: Direction, op: &Linear, batch: usize) -> Site {
         let precision = self.target.precision;
         Site { direction, op: as_conv(op), batch, linear: true, epilogue: false, mask: false, precision }
@@ -122,12 +122,12 @@ impl Lowering<'_> {
     ) -> Algorithm {
         let mut candidates = vec![Algorithm::Gemm];
         candidates.extend(implicit::applies(&site.op, site.batch).then_some(Algorithm::Implicit));
-        let by_lt = epilogue.is_some_and(|epilogue| self.choose.offers(gemm, &epilogue));
+        let by_lt = epilogue.is_some_and(|epilogue| self.choose.lt_supports(gemm, &epilogue));
         candidates.extend(by_lt.then_some(Algorithm::CublasLt));
         self.choose.choose(site, &candidates)
     }
 
-    /// What of a layer's end cuBLASLt does with the product; nothing where it can do nothing.
+    /// The part of bias and activation that cuBLASLt can fuse into the forward product; `None` without a bias.
     fn forward_epilogue(&self, linear: &LinearForward) -> Option<LtEpilogue<Address>> {
         let bias = Some(self.weight(linear.bias?));
         let mask = linear.relu_mask.map(|mask| self.relu_mask(mask, linear.op.out_features));
@@ -137,8 +137,9 @@ impl Lowering<'_> {
         })
     }
 
-    /// What of an epilogue cuBLASLt does with the product: back through a ReLU whose mask it has left in the forward pass. In
-    /// fp16 the bias gradient is left to the weight gradient: here it would have the type of the product, and be rounded.
+    /// The epilogue that cuBLASLt can fuse into an input gradient: the gradient of a ReLU whose mask the forward
+    /// product has written. In fp16 the bias gradient is deferred to the weight gradient, because cuBLASLt would round
+    /// it to half here.
     fn input_epilogue(&self, op: &Linear, epilogue: Option<GradientEpilogue>) -> Option<LtEpilogue<Address>> {
         let epilogue = epilogue.filter(|epilogue| epilogue.activation == Activation::Relu)?;
         let mask = epilogue.relu_mask.filter(|mask| self.masks.contains(mask))?;

@@ -1,4 +1,4 @@
-//! Local response normalisation, a thread for each value.
+//! Local response normalisation, one thread per value.
 
 use anyhow::Result;
 

@@ -1,5 +1,5 @@
-//! From operators to launches: pure, without a driver or a device, so that tests and `summary --plan` see the very list that
-//! runs. One file an operator, with the stems of `ops/`.
+//! Lowers operators to launches. Lowering needs no driver and no device, so tests and `summary --plan` see exactly the
+//! list that runs. There is one file per operator, named as in `ops/`.
 
 mod activation;
 mod bias;
@@ -31,29 +31,29 @@ use anyhow::{Context, Result};
 use super::gemm::{Gemm, LtEpilogue};
 use super::program::{Address, Buffer, KernelLaunch, Launch, LoweredStep, Params, grid_over};
 use crate::ops::{Algorithm, Precision, Region, RunOn, Span, Step};
-use params::Place;
+use params::HasAddress;
 
-/// What of a device the launches depend on.
+/// Properties of the device and its setup that launches depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     pub precision: Precision,
-    /// Bytes for the columns of convolutions.
+    /// Bytes available for im2col columns.
     pub columns: usize,
 }
 
-/// Who decides between equivalent launches.
+/// Chooses between equivalent launches.
 pub(super) trait Choose {
-    /// One of the candidates, of which there is at least one.
+    /// Returns one of the candidates, which are never empty.
     fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm;
 
-    /// Whether cuBLASLt computes a product that ends like this.
-    fn offers(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool;
+    /// Whether cuBLASLt supports a product with this epilogue.
+    fn lt_supports(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool;
 }
 
 /// Lowers a sequence.
 ///
 /// # Errors
-/// Where an operator is too large for the kernels.
+/// If an operator is too large for the kernels.
 pub(super) fn lower(steps: Vec<Step>, target: Target, choose: &mut dyn Choose) -> Result<Vec<LoweredStep>> {
     let mut lowering = Lowering::new(target, choose);
     let lowered = |step: Step| {
@@ -63,14 +63,14 @@ pub(super) fn lower(steps: Vec<Step>, target: Target, choose: &mut dyn Choose) -
     steps.into_iter().map(lowered).collect()
 }
 
-/// A sequence on its way: what is launched for the step that is lowered, and what the steps before left for it.
+/// The state of lowering a sequence: the launches of the current step, and results of earlier steps that it may use.
 pub(super) struct Lowering<'a> {
     target: Target,
     choose: &'a mut dyn Choose,
     launches: Vec<Launch>,
-    /// ReLU masks that forward products left, by their spans.
+    /// ReLU masks that forward products have written.
     pub masks: HashSet<Span>,
-    /// Bias gradients that input gradients left to weight gradients.
+    /// Bias gradients that input gradients have deferred to weight gradients.
     pub deferred: HashSet<Span>,
 }
 
@@ -89,7 +89,7 @@ impl<'a> Lowering<'a> {
         self.target.precision == Precision::Fp16
     }
 
-    /// Bytes of an activation.
+    /// Bytes per element of activations.
     fn real_size(&self) -> usize {
         self.target.precision.real_size()
     }
@@ -103,7 +103,7 @@ impl<'a> Lowering<'a> {
         span.address(self.target)
     }
 
-    /// A weight as products read it: rounded where the storage is.
+    /// The address of a weight as products read it: with fp16, of its rounded copy.
     fn weight(&self, span: Span) -> Address {
         match span.region {
             Region::Parameters if self.is_fp16() => Address::at(Buffer::HalfParameters).plus(span.offset * 2),
@@ -111,9 +111,10 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// The name of `kernel` in its form for some operands, and the elements that a thread of it takes at once: 16 bytes by
-    /// `<kernel>_vec` where `lengths` are all multiples of that and `spans` begin on it.
-    fn form(&self, kernel: &str, lengths: &[usize], spans: &[Span]) -> (String, usize) {
+    /// The variant of `kernel` for these operands, and the elements that one of its threads processes: `<kernel>_vec`,
+    /// with 16 bytes of elements, if all `lengths` and the offsets of all `spans` are multiples of that; else `kernel`,
+    /// with one.
+    fn variant(&self, kernel: &str, lengths: &[usize], spans: &[Span]) -> (String, usize) {
         let vector = self.vector();
         let vectorised =
             lengths.iter().chain(spans.iter().map(|span| &span.offset)).all(|it| it.is_multiple_of(vector));
@@ -125,7 +126,7 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// For a kernel that covers any number of items, one for each thread at a time.
+    /// Launches a grid-stride kernel over `items` items.
     fn launch_over(&mut self, kernel: impl Into<String>, items: usize, params: Params) -> Result<()> {
         self.launch(kernel, grid_over(items), params)
     }

@@ -1,4 +1,4 @@
-//! Batch normalisation: statistics and values in a pass each, and so their gradients.
+//! Batch normalisation: one pass for the statistics and one for the values, in both directions.
 
 use anyhow::Result;
 
@@ -8,8 +8,8 @@ use super::params::params;
 use crate::cuda::program::Buffer;
 use crate::ops::{Activation, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
 
-/// As the epsilon of `factors_of` in `kernels/norm.cu`: statistics are means and inverse deviations already.
-const OWN: f32 = -1.0;
+/// Passed as epsilon if the statistics are means and inverse standard deviations, not variances; see `kernels/norm.cu`.
+const NO_EPSILON: f32 = -1.0;
 
 impl RunOn<Lowering<'_>> for BatchNorm2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -23,10 +23,10 @@ impl RunOn<Lowering<'_>> for BatchNorm2dForward {
             lowering.target, 72 bytes,
             [input, weight, bias, statistics = saved.unwrap_or(running), residual, output],
             count: u64, channels: u32,
-            epsilon: f32 = if saved.is_some() { OWN } else { op.epsilon }, slope: f32 = activation.code(),
+            epsilon: f32 = if saved.is_some() { NO_EPSILON } else { op.epsilon }, slope: f32 = activation.code(),
         );
         let spans = [input, residual.unwrap_or(input), output];
-        let (kernel, lanes) = lowering.form("norm_forward", &[channels], &spans);
+        let (kernel, lanes) = lowering.variant("norm_forward", &[channels], &spans);
         lowering.launch_over(kernel, count / lanes, params)
     }
 }
@@ -38,24 +38,24 @@ impl RunOn<Lowering<'_>> for BatchNorm2dBackward {
         let rows = self.op.training_rows(count / self.op.input.len())?;
         lowering.norm_gradient_sums(rows, self)?;
         let Some(d_input) = self.d_input else { return Ok(()) };
-        // What had a residual is through its activation already.
+        // With a residual, the first pass has already applied the activation's gradient to `d_output`.
         let activation = if self.output.is_some() { Activation::Identity } else { self.activation };
         let params = params!(
             lowering.target, 88 bytes,
             [input, d_output, weight, bias, saved, d_weight, d_bias, d_input],
             count: u64, channels: u32, share: f32 = 1.0 / rows as f32, slope: f32 = activation.code(),
         );
-        let (kernel, lanes) = lowering.form("norm_backward_input", &[channels], &[input, d_output, d_input]);
+        let (kernel, lanes) = lowering.variant("norm_backward_input", &[channels], &[input, d_output, d_input]);
         lowering.launch_over(kernel, count / lanes, params)
     }
 }
 
 impl Lowering<'_> {
-    /// Mean and inverse deviation of the batch, and the running statistics' step towards them.
+    /// Computes the batch's means and inverse standard deviations, and updates the running statistics.
     fn norm_statistics(&mut self, norm: &BatchNorm2dForward, saved: Span) -> Result<()> {
         let BatchNorm2dForward { ref op, input, running, .. } = *norm;
         let channels = op.input.channels;
-        let (kernel, lanes) = self.form("norm_statistics", &[channels], &[input]);
+        let (kernel, lanes) = self.variant("norm_statistics", &[channels], &[input]);
         let (blocks, grid) = ColumnGrid::new(input.len / channels, channels, lanes)?;
         let params = params!(
             self.target, 72 bytes,
@@ -65,12 +65,12 @@ impl Lowering<'_> {
         self.launch(kernel, blocks, params)
     }
 
-    /// The gradients of weight and bias, and with a residual its own, in place.
+    /// Computes the gradients of weight and bias. With a residual, also computes its gradient, in place in `d_output`.
     fn norm_gradient_sums(&mut self, rows: usize, norm: &BatchNorm2dBackward) -> Result<()> {
         let BatchNorm2dBackward { input, output, weight, bias, saved, d_output, d_weight, d_bias, .. } = *norm;
         let channels = norm.op.input.channels;
         let spans = [input, d_output, output.unwrap_or(input)];
-        let (kernel, lanes) = self.form("norm_backward_sums", &[channels], &spans);
+        let (kernel, lanes) = self.variant("norm_backward_sums", &[channels], &spans);
         let (blocks, grid) = ColumnGrid::new(rows, channels, lanes)?;
         let (partial, block_counters) = (Buffer::Partials, Buffer::BlockCounters);
         let params = params!(

@@ -8,20 +8,20 @@ use crate::cuda::program::{Address, BLOCK, Buffer, KernelLaunch, Launch, grid_ov
 use crate::cuda::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
 use crate::ops::{Precision, RunOn, SgdUpdate};
 
-/// Places in `Buffer::LossScaling`: `{scale f32, good steps u32, skipped steps u64, overflow i32}`.
+/// Offsets in `Buffer::LossScaling`: `{scale f32, good_steps u32, skipped_steps u64, overflow i32}`.
 const SCALE: usize = 0;
 const GOOD_STEPS: usize = 4;
 const SKIPPED_STEPS: usize = 8;
 const OVERFLOW: usize = 16;
 
 impl Lowering<'_> {
-    /// A place in the loss scale's state; none where the precision has no scale.
-    pub(super) fn loss_scaling(&self, place: usize) -> Option<Address> {
-        self.is_fp16().then(|| Address::at(Buffer::LossScaling).plus(place))
+    /// The address at `offset` in the loss scale's state; `None` if the precision does not use loss scaling.
+    pub(super) fn loss_scaling(&self, offset: usize) -> Option<Address> {
+        self.is_fp16().then(|| Address::at(Buffer::LossScaling).plus(offset))
     }
 }
 
-/// The rounded copy of the parameters, where there is one.
+/// The rounded copy of the parameters; `None` unless the precision is fp16.
 fn half_parameters(target: Target) -> Option<Buffer> {
     (target.precision == Precision::Fp16).then_some(Buffer::HalfParameters)
 }
@@ -60,7 +60,7 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
     }
 }
 
-/// Exchanges `count` parameters and their average.
+/// Exchanges `count` parameters with their average.
 pub(in crate::cuda) fn swap_average(count: usize, target: Target) -> Result<Launch> {
     let params = params!(
         target, 32 bytes,

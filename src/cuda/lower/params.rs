@@ -1,26 +1,26 @@
-//! A kernel's parameters, declared and filled in at once: the struct of the same fields in its file, as bytes.
+//! Kernel parameters: a macro that declares a parameter struct with the layout of the kernel's and fills it in.
 
 use std::fmt::Debug;
 
 use anyhow::{Result, anyhow};
 
 use super::Target;
-use crate::cuda::program::{Address, Buffer, place};
+use crate::cuda::program::{Address, Buffer, region_buffer};
 use crate::ops::Span;
 
-/// The parameters of a kernel, with the size that `kernels/` asserts too: addresses first, then numbers, those of 8 bytes before
-/// those of 4. A field without `=` has the value of the variable of its name. An address may be that of a [`Place`], and a
-/// number any that [`fit`]s its type.
+/// The parameters of a kernel; `kernels/` asserts the same size. Addresses come first, then numbers of 8 bytes, then
+/// numbers of 4 bytes. A field without `=` takes the value of the variable with its name. The value of an address is
+/// any [`HasAddress`], that of a number any number that [`fit`] converts.
 ///
 /// # Errors
-/// Returns from where it stands if a number does not fit.
+/// Returns the error from the enclosing function if a number does not fit its type.
 macro_rules! params {
     (
         $target:expr, $bytes:literal bytes,
         [$($address:ident $(= $place:expr)?),* $(,)?]
         $(, $field:ident: $type:ty $(= $value:expr)?)* $(,)?
     ) => {{
-        use $crate::cuda::lower::params::{self, Place, value};
+        use $crate::cuda::lower::params::{self, HasAddress, value};
         #[repr(C)]
         #[allow(dead_code, reason = "the layout alone is used")]
         struct Layout {
@@ -30,14 +30,14 @@ macro_rules! params {
         const _: () = assert!(size_of::<Layout>() == $bytes);
         let mut words = vec![0; $bytes / 8];
         $({
-            let address = Place::address(value!($address $(= $place)?), $target);
+            let address = HasAddress::address(value!($address $(= $place)?), $target);
             params::put(&mut words, std::mem::offset_of!(Layout, $address), address);
         })*
         $({
             let number: $type = params::fit(value!($field $(= $value)?))?;
             params::put(&mut words, std::mem::offset_of!(Layout, $field), number);
         })*
-        $crate::cuda::program::Params { words, pointers: [$(stringify!($address)),*].len() }
+        $crate::cuda::program::Params { words, pointer_count: [$(stringify!($address)),*].len() }
     }};
 }
 
@@ -52,60 +52,60 @@ macro_rules! value {
 }
 pub(super) use {params, value};
 
-/// What has an address.
-pub(super) trait Place {
+/// A value with a symbolic address.
+pub(super) trait HasAddress {
     fn address(self, target: Target) -> Address;
 }
 
-impl Place for Address {
+impl HasAddress for Address {
     fn address(self, _target: Target) -> Address {
         self
     }
 }
 
-impl Place for Buffer {
+impl HasAddress for Buffer {
     fn address(self, _target: Target) -> Address {
         Address::at(self)
     }
 }
 
-impl Place for Span {
+impl HasAddress for Span {
     fn address(self, target: Target) -> Address {
-        let (buffer, size) = place(self.region, target.precision);
+        let (buffer, size) = region_buffer(self.region, target.precision);
         Address::at(buffer).plus(self.offset * size)
     }
 }
 
-/// Null where there is none.
-impl<P: Place> Place for Option<P> {
+/// `None` is the null address.
+impl<P: HasAddress> HasAddress for Option<P> {
     fn address(self, target: Target) -> Address {
         self.map_or(Address::NULL, |place| place.address(target))
     }
 }
 
-/// A number as a kernel's parameter, which often has fewer bits.
+/// Converts a number to the type of a kernel's parameter, which often has fewer bits.
 ///
 /// # Errors
-/// Where it is too large: the operator does not work on that many.
+/// If the number is too large for the type.
 pub(super) fn fit<T: Copy + Debug, U: TryFrom<T>>(value: T) -> Result<U> {
     U::try_from(value).map_err(|_| anyhow!("{value:?} is too large for a CUDA kernel's parameter"))
 }
 
-/// What a field of parameters may be.
+/// A type that may be a field of kernel parameters.
 ///
 /// # Safety
-/// All of its bytes are initialised.
-pub(super) unsafe trait Plain: Copy {}
+/// All bytes of a value must be initialised.
+pub(super) unsafe trait Pod: Copy {}
 
 // SAFETY: numbers.
-unsafe impl Plain for Address {}
-unsafe impl Plain for u64 {}
-unsafe impl Plain for u32 {}
-unsafe impl Plain for f32 {}
+unsafe impl Pod for Address {}
+unsafe impl Pod for u64 {}
+unsafe impl Pod for u32 {}
+unsafe impl Pod for f32 {}
 
-/// Writes a field of parameters at its offset in bytes.
-pub(super) fn put<T: Plain>(words: &mut [u64], offset: usize, value: T) {
+/// Writes a field of kernel parameters at an offset in bytes.
+pub(super) fn put<T: Pod>(words: &mut [u64], offset: usize, value: T) {
     assert!(offset + size_of::<T>() <= size_of_val(words));
-    // SAFETY: within the words, and all bytes are initialised.
+    // SAFETY: the range is within `words`, and all bytes of `value` are initialised.
     unsafe { words.as_mut_ptr().byte_add(offset).cast::<T>().write_unaligned(value) }
 }

@@ -1,4 +1,4 @@
-//! Pooling; max pooling takes the bias and activation of the convolution before it along.
+//! Pooling. Max pooling also applies the bias and activation of the preceding convolution, or their gradients.
 
 use anyhow::{Result, ensure};
 
@@ -16,7 +16,7 @@ use crate::shape::{Shape, Window};
 impl RunOn<Lowering<'_>> for MaxPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         let Self { op, input, output, argmax } = *self;
-        lowering.pool_maxima((Activation::Identity, None), input, PoolEpilogue { op, output, argmax })
+        lowering.max_pool_forward((Activation::Identity, None), input, PoolEpilogue { op, output, argmax })
     }
 }
 
@@ -27,7 +27,7 @@ impl RunOn<Lowering<'_>> for MaxPool2dBackward {
         let (activation, d_bias) = epilogue.map_or((Activation::Identity, None), |it| (it.activation, it.d_bias));
         let pooled = epilogue.filter(|_| activation != Activation::Identity).map(|epilogue| epilogue.output);
         let spans = [d_output, argmax, d_input, pooled.unwrap_or(d_output)];
-        let (mut kernel, lanes) = lowering.form("max_pool_backward", &[shape.channels], &spans);
+        let (mut kernel, lanes) = lowering.variant("max_pool_backward", &[shape.channels], &spans);
         let mut pixels = d_input.len / shape.channels;
         if lanes > 1 && tiles_the_input(op, shape) {
             (kernel, pixels) = ("max_pool_backward_tiles_vec".into(), d_output.len / shape.channels);
@@ -44,25 +44,25 @@ impl RunOn<Lowering<'_>> for MaxPool2dBackward {
 
 impl RunOn<Lowering<'_>> for AvgPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average("avg_pool_forward", self.input, self.output, geometry(&self.op)?)
+        lowering.average_pool("avg_pool_forward", self.input, self.output, geometry(&self.op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AvgPool2dBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average("avg_pool_backward", self.d_output, self.d_input, geometry(&self.op)?)
+        lowering.average_pool("avg_pool_backward", self.d_output, self.d_input, geometry(&self.op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AdaptiveAvgPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average("adaptive_avg_pool_forward", self.input, self.output, adaptive_geometry(&self.op)?)
+        lowering.average_pool("adaptive_avg_pool_forward", self.input, self.output, adaptive_geometry(&self.op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AdaptiveAvgPool2dBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average("adaptive_avg_pool_backward", self.d_output, self.d_input, adaptive_geometry(&self.op)?)
+        lowering.average_pool("adaptive_avg_pool_backward", self.d_output, self.d_input, adaptive_geometry(&self.op)?)
     }
 }
 
@@ -70,7 +70,7 @@ fn geometry(op: &AvgPool2d) -> Result<Geometry> {
     Geometry::new(op.input, op.output()?, op.window)
 }
 
-/// Without a window.
+/// The geometry of adaptive pooling, whose window fields are unused.
 fn adaptive_geometry(op: &AdaptiveAvgPool2d) -> Result<Geometry> {
     for (inputs, outputs) in [(op.input.height, op.height), (op.input.width, op.width)] {
         let fits = (inputs + 1).checked_mul(outputs + 1).is_some_and(|product| u32::try_from(product).is_ok());
@@ -80,14 +80,14 @@ fn adaptive_geometry(op: &AdaptiveAvgPool2d) -> Result<Geometry> {
 }
 
 impl Lowering<'_> {
-    /// A thread for each value of the target.
-    fn average(&mut self, kernel: &str, source: Span, target: Span, op: Geometry) -> Result<()> {
+    /// Launches one thread per element of `target`.
+    fn average_pool(&mut self, kernel: &str, source: Span, target: Span, op: Geometry) -> Result<()> {
         let params = params!(self.target, 72 bytes, [source, target], count: u64 = target.len, op: Geometry);
         self.launch_over(kernel, target.len, params)
     }
 
-    /// `pool.output` = the maxima of `activation(input + bias)`.
-    pub(super) fn pool_maxima(
+    /// `output = max_pool(activation(input + bias))`
+    pub(super) fn max_pool_forward(
         &mut self,
         (activation, bias): (Activation, Option<Span>),
         input: Span,
@@ -99,12 +99,12 @@ impl Lowering<'_> {
             op: Geometry = Geometry::new(op.input, shape, op.window)?, slope: f32 = activation.code(),
         );
         let spans = [input, output, argmax.unwrap_or(output)];
-        let (kernel, lanes) = self.form("max_pool_forward", &[shape.channels], &spans);
+        let (kernel, lanes) = self.variant("max_pool_forward", &[shape.channels], &spans);
         self.launch_over(kernel, output.len / lanes, params)
     }
 }
 
-/// Whether the windows lie side by side and cover the whole input.
+/// Whether the windows do not overlap and cover the whole input.
 fn tiles_the_input(op: &MaxPool2d, output: Shape) -> bool {
     let Window { kernel, stride, padding } = op.window;
     let covers = |outputs: usize, inputs: usize| outputs * kernel == inputs;

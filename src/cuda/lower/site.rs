@@ -1,11 +1,12 @@
-//! Convolutions and linear layers as far as their speed depends on it: what an algorithm is chosen for.
+//! Sites: the properties of a convolution or linear layer that its speed depends on. An algorithm is chosen for each
+//! site.
 
 use std::fmt;
 
 use crate::ops::{Conv2d, Linear, Precision};
 use crate::shape::{Shape, Window};
 
-/// Which product of a layer.
+/// Which of a layer's products a site computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::cuda) enum Direction {
     Forward,
@@ -13,27 +14,28 @@ pub(in crate::cuda) enum Direction {
     BackwardInput,
 }
 
-/// An operator's call.
+/// An operator with its shape, batch, epilogue and precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::cuda) struct Site {
     pub(super) direction: Direction,
     pub(super) op: Conv2d,
     pub(super) batch: usize,
     pub(super) linear: bool,
-    /// Whether pooling, or the layer before's activation and bias, ends it; of a weight gradient, whether it is the bias's too.
+    /// Whether the product has an epilogue: pooling in the forward pass, the activation's gradient and bias gradient of
+    /// the preceding layer in an input gradient, and the bias gradient in a weight gradient.
     pub(super) epilogue: bool,
-    /// Whether the mask of a ReLU may be left, or used.
+    /// Whether the product may write the mask of a ReLU, or read it.
     pub(super) mask: bool,
     pub(super) precision: Precision,
 }
 
-/// The convolution that a linear layer is.
+/// A linear layer as a 1×1 convolution of one pixel.
 pub(super) fn as_conv(op: &Linear) -> Conv2d {
     let window = Window { kernel: 1, stride: 1, padding: 0 };
     Conv2d::new(Shape::new(1, 1, op.in_features), op.out_features, window)
 }
 
-/// As in files.
+/// The site's name in files: `config.toml` and the tuning cache.
 impl fmt::Display for Site {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let direction = match self.direction {
@@ -48,7 +50,7 @@ impl fmt::Display for Site {
         }
         write!(f, ", batch {}", self.batch)?;
         f.write_str(if self.epilogue { ", with epilogue" } else { "" })?;
-        // The mask's name in runs and caches that there are.
+        // Existing runs and caches contain this name.
         f.write_str(if self.mask { ", with the ReLU mask" } else { "" })?;
         write!(f, ", {}", self.precision)
     }

@@ -18,14 +18,15 @@ pub(in crate::cuda) struct Graph {
 unsafe impl Send for Graph {}
 
 impl Graph {
-    /// Captures what `body` launches on `stream`; nothing runs.
+    /// Captures the launches of `body` on `stream` without running them.
     pub fn capture(stream: &Arc<CudaStream>, body: impl FnOnce() -> Result<()>) -> Result<Self> {
         let _turn = Turn::take();
-        // Relaxed would let a synchronous call slip in; thread-local refuses it here and leaves other threads alone.
+        // Thread-local mode makes a synchronous call in this thread an error, which relaxed mode would not, and does
+        // not affect other threads.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         stream.begin_capture(mode).map_err(error::driver).context("capturing a step")?;
         let captured = body();
-        // Where the body failed, the capture is ended and dropped.
+        // End the capture even if `body` failed; its error is returned below.
         let graph = stream.end_capture(CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
         captured?;
         let graph = graph.map_err(error::driver).context("capturing a step")?.context("nothing was captured")?;
@@ -38,7 +39,7 @@ impl Graph {
 }
 
 impl Drop for Graph {
-    /// The graph is destroyed in its context. What fails here has failed before, and was reported.
+    /// The graph must be destroyed in its context. An error here has occurred before and was reported then.
     fn drop(&mut self) {
         let _ = self.stream.context().bind_to_thread();
     }

@@ -1,4 +1,4 @@
-//! Programs on a device: launched as they come, captured, replayed, timed.
+//! Runs programs on a device: launches, captures, replays and times them.
 
 mod graph;
 mod timing;
@@ -17,7 +17,7 @@ use crate::ops::{Op, Span, Step, Subset};
 use crate::shape::Shape;
 use graph::Graph;
 
-/// What launches are made with: all on one stream.
+/// The kernels and libraries that launches use, all on one stream.
 pub(super) struct Runner {
     pub stream: Arc<CudaStream>,
     pub modules: Modules,
@@ -32,9 +32,9 @@ impl Runner {
                 let mut params = kernel.resolved(resolve)?;
                 self.modules.launch(&self.stream, &kernel.name, kernel.grid, kernel.shared, &mut params)
             }
-            Launch::Gemm(gemm) => self.blas.product(&gemm.resolved(&resolve)?),
+            Launch::Gemm(gemm) => self.blas.gemm(&gemm.resolved(&resolve)?),
             Launch::LtGemm(gemm, epilogue) => {
-                self.blas.lt_product(&gemm.resolved(&resolve)?, &epilogue.resolved(&resolve)?)
+                self.blas.lt_gemm(&gemm.resolved(&resolve)?, &epilogue.resolved(&resolve)?)
             }
         }
     }
@@ -44,20 +44,20 @@ impl Runner {
     }
 }
 
-/// A lowered sequence, and how far its capture has come.
+/// A lowered sequence and the state of its capture.
 pub struct Program {
     pub(super) steps: Vec<LoweredStep>,
-    /// What it takes from the data sets.
+    /// The batches it reads from the data sets: subset, batch size and image shape.
     pub(super) gathers: Vec<(Subset, usize, Shape)>,
     state: State,
 }
 
 enum State {
-    /// It never ran.
+    /// Never run.
     New,
-    /// It ran once, so that all it needs is loaded.
+    /// Run once, so everything it needs is loaded.
     Warm,
-    /// Captured when the memory was of that generation.
+    /// Captured with the addresses of this [`Memory::generation`].
     Captured(Graph, u64),
 }
 
@@ -70,11 +70,12 @@ impl Program {
         Self { gathers: gathers.collect(), steps, state: State::New }
     }
 
-    /// Runs it: the first time as it comes, then captured, then replayed; without `graphs` always as it comes.
+    /// Runs the program: the first run launches it directly, the second captures it as a graph, and later runs replay
+    /// the graph. Without `graphs`, every run launches it directly.
     pub(super) fn run(&mut self, runner: &Runner, memory: &Memory, graphs: bool) -> Result<()> {
         let generation = memory.generation();
         match &self.state {
-            State::Captured(graph, its) if *its == generation => return graph.launch(),
+            State::Captured(graph, captured) if *captured == generation => return graph.launch(),
             State::New => {
                 self.launch(runner, memory)?;
                 self.state = State::Warm;
@@ -83,7 +84,7 @@ impl Program {
             _ if !graphs => return self.launch(runner, memory),
             State::Warm | State::Captured(..) => {}
         }
-        self.state = State::Warm; // an old graph goes before the new one is made
+        self.state = State::Warm; // drop an old graph before capturing the new one
         let graph = Graph::capture(&runner.stream, || self.launch(runner, memory))?;
         graph.launch()?;
         self.state = State::Captured(graph, generation);
@@ -92,15 +93,15 @@ impl Program {
 
     fn launch(&self, runner: &Runner, memory: &Memory) -> Result<()> {
         for LoweredStep { step, launches } in &self.steps {
-            check(memory, step)?;
+            check_operands(memory, step)?;
             runner.launch_all(memory, launches).with_context(|| step.label.clone())?;
         }
         Ok(())
     }
 }
 
-/// An error where a step's operands are outside of what is allocated.
-pub(super) fn check(memory: &Memory, step: &Step) -> Result<()> {
+/// Checks that a step's operands, and the labels of its batch, are within what is allocated.
+pub(super) fn check_operands(memory: &Memory, step: &Step) -> Result<()> {
     let operands = step.op.operands();
     let mut spans = operands.reads().into_iter().chain(operands.writes());
     spans.try_for_each(|span: Span| memory.check(span).map(|_| ())).with_context(|| step.label.clone())?;
@@ -109,7 +110,7 @@ pub(super) fn check(memory: &Memory, step: &Step) -> Result<()> {
         Op::SoftmaxCrossEntropy(loss) => loss.logits.len / loss.classes,
         _ => return Ok(()),
     };
-    let room = memory.get(Buffer::Labels)?.len() / 4;
-    ensure!(batch <= room, "{}: a batch of {batch}, and {room} labels were allocated for", step.label);
+    let capacity = memory.get(Buffer::Labels)?.len() / 4;
+    ensure!(batch <= capacity, "{}: a batch of {batch}, but only {capacity} labels were allocated", step.label);
     Ok(())
 }

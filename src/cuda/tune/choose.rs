@@ -1,4 +1,4 @@
-//! Who decides between equivalent launches: the trial of a step, what the tuner chose, or rules where there is no device.
+//! Implementations of [`Choose`]: a trial of one candidate, the tuner's choices, and fixed rules without a device.
 
 use std::collections::BTreeMap;
 
@@ -11,42 +11,44 @@ use crate::cuda::program::Address;
 use crate::cuda::run::Runner;
 use crate::ops::Algorithm;
 
-/// Whether cuBLASLt computes a product of these places: of their addresses only the alignment counts.
-fn offers(runner: &Runner, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
+/// Whether cuBLASLt supports a product with symbolic addresses, of which only the alignment matters.
+fn lt_supports(runner: &Runner, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
     let aligned = |address: Address| Ok::<u64, std::convert::Infallible>(address.parts().map_or(0, |(_, at)| at | 256));
     let (Ok(gemm), Ok(epilogue)) = (gemm.resolved(&aligned), epilogue.resolved(&aligned));
-    runner.blas.lt_offers(&gemm, &epilogue)
+    runner.blas.lt_supports(&gemm, &epilogue)
 }
 
-/// Chooses one algorithm, which must be a candidate, or the first; and notes what it is asked.
+/// Chooses `algorithm`, which must be a candidate, or else the first candidate, and records the site and its
+/// candidates.
 pub(super) struct Trial<'a> {
     pub runner: &'a Runner,
     pub algorithm: Option<Algorithm>,
-    pub asked: Option<(String, Vec<Algorithm>)>,
+    /// Site and candidates of the choice, if there was one.
+    pub query: Option<(String, Vec<Algorithm>)>,
 }
 
 impl Choose for Trial<'_> {
     fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm {
-        self.asked = Some((site.to_string(), candidates.to_vec()));
+        self.query = Some((site.to_string(), candidates.to_vec()));
         self.algorithm.unwrap_or(candidates[0])
     }
 
-    fn offers(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
-        offers(self.runner, gemm, epilogue)
+    fn lt_supports(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
+        lt_supports(self.runner, gemm, epilogue)
     }
 }
 
-/// Chooses as the tuner has, and notes what was asked for.
-pub(in crate::cuda) struct Chosen<'a> {
+/// Applies the tuner's choices, and records the choice of every site in the tuner.
+pub(in crate::cuda) struct TunerChoice<'a> {
     pub tuner: &'a mut Tuner,
     pub runner: &'a Runner,
 }
 
-impl Choose for Chosen<'_> {
+impl Choose for TunerChoice<'_> {
     fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm {
         let name = site.to_string();
-        let algorithm = match self.tuner.asked {
-            Some(asked) => asked_or_instead(asked, candidates),
+        let algorithm = match self.tuner.requested {
+            Some(requested) => requested_or_fallback(requested, candidates),
             None => {
                 let chosen = self.tuner.chosen.get(&name).copied().filter(|it| candidates.contains(it));
                 chosen.unwrap_or(candidates[0])
@@ -56,52 +58,53 @@ impl Choose for Chosen<'_> {
         algorithm
     }
 
-    fn offers(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
-        matches!(self.tuner.asked, None | Some(Algorithm::CublasLt)) && offers(self.runner, gemm, epilogue)
+    fn lt_supports(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
+        matches!(self.tuner.requested, None | Some(Algorithm::CublasLt)) && lt_supports(self.runner, gemm, epilogue)
     }
 }
 
-/// Chooses without a device: what is asked for or recorded, else the fewest launches.
-pub(in crate::cuda) struct WithoutDevice<'a> {
-    pub asked: Option<Algorithm>,
+/// Chooses without a device: the recorded algorithm, else the requested one, else the one with the fewest launches.
+pub(in crate::cuda) struct DevicelessChoice<'a> {
+    pub requested: Option<Algorithm>,
     pub recorded: &'a BTreeMap<String, Algorithm>,
 }
 
-impl Choose for WithoutDevice<'_> {
+impl Choose for DevicelessChoice<'_> {
     fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm {
         let recorded = self.recorded.get(&site.to_string()).copied().filter(|it| candidates.contains(it));
-        recorded.unwrap_or_else(|| match self.asked {
-            Some(asked) => asked_or_instead(asked, candidates),
-            None => in_one_launch(candidates).unwrap_or(candidates[0]),
+        recorded.unwrap_or_else(|| match self.requested {
+            Some(requested) => requested_or_fallback(requested, candidates),
+            None => single_launch(candidates).unwrap_or(candidates[0]),
         })
     }
 
-    fn offers(&mut self, _gemm: &Gemm<Address>, _epilogue: &LtEpilogue<Address>) -> bool {
-        self.asked == Some(Algorithm::CublasLt) || !self.recorded.is_empty()
+    fn lt_supports(&mut self, _gemm: &Gemm<Address>, _epilogue: &LtEpilogue<Address>) -> bool {
+        self.requested == Some(Algorithm::CublasLt) || !self.recorded.is_empty()
     }
 }
 
-/// The algorithm asked for, or what takes its place where an operator does not have it: cuBLAS, but of convolutions with
-/// cuBLASLt for linear layers, one launch.
-fn asked_or_instead(asked: Algorithm, candidates: &[Algorithm]) -> Algorithm {
-    match (asked, in_one_launch(candidates)) {
-        _ if candidates.contains(&asked) => asked,
+/// The requested algorithm, or a fallback if it is not a candidate: cuBLAS, except that a request for cuBLASLt, which
+/// does not compute convolutions, falls back to an algorithm with a single launch.
+fn requested_or_fallback(requested: Algorithm, candidates: &[Algorithm]) -> Algorithm {
+    match (requested, single_launch(candidates)) {
+        _ if candidates.contains(&requested) => requested,
         (Algorithm::CublasLt, Some(algorithm)) => algorithm,
         _ => candidates[0],
     }
 }
 
-fn in_one_launch(candidates: &[Algorithm]) -> Option<Algorithm> {
+/// The first candidate that takes a single launch.
+fn single_launch(candidates: &[Algorithm]) -> Option<Algorithm> {
     [Algorithm::Direct, Algorithm::Implicit].into_iter().find(|it| candidates.contains(it))
 }
 
-/// The algorithm of the least time; the first of equals.
+/// The fastest algorithm and its time; the first if several are equally fast.
 ///
 /// # Errors
-/// Where there is none: nothing may be chosen that was not a candidate.
+/// If `times` is empty.
 pub(super) fn fastest(site: &str, times: &[(Algorithm, f64)]) -> Result<(Algorithm, f64)> {
     let least = times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
-    least.with_context(|| format!("{site} has no algorithm"))
+    least.with_context(|| format!("{site}: no algorithm is available"))
 }
 
 #[cfg(test)]
@@ -110,7 +113,7 @@ mod tests {
     use crate::ops::Algorithm::{Direct, Implicit};
 
     #[test]
-    fn the_first_of_the_fastest_is_chosen_and_none_of_none() {
+    fn fastest_is_the_first_of_equals_and_an_error_if_there_are_none() {
         assert_eq!(fastest("site", &[(Implicit, 2.0), (Direct, 1.0)]).expect("one"), (Direct, 1.0));
         assert_eq!(fastest("site", &[(Implicit, 1.0), (Direct, 1.0)]).expect("one"), (Implicit, 1.0));
         assert!(fastest("site", &[]).is_err());

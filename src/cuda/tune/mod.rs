@@ -1,10 +1,10 @@
-//! Which algorithm every convolution and linear layer gets: the one asked for, the one of the resumed run, the one that was
-//! fastest here before, or the fastest that is measured now, as it will be run.
+//! Chooses the algorithm of every convolution and linear layer: the requested one, that of the resumed run, or the
+//! fastest, by times from the cache or measured now on the launches as they will run.
 
 mod cache;
 mod choose;
 
-pub(super) use choose::{Chosen, WithoutDevice};
+pub(super) use choose::{DevicelessChoice, TunerChoice};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,29 +20,29 @@ use crate::ops::{Algorithm, Choice, LinearForward, Op, Precision, Span, Step};
 use cache::TuningCache;
 use choose::{Trial, fastest};
 
-/// What was chosen, and from what it is chosen.
+/// The choices made so far, and what they are based on.
 pub(super) struct Tuner {
-    /// The one asked for; none is the fastest.
-    asked: Option<Algorithm>,
-    /// Of the resumed run.
+    /// The algorithm for all sites; `None` selects the fastest for each.
+    requested: Option<Algorithm>,
+    /// Choices of the resumed run, by site name.
     recorded: BTreeMap<String, Algorithm>,
     cache: TuningCache,
-    /// By the site's name.
+    /// Choices of this run, by site name.
     chosen: BTreeMap<String, Algorithm>,
 }
 
 impl Tuner {
-    /// `identity` names what measured times depend on besides the operator.
+    /// `identity` identifies everything besides the operator that measured times depend on.
     pub fn new(
-        asked: Option<Algorithm>,
+        requested: Option<Algorithm>,
         recorded: BTreeMap<String, Algorithm>,
         identity: impl FnOnce() -> Result<String>,
     ) -> Result<Self> {
-        let cache = if asked.is_some() { TuningCache::default() } else { TuningCache::load(identity()?) };
-        Ok(Self { asked, recorded, cache, chosen: BTreeMap::new() })
+        let cache = if requested.is_some() { TuningCache::default() } else { TuningCache::load(identity()?) };
+        Ok(Self { requested, recorded, cache, chosen: BTreeMap::new() })
     }
 
-    /// All choices since the last [`Tuner::forget`], in the order of their names.
+    /// All choices since the last [`Tuner::forget`], sorted by site name.
     pub fn choices(&self) -> Vec<Choice> {
         let choice = |(site, &algorithm): (&String, &Algorithm)| {
             let microseconds = self.cache.times(site);
@@ -51,24 +51,25 @@ impl Tuner {
         self.chosen.iter().map(choice).collect()
     }
 
-    /// Another plan begins; measured times are kept.
+    /// Clears the choices for a new plan; keeps the measured times.
     pub fn forget(&mut self) {
         self.chosen.clear();
     }
 
-    /// Makes the choices of a sequence, measuring what is not known. It leaves anything in what the steps write.
+    /// Chooses the algorithms of a sequence, measuring those that are not in the cache. Measuring overwrites the steps'
+    /// outputs with arbitrary values.
     pub fn tune(&mut self, runner: &Runner, memory: &Memory, target: Target, steps: &[Step]) -> Result<()> {
-        if self.asked.is_some() {
+        if self.requested.is_some() {
             return Ok(());
         }
         let mut grouped: BTreeSet<usize> = BTreeSet::new();
         let mut measure = Measure { tuner: self, runner, memory, target };
         for (index, step) in steps.iter().enumerate() {
-            if let Some(group) = Group::beginning_with(steps, index) {
+            if let Some(group) = Group::starting_at(steps, index) {
                 measure.choose_together(steps, &group)?;
                 grouped.extend([group.forward, group.input_gradient].into_iter().chain(group.weight_gradient));
             } else if !grouped.contains(&index)
-                && let Some(Timed { site, times }) = measure.timed(step, Before::default())?
+                && let Some(Timed { site, times }) = measure.time_candidates(step, CarriedState::default())?
             {
                 let (algorithm, _) = fastest(&site, &times)?;
                 measure.tuner.chosen.insert(site, algorithm);
@@ -79,20 +80,22 @@ impl Tuner {
     }
 }
 
-/// A linear layer's steps whose choices depend on one another: by cuBLASLt its forward product leaves a mask for the input
-/// gradient that goes back through its ReLU, and in fp16 that one leaves the bias gradient to the layer's weight gradient.
-/// What one of them saves may cost another more. Steps are named by their index.
+/// Steps of a linear layer that must be chosen together, by their indices. With cuBLASLt, the forward product writes a
+/// ReLU mask, which lets the input gradient of the next layer apply the ReLU's gradient; in fp16 that input gradient
+/// defers the bias gradient to the layer's weight gradient. A choice that is faster for one step may slow down another
+/// by more.
 struct Group {
     forward: usize,
-    /// Of the layer behind.
+    /// The input gradient of the next layer.
     input_gradient: usize,
+    /// The weight gradient of the layer itself.
     weight_gradient: Option<usize>,
     mask: Span,
     d_bias: Option<Span>,
 }
 
 impl Group {
-    fn beginning_with(steps: &[Step], forward: usize) -> Option<Self> {
+    fn starting_at(steps: &[Step], forward: usize) -> Option<Self> {
         let Op::LinearForward(LinearForward { relu_mask: Some(mask), .. }) = steps[forward].op else { return None };
         let uses = |step: &Step| match &step.op {
             Op::LinearBackwardInput(input) => input.epilogue.filter(|it| it.relu_mask == Some(mask)),
@@ -107,14 +110,16 @@ impl Group {
     }
 }
 
-/// What earlier steps left for the one that is measured.
+/// Results of earlier steps that affect how a step is lowered.
 #[derive(Clone, Copy, Default)]
-struct Before {
+struct CarriedState {
+    /// The ReLU mask that the forward product wrote.
     mask: Option<Span>,
+    /// The bias gradient that the input gradient deferred.
     deferred: Option<Span>,
 }
 
-/// A step's algorithms that work, at least one, each with its time in microseconds.
+/// The algorithms that work for a step, at least one, each with its time in microseconds.
 struct Timed {
     site: String,
     times: Vec<(Algorithm, f64)>,
@@ -128,20 +133,20 @@ struct Measure<'a> {
 }
 
 impl Measure<'_> {
-    /// Of all combinations that fit together, the one of the least time; the first of equals.
+    /// Chooses the compatible combination with the least total time; the first if several are equally fast.
     fn choose_together(&mut self, steps: &[Step], group: &Group) -> Result<()> {
         let mut best: Option<(f64, Vec<(String, Algorithm)>)> = None;
-        let forward = self.timed_of_group(&steps[group.forward], Before::default())?;
+        let forward = self.time_in_group(&steps[group.forward], CarriedState::default())?;
         for &(first, first_time) in &forward.times {
             let mask = (first == Algorithm::CublasLt).then_some(group.mask);
-            let input = self.timed_of_group(&steps[group.input_gradient], Before { mask, deferred: None })?;
+            let input = self.time_in_group(&steps[group.input_gradient], CarriedState { mask, deferred: None })?;
             for &(second, second_time) in &input.times {
                 let defers = second == Algorithm::CublasLt && self.target.precision == Precision::Fp16;
-                let before = Before { mask, deferred: group.d_bias.filter(|_| defers) };
+                let carried = CarriedState { mask, deferred: group.d_bias.filter(|_| defers) };
                 let mut chosen = vec![(forward.site.clone(), first), (input.site.clone(), second)];
                 let mut total = first_time + second_time;
                 if let Some(index) = group.weight_gradient {
-                    let Timed { site, times } = self.timed_of_group(&steps[index], before)?;
+                    let Timed { site, times } = self.time_in_group(&steps[index], carried)?;
                     let (third, time) = fastest(&site, &times)?;
                     chosen.push((site, third));
                     total += time;
@@ -151,70 +156,71 @@ impl Measure<'_> {
                 }
             }
         }
-        let (_, chosen) = best.with_context(|| format!("{} has no algorithm", forward.site))?;
+        let (_, chosen) = best.with_context(|| format!("{}: no algorithm is available", forward.site))?;
         self.tuner.chosen.extend(chosen);
         Ok(())
     }
 
-    fn timed_of_group(&mut self, step: &Step, before: Before) -> Result<Timed> {
-        self.timed(step, before)?.with_context(|| format!("{} has no choice of algorithms", step.label))
+    fn time_in_group(&mut self, step: &Step, carried: CarriedState) -> Result<Timed> {
+        self.time_candidates(step, carried)?.with_context(|| format!("{} does not choose an algorithm", step.label))
     }
 
-    /// The times of a step's candidates, measured where they are not known; nothing where it has no choice. What the resumed
-    /// run or an earlier program of this one has chosen is the only candidate: a site is computed one way in a run.
-    fn timed(&mut self, step: &Step, before: Before) -> Result<Option<Timed>> {
-        let mut trial = Trial { runner: self.runner, algorithm: None, asked: None };
-        self.lower(step, before, &mut trial)?;
-        let Some((site, candidates)) = trial.asked else { return Ok(None) };
+    /// The times of a step's candidates, measured if they are not cached; `None` if the step does not choose an
+    /// algorithm. If the resumed run or an earlier program has chosen one, it is the only candidate, because a run must
+    /// compute a site in one way throughout.
+    fn time_candidates(&mut self, step: &Step, carried: CarriedState) -> Result<Option<Timed>> {
+        let mut trial = Trial { runner: self.runner, algorithm: None, query: None };
+        self.lower(step, carried, &mut trial)?;
+        let Some((site, candidates)) = trial.query else { return Ok(None) };
         let settled = [&self.tuner.recorded, &self.tuner.chosen].map(|choices| choices.get(&site).copied());
         let settled = settled.into_iter().flatten().find(|settled| candidates.contains(settled));
         let only = if let [only] = candidates[..] { Some(only) } else { settled };
         let times = match only {
             Some(only) => vec![(only, 0.0)],
-            None => self.measure(step, before, &site, &candidates)?,
+            None => self.measure_candidates(step, carried, &site, &candidates)?,
         };
         Ok(Some(Timed { site, times }))
     }
 
-    /// The times of every candidate that works, in their order, so that the first of equals is the same whether it was measured
-    /// now or before. One that fails is logged and skipped, now and at later starts, unless another start may mend it: libraries
-    /// propose what they then refuse, and there are others.
+    /// The times of every candidate that works, in the order of `candidates`, so that ties are resolved in the same way
+    /// whether the times are new or cached. A candidate that fails is logged and skipped: libraries may propose an
+    /// algorithm and then reject it. Later starts skip it too, unless the error is transient.
     ///
     /// # Errors
-    /// Where all fail, the first's.
-    fn measure(
+    /// If all candidates fail: the first error.
+    fn measure_candidates(
         &mut self,
         step: &Step,
-        before: Before,
+        carried: CarriedState,
         site: &str,
         candidates: &[Algorithm],
     ) -> Result<Vec<(Algorithm, f64)>> {
-        let known = |cache: &TuningCache| {
+        let cached = |cache: &TuningCache| {
             let time = |&algorithm: &Algorithm| Some((algorithm, cache.get(site, algorithm)??));
             candidates.iter().filter_map(time).collect::<Vec<_>>()
         };
         let mut new = candidates.to_vec();
         new.retain(|&algorithm| self.tuner.cache.get(site, algorithm).is_none());
-        if new.is_empty() && known(&self.tuner.cache).is_empty() {
-            new.extend(candidates); // all failed before: one must do
+        if new.is_empty() && cached(&self.tuner.cache).is_empty() {
+            new.extend(candidates); // all failed at earlier starts; try them again, since one is needed
         }
         if !new.is_empty() {
-            run::check(self.memory, step)?;
+            run::check_operands(self.memory, step)?;
         }
         let (mut measured, mut failed) = (Vec::new(), None);
         for algorithm in new {
-            let mut trial = Trial { runner: self.runner, algorithm: Some(algorithm), asked: None };
-            let launches = self.lower(step, before, &mut trial)?;
+            let mut trial = Trial { runner: self.runner, algorithm: Some(algorithm), query: None };
+            let launches = self.lower(step, carried, &mut trial)?;
             match run::time(self.runner, self.memory, &launches) {
                 Ok(timed) => {
                     let microseconds = timed.seconds * 1e6;
-                    self.tuner.cache.learn(site, algorithm, Some(microseconds));
+                    self.tuner.cache.record(site, algorithm, Some(microseconds));
                     measured.push((algorithm, microseconds));
                 }
                 Err(error) => {
-                    warn!("{site} fails by {} and is computed otherwise: {error:#}", algorithm.name());
-                    if !error::may_pass(&error) {
-                        self.tuner.cache.learn(site, algorithm, None);
+                    warn!("{site}: {} failed and is skipped: {error:#}", algorithm.name());
+                    if !error::is_transient(&error) {
+                        self.tuner.cache.record(site, algorithm, None);
                     }
                     failed.get_or_insert(error);
                 }
@@ -223,17 +229,17 @@ impl Measure<'_> {
         if !measured.is_empty() {
             debug!("{site}: {measured:?}");
         }
-        let times = known(&self.tuner.cache);
+        let times = cached(&self.tuner.cache);
         match failed {
             Some(error) if times.is_empty() => Err(error),
             _ => Ok(times),
         }
     }
 
-    fn lower(&self, step: &Step, before: Before, trial: &mut Trial) -> Result<Vec<Launch>> {
+    fn lower(&self, step: &Step, carried: CarriedState, trial: &mut Trial) -> Result<Vec<Launch>> {
         let mut lowering = Lowering::new(self.target, trial);
-        lowering.masks.extend(before.mask);
-        lowering.deferred.extend(before.deferred);
+        lowering.masks.extend(carried.mask);
+        lowering.deferred.extend(carried.deferred);
         lowering.step(step)
     }
 }
