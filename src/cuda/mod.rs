@@ -182,8 +182,8 @@ impl Backend for Cuda {
     }
 }
 
-/// The names of the launches of every step of a sequence, computed without a device. For each operator a recorded
-/// choice takes precedence, then the requested algorithm, then the algorithm with the fewest launches.
+/// The names of the launches of every step of a sequence, computed without a device. A requested algorithm
+/// takes precedence, as on a device; then the recorded choice of the operator, then an algorithm that takes one launch.
 ///
 /// # Errors
 /// If an operator is too large for the kernels.

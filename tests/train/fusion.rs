@@ -1,5 +1,7 @@
 //! Fusion in the plan, and the list of launches that needs no device.
 
+use std::collections::BTreeMap;
+
 use cnn_cuda::cuda::{self, Cuda, Options};
 use cnn_cuda::models::find;
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
@@ -118,12 +120,17 @@ fn train_step(plan: &Plan, batch: usize) -> Vec<Step> {
 }
 
 /// The launches of each operator of a training step, compiled on a device.
-fn launched(network: &Network, variant: Variant, batch: usize) -> Vec<Vec<String>> {
-    let mut backend = Cuda::new(options_of(variant)).expect("a CUDA device");
+fn launched_with(network: &Network, batch: usize, options: Options) -> (Cuda, Vec<Vec<String>>) {
+    let mut backend = Cuda::new(options).expect("a CUDA device");
     let plan = Plan::new(network, Mode::Training, batch).expect("a plan");
     backend.allocate(&plan.memory_sizes(false)).expect("memory");
     let program = backend.compile(train_step(&plan, batch)).expect("a program");
-    Cuda::launches(&program).expect("a device launches")
+    let launches = Cuda::launches(&program).expect("a device launches");
+    (backend, launches)
+}
+
+fn launched(network: &Network, variant: Variant, batch: usize) -> Vec<Vec<String>> {
+    launched_with(network, batch, options_of(variant)).1
 }
 
 #[test]
@@ -145,6 +152,20 @@ fn a_device_launches_what_is_listed_without_a_device() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn a_requested_algorithm_overrides_a_recorded_choice_with_and_without_a_device() {
+    on_cuda(|| {
+        let network = model("lenet5");
+        let (backend, gemm) = launched_with(&network, 3, options_of(BLAS_GEMM));
+        let recorded: BTreeMap<_, _> = backend.choices().into_iter().map(|choice| (choice.site, choice.algorithm)).collect();
+        let requesting = |algorithm| Options { algorithm, recorded: recorded.clone(), ..options_of(BLAS_GEMM) };
+        assert_eq!(listed_with(&network, 3, &requesting(None)), gemm);
+        let implicit = listed_with(&network, 3, &requesting(Some(Algorithm::Implicit)));
+        assert_ne!(implicit, gemm);
+        assert_eq!(launched_with(&network, 3, requesting(Some(Algorithm::Implicit))).1, implicit);
     });
 }
 

@@ -93,7 +93,9 @@ impl Modules {
     ) -> Result<()> {
         let kernel = self.kernels.get(name).with_context(|| format!("there is no kernel {name}"))?;
         let (given, taken) = (size_of_val(params), kernel.parameter_bytes);
-        ensure!(taken.is_none_or(|taken| taken == given), "{name} takes {taken:?} bytes of parameters, not {given}");
+        if let Some(taken) = taken {
+            ensure!(taken == given, "{name} takes {taken} bytes of parameters, not {given}");
+        }
         let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
         // SAFETY: the kernel takes one struct, and `params` has its size and layout; its addresses point into spans
         // whose bounds were checked.

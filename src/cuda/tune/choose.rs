@@ -63,7 +63,7 @@ impl Choose for TunerChoice<'_> {
     }
 }
 
-/// Chooses without a device: the recorded algorithm, else the requested one, else the one with the fewest launches.
+/// Chooses without a device: the requested algorithm, else the recorded one, else one that takes a single launch.
 pub(in crate::cuda) struct DevicelessChoice<'a> {
     pub requested: Option<Algorithm>,
     pub recorded: &'a BTreeMap<String, Algorithm>,
@@ -71,15 +71,15 @@ pub(in crate::cuda) struct DevicelessChoice<'a> {
 
 impl Choose for DevicelessChoice<'_> {
     fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm {
+        if let Some(requested) = self.requested {
+            return requested_or_fallback(requested, candidates);
+        }
         let recorded = self.recorded.get(&site.to_string()).copied().filter(|it| candidates.contains(it));
-        recorded.unwrap_or_else(|| match self.requested {
-            Some(requested) => requested_or_fallback(requested, candidates),
-            None => single_launch(candidates).unwrap_or(candidates[0]),
-        })
+        recorded.or_else(|| single_launch(candidates)).unwrap_or(candidates[0])
     }
 
     fn lt_supports(&mut self, _gemm: &Gemm<Address>, _epilogue: &LtEpilogue<Address>) -> bool {
-        self.requested == Some(Algorithm::CublasLt) || !self.recorded.is_empty()
+        self.requested.map_or(!self.recorded.is_empty(), |requested| requested == Algorithm::CublasLt)
     }
 }
 
