@@ -128,7 +128,7 @@ fn damaged_and_foreign_weights_are_refused() {
     let whole = fs::read(&path).expect("read");
     for len in [0, 3, 8, 100, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..len]).expect("write");
-        assert!(refusal(&path).contains("cut or damaged"));
+        assert!(refusal(&path).contains("truncated or damaged"));
     }
     // A header that promises the world: refused by its size, before anything is allocated.
     fs::write(&path, [&u64::MAX.to_le_bytes()[..], b"{}"].concat()).expect("write");
@@ -207,9 +207,9 @@ fn checkpoints_of_another_run_are_refused() {
     assert!(refused(&RunIdentity { train_images: 1, ..identity() }).contains("training images is 320"));
     assert!(refused(&RunIdentity { shuffle: false, ..identity() }).contains("shuffling"));
     save_weights(&path, &network(), &state(false).parameters, &Statistics::default()).expect("saved");
-    assert!(refused(&identity()).contains("no checkpoint"));
+    assert!(refused(&identity()).contains("not a checkpoint"));
     fs::write(&path, b"nonsense").expect("write");
-    assert!(refused(&identity()).contains("cut or damaged"));
+    assert!(refused(&identity()).contains("truncated or damaged"));
 }
 
 #[test]
