@@ -1,4 +1,4 @@
-//! Benchmarks of training steps: whole steps, their parts compared with the device's limits, and each layer's algorithms.
+//! Benchmarks of training steps: whole steps, their parts relative to the device's limits, and each layer's algorithms.
 
 mod algorithms;
 mod profile;

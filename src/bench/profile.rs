@@ -178,8 +178,8 @@ pub fn print(out: &mut impl Write, profile: &Profile) -> Result<()> {
     writeln!(out, "{:<width$}  {:>8.4}", "all", profile.milliseconds)?;
     writeln!(
         out,
-        "\nEach part is timed alone, including synchronisation. A part may exceed the limit: Winograd convolution needs only \
-         4/9 of the operations that are counted, and caches are faster than memory."
+        "\nEach part is timed alone, including synchronisation. A part may exceed the limit: Winograd convolution \
+         needs only 4/9 of the operations that are counted, and caches are faster than memory."
     )?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The roofline of a training step: the operators fused into each part, their buffers and CUDA launches, and the least time
-//! that arithmetic, memory and launches allow.
+//! The roofline of a training step: the operators fused into each part, their buffers and CUDA launches, and the least
+//! time that arithmetic, memory and launches allow.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use crate::network::Network;
 use crate::ops::{Choice, Precision, Step};
 use crate::plan::{Cost, Mode, Plan, Sequence, TrainSettings, ValueId};
 
-/// Memory bandwidth of an H200 SXM. This and the operations per second below are from NVIDIA's data sheet, without sparsity.
+/// Memory bandwidth of an H200 SXM. It and the operations per second below are NVIDIA's figures, without sparsity.
 const BYTES_PER_SECOND: f64 = 4.8e12;
 
 fn operations_per_second(precision: Precision) -> f64 {
@@ -60,8 +60,8 @@ struct Row {
 }
 
 impl PlanSummary {
-    /// Describes a training step over `batch_size` images. `launches` are the CUDA launches of each part, which were found
-    /// with the algorithms `choices` of `device`.
+    /// Describes a training step over `batch_size` images. `launches` are the CUDA launches of each part, which were
+    /// found with the algorithms `choices` of `device`.
     pub fn new(
         network: &Network,
         batch_size: usize,
@@ -111,7 +111,7 @@ fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, l
 
 /// Prints the summary as a table.
 pub fn print(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
-    let header = ["part", "what", "buffers", "MFLOP", "MB", "H200 µs", "CUDA launches"].map(String::from);
+    let header = ["part", "operators", "buffers", "MFLOP", "MB", "H200 µs", "CUDA launches"].map(String::from);
     let mut rows = vec![header];
     rows.extend(summary.parts.iter().map(|row| {
         let list = |buffers: &[usize]| buffers.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");

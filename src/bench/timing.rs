@@ -15,7 +15,7 @@ const WARM_UP: usize = 5;
 /// Steps between two synchronisations with an asynchronous device, because one takes longer than a short step.
 const GROUP: usize = 16;
 
-/// Most bytes of a group's images, unless a single step has more.
+/// Maximum size of a group's images in bytes, unless a single step has more.
 const GROUP_BYTES: usize = 16 << 20;
 
 /// The number of resident batches, which is also the number of steps that are timed together. It is smaller for large
@@ -28,8 +28,8 @@ pub fn resident_batches<B: Backend>(backend: &B, plan: &Plan) -> usize {
     }
 }
 
-/// Times `groups` groups of steps on the resident images. Returns each group's milliseconds per step, in ascending order.
-/// A plan for inference runs on noise.
+/// Times `groups` groups of steps on the resident images. Returns each group's milliseconds per step, in ascending
+/// order. A plan for inference runs on noise.
 pub fn time_steps<B: Backend>(
     backend: &mut B,
     plan: &Plan,

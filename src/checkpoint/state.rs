@@ -1,4 +1,4 @@
-//! `checkpoint.safetensors`: weights, running statistics, optimiser state and position. A run resumes from it bit for bit.
+//! `checkpoint.safetensors`: weights, running statistics, optimiser state and position, to resume a run bit for bit.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Running statistics in safetensors files, under PyTorch's names: `running_mean`, `running_var`, `num_batches_tracked`.
+//! Running statistics in safetensors files: PyTorch's `running_mean`, `running_var` and `num_batches_tracked`.
 
 use anyhow::{Result, bail};
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -28,8 +28,8 @@ pub(super) fn statistics_tensors(network: &Network, statistics: &Statistics) -> 
     statistics.batches_tracked.iter().enumerate().flat_map(tensors_of).collect()
 }
 
-/// Reads the running statistics for which `include` is true of their index; the others get their initial values. A missing
-/// `num_batches_tracked` is 0, as in PyTorch.
+/// Reads the running statistics for which `include` is true of their index; the others get their initial values. A
+/// missing `num_batches_tracked` is 0, as in PyTorch.
 pub(super) fn statistics_from_tensors(
     network: &Network,
     tensors: &SafeTensors,

@@ -56,8 +56,8 @@ pub(super) fn named_tensors(network: &Network, prefix: &str, flat: &[f32]) -> Ve
     network.parameters.iter().map(tensor).collect()
 }
 
-/// Writes tensors and one metadata entry, atomically. Several entries would be written in random order, so the same weights
-/// would not give the same file.
+/// Writes tensors and one metadata entry, atomically. Several entries would be written in random order, so the same
+/// weights would not give the same file.
 pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): (&str, &str)) -> Result<()> {
     let metadata = HashMap::from([(key.to_string(), value.to_string())]);
     let bytes: Vec<Vec<u8>> = tensors.iter().map(|tensor| tensor.values.bytes()).collect();
@@ -79,7 +79,7 @@ pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
     let most = 8 * (3 * network.parameter_count() + network.statistics_len()) as u64 + (1 << 20);
     ensure!(
         metadata.len() <= most,
-        "{} has {} bytes, far more than the weights of {} can have; does the file belong to another network? See --model",
+        "{} has {} bytes, far more than the weights of {} can have; does it belong to another network? See --model",
         path.display(),
         metadata.len(),
         network.name
@@ -153,7 +153,7 @@ fn missing(network: &Network, name: &str, tensors: &SafeTensors) -> anyhow::Erro
     let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
     let dots = if names.len() > 4 { ", …" } else { "" };
     anyhow!(
-        "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Does the file belong to another network? \
+        "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Does it belong to another network? \
          See --model",
         network.name,
         names.len()

@@ -16,8 +16,8 @@ pub fn save_weights(path: &Path, network: &Network, parameters: &[f32], statisti
     write_tensors(path, &tensors, ("format", "pt"))
 }
 
-/// Reads weights for evaluation, with parameters in memory layout. The auxiliary classifiers, which only training uses, may
-/// be missing.
+/// Reads weights for evaluation, with parameters in memory layout. The auxiliary classifiers, which only training uses,
+/// may be missing.
 ///
 /// # Errors
 /// The file is missing or truncated, or its tensors are not those of `network`, with its shapes and finite values.
@@ -25,8 +25,9 @@ pub fn load_weights(path: &Path, network: &Network) -> Result<Weights> {
     Ok(load_pretrained(path, network, 0)?.0)
 }
 
-/// Reads weights to start training from. Also returns whether the file lacks the auxiliary classifiers of `network`; these
-/// then get their initial values for `seed`, as a PyTorch module keeps parameters that are missing in a `state_dict`.
+/// Reads weights to start training from. Also returns whether the file lacks the auxiliary classifiers of `network`;
+/// these then get their initial values for `seed`, as a PyTorch module keeps parameters that a `state_dict`
+/// lacks.
 ///
 /// # Errors
 /// Those of [`load_weights`].

@@ -18,7 +18,7 @@ pub trait Task {
 /// Runs `task` on the device that the settings select, and logs which one that is and why.
 ///
 /// # Errors
-/// A CUDA device given by number cannot be used, or the CPU would have to compute in another precision than fp32.
+/// A CUDA device given by number cannot be used, or a precision other than fp32 is requested on the CPU.
 pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output> {
     let why = match args.device.unwrap_or_default() {
         DeviceChoice::Cpu => "--device cpu".to_string(),
@@ -52,8 +52,8 @@ pub fn check_device(args: &DeviceSettings) -> Result<()> {
     }
 }
 
-/// The CUDA launches of every step of a sequence, found without a device. `choices` are the algorithms that a device has
-/// chosen; without them, `auto` takes those with the fewest launches.
+/// The CUDA launches of every step of a sequence, found without a device. `choices` are the algorithms that a device
+/// has chosen; without them, `auto` takes those with the fewest launches.
 pub fn cuda_launches(
     steps: &[Step],
     sizes: &MemorySizes,

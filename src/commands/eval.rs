@@ -95,8 +95,8 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     options.residency = Residency::Auto;
     let mut dataset = data::load(name, &options)?;
     let own = dataset.classes.len();
-    let of_run = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
-    dataset.widen(given.classes.or(of_run)).map_err(|error| UsageError(error.to_string()))?;
+    let recorded = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
+    dataset.widen(given.classes.or(recorded)).map_err(|error| UsageError(error.to_string()))?;
     Ok(dataset)
 }
 

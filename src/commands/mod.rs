@@ -109,7 +109,7 @@ fn find_model(name: &str) -> Result<&'static Model> {
     models::find(name).map_err(|error| UsageError(error.to_string()).into())
 }
 
-/// The model of a weights file and its run's activation: from the flags, else the run's configuration, else the default.
+/// The model of a weights file and its run's activation: from the flags, else from that run, else the default.
 fn model_of_weights(
     given: &Given<ModelSettings>,
     config: Option<&RunConfig>,

@@ -103,7 +103,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
 /// What weights were trained for: from the flags, else the configuration next to them, else the model's defaults.
 struct WeightsInfo {
     model: &'static Model,
-    /// The one that the weights' run used in place of the model's own.
+    /// The activation that the run used instead of the model's own, if any.
     activation: Option<ActivationChoice>,
     shape: Shape,
     classes: Vec<String>,
@@ -122,10 +122,10 @@ impl WeightsInfo {
         let count = args.input.0.classes.unwrap_or(if classes.is_empty() { model.classes } else { classes.len() });
         classes.truncate(count);
         classes.extend((classes.len()..count).map(|class| class.to_string()));
-        let of_run = || input.map(InputRecord::normalisation);
+        let recorded = || input.map(InputRecord::normalisation);
         // By default, every model takes (x / 255 − 0.5) / 0.5.
         let default = || (vec![0.5], vec![0.5]);
-        let (mean, std) = args.normalisation.0.given().or_else(of_run).unwrap_or_else(default);
+        let (mean, std) = args.normalisation.0.given().or_else(recorded).unwrap_or_else(default);
         let normalisation = data::per_channel((mean, std), shape.channels)?;
         let crop = config.as_ref().is_some_and(RunConfig::has_pictures);
         Ok(Self { model, activation, shape, classes, normalisation, crop })

@@ -22,9 +22,9 @@ use crate::settings::{DeviceChoice, DeviceSettings, Given, bounds, usage};
 pub struct SummaryArgs {
     #[command(flatten)]
     network: NetworkFlags,
-    /// Show the training step instead: its parts with the operators fused into them, their buffers and CUDA launches. The
-    /// algorithms are those with the fewest launches, or with --device N those that this device chooses (it first measures
-    /// those not measured yet). The flags of the device require --plan
+    /// Show the training step instead: its parts with the operators fused into them, their buffers and CUDA launches.
+    /// The algorithms are those with the fewest launches, or with --device N those that this device chooses (it first
+    /// measures those not measured yet). The flags of the device require --plan
     #[arg(long)]
     plan: bool,
     /// Images per step, for the memory estimate and --plan
@@ -44,7 +44,7 @@ struct Summary {
     parameters: usize,
     /// Without auxiliary classifiers, which only training uses.
     evaluated_parameters: usize,
-    /// Running means and variances of batch normalisations, which are not parameters; `num_batches_tracked` is excluded.
+    /// Running means and variances of batch normalisations, without `num_batches_tracked`; not parameters.
     running_statistics: usize,
     multiply_adds: u64,
     memory: Memory,

@@ -23,8 +23,8 @@ use crate::train::{Outcome, Trainer};
 
 #[derive(Args)]
 pub struct TrainArgs {
-    /// Recipe: a TOML file with settings, such as a run's config.toml; flags override it, and --no-FLAG switches off what it
-    /// switches on
+    /// Recipe: a TOML file with settings, such as a run's config.toml; flags override it, and --no-FLAG switches off
+    /// what it switches on
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -101,7 +101,7 @@ fn pretrained_weights(path: &Path, network: &Network, seed: u64) -> Result<Weigh
     let (weights, lacks_auxiliary) = checkpoint::load_pretrained(path, network, seed)?;
     if lacks_auxiliary {
         info!(
-            "{} lacks the auxiliary classifiers of {}: they get random initial weights, with seed {seed}",
+            "{} lacks the auxiliary classifiers of {}: they are initialised with seed {seed}",
             path.display(),
             network.name
         );

@@ -61,7 +61,7 @@ impl Confusion {
     }
 
     fn rows(&self) -> std::slice::ChunksExact<'_, u64> {
-        self.counts.chunks_exact(self.classes.len().max(1)) // chunks of 0 would panic; without classes there are no counts
+        self.counts.chunks_exact(self.classes.len().max(1)) // chunks of 0 would panic
     }
 
     fn matrix(&self) -> String {

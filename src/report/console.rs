@@ -67,9 +67,9 @@ pub fn grouped(number: f64) -> String {
     text
 }
 
-/// A progress bar over the steps of one epoch. It fits 80 columns; a narrower terminal cuts off its end. It is shown only if
-/// stderr is a terminal and `quiet` is not set. It is erased when finished or dropped, so that an error message starts on an
-/// empty line.
+/// A progress bar over the steps of one epoch. It fits 80 columns; a narrower terminal cuts off its end. It is shown
+/// only if stderr is a terminal and `quiet` is not set. It is erased when finished or dropped, so that an error message
+/// starts on an empty line.
 pub struct Progress {
     bar: ProgressBar,
 }
@@ -85,7 +85,7 @@ impl Progress {
     /// A progress bar on the given target.
     pub fn on(target: ProgressDrawTarget, steps_in_epoch: u64, epoch: u32, epochs: u32) -> Self {
         let bar = ProgressBar::with_draw_target(Some(steps_in_epoch), target);
-        // A line that wraps would be redrawn below itself each time. So the message, whose length varies, may be cut off.
+        // A wrapped line would be redrawn below itself each time, so the message, whose length varies, may be cut off.
         // The template is valid; the default style only satisfies the type.
         let template = "{prefix} {bar:14} {pos}/{len}  {wide_msg}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -110,7 +110,7 @@ impl Progress {
         self.bar.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join("  "));
     }
 
-    /// Shows `text` next to the full bar, for work after the last step. Draws at once, because the next update may be late.
+    /// Shows `text` next to the full bar, for work after the last step. Draws at once, because no update follows soon.
     pub fn message(&self, text: &str) {
         if self.bar.is_hidden() {
             return;

@@ -19,7 +19,7 @@ const MAX_DOTS: usize = 40;
 const LABEL_GAP: f64 = 15.0;
 const TICKS: usize = 5;
 
-/// Text and curves have a contrast of 4.5:1 with the light and the dark background. The curves also differ in brightness.
+/// Text and curves have a contrast of 4.5:1 with either background, and the curves also differ in brightness.
 const STYLE: &str = "\
 svg { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif }
 .ground { fill: #ffffff } .ink { fill: #1f2328 } .muted { fill: #59636e }

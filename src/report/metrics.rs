@@ -27,9 +27,9 @@ impl MetricsLog {
         Ok(log)
     }
 
-    /// Opens the log of a run that resumes after `steps_done` steps and `epochs_done` complete epochs. Later records and that
-    /// of a partial epoch are dropped, because the run repeats what they describe. A missing file counts as an empty log, and
-    /// an incomplete last line is dropped.
+    /// Opens the log of a run that resumes after `steps_done` steps and `epochs_done` complete epochs. Later records
+    /// and that of a partial epoch are dropped, because the run repeats what they describe. A missing file counts as an
+    /// empty log. An incomplete last line is dropped.
     ///
     /// # Errors
     /// The file cannot be read or written, or a line before the last is not a record.

@@ -1,4 +1,4 @@
-//! A training run around its numbers: its folder, console output, signals and saving.
+//! What a training run needs besides the trainer: its folder, console output, signals and saving.
 
 mod outputs;
 mod session;

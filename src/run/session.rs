@@ -17,7 +17,7 @@ use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
 use crate::settings::RunConfig;
 use crate::train::{Ending, EpochReport, Observer, StepReport, Trainer};
 
-/// Least time between two updates of the progress bar.
+/// Minimum time between two updates of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
 
 /// Prints the progress of a run, saves its files, and stops it on a signal or a failed save.
@@ -68,15 +68,15 @@ impl RunObserver {
         self.outputs.save(&trainer.network, &self.identity, state)
     }
 
-    /// Saves the state before the first step, so that the run can be resumed from its beginning, and waits for the save, so
-    /// that a disk that cannot be written to ends the run before it starts.
+    /// Saves the state before the first step, so that the run can be resumed from its beginning, and waits for the
+    /// save, so that a disk that cannot be written to ends the run before it starts.
     pub fn begin<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         self.save(trainer)?;
         self.outputs.finish()
     }
 
-    /// Waits for pending writes, then logs where the results are and, if `--target-accuracy` or `--patience` ended the run,
-    /// how long it took.
+    /// Waits for pending writes, then logs where the results are and, if `--target-accuracy` or `--patience` ended the
+    /// run, how long it took.
     pub fn finish(&mut self, ending: Option<Ending>) -> Result<()> {
         self.outputs.finish()?;
         if let Some(ending @ (Ending::TargetAccuracy | Ending::Patience)) = ending {
@@ -96,7 +96,7 @@ impl RunObserver {
     /// Saves a run that stopped early, and logs how to resume it. If the previous save failed, this one replaces it.
     ///
     /// # Errors
-    /// The state cannot be saved, or no signal was received, so that a failed save stopped the run.
+    /// The state cannot be saved, or it was a failed save and not a signal that stopped the run.
     pub fn interrupted<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         self.progress = None;
         let before = self.outputs.finish();

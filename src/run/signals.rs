@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 
-/// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) set the returned flag, so that the run stops after its current step.
-/// A second signal ends the process at once. Signals that this process was started to ignore (by `nohup`, or as a script's
-/// background job) stay ignored.
+/// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) set the returned flag, so that the run stops after its current
+/// step. A second signal ends the process at once. Signals that this process was started to ignore (by `nohup`, or as a
+/// script's background job) stay ignored.
 pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));

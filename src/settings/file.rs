@@ -1,4 +1,4 @@
-//! Settings in a TOML file: a recipe, or the `config.toml` of a run. The parser of a flag also parses its value in a file.
+//! Settings in a TOML file: a recipe, or a run's `config.toml`. The parser of a flag also parses its value in a file.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ pub struct Record {
     /// The test accuracy that a recipe reaches, for display only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_accuracy: Option<f64>,
-    /// The algorithms that `--conv-algo auto` chose, by operator. A resumed run uses them where its device supports them.
+    /// The algorithms that `--conv-algo auto` chose, by operator. A resumed run uses them if its device can.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub algorithms: BTreeMap<String, String>,
     /// A description of the data set that was loaded.
@@ -54,8 +54,8 @@ pub struct SettingsFile {
 
 impl SettingsFile {
     /// # Errors
-    /// The text is not TOML, a key does not exist, or a value has the wrong type or is out of range. The message names the
-    /// key and, if there is a similar one, suggests it with its section.
+    /// The text is not TOML, a key does not exist, or a value has the wrong type or is out of range. The message names
+    /// the key and, if there is a similar one, suggests it with its section.
     pub fn parse(text: &str) -> Result<Self> {
         let mut file: Table = toml::from_str(text).map_err(|error| anyhow!("this is not TOML: {error}"))?;
         let retired = RETIRED.into_iter().filter(|key| file.remove(*key).is_some()).collect();
@@ -193,7 +193,9 @@ fn explain(error: &clap::Error) -> String {
     let name = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default().to_string();
     let section = known_keys().into_iter().find(|(_, key)| *key == name).map_or("", |(section, _)| section);
     let reason = match (error.kind(), std::error::Error::source(error)) {
-        (ErrorKind::MissingRequiredArgument, _) => return format!("{name} is missing: mean and std go together"),
+        (ErrorKind::MissingRequiredArgument, _) => {
+            return format!("{name} is missing; mean and std must both be given");
+        }
         (ErrorKind::TooManyValues, _) => "it must be true or false".into(),
         (_, Some(source)) => source.to_string(),
         (ErrorKind::InvalidValue, None) if error.get(ContextKind::ValidValue).is_some() => {

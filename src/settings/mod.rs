@@ -1,5 +1,5 @@
-//! Every setting of a run, defined once: its flag, help, default, bounds and key in files. Flags override a recipe, which
-//! overrides the defaults. The other modules receive plain structs.
+//! Every setting of a run, defined once: its flag, help, default, bounds and key in files. Flags override a recipe,
+//! which overrides the defaults. The other modules receive plain structs.
 
 mod augmentation;
 pub mod bounds;

@@ -24,7 +24,7 @@ pub const FILE: &str = "config.toml";
 const MAX_RECIPE_BYTES: u64 = 1 << 20;
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// Settings that may change when a run is resumed: where and how long it runs, but nothing that affects its numbers.
+/// Settings that may change when a run is resumed: where and how long it runs, but not what is trained or how.
 const CHANGEABLE: [&[&str]; 4] = [data::CHANGEABLE, device::CHANGEABLE, schedule::CHANGEABLE, output::CHANGEABLE];
 
 /// Everything needed to repeat a run: the content of `config.toml`.
@@ -75,8 +75,8 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// The configuration of the run in `folder`. The flags may change where and how long it runs, but nothing that affects
-    /// its numbers.
+    /// The configuration of the run in `folder`. The flags may change where and how long it runs, but not what is
+    /// trained or how.
     ///
     /// # Errors
     /// The folder contains no run, or a flag contradicts the run.

@@ -27,8 +27,8 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
-/// Runs evaluation steps over `count` test images. After every step, `each` receives the backend, the index of the step's
-/// first image and the batch size.
+/// Runs evaluation steps over `count` test images. After every step, `each` receives the backend, the index of the
+/// step's first image and the batch size.
 fn evaluate<B: Backend>(
     backend: &mut B,
     plan: &Plan,

@@ -287,8 +287,8 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
-/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights, as
-/// PyTorch's `AveragedModel` does.
+/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
+/// as PyTorch's `AveragedModel` does.
 fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
     let average_decay = hyper.sgd.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
     TrainSettings {
@@ -323,8 +323,8 @@ fn check_last_batch(network: &Network, batch: usize) -> Result<()> {
     Ok(())
 }
 
-/// The memory for both plans of a run, which never run at the same time. Evaluation needs more than training only if its
-/// batch or its arena is larger.
+/// The memory for both plans of a run, which never run at the same time. Evaluation needs more than training only if
+/// its batch or its arena is larger.
 fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
     let average = if hyper.sgd.average_decay.is_some() { plan.parameter_count } else { 0 };
     let (training, evaluation) = (plan.memory_sizes(hyper.sgd.momentum != 0.0), eval_plan.memory_sizes(false));

@@ -15,8 +15,8 @@ pub enum Schedule {
     Step { epochs: u32, factor: f32 },
     /// Half a cosine from the rate to zero (`CosineAnnealingLR`, stepped after every step).
     Cosine,
-    /// A linear rise to the rate over the fraction `rise` of the run, then a linear fall to nearly zero (`OneCycleLR` with
-    /// `anneal_strategy="linear"` and its default factors 25 and 10⁴).
+    /// A linear rise to the rate over the fraction `rise` of the run, then a linear fall to nearly zero (`OneCycleLR`
+    /// with `anneal_strategy="linear"` and its default factors 25 and 10⁴).
     OneCycle { rise: f32 },
 }
 
