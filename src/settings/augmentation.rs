@@ -20,10 +20,10 @@ pub struct AugmentationSettings {
     #[arg(long, value_name = "N", value_parser = bounds::pixels, default_value = "0", allow_negative_numbers = true)]
     pub cutout: Option<u32>,
     /// Random brightness: multiply each image's pixels by a factor in 1 ± X
-    #[arg(long, value_name = "X", value_parser = bounds::share, default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = bounds::zero_to_one, default_value = "0", allow_negative_numbers = true)]
     pub brightness: Option<f32>,
     /// Random contrast: multiply each image's deviation from its mean by a factor in 1 ± X
-    #[arg(long, value_name = "X", value_parser = bounds::share, default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = bounds::zero_to_one, default_value = "0", allow_negative_numbers = true)]
     pub contrast: Option<f32>,
 }
 

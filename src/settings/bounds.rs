@@ -56,7 +56,7 @@ pub fn above_zero(text: &str) -> Result<f32, String> {
 }
 
 /// A number in `[0, 1)`.
-pub fn part(text: &str) -> Result<f32, String> {
+pub fn below_one(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
         _ => Err("it must be at least 0 and below 1".into()),
@@ -72,7 +72,7 @@ pub fn accuracy(text: &str) -> Result<f64, String> {
 }
 
 /// A number in `[0, 1]`.
-pub fn share(text: &str) -> Result<f32, String> {
+pub fn zero_to_one(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
         _ => Err("it must be 0 to 1".into()),

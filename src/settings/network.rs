@@ -30,7 +30,7 @@ pub struct ModelSettings {
 #[command(next_help_heading = "Network")]
 pub struct VariationSettings {
     /// Probability of all dropout layers, 0 to disable them [default: the network's own]
-    #[arg(long, value_name = "P", value_parser = bounds::part, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", value_parser = bounds::below_one, allow_negative_numbers = true)]
     pub dropout: Option<f32>,
     /// Initial filters of the first convolution
     #[arg(long, value_enum, value_name = "FILTERS", default_value = "drawn")]

@@ -19,7 +19,7 @@ pub struct OptimiserSettings {
     #[arg(long, value_name = "X", value_parser = bounds::above_zero, default_value = "0.1", allow_negative_numbers = true)]
     pub lr: Option<f32>,
     /// SGD momentum, as defined by PyTorch
-    #[arg(long, value_name = "X", value_parser = bounds::part, default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", allow_negative_numbers = true)]
     pub momentum: Option<f32>,
     /// Nesterov momentum
     #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
@@ -34,7 +34,7 @@ pub struct OptimiserSettings {
     #[arg(long, value_name = "DECAY", value_parser = bounds::fraction, allow_negative_numbers = true)]
     pub ema: Option<f64>,
     /// Label smoothing, as in PyTorch's CrossEntropyLoss; the test loss is computed without it
-    #[arg(long, value_name = "X", value_parser = bounds::part, default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", allow_negative_numbers = true)]
     pub label_smoothing: Option<f32>,
 }
 
