@@ -1,4 +1,4 @@
-//! Exit code and error chain, nothing else.
+//! The entry point: parses the command line, runs the command and reports its error.
 
 use std::process::ExitCode;
 

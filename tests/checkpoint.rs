@@ -131,7 +131,7 @@ fn damaged_and_mismatched_weights_are_refused() {
     let whole = fs::read(&path).expect("read");
     for len in [0, 3, 8, 100, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..len]).expect("write");
-        assert!(load_error(&path).contains("cut or damaged"));
+        assert!(load_error(&path).contains("truncated or damaged"));
     }
     // A header that claims an enormous length is rejected before anything is allocated.
     fs::write(&path, [&u64::MAX.to_le_bytes()[..], b"{}"].concat()).expect("write");
@@ -212,9 +212,9 @@ fn checkpoints_of_another_run_are_refused() {
     assert!(error_for(&RunIdentity { train_images: 1, ..identity() }).contains("training images is 320"));
     assert!(error_for(&RunIdentity { shuffle: false, ..identity() }).contains("shuffling"));
     save_weights(&path, &network(), &state(false).parameters, &Statistics::default()).expect("saved");
-    assert!(error_for(&identity()).contains("no checkpoint"));
+    assert!(error_for(&identity()).contains("not a checkpoint"));
     fs::write(&path, b"nonsense").expect("write");
-    assert!(error_for(&identity()).contains("cut or damaged"));
+    assert!(error_for(&identity()).contains("truncated or damaged"));
 }
 
 #[test]

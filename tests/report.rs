@@ -244,5 +244,5 @@ fn with_many_classes_the_worst_confusions_are_printed() {
     let mut out = Vec::new();
     confusion.print(&mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
-    assert!(text.ends_with("accuracy 97.09%\nclass 7 taken for class 93: 3\n"), "{text}");
+    assert!(text.ends_with("accuracy 97.09%\nclass 7 classified as class 93: 3\n"), "{text}");
 }

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use clap::{Args, Command, FromArgMatches};
 use cnn_cuda::checkpoint::{self, RunIdentity};
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::run::{Outputs, Run, identity};
+use cnn_cuda::run::{Outputs, RunObserver, identity};
 use cnn_cuda::settings::{Layer, RunConfig, build_network};
 use cnn_cuda::train::{Observer, Trainer};
 use cnn_cuda::{data, models};
 
 /// A run in `out` after two steps, with its trainer and identity. The save of these steps failed; the next one can
 /// succeed.
-fn run_after_failed_save(out: &Path, stop: &Arc<AtomicBool>) -> (Run, Trainer<Cpu>, RunIdentity) {
+fn run_after_failed_save(out: &Path, stop: &Arc<AtomicBool>) -> (RunObserver, Trainer<Cpu>, RunIdentity) {
     let command = Layer::augment_args(Command::new("train").no_binary_name(true));
     let matches = command.get_matches_from(["--model=lenet5", "--dataset=digits", "--max-steps=2"]);
     let config = RunConfig::new(&Layer::from_arg_matches(&matches).expect("flags"), None).expect("a configuration");
@@ -26,7 +26,8 @@ fn run_after_failed_save(out: &Path, stop: &Arc<AtomicBool>) -> (Run, Trainer<Cp
     let backend = Cpu::new(Some(2)).expect("two threads");
     let mut trainer = Trainer::new(backend, network, dataset, config.hyperparameters()).expect("a trainer");
     let outputs = Outputs::create(Some(out), &config).expect("a folder");
-    let mut run = Run::new(outputs, identity.clone(), &config, true, trainer.steps_per_epoch(), Arc::clone(stop));
+    let mut run =
+        RunObserver::new(outputs, identity.clone(), &config, true, trainer.steps_per_epoch(), Arc::clone(stop));
     run.begin(&mut trainer).expect("saved");
     // A folder with the name of the weight file makes the save fail.
     let weights = out.join(Outputs::WEIGHTS);

@@ -1,4 +1,4 @@
-//! `cnn-cuda bench --algorithms`: what every layer's algorithms took, and which was chosen.
+//! `cnn-cuda bench --algorithms`: the times of every layer's algorithms, and which one was chosen.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::ops::{Algorithm, Choice};
 
-/// One operator's choice.
+/// The algorithm chosen for one operator.
 #[derive(Debug, Serialize)]
 pub struct Chosen {
     pub site: String,
     pub algorithm: &'static str,
-    /// Of every candidate, where they were tried on this device.
+    /// Time of every candidate, if they were measured on this device.
     pub microseconds: BTreeMap<&'static str, f64>,
 }
 
@@ -24,7 +24,7 @@ impl From<Choice> for Chosen {
     }
 }
 
-/// A table, in the order of the operators' names; nothing where a backend has no choice.
+/// Prints a table with one row per operator, in the order of `all`.
 pub fn print(out: &mut impl Write, all: &[Chosen]) -> Result<()> {
     let width = all.iter().map(|chosen| chosen.site.len()).max().unwrap_or(0);
     let names = Algorithm::ALL.map(Algorithm::name);

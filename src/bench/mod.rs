@@ -1,4 +1,4 @@
-//! Where the time of a training step goes: whole steps, their parts beside the device's limits, and each layer's algorithms.
+//! Benchmarks of training steps: whole steps, their parts relative to the device's limits, and each layer's algorithms.
 
 mod algorithms;
 mod profile;

@@ -1,4 +1,4 @@
-//! `cnn-cuda bench --profile`: where a training step's time goes, beside what the device can do.
+//! `cnn-cuda bench --profile`: the times of a training step's parts, compared with the device's limits.
 
 use std::io::Write;
 
@@ -12,55 +12,55 @@ use crate::ops::{
 use crate::plan::{self, Cost, Plan, StepTime};
 use crate::rng::{Philox, Purpose};
 
-/// Times that everything is measured by the host's clock; the median counts.
+/// Number of measurements with the host's clock, of which the median is used.
 const REPEATS: usize = 15;
 
-/// Steps that are profiled by a device's own clock, which takes several runs of every part each.
+/// Number of steps profiled with a device's own clock. Each of them runs every part several times.
 const DEVICE_REPEATS: usize = 3;
 
-/// Numbers of noise, repeated over the operands: a device takes longer, or less power, for zeros.
+/// Length of the random noise that is repeated over the operands. Zeros would change the device's speed or power.
 const NOISE: usize = 1 << 16;
 
-/// What the device reaches on its best behaviour.
+/// The measured limits of the device.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Limits {
-    /// Of a large square product, in operations a second.
+    /// Floating-point operations per second in a large square matrix product.
     pub flops: f64,
-    /// Of a large sum, in bytes read and written a second.
+    /// Bytes read and written per second in the addition of two large vectors.
     pub bytes: f64,
-    /// Side of that product.
+    /// Side of the matrices in that product.
     pub product_side: usize,
-    /// Seconds of a recorded launch that does next to nothing, on a device that has such: every part takes so long at
-    /// least, for each of its launches.
+    /// Seconds of a launch in a graph that does almost nothing: the least time of each launch of a part. `None` if the
+    /// backend launches nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub launch: Option<f64>,
 }
 
-/// One line of the profile.
+/// One row of the profile.
 #[derive(Debug, Serialize)]
 pub struct Part {
     pub label: String,
     pub milliseconds: f64,
-    /// Of the whole step.
+    /// Fraction of the whole step's time.
     pub share: f64,
     pub gflops: f64,
     pub gigabytes_per_second: f64,
-    /// The time that the limits allow over the time taken.
+    /// Least time that the limits allow, divided by the measured time.
     pub of_limit: f64,
 }
 
-/// The whole profile.
+/// The profile of a training step.
 #[derive(Debug, Serialize)]
 pub struct Profile {
     pub limits: Limits,
     pub parts: Vec<Part>,
     pub milliseconds: f64,
-    /// The step whose time is the median.
+    /// The step with the median time.
     #[serde(skip)]
     pub step: Vec<StepTime>,
 }
 
-/// Measures the device's limits; what was allocated is gone afterwards.
+/// Measures the device's limits. This replaces the backend's allocation.
 pub fn limits<B: Backend>(backend: &mut B) -> Result<Limits> {
     let LimitSizes { product_side: side, vector_len } = backend.limit_sizes()?;
     let matrix = side * side;
@@ -92,7 +92,7 @@ pub fn limits<B: Backend>(backend: &mut B) -> Result<Limits> {
     Ok(Limits { flops, bytes, product_side: side, launch })
 }
 
-/// Of one operator: by the device's clock, or the median by the host's.
+/// Seconds that one operator takes, by the device's clock, or the median by the host's clock.
 fn seconds<B: Backend>(backend: &mut B, op: impl Into<Op>) -> Result<f64> {
     let mut program = backend.compile(vec![Step { label: "limit".into(), op: op.into() }])?;
     let repeats = if backend.is_asynchronous() { 1 } else { REPEATS };
@@ -102,8 +102,8 @@ fn seconds<B: Backend>(backend: &mut B, op: impl Into<Op>) -> Result<f64> {
     Ok(times[repeats / 2])
 }
 
-/// Profiles steps on the first images that are resident; the plan's memory must be allocated. Nothing but their order is
-/// changed by it.
+/// Profiles steps on the first resident images. The plan's memory must be allocated. Only the order of the images is
+/// changed.
 pub fn profile<B: Backend>(
     backend: &mut B,
     plan: &Plan,
@@ -144,12 +144,17 @@ pub fn profile<B: Backend>(
     Ok(Profile { limits, parts, milliseconds: total * 1e3, step: runs.swap_remove(repeats / 2) })
 }
 
-/// A table, in the order of the step.
+/// Prints a table, in the order of the step.
 pub fn print(out: &mut impl Write, profile: &Profile) -> Result<()> {
     let Limits { flops, bytes, product_side, launch } = profile.limits;
-    write!(out, "limits: {:.0} GFLOP/s in a {product_side}³ product, {:.1} GB/s in a sum", flops / 1e9, bytes / 1e9)?;
+    write!(
+        out,
+        "limits: {:.0} GFLOP/s in a {product_side}³ matrix product, {:.1} GB/s in an addition",
+        flops / 1e9,
+        bytes / 1e9
+    )?;
     if let Some(launch) = launch {
-        write!(out, ", {:.2} µs a launch, which the times of the parts contain", launch * 1e6)?;
+        write!(out, ", {:.2} µs per launch, included in the times below", launch * 1e6)?;
     }
     writeln!(out, "; bytes are counted as fp32\n")?;
     let width = profile.parts.iter().map(|part| part.label.len()).max().unwrap_or(0);
@@ -173,8 +178,8 @@ pub fn print(out: &mut impl Write, profile: &Profile) -> Result<()> {
     writeln!(out, "{:<width$}  {:>8.4}", "all", profile.milliseconds)?;
     writeln!(
         out,
-        "\nA part is alone here, with its waits. It may exceed the limit: a convolution by Winograd's algorithm does 4/9 of the \
-         operations that are counted, and what stays in a cache is faster than memory."
+        "\nEach part is timed alone, including synchronisation. A part may exceed the limit: Winograd convolution \
+         needs only 4/9 of the operations that are counted, and caches are faster than memory."
     )?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The roofline of a training step: what is fused into each of its parts, their buffers, the least time that arithmetic,
-//! memory and launches allow, and what a CUDA device launches for them.
+//! The roofline of a training step: the operators fused into each part, their buffers and CUDA launches, and the least
+//! time that arithmetic, memory and launches allow.
 
 use std::io::Write;
 
@@ -11,7 +11,7 @@ use crate::network::Network;
 use crate::ops::{Choice, Precision, Step};
 use crate::plan::{Cost, Mode, Plan, Sequence, TrainSettings, ValueId};
 
-/// What NVIDIA's data sheet gives for an H200 (SXM, dense products): bytes a second of its memory, operations a second.
+/// Memory bandwidth of an H200 SXM. It and the operations per second below are NVIDIA's figures, without sparsity.
 const BYTES_PER_SECOND: f64 = 4.8e12;
 
 fn operations_per_second(precision: Precision) -> f64 {
@@ -22,22 +22,22 @@ fn operations_per_second(precision: Precision) -> f64 {
     }
 }
 
-/// Seconds from one small kernel's beginning to the next one's in a graph, about.
+/// Approximate seconds from the start of one small kernel in a graph to the start of the next.
 const LAUNCH: f64 = 1.3e-6;
 
-/// A training step.
+/// The parts of a training step, with their estimated times.
 #[derive(Serialize)]
 pub struct PlanSummary {
     model: String,
     batch_size: usize,
     precision: Precision,
     parts: Vec<Row>,
-    /// Megabytes of activations and their gradients in fp32, as the plan lays them out.
+    /// Megabytes of activations and their gradients in fp32; buffers may share memory.
     arena_mb: f64,
-    /// Nodes of the captured step.
+    /// Nodes of the step's CUDA graph.
     graph_nodes: usize,
     h200_microseconds: f64,
-    /// Whose choices these are.
+    /// The device that chose the algorithms.
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -48,20 +48,20 @@ pub struct PlanSummary {
 struct Row {
     label: String,
     what: String,
-    /// Numbers of the plan's buffers.
+    /// Indices of the plan's buffers.
     reads: Vec<usize>,
     writes: Vec<usize>,
     megaflops: f64,
-    /// Of every operand, once, in fp32.
+    /// Every operand counted once, in fp32.
     megabytes: f64,
     launches: Vec<String>,
-    /// At the least, by arithmetic, memory and launches.
+    /// Lower bound from arithmetic, memory and launches.
     h200_microseconds: f64,
 }
 
 impl PlanSummary {
-    /// Of a training step over `batch_size` images. `launches` are what a CUDA device launches for each of its steps;
-    /// `choices` are those of a device, which they were found with.
+    /// Describes a training step over `batch_size` images. `launches` are the CUDA launches of each part, which were
+    /// found with the algorithms `choices` of `device`.
     pub fn new(
         network: &Network,
         batch_size: usize,
@@ -93,7 +93,7 @@ impl PlanSummary {
 fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, launches: Vec<String>) -> Row {
     let Cost { flops, bytes } = Cost::of(&step.op);
     let work = (flops / operations_per_second(precision)).max(bytes / BYTES_PER_SECOND);
-    // Parameters have names of their own.
+    // Parameters are not listed, because the layer's name identifies them.
     let is_planned = |value: &ValueId| plan.span(*value, 1).region.is_planned();
     let planned = |values: Vec<ValueId>| values.into_iter().filter(is_planned).collect();
     let operands = values.op.operands();
@@ -109,9 +109,9 @@ fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, l
     }
 }
 
-/// Prints it as a table.
+/// Prints the summary as a table.
 pub fn print(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
-    let header = ["part", "what", "buffers", "MFLOP", "MB", "H200 µs", "CUDA launches"].map(String::from);
+    let header = ["part", "operators", "buffers", "MFLOP", "MB", "H200 µs", "CUDA launches"].map(String::from);
     let mut rows = vec![header];
     rows.extend(summary.parts.iter().map(|row| {
         let list = |buffers: &[usize]| buffers.iter().map(usize::to_string).collect::<Vec<_>>().join(" ");
@@ -142,11 +142,11 @@ pub fn print(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
     )?;
     writeln!(
         out,
-        "H200 µs is an estimate from its data sheet, {LAUNCH:.1e} s a launch and bytes in fp32: at least \
-         {h200_microseconds:.0} in all"
+        "H200 µs is a lower bound from the data sheet, with {LAUNCH:.1e} s per launch and bytes in fp32: \
+         {h200_microseconds:.0} in total"
     )?;
     if let Some(device) = &summary.device {
-        writeln!(out, "\nas chosen on {device}:")?;
+        writeln!(out, "\nalgorithms chosen on {device}:")?;
         algorithms::print(out, &summary.algorithms)?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Steps as training runs them, timed by the host's clock.
+//! Times steps with the host's clock, run as in training.
 
 use std::time::Instant;
 
@@ -9,17 +9,17 @@ use crate::ops::{Backend, Normalise, Subset};
 use crate::plan::{Mode, Plan};
 use crate::rng::{Philox, Purpose};
 
-/// Steps before the first that is timed.
+/// Untimed steps before the first timed one.
 const WARM_UP: usize = 5;
 
-/// Steps between two waits for a device that works on its own, as in training: a wait costs more than a short step.
+/// Steps between two synchronisations with an asynchronous device, because one takes longer than a short step.
 const GROUP: usize = 16;
 
-/// Bytes of a group's images, unless one step has more.
+/// Maximum size of a group's images in bytes, unless a single step has more.
 const GROUP_BYTES: usize = 16 << 20;
 
-/// Batches that are resident, and steps that are timed together at least. Of large batches fewer: they take long enough,
-/// and the images must be there.
+/// The number of resident batches, which is also the number of steps that are timed together. It is smaller for large
+/// batches: their steps take longer, and their images need memory.
 pub fn resident_batches<B: Backend>(backend: &B, plan: &Plan) -> usize {
     if backend.is_asynchronous() {
         (GROUP_BYTES / plan.span(plan.input, plan.max_batch).len).clamp(1, GROUP)
@@ -28,8 +28,8 @@ pub fn resident_batches<B: Backend>(backend: &B, plan: &Plan) -> usize {
     }
 }
 
-/// Milliseconds of a step, for so many groups of them, in ascending order, on the images that are resident. A plan for
-/// inference runs on noise.
+/// Times `groups` groups of steps on the resident images. Returns each group's milliseconds per step, in ascending
+/// order. A plan for inference runs on noise.
 pub fn time_steps<B: Backend>(
     backend: &mut B,
     plan: &Plan,
@@ -48,12 +48,12 @@ pub fn time_steps<B: Backend>(
     let mut milliseconds = times.collect::<Result<Vec<f64>>>()?;
     let loss = backend.read_metrics()?.loss();
     let finite = loss.is_finite() && backend.read(logits)?.iter().all(|logit| logit.is_finite());
-    ensure!(finite, "the network's results are not finite: the times mean nothing");
+    ensure!(finite, "the network's outputs are not finite, so the times mean nothing");
     milliseconds.sort_by(f64::total_cmp);
     Ok(milliseconds)
 }
 
-/// Seconds of that many steps, the last of which is waited for, on resident batches in turn.
+/// Seconds for `steps` steps that cycle through `resident` batches, until the device has finished the last one.
 fn seconds<B: Backend>(
     backend: &mut B,
     program: &mut B::Program,
@@ -69,7 +69,7 @@ fn seconds<B: Backend>(
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Noise with labels, resident as a data set would be.
+/// Loads `count` random images and labels as a resident data set.
 pub fn load_random_images<B: Backend>(backend: &mut B, network: &Network, count: usize) -> Result<()> {
     let (shape, classes) = (network.input(), network.classes() as u32);
     let mut stream = Philox::new(0, Purpose::Benchmark, 0);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::files::write_atomically;
 use crate::plan::StepTime;
 
-/// The file, in the trace event format's JSON object form.
+/// The file, in the JSON object form of the trace event format.
 #[derive(Serialize)]
 struct Trace<'a> {
     #[serde(rename = "traceEvents")]
@@ -17,7 +17,7 @@ struct Trace<'a> {
     unit: &'static str,
 }
 
-/// A complete event: begin and duration in microseconds.
+/// A complete event, with start and duration in microseconds.
 #[derive(Serialize)]
 struct Event<'a> {
     name: &'a str,
@@ -39,7 +39,7 @@ struct Work {
 /// Writes the parts of one step.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// The file cannot be written.
 pub fn write(path: &Path, step: &[StepTime]) -> Result<()> {
     let trace = Trace { events: step.iter().map(event).collect(), unit: "ms" };
     write_atomically(path, |writer| Ok(serde_json::to_writer(writer, &trace)?))

@@ -1,4 +1,4 @@
-//! Tensors of a file that do not belong to the network.
+//! Rejects files with tensors that do not belong to the network.
 
 use anyhow::{Result, bail};
 use safetensors::tensor::SafeTensors;
@@ -6,7 +6,7 @@ use safetensors::tensor::SafeTensors;
 use super::statistics::is_statistic;
 use crate::network::{Network, Parameter};
 
-/// An error where the file has tensors that nothing asked for.
+/// Fails if the file has tensors that are neither parameters, under one of the prefixes, nor running statistics.
 pub(super) fn refuse_extra(network: &Network, prefixes: &[&str], tensors: &SafeTensors) -> Result<()> {
     let known = |name: &str| {
         let is = |parameter: &Parameter| {
@@ -19,7 +19,7 @@ pub(super) fn refuse_extra(network: &Network, prefixes: &[&str], tensors: &SafeT
     match extra[..] {
         [] => Ok(()),
         [first, ..] => bail!(
-            "tensor {first} does not belong to {} ({} such tensors); is this the weights of another network? \
+            "tensor {first} does not belong to {} ({} such tensors); does the file belong to another network? \
              See --model",
             network.name,
             extra.len()

@@ -1,4 +1,4 @@
-//! Files that outlive a run: weights in PyTorch's names and layout, and the state to go on from.
+//! Files for later runs: weights in PyTorch's names and layout, and the checkpoint that a run resumes from.
 
 mod foreign;
 mod state;

@@ -1,4 +1,4 @@
-//! `checkpoint.safetensors`: weights, running statistics, optimiser state and position, from which a run goes on bit-identically.
+//! `checkpoint.safetensors`: weights, running statistics, optimiser state and position, to resume a run bit for bit.
 
 use std::path::Path;
 
@@ -12,18 +12,18 @@ use crate::network::Network;
 use crate::ops::{LossScale, Metrics};
 use crate::train::{Best, Position, TrainState};
 
-/// In front of the names of momentum buffers.
+/// Prefix of the names of momentum buffers.
 const MOMENTUM: &str = "momentum.";
-/// In front of the names of averaged weights.
+/// Prefix of the names of averaged weights.
 const AVERAGE: &str = "average.";
 
-/// What must be the same for a run to go on from a checkpoint.
+/// What must match for a run to resume from a checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunIdentity {
     pub model: String,
     pub dataset: String,
     pub train_images: usize,
-    /// Of the training images and labels, so that another set of the same name and size is recognised.
+    /// Fingerprint of the training images and labels, which detects another data set of the same name and size.
     pub data_fingerprint: u64,
     pub seed: u64,
     pub batch_size: usize,
@@ -41,11 +41,11 @@ struct Header {
     has_momentum: bool,
     #[serde(default)]
     has_average: bool,
-    /// As bits, so that it is exact whatever it is.
+    /// Stored as bits, so that every value is exact.
     loss_sum_bits: u64,
     correct: u64,
     samples: u64,
-    /// Scale, good steps, skipped steps; only of half-precision runs.
+    /// Scale, good steps and skipped steps of a half-precision run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     loss_scale: Option<(f32, u32, u64)>,
     /// Bits of the best test accuracy, and its epoch.
@@ -57,7 +57,7 @@ struct Header {
 const VERSION: u32 = 1;
 const ENTRY: &str = "cnn-cuda";
 
-/// Writes a checkpoint, atomically: the old one stays until the new one is whole and on the disk.
+/// Writes a checkpoint atomically: the old file stays until the new one is complete and on disk.
 pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &TrainState) -> Result<()> {
     let header = Header {
         version: VERSION,
@@ -89,7 +89,7 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
 /// Reads a checkpoint of `run`.
 ///
 /// # Errors
-/// Where the file is not there, is cut, or is of another model, data set or run; the message says which.
+/// The file is missing, truncated, or of another model, data set or run; the message says which.
 pub fn load_state(path: &Path, network: &Network, run: &RunIdentity) -> Result<TrainState> {
     let bytes = read_file(path, network)?;
     from_bytes(&bytes, network, run).with_context(|| format!("cannot resume from {}", path.display()))
@@ -98,7 +98,8 @@ pub fn load_state(path: &Path, network: &Network, run: &RunIdentity) -> Result<T
 fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<TrainState> {
     let tensors = parse(bytes)?;
     let metadata = parse_metadata(bytes)?;
-    let header = metadata.get(ENTRY).context("it is no checkpoint of this program; weights alone go to --init")?;
+    let header =
+        metadata.get(ENTRY).context("this is not a checkpoint of cnn-cuda; to start from weights, use --init")?;
     let header: Header = serde_json::from_str(header).context("its header is damaged")?;
     ensure!(header.version == VERSION, "it has version {}, this program reads {VERSION}", header.version);
     same("model", &header.run.model, &run.model)?;

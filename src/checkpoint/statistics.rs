@@ -1,4 +1,4 @@
-//! Running statistics in safetensors files, under PyTorch's names: `running_mean`, `running_var`, `num_batches_tracked`.
+//! Running statistics in safetensors files: PyTorch's `running_mean`, `running_var` and `num_batches_tracked`.
 
 use anyhow::{Result, bail};
 use safetensors::tensor::{Dtype, SafeTensors};
@@ -12,7 +12,7 @@ const TRACKED: &str = "num_batches_tracked";
 
 /// All running statistics as tensors.
 pub(super) fn statistics_tensors(network: &Network, statistics: &Statistics) -> Vec<NamedTensor> {
-    let of_one = |(index, tracked): (usize, &i64)| {
+    let tensors_of = |(index, tracked): (usize, &i64)| {
         let one = &network.statistics[index];
         let (mean, variance) = statistics.values[one.range()].split_at(one.channels);
         let tensor = |what: &str, shape: Vec<usize>, values: Values| {
@@ -25,24 +25,24 @@ pub(super) fn statistics_tensors(network: &Network, statistics: &Statistics) -> 
             tensor(TRACKED, Vec::new(), Values::Integer(*tracked)),
         ]
     };
-    statistics.batches_tracked.iter().enumerate().flat_map(of_one).collect()
+    statistics.batches_tracked.iter().enumerate().flat_map(tensors_of).collect()
 }
 
-/// Reads the running statistics that `wanted` takes by their index; the others are as a network begins. A missing
-/// `num_batches_tracked` is 0, as PyTorch takes it.
+/// Reads the running statistics for which `include` is true of their index; the others get their initial values. A
+/// missing `num_batches_tracked` is 0, as in PyTorch.
 pub(super) fn statistics_from_tensors(
     network: &Network,
     tensors: &SafeTensors,
-    wanted: impl Fn(usize) -> bool,
+    include: impl Fn(usize) -> bool,
 ) -> Result<Statistics> {
     let mut statistics = network.initial_statistics();
-    for (index, one) in network.statistics.iter().enumerate().filter(|(index, _)| wanted(*index)) {
+    for (index, one) in network.statistics.iter().enumerate().filter(|(index, _)| include(*index)) {
         let values = &mut statistics.values[one.range()];
         for (what, values) in [MEAN, VARIANCE].into_iter().zip(values.chunks_exact_mut(one.channels)) {
             let name = format!("{}.{what}", one.name);
             values.copy_from_slice(&finite_values(&name, &view_of(network, tensors, &name, &[one.channels])?)?);
             if let Some(channel) = values.iter().position(|&value| what == VARIANCE && value < 0.0) {
-                bail!("tensor {name} holds {} at index {channel}; no variance is negative", values[channel]);
+                bail!("tensor {name} holds {} at index {channel}; a variance cannot be negative", values[channel]);
             }
         }
         let name = format!("{}.{TRACKED}", one.name);

@@ -1,4 +1,4 @@
-//! Safetensors files as named fp32 tensors, read with every check that a damaged or foreign file needs.
+//! Safetensors files as named fp32 tensors. Reading checks for damaged files and those of other programs or networks.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,17 +10,17 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use crate::files::write_atomically;
 use crate::network::{Network, Parameter};
 
-/// How a ZIP archive begins, which `torch.save` writes.
+/// The first bytes of a ZIP archive, which is what `torch.save` writes.
 const TORCH_SAVE: &[u8] = b"PK\x03\x04";
 
-/// Tensors to write, in PyTorch's layout.
+/// A tensor to write, in PyTorch's layout.
 pub(super) struct NamedTensor {
     pub name: String,
     pub shape: Vec<usize>,
     pub values: Values,
 }
 
-/// Numbers to write.
+/// The values of a tensor to write.
 pub(super) enum Values {
     Floats(Vec<f32>),
     Integer(i64),
@@ -42,7 +42,7 @@ impl Values {
     }
 }
 
-/// The network's parameters, or something of the same shape, as tensors named `prefix` + the parameter's name.
+/// Splits a flat buffer, such as the network's parameters or momentum, into tensors named `prefix` + parameter name.
 pub(super) fn named_tensors(network: &Network, prefix: &str, flat: &[f32]) -> Vec<NamedTensor> {
     let tensor = |parameter: &Parameter| {
         let mut values = vec![0.0; parameter.len()];
@@ -56,8 +56,8 @@ pub(super) fn named_tensors(network: &Network, prefix: &str, flat: &[f32]) -> Ve
     network.parameters.iter().map(tensor).collect()
 }
 
-/// Writes tensors and one entry of metadata, atomically. (Several entries would stand in a random order, and the same
-/// weights would not give the same file.)
+/// Writes tensors and one metadata entry, atomically. Several entries would be written in random order, so the same
+/// weights would not give the same file.
 pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): (&str, &str)) -> Result<()> {
     let metadata = HashMap::from([(key.to_string(), value.to_string())]);
     let bytes: Vec<Vec<u8>> = tensors.iter().map(|tensor| tensor.values.bytes()).collect();
@@ -71,7 +71,7 @@ pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): 
     write_atomically(path, |writer| Ok(writer.write_all(&file)?))
 }
 
-/// A whole file in memory, unless it is far larger than any file of this network can be: thrice its parameters (weights,
+/// Reads a whole file, unless it is larger than any file of this network can be: three times its parameters (weights,
 /// momentum and average) and its running statistics in f64, and a header.
 pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -79,7 +79,7 @@ pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
     let most = 8 * (3 * network.parameter_count() + network.statistics_len()) as u64 + (1 << 20);
     ensure!(
         metadata.len() <= most,
-        "{} has {} bytes, far more than the weights of {} can have; is it another network's? See --model",
+        "{} has {} bytes, far more than the weights of {} can have; does it belong to another network? See --model",
         path.display(),
         metadata.len(),
         network.name
@@ -91,11 +91,11 @@ pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
 pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>> {
     ensure!(
         !bytes.starts_with(TORCH_SAVE),
-        "it is a file of torch.save, and a safetensors file is expected: safetensors.torch.save_file(state_dict, FILE) \
-         writes one"
+        "this file was written by torch.save, but a safetensors file is expected, as written by \
+         safetensors.torch.save_file(state_dict, FILE)"
     );
     SafeTensors::deserialize(bytes)
-        .map_err(|error| anyhow!("not a whole safetensors file ({error}); it may be cut or damaged"))
+        .map_err(|error| anyhow!("not a complete safetensors file ({error}); it may be truncated or damaged"))
 }
 
 /// The metadata of a file's bytes.
@@ -109,16 +109,16 @@ pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &SafeT
     flat_from_some(network, prefix, tensors, |_| true)
 }
 
-/// The same from the tensors of those parameters that `wanted` takes by their index; the others are 0.
+/// Like [`flat_from_tensors`], but only for parameters for which `include` is true of their index; the others are 0.
 pub(super) fn flat_from_some(
     network: &Network,
     prefix: &str,
     tensors: &SafeTensors,
-    wanted: impl Fn(usize) -> bool,
+    include: impl Fn(usize) -> bool,
 ) -> Result<Vec<f32>> {
-    // All shapes first: what the file really holds is what is then allocated.
+    // All shapes are checked before the buffer is allocated.
     let mut views = Vec::with_capacity(network.parameters.len());
-    for (_, parameter) in network.parameters.iter().enumerate().filter(|(index, _)| wanted(*index)) {
+    for (_, parameter) in network.parameters.iter().enumerate().filter(|(index, _)| include(*index)) {
         let name = format!("{prefix}{}", parameter.name);
         let view = view_of(network, tensors, &name, &parameter.layout.file_shape())?;
         views.push((parameter, name, view));
@@ -131,7 +131,7 @@ pub(super) fn flat_from_some(
     Ok(flat)
 }
 
-/// The tensor of that name and shape.
+/// The tensor with the given name and shape.
 pub(super) fn view_of<'a>(
     network: &Network,
     tensors: &'a SafeTensors,
@@ -139,10 +139,10 @@ pub(super) fn view_of<'a>(
     shape: &[usize],
 ) -> Result<TensorView<'a>> {
     let view = tensors.tensor(name).map_err(|_| missing(network, name, tensors))?;
-    let (found, wants) = (view.shape(), &network.name);
+    let (found, model) = (view.shape(), &network.name);
     ensure!(
         found == shape,
-        "tensor {name} has shape {found:?}, but {wants} needs {shape:?} for these images and classes (see --classes)"
+        "tensor {name} has shape {found:?}, but {model} needs {shape:?} for these images and classes (see --classes)"
     );
     Ok(view)
 }
@@ -153,14 +153,14 @@ fn missing(network: &Network, name: &str, tensors: &SafeTensors) -> anyhow::Erro
     let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
     let dots = if names.len() > 4 { ", …" } else { "" };
     anyhow!(
-        "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Is this another network's? \
+        "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Does it belong to another network? \
          See --model",
         network.name,
         names.len()
     )
 }
 
-/// A tensor's values as fp32, all of them finite.
+/// A tensor's values as fp32, all of which must be finite.
 pub(super) fn finite_values(name: &str, view: &TensorView) -> Result<Vec<f32>> {
     let values = values_of(name, view)?;
     if let Some(index) = values.iter().position(|value| !value.is_finite()) {

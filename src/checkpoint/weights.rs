@@ -1,4 +1,4 @@
-//! `model.safetensors`: a network's parameters and running statistics alone, interchangeable with PyTorch's `state_dict()`.
+//! `model.safetensors`: a network's parameters and running statistics, interchangeable with PyTorch's `state_dict()`.
 
 use std::path::Path;
 
@@ -16,19 +16,21 @@ pub fn save_weights(path: &Path, network: &Network, parameters: &[f32], statisti
     write_tensors(path, &tensors, ("format", "pt"))
 }
 
-/// Reads weights to evaluate, parameters into memory layout. They may be without the heads that only help training.
+/// Reads weights for evaluation, with parameters in memory layout. The auxiliary classifiers, which only training uses,
+/// may be missing.
 ///
 /// # Errors
-/// Where the file is not there, is cut, or its tensors are not exactly those of `network`, finite and of its shapes.
+/// The file is missing or truncated, or its tensors are not those of `network`, with its shapes and finite values.
 pub fn load_weights(path: &Path, network: &Network) -> Result<Weights> {
     Ok(load_pretrained(path, network, 0)?.0)
 }
 
-/// The same to begin training from, and whether the file is without auxiliary heads that `network` has: these then begin as
-/// `seed` has them begin, as in PyTorch a module keeps what no `state_dict` gives it.
+/// Reads weights to start training from. Also returns whether the file lacks the auxiliary classifiers of `network`;
+/// these then get their initial values for `seed`, as a PyTorch module keeps parameters that a `state_dict`
+/// lacks.
 ///
 /// # Errors
-/// As [`load_weights`].
+/// Those of [`load_weights`].
 pub fn load_pretrained(path: &Path, network: &Network, seed: u64) -> Result<(Weights, bool)> {
     let bytes = read_file(path, network)?;
     from_bytes(&bytes, network, seed).with_context(|| format!("cannot use the weights in {}", path.display()))
@@ -39,17 +41,17 @@ fn from_bytes(bytes: &[u8], network: &Network, seed: u64) -> Result<(Weights, bo
     let heads = network.of_heads();
     let of_head = |index: &usize| heads.parameters[*index];
     let indices = 0..network.parameters.len();
-    // All of the heads or nothing: a file with a part of them is damaged.
+    // Either all auxiliary classifiers are missing or none: a file with some of them is damaged.
     let absent = |index: usize| tensors.tensor(&network.parameters[index].name).is_err();
-    let headless = !network.auxiliary.is_empty() && indices.clone().filter(of_head).all(absent);
-    let mut parameters = flat_from_some(network, "", &tensors, |index| !(headless && heads.parameters[index]))?;
-    let statistics = statistics_from_tensors(network, &tensors, |index| !(headless && heads.statistics[index]))?;
+    let lacks_auxiliary = !network.auxiliary.is_empty() && indices.clone().filter(of_head).all(absent);
+    let mut parameters = flat_from_some(network, "", &tensors, |index| !(lacks_auxiliary && heads.parameters[index]))?;
+    let statistics = statistics_from_tensors(network, &tensors, |index| !(lacks_auxiliary && heads.statistics[index]))?;
     refuse_extra(network, &[""], &tensors)?;
-    if headless {
+    if lacks_auxiliary {
         let initial = network.initial_parameters(seed);
         for range in indices.filter(of_head).map(|index| network.parameters[index].range()) {
             parameters[range.clone()].copy_from_slice(&initial[range]);
         }
     }
-    Ok((Weights { parameters, statistics }, headless))
+    Ok((Weights { parameters, statistics }, lacks_auxiliary))
 }

@@ -25,19 +25,19 @@ pub struct BenchArgs {
     /// Images per step
     #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "64")]
     pub batch_size: usize,
-    /// Timed steps, after a few that are not; on a CUDA device, groups of sixteen or more
+    /// Number of timed steps, after warm-up; on a CUDA device, each is the mean of a group of up to 16 steps
     #[arg(long, value_name = "N", value_parser = bounds::bench_steps, default_value = "50")]
     pub steps: usize,
-    /// What is timed: whole optimiser steps, or forward passes alone
+    /// What to time: whole training steps, or forward passes only
     #[arg(long, value_enum, value_name = "MODE", default_value = "train")]
     pub mode: BenchMode,
-    /// Show where a training step's time goes: time, GFLOP/s, GB/s and share of the device's limits per part
+    /// Profile a training step: time, GFLOP/s, GB/s and percentage of the device's limits for each part
     #[arg(long)]
     profile: bool,
-    /// Write a profiled training step as a Chrome trace, for chrome://tracing and Perfetto
+    /// Write a profiled training step as a Chrome trace, for chrome://tracing or Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Show what every layer's algorithms took on a CUDA device, and which was chosen
+    /// Show the time of every layer's algorithms on a CUDA device, and which one was chosen
     #[arg(long)]
     algorithms: bool,
     #[command(flatten)]
@@ -69,12 +69,12 @@ struct BenchResult {
     steps: usize,
     ms_per_step: Spread,
     images_per_second: f64,
-    /// Nodes of the step's graph, where the device records one.
+    /// Nodes in the CUDA graph of the step.
     #[serde(skip_serializing_if = "Option::is_none")]
     graph_nodes: Option<usize>,
-    /// Of this process on the host, in MB of 10⁶ bytes; null where the system does not tell.
+    /// Peak host memory of this process in MB (10⁶ bytes); null if the system does not report it.
     peak_memory_mb: Option<f64>,
-    /// In use on the device, by this process and all others, in MB of 10⁶ bytes; the CPU has none of its own.
+    /// Memory in use on the device by all processes, in MB (10⁶ bytes); absent for the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     device_memory_mb: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,15 +90,15 @@ struct Spread {
     max: f64,
 }
 
-/// Times whole optimiser steps: gather, forward, loss, backward, update, on random images.
+/// Times training steps (gather, forward, loss, backward, update) or forward passes on random images.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     args.retired.warn();
     let network = args.network.build()?;
     let training = args.mode == BenchMode::Train;
-    usage(training || !args.profile, || "--profile is of training steps; it goes with --mode train".into())?;
-    usage(training || args.trace.is_none(), || "--trace is of training steps; it goes with --mode train".into())?;
+    usage(training || !args.profile, || "--profile requires --mode train".into())?;
+    usage(training || args.trace.is_none(), || "--trace requires --mode train".into())?;
     if let Some(folder) = args.trace.as_deref().and_then(Path::parent).filter(|it| !it.as_os_str().is_empty()) {
-        ensure!(folder.is_dir(), "the folder of --trace, {}, is not there; make it first", folder.display());
+        ensure!(folder.is_dir(), "the folder of --trace, {}, does not exist; create it first", folder.display());
     }
     let task = Benchmark { network: &network, args };
     let mut result = with_backend(&args.device.or_defaults()?, task)?;
@@ -116,7 +116,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     let Spread { median, min, max } = result.ms_per_step;
     writeln!(out, "{} on {}, {}, batch {}", result.model, result.device, result.precision, result.batch_size)?;
     let what = if training { "training step" } else { "forward pass" };
-    writeln!(out, "{median:.3} ms a {what} (median of {}; {min:.3} to {max:.3})", result.steps)?;
+    writeln!(out, "{median:.3} ms per {what} (median of {}; {min:.3} to {max:.3})", result.steps)?;
     writeln!(out, "{:.0} images/s", result.images_per_second)?;
     if let Some(nodes) = result.graph_nodes {
         writeln!(out, "{nodes} nodes in the step's graph")?;
@@ -192,7 +192,7 @@ impl Task for Benchmark<'_> {
     }
 }
 
-/// The most memory this process ever held, from Linux's `/proc`.
+/// Peak memory of this process in MB, from Linux's `/proc`; `None` on other systems.
 fn peak_memory_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -11,18 +11,18 @@ use crate::report::stream::Stdout;
 
 #[derive(Args)]
 pub struct CompletionsArgs {
-    /// Shell to complete for
+    /// Shell to generate the script for
     #[arg(value_enum)]
     shell: Shell,
 }
 
-/// Prints a script that completes commands and flags.
+/// Prints a completion script for a shell.
 pub fn run(args: &CompletionsArgs) -> Result<ExitCode> {
     clap_complete::generate(args.shell, &mut Cli::command(), "cnn-cuda", &mut Stdout::default());
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the manual page in roff: the program, then each of its commands.
+/// Prints the manual pages in roff: that of the program, then those of its subcommands.
 pub fn man() -> Result<ExitCode> {
     let mut command = Cli::command();
     command.build();

@@ -1,4 +1,4 @@
-//! Chooses the backend, once; all below is generic over it.
+//! Chooses the backend. The code below is generic over it.
 
 use anyhow::{Context, Result, bail};
 use tracing::info;
@@ -8,17 +8,17 @@ use crate::cuda::{self, Cuda, Options};
 use crate::ops::{Algorithm, Backend, Choice, MemorySizes, Precision, Step};
 use crate::settings::{DeviceChoice, DeviceSettings};
 
-/// Something to do on whatever backend was chosen.
+/// Work to run on the chosen backend.
 pub trait Task {
     type Output;
 
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
 }
 
-/// Runs `task` on the device asked for, and says which that is and why.
+/// Runs `task` on the device that the settings select, and logs which one that is and why.
 ///
 /// # Errors
-/// Where a CUDA device was asked for by number and cannot be used, or the CPU is asked for more than fp32.
+/// A CUDA device given by number cannot be used, or a precision other than fp32 is requested on the CPU.
 pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output> {
     let why = match args.device.unwrap_or_default() {
         DeviceChoice::Cpu => "--device cpu".to_string(),
@@ -29,21 +29,21 @@ pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output
         }
         DeviceChoice::Auto => match open_cuda(args, 0) {
             Ok(backend) => {
-                info!("device: {} (the first that is usable)", backend.info().name);
+                info!("device: {} (the first CUDA device)", backend.info().name);
                 return task.run(backend);
             }
             Err(error) => format!("{error:#}"),
         },
     };
     if args.precision.unwrap_or_default() != Precision::Fp32 {
-        bail!("the CPU computes in fp32 only ({why}); --precision is for CUDA devices");
+        bail!("the CPU supports fp32 only ({why}); --precision is for CUDA devices");
     }
     let backend = Cpu::new(args.threads)?;
     info!("device: {} ({why})", backend.info().name);
     task.run(backend)
 }
 
-/// What can be checked of the flags before anything is loaded: a CUDA device asked for by number must be there.
+/// Checks the device flags before anything is loaded: a CUDA device given by number must exist.
 pub fn check_device(args: &DeviceSettings) -> Result<()> {
     args.check()?;
     match args.device {
@@ -52,8 +52,8 @@ pub fn check_device(args: &DeviceSettings) -> Result<()> {
     }
 }
 
-/// What a CUDA device launches for every step of a sequence; no device is needed for it, but what one has chosen may be
-/// given. Without that, `auto` takes the fewest launches.
+/// The CUDA launches of every step of a sequence, found without a device. `choices` are the algorithms that a device
+/// has chosen; without them, `auto` takes those with the fewest launches.
 pub fn cuda_launches(
     steps: &[Step],
     sizes: &MemorySizes,

@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::device::{Task, check_device, with_backend};
-use super::of_run;
+use super::model_of_weights;
 use crate::checkpoint::load_weights;
 use crate::data::{self, Dataset, LoadOptions, Residency};
 use crate::network::{Network, Weights};
@@ -46,12 +46,12 @@ pub struct EvalArgs {
     json: bool,
 }
 
-/// Evaluates weights on the test set. What no flag says, the configuration next to the weights does.
+/// Evaluates weights on the test set. The configuration next to the weights provides the settings that no flag gives.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     args.retired.warn();
     ensure!(args.weights.is_file(), "--weights {}: there is no such file", args.weights.display());
-    let config = RunConfig::beside(&args.weights);
-    let (model, activation) = of_run(&args.model, config.as_ref())?;
+    let config = RunConfig::of_weights(&args.weights);
+    let (model, activation) = model_of_weights(&args.model, config.as_ref())?;
     let device = args.device.or_defaults()?;
     check_device(&device)?;
     let dataset = load(args, config.as_ref())?;
@@ -74,13 +74,13 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads the data set: by the flags, and for the rest as the run did.
+/// Loads the test set according to the flags, and otherwise as the run did.
 fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     let mut options = config.map_or_else(LoadOptions::default, RunConfig::load_options);
     let given = &args.data.0;
     let defaults = defaults::<DataSettings>().dataset.unwrap_or_default();
     let name = given.dataset.as_deref().or(config.map(RunConfig::dataset)).unwrap_or(&defaults);
-    // What can be wrong with the flags is found before anything is downloaded.
+    // Check the flags before anything is downloaded.
     check_dataset(name)?;
     args.pictures.0.check(name)?;
     if given.dataset.is_some() || given.folder.data.is_some() || !options.folder.is_dir() {
@@ -89,14 +89,14 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     if let Some(input) = config.and_then(|config| config.record.input.as_ref()) {
         options.pictures.image_size = Some((input.shape().height, input.shape().width));
     }
-    options.pictures = args.pictures.0.over(options.pictures);
+    options.pictures = args.pictures.0.resolve_with(options.pictures);
     options.normalisation = given.normalisation.given().or(options.normalisation);
     (options.download, options.progress, options.test_only) = (true, true, true);
     options.residency = Residency::Auto;
     let mut dataset = data::load(name, &options)?;
     let own = dataset.classes.len();
-    let of_run = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
-    dataset.pad_classes(given.classes.or(of_run)).map_err(|error| UsageError(error.to_string()))?;
+    let recorded = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
+    dataset.pad_classes(given.classes.or(recorded)).map_err(|error| UsageError(error.to_string()))?;
     Ok(dataset)
 }
 
@@ -112,7 +112,7 @@ struct EvaluationResult {
     loss: f64,
     accuracy: f64,
     images: u64,
-    /// From the first batch to the last, with everything loaded.
+    /// From the first batch to the last, without loading.
     seconds: f64,
     confusion: Confusion,
 }
@@ -136,7 +136,7 @@ impl Task for Evaluation<'_> {
     }
 }
 
-/// Index of the first of the largest of finite values.
+/// Index of the maximum of finite values, the first of equals.
 fn first_maximum(values: &[f32]) -> usize {
     (0..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
 }

@@ -12,14 +12,14 @@ use crate::settings::{DataFolder, Given};
 
 #[derive(Args)]
 pub struct FetchArgs {
-    /// Which data set
+    /// Data set to download
     #[arg(value_parser = PossibleValuesParser::new(data::fetchable()))]
     dataset: String,
     #[command(flatten)]
     data: Given<DataFolder>,
 }
 
-/// Downloads what is missing.
+/// Downloads the files of a data set that are missing.
 pub fn run(args: &FetchArgs) -> Result<ExitCode> {
     let folder = args.data.0.folder();
     data::fetch::fetch(&args.dataset, &folder, true)?;

@@ -1,4 +1,4 @@
-//! The command line: subcommands, their dispatch, and what every one of them shares.
+//! The command line: its subcommands, their dispatch, and what they share.
 
 mod bench;
 mod completions;
@@ -26,7 +26,7 @@ use crate::settings::{
 #[derive(Parser)]
 #[command(name = "cnn-cuda", version, about, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
-    /// Colours of log messages; auto obeys NO_COLOR and TERM=dumb
+    /// When to colour log messages; auto respects NO_COLOR and TERM=dumb
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     color: ColorChoice,
     #[command(subcommand)]
@@ -37,27 +37,27 @@ pub struct Cli {
 enum Command {
     /// Train a network and save weights, metrics and curves
     Train(Box<train::TrainArgs>),
-    /// Measure a network on the test set: loss, accuracy, confusion matrix
+    /// Evaluate a network on the test set: loss, accuracy, confusion matrix
     Eval(eval::EvalArgs),
     /// Classify pictures
     Predict(predict::PredictArgs),
     /// Show a network's layers, shapes, parameters and multiply-adds
     Summary(summary::SummaryArgs),
-    /// Time training steps
+    /// Time training steps or forward passes
     Bench(bench::BenchArgs),
-    /// Download a data set, with checksums
+    /// Download a data set and verify its checksums
     Fetch(fetch::FetchArgs),
-    /// Print a script that completes commands and flags in a shell
+    /// Print a script that completes subcommands and flags in a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual page, for `man -l -`
     Man,
 }
 
 impl Cli {
-    /// Does what was asked.
+    /// Runs the subcommand.
     ///
     /// # Errors
-    /// Whatever went wrong, with its context; `main` prints it.
+    /// Those of the subcommand, with their context; `main` prints them.
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Train(args) => train::run(*args),
@@ -72,7 +72,7 @@ impl Cli {
     }
 }
 
-/// Sends logs to stderr, warnings and above marked as such; `RUST_LOG` changes what is shown.
+/// Sends log messages of level INFO and above to stderr; `RUST_LOG` changes the level.
 pub fn init_logging(cli: &Cli) {
     use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
@@ -93,25 +93,24 @@ pub fn init_logging(cli: &Cli) {
         .init();
 }
 
-/// Prints the whole chain of an error in one paragraph on stderr. The exit code is 2 where the command was used
-/// wrongly, else 1.
+/// Prints an error and its causes in one paragraph on stderr. The exit code is 2 for a usage error, else 1.
 pub fn report_error(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
     let paragraph = text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-    // Names in an archive may hold anything, and a terminal obeys what is not a letter.
+    // File names from an archive may contain control characters, which a terminal would interpret.
     let paragraph = paragraph.replace(char::is_control, "\u{fffd}");
-    // Where stderr is gone, the exit code must do.
+    // If stderr is closed, only the exit code reports the error.
     let _ = writeln!(Stderr::default(), "error: {paragraph}");
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { 2 } else { 1 })
 }
 
-/// The model of that name.
+/// Looks up a model; an unknown name is a usage error.
 fn find_model(name: &str) -> Result<&'static Model> {
     models::find(name).map_err(|error| UsageError(error.to_string()).into())
 }
 
-/// The model that weights are of, with its activation: by the flags, else that of their run, else the default.
-fn of_run(
+/// The model of a weights file and its run's activation: from the flags, else from that run, else the default.
+fn model_of_weights(
     given: &Given<ModelSettings>,
     config: Option<&RunConfig>,
 ) -> Result<(&'static Model, Option<ActivationChoice>)> {
@@ -122,7 +121,7 @@ fn of_run(
     Ok((model, activation))
 }
 
-/// The flags of commands that take a network without data.
+/// The flags of commands that build a network without a data set.
 #[derive(Args, Clone, Default, PartialEq)]
 struct NetworkFlags {
     #[command(flatten)]
@@ -134,7 +133,7 @@ struct NetworkFlags {
 }
 
 impl NetworkFlags {
-    /// The network that they describe.
+    /// Builds the network that the flags describe.
     fn build(&self) -> Result<Network> {
         let model = find_model(self.model.or_defaults()?.model.as_deref().unwrap_or_default())?;
         let input = &self.input.0;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::device::{Task, with_backend};
-use super::of_run;
+use super::model_of_weights;
 use crate::checkpoint::load_weights;
 use crate::data::picture::{Picture, read_cropped, read_picture};
 use crate::data::{self, Normalisation, Split};
@@ -36,10 +36,10 @@ pub struct PredictArgs {
     input: Given<InputSettings>,
     #[command(flatten)]
     normalisation: Given<NormalisationSettings>,
-    /// PNG or JPEG pictures, of any size and colour
+    /// PNG or JPEG pictures of any size, in colour or grayscale
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<PathBuf>,
-    /// Classes to print per picture, the likeliest first
+    /// Number of classes to print per picture, most likely first
     #[arg(long, value_name = "N", value_parser = bounds::positive, default_value = "3")]
     top_k: usize,
     #[command(flatten)]
@@ -54,10 +54,10 @@ pub struct PredictArgs {
 #[derive(Serialize)]
 struct Prediction<'a> {
     image: &'a str,
-    /// Whether dark strokes on a light ground were turned into light on dark.
+    /// Whether dark strokes on a light background were inverted.
     inverted: bool,
     classes: Vec<ClassProbability>,
-    /// Before the softmax, in the order of the classes.
+    /// One per class, before the softmax.
     logits: &'a [f32],
 }
 
@@ -67,13 +67,13 @@ struct ClassProbability {
     probability: f64,
 }
 
-/// Classifies pictures; all are read before any is classified, so that one bad file costs nothing.
+/// Classifies pictures. All are read before the first is classified, so that a bad file fails early.
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     args.retired.warn();
-    let Origin { model, activation, shape, classes, normalisation, crops } = Origin::new(args)?;
+    let WeightsInfo { model, activation, shape, classes, normalisation, crop } = WeightsInfo::new(args)?;
     let network = args.model.0.apply(build_network(model, shape, classes.len())?, activation);
     let weights = load_weights(&args.weights, &network)?;
-    let read = if crops { read_cropped } else { read_picture };
+    let read = if crop { read_cropped } else { read_picture };
     let pictures = args.images.iter().map(|path| read(path, shape)).collect::<Result<Vec<Picture>>>()?;
     let task = Classification { network: &network, weights: &weights, pictures: &pictures, normalisation };
     let logits = with_backend(&args.device.or_defaults()?, task)?;
@@ -81,7 +81,7 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     for ((path, picture), logits) in args.images.iter().zip(&pictures).zip(&logits) {
         let name = path.to_string_lossy();
         if picture.blank {
-            warn!("{name}: there is nothing on this picture; what follows means nothing");
+            warn!("{name}: the picture is blank, so its classification means nothing");
         }
         let classes = top(&softmax(logits), &classes, args.top_k);
         let prediction = Prediction { image: &name, inverted: picture.inverted, classes, logits };
@@ -100,39 +100,39 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the weights were made for: by the flags, else by the configuration beside them, else as the model's table says.
-struct Origin {
+/// What weights were trained for: from the flags, else the configuration next to them, else the model's defaults.
+struct WeightsInfo {
     model: &'static Model,
-    /// That of the run, where it is not the model's own.
+    /// The activation that the run used instead of the model's own, if any.
     activation: Option<ActivationChoice>,
     shape: Shape,
     classes: Vec<String>,
     normalisation: Normalisation,
-    /// Pictures are prepared as those of a folder are.
-    crops: bool,
+    /// Whether pictures are scaled and cropped like those of a folder.
+    crop: bool,
 }
 
-impl Origin {
+impl WeightsInfo {
     fn new(args: &PredictArgs) -> Result<Self> {
-        let config = RunConfig::beside(&args.weights);
-        let (model, activation) = of_run(&args.model, config.as_ref())?;
+        let config = RunConfig::of_weights(&args.weights);
+        let (model, activation) = model_of_weights(&args.model, config.as_ref())?;
         let input = config.as_ref().and_then(|config| config.record.input.as_ref());
         let shape = args.input.0.shape(input.map_or(model.input, InputRecord::shape));
         let mut classes = input.map_or_else(Vec::new, |input| input.classes.clone());
         let count = args.input.0.classes.unwrap_or(if classes.is_empty() { model.classes } else { classes.len() });
         classes.truncate(count);
         classes.extend((classes.len()..count).map(|class| class.to_string()));
-        let of_run = || input.map(InputRecord::normalisation);
-        // Every model of the table was made for (x / 255 − 0.5) / 0.5.
-        let usual = || (vec![0.5], vec![0.5]);
-        let (mean, std) = args.normalisation.0.given().or_else(of_run).unwrap_or_else(usual);
+        let recorded = || input.map(InputRecord::normalisation);
+        // By default, every model takes (x / 255 − 0.5) / 0.5.
+        let default = || (vec![0.5], vec![0.5]);
+        let (mean, std) = args.normalisation.0.given().or_else(recorded).unwrap_or_else(default);
         let normalisation = data::per_channel((mean, std), shape.channels)?;
-        let crops = config.as_ref().is_some_and(RunConfig::has_pictures);
-        Ok(Self { model, activation, shape, classes, normalisation, crops })
+        let crop = config.as_ref().is_some_and(RunConfig::has_pictures);
+        Ok(Self { model, activation, shape, classes, normalisation, crop })
     }
 }
 
-/// The `k` likeliest classes.
+/// The `k` most likely classes, most likely first.
 fn top(probabilities: &[f64], names: &[String], k: usize) -> Vec<ClassProbability> {
     let mut order: Vec<usize> = (0..probabilities.len()).collect();
     order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
@@ -148,14 +148,14 @@ struct Classification<'a> {
 }
 
 impl Task for Classification<'_> {
-    /// Per picture, the logits.
+    /// The logits of each picture.
     type Output = Vec<Vec<f32>>;
 
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output> {
         let (mean, std) = self.normalisation;
         let normalise = Normalise { shape: self.network.input(), mean, std };
         let images = self.pictures.iter().flat_map(|picture| picture.pixels.iter().copied()).collect();
-        // Nobody says what is on them; the loss is not used.
+        // The true classes are unknown, and the loss is not used.
         let labels = vec![0; self.pictures.len()];
         let images = Split { images, labels, streamed: None };
         let mut all = Vec::new();

@@ -22,12 +22,12 @@ use crate::settings::{DeviceChoice, DeviceSettings, Given, bounds, usage};
 pub struct SummaryArgs {
     #[command(flatten)]
     network: NetworkFlags,
-    /// Show the training step instead: its parts with what is fused, their buffers, and what a CUDA device launches for them;
-    /// with --device N, by the algorithms that this device chooses (it measures those it has not measured yet), else by those
-    /// of the fewest launches. The flags of the device go with --plan
+    /// Show the training step instead: its parts with the operators fused into them, their buffers and CUDA launches.
+    /// The algorithms are those with the fewest launches, or with --device N those that this device chooses (it first
+    /// measures those not measured yet). The flags of the device require --plan
     #[arg(long)]
     plan: bool,
-    /// Images per step, for the memory and with --plan
+    /// Images per step, for the memory estimate and --plan
     #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "64")]
     batch_size: usize,
     #[command(flatten)]
@@ -42,24 +42,25 @@ struct Summary {
     model: String,
     layers: Vec<Layer>,
     parameters: usize,
-    /// Without heads that only help training.
+    /// Without auxiliary classifiers, which only training uses.
     evaluated_parameters: usize,
-    /// Numbers that batch normalisations keep of what they saw, which are no parameters; without their counters of batches.
+    /// Running means and variances of batch normalisations, without `num_batches_tracked`; not parameters.
     running_statistics: usize,
     multiply_adds: u64,
     memory: Memory,
 }
 
-/// Of a batch, in MB of 10⁶ bytes of fp32, without momentum, data and what a backend works with.
+/// Memory in MB (10⁶ bytes) for one batch in fp32, without momentum, data sets and a backend's workspace.
 #[derive(Serialize)]
 struct Memory {
     batch_size: usize,
-    /// In training: parameters with their gradients; running statistics with those of the batch; activations with theirs,
-    /// and indices.
+    /// In training: parameters and their gradients.
     parameters_mb: f64,
+    /// In training: running statistics and those of the batch.
     statistics_mb: f64,
+    /// In training: activations and their gradients, and indices.
     activations_mb: f64,
-    /// In evaluation, all together.
+    /// In evaluation: the total.
     evaluation_mb: f64,
 }
 
@@ -67,14 +68,14 @@ struct Memory {
 struct Layer {
     name: String,
     operator: String,
-    /// Channels, height, width, or features alone.
+    /// `[channels, height, width]`, or `[features]`.
     output_shape: Vec<usize>,
     #[serde(skip)]
     shape: String,
     parameters: usize,
     running_statistics: usize,
     multiply_adds: u64,
-    /// Input pixels in each direction, where positions still have a meaning.
+    /// Side in input pixels; `None` for outputs without a position, such as those of linear layers.
     receptive_field: Option<usize>,
 }
 
@@ -84,19 +85,17 @@ struct Entry {
     about: &'static str,
 }
 
-/// Shows one network, or the list of all.
+/// Prints the summary of one network, or a list of all networks.
 pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
     let mut out = Stdout::default();
     let is_given = args.device.0 != DeviceSettings::default();
     usage(args.plan || !is_given, || {
-        "--device, --precision, --threads, --workspace-mb and --conv-algo are for --plan".into()
+        "--device, --precision, --threads, --workspace-mb and --conv-algo require --plan".into()
     })?;
     if !args.plan && args.network.model.0.model.is_none() {
         let given = args.network != NetworkFlags::default();
         usage(!given, || {
-            "--activation, --dropout, --conv1, --classes, --channels and --image-size are for one network; --model says \
-             which"
-                .into()
+            "--activation, --dropout, --conv1, --classes, --channels and --image-size require --model".into()
         })?;
         list(&mut out, args.json)?;
         return Ok(ExitCode::SUCCESS);
@@ -116,7 +115,7 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a training step: its parts, and what a CUDA device launches for them.
+/// Prints the parts of a training step and their CUDA launches.
 fn show_plan(out: &mut impl Write, network: &Network, args: &SummaryArgs) -> Result<()> {
     let (device, batch_size) = (args.device.or_defaults()?, args.batch_size);
     let plan = Plan::new(network, Mode::Training, batch_size)?;
@@ -124,7 +123,7 @@ fn show_plan(out: &mut impl Write, network: &Network, args: &SummaryArgs) -> Res
     let sizes = plan.memory_sizes(false);
     let (chosen_on, choices) = match device.device {
         Some(DeviceChoice::Cuda(_)) => {
-            let (name, choices) = with_backend(&device, Choose { steps: steps.clone(), sizes })?;
+            let (name, choices) = with_backend(&device, ChooseAlgorithms { steps: steps.clone(), sizes })?;
             (Some(name).filter(|_| !choices.is_empty()), choices)
         }
         _ => (None, Vec::new()),
@@ -140,13 +139,13 @@ fn show_plan(out: &mut impl Write, network: &Network, args: &SummaryArgs) -> Res
     bench::print_plan(out, &summary)
 }
 
-/// What a device chooses for the operators of a step, by measuring what it has not measured before.
-struct Choose {
+/// Finds the algorithms that a device chooses for a step. The device measures those not measured yet.
+struct ChooseAlgorithms {
     steps: Vec<Step>,
     sizes: MemorySizes,
 }
 
-impl Task for Choose {
+impl Task for ChooseAlgorithms {
     type Output = (String, Vec<Choice>);
 
     fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
@@ -167,7 +166,7 @@ fn list(out: &mut impl Write, json: bool) -> Result<()> {
     for model in models::TABLE {
         writeln!(out, "{:<12} {}", model.name, model.about)?;
     }
-    writeln!(out, "\n`cnn-cuda summary --model NAME` shows the layers of one.")?;
+    writeln!(out, "\n`cnn-cuda summary --model NAME` shows the layers of a network.")?;
     Ok(())
 }
 
@@ -214,7 +213,7 @@ fn memory(network: &Network, batch_size: usize) -> Result<Memory> {
 }
 
 fn print(out: &mut impl Write, summary: &Summary) -> Result<()> {
-    let columns = ["layer", "operator", "output", "parameters", "statistics", "multiply-adds", "sees"];
+    let columns = ["layer", "operator", "output", "parameters", "statistics", "multiply-adds", "receptive field"];
     let rows = summary.layers.iter().map(|layer| {
         [
             layer.name.clone(),
@@ -246,11 +245,11 @@ fn print_totals(out: &mut impl Write, summary: &Summary) -> Result<()> {
     writeln!(out, "\n{}: {parameters} parameters, {multiply_adds} multiply-adds per image", summary.model)?;
     if summary.evaluated_parameters < summary.parameters {
         let evaluated = grouped(summary.evaluated_parameters as f64);
-        writeln!(out, "{evaluated} parameters without the heads that only help training")?;
+        writeln!(out, "{evaluated} parameters without the auxiliary classifiers, which only training uses")?;
     }
     if summary.running_statistics > 0 {
         let statistics = grouped(summary.running_statistics as f64);
-        writeln!(out, "{statistics} running means and variances of batch normalisations, which are no parameters")?;
+        writeln!(out, "{statistics} running means and variances of batch normalisations, which are not parameters")?;
     }
     let Memory { batch_size, parameters_mb, statistics_mb, activations_mb, evaluation_mb } = summary.memory;
     writeln!(

@@ -15,7 +15,7 @@ use crate::checkpoint;
 use crate::data::{self, Dataset};
 use crate::network::{Network, Weights};
 use crate::ops::Backend;
-use crate::run::{INTERRUPTED, Outputs, Run, ended_by, identity, install_signal_handlers};
+use crate::run::{INTERRUPTED, Outputs, RunObserver, ended_by, identity, install_signal_handlers};
 use crate::settings::{
     ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
 };
@@ -23,8 +23,8 @@ use crate::train::{Outcome, Trainer};
 
 #[derive(Args)]
 pub struct TrainArgs {
-    /// Recipe: a TOML file with settings, such as a run's config.toml; flags override it, and --no-FLAG switches off what it
-    /// switches on
+    /// Recipe: a TOML file with settings, such as a run's config.toml; flags override it, and --no-FLAG switches off
+    /// what it switches on
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub config: Option<PathBuf>,
     #[command(flatten)]
@@ -39,12 +39,12 @@ pub struct TrainArgs {
     /// Folder for the files of the run [default: runs/<model>-<dataset>-<seed>]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
-    /// Print no table and no progress
+    /// Print neither the table nor progress bars
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,
 }
 
-/// Trains, or resumes a run.
+/// Starts or resumes a training run.
 pub fn run(args: TrainArgs) -> Result<ExitCode> {
     args.retired.warn();
     let mut flags = args.settings.clone();
@@ -55,10 +55,10 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         None => RunConfig::new(&flags, args.config.as_deref())?,
     };
     if let (Some(recipe), Some(accuracy)) = (&args.config, config.record.expected_accuracy) {
-        info!("{}: a test accuracy of {:.2}% or more is expected at its end", recipe.display(), 100.0 * accuracy);
+        info!("{}: the expected final test accuracy is at least {:.2}%", recipe.display(), 100.0 * accuracy);
     }
     let device = config.device();
-    // What can be wrong with the flags is found before anything is downloaded or made.
+    // Check the flags before anything is downloaded or created.
     let model = find_model(config.model())?;
     check_device(&device)?;
     if let Some(init) = &config.settings.schedule.init {
@@ -73,7 +73,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     with_backend(&device, Training { config, args, network, dataset, stop })
 }
 
-/// Reads the data set as the run began, or by the flags, and notes in the configuration what it is.
+/// Loads the data set, with the recorded input of a resumed run, and records its input in the configuration.
 fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     let mut options = config.load_options();
     options.progress = !args.quiet;
@@ -82,8 +82,11 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     dataset.pad_classes(classes).map_err(|error| UsageError(error.to_string()))?;
     let input = InputRecord::new(&dataset);
     match &config.record.input {
-        Some(began) => {
-            ensure!(*began == input, "the data set is not what the run began with: {began:?}, now {input:?}")
+        Some(recorded) => {
+            ensure!(
+                *recorded == input,
+                "the data set differs from the one that the run started with: {recorded:?}, now {input:?}"
+            )
         }
         None => config.record.input = Some(input),
     }
@@ -93,12 +96,12 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// The weights of `--init`.
+/// Loads the weights of `--init`.
 fn pretrained_weights(path: &Path, network: &Network, seed: u64) -> Result<Weights> {
-    let (weights, headless) = checkpoint::load_pretrained(path, network, seed)?;
-    if headless {
+    let (weights, lacks_auxiliary) = checkpoint::load_pretrained(path, network, seed)?;
+    if lacks_auxiliary {
         info!(
-            "{} is without the auxiliary heads of {}: they begin as without --init, drawn with seed {seed}",
+            "{} lacks the auxiliary classifiers of {}: they are initialised with seed {seed}",
             path.display(),
             network.name
         );
@@ -106,7 +109,7 @@ fn pretrained_weights(path: &Path, network: &Network, seed: u64) -> Result<Weigh
     Ok(weights)
 }
 
-/// A run, before its backend is known.
+/// A training run, to be executed on the chosen backend.
 struct Training {
     config: RunConfig,
     args: TrainArgs,
@@ -125,7 +128,7 @@ impl Task for Training {
         let settings = &config.settings;
         let free = backend.device_memory().map(|[free, _]| free);
         settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
-        // All that can be wrong with the weights is found before a folder is made for the run.
+        // Check the weights before creating the run's folder.
         let init = settings.schedule.init.as_ref().filter(|_| args.resume.is_none());
         let initial = init.map(|path| pretrained_weights(path, &network, hyper.seed)).transpose()?;
         let records = settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto;
@@ -142,7 +145,7 @@ impl Task for Training {
                 let state = checkpoint::load_state(&folder.join(Outputs::CHECKPOINT), &trainer.network, &identity)?;
                 trainer.restore(&state)?;
                 let done = trainer.position();
-                // A limit that the run has reached is not meant for what follows, unless it is asked for again.
+                // A step limit that the run has already reached no longer applies, unless its flag is given again.
                 let limit = &mut config.settings.schedule.max_steps;
                 let is_given = args.settings.given.schedule.max_steps.is_some();
                 if !is_given && limit.is_some_and(|limit| done.total_steps >= limit) {
@@ -151,27 +154,27 @@ impl Task for Training {
                 }
                 if let Some(ending) = trainer.ending() {
                     let why = ended_by(ending);
-                    info!("nothing is left to do: {} epochs, {} steps are done{why}", done.epoch, done.total_steps);
+                    info!("nothing left to do: {} epochs, {} steps are done{why}", done.epoch, done.total_steps);
                     return Ok(ExitCode::SUCCESS);
                 }
                 Outputs::resume(folder, &config, done)?
             }
         };
         info!("{}: {} parameters; {}", config.model(), trainer.network.parameter_count(), outputs.folder().display());
-        let mut run = Run::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
+        let mut observer = RunObserver::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
         if args.resume.is_none() {
-            run.begin(&mut trainer)?;
+            observer.begin(&mut trainer)?;
         }
-        match trainer.run(&mut run) {
+        match trainer.run(&mut observer) {
             Ok(Outcome::Finished) => {
-                run.finish(trainer.ending()).with_context(|| run.failed())?;
+                observer.finish(trainer.ending()).with_context(|| observer.failed())?;
                 Ok(ExitCode::SUCCESS)
             }
             Ok(Outcome::Interrupted) => {
-                run.interrupted(&mut trainer).with_context(|| run.failed())?;
+                observer.interrupted(&mut trainer).with_context(|| observer.failed())?;
                 Ok(ExitCode::from(INTERRUPTED))
             }
-            Err(error) => Err(error.context(run.failed())),
+            Err(error) => Err(error.context(observer.failed())),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A chart's axis: a range that holds the values, cut at round numbers.
+//! The axis of a chart: a range with ticks at round numbers.
 
 /// An axis from `low` to `high`, with a tick at every multiple of `step`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -9,19 +9,19 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// The smallest axis of round ticks, about `ticks` of them, that holds `low..=high` and stays within `limits`.
+    /// The smallest axis with about `ticks` round ticks that contains `low..=high` and stays within `limits`.
     pub fn around(low: f64, high: f64, ticks: usize, limits: (f64, f64)) -> Self {
-        // One value alone gets room around it, in proportion to its size.
-        let room = if high > low { 0.0 } else { (0.1 * high.abs()).max(1e-3) };
-        let (low, high) = ((low - room).max(limits.0), (high + room).min(limits.1));
+        // A single value gets a margin in proportion to its size.
+        let margin = if high > low { 0.0 } else { (0.1 * high.abs()).max(1e-3) };
+        let (low, high) = ((low - margin).max(limits.0), (high + margin).min(limits.1));
         let step = round_step((high - low).max(1e-9) / ticks as f64);
-        // The small part forgives rounding, so that 0.3 / 0.1 is three steps.
+        // The small offset absorbs rounding errors, so that 0.3 / 0.1 counts as three steps.
         let low = ((low / step + 1e-6).floor() * step).max(limits.0);
         let high = ((high / step - 1e-6).ceil() * step).min(limits.1);
         Self { low, high: high.max(low + step), step }
     }
 
-    /// Whole epochs from 1 to `last`; a single one stands in the middle.
+    /// An axis of whole epochs from 1 to `last`; a single epoch is centred.
     pub fn epochs(last: f64, ticks: usize) -> Self {
         if last <= 1.0 {
             return Self { low: 0.0, high: 2.0, step: 1.0 };
@@ -36,7 +36,7 @@ impl Axis {
         (first..=last).map(|multiple| multiple as f64 * self.step).collect()
     }
 
-    /// The ticks of an axis of epochs: the first epoch has one too, where the next tick leaves room.
+    /// The ticks of an axis of epochs. Epoch 1 has a tick too, if the next one is far enough away.
     pub fn epoch_ticks(&self) -> Vec<f64> {
         let mut ticks = self.ticks();
         if self.low < 1.0 {
@@ -48,12 +48,12 @@ impl Axis {
         ticks
     }
 
-    /// Where `value` lies: 0 at the low end, 1 at the high end.
-    pub fn part(&self, value: f64) -> f64 {
+    /// The relative position of `value`: 0 at the low end, 1 at the high end.
+    pub fn fraction(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
 
-    /// The decimals that tell neighbouring ticks apart, or an exponent where the number would be too long.
+    /// Formats a tick with enough decimals to distinguish it from its neighbours, or with an exponent if it is large.
     pub fn tick_text(&self, tick: f64) -> String {
         if self.high >= 1e5 {
             return format!("{tick:.1e}");
@@ -63,7 +63,7 @@ impl Axis {
     }
 }
 
-/// The least of 1, 2 and 5 times a power of ten that is not below `rough`.
+/// The smallest of 1, 2 and 5 times a power of ten that is at least `rough`.
 fn round_step(rough: f64) -> f64 {
     let power = 10f64.powf(rough.log10().floor());
     let factor = [1.0, 2.0, 5.0].into_iter().find(|factor| factor * power >= rough * 0.999_999);

@@ -1,4 +1,4 @@
-//! Which class was taken for which: counts, accuracies, and a table of them.
+//! The confusion matrix: counts of true and predicted classes, accuracies, and their table.
 
 use std::io::Write;
 
@@ -7,13 +7,13 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use super::console::percent;
 
-/// With more classes than this the matrix fits no terminal, and the worst mistakes are listed instead.
+/// With more classes, the matrix would not fit a terminal, so the most frequent mistakes are listed instead.
 const MAX_MATRIX_CLASSES: usize = 20;
-const WORST_MISTAKES: usize = 10;
-/// Longer names are cut in the heads of the columns; the rows have them whole.
-const MAX_HEAD: usize = 6;
+const LISTED_MISTAKES: usize = 10;
+/// Longer names are shortened in the column headers; the rows show them in full.
+const MAX_HEADER: usize = 6;
 
-/// Counts of `[true class][predicted class]`.
+/// Counts of samples, as `[true class][predicted class]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Confusion {
     counts: Vec<u64>,
@@ -28,7 +28,7 @@ impl Confusion {
     /// Counts one sample.
     ///
     /// # Panics
-    /// If a label is not below the number of classes; a data set's labels are checked when it is loaded.
+    /// If a label is not below the number of classes. A data set's labels are checked when it is loaded.
     pub fn add(&mut self, true_label: u32, predicted: u32) {
         let (truth, predicted, n) = (true_label as usize, predicted as usize, self.classes.len());
         assert!(truth < n && predicted < n, "classes {truth} and {predicted} of {n}");
@@ -39,38 +39,38 @@ impl Confusion {
         self.counts[true_label * self.classes.len() + predicted]
     }
 
-    /// The part of the samples that was right; none without samples.
+    /// The fraction of samples that were classified correctly; `None` without samples.
     pub fn accuracy(&self) -> Option<f64> {
-        let right = (0..self.classes.len()).map(|class| self.count(class, class)).sum();
-        part(right, self.counts.iter().sum())
+        let correct = (0..self.classes.len()).map(|class| self.count(class, class)).sum();
+        ratio(correct, self.counts.iter().sum())
     }
 
-    /// Per class, the part of its samples that was found (recall); none where the class has no sample.
+    /// The recall of each class: the fraction of its samples that were classified correctly; `None` without samples.
     pub fn per_class(&self) -> Vec<Option<f64>> {
-        let recall = |(class, row): (usize, &[u64])| part(row[class], row.iter().sum());
+        let recall = |(class, row): (usize, &[u64])| ratio(row[class], row.iter().sum());
         self.rows().enumerate().map(recall).collect()
     }
 
-    /// Prints the matrix, or the worst mistakes of many classes, and the accuracy of each class.
+    /// Prints the matrix (for many classes, the most frequent mistakes) and the accuracy of each class.
     ///
     /// # Errors
-    /// Those of `out`.
+    /// Writing to `out` fails.
     pub fn print(&self, out: &mut impl Write) -> Result<()> {
         let text = if self.classes.len() <= MAX_MATRIX_CLASSES { self.matrix() } else { self.mistakes() };
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print the confusion matrix")
     }
 
     fn rows(&self) -> std::slice::ChunksExact<'_, u64> {
-        self.counts.chunks_exact(self.classes.len().max(1)) // without classes there are no counts either
+        self.counts.chunks_exact(self.classes.len().max(1)) // chunks of 0 would panic
     }
 
     fn matrix(&self) -> String {
-        let heads: Vec<String> = self.classes.iter().map(|name| shortened(name)).collect();
+        let headers: Vec<String> = self.classes.iter().map(|name| shortened(name)).collect();
         let name_width = self.name_width("true \\ predicted");
         let count_width = self.counts.iter().map(|count| count.to_string().len()).max().unwrap_or(0);
-        let width = heads.iter().map(|head| head.chars().count()).max().unwrap_or(0).max(count_width) + 2;
+        let width = headers.iter().map(|header| header.chars().count()).max().unwrap_or(0).max(count_width) + 2;
         let mut text = format!("{:<name_width$}", "true \\ predicted");
-        text.extend(heads.iter().map(|head| format!("{head:>width$}")));
+        text.extend(headers.iter().map(|header| format!("{header:>width$}")));
         text += "  accuracy\n";
         for ((name, row), recall) in self.classes.iter().zip(self.rows()).zip(self.per_class()) {
             text += &format!("{name:<name_width$}");
@@ -91,18 +91,18 @@ impl Confusion {
         let mut wrong: Vec<usize> =
             (0..self.counts.len()).filter(|&at| at / n != at % n && self.counts[at] > 0).collect();
         wrong.sort_by_key(|&at| std::cmp::Reverse(self.counts[at])); // stable: ties stay in the order of classes
-        for &at in wrong.iter().take(WORST_MISTAKES) {
-            text += &format!("{} taken for {}: {}\n", self.classes[at / n], self.classes[at % n], self.counts[at]);
+        for &at in wrong.iter().take(LISTED_MISTAKES) {
+            text += &format!("{} classified as {}: {}\n", self.classes[at / n], self.classes[at % n], self.counts[at]);
         }
         text
     }
 
-    fn name_width(&self, head: &str) -> usize {
-        self.classes.iter().map(|name| name.chars().count()).chain([head.len()]).max().unwrap_or(0)
+    fn name_width(&self, header: &str) -> usize {
+        self.classes.iter().map(|name| name.chars().count()).chain([header.len()]).max().unwrap_or(0)
     }
 }
 
-/// The matrix as rows, with what follows from it.
+/// The matrix as rows, with the accuracies.
 impl Serialize for Confusion {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Confusion", 4)?;
@@ -114,8 +114,8 @@ impl Serialize for Confusion {
     }
 }
 
-fn part(of: u64, all: u64) -> Option<f64> {
-    (all > 0).then(|| of as f64 / all as f64)
+fn ratio(count: u64, total: u64) -> Option<f64> {
+    (total > 0).then(|| count as f64 / total as f64)
 }
 
 fn or_dash(accuracy: Option<f64>) -> String {
@@ -123,8 +123,8 @@ fn or_dash(accuracy: Option<f64>) -> String {
 }
 
 fn shortened(name: &str) -> String {
-    if name.chars().count() <= MAX_HEAD {
+    if name.chars().count() <= MAX_HEADER {
         return name.to_string();
     }
-    name.chars().take(MAX_HEAD - 1).chain(['…']).collect()
+    name.chars().take(MAX_HEADER - 1).chain(['…']).collect()
 }

@@ -1,4 +1,4 @@
-//! What a person sees while training: one line per epoch on stdout, a progress bar on a terminal's stderr.
+//! Console output during training: one line per epoch on stdout, and a progress bar on stderr if it is a terminal.
 
 use std::io::{IsTerminal, Write};
 
@@ -7,7 +7,7 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressFinish, 
 
 use super::records::EpochRecord;
 
-/// One aligned line per epoch, flushed as it is written so that a pipe shows it at once.
+/// A table with one aligned line per epoch. Each line is flushed, so that it passes through a pipe at once.
 pub struct Table<W: Write> {
     out: W,
 }
@@ -16,7 +16,7 @@ impl<W: Write> Table<W> {
     /// Prints the header.
     ///
     /// # Errors
-    /// Those of `out`, as for every method.
+    /// Writing to `out` fails, as for every method.
     pub fn new(out: W) -> Result<Self> {
         let mut table = Self { out };
         table.line(format_args!(
@@ -44,22 +44,22 @@ impl<W: Write> Table<W> {
     }
 }
 
-/// `0.9825` as `98.25%`.
+/// Formats `0.9825` as `98.25%`.
 pub fn percent(part: f64) -> String {
     format!("{:.2}%", 100.0 * part)
 }
 
-/// Four decimals, or an exponent where a diverging loss would burst its column.
+/// Formats a loss with four decimals, or with an exponent if it would not fit its column.
 pub fn loss(value: f64) -> String {
     if value.abs() < 1e5 || !value.is_finite() { format!("{value:.4}") } else { format!("{value:.2e}") }
 }
 
-/// A rate as a whole number in groups of three digits: `48,774`.
-pub fn grouped(rate: f64) -> String {
-    let digits = format!("{rate:.0}");
+/// Rounds a number to an integer and groups its digits by three: `48,774`.
+pub fn grouped(number: f64) -> String {
+    let digits = format!("{number:.0}");
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 && rate.is_finite() {
+        if index > 0 && (digits.len() - index) % 3 == 0 && number.is_finite() {
             text.push(',');
         }
         text.push(digit);
@@ -67,9 +67,9 @@ pub fn grouped(rate: f64) -> String {
     text
 }
 
-/// A bar over the steps of one epoch, within 80 columns; a narrower terminal cuts off the end of its line. It is shown
-/// where stderr is a terminal and `quiet` is not set, and goes away when it is finished or dropped, so that an error
-/// message stands on a clean line.
+/// A progress bar over the steps of one epoch. It fits 80 columns; a narrower terminal cuts off its end. It is shown
+/// only if stderr is a terminal and `quiet` is not set. It is erased when finished or dropped, so that an error message
+/// starts on an empty line.
 pub struct Progress {
     bar: ProgressBar,
 }
@@ -82,11 +82,11 @@ impl Progress {
         Self::on(ProgressDrawTarget::stderr(), steps_in_epoch, epoch, epochs)
     }
 
-    /// A bar on any terminal.
+    /// A progress bar on the given target.
     pub fn on(target: ProgressDrawTarget, steps_in_epoch: u64, epoch: u32, epochs: u32) -> Self {
         let bar = ProgressBar::with_draw_target(Some(steps_in_epoch), target);
-        // A line that wraps is redrawn below itself for ever, so the part that grows is one that can be cut off.
-        // The template is a constant; were it wrong, indicatif's own bar would do.
+        // A wrapped line would be redrawn below itself each time, so the message, whose length varies, may be cut off.
+        // The template is valid; the default style only satisfies the type.
         let template = "{prefix} {bar:14} {pos}/{len}  {wide_msg}";
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = bar.with_style(style.progress_chars("━╸─")).with_finish(ProgressFinish::AndClear);
@@ -94,14 +94,14 @@ impl Progress {
         Self { bar }
     }
 
-    /// `step_in_epoch` steps are done. What is not known yet keeps away from the line.
+    /// Shows that `step_in_epoch` steps are done. Values that are not known yet are left out.
     pub fn tick(&self, step_in_epoch: u64, mean_loss: Option<f64>, images_per_second: Option<f64>) {
         if self.bar.is_hidden() {
             return;
         }
         self.bar.set_position(step_in_epoch);
         let left = self.bar.eta();
-        // The most wanted first, as the last are the first to be cut off.
+        // The most important first, because the end of the line may be cut off.
         let parts = [
             mean_loss.map(|value| format!("loss {}", loss(value))),
             (!left.is_zero()).then(|| format!("{:#} left", HumanDuration(left))),
@@ -110,8 +110,7 @@ impl Progress {
         self.bar.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join("  "));
     }
 
-    /// The steps are done, and what `text` names goes on: it stands beside the full bar, drawn at once, as nothing else
-    /// may be for a while.
+    /// Shows `text` next to the full bar, for work after the last step. Draws at once, because no update follows soon.
     pub fn message(&self, text: &str) {
         if self.bar.is_hidden() {
             return;

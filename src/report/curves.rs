@@ -1,4 +1,4 @@
-//! `curves.svg`: loss and accuracy over the epochs, training and test, in one self-contained picture.
+//! `curves.svg`: training and test loss and accuracy over the epochs, in one self-contained image.
 
 use std::fmt::Write;
 
@@ -13,13 +13,13 @@ const PLOT_TOP: f64 = 108.0;
 const PLOT_BOTTOM: f64 = 350.0;
 /// Left edges of the two plots.
 const PLOT_LEFTS: [f64; 2] = [64.0, 540.0];
-/// With more epochs than this a dot per epoch would hide the line.
+/// With more epochs, a dot per epoch would hide the line.
 const MAX_DOTS: usize = 40;
-/// Two labels closer than this would overlap.
+/// Labels that are closer would overlap.
 const LABEL_GAP: f64 = 15.0;
 const TICKS: usize = 5;
 
-/// Text and curves have 4.5:1 contrast with their ground, light and dark, and differ in brightness too.
+/// Text and curves have a contrast of 4.5:1 with either background, and the curves also differ in brightness.
 const STYLE: &str = "\
 svg { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif }
 .ground { fill: #ffffff } .ink { fill: #1f2328 } .muted { fill: #59636e }
@@ -37,7 +37,7 @@ svg { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica,
 struct Panel<'a> {
     title: &'a str,
     left: f64,
-    /// Training and test, by epoch.
+    /// Training and test values, as `(epoch, value)`.
     series: [Vec<(f64, f64)>; 2],
     x: Axis,
     y: Axis,
@@ -45,7 +45,7 @@ struct Panel<'a> {
     format: fn(f64) -> String,
 }
 
-/// The curves of a run. Losses that are no numbers leave gaps.
+/// Draws the curves of a run. Values that are not finite leave gaps.
 pub fn curves_svg(epochs: &[EpochRecord], title: &str) -> String {
     let by_epoch = |value: fn(&EpochRecord) -> f64| -> Vec<(f64, f64)> {
         epochs.iter().map(|record| (f64::from(record.epoch), value(record))).collect()
@@ -54,8 +54,8 @@ pub fn curves_svg(epochs: &[EpochRecord], title: &str) -> String {
     let accuracies =
         [by_epoch(|record| 100.0 * record.train_accuracy), by_epoch(|record| 100.0 * record.test_accuracy)];
     let x = Axis::epochs(epochs.iter().map(|record| f64::from(record.epoch)).fold(1.0, f64::max), TICKS);
-    let (_, most_loss) = range(&losses).unwrap_or((0.0, 1.0));
-    let (least, most) = range(&accuracies).unwrap_or((0.0, 100.0));
+    let (_, max_loss) = range(&losses).unwrap_or((0.0, 1.0));
+    let (min, max) = range(&accuracies).unwrap_or((0.0, 100.0));
     let [loss_left, accuracy_left] = PLOT_LEFTS;
     let panels = [
         Panel {
@@ -63,7 +63,7 @@ pub fn curves_svg(epochs: &[EpochRecord], title: &str) -> String {
             left: loss_left,
             series: losses,
             x,
-            y: Axis::around(0.0, most_loss, TICKS, (0.0, f64::MAX)),
+            y: Axis::around(0.0, max_loss, TICKS, (0.0, f64::MAX)),
             tick_suffix: "",
             format: super::console::loss,
         },
@@ -72,7 +72,7 @@ pub fn curves_svg(epochs: &[EpochRecord], title: &str) -> String {
             left: accuracy_left,
             series: accuracies,
             x,
-            y: Axis::around(least, most, TICKS, (0.0, 100.0)),
+            y: Axis::around(min, max, TICKS, (0.0, 100.0)),
             tick_suffix: "%",
             format: |value| percent(value / 100.0),
         },
@@ -108,7 +108,7 @@ fn subtitle(epochs: &[EpochRecord]) -> String {
 impl Panel<'_> {
     fn draw(&self, svg: &mut String) {
         self.draw_axes(svg);
-        self.draw_head(svg);
+        self.draw_header(svg);
         for (points, name) in self.series.iter().zip(["train", "test"]) {
             self.draw_line(svg, points, name);
         }
@@ -116,11 +116,11 @@ impl Panel<'_> {
     }
 
     fn x_at(&self, epoch: f64) -> f64 {
-        self.left + PLOT_WIDTH * self.x.part(epoch)
+        self.left + PLOT_WIDTH * self.x.fraction(epoch)
     }
 
     fn y_at(&self, value: f64) -> f64 {
-        PLOT_BOTTOM - (PLOT_BOTTOM - PLOT_TOP) * self.y.part(value)
+        PLOT_BOTTOM - (PLOT_BOTTOM - PLOT_TOP) * self.y.fraction(value)
     }
 
     fn draw_axes(&self, svg: &mut String) {
@@ -154,8 +154,8 @@ impl Panel<'_> {
         push(svg, format_args!("<text class=\"muted\" x=\"{x}\" y=\"{baseline}\" text-anchor=\"middle\">epoch</text>"));
     }
 
-    /// The panel's title and, at the right, its legend.
-    fn draw_head(&self, svg: &mut String) {
+    /// Draws the panel's title on the left and its legend on the right.
+    fn draw_header(&self, svg: &mut String) {
         let (left, baseline, middle) = (self.left, PLOT_TOP - 16.0, PLOT_TOP - 20.0);
         push(svg, format_args!("<text class=\"ink panel\" x=\"{left}\" y=\"{baseline}\">{}</text>", self.title));
         for (name, offset) in [("train", 120.0), ("test", 55.0)] {
@@ -193,7 +193,7 @@ impl Panel<'_> {
         }
     }
 
-    /// The last values beside the ends of their lines, moved apart where they would overlap.
+    /// Labels the end of each line with its last value. Labels that would overlap are moved apart.
     fn draw_last_values(&self, svg: &mut String) {
         let last = |index: usize| self.series[index].last().filter(|point| point.1.is_finite());
         let mut labels: Vec<(f64, f64, &str, f64)> = [(0, "train"), (1, "test")]
@@ -202,10 +202,10 @@ impl Panel<'_> {
             .collect();
         labels.sort_by(|a, b| a.0.total_cmp(&b.0));
         if let [upper, lower] = labels.as_mut_slice() {
-            let lack = LABEL_GAP - (lower.0 - upper.0);
-            if lack > 0.0 {
-                upper.0 -= lack / 2.0;
-                lower.0 += lack / 2.0;
+            let overlap = LABEL_GAP - (lower.0 - upper.0);
+            if overlap > 0.0 {
+                upper.0 -= overlap / 2.0;
+                lower.0 += overlap / 2.0;
             }
         }
         for (y, value, name, epoch) in labels {
@@ -218,7 +218,7 @@ impl Panel<'_> {
     }
 }
 
-/// Least and greatest of the finite values.
+/// Minimum and maximum of the finite values.
 fn range(series: &[Vec<(f64, f64)>; 2]) -> Option<(f64, f64)> {
     let finite = series.iter().flatten().map(|point| point.1).filter(|value| value.is_finite());
     finite.fold(None, |range, value| match range {
@@ -228,10 +228,10 @@ fn range(series: &[Vec<(f64, f64)>; 2]) -> Option<(f64, f64)> {
 }
 
 fn push(text: &mut String, line: std::fmt::Arguments) {
-    let _ = writeln!(text, "{line}"); // a String takes whatever is written
+    let _ = writeln!(text, "{line}"); // writing to a String cannot fail
 }
 
-/// Text for XML: its special characters as entities, and what XML forbids left out.
+/// Escapes text for XML, and replaces or removes characters that XML does not allow.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: the run's records in a file that always is whole, and goes on where a checkpoint does.
+//! `metrics.jsonl`: the records of a run, in a file that is always complete and resumes where a checkpoint does.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -17,24 +17,24 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// An empty log, whose file is written at once: a folder that cannot be written fails now, not after an epoch.
+    /// Creates an empty log and its file, so that a folder that is not writable fails now and not after an epoch.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// The file cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
         let log = Self { path: path.to_path_buf(), records: Vec::new() };
         log.save()?;
         Ok(log)
     }
 
-    /// The log of a run that goes on after `steps_done` steps, `epochs_done` epochs being whole: later records, and that
-    /// of an epoch which ended early, are dropped, as what they tell of is done again. A missing file is an empty log,
-    /// and a last line that was cut off is dropped.
+    /// Opens the log of a run that resumes after `steps_done` steps and `epochs_done` complete epochs. Later records
+    /// and that of a partial epoch are dropped, because the run repeats what they describe. A missing file counts as an
+    /// empty log. An incomplete last line is dropped.
     ///
     /// # Errors
-    /// Where the file cannot be read or written, or a line before the last is no record.
+    /// The file cannot be read or written, or a line before the last is not a record.
     pub fn resume(path: &Path, steps_done: u64, epochs_done: u32) -> Result<Self> {
-        let mut records = parse(&read_if_there(path)?)
+        let mut records = parse(&read_if_exists(path)?)
             .with_context(|| format!("{} is damaged: delete it to resume without its records", path.display()))?;
         records.retain(|record| match record {
             Record::Epoch(epoch) => epoch.epoch <= epochs_done,
@@ -52,7 +52,7 @@ impl MetricsLog {
     /// Rewrites the file with all records.
     ///
     /// # Errors
-    /// Where the file cannot be written; it is then as it was.
+    /// The file cannot be written; its old content is then kept.
     pub fn save(&self) -> Result<()> {
         files::write_atomically(&self.path, |writer| {
             for record in &self.records {
@@ -63,7 +63,7 @@ impl MetricsLog {
         })
     }
 
-    /// The epochs so far, in order.
+    /// The records of all epochs so far, in order.
     pub fn epochs(&self) -> Vec<EpochRecord> {
         let epoch = |record: &Record| match record {
             Record::Epoch(epoch) => Some(epoch.clone()),
@@ -73,11 +73,11 @@ impl MetricsLog {
     }
 }
 
-/// The bytes of the file at `path`, none where there is no file.
-fn read_if_there(path: &Path) -> Result<Vec<u8>> {
+/// Reads the file at `path`; a missing file is empty.
+fn read_if_exists(path: &Path) -> Result<Vec<u8>> {
     let read = || {
-        // Before opening: that alone would wait forever on a named pipe.
-        ensure!(path.metadata()?.is_file(), "it is not a regular file");
+        // Checked before opening, because opening a named pipe would block forever.
+        ensure!(path.metadata()?.is_file(), "this is not a regular file");
         Ok(fs::read(path)?)
     };
     match read() {

@@ -1,4 +1,4 @@
-//! What a run tells: the console's table and progress bar, `metrics.jsonl`, `curves.svg`, the confusion matrix.
+//! Reports of a run: the console's table and progress bar, `metrics.jsonl`, `curves.svg`, the confusion matrix.
 
 mod axis;
 mod confusion;

@@ -1,8 +1,8 @@
-//! The lines of `metrics.jsonl`: one object per epoch and, where asked for, per step.
+//! The lines of `metrics.jsonl`: one object per epoch and, if requested, one per step.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Accuracies are parts of 1, losses means over samples.
+/// One epoch. Accuracies are fractions of 1, losses means over samples.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct EpochRecord {
     /// Counted from 1.
@@ -15,13 +15,13 @@ pub struct EpochRecord {
     #[serde(deserialize_with = "number_or_null")]
     pub test_loss: f64,
     pub test_accuracy: f64,
-    /// Of the whole epoch, evaluation included.
+    /// Duration of the epoch, including evaluation.
     pub seconds: f64,
-    /// Of training alone.
+    /// Training speed, without evaluation.
     pub images_per_second: f64,
 }
 
-/// One optimiser step, counted from 0; the loss is the one before its update.
+/// One optimiser step, counted from 0. Loss and accuracy are those before its update.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct StepRecord {
     pub step: u64,
@@ -30,7 +30,7 @@ pub struct StepRecord {
     pub accuracy: f64,
 }
 
-/// A line; its first field is `"kind":"epoch"` or `"kind":"step"`.
+/// A line of the file. Its first field is `"kind":"epoch"` or `"kind":"step"`.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Record {
@@ -38,7 +38,7 @@ pub enum Record {
     Step(StepRecord),
 }
 
-/// JSON has no NaN: the loss of a run that diverged is written as `null`, and read back as NaN.
+/// JSON has no NaN: the loss of a diverged run is written as `null` and read back as NaN.
 fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

@@ -1,8 +1,8 @@
-//! Standard output and standard error whose reader may go away: neither may cost a run, or panic.
+//! Standard output and standard error that do not panic when their pipe is closed.
 
 use std::io::{self, ErrorKind, Write};
 
-/// Results. Where the reader has gone (`| head`), the program has nothing left to do and ends without complaint.
+/// Standard output, for results. If the reader has closed the pipe (`| head`), the program exits without an error.
 pub struct Stdout(io::Stdout);
 
 impl Default for Stdout {
@@ -13,22 +13,22 @@ impl Default for Stdout {
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map_err(end_where_nobody_reads)
+        self.0.write(bytes).map_err(exit_on_broken_pipe)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush().map_err(end_where_nobody_reads)
+        self.0.flush().map_err(exit_on_broken_pipe)
     }
 }
 
-fn end_where_nobody_reads(error: io::Error) -> io::Error {
+fn exit_on_broken_pipe(error: io::Error) -> io::Error {
     if error.kind() == ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
     error
 }
 
-/// Logs and errors. What cannot be written is dropped: there is nowhere left to say so.
+/// Standard error, for logs and errors. Write errors are ignored, because they could not be reported.
 pub struct Stderr(io::Stderr);
 
 impl Default for Stderr {

@@ -1,9 +1,9 @@
-//! A training run beyond its numbers: its folder, its console, signals, and saving so that nothing is lost.
+//! What a training run needs besides the trainer: its folder, console output, signals and saving.
 
 mod outputs;
 mod session;
 mod signals;
 
 pub use outputs::Outputs;
-pub use session::{Run, ended_by, identity};
+pub use session::{RunObserver, ended_by, identity};
 pub use signals::{INTERRUPTED, install_signal_handlers};

@@ -14,12 +14,12 @@ use crate::report::{MetricsLog, curves_svg};
 use crate::settings::{self, RunConfig, short_name};
 use crate::train::{Position, TrainState};
 
-/// A run's folder, locked against a second process as long as this lives.
+/// A run's folder. It is locked against other processes until this value is dropped.
 pub struct Outputs {
     folder: PathBuf,
     title: String,
     pub metrics: MetricsLog,
-    /// Before the lock: fields are dropped in this order, and the lock must outlive a write in flight.
+    /// Declared before the lock: fields are dropped in order, and the lock must outlive a pending write.
     writer: BackgroundWriter,
     _lock: Option<File>,
 }
@@ -31,32 +31,32 @@ impl Outputs {
     const CURVES: &str = "curves.svg";
     const ALL: [&str; 5] = [settings::FILE, Self::METRICS, Self::WEIGHTS, Self::CHECKPOINT, Self::CURVES];
 
-    /// An error where `out` cannot become the folder of a new run; nothing is made yet.
+    /// Fails if `out` cannot become the folder of a new run. Creates nothing.
     pub fn check(out: Option<&Path>) -> Result<()> {
         let Some(folder) = out else { return Ok(()) };
         let shown = folder.display();
-        ensure!(!folder.exists() || folder.is_dir(), "--out {shown} is a file; it must be a folder, or not there yet");
+        ensure!(!folder.exists() || folder.is_dir(), "--out {shown} is a file; it must be a folder or a new name");
         if folder.join(Self::CHECKPOINT).exists() && folder.join(settings::FILE).exists() {
-            bail!("--out {shown} holds a run already: choose another, or go on with --resume {shown}");
+            bail!("--out {shown} already contains a run: choose another folder, or continue with --resume {shown}");
         }
-        // What is not a whole run may be somebody's all the same.
+        // Files of an incomplete run must not be overwritten either.
         match Self::ALL.iter().find(|name| folder.join(name).exists()) {
             Some(name) => {
-                bail!("--out {shown} has a {name} already, which would be overwritten: choose another folder")
+                bail!("--out {shown} already contains {name}, which would be overwritten: choose another folder")
             }
             None => Ok(()),
         }
     }
 
-    /// Makes the folder of a new run: `out`, or the default with a number added where that is taken.
+    /// Creates the folder of a new run: `out`, or the default name, with a number if that name is taken.
     ///
     /// # Errors
-    /// Where it cannot be made or written to, or holds a run already.
+    /// The folder cannot be created or written to, or already contains a run.
     pub fn create(out: Option<&Path>, config: &RunConfig) -> Result<Self> {
         Self::check(out)?;
         let folder = match out {
             Some(folder) => {
-                let context = || format!("cannot make the folder --out {}", folder.display());
+                let context = || format!("cannot create the folder --out {}", folder.display());
                 fs::create_dir_all(folder).with_context(context)?;
                 folder.to_path_buf()
             }
@@ -68,7 +68,7 @@ impl Outputs {
         Ok(Self { title: title(config), folder, metrics, writer: BackgroundWriter::default(), _lock: lock })
     }
 
-    /// Opens the folder of a run that goes on from `position`; what a killed process left half-written goes.
+    /// Opens the folder of a run that resumes at `position`, and removes partial files of a killed process.
     pub fn resume(folder: &Path, config: &RunConfig, position: Position) -> Result<Self> {
         let lock = lock(folder)?;
         remove_leftovers(folder);
@@ -82,11 +82,10 @@ impl Outputs {
         &self.folder
     }
 
-    /// Begins to save everything as it is now, and returns while a thread writes. [`Self::finish`] waits for it.
+    /// Starts to save `state` in a background thread, for which [`Self::finish`] waits.
     ///
     /// # Errors
-    /// Where the save before this one failed, or the weights are not finite: the files from before are worth more than
-    /// those.
+    /// The previous save failed, or the weights are not finite, in which case the earlier files are kept.
     pub fn save(&mut self, network: &Network, run: &RunIdentity, state: TrainState) -> Result<()> {
         let all = [&state.parameters, &state.momentum, &state.average, &state.statistics.values];
         let finite = all.into_iter().flatten().all(|value| value.is_finite());
@@ -96,21 +95,21 @@ impl Outputs {
         self.writer.submit(move || write_all(&folder, &title, &metrics, &network, &run, &state))
     }
 
-    /// Whether a save has failed that nobody waited for yet.
+    /// Whether a save has failed and its error has not been returned yet.
     pub fn save_failed(&self) -> bool {
         self.writer.has_failed()
     }
 
-    /// Waits until all that was saved is on the disk.
+    /// Waits until all saves are on disk.
     ///
     /// # Errors
-    /// Where a file could not be written.
+    /// A file could not be written.
     pub fn finish(&mut self) -> Result<()> {
         self.writer.finish()
     }
 }
 
-/// Writes a run's files. The checkpoint is last: what it says is done is then in the other files.
+/// Writes a run's files. The checkpoint comes last, so that the other files cover every step that it records.
 fn write_all(
     folder: &Path,
     title: &str,
@@ -126,20 +125,20 @@ fn write_all(
     save_state(&folder.join(Outputs::CHECKPOINT), network, run, state)
 }
 
-/// Locks a folder for this process; none where the file system knows no locks.
+/// Locks a folder for this process; `None` if the file system does not support locks.
 fn lock(folder: &Path) -> Result<Option<File>> {
     let Ok(handle) = File::open(folder) else { return Ok(None) };
     match handle.try_lock() {
         Ok(()) => Ok(Some(handle)),
         Err(TryLockError::WouldBlock) => Err(anyhow!("another process is training in {}", folder.display())),
         Err(TryLockError::Error(error)) => {
-            warn!("{} cannot be locked against a second process: {error}", folder.display());
+            warn!("cannot lock {} against other processes: {error}", folder.display());
             Ok(None)
         }
     }
 }
 
-/// Removes the temporary files of a process that was killed while it wrote.
+/// Removes the temporary files of a process that was killed while writing.
 fn remove_leftovers(folder: &Path) {
     let leftover =
         |name: &str| Outputs::ALL.iter().any(|file| name.starts_with(&format!(".{file}."))) && name.ends_with(".tmp");
@@ -156,10 +155,10 @@ fn title(config: &RunConfig) -> String {
     format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed())
 }
 
-/// `runs/<model>-<dataset>-<seed>`, or with `-2`, `-3`, … where that is taken.
+/// Creates `runs/<model>-<dataset>-<seed>`, with a suffix `-2`, `-3`, … if that name is taken.
 fn default_folder(config: &RunConfig) -> Result<PathBuf> {
     let parent = Path::new("runs");
-    fs::create_dir_all(parent).context("cannot make the folder runs; choose another place with --out")?;
+    fs::create_dir_all(parent).context("cannot create the folder runs; choose another folder with --out")?;
     let name = format!("{}-{}-{}", config.model(), short_name(config.dataset()), config.seed());
     for number in 1_u32.. {
         let folder = match number {
@@ -169,8 +168,8 @@ fn default_folder(config: &RunConfig) -> Result<PathBuf> {
         match fs::create_dir(&folder) {
             Ok(()) => return Ok(folder),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot make the folder {}", folder.display())),
+            Err(error) => return Err(error).with_context(|| format!("cannot create the folder {}", folder.display())),
         }
     }
-    bail!("runs has no free name for {name}")
+    bail!("all names for {name} in the folder runs are taken")
 }

@@ -1,4 +1,4 @@
-//! What listens to a training run: it prints, saves and asks it to end.
+//! The observer of a training run: it prints progress, saves files and stops the run.
 
 use std::io::{Stdout, stdout};
 use std::path::Path;
@@ -17,26 +17,26 @@ use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
 use crate::settings::RunConfig;
 use crate::train::{Ending, EpochReport, Observer, StepReport, Trainer};
 
-/// Pause between two drawings of the progress bar.
+/// Minimum time between two updates of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// What listens to a run.
-pub struct Run {
+/// Prints the progress of a run, saves its files, and stops it on a signal or a failed save.
+pub struct RunObserver {
     stop: Arc<AtomicBool>,
     outputs: Outputs,
     identity: RunIdentity,
     epochs: u32,
-    /// The accuracy that a recipe promises.
+    /// The test accuracy that the recipe is expected to reach.
     expected_accuracy: Option<f64>,
     steps_per_epoch: u64,
     quiet: bool,
-    /// None where it is not wanted, or its reader went away.
+    /// `None` if the run is quiet or stdout was closed.
     table: Option<Table<Stdout>>,
     progress: Option<Progress>,
-    drawn: Instant,
+    last_drawn: Instant,
 }
 
-impl Run {
+impl RunObserver {
     pub fn new(
         outputs: Outputs,
         identity: RunIdentity,
@@ -45,7 +45,7 @@ impl Run {
         steps_per_epoch: u64,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let drawn = Instant::now();
+        let last_drawn = Instant::now();
         let (epochs, expected_accuracy) = (config.hyperparameters().epochs, config.record.expected_accuracy);
         let table = if quiet { None } else { Table::new(stdout()).ok() };
         Self {
@@ -58,26 +58,25 @@ impl Run {
             quiet,
             table,
             progress: None,
-            drawn,
+            last_drawn,
         }
     }
 
-    /// Begins to save the current state; it is written while the run goes on. Returns the error of the previous save, if it
-    /// failed.
+    /// Starts to save the current state in the background. Returns the error of the previous save, if it failed.
     fn save<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         let state = trainer.state()?;
         self.outputs.save(&trainer.network, &self.identity, state)
     }
 
-    /// Saves the state before the first step, so that a run can be resumed from its very beginning, and a disk that takes
-    /// no files ends it there.
+    /// Saves the state before the first step, so that the run can be resumed from its beginning, and waits for the
+    /// save, so that a disk that cannot be written to ends the run before it starts.
     pub fn begin<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         self.save(trainer)?;
         self.outputs.finish()
     }
 
-    /// Waits for what is still being written, tells why the run ended, unless it simply did all of its epochs, and where
-    /// the results are.
+    /// Waits for pending writes, then logs where the results are and, if `--target-accuracy` or `--patience` ended the
+    /// run, how long it took.
     pub fn finish(&mut self, ending: Option<Ending>) -> Result<()> {
         self.outputs.finish()?;
         if let Some(ending @ (Ending::TargetAccuracy | Ending::Patience)) = ending {
@@ -87,39 +86,38 @@ impl Run {
         }
         if let (Some(expected), Some(last)) = (self.expected_accuracy, self.outputs.metrics.epochs().last()) {
             let accuracy = 100.0 * last.test_accuracy;
-            info!("test accuracy {accuracy:.2}%; the recipe's whole run reaches {:.2}% or more", 100.0 * expected);
+            info!("test accuracy {accuracy:.2}%; the recipe's full run reaches at least {:.2}%", 100.0 * expected);
         }
         let folder = self.outputs.folder().display();
         info!("saved {folder}/{} and {}", Outputs::WEIGHTS, Outputs::CHECKPOINT);
         Ok(())
     }
 
-    /// Saves a run that stopped before its end and says how to go on. A save that failed before is tried once more, with
-    /// the state as it is now.
+    /// Saves a run that stopped early, and logs how to resume it. If the previous save failed, this one replaces it.
     ///
     /// # Errors
-    /// Where the state cannot be saved; also where nobody asked the run to stop, so that it was the failed save that did.
+    /// The state cannot be saved, or it was a failed save and not a signal that stopped the run.
     pub fn interrupted<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         self.progress = None;
         let before = self.outputs.finish();
         if let Err(error) = &before {
-            warn!("{error:#}; saving once more");
+            warn!("{error:#}; trying to save again");
         }
         self.save(trainer)?;
         self.outputs.finish()?;
         let (folder, steps) = (quoted(self.outputs.folder()), trainer.position().total_steps);
-        let saved = format!("after {steps} steps and saved; go on with: cnn-cuda train --resume {folder}");
+        let saved = format!("after {steps} steps and saved; resume with: cnn-cuda train --resume {folder}");
         if !self.stop.load(Ordering::Relaxed) {
-            before.with_context(|| format!("a save failed and was repeated: the run ended {saved}"))?;
+            before.with_context(|| format!("a save failed, but a second attempt succeeded: the run ended {saved}"))?;
         }
         warn!("interrupted {saved}");
         Ok(())
     }
 
-    /// Keeps what is known of a run that failed, and tells what is left of it.
+    /// Saves the metrics of a run that failed, and returns a message that names its last checkpoint.
     pub fn failed(&mut self) -> String {
         self.progress = None;
-        // What is being written first: it may be the last good checkpoint, and its metrics are older.
+        // Finish the pending save first: it may write the last good checkpoint, and it writes older metrics.
         if let Err(error) = self.outputs.finish() {
             warn!("{error:#}");
         }
@@ -129,17 +127,17 @@ impl Run {
         let checkpoint = self.outputs.folder().join(Outputs::CHECKPOINT);
         match checkpoint.is_file() {
             true => format!("training stopped; the last good checkpoint is {}", checkpoint.display()),
-            false => format!("training stopped; there is no checkpoint: {} is gone", checkpoint.display()),
+            false => format!("training stopped; there is no checkpoint: {} is missing", checkpoint.display()),
         }
     }
 }
 
-/// What a run's checkpoint belongs to.
+/// The identity of a run, which its checkpoint stores.
 pub fn identity(config: &RunConfig, dataset: &Dataset) -> RunIdentity {
     let hyper = config.hyperparameters();
     RunIdentity {
         model: config.model().into(),
-        // The files of a folder may move; their fingerprint stays.
+        // The files of a folder may move, but their fingerprint stays the same.
         dataset: if config.has_pictures() { "pictures".into() } else { config.dataset().into() },
         train_images: dataset.train.count(),
         data_fingerprint: dataset.fingerprint(),
@@ -149,25 +147,25 @@ pub fn identity(config: &RunConfig, dataset: &Dataset) -> RunIdentity {
     }
 }
 
-/// What ended a run, as the end of a sentence.
+/// Why a run ended, as the end of a log message; empty if it completed all epochs.
 pub fn ended_by(ending: Ending) -> &'static str {
     match ending {
         Ending::Epochs => "",
-        Ending::MaxSteps => ": --max-steps is reached",
-        Ending::TargetAccuracy => ": --target-accuracy is reached",
-        Ending::Patience => ": --patience is at its end, no epoch was better",
+        Ending::MaxSteps => ": reached --max-steps",
+        Ending::TargetAccuracy => ": reached --target-accuracy",
+        Ending::Patience => ": reached --patience without a better epoch",
     }
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell, if necessary.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
     if text.chars().all(plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
-impl<B: Backend> Observer<B> for Run {
-    /// Also where the last save failed, which [`Run::interrupted`] then reports: more steps would be lost with the others.
+impl<B: Backend> Observer<B> for RunObserver {
+    /// Also true after a failed save, because further steps might be lost too; [`RunObserver::interrupted`] reports it.
     fn wants_to_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.outputs.save_failed()
     }
@@ -178,8 +176,8 @@ impl<B: Backend> Observer<B> for Run {
         }
         let new = || Progress::new(self.steps_per_epoch, report.epoch + 1, self.epochs, self.quiet);
         let progress = self.progress.get_or_insert_with(new);
-        if self.drawn.elapsed() >= REDRAW {
-            self.drawn = Instant::now();
+        if self.last_drawn.elapsed() >= REDRAW {
+            self.last_drawn = Instant::now();
             let loss = report.metrics.map(|metrics| metrics.loss());
             progress.tick(report.step_in_epoch, loss, report.images_per_second);
         }
@@ -218,9 +216,9 @@ impl<B: Backend> Observer<B> for Run {
         if let Some([_, bytes]) = trainer.backend.device_memory() {
             debug!("device memory in use after epoch {}: {bytes} bytes", report.epoch);
         }
-        // A reader that went away (`| head`) must not end the run.
+        // A closed stdout (`| head`) must not end the run.
         if let Some(Err(error)) = self.table.as_mut().map(|table| table.row(&record)) {
-            warn!("{error:#}; the run goes on");
+            warn!("{error:#}; the run continues without it");
             self.table = None;
         }
         Ok(())

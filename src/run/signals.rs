@@ -1,12 +1,13 @@
-//! Ctrl-C, SIGTERM and a lost terminal: they ask a run to save and end.
+//! Ctrl-C, SIGTERM and SIGHUP, which ask a run to save and stop.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
 
-/// From here on Ctrl-C, SIGTERM and a lost terminal end the run after the step it is at: they set the flag. A second one
-/// ends the process at once. What this process was started to ignore (`nohup`, a script's background jobs) stays so.
+/// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) set the returned flag, so that the run stops after its current
+/// step. A second signal ends the process at once. Signals that this process was started to ignore (by `nohup`, or as a
+/// script's background job) stay ignored.
 pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));
@@ -14,7 +15,7 @@ pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     #[cfg(unix)]
     signals.push(signal_hook::consts::SIGHUP);
     for signal in signals.into_iter().filter(|&signal| !is_ignored(signal)) {
-        // In this order, so that the second signal finds the flag set by the first.
+        // The shutdown is registered first, so that only a second signal finds the flag set.
         signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&stop))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .with_context(|| format!("cannot listen for signal {signal}"))?;
@@ -22,7 +23,7 @@ pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Whether this process was started with a signal ignored, where the system tells.
+/// Whether this process was started with a signal ignored, according to Linux's `/proc`.
 fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -30,5 +31,5 @@ fn is_ignored(signal: i32) -> bool {
     mask >> (signal - 1) & 1 == 1
 }
 
-/// Exit code of a run that was interrupted and can be resumed, as shells count Ctrl-C.
+/// Exit code of an interrupted run that can be resumed: 128 + SIGINT, as shells report Ctrl-C.
 pub const INTERRUPTED: u8 = 130;

@@ -1,4 +1,4 @@
-//! How training images are changed at random.
+//! Random augmentation of training images.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -13,17 +13,17 @@ pub struct AugmentationSettings {
     /// Random crop after padding by N black pixels
     #[arg(long, value_name = "N", value_parser = bounds::pixels, default_value = "0", allow_negative_numbers = true)]
     pub crop_padding: Option<u32>,
-    /// Random horizontal flip of half of the images
+    /// Random horizontal flip, with probability 0.5
     #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
     pub flip: Option<bool>,
-    /// Blank a square of N × N pixels at a random place (cutout)
+    /// Cutout: blank a square of N × N pixels at a random position
     #[arg(long, value_name = "N", value_parser = bounds::pixels, default_value = "0", allow_negative_numbers = true)]
     pub cutout: Option<u32>,
     /// Random brightness: multiply each image's pixels by a factor in 1 ± X
-    #[arg(long, value_name = "X", value_parser = bounds::share, default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = bounds::zero_to_one, default_value = "0", allow_negative_numbers = true)]
     pub brightness: Option<f32>,
     /// Random contrast: multiply each image's deviation from its mean by a factor in 1 ± X
-    #[arg(long, value_name = "X", value_parser = bounds::share, default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", value_parser = bounds::zero_to_one, default_value = "0", allow_negative_numbers = true)]
     pub contrast: Option<f32>,
 }
 
@@ -38,7 +38,7 @@ impl AugmentationSettings {
         }
     }
 
-    /// Whether images stay as they are.
+    /// Whether no augmentation is enabled.
     pub fn is_none(&self) -> bool {
         self.resolve() == Augmentation::default()
     }

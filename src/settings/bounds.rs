@@ -1,4 +1,4 @@
-//! Parsers of flag values: what is out of range is a usage error that names the flag.
+//! Parsers of flag values with their bounds. A value out of range is a usage error that names the flag.
 
 /// A whole number of at least 1.
 pub fn positive(text: &str) -> Result<usize, String> {
@@ -9,7 +9,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// A batch size; the bound keeps every length that follows from it far from overflowing.
+/// A batch size. The bound prevents overflow in lengths that are computed from it.
 pub fn batch_size(text: &str) -> Result<usize, String> {
     match positive(text)? {
         size @ 1..=1_000_000 => Ok(size),
@@ -17,7 +17,7 @@ pub fn batch_size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Steps whose times are kept.
+/// A number of timed steps.
 pub fn bench_steps(text: &str) -> Result<usize, String> {
     match positive(text)? {
         steps @ 1..=1_000_000 => Ok(steps),
@@ -28,7 +28,7 @@ pub fn bench_steps(text: &str) -> Result<usize, String> {
 /// A number of epochs.
 pub fn epochs(text: &str) -> Result<u32, String> {
     let epochs = positive(text)?;
-    u32::try_from(epochs).map_err(|_| "that many epochs never end".into())
+    u32::try_from(epochs).map_err(|_| "it must be at most 4294967295".into())
 }
 
 /// A number of threads.
@@ -55,15 +55,15 @@ pub fn above_zero(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A part of a whole, less than all of it.
-pub fn part(text: &str) -> Result<f32, String> {
+/// A number in `[0, 1)`.
+pub fn below_one(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
         _ => Err("it must be at least 0 and below 1".into()),
     }
 }
 
-/// A share of images that are classified correctly.
+/// An accuracy as a fraction, in `(0, 1]`.
 pub fn accuracy(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
@@ -71,8 +71,8 @@ pub fn accuracy(text: &str) -> Result<f64, String> {
     }
 }
 
-/// 0 to 1.
-pub fn share(text: &str) -> Result<f32, String> {
+/// A number in `[0, 1]`.
+pub fn zero_to_one(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
         _ => Err("it must be 0 to 1".into()),
@@ -87,7 +87,7 @@ pub fn finite(text: &str) -> Result<f32, String> {
     }
 }
 
-/// A part of a whole, neither nothing nor all.
+/// A number in `(0, 1)`.
 pub fn fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
@@ -108,7 +108,7 @@ pub fn steps(text: &str) -> Result<u64, String> {
     positive(text).map(|steps| steps as u64)
 }
 
-/// Pixels of a border or a square; more than any picture has is an error.
+/// A width in pixels, at most the largest side of an image.
 pub fn pixels(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(pixels @ 0..=4096) => Ok(pixels),
@@ -116,7 +116,7 @@ pub fn pixels(text: &str) -> Result<u32, String> {
     }
 }
 
-/// A seed; the bound is that of TOML's whole numbers.
+/// A seed. The bound is that of TOML's integers.
 pub fn seed(text: &str) -> Result<u64, String> {
     let seed = text.parse().ok().filter(|seed| i64::try_from(*seed).is_ok());
     seed.ok_or_else(|| format!("it must be a whole number from 0 to {}", i64::MAX))

@@ -1,4 +1,4 @@
-//! Which images, and how they are read.
+//! The data set, and how its images are read.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{ImageSize, bounds, usage};
 use crate::data::{self, Normalisation, PictureOptions};
 
-/// What a resumed run may change of these.
+/// Settings of this group that may change when a run is resumed.
 pub(super) const CHANGEABLE: &[&str] = &["data"];
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,14 +17,14 @@ pub(super) const CHANGEABLE: &[&str] = &["data"];
 #[command(next_help_heading = "Data")]
 pub struct DataSettings {
     /// `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `digits` (built in, needs no files), or the path of a folder or
-    /// tar archive (.tar, .tar.gz, .tar.xz) that holds a folder of pictures per class, in train/ and test/, val/, valid/ or validation/ or
-    /// in one; eval prefers that of the weights' run
+    /// tar archive (.tar, .tar.gz, .tar.xz) with one folder of pictures per class, either directly or in train/ and
+    /// test/ (or val/, valid/, validation/); eval uses the data set recorded with the weights, if any
     #[arg(long, value_name = "NAME|PATH", default_value = "mnist")]
     pub dataset: Option<String>,
     #[command(flatten)]
     #[serde(flatten)]
     pub folder: DataFolder,
-    /// Outputs of the network, if it should have more than the data set has classes
+    /// Number of network outputs, if more than the data set has classes
     #[arg(long, value_name = "N", value_parser = bounds::classes, allow_negative_numbers = true)]
     pub classes: Option<usize>,
     #[command(flatten)]
@@ -32,26 +32,26 @@ pub struct DataSettings {
     pub normalisation: NormalisationSettings,
 }
 
-/// Where data sets are found.
+/// Where data sets are stored.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Data")]
 pub struct DataFolder {
-    /// Folder that holds `mnist/` and the like [default: the environment's CNN_CUDA_DATA, or data]
-    #[arg(long, value_name = "DIR", default_value = standard_folder().into_os_string(), hide_default_value = true)]
+    /// Folder of the data sets, which contains `mnist/` and so on [default: $CNN_CUDA_DATA, or data]
+    #[arg(long, value_name = "DIR", default_value = default_folder().into_os_string(), hide_default_value = true)]
     pub data: Option<PathBuf>,
 }
 
-/// How the bytes of an image become the network's input.
+/// How pixel values are normalised: `(x / 255 - mean) / std`, as torchvision's `Normalize` does after `ToTensor`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Data")]
 pub struct NormalisationSettings {
-    /// Mean of x / 255 that is subtracted: one for all channels, or one for each, such as 0.49,0.48,0.45 [default: the data
-    /// set's own; of a folder, that of its training pictures; predict: that of the weights' run, else 0.5]
+    /// Mean that is subtracted from x / 255: one for all channels or one per channel, such as 0.49,0.48,0.45 [default:
+    /// the data set's own; for a folder, that of its training pictures; predict: that of the weights' run, else 0.5]
     #[arg(long, value_name = "X,…", value_delimiter = ',', value_parser = bounds::finite, requires = "std", allow_negative_numbers = true)]
     pub mean: Option<Vec<f32>>,
-    /// Standard deviation that is divided by, in the same form
+    /// Standard deviation to divide by, in the same form
     #[arg(long, value_name = "X,…", value_delimiter = ',', value_parser = bounds::above_zero, requires = "mean", allow_negative_numbers = true)]
     pub std: Option<Vec<f32>>,
 }
@@ -61,28 +61,28 @@ pub struct NormalisationSettings {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Data")]
 pub struct PictureSettings {
-    /// Side, or HEIGHTxWIDTH, that pictures of a folder are scaled and cropped to [default: theirs, where all are the same]
+    /// Scale and crop a folder's pictures to N × N, or to HEIGHTxWIDTH [default: their size, if all have the same]
     #[arg(long, value_name = "N")]
     pub image_size: Option<ImageSize>,
-    /// Part of a folder's pictures to test with, where it has no test/ or val/
+    /// Fraction of a folder's pictures to test with, if it has no test/ or val/
     #[arg(long, value_name = "X", value_parser = bounds::fraction, default_value = "0.1", allow_negative_numbers = true)]
     pub test_fraction: Option<f64>,
-    /// Seed of the choice of those pictures
+    /// Random seed for choosing those test pictures
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     pub split_seed: Option<u32>,
-    /// Corrupt pictures of a folder to list and skip; more are an error
+    /// Number of corrupt pictures in a folder to report and skip; more are an error
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     pub max_bad: Option<usize>,
 }
 
-fn standard_folder() -> PathBuf {
+fn default_folder() -> PathBuf {
     let environment = std::env::var_os("CNN_CUDA_DATA").filter(|value| !value.is_empty());
     environment.map_or_else(|| "data".into(), PathBuf::from)
 }
 
 impl DataFolder {
     pub fn folder(&self) -> PathBuf {
-        self.data.clone().unwrap_or_else(standard_folder)
+        self.data.clone().unwrap_or_else(default_folder)
     }
 }
 
@@ -94,33 +94,35 @@ impl NormalisationSettings {
 
 impl PictureSettings {
     pub fn resolve(&self) -> PictureOptions {
-        self.over(PictureOptions::default())
+        self.resolve_with(PictureOptions::default())
     }
 
-    /// What is set, over what is so otherwise.
-    pub fn over(&self, otherwise: PictureOptions) -> PictureOptions {
+    /// The options that are set; the others are those of `fallback`.
+    pub fn resolve_with(&self, fallback: PictureOptions) -> PictureOptions {
         PictureOptions {
-            image_size: self.image_size.map(|size| (size.height, size.width)).or(otherwise.image_size),
-            test_fraction: self.test_fraction.unwrap_or(otherwise.test_fraction),
-            split_seed: self.split_seed.map_or(otherwise.split_seed, u64::from),
-            max_bad: self.max_bad.unwrap_or(otherwise.max_bad),
+            image_size: self.image_size.map(|size| (size.height, size.width)).or(fallback.image_size),
+            test_fraction: self.test_fraction.unwrap_or(fallback.test_fraction),
+            split_seed: self.split_seed.map_or(fallback.split_seed, u64::from),
+            max_bad: self.max_bad.unwrap_or(fallback.max_bad),
         }
     }
 
     /// # Errors
-    /// A flag is given that means nothing for this data set.
+    /// A flag is given that does not apply to this data set.
     pub fn check(&self, dataset: &str) -> Result<()> {
         let given = *self != Self::default();
         usage(!given || data::is_path(dataset), || {
             format!(
-                "--image-size, --test-fraction, --split-seed and --max-bad are for folders of pictures; {dataset} is read as it is"
+                "--image-size, --test-fraction, --split-seed and --max-bad are for folders of pictures, not for {dataset}"
             )
         })
     }
 }
 
+/// Checks that a data set exists, without reading or downloading it.
+///
 /// # Errors
-/// There is no such data set; nothing is read or downloaded to find that out.
+/// There is no data set, folder or archive of that name.
 pub fn check_dataset(name: &str) -> Result<()> {
     let path = data::is_path(name);
     usage(path || data::names().contains(&name), || {
@@ -131,7 +133,7 @@ pub fn check_dataset(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The data set's name, or its path in a form that means the same from another folder.
+/// A data set's name, or its path made absolute so that it stays valid in another working directory.
 pub fn absolute(dataset: &str) -> Result<String> {
     if !data::is_path(dataset) {
         return Ok(dataset.into());
@@ -141,15 +143,15 @@ pub fn absolute(dataset: &str) -> Result<String> {
     Ok(text.into())
 }
 
-/// A path that means the same from another folder.
+/// Makes a path absolute.
 pub fn absolute_path(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))
+    std::path::absolute(path).with_context(|| format!("cannot make {} an absolute path", path.display()))
 }
 
-/// A short name for folders and titles: a path's last part, without an archive's ending.
+/// A short name for folders and titles: the last component of a path, without an archive's extension.
 pub fn short_name(dataset: &str) -> String {
     let name = Path::new(dataset).file_name().map_or("pictures".into(), |name| name.to_string_lossy());
-    let endings = [".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz"];
-    let stem = endings.iter().find_map(|ending| name.strip_suffix(ending));
+    let extensions = [".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz"];
+    let stem = extensions.iter().find_map(|extension| name.strip_suffix(extension));
     stem.unwrap_or(&name).to_string()
 }

@@ -1,4 +1,4 @@
-//! Where a network runs, and how.
+//! The device, its precision and algorithms, and where images are kept.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::{bounds, usage};
 use crate::data::Residency;
 use crate::ops::{Algorithm, Precision};
 
-/// What a resumed run may change of these.
+/// Settings of this group that may change when a run is resumed.
 pub(super) const CHANGEABLE: &[&str] = &["device", "precision", "threads", "workspace-mb", "conv-algo", "residency"];
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -22,19 +22,19 @@ pub struct DeviceSettings {
     /// `auto`, `cpu` or the number of a CUDA device
     #[arg(long, value_name = "DEVICE", default_value = "auto", allow_negative_numbers = true)]
     pub device: Option<DeviceChoice>,
-    /// Arithmetic; the CPU computes in fp32 only
+    /// Arithmetic precision; the CPU supports fp32 only
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32")]
     pub precision: Option<Precision>,
     /// CPU threads [default: all cores]
     #[arg(long, value_name = "N", value_parser = bounds::threads, allow_negative_numbers = true)]
     pub threads: Option<usize>,
-    /// Megabytes that im2col may use on a CUDA device; with less it works in smaller pieces [default: 512]
+    /// Size of the im2col workspace on a CUDA device, in megabytes; larger layers are computed in pieces [default: 512]
     #[arg(long, value_name = "MB", value_parser = bounds::positive)]
     pub workspace_mb: Option<usize>,
-    /// How a CUDA device computes convolutions and linear layers [default: auto]
+    /// Algorithm for convolutions and linear layers on a CUDA device [default: auto]
     #[arg(long, value_enum, value_name = "ALGORITHM")]
     pub conv_algo: Option<ConvAlgo>,
-    /// What the run being resumed chose, by operator.
+    /// Algorithms chosen by the run that is resumed, by operator.
     #[arg(skip)]
     #[serde(skip)]
     pub algorithms: BTreeMap<String, String>,
@@ -44,24 +44,24 @@ pub struct DeviceSettings {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Device")]
 pub struct ResidencySettings {
-    /// Where decoded images are kept; the results are the same
+    /// Where decoded images are kept; results do not depend on it
     #[arg(long, value_enum, value_name = "PLACE", default_value = "auto")]
     pub residency: Option<Residency>,
 }
 
-/// Flags for two of its values.
+/// Shorthands for two values of `--residency`.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = "Device")]
 pub struct ResidencyFlags {
-    /// The same as --residency resident
+    /// Same as --residency resident
     #[arg(long, conflicts_with = "residency")]
     resident: bool,
-    /// The same as --residency stream
+    /// Same as --residency stream
     #[arg(long, conflicts_with_all = ["resident", "residency"])]
     stream: bool,
 }
 
-/// Flags of earlier versions, accepted so that older commands still run.
+/// Flags of earlier versions, accepted so that older commands keep working.
 #[derive(Args, Clone, Debug)]
 pub struct RetiredFlags {
     #[arg(long, hide = true, value_name = "WHEN")]
@@ -82,19 +82,19 @@ impl ResidencyFlags {
 
 impl DeviceSettings {
     /// # Errors
-    /// The CPU is asked for more than fp32.
+    /// A precision other than fp32 is requested on the CPU.
     pub fn check(&self) -> Result<()> {
         let on_cpu = self.device == Some(DeviceChoice::Cpu) && self.precision.unwrap_or_default() != Precision::Fp32;
-        usage(!on_cpu, || "--precision is for CUDA devices; the CPU computes in fp32 only".into())
+        usage(!on_cpu, || "--precision is for CUDA devices; the CPU supports fp32 only".into())
     }
 }
 
 impl RetiredFlags {
-    /// Logs a warning for each that is given.
+    /// Logs a warning for each of these flags that is given.
     pub fn warn(&self) {
         for (flag, given) in [("--branches", &self.branches), ("--graph-steps", &self.graph_steps)] {
             if given.is_some() {
-                tracing::warn!("{flag} has no effect any more: it measured no gain");
+                tracing::warn!("{flag} no longer has any effect, because it gave no speedup");
             }
         }
     }
@@ -152,22 +152,22 @@ impl TryFrom<String> for DeviceChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConvAlgo {
-    /// Each layer's fastest, by a short trial at the first start on a device
+    /// The fastest for each layer, measured at the first start on a device
     #[default]
     Auto,
-    /// im2col and cuBLAS; cuBLAS alone for linear layers
+    /// im2col and cuBLAS; for linear layers cuBLAS alone
     Im2col,
-    /// One kernel that reads the windows without unfolding them
+    /// Implicit GEMM: one kernel, which reads the input windows without im2col
     Implicit,
-    /// A kernel for convolutions of one input channel, where it fits; else im2col
+    /// A direct kernel for convolutions with one input channel, where it fits; else im2col
     Direct,
-    /// cuBLASLt for linear layers, whose products end in bias and ReLU; else direct or implicit
+    /// cuBLASLt for linear layers, with bias and ReLU in its epilogue; else direct or implicit
     #[value(name = "cublaslt")]
     CublasLt,
 }
 
 impl ConvAlgo {
-    /// None where the fastest is chosen.
+    /// The algorithm; `None` if the fastest is chosen automatically.
     pub fn algorithm(self) -> Option<Algorithm> {
         match self {
             Self::Auto => None,

@@ -1,4 +1,4 @@
-//! Settings in a TOML file: a recipe, or the `config.toml` of a run. Every value goes through its flag's parser.
+//! Settings in a TOML file: a recipe, or a run's `config.toml`. The parser of a flag also parses its value in a file.
 
 use std::collections::BTreeMap;
 
@@ -13,25 +13,25 @@ use super::{AugmentationSettings, PictureSettings, Settings};
 use crate::data::{Dataset, Normalisation};
 use crate::shape::Shape;
 
-/// Keys of earlier versions, which changed no result.
+/// Keys of earlier versions, which never affected results and are ignored.
 const RETIRED: [&str; 2] = ["branches", "graph-steps"];
 
-/// What a file holds besides settings.
+/// The entries of a file that are not settings.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Record {
-    /// The test accuracy that a recipe reaches. It is shown, and changes nothing.
+    /// The test accuracy that a recipe reaches, for display only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_accuracy: Option<f64>,
-    /// What was chosen by `--conv-algo auto`, by operator: a resumed run keeps to it where its device can.
+    /// The algorithms that `--conv-algo auto` chose, by operator. A resumed run uses them if its device can.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub algorithms: BTreeMap<String, String>,
-    /// What the data set turned out to be.
+    /// A description of the data set that was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<InputRecord>,
 }
 
-/// What a network was made for: its input, how bytes become that, and the names of its outputs.
+/// What a network was trained for: the shape and normalisation of its input, and the names of its classes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct InputRecord {
@@ -43,21 +43,21 @@ pub struct InputRecord {
     pub classes: Vec<String>,
 }
 
-/// A file's settings and the rest of it.
+/// The content of a settings file.
 #[derive(Clone, Debug)]
 pub struct SettingsFile {
     pub layer: Layer,
     pub record: Record,
-    /// Keys of earlier versions that it has.
+    /// Keys of earlier versions that the file contains.
     pub retired: Vec<&'static str>,
 }
 
 impl SettingsFile {
     /// # Errors
-    /// The text is not TOML, a key does not exist, or a value is of another type or out of range. The message names the key
-    /// and, where there is a similar one, the key that was meant and its section.
+    /// The text is not TOML, a key does not exist, or a value has the wrong type or is out of range. The message names
+    /// the key and, if there is a similar one, suggests it with its section.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut file: Table = toml::from_str(text).map_err(|error| anyhow!("it is not TOML: {error}"))?;
+        let mut file: Table = toml::from_str(text).map_err(|error| anyhow!("this is not TOML: {error}"))?;
         let retired = RETIRED.into_iter().filter(|key| file.remove(*key).is_some()).collect();
         check_keys(&file)?;
         let mut record = Table::new();
@@ -78,7 +78,7 @@ impl SettingsFile {
             }
         }
         for (key, value) in &record {
-            // One at a time, so that an error is that key's.
+            // One key at a time, so that the error can name it.
             let alone = Table::from_iter([(key.clone(), value.clone())]).try_into::<Record>();
             alone.map_err(|error| anyhow!("the value of {key} cannot be used: {}", error.message()))?;
         }
@@ -88,13 +88,13 @@ impl SettingsFile {
     }
 }
 
-/// Sections that hold settings.
+/// Sections that contain settings.
 const SECTIONS: [&str; 2] = ["augmentation", "pictures"];
 
-/// Keys that are no settings.
+/// Keys that are not settings: the fields of [`Record`].
 const RECORD: [&str; 3] = ["expected-accuracy", "algorithms", "input"];
 
-/// All keys with their sections; at the top of a file the section is empty.
+/// All keys with their sections. The section of top-level keys is empty.
 fn known_keys() -> Vec<(&'static str, String)> {
     let keys = |arguments: Vec<clap::Arg>| arguments.iter().map(key).collect::<Vec<_>>();
     let sections = [keys(arguments::<AugmentationSettings>()), keys(arguments::<PictureSettings>())];
@@ -106,7 +106,7 @@ fn known_keys() -> Vec<(&'static str, String)> {
 }
 
 /// # Errors
-/// A key that does not exist where it stands.
+/// A key that does not exist in its section.
 fn check_keys(file: &Table) -> Result<()> {
     let known = known_keys();
     for (name, value) in file {
@@ -121,27 +121,27 @@ fn check_keys(file: &Table) -> Result<()> {
 }
 
 fn check_key(known: &[(&'static str, String)], section: &str, name: &str, value: &Value) -> Result<()> {
-    if known.iter().any(|(its, key)| *its == section && key == name) {
+    if known.iter().any(|(home, key)| *home == section && key == name) {
         return Ok(());
     }
     let written = name.to_lowercase().replace('_', "-");
     let distance = |(_, key): &&(&str, String)| strsim::damerau_levenshtein(&written, key);
-    if let Some((its, key)) = known.iter().find(|known| distance(known) == 0 && known.0 != section) {
-        let place = if its.is_empty() {
+    if let Some((home, key)) = known.iter().find(|known| distance(known) == 0 && known.0 != section) {
+        let place = if home.is_empty() {
             format!("write {key} = {value} at the top of the file, before the first section")
         } else {
-            format!("write it as {key} = {value} below a line [{its}]")
+            format!("write it as {key} = {value} in the section [{home}]")
         };
         bail!("there is no key {} here; {place}", qualified(section, name));
     }
-    // A key of the same section is meant before any other; and one that would take the value.
-    let near = |known: &&(&str, String)| distance(known) <= known.1.len().div_ceil(2) && takes(&known.1, value);
+    // Suggest only keys that accept the value, and prefer those of the same section.
+    let near = |known: &&(&str, String)| distance(known) <= known.1.len().div_ceil(2) && accepts(&known.1, value);
     let nearest = known.iter().filter(near).min_by_key(|known| (known.0 != section, distance(known)));
     let hint = match nearest {
-        Some((its, key)) => format!("did you mean {}?", qualified(its, key)),
+        Some((home, key)) => format!("did you mean {}?", qualified(home, key)),
         None => {
-            let here = known.iter().filter(|(its, _)| *its == section).map(|(_, key)| key.as_str());
-            format!("it may have: {}", here.collect::<Vec<_>>().join(", "))
+            let here = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| key.as_str());
+            format!("the keys are: {}", here.collect::<Vec<_>>().join(", "))
         }
     };
     bail!("there is no key {}; {hint}", qualified(section, name))
@@ -151,8 +151,8 @@ fn qualified(section: &str, key: &str) -> String {
     if section.is_empty() { key.into() } else { format!("{section}.{key}") }
 }
 
-/// Whether a key's value could be this one.
-fn takes(key: &str, value: &Value) -> bool {
+/// Whether `value` is valid for a key.
+fn accepts(key: &str, value: &Value) -> bool {
     match value {
         Value::Table(_) => SECTIONS.contains(&key) || RECORD.contains(&key),
         _ if SECTIONS.contains(&key) || RECORD.contains(&key) => key == "expected-accuracy" && value.is_float(),
@@ -163,13 +163,13 @@ fn takes(key: &str, value: &Value) -> bool {
     }
 }
 
-/// A key and its value as a flag.
+/// Formats a key and its value as a flag.
 fn flag(name: &str, value: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
-    let is_on_or_off = || arguments::<Settings>().iter().any(|argument| is_switch(argument) && key(argument) == name);
+    let is_switched = || arguments::<Settings>().iter().any(|argument| is_switch(argument) && key(argument) == name);
     match value {
-        Value::Boolean(true) if is_on_or_off() => format!("--{name}"),
-        Value::Boolean(false) if is_on_or_off() => format!("--no-{name}"),
+        Value::Boolean(true) if is_switched() => format!("--{name}"),
+        Value::Boolean(false) if is_switched() => format!("--no-{name}"),
         Value::Array(values) if values.iter().all(|value| value.is_float() || value.is_integer()) => {
             format!("--{name}={}", values.iter().map(text).collect::<Vec<_>>().join(","))
         }
@@ -182,7 +182,7 @@ fn parse_flags(flags: Vec<String>) -> Result<Layer, clap::Error> {
     Layer::from_arg_matches(&command.try_get_matches_from(flags)?)
 }
 
-/// What is wrong with a value, in terms of the file.
+/// Rewrites an error about a flag as one about a key of the file.
 fn explain(error: &clap::Error) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
@@ -193,7 +193,9 @@ fn explain(error: &clap::Error) -> String {
     let name = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default().to_string();
     let section = known_keys().into_iter().find(|(_, key)| *key == name).map_or("", |(section, _)| section);
     let reason = match (error.kind(), std::error::Error::source(error)) {
-        (ErrorKind::MissingRequiredArgument, _) => return format!("{name} is missing: mean and std go together"),
+        (ErrorKind::MissingRequiredArgument, _) => {
+            return format!("{name} is missing; mean and std must both be given");
+        }
         (ErrorKind::TooManyValues, _) => "it must be true or false".into(),
         (_, Some(source)) => source.to_string(),
         (ErrorKind::InvalidValue, None) if error.get(ContextKind::ValidValue).is_some() => {
@@ -208,8 +210,8 @@ fn explain(error: &clap::Error) -> String {
 
 impl Record {
     fn check(&self) -> Result<()> {
-        let share = self.expected_accuracy.is_none_or(|accuracy| accuracy > 0.0 && accuracy <= 1.0);
-        ensure!(share, "the value of expected-accuracy cannot be used: it must be above 0 and at most 1");
+        let in_range = self.expected_accuracy.is_none_or(|accuracy| accuracy > 0.0 && accuracy <= 1.0);
+        ensure!(in_range, "the value of expected-accuracy cannot be used: it must be above 0 and at most 1");
         self.input.as_ref().map_or(Ok(()), InputRecord::check).context("the section [input] cannot be used")
     }
 }
@@ -231,11 +233,21 @@ impl InputRecord {
 
     fn check(&self) -> Result<()> {
         let sides = [self.channels, self.height, self.width];
-        ensure!(sides.iter().all(|side| (1..=1_000_000).contains(side)), "an input of {sides:?}");
-        ensure!(self.mean.len() == self.channels && self.std.len() == self.channels, "one mean and std a channel");
-        ensure!(self.mean.iter().all(|mean| mean.is_finite()), "mean {:?}", self.mean);
-        ensure!(self.std.iter().all(|std| std.is_finite() && *std > 0.0), "std {:?}", self.std);
-        ensure!(!self.classes.is_empty(), "no classes");
+        ensure!(
+            sides.iter().all(|side| (1..=1_000_000).contains(side)),
+            "channels, height and width are {sides:?}; each must be 1 to 1000000"
+        );
+        ensure!(
+            self.mean.len() == self.channels && self.std.len() == self.channels,
+            "it must have one mean and one std per channel"
+        );
+        ensure!(self.mean.iter().all(|mean| mean.is_finite()), "mean is {:?}; it must be finite", self.mean);
+        ensure!(
+            self.std.iter().all(|std| std.is_finite() && *std > 0.0),
+            "std is {:?}; it must be finite and above 0",
+            self.std
+        );
+        ensure!(!self.classes.is_empty(), "classes is empty");
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Flags over a recipe over the defaults.
+//! Layers of settings: flags override a recipe, which overrides the defaults.
 
 use anyhow::{Context, Result};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
@@ -7,13 +7,13 @@ use toml::{Table, Value};
 
 use super::Settings;
 
-/// Settings without their defaults: what no flag gives is none. The help shows the defaults all the same.
+/// Settings without their defaults: a setting that no flag gives is `None`. The help still shows the defaults.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Given<T>(pub T);
 
 impl<T: Args> Args for Given<T> {
     fn augment_args(command: Command) -> Command {
-        // The order is that of the command, which these flags are only a part of.
+        // The command that includes these flags decides their order in the help.
         let flags = arguments::<T>().into_iter().map(|flag| without_default(flag).display_order(None));
         flags.fold(command, Command::arg)
     }
@@ -34,7 +34,7 @@ impl<T: FromArgMatches> FromArgMatches for Given<T> {
 }
 
 impl<T: Args + Serialize + for<'de> Deserialize<'de>> Given<T> {
-    /// With the defaults for what is not given.
+    /// Fills in the defaults of settings that are not given.
     pub fn or_defaults(&self) -> Result<T> {
         let mut all = table(&defaults::<T>())?;
         all.extend(table(&self.0)?);
@@ -42,22 +42,22 @@ impl<T: Args + Serialize + for<'de> Deserialize<'de>> Given<T> {
     }
 }
 
-/// The flags of a group of settings.
+/// The command-line arguments of a group of settings.
 pub(super) fn arguments<T: Args>() -> Vec<Arg> {
     T::augment_args(Command::new("settings")).get_arguments().cloned().collect()
 }
 
-/// A setting's name in files.
+/// The key of a setting in files.
 pub(super) fn key(argument: &Arg) -> String {
     argument.get_id().as_str().replace('_', "-")
 }
 
-/// Whether a setting is on or off.
+/// Whether an argument is a switch, which takes no value.
 pub(super) fn is_switch(argument: &Arg) -> bool {
     argument.get_num_args().is_some_and(|count| count.max_values() == 0)
 }
 
-/// The argument with its default in the help alone.
+/// Removes an argument's default value, and appends it to the help text instead.
 fn without_default(argument: Arg) -> Arg {
     let default: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
     if default.is_empty() {
@@ -69,18 +69,18 @@ fn without_default(argument: Arg) -> Arg {
     argument.default_values(Vec::<&str>::new()).help(if hidden { help } else { help + &shown })
 }
 
-/// The settings that apply where nothing is said.
+/// The default settings of a group.
 pub fn defaults<T: Args>() -> T {
     let matches = T::augment_args(Command::new("defaults").no_binary_name(true)).get_matches_from(Vec::<&str>::new());
     // Every field is optional.
     T::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// What one source says of a run: the command line, or a file.
+/// The settings from one source: the command line or a file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layer {
     pub given: Settings,
-    /// Keys of what `--no-…` switches off, or back to what it is without being set.
+    /// Keys that `--no-…` switches off, or resets to unset.
     pub off: Vec<String>,
 }
 
@@ -113,10 +113,10 @@ impl FromArgMatches for Layer {
     }
 }
 
-/// The defaults, overlaid by each layer in turn.
+/// The defaults, overridden by each layer in order.
 ///
 /// # Errors
-/// A value that no file can hold, such as a path that is not UTF-8.
+/// A value that TOML cannot represent, such as a path that is not UTF-8.
 pub fn overlay(layers: &[&Layer]) -> Result<Settings> {
     let mut all = table(&defaults::<Settings>())?;
     for layer in layers {

@@ -1,5 +1,5 @@
-//! Every setting of a run, once: its flag, help, default, bounds and key in files. What the command line gives overlays a
-//! recipe, which overlays the defaults; the rooms get plain structs.
+//! Every setting of a run, defined once: its flag, help, default, bounds and key in files. Flags override a recipe,
+//! which overrides the defaults. The other modules receive plain structs.
 
 mod augmentation;
 pub mod bounds;
@@ -33,7 +33,7 @@ pub use output::OutputSettings;
 pub use run::{FILE, RunConfig};
 pub use schedule::ScheduleSettings;
 
-/// What may be set for a training run, by a flag or a key of the same name. A field is none where nothing is said.
+/// The settings of a training run, each a flag and a key of the same name. A field that is not given is `None`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Settings {
@@ -73,7 +73,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// Height and width of images; on the command line a side, or both as `32x48`, in files also `[32, 48]`.
+/// Height and width of images: `32` for a square, `32x48` for height and width; in files also `[32, 48]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "[usize; 2]", from = "[usize; 2]")]
 pub struct ImageSize {
@@ -100,11 +100,11 @@ impl FromStr for ImageSize {
         let side = |text: &str| text.trim().parse::<usize>().ok().filter(|side| (1..=4096).contains(side));
         let (height, width) = text.split_once(['x', ',']).unwrap_or((text, text));
         let size = side(height).zip(side(width)).map(|(height, width)| Self { height, width });
-        size.ok_or_else(|| "it must be 1 to 4096, or two such numbers as 32x48".into())
+        size.ok_or_else(|| "it must be a number from 1 to 4096, or two of them, such as 32x48".into())
     }
 }
 
-/// Flags that contradict each other, or name what does not exist: exit code 2.
+/// Flags that contradict each other or name something that does not exist. The exit code is 2.
 #[derive(Debug)]
 pub struct UsageError(pub String);
 
@@ -116,8 +116,10 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
+/// Checks a condition on the flags.
+///
 /// # Errors
-/// A [`UsageError`] where `condition` does not hold.
+/// A [`UsageError`] if `condition` is false.
 pub fn usage(condition: bool, message: impl FnOnce() -> String) -> Result<()> {
     if condition { Ok(()) } else { Err(UsageError(message()).into()) }
 }

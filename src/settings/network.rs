@@ -1,4 +1,4 @@
-//! Which network, and what differs from how its table has it.
+//! The network, and changes to its definition.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,10 +17,10 @@ use crate::shape::Shape;
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Network")]
 pub struct ModelSettings {
-    /// Network; `cnn-cuda summary` lists them, and eval and predict prefer that of the weights' run
+    /// Network, as listed by `cnn-cuda summary`; eval and predict use the one recorded with the weights, if any
     #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
     pub model: Option<String>,
-    /// Replace the network's own activations, in all of its layers: relu, leaky-relu (slope 0.01), leaky-relu:SLOPE or tanh
+    /// Replace all activations of the network: relu, leaky-relu (slope 0.01), leaky-relu:SLOPE or tanh
     #[arg(long, value_name = "ACTIVATION")]
     pub activation: Option<ActivationChoice>,
 }
@@ -29,34 +29,34 @@ pub struct ModelSettings {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Network")]
 pub struct VariationSettings {
-    /// Probability of every dropout of the network, 0 for none [default: the network's own]
-    #[arg(long, value_name = "P", value_parser = bounds::part, allow_negative_numbers = true)]
+    /// Probability of all dropout layers, 0 to disable them [default: the network's own]
+    #[arg(long, value_name = "P", value_parser = bounds::below_one, allow_negative_numbers = true)]
     pub dropout: Option<f32>,
     /// Initial filters of the first convolution
     #[arg(long, value_enum, value_name = "FILTERS", default_value = "drawn")]
     pub conv1: Option<FirstLayer>,
 }
 
-/// The input and the outputs of a network that is built without a data set.
+/// Input shape and number of classes of a network that is built without a data set.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Network")]
 pub struct InputSettings {
-    /// Outputs of the network [default: the network's usual ones; predict: those of the weights' run]
+    /// Number of classes [default: the network's own; predict: that of the weights' run]
     #[arg(long, value_name = "N", value_parser = bounds::classes, allow_negative_numbers = true)]
     pub classes: Option<usize>,
-    /// 1 for gray, 3 for colour [default: the network's usual ones; predict: those of the weights' run]
+    /// Input channels, 1 for gray, 3 for colour [default: the network's own; predict: those of the weights' run]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3), allow_negative_numbers = true)]
     pub channels: Option<u8>,
-    /// Side, or HEIGHTxWIDTH, of the network's input [default: the network's usual one; predict: that of the weights' run]
+    /// Input size: N for N × N, or HEIGHTxWIDTH [default: the network's own; predict: that of the weights' run]
     #[arg(long, value_name = "N")]
     pub image_size: Option<ImageSize>,
 }
 
 impl ModelSettings {
-    /// The network with the activation asked for, else with that of the run that its weights are of.
-    pub fn apply(&self, network: Network, of_run: Option<ActivationChoice>) -> Network {
-        match self.activation.or(of_run) {
+    /// Replaces the network's activations by the one given, else by the one recorded with the weights, if any.
+    pub fn apply(&self, network: Network, recorded: Option<ActivationChoice>) -> Network {
+        match self.activation.or(recorded) {
             Some(ActivationChoice(activation)) => network.with_activation(activation),
             None => network,
         }
@@ -65,7 +65,7 @@ impl ModelSettings {
 
 impl VariationSettings {
     /// # Errors
-    /// Where the network has no first convolution whose filters could be set.
+    /// `--conv1` does not fit the network's first layer.
     pub fn apply(&self, network: Network) -> Result<Network> {
         let network = network.with_first_layer(self.conv1.unwrap_or_default()).context("--conv1")?;
         Ok(match self.dropout {
@@ -76,14 +76,14 @@ impl VariationSettings {
 }
 
 impl InputSettings {
-    /// The shape asked for, where it differs from `usual`.
+    /// The shape given by the flags; `usual` applies to what they leave out.
     pub fn shape(&self, usual: Shape) -> Shape {
         let (height, width) = self.image_size.map_or((usual.height, usual.width), |size| (size.height, size.width));
         Shape { height, width, channels: self.channels.map_or(usual.channels, usize::from) }
     }
 }
 
-/// The network of that model for a data set's shape and classes.
+/// Builds a model for images of shape `input` and `classes` classes.
 pub fn build_network(model: &Model, input: Shape, classes: usize) -> Result<Network> {
     (model.build)(input, classes).with_context(|| format!("{} cannot work on images of {input}", model.name))
 }
@@ -93,8 +93,8 @@ pub fn build_network(model: &Model, input: Shape, classes: usize) -> Result<Netw
 #[serde(into = "String", try_from = "String")]
 pub struct ActivationChoice(Activation);
 
-/// PyTorch's slope of `LeakyReLU`.
-const USUAL_SLOPE: f32 = 0.01;
+/// The default of PyTorch's `LeakyReLU`.
+const DEFAULT_SLOPE: f32 = 0.01;
 
 impl FromStr for ActivationChoice {
     type Err = String;
@@ -104,7 +104,7 @@ impl FromStr for ActivationChoice {
         match text.split_once(':') {
             None if text == "relu" => Ok(Self(Activation::Relu)),
             None if text == "tanh" => Ok(Self(Activation::Tanh)),
-            None if text == "leaky-relu" => Ok(Self(Activation::LeakyRelu { slope: USUAL_SLOPE })),
+            None if text == "leaky-relu" => Ok(Self(Activation::LeakyRelu { slope: DEFAULT_SLOPE })),
             Some(("leaky-relu", number)) => {
                 let slope = slope(number).ok_or("leaky-relu:SLOPE takes a number between 0 and 1")?;
                 Ok(Self(Activation::LeakyRelu { slope }))

@@ -1,4 +1,4 @@
-//! The optimiser and what its steps are made of.
+//! The optimiser: batch size, learning rate, SGD, gradient clipping, weight averaging and label smoothing.
 
 use anyhow::Result;
 use clap::Args;
@@ -18,23 +18,23 @@ pub struct OptimiserSettings {
     /// Learning rate
     #[arg(long, value_name = "X", value_parser = bounds::above_zero, default_value = "0.1", allow_negative_numbers = true)]
     pub lr: Option<f32>,
-    /// Momentum of SGD, as PyTorch defines it
-    #[arg(long, value_name = "X", value_parser = bounds::part, default_value = "0", allow_negative_numbers = true)]
+    /// SGD momentum, as defined by PyTorch
+    #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", allow_negative_numbers = true)]
     pub momentum: Option<f32>,
     /// Nesterov momentum
     #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
     pub nesterov: Option<bool>,
-    /// L2 penalty, as PyTorch's SGD adds it to the gradient
+    /// L2 penalty, added to the gradient as in PyTorch's SGD
     #[arg(long, value_name = "X", value_parser = bounds::non_negative, default_value = "0", allow_negative_numbers = true)]
     pub weight_decay: Option<f32>,
     /// Scale all gradients down so that their norm is at most X, as PyTorch's clip_grad_norm_ does
     #[arg(long, value_name = "X", value_parser = bounds::above_zero, allow_negative_numbers = true)]
     pub clip_grad_norm: Option<f32>,
-    /// Evaluate and save an exponential moving average of the weights; each step keeps DECAY, such as 0.999, of the average
+    /// Evaluate and save an exponential moving average of the weights, with this decay per step, such as 0.999
     #[arg(long, value_name = "DECAY", value_parser = bounds::fraction, allow_negative_numbers = true)]
     pub ema: Option<f64>,
-    /// Part of every label that is spread over all classes, as in PyTorch's CrossEntropyLoss; the test loss is computed without
-    #[arg(long, value_name = "X", value_parser = bounds::part, default_value = "0", allow_negative_numbers = true)]
+    /// Label smoothing, as in PyTorch's CrossEntropyLoss; the test loss is computed without it
+    #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", allow_negative_numbers = true)]
     pub label_smoothing: Option<f32>,
 }
 
@@ -49,7 +49,7 @@ impl OptimiserSettings {
             weight_decay: self.weight_decay.unwrap_or_default(),
             clip_norm: self.clip_grad_norm,
             average_decay: self.ema,
-            frozen: 0, // the network says how many
+            frozen: 0, // set by the trainer, from the network
         };
     }
 

@@ -1,11 +1,11 @@
-//! What a run records.
+//! Optional output of a run.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use crate::train::Hyperparameters;
 
-/// What a resumed run may change of these.
+/// Settings of this group that may change when a run is resumed.
 pub(super) const CHANGEABLE: &[&str] = &["log-steps"];
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! The settings of one run: those of a new one, of one being resumed, or of the run that weights are of.
+//! The configuration of one run: a new run, one that is resumed, or the one that produced a weights file.
 
 use std::fs;
 use std::path::Path;
@@ -20,14 +20,14 @@ use crate::train::Hyperparameters;
 /// The file's name in a run's folder.
 pub const FILE: &str = "config.toml";
 
-/// Larger files are not read, whatever their names.
+/// Larger files are not read.
 const MAX_RECIPE_BYTES: u64 = 1 << 20;
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// Settings that may differ when a run is resumed: where and how long it runs, nothing that changes its numbers.
+/// Settings that may change when a run is resumed: where and how long it runs, but not what is trained or how.
 const CHANGEABLE: [&[&str]; 4] = [data::CHANGEABLE, device::CHANGEABLE, schedule::CHANGEABLE, output::CHANGEABLE];
 
-/// Everything needed to run it again; what `config.toml` holds.
+/// Everything needed to repeat a run: the content of `config.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RunConfig {
     #[serde(flatten)]
@@ -37,16 +37,16 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// Of a new run: flags over a recipe over the defaults.
+    /// The configuration of a new run. Flags override the recipe, which overrides the defaults.
     ///
     /// # Errors
-    /// A recipe that cannot be read or says what cannot be, and settings that contradict each other.
+    /// The recipe cannot be read or is invalid, or settings contradict each other.
     pub fn new(flags: &Layer, recipe: Option<&Path>) -> Result<Self> {
         let (mut recipe, record) = match recipe {
             Some(path) => {
                 let file = read_recipe(path)?;
                 for key in file.retired {
-                    warn!("{key} has no effect any more: it measured no gain");
+                    warn!("{key} no longer has any effect, because it gave no speedup");
                 }
                 (file.layer, file.record)
             }
@@ -61,10 +61,10 @@ impl RunConfig {
             recipe.given.pictures = Default::default();
         }
         let mut config = Self { settings: overlay(&[&recipe, flags])?, ..before.clone() };
-        // What a recipe says of the data it was made for goes where a flag means other data, or reads it otherwise.
+        // The recipe's record of its data set is void if flags select other data or read the data differently.
         let given = &flags.given.data;
-        let read_otherwise = given.normalisation.given().is_some() || given.classes.is_some();
-        if !same_data || read_otherwise || config.pictures() != before.pictures() {
+        let reads_differently = given.normalisation.given().is_some() || given.classes.is_some();
+        if !same_data || reads_differently || config.pictures() != before.pictures() {
             config.record.input = None;
         }
         let settings = &mut config.settings;
@@ -75,13 +75,19 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// Of the run in `folder`. The flags may change where and how long it runs, nothing that would change its numbers.
+    /// The configuration of the run in `folder`. The flags may change where and how long it runs, but not what is
+    /// trained or how.
     ///
     /// # Errors
-    /// The folder holds no run, or a flag contradicts it.
+    /// The folder contains no run, or a flag contradicts the run.
     pub fn resumed(folder: &Path, flags: &Layer) -> Result<Self> {
         let path = folder.join(FILE);
-        ensure!(path.is_file(), "--resume {}: there is no run, for {} is missing", folder.display(), path.display());
+        ensure!(
+            path.is_file(),
+            "--resume {}: this is not a run's folder, because {} is missing",
+            folder.display(),
+            path.display()
+        );
         let text = fs::read_to_string(&path)
             .with_context(|| format!("--resume {}: cannot read {}", folder.display(), path.display()))?;
         let damaged = || format!("--resume {}: {} is damaged", folder.display(), path.display());
@@ -92,7 +98,7 @@ impl RunConfig {
         if let Some(given) = &flags.given.data.dataset {
             let moved = is_path(given) && is_path(run.dataset());
             let given = absolute(given)?;
-            // The files may have moved; the training data's fingerprint is compared when the checkpoint is read.
+            // The files may have moved. Loading the checkpoint compares the training data's fingerprint.
             let contradicts = || contradiction(&format!("--dataset {given}"), &format!("has {}", run.dataset()));
             ensure!(moved || given == run.dataset(), contradicts());
             flags.given.data.dataset = Some(given);
@@ -105,14 +111,14 @@ impl RunConfig {
         }
         let device = &mut config.settings.device;
         if device.device == Some(DeviceChoice::Cpu) && flags.given.device.precision.is_none() {
-            device.precision = Some(Precision::Fp32); // all that the CPU has; checkpoints are the same in every precision
+            device.precision = Some(Precision::Fp32); // the CPU has no other; checkpoints are fp32 in every precision
         }
         config.check()?;
         Ok(config)
     }
 
-    /// The configuration next to weights that a run of this program left; none where they come from elsewhere.
-    pub fn beside(weights: &Path) -> Option<Self> {
+    /// The configuration of the run that produced `weights`, from the same folder; `None` for weights from elsewhere.
+    pub fn of_weights(weights: &Path) -> Option<Self> {
         let path = weights.parent()?.join(FILE);
         let metadata = fs::metadata(&path).ok()?;
         if !metadata.is_file() || metadata.len() > MAX_CONFIG_BYTES {
@@ -126,7 +132,7 @@ impl RunConfig {
         match text.and_then(read).and_then(|config| config.check().map(|()| config)) {
             Ok(config) => Some(config),
             Err(error) => {
-                warn!("{} is not that of a run, and not used: {error:#}", path.display());
+                warn!("ignoring {}, which is not the configuration of a run: {error:#}", path.display());
                 None
             }
         }
@@ -142,7 +148,7 @@ impl RunConfig {
     }
 
     /// # Errors
-    /// A flag says otherwise than the run to be resumed.
+    /// A flag contradicts a setting of this run that may not change.
     fn check_unchanged(&self, flags: &Layer) -> Result<()> {
         let mut run = table(&self.settings)?;
         if let Some(input) = &self.record.input {
@@ -153,14 +159,14 @@ impl RunConfig {
             (CHANGEABLE.concat().contains(&key) && !epochs) || key == "dataset"
         };
         for (key, given) in values(&table(&flags.given)?).into_iter().filter(|&(key, _)| !changeable(key)) {
-            match values(&run).into_iter().find(|&(its, _)| its == key) {
+            match values(&run).into_iter().find(|&(name, _)| name == key) {
                 Some((_, value)) if value == given => {}
                 Some((_, value)) => bail!(contradiction(&as_flag(key, given), &format!("has {}", as_flag(key, value)))),
-                None => bail!(contradiction(&as_flag(key, given), "goes without")),
+                None => bail!(contradiction(&as_flag(key, given), "does not use it")),
             }
         }
         for key in flags.off.iter().filter(|key| !changeable(key)) {
-            let is_on = |&(its, value): &(&str, &Value)| its == key && *value != Value::Boolean(false);
+            let is_on = |&(name, value): &(&str, &Value)| name == key && *value != Value::Boolean(false);
             if let Some((_, value)) = values(&run).into_iter().find(is_on) {
                 bail!(contradiction(&format!("--no-{key}"), &format!("has {}", as_flag(key, value))));
             }
@@ -168,7 +174,7 @@ impl RunConfig {
         Ok(())
     }
 
-    /// A name, or the absolute path of a folder or archive.
+    /// A data set's name, or the absolute path of a folder or archive.
     pub fn dataset(&self) -> &str {
         self.settings.data.dataset.as_deref().unwrap_or_default()
     }
@@ -191,18 +197,18 @@ impl RunConfig {
         is_path(self.dataset())
     }
 
-    /// The device, with what was chosen for it.
+    /// The device settings, with the algorithms that the run has chosen.
     pub fn device(&self) -> DeviceSettings {
         DeviceSettings { algorithms: self.record.algorithms.clone(), ..self.settings.device.clone() }
     }
 
-    /// Writes down what a backend chose.
+    /// Records the algorithms that a backend chose.
     pub fn record_choices(&mut self, choices: Vec<Choice>) {
         let named = choices.into_iter().map(|choice| (choice.site, choice.algorithm.name().to_string()));
         self.record.algorithms.extend(named);
     }
 
-    /// What it takes to read the data set as the run does: what it began with goes before what is there now.
+    /// How to read the data set as the run does. The recorded normalisation and classes override those of the files.
     pub fn load_options(&self) -> LoadOptions {
         let input = self.record.input.as_ref();
         LoadOptions {
@@ -245,7 +251,7 @@ impl RunConfig {
 fn read_recipe(path: &Path) -> Result<SettingsFile> {
     let file = path.display();
     let metadata = fs::metadata(path).with_context(|| format!("--config {file}: cannot read it"))?;
-    ensure!(metadata.is_file() && metadata.len() <= MAX_RECIPE_BYTES, "--config {file}: it is not a recipe");
+    ensure!(metadata.is_file() && metadata.len() <= MAX_RECIPE_BYTES, "--config {file}: this is not a recipe");
     let text = fs::read_to_string(path).with_context(|| format!("--config {file}: cannot read it"))?;
     SettingsFile::parse(&text).with_context(|| format!("--config {file}"))
 }
@@ -266,13 +272,13 @@ fn contradiction(flag: &str, run: &str) -> String {
     format!("{flag} contradicts the run to resume, which {run}; start a new run to change it")
 }
 
-/// A setting as its flag is written.
+/// Formats a setting as its flag.
 fn as_flag(key: &str, value: &Value) -> String {
     match value {
         Value::Boolean(true) => format!("--{key}"),
         Value::Boolean(false) => format!("--no-{key}"),
         Value::String(text) => format!("--{key} {text}"),
-        // What was a 32-bit number has more digits here than were written.
+        // An f32 that was widened to f64 prints more digits than the user wrote.
         Value::Float(number) if f64::from(*number as f32) == *number => format!("--{key} {}", *number as f32),
         value => format!("--{key} {value}"),
     }

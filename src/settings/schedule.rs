@@ -1,4 +1,4 @@
-//! How long a run is, how its learning rate changes, and where it starts.
+//! The length of a run, its learning-rate schedule and its initial weights.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{bounds, usage};
 use crate::train::{Hyperparameters, Schedule};
 
-/// What a resumed run may change of these.
+/// Settings of this group that may change when a run is resumed.
 pub(super) const CHANGEABLE: &[&str] = &["epochs", "eval-batch-size", "max-steps", "target-accuracy", "patience"];
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,28 +19,28 @@ pub struct ScheduleSettings {
     /// Passes over the training images
     #[arg(long, value_name = "N", value_parser = bounds::epochs, default_value = "20", allow_negative_numbers = true)]
     pub epochs: Option<u32>,
-    /// Course of the learning rate: constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE
+    /// Learning-rate schedule: constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE
     #[arg(long, value_name = "SCHEDULE", default_value = "constant")]
     pub schedule: Option<Schedule>,
-    /// Epochs over which the learning rate first rises from nearly zero
+    /// Epochs of linear warm-up, in which the learning rate rises from nearly zero
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     pub warm_up: Option<u32>,
     /// Images per evaluation step
     #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "128", allow_negative_numbers = true)]
     pub eval_batch_size: Option<usize>,
-    /// Decides the initial weights and the order of the images
+    /// Random seed of initial weights, image order, augmentation and dropout
     #[arg(long, value_name = "N", value_parser = bounds::seed, default_value = "0", allow_negative_numbers = true)]
     pub seed: Option<u64>,
-    /// Shuffle the training images in every epoch; --no-shuffle takes them in the files' order
+    /// Shuffle the training images in every epoch; --no-shuffle keeps the order of the files
     #[arg(long, num_args = 0, default_missing_value = "true", default_value = "true")]
     pub shuffle: Option<bool>,
-    /// End after N optimiser steps in all
+    /// Stop after N optimiser steps in total
     #[arg(long, value_name = "N", value_parser = bounds::steps, allow_negative_numbers = true)]
     pub max_steps: Option<u64>,
-    /// End when the test accuracy reaches X, such as 0.99, and print the time it took
+    /// Stop when the test accuracy reaches X, such as 0.99, and print the time it took
     #[arg(long, value_name = "X", value_parser = bounds::accuracy, allow_negative_numbers = true)]
     pub target_accuracy: Option<f64>,
-    /// End after N epochs without a better test accuracy
+    /// Stop after N epochs without a better test accuracy
     #[arg(long, value_name = "N", value_parser = bounds::epochs, allow_negative_numbers = true)]
     pub patience: Option<u32>,
     /// Start from these weights (safetensors in PyTorch's names and layout)
@@ -62,13 +62,13 @@ impl ScheduleSettings {
     }
 
     /// # Errors
-    /// The warm-up takes the whole run.
+    /// The warm-up is not shorter than the run.
     pub fn check(&self) -> Result<()> {
         let (epochs, warm_up) = (self.epochs.unwrap_or_default(), self.warm_up.unwrap_or_default());
-        usage(warm_up < epochs, || format!("--warm-up {warm_up} leaves nothing of {epochs} epochs for the schedule"))
+        usage(warm_up < epochs, || format!("--warm-up {warm_up} must be shorter than the run of {epochs} epochs"))
     }
 
-    /// Whether the rate of every step depends on the number of epochs.
+    /// Whether the learning rate depends on the number of epochs, which then may not change when a run is resumed.
     pub fn depends_on_epochs(&self) -> bool {
         matches!(self.schedule, Some(Schedule::Cosine | Schedule::OneCycle { .. }))
     }

@@ -10,8 +10,8 @@ use crate::ops::{Backend, Metrics, Normalise, Subset};
 use crate::plan::{self, Mode, Plan, Sequence};
 
 impl<B: Backend> Trainer<B> {
-    /// Loss and accuracy over the whole test set, of the averaged weights where they are averaged. The metrics of the current
-    /// epoch are put back afterwards.
+    /// Loss and accuracy over the whole test set, with the averaged weights if averaging is enabled. The metrics of the
+    /// current epoch are restored afterwards.
     pub fn evaluate(&mut self) -> Result<Metrics> {
         let training = self.backend.read_metrics()?;
         if self.has_average() {
@@ -27,8 +27,8 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
-/// Runs evaluation steps over `count` test images; after each, `each` gets the backend, the first image's number and the
-/// batch.
+/// Runs evaluation steps over `count` test images. After every step, `each` receives the backend, the index of the
+/// step's first image and the batch size.
 fn evaluate<B: Backend>(
     backend: &mut B,
     plan: &Plan,
@@ -48,7 +48,7 @@ fn evaluate<B: Backend>(
     backend.read_metrics()
 }
 
-/// A network with its weights on a backend, and images to run it on.
+/// A network with its weights on a backend, and the images to evaluate.
 pub struct Evaluator<B: Backend> {
     backend: B,
     plan: Plan,
@@ -57,10 +57,10 @@ pub struct Evaluator<B: Backend> {
 }
 
 impl<B: Backend> Evaluator<B> {
-    /// Plans for batches of up to `max_batch`, and loads images and weights.
+    /// Plans the network for batches of up to `max_batch`, and loads images and weights.
     ///
     /// # Errors
-    /// The images do not fit the network, or the device's memory is too small.
+    /// The images do not fit the network, or the device has too little memory.
     pub fn new(
         mut backend: B,
         network: &Network,
@@ -81,7 +81,8 @@ impl<B: Backend> Evaluator<B> {
         Ok(Self { backend, plan, programs, count })
     }
 
-    /// Runs the network on all images; `each` gets an image's number and its logits, `[classes]`. Returns loss and accuracy.
+    /// Runs the network on all images. `each` receives an image's index and its logits, `[classes]`. Returns loss and
+    /// accuracy.
     ///
     /// # Errors
     /// A logit is NaN or infinite.
@@ -92,7 +93,7 @@ impl<B: Backend> Evaluator<B> {
             for (index, logits) in (begin..).zip(logits.chunks_exact(plan.classes)) {
                 ensure!(
                     logits.iter().all(|logit| logit.is_finite()),
-                    "the network gives {logits:?} for an image: these weights have diverged"
+                    "the network's logits for an image are {logits:?}: these weights have diverged"
                 );
                 each(index, logits);
             }

@@ -19,7 +19,7 @@ use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Region,
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
 
-/// All that decides a run's numbers besides network and data.
+/// The settings of a run that affect its numbers, apart from network and data.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Hyperparameters {
     pub epochs: u32,
@@ -27,19 +27,19 @@ pub struct Hyperparameters {
     pub eval_batch_size: usize,
     pub learning_rate: LearningRate,
     pub sgd: Sgd,
-    /// Random changes to training images.
+    /// Random augmentation of training images.
     pub augmentation: Augmentation,
-    /// What of a label is spread over all classes, in training alone.
+    /// Fraction of each label that is spread over all classes, in training only.
     pub label_smoothing: f32,
     pub seed: u64,
     pub shuffle: bool,
-    /// Ends the run after that many optimiser steps in all.
+    /// Ends the run after this many optimiser steps in total.
     pub max_steps: Option<u64>,
     /// Ends the run with the evaluation that reaches this test accuracy.
     pub target_accuracy: Option<f64>,
-    /// Ends the run after that many epochs without a better test accuracy.
+    /// Ends the run after this many epochs without a better test accuracy.
     pub patience: Option<u32>,
-    /// Whether every step's loss is kept and reported.
+    /// Whether to report the loss of every step.
     pub log_steps: bool,
 }
 
@@ -55,22 +55,22 @@ pub struct Trainer<B: Backend> {
     test_count: usize,
     position: Position,
     best: Option<Best>,
-    /// Steps that went into the running statistics before this run's first, for each batch normalisation.
+    /// `num_batches_tracked` of each batch normalisation before the first step of this run.
     tracked_before: Vec<i64>,
-    /// Seconds of training already spent in the current epoch before this process resumed it.
+    /// Seconds of training in the current epoch before this process resumed it.
     earlier_seconds: f64,
 }
 
 impl<B: Backend> Trainer<B> {
-    /// Plans the network, allocates, makes the data set resident and draws the initial parameters from the seed.
+    /// Plans the network, loads the data set, allocates memory and draws the initial parameters from the seed.
     ///
     /// # Errors
-    /// Where the data set does not fit the network, a batch size is 0, or the device's memory is too small.
+    /// The data set does not fit the network, a batch size is 0, or the device has too little memory.
     pub fn new(mut backend: B, network: Network, dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
-        ensure!(hyper.batch_size > 0 && hyper.eval_batch_size > 0, "a batch has at least one image");
+        ensure!(hyper.batch_size > 0 && hyper.eval_batch_size > 0, "a batch must have at least one image");
         ensure!(
             dataset.shape == network.input() && dataset.classes.len() == network.classes(),
-            "{} wants inputs of {} and has {} classes, but {} has images of {} and {} classes",
+            "{} takes inputs of {} and has {} classes, but {} has images of {} and {} classes",
             network.name,
             network.input(),
             network.classes(),
@@ -85,7 +85,7 @@ impl<B: Backend> Trainer<B> {
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
         load_split(&mut backend, Subset::Test, dataset.test, &normalise, eval_plan.max_batch)?;
-        // After the data, so that what is free then is what the plan can have.
+        // Allocated after the data, so that a check against free memory takes the data into account.
         backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
         let initial = network.initial_weights(hyper.seed);
         let hyper = Hyperparameters { sgd: Sgd { frozen: network.frozen_len(), ..hyper.sgd }, ..hyper };
@@ -112,23 +112,23 @@ impl<B: Backend> Trainer<B> {
         &self.hyper
     }
 
-    /// Settings for the steps from here on.
+    /// Changes the settings for the following steps.
     ///
     /// # Errors
-    /// Where memory was planned for others: batch sizes, whether there is momentum, whether weights are averaged.
+    /// A change that needs other memory: of a batch size, or of whether there is momentum or weight averaging.
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
             (it.batch_size, it.eval_batch_size, it.sgd.momentum != 0.0, it.sgd.average_decay.is_some())
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, and whether there is momentum or an average of the weights, are settled when a trainer is made"
+            "batch sizes, and whether there is momentum or weight averaging, cannot change after a trainer is created"
         );
         self.hyper = Hyperparameters { sgd: Sgd { frozen: self.hyper.sgd.frozen, ..hyper.sgd }, ..hyper };
         Ok(())
     }
 
-    /// Makes the programs of every batch there will be, whole ones and the last of an epoch.
+    /// Compiles the programs for all batch sizes that occur: full batches and the last batch of an epoch.
     fn compile(&mut self) -> Result<()> {
         let (plan, programs, backend) = (&self.plan, &mut self.programs, &mut self.backend);
         let train = Sequence::TrainStep(settings(&self.hyper, 1));
@@ -157,10 +157,10 @@ impl<B: Backend> Trainer<B> {
         self.backend.read(Span::new(Region::Parameters, 0, self.network.parameter_count()))
     }
 
-    /// Replaces all parameters, and with them their average.
+    /// Replaces all parameters, and sets their average to them.
     pub fn set_parameters(&mut self, parameters: &[f32]) -> Result<()> {
         let count = self.network.parameter_count();
-        ensure!(parameters.len() == count, "{} parameters for a network of {count}", parameters.len());
+        ensure!(parameters.len() == count, "{} parameters for a network that has {count}", parameters.len());
         self.backend.write(Span::new(Region::Parameters, 0, count), parameters)?;
         if self.has_average() {
             self.backend.write(Span::new(Region::Average, 0, count), parameters)?;
@@ -187,7 +187,7 @@ impl<B: Backend> Trainer<B> {
         let (len, count) = (self.network.statistics_len(), self.network.statistics.len());
         ensure!(
             (values.len(), batches_tracked.len()) == (len, count),
-            "{} running statistics of {} batch normalisations for a network of {len} and {count}",
+            "{} running statistics of {} batch normalisations for a network that has {len} of {count}",
             values.len(),
             batches_tracked.len()
         );
@@ -196,7 +196,7 @@ impl<B: Backend> Trainer<B> {
         self.backend.write(Span::new(Region::Statistics, 0, len), values)
     }
 
-    /// All that a later process needs to go on from here.
+    /// The state that another process needs to continue the run.
     pub fn state(&mut self) -> Result<TrainState> {
         let momentum = self.read_state(Region::Momentum, self.has_momentum())?;
         let average = self.read_state(Region::Average, self.has_average())?;
@@ -217,10 +217,10 @@ impl<B: Backend> Trainer<B> {
         })
     }
 
-    /// Goes on from `state`.
+    /// Restores `state`, from which training then continues.
     ///
     /// # Errors
-    /// Where it is of a run with other parameters or another optimiser, or its position is past the data set's end.
+    /// The state has other parameters or another optimiser, or its position does not fit the data set.
     pub fn restore(&mut self, state: &TrainState) -> Result<()> {
         self.set_parameters(&state.parameters)?;
         self.write_state(Region::Momentum, self.has_momentum(), "momentum values", &state.momentum)?;
@@ -229,7 +229,7 @@ impl<B: Backend> Trainer<B> {
         let total = u64::from(position.epoch).checked_mul(steps).and_then(|t| t.checked_add(position.step_in_epoch));
         ensure!(
             position.step_in_epoch < steps && total == Some(position.total_steps),
-            "the checkpoint stands at step {} of epoch {}, {} steps in all, which does not fit epochs of {steps} steps",
+            "the checkpoint is at step {} of epoch {}, {} steps in total, which does not fit epochs of {steps} steps",
             position.step_in_epoch,
             position.epoch + 1,
             position.total_steps
@@ -244,7 +244,7 @@ impl<B: Backend> Trainer<B> {
         self.backend.set_metrics(state.metrics)
     }
 
-    /// Sets the order of the current epoch, from the position on.
+    /// Sets the order of images, the learning rates and the random numbers for the rest of the current epoch.
     fn begin_epoch(&mut self) -> Result<()> {
         let Position { epoch, step_in_epoch, .. } = self.position;
         let order = sampler::epoch_order(self.train_count, self.hyper.seed, epoch, self.hyper.shuffle);
@@ -265,7 +265,7 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// One optimiser step on the next batch of the epoch.
+    /// Runs one optimiser step on the next batch of the epoch.
     fn step(&mut self) -> Result<()> {
         let left = self.train_count - self.position.step_in_epoch as usize * self.plan.max_batch;
         let batch = self.plan.max_batch.min(left);
@@ -287,8 +287,8 @@ impl<B: Backend> Trainer<B> {
     }
 }
 
-/// What of the hyperparameters an optimiser step is made for. With the first step of a run the average becomes the weights
-/// themselves, as in PyTorch's `AveragedModel`.
+/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
+/// as PyTorch's `AveragedModel` does.
 fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
     let average_decay = hyper.sgd.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
     TrainSettings {
@@ -298,7 +298,7 @@ fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
     }
 }
 
-/// Hands the images of a split to a backend, which keeps them or reads them as they are needed.
+/// Loads the images of a split into a backend, or sets up their streaming.
 fn load_split<B: Backend>(
     backend: &mut B,
     subset: Subset,
@@ -313,7 +313,7 @@ fn load_split<B: Backend>(
     }
 }
 
-/// Refuses a run whose epochs end on a batch that cannot be normalised, before it begins.
+/// Fails if the last batch of an epoch is too small for a batch normalisation.
 fn check_last_batch(network: &Network, batch: usize) -> Result<()> {
     for node in &network.nodes {
         if let (1, Operator::BatchNorm2d(op)) = (batch, &node.operator) {
@@ -323,7 +323,7 @@ fn check_last_batch(network: &Network, batch: usize) -> Result<()> {
     Ok(())
 }
 
-/// What both plans of a run need together: they are never run at once, and evaluation needs more than training only where
+/// The memory for both plans of a run, which never run at the same time. Evaluation needs more than training only if
 /// its batch or its arena is larger.
 fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
     let average = if hyper.sgd.average_decay.is_some() { plan.parameter_count } else { 0 };

@@ -1,12 +1,11 @@
-//! The programs of a run, each made once for what it depends on.
+//! The compiled programs of a run, each compiled once.
 
 use anyhow::Result;
 
 use crate::ops::Backend;
 use crate::plan::{Plan, Sequence};
 
-/// Programs by their sequence and batch. Another setting is another program: none that was compiled into one can change
-/// behind its back.
+/// Programs by sequence and batch size. A sequence includes its settings, so a changed setting selects another program.
 pub(super) struct Programs<B: Backend>(Vec<(Sequence, usize, B::Program)>);
 
 impl<B: Backend> Default for Programs<B> {
@@ -16,9 +15,9 @@ impl<B: Backend> Default for Programs<B> {
 }
 
 impl<B: Backend> Programs<B> {
-    /// The program of a sequence for a batch, compiled where it is not yet.
+    /// Returns the program of a sequence for a batch size. Compiles it on first use.
     pub fn get(&mut self, backend: &mut B, plan: &Plan, sequence: Sequence, batch: usize) -> Result<&mut B::Program> {
-        let index = match self.0.iter().position(|(its, size, _)| (its, *size) == (&sequence, batch)) {
+        let index = match self.0.iter().position(|(known, size, _)| (known, *size) == (&sequence, batch)) {
             Some(index) => index,
             None => {
                 let program = backend.compile(plan.steps(&sequence, batch))?;

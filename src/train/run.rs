@@ -1,4 +1,4 @@
-//! The epoch loop: steps until the epoch, the run or the user's patience ends.
+//! The epoch loop: trains and evaluates until the run is complete or interrupted.
 
 use std::time::Instant;
 
@@ -7,66 +7,66 @@ use anyhow::{Result, bail};
 use super::{Best, Hyperparameters, Trainer};
 use crate::ops::{Backend, Metrics, StepLoss};
 
-/// What is reported after a step.
+/// The report after a step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
-    /// From 0.
+    /// Counted from 0.
     pub epoch: u32,
-    /// Steps done in it.
+    /// Steps done in this epoch.
     pub step_in_epoch: u64,
-    /// The epoch's metrics so far, where they are to be had without holding up the device.
+    /// Metrics of the epoch so far, if they are available without waiting for the device.
     pub metrics: Option<Metrics>,
-    /// Images a second since this process began the epoch, where the metrics tell how many are done.
+    /// Training speed since this process began the epoch, if the metrics are available.
     pub images_per_second: Option<f64>,
 }
 
-/// What is reported after an epoch, or after the part of one with which a run ends.
+/// The report after an epoch, or after a partial epoch at the end of a run.
 #[derive(Clone, Debug)]
 pub struct EpochReport {
-    /// Epochs begun, the current one included.
+    /// Epochs begun, including the current one.
     pub epoch: u32,
     pub total_steps: u64,
     pub train: Metrics,
     pub test: Metrics,
-    /// Training and evaluation together.
+    /// Duration of training and evaluation.
     pub seconds: f64,
-    /// Of training alone.
+    /// Training speed, without evaluation.
     pub images_per_second: f64,
 }
 
-/// How a run ended.
+/// How [`Trainer::run`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Finished,
-    /// The observer asked for it; the position is mid-epoch.
+    /// The observer asked to stop; the epoch is incomplete.
     Interrupted,
 }
 
-/// Why a run has no step left to do.
+/// Why a run is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     Epochs,
     MaxSteps,
     TargetAccuracy,
-    /// No better evaluation for as many epochs as the run has patience for.
+    /// No better test accuracy within the allowed number of epochs.
     Patience,
 }
 
-/// Who listens to a run: console, files, signals.
+/// Receives the events of a run, for console output, files and signals.
 pub trait Observer<B: Backend> {
-    /// Asked after every step; `true` ends the run there.
+    /// Called before every step; `true` interrupts the run.
     fn wants_to_stop(&self) -> bool;
 
     fn on_step(&mut self, report: &StepReport);
 
-    /// The losses of all steps of the current epoch that were not reported yet, where they are logged: the first is
-    /// that of optimiser step `first_step`, from 0.
+    /// Receives the losses of all steps of the current epoch that were not reported yet, if step losses are logged. The
+    /// first is that of optimiser step `first_step`, counted from 0.
     fn on_step_losses(&mut self, first_step: u64, losses: &[StepLoss]) -> Result<()>;
 
-    /// The epoch's steps are done and its evaluation begins.
+    /// Called after the last step of an epoch, before the evaluation.
     fn on_evaluation(&mut self);
 
-    /// May save; what it fails at ends the run.
+    /// Called after the evaluation. An error, such as that of a failed save, ends the run.
     fn on_epoch(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()>;
 }
 
@@ -74,7 +74,7 @@ impl<B: Backend> Trainer<B> {
     /// Trains from the current position until the run ends or the observer asks to stop.
     ///
     /// # Errors
-    /// The device's, the observer's, and a loss that became NaN or infinite, with its step.
+    /// Those of the device and the observer, and a loss that became NaN or infinite, with its step.
     pub fn run(&mut self, observer: &mut impl Observer<B>) -> Result<Outcome> {
         if self.hyper.log_steps {
             self.backend.log_steps(self.steps_per_epoch() as usize)?;
@@ -103,7 +103,7 @@ impl<B: Backend> Trainer<B> {
             let metrics = self.backend.peek_metrics();
             if let Err(error) = self.check_finite(metrics) {
                 let losses = self.backend.take_step_losses()?;
-                observer.on_step_losses(first_step, &losses)?; // how it went is what one wants to see now
+                observer.on_step_losses(first_step, &losses)?; // they show how the run diverged
                 return Err(error);
             }
             let rate = |done: Metrics| (done.samples - begun.min(done.samples)) as f64 / start.elapsed().as_secs_f64();
@@ -145,16 +145,16 @@ impl<B: Backend> Trainer<B> {
         Ok(Outcome::Finished)
     }
 
-    /// Why nothing is left to do, where nothing is.
+    /// Why the run is complete; `None` if it is not.
     pub fn ending(&self) -> Option<Ending> {
         let Hyperparameters { epochs, target_accuracy, patience, .. } = self.hyper;
         let reached = |target| self.best.is_some_and(|best| best.test_accuracy >= target);
-        let waited_long = |patience| self.best.is_some_and(|best| self.position.epoch >= best.epoch + patience);
+        let is_exhausted = |patience| self.best.is_some_and(|best| self.position.epoch >= best.epoch + patience);
         let endings = [
             (target_accuracy.is_some_and(reached), Ending::TargetAccuracy),
             (self.position.epoch >= epochs, Ending::Epochs),
             (self.reached_max_steps(), Ending::MaxSteps),
-            (patience.is_some_and(waited_long), Ending::Patience),
+            (patience.is_some_and(is_exhausted), Ending::Patience),
         ];
         endings.into_iter().find_map(|(applies, ending)| applies.then_some(ending))
     }
@@ -163,7 +163,7 @@ impl<B: Backend> Trainer<B> {
         self.hyper.max_steps.is_some_and(|max| self.position.total_steps >= max)
     }
 
-    /// An error where a loss of this epoch was NaN or infinite.
+    /// Fails if a loss of this epoch was NaN or infinite.
     fn check_finite(&self, metrics: Option<Metrics>) -> Result<()> {
         let Some((metrics, bad)) = metrics.and_then(|metrics| Some((metrics, metrics.first_bad_step?))) else {
             return Ok(());

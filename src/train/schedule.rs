@@ -1,11 +1,11 @@
-//! How the learning rate changes over the steps of a run.
+//! The learning-rate schedule of a run.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The rate's course after its warm-up; in files as its flag is written.
+/// How the learning rate changes after the warm-up. It has the same form in files and on the command line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Schedule {
@@ -15,18 +15,18 @@ pub enum Schedule {
     Step { epochs: u32, factor: f32 },
     /// Half a cosine from the rate to zero (`CosineAnnealingLR`, stepped after every step).
     Cosine,
-    /// A straight line up to the rate over `rise` of the run, and one down to nearly zero (`OneCycleLR` with
-    /// `anneal_strategy="linear"` and its default factors 25 and 10⁴).
+    /// A linear rise to the rate over the fraction `rise` of the run, then a linear fall to nearly zero (`OneCycleLR`
+    /// with `anneal_strategy="linear"` and its default factors 25 and 10⁴).
     OneCycle { rise: f32 },
 }
 
 /// Learning rate, schedule and warm-up of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LearningRate {
-    /// What the schedule is of: the first rate, or one-cycle's highest.
+    /// The initial learning rate; the highest one for one-cycle.
     pub rate: f32,
     pub schedule: Schedule,
-    /// Epochs at the beginning over which the rate rises from nearly zero, before the schedule begins.
+    /// Epochs over which the rate rises linearly from nearly zero, before the schedule begins.
     pub warm_up: u32,
 }
 
@@ -36,7 +36,7 @@ impl LearningRate {
         Self { rate, schedule: Schedule::Constant, warm_up: 0 }
     }
 
-    /// The rate of optimiser step `step`, from 0, of a run of `epochs` epochs.
+    /// The learning rate of optimiser step `step`, counted from 0, in a run of `epochs` epochs.
     pub fn at(&self, step: u64, steps_per_epoch: u64, epochs: u32) -> f32 {
         let warm_up = u64::from(self.warm_up) * steps_per_epoch;
         if step < warm_up {
@@ -56,13 +56,13 @@ impl LearningRate {
     }
 }
 
-/// PyTorch's `OneCycleLR` as a share of its highest rate.
+/// PyTorch's `OneCycleLR`, as a fraction of its highest rate.
 fn one_cycle(step: f64, total: f64, rise: f64) -> f64 {
     const FIRST: f64 = 1.0 / 25.0;
     const LAST: f64 = FIRST / 1e4;
     let (top, end) = (rise * total - 1.0, total - 1.0);
-    let line = |from: f64, to: f64, share: f64| from + (to - from) * share.clamp(0.0, 1.0);
-    // A rise of one step is at its top at once.
+    let line = |from: f64, to: f64, fraction: f64| from + (to - from) * fraction.clamp(0.0, 1.0);
+    // A rise of a single step starts at the top.
     let risen = if top > 0.0 { step / top } else { 1.0 };
     if step <= top { line(FIRST, 1.0, risen) } else { line(1.0, LAST, (step - top) / (end - top)) }
 }
@@ -74,19 +74,19 @@ impl FromStr for Schedule {
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
         let numbers: Vec<&str> = parts.collect();
-        let share = |text: &str| text.parse::<f32>().ok().filter(|share| *share > 0.0 && *share < 1.0);
+        let fraction = |text: &str| text.parse::<f32>().ok().filter(|value| *value > 0.0 && *value < 1.0);
         match (name, &numbers[..]) {
             ("constant", []) => Ok(Self::Constant),
             ("cosine", []) => Ok(Self::Cosine),
             ("one-cycle", []) => Ok(Self::OneCycle { rise: 0.3 }),
             ("one-cycle", [rise]) => {
-                let rise = share(rise).ok_or("one-cycle:RISE takes a share of the run between 0 and 1")?;
+                let rise = fraction(rise).ok_or("one-cycle:RISE takes a fraction of the run between 0 and 1")?;
                 Ok(Self::OneCycle { rise })
             }
             ("step", [epochs, factor]) => {
                 let epochs = epochs.parse().ok().filter(|epochs| *epochs > 0);
                 let epochs = epochs.ok_or("step:EPOCHS:FACTOR takes a whole number of epochs")?;
-                let factor = share(factor).ok_or("step:EPOCHS:FACTOR takes a factor between 0 and 1")?;
+                let factor = fraction(factor).ok_or("step:EPOCHS:FACTOR takes a factor between 0 and 1")?;
                 Ok(Self::Step { epochs, factor })
             }
             _ => Err("it must be constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE".into()),

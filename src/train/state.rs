@@ -1,4 +1,4 @@
-//! Where a run stands, as plain values that a checkpoint holds, and the backend's share of them.
+//! The state of a run, as plain values that a checkpoint stores, and its exchange with the backend.
 
 use anyhow::{Result, ensure};
 
@@ -6,61 +6,61 @@ use super::Trainer;
 use crate::network::Statistics;
 use crate::ops::{Backend, LossScale, Metrics, Region, Span};
 
-/// How far a run has come.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position {
     /// Epochs completed.
     pub epoch: u32,
     /// Steps done in the current epoch.
     pub step_in_epoch: u64,
-    /// Optimiser steps in all.
+    /// Optimiser steps in total.
     pub total_steps: u64,
 }
 
-/// The best evaluation of a run, the first of equals.
+/// The best evaluation of a run; of equal ones, the first.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Best {
     pub test_accuracy: f64,
-    /// Epochs completed or begun when it was made.
+    /// Epochs begun at the time of the evaluation.
     pub epoch: u32,
 }
 
-/// Everything that changes as a run goes on.
+/// Everything that changes during a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainState {
     /// Flat, in memory layout.
     pub parameters: Vec<f32>,
     pub statistics: Statistics,
-    /// As the parameters; empty without momentum.
+    /// In the order of the parameters; empty without momentum.
     pub momentum: Vec<f32>,
-    /// The parameters' moving average, as the parameters; empty where none is kept.
+    /// The moving average of the parameters, in their order; empty without averaging.
     pub average: Vec<f32>,
     pub position: Position,
-    /// Of the current epoch; zero at its beginning.
+    /// Metrics of the current epoch; zero at its beginning.
     pub metrics: Metrics,
-    /// Where the precision has one.
+    /// `None` if the precision needs no loss scale.
     pub loss_scale: Option<LossScale>,
-    /// None before the first evaluation.
+    /// `None` before the first evaluation.
     pub best: Option<Best>,
     /// Seconds spent in the current epoch.
     pub epoch_seconds: f64,
 }
 
 impl TrainState {
-    /// The parameters to evaluate and to keep: the average, where there is one.
+    /// The parameters to evaluate and to save as the model: the average, if there is one.
     pub fn model(&self) -> &[f32] {
         if self.average.is_empty() { &self.parameters } else { &self.average }
     }
 }
 
 impl<B: Backend> Trainer<B> {
-    /// A region that has a number for every parameter, where it is in use; else nothing.
+    /// Reads a region with one number per parameter; empty if the region is not in use.
     pub(super) fn read_state(&mut self, region: Region, in_use: bool) -> Result<Vec<f32>> {
         let all = Span::new(region, 0, self.network.parameter_count());
         if in_use { self.backend.read(all) } else { Ok(Vec::new()) }
     }
 
-    /// The reverse, where there are as many values as this run needs.
+    /// Writes such a region. Fails if the number of values is not what this run needs.
     pub(super) fn write_state(&mut self, region: Region, in_use: bool, what: &str, values: &[f32]) -> Result<()> {
         let count = if in_use { self.network.parameter_count() } else { 0 };
         ensure!(values.len() == count, "the checkpoint has {} {what}, this run needs {count}", values.len());

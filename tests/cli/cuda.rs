@@ -257,5 +257,5 @@ fn summary_shows_what_a_device_chooses() {
     let algorithms = summary["algorithms"].as_array().expect("choices");
     assert!(algorithms.iter().any(|chosen| chosen["algorithm"] == "cublaslt"), "{algorithms:#?}");
     let text = run(&["summary", "--plan"]);
-    assert!(text.contains("cuBLASLt product") && text.contains("as chosen on "), "{text}");
+    assert!(text.contains("cuBLASLt product") && text.contains("algorithms chosen on "), "{text}");
 }

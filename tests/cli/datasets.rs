@@ -191,7 +191,7 @@ fn a_foreign_configuration_beside_weights_is_not_used() {
     fs::write(out.join("config.toml"), "[somebody]\nelse = true\n").expect("write");
     let weights = out.join("model.safetensors");
     let ran = run(["eval", "--model", "lenet5", "--dataset", "digits", "--device", "cpu", "--weights", text(&weights)]);
-    assert!(ran.stderr.contains("config.toml is not that of a run"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("config.toml, which is not the configuration of a run"), "{}", ran.stderr);
     assert!(ran.stderr.contains("conv1.weight has shape"), "{}", ran.stderr);
 }
 

@@ -22,7 +22,7 @@ fn flags_go_before_a_recipe_and_a_recipe_before_the_defaults() {
     let (file, name) = (recipe.to_str().expect("plain"), out.to_str().expect("plain"));
     let args = ["train", "--config", file, "--out", name, "--lr", "0.125", "--batch-size", "500", "--max-steps", "2"];
     let ran = succeed(args);
-    assert!(ran.stderr.contains("75.00% or more is expected"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("final test accuracy is at least 75.00%"), "{}", ran.stderr);
     let config = table(&out.join("config.toml"));
     let expected: toml::Table = toml::from_str(text).expect("TOML");
     for (key, value) in expected.iter().filter(|(key, _)| *key != "lr") {
@@ -100,7 +100,7 @@ fn the_recipes_of_the_program_are_whole() {
         assert!(recipe["expected-accuracy"].as_float().is_some_and(|accuracy| accuracy > 0.5 && accuracy < 1.0));
         // It is read whole before the device is looked for, which is not there.
         let args = ["train", "--config", path.to_str().expect("plain"), "--device", "99"];
-        fail(1, args, &["expected at its end", "99"]);
+        fail(1, args, &["expected final test accuracy", "99"]);
         count += 1;
     }
     assert!(count >= 2);

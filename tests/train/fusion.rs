@@ -160,7 +160,8 @@ fn a_requested_algorithm_overrides_a_recorded_choice_with_and_without_a_device()
     on_cuda(|| {
         let network = model("lenet5");
         let (backend, gemm) = launched_with(&network, 3, options_of(BLAS_GEMM));
-        let recorded: BTreeMap<_, _> = backend.choices().into_iter().map(|choice| (choice.site, choice.algorithm)).collect();
+        let recorded: BTreeMap<_, _> =
+            backend.choices().into_iter().map(|choice| (choice.site, choice.algorithm)).collect();
         let requesting = |algorithm| Options { algorithm, recorded: recorded.clone(), ..options_of(BLAS_GEMM) };
         assert_eq!(listed_with(&network, 3, &requesting(None)), gemm);
         let implicit = listed_with(&network, 3, &requesting(Some(Algorithm::Implicit)));
