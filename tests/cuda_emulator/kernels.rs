@@ -11,8 +11,8 @@ mod tensor;
 
 use crate::cuda_emulator::device::Device;
 
-/// Defines tests that run `check` on the emulator with threads and blocks in both orders, and with race checks. A result
-/// that depends on the order is a race on a GPU.
+/// Defines tests that run `check` on the emulator with threads and blocks in both orders, and with race checks. A
+/// result that depends on the order is a race on a GPU.
 macro_rules! in_both_orders {
     ($($check:ident),+ $(,)?) => {
         mod forward {

@@ -6,7 +6,7 @@ use cudarc::driver::sys::CUresult;
 use super::device::{Device, blocks, launch_planted};
 use crate::support::emulator::{RACES, on_emulator};
 
-/// A kernel, its number of blocks, and the report of each racy variant. Variants are numbered as in planted_races.cu, and
+/// A kernel, its number of blocks, and the report of each racy variant. Variants are numbered as in planted_races.cu;
 /// variant 0 has no race.
 type Planted = (&'static str, u32, &'static [(&'static str, &'static str)]);
 const PLANTED: &[Planted] = &[

@@ -13,8 +13,8 @@ pub fn on_the_emulator() -> bool {
     std::env::var_os("CNN_CUDA_TEST_ON_EMULATOR").is_some()
 }
 
-/// Runs `body`, a closure written in a test function, on the machine's GPU, if it has one, and in a child process on the
-/// emulator. If `CNN_CUDA_NEED_GPU` is set, it runs on the GPU only, and the test fails without one.
+/// Runs `body`, a closure written in a test function, on the machine's GPU, if it has one, and in a child process on
+/// the emulator. If `CNN_CUDA_NEED_GPU` is set, it runs on the GPU only, and the test fails without one.
 pub fn on_cuda<F: Fn()>(body: F) {
     on_cuda_with(&[], body);
 }

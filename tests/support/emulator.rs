@@ -60,7 +60,7 @@ pub fn on_emulator<F: FnOnce()>(settings: &[(&str, &str)], body: F) -> Option<St
     Some(stderr)
 }
 
-/// The emulator's NVRTC, for `CNN_CUDA_NVRTC`, so that the program does not use an NVRTC that the machine has installed.
+/// The emulator's NVRTC, for `CNN_CUDA_NVRTC`, so that the program does not use an NVRTC installed on the machine.
 pub fn nvrtc(folder: &Path) -> PathBuf {
     std::path::absolute(folder).expect("the working directory is readable").join("libnvrtc.so.13")
 }
