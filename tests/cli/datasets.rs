@@ -66,10 +66,10 @@ fn streamed_runs_end_with_the_weights_of_resident_ones() {
     let (resident, _) = weights("resident", &["--resident", "--max-steps", "20"]);
     let (streamed, out) = weights("streamed", &["--stream", "--max-steps", "20"]);
     assert!(resident == streamed, "streaming changes the weights");
-    let (cut, begun) = weights("cut", &["--stream", "--max-steps", "13"]);
+    let (cut, interrupted) = weights("cut", &["--stream", "--max-steps", "13"]);
     assert!(cut != resident);
-    succeed(["train", "--resume", text(&begun), "--resident", "--max-steps", "20", "--quiet"]);
-    assert!(fs::read(begun.join("model.safetensors")).expect("read") == resident, "resuming changes the weights");
+    succeed(["train", "--resume", text(&interrupted), "--resident", "--max-steps", "20", "--quiet"]);
+    assert!(fs::read(interrupted.join("model.safetensors")).expect("read") == resident, "resuming changes the weights");
     assert!(fs::read_to_string(out.join("config.toml")).expect("read").contains("residency = \"stream\""));
     // A named set is streamed from a decoded file.
     let digits = |more: &[&str]| {

@@ -192,7 +192,7 @@ fn bench_writes_a_trace_that_other_programs_can_read() {
     let mut end = 0.0;
     for event in events {
         assert_eq!((&event["ph"], &event["pid"], &event["tid"]), (&"X".into(), &1.into(), &1.into()));
-        assert!(number(event, "ts") >= end, "{event} begins before the one before it ends");
+        assert!(number(event, "ts") >= end, "{event} overlaps the event before it");
         end = number(event, "ts") + number(event, "dur");
         assert!(number(event, "dur") > 0.0 && number(&event["args"], "bytes") > 0.0);
         assert!(number(&event["args"], "flops") >= 0.0);

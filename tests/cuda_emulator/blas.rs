@@ -50,8 +50,8 @@ fn multiplies_with_every_transposition() {
                 let result = device.download(&c);
                 for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                     let sum: f32 = (0..k).map(|x| at(&a, ta, lda, i, x) * at(&b, tb, ldb, x, j)).sum();
-                    let kept = if beta == 0.0 { 0.0 } else { beta * before[i + j * ldc] };
-                    assert_eq!(result[i + j * ldc], 0.5 * sum + kept, "{m}×{n}×{k} {ta} {tb} at {i},{j}");
+                    let previous = if beta == 0.0 { 0.0 } else { beta * before[i + j * ldc] };
+                    assert_eq!(result[i + j * ldc], 0.5 * sum + previous, "{m}×{n}×{k} {ta} {tb} at {i},{j}");
                 }
             }
         }

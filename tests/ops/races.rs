@@ -92,7 +92,7 @@ fn no_kernel_has_a_data_race() {
     }
     let launched: BTreeSet<String> =
         fs::read_to_string(launched).expect("the names").lines().map(String::from).collect();
-    // Only fp16 has a loss scale, whose overflow is checked.
+    // Only fp16 has a loss scale and checks for overflows.
     let missed: Vec<String> = all_kernels().difference(&launched).cloned().collect();
     assert_eq!(missed, ["check_overflow_f32"], "kernels that were not launched");
 }

@@ -34,7 +34,7 @@ pub fn on_cuda_with<F: Fn()>(settings: &[(&str, &str)], body: F) {
 }
 
 #[test]
-fn the_gpu_of_this_machine_is_tested() {
+fn reports_if_no_gpu_was_tested() {
     if !has_gpu() {
         skip(Need::Gpu, "no CUDA device: device tests ran only on the emulator");
     }

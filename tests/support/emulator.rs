@@ -26,7 +26,7 @@ pub fn emulator_for(races: bool) -> Option<&'static Path> {
         skip(Need::CppCompiler, "no C++ compiler ($CXX, g++, clang++ or c++), so the CUDA emulator cannot be built");
     }
     let folder = |built: &'static Result<PathBuf, ()>| {
-        built.as_deref().expect("the CUDA emulator cannot be built; the first test that needed it says why")
+        built.as_deref().expect("the CUDA emulator cannot be built; the first test that needed it shows why")
     };
     built.as_ref().map(folder)
 }

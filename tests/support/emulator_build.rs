@@ -31,7 +31,7 @@ const ALL: &[&str] = &[
 /// Kernels read the same bytes as different types, which CUDA allows. Alignment and array bounds are checked.
 const FOR_KERNELS: &[&str] =
     &["-O2", "-march=native", "-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all"];
-/// The compiler reports every access to functions of the emulator instead of its own runtime library.
+/// The compiler calls a function of the emulator for every access, instead of one of its own runtime library.
 const FOR_RACES: &[&str] = &["-fsanitize=thread", "-g1"];
 const FOR_DRIVER: &[&str] = &["-O2"];
 const FOR_PRODUCTS: &[&str] = &["-O3", "-march=native"];
@@ -260,7 +260,7 @@ fn link(compiler: &str, work: &Path, (name, version): (&str, &str), inputs: &[Pa
     link_plain_name(work, name, &full);
 }
 
-/// Programs look for the unversioned name first, so the emulator needs it to take precedence over an installed library.
+/// Programs look for the unversioned name first. Without it, they could find an installed library.
 fn link_plain_name(work: &Path, name: &str, full: &str) {
     std::os::unix::fs::symlink(full, work.join(name)).expect("target/ can be written");
 }
