@@ -1,4 +1,4 @@
-//! Runs with a different activation, fixed first filters, clipped gradients, averaged weights and augmentation.
+//! Runs with a different activation, frozen Gabor filters, gradient clipping, averaged weights and augmentation.
 
 use std::fs;
 
