@@ -166,7 +166,7 @@ fn replays_alternate_the_order_of_independent_nodes() {
 
 #[test]
 fn refuses_parallel_branches_that_write_the_same_memory() {
-    let stderr = on_emulator(&[], || {
+    let said = on_emulator(&[], || {
         let device = Device::new();
         let other = device.context.new_stream().unwrap();
         let (sum, term) = (device.upload(&[0.0f32; 4]), device.upload(&[1.0f32; 4]));
@@ -180,5 +180,5 @@ fn refuses_parallel_branches_that_write_the_same_memory() {
         let ended = device.stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
         assert_eq!(ended.err().unwrap().0, CUresult::CUDA_ERROR_INVALID_VALUE);
     });
-    assert!(stderr.is_none_or(|stderr| stderr.contains("may run at once, and one writes what the other is given")));
+    assert!(said.is_none_or(|said| said.contains("may run at once, and one writes what the other is given")));
 }

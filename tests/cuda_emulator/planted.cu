@@ -1,11 +1,12 @@
-// Kernels for the emulator's tests: planted faults that it must catch, and conversions and products with known results.
+// Kernels of the emulator's own tests: planted faults show that it catches what it promises to, conversions that its
+// halves are IEEE's.
 #include "mma.cuh"
 
-// Planted kernels take plain parameters instead of one struct.
+// Planted kernels take what they like.
 #undef KERNEL
 #define KERNEL(name) ENTRY(name)
 
-// Writes `distance` elements past the end, or before the start if `distance` is negative.
+// Writes `distance` elements past `count`, or before the start where it is negative.
 KERNEL(planted_write_outside)(float* values, long long count, long long distance) {
     if (threadIdx.x == 0) values[distance < 0 ? distance : count + distance] = 1.0f;
 }
@@ -19,7 +20,7 @@ KERNEL(planted_divergent_barrier)(float* values) {
     values[threadIdx.x] = 1.0f;
 }
 
-// Each half of the block waits at a different barrier.
+// Two barriers, half of the block at each.
 KERNEL(planted_two_barriers)(float* values) {
     if (threadIdx.x < 16) {
         __syncthreads();
@@ -46,7 +47,7 @@ KERNEL(planted_shared_out_of_bounds)(float* values, u32 index) {
     values[threadIdx.x] = cells[threadIdx.x % 32];
 }
 
-// Each thread reads its neighbour's value without a barrier.
+// Reads what its neighbour wrote without waiting for it.
 KERNEL(planted_missing_barrier)(float* values) {
     __shared__ float cells[BLOCK];
     cells[threadIdx.x] = (float)threadIdx.x;
@@ -62,7 +63,7 @@ KERNEL(planted_dynamic_shared)(float* values, u32 count) {
 
 KERNEL(planted_divide)(u32* values, u32 divisor) { values[threadIdx.x] /= divisor; }
 
-// Combines every warp operation in a value that the test can compute.
+// Every warp operation at once, for a value that the test can work out.
 KERNEL(planted_warp)(u32* values) {
     const u32 lane = threadIdx.x % WARP;
     const u32 down = __shfl_down_sync(ALL_LANES, lane, 3);
@@ -80,7 +81,7 @@ KERNEL(planted_to_float)(const real* source, float* target, u32 count) {
     GRID_STRIDE(i, count) target[i] = load(source[i]);
 }
 
-// One product of a warp, with 4·GROUPS words along k: d [16][8] += a [16][words] · b [words][8].
+// One product of a warp: `words` words along k, a [16][words], b [words][8], d [16][8] with what is in it added.
 template <Mma KIND>
 static __device__ void multiply(const u32* a, const u32* b, float* d) {
     constexpr u32 GROUPS = mma_groups(KIND);
