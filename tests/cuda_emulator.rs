@@ -1,5 +1,5 @@
-//! The CUDA emulator's own tests: the faults it promises to catch, cudarc on it unmodified, and every kernel against a
-//! plain computation.
+//! Tests of the CUDA emulator: the faults that it must catch, unmodified cudarc on it, and every kernel against a plain
+//! computation.
 
 mod blas;
 mod captures;

@@ -1,4 +1,4 @@
-//! The one test binary; each module tests the room of its name.
+//! The only test binary. Each module tests the part of the program that it is named after.
 
 mod checkpoint;
 mod classics;

@@ -1,4 +1,4 @@
-//! cuBLAS and cuBLASLt that fail, are not needed, or refuse what they proposed: the program on the emulator.
+//! The program on the emulator if cuBLAS or cuBLASLt fails, is not needed, or refuses an algorithm that it proposed.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use super::cuda::{run_with, succeed};
 use crate::support::emulator::emulator;
 
 #[test]
-fn errors_of_cublas_come_with_their_name_and_a_remedy() {
+fn cublas_errors_are_reported_with_their_name_and_a_remedy() {
     let Some(libraries) = emulator() else { return };
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
     let device = [&device[..], &["--conv-algo", "im2col"]].concat();
@@ -26,7 +26,7 @@ fn errors_of_cublas_come_with_their_name_and_a_remedy() {
     }
 }
 
-/// Starting cuBLAS takes long: what needs none does not start it.
+/// Starting cuBLAS is slow, so a run that does not need it does not start it.
 #[test]
 #[ignore = "long; CI runs it"]
 fn cublas_is_started_by_its_first_product() {
@@ -40,14 +40,14 @@ fn cublas_is_started_by_its_first_product() {
     assert_eq!(ran("im2col").code, Some(1));
 }
 
-/// Libraries may propose what they then refuse: a trial leaves it out, and the next start does not try it again.
+/// A library may propose an algorithm and then refuse it. The trial skips it, and the next run does not try it again.
 #[test]
-fn an_algorithm_that_fails_in_its_trial_is_left_out() {
+fn an_algorithm_that_fails_in_its_trial_is_skipped() {
     let Some(libraries) = emulator() else { return };
     let args =
         ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "2", "--algorithms", "--json"];
     let cache = tempfile::tempdir().expect("a folder");
-    let cached = ("XDG_CACHE_HOME", cache.path().to_str().expect("plain"));
+    let cached = ("XDG_CACHE_HOME", cache.path().to_str().expect("UTF-8"));
     let choices = |settings: &[(&str, &str)], warns: bool| {
         let ran = succeed(run_with(libraries, settings, &args));
         assert_eq!(ran.stderr.contains("cublaslt failed and is skipped"), warns, "{}", ran.stderr);
@@ -58,23 +58,23 @@ fn an_algorithm_that_fails_in_its_trial_is_left_out() {
     let refused = ("CUDA_EMULATOR_CUBLASLT_PRODUCT", "15");
     let first = choices(&[cached, refused], true);
     assert_eq!(choices(&[cached, refused], false), first);
-    // Nor where it would work by now; a file of before, which keeps times alone, is read all the same.
+    // Nor is it tried again if it would work now. A file of an earlier version, which holds only times, is still read.
     assert_eq!(choices(&[cached], false), first);
     let files: Vec<_> = fs::read_dir(cache.path().join("cnn-cuda")).expect("a cache").flatten().collect();
-    let kept = files.iter().map(|file| file.path()).find(|path| path.to_string_lossy().contains("algorithms-"));
-    let kept = kept.expect("a file");
-    let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&kept).expect("read")).expect("JSON");
+    let cache_file = files.iter().map(|file| file.path()).find(|path| path.to_string_lossy().contains("algorithms-"));
+    let cache_file = cache_file.expect("a file");
+    let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&cache_file).expect("read")).expect("JSON");
     for times in file["microseconds"].as_object_mut().expect("times").values_mut() {
         times.as_object_mut().expect("times").retain(|_, time| !time.is_null());
     }
-    fs::write(&kept, file.to_string()).expect("written");
+    fs::write(&cache_file, file.to_string()).expect("written");
     assert_eq!(choices(&[cached, refused], true), first);
 }
 
-/// What shows the device's limits is no layer of the network.
+/// The products that measure the device's limits are not layers of the network.
 #[test]
 #[ignore = "long; CI runs it"]
-fn a_profile_lists_the_choices_of_the_network_alone() {
+fn a_profile_lists_only_the_choices_of_the_network() {
     let Some(libraries) = emulator() else { return };
     let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "2", "--json"];
     let listed = |more: &[&str]| {

@@ -1,4 +1,4 @@
-//! The program on a CUDA device: the emulator before its unmodified binary, and every way in which a device is missing.
+//! The unmodified program on the emulator's CUDA device, and with missing or unusable devices and libraries.
 
 use std::fs;
 use std::path::Path;
@@ -25,12 +25,12 @@ pub fn step_losses(folder: &Path) -> Vec<f64> {
     records.filter(|record| record["kind"] == "step").map(|record| record["loss"].as_f64().expect("loss")).collect()
 }
 
-/// What is quick on the emulator; a test that is about other ways says so.
+/// The fastest algorithm on the emulator. Tests of other algorithms override it.
 const QUICK: [&str; 2] = ["--conv-algo", "direct"];
 
-/// Arguments of a short run; `more` first names the data set.
+/// The arguments of a short run; `more` must name the data set.
 pub fn train<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
-    [&["train", "--out", out.to_str().expect("plain"), "--log-steps", "--quiet"], &QUICK[..], more].concat()
+    [&["train", "--out", out.to_str().expect("UTF-8"), "--log-steps", "--quiet"], &QUICK[..], more].concat()
 }
 
 pub fn succeed(ran: Ran) -> Ran {
@@ -51,7 +51,7 @@ fn every_command_works_on_a_device() {
     }
     succeed(run_with(libraries, &[], &train(&out, &set)));
     let weights = out.join("model.safetensors");
-    let weights = weights.to_str().expect("plain");
+    let weights = weights.to_str().expect("UTF-8");
     let eval = |device: &str| -> Value {
         let args = ["eval", "--model", "lenet5", "--data", &data, "--weights", weights, "--json", "--device", device];
         let args = [&args[..], &QUICK].concat();
@@ -65,7 +65,7 @@ fn every_command_works_on_a_device() {
     assert_eq!((&result["precision"], &result["device"]), (&"fp32".into(), &"CUDA emulator (CUDA device 0)".into()));
     // cuBLAS's workspace alone is 33 MB.
     assert!(result["device_memory_mb"].as_f64().is_some_and(|used| (33.0..2000.0).contains(&used)), "{result}");
-    // Profiled by events, with limits of the device's size.
+    // The profile measures with events, and its limits depend on the device's size.
     let profile = ["bench", "--model", "lenet5", "--device", "0", "--steps", "1", "--batch-size", "1", "--profile"];
     let profile = [&profile[..], &["--json"], &QUICK].concat();
     let result: Value = serde_json::from_str(&succeed(run_with(libraries, &[], &profile)).stdout).expect("JSON");
@@ -75,12 +75,12 @@ fn every_command_works_on_a_device() {
     assert!((limits["launch"].as_f64().expect("seconds") - 1.356e-6).abs() < 1e-9, "{limits}");
     assert!(parts.iter().all(|part| part["milliseconds"].as_f64().is_some_and(|time| time >= 1e-3)), "{parts:?}");
     assert!(result["graph_nodes"].as_u64().is_some_and(|nodes| nodes > 10), "{result}");
-    // A half-precision run goes on with the CPU, in its precision.
+    // A half-precision run can resume on the CPU, in fp32.
     let half = folder.path().join("fp16");
-    let args = ["train", "--resume", half.to_str().expect("plain"), "--device", "cpu", "--max-steps", "8"];
+    let args = ["train", "--resume", half.to_str().expect("UTF-8"), "--device", "cpu", "--max-steps", "8"];
     succeed(run_with(libraries, &[], &args));
-    // `auto` takes the device, and a run goes on with the CPU.
-    let out_name = out.to_str().expect("plain");
+    // `auto` chooses the device, and the run can then resume on the CPU.
+    let out_name = out.to_str().expect("UTF-8");
     let ran =
         succeed(run_with(libraries, &[], &["train", "--resume", out_name, "--device", "auto", "--max-steps", "8"]));
     assert!(ran.stderr.contains("CUDA emulator"), "{}", ran.stderr);
@@ -88,7 +88,7 @@ fn every_command_works_on_a_device() {
 }
 
 #[test]
-fn what_is_missing_or_too_old_is_told() {
+fn unusable_devices_and_drivers_are_reported() {
     let Some(libraries) = emulator() else { return };
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];
     let device = [&device[..], &QUICK].concat();
@@ -110,7 +110,7 @@ fn what_is_missing_or_too_old_is_told() {
     let large = [&device[..], &["--batch-size", "100000"]].concat();
     refused(&[("CUDA_EMULATOR_MEMORY_MB", "600")], &large, &["needs", "are free", "a batch of up to", "--batch-size"]);
     let both = ["--batch-size", "500", "--eval-batch-size", "2000", "--workspace-mb", "1"];
-    let name = out.to_str().expect("plain");
+    let name = out.to_str().expect("UTF-8");
     let train = ["train", "--model", "lenet5", "--dataset", "digits", "--device", "0", "--out", name];
     refused(&[("CUDA_EMULATOR_MEMORY_MB", "64")], &[&train[..], &both].concat(), &["a batch of up to"]);
     refused(&[("CUDA_EMULATOR_MEMORY_MB", "20")], &device, &["CUDA_ERROR_OUT_OF_MEMORY"]);
@@ -118,7 +118,7 @@ fn what_is_missing_or_too_old_is_told() {
 
 #[test]
 #[ignore = "long; CI runs it"]
-fn the_batch_that_is_said_to_fit_fits() {
+fn the_suggested_batch_size_fits() {
     let Some(libraries) = emulator() else { return };
     let memory = [("CUDA_EMULATOR_MEMORY_MB", "72")];
     let bench = |batch: &str| {
@@ -132,7 +132,7 @@ fn the_batch_that_is_said_to_fit_fits() {
 }
 
 #[test]
-fn missing_libraries_are_told() {
+fn missing_libraries_are_reported() {
     let Some(libraries) = emulator() else { return };
     let only = |files: &[&str]| {
         let folder = tempfile::tempdir().expect("a folder");
@@ -156,7 +156,7 @@ fn missing_libraries_are_told() {
     if Path::new("/usr/local/cuda").exists() {
         return skip(Need::NoToolkit, "cuBLAS may be found in /usr/local/cuda");
     }
-    // What the loader finds first, and cannot read, hides a cuBLAS of this machine.
+    // Unreadable files that the loader finds first hide an installed cuBLAS.
     for version in ["", ".13", ".12", ".11"] {
         fs::write(driver.path().join(format!("libcublas.so{version}")), "no library").expect("written");
     }
@@ -167,9 +167,9 @@ fn missing_libraries_are_told() {
 }
 
 #[test]
-fn a_driver_older_than_the_embedded_kernels_gets_them_compiled_here() {
+fn kernels_are_compiled_at_run_time_if_the_driver_is_too_old_for_embedded_ones() {
     let Some(libraries) = emulator() else { return };
-    // With a trial of the algorithms, whose clock is another call on older drivers.
+    // This tries algorithms, which uses a different timing call on older drivers.
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", "1"];
     let device = [&device[..], &["--conv-algo", "auto"]].concat();
     let driver = ("CUDA_EMULATOR_DRIVER", "12000");
@@ -183,7 +183,7 @@ fn a_driver_older_than_the_embedded_kernels_gets_them_compiled_here() {
     assert_eq!(newer.stderr.contains("update it"), embedded, "{}", newer.stderr);
 }
 
-/// The choices that a run wrote down.
+/// The algorithms that a run recorded.
 fn recorded(folder: &Path) -> toml::Table {
     let text = fs::read_to_string(folder.join("config.toml")).expect("read");
     let config: toml::Table = toml::from_str(&text).expect("TOML");
@@ -192,7 +192,7 @@ fn recorded(folder: &Path) -> toml::Table {
 
 #[test]
 #[ignore = "long; CI runs it"]
-fn the_fastest_algorithms_are_chosen_once_kept_on_disk_and_with_the_run() {
+fn the_fastest_algorithms_are_chosen_once_and_stored_in_the_cache_and_the_run() {
     let Some(libraries) = emulator() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("cache");
@@ -208,23 +208,23 @@ fn the_fastest_algorithms_are_chosen_once_kept_on_disk_and_with_the_run() {
     let begin = |name: &str, steps: &str| {
         let out = folder.path().join(name);
         let more = [&shape[..], &["8", "--max-steps", steps, "--conv-algo", "auto"]].concat();
-        let args = [&["train", "--log-steps", "--quiet", "--out", out.to_str().expect("plain")], &more[..]].concat();
+        let args = [&["train", "--log-steps", "--quiet", "--out", out.to_str().expect("UTF-8")], &more[..]].concat();
         (out.clone(), run(&args))
     };
     let (first, stderr) = begin("first", "3");
     let chosen = recorded(&first);
     assert!(tried(&stderr) > 0 && tried(&stderr) == chosen.len(), "{stderr}");
-    // The next start finds what was measured, and computes the same.
+    // The next run uses the cached times and computes the same.
     let (second, stderr) = begin("second", "3");
     assert_eq!((tried(&stderr), recorded(&second)), (0, chosen.clone()), "{stderr}");
     assert_eq!(step_losses(&first), step_losses(&second));
     // A damaged file is measured again.
     let files: Vec<_> = fs::read_dir(cache.join("cnn-cuda")).expect("a cache").flatten().map(|e| e.path()).collect();
-    let kept = files.iter().find(|path| path.to_string_lossy().contains("algorithms-")).expect("a file");
-    fs::write(kept, "{\"key\": ").expect("damaged");
+    let cache_file = files.iter().find(|path| path.to_string_lossy().contains("algorithms-")).expect("a file");
+    fs::write(cache_file, "{\"key\": ").expect("damaged");
     let (third, stderr) = begin("third", "3");
     assert_eq!((tried(&stderr), recorded(&third)), (chosen.len(), chosen.clone()), "{stderr}");
-    // A run goes on with what it began with, whatever is the fastest now.
+    // A resumed run uses its recorded algorithms, whichever are the fastest now.
     let path = first.join("config.toml");
     let mut config: toml::Table = toml::from_str(&fs::read_to_string(&path).expect("read")).expect("TOML");
     for (_, name) in config["algorithms"].as_table_mut().expect("a table") {
@@ -233,12 +233,12 @@ fn the_fastest_algorithms_are_chosen_once_kept_on_disk_and_with_the_run() {
     fs::write(&path, toml::to_string(&config).expect("TOML")).expect("written");
     let expected = recorded(&first);
     assert!(expected != chosen);
-    let args = ["train", "--resume", first.to_str().expect("plain"), "--max-steps", "5", "--quiet"];
+    let args = ["train", "--resume", first.to_str().expect("UTF-8"), "--max-steps", "5", "--quiet"];
     let stderr = run(&args);
     assert_eq!((tried(&stderr), recorded(&first)), (0, expected), "{stderr}");
 }
 
-/// A summary's plan is of the device's own choices, which a step then launches.
+/// With a device, a summary's plan shows the device's choices, which a step then launches.
 #[test]
 #[ignore = "long; CI runs it"]
 fn summary_shows_what_a_device_chooses() {
@@ -246,7 +246,7 @@ fn summary_shows_what_a_device_chooses() {
     let cache = tempfile::tempdir().expect("a folder");
     let run = |args: &[&str]| -> String {
         let args = [args, &["--device", "0", "--batch-size", "2", "--precision", "fp16"]].concat();
-        let cached = [("XDG_CACHE_HOME", cache.path().to_str().expect("plain"))];
+        let cached = [("XDG_CACHE_HOME", cache.path().to_str().expect("UTF-8"))];
         succeed(run_with(libraries, &cached, &args)).stdout
     };
     let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");

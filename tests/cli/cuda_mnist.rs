@@ -1,4 +1,4 @@
-//! Training on MNIST's files on the emulator, real and made up.
+//! Training on the emulator with MNIST and with a small synthetic set in its file format.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::cuda::{run_with, step_losses, succeed, train};
 use crate::support::emulator::emulator;
 use crate::support::{Need, skip};
 
-/// Writes a set in MNIST's files.
+/// Writes a data set in MNIST's file format.
 fn write_idx(folder: &Path, parts: [(&str, &[u8], &[u32]); 2]) {
     fs::create_dir(folder).expect("a folder");
     for (name, images, labels) in parts {
@@ -21,14 +21,15 @@ fn write_idx(folder: &Path, parts: [(&str, &[u8], &[u32]); 2]) {
     }
 }
 
-/// A set of MNIST's shape whose few test images the emulator evaluates in a moment: the brightest rows tell the class.
+/// Writes a small set of MNIST's shape and returns its folder. The brightest rows identify the class. There are few
+/// test images, so that the emulator evaluates them quickly.
 pub fn small_set(folder: &Path) -> String {
     let data = folder.join("small");
     let labels: Vec<u32> = (0..256).map(|index| index % 10).collect();
     let pixel = |label: u32, at: u32| if at / 56 == label { 255 } else { (at * 7 + label * 13) as u8 % 64 };
     let images: Vec<u8> = labels.iter().flat_map(|&label| (0..784).map(move |at| pixel(label, at))).collect();
     write_idx(&data, [("train", &images, &labels), ("t10k", &images[..20 * 784], &labels[..20])]);
-    data.to_str().expect("plain").to_string()
+    data.to_str().expect("UTF-8").to_string()
 }
 
 /// Trains on real MNIST on the emulator and on the CPU, and compares the losses.
@@ -41,12 +42,12 @@ fn compare_on_mnist(steps: usize) {
         Err(error) => return skip(Need::Mnist, &format!("{error:#}")),
     };
     let folder = tempfile::tempdir().expect("a folder");
-    // All training images; of the test images as many as the emulator evaluates in a moment.
+    // All training images, but few test images, so that the emulator evaluates them quickly.
     let data = folder.path().join("mnist");
     let (train_set, test) = (&mnist.train, &mnist.test);
     let test = ("t10k", &test.images[..200 * 784], &test.labels[..200]);
     write_idx(&data, [("train", &train_set.images[..], &train_set.labels[..]), test]);
-    let (data, max_steps) = (data.to_str().expect("plain"), steps.to_string());
+    let (data, max_steps) = (data.to_str().expect("UTF-8"), steps.to_string());
     let runs = ["0", "cpu"].map(|device| {
         let out = folder.path().join(device);
         let more = ["--data", data, "--device", device, "--max-steps", &max_steps];
@@ -61,12 +62,12 @@ fn compare_on_mnist(steps: usize) {
 }
 
 #[test]
-fn real_mnist_on_the_emulator_gives_the_cpus_losses() {
+fn losses_on_mnist_match_the_cpu() {
     compare_on_mnist(10);
 }
 
 #[test]
 #[ignore = "takes most of a minute"]
-fn sixty_steps_of_real_mnist_on_the_emulator_give_the_cpus_losses() {
+fn losses_of_sixty_steps_on_mnist_match_the_cpu() {
     compare_on_mnist(60);
 }

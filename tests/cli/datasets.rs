@@ -1,4 +1,4 @@
-//! Training on folders of pictures, and what `eval`, `predict` and `--resume` then know of them.
+//! Training on folders of pictures, and using such runs in `eval`, `predict` and `--resume`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::support::{Need, skip};
 const SIDE: u32 = 20;
 const CLASSES: [&str; 3] = ["blue", "green", "red"];
 
-/// Pictures of one colour with a little noise; the colour is the class.
+/// Writes pictures of one colour with a little noise; the colour is the class.
 fn colours(root: &Path, per_class: usize) {
     for (class, name) in CLASSES.iter().enumerate() {
         for (part, count) in [("train", per_class), ("test", per_class / 4)] {
@@ -29,7 +29,7 @@ fn colours(root: &Path, per_class: usize) {
 }
 
 fn text(path: &Path) -> &str {
-    path.to_str().expect("plain")
+    path.to_str().expect("UTF-8")
 }
 
 fn json(text: &str) -> Value {
@@ -41,7 +41,7 @@ fn last_record(run: &Path) -> Value {
     json(metrics.lines().last().expect("a line"))
 }
 
-/// Trains on the colours, three epochs, and returns the run's folder.
+/// Trains on the colours, for three epochs by default, and returns the run's folder.
 fn train(folder: &Path, more: &[&str]) -> PathBuf {
     colours(&folder.join("colours"), 40);
     let out = folder.join("run");
@@ -66,12 +66,12 @@ fn streamed_runs_end_with_the_weights_of_resident_ones() {
     let (resident, _) = weights("resident", &["--resident", "--max-steps", "20"]);
     let (streamed, out) = weights("streamed", &["--stream", "--max-steps", "20"]);
     assert!(resident == streamed, "streaming changes the weights");
-    let (cut, begun) = weights("cut", &["--stream", "--max-steps", "13"]);
+    let (cut, interrupted) = weights("cut", &["--stream", "--max-steps", "13"]);
     assert!(cut != resident);
-    succeed(["train", "--resume", text(&begun), "--resident", "--max-steps", "20", "--quiet"]);
-    assert!(fs::read(begun.join("model.safetensors")).expect("read") == resident, "going on changes the weights");
+    succeed(["train", "--resume", text(&interrupted), "--resident", "--max-steps", "20", "--quiet"]);
+    assert!(fs::read(interrupted.join("model.safetensors")).expect("read") == resident, "resuming changes the weights");
     assert!(fs::read_to_string(out.join("config.toml")).expect("read").contains("residency = \"stream\""));
-    // A set with a name, from a decoded file.
+    // A named set is streamed from a decoded file.
     let digits = |more: &[&str]| {
         let out = folder.path().join(more[0]);
         let args =
@@ -84,23 +84,23 @@ fn streamed_runs_end_with_the_weights_of_resident_ones() {
 }
 
 #[test]
-fn eval_and_predict_follow_the_run() {
+fn eval_and_predict_use_the_runs_settings() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = train(folder.path(), &[]);
     let record = last_record(&out);
     assert!(record["test_accuracy"].as_f64().expect("accuracy") > 0.9, "{record}");
     let weights = out.join("model.safetensors");
-    // No flag says model, data set, size or classes.
+    // No flag gives the model, data set, image size or classes.
     let result = json(&succeed(["eval", "--device", "cpu", "--json", "--weights", text(&weights)]).stdout);
     assert_eq!((&result["accuracy"], &result["images"]), (&record["test_accuracy"], &30.into()));
     assert_eq!(result["confusion"]["classes"], serde_json::json!(CLASSES));
     let table = succeed(["eval", "--device", "cpu", "--weights", text(&weights)]).stdout;
     assert!(table.contains("\ngreen"), "{table}");
     let picture = folder.path().join("colours/test/green/0.png");
-    let said = succeed(["predict", "--device", "cpu", "--weights", text(&weights), text(&picture)]).stdout;
-    assert!(said.contains("0.png: green "), "{said}");
+    let stdout = succeed(["predict", "--device", "cpu", "--weights", text(&weights), text(&picture)]).stdout;
+    assert!(stdout.contains("0.png: green "), "{stdout}");
 
-    // Elsewhere nothing is known of the weights, and flags say it.
+    // Outside the run's folder, flags must describe the weights.
     let moved = folder.path().join("moved.safetensors");
     fs::copy(&weights, &moved).expect("copied");
     let config = fs::read_to_string(out.join("config.toml")).expect("read");
@@ -125,7 +125,7 @@ fn eval_and_predict_follow_the_run() {
 }
 
 #[test]
-fn a_run_goes_on_with_its_pictures_wherever_they_are() {
+fn a_run_resumes_after_its_pictures_have_moved() {
     let folder = tempfile::tempdir().expect("a folder");
     let whole = train(folder.path(), &[]);
     let cut = folder.path().join("cut");
@@ -143,7 +143,7 @@ fn a_run_goes_on_with_its_pictures_wherever_they_are() {
     succeed(resume);
     let weights = |run: &Path| fs::read(run.join("model.safetensors")).expect("read");
     assert!(weights(&cut) == weights(&folder.path().join("whole")), "the weights differ");
-    // Other pictures are another run's.
+    // A run does not resume with other pictures.
     let changed = moved.join("train/red/0.png");
     fs::copy(moved.join("train/red/1.png"), changed).expect("copied");
     fail(1, [&resume[..], &["--epochs", "4"]].concat(), &["fingerprint"]);
@@ -163,7 +163,7 @@ fn a_network_may_have_more_outputs_than_there_are_classes() {
 }
 
 #[test]
-fn data_flags_that_mean_nothing_are_usage_errors() {
+fn data_flags_that_do_not_apply_or_are_invalid_are_errors() {
     for flag in [["--image-size", "32"], ["--test-fraction", "0.2"], ["--max-bad", "1"], ["--split-seed", "1"]] {
         fail(2, [&["train", "--dataset", "digits"][..], &flag].concat(), &[flag[0], "folders of pictures"]);
     }
@@ -185,7 +185,7 @@ fn data_flags_that_mean_nothing_are_usage_errors() {
 }
 
 #[test]
-fn a_foreign_configuration_beside_weights_is_not_used() {
+fn a_foreign_configuration_next_to_weights_is_ignored() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = train(folder.path(), &["--max-steps", "1"]);
     fs::write(out.join("config.toml"), "[somebody]\nelse = true\n").expect("write");
@@ -195,15 +195,15 @@ fn a_foreign_configuration_beside_weights_is_not_used() {
     assert!(ran.stderr.contains("conv1.weight has shape"), "{}", ran.stderr);
 }
 
-/// 60,000 JPEG pictures in an archive: all are read, and their mean and deviation are the published ones but for what
-/// JPEG loses.
+/// Reads 60,000 JPEG pictures from an archive. Their mean and standard deviation match the published ones, except for
+/// what JPEG loses.
 #[test]
 #[ignore = "long; CI runs it"]
-fn the_real_cifar10_as_pictures() {
+fn trains_on_cifar10_as_pictures() {
     let data = std::env::var_os("CNN_CUDA_DATA").map_or_else(|| PathBuf::from("data"), PathBuf::from);
     let archive = data.join("cifar10/cifar10-jpeg.tar.xz");
     if !archive.is_file() {
-        return skip(Need::Cifar10, &format!("{} is not there", archive.display()));
+        return skip(Need::Cifar10, &format!("{} does not exist", archive.display()));
     }
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
@@ -223,7 +223,7 @@ fn the_real_cifar10_as_pictures() {
     near("std", [0.2470, 0.2435, 0.2616]);
     assert_eq!((input["height"].as_integer(), input["channels"].as_integer()), (Some(32), Some(3)));
     assert_eq!((input["classes"][0].as_str(), input["classes"][9].as_str()), (Some("airplane"), Some("truck")));
-    // Guessing is right once in ten.
+    // Random guesses have an accuracy of 0.1.
     let record = last_record(&out);
     assert!(record["test_accuracy"].as_f64().expect("accuracy") > 0.2, "{record}");
 }

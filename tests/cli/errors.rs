@@ -1,4 +1,4 @@
-//! Bad input: a clear error that names the file or flag, the right exit code, and nothing lost.
+//! Bad input causes a clear error that names the file or flag, the right exit code, and no loss of data.
 
 use std::fs;
 use std::process::Command;
@@ -47,7 +47,7 @@ fn values_out_of_range_are_usage_errors() {
 }
 
 #[test]
-fn contradictions_are_errors() {
+fn contradictory_settings_are_errors() {
     fail(2, ["train", "--dataset", "digits", "--nesterov"], &["--nesterov", "--momentum"]);
     fail(2, ["train", "--dataset", "digits", "--epochs", "2", "--warm-up", "2"], &["--warm-up 2", "2 epochs"]);
     fail(2, ["train", "--dataset", "digits", "--device", "cpu", "--precision", "fp16"], &["--precision", "CPU"]);
@@ -56,13 +56,13 @@ fn contradictions_are_errors() {
 }
 
 #[test]
-fn what_does_not_fit_memory_is_an_error() {
+fn a_network_that_does_not_fit_in_memory_is_an_error() {
     let huge = ["bench", "--model", "resnet20", "--image-size", "4096", "--batch-size", "1000000", "--device", "cpu"];
     fail(1, huge, &["not enough memory", "--batch-size"]);
 }
 
 #[test]
-fn names_do_not_reach_a_terminal_as_commands() {
+fn control_characters_in_file_names_are_not_printed() {
     let folder = tempfile::tempdir().expect("a folder");
     let bad = folder.path().join("train/a/\u{1b}[31mred\u{7}.png");
     for class in ["a", "b"] {
@@ -70,14 +70,14 @@ fn names_do_not_reach_a_terminal_as_commands() {
     }
     fs::write(bad, "no picture").expect("write");
     fs::write(folder.path().join("train/b/1.png"), "no picture either").expect("write");
-    let dataset = folder.path().to_str().expect("plain");
+    let dataset = folder.path().to_str().expect("UTF-8");
     let stderr = fail(1, ["train", "--device", "cpu", "--dataset", dataset], &["[31mred"]);
     assert!(!stderr.contains(['\u{1b}', '\u{7}']), "{stderr:?}");
 }
 
 #[test]
-fn a_device_that_is_not_there_is_an_error() {
-    // No machine has a hundred, and most have none.
+fn a_missing_device_is_an_error() {
+    // No machine has a hundred devices.
     let output = Command::new(binary())
         .args(["train", "--dataset", "digits", "--device", "99", "--max-steps", "1"])
         .output()
@@ -89,12 +89,12 @@ fn a_device_that_is_not_there_is_an_error() {
 }
 
 #[test]
-fn more_memory_than_there_is_is_an_error() {
+fn a_batch_that_does_not_fit_in_memory_is_an_error() {
     fail(1, ["bench", "--device", "cpu", "--batch-size", "1000000"], &["not enough memory", "--batch-size"]);
 }
 
 #[test]
-fn an_output_folder_that_cannot_be_is_an_error() {
+fn an_output_folder_that_cannot_be_created_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("file");
     fs::write(&file, b"precious").expect("write");
@@ -104,7 +104,7 @@ fn an_output_folder_that_cannot_be_is_an_error() {
 }
 
 #[test]
-fn files_that_are_not_ours_are_not_overwritten() {
+fn foreign_files_are_not_overwritten() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["model.safetensors", "metrics.jsonl", "curves.svg", "config.toml"] {
         let out = folder.path().join(name).join("out");
@@ -116,30 +116,30 @@ fn files_that_are_not_ours_are_not_overwritten() {
 }
 
 #[test]
-fn weights_far_too_large_for_the_network_are_refused_unread() {
+fn weights_far_too_large_for_the_network_are_refused_without_reading_them() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sparse.safetensors");
     fs::File::create(&path).and_then(|file| file.set_len(1 << 40)).expect("a sparse file");
-    let name = path.to_str().expect("plain");
+    let name = path.to_str().expect("UTF-8");
     fail(1, ["eval", "--dataset", "digits", "--weights", name], &[name, "far more"]);
 }
 
 #[test]
-fn diverged_weights_are_not_evaluated_as_if_nothing_were() {
+fn evaluating_diverged_weights_is_an_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let model = cnn_cuda::models::find("lenet5").expect("a model");
     let network = (model.build)(model.input, model.classes).expect("a network");
     let weights: Vec<f32> = network.initial_parameters(0).iter().map(|weight| 3e38_f32.copysign(*weight)).collect();
     let path = folder.path().join("huge.safetensors");
     cnn_cuda::checkpoint::save_weights(&path, &network, &weights, &network.initial_statistics()).expect("saved");
-    let args = ["eval", "--dataset", "digits", "--model", "lenet5", "--weights", path.to_str().expect("plain")];
+    let args = ["eval", "--dataset", "digits", "--model", "lenet5", "--weights", path.to_str().expect("UTF-8")];
     fail(1, args, &["diverged"]);
 }
 
-/// Where errors cannot be told, the exit code still is right, and a run goes on.
+/// If messages cannot be printed, the run continues and the exit code is still right.
 #[cfg(unix)]
 #[test]
-fn a_stderr_that_cannot_be_written_costs_nothing() {
+fn a_run_survives_output_that_cannot_be_printed() {
     if !std::path::Path::new("/dev/full").exists() {
         return;
     }
@@ -154,14 +154,14 @@ fn a_stderr_that_cannot_be_written_costs_nothing() {
     let status = crate::support::program::command(short_run(&folder.path().join("b"), &["--max-steps", "2"]))
         .stdout(full())
         .status();
-    assert_eq!(status.expect("it runs").code(), Some(0), "a table that cannot be printed ended the run");
+    assert_eq!(status.expect("it runs").code(), Some(0), "a table that could not be printed ended the run");
 }
 
 #[test]
-fn a_missing_data_set_says_where_it_belongs() {
+fn a_missing_data_set_is_reported_with_its_folder() {
     let folder = tempfile::tempdir().expect("a folder");
-    let data = folder.path().to_str().expect("plain");
-    // A mirror that refuses at once stands for a machine without network.
+    let data = folder.path().to_str().expect("UTF-8");
+    // A mirror that refuses the connection simulates a machine without a network.
     let output = crate::support::program::command(["train", "--data", data, "--max-steps", "1"])
         .env("CNN_CUDA_MNIST_MIRROR", "http://127.0.0.1:1/")
         .output()
@@ -174,25 +174,25 @@ fn a_missing_data_set_says_where_it_belongs() {
 }
 
 #[test]
-fn weights_that_are_not_there_or_foreign_are_errors() {
+fn missing_or_foreign_weights_are_errors() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     train(&out, &["--max-steps", "1", "--quiet"]);
     let weights = out.join("model.safetensors");
-    let weights = weights.to_str().expect("plain");
+    let weights = weights.to_str().expect("UTF-8");
     fail(1, ["eval", "--dataset", "digits", "--weights", "no/such.safetensors"], &["no/such.safetensors"]);
     let model = ["--model", "mnist-cnn", "--dataset", "digits"];
     fail(1, [&["eval", "--weights", weights][..], &model].concat(), &[weights, "layer1.0.weight", "--model"]);
     let init = folder.path().join("init");
-    fail(1, ["train", "--dataset", "digits", "--init", weights, "--out", init.to_str().expect("plain")], &[weights]);
-    assert!(!init.exists(), "a run that never began left a folder");
+    fail(1, ["train", "--dataset", "digits", "--init", weights, "--out", init.to_str().expect("UTF-8")], &[weights]);
+    assert!(!init.exists(), "a run that never started left a folder");
     fail(1, ["predict", "--model", "lenet5", "--weights", weights, "no.png"], &["no.png"]);
 }
 
-/// A limit on the size of files stands for a full disk: writes beyond it fail in the same places.
+/// A limit on file sizes simulates a full disk: writes past it fail in the same places.
 #[cfg(unix)]
 #[test]
-fn a_disk_that_fills_up_loses_nothing() {
+fn a_full_disk_does_not_damage_the_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     train(&out, &["--max-steps", "3", "--quiet"]);
@@ -211,16 +211,16 @@ fn a_disk_that_fills_up_loses_nothing() {
     let hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
     let left = fs::read_dir(&out).expect("list").filter_map(Result::ok).filter(hidden).count();
     assert_eq!(left, 0, "temporary files are left behind");
-    succeed(["train", "--resume", out.to_str().expect("plain"), "--max-steps", "5", "--quiet"]);
+    succeed(["train", "--resume", out.to_str().expect("UTF-8"), "--max-steps", "5", "--quiet"]);
 }
 
-/// The write fails while the next epoch runs: the run ends there, and says why.
+/// If writing an epoch's files fails while the next epoch runs, the run ends with an error.
 #[cfg(unix)]
 #[test]
-fn a_disk_that_fills_up_between_epochs_ends_the_run() {
+fn a_failed_write_in_the_background_ends_the_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let (out, whole) = (folder.path().join("run"), folder.path().join("whole"));
-    let name = out.to_str().expect("plain");
+    let name = out.to_str().expect("UTF-8");
     train(&out, &["--max-steps", "3", "--log-steps", "--quiet"]);
     let before = fs::read(out.join("checkpoint.safetensors")).expect("read");
     let script = format!(
@@ -235,7 +235,7 @@ fn a_disk_that_fills_up_between_epochs_ends_the_run() {
     }
     assert_eq!(stdout.lines().count(), 2, "the heading and the epoch that could not be saved: {stdout}");
     assert_eq!(fs::read(out.join("checkpoint.safetensors")).expect("read"), before);
-    // An epoch has 313 steps; the failure is noticed well before the second one's end.
+    // An epoch has 313 steps. The failure is noticed before the second epoch ends.
     let steps = numbers(&out).iter().filter(|record| record["kind"] == "step").count();
     assert!((313..626).contains(&steps), "the run ended after {steps} steps");
     succeed(["train", "--resume", name, "--max-steps", "20", "--quiet", "--log-steps"]);
@@ -250,17 +250,17 @@ fn divergence_stops_the_run_and_keeps_the_last_good_checkpoint() {
     let out = folder.path().join("run");
     let message = fail(1, short_run(&out, &["--lr", "1e38"]), &["loss became", "at step", "--lr"]);
     assert!(message.contains("last good checkpoint"), "{message}");
-    // That of the very beginning, whose weights are fine.
+    // The last good checkpoint is the initial one, whose weights are finite.
     let weights = out.join("model.safetensors");
-    let args = ["eval", "--model", "lenet5", "--dataset", "digits", "--weights", weights.to_str().expect("plain")];
+    let args = ["eval", "--model", "lenet5", "--dataset", "digits", "--weights", weights.to_str().expect("UTF-8")];
     succeed(args);
-    // A good checkpoint is there, then the run diverges: edit the rate as no flag would.
+    // Let a run diverge after a good checkpoint by editing its learning rate, which no flag can change.
     let out = folder.path().join("later");
     train(&out, &["--max-steps", "4", "--quiet"]);
     let before = fs::read(out.join("checkpoint.safetensors")).expect("read");
     let config = fs::read_to_string(out.join("config.toml")).expect("read");
     let line = config.lines().find(|line| line.starts_with("lr = ")).expect("a rate");
     fs::write(out.join("config.toml"), config.replace(line, "lr = 1e38")).expect("write");
-    fail(1, ["train", "--resume", out.to_str().expect("plain"), "--quiet"], &["loss became", "last good checkpoint"]);
+    fail(1, ["train", "--resume", out.to_str().expect("UTF-8"), "--quiet"], &["loss became", "last good checkpoint"]);
     assert_eq!(fs::read(out.join("checkpoint.safetensors")).expect("read"), before);
 }

@@ -1,4 +1,4 @@
-//! The program as a user meets it: commands, files, errors, exit codes, signals.
+//! The program as users see it: commands, files, errors, exit codes, signals.
 
 mod cublas;
 mod cuda;
@@ -17,20 +17,20 @@ use serde_json::Value;
 
 use crate::support::program::{Ran, succeed};
 
-/// Arguments of a short run on the embedded digits.
+/// The arguments of a short run on the embedded digits.
 pub fn short_run<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
-    let out = out.to_str().expect("a plain path");
+    let out = out.to_str().expect("a UTF-8 path");
     let mut args = vec!["train", "--dataset", "digits", "--model", "lenet5", "--device", "cpu", "--out", out];
     args.extend(more);
     args
 }
 
-/// Trains a few steps and returns what the program said.
+/// Trains on the embedded digits and returns the program's output.
 pub fn train(out: &Path, more: &[&str]) -> Ran {
     succeed(short_run(out, more))
 }
 
-/// What a run's metrics.jsonl says of numbers: every record without the times.
+/// The records of a run's metrics.jsonl, without the times.
 pub fn numbers(run: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("read");
     let mut records: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();

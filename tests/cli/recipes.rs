@@ -1,4 +1,4 @@
-//! Recipes: files in place of flags, their errors, and those that come with the program.
+//! Recipes: settings from a file instead of flags, their errors, and the recipes in the repository.
 
 use std::fs;
 use std::path::Path;
@@ -13,13 +13,13 @@ fn table(path: &Path) -> toml::Table {
 }
 
 #[test]
-fn flags_go_before_a_recipe_and_a_recipe_before_the_defaults() {
+fn flags_override_a_recipe_and_a_recipe_overrides_the_defaults() {
     let folder = tempfile::tempdir().expect("a folder");
     let (recipe, out) = (folder.path().join("recipe.toml"), folder.path().join("run"));
     let text = "model = 'lenet5'\ndataset = 'digits'\ndevice = 'cpu'\nepochs = 3\nlr = 0.25\nmomentum = 0.5\n\
                 nesterov = true\nshuffle = false\nschedule = 'cosine'\nexpected-accuracy = 0.75";
     fs::write(&recipe, text).expect("write");
-    let (file, name) = (recipe.to_str().expect("plain"), out.to_str().expect("plain"));
+    let (file, name) = (recipe.to_str().expect("UTF-8"), out.to_str().expect("UTF-8"));
     let args = ["train", "--config", file, "--out", name, "--lr", "0.125", "--batch-size", "500", "--max-steps", "2"];
     let ran = succeed(args);
     assert!(ran.stderr.contains("final test accuracy is at least 75.00%"), "{}", ran.stderr);
@@ -34,29 +34,29 @@ fn flags_go_before_a_recipe_and_a_recipe_before_the_defaults() {
 }
 
 #[test]
-fn a_runs_own_config_makes_the_same_run_again() {
+fn a_runs_config_reproduces_the_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     let settings = ["--seed", "3", "--momentum", "0.9", "--batch-size", "256", "--max-steps", "3", "--quiet"];
     train(&first, &[&settings[..], &["--std", "0.5", "--mean", "0.25", "--classes", "12"]].concat());
     let config = first.join("config.toml");
-    let args = ["train", "--config", config.to_str().expect("plain"), "--out", second.to_str().expect("plain")];
+    let args = ["train", "--config", config.to_str().expect("UTF-8"), "--out", second.to_str().expect("UTF-8")];
     succeed([&args[..], &["--quiet"]].concat());
     for name in ["config.toml", "model.safetensors"] {
         assert!(fs::read(first.join(name)).expect("read") == fs::read(second.join(name)).expect("read"), "{name}");
     }
-    // Other numbers of classes mean other data: what was found of the old goes.
+    // A different number of classes means different data, so the recorded input is not used.
     let third = folder.path().join("third");
-    let args = ["train", "--config", config.to_str().expect("plain"), "--out", third.to_str().expect("plain")];
+    let args = ["train", "--config", config.to_str().expect("UTF-8"), "--out", third.to_str().expect("UTF-8")];
     succeed([&args[..], &["--quiet", "--classes", "11"]].concat());
     assert_eq!(table(&third.join("config.toml"))["input"]["classes"].as_array().expect("names").len(), 11);
 }
 
 #[test]
-fn what_is_wrong_in_a_recipe_is_told_with_file_and_key() {
+fn errors_in_a_recipe_name_the_file_and_the_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recipe.toml");
-    let file = path.to_str().expect("plain");
+    let file = path.to_str().expect("UTF-8");
     let refused = |text: &str, words: &[&str]| {
         fs::write(&path, text).expect("write");
         fail(1, ["train", "--config", file], &[words, &[file]].concat());
@@ -80,16 +80,16 @@ fn what_is_wrong_in_a_recipe_is_told_with_file_and_key() {
     refused("[augmentation]\ncropping = 4", &["did you mean augmentation.crop-padding?"]);
     refused("[augmentation]\nbrightness = 2.0", &["the value of augmentation.brightness, 2"]);
     fail(1, ["train", "--config", "no/such.toml"], &["--config no/such.toml"]);
-    // Names that do not exist are as wrong in a flag.
+    // Unknown names are usage errors, as in flags.
     for (text, words) in [("model = 'lenet6'", ["lenet6", "lenet5"]), ("dataset = 'nothing'", ["nothing", "mnist"])] {
         fs::write(&path, text).expect("write");
         fail(2, ["train", "--config", file], &words);
     }
 }
 
-/// Every recipe that comes with the program is one, named for its model and data set, and says what it reaches.
+/// Every recipe in the repository is valid, is named after its model and data set, and states its expected accuracy.
 #[test]
-fn the_recipes_of_the_program_are_whole() {
+fn the_recipes_in_the_repository_are_valid() {
     let mut count = 0;
     for entry in fs::read_dir("recipes").expect("recipes/") {
         let path = entry.expect("an entry").path();
@@ -98,8 +98,8 @@ fn the_recipes_of_the_program_are_whole() {
         assert!(models::find(model).is_ok(), "{}", path.display());
         assert_eq!(path.file_name().expect("a name").to_string_lossy(), format!("{model}-{dataset}.toml"));
         assert!(recipe["expected-accuracy"].as_float().is_some_and(|accuracy| accuracy > 0.5 && accuracy < 1.0));
-        // It is read whole before the device is looked for, which is not there.
-        let args = ["train", "--config", path.to_str().expect("plain"), "--device", "99"];
+        // The whole recipe is read before the missing device is reported.
+        let args = ["train", "--config", path.to_str().expect("UTF-8"), "--device", "99"];
         fail(1, args, &["expected final test accuracy", "99"]);
         count += 1;
     }

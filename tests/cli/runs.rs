@@ -1,4 +1,4 @@
-//! What a run leaves, and going on with it.
+//! The files that a run writes, and resuming a run.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::{numbers, short_run, train, weights};
 use crate::support::program::{fail, succeed};
 
 #[test]
-fn a_run_leaves_all_its_files_and_a_table() {
+fn a_run_writes_all_its_files_and_a_table() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let ran = train(&out, &["--max-steps", "30", "--log-steps"]);
@@ -16,7 +16,7 @@ fn a_run_leaves_all_its_files_and_a_table() {
     for name in names {
         assert!(out.join(name).is_file(), "{name} is missing");
     }
-    assert_eq!(fs::read_dir(&out).expect("list").count(), names.len(), "something else was left");
+    assert_eq!(fs::read_dir(&out).expect("list").count(), names.len(), "there are other files");
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{}", ran.stdout);
     assert!(lines[0].contains("test acc") && lines[1].contains('%'), "{}", ran.stdout);
@@ -29,7 +29,7 @@ fn a_run_leaves_all_its_files_and_a_table() {
 }
 
 #[test]
-fn quiet_says_nothing_on_stdout() {
+fn quiet_prints_nothing_on_stdout() {
     let folder = tempfile::tempdir().expect("a folder");
     assert_eq!(train(&folder.path().join("run"), &["--max-steps", "2", "--quiet"]).stdout, "");
 }
@@ -58,18 +58,18 @@ fn a_resumed_run_ends_with_the_same_files() {
     let settings = ["--epochs", "2", "--batch-size", "256", "--momentum", "0.9", "--log-steps", "--quiet"];
     train(&whole, &settings);
     for stop in ["30", "79", "100"] {
-        // An epoch has 79 steps: within the first, at its end, within the second.
+        // An epoch has 79 steps: stop within the first, at its end, and within the second.
         let _ = fs::remove_dir_all(&cut);
         train(&cut, &[&settings[..], &["--max-steps", stop]].concat());
-        succeed(["train", "--resume", cut.to_str().expect("plain"), "--quiet", "--threads", "1"]);
+        succeed(["train", "--resume", cut.to_str().expect("UTF-8"), "--quiet", "--threads", "1"]);
         assert!(weights(&whole) == weights(&cut), "stopped after {stop}, the weights differ");
         assert_eq!(numbers(&whole), numbers(&cut), "stopped after {stop}");
     }
 }
 
-/// Earlier versions had two more ways to run a step, which changed no number.
+/// Earlier versions had two more options for running a step, which did not change the results.
 #[test]
-fn a_run_of_an_earlier_version_goes_on_and_its_flags_are_taken() {
+fn a_run_of_an_earlier_version_resumes_and_its_flags_are_accepted() {
     let folder = tempfile::tempdir().expect("a folder");
     let [plain, earlier] = ["plain", "earlier"].map(|name| folder.path().join(name));
     let flags = ["--branches", "on", "--graph-steps", "4"];
@@ -85,18 +85,18 @@ fn a_run_of_an_earlier_version_goes_on_and_its_flags_are_taken() {
     assert!(!text.contains("branches") && !text.contains("graph-steps"), "{text}");
     fs::write(&path, format!("branches = \"auto\"\ngraph-steps = 4\n{text}")).expect("write");
     for out in [&plain, &earlier] {
-        let ran = succeed(["train", "--resume", out.to_str().expect("plain"), "--max-steps", "5", "--quiet"]);
+        let ran = succeed(["train", "--resume", out.to_str().expect("UTF-8"), "--max-steps", "5", "--quiet"]);
         assert!(!warns(&ran.stderr, "branches") && !warns(&ran.stderr, "graph-steps"), "{}", ran.stderr);
     }
     let weights = [&plain, &earlier].map(|out| fs::read(out.join("model.safetensors")).expect("read"));
     assert!(weights[0] == weights[1]);
-    // It may be a recipe, as any run's.
+    // Its configuration can be a recipe, like that of any run.
     let (recipe, again) = (folder.path().join("recipe.toml"), folder.path().join("again"));
     fs::write(&recipe, format!("branches = \"auto\"\ngraph-steps = 4\n{text}")).expect("write");
-    let args = ["train", "--config", recipe.to_str().expect("plain"), "--out", again.to_str().expect("plain")];
+    let args = ["train", "--config", recipe.to_str().expect("UTF-8"), "--out", again.to_str().expect("UTF-8")];
     let ran = succeed([&args[..], &["--quiet"]].concat());
     assert!(warns(&ran.stderr, "branches") && warns(&ran.stderr, "graph-steps"), "{}", ran.stderr);
-    // No misspelled key is taken for one of them.
+    // The error for a misspelled key does not suggest the old keys.
     fs::write(&recipe, "branchs = 1").expect("write");
     let message = fail(1, args, &["branchs"]);
     assert!(!message.contains("branches"), "{message}");
@@ -105,12 +105,12 @@ fn a_run_of_an_earlier_version_goes_on_and_its_flags_are_taken() {
 }
 
 #[test]
-fn resuming_refuses_what_would_change_the_numbers() {
+fn resuming_refuses_settings_that_would_change_the_results() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     train(&out, &["--max-steps", "2"]);
     let resume = |more: &[&'static str], words: &[&str]| {
-        let mut args = vec!["train", "--resume", out.to_str().expect("plain")];
+        let mut args = vec!["train", "--resume", out.to_str().expect("UTF-8")];
         args.extend(more);
         fail(1, args, words);
     };
@@ -130,13 +130,13 @@ fn resuming_refuses_what_would_change_the_numbers() {
 }
 
 #[test]
-fn resuming_keeps_the_limit_that_was_not_reached_and_drops_the_one_that_was() {
+fn resuming_keeps_a_limit_that_was_not_reached_and_drops_one_that_was() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
-    let name = out.to_str().expect("plain");
+    let name = out.to_str().expect("UTF-8");
     train(&out, &["--max-steps", "3", "--epochs", "1", "--batch-size", "4000", "--quiet"]);
     let config = |text: &str| fs::read_to_string(out.join("config.toml")).expect("read").contains(text);
-    // As if the process had been killed: the limit lies ahead.
+    // As if the process had been killed before it reached the limit.
     let edited = fs::read_to_string(out.join("config.toml")).expect("read").replace("max-steps = 3", "max-steps = 4");
     fs::write(out.join("config.toml"), edited).expect("write");
     succeed(["train", "--resume", name, "--quiet"]);
@@ -165,36 +165,36 @@ fn resuming_refuses_other_data_of_the_same_name() {
             write("images-idx3", idx(3, &[20, 28, 28], &images)).expect("write");
             write("labels-idx1", idx(1, &[20], &[1; 20])).expect("write");
         }
-        path.to_str().expect("plain").to_string()
+        path.to_str().expect("UTF-8").to_string()
     };
     let (ours, other) = (data("ours", 1), data("other", 2));
     let out = folder.path().join("run");
-    let name = out.to_str().expect("plain");
+    let name = out.to_str().expect("UTF-8");
     let start = ["train", "--model", "lenet5", "--device", "cpu", "--batch-size", "4", "--quiet", "--out", name];
     succeed([&start[..], &["--data", &ours, "--max-steps", "2"]].concat());
     fail(1, ["train", "--resume", name, "--data", &other], &["fingerprint"]);
-    // The run's own folder goes before the environment's.
+    // The run's data folder takes precedence over the environment's.
     let mut command = crate::support::program::command(["train", "--resume", name, "--quiet", "--max-steps", "3"]);
     assert!(command.env("CNN_CUDA_DATA", &other).status().expect("it runs").success());
 }
 
 #[test]
-fn weights_go_from_one_run_to_the_next() {
+fn a_run_can_start_from_the_weights_of_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     train(&first, &["--max-steps", "60", "--quiet"]);
     let weights = first.join("model.safetensors");
-    let more = ["--max-steps", "1", "--log-steps", "--quiet", "--init", weights.to_str().expect("plain")];
+    let more = ["--max-steps", "1", "--log-steps", "--quiet", "--init", weights.to_str().expect("UTF-8")];
     train(&second, &more);
     let metrics = fs::read_to_string(second.join("metrics.jsonl")).expect("read");
     let record: Value = serde_json::from_str(metrics.lines().next().expect("a line")).expect("JSON");
-    // Fresh weights are right once in ten.
+    // Fresh weights have an accuracy of about 0.1.
     assert!(record["accuracy"].as_f64().expect("accuracy") > 0.3, "{record}");
 }
 
 #[test]
 #[ignore = "long; CI runs it"]
-fn a_target_ends_a_run_and_is_told_with_its_time() {
+fn a_target_ends_a_run_and_is_reported_with_its_time() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let settings = ["--schedule", "one-cycle", "--epochs", "5", "--batch-size", "128", "--lr", "0.2"];
@@ -207,10 +207,10 @@ fn a_target_ends_a_run_and_is_told_with_its_time() {
     let epochs = || fs::read_to_string(out.join("metrics.jsonl")).expect("read").lines().count();
     let first = epochs();
     assert!((1..5).contains(&first), "{first} epochs");
-    let name = out.to_str().expect("plain");
+    let name = out.to_str().expect("UTF-8");
     let ran = succeed(["train", "--resume", name]);
     assert!(ran.stderr.contains("nothing left to do") && epochs() == first, "{}", ran.stderr);
-    // The rates follow from the number of epochs, which must stay.
+    // The learning rates depend on the number of epochs, so it must not change.
     fail(1, ["train", "--resume", name, "--epochs", "9"], &["--epochs 9", "contradicts"]);
     fail(1, ["train", "--resume", name, "--schedule", "cosine"], &["--schedule cosine", "one-cycle:0.3"]);
     succeed(["train", "--resume", name, "--target-accuracy", "0.9999", "--quiet"]);

@@ -15,7 +15,7 @@ fn start(out: &std::path::Path, more: &[&str]) -> Child {
     let args = short_run(out, &[&["--epochs", "200", "--log-steps"], more].concat());
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // Tests that a script runs in the background inherit an ignored SIGINT, which the program would keep.
+    // If a script runs the tests in the background, they inherit an ignored SIGINT, which the program would keep.
     // SAFETY: signal() may be called between fork and exec.
     unsafe {
         command.pre_exec(|| match libc::signal(libc::SIGINT, libc::SIG_DFL) {
@@ -26,12 +26,12 @@ fn start(out: &std::path::Path, more: &[&str]) -> Child {
     command.spawn().expect("it starts")
 }
 
-/// Asks every so often until `ready`.
+/// Polls until `ready`, for up to a minute.
 #[cfg(unix)]
 fn wait_until(pause: Duration, ready: impl Fn() -> bool) {
     let start = Instant::now();
     while !ready() {
-        assert!(start.elapsed() < Duration::from_secs(60), "the run never got there");
+        assert!(start.elapsed() < Duration::from_secs(60), "the run never became ready");
         std::thread::sleep(pause);
     }
 }
@@ -48,13 +48,13 @@ fn interrupt(out: &std::path::Path, signal: &str, ready: impl Fn() -> bool) -> (
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// The names in a folder.
+/// The file names in a folder.
 fn names(folder: &std::path::Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// The steps that a checkpoint says are done.
+/// The number of steps that a checkpoint records as done.
 fn steps_done(run: &std::path::Path) -> usize {
     let bytes = fs::read(run.join("checkpoint.safetensors")).expect("read");
     let text = String::from_utf8_lossy(&bytes);
@@ -64,7 +64,7 @@ fn steps_done(run: &std::path::Path) -> usize {
 
 #[cfg(unix)]
 #[test]
-fn an_interrupted_run_saves_and_ends_bit_identical_when_resumed() {
+fn an_interrupted_run_is_saved_and_resumes_bit_identically() {
     let folder = tempfile::tempdir().expect("a folder");
     for signal in ["-INT", "-TERM"] {
         let out = folder.path().join(format!("run{signal}"));
@@ -84,12 +84,12 @@ fn an_interrupted_run_saves_and_ends_bit_identical_when_resumed() {
 
 #[cfg(unix)]
 #[test]
-fn a_killed_run_goes_on_from_its_last_checkpoint() {
+fn a_killed_run_resumes_from_its_last_checkpoint() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let checkpoint = out.join("checkpoint.safetensors");
     interrupt(&out, "-KILL", || checkpoint.exists());
-    let (name, stop) = (out.to_str().expect("plain"), ["--max-steps", "330", "--quiet"]);
+    let (name, stop) = (out.to_str().expect("UTF-8"), ["--max-steps", "330", "--quiet"]);
     succeed([&["train", "--resume", name][..], &stop].concat());
     let whole = folder.path().join("whole");
     train(&whole, &stop);
@@ -97,27 +97,27 @@ fn a_killed_run_goes_on_from_its_last_checkpoint() {
     assert!(!names(&out).iter().any(|name| name.starts_with('.')), "{:?}", names(&out));
 }
 
-/// While one epoch runs, the files of the one before are written.
+/// The files of an epoch are written while the next epoch runs.
 #[cfg(unix)]
 #[test]
-fn a_run_that_is_killed_while_it_writes_ends_bit_identical_when_resumed() {
+fn a_run_killed_while_it_writes_resumes_bit_identically() {
     let folder = tempfile::tempdir().expect("a folder");
     let settings = ["--batch-size", "1000", "--momentum", "0.9"];
     for file in ["metrics.jsonl", "model.safetensors", "checkpoint.safetensors"] {
         let out = folder.path().join(file);
         let mut child = start(&out, &settings);
         let temporary = |name: &String| name.starts_with(&format!(".{file}.")) && name.ends_with(".tmp");
-        // The first write is that of the beginning; metrics.jsonl is written before and after it.
+        // The first write is the initial checkpoint; metrics.jsonl is written before and after it.
         wait_until(Duration::from_micros(100), || out.join("checkpoint.safetensors").exists());
         wait_until(Duration::from_micros(100), || names(&out).iter().any(temporary));
         child.kill().expect("a signal");
         child.wait().expect("it ends");
-        // What the checkpoint says is done is in the other files.
+        // The other files hold every step that the checkpoint records as done.
         let done = steps_done(&out);
         let recorded = numbers(&out).iter().filter(|record| record["kind"] == "step").count();
         assert!(recorded >= done, "{file}: {recorded} steps are recorded, {done} are done");
         let stop = (done + 5).to_string();
-        let name = out.to_str().expect("plain");
+        let name = out.to_str().expect("UTF-8");
         succeed(["train", "--resume", name, "--max-steps", &stop, "--quiet"]);
         let whole = folder.path().join("whole");
         let _ = fs::remove_dir_all(&whole);
@@ -129,10 +129,10 @@ fn a_run_that_is_killed_while_it_writes_ends_bit_identical_when_resumed() {
 
 #[cfg(unix)]
 #[test]
-fn a_second_process_is_kept_out_of_a_run() {
+fn a_second_process_cannot_resume_a_running_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
-    let name = out.to_str().expect("plain").to_string();
+    let name = out.to_str().expect("UTF-8").to_string();
     let checkpoint = out.join("checkpoint.safetensors");
     let both = || {
         if !checkpoint.exists() {
@@ -144,7 +144,7 @@ fn a_second_process_is_kept_out_of_a_run() {
     interrupt(&out, "-TERM", both);
 }
 
-/// `nohup` starts a program with SIGHUP ignored, and it must stay so.
+/// `nohup` starts a program with SIGHUP ignored, which must stay ignored.
 #[cfg(unix)]
 #[test]
 fn an_ignored_signal_stays_ignored() {

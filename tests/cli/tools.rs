@@ -19,7 +19,7 @@ fn eval_and_predict_agree_with_training() {
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).expect("read");
     let epoch = json(metrics.lines().last().expect("an epoch"));
     let weights = out.join("model.safetensors");
-    let weights = weights.to_str().expect("plain");
+    let weights = weights.to_str().expect("UTF-8");
     let model = ["--model", "lenet5", "--weights", weights, "--device", "cpu"];
     let eval = |more: &[&str]| succeed([&["eval", "--dataset", "digits"], &model[..], more].concat()).stdout;
     for batch in ["128", "7"] {
@@ -30,13 +30,13 @@ fn eval_and_predict_agree_with_training() {
     }
     let text = eval(&[]);
     assert!(text.contains("accuracy") && text.contains("2000"), "{text}");
-    // The images of the set as pictures: predictions must be as good as the evaluation says.
+    // Predictions of the set's images, saved as pictures, must be about as accurate as the evaluation.
     let digits = crate::train::harness::digits(1, 40);
     let mut paths = Vec::new();
     for (index, image) in digits.test.images.chunks(28 * 28).enumerate() {
         let path = folder.path().join(format!("{index}.png"));
         image::save_buffer(&path, image, 28, 28, image::ExtendedColorType::L8).expect("saved");
-        paths.push(path.to_str().expect("plain").to_string());
+        paths.push(path.to_str().expect("UTF-8").to_string());
     }
     let mut args = vec!["predict", "--json", "--top-k", "2"];
     args.extend(model);
@@ -52,7 +52,7 @@ fn eval_and_predict_agree_with_training() {
 }
 
 #[test]
-fn predict_says_when_it_inverts_and_when_there_is_nothing() {
+fn predict_reports_inverted_and_blank_pictures() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     train(&out, &["--max-steps", "1", "--quiet"]);
@@ -60,12 +60,12 @@ fn predict_says_when_it_inverts_and_when_there_is_nothing() {
     let pixels: Vec<u8> = (0..60 * 40).map(|i| if (18..22).contains(&(i % 40)) { 0 } else { 255 }).collect();
     image::save_buffer(&picture, &pixels, 40, 60, image::ExtendedColorType::L8).expect("saved");
     let weights = out.join("model.safetensors");
-    let args = ["predict", "--model", "lenet5", "--device", "cpu", "--weights", weights.to_str().expect("plain")];
+    let args = ["predict", "--model", "lenet5", "--device", "cpu", "--weights", weights.to_str().expect("UTF-8")];
     let blank = folder.path().join("blank.png");
     image::save_buffer(&blank, &[255; 100], 10, 10, image::ExtendedColorType::L8).expect("saved");
-    let ran = succeed([&args[..], &[blank.to_str().expect("plain")]].concat());
+    let ran = succeed([&args[..], &[blank.to_str().expect("UTF-8")]].concat());
     assert!(ran.stderr.contains("the picture is blank"), "{}", ran.stderr);
-    let ran = succeed([&args[..], &[picture.to_str().expect("plain")]].concat());
+    let ran = succeed([&args[..], &[picture.to_str().expect("UTF-8")]].concat());
     assert!(ran.stderr.contains("inverted"), "{}", ran.stderr);
     assert_eq!(ran.stdout.matches('%').count(), 3, "{}", ran.stdout);
 }
@@ -84,7 +84,7 @@ fn summary_lists_models_and_shows_one() {
 }
 
 #[test]
-fn summary_tells_what_a_batch_takes() {
+fn summary_shows_the_memory_of_a_batch() {
     let memory = |batch: &str| {
         let text = succeed(["summary", "--model", "alexnet", "--json", "--batch-size", batch]).stdout;
         json(&text)["memory"].clone()
@@ -103,7 +103,7 @@ fn summary_tells_what_a_batch_takes() {
 }
 
 #[test]
-fn summary_and_bench_take_a_network_as_train_does() {
+fn summary_and_bench_accept_the_network_flags_of_train() {
     let flags = ["--activation", "leaky-relu:0.125", "--dropout", "0.25", "--classes", "7"];
     let input = ["--channels", "1", "--image-size", "64x96"];
     let summary = |more: &[&str]| succeed([&["summary", "--model", "alexnet"], more].concat()).stdout;
@@ -123,17 +123,18 @@ fn summary_and_bench_take_a_network_as_train_does() {
 }
 
 #[test]
-fn summary_counts_running_statistics_beside_parameters() {
+fn summary_counts_running_statistics_separately_from_parameters() {
     let text = succeed(["summary", "--model", "resnet20"]).stdout;
-    // PyTorch's buffers are these and one counter each.
+    // PyTorch's buffers are these plus one counter per layer.
     for word in ["269,722 parameters", "1,376 running means and variances", "statistics"] {
         assert!(text.contains(word), "{word:?} is missing from: {text}");
     }
     let summary = json(&succeed(["summary", "--model", "resnet20", "--json"]).stdout);
     assert_eq!((&summary["parameters"], &summary["running_statistics"]), (&269_722.into(), &1_376.into()));
     let layers = summary["layers"].as_array().expect("layers");
-    let of = |name: &str| layers.iter().find(|layer| layer["name"] == name).expect(name)["running_statistics"].clone();
-    assert_eq!((of("bn1"), of("conv1")), (32.into(), 0.into()));
+    let statistics =
+        |name: &str| layers.iter().find(|layer| layer["name"] == name).expect(name)["running_statistics"].clone();
+    assert_eq!((statistics("bn1"), statistics("conv1")), (32.into(), 0.into()));
 }
 
 #[test]
@@ -150,38 +151,38 @@ fn summary_shows_the_plan_without_a_device() {
     let summary = plan("fp32");
     let parts = summary["parts"].as_array().expect("parts");
     assert_eq!(parts[2]["label"], "layer2.0 forward");
-    // Three of the buffers are made there: before pooling, after, and the argmax.
+    // It writes three buffers: before pooling, after pooling, and the argmax.
     assert_eq!((parts[2]["reads"].as_array().expect("reads").len(), parts[2]["writes"][2].is_u64()), (1, true));
-    // 8 samples, 24·24·32 outputs, 3·3·16 terms of a multiply-add.
+    // 8 samples, 24·24·32 outputs, 3·3·16 multiply-adds for each.
     assert_eq!(parts[2]["megaflops"], 8.0 * 2.0 * 24.0 * 24.0 * 32.0 * 144.0 / 1e6);
     let launches = |summary: &Value| -> usize {
         let parts = summary["parts"].as_array().expect("parts").iter();
         parts.map(|part| part["launches"].as_array().expect("launches").len()).sum()
     };
     assert_eq!(summary["graph_nodes"], launches(&summary));
-    // The check for an overflow is one more.
+    // fp16 adds a launch that checks for an overflow.
     assert_eq!(plan("fp16")["graph_nodes"], launches(&summary) + 1);
 }
 
 #[test]
-fn a_trace_without_its_folder_is_refused_before_the_work() {
+fn a_trace_in_a_missing_folder_is_refused_before_the_work() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("missing/step.json");
     // So many steps would take hours.
-    let args = ["bench", "--device", "cpu", "--steps", "1000000", "--trace", path.to_str().expect("plain")];
+    let args = ["bench", "--device", "cpu", "--steps", "1000000", "--trace", path.to_str().expect("UTF-8")];
     let ran = run(args);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("--trace") && ran.stderr.contains("create it first"), "{}", ran.stderr);
 }
 
 #[test]
-fn bench_writes_a_trace_that_other_programs_read() {
+fn bench_writes_a_trace_that_other_programs_can_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("step.json");
-    let file = path.to_str().expect("plain");
+    let file = path.to_str().expect("UTF-8");
     let args = ["bench", "--model", "lenet5", "--device", "cpu", "--steps", "2", "--batch-size", "8", "--trace", file];
     let ran = succeed([&args[..], &["--json"]].concat());
-    assert!(json(&ran.stdout).get("profile").is_none(), "a trace alone prints no profile");
+    assert!(json(&ran.stdout).get("profile").is_none(), "--trace alone prints no profile");
     let trace = json(&fs::read_to_string(&path).expect("a trace"));
     let events = trace["traceEvents"].as_array().expect("events");
     let labels: Vec<&str> = events.iter().map(|event| event["name"].as_str().expect("a name")).collect();
@@ -191,7 +192,7 @@ fn bench_writes_a_trace_that_other_programs_read() {
     let mut end = 0.0;
     for event in events {
         assert_eq!((&event["ph"], &event["pid"], &event["tid"]), (&"X".into(), &1.into(), &1.into()));
-        assert!(number(event, "ts") >= end, "{event} begins before the one before it ends");
+        assert!(number(event, "ts") >= end, "{event} overlaps the event before it");
         end = number(event, "ts") + number(event, "dur");
         assert!(number(event, "dur") > 0.0 && number(&event["args"], "bytes") > 0.0);
         assert!(number(&event["args"], "flops") >= 0.0);
@@ -201,7 +202,7 @@ fn bench_writes_a_trace_that_other_programs_read() {
 }
 
 #[test]
-fn bench_prints_one_object() {
+fn bench_prints_one_json_object() {
     let args = ["bench", "--model", "lenet5", "--device", "cpu", "--steps", "3", "--batch-size", "8", "--json"];
     let result = json(&succeed(args).stdout);
     assert_eq!((&result["model"], &result["steps"], &result["batch_size"]), (&"lenet5".into(), &3.into(), &8.into()));
@@ -226,7 +227,7 @@ fn help_documents_every_flag() {
 }
 
 #[test]
-fn completions_and_the_manual_know_every_command_and_flag() {
+fn completions_and_the_manual_list_commands_and_flags() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = succeed(["completions", shell]).stdout;
         assert!(script.contains("label-smoothing") && script.contains("predict"), "{shell}: {script}");
@@ -239,15 +240,15 @@ fn completions_and_the_manual_know_every_command_and_flag() {
 }
 
 #[test]
-fn logs_have_colours_where_they_are_asked_for() {
+fn logs_are_coloured_on_request() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |name: &str, when: &str| {
         let out = folder.path().join(name);
         let args =
             ["train", "--model", "lenet5", "--dataset", "digits", "--device", "cpu", "--max-steps", "1", "--quiet"];
-        succeed([&args[..], &["--color", when, "--out", out.to_str().expect("plain")]].concat()).stderr
+        succeed([&args[..], &["--color", when, "--out", out.to_str().expect("UTF-8")]].concat()).stderr
     };
     assert!(run("always", "always").contains("\u{1b}["));
-    // Not a terminal.
+    // stderr is not a terminal here.
     assert!(!run("auto", "auto").contains('\u{1b}') && !run("never", "never").contains('\u{1b}'));
 }

@@ -1,4 +1,4 @@
-//! Runs with other activations, first filters, clipped gradients and averaged weights, read back by all that follow.
+//! Runs with a different activation, frozen Gabor filters, gradient clipping, averaged weights and augmentation.
 
 use std::fs;
 
@@ -26,13 +26,13 @@ const SETTINGS: [&str; 15] = [
 ];
 
 #[test]
-fn a_varied_run_is_evaluated_and_goes_on_as_it_was() {
+fn a_run_is_resumed_and_evaluated_with_its_settings() {
     let folder = tempfile::tempdir().expect("a folder");
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
     let settings = [&SETTINGS[..], &["--batch-size", "512", "--epochs", "1", "--lr", "0.2", "--quiet"]].concat();
     train(&whole, &settings);
     train(&cut, &[&settings[..], &["--max-steps", "7"]].concat());
-    let name = cut.to_str().expect("plain");
+    let name = cut.to_str().expect("UTF-8");
     succeed(["train", "--resume", name, "--quiet", "--activation", "leaky-relu:0.125"]);
     let read = |run: &std::path::Path, file: &str| fs::read(run.join(file)).expect("read");
     assert!(read(&whole, "model.safetensors") == read(&cut, "model.safetensors"), "the weights differ");
@@ -50,13 +50,13 @@ fn a_varied_run_is_evaluated_and_goes_on_as_it_was() {
     let metrics = String::from_utf8(read(&whole, "metrics.jsonl")).expect("text");
     let epoch: Value = serde_json::from_str(metrics.lines().last().expect("an epoch")).expect("JSON");
     let weights = whole.join("model.safetensors");
-    let weights = weights.to_str().expect("plain");
+    let weights = weights.to_str().expect("UTF-8");
     let eval = |more: &[&str]| -> f64 {
         let args = ["eval", "--weights", weights, "--device", "cpu", "--json"];
         let result: Value = serde_json::from_str(&succeed([&args[..], more].concat()).stdout).expect("JSON");
         result["loss"].as_f64().expect("a loss")
     };
-    // What was averaged is what is saved and was evaluated, with the run's activation unless a flag says another.
+    // The averaged weights are saved and evaluated, with the run's activation unless a flag overrides it.
     let trained = epoch["test_loss"].as_f64().expect("a loss");
     assert!((eval(&[]) - trained).abs() < 1e-6);
     assert!((eval(&["--activation", "tanh"]) - trained).abs() > 1e-3);
@@ -67,7 +67,7 @@ fn a_varied_run_is_evaluated_and_goes_on_as_it_was() {
 }
 
 #[test]
-fn settings_that_mean_nothing_are_usage_errors() {
+fn invalid_settings_are_usage_errors() {
     let cases = [
         ("--activation", "swish"),
         ("--activation", "leaky-relu:2"),

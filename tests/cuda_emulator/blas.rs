@@ -1,4 +1,4 @@
-//! The emulated cuBLAS against plain sums of products.
+//! Compares the emulated cuBLAS with plain sums of products.
 
 use cudarc::cublas::sys::{cublasComputeType_t as Compute, cublasGemmAlgo_t, cublasOperation_t, cudaDataType_t};
 use cudarc::cublas::{CudaBlas, Gemm, GemmConfig, result};
@@ -9,7 +9,7 @@ use half::f16;
 use super::device::Device;
 use crate::support::emulator::on_emulator;
 
-/// Small whole numbers: their sums of products are exact in fp32 in any order.
+/// Small integers, whose sums of products are exact in fp32 in any order.
 fn values(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 7 + seed * 13) % 17) as f32 - 8.0).collect()
 }
@@ -23,7 +23,7 @@ fn operation(transposed: bool) -> cublasOperation_t {
 }
 
 #[test]
-fn multiplies_every_way_round() {
+fn multiplies_with_every_transposition() {
     on_emulator(&[], || {
         let device = Device::new();
         let blas = CudaBlas::new(device.stream.clone()).unwrap();
@@ -50,8 +50,8 @@ fn multiplies_every_way_round() {
                 let result = device.download(&c);
                 for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                     let sum: f32 = (0..k).map(|x| at(&a, ta, lda, i, x) * at(&b, tb, ldb, x, j)).sum();
-                    let kept = if beta == 0.0 { 0.0 } else { beta * before[i + j * ldc] };
-                    assert_eq!(result[i + j * ldc], 0.5 * sum + kept, "{m}×{n}×{k} {ta} {tb} at {i},{j}");
+                    let previous = if beta == 0.0 { 0.0 } else { beta * before[i + j * ldc] };
+                    assert_eq!(result[i + j * ldc], 0.5 * sum + previous, "{m}×{n}×{k} {ta} {tb} at {i},{j}");
                 }
             }
         }
@@ -99,22 +99,22 @@ fn multiplies_halves_and_tf32() {
         assert_eq!(device.download(&narrow), halves(&[3.0, 4.0]));
         assert_eq!(device.download(&wide), [3.0, 4.0]);
 
-        // A small product may be fp32 where TF32 is allowed.
+        // A small product may be computed in fp32 even if TF32 is allowed.
         let fine = device.upload(&[1.0 + 2f32.powi(-12), 1.0, 0.0, 0.0]);
         let one = device.upload(&[1.0f32, 0.0]);
         let (fine, one) = (fine.device_ptr(&device.stream).0, one.device_ptr(&device.stream).0);
         let out = wide.device_ptr(&device.stream).0;
         gemm(fine, one, out, float, float, Compute::CUBLAS_COMPUTE_32F_FAST_TF32).unwrap();
         assert_eq!(device.download(&wide), [1.0 + 2f32.powi(-12), 1.0]);
-        // Two different input types, or half arithmetic, are not offered.
+        // A half output of float inputs and half arithmetic are not supported.
         assert!(gemm(fine, one, out, float, half, Compute::CUBLAS_COMPUTE_32F).is_err());
         assert!(gemm(fine, one, out, half, half, Compute::CUBLAS_COMPUTE_16F).is_err());
     });
 }
 
-/// 1 + 2⁻¹² needs more than TF32's ten bits; plain fp32 keeps it.
+/// 1 + 2⁻¹² needs more than TF32's ten mantissa bits; fp32 represents it exactly.
 #[test]
-fn rounds_to_tf32_where_that_is_allowed_and_worth_it() {
+fn rounds_large_products_to_tf32_if_allowed() {
     on_emulator(&[], || {
         use cudarc::cublas::sys::{cublasMath_t as Math, cublasSetMathMode};
         let device = Device::new();
@@ -138,9 +138,9 @@ fn rounds_to_tf32_where_that_is_allowed_and_worth_it() {
     });
 }
 
-/// A matrix that reaches beyond its allocation is a fault when the product runs.
+/// A matrix that extends past its allocation causes a fault when the product runs.
 #[test]
-fn catches_a_matrix_outside_its_memory() {
+fn catches_a_matrix_larger_than_its_allocation() {
     on_emulator(&[], || {
         let device = Device::new();
         let blas = CudaBlas::new(device.stream.clone()).unwrap();
@@ -157,7 +157,7 @@ fn catches_a_matrix_outside_its_memory() {
 }
 
 #[test]
-fn is_captured_and_replayed() {
+fn captures_and_replays_products() {
     on_emulator(&[], || {
         let device = Device::new();
         let blas = CudaBlas::new(device.stream.clone()).unwrap();
@@ -176,9 +176,9 @@ fn is_captured_and_replayed() {
     });
 }
 
-/// However many threads share the work, every sum has one order.
+/// The order of every sum is independent of the number of threads.
 #[test]
-fn sums_alike_on_any_number_of_threads() {
+fn results_do_not_depend_on_the_thread_count() {
     let product = || {
         let device = Device::new();
         let blas = CudaBlas::new(device.stream.clone()).unwrap();
@@ -197,7 +197,7 @@ fn sums_alike_on_any_number_of_threads() {
     let one = on_emulator(&[("CUDA_EMULATOR_THREADS", "1")], product);
     let three = on_emulator(&[("CUDA_EMULATOR_THREADS", "3")], product);
     if let (Some(one), Some(three)) = (one, three) {
-        let line = |said: &str| said.lines().find(|line| line.contains("product ")).map(String::from);
+        let line = |stderr: &str| stderr.lines().find(|line| line.contains("product ")).map(String::from);
         assert_eq!(line(&one).expect("the child prints its product"), line(&three).unwrap());
     }
 }

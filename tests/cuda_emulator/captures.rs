@@ -1,4 +1,4 @@
-//! What another thread does to a capture: it is broken by what breaks it on a GPU, and by nothing else.
+//! Calls from other threads invalidate a stream capture exactly if they do so on a GPU.
 
 use std::sync::Arc;
 use std::thread;
@@ -14,7 +14,7 @@ const GLOBAL: Mode = Mode::CU_STREAM_CAPTURE_MODE_GLOBAL;
 const THREAD_LOCAL: Mode = Mode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
 const RELAXED: Mode = Mode::CU_STREAM_CAPTURE_MODE_RELAXED;
 
-/// How a capture on `stream` ends, and what `call` returns that another thread makes meanwhile.
+/// Makes `call` on another thread during a capture on `stream`. Returns the results of the capture and of the call.
 fn during<T: Send>(
     stream: &Arc<CudaStream>,
     mode: Mode,
@@ -32,26 +32,30 @@ fn during<T: Send>(
     (stream.end_capture(CUgraphInstantiate_flags(0)).map(drop).map_err(|error| error.0), called)
 }
 
-const BROKEN: Result<(), CUresult> = Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
-const REFUSED: Result<(), CUresult> = Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+const INVALIDATED: Result<(), CUresult> = Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED);
+const UNSUPPORTED: Result<(), CUresult> = Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
 
 #[test]
-fn a_context_is_not_synchronised_while_any_thread_captures_in_it() {
+fn synchronising_a_context_invalidates_its_captures() {
     on_emulator(&[], || {
         let device = Device::new();
         for mode in [GLOBAL, THREAD_LOCAL, RELAXED] {
-            assert_eq!(during(&device.stream, mode, || device.context.synchronize()), (BROKEN, REFUSED), "{mode:?}");
+            assert_eq!(
+                during(&device.stream, mode, || device.context.synchronize()),
+                (INVALIDATED, UNSUPPORTED),
+                "{mode:?}"
+            );
         }
     });
 }
 
 #[test]
-fn other_threads_allocate_and_wait_beside_a_thread_local_capture() {
+fn other_threads_may_allocate_and_wait_during_a_thread_local_capture() {
     on_emulator(&[], || {
         let device = Device::new();
         let other = device.context.new_stream().unwrap();
-        for (mode, expected) in [(GLOBAL, (BROKEN, REFUSED)), (THREAD_LOCAL, (Ok(()), Ok(())))] {
-            // SAFETY: nothing is done with the memory.
+        for (mode, expected) in [(GLOBAL, (INVALIDATED, UNSUPPORTED)), (THREAD_LOCAL, (Ok(()), Ok(())))] {
+            // SAFETY: the memory is not used.
             let allocate = || unsafe { result::malloc_sync(16) };
             assert_eq!(during(&device.stream, mode, allocate), expected);
             assert_eq!(during(&device.stream, mode, || other.synchronize()), expected);
@@ -59,17 +63,17 @@ fn other_threads_allocate_and_wait_beside_a_thread_local_capture() {
             let page_locked = || unsafe { device.context.alloc_pinned::<u8>(16) };
             assert_eq!(during(&device.stream, mode, page_locked), expected);
         }
-        // Allocations in stream order disturb nobody.
+        // Stream-ordered allocations do not affect captures.
         assert_eq!(during(&device.stream, GLOBAL, || other.alloc_zeros::<u8>(16)), (Ok(()), Ok(())));
     });
 }
 
 #[test]
-fn the_legacy_stream_disturbs_captures_on_blocking_streams() {
+fn the_legacy_stream_invalidates_captures_on_blocking_streams() {
     on_emulator(&[], || {
         use result::stream::{StreamKind, create};
         let device = Device::new();
-        // SAFETY: it lives as long as the process.
+        // SAFETY: the stream is never destroyed.
         let blocking = unsafe { device.context.wrap_borrowed_stream(create(StreamKind::Default).unwrap()) };
         let values = device.upload(&[1.0f32]);
         device.wait().unwrap();
@@ -77,22 +81,22 @@ fn the_legacy_stream_disturbs_captures_on_blocking_streams() {
         let copy = || legacy.clone_dtoh(&values);
         assert_eq!(during(&device.stream, THREAD_LOCAL, copy), (Ok(()), Ok(())));
         let implicit = Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_IMPLICIT);
-        assert_eq!(during(&blocking, THREAD_LOCAL, copy), (BROKEN, implicit));
+        assert_eq!(during(&blocking, THREAD_LOCAL, copy), (INVALIDATED, implicit));
     });
 }
 
-/// cuBLAS's documentation says that giving up a handle synchronises the device.
+/// According to cuBLAS's documentation, destroying a handle synchronises the device.
 #[test]
-fn the_end_of_a_cublas_handle_breaks_a_capture() {
+fn destroying_a_cublas_handle_invalidates_a_capture() {
     on_emulator(&[], || {
         let device = Device::new();
         let handle = || CudaBlas::new(device.stream.clone()).unwrap();
         let blas = handle();
-        let end = || {
+        let destroy = || {
             drop(blas);
             Ok(())
         };
-        assert_eq!(during(&device.stream, THREAD_LOCAL, end), (BROKEN, Ok(())));
+        assert_eq!(during(&device.stream, THREAD_LOCAL, destroy), (INVALIDATED, Ok(())));
         assert_eq!(
             during(&device.stream, THREAD_LOCAL, || {
                 std::mem::forget(handle());

@@ -1,4 +1,4 @@
-//! A device to test on: its stream, its kernels by name, and buffers that are quick to fill and read.
+//! A test device: one stream, kernels by name, and short calls to upload, launch and download.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ pub struct Device {
     pub stream: Arc<CudaStream>,
 }
 
-/// A text that loads as a module with these kernels.
+/// PTX that loads as a module with these kernels.
 pub fn image(kernels: &[&str]) -> String {
     let entries: String = kernels.iter().map(|name| format!(".visible .entry {name}(){{ret;}}\n")).collect();
     format!(".version 8.7\n.target sm_75\n.address_size 64\n{entries}")
@@ -23,10 +23,10 @@ pub fn blocks(blocks: u32) -> LaunchConfig {
 }
 
 impl Device {
-    /// As the program sets it up: one stream of its own, no event tracking.
+    /// Like the program: one stream, no event tracking.
     pub fn new() -> Self {
         let context = CudaContext::new(0).expect("the emulator has a device");
-        // SAFETY: one stream, so nothing needs the events.
+        // SAFETY: there is only one stream, so no events are needed.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().unwrap();
         Self { context, stream }
@@ -41,9 +41,9 @@ impl Device {
         self.stream.clone_htod(values).unwrap()
     }
 
-    /// Memory as cuMemAlloc gives it: poisoned.
+    /// Uninitialised memory, which the emulator fills with NaN.
     pub fn poisoned<T: DeviceRepr>(&self, count: usize) -> CudaSlice<T> {
-        // SAFETY: the tests' kernels write before anything reads, or the test is about what is read.
+        // SAFETY: kernels write the memory before it is read, unless the test is about uninitialised reads.
         unsafe { self.stream.alloc(count) }.unwrap()
     }
 
@@ -56,7 +56,7 @@ impl Device {
     }
 }
 
-/// A part of the struct that a kernel takes.
+/// A field of a kernel's parameter struct.
 pub trait Field {
     fn bytes(&self) -> Vec<u8>;
 }
@@ -85,7 +85,7 @@ impl<const N: usize> Field for [u32; N] {
 }
 
 impl Device {
-    /// Launches `function` on `stream` over `config` with the struct of these fields.
+    /// Launches `function` on `stream` with a parameter struct of these fields.
     pub fn queue(
         &self,
         stream: &CudaStream,
@@ -96,11 +96,11 @@ impl Device {
         let bytes: Vec<u8> = fields.iter().flat_map(|field| field.bytes()).collect();
         let words =
             bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0_u64, |word, &byte| word << 8 | u64::from(byte)));
-        // Behind a struct that is too short there is no device pointer.
+        // The padding is not a valid device pointer, so that a struct that is too short shows.
         let mut words: Vec<u64> = words.chain([1; 16]).collect();
         let (grid, block, shared) = (config.grid_dim, config.block_dim, config.shared_mem_bytes);
         let mut parameters = [words.as_mut_ptr().cast()];
-        // SAFETY: the fields are those of the kernel's struct, which is what the tests are about.
+        // SAFETY: the fields match the kernel's struct, which is what the tests check.
         unsafe {
             let (function, stream) = (function.cu_function(), stream.cu_stream());
             cudarc::driver::result::launch_kernel(function, grid, block, shared, stream, &mut parameters)
@@ -108,7 +108,7 @@ impl Device {
     }
 }
 
-/// Launches `name` on the device over `config` with the struct of these fields, and waits for it.
+/// Launches the kernel `name` with a parameter struct of these fields, and waits for it.
 macro_rules! launch {
     ($device:expr, $name:expr, $config:expr, $($field:expr),+ $(,)?) => {{
         let (function, fields) =
@@ -118,13 +118,13 @@ macro_rules! launch {
 }
 pub(crate) use launch;
 
-/// The same for a kernel whose parameters are not a struct: the emulator's own.
+/// Like `launch!`, for the planted kernels, whose parameters are not a struct.
 macro_rules! launch_planted {
     ($device:expr, $name:expr, $config:expr, $($argument:expr),+ $(,)?) => {{
         let function = $device.kernel($name);
         let mut builder = $device.stream.launch_builder(&function);
         $(cudarc::driver::PushKernelArg::arg(&mut builder, $argument);)+
-        // SAFETY: the arguments are those of the kernel, which is what the tests are about.
+        // SAFETY: the arguments match the kernel's parameters.
         unsafe { builder.launch($config) }.and_then(|_| $device.wait())
     }};
 }

@@ -1,4 +1,4 @@
-//! cudarc, unmodified, on the emulated driver: launches, copies, events, capture and replay.
+//! Unmodified cudarc on the emulated driver: launches, copies, events, capture and replay.
 
 use cudarc::driver::CudaContext;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
@@ -19,7 +19,7 @@ fn describes_the_device() {
 }
 
 #[test]
-fn may_have_no_device() {
+fn reports_a_missing_device() {
     on_emulator(&[("CUDA_EMULATOR_DEVICES", "0")], || {
         assert_eq!(CudaContext::new(0).unwrap_err().0, CUresult::CUDA_ERROR_NO_DEVICE);
     });
@@ -80,7 +80,7 @@ fn captures_and_replays() {
 }
 
 #[test]
-fn a_result_is_there_only_after_waiting() {
+fn a_copy_runs_only_when_waited_for() {
     on_emulator(&[], || {
         let device = Device::new();
         let values = device.upload(&[7.0f32; 2]);
@@ -88,7 +88,7 @@ fn a_result_is_there_only_after_waiting() {
         pinned.as_mut_slice().unwrap().fill(0.0);
         let host = pinned.as_ptr().unwrap();
         device.stream.memcpy_dtoh(&values, &mut pinned).unwrap();
-        // SAFETY: the pinned memory is alive; reading it before the copy ran is what is tested.
+        // SAFETY: the pinned memory is alive; the test reads it before the copy on purpose.
         assert_eq!(unsafe { *host }, 0.0, "the copy waits in the stream");
         device.wait().unwrap();
         assert_eq!(pinned.as_slice().unwrap(), [7.0; 2]);
@@ -107,7 +107,7 @@ fn times_with_events() {
 }
 
 #[test]
-fn a_capture_spreads_by_events_and_must_be_joined() {
+fn a_capture_forks_by_events_and_must_be_joined() {
     on_emulator(&[], || {
         let device = Device::new();
         let other = device.context.new_stream().unwrap();
@@ -135,9 +135,9 @@ fn a_capture_spreads_by_events_and_must_be_joined() {
     });
 }
 
-/// A graph's work that does not wait for one another runs in both orders, in turn, so that a missing dependency shows.
+/// Independent nodes of a graph run in alternating orders, so that a missing dependency shows.
 #[test]
-fn a_graph_runs_in_the_orders_that_its_dependencies_allow() {
+fn replays_alternate_the_order_of_independent_nodes() {
     on_emulator(&[], || {
         let device = Device::new();
         let other = device.context.new_stream().unwrap();
@@ -165,7 +165,7 @@ fn a_graph_runs_in_the_orders_that_its_dependencies_allow() {
 }
 
 #[test]
-fn refuses_branches_that_share_what_they_write() {
+fn refuses_parallel_branches_that_write_the_same_memory() {
     let said = on_emulator(&[], || {
         let device = Device::new();
         let other = device.context.new_stream().unwrap();

@@ -1,4 +1,4 @@
-//! What a GPU would refuse or trip over, the emulator does too, with the same error.
+//! The emulator reports the errors and faults that a GPU would, with the same codes.
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaSlice, DriverError, LaunchConfig};
@@ -12,14 +12,14 @@ fn code<T>(result: Result<T, DriverError>) -> CUresult {
     result.err().expect("the fault is caught").0
 }
 
-/// A fault's error stays: nothing on the device works any more. The program ends here, as after a fault on a GPU.
+/// Asserts that the error is sticky: as on a GPU, every later call on the device fails with it.
 fn assert_sticky(device: Device, error: CUresult) {
     assert_eq!(code(device.stream.alloc_zeros::<f32>(1)), error);
     assert_eq!(code(device.wait()), error);
     std::mem::forget(device);
 }
 
-/// Runs the closure on the emulator and expects `message` among what it says.
+/// Asserts that the child process, if it was run, printed `message`.
 fn expect_message(stderr: Option<String>, message: &str) {
     if let Some(stderr) = stderr {
         assert!(stderr.contains(message), "no {message:?} in:\n{stderr}");
@@ -37,25 +37,25 @@ fn write_outside(distance: i64) {
 
 #[test]
 fn catches_a_write_at_the_end() {
-    let said = on_emulator(&[], || write_outside(0));
-    expect_message(said, "kernel planted_write_outside_f32 wrote byte 400 of allocation #1, which has 400 bytes");
+    let stderr = on_emulator(&[], || write_outside(0));
+    expect_message(stderr, "kernel planted_write_outside_f32 wrote byte 400 of allocation #1, which has 400 bytes");
 }
 
 #[test]
 fn catches_a_write_near_the_end() {
-    let said = on_emulator(&[], || write_outside(3));
-    expect_message(said, "wrote byte 412 of allocation #1, which has 400 bytes");
+    let stderr = on_emulator(&[], || write_outside(3));
+    expect_message(stderr, "wrote byte 412 of allocation #1, which has 400 bytes");
 }
 
 #[test]
 fn catches_a_write_before_the_start() {
-    let said = on_emulator(&[], || write_outside(-1));
-    expect_message(said, "wrote byte -4 of allocation #1, which has 400 bytes");
+    let stderr = on_emulator(&[], || write_outside(-1));
+    expect_message(stderr, "wrote byte -4 of allocation #1, which has 400 bytes");
 }
 
 #[test]
 fn catches_accesses_far_outside_an_allocation() {
-    let said = on_emulator(&[], || {
+    let stderr = on_emulator(&[], || {
         let device = Device::new();
         let values = device.upload(&[1.0f32; 100]);
         let result: CudaSlice<f32> = device.poisoned(1);
@@ -64,12 +64,12 @@ fn catches_accesses_far_outside_an_allocation() {
         std::mem::forget((values, result));
         assert_sticky(device, error);
     });
-    expect_message(said, "accessed byte 800 of allocation #1, which has 400 bytes");
+    expect_message(stderr, "accessed byte 800 of allocation #1, which has 400 bytes");
 }
 
 #[test]
 fn catches_use_after_free() {
-    let said = on_emulator(&[], || {
+    let stderr = on_emulator(&[], || {
         let device = Device::new();
         let values = device.upload(&[1.0f32; 8]);
         let result: CudaSlice<f32> = device.poisoned(1);
@@ -77,7 +77,7 @@ fn catches_use_after_free() {
         let dangling = unsafe { device.stream.upgrade_device_ptr::<f32>(values.leak(), 8) };
         let pointer = dangling.leak();
         drop(unsafe { device.stream.upgrade_device_ptr::<f32>(pointer, 8) });
-        // Copies refuse the pointer; a kernel that follows it faults.
+        // Copies refuse the pointer; a kernel that dereferences it faults.
         let mut host = [0.0f32];
         let copied = unsafe { cudarc::driver::result::memcpy_dtoh_sync(&mut host, pointer) };
         assert_eq!(code(copied), CUresult::CUDA_ERROR_INVALID_VALUE);
@@ -86,7 +86,7 @@ fn catches_use_after_free() {
         std::mem::forget(result);
         assert_sticky(device, error);
     });
-    expect_message(said, "accessed byte 0 of allocation #1, which was freed and had 32 bytes");
+    expect_message(stderr, "accessed byte 0 of allocation #1, which was freed and had 32 bytes");
 }
 
 #[test]
@@ -133,13 +133,13 @@ fn refuses_launches_beyond_the_limits() {
         assert_eq!(code(launch_with((0, 1, 1), (32, 1, 1), 4)), refused);
         assert_eq!(code(launch_with((1, 65536, 1), (32, 1, 1), 4)), refused);
         assert_eq!(code(launch_with((1, 1, 1), (32, 1, 1), 48 * 1024 + 1)), refused);
-        // A refused launch is no fault: the device goes on.
+        // A refused launch is not a fault: the device still works.
         launch_with((70000, 1, 1), (1, 1, 1), 48 * 1024).unwrap();
     });
 }
 
 #[test]
-fn raises_the_shared_memory_limit_where_asked() {
+fn raises_the_shared_memory_limit_on_request() {
     on_emulator(&[], || {
         let device = Device::new();
         let values: CudaSlice<f32> = device.poisoned(1);
@@ -152,7 +152,7 @@ fn raises_the_shared_memory_limit_where_asked() {
         let count = 25 * 1024u32;
         unsafe { device.stream.launch_builder(&function).arg(&values).arg(&count).launch(config) }.unwrap();
         assert_eq!(device.download(&values), [(count - 1) as f32]);
-        // One element more than was asked for lies beyond the block's memory.
+        // One more element is outside the block's shared memory.
         let count = count + 1;
         unsafe { device.stream.launch_builder(&function).arg(&values).arg(&count).launch(config) }.unwrap();
         assert_eq!(code(device.wait()), CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
@@ -171,54 +171,54 @@ fn assert_fault(kernel: &str, error: CUresult) {
 
 #[test]
 fn catches_a_divergent_barrier() {
-    let said = on_emulator(&[], || assert_fault("planted_divergent_barrier_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
-    expect_message(said, "divergent barrier");
+    let stderr = on_emulator(&[], || assert_fault("planted_divergent_barrier_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
+    expect_message(stderr, "divergent barrier");
 }
 
 #[test]
-fn catches_two_barriers_taken_by_halves() {
-    let said = on_emulator(&[], || assert_fault("planted_two_barriers_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
-    expect_message(said, "divergent barrier");
+fn catches_half_a_block_at_each_of_two_barriers() {
+    let stderr = on_emulator(&[], || assert_fault("planted_two_barriers_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
+    expect_message(stderr, "divergent barrier");
 }
 
 #[test]
 fn catches_a_shuffle_with_missing_lanes() {
-    let said = on_emulator(&[], || assert_fault("planted_partial_shuffle_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
-    expect_message(said, "lanes named by a shuffle's mask never reach it");
+    let stderr = on_emulator(&[], || assert_fault("planted_partial_shuffle_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
+    expect_message(stderr, "lanes named by a shuffle's mask never reach it");
 }
 
 #[test]
 fn catches_a_product_with_missing_lanes() {
-    let said = on_emulator(&[], || assert_fault("planted_divergent_mma_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
-    expect_message(said, "not every lane of the warp takes part in a product");
+    let stderr = on_emulator(&[], || assert_fault("planted_divergent_mma_f32", CUresult::CUDA_ERROR_LAUNCH_FAILED));
+    expect_message(stderr, "not every lane of the warp takes part in a product");
 }
 
 #[test]
 fn catches_a_misaligned_vector() {
-    let said =
+    let stderr =
         on_emulator(&[], || assert_fault("planted_misaligned_vector_f32", CUresult::CUDA_ERROR_MISALIGNED_ADDRESS));
-    expect_message(said, "misaligned access");
+    expect_message(stderr, "misaligned access");
 }
 
 #[test]
 fn catches_a_misaligned_float() {
-    let said =
+    let stderr =
         on_emulator(&[], || assert_fault("planted_misaligned_scalar_f32", CUresult::CUDA_ERROR_MISALIGNED_ADDRESS));
-    expect_message(said, "misaligned access");
+    expect_message(stderr, "misaligned access");
 }
 
 #[test]
 fn catches_a_shared_array_overrun() {
-    let said =
+    let stderr =
         on_emulator(&[], || assert_fault("planted_shared_out_of_bounds_f32", CUresult::CUDA_ERROR_ILLEGAL_ADDRESS));
-    expect_message(said, "index 32 is outside its array");
+    expect_message(stderr, "index 32 is outside its array");
 }
 
-/// A GPU gives garbage for it; here it is an error, where the processor traps it.
+/// A GPU returns garbage. The emulator reports an error if the processor traps the division.
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn catches_a_division_by_zero() {
-    let said = on_emulator(&[], || {
+    let stderr = on_emulator(&[], || {
         let device = Device::new();
         let values = device.upload(&[8u32; 32]);
         launch_planted!(device, "planted_divide_f32", ONE_BLOCK, &values, &4u32).unwrap();
@@ -228,10 +228,10 @@ fn catches_a_division_by_zero() {
         std::mem::forget(values);
         assert_sticky(device, error);
     });
-    expect_message(said, "integer division by zero");
+    expect_message(stderr, "integer division by zero");
 }
 
-/// Threads run in order, so a missing barrier shows only in one of the two orders: tests of kernels run both.
+/// Threads run one after another, so a missing barrier shows in only one of the two orders. Kernel tests run both.
 #[test]
 fn reverse_order_shows_a_missing_barrier() {
     on_emulator(&[("CUDA_EMULATOR_ORDER", "reverse")], || {
@@ -263,7 +263,7 @@ fn refuses_synchronous_calls_during_capture() {
             let ended = device.stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());
             assert_eq!(code(ended), CUresult::CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "{name}");
         }
-        // The device itself is unharmed.
+        // The device still works.
         device.wait().unwrap();
     });
 }

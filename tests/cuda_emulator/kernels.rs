@@ -1,4 +1,4 @@
-//! Kernels against plain computations, on odd shapes, with the block's threads in both orders.
+//! Compares kernels with plain computations on odd shapes, with a block's threads in both orders.
 
 mod convolution;
 mod direct;
@@ -11,8 +11,8 @@ mod tensor;
 
 use crate::cuda_emulator::device::Device;
 
-/// Defines tests that run `check` on the emulator with threads and blocks in both orders: what depends on the order is
-/// a race on a GPU.
+/// Defines tests that run `check` on the emulator with threads and blocks in both orders, and with race checks. A
+/// result that depends on the order is a race on a GPU.
 macro_rules! in_both_orders {
     ($($check:ident),+ $(,)?) => {
         mod forward {
@@ -40,18 +40,17 @@ macro_rules! in_both_orders {
 }
 use in_both_orders;
 
-/// Small whole numbers, different enough that a misplaced one shows.
+/// Small whole numbers, varied enough that a misplaced one shows.
 fn whole(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|i| ((i * 31 + seed * 17) % 23) as f32 - 11.0).collect()
 }
 
-/// Distinct halves of the same values.
+/// The values in half precision.
 fn halves(values: &[f32]) -> Vec<half::f16> {
     values.iter().map(|&value| half::f16::from_f32(value)).collect()
 }
 
-/// `Geometry` of `kernels/geometry.cuh` without groups and dilation: of the input [height, width, channels] and the output's
-/// channels, the output's height and width, and the window.
+/// `Geometry` of `kernels/geometry.cuh`, without groups and dilation.
 fn geometry(
     [height, width, channels, out_channels]: [usize; 4],
     (out_height, out_width): (usize, usize),

@@ -1,4 +1,4 @@
-//! The emulator runs work as late as CUDA allows, and work of several streams in either order, where no event orders it.
+//! The emulator runs work as late as CUDA allows, and runs streams in either order if no event orders them.
 
 use std::sync::Arc;
 
@@ -8,45 +8,45 @@ use cudarc::driver::{CudaSlice, CudaStream, PinnedHostSlice, result};
 use super::device::{Device, blocks};
 use crate::support::emulator::on_emulator;
 
-/// Page-locked numbers, and their address, for a look that waits for nothing.
+/// Page-locked memory that holds `values`, and its address for reads that wait for nothing.
 fn pinned(device: &Device, values: &[f32]) -> (PinnedHostSlice<f32>, *mut f32) {
-    // SAFETY: it is filled at once.
+    // SAFETY: the memory is filled immediately.
     let mut pinned = unsafe { device.context.alloc_pinned::<f32>(values.len()) }.unwrap();
     pinned.as_mut_slice().unwrap().copy_from_slice(values);
     let address = pinned.as_mut_ptr().unwrap();
     (pinned, address)
 }
 
-/// Has `stream` copy the first number of `from` to the host, and returns where it will be; zero until then.
-fn fetched(device: &Device, stream: &Arc<CudaStream>, from: &CudaSlice<f32>) -> (PinnedHostSlice<f32>, *mut f32) {
+/// Queues a copy of the first number of `from` to page-locked memory, which holds zero until the copy runs.
+fn queue_fetch(device: &Device, stream: &Arc<CudaStream>, from: &CudaSlice<f32>) -> (PinnedHostSlice<f32>, *mut f32) {
     let (mut host, address) = pinned(device, &[0.0]);
     stream.memcpy_dtoh(from, &mut host).unwrap();
     (host, address)
 }
 
-/// What is at `address` now.
+/// Reads the memory now, without waiting.
 fn seen((_, address): &(PinnedHostSlice<f32>, *mut f32)) -> f32 {
-    // SAFETY: the memory is alive beside its address; that a copy may be under way is what is tested.
+    // SAFETY: the slice keeps the memory alive; the test reads it while a copy may be pending.
     unsafe { address.read_volatile() }
 }
 
 #[test]
-fn a_copy_reads_page_locked_memory_when_its_stream_gets_there() {
+fn a_copy_reads_page_locked_memory_when_it_runs() {
     on_emulator(&[], || {
         let device = Device::new();
         let mut target = device.poisoned::<f32>(1);
         let (host, address) = pinned(&device, &[1.0]);
         device.stream.memcpy_htod(&host, &mut target).unwrap();
-        // SAFETY: nothing reads it at the same time; that the copy reads it later is what is tested.
+        // SAFETY: nothing reads the memory at the same time; the test expects the copy to read it later.
         unsafe { address.write_volatile(2.0) };
-        assert_eq!(device.download(&target), [2.0], "the host did not wait, so the copy has its newer number");
+        assert_eq!(device.download(&target), [2.0], "the host did not wait, so the copy reads the newer number");
         device.stream.memcpy_htod(&host, &mut target).unwrap();
         let copied = device.stream.record_event(None).unwrap();
         copied.synchronize().unwrap();
         // SAFETY: as above.
         unsafe { address.write_volatile(3.0) };
         assert_eq!(device.download(&target), [2.0]);
-        // Pageable memory was read when the call returned.
+        // Pageable memory is read before the call returns.
         let mut ordinary = [4.0];
         device.stream.memcpy_htod(&ordinary, &mut target).unwrap();
         ordinary[0] = 5.0;
@@ -55,17 +55,17 @@ fn a_copy_reads_page_locked_memory_when_its_stream_gets_there() {
 }
 
 #[test]
-fn a_wait_runs_what_it_waits_for_and_no_more() {
+fn a_wait_runs_only_the_work_that_it_waits_for() {
     on_emulator(&[], || {
         let device = Device::new();
         let other = device.context.new_stream().unwrap();
         let values = device.upload(&[7.0f32]);
         device.wait().unwrap();
-        let first = fetched(&device, &device.stream, &values);
+        let first = queue_fetch(&device, &device.stream, &values);
         let mark = device.stream.record_event(None).unwrap();
-        let second = fetched(&device, &device.stream, &values);
-        let apart = fetched(&device, &other, &values);
-        let all = || [seen(&first), seen(&second), seen(&apart)];
+        let second = queue_fetch(&device, &device.stream, &values);
+        let unrelated = queue_fetch(&device, &other, &values);
+        let all = || [seen(&first), seen(&second), seen(&unrelated)];
         assert_eq!(all(), [0.0; 3]);
         mark.synchronize().unwrap();
         assert_eq!(all(), [7.0, 0.0, 0.0]);
@@ -77,18 +77,18 @@ fn a_wait_runs_what_it_waits_for_and_no_more() {
 }
 
 #[test]
-fn an_event_carries_a_wait_to_other_streams() {
+fn an_event_orders_work_between_streams() {
     on_emulator(&[], || {
         let device = Device::new();
         let [second, third] = [(); 2].map(|()| device.context.new_stream().unwrap());
         let values = device.upload(&[7.0f32]);
         device.wait().unwrap();
-        let before = fetched(&device, &device.stream, &values);
+        let before = queue_fetch(&device, &device.stream, &values);
         let mark = device.stream.record_event(None).unwrap();
-        let after = fetched(&device, &device.stream, &values);
-        let skipped = fetched(&device, &third, &values);
+        let after = queue_fetch(&device, &device.stream, &values);
+        let skipped = queue_fetch(&device, &third, &values);
         second.wait(&mark).unwrap();
-        // Recorded again, and dropped: the wait is for what it was then.
+        // Recording the event again or dropping it does not change what `second` waits for.
         mark.record(&third).unwrap();
         drop(mark);
         second.synchronize().unwrap();
@@ -97,7 +97,7 @@ fn an_event_carries_a_wait_to_other_streams() {
     });
 }
 
-/// One wait runs the older stream first, the next the newer: a missing event shows in one of them.
+/// Waits alternate between running the older and the newer stream first, so a missing event shows in one of them.
 #[test]
 fn streams_without_an_event_between_them_run_in_either_order() {
     on_emulator(&[], || {
@@ -124,35 +124,38 @@ fn streams_without_an_event_between_them_run_in_either_order() {
 }
 
 #[test]
-fn who_asks_first_is_told_to_wait_and_who_asks_again_gets_on() {
+fn an_event_query_first_reports_pending_and_then_complete() {
     on_emulator(&[], || {
         let device = Device::new();
         let values = device.upload(&[7.0f32]);
-        let host = fetched(&device, &device.stream, &values);
+        let host = queue_fetch(&device, &device.stream, &values);
         let event = device.stream.record_event(None).unwrap();
         assert_eq!((event.try_is_complete().unwrap(), seen(&host)), (false, 0.0));
         assert_eq!((event.try_is_complete().unwrap(), seen(&host)), (true, 7.0));
-        assert!(device.context.new_event(None).unwrap().try_is_complete().unwrap(), "it was never recorded");
+        assert!(
+            device.context.new_event(None).unwrap().try_is_complete().unwrap(),
+            "an event that was never recorded is complete"
+        );
     });
 }
 
 #[test]
-fn the_default_stream_waits_for_blocking_streams_and_they_for_it() {
+fn the_default_stream_and_blocking_streams_wait_for_each_other() {
     on_emulator(&[], || {
         use result::stream::{StreamKind, create};
         let device = Device::new();
-        // SAFETY: it lives as long as the process.
+        // SAFETY: the stream is never destroyed.
         let blocking = unsafe { device.context.wrap_borrowed_stream(create(StreamKind::Default).unwrap()) };
         let legacy = device.context.default_stream();
         let values = device.upload(&[7.0f32]);
         device.wait().unwrap();
-        let first = fetched(&device, &blocking, &values);
-        let second = fetched(&device, &legacy, &values);
-        let third = fetched(&device, &blocking, &values);
-        let apart = fetched(&device, &device.stream, &values);
-        let all = || [seen(&first), seen(&second), seen(&third), seen(&apart)];
+        let first = queue_fetch(&device, &blocking, &values);
+        let second = queue_fetch(&device, &legacy, &values);
+        let third = queue_fetch(&device, &blocking, &values);
+        let unrelated = queue_fetch(&device, &device.stream, &values);
+        let all = || [seen(&first), seen(&second), seen(&third), seen(&unrelated)];
         assert_eq!(all(), [0.0; 4]);
-        let fourth = fetched(&device, &legacy, &values);
+        let fourth = queue_fetch(&device, &legacy, &values);
         legacy.synchronize().unwrap();
         assert_eq!((all(), seen(&fourth)), ([7.0, 7.0, 7.0, 0.0], 7.0));
         device.wait().unwrap();
@@ -160,7 +163,7 @@ fn the_default_stream_waits_for_blocking_streams_and_they_for_it() {
 }
 
 #[test]
-fn elapsed_time_is_the_work_of_the_stream_between_two_events() {
+fn elapsed_time_counts_one_streams_work_between_two_events() {
     on_emulator(&[], || {
         let device = Device::new();
         let other = device.context.new_stream().unwrap();
@@ -183,38 +186,38 @@ fn elapsed_time_is_the_work_of_the_stream_between_two_events() {
     });
 }
 
-/// Frees the page-locked memory of a copy, or the module of a kernel, that has not run.
-fn take_away(what: fn(&Device)) {
+/// Expects a fault after `free` frees memory or a module that queued work still needs.
+fn free_too_early(free: fn(&Device)) {
     let device = Device::new();
-    what(&device);
+    free(&device);
     assert_eq!(device.wait().unwrap_err().0, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     std::mem::forget(device);
 }
 
 #[test]
 fn catches_page_locked_memory_that_is_freed_too_early() {
-    let said = on_emulator(&[], || {
-        take_away(|device| {
+    let stderr = on_emulator(&[], || {
+        free_too_early(|device| {
             let values = device.upload(&[7.0f32]);
-            drop(fetched(device, &device.stream, &values));
+            drop(queue_fetch(device, &device.stream, &values));
             std::mem::forget(values);
         });
     });
-    assert!(said.is_none_or(|said| said.contains("its page-locked memory was freed before it ran")));
+    assert!(stderr.is_none_or(|stderr| stderr.contains("its page-locked memory was freed before it ran")));
 }
 
 #[test]
 fn catches_a_module_that_is_unloaded_too_early() {
-    let said = on_emulator(&[], || {
-        take_away(|device| {
+    let stderr = on_emulator(&[], || {
+        free_too_early(|device| {
             use cudarc::driver::PushKernelArg;
             let values = device.upload(&[1.0f32; 32]);
             let function = device.kernel("planted_missing_barrier_f32");
-            // SAFETY: the argument is that of the kernel, which never runs.
+            // SAFETY: the argument matches the kernel, which never runs.
             unsafe { device.stream.launch_builder(&function).arg(&values).launch(blocks(1)) }.unwrap();
             drop(function);
             std::mem::forget(values);
         });
     });
-    assert!(said.is_none_or(|said| said.contains("its module was unloaded before it ran")));
+    assert!(stderr.is_none_or(|stderr| stderr.contains("its module was unloaded before it ran")));
 }

@@ -1,4 +1,4 @@
-//! The check for data races: it finds what is planted, and nothing beside it.
+//! The data race check finds every planted race and reports nothing else.
 
 use cudarc::driver::LaunchConfig;
 use cudarc::driver::sys::CUresult;
@@ -6,7 +6,8 @@ use cudarc::driver::sys::CUresult;
 use super::device::{Device, blocks, launch_planted};
 use crate::support::emulator::{RACES, on_emulator};
 
-/// A kernel, its blocks, and what is said in which ways; the way 0 is right. Ways are numbered as in planted_races.cu.
+/// A kernel, its number of blocks, and the report of each racy variant. Variants are numbered as in planted_races.cu;
+/// variant 0 has no race.
 type Planted = (&'static str, u32, &'static [(&'static str, &'static str)]);
 const PLANTED: &[Planted] = &[
     ("planted_block_exchange_f32", 2, &[("1", "a race in shared memory"), ("2", "a race in shared memory")]),
@@ -35,56 +36,57 @@ const PLANTED: &[Planted] = &[
     ("planted_relayed_f32", 6, &[("2", "a race in byte")]),
 ];
 
-/// Runs a kernel on 256 threads for each block, and says how it ended.
-fn run(device: &Device, kernel: &str, block_count: u32, way: u32) -> Result<(), CUresult> {
+/// Runs a kernel with 256 threads in each block and returns its result.
+fn run(device: &Device, kernel: &str, block_count: u32, variant: u32) -> Result<(), CUresult> {
     let values = device.upload(&[0.0f32; 1024]);
-    let arrived = device.upload(&[0u32; 16]);
+    let block_counters = device.upload(&[0u32; 16]);
     let config = LaunchConfig { shared_mem_bytes: 4, ..blocks(block_count) };
     let counts = ["planted_last_block_f32", "planted_relayed_f32"].contains(&kernel);
-    let ended = if counts {
-        launch_planted!(device, kernel, config, &values, &arrived, &way)
+    let result = if counts {
+        launch_planted!(device, kernel, config, &values, &block_counters, &variant)
     } else {
-        launch_planted!(device, kernel, config, &values, &way)
+        launch_planted!(device, kernel, config, &values, &variant)
     };
-    std::mem::forget((values, arrived));
-    ended.map_err(|error| error.0)
+    std::mem::forget((values, block_counters));
+    result.map_err(|error| error.0)
 }
 
 const ORDERS: [&str; 2] = ["forward", "reverse"];
 
 #[test]
-fn finds_none_where_all_is_ordered() {
+fn finds_none_in_the_correct_variants() {
     for order in ORDERS {
         on_emulator(&[RACES, ("CUDA_EMULATOR_ORDER", order)], || {
             let device = Device::new();
             for &(kernel, block_count, _) in PLANTED {
                 assert_eq!(run(&device, kernel, block_count, 0), Ok(()), "{kernel}");
-                // What the launch before left is of the past.
+                // Accesses of an earlier launch do not race.
                 assert_eq!(run(&device, kernel, block_count, 0), Ok(()), "{kernel}, again");
             }
         });
     }
 }
 
-/// Whatever the order in which threads and blocks happen to run. A fault ends its process: each has its own.
+/// In both orders of threads and blocks. A fault ends its process, so every variant runs in its own.
 #[test]
 fn finds_every_planted_race() {
     for order in ORDERS {
-        for (kernel, block_count, ways) in PLANTED {
-            for (way, message) in *ways {
+        for (kernel, block_count, variants) in PLANTED {
+            for (variant, message) in *variants {
                 let count = block_count.to_string();
-                let asked = [("KERNEL", *kernel), ("BLOCKS", &count), ("WAY", way), ("CUDA_EMULATOR_ORDER", order)];
-                let said = on_emulator(&[&[RACES], &asked[..]].concat(), || {
-                    let asked = |name| std::env::var(name).expect("set above");
-                    let number = |name| asked(name).parse().expect("a number");
+                let order_setting = ("CUDA_EMULATOR_ORDER", order);
+                let settings = [RACES, ("KERNEL", *kernel), ("BLOCKS", &count), ("VARIANT", variant), order_setting];
+                let stderr = on_emulator(&settings, || {
+                    let setting = |name| std::env::var(name).expect("set above");
+                    let number = |name| setting(name).parse().expect("a number");
                     let device = Device::new();
-                    let ended = run(&device, &asked("KERNEL"), number("BLOCKS"), number("WAY"));
-                    assert_eq!(ended, Err(CUresult::CUDA_ERROR_LAUNCH_FAILED));
+                    let result = run(&device, &setting("KERNEL"), number("BLOCKS"), number("VARIANT"));
+                    assert_eq!(result, Err(CUresult::CUDA_ERROR_LAUNCH_FAILED));
                     std::mem::forget(device);
                 });
-                let Some(said) = said else { return };
-                let line = said.lines().find(|line| line.contains("CUDA emulator: ")).unwrap_or_default();
-                assert!(line.contains(message), "{kernel}, way {way}, {order}: no {message:?} in:\n{said}");
+                let Some(stderr) = stderr else { return };
+                let line = stderr.lines().find(|line| line.contains("CUDA emulator: ")).unwrap_or_default();
+                assert!(line.contains(message), "{kernel}, variant {variant}, {order}: no {message:?} in:\n{stderr}");
             }
         }
     }

@@ -1,11 +1,11 @@
-//! Activations on their own.
+//! Activations as separate operators.
 
 use cnn_cuda::ops::Activation;
 
 use super::case::Case;
 use super::{check_op, cpu};
 
-/// Lengths that are no multiple of any vector.
+/// Lengths that are not multiples of a vector.
 pub fn cases() -> Vec<Case> {
     let ops = [Activation::Relu, Activation::LeakyRelu { slope: 0.25 }, Activation::Identity, Activation::Tanh];
     ops.iter().flat_map(|&op| [1, 7, 257].map(|len| Case::Activation { op, len })).collect()
@@ -17,7 +17,7 @@ fn activations_forward_and_backward() {
 }
 
 #[test]
-fn relu_keeps_nan_and_sends_no_gradient_through_zero() {
+fn relu_passes_nan_and_has_no_gradient_at_zero() {
     let case = Case::Activation { op: Activation::Relu, len: 3 };
     let results = case.run(&mut cpu(), &[vec![f32::NAN, 0.0, -0.0]], &[1.0; 3]);
     assert!(results.output[0].is_nan());
@@ -25,7 +25,7 @@ fn relu_keeps_nan_and_sends_no_gradient_through_zero() {
 }
 
 #[test]
-fn long_activations_are_cut_into_pieces() {
+fn long_activations_are_split_correctly() {
     let (op, len) = (Activation::LeakyRelu { slope: 0.5 }, 100_003);
     let input = super::lab::random(len, 0);
     let results = Case::Activation { op, len }.run(&mut cpu(), std::slice::from_ref(&input), &vec![1.0; len]);
@@ -34,7 +34,7 @@ fn long_activations_are_cut_into_pieces() {
 }
 
 #[test]
-fn tanh_is_tanh() {
+fn tanh_matches_f64() {
     for step in -200_000..=200_000_i32 {
         let x = f64::from(step) * 5e-5;
         let error = f64::from(Activation::Tanh.apply(x as f32)) - f64::from(x as f32).tanh();
@@ -43,6 +43,6 @@ fn tanh_is_tanh() {
     let apply = |x: f32| Activation::Tanh.apply(x);
     assert!(apply(f32::NAN).is_nan());
     assert!(apply(1e30) <= 1.0 && apply(f32::INFINITY) > 0.999_999 && apply(f32::NEG_INFINITY) >= -1.0);
-    // Small values keep their digits, and their sign.
+    // Small values keep their precision and their sign.
     assert!((apply(-1e-20) / -1e-20 - 1.0).abs() < 1e-6 && apply(-0.0).is_sign_negative());
 }

@@ -1,4 +1,4 @@
-//! One operator call, forward and backward, as a value that any backend can run.
+//! An operator's forward and backward call as a value that any backend can run.
 
 use cnn_cuda::ops::{
     Activation, ActivationBackward, ActivationForward, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward,
@@ -26,7 +26,7 @@ pub enum Case {
         activation: Activation,
         batch: usize,
     },
-    /// Inputs: input, weight, bias, and with `residual` what is added. In training.
+    /// Inputs: input, weight, bias and, if `residual` is set, the residual. Runs in training mode.
     BatchNorm2d {
         op: BatchNorm2d,
         activation: Activation,
@@ -68,14 +68,14 @@ pub enum Case {
     },
 }
 
-/// What running a case gives.
+/// The results of running a case.
 pub struct Results {
     pub output: Vec<f32>,
     /// One per input.
     pub gradients: Vec<Vec<f32>>,
 }
 
-/// A convolution in one line: input height, width, channels; output channels; kernel, stride, padding.
+/// A convolution: input height, width, channels; output channels; kernel, stride, padding.
 pub fn conv(input: [usize; 3], out_channels: usize, window: [usize; 3], batch: usize) -> Case {
     let op = Conv2d::new(shape(input), out_channels, self::window(window));
     Case::Conv2d { op, activation: Activation::Identity, batch }
@@ -111,16 +111,16 @@ fn window([kernel, stride, padding]: [usize; 3]) -> Window {
 }
 
 impl Case {
-    /// The same with an activation at its end.
+    /// The same case with an activation.
     pub fn with(self, activation: Activation) -> Self {
         match self {
             Self::Conv2d { op, batch, .. } => Self::Conv2d { op, activation, batch },
             Self::Linear { op, batch, .. } => Self::Linear { op, activation, batch },
-            other => panic!("{other:?} ends with no activation"),
+            other => panic!("{other:?} takes no activation"),
         }
     }
 
-    /// A convolution in so many groups, with so many pixels from one value of the kernel to the next.
+    /// The same convolution with these groups and this dilation.
     pub fn grouped(self, groups: usize, dilation: usize) -> Self {
         match self {
             Self::Conv2d { op, activation, batch } => {
@@ -130,16 +130,16 @@ impl Case {
         }
     }
 
-    /// A pooling whose last window may reach beyond the padding.
-    pub fn rounded_up(self) -> Self {
+    /// The same pooling in PyTorch's `ceil_mode`, where the last window may extend past the padding.
+    pub fn with_ceil_mode(self) -> Self {
         match self {
             Self::MaxPool2d { op, batch } => Self::MaxPool2d { op: MaxPool2d { ceil_mode: true, ..op }, batch },
             Self::AvgPool2d { op, batch } => Self::AvgPool2d { op: AvgPool2d { ceil_mode: true, ..op }, batch },
-            other => panic!("{other:?} is no pooling"),
+            other => panic!("{other:?} is not a pooling"),
         }
     }
 
-    /// Lengths of the inputs.
+    /// The lengths of the inputs.
     pub fn input_lens(&self) -> Vec<usize> {
         match self {
             Self::Conv2d { op, batch, .. } => vec![batch * op.input.len(), op.weight_len(), op.out_channels],
@@ -212,7 +212,7 @@ impl Case {
                 lab.run(CopyBuffer { input: d_output, output: d_input });
                 twice = true;
             }
-            ref other => panic!("{other:?} is run elsewhere"),
+            ref other => panic!("{other:?} has its own function"),
         }
         let gradient = lab.get(d_input);
         let gradients = if twice { vec![gradient.clone(), gradient] } else { vec![gradient] };

@@ -17,19 +17,19 @@ pub fn cases() -> Vec<Case> {
         conv([9, 7, 2], 3, [3, 2, 1], 2),
         conv([8, 8, 3], 5, [3, 2, 0], 2), // the last row and column are not covered
         conv([5, 5, 4], 6, [1, 1, 0], 2),
-        conv([5, 5, 4], 6, [1, 2, 0], 2), // pointwise but for its stride
-        conv([4, 4, 4], 3, [1, 1, 1], 1), // pointwise but for its padding
+        conv([5, 5, 4], 6, [1, 2, 0], 2), // pointwise except for its stride
+        conv([4, 4, 4], 3, [1, 1, 1], 1), // pointwise except for its padding
         conv([1, 1, 1], 1, [1, 1, 0], 1),
-        conv([1, 1, 5], 2, [3, 1, 1], 2), // one pixel amid padding
+        conv([1, 1, 5], 2, [3, 1, 1], 2), // one pixel surrounded by padding
         conv([2, 2, 3], 2, [5, 1, 2], 2), // the kernel is larger than the input
-        conv([5, 5, 2], 7, [5, 1, 0], 2), // the kernel is the input
+        conv([5, 5, 2], 7, [5, 1, 0], 2), // the kernel is as large as the input
         conv([11, 3, 2], 3, [2, 3, 1], 3),
         conv([6, 5, 16], 17, [3, 1, 1], 5),
         conv([8, 7, 1], 32, [3, 1, 1], 2),
         conv([7, 6, 1], 33, [3, 1, 0], 1),
         conv([9, 8, 1], 6, [5, 2, 2], 3).with(Activation::Relu),
         conv([6, 6, 1], 16, [3, 2, 1], 1).with(Activation::LeakyRelu { slope: 0.125 }),
-        // Winograd's tiles: whole ones, broken ones, and with them padding
+        // Winograd: full and partial tiles, with and without padding
         conv([6, 6, 16], 16, [3, 1, 0], 3).with(Activation::Relu),
         conv([5, 7, 16], 32, [3, 1, 0], 2),
         conv([4, 4, 32], 48, [3, 1, 0], 1), // one tile
@@ -40,7 +40,7 @@ pub fn cases() -> Vec<Case> {
         conv([6, 7, 3], 4, [3, 1, 1], 2).with(Activation::Relu),
         conv([6, 7, 4], 5, [3, 2, 1], 2).with(Activation::LeakyRelu { slope: 0.125 }),
         conv([6, 5, 4], 8, [3, 1, 0], 2).with(Activation::Tanh),
-        // Groups, depthwise, and gaps
+        // Grouped, depthwise and dilated convolutions
         conv([6, 5, 6], 4, [3, 1, 1], 2).grouped(2, 1).with(Activation::Relu),
         conv([5, 6, 4], 4, [3, 2, 1], 2).grouped(4, 1),
         conv([4, 4, 3], 6, [1, 1, 0], 2).grouped(3, 1).with(Activation::Tanh),
@@ -56,7 +56,7 @@ fn conv2d_forward_and_backward() {
 }
 
 #[test]
-fn pieces_of_a_large_batch_meet_without_seams() {
+fn a_large_batch_is_split_correctly() {
     check_op(conv([4, 9, 1], 2, [3, 1, 1], 67));
 }
 
@@ -68,7 +68,7 @@ fn a_window_that_does_not_fit_is_an_error() {
 }
 
 #[test]
-fn channels_that_cannot_be_cut_into_the_groups_are_an_error() {
+fn channels_that_are_not_divisible_by_the_groups_are_an_error() {
     let window = Window { kernel: 3, stride: 1, padding: 1 };
     for (channels, out_channels, groups) in [(6, 8, 4), (8, 6, 4), (8, 8, 0)] {
         let op = Conv2d { groups, ..Conv2d::new(Shape::new(5, 5, channels), out_channels, window) };
@@ -79,8 +79,8 @@ fn channels_that_cannot_be_cut_into_the_groups_are_an_error() {
 }
 
 #[test]
-fn a_forward_pass_sees_weights_that_were_written_or_updated() {
-    // Computed directly, and by Winograd's tiles
+fn the_forward_pass_uses_weights_that_were_written_or_updated() {
+    // The direct and the Winograd algorithm
     for channels in [3, 16] {
         let window = Window { kernel: 3, stride: 1, padding: 0 };
         let op = Conv2d::new(Shape::new(6, 6, channels), 16, window);
@@ -90,33 +90,33 @@ fn a_forward_pass_sees_weights_that_were_written_or_updated() {
         let weight = lab.put(Region::Parameters, &first);
         let output = lab.empty(Region::Arena, op.output().expect("fits").len());
         let activation = Activation::Identity;
-        let of_parameters = Conv2dForward { op, activation, input, weight, bias: None, output, pool: None };
+        let with_parameters = Conv2dForward { op, activation, input, weight, bias: None, output, pool: None };
         let forward = |lab: &mut Lab<Cpu>| {
-            lab.run(of_parameters);
+            lab.run(with_parameters);
             lab.get(output)
         };
-        let of_first = forward(&mut lab);
-        assert_eq!(forward(&mut lab), of_first);
+        let with_first = forward(&mut lab);
+        assert_eq!(forward(&mut lab), with_first);
         lab.backend.write(weight, &second).expect("write");
-        let of_second = forward(&mut lab);
-        assert_ne!(of_second, of_first);
-        // Weights that are no parameters, at the same place, leave nothing behind.
+        let with_second = forward(&mut lab);
+        assert_ne!(with_second, with_first);
+        // Weights in another region at the same offset do not affect the next pass.
         let elsewhere = Span { region: Region::Gradients, ..weight };
         lab.backend.write(elsewhere, &first).expect("write");
-        lab.run(Conv2dForward { weight: elsewhere, ..of_parameters });
-        assert_eq!(lab.get(output), of_first);
-        assert_eq!(forward(&mut lab), of_second);
+        lab.run(Conv2dForward { weight: elsewhere, ..with_parameters });
+        assert_eq!(lab.get(output), with_first);
+        assert_eq!(forward(&mut lab), with_second);
         lab.backend.set_learning_rates(&[1.0]).expect("set");
         lab.run(sgd_update(Sgd::default(), weight.offset + weight.len));
         let updated = forward(&mut lab);
-        assert_ne!(updated, of_second);
+        assert_ne!(updated, with_second);
         let weights = lab.get(weight);
         lab.backend.write(weight, &weights).expect("write");
         assert_eq!(forward(&mut lab), updated);
     }
 }
 
-/// Output, input gradient and weight gradient by their definitions, in f64.
+/// The output, input gradient and weight gradient by their definitions, in f64.
 fn by_definition(op: &Conv2d, x: &[f32], weight: &[f32], d_y: &[f32]) -> [Vec<f64>; 3] {
     let (input, shape, Window { kernel, stride, padding }) = (op.input, op.output().expect("fits"), op.window);
     let (mut y, mut d_x, mut d_weight) = (vec![0.0; d_y.len()], vec![0.0; x.len()], vec![0.0; weight.len()]);
@@ -143,7 +143,7 @@ fn by_definition(op: &Conv2d, x: &[f32], weight: &[f32], d_y: &[f32]) -> [Vec<f6
     [y, d_x, d_weight]
 }
 
-/// The last layers of deep networks: so many weights that work is cut differently.
+/// The last layers of deep networks have so many weights that their work is divided differently.
 #[test]
 fn many_channels_on_few_pixels() {
     let size = 3 << 20;

@@ -1,4 +1,4 @@
-//! Every operator on CUDA: against f64, against the CPU, against PyTorch's numbers, in fp32, tf32 and fp16.
+//! Compares every operator on CUDA with f64, the CPU and PyTorch, in fp32, tf32 and fp16.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,10 @@ use crate::support::{Need, cuda::on_cuda, skip};
 /// Storage rounds every activation to 11 bits (4.9e-4), and a gradient sums a few of them.
 pub const FP16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
 
-/// Products of operands rounded to 11 bits; sums of a hundred such products stray ten times as far.
+/// Operands are rounded to 11 bits. The error of a sum of a hundred products is about ten times that of one.
 pub const TF32: Tolerance = Tolerance { absolute: 5e-3, relative: 2e-3 };
 
-/// Tests want errors at the launch that causes them, so they run eagerly unless they are about graphs.
+/// Graphs are off, so that an error appears at the launch that causes it; only tests of graphs turn them on.
 pub fn options(precision: Precision) -> Options {
     Options {
         ordinal: 0,
@@ -64,12 +64,12 @@ fn all_operators_in_fp16() {
 }
 
 #[test]
-fn all_operators_give_pytorchs_numbers() {
+fn all_operators_match_pytorch() {
     on_cuda(|| assert!(pytorch::check_all(&mut lab(Precision::Fp32), FP32) >= 50));
 }
 
 #[test]
-fn fused_epilogues_give_what_their_parts_do() {
+fn fused_epilogues_match_separate_operators() {
     on_cuda(|| {
         epilogue::check_epilogues(&mut lab(Precision::Fp32), FP32);
         epilogue::check_epilogues(&mut lab(Precision::Fp16), FP16);
@@ -83,7 +83,7 @@ fn fused_epilogues_give_what_their_parts_do() {
 #[test]
 fn tf32_rounds_and_fp32_does_not() {
     on_cuda(|| {
-        // Large enough for tensor cores; by an identity, so that nothing else is rounded.
+        // Large enough for tensor cores. A product with the identity rounds nothing else.
         let (case, fine) = (linear(128, 128, 128), 1.0 + 1.0 / 4096.0);
         let identity = (0..128 * 128).map(|at| f32::from(u8::from(at % 129 == 0))).collect();
         let inputs = [vec![fine; 128 * 128], identity, vec![0.0; 128]];
@@ -93,13 +93,13 @@ fn tf32_rounds_and_fp32_does_not() {
 }
 
 #[test]
-fn every_step_takes_its_rate_and_the_last_holds_on() {
+fn every_step_uses_its_learning_rate_and_the_last_rate_stays() {
     on_cuda(|| {
         let mut lab = lab(Precision::Fp32);
         let weight = Span::new(Region::Parameters, 0, 1);
         lab.backend.write(Span::new(Region::Gradients, 0, 1), &[1.0]).expect("write");
         lab.backend.write(weight, &[0.0]).expect("write");
-        // More rates than before, then fewer, each from the next step on, without waiting.
+        // First more rates than before, then fewer. They apply from the next step, without a wait.
         for (rates, steps) in [(&[1.0][..], 1), (&[10.0, 100.0], 3), (&[1000.0], 1)] {
             lab.backend.set_learning_rates(rates).expect("rates");
             (0..steps).for_each(|_| lab.run(sgd_update(Sgd::default(), 1)));
@@ -109,7 +109,7 @@ fn every_step_takes_its_rate_and_the_last_holds_on() {
     });
 }
 
-/// Shapes of real networks, too large for central differences: the CPU is the reference.
+/// The shapes of real networks are too large for central differences, so the CPU is the reference.
 #[test]
 fn large_shapes_agree_with_the_cpu() {
     on_cuda(|| {
@@ -127,13 +127,13 @@ fn large_shapes_agree_with_the_cpu() {
             let d_output = random(outputs.len(), 9);
             let expected = case.run(&mut cpu(), &inputs, &d_output);
             let got = case.run(&mut lab(Precision::Fp32), &inputs, &d_output);
-            agree(&case, &got, &expected);
+            compare_results(&case, &got, &expected);
         }
     });
 }
 
-/// Both within fp32's error of sums of thousands of terms of size one.
-fn agree(case: &Case, got: &Results, expected: &Results) {
+/// Compares results within the fp32 error of sums of thousands of terms near 1.
+fn compare_results(case: &Case, got: &Results, expected: &Results) {
     let tolerance = Tolerance { absolute: 5e-4, relative: 1e-5 };
     let pairs = got.gradients.iter().zip(&expected.gradients);
     for (got, expected) in pairs.chain([(&got.output, &expected.output)]) {
@@ -143,7 +143,7 @@ fn agree(case: &Case, got: &Results, expected: &Results) {
 }
 
 #[test]
-fn a_small_workspace_gives_the_same_results_in_pieces() {
+fn a_small_workspace_gives_the_same_results() {
     on_cuda(|| {
         let case = conv([9, 8, 4], 6, [3, 2, 1], 4);
         let (inputs, d_output) = (case.random_inputs(), random(4 * 5 * 4 * 6, 3));
@@ -152,7 +152,7 @@ fn a_small_workspace_gives_the_same_results_in_pieces() {
             let sizes = super::lab::sizes_with_columns(4 * 5 * 4 * 36, 5 * 4 * 36);
             let backend = Cuda::new(Options { workspace, ..options(Precision::Fp32) }).expect("a CUDA device");
             let pieces = case.run(&mut Lab::with_sizes(backend, &sizes), &inputs, &d_output);
-            agree(&case, &pieces, &whole);
+            compare_results(&case, &pieces, &whole);
         }
     });
 }
@@ -175,19 +175,19 @@ fn gathering_and_sgd() {
 }
 
 #[test]
-fn losses_and_the_corners_of_pooling() {
+fn losses_and_the_edge_cases_of_pooling() {
     on_cuda(|| {
         loss::check_loss(&mut lab(Precision::Fp32), FP32);
         loss::check_loss(&mut lab(Precision::Fp16), FP16);
         loss::check_confident(&mut lab(Precision::Fp32));
-        pool::check_corners(&mut lab(Precision::Fp32));
-        pool::check_corners(&mut lab(Precision::Fp16));
+        pool::check_edge_cases(&mut lab(Precision::Fp32));
+        pool::check_edge_cases(&mut lab(Precision::Fp16));
         loss::check_bias(&mut lab(Precision::Fp32), FP32);
     });
 }
 
 #[test]
-fn batch_normalisation_keeps_its_statistics() {
+fn batch_normalisation() {
     on_cuda(|| {
         norm::check_statistics(&mut lab(Precision::Fp32), FP32);
         norm::check_statistics(&mut lab(Precision::Fp16), FP16);
@@ -229,11 +229,11 @@ fn metrics_and_step_losses() {
 }
 
 #[test]
-fn a_running_epochs_metrics_come_without_waiting() {
+fn metrics_of_a_running_epoch_are_read_without_waiting() {
     on_cuda(|| {
         let mut lab = lab(Precision::Fp32);
         lab.backend.set_metrics(Metrics::default()).expect("metrics");
-        assert_eq!(lab.backend.peek_metrics(), None, "nothing was asked for yet");
+        assert_eq!(lab.backend.peek_metrics(), None, "no copy was requested yet");
         run_loss(&random(8, 0), &[0, 1], &mut lab);
         let mut seen = None;
         for _ in 0..100 {
@@ -246,7 +246,7 @@ fn a_running_epochs_metrics_come_without_waiting() {
         }
         assert_eq!(seen, Some(lab.backend.read_metrics().expect("metrics")));
         lab.backend.set_metrics(Metrics::default()).expect("metrics");
-        assert_eq!(lab.backend.peek_metrics(), None, "what was on its way was of the epoch before");
+        assert_eq!(lab.backend.peek_metrics(), None, "the pending copy belongs to the previous epoch");
     });
 }
 
@@ -259,7 +259,7 @@ fn run_loss<B: Backend>(logits: &[f32], labels: &[u32], lab: &mut Lab<B>) {
 }
 
 #[test]
-fn fp16_skips_a_step_that_overflows_and_halves_its_scale() {
+fn fp16_skips_a_step_that_overflows_and_halves_the_loss_scale() {
     on_cuda(|| {
         let mut lab = lab(Precision::Fp16);
         let span = |region| Span::new(region, 0, 64);
@@ -283,10 +283,10 @@ fn fp16_skips_a_step_that_overflows_and_halves_its_scale() {
 }
 
 #[test]
-fn embedded_kernels_are_ptx_for_the_oldest_device() {
+fn embedded_kernels_are_ptx_for_their_target() {
     let embedded = cnn_cuda::cuda::embedded_kernels();
     if embedded.is_empty() {
-        return skip(Need::Nvrtc, "the program was built without NVRTC; its kernels are compiled where they run");
+        return skip(Need::Nvrtc, "the program was built without NVRTC, so its kernels are compiled at run time");
     }
     for (stem, storage, target, ptx) in embedded {
         assert!(ptx.contains(&format!(".target sm_{target}")), "{stem}_{storage} is not for sm_{target}");

@@ -1,5 +1,5 @@
-//! Implicit products on CUDA: every direction on shapes that are cut differently, with their epilogues, in every precision
-//! and on a device without the newer tensor cores.
+//! Implicit GEMMs on CUDA: every direction on shapes that are tiled differently, epilogues, every precision, and a
+//! device without the newer tensor cores.
 
 use cnn_cuda::ops::{Algorithm, Precision};
 
@@ -9,8 +9,8 @@ use super::{FP32, SOME, Tolerance, check_some_on, epilogue};
 use crate::support::cuda::on_cuda;
 use crate::support::emulator::on_emulator;
 
-/// Shapes that implicit products cut differently: full and partial tiles of every form, vectors and single elements, one
-/// pixel, splits along the inner dimension that end unevenly, and so many that they are added up in groups.
+/// Shapes that implicit GEMMs tile differently: full and partial tiles of every size, vectors and single elements, one
+/// pixel, uneven splits along the inner dimension, and so many splits that they are added in groups.
 pub fn implicit_cases() -> Vec<Case> {
     let more = [
         conv([6, 5, 8], 16, [3, 1, 1], 3),
@@ -59,8 +59,7 @@ fn implicit_products_with_epilogues() {
     });
 }
 
-/// A device without TF32 computes products of that precision in fp32, as cuBLAS does on it, and halves by the older
-/// instruction.
+/// A device without TF32 computes tf32 products in fp32, as cuBLAS does, and fp16 products with the older instruction.
 #[test]
 #[ignore = "long; CI runs it"]
 fn implicit_products_on_an_older_device() {

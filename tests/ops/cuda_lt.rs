@@ -1,5 +1,5 @@
-//! Linear layers on CUDA by cuBLASLt, whose products end in bias and ReLU or in their gradients: against the parts in
-//! sequence on the CPU, in every precision, and where cuBLASLt is missing or refuses.
+//! Linear layers on CUDA with cuBLASLt, whose epilogues compute bias and ReLU or their gradients. Compares them with
+//! separate operators on the CPU, in every precision, also if cuBLASLt is missing or fails.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,14 @@ use super::{FP32, SOME, Tolerance, check_some_on, compare, cpu};
 use crate::support::cuda::on_cuda;
 use crate::support::emulator::on_emulator;
 
-/// Features in, between and out, and samples.
+/// Input, hidden and output features, and the batch size.
 const SIZES: [([usize; 3], usize); 4] = [([40, 24, 9], 5), ([7, 130, 10], 3), ([128, 256, 10], 33), ([3, 5, 2], 1)];
 
-/// A linear layer with an activation, and the input gradient of a second one that goes back through it, as one sequence.
+/// A sequence of a linear layer with an activation, the second layer's input gradient with the activation's gradient,
+/// and the first layer's weight gradient.
 struct TwoLayers {
     steps: Vec<Step>,
-    /// What is written before they run.
+    /// The inputs, which are written before a run.
     given: Vec<(Span, Vec<f32>)>,
     /// The layer's output, the gradient before its activation, and its bias and weight gradients.
     results: [Span; 4],
@@ -55,11 +56,11 @@ impl TwoLayers {
         let forward = LinearForward { op: first, activation, input, weight, bias: Some(bias), output, relu_mask };
         let epilogue = fused.then_some(end);
         let backward_input = LinearBackwardInput { op: second, d_output, weight: second_weight, d_input, epilogue };
-        let apart = (!fused).then(|| BiasActivationBackward::of_epilogue(features, d_input, end).into());
-        let d_bias_too = fused.then_some(d_bias);
+        let separate = (!fused).then(|| BiasActivationBackward::of_epilogue(features, d_input, end).into());
+        let fused_d_bias = fused.then_some(d_bias);
         let backward_weight =
-            LinearBackwardWeight { op: first, input, d_output: d_input, d_weight, d_bias: d_bias_too };
-        let ops = [Some(forward.into()), Some(backward_input.into()), apart, Some(backward_weight.into())];
+            LinearBackwardWeight { op: first, input, d_output: d_input, d_weight, d_bias: fused_d_bias };
+        let ops = [Some(forward.into()), Some(backward_input.into()), separate, Some(backward_weight.into())];
         let step = |op: Op| Step { label: op.operands().describe(), op };
         Self {
             steps: ops.into_iter().flatten().map(step).collect(),
@@ -68,10 +69,10 @@ impl TwoLayers {
         }
     }
 
-    /// The results of every one of so many runs of one program.
+    /// Compiles one program, runs it `passes` times and returns the results of each run.
     fn run<B: Backend>(self, lab: &mut Lab<B>, passes: usize) -> Vec<[Vec<f32>; 4]> {
         let mut program = lab.backend.compile(self.steps).expect("a program");
-        // What was there is gone where algorithms were tried.
+        // Trying algorithms overwrites memory, so the inputs are written afterwards.
         self.given.iter().for_each(|(span, values)| lab.backend.write(*span, values).expect("write"));
         let pass = |_| {
             lab.backend.run(&mut program).expect("a run");
@@ -107,7 +108,7 @@ fn check_two_layers(lab: &mut Lab<Cuda>, tolerance: Tolerance) {
 }
 
 #[test]
-fn a_relu_and_its_gradient_end_the_products() {
+fn cublaslt_fuses_relu_and_its_gradient() {
     on_cuda(|| {
         for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
             let mut lab = lab_by(precision, Algorithm::CublasLt);
@@ -116,7 +117,7 @@ fn a_relu_and_its_gradient_end_the_products() {
                 let used =
                     |choice: &Choice| choice.site.starts_with(direction) && choice.algorithm == Algorithm::CublasLt;
                 let is_used = lab.backend.choices().iter().any(used);
-                // In fp32 the input gradient's launch sums the bias gradient.
+                // Except in fp16, the input gradient's launch sums the bias gradient.
                 let expected = precision == Precision::Fp16 || direction != "linear_backward_weight";
                 assert_eq!(is_used, expected, "{precision}: {direction} by cuBLASLt");
             }
@@ -127,7 +128,7 @@ fn a_relu_and_its_gradient_end_the_products() {
     });
 }
 
-/// A product's bias gradient would have the product's type: that of gradients in half precision must not be rounded.
+/// A cuBLASLt epilogue would store the bias gradient in the product's type, but it must not be rounded to fp16.
 #[test]
 fn bias_gradients_are_summed_in_fp32() {
     on_cuda(|| {
@@ -144,9 +145,9 @@ fn bias_gradients_are_summed_in_fp32() {
     });
 }
 
-/// The mask of an earlier pass must not be taken for that of a pass by an algorithm that keeps none.
+/// If the forward algorithm writes no ReLU mask, the backward pass must not use the mask of an earlier pass.
 #[test]
-fn a_relu_mask_is_only_used_where_it_was_left() {
+fn a_relu_mask_is_used_only_if_the_forward_pass_wrote_it() {
     on_cuda(|| {
         for algorithm in [Algorithm::Gemm, Algorithm::Implicit] {
             check_two_layers(&mut lab_by(Precision::Fp32, algorithm), FP32);
@@ -154,9 +155,9 @@ fn a_relu_mask_is_only_used_where_it_was_left() {
     });
 }
 
-/// Without cuBLASLt, and where it proposes nothing, the layers take cuBLAS.
+/// Linear layers use cuBLAS if cuBLASLt is missing or proposes no algorithm.
 #[test]
-fn without_cublaslt_there_are_other_algorithms() {
+fn linear_layers_work_without_cublaslt() {
     for missing in ["CUDA_EMULATOR_CUBLASLT_CREATE", "CUDA_EMULATOR_CUBLASLT_PROPOSAL"] {
         // NOT_INITIALIZED and NOT_SUPPORTED.
         let settings = [(missing, if missing.ends_with("CREATE") { "1" } else { "15" })];
@@ -164,18 +165,17 @@ fn without_cublaslt_there_are_other_algorithms() {
     }
 }
 
-/// A forward product that is slower by cuBLASLt is taken all the same where the mask that it leaves saves more in the
-/// backward pass, and else not.
+/// A forward product that is slower with cuBLASLt is chosen only if its ReLU mask saves more time in the backward pass.
 #[test]
-fn both_ways_are_chosen_together() {
-    for (extra, together) in [("4", true), ("5", false)] {
+fn forward_and_backward_algorithms_are_chosen_together() {
+    for (extra, uses_lt) in [("4", true), ("5", false)] {
         let settings = [
             ("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA", extra),
-            ("TOGETHER", if together { "yes" } else { "no" }),
+            ("USES_LT", if uses_lt { "yes" } else { "no" }),
             ("XDG_CACHE_HOME", "/dev/null"),
         ];
         on_emulator(&settings, || {
-            let together = std::env::var("TOGETHER").expect("set above") == "yes";
+            let uses_lt = std::env::var("USES_LT").expect("set above") == "yes";
             let mut lab =
                 Lab::new(Cuda::new(Options { algorithm: None, ..options(Precision::Fp32) }).expect("a CUDA device"));
             let case = SIZES[2];
@@ -190,14 +190,14 @@ fn both_ways_are_chosen_together() {
             let mut choices = lab.backend.choices();
             choices.retain(|choice| !choice.site.contains("weight"));
             let times = |choice: &Choice| {
-                let time = |wanted| choice.microseconds.iter().find(|(it, _)| *it == wanted).expect("tried").1;
+                let time = |algorithm| choice.microseconds.iter().find(|(it, _)| *it == algorithm).expect("tried").1;
                 let others = choice.microseconds.iter().filter(|(it, _)| *it != Algorithm::CublasLt);
                 (time(Algorithm::CublasLt), others.map(|(_, time)| *time).fold(f64::INFINITY, f64::min))
             };
             assert_eq!(choices.len(), 2, "{choices:?}");
             let (mut by_lt, mut others) = (0.0, 0.0);
             for choice in &choices {
-                assert_eq!(choice.algorithm == Algorithm::CublasLt, together, "{choices:?}");
+                assert_eq!(choice.algorithm == Algorithm::CublasLt, uses_lt, "{choices:?}");
                 let (lt, other) = times(choice);
                 assert!(
                     lt > other || !choice.site.contains("forward"),
@@ -205,24 +205,24 @@ fn both_ways_are_chosen_together() {
                 );
                 (by_lt, others) = (by_lt + lt, others + other);
             }
-            assert_eq!(by_lt < others, together, "{choices:?}");
+            assert_eq!(by_lt < others, uses_lt, "{choices:?}");
         });
     }
 }
 
-/// What an input gradient of halves leaves to the weight gradient may cost more there than it saved, with the mask that the
-/// forward product left for it: then cuBLASLt does neither. A run that goes on keeps to what was chosen.
+/// In fp16, cuBLASLt's input gradient leaves the sum of the bias gradient to the weight gradient. If the sum costs more
+/// there than the ReLU mask saves, cuBLASLt computes neither gradient. A resumed run keeps the recorded choice.
 #[test]
-fn a_sum_is_left_to_the_weight_gradient_where_that_pays() {
-    for (forward, sum, together) in [("0", "0", true), ("0", "3", false), ("2", "0", true), ("2", "1", false)] {
+fn the_weight_gradient_sums_the_bias_gradient_only_if_that_is_faster() {
+    for (forward, sum, uses_lt) in [("0", "0", true), ("0", "3", false), ("2", "0", true), ("2", "1", false)] {
         let settings = [
             ("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA", forward),
             ("CUDA_EMULATOR_CUBLASLT_SUM_EXTRA", sum),
-            ("TOGETHER", if together { "yes" } else { "no" }),
+            ("USES_LT", if uses_lt { "yes" } else { "no" }),
             ("XDG_CACHE_HOME", "/dev/null"),
         ];
         on_emulator(&settings, || {
-            let together = std::env::var("TOGETHER").expect("set above") == "yes";
+            let uses_lt = std::env::var("USES_LT").expect("set above") == "yes";
             let run = |recorded| {
                 let options = Options { algorithm: None, recorded, ..options(Precision::Fp16) };
                 let mut lab = Lab::new(Cuda::new(options).expect("a CUDA device"));
@@ -239,21 +239,21 @@ fn a_sum_is_left_to_the_weight_gradient_where_that_pays() {
             }
             assert_eq!(choices.len(), 3, "{choices:?}");
             for choice in choices.iter().filter(|choice| !choice.site.contains("forward")) {
-                assert_eq!(choice.algorithm == Algorithm::CublasLt, together, "{choices:?}");
+                assert_eq!(choice.algorithm == Algorithm::CublasLt, uses_lt, "{choices:?}");
             }
             let weight = choices.iter().find(|choice| choice.site.contains("weight")).expect("a weight gradient");
-            assert_eq!(weight.site.contains("with epilogue"), together, "{choices:?}");
+            assert_eq!(weight.site.contains("with epilogue"), uses_lt, "{choices:?}");
             let algorithm = |choice: &Choice| (choice.site.clone(), choice.algorithm);
             let (again, same) = run(choices.iter().map(algorithm).collect());
-            assert_eq!((&again[0], &again[2]), (&passes[2], &passes[2]), "a run that goes on differs");
+            assert_eq!((&again[0], &again[2]), (&passes[2], &passes[2]), "a resumed run differs");
             assert!(same.iter().map(algorithm).eq(choices.iter().map(algorithm)), "{same:?} after {choices:?}");
         });
     }
 }
 
 #[test]
-fn a_product_that_fails_is_told_with_a_remedy() {
-    let said = on_emulator(&[("CUDA_EMULATOR_CUBLASLT_PRODUCT", "13")], || {
+fn a_failed_product_is_reported_with_its_size_and_status() {
+    let stderr = on_emulator(&[("CUDA_EMULATOR_CUBLASLT_PRODUCT", "13")], || {
         let mut lab = lab_by(Precision::Fp32, Algorithm::CublasLt);
         let [input, output] = [0; 2].map(|_| lab.put(Region::Arena, &random(4, 1)));
         let [weight, bias] = [16, 4].map(|len| lab.put(Region::Parameters, &random(len, 2)));
@@ -261,7 +261,7 @@ fn a_product_that_fails_is_told_with_a_remedy() {
         let forward = LinearForward { op, activation, input, weight, bias: Some(bias), output, relu_mask: None };
         eprintln!("{:#}", lab.try_run(forward).expect_err("the product fails"));
     });
-    if let Some(said) = said {
-        assert!(said.contains("a matrix product of 1×4×4 by cuBLASLt: CUBLAS_STATUS_EXECUTION_FAILED: "), "{said}");
+    if let Some(stderr) = stderr {
+        assert!(stderr.contains("a matrix product of 1×4×4 by cuBLASLt: CUBLAS_STATUS_EXECUTION_FAILED: "), "{stderr}");
     }
 }

@@ -1,4 +1,4 @@
-//! Two CUDA backends in one process: one captures programs while the other is made, allocates, computes and is dropped.
+//! Two CUDA backends in one process: one captures programs while the other is created, computes and is dropped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,9 +14,9 @@ use super::cuda::options;
 use super::lab::{Lab, random, sizes_with_columns};
 use crate::support::cuda::on_cuda;
 
-/// Programs that are captured one after the other.
+/// The number of programs that are captured one after another.
 const PROGRAMS: usize = 6;
-/// Times that a program computes the same, so that its capture takes as long as a neighbour needs for all that it does.
+/// How often a program repeats its operators, so that its capture lasts as long as the other backend's lifetime.
 const REPEATS: usize = 300;
 
 fn lab(algorithm: Algorithm) -> Lab<Cuda> {
@@ -36,11 +36,11 @@ fn lab(algorithm: Algorithm) -> Lab<Cuda> {
     Lab::with_sizes(backend, &sizes)
 }
 
-/// A linear layer's output and weight gradient as bits, for `programs` batches one after the other: computed as they
-/// come, captured, and replayed.
-fn recorded(lab: &mut Lab<Cuda>, programs: usize, repeats: usize) -> Vec<u32> {
+/// The bits of a linear layer's output and weight gradient, for batch sizes of 1 to `programs`: run eagerly, captured,
+/// and replayed.
+fn run_programs(lab: &mut Lab<Cuda>, programs: usize, repeats: usize) -> Vec<u32> {
     let op = Linear { in_features: 40, out_features: 24 };
-    let mut found = Vec::new();
+    let mut results = Vec::new();
     for batch in 1..=programs {
         lab.clear();
         let input = lab.put(Region::Arena, &random(batch * op.in_features, 1));
@@ -55,33 +55,33 @@ fn recorded(lab: &mut Lab<Cuda>, programs: usize, repeats: usize) -> Vec<u32> {
         let mut program = lab.backend.compile(steps).expect("a program");
         for _ in 0..3 {
             lab.backend.run(&mut program).expect("a run");
-            found.extend([output, d_weight].map(|span| lab.get(span)).concat().iter().map(|value| value.to_bits()));
+            results.extend([output, d_weight].map(|span| lab.get(span)).concat().iter().map(|value| value.to_bits()));
         }
     }
-    found
+    results
 }
 
 #[test]
-fn a_neighbour_disturbs_no_capture() {
+fn another_backend_does_not_disturb_a_capture() {
     on_cuda(|| {
         for algorithm in [Algorithm::Direct, Algorithm::CublasLt] {
-            let alone = recorded(&mut lab(algorithm), PROGRAMS, 1);
+            let alone = run_programs(&mut lab(algorithm), PROGRAMS, 1);
             let done = AtomicBool::new(false);
             let together = thread::scope(|scope| {
-                let neighbour = scope.spawn(|| {
+                let other = scope.spawn(|| {
                     let mut rounds = 0;
                     while !done.load(Ordering::Relaxed) {
-                        let found = recorded(&mut lab(algorithm), 1, 1);
-                        assert!(found[..] == alone[..found.len()], "round {rounds} of the neighbour");
+                        let results = run_programs(&mut lab(algorithm), 1, 1);
+                        assert!(results[..] == alone[..results.len()], "round {rounds} of the other backend");
                         rounds += 1;
                     }
                     rounds
                 });
                 let mut lab = lab(algorithm);
-                let found = catch_unwind(AssertUnwindSafe(|| recorded(&mut lab, PROGRAMS, REPEATS)));
+                let results = catch_unwind(AssertUnwindSafe(|| run_programs(&mut lab, PROGRAMS, REPEATS)));
                 done.store(true, Ordering::Relaxed);
-                assert!(neighbour.join().expect("the neighbour works") > 0);
-                found.expect("captures beside a neighbour")
+                assert!(other.join().expect("the other backend works") > 0);
+                results.expect("captures next to another backend")
             });
             assert!(together == alone, "{algorithm:?}");
         }

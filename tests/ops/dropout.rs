@@ -1,4 +1,4 @@
-//! Dropout: the mask, its share, its independence, and that every backend draws the same.
+//! Dropout: the fraction that is dropped, independent masks, and equal masks on every backend.
 
 use cnn_cuda::ops::{Algorithm, Backend, Dropout, DropoutPass, NextDropoutStep, Precision, Region};
 
@@ -7,7 +7,7 @@ use super::cuda::lab_by;
 use super::lab::{Lab, random};
 use crate::support::cuda::on_cuda;
 
-/// What step `step` of seed `seed` makes of `values`.
+/// Applies the dropout of `seed` and `step` to `values`.
 pub fn dropped<B: Backend>(lab: &mut Lab<B>, values: &[f32], op: Dropout, [seed, step]: [u64; 2]) -> Vec<f32> {
     lab.clear();
     let (input, output) = (lab.put(Region::Arena, values), lab.empty(Region::Arena, values.len()));
@@ -21,21 +21,21 @@ fn op(probability: f32, index: u32) -> Dropout {
 }
 
 #[test]
-fn as_many_are_dropped_as_asked_for_and_the_others_grow() {
+fn drops_the_given_fraction_and_scales_the_rest() {
     let values = vec![1.0; 100_000];
     for probability in [0.0, 0.1, 0.5, 0.9] {
         let output = dropped(&mut cpu(), &values, op(probability, 0), [3, 5]);
         let scale = 1.0 / (1.0 - probability);
         assert!(output.iter().all(|&value| value == 0.0 || value == scale), "{probability}");
-        let share = output.iter().filter(|&&value| value == 0.0).count() as f64 / 1e5;
-        // Five deviations of a binomial share.
+        let fraction = output.iter().filter(|&&value| value == 0.0).count() as f64 / 1e5;
+        // Five standard deviations of the fraction in a binomial distribution.
         let p = f64::from(probability);
-        assert!((share - p).abs() <= 5.0 * (p * (1.0 - p) / 1e5).sqrt(), "{share} dropped instead of {p}");
+        assert!((fraction - p).abs() <= 5.0 * (p * (1.0 - p) / 1e5).sqrt(), "{fraction} dropped instead of {p}");
     }
 }
 
 #[test]
-fn masks_differ_by_seed_step_and_place_in_the_network_and_come_again() {
+fn masks_are_reproducible_and_differ_by_seed_step_and_layer() {
     let values = vec![1.0; 1000];
     let mask = |index, drawn| dropped(&mut cpu(), &values, op(0.5, index), drawn);
     let first = mask(0, [1, 7]);
@@ -52,7 +52,7 @@ fn masks_differ_by_seed_step_and_place_in_the_network_and_come_again() {
     assert_eq!(lab.get(output), mask(0, [1, 8]));
 }
 
-/// The same values fall on every backend, over pieces and remainders.
+/// Every backend drops the same values, in whole and partial pieces of work.
 pub fn check_mask<B: Backend>(lab: &mut Lab<B>) {
     for len in [1, 7, 4099, 70_001] {
         let values = random(len, 1);
@@ -60,7 +60,7 @@ pub fn check_mask<B: Backend>(lab: &mut Lab<B>) {
         let [got, expected] =
             [dropped(lab, &values, op(0.3, 2), drawn), dropped(&mut cpu(), &values, op(0.3, 2), drawn)];
         for (got, expected) in got.iter().zip(&expected) {
-            // fp16 rounds small values to its smallest step.
+            // fp16 rounds small values to multiples of its smallest subnormal number.
             let close = (got - expected).abs() <= 1e-7 + 1e-3 * expected.abs();
             assert!(close && (*got == 0.0) == (*expected == 0.0), "{got} instead of {expected}");
         }
@@ -69,7 +69,7 @@ pub fn check_mask<B: Backend>(lab: &mut Lab<B>) {
 }
 
 #[test]
-fn the_first_mask_stays_what_it_was() {
+fn the_mask_follows_the_random_bits() {
     let output = dropped(&mut cpu(), &[1.0; 16], op(0.5, 0), [0, 0]);
     let kept: Vec<u8> = output.iter().map(|&value| u8::from(value > 0.0)).collect();
     let expected: Vec<u8> = (0..4)
@@ -80,7 +80,7 @@ fn the_first_mask_stays_what_it_was() {
 }
 
 #[test]
-fn cuda_draws_the_cpus_masks() {
+fn cuda_draws_the_same_masks_as_the_cpu() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
             check_mask(&mut lab_by(precision, Algorithm::Direct));

@@ -1,5 +1,5 @@
-//! Fused epilogues: pooling in a convolution, activation and bias gradient in the gradient before them, each against its
-//! parts in sequence.
+//! Compares fused epilogues with separate operators: pooling after a convolution, and the gradients of activation and
+//! bias after a pooling or input gradient.
 
 use cnn_cuda::cpu::{Cpu, Instructions};
 use cnn_cuda::ops::{
@@ -13,19 +13,19 @@ use super::{FP32, Tolerance, compare, cpu};
 
 const ACTIVATIONS: [Activation; 3] = [Activation::Identity, Activation::Relu, Activation::LeakyRelu { slope: 0.25 }];
 
-/// A convolution that ends in a pooling: input height, width, channels; output channels; the convolution's window, the
-/// pooling's; samples.
+/// A convolution followed by a pooling: input height, width, channels; output channels; the convolution's window; the
+/// pooling's window; batch size.
 type Pooled = ([usize; 3], usize, [usize; 3], [usize; 3], usize);
 const POOLED: &[Pooled] = &[
-    ([8, 6, 3], 8, [3, 1, 0], [2, 2, 0], 2),  // tiles in vectors
-    ([9, 8, 1], 16, [3, 1, 0], [2, 2, 0], 1), // a row is left over
+    ([8, 6, 3], 8, [3, 1, 0], [2, 2, 0], 2),  // vectorised tiles
+    ([9, 8, 1], 16, [3, 1, 0], [2, 2, 0], 1), // one row is not pooled
     ([7, 7, 2], 8, [3, 1, 1], [3, 2, 1], 3),  // overlap and padding
-    ([6, 6, 1], 5, [3, 1, 0], [2, 2, 0], 2),  // no whole vector of channels
+    ([6, 6, 1], 5, [3, 1, 0], [2, 2, 0], 2),  // channels not a multiple of a vector
     ([12, 12, 1], 6, [5, 1, 2], [2, 2, 0], 2),
     ([5, 5, 4], 1, [1, 1, 0], [2, 1, 0], 2),
     ([4, 4, 8], 8, [3, 2, 1], [2, 2, 0], 1),
-    ([8, 6, 16], 32, [3, 1, 0], [2, 2, 0], 2), // Winograd's tiles, where the backend has them
-    ([4, 6, 8], 40, [3, 1, 1], [2, 2, 0], 1),  // few windows of many channels
+    ([8, 6, 16], 32, [3, 1, 0], [2, 2, 0], 2), // Winograd, if the backend has it
+    ([4, 6, 8], 40, [3, 1, 1], [2, 2, 0], 1),  // few windows with many channels
     ([8, 8, 8], 40, [3, 1, 1], [2, 2, 0], 1),
 ];
 
@@ -33,7 +33,7 @@ fn window([kernel, stride, padding]: [usize; 3]) -> Window {
     Window { kernel, stride, padding }
 }
 
-/// Pooled output, gradient of the convolution's output, bias gradient; `fused` or in sequence.
+/// The pooled output, the gradient of the convolution's output, and the bias gradient; `fused` or in sequence.
 fn conv_pool<B: Backend>(
     lab: &mut Lab<B>,
     (input, out_channels, conv, pool, batch): Pooled,
@@ -67,7 +67,7 @@ fn conv_pool<B: Backend>(
     [pooled, d_conv, d_bias].map(|span| lab.get(span))
 }
 
-/// The gradient of a layer's input, and the bias gradient of the layer before; `fused` or in sequence.
+/// The gradient of a layer's input, and the bias gradient of the preceding layer; `fused` or in sequence.
 fn input_gradient<B: Backend>(lab: &mut Lab<B>, layer: Layer, activation: Activation, fused: bool) -> [Vec<f32>; 2] {
     lab.clear();
     let (channels, inputs, outputs, weights) = match layer {
@@ -107,7 +107,7 @@ fn layers() -> Vec<Layer> {
     let linear = |in_features, out_features, batch| Layer::Linear(Linear { in_features, out_features }, batch);
     vec![
         conv([6, 5, 16], 8, [3, 1, 0], 3),
-        conv([6, 6, 16], 16, [3, 1, 0], 2), // Winograd's tiles
+        conv([6, 6, 16], 16, [3, 1, 0], 2), // Winograd
         conv([6, 5, 3], 5, [3, 2, 1], 1),
         conv([20, 20, 8], 4, [1, 1, 0], 2),
         conv([5, 4, 1], 8, [3, 1, 1], 2),
@@ -117,7 +117,7 @@ fn layers() -> Vec<Layer> {
     ]
 }
 
-/// The fused operators of a backend against the parts in sequence on the CPU.
+/// Compares a backend's fused operators with separate operators on the CPU.
 pub fn check_epilogues<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     let close = |what: String, got: &[f32], expected: &[f32]| {
         let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
@@ -142,7 +142,7 @@ pub fn check_epilogues<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     }
 }
 
-/// Whole numbers make ties of all kinds, among them maxima that are zero or below.
+/// Whole numbers make all kinds of ties, including between maxima of zero and below.
 pub fn check_ties<B: Backend>(lab: &mut Lab<B>) {
     let few =
         |len: usize, seed: u32| -> Vec<f32> { random(len, seed).iter().map(|value| (2.0 * value).round()).collect() };
@@ -152,12 +152,12 @@ pub fn check_ties<B: Backend>(lab: &mut Lab<B>) {
             let got = conv_pool(lab, case, activation, true, few);
             assert_eq!(got[0], expected[0], "{case:?} {activation}");
             let places = |values: &[f32]| values.iter().map(|&value| value != 0.0).collect::<Vec<_>>();
-            assert_eq!(places(&got[1]), places(&expected[1]), "{case:?} {activation}: other maxima win");
+            assert_eq!(places(&got[1]), places(&expected[1]), "{case:?} {activation}: other maxima were chosen");
         }
     }
 }
 
-/// A NaN in an image must reach the pooled output, whatever the activation.
+/// A NaN in an image must reach the pooled output with every activation.
 pub fn check_nan<B: Backend>(lab: &mut Lab<B>) {
     let with_nan = |len: usize, seed: u32| {
         let mut values = random(len, seed);
@@ -177,21 +177,21 @@ pub fn check_nan<B: Backend>(lab: &mut Lab<B>) {
 }
 
 #[test]
-fn fused_epilogues_give_what_their_parts_do() {
+fn fused_epilogues_match_separate_operators() {
     check_epilogues(&mut cpu(), FP32);
     check_ties(&mut cpu());
     check_nan(&mut cpu());
 }
 
 #[test]
-fn the_maxima_of_tiles_are_the_pooling_after_them() {
+fn pooling_in_winograd_tiles_matches_separate_pooling() {
     let cases: [Pooled; 4] = [
         ([6, 6, 16], 48, [3, 1, 0], [2, 2, 0], 40), // pieces of several samples, a narrow panel
         ([28, 12, 16], 16, [3, 1, 1], [2, 2, 0], 1), // pieces of one sample
-        ([9, 8, 16], 16, [3, 1, 0], [2, 2, 0], 1),  // broken tiles are pooled afterwards
-        ([8, 8, 16], 16, [3, 1, 0], [3, 2, 1], 2),  // so are other windows
+        ([9, 8, 16], 16, [3, 1, 0], [2, 2, 0], 1),  // partial tiles are pooled afterwards
+        ([8, 8, 16], 16, [3, 1, 0], [3, 2, 1], 2),  // other windows too
     ];
-    // Ties of all kinds, and NaN in places that are no maximum's first.
+    // All kinds of ties, and one NaN.
     let values = |len: usize, seed: u32| -> Vec<f32> {
         let mut values: Vec<f32> = random(len, seed).iter().map(|value| (2.0 * value).round()).collect();
         if seed == 1 {
@@ -207,13 +207,13 @@ fn the_maxima_of_tiles_are_the_pooling_after_them() {
             let got = conv_pool(&mut lab, case, activation, true, values);
             assert_eq!(bits(&got[0]), bits(&expected[0]), "{}: {case:?} {activation}", set.name());
             let places = |d_input: &[f32]| d_input.iter().map(|&value| value != 0.0).collect::<Vec<_>>();
-            assert_eq!(places(&got[1]), places(&expected[1]), "{}: {case:?} {activation}: maxima", set.name());
+            assert_eq!(places(&got[1]), places(&expected[1]), "{}: {case:?} {activation}: other maxima", set.name());
         }
     }
 }
 
 #[test]
-fn a_fused_pooling_needs_no_argmax_without_a_backward_pass() {
+fn fused_pooling_works_without_argmax() {
     let mut lab: Lab<Cpu> = cpu();
     let op = Conv2d::new(Shape::new(4, 4, 1), 1, window([1, 1, 0]));
     let pool = MaxPool2d { input: Shape::new(4, 4, 1), window: window([4, 4, 0]), ceil_mode: false };

@@ -10,7 +10,7 @@ use cnn_cuda::shape::Shape;
 use super::cpu;
 use super::lab::Lab;
 
-/// Gathers two batches of a three-channel set in a given order; shared with the other backends.
+/// Gathers two batches of a three-channel set in a given order. Tests of other backends use it too.
 pub fn check_gather<B: Backend>(lab: &mut Lab<B>, relative: f32) {
     let shape = Shape::new(2, 3, 3);
     let images: Vec<u8> = (0..5 * shape.len()).map(|i| (i * 37 % 256) as u8).collect();
@@ -33,7 +33,7 @@ pub fn check_gather<B: Backend>(lab: &mut Lab<B>, relative: f32) {
                 assert!((value - expected).abs() <= relative * expected.abs(), "{value} instead of {expected}");
             }
         }
-        // The labels went with the images: logits that favour them are all correct.
+        // The labels were gathered with the images, so logits that favour them are all correct.
         let mut logits = vec![0.0; batch.len() * 5];
         batch.iter().enumerate().for_each(|(slot, &label)| logits[slot * 5 + label as usize] = 1.0);
         let logits = lab.put(Region::Arena, &logits);
@@ -43,16 +43,16 @@ pub fn check_gather<B: Backend>(lab: &mut Lab<B>, relative: f32) {
     assert_eq!((metrics.correct, metrics.samples, metrics.steps), (4, 4, 2));
 }
 
-/// Images as they are to come out, by another way: the bordered image first, then the crop, the mirror, the light, the hole.
+/// The expected augmented image, step by step: padding, random crop, flip, brightness, normalisation, contrast, cutout.
 fn augmented(op: &Augmentation, normalise: &Normalise, image: &[u8], words: [[u32; 4]; 2]) -> Vec<f32> {
     let Shape { height, width, channels } = normalise.shape;
     let part = |word: u32, bound: usize| (u64::from(word) * bound as u64 / (1 << 32)) as usize;
     let pad = op.crop_padding as usize;
     let (wide, tall) = (width + 2 * pad, height + 2 * pad);
-    let mut bordered = vec![0_u8; wide * tall * channels];
+    let mut padded = vec![0_u8; wide * tall * channels];
     for row in 0..height {
         let from = &image[row * width * channels..][..width * channels];
-        bordered[((row + pad) * wide + pad) * channels..][..width * channels].copy_from_slice(from);
+        padded[((row + pad) * wide + pad) * channels..][..width * channels].copy_from_slice(from);
     }
     let (top, left) = (part(words[0][0], 2 * pad + 1), part(words[0][1], 2 * pad + 1));
     let factor = |word: u32, spread: f32| {
@@ -60,26 +60,27 @@ fn augmented(op: &Augmentation, normalise: &Normalise, image: &[u8], words: [[u3
         (1.0 + f64::from(spread) * (2.0 * unit - 1.0)) as f32
     };
     let (brightness, contrast) = (factor(words[1][1], op.brightness), factor(words[1][2], op.contrast));
-    let hole = |word: u32, side: usize| {
+    let cutout = |word: u32, side: usize| {
         let begin = part(word, side) as i64 - i64::from(op.cutout) / 2;
         begin..begin + i64::from(op.cutout)
     };
-    let (rows, columns) = (hole(words[0][3], height), hole(words[1][0], width));
+    let (rows, columns) = (cutout(words[0][3], height), cutout(words[1][0], width));
     let mut result = Vec::new();
     for (row, column) in (0..height).flat_map(|row| (0..width).map(move |column| (row, column))) {
         let from = if op.flip && words[0][2] >= 1 << 31 { width - 1 - column } else { column };
         for channel in 0..channels {
-            let byte = bordered[((row + top) * wide + from + left) * channels + channel];
-            let lit = (f32::from(byte) / 255.0 * brightness).min(1.0);
-            let value = (lit - normalise.mean[channel]) / normalise.std[channel] * contrast;
-            let blank = rows.contains(&(row as i64)) && columns.contains(&(column as i64));
-            result.push(if blank { 0.0 } else { value });
+            let byte = padded[((row + top) * wide + from + left) * channels + channel];
+            let brightened = (f32::from(byte) / 255.0 * brightness).min(1.0);
+            let value = (brightened - normalise.mean[channel]) / normalise.std[channel] * contrast;
+            let is_cut_out = rows.contains(&(row as i64)) && columns.contains(&(column as i64));
+            result.push(if is_cut_out { 0.0 } else { value });
         }
     }
     result
 }
 
-/// Batches of changed images, to the last bit, and test images that stay as they are; shared with the other backends.
+/// Compares augmented training images bit for bit, and checks that test images are not augmented. Tests of other
+/// backends use it too.
 pub fn check_augmentation<B: Backend>(lab: &mut Lab<B>, rounded: fn(f32) -> f32) {
     let all = Augmentation { crop_padding: 2, flip: true, cutout: 3, brightness: 0.5, contrast: 0.25 };
     let none = Augmentation::default();
@@ -113,12 +114,12 @@ pub fn check_augmentation<B: Backend>(lab: &mut Lab<B>, rounded: fn(f32) -> f32)
         lab.run(Gather { subset: Subset::Test, shape, augmentation: None, output });
         let plain = augmented(&none, &normalise, &images[5 * shape.len()..], [[0; 4]; 2]);
         let plain: Vec<f32> = plain.into_iter().map(rounded).collect();
-        assert_eq!(bits(&lab.get(output)), bits(&plain), "a test image was changed");
+        assert_eq!(bits(&lab.get(output)), bits(&plain), "a test image was augmented");
     }
 }
 
-/// Every batch of a streamed set is that of the resident one, labels included, whatever order is begun in between; shared
-/// with the other backends.
+/// Batches of a streamed set equal those of a resident set, including labels, after every change of the order. Tests of
+/// other backends use it too.
 pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
     let shape = Shape::new(3, 2, 3);
     let count = 11;
@@ -131,7 +132,7 @@ pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
         let output = output.first(batch * shape.len());
         Gather { subset: Subset::Train, shape, augmentation: Some(op), output }
     };
-    // Logits that favour one class: how often that is right says which labels came along.
+    // The logits favour one class per row, so the number of correct predictions depends on the labels.
     let mut logits = vec![0.0; 10];
     (logits[3], logits[5 + 4]) = (1.0, 1.0);
     let logits = lab.put(Region::Arena, &logits);
@@ -157,25 +158,25 @@ pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
     let source = Arc::new(Held { images, image_len: shape.len() });
     lab.backend.stream_subset(Subset::Train, &normalise, source, labels, 2).expect("stream");
     assert!(run(lab) == expected, "streamed batches differ");
-    assert!(lab.try_run(gather(3)).is_err(), "batches are of two");
+    assert!(lab.try_run(gather(3)).is_err(), "batches have at most two images");
 }
 
 #[test]
-fn streamed_batches_are_the_resident_ones() {
+fn streamed_batches_equal_resident_ones() {
     check_streaming(&mut cpu());
 }
 
 #[test]
-fn training_images_are_changed_as_drawn_and_test_images_are_not() {
+fn training_images_are_augmented_and_test_images_are_not() {
     check_augmentation(&mut cpu(), |value| value);
 }
 
 #[test]
-fn what_is_drawn_is_uniform_and_of_its_own_for_every_image_and_epoch() {
+fn augmentations_are_uniform_and_differ_by_image_epoch_and_seed() {
     let op = Augmentation { crop_padding: 2, flip: true, cutout: 4, brightness: 0.5, contrast: 0.25 };
     let (shape, count) = (Shape::new(10, 10, 1), 20_000_u64);
     let drawn: Vec<_> = (0..count).map(|position| op.draw(shape, 7, 3, position)).collect();
-    // Of n draws with probability p, five deviations are no accident.
+    // The hits of n draws with probability p must be within five standard deviations of their mean.
     let near = |what: &str, hits: usize, p: f64| {
         let (n, hits) = (count as f64, hits as f64);
         assert!((hits - n * p).abs() < 5.0 * (n * p * (1.0 - p)).sqrt(), "{what}: {hits} of {n}, not {p}");
@@ -204,7 +205,7 @@ fn gather_follows_the_order_and_normalises_per_channel() {
 }
 
 #[test]
-fn the_end_of_the_order_is_an_error() {
+fn gathering_past_the_end_of_the_order_is_an_error() {
     let mut lab = cpu();
     let shape = Shape::new(1, 1, 1);
     let normalise = Normalise { shape, mean: vec![0.5], std: vec![0.5] };
@@ -214,5 +215,5 @@ fn the_end_of_the_order_is_an_error() {
     lab.backend.load_subset(Subset::Train, &normalise, vec![1, 2], vec![0, 0]).expect("load");
     assert!(lab.backend.set_order(Subset::Train, &[0, 2], 0).is_err(), "image 2 does not exist");
     lab.backend.set_order(Subset::Train, &[1, 0], 1).expect("order");
-    assert!(lab.try_run(gather).is_err(), "one image is left");
+    assert!(lab.try_run(gather).is_err(), "only one image remains");
 }

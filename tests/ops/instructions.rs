@@ -1,4 +1,4 @@
-//! The CPU backend in each of its instruction sets, not only the widest.
+//! Tests the CPU backend with each of its instruction sets, not only the widest.
 
 use cnn_cuda::cpu::{Cpu, Instructions};
 use cnn_cuda::ops::Activation;
@@ -7,7 +7,7 @@ use super::case::{Case, conv, linear, max_pool};
 use super::lab::Lab;
 use super::{FP32, SOME, Tolerance, activation, check_some_on, linear as linears, pool};
 
-/// Shapes with whole and broken vectors, panels and tiles of all sets.
+/// Shapes with full and partial vectors, panels and tiles of every instruction set.
 fn wide_cases() -> Vec<Case> {
     vec![
         conv([4, 17, 2], 16, [3, 1, 0], 2).with(Activation::Relu),
@@ -23,11 +23,11 @@ fn wide_cases() -> Vec<Case> {
     ]
 }
 
-/// Shapes for Winograd's tiles that are too large to check every element of their gradients.
+/// Winograd shapes with too many gradient elements to check them all.
 fn large_cases() -> Vec<Case> {
     vec![
         conv([23, 24, 16], 16, [3, 1, 0], 1), // many pieces of one sample
-        conv([9, 7, 16], 32, [3, 1, 1], 35),  // odd, several samples a piece, the last of fewer
+        conv([9, 7, 16], 32, [3, 1, 1], 35),  // odd sizes, several samples per piece, fewer in the last
         conv([4, 6, 16], 144, [3, 1, 0], 2),  // more panels than a piece of the weight gradient has
         conv([4, 6, 144], 16, [3, 1, 1], 1),
     ]
@@ -55,7 +55,7 @@ fn every_instruction_set_computes_every_operator() {
 }
 
 #[test]
-fn the_widest_set_is_taken_and_told() {
+fn the_widest_instruction_set_is_used_and_reported() {
     use cnn_cuda::ops::Backend;
     let name = Cpu::new(Some(1)).expect("a thread").info().name;
     assert!(name.ends_with(&format!("{})", Instructions::widest().name())), "{name}");

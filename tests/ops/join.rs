@@ -34,7 +34,7 @@ fn an_activation_added_to_itself_is_doubled() {
 }
 
 #[test]
-fn a_sum_may_take_the_place_of_a_term() {
+fn a_sum_may_overwrite_a_term() {
     let mut lab = cpu();
     let (a, b) = (random(70_001, 0), random(70_001, 1));
     let (term, sum) = (lab.put(Region::Arena, &a), lab.put(Region::Arena, &b));
@@ -42,7 +42,7 @@ fn a_sum_may_take_the_place_of_a_term() {
     assert_eq!(lab.get(sum), a.iter().zip(&b).map(|(a, b)| b + a).collect::<Vec<_>>());
 }
 
-/// Concatenates the inputs, and splits the gradient.
+/// Concatenates the inputs and splits the gradient.
 pub fn run_concat<B: Backend>(
     lab: &mut Lab<B>,
     pixels: usize,
@@ -57,7 +57,7 @@ pub fn run_concat<B: Backend>(
     for (values, &own) in inputs.iter().zip(channels) {
         let input = lab.put(Region::Arena, values);
         let d_input = lab.empty(Region::Arena, values.len());
-        let there = ChannelCopy {
+        let concat = ChannelCopy {
             pixels,
             channels: own,
             source_channels: own,
@@ -65,15 +65,15 @@ pub fn run_concat<B: Backend>(
             target_channels: total,
             target_offset: offset,
         };
-        let back = ChannelCopy {
+        let split = ChannelCopy {
             source_channels: total,
             source_offset: offset,
             target_channels: own,
             target_offset: 0,
-            ..there
+            ..concat
         };
-        lab.run(CopyChannels { op: there, input, output });
-        lab.run(CopyChannels { op: back, input: d_output, output: d_input });
+        lab.run(CopyChannels { op: concat, input, output });
+        lab.run(CopyChannels { op: split, input: d_output, output: d_input });
         gradients.push(lab.get(d_input));
         offset += own;
     }

@@ -1,13 +1,13 @@
-//! A backend with a little memory, in which tests lay out tensors by hand.
+//! A backend with a small memory, in which tests place tensors explicitly.
 
 use anyhow::Result;
 use cnn_cuda::ops::{Backend, MemorySizes, Op, Region, Sgd, SgdUpdate, Span, Step};
 use cnn_cuda::rng::{Philox, Purpose};
 
-/// Elements of every region of a lab.
+/// The number of elements in every region of a lab.
 const SIZE: usize = 1 << 20;
 
-/// Hands out spans one after the other.
+/// Allocates spans one after another.
 pub struct Lab<B> {
     pub backend: B,
     used: usize,
@@ -19,18 +19,18 @@ impl<B: Backend> Lab<B> {
         Self::with_sizes(backend, &sizes_with_columns(SIZE, SIZE))
     }
 
-    /// Of regions of at least `sizes.arena` elements.
+    /// A lab with these sizes; no region that it uses may be smaller than `sizes.arena`.
     pub fn with_sizes(mut backend: B, sizes: &MemorySizes) -> Self {
         backend.allocate(sizes).expect("a few megabytes");
         Self { backend, used: 0, size: sizes.arena }
     }
 
-    /// Forgets all spans.
+    /// Frees all spans.
     pub fn clear(&mut self) {
         self.used = 0;
     }
 
-    /// A span that holds NaN, so that what is not written shows.
+    /// A span filled with NaN, so that missing writes show.
     pub fn empty(&mut self, region: Region, len: usize) -> Span {
         let span = Span::new(region, self.used, len);
         self.used += len.next_multiple_of(64);
@@ -63,7 +63,7 @@ impl<B: Backend> Lab<B> {
     }
 }
 
-/// A lab's regions, with room for columns as a plan would ask for it.
+/// The sizes of a lab's regions, with the im2col columns that a plan would request.
 pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes {
     MemorySizes {
         arena: SIZE,
@@ -87,7 +87,7 @@ pub fn sgd_update(op: Sgd, count: usize) -> SgdUpdate {
     SgdUpdate::new(op, SgdUpdate::REGIONS.map(|region| Span::new(region, 0, count)))
 }
 
-/// Values in ±1 that fp16 holds exactly, so that every precision starts from the same numbers.
+/// Random values in ±1 that fp16 represents exactly, so that every precision starts from the same numbers.
 pub fn random(len: usize, stream: u32) -> Vec<f32> {
     let mut stream = Philox::new(7, Purpose::Benchmark, stream);
     (0..len).map(|_| half::f16::from_f32(stream.uniform(-1.0, 1.0)).to_f32()).collect()

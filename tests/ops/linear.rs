@@ -25,7 +25,7 @@ fn linear_forward_and_backward() {
 }
 
 #[test]
-fn blocks_of_a_wide_layer_meet_without_seams() {
+fn wide_layers_and_large_batches_are_split_correctly() {
     check_op(linear(3, 300, 2));
     check_op(linear(2, 3, 270));
 }

@@ -5,7 +5,7 @@ use cnn_cuda::ops::{Backend, DataSets, LossGradient, LossScale, Metrics, Region,
 use super::lab::{Lab, random};
 use super::{FP32, Tolerance, compare, cpu};
 
-/// Loss, gradient and counts against f64; logits and gradients are of the backend's storage.
+/// Compares loss, gradient and counts with f64. Logits and gradients have the backend's storage type.
 pub fn check_loss<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     for (batch, classes) in [(1, 2), (3, 10), (5, 1000), (64, 10)] {
         let logits: Vec<f32> = random(batch * classes, 0).iter().map(|x| x * 4.0).collect();
@@ -40,7 +40,7 @@ fn loss_and_gradient_match_f64() {
 }
 
 #[test]
-fn a_bad_step_is_remembered_and_later_ones_do_not_hide_it() {
+fn later_steps_do_not_hide_a_bad_step() {
     let mut lab = cpu();
     lab.backend.set_metrics(Metrics::default()).expect("metrics");
     lab.backend.set_labels(&[1]).expect("labels");
@@ -76,7 +76,7 @@ fn a_label_outside_the_classes_is_an_error() {
     assert!(lab.try_run(SoftmaxCrossEntropy { classes: 2, logits: span, gradient: None }).is_err());
 }
 
-/// A confident network's loss is what is left after large numbers cancel: it must not be rounded away.
+/// A confident network's loss is the small difference of large numbers, which must not be rounded away.
 pub fn check_confident<B: Backend>(lab: &mut Lab<B>) {
     for gap in [3.0_f32, 10.0, 12.0] {
         let span = lab.put(Region::Arena, &[30.0, 30.0 - gap]);
@@ -84,17 +84,17 @@ pub fn check_confident<B: Backend>(lab: &mut Lab<B>) {
         lab.backend.set_labels(&[0]).expect("labels");
         lab.run(SoftmaxCrossEntropy { classes: 2, logits: span, gradient: None });
         let (loss, expected) = (lab.backend.read_metrics().expect("metrics").loss_sum, (-f64::from(gap)).exp().ln_1p());
-        // ln(1 + x) of a small x in fp32 has the rounding of 1 + x: 6e-8 in all.
+        // For a small x, ln(1 + x) in fp32 has the rounding error of 1 + x, 6e-8.
         assert!((loss - expected).abs() < 1e-7 + 1e-5 * expected, "{loss} instead of {expected}");
     }
 }
 
 #[test]
-fn small_losses_keep_their_digits() {
+fn small_losses_keep_their_precision() {
     check_confident(&mut cpu());
 }
 
-/// The bias gradient of the logits' layer with the loss, against its sums.
+/// Compares the bias gradient that the loss computes with the column sums of its gradient.
 pub fn check_bias<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     for (classes, batch) in [(10, 64), (3, 5), (1, 4), (300, 9), (600, 40)] {
         lab.clear();
@@ -113,6 +113,6 @@ pub fn check_bias<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
 }
 
 #[test]
-fn the_bias_gradient_comes_with_the_loss() {
+fn the_loss_computes_the_bias_gradient() {
     check_bias(&mut cpu(), FP32);
 }

@@ -1,10 +1,10 @@
-//! Local response normalisation: windows that are even, odd and wider than all channels.
+//! Local response normalisation with even and odd windows, and windows wider than all channels.
 
 use super::case::{Case, lrn};
 use super::lab::random;
 use super::{check_op, cpu};
 
-/// Shapes that every backend is checked on. α is large enough that the response matters.
+/// Shapes that every backend is checked on. α is large enough that the normalisation matters.
 pub fn cases() -> Vec<Case> {
     vec![
         lrn([6, 9], 5, [0.3, 0.75, 2.0]),
@@ -22,7 +22,7 @@ fn lrn_forward_and_backward() {
 }
 
 #[test]
-fn pieces_meet_without_seams() {
+fn a_large_input_is_split_correctly() {
     let (factors, channels) = ([0.3, 0.75, 2.0], 48);
     let whole = lrn([900, channels], 5, factors);
     let (inputs, d_output) = (whole.random_inputs(), random(900 * channels, 7));

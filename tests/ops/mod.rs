@@ -1,4 +1,4 @@
-//! Every operator against a plain f64 reference, its central differences, and PyTorch's numbers.
+//! Compares every operator with a plain f64 reference, its central differences, and PyTorch's numbers.
 
 pub mod activation;
 pub mod case;
@@ -41,26 +41,26 @@ pub struct Tolerance {
 /// walk, stay below 1e-5.
 pub const FP32: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-5 };
 
-/// A CPU backend whose two threads make sure that work is really cut.
+/// A CPU backend with two threads, so that work is divided.
 pub fn cpu() -> Lab<Cpu> {
     Lab::new(Cpu::new(Some(2)).expect("two threads"))
 }
 
-/// Elements of a gradient that are checked by central differences where the CPU's whole gradient is at hand too.
+/// How many elements of a gradient are checked by central differences if all are also compared with the CPU's.
 pub const SOME: usize = 40;
 
-/// Checks forward and backward of `case` on the CPU.
+/// Checks the forward and backward pass of `case` on the CPU.
 pub fn check_op(case: Case) {
     check_on(&mut cpu(), &case, FP32);
 }
 
-/// Checks forward against the f64 reference, and every gradient against the reference's central differences.
+/// Compares the output with the f64 reference, and every gradient with the reference's central differences.
 pub fn check_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Tolerance) {
     check_some_on(lab, case, tolerance, usize::MAX);
 }
 
-/// As [`check_on`], but of every gradient only about `count` elements, spread over the whole, by central differences, which
-/// take a forward pass each; all others against the CPU's.
+/// Like [`check_on`], but compares only about `count` evenly spaced elements of every gradient with central
+/// differences, each of which takes two forward passes, and compares all elements with the CPU's.
 pub fn check_some_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Tolerance, count: usize) {
     let inputs = case.random_inputs();
     let as_f64: Vec<Vec<f64>> = inputs.iter().map(|values| values.iter().map(|&v| f64::from(v)).collect()).collect();
@@ -76,11 +76,11 @@ pub fn check_some_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Toler
             let tolerance = Tolerance { absolute: 2.0 * tolerance.absolute * scale, ..tolerance };
             compare(&format!("{case:?} gradient {which} against the CPU's"), gradient, &all, tolerance);
         }
-        // An odd distance meets all channels and positions in turn.
+        // An odd step reaches all channels and positions.
         let indices: Vec<usize> = (0..gradient.len()).step_by((gradient.len() / count) | 1).collect();
         let differences = central_differences(case, &as_f64, which, &d_output, &indices);
         let gradient: Vec<f32> = indices.iter().map(|&index| gradient[index]).collect();
-        // A gradient sums over more terms than an output: allow in proportion to its largest value.
+        // A gradient sums over more terms than an output, so the tolerance grows with its largest value.
         let scale = differences.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
         let tolerance = Tolerance { absolute: tolerance.absolute * scale, ..tolerance };
         compare(&format!("{case:?} gradient {which}"), &gradient, &differences, tolerance);
@@ -112,7 +112,7 @@ fn central_differences(
     differences.collect()
 }
 
-/// Panics with the worst element where any is out of tolerance; NaN always is.
+/// Panics with the worst element if any is outside the tolerance. NaN always is.
 pub fn compare(what: &str, got: &[f32], expected: &[f64], tolerance: Tolerance) {
     assert_eq!(got.len(), expected.len(), "{what}: wrong length");
     let excess = |(got, expected): (&f32, &f64)| {

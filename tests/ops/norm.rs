@@ -13,19 +13,19 @@ use super::{FP32, Tolerance, check_op, compare, cpu, reference};
 
 const LEAKY: Activation = Activation::LeakyRelu { slope: 0.125 };
 
-/// Channels that are no multiple of a vector, one that is, more than a loop's width, and several pieces of rows.
+/// Channels that are and are not a multiple of a vector, more channels than a loop is wide, and several pieces of rows.
 pub fn cases() -> Vec<Case> {
-    let of = |input: [usize; 3], activation, residual, batch| {
+    let case = |input: [usize; 3], activation, residual, batch| {
         let op = BatchNorm2d::new(Shape::new(input[0], input[1], input[2]));
         Case::BatchNorm2d { op, activation, residual, batch }
     };
     vec![
-        of([3, 5, 3], Activation::Identity, false, 2),
-        of([3, 5, 3], LEAKY, true, 2),
-        of([4, 3, 8], Activation::Tanh, false, 3),
-        of([4, 3, 16], LEAKY, true, 3),
-        of([1, 1, 5], Activation::Identity, true, 7),
-        of([2, 2, 264], LEAKY, false, 2),
+        case([3, 5, 3], Activation::Identity, false, 2),
+        case([3, 5, 3], LEAKY, true, 2),
+        case([4, 3, 8], Activation::Tanh, false, 3),
+        case([4, 3, 16], LEAKY, true, 3),
+        case([1, 1, 5], Activation::Identity, true, 7),
+        case([2, 2, 264], LEAKY, false, 2),
     ]
 }
 
@@ -34,13 +34,13 @@ fn batch_normalisation() {
     cases().into_iter().for_each(check_op);
 }
 
-/// Where a case's tensors lie.
+/// A case's operators and the spans of its tensors.
 pub struct Spans {
     forward: BatchNorm2dForward,
     backward: BatchNorm2dBackward,
 }
 
-/// Lays out a case: its inputs, running mean 0 and variance 1, and the gradient of the output.
+/// Allocates a case's tensors, and writes its inputs, its output's gradient, and running mean 0 and variance 1.
 fn lay_out<B: Backend>(
     lab: &mut Lab<B>,
     op: BatchNorm2d,
@@ -55,8 +55,8 @@ fn lay_out<B: Backend>(
     let input = lab.put(Region::Arena, &inputs[0]);
     let residual = inputs.get(3).map(|residual| lab.put(Region::Arena, residual));
     let output = lab.empty(Region::Arena, input.len);
-    let kept = Some(saved);
-    let forward = BatchNorm2dForward { op, activation, input, weight, bias, running, saved: kept, residual, output };
+    let written = Some(saved);
+    let forward = BatchNorm2dForward { op, activation, input, weight, bias, running, saved: written, residual, output };
     let backward = BatchNorm2dBackward {
         op,
         activation,
@@ -73,7 +73,7 @@ fn lay_out<B: Backend>(
     Spans { forward, backward }
 }
 
-/// Runs a case in training.
+/// Runs a case in training mode.
 pub fn run<B: Backend>(
     lab: &mut Lab<B>,
     op: BatchNorm2d,
@@ -85,18 +85,18 @@ pub fn run<B: Backend>(
     lab.run(forward);
     lab.run(backward);
     let mut gradients =
-        [backward.d_input.expect("wanted"), backward.d_weight, backward.d_bias].map(|s| lab.get(s)).to_vec();
+        [backward.d_input.expect("an input gradient"), backward.d_weight, backward.d_bias].map(|s| lab.get(s)).to_vec();
     if forward.residual.is_some() {
         gradients.push(lab.get(backward.d_output));
     }
     Results { output: lab.get(forward.output), gradients }
 }
 
-/// The statistics of values far from zero, against f64, and evaluation with them.
+/// Compares the statistics of values far from zero, and an evaluation that uses them, with f64.
 pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     let op = BatchNorm2d { momentum: 0.25, ..BatchNorm2d::new(Shape::new(30, 40, 8)) };
     let (batch, channels) = (5, 8);
-    // fp16 holds sixty-fourths there.
+    // fp16 represents multiples of 1/64 exactly in this range.
     let values: Vec<f32> = random(batch * op.input.len(), 0).iter().map(|x| (x * 64.0).round() / 64.0 + 20.0).collect();
     let inputs = [values, random(channels, 1), random(channels, 2)];
     lab.clear();
@@ -104,17 +104,17 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     lab.run(spans.forward);
     let x: Vec<f64> = inputs[0].iter().map(|&x| x.into()).collect();
     let rows = (x.len() / channels) as f64;
-    let of = |pick: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
+    let per_channel = |pick: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
         (0..channels)
             .map(|c| reference::moments(&x, c, channels))
             .map(|(mean, variance)| pick(mean, variance))
             .collect()
     };
     let inverse = |_: f64, variance: f64| 1.0 / (variance + f64::from(op.epsilon)).sqrt();
-    let saved = [of(&|mean, _| mean), of(&inverse)].concat();
+    let saved = [per_channel(&|mean, _| mean), per_channel(&inverse)].concat();
     compare("saved statistics", &lab.get(spans.backward.saved), &saved, FP32);
-    let running_mean = of(&|mean, _| 0.25 * mean);
-    let running_variance = of(&|_, variance| 0.75 + 0.25 * variance * rows / (rows - 1.0));
+    let running_mean = per_channel(&|mean, _| 0.25 * mean);
+    let running_variance = per_channel(&|_, variance| 0.75 + 0.25 * variance * rows / (rows - 1.0));
     let running = lab.get(spans.forward.running);
     compare("running mean", &running[..channels], &running_mean, FP32);
     compare("running variance", &running[channels..], &running_variance, FP32);
@@ -136,32 +136,32 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     assert!(error.contains("--batch-size"), "{error}");
 }
 
-/// A plan lets the output take the input's place in evaluation, and gradients the place of the output's.
+/// A plan may let the output overwrite the input in evaluation, and the input's gradient overwrite the output's.
 pub fn check_in_place<B: Backend>(lab: &mut Lab<B>) {
     for case in cases() {
         let Case::BatchNorm2d { op, activation, residual, batch } = case else { continue };
         let inputs = Case::random_inputs(&case);
         let d_output = random(batch * op.input.len(), 9);
         lab.clear();
-        let apart = lay_out(lab, op, activation, &inputs, &d_output);
-        let evaluation = BatchNorm2dForward { saved: None, ..apart.forward };
+        let separate = lay_out(lab, op, activation, &inputs, &d_output);
+        let evaluation = BatchNorm2dForward { saved: None, ..separate.forward };
         lab.run(evaluation);
         let expected = lab.get(evaluation.output);
         let copied = lab.put(Region::Arena, &inputs[0]);
         lab.run(BatchNorm2dForward { input: copied, output: copied, ..evaluation });
         assert_eq!(lab.get(copied), expected, "{op:?} in place");
-        lab.run(apart.forward);
+        lab.run(separate.forward);
         // Without an input's gradient the other gradients are the same.
         let parts = |lab: &mut Lab<B>, d_input: Option<Span>| {
-            lab.backend.write(apart.backward.d_output, &d_output).expect("write");
-            let spans = BatchNorm2dBackward { d_input, ..apart.backward };
+            lab.backend.write(separate.backward.d_output, &d_output).expect("write");
+            let spans = BatchNorm2dBackward { d_input, ..separate.backward };
             lab.run(spans);
             [spans.d_weight, spans.d_bias, d_input.unwrap_or(spans.d_bias)].map(|span| lab.get(span))
         };
-        let expected = parts(lab, apart.backward.d_input);
+        let expected = parts(lab, separate.backward.d_input);
         assert_eq!(parts(lab, None)[..2], expected[..2], "{op:?} without an input gradient");
         if !residual {
-            assert_eq!(parts(lab, Some(apart.backward.d_output)), expected, "{op:?} in place");
+            assert_eq!(parts(lab, Some(separate.backward.d_output)), expected, "{op:?} in place");
         }
     }
 }
@@ -194,7 +194,7 @@ pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
             compare(&format!("{name} {key}"), &lab.get(span), &as_f64(tensor(key)), tolerance);
         };
         check("output", spans.forward.output);
-        check("d_input", spans.backward.d_input.expect("wanted"));
+        check("d_input", spans.backward.d_input.expect("an input gradient"));
         check("d_weight", spans.backward.d_weight);
         check("d_bias", spans.backward.d_bias);
         if residual {
@@ -209,19 +209,19 @@ pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
 }
 
 #[test]
-fn statistics_are_kept_and_used() {
+fn statistics_are_recorded_and_used() {
     check_statistics(&mut cpu(), FP32);
     check_in_place(&mut cpu());
 }
 
 #[test]
-fn batch_normalisation_gives_pytorchs_numbers() {
+fn batch_normalisation_matches_pytorch() {
     check_pytorch(&mut cpu(), FP32);
 }
 
-/// 1000 ± 1: a sum of squares in fp32 would have no digit of the variance right.
+/// Values of 1000 ± 1, for which a sum of squares in fp32 would get no digit of the variance right.
 #[test]
-fn a_large_mean_costs_no_digits() {
+fn a_large_mean_costs_no_precision() {
     let mut lab: Lab<Cpu> = cpu();
     let op = BatchNorm2d::new(Shape::new(64, 64, 3));
     let x: Vec<f32> = random(2 * op.input.len(), 0).iter().map(|x| x + 1000.0).collect();

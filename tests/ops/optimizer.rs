@@ -1,4 +1,4 @@
-//! SGD against PyTorch's definition, written out in f64.
+//! Compares SGD with PyTorch's definition in f64, and clipping and averaging with PyTorch's numbers.
 
 use cnn_cuda::ops::{Backend, LossScale, Region, Sgd, Span};
 
@@ -7,16 +7,16 @@ use serde_json::Value;
 use super::lab::{Lab, random, sgd_update, sizes_with_columns};
 use super::{FP32, Tolerance, compare, cpu};
 
-/// Three steps of every flavour; shared with the other backends.
+/// Checks three steps of every variant. Tests of other backends use it too.
 pub fn check_sgd<B: Backend>(lab: &mut Lab<B>) {
-    let flavours = [
+    let variants = [
         Sgd::default(),
         Sgd { weight_decay: 0.25, ..Sgd::default() },
         Sgd { momentum: 0.875, ..Sgd::default() },
         Sgd { momentum: 0.875, nesterov: true, weight_decay: 0.125, ..Sgd::default() },
     ];
     const LEN: usize = 1003;
-    for op in flavours {
+    for op in variants {
         let span = |region| Span::new(region, 0, LEN);
         let (weights, rate) = (random(LEN, 0), 0.25);
         lab.backend.write(span(Region::Parameters), &weights).expect("write");
@@ -48,7 +48,7 @@ pub fn check_sgd<B: Backend>(lab: &mut Lab<B>) {
     }
 }
 
-/// PyTorch's clipped steps and averages on the gradients that it had; shared with the other backends.
+/// Compares clipped steps and averages with PyTorch's, given its gradients. Tests of other backends use it too.
 pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
     let text = include_str!("../reference/averaging.json");
     let reference: Value = serde_json::from_str(text).expect("the committed reference");
@@ -58,7 +58,7 @@ pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
     let span = |region| Span::new(region, 0, initial.len());
     lab.backend.allocate(&sizes_with_columns(0, 0)).expect("memory");
     lab.backend.write(span(Region::Parameters), &initial).expect("write");
-    // What is behind the few parameters of this lab must not count.
+    // Gradients after the last parameter must not count.
     lab.backend.write(Span::new(Region::Gradients, initial.len(), 64), &[100.0; 64]).expect("write");
     if lab.backend.loss_scale().expect("scale").is_some() {
         lab.backend.set_loss_scale(LossScale { scale: 1.0, good_steps: 0, skipped_steps: 0 }).expect("scale");
@@ -88,7 +88,7 @@ pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
     assert_eq!(all(lab), [average, weights]);
 }
 
-/// Gradients that are not finite must show in the weights, and those of frozen weights must not.
+/// A NaN gradient must show in all trained weights, unless a loss scale skips the step. Frozen weights must not change.
 pub fn check_frozen<B: Backend>(lab: &mut Lab<B>) {
     let span = |region| Span::new(region, 0, 9);
     let op = Sgd { momentum: 0.5, weight_decay: 0.5, average_decay: Some(0.5), frozen: 5, ..Sgd::default() };
@@ -113,12 +113,12 @@ pub fn check_frozen<B: Backend>(lab: &mut Lab<B>) {
 }
 
 #[test]
-fn sgd_is_pytorchs() {
+fn sgd_matches_pytorch() {
     check_sgd(&mut cpu());
 }
 
 #[test]
-fn clipping_and_averaging_are_pytorchs_and_frozen_weights_stay() {
+fn clipping_and_averaging_match_pytorch_and_frozen_weights_stay() {
     check_averaging(&mut cpu());
     check_frozen(&mut cpu());
 }

@@ -15,7 +15,7 @@ pub fn cases() -> Vec<Case> {
         inputs.iter().flat_map(|&input| windows.iter().flat_map(move |&window| both(input, window))).collect();
     let rounded = |window| [[7, 5, 3], [6, 8, 4]].into_iter().flat_map(move |input| both(input, window));
     cases.extend(
-        [[2, 2, 0], [3, 2, 0], [3, 2, 1], [2, 3, 0], [3, 3, 1]].into_iter().flat_map(rounded).map(Case::rounded_up),
+        [[2, 2, 0], [3, 2, 0], [3, 2, 1], [2, 3, 0], [3, 3, 1]].into_iter().flat_map(rounded).map(Case::with_ceil_mode),
     );
     let adaptive =
         [([7, 5, 3], [3, 2]), ([6, 6, 4], [1, 1]), ([4, 9, 5], [4, 3]), ([2, 3, 2], [5, 4]), ([8, 8, 4], [6, 6])];
@@ -24,12 +24,12 @@ pub fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn a_last_window_must_begin_inside() {
-    let sizes = |case: Case| match case.rounded_up() {
+fn the_last_window_must_start_inside_the_input() {
+    let sizes = |case: Case| match case.with_ceil_mode() {
         Case::MaxPool2d { op, .. } => op.output().map(|shape| (shape.height, shape.width)).expect("fits"),
         other => panic!("{other:?}"),
     };
-    // GoogLeNet's first pooling, and a window that would begin in the padding after the input.
+    // GoogLeNet's first pooling, and windows that would start in the padding after the input.
     assert_eq!(sizes(max_pool([112, 111, 1], [3, 2, 0], 1)), (56, 55));
     assert_eq!(sizes(max_pool([4, 5, 1], [2, 3, 1], 1)), (2, 2));
     assert_eq!(sizes(max_pool([2, 2, 1], [2, 3, 1], 1)), (1, 1));
@@ -40,12 +40,12 @@ fn pooling_forward_and_backward() {
     cases().into_iter().for_each(check_op);
 }
 
-/// Ties, padding and NaN, in numbers that every storage holds exactly.
-pub fn check_corners<B: Backend>(lab: &mut Lab<B>) {
+/// Checks ties, padding and NaN with numbers that every storage type represents exactly.
+pub fn check_edge_cases<B: Backend>(lab: &mut Lab<B>) {
     let tied = max_pool([2, 2, 1], [2, 2, 0], 1).run(lab, &[vec![3.0, 5.0, 5.0, 5.0]], &[1.0]);
     assert_eq!(tied.gradients[0], [0.0, 1.0, 0.0, 0.0], "the first of equal maxima gets the gradient");
     let padded = max_pool([2, 2, 1], [3, 2, 1], 1).run(lab, &[vec![-3.0, -1.0, -2.0, -4.0]], &[1.0]);
-    assert_eq!(padded.output, [-1.0], "padding never wins");
+    assert_eq!(padded.output, [-1.0], "padding is never the maximum");
     assert_eq!(padded.gradients[0], [0.0, 1.0, 0.0, 0.0]);
     for at in 0..4 {
         let mut input = vec![1.0, 2.0, 3.0, 4.0];
@@ -57,11 +57,11 @@ pub fn check_corners<B: Backend>(lab: &mut Lab<B>) {
 
 #[test]
 fn ties_padding_and_nan() {
-    check_corners(&mut cpu());
+    check_edge_cases(&mut cpu());
 }
 
 #[test]
-fn without_a_backward_pass_no_argmax_is_needed() {
+fn max_pooling_works_without_argmax() {
     let Case::MaxPool2d { op, batch } = max_pool([4, 4, 3], [2, 2, 0], 2) else { unreachable!() };
     let mut lab = cpu();
     let values = super::lab::random(batch * op.input.len(), 0);

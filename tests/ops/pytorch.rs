@@ -1,4 +1,4 @@
-//! Every operator against the numbers that PyTorch gave for it (`tests/reference/ops.safetensors`).
+//! Compares every operator with PyTorch's numbers (`tests/reference/ops.safetensors`).
 
 use std::fs;
 
@@ -15,7 +15,7 @@ pub struct Tensors<'a>(SafeTensors<'a>);
 
 impl<'a> Tensors<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self(SafeTensors::deserialize(bytes).expect("a whole file"))
+        Self(SafeTensors::deserialize(bytes).expect("a valid file"))
     }
 
     /// Values and shape of an fp32 tensor.
@@ -33,7 +33,7 @@ impl<'a> Tensors<'a> {
         self.bytes(name).chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes"))).collect()
     }
 
-    /// A tensor in our layout: four dimensions go from NCHW to NHWC (and weights from OIHW to OHWI).
+    /// A tensor in the program's layout: four dimensions are converted from NCHW to NHWC, weights from OIHW to OHWI.
     pub fn channels_last(&self, name: &str) -> Vec<f32> {
         let (values, shape) = self.get(name);
         let [n, c, h, w] = shape[..] else { return values };
@@ -47,7 +47,7 @@ impl<'a> Tensors<'a> {
     }
 }
 
-/// Runs all of PyTorch's cases on a backend; returns how many there were.
+/// Runs all of PyTorch's cases on a backend and returns their number.
 pub fn check_all<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) -> usize {
     let bytes = fs::read("tests/reference/ops.safetensors").expect("the committed reference");
     let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
@@ -125,15 +125,15 @@ fn check_case<B: Backend>(
     }
 }
 
-/// The convolution in groups or with dilation, where the case has them.
+/// The convolution with the case's groups and dilation, if it has any.
 fn grouped(case: Case, params: &Value) -> Case {
     let number = |key: &str| params[key].as_u64().unwrap_or(1) as usize;
     case.grouped(number("groups"), number("dilation"))
 }
 
-/// The pooling in PyTorch's `ceil_mode`, where the case has it.
+/// The pooling in PyTorch's `ceil_mode`, if the case has it.
 fn rounded(case: Case, params: &Value) -> Case {
-    if params["ceil_mode"].as_bool() == Some(true) { case.rounded_up() } else { case }
+    if params["ceil_mode"].as_bool() == Some(true) { case.with_ceil_mode() } else { case }
 }
 
 fn check_cross_entropy<B: Backend>(
@@ -160,6 +160,6 @@ fn check_cross_entropy<B: Backend>(
 }
 
 #[test]
-fn all_operators_give_pytorchs_numbers() {
+fn all_operators_match_pytorch() {
     assert!(check_all(&mut cpu(), FP32) >= 60, "cases are missing from the reference");
 }

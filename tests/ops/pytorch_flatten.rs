@@ -1,4 +1,5 @@
-//! A linear layer after a flatten: PyTorch's columns are in channel, height, width order, ours are not.
+//! A linear layer after a flatten: PyTorch orders its columns by channel, height, width; the program by height, width,
+//! channel.
 
 use cnn_cuda::network::Layout;
 use cnn_cuda::shape::Shape;
@@ -8,7 +9,7 @@ use super::case::linear;
 use super::pytorch::Tensors;
 use super::{FP32, compare, cpu};
 
-/// Takes PyTorch's weights through the layout that weight files go through, and compares all numbers.
+/// Converts PyTorch's weights as weight files are converted, and compares all results.
 pub fn check(tensors: &Tensors, name: &str, params: &Value) {
     let number = |key: &str| params[key].as_u64().expect(key) as usize;
     let shape = Shape::new(number("height"), number("width"), number("channels"));
@@ -16,7 +17,7 @@ pub fn check(tensors: &Tensors, name: &str, params: &Value) {
     let tensor = |key: &str| tensors.channels_last(&format!("{name}.{key}"));
     let mut weight = vec![0.0; layout.len()];
     layout.memory_from_file(&tensor("weight"), &mut weight);
-    let input = tensor("input"); // NHWC: flattened as we flatten
+    let input = tensor("input"); // NHWC, the program's flattening order
     let batch = input.len() / shape.len();
     let case = linear(shape.len(), number("out_features"), batch);
     let results = case.run(&mut cpu(), &[input, weight, tensor("bias")], &tensor("d_output"));

@@ -1,4 +1,4 @@
-//! Every operator's forward pass in f64, as plainly as it can be written.
+//! Every operator's forward pass in f64, written as simply as possible.
 
 use cnn_cuda::ops::{Activation, AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Layer, Linear, Lrn, Subsample};
 use cnn_cuda::shape::{Shape, Window};
@@ -115,7 +115,7 @@ fn subsample(op: &Subsample, batch: usize, x: &[f64]) -> Vec<f64> {
     y
 }
 
-/// PyTorch's `start_index` and `end_index`, in floating point as its definition is written.
+/// PyTorch's `start_index` and `end_index`, in floating point as in its definition.
 fn adaptive_range(index: usize, inputs: usize, outputs: usize) -> std::ops::Range<usize> {
     let ratio = inputs as f64 / outputs as f64;
     (index as f64 * ratio + 1e-9) as usize..((index + 1) as f64 * ratio - 1e-9).ceil() as usize
@@ -146,7 +146,8 @@ fn lrn(op: &Lrn, x: &[f64]) -> Vec<f64> {
     (0..op.input.channels).map(response).collect()
 }
 
-/// Pools with `reduce(values in the window and the input, window area)`, of which what is beyond the padding is no part.
+/// Pools with `reduce(values, area)`: the window's values inside the input, and the window's area up to the end of the
+/// padding.
 fn pool(
     input: Shape,
     output: Shape,

@@ -1,4 +1,4 @@
-//! Runs device tests where a device is: on the machine's GPU, and on the emulator.
+//! Runs device tests on the machine's GPU, if it has one, and on the emulator.
 
 use super::emulator::on_emulator;
 use super::{Need, skip};
@@ -8,18 +8,18 @@ pub fn has_gpu() -> bool {
     !on_the_emulator() && cnn_cuda::cuda::devices().is_ok()
 }
 
-/// Whether this process is a test's child that runs on the emulator.
+/// Whether this process is the child process of a test, which runs on the emulator.
 pub fn on_the_emulator() -> bool {
     std::env::var_os("CNN_CUDA_TEST_ON_EMULATOR").is_some()
 }
 
-/// Runs `body`, a closure written in a test function, on the machine's GPU where it has one, and on the emulator in a
-/// process of its own. With `CNN_CUDA_NEED_GPU` set, on the GPU alone, and a missing one fails the test.
+/// Runs `body`, a closure written in a test function, on the machine's GPU, if it has one, and in a child process on
+/// the emulator. If `CNN_CUDA_NEED_GPU` is set, it runs on the GPU only, and the test fails without one.
 pub fn on_cuda<F: Fn()>(body: F) {
     on_cuda_with(&[], body);
 }
 
-/// The same, with `settings` in the environment of the process that runs on the emulator.
+/// Like [`on_cuda`], with `settings` in the environment of the emulator's process.
 pub fn on_cuda_with<F: Fn()>(settings: &[(&str, &str)], body: F) {
     if std::env::var_os("CNN_CUDA_NEED_GPU").is_some() {
         if let Err(error) = cnn_cuda::cuda::devices() {
@@ -34,8 +34,8 @@ pub fn on_cuda_with<F: Fn()>(settings: &[(&str, &str)], body: F) {
 }
 
 #[test]
-fn the_gpu_of_this_machine_is_tested() {
+fn reports_if_no_gpu_was_tested() {
     if !has_gpu() {
-        skip(Need::Gpu, "no CUDA device: device tests ran on the emulator alone");
+        skip(Need::Gpu, "no CUDA device: device tests ran only on the emulator");
     }
 }

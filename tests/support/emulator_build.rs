@@ -1,4 +1,4 @@
-//! Builds the CUDA emulator, once for each state of its sources, plain and with kernels that are checked for races.
+//! Builds the CUDA emulator once for each version of its sources, with and without race checks in the kernels.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,10 +28,10 @@ const ALL: &[&str] = &[
     "-Ikernels",
     "-pthread",
 ];
-/// A kernel reads the same bytes as different types, which CUDA allows; alignment and array bounds are checked.
+/// Kernels read the same bytes as different types, which CUDA allows. Alignment and array bounds are checked.
 const FOR_KERNELS: &[&str] =
     &["-O2", "-march=native", "-fno-strict-aliasing", "-fsanitize=alignment,bounds", "-fno-sanitize-recover=all"];
-/// The compiler tells of every access, to functions of the emulator instead of its own runtime library.
+/// The compiler calls a function of the emulator for every access, instead of one of its own runtime library.
 const FOR_RACES: &[&str] = &["-fsanitize=thread", "-g1"];
 const FOR_DRIVER: &[&str] = &["-O2"];
 const FOR_PRODUCTS: &[&str] = &["-O3", "-march=native"];
@@ -58,56 +58,56 @@ const DRIVER: &[&str] = &[
     "unsupported",
 ];
 
-/// What is in other libraries than the driver.
-const APART: [&str; 4] = ["gemm", "cublas", "cublaslt", "nvrtc"];
+/// Sources of the libraries other than the driver.
+const OTHER_LIBRARIES: [&str; 4] = ["gemm", "cublas", "cublaslt", "nvrtc"];
 
 pub fn compiler() -> Option<String> {
-    let asked = std::env::var("CXX").ok().filter(|name| !name.is_empty());
-    let names = asked.into_iter().chain(["g++", "clang++", "c++"].map(String::from));
+    let from_environment = std::env::var("CXX").ok().filter(|name| !name.is_empty());
+    let names = from_environment.into_iter().chain(["g++", "clang++", "c++"].map(String::from));
     names.into_iter().find(|name| Command::new(name).arg("--version").output().is_ok_and(|o| o.status.success()))
 }
 
-/// The folder of the built libraries.
+/// Builds the libraries unless they are up to date, and returns their folder.
 pub fn build(compiler: &str, races: bool) -> PathBuf {
     let root = Path::new("target/cuda_emulator");
     fs::create_dir_all(root).expect("target/ can be written");
-    // Other test processes may want the same build: one makes it, the others wait.
+    // If several test processes need the same build, one runs it and the others wait.
     let lock = fs::File::create(root.join("lock")).expect("target/ can be written");
     lock.lock().expect("the build's lock can be taken");
     let finished = root.join(fingerprint(compiler));
     if !finished.is_dir() {
-        let work = empty(root);
+        let work = create_work_folder(root);
         compile_all(compiler, [kernels(&work, &[]), others()].concat(), &work);
         link_all(compiler, &work);
-        put(&work, &finished);
+        publish(&work, &finished);
     }
     let checked = finished.with_extension("races");
     if races && !checked.is_dir() {
-        let work = empty(root);
+        let work = create_work_folder(root);
         compile_all(compiler, kernels(&work, &race_flags(compiler)), &work);
         link_checked(compiler, &finished, &work);
-        put(&work, &checked);
+        publish(&work, &checked);
     }
     if races { checked } else { finished }
 }
 
-fn empty(root: &Path) -> PathBuf {
+fn create_work_folder(root: &Path) -> PathBuf {
     let work = root.join("building");
     let _ = fs::remove_dir_all(&work);
     fs::create_dir_all(&work).expect("target/ can be written");
     work
 }
 
-/// Takes a finished build to its place, without the kernels' parts.
-fn put(work: &Path, finished: &Path) {
+/// Moves a finished build to its final folder, without the kernels' generated sources and object files.
+fn publish(work: &Path, finished: &Path) {
     for source in files(&work.to_string_lossy(), &["cpp"]) {
         let _ = fs::remove_file(source.with_extension("o"));
         let _ = fs::remove_file(source);
     }
-    fs::rename(work, finished).expect("the finished emulator can be put in its place");
+    fs::rename(work, finished).expect("the finished emulator can be moved to its folder");
 }
 
-/// Volatile accesses are told apart by an option that has another name in each compiler.
+/// The option that distinguishes volatile accesses has a different name in each compiler.
 fn race_flags(compiler: &str) -> Vec<&'static str> {
     let version = Command::new(compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default();
     let clang = String::from_utf8_lossy(&version).contains("clang");
@@ -116,7 +116,7 @@ fn race_flags(compiler: &str) -> Vec<&'static str> {
     [FOR_RACES, &volatile].concat()
 }
 
-/// Changes with the sources, the compiler and the processor (the code is made for the processor it runs on).
+/// A hash of the sources, the compiler and the processor, for which the code is compiled.
 fn fingerprint(compiler: &str) -> String {
     let mut hash = Sha256::new();
     for file in [files(KERNELS, &["cu", "cuh"]), files(PLANTED, &["cu"]), files(SOURCES, &["cpp", "h"])].concat() {
@@ -135,7 +135,7 @@ fn fingerprint(compiler: &str) -> String {
     hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The folder's files with one of these extensions, in order of their names.
+/// The folder's files with one of these extensions, sorted by name.
 fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
     let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -144,10 +144,10 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// A source and its flags.
+/// A source file and its compiler flags.
 type Job = (PathBuf, Vec<&'static str>);
 
-/// Every module, and the kernels of the emulator's tests, twice, once per storage type, with the registration of their kernels.
+/// Every module and the kernels of the emulator's tests, once per storage type, with code that registers their kernels.
 fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
     let modules =
         MODULES.iter().map(|it| (it.name.to_string(), format!("{KERNELS}/{}.cu", it.file).into(), it.defines));
@@ -164,11 +164,11 @@ fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
     jobs
 }
 
-/// The emulator itself.
+/// The emulator's own sources.
 fn others() -> Vec<Job> {
     let job = |name: &&str, flags: &[&'static str]| (Path::new(SOURCES).join(format!("{name}.cpp")), flags.to_vec());
     let driver = DRIVER.iter().map(|name| job(name, FOR_DRIVER));
-    driver.chain(APART.iter().chain(&["mma"]).map(|name| job(name, FOR_PRODUCTS))).collect()
+    driver.chain(OTHER_LIBRARIES.iter().chain(&["mma"]).map(|name| job(name, FOR_PRODUCTS))).collect()
 }
 
 fn compile_all(compiler: &str, jobs: Vec<Job>, work: &Path) {
@@ -194,8 +194,8 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// C++ that includes the kernel file and registers every `KERNEL(name, …)` of it. In a namespace of its own: what a header
-/// defines differs by storage type and engine, and the linker would else take one for all.
+/// C++ that includes the kernel file and registers every `KERNEL(name, …)` in it. Its anonymous namespace keeps the
+/// linker from merging definitions of a header, which differ by storage type and engine.
 fn registration(file: &Path) -> String {
     let source = fs::read_to_string(file).expect("a kernel file is readable");
     let path = std::path::absolute(file).expect("the working directory is readable");
@@ -224,9 +224,9 @@ fn compile(compiler: &str, flags: &[&str], source: &Path, work: &Path) -> Output
 
 fn link_all(compiler: &str, work: &Path) {
     let object = |name: &str| work.join(format!("{name}.o"));
-    let apart = APART.map(object);
+    let others = OTHER_LIBRARIES.map(object);
     let driver: Vec<PathBuf> =
-        files(&work.to_string_lossy(), &["o"]).into_iter().filter(|path| !apart.contains(path)).collect();
+        files(&work.to_string_lossy(), &["o"]).into_iter().filter(|path| !others.contains(path)).collect();
     link(compiler, work, ("libcuda.so", "1"), &driver);
     for (library, name) in [("libcublas.so", "cublas"), ("libcublasLt.so", "cublaslt")] {
         link(compiler, work, (library, "13"), &[object("gemm"), object(name), work.join("libcuda.so.1")]);
@@ -234,7 +234,7 @@ fn link_all(compiler: &str, work: &Path) {
     link(compiler, work, ("libnvrtc.so", "13"), &[object("nvrtc")]);
 }
 
-/// The checked kernels with the driver of a finished build, beside its other libraries.
+/// Links the race-checked kernels with the driver of a finished build, and copies its other libraries.
 fn link_checked(compiler: &str, finished: &Path, work: &Path) {
     let driver = DRIVER.iter().chain(&["mma"]).map(|name| finished.join(format!("{name}.o")));
     let parts: Vec<PathBuf> = files(&work.to_string_lossy(), &["o"]).into_iter().chain(driver).collect();
@@ -260,7 +260,7 @@ fn link(compiler: &str, work: &Path, (name, version): (&str, &str), inputs: &[Pa
     link_plain_name(work, name, &full);
 }
 
-/// Programs look for the plain name first; a machine's own library of that name must not win.
+/// Programs look for the unversioned name first. Without it, they could find an installed library.
 fn link_plain_name(work: &Path, name: &str, full: &str) {
     std::os::unix::fs::symlink(full, work.join(name)).expect("target/ can be written");
 }

@@ -1,4 +1,4 @@
-//! What the tests share: saying that a test is skipped, and why; PyTorch's initial weights.
+//! Helpers that tests share: skipped tests, the program, the CUDA emulator, PyTorch's initial weights.
 
 pub mod cuda;
 pub mod program;
@@ -12,7 +12,7 @@ mod sources;
 
 use std::io::Write;
 
-/// What a test may lack on a user's machine.
+/// What a test needs and a user's machine may lack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     Mnist,
@@ -20,16 +20,16 @@ pub enum Need {
     CppCompiler,
     Nvrtc,
     Gpu,
-    /// That there is no CUDA toolkit.
+    /// The absence of a CUDA toolkit.
     NoToolkit,
 }
 
-/// Says on stderr, past the test harness's capture, that the running test is skipped. With `CNN_CUDA_NO_SKIP` set
-/// (CI), lacking anything but a GPU fails the test instead.
+/// Reports on stderr, which the test harness does not capture here, that the running test is skipped. If
+/// `CNN_CUDA_NO_SKIP` is set, as in CI, the test fails instead unless it needs a GPU.
 pub fn skip(need: Need, why: &str) {
     let must_not_skip = std::env::var_os("CNN_CUDA_NO_SKIP").is_some() && need != Need::Gpu;
     assert!(!must_not_skip, "CNN_CUDA_NO_SKIP is set, but this test lacks something: {why}");
     let name = std::thread::current().name().unwrap_or("a test").to_string();
-    // Not eprintln!: the harness would swallow it, and a skipped test must be seen.
+    // The harness captures eprintln!, but a skipped test must be visible.
     let _ = writeln!(std::io::stderr(), "skipped: {name}: {why}");
 }

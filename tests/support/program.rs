@@ -1,22 +1,22 @@
-//! Runs the program itself, as a user would.
+//! Runs the program as a user would.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-/// The program: that of this build, or `CNN_CUDA_BIN` on a host without cargo.
+/// The program's path: the one of this build, or `CNN_CUDA_BIN` on a host without cargo.
 pub fn binary() -> PathBuf {
     std::env::var_os("CNN_CUDA_BIN").map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_cnn-cuda")), PathBuf::from)
 }
 
-/// The program with arguments, without input, and in no user's environment but for the data folder.
+/// A command that runs the program with these arguments, without input and without the user's `RUST_LOG`.
 pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
     command
 }
 
-/// What a run of the program left.
+/// The exit code and output of the program.
 pub struct Ran {
     pub code: Option<i32>,
     pub stdout: String,
@@ -33,7 +33,7 @@ impl From<Output> for Ran {
     }
 }
 
-/// Runs the program to its end.
+/// Runs the program to completion.
 pub fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
     command(args).output().expect("the program starts").into()
 }
@@ -45,7 +45,7 @@ pub fn succeed<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
     ran
 }
 
-/// Runs the program, which must fail with `code` and one short paragraph that holds all of `words`.
+/// Runs the program, which must fail with `code`, without a panic, and with all of `words` on stderr. Returns stderr.
 pub fn fail<S: AsRef<OsStr>>(code: i32, args: impl IntoIterator<Item = S>, words: &[&str]) -> String {
     let ran = run(args);
     assert_eq!(ran.code, Some(code), "{}", ran.stderr);

@@ -1,4 +1,4 @@
-//! PyTorch's CPU random generator and default initialisation, bit for bit, so that tests need no file of weights.
+//! PyTorch's CPU random generator and default initialisation, bit for bit, so that tests need no weight files.
 //!
 //! The generator is MT19937 (Matsumoto and Nishimura, 1998); the rest follows `at::uniform_real_distribution`,
 //! `torch.nn.init.kaiming_uniform_` and the `reset_parameters` of `nn.Conv2d` and `nn.Linear`.
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 const STATE_SIZE: usize = 624;
 const SHIFT_SIZE: usize = 397;
 
-/// What `torch.manual_seed` sets: every tensor filled on the CPU draws from it in turn.
+/// The generator that `torch.manual_seed` seeds and that fills tensors on the CPU.
 pub struct TorchGenerator {
     state: [u32; STATE_SIZE],
     used: usize,
@@ -26,10 +26,10 @@ impl TorchGenerator {
         Self { state, used: STATE_SIZE }
     }
 
-    /// `torch.empty(count).uniform_(low, high)` in float32: one draw an element, in order, whatever the count.
+    /// `torch.empty(count).uniform_(low, high)` in float32: one draw per element, in order, for any count.
     ///
-    /// PyTorch's vectorised CPU code fuses the multiplication with the addition (one rounding); its fallback for
-    /// CPUs without AVX2 does not, and gives other last bits.
+    /// PyTorch's vectorised CPU code fuses the multiplication with the addition (one rounding). Its fallback for CPUs
+    /// without AVX2 does not, so its last bits differ.
     pub fn uniform(&mut self, low: f64, high: f64, count: usize) -> Vec<f32> {
         let (low, high) = (low as f32, high as f32);
         let unit = || (self.next_u32() & 0x00FF_FFFF) as f32 * (1.0 / (1 << 24) as f32);
@@ -59,14 +59,14 @@ impl TorchGenerator {
 }
 
 /// Weight and bias of a new `nn.Conv2d` (`fan_in` is `in_channels * kernel * kernel`) or `nn.Linear`
-/// (`in_features`), in PyTorch's layout. The layers of a model must be made in the order in which PyTorch makes them.
+/// (`in_features`), in PyTorch's layout. Initialise a model's layers in the order in which PyTorch creates them.
 pub fn default_init(
     generator: &mut TorchGenerator,
     fan_in: usize,
     weight_count: usize,
     bias_count: usize,
 ) -> (Vec<f32>, Vec<f32>) {
-    // Both bounds are 1/√fan_in, but PyTorch computes the weight's on a detour that ends in other last bits.
+    // Both bounds are 1/√fan_in, but PyTorch computes the weight's bound from a gain, which rounds differently.
     let negative_slope = 5.0_f64.sqrt();
     let gain = (2.0 / (1.0 + negative_slope * negative_slope)).sqrt();
     let weight_bound = 3.0_f64.sqrt() * (gain / (fan_in as f64).sqrt());
@@ -75,7 +75,7 @@ pub fn default_init(
     (weight, generator.uniform(-bias_bound, bias_bound, bias_count))
 }
 
-/// The 10,000th number from the default seed, as the C++ standard requires it of `std::mt19937`.
+/// The C++ standard specifies the 10,000th number that `std::mt19937` returns with the default seed.
 #[test]
 fn generator_is_mt19937() {
     let mut generator = TorchGenerator::manual_seed(5489);
@@ -83,13 +83,13 @@ fn generator_is_mt19937() {
     assert_eq!(last, Some(4_123_659_995));
 }
 
-/// Every bit of the initial weights of `mnist-cnn`, in seven layers from 16 to 2 million weights.
+/// Checks every bit of the initial weights of `mnist-cnn`.
 #[test]
-fn default_init_is_that_of_pytorch() {
+fn default_init_matches_pytorch() {
     let reference: Value = serde_json::from_str(include_str!("../reference/trajectory_mnist.json")).unwrap();
     let mut generator = TorchGenerator::manual_seed(reference["seed"].as_u64().unwrap());
     let initial = reference["initial_weights"].as_object().unwrap();
-    // Not the map's order, which is alphabetical, but the model's.
+    // The model's order; the map's order is alphabetical.
     for layer in ["layer1.0", "layer2.0", "layer3.0", "layer4.0", "fc.0", "fc.2", "fc.4"] {
         let (weight_name, bias_name) = (format!("{layer}.weight"), format!("{layer}.bias"));
         let shape = |name: &str| -> Vec<usize> { serde_json::from_value(initial[name]["shape"].clone()).unwrap() };
@@ -106,7 +106,7 @@ fn assert_checksum(name: &str, values: &[f32], expected: &Value) {
     // Read as float32, because serde_json's float64 may be one unit off in the last place.
     let first: Vec<f32> = serde_json::from_value(expected["first"].clone()).unwrap();
     assert_eq!(values[..first.len()], first, "the first values of {name}");
-    // The sums are added in different orders; of float32 in float64, that shows only far behind the point.
+    // The two sums add in different orders, which makes little difference to float32 values summed in float64.
     let sum: f64 = values.iter().copied().map(f64::from).sum();
     let expected_sum = expected["sum"].as_f64().unwrap();
     assert!((sum - expected_sum).abs() < 1e-9, "the sum of {name} is {sum}, not {expected_sum}");

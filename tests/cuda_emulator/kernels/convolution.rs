@@ -1,4 +1,4 @@
-//! im2col and col2im, scalar and by 16 bytes, whole and in chunks.
+//! im2col and col2im: scalar and vectorised, whole and in chunks.
 
 use super::super::device::{Device, blocks, launch};
 use super::{geometry, halves, in_both_orders, whole};
@@ -39,7 +39,7 @@ impl Case {
         self.samples * self.height * self.width * self.channels
     }
 
-    /// The input element behind each element of the columns; none in the padding.
+    /// The index of the input that each column element holds, or None in the padding.
     fn sources(&self) -> Vec<Option<usize>> {
         let (out_height, out_width) = self.outputs();
         let inside = |out: usize, k: usize, size: usize| {
@@ -137,11 +137,14 @@ fn folds_a_range_of_samples(device: Device) {
     for kernel in kernels_for(case, "col2im") {
         let result = run(&device, &kernel, case, chunk, case.inputs(), (1, 1));
         assert_eq!(&result[sample..2 * sample], expected, "{kernel}");
-        assert!(result[..sample].iter().chain(&result[2 * sample..]).all(|v| v.is_nan()), "{kernel}: the rest is left");
+        assert!(
+            result[..sample].iter().chain(&result[2 * sample..]).all(|v| v.is_nan()),
+            "{kernel}: other samples are untouched"
+        );
     }
 }
 
-/// The same through 16-bit storage; whole numbers this small are exact in it.
+/// Unfolds and folds fp16 values, which represent such small whole numbers exactly.
 fn folds_halves(device: Device) {
     for &case in CASES {
         let input = whole(case.inputs(), 5);

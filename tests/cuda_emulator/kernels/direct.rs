@@ -1,9 +1,9 @@
-//! The first layer's direct convolution, and its weight gradient in one launch.
+//! The direct convolution of one input channel, and its weight gradient in one launch.
 
 use super::super::device::{Device, blocks, launch};
 use super::{geometry, halves, in_both_orders, whole};
 
-in_both_orders!(convolves, sums_weight_gradients_in_one_launch, halves_too);
+in_both_orders!(convolves, sums_weight_gradients_in_one_launch, convolves_halves);
 
 /// Samples, height, width, output channels; kernel, stride, padding.
 type Case = ([usize; 4], [usize; 3]);
@@ -20,7 +20,7 @@ fn outputs(([_, height, width, _], [kernel, stride, padding]): Case) -> (usize, 
     (along(height), along(width))
 }
 
-/// For every output pixel the inputs under its taps, zero in the padding.
+/// The inputs under each output pixel's taps, zero in the padding.
 fn windows(case: Case, input: &[f32]) -> Vec<Vec<f32>> {
     let ([samples, height, width, _], [kernel, stride, padding]) = case;
     let (out_height, out_width) = outputs(case);
@@ -77,7 +77,7 @@ fn sums_weight_gradients_in_one_launch(device: Device) {
                 *sum += d_output[at / taps] * window[at % taps];
             }
         }
-        let (x, d_y, arrived) = (device.upload(&input), device.upload(&d_output), device.upload(&[0u32]));
+        let (x, d_y, block_counters) = (device.upload(&input), device.upload(&d_output), device.upload(&[0u32]));
         let pixels = windows.len() as u64;
         let lanes = (channels as u32).div_ceil(if kernel == 3 { 4 } else { 1 }).next_power_of_two();
         let grid = blocks((windows.len() as u32).div_ceil(per_block));
@@ -85,7 +85,7 @@ fn sums_weight_gradients_in_one_launch(device: Device) {
         let (op, name) = (op(case), format!("direct_backward_weight_{kernel}_f32"));
         for _ in 0..2 {
             let d_weight = device.poisoned::<f32>(expected.len());
-            let (w, m, v, n, k, l) = (&d_weight, &partial, &arrived, &pixels, &lanes, &per_block);
+            let (w, m, v, n, k, l) = (&d_weight, &partial, &block_counters, &pixels, &lanes, &per_block);
             launch!(device, &name, grid, &x, &d_y, w, m, v, n, &op, k, l, &0u32).unwrap();
             assert_eq!(device.download(w), expected, "{case:?} {per_block}");
             assert_eq!(device.download(v), [0]);
@@ -93,7 +93,7 @@ fn sums_weight_gradients_in_one_launch(device: Device) {
     }
 }
 
-fn halves_too(device: Device) {
+fn convolves_halves(device: Device) {
     for &case in CASES {
         let ([samples, height, width, channels], [kernel, ..]) = case;
         let input = whole(samples * height * width, 1);

@@ -1,4 +1,4 @@
-//! Bias, activations, joins and conversions, at counts that are no multiple of a vector.
+//! Bias, activations, joins and conversions, also with counts that are not multiples of a vector.
 
 use half::f16;
 
@@ -44,7 +44,7 @@ fn adds_bias_and_activates(device: Device) {
     }
 }
 
-/// Rows, channels, lanes of a vector, vectors side by side, rows of a block.
+/// Rows, channels, elements per vector, vectors per block row, rows per block.
 const PASSES: &[(usize, usize, usize, u32, u32)] = &[
     (1000, 10, 1, 16, 64),
     (37, 33, 1, 32, 8),
@@ -57,7 +57,7 @@ const PASSES: &[(usize, usize, usize, u32, u32)] = &[
     (9, 128, 4, 32, 64),
 ];
 
-/// Twice with the same counters: the last block must have set them back.
+/// Runs twice with the same counters, which the last block must reset.
 fn masks_and_sums_columns(device: Device) {
     for &(rows, channels, vector, width, per_block) in PASSES {
         for slope in SLOPES {
@@ -67,18 +67,18 @@ fn masks_and_sums_columns(device: Device) {
             let column_blocks = (channels.div_ceil(vector) as u32).div_ceil(width);
             let row_blocks = (rows as u32).div_ceil(per_block);
             let partial = device.poisoned::<f32>(row_blocks as usize * channels);
-            let arrived = device.upload(&vec![0u32; column_blocks as usize]);
+            let block_counters = device.upload(&vec![0u32; column_blocks as usize]);
             let mut config = blocks(column_blocks);
             config.grid_dim.1 = row_blocks;
             let name = if vector > 1 { "bias_activation_backward_vec_f32" } else { "bias_activation_backward_f32" };
             let (n, c, output) = (rows as u64, channels as u32, device.upload(&y));
             for _ in 0..2 {
                 let (gradient, target) = (device.upload(&d_y), device.poisoned::<f32>(channels));
-                let (g, t, p, a) = (&gradient, &target, &partial, &arrived);
+                let (g, t, p, a) = (&gradient, &target, &partial, &block_counters);
                 launch!(device, name, config, &output, g, t, p, a, &n, &c, &width, &per_block, &0u32, &slope).unwrap();
                 assert_eq!(device.download(&gradient), masked);
                 assert_eq!(device.download(&target), sums, "{rows} {channels} {width} {per_block}");
-                assert!(device.download(&arrived).iter().all(|&count| count == 0));
+                assert!(device.download(&block_counters).iter().all(|&count| count == 0));
             }
         }
     }
@@ -93,7 +93,7 @@ fn activates_backward(device: Device) {
         launch!(device, "activation_backward_f32", blocks(1), &y, &d, &d, &count, &slope).unwrap();
         assert_eq!(device.download(&d), expected);
     }
-    // NaN passes, −∞ becomes +0, as in PyTorch's ReLU.
+    // As in PyTorch's ReLU, NaN stays NaN and −∞ becomes +0.
     let values = device.upload(&[f32::NAN, f32::NEG_INFINITY, -0.0, f32::INFINITY]);
     launch!(device, "activation_forward_f32", blocks(1), &values, &values, &4u64, &0.0f32).unwrap();
     let result = device.download(&values);
@@ -137,13 +137,13 @@ fn copies_channels(device: Device) {
                 let at = pixel * source_stride as usize + source_offset as usize + copied as usize;
                 assert_eq!(value, source[at], "{kernel} at {i}");
             } else {
-                assert!(value.is_nan(), "{kernel} leaves {i} alone");
+                assert!(value.is_nan(), "{kernel} writes {i}, outside its channels");
             }
         }
     }
 }
 
-/// All halves, and the floats around every rounding boundary, against the `half` crate.
+/// Compares all halves, and the floats around every rounding boundary, with the `half` crate.
 fn rounds_as_ieee_does(device: Device) {
     let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
     let (source, target, count) = (device.upload(&all), device.poisoned::<f32>(all.len()), all.len() as u32);

@@ -1,4 +1,4 @@
-//! Weight gradients of convolutions in groups, whose blocks sum in shared memory.
+//! Weight gradients of grouped convolutions, whose blocks sum in shared memory.
 
 use super::super::device::{Device, blocks, launch};
 use super::{in_both_orders, whole};
@@ -36,7 +36,7 @@ fn sums_weight_gradients(device: Device) {
         let op = sizes.map(|size| size as u32);
         let name = "grouped_backward_weight_f32";
         let (x, y, t, n, p) = (&source, &gradients, &target, &count, &pixels);
-        // Fewer blocks than weights: each does several.
+        // There are fewer blocks than weights, so each block computes several.
         launch!(device, name, blocks(5), x, y, t, n, p, &op, &0u32).unwrap();
         assert_eq!(device.download(t), expected);
     }

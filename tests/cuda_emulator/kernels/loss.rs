@@ -1,20 +1,20 @@
-//! Softmax cross-entropy, its gradient and the metrics, for few classes and many.
+//! Softmax cross-entropy, its gradient and the metrics, for few and many classes.
 
 use cudarc::driver::CudaSlice;
 
 use super::super::device::{Device, blocks, launch};
 use super::{halves, in_both_orders, upload_u32, whole};
 
-in_both_orders!(gives_losses_and_gradients, stores_gradients_as_halves, counts_steps_and_remembers_the_first_bad_one);
+in_both_orders!(computes_losses_and_gradients, stores_gradients_as_halves, counts_steps_and_records_the_first_bad_one);
 
-/// Launches the loss of the main head, without label smoothing.
+/// Launches the loss of the main classifier, without label smoothing.
 macro_rules! main_head {
     ($device:expr, $name:expr, $($argument:expr),+ $(,)?) => {
         launch!($device, $name, blocks(1), $($argument),+, &0f32, &1f32, &0u32).unwrap()
     };
 }
 
-/// What the device's struct holds, field by field.
+/// The fields of the device's metrics struct.
 #[derive(Debug, PartialEq)]
 struct Metrics {
     loss_sum: f64,
@@ -28,13 +28,13 @@ fn fresh_metrics(device: &Device) -> CudaSlice<u64> {
     device.upload(&[0u64, 0, 0, 0, -1i64 as u64])
 }
 
-/// `StepLog` with room for two steps, none of which was written.
+/// An empty `StepLog` for two steps.
 fn fresh_log(device: &Device) -> CudaSlice<u64> {
     let nothing = u64::from(f32::NAN.to_bits());
     device.upload(&[2, nothing | nothing << 32, nothing | nothing << 32])
 }
 
-/// Losses and accuracies in turn.
+/// The losses and accuracies, alternating.
 fn read_log(device: &Device, log: &CudaSlice<u64>) -> Vec<f32> {
     let words = device.download(log).into_iter().skip(1);
     words.flat_map(|word| [word as u32, (word >> 32) as u32].map(f32::from_bits)).collect()
@@ -45,7 +45,7 @@ fn read_metrics(device: &Device, metrics: &CudaSlice<u64>) -> Metrics {
     Metrics { loss_sum: f64::from_bits(loss), correct, count, steps, first_bad_step: bad as i64 }
 }
 
-/// Losses, predictions and gradients in f64.
+/// The loss sum, the number of correct predictions and the gradients, in f64.
 fn expected(logits: &[f32], labels: &[usize], classes: usize, scale: f64) -> (f64, u64, Vec<f64>) {
     let (mut loss, mut correct, mut d_logits) = (0.0, 0, Vec::new());
     for (row, &label) in logits.chunks(classes).zip(labels) {
@@ -60,7 +60,7 @@ fn expected(logits: &[f32], labels: &[usize], classes: usize, scale: f64) -> (f6
     (loss, correct, d_logits)
 }
 
-fn gives_losses_and_gradients(device: Device) {
+fn computes_losses_and_gradients(device: Device) {
     for (rows, classes) in [(1, 2), (64, 10), (300, 3), (5, 33), (20, 1000)] {
         let logits = whole(rows * classes, 1);
         let labels: Vec<usize> = (0..rows).map(|i| (i * 7) % classes).collect();
@@ -72,7 +72,7 @@ fn gives_losses_and_gradients(device: Device) {
         let (n, c, none) = (rows as u32, classes as u32, 0u64);
         let name = "softmax_cross_entropy_f32";
         main_head!(device, name, &source, &label, &scale, &target, &d_bias, &metrics, &log, &n, &c);
-        // Evaluation: no gradient, no scale, no log; the metrics add up.
+        // Evaluation has no gradient, no loss scale and no log; it adds to the same metrics.
         main_head!(device, name, &source, &label, &none, &none, &none, &metrics, &none, &n, &c);
 
         let read = read_metrics(&device, &metrics);
@@ -96,7 +96,7 @@ fn gives_losses_and_gradients(device: Device) {
     }
 }
 
-/// In place, as a plan may do it: the gradient takes the logits' memory.
+/// The gradient overwrites the logits, as a plan may let it.
 fn stores_gradients_as_halves(device: Device) {
     for (rows, classes) in [(7, 10), (3, 40)] {
         let logits: Vec<f32> = whole(rows * classes, 2).iter().map(|x| x / 4.0).collect();
@@ -108,13 +108,13 @@ fn stores_gradients_as_halves(device: Device) {
         let name = "softmax_cross_entropy_f16";
         main_head!(device, name, &values, &label, &scale, &values, &none, &metrics, &none, &n, &c);
         for (got, wanted) in device.download(&values).into_iter().zip(d_expected) {
-            // Half a unit in the last of a half's eleven bits, and the subnormals' fixed step.
+            // Half a unit in the last place of fp16, plus what subnormals lose.
             assert!((got.to_f64() - wanted).abs() <= wanted.abs() / 2048.0 + 1e-5, "{got} {wanted}");
         }
     }
 }
 
-fn counts_steps_and_remembers_the_first_bad_one(device: Device) {
+fn counts_steps_and_records_the_first_bad_one(device: Device) {
     let good = device.upload(&[0.0f32, 0.0]);
     let bad = device.upload(&[f32::NAN, 0.0]);
     let (label, wrong) = (upload_u32(&device, &[1]), upload_u32(&device, &[2]));
@@ -126,7 +126,7 @@ fn counts_steps_and_remembers_the_first_bad_one(device: Device) {
     let read = read_metrics(&device, &metrics);
     assert_eq!((read.steps, read.first_bad_step, read.correct), (3, 1, 0));
     let log = read_log(&device, &log);
-    assert!(log[0].is_nan() && log[2].is_nan(), "the log is a ring: the third step is in the first place");
-    // Equal logits: the first class is the prediction.
+    assert!(log[0].is_nan() && log[2].is_nan(), "the log is a ring: the third step overwrites the first");
+    // With equal logits, the first class is the prediction.
     assert_eq!(log[1], 0.0);
 }

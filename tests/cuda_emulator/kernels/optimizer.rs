@@ -1,4 +1,4 @@
-//! SGD step by step, the loss scale, and the batch that a step is made of.
+//! SGD steps, the loss scale, and gathering a batch.
 
 use cudarc::driver::CudaSlice;
 use half::f16;
@@ -10,11 +10,11 @@ in_both_orders!(
     follows_pytorchs_sgd,
     skips_an_overflowing_step,
     grows_and_halves_the_loss_scale,
-    norms_clips_averages_and_leaves_the_frozen_alone,
+    clips_and_averages_all_but_frozen_parameters,
     gathers_a_batch_at_the_position,
 );
 
-/// w, gradient and the three steps' results, in the order of PyTorch's documentation.
+/// One step of `torch.optim.SGD` with learning rate 0.1 and weight decay 0.01, as PyTorch documents it.
 fn reference(weights: &mut [f32], buffer: &mut [f32], gradients: &[f32], momentum: f32, nesterov: bool) {
     for ((weight, velocity), gradient) in weights.iter_mut().zip(buffer).zip(gradients) {
         let gradient = gradient + 0.01 * *weight;
@@ -33,7 +33,7 @@ fn follows_pytorchs_sgd(device: Device) {
         let (on_device, velocity) = (device.upload(&weights), device.upload(&buffer));
         let (gradient, copy) = (device.upload(&scaled), device.poisoned::<f16>(weights.len()));
         let (scale, none) = (device.upload(&[512.0f32]), 0u64);
-        // Past the last, which holds on.
+        // The position is past the last rate, which stays in effect.
         let rate = device.upload(&rates(3, &[7.0, 0.1]));
         let (good, skipped, overflow) = (device.upload(&[0u32]), device.upload(&[0u64]), device.upload(&[0i32]));
         let block_counters = device.upload(&[0u32]);
@@ -50,7 +50,7 @@ fn follows_pytorchs_sgd(device: Device) {
         }
         let got = device.download(&on_device);
         for (got, wanted) in got.iter().zip(&weights) {
-            // Multiply-adds round once where the reference rounds twice.
+            // A fused multiply-add rounds once; the reference rounds twice.
             assert!((got - wanted).abs() <= 1e-6 * (1.0 + wanted.abs()), "{got} {wanted}");
         }
         assert_eq!(device.download(&copy), got.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>());
@@ -58,7 +58,7 @@ fn follows_pytorchs_sgd(device: Device) {
     }
 }
 
-/// The index of the next rate, that of the last, and the rates, as the kernel takes them.
+/// The index of the next rate, the index of the last rate, and the rates, in the kernel's layout.
 fn rates(next: u64, rates: &[f32]) -> Vec<u64> {
     let pairs = rates.chunks(2).map(|pair| {
         let bits = |at: usize| u64::from(pair.get(at).copied().unwrap_or_default().to_bits());
@@ -67,7 +67,7 @@ fn rates(next: u64, rates: &[f32]) -> Vec<u64> {
     [next, rates.len() as u64 - 1].into_iter().chain(pairs).collect()
 }
 
-/// One step of `weights` with this loss scale, counters and flag.
+/// One SGD step on `weights` with the loss scale, counters and overflow flag of `state`.
 fn step(device: &Device, weights: &CudaSlice<f32>, gradient: &CudaSlice<f32>, state: &State) {
     let (rate, none, block_counters) = (device.upload(&rates(0, &[0.1])), 0u64, device.upload(&[0u32]));
     let (count, zero, plain) = (weights.len() as u64, 0.0f32, 0u32);
@@ -103,7 +103,7 @@ fn skips_an_overflowing_step(device: Device) {
         step(&device, &weights, &gradient, &state);
         assert_eq!(device.download(&weights), [1.0; 703]);
         assert_eq!((device.download(&state.scale)[0], device.download(&state.overflow)[0]), (4.0, 0));
-        // Finite, though their sums are not.
+        // These gradients are finite, although their sum is not.
         let finite = device.upload(&[f32::MAX; 703]);
         let flag = device.upload(&[0i32]);
         launch!(device, "check_overflow_f32", blocks(2), &finite, &flag, &703u64).unwrap();
@@ -128,8 +128,8 @@ fn grows_and_halves_the_loss_scale(device: Device) {
     assert_eq!(device.download(&largest.scale), [65536.0 * 256.0]);
 }
 
-/// With frozen beginnings that are and are not multiples of a vector, and past the last whole one.
-fn norms_clips_averages_and_leaves_the_frozen_alone(device: Device) {
+/// The frozen prefix ends between vectors, within a vector, or in the incomplete last vector.
+fn clips_and_averages_all_but_frozen_parameters(device: Device) {
     for (len, frozen) in [(1003usize, 0usize), (1003, 150), (1000, 8), (7, 5), (7, 6), (3, 1)] {
         let (gradients, start) = (whole(len, 2), whole(len, 1));
         let scaled: Vec<f32> = gradients.iter().map(|g| g * 16.0).collect();

@@ -3,9 +3,9 @@
 use super::super::device::{Device, Field, blocks, launch};
 use super::{geometry, in_both_orders, whole};
 
-in_both_orders!(takes_maxima, returns_gradients_to_maxima, averages, a_nan_wins);
+in_both_orders!(takes_maxima, returns_gradients_to_maxima, averages, propagates_nan);
 
-/// Three values only: most windows hold their maximum more than once.
+/// There are only three distinct values, so most windows hold their maximum more than once.
 fn with_ties(case: Case, seed: usize) -> Vec<f32> {
     whole(case.0.iter().product(), seed).iter().map(|value| value.rem_euclid(3.0)).collect()
 }
@@ -52,7 +52,7 @@ fn windows(case: Case) -> Vec<Vec<(usize, usize)>> {
     windows
 }
 
-/// The values and their places in the plane of each window's first maximum.
+/// Each window's maximum, and the index within the plane of its first occurrence.
 fn maxima(case: Case, input: &[f32]) -> (Vec<f32>, Vec<u32>) {
     let first_largest = |window: Vec<(usize, usize)>| {
         let largest = window.iter().map(|&(at, _)| input[at]).fold(f32::NEG_INFINITY, f32::max);
@@ -99,7 +99,7 @@ fn active(value: f32, slope: f32) -> f32 {
     if value > 0.0 { value } else { slope * value + 0.0 }
 }
 
-/// The kernels that fit a case, with the lanes of their vectors.
+/// The kernels that support a case, with the number of elements in their vectors.
 fn backward_kernels(case: Case) -> Vec<(&'static str, u32)> {
     let ([_, height, width, channels], [kernel, stride, padding]) = case;
     let mut kernels = vec![("max_pool_backward_f32", 1)];
@@ -147,11 +147,11 @@ fn returns_gradients_to_maxima(device: Device) {
                 let (target, none) = (device.poisoned::<f32>(input.len()), 0u64);
                 let (t, o) = (&target, &none);
                 launch!(device, name, config, x, m, o, t, o, p, v, n, &all, &lanes, r, &0u32, &op, l).unwrap();
-                assert_eq!(device.download(t), expected, "{name} {case:?} alone");
+                assert_eq!(device.download(t), expected, "{name} {case:?} without epilogue");
             }
         }
     }
-    assert!(tiled >= 3, "no case is tiled");
+    assert!(tiled >= 3, "too few cases run the tiled kernel");
 }
 
 fn averages(device: Device) {
@@ -179,7 +179,7 @@ fn averages(device: Device) {
     }
 }
 
-fn a_nan_wins(device: Device) {
+fn propagates_nan(device: Device) {
     let source = device.upload(&[1.0, f32::NAN, 3.0, 2.0f32]);
     let (target, argmax) = (device.poisoned::<f32>(1), device.upload(&[9u32]));
     let op = op(([1, 2, 2, 1], [2, 2, 0]));

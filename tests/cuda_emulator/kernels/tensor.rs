@@ -1,4 +1,4 @@
-//! Tensor-core products against plain ones, for every shape, and the rounding of TF32.
+//! Compares tensor-core products of every shape with plain products, and checks rounding to TF32.
 
 use cudarc::driver::LaunchConfig;
 
@@ -6,16 +6,16 @@ use super::super::device::{Device, launch_planted};
 use super::in_both_orders;
 use crate::cuda_emulator::device::blocks;
 
-in_both_orders!(multiplies_halves, multiplies_more_halves, multiplies_tf32, rounds_to_tf32);
+in_both_orders!(multiplies_halves_k8, multiplies_halves_k16, multiplies_tf32, rounds_to_tf32);
 
 const WARP: LaunchConfig = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 0 };
 
-/// Distinct whole numbers, so that one register in the wrong place shows; both types hold them.
+/// Whole numbers that fp16 and TF32 represent exactly, varied enough that a misplaced register shows.
 fn number(index: usize) -> f32 {
     (index * 37 % 101) as f32 - 50.0
 }
 
-/// `per_word` numbers along k in every word: a is [16][k], b is [k][8].
+/// Checks d [16][8] += a [16][k] · b [k][8]. Every word holds `per_word` numbers along k.
 fn check(device: &Device, kernel: &str, depth: usize, per_word: usize, bits: impl Fn(f32) -> u32) {
     let words = depth / per_word;
     let word = |numbers: &dyn Fn(usize) -> f32| {
@@ -37,11 +37,11 @@ fn half_bits(value: f32) -> u32 {
     half::f16::from_f32(value).to_bits().into()
 }
 
-fn multiplies_halves(device: Device) {
+fn multiplies_halves_k8(device: Device) {
     check(&device, "planted_mma_f16_k8_f32", 8, 2, half_bits);
 }
 
-fn multiplies_more_halves(device: Device) {
+fn multiplies_halves_k16(device: Device) {
     check(&device, "planted_mma_f16_k16_f32", 16, 2, half_bits);
 }
 
@@ -56,7 +56,7 @@ fn rounds_to_tf32(device: Device) {
         (1.0, 1.0),
         (1.0 + step, 1.0 + step),
         (1.0 + 0.49 * step, 1.0),
-        (1.0 + 0.5 * step, 1.0 + step), // a tie goes away from zero
+        (1.0 + 0.5 * step, 1.0 + step), // ties round away from zero
         (-1.0 - 0.5 * step, -1.0 - step),
         (2.0 - 0.1 * step, 2.0), // a carry into the exponent
         (f32::INFINITY, f32::INFINITY),
