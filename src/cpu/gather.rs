@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use crate::images::{ImageSource, Prefetch};
-use crate::ops::{DataSets, Drawn, Gather, Normalise, RunOn, Subset};
+use crate::ops::{AugmentationDraw, DataSets, Gather, Normalise, RunOn, Subset};
 
 /// Both sets.
 #[derive(Default)]
@@ -66,12 +66,12 @@ impl Set {
 }
 
 /// Writes `image` to `y` as it was drawn.
-fn augmented(op: &Normalise, table: &[[f32; 256]], drawn: &Drawn, image: &[u8], y: &mut [f32]) {
+fn augmented(op: &Normalise, table: &[[f32; 256]], drawn: &AugmentationDraw, image: &[u8], y: &mut [f32]) {
     let Normalise { shape, mean, std } = op;
     let lit = drawn.brightness != 1.0 || drawn.contrast != 1.0;
     for (pixel, y) in y.chunks_exact_mut(shape.channels).enumerate() {
         let (row, column) = (pixel / shape.width, pixel % shape.width);
-        if drawn.blanks(row, column) {
+        if drawn.is_cut_out(row, column) {
             y.fill(0.0);
             continue;
         }

@@ -35,7 +35,7 @@ impl Geometry {
         if window.padding == 0 {
             return body(&x[begin * self.line..]);
         }
-        let count = (lines - 1) * window.stride + self.op.covered_window().kernel;
+        let count = (lines - 1) * window.stride + self.op.dilated_window().kernel;
         scratch::with(Buffer::Padded, count * self.line, |padded| {
             padded.fill(0.0);
             let width = input.width * input.channels;

@@ -22,7 +22,7 @@ impl RunOn<Cpu> for SgdUpdate {
         let [weights, gradients, momentum, average] = cpu.memory.update(spans)?;
         let (weights, gradients) = (&mut weights[op.frozen..], &gradients[op.frozen..]);
         update(&op, learning_rate, factor, weights, gradients, momentum.get_mut(op.frozen..).unwrap_or_default());
-        let (decay, rest) = op.average_shares();
+        let (decay, rest) = op.average_coefficients();
         let average = average.get_mut(op.frozen..).unwrap_or_default().par_chunks_mut(ELEMENTWISE_CHUNK);
         average.zip(weights.par_chunks(ELEMENTWISE_CHUNK)).for_each(|(average, weights)| {
             average.iter_mut().zip(weights).for_each(|(a, &w)| *a = decay * *a + rest * w);

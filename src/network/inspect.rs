@@ -45,7 +45,7 @@ impl Operator {
     /// The sliding window of a convolution or pooling.
     pub fn window(&self) -> Option<Window> {
         match self {
-            Self::Conv2d(op) => Some(op.covered_window()),
+            Self::Conv2d(op) => Some(op.dilated_window()),
             Self::MaxPool2d(op) => Some(op.window),
             Self::Layer(layer) => layer.as_layer().window(),
             _ => None,

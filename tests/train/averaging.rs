@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, ensure};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::data::Streamed;
-use cnn_cuda::images::{Held, ImageSource};
+use cnn_cuda::images::{HostImages, ImageSource};
 use cnn_cuda::network::{FirstLayer, Network};
 use cnn_cuda::ops::{Augmentation, Backend, Region, Sgd, Span};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
@@ -90,7 +90,7 @@ fn the_average_begins_with_the_first_steps_weights_and_the_norm_is_bounded() {
 }
 
 /// Fails at the second epoch's images.
-struct Vanishing(Held, AtomicUsize);
+struct Vanishing(HostImages, AtomicUsize);
 
 impl ImageSource for Vanishing {
     fn read(&self, numbers: &[u32], bytes: &mut [u8]) -> Result<()> {
@@ -102,7 +102,7 @@ impl ImageSource for Vanishing {
 #[test]
 fn a_picture_that_vanishes_ends_the_run_with_its_name_and_what_was_saved_stays() {
     let mut set = digits(90, 32);
-    let held = Held { images: std::mem::take(&mut set.train.images), image_len: set.shape.len() };
+    let held = HostImages { images: std::mem::take(&mut set.train.images), image_len: set.shape.len() };
     let source = Arc::new(Vanishing(held, AtomicUsize::new(0)));
     set.train.streamed = Some(Streamed { source, digest: 0 });
     let mut trainer =
