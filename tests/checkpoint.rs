@@ -266,14 +266,14 @@ fn weights_without_auxiliary_heads_are_taken_and_the_heads_begin_anew() {
     rewrite(&bare, |tensors| tensors.retain(|tensor| !tensor.0.starts_with("aux")));
     let (weights, headless) = load_pretrained(&bare, &network, 8).expect("loaded");
     assert!(headless && weights.statistics == theirs.statistics);
-    let mut of_heads = 0;
+    let mut auxiliary_count = 0;
     for parameter in &network.parameters {
         let is_head = parameter.name.starts_with("aux");
         let expected = if is_head { &fresh } else { &theirs };
         assert_eq!(weights.parameters[parameter.range()], expected.parameters[parameter.range()], "{}", parameter.name);
-        of_heads += usize::from(is_head);
+        auxiliary_count += usize::from(is_head);
     }
-    assert_eq!((of_heads, load_weights(&bare, &network).is_ok()), (14, true));
+    assert_eq!((auxiliary_count, load_weights(&bare, &network).is_ok()), (14, true));
     // A part of them is a damaged file, and so is a file without the rest.
     rewrite(&cut, |tensors| tensors.retain(|tensor| !tensor.0.starts_with("aux2")));
     let error = format!("{:#}", load_weights(&cut, &network).expect_err("it must be refused"));

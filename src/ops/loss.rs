@@ -66,9 +66,8 @@ operator! {
     /// `loss = mean(logsumexp(logits) − logits[label])` for the labels of the last gather, added to the metrics. With
     /// `gradient`, also `d_logits = (softmax(logits) − onehot(label)) / batch`.
     ///
-    /// With label smoothing ε, the target is `(1 − ε) · onehot(label) + ε / classes`. The loss and gradient of an
-    /// auxiliary head are multiplied by its weight. Its loss is added to the step's loss; it does not count towards
-    /// other metrics.
+    /// With label smoothing ε, the target is `(1 − ε) · onehot(label) + ε / classes`. The loss and gradient of an auxiliary
+    /// head are multiplied by its weight. Its loss is added to the step's loss; samples and steps are not counted again.
     pub struct SoftmaxCrossEntropy {
         value classes: usize,
         /// `[batch][classes]`

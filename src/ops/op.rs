@@ -126,7 +126,7 @@ pub struct Step<B = Span> {
     pub op: Op<B>,
 }
 
-/// Runs an operator on a backend, or adds it to one's program.
+/// Runs an operator on a backend, or lowers it for one.
 pub trait RunOn<Target> {
     fn run_on(&self, target: &mut Target) -> Result<()>;
 }
