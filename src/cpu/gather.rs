@@ -58,7 +58,10 @@ impl State {
 
 impl Set {
     fn new(op: &Normalise, images: Images, labels: Vec<u32>) -> Result<Self> {
-        ensure!(op.mean.len() == op.shape.channels && op.std.len() == op.shape.channels, "one mean and std per channel");
+        ensure!(
+            op.mean.len() == op.shape.channels && op.std.len() == op.shape.channels,
+            "one mean and std per channel"
+        );
         let channel = |(&mean, &std): (&f32, &f32)| std::array::from_fn(|x| (x as f32 / 255.0 - mean) / std);
         let table = op.mean.iter().zip(&op.std).map(channel).collect();
         Ok(Self { images, labels, op: op.clone(), table, order: Vec::new(), position: 0 })

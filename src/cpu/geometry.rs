@@ -23,7 +23,8 @@ impl Geometry {
         Ok(Self { op: *op, output: op.output()?, row_len: op.window.kernel * op.input.channels, line })
     }
 
-    /// Distances in the padded input between the windows of neighbouring output lines, and of neighbouring output pixels.
+    /// Distances in the padded input between the windows of neighbouring output lines, and of neighbouring output
+    /// pixels.
     pub fn strides(&self) -> (usize, usize) {
         (self.op.window.stride * self.line, self.op.window.stride * self.op.input.channels)
     }

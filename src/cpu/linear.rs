@@ -39,8 +39,7 @@ impl RunOn<Cpu> for LinearForward {
         let work = y_transposed.par_chunks_mut(BLOCK_ROWS * batch).zip(weight.par_chunks(BLOCK_ROWS * depth));
         if batch < SMALL_BATCH {
             let min_blocks = MIN_WORK / (BLOCK_ROWS * depth);
-            work.with_min_len(min_blocks.max(1))
-                .for_each(|(y, weight)| set.run(|| dot_products(depth, weight, x, y)));
+            work.with_min_len(min_blocks.max(1)).for_each(|(y, weight)| set.run(|| dot_products(depth, weight, x, y)));
         } else {
             // xᵀ, packed in panels of samples, [panel][in][PANEL], so that yᵀ = W · xᵀ reads the weight in place.
             let x_panels = grown(&mut cpu.scratch.packed, batch * depth);
@@ -230,7 +229,8 @@ fn input_block(set: Instructions, (d_y, stride): (&[f32], usize), weight: &[f32]
     });
 }
 
-/// A copy of `values [rows][cols]` with padded rows, so that they do not map to the same cache sets, and its row stride.
+/// A copy of `values [rows][cols]` with padded rows, so that they do not map to the same cache sets, and its row
+/// stride.
 fn skewed<'a>(buffer: &'a mut Vec<f32>, values: &[f32], cols: usize) -> (&'a [f32], usize) {
     let stride = cols + SKEW;
     let copy = grown(buffer, values.len() / cols * stride);

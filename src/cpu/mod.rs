@@ -1,7 +1,7 @@
 //! The CPU backend: vectorised loops (AVX-512, AVX2 or portable), packed GEMM and Winograd convolutions.
 //!
-//! Work is divided by the shape of the problem, never by the number of threads, and every sum has a fixed order. Results
-//! are therefore bit-identical for any number of threads.
+//! Work is divided by the shape of the problem, never by the number of threads, and every sum has a fixed order.
+//! Results are therefore bit-identical for any number of threads.
 
 mod activation;
 mod bias;

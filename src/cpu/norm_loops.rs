@@ -1,4 +1,5 @@
-//! The inner loops of batch normalisation over one piece of `[rows][channels]`, each over the channels of several pixels.
+//! The inner loops of batch normalisation over one piece of `[rows][channels]`, each over the channels of several
+//! pixels.
 
 use std::ops::Range;
 
@@ -6,8 +7,8 @@ use super::runtime::scratch::{self, Buffer};
 use super::{ELEMENTWISE_CHUNK, Instructions};
 use crate::ops::Activation;
 
-/// Minimum width of an inner loop. Per-channel factors are repeated to that width, so that layers with few channels also
-/// use full vectors.
+/// Minimum width of an inner loop. Per-channel factors are repeated to that width, so that layers with few channels
+/// also use full vectors.
 const MIN_WIDTH: usize = 256;
 
 /// The division of `[rows][channels]` into pieces, and of pieces into inner loops.
@@ -94,8 +95,8 @@ pub(super) fn piece_moments(set: Instructions, pieces: &Pieces, x: &[f32], momen
     });
 }
 
-/// `y = activation((x − mean) · scale + bias + residual)` over one piece, with the factors in that order. Without `x`, the
-/// input is read from `y`.
+/// `y = activation((x − mean) · scale + bias + residual)` over one piece, with the factors in that order. Without `x`,
+/// the input is read from `y`.
 pub(super) fn normalise(
     set: Instructions,
     activation: Activation,
@@ -136,14 +137,16 @@ fn normalise_loop(
             }
             (None, None) => y.iter_mut().zip(factors).for_each(|(y, f)| *y = activation(affine(*y, f))),
             (None, Some(residual)) => {
-                y.iter_mut().zip(residual.iter().zip(factors)).for_each(|(y, (r, f))| *y = activation(affine(*y, f) + r));
+                y.iter_mut()
+                    .zip(residual.iter().zip(factors))
+                    .for_each(|(y, (r, f))| *y = activation(affine(*y, f) + r));
             }
         }
     }
 }
 
-/// Over one piece, the sums of `g = d_y · activation′` and of `g · (x − mean)`. With `y`, the derivative is computed from
-/// `y`, and `g` overwrites `d_y`.
+/// Over one piece, the sums of `g = d_y · activation′` and of `g · (x − mean)`. With `y`, the derivative is computed
+/// from `y`, and `g` overwrites `d_y`.
 pub(super) fn gradient_sums(
     set: Instructions,
     activation: Activation,
@@ -155,7 +158,9 @@ pub(super) fn gradient_sums(
 ) {
     scratch::with(Buffer::Packed, 4 * pieces.width, |buffers| {
         set.run(|| match activation {
-            Activation::Identity => gradient_sums_loop(Activation::Identity, pieces, factors, (x, y), d_y, sums, buffers),
+            Activation::Identity => {
+                gradient_sums_loop(Activation::Identity, pieces, factors, (x, y), d_y, sums, buffers)
+            }
             Activation::Relu => gradient_sums_loop(Activation::Relu, pieces, factors, (x, y), d_y, sums, buffers),
             Activation::LeakyRelu { slope } => {
                 gradient_sums_loop(Activation::LeakyRelu { slope }, pieces, factors, (x, y), d_y, sums, buffers);

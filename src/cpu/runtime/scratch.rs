@@ -5,7 +5,8 @@ use std::collections::HashMap;
 
 use crate::ops::{Conv2d, Region, Span};
 
-/// Columns per panel: two vectors of the widest instruction set. Packing into panels makes the right operand contiguous.
+/// Columns per panel: two vectors of the widest instruction set. Packing into panels makes the right operand
+/// contiguous.
 pub(in crate::cpu) const PANEL: usize = 32;
 
 /// Minimum number of tasks of a convolution's weight gradient, and maximum number of groups of output lines.
@@ -14,8 +15,8 @@ const WEIGHT_PIECES: usize = 8;
 /// Maximum number of floats in partial sums: writing and adding more of them would take longer than computing them.
 const MAX_PARTIALS: usize = 1 << 22;
 
-/// Number of groups of output lines with separate partial sums of the weight gradient. Each partial sum has `len` floats,
-/// and is computed in `pieces` tasks.
+/// Number of groups of output lines with separate partial sums of the weight gradient. Each partial sum has `len`
+/// floats, and is computed in `pieces` tasks.
 pub(in crate::cpu) fn weight_groups(len: usize, pieces: usize) -> usize {
     WEIGHT_PIECES.min((MAX_PARTIALS / len).max(WEIGHT_PIECES.div_ceil(pieces)))
 }
@@ -110,8 +111,8 @@ pub(in crate::cpu) fn transpose(source: &[f32], cols: usize, target: &mut [f32],
     }
 }
 
-/// Packs the first `cols` columns of `source`, with row stride `stride`, into `target [panel][rows][PANEL]`. The last panel
-/// has only as many columns as remain.
+/// Packs the first `cols` columns of `source`, with row stride `stride`, into `target [panel][rows][PANEL]`. The last
+/// panel has only as many columns as remain.
 pub(in crate::cpu) fn pack_panels(source: &[f32], stride: usize, cols: usize, target: &mut [f32], rows: usize) {
     for (panel, target) in target[..rows * cols].chunks_mut(rows * PANEL).enumerate() {
         let width = target.len() / rows;
