@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, ensure};
 
-/// Where images are read from.
+/// A source of images.
 pub trait ImageSource: Send + Sync {
     /// Writes the images with the given indices to `bytes`, one after the other.
     ///
@@ -36,7 +36,7 @@ impl ImageSource for HostImages {
 /// Batches read ahead, in addition to the one in use.
 const PREFETCH_DEPTH: usize = 2;
 
-/// A background thread that reads an epoch's batches in order, [`PREFETCH_DEPTH`] batches ahead.
+/// A background thread that reads an epoch's batches in order, a few batches ahead.
 pub struct Prefetch {
     /// `None` once the thread is to end.
     batches: Option<Receiver<Result<Vec<u8>>>>,

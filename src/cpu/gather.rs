@@ -93,7 +93,7 @@ fn augment(op: &Normalise, table: &[[f32; 256]], drawn: &AugmentationDraw, image
 impl DataSets for Cpu {
     fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()> {
         let expected = labels.len() * op.shape.len();
-        ensure!(images.len() == expected, "{} bytes for {} images", images.len(), labels.len());
+        ensure!(images.len() == expected, "{} bytes do not match {} images", images.len(), labels.len());
         *self.gather.subset(subset) = Some(Set::new(op, Images::Resident(images), labels)?);
         Ok(())
     }

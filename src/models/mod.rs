@@ -95,7 +95,7 @@ pub fn find(name: &str) -> Result<&'static Model> {
         Some(model) => Ok(model),
         None => {
             let names: Vec<_> = TABLE.iter().map(|model| model.name).collect();
-            bail!("there is no model {name:?}; --model takes one of: {}", names.join(", "))
+            bail!("unknown model {name:?}; --model takes one of: {}", names.join(", "))
         }
     }
 }

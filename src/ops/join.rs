@@ -113,7 +113,7 @@ impl Layer for Subsample {
     fn output(&self) -> Result<Shape> {
         let Self { input, stride, channels } = *self;
         ensure!(stride > 0, "stride must be at least 1");
-        ensure!(channels >= input.channels, "a shortcut from {} to {channels} channels", input.channels);
+        ensure!(channels >= input.channels, "a shortcut cannot reduce {} channels to {channels}", input.channels);
         Ok(Shape::new(input.height.div_ceil(stride), input.width.div_ceil(stride), channels))
     }
 

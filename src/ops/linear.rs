@@ -32,8 +32,8 @@ operator! {
         /// `[out_features]`
         reads bias: Option<B>,
         writes output: B,
-        /// A backend may save a mask of the positive outputs here for the layer's [`GradientEpilogue`]:
-        /// `[batch][`[`relu_mask_len`](Linear::relu_mask_len)`]` words of [`Region::Indices`](super::Region::Indices).
+        /// A backend may save a mask of the positive outputs here for the layer's [`GradientEpilogue`]. It has
+        /// [`Linear::relu_mask_len`] words per sample, in [`Region::Indices`](super::Region::Indices).
         writes relu_mask: Option<B>,
     }
     describe(self) { describe_fused("product", self.bias.is_some(), self.activation) }

@@ -19,8 +19,8 @@ impl Scheduler<'_> {
         (logits, LossGradient { d_bias: self.logits_bias(id), auxiliary, ..LossGradient::new(d_logits) })
     }
 
-    /// The bias gradient of the layer that computes the logits, if the loss can sum it, that is, if there is no
-    /// activation in between.
+    /// The bias gradient of the layer that computes the logits, if the loss can sum it: there must be no activation or
+    /// pooling in between.
     fn logits_bias(&mut self, logits: NodeId) -> Option<ValueId> {
         let producer = self.fusion.root[logits];
         let node = &self.network.nodes[producer];
@@ -120,7 +120,8 @@ impl Scheduler<'_> {
         });
     }
 
-    /// In place if possible, so that the buffer of the output's gradient becomes that of the residual's or the input's.
+    /// In place if possible: the gradient of the residual or of the input then reuses the buffer of the output's
+    /// gradient.
     fn batch_norm_backward(&mut self, id: NodeId, op: BatchNorm2d, d_output: ValueId, output: ValueId) {
         let network = self.network;
         let node = &network.nodes[id];
