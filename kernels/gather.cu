@@ -58,7 +58,7 @@ struct AugmentationDraw {
 static __device__ __forceinline__ int uniform_below(u32 word, u32 bound) { return (int)((u64)word * bound >> 32); }
 
 // A uniform random number in 1 ± spread, with one rounding.
-static __device__ __forceinline__ float around_one(u32 word, float spread) {
+static __device__ __forceinline__ float jitter_factor(u32 word, float spread) {
     return fmaf((float)(word >> 8) * (1.0f / (1 << 23)) - 1.0f, spread, 1.0f);
 }
 
@@ -74,8 +74,8 @@ static __device__ __forceinline__ AugmentationDraw draw_augmentation(const Augme
     drawn.flip = p.flip && a.z >> 31;
     drawn.row = uniform_below(a.w, p.height) - (int)(p.cutout / 2);
     drawn.column = uniform_below(b.x, p.width) - (int)(p.cutout / 2);
-    drawn.brightness = around_one(b.y, p.brightness);
-    drawn.contrast = around_one(b.z, p.contrast);
+    drawn.brightness = jitter_factor(b.y, p.brightness);
+    drawn.contrast = jitter_factor(b.z, p.contrast);
     return drawn;
 }
 

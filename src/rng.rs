@@ -1,26 +1,26 @@
-//! Seeded, counter-based random streams (Philox 4×32-10): what is drawn depends only on seed, purpose, index and position.
+//! Seeded, counter-based random streams (Philox 4×32-10): a number depends only on seed, purpose, index and position.
 //!
-//! The generator is that of Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC11).
+//! The generator is from Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3" (SC11).
 
-/// What a stream is for. Streams of different purposes never share numbers. The discriminants are part of a run's
-/// reproducibility: never renumber them.
+/// What a stream is used for. Streams of different purposes never share numbers. Reproducibility of runs depends on the
+/// discriminants: never renumber them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Purpose {
     Initialisation = 1,
     Shuffle = 2,
     Digits = 3,
-    /// Made-up inputs for benchmarks.
+    /// Synthetic inputs for benchmarks.
     Benchmark = 4,
-    /// Which pictures are set aside to test with.
+    /// The random split of a folder of pictures into training and test set.
     Split = 5,
     /// Also in `kernels/philox.cuh`.
     Dropout = 16,
-    /// Random changes to training images. Also in `kernels/philox.cuh`.
+    /// Augmentation of training images. Also in `kernels/philox.cuh`.
     Augmentation = 17,
 }
 
-/// A stream of random numbers; cheap to create, so make one per tensor, epoch or image.
+/// A stream of random numbers. It is cheap to create: use one per tensor, epoch or image.
 #[derive(Clone, Debug)]
 pub struct Philox {
     key: [u32; 2],
@@ -31,7 +31,7 @@ pub struct Philox {
 }
 
 impl Philox {
-    /// The stream number `index` of a purpose under `seed`.
+    /// Stream number `index` of `purpose` under `seed`.
     pub fn new(seed: u64, purpose: Purpose, index: u32) -> Self {
         let key = [seed as u32, (seed >> 32) as u32];
         Self { key, counter: [0, 0, index, purpose as u32], block: [0; 4], used: 4 }
@@ -55,7 +55,7 @@ impl Philox {
         low + (high - low) * unit
     }
 
-    /// Standard normal, by Box and Muller's transform.
+    /// Standard normal, by the Box–Muller transform.
     pub fn normal(&mut self) -> f32 {
         let radius = (-2.0 * (1.0 - self.uniform(0.0, 1.0)).ln()).sqrt();
         radius * (std::f32::consts::TAU * self.uniform(0.0, 1.0)).cos()
@@ -66,7 +66,7 @@ impl Philox {
     /// # Panics
     /// If `bound` is zero.
     pub fn below(&mut self, bound: u32) -> u32 {
-        assert!(bound > 0, "no number is below zero");
+        assert!(bound > 0, "the bound must be above zero");
         let threshold = bound.wrapping_neg() % bound;
         loop {
             let product = u64::from(self.next_u32()) * u64::from(bound);
@@ -77,14 +77,14 @@ impl Philox {
     }
 }
 
-/// The four words at `position` of the stream number `index` of a purpose, counted in such fours.
+/// The four words at `position` in stream number `index` of `purpose`; positions count groups of four words.
 pub fn draw(seed: u64, purpose: Purpose, index: u32, position: u64) -> [u32; 4] {
     let counter = [position as u32, (position >> 32) as u32, index, purpose as u32];
     philox4x32(counter, [seed as u32, (seed >> 32) as u32])
 }
 
-/// A 64-bit fingerprint of byte strings and their boundaries (FNV-1a), to tell versions of something apart; not
-/// against anybody who would forge one.
+/// A 64-bit fingerprint of byte strings and their boundaries (FNV-1a). It distinguishes versions; it does not protect
+/// against forgery.
 pub fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     let part = |hash: u64, part: &'a [u8]| {

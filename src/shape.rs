@@ -1,4 +1,4 @@
-//! Shapes of one sample and all output-size arithmetic; every other file asks here.
+//! Shapes of one sample, and all output-size arithmetic of the program.
 
 use std::fmt;
 
@@ -38,7 +38,7 @@ impl Shape {
     }
 }
 
-/// `channels × height × width`, the order in which PyTorch prints it; a vector prints as its length.
+/// `channels × height × width`, in PyTorch's order; a vector prints as its length.
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.height == 1 && self.width == 1 {
@@ -62,7 +62,7 @@ impl Window {
     /// (`torch.nn.Conv2d`, with dilation 1).
     ///
     /// # Errors
-    /// Where kernel or stride is zero, or the window is larger than the padded input.
+    /// If kernel or stride is zero, or the window is larger than the padded input.
     pub fn positions(&self, size: usize) -> Result<usize> {
         ensure!(self.kernel > 0, "kernel must be at least 1");
         ensure!(self.stride > 0, "stride must be at least 1");
@@ -73,25 +73,25 @@ impl Window {
         Ok((padded - self.kernel) / self.stride + 1)
     }
 
-    /// As [`Window::positions`], with a last window that may reach beyond the padding as long as it begins within the
-    /// input or the padding before it (`ceil_mode` of PyTorch's pooling).
+    /// Like [`Window::positions`], but the last window may extend beyond the padding if it starts inside the input or
+    /// the leading padding (`ceil_mode=True` of PyTorch's pooling).
     ///
     /// # Errors
-    /// As [`Window::positions`].
+    /// The same as [`Window::positions`].
     pub fn positions_rounded_up(&self, size: usize) -> Result<usize> {
         let (covered, padded) = (self.positions(size)?, size + 2 * self.padding);
         let more = !(padded - self.kernel).is_multiple_of(self.stride);
         Ok(covered + usize::from(more && covered * self.stride < size + self.padding))
     }
 
-    /// Output height and width over `input`.
+    /// Output height and width for `input`.
     pub fn output(&self, input: Shape) -> Result<(usize, usize)> {
         Ok((self.positions(input.height)?, self.positions(input.width)?))
     }
 }
 
-/// The inputs that output `index` of `outputs` averages in adaptive pooling over `inputs`, PyTorch's
-/// `⌊index · inputs / outputs⌋ .. ⌈(index + 1) · inputs / outputs⌉`. Neighbours may share inputs.
+/// The inputs that adaptive pooling averages for output `index`, as in PyTorch:
+/// `⌊index · inputs / outputs⌋ .. ⌈(index + 1) · inputs / outputs⌉`. Neighbouring windows may overlap.
 pub fn adaptive_window(index: usize, inputs: usize, outputs: usize) -> std::ops::Range<usize> {
     index * inputs / outputs..((index + 1) * inputs).div_ceil(outputs)
 }

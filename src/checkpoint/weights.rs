@@ -38,7 +38,7 @@ pub fn load_pretrained(path: &Path, network: &Network, seed: u64) -> Result<(Wei
 
 fn from_bytes(bytes: &[u8], network: &Network, seed: u64) -> Result<(Weights, bool)> {
     let tensors = parse(bytes)?;
-    let heads = network.of_heads();
+    let heads = network.auxiliary_state();
     let of_head = |index: &usize| heads.parameters[*index];
     let indices = 0..network.parameters.len();
     // Either all auxiliary classifiers are missing or none: a file with some of them is damaged.

@@ -83,7 +83,7 @@ fn open_cuda(settings: &DeviceSettings, ordinal: usize) -> Result<Cuda> {
 }
 
 fn cuda_options(settings: &DeviceSettings, ordinal: usize) -> Options {
-    let known = |(site, name): (&String, &String)| Some((site.clone(), Algorithm::named(name)?));
+    let known = |(site, name): (&String, &String)| Some((site.clone(), Algorithm::from_name(name)?));
     Options {
         ordinal,
         precision: settings.precision.unwrap_or_default(),

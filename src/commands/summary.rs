@@ -32,7 +32,7 @@ pub struct SummaryArgs {
     batch_size: usize,
     #[command(flatten)]
     device: Given<DeviceSettings>,
-    /// Print one JSON object
+    /// Print JSON: one object for a network, a list of objects without --model
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! Activations on the CPU, where the plan could not fuse them.
+//! Activations on the CPU that the plan could not fuse.
 
 use anyhow::Result;
 use rayon::prelude::*;

@@ -1,4 +1,4 @@
-//! Bias gradients on the CPU: column sums over fixed pieces of rows, fused with the activation's backward pass.
+//! Bias gradients on the CPU: column sums over fixed chunks of rows, fused with the activation's backward pass.
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ impl RunOn<Cpu> for BiasActivationBackward {
         let partials = &mut cpu.bias_partials[..len];
         let (work, set) = (d_y.par_chunks_mut(piece_len).zip(y.par_chunks(piece_len)), cpu.instructions);
         work.zip(partials.par_chunks_mut(channels)).for_each(|((d_y, y), sums)| {
-            // One loop for each activation: inside of it, the choice would keep the compiler from using vectors.
+            // One loop per activation: a match inside the loop would prevent vectorisation.
             set.run(|| match activation {
                 Activation::Identity => column_sums(d_y, sums, |_, d_y| d_y, y),
                 Activation::Relu => column_sums(d_y, sums, |y, d_y| Activation::Relu.backward(y, d_y), y),

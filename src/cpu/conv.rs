@@ -1,4 +1,4 @@
-//! Convolution on the CPU: products that read the input where it lies, without an im2col.
+//! Convolution on the CPU: matrix products that read the input in place, without im2col.
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::gemm::kernel::{Gemm, LeftStrides, Start};
 use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
-use super::winograd::forward::End;
+use super::winograd::forward::Epilogue;
 use super::winograd::tiling::Winograd;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
@@ -14,21 +14,21 @@ use crate::ops::{
     PoolEpilogue, RunOn,
 };
 
-/// Pieces that a forward pass is cut into at least, so that a small batch keeps all threads busy.
-const LEAST_PIECES: usize = 16;
+/// Minimum number of pieces of a forward pass, so that a small batch keeps all threads busy.
+const MIN_PIECES: usize = 16;
 
-/// Output pixels of a piece of the weight gradient: input and gradient of so many stay in L1 or nearly.
+/// Output pixels per piece of the weight gradient, so that their inputs and gradients nearly fit in L1.
 const WEIGHT_PIXELS: usize = 128;
 
 impl RunOn<Cpu> for Conv2dForward {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
         let winograd = Winograd::new(&self.op, self.op.output()?);
-        let pools = winograd.and_then(|it| self.pool.filter(|pool| it.pools(&pool.op, self.activation)));
+        let fused = winograd.and_then(|it| self.pool.filter(|pool| it.can_fuse_pool(&pool.op, self.activation)));
         match winograd {
-            Some(winograd) => self.convolve_by_tiles(cpu, &winograd, pools)?,
+            Some(winograd) => self.convolve_winograd(cpu, &winograd, fused)?,
             None => self.convolve(cpu)?,
         }
-        match self.pool.filter(|_| pools.is_none()) {
+        match self.pool.filter(|_| fused.is_none()) {
             Some(PoolEpilogue { op, output, argmax }) => {
                 MaxPool2dForward { op, input: self.output, output, argmax }.run_on(cpu)
             }
@@ -52,7 +52,7 @@ impl RunOn<Cpu> for Conv2dBackwardWeight {
             geometry.grouped_backward_weight(set, x, d_y, d_weight, &mut cpu.scratch.partials);
             return Ok(());
         }
-        // Every group sums d_weightᵀ of its lines, [panel][k·k·ic][PANEL].
+        // Each group sums d_weightᵀ over its lines, [panel][k·k·ic][PANEL].
         let panels = output.channels.div_ceil(PANEL);
         let lines_per_group = lines.div_ceil(weight_groups(panels * patch * PANEL, panels));
         let groups = lines.div_ceil(lines_per_group);
@@ -81,7 +81,7 @@ impl RunOn<Cpu> for Conv2dBackwardWeight {
 
 impl RunOn<Cpu> for Conv2dBackwardInput {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        self.convolve_back(cpu)?;
+        self.input_gradient(cpu)?;
         match self.epilogue {
             Some(epilogue) => {
                 BiasActivationBackward::of_epilogue(self.op.input.channels, self.d_input, epilogue).run_on(cpu)
@@ -92,22 +92,22 @@ impl RunOn<Cpu> for Conv2dBackwardInput {
 }
 
 impl Conv2dForward {
-    /// The convolution by tiles, which `pool` ends.
-    fn convolve_by_tiles(&self, cpu: &mut Cpu, winograd: &Winograd, pool: Option<PoolEpilogue>) -> Result<()> {
+    /// The Winograd convolution, with `pool` fused into it.
+    fn convolve_winograd(&self, cpu: &mut Cpu, winograd: &Winograd, pool: Option<PoolEpilogue>) -> Result<()> {
         let set = cpu.instructions;
         let (output, argmax) = pool.map_or((self.output, None), |pool| (pool.output, pool.argmax));
         let bias = self.bias.unwrap_or(self.weight.first(0));
         let version = cpu.memory.parameters_version();
         let floats = [self.input, self.weight, bias, output];
         let ([x, weight, bias, y], argmax) = cpu.memory.floats_and_indices(floats, argmax)?;
-        let make = |target: &mut [f32]| winograd.split_weights(set, weight, target);
-        let weights = cpu.kept.weights(&self.op, self.weight, version, winograd.weight_len(), make);
-        let end = End { bias, activation: self.activation, pooled: pool.is_some() };
-        winograd.forward(set, x, weights, end, y, argmax);
+        let pack = |target: &mut [f32]| winograd.transform_weights(set, weight, target);
+        let weights = cpu.weight_cache.weights(&self.op, self.weight, version, winograd.weight_len(), pack);
+        let epilogue = Epilogue { bias, activation: self.activation, pooled: pool.is_some() };
+        winograd.forward(set, x, weights, epilogue, y, argmax);
         Ok(())
     }
 
-    /// The convolution without its pooling.
+    /// The convolution by direct products, without its pooling.
     fn convolve(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
         let (output, patch, set) = (geometry.output, op.patch_len(), cpu.instructions);
@@ -115,8 +115,8 @@ impl Conv2dForward {
         let version = cpu.memory.parameters_version();
         let [x, weight, bias, y] = cpu.memory.floats([self.input, self.weight, bias, self.output])?;
         let (x, weight, bias) = (&*x, &*weight, &*bias);
-        // Wᵀ in panels of columns, [panel][k·k·ic][PANEL]
-        let panels = cpu.kept.weights(op, self.weight, version, op.weight_len(), |panels| {
+        // Wᵀ, packed in panels of columns, [panel][k·k·ic][PANEL]
+        let panels = cpu.weight_cache.weights(op, self.weight, version, op.weight_len(), |panels| {
             if !op.is_plain() {
                 return geometry.grouped_weights(weight, panels);
             }
@@ -126,7 +126,7 @@ impl Conv2dForward {
             });
         });
         let batch = x.len() / op.input.len();
-        let lines_per_piece = output.height.div_ceil(LEAST_PIECES.div_ceil(batch));
+        let lines_per_piece = output.height.div_ceil(MIN_PIECES.div_ceil(batch));
         let piece_len = lines_per_piece * output.width * output.channels;
         let pieces = y.par_chunks_mut(output.len()).enumerate().flat_map(|(sample, y)| {
             y.par_chunks_mut(piece_len).enumerate().map(move |(piece, y)| (sample, piece * lines_per_piece, y))
@@ -157,14 +157,14 @@ impl Conv2dForward {
 }
 
 impl Conv2dBackwardInput {
-    /// The gradient of the input without its epilogue.
-    fn convolve_back(&self, cpu: &mut Cpu) -> Result<()> {
+    /// The input gradient without its epilogue.
+    fn input_gradient(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
-        let (output, set, run) = (geometry.output, cpu.instructions, geometry.run);
+        let (output, set, row_len) = (geometry.output, cpu.instructions, geometry.row_len);
         let [d_y, weight, d_x] = cpu.memory.floats([self.d_output, self.weight, self.d_input])?;
         if let Some(winograd) = Winograd::new(op, output) {
             let weights = grown(&mut cpu.scratch.packed, winograd.weight_len());
-            winograd.split_weights_backward(set, weight, weights);
+            winograd.transform_weights_backward(set, weight, weights);
             winograd.backward_input(set, d_y, weights, d_x);
             return Ok(());
         }
@@ -173,10 +173,10 @@ impl Conv2dBackwardInput {
             samples.for_each(|(d_x, d_y)| geometry.grouped_backward_input(set, d_y, weight, d_x));
             return Ok(());
         }
-        // W by kernel rows in panels of columns, [ky][panel][oc][PANEL]
+        // W, split by kernel row and packed in panels of columns, [ky][panel][oc][PANEL]
         let packed = grown(&mut cpu.scratch.packed, op.weight_len());
-        packed.par_chunks_mut(output.channels * run).enumerate().for_each(|(ky, packed)| {
-            scratch::pack_panels(&weight[ky * run..], op.patch_len(), run, packed, output.channels);
+        packed.par_chunks_mut(output.channels * row_len).enumerate().for_each(|(ky, packed)| {
+            scratch::pack_panels(&weight[ky * row_len..], op.patch_len(), row_len, packed, output.channels);
         });
         let (packed, d_y) = (&*packed, &*d_y);
         let padding = op.window.padding;
@@ -201,15 +201,15 @@ impl Conv2dBackwardInput {
 impl Geometry {
     /// `y [lines][ow][..cols] = x · Wᵀ`, for one panel of `Wᵀ`.
     fn forward(&self, lines: usize, cols: usize) -> Gemm {
-        let (line, row) = self.steps();
+        let (line, row) = self.strides();
         Gemm {
             lines,
             rows: self.output.width,
             cols,
             outer: self.op.window.kernel,
-            inner: self.run,
+            inner: self.row_len,
             a: LeftStrides { line, row, outer: self.line, inner: 1 },
-            b_outer: self.run * cols,
+            b_outer: self.row_len * cols,
             b_inner: cols,
             c_line: self.output.width * self.output.channels,
             c_row: self.output.channels,
@@ -229,21 +229,21 @@ impl Geometry {
         let (output, input_len) = (self.output, self.op.input.len());
         let cols = (output.channels - panel * PANEL).min(PANEL);
         let line_len = output.width * output.channels;
-        let (outer, inner) = self.steps();
+        let (outer, inner) = self.strides();
         let (mut at, mut start) = (group.start, Start::Zero);
         while at < group.end {
             let (sample, first) = (at / output.height, at % output.height);
             let lines = (WEIGHT_PIXELS / output.width).max(1).min(output.height - first).min(group.end - at);
             let product = Gemm {
                 lines: self.op.window.kernel,
-                rows: self.run,
+                rows: self.row_len,
                 cols,
                 outer: lines,
                 inner: output.width,
                 a: LeftStrides { line: self.line, row: 1, outer, inner },
                 b_outer: output.width * cols,
                 b_inner: cols,
-                c_line: self.run * cols,
+                c_line: self.row_len * cols,
                 c_row: cols,
             };
             let d_y = &d_y[at * line_len + panel * PANEL..];
@@ -257,16 +257,16 @@ impl Geometry {
                     product.run(set, x, packed, partial, start, false);
                 });
             });
-            (at, start) = (at + lines, Start::There);
+            (at, start) = (at + lines, Start::Accumulate);
         }
     }
 
-    /// `d_x = col2im(d_y · W)` of one sample, in padded coordinates: every output pixel adds to the kernel rows that
-    /// it came from.
+    /// `d_x = col2im(d_y · W)` of one sample, in padded coordinates: every output pixel adds to the input pixels of its
+    /// window, one kernel row at a time.
     fn scatter(&self, set: Instructions, d_y: &[f32], packed: &[f32], d_x: &mut [f32]) {
-        let (output, (c_line, c_row)) = (self.output, self.steps());
+        let (output, (c_line, c_row)) = (self.output, self.strides());
         d_x.fill(0.0);
-        for (ky, panels) in packed.chunks_exact(output.channels * self.run).enumerate() {
+        for (ky, panels) in packed.chunks_exact(output.channels * self.row_len).enumerate() {
             for (index, panel) in panels.chunks(output.channels * PANEL).enumerate() {
                 let cols = panel.len() / output.channels;
                 let product = Gemm {
@@ -281,7 +281,7 @@ impl Geometry {
                     c_line,
                     c_row,
                 };
-                product.run(set, d_y, panel, &mut d_x[ky * self.line + index * PANEL..], Start::There, false);
+                product.run(set, d_y, panel, &mut d_x[ky * self.line + index * PANEL..], Start::Accumulate, false);
             }
         }
     }

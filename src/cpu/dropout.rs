@@ -7,7 +7,7 @@ use super::{Cpu, ELEMENTWISE_CHUNK};
 use crate::ops::{DropoutPass, NextDropoutStep, RunOn};
 use crate::rng::{Purpose, draw};
 
-/// What the masks of a step follow from.
+/// The seed and step that determine the masks.
 #[derive(Clone, Copy, Default)]
 pub(super) struct State {
     pub seed: u64,

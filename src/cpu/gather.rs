@@ -1,4 +1,4 @@
-//! Batches from images in memory, or read ahead of use, on the CPU, through a table of all 256 normalised values.
+//! Gathers batches of resident or prefetched images on the CPU, using a lookup table of the 256 normalised values.
 
 use std::sync::Arc;
 
@@ -7,20 +7,20 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use crate::images::{ImageSource, Prefetch};
-use crate::ops::{DataSets, Drawn, Gather, Normalise, RunOn, Subset};
+use crate::ops::{AugmentationDraw, DataSets, Gather, Normalise, RunOn, Subset};
 
-/// Both sets.
+/// The training and test set.
 #[derive(Default)]
 pub(super) struct State {
     train: Option<Set>,
     test: Option<Set>,
-    /// The seed and the epoch of which augmentations are drawn.
+    /// The seed and the epoch of augmentations.
     augmentation: (u64, u32),
 }
 
-/// Where the images of a set are.
+/// The images of a set.
 enum Images {
-    /// All of them, by their numbers.
+    /// All images in memory, in index order.
     Resident(Vec<u8>),
     Streamed(Streamed),
 }
@@ -28,7 +28,7 @@ enum Images {
 struct Streamed {
     source: Arc<dyn ImageSource>,
     max_batch: usize,
-    ahead: Option<Prefetch>,
+    prefetch: Option<Prefetch>,
     /// The current batch.
     batch: Vec<u8>,
 }
@@ -37,7 +37,7 @@ struct Set {
     images: Images,
     labels: Vec<u32>,
     op: Normalise,
-    /// `[channels][256]`: what every byte becomes.
+    /// `[channels][256]`: the normalised value of every byte.
     table: Vec<[f32; 256]>,
     order: Vec<u32>,
     position: usize,
@@ -58,20 +58,23 @@ impl State {
 
 impl Set {
     fn new(op: &Normalise, images: Images, labels: Vec<u32>) -> Result<Self> {
-        ensure!(op.mean.len() == op.shape.channels && op.std.len() == op.shape.channels, "one mean and std a channel");
+        ensure!(
+            op.mean.len() == op.shape.channels && op.std.len() == op.shape.channels,
+            "one mean and std per channel"
+        );
         let channel = |(&mean, &std): (&f32, &f32)| std::array::from_fn(|x| (x as f32 / 255.0 - mean) / std);
         let table = op.mean.iter().zip(&op.std).map(channel).collect();
         Ok(Self { images, labels, op: op.clone(), table, order: Vec::new(), position: 0 })
     }
 }
 
-/// Writes `image` to `y` as it was drawn.
-fn augmented(op: &Normalise, table: &[[f32; 256]], drawn: &Drawn, image: &[u8], y: &mut [f32]) {
+/// Writes the augmented `image` to `y`, normalised.
+fn augment(op: &Normalise, table: &[[f32; 256]], drawn: &AugmentationDraw, image: &[u8], y: &mut [f32]) {
     let Normalise { shape, mean, std } = op;
-    let lit = drawn.brightness != 1.0 || drawn.contrast != 1.0;
+    let has_jitter = drawn.brightness != 1.0 || drawn.contrast != 1.0;
     for (pixel, y) in y.chunks_exact_mut(shape.channels).enumerate() {
         let (row, column) = (pixel / shape.width, pixel % shape.width);
-        if drawn.blanks(row, column) {
+        if drawn.is_cut_out(row, column) {
             y.fill(0.0);
             continue;
         }
@@ -79,7 +82,7 @@ fn augmented(op: &Normalise, table: &[[f32; 256]], drawn: &Drawn, image: &[u8], 
         let bytes = source.map(|source| &image[source * shape.channels..][..shape.channels]);
         for (channel, y) in y.iter_mut().enumerate() {
             let byte = bytes.map_or(0, |bytes| bytes[channel]);
-            *y = match lit {
+            *y = match has_jitter {
                 true => drawn.normalised(byte, mean[channel], std[channel]),
                 false => table[channel][usize::from(byte)],
             };
@@ -90,7 +93,7 @@ fn augmented(op: &Normalise, table: &[[f32; 256]], drawn: &Drawn, image: &[u8], 
 impl DataSets for Cpu {
     fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()> {
         let expected = labels.len() * op.shape.len();
-        ensure!(images.len() == expected, "{} bytes for {} images", images.len(), labels.len());
+        ensure!(images.len() == expected, "{} bytes do not match {} images", images.len(), labels.len());
         *self.gather.subset(subset) = Some(Set::new(op, Images::Resident(images), labels)?);
         Ok(())
     }
@@ -103,22 +106,22 @@ impl DataSets for Cpu {
         labels: Vec<u32>,
         max_batch: usize,
     ) -> Result<()> {
-        let images = Images::Streamed(Streamed { source, max_batch, ahead: None, batch: Vec::new() });
+        let images = Images::Streamed(Streamed { source, max_batch, prefetch: None, batch: Vec::new() });
         *self.gather.subset(subset) = Some(Set::new(op, images, labels)?);
         Ok(())
     }
 
     fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()> {
-        let resident = self.gather.loaded(subset)?;
-        let count = resident.labels.len();
-        ensure!(order.iter().all(|&index| (index as usize) < count), "the order names an image past the last");
-        resident.order.clear();
-        resident.order.extend_from_slice(order);
-        resident.position = position;
-        if let Images::Streamed(Streamed { source, max_batch, ahead, .. }) = &mut resident.images {
-            *ahead = None; // what is left of the last order is not waited for
-            let left = order.get(position..).unwrap_or_default().to_vec();
-            *ahead = Some(Prefetch::new(Arc::clone(source), left, *max_batch, resident.op.shape.len())?);
+        let set = self.gather.loaded(subset)?;
+        let count = set.labels.len();
+        ensure!(order.iter().all(|&index| (index as usize) < count), "the order has an index past the last image");
+        set.order.clear();
+        set.order.extend_from_slice(order);
+        set.position = position;
+        if let Images::Streamed(Streamed { source, max_batch, prefetch, .. }) = &mut set.images {
+            *prefetch = None; // stops reading the previous order
+            let rest = order.get(position..).unwrap_or_default().to_vec();
+            *prefetch = Some(Prefetch::new(Arc::clone(source), rest, *max_batch, set.op.shape.len())?);
         }
         Ok(())
     }
@@ -138,34 +141,34 @@ impl DataSets for Cpu {
 impl RunOn<Cpu> for Gather {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
         let (len, (seed, epoch)) = (self.shape.len(), cpu.gather.augmentation);
-        let (batch, resident) = (self.output.len / len, cpu.gather.loaded(self.subset)?);
-        ensure!(resident.op.shape == self.shape, "the set's images are {}, not {}", resident.op.shape, self.shape);
-        let order = resident.order.get(resident.position..resident.position + batch);
-        let order = order.with_context(|| format!("no {batch} images are left in this epoch"))?;
-        let (bytes, by_number) = match &mut resident.images {
+        let (batch, set) = (self.output.len / len, cpu.gather.loaded(self.subset)?);
+        ensure!(set.op.shape == self.shape, "the set's images are {}, not {}", set.op.shape, self.shape);
+        let order = set.order.get(set.position..set.position + batch);
+        let order = order.with_context(|| format!("fewer than {batch} images are left in this epoch"))?;
+        let (bytes, by_index) = match &mut set.images {
             Images::Resident(images) => (&*images, true),
-            Images::Streamed(Streamed { ahead, batch: at_hand, .. }) => {
-                let ahead = ahead.as_mut().context("no order was set")?;
-                ahead.reuse(std::mem::take(at_hand));
-                *at_hand = ahead.next(batch, len)?;
-                (&*at_hand, false)
+            Images::Streamed(Streamed { prefetch, batch: current, .. }) => {
+                let prefetch = prefetch.as_mut().context("no order was set")?;
+                prefetch.reuse(std::mem::take(current));
+                *current = prefetch.next(batch, len)?;
+                (&*current, false)
             }
         };
         let [y] = cpu.memory.floats([self.output])?;
-        let (first, op, table) = (resident.position as u64, &resident.op, &resident.table);
-        y.par_chunks_exact_mut(len).zip(order).enumerate().with_min_len(8).for_each(|(row, (y, &number))| {
-            let image = &bytes[if by_number { number as usize } else { row } * len..][..len];
-            if let Some(changes) = self.augmentation {
-                let drawn = changes.draw(op.shape, seed, epoch, first + row as u64);
-                return augmented(op, table, &drawn, image, y);
+        let (first, op, table) = (set.position as u64, &set.op, &set.table);
+        y.par_chunks_exact_mut(len).zip(order).enumerate().with_min_len(8).for_each(|(row, (y, &index))| {
+            let image = &bytes[if by_index { index as usize } else { row } * len..][..len];
+            if let Some(augmentation) = self.augmentation {
+                let drawn = augmentation.draw(op.shape, seed, epoch, first + row as u64);
+                return augment(op, table, &drawn, image, y);
             }
             for (y, image) in y.chunks_exact_mut(table.len()).zip(image.chunks_exact(table.len())) {
                 y.iter_mut().zip(image).zip(table).for_each(|((y, &x), table)| *y = table[usize::from(x)]);
             }
         });
         cpu.loss.labels.clear();
-        cpu.loss.labels.extend(order.iter().map(|&index| resident.labels[index as usize]));
-        resident.position += batch;
+        cpu.loss.labels.extend(order.iter().map(|&index| set.labels[index as usize]));
+        set.position += batch;
         Ok(())
     }
 }

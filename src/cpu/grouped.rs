@@ -1,4 +1,4 @@
-//! Convolutions of several groups, or with gaps between the kernel's values: a small product for each part of the weights.
+//! Grouped and dilated convolutions: one small matrix product for each group and kernel row or element.
 
 use rayon::prelude::*;
 
@@ -7,12 +7,12 @@ use super::gemm::kernel::{Gemm, LeftStrides, Start};
 use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, grown};
 
-/// Pieces that the weight gradient is summed in before their fixed-order reduction.
+/// Number of partial sums of the weight gradient, which are then added in a fixed order.
 const WEIGHT_GROUPS: usize = 8;
 
-/// The sizes of one group.
+/// The number of groups, and the sizes of one group.
 #[derive(Clone, Copy)]
-struct Part {
+struct GroupSizes {
     groups: usize,
     kernel: usize,
     in_channels: usize,
@@ -20,9 +20,9 @@ struct Part {
 }
 
 impl Geometry {
-    fn part(&self) -> Part {
+    fn group_sizes(&self) -> GroupSizes {
         let groups = self.op.groups;
-        Part {
+        GroupSizes {
             groups,
             kernel: self.op.window.kernel,
             in_channels: self.op.input.channels / groups,
@@ -30,15 +30,15 @@ impl Geometry {
         }
     }
 
-    /// Where a group's inputs begin under a value of the kernel, in the padded input.
+    /// Offset in the padded input of a group's first input for a kernel element.
     fn grouped_input(&self, group: usize, ky: usize, kx: usize) -> usize {
         let channels = self.op.input.channels;
-        self.op.dilation * (ky * self.line + kx * channels) + group * self.part().in_channels
+        self.op.dilation * (ky * self.line + kx * channels) + group * self.group_sizes().in_channels
     }
 
-    /// The weights in the order in which [`Geometry::grouped_forward`] reads them, `[group][ky][kx][ic][oc]`.
+    /// Packs the weights as [`Geometry::grouped_forward`] reads them, `[group][ky][kx][ic][oc]`.
     pub fn grouped_weights(&self, weight: &[f32], target: &mut [f32]) {
-        let Part { kernel, in_channels, out_channels, .. } = self.part();
+        let GroupSizes { kernel, in_channels, out_channels, .. } = self.group_sizes();
         let block = in_channels * out_channels;
         target.chunks_exact_mut(block).enumerate().for_each(|(index, target)| {
             let (group, place) = (index / (kernel * kernel), index % (kernel * kernel));
@@ -49,7 +49,7 @@ impl Geometry {
         });
     }
 
-    /// `y` of some lines of a sample, from its padded input.
+    /// Computes some output lines `y` of a sample from its padded input.
     pub fn grouped_forward(
         &self,
         set: Instructions,
@@ -59,8 +59,8 @@ impl Geometry {
         y: &mut [f32],
         relu: bool,
     ) {
-        let Part { groups, kernel, in_channels, out_channels } = self.part();
-        let (line, row) = self.steps();
+        let GroupSizes { groups, kernel, in_channels, out_channels } = self.group_sizes();
+        let (line, row) = self.strides();
         let product = Gemm {
             lines: y.len() / (self.output.width * self.output.channels),
             rows: self.output.width,
@@ -79,14 +79,14 @@ impl Geometry {
             let start = match (ky, bias.is_empty()) {
                 (0, true) => Start::Zero,
                 (0, false) => Start::Bias(&bias[group * out_channels..]),
-                _ => Start::There,
+                _ => Start::Accumulate,
             };
             let x = &x[self.grouped_input(group, ky, 0)..];
             product.run(set, x, weights, &mut y[group * out_channels..], start, relu && ky + 1 == kernel);
         }
     }
 
-    /// `d_weight` of a batch, through `partials` for sums that are still apart.
+    /// The weight gradient of a batch; `partials` is a buffer for partial sums.
     pub fn grouped_backward_weight(
         &self,
         set: Instructions,
@@ -95,7 +95,7 @@ impl Geometry {
         d_weight: &mut [f32],
         partials: &mut Vec<f32>,
     ) {
-        let Part { kernel, in_channels, out_channels, .. } = self.part();
+        let GroupSizes { kernel, in_channels, out_channels, .. } = self.group_sizes();
         let len = d_weight.len();
         let lines = d_y.len() / (self.output.width * self.output.channels);
         let lines_per_group = lines.div_ceil(WEIGHT_GROUPS);
@@ -119,9 +119,9 @@ impl Geometry {
         });
     }
 
-    /// Adds one output line's share to `[group][ky][kx][ic][oc]`.
+    /// Adds the contribution of one output line to `partial`, `[group][ky][kx][ic][oc]`.
     fn grouped_add_line(&self, set: Instructions, x: &[f32], d_y: &[f32], at: usize, partial: &mut [f32]) {
-        let Part { kernel, in_channels, out_channels, .. } = self.part();
+        let GroupSizes { kernel, in_channels, out_channels, .. } = self.group_sizes();
         let (sample, line) = (at / self.output.height, at % self.output.height);
         let product = Gemm {
             lines: 1,
@@ -129,7 +129,7 @@ impl Geometry {
             cols: out_channels,
             outer: 1,
             inner: self.output.width,
-            a: LeftStrides { row: 1, inner: self.steps().1, ..LeftStrides::default() },
+            a: LeftStrides { row: 1, inner: self.strides().1, ..LeftStrides::default() },
             b_inner: self.output.channels,
             c_row: out_channels,
             ..Gemm::default()
@@ -139,16 +139,16 @@ impl Geometry {
             for (index, sum) in partial.chunks_exact_mut(in_channels * out_channels).enumerate() {
                 let (group, place) = (index / (kernel * kernel), index % (kernel * kernel));
                 let x = &x[self.grouped_input(group, place / kernel, place % kernel)..];
-                product.run(set, x, &d_y[group * out_channels..], sum, Start::There, false);
+                product.run(set, x, &d_y[group * out_channels..], sum, Start::Accumulate, false);
             }
         });
     }
 
-    /// `d_x` of one sample.
+    /// The input gradient of one sample.
     pub fn grouped_backward_input(&self, set: Instructions, d_y: &[f32], weight: &[f32], d_x: &mut [f32]) {
         let (input, padding) = (self.op.input, self.op.window.padding);
-        let Part { groups, kernel, in_channels, out_channels } = self.part();
-        let (c_line, c_row) = self.steps();
+        let GroupSizes { groups, kernel, in_channels, out_channels } = self.group_sizes();
+        let (c_line, c_row) = self.strides();
         let patch = kernel * kernel * in_channels;
         let product = Gemm {
             lines: self.output.height,
@@ -172,7 +172,7 @@ impl Geometry {
             for (group, place) in (0..groups).flat_map(|group| (0..kernel * kernel).map(move |place| (group, place))) {
                 let weight = &weight[group * out_channels * patch + place * in_channels..];
                 let d_x = &mut padded[self.grouped_input(group, place / kernel, place % kernel)..];
-                product.run(set, &d_y[group * out_channels..], weight, d_x, Start::There, false);
+                product.run(set, &d_y[group * out_channels..], weight, d_x, Start::Accumulate, false);
             }
             let width = input.width * input.channels;
             let lines = padded.chunks_exact(self.line).skip(padding);

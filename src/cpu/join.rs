@@ -1,4 +1,4 @@
-//! Joins on the CPU: sums and strided copies.
+//! Joins on the CPU: sums, strided copies and shortcuts.
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -55,8 +55,8 @@ impl RunOn<Cpu> for SubsampleForward {
         let [x, y] = cpu.memory.floats([self.input, self.output])?;
         y.par_chunks_mut(shape.len()).zip(x.par_chunks(op.input.len())).for_each(|(y, x)| {
             y.fill(0.0);
-            for_kept_pixels(op, |at, kept| {
-                let pixel = &mut y[kept * shape.channels + first..][..op.input.channels];
+            for_sampled_pixels(op, |at, out| {
+                let pixel = &mut y[out * shape.channels + first..][..op.input.channels];
                 pixel.copy_from_slice(&x[at * op.input.channels..][..op.input.channels]);
             });
         });
@@ -70,18 +70,18 @@ impl RunOn<Cpu> for SubsampleBackward {
         let [d_y, d_x] = cpu.memory.floats([self.d_output, self.d_input])?;
         d_x.par_chunks_mut(op.input.len()).zip(d_y.par_chunks(shape.len())).for_each(|(d_x, d_y)| {
             d_x.fill(0.0);
-            for_kept_pixels(op, |at, kept| {
+            for_sampled_pixels(op, |at, out| {
                 let pixel = &mut d_x[at * op.input.channels..][..op.input.channels];
-                pixel.copy_from_slice(&d_y[kept * shape.channels + first..][..op.input.channels]);
+                pixel.copy_from_slice(&d_y[out * shape.channels + first..][..op.input.channels]);
             });
         });
         Ok(())
     }
 }
 
-/// Calls `pair(input pixel, output pixel)` for every pixel of a sample that is kept.
-fn for_kept_pixels(op: &Subsample, mut pair: impl FnMut(usize, usize)) {
+/// Calls `pair(input pixel, output pixel)` for every sampled pixel.
+fn for_sampled_pixels(op: &Subsample, mut pair: impl FnMut(usize, usize)) {
     let rows = (0..op.input.height).step_by(op.stride);
     let at = rows.flat_map(|y| (0..op.input.width).step_by(op.stride).map(move |x| y * op.input.width + x));
-    at.enumerate().for_each(|(kept, at)| pair(at, kept));
+    at.enumerate().for_each(|(out, at)| pair(at, out));
 }

@@ -1,4 +1,4 @@
-//! The linear layer on the CPU: three matrix products, each cut so that the large weight is read or written once.
+//! The linear layer on the CPU: three matrix products, each tiled so that the large weight is read or written once.
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -10,22 +10,22 @@ use crate::ops::{
     Activation, BiasActivationBackward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, RunOn,
 };
 
-/// Rows of weights that a thread takes at a time: whole tiles of every instruction set.
+/// Rows of weights per task: a multiple of every instruction set's tile height.
 const BLOCK_ROWS: usize = 24;
 
-/// Terms that are summed before the next part of both sides is fetched: what lies in L1 meanwhile.
+/// Depth of a block of the inner dimension, so that both operands' blocks stay in L1.
 const DEPTH: usize = 128;
 
-/// Batches below this leave so much of a vector of samples empty that one product for each sample is faster.
-const NARROW_BATCH: usize = 4;
+/// For smaller batches, one dot product per sample is faster than vectors of samples, which would be mostly empty.
+const SMALL_BATCH: usize = 4;
 
-/// Weights of a narrow batch for which another thread is woken at least.
-const LEAST_WORK: usize = 32 * 1024;
+/// Minimum number of weights per task for a small batch.
+const MIN_WORK: usize = 32 * 1024;
 
-/// Panels of the input gradient that a thread takes at a time, so that it reads whole lines of the weight.
+/// Panels of the input gradient per task, so that a thread reads whole cache lines of the weight.
 const BLOCK_PANELS: usize = 8;
 
-/// Floats that keep the rows of a copy from falling on the same lines of the cache.
+/// Floats of padding per row, so that rows of a copy do not map to the same cache sets.
 const SKEW: usize = 16;
 
 impl RunOn<Cpu> for LinearForward {
@@ -37,12 +37,11 @@ impl RunOn<Cpu> for LinearForward {
         let x = &*x;
         let y_transposed = grown(&mut cpu.scratch.partials, batch * op.out_features);
         let work = y_transposed.par_chunks_mut(BLOCK_ROWS * batch).zip(weight.par_chunks(BLOCK_ROWS * depth));
-        if batch < NARROW_BATCH {
-            let least_blocks = LEAST_WORK / (BLOCK_ROWS * depth);
-            work.with_min_len(least_blocks.max(1))
-                .for_each(|(y, weight)| set.run(|| dot_products(depth, weight, x, y)));
+        if batch < SMALL_BATCH {
+            let min_blocks = MIN_WORK / (BLOCK_ROWS * depth);
+            work.with_min_len(min_blocks.max(1)).for_each(|(y, weight)| set.run(|| dot_products(depth, weight, x, y)));
         } else {
-            // xᵀ in panels of samples, [panel][in][PANEL], so that yᵀ = W · xᵀ reads the weight as it lies.
+            // xᵀ, packed in panels of samples, [panel][in][PANEL], so that yᵀ = W · xᵀ reads the weight in place.
             let x_panels = grown(&mut cpu.scratch.packed, batch * depth);
             x_panels.par_chunks_mut(depth * PANEL).zip(x.par_chunks(depth * PANEL)).for_each(|(panel, x)| {
                 set.run(|| scratch::transpose(x, depth, panel, x.len() / depth));
@@ -50,7 +49,7 @@ impl RunOn<Cpu> for LinearForward {
             work.for_each(|(y, weight)| transposed_block(set, depth, weight, x_panels, y));
         }
         let (y_transposed, bias) = (&*y_transposed, &*bias);
-        let samples_per_piece = if batch < NARROW_BATCH { batch } else { batch.div_ceil(8).min(PANEL) };
+        let samples_per_piece = if batch < SMALL_BATCH { batch } else { batch.div_ceil(8).min(PANEL) };
         y.par_chunks_mut(samples_per_piece * op.out_features).enumerate().for_each(|(piece, y)| {
             set.run(|| {
                 for (index, y) in y.chunks_exact_mut(op.out_features).enumerate() {
@@ -94,7 +93,7 @@ impl RunOn<Cpu> for LinearBackwardInput {
         let [d_y, weight, d_x] = cpu.memory.floats([self.d_output, self.weight, self.d_input])?;
         let weight = &*weight;
         let (d_y, stride) = skewed(&mut cpu.scratch.partials, d_y, op.out_features);
-        // d_y [n, out] · W [out, in] → d_x in panels of columns, [panel][n][PANEL]
+        // d_y [n, out] · W [out, in] → d_x, packed in panels of columns, [panel][n][PANEL]
         let panels = grown(&mut cpu.scratch.packed, batch * cols);
         panels.par_chunks_mut(BLOCK_PANELS * PANEL * batch).enumerate().for_each(|(block, d_x)| {
             input_block(set, (d_y, stride), &weight[block * BLOCK_PANELS * PANEL..], op, d_x);
@@ -113,10 +112,10 @@ impl RunOn<Cpu> for LinearBackwardInput {
     }
 }
 
-/// `y [rows][batch] = weight [rows][depth] · x [batch][depth]ᵀ`, with vectors along the depth.
+/// `y [rows][batch] = weight [rows][depth] · x [batch][depth]ᵀ`, vectorised along the depth.
 #[inline(always)]
 fn dot_products(depth: usize, weight: &[f32], x: &[f32], y: &mut [f32]) {
-    // Measured: two vectors of sums read memory faster than four, and one row faster than several at once.
+    // Measured: two accumulator vectors reach a higher memory throughput than four, and one row than several.
     const LANES: usize = 32;
     let batch = x.len() / depth;
     for (weight, y) in weight.chunks_exact(depth).zip(y.chunks_exact_mut(batch)) {
@@ -144,7 +143,7 @@ fn transposed_block(set: Instructions, depth: usize, weight: &[f32], x_panels: &
             for (block, weight) in block.chunks_exact_mut(DEPTH + SKEW).zip(weight.chunks_exact(depth)) {
                 block[..inner].copy_from_slice(&weight[begin..begin + inner]);
             }
-            let start = if begin == 0 { Start::Zero } else { Start::There };
+            let start = if begin == 0 { Start::Zero } else { Start::Accumulate };
             for (index, panel) in x_panels.chunks(depth * PANEL).enumerate() {
                 let cols = panel.len() / depth;
                 let product = Gemm {
@@ -191,14 +190,14 @@ fn weight_block(
     }
 }
 
-/// `d_x = d_y · weight` for a few panels `[panel][n][PANEL]` of columns, of which `weight` begins with the first.
+/// `d_x = d_y · weight` for a few panels `[panel][n][PANEL]` of columns; `weight` starts at the first of these columns.
 fn input_block(set: Instructions, (d_y, stride): (&[f32], usize), weight: &[f32], op: &Linear, d_x: &mut [f32]) {
     let batch = d_y.len() / stride;
     let (cols, strip_rows) = (d_x.len() / batch, tile_rows(set));
     scratch::with(Buffer::Packed, DEPTH * PANEL, |packed| {
         for begin in (0..op.out_features).step_by(DEPTH) {
             let inner = DEPTH.min(op.out_features - begin);
-            let start = if begin == 0 { Start::Zero } else { Start::There };
+            let start = if begin == 0 { Start::Zero } else { Start::Accumulate };
             let weight = &weight[begin * op.in_features..];
             for (index, d_x) in d_x.chunks_mut(batch * PANEL).enumerate() {
                 let width = d_x.len() / batch;
@@ -230,7 +229,8 @@ fn input_block(set: Instructions, (d_y, stride): (&[f32], usize), weight: &[f32]
     });
 }
 
-/// A copy of `values`, rows of `cols`, whose rows do not begin on the same lines of the cache; and their distance.
+/// A copy of `values [rows][cols]` with padded rows, so that they do not map to the same cache sets, and its row
+/// stride.
 fn skewed<'a>(buffer: &'a mut Vec<f32>, values: &[f32], cols: usize) -> (&'a [f32], usize) {
     let stride = cols + SKEW;
     let copy = grown(buffer, values.len() / cols * stride);

@@ -1,17 +1,17 @@
-//! Softmax cross-entropy and its metrics on the CPU.
+//! Softmax cross-entropy and metrics on the CPU.
 
 use anyhow::{Result, ensure};
 
 use super::Cpu;
 use crate::ops::{Activation, BiasActivationBackward, LossGradient, Metrics, RunOn, SoftmaxCrossEntropy, StepLoss};
 
-/// What outlives a step.
+/// State that persists across steps.
 #[derive(Default)]
 pub(super) struct State {
     /// Labels of the current batch.
     pub labels: Vec<u32>,
     pub metrics: Metrics,
-    /// The losses since they were last taken, where they are logged.
+    /// The losses since they were last taken, if they are logged.
     pub step_losses: Option<Vec<StepLoss>>,
 }
 
@@ -27,10 +27,10 @@ impl RunOn<Cpu> for SoftmaxCrossEntropy {
         let (mut loss_sum, mut correct) = (0.0_f64, 0);
         for (sample, (row, &label)) in logits.chunks_exact(classes).zip(&cpu.loss.labels).enumerate() {
             let label = label as usize;
-            ensure!(label < classes, "label {label} of a network with {classes} classes");
+            ensure!(label < classes, "label {label} is out of range for a network with {classes} classes");
             let (best, max) = first_maximum(row);
             let exp_sum: f32 = row.iter().map(|logit| (logit - max).exp()).sum();
-            // Not ln(Σ) + max − x: for a confident network that would cancel what is left of the loss.
+            // Not ln(Σ) + max − x: the loss of a confident prediction would be lost to cancellation.
             loss_sum += f64::from(exp_sum.ln() - target(row, label, max, smoothing));
             correct += u64::from(best == label);
             if !d_logits.is_empty() {
@@ -51,7 +51,7 @@ impl RunOn<Cpu> for SoftmaxCrossEntropy {
     }
 }
 
-/// The logit that the label asks for, less the maximum.
+/// The logit of the smoothed target, minus the maximum.
 fn target(row: &[f32], label: usize, max: f32, smoothing: f32) -> f32 {
     let target = row[label] - max;
     if smoothing == 0.0 {
@@ -62,7 +62,7 @@ fn target(row: &[f32], label: usize, max: f32, smoothing: f32) -> f32 {
 }
 
 impl State {
-    /// The weighted loss of another head of the step that was added last.
+    /// Adds the weighted loss of an auxiliary head to the last step.
     fn add_auxiliary(&mut self, loss_sum: f64, samples: usize) {
         self.metrics.loss_sum += loss_sum;
         if !loss_sum.is_finite() && self.metrics.first_bad_step.is_none() {
@@ -89,7 +89,7 @@ impl State {
     }
 }
 
-/// Index and value of the first of the largest values; NaN is largest, as for PyTorch.
+/// Index and value of the first maximum; NaN counts as the largest value, as in PyTorch.
 fn first_maximum(row: &[f32]) -> (usize, f32) {
     let mut best = (0, row[0]);
     for (index, &value) in row.iter().enumerate().skip(1) {

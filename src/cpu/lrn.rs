@@ -1,4 +1,4 @@
-//! Local response normalisation on the CPU, a pixel at a time.
+//! Local response normalisation on the CPU, one pixel at a time.
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -44,7 +44,7 @@ impl RunOn<Cpu> for LrnBackward {
                             *d_x *= d_y;
                             *term = *d_x * x / sum;
                         }
-                        // The channels whose windows hold c reach as far the other way.
+                        // The channels with c in their window form the mirrored window.
                         windowed(terms, (op.size - 1) / 2, op.size / 2, sums);
                         for ((d_x, x), sum) in d_x.iter_mut().zip(x).zip(&*sums) {
                             *d_x += factor * x * sum;
@@ -57,7 +57,7 @@ impl RunOn<Cpu> for LrnBackward {
     }
 }
 
-/// Elements of a piece of work: whole pixels.
+/// Elements per task: a whole number of pixels.
 fn piece(op: &Lrn) -> usize {
     (ELEMENTWISE_CHUNK / op.input.channels).max(1) * op.input.channels
 }
@@ -74,7 +74,7 @@ fn denominators(set: Instructions, op: &Lrn, x: &[f32], d: &mut [f32]) {
     });
 }
 
-/// `sums[c] = Σ values[c − before ..= c + after]`, of those that there are, in order.
+/// `sums[c] = Σ values[c − before ..= c + after]` over the existing values, in order.
 #[inline(always)]
 fn windowed(values: &[f32], before: usize, after: usize, sums: &mut [f32]) {
     sums.fill(0.0);
@@ -86,7 +86,7 @@ fn windowed(values: &[f32], before: usize, after: usize, sums: &mut [f32]) {
     }
 }
 
-/// `values^−β`; the usual β of ¾ is two square roots, which are vectors where a power is a call.
+/// `values^−β`. The usual β = ¾ is computed with two square roots, which vectorise, unlike calls of `powf`.
 fn powers(set: Instructions, beta: f32, values: &mut [f32]) {
     match beta {
         0.75 => set.run(|| {

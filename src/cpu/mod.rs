@@ -1,7 +1,7 @@
-//! The CPU backend: vectorised loops (AVX-512, AVX2 or portable), panel products and Winograd convolutions.
+//! The CPU backend: vectorised loops (AVX-512, AVX2 or portable), packed GEMM and Winograd convolutions.
 //!
-//! Work is divided by the shape of the problem, never by the number of threads, and every sum has a fixed order, so
-//! results are bit-identical for any number of threads.
+//! Work is divided by the shape of the problem, never by the number of threads, and every sum has a fixed order.
+//! Results are therefore bit-identical for any number of threads.
 
 mod activation;
 mod bias;
@@ -32,9 +32,9 @@ use anyhow::{Context, Result, ensure};
 use crate::ops::{Activation, Backend, DeviceInfo, MemorySizes, Precision, Region, RunOn, Span, Step, StepSeconds};
 pub use gemm::Instructions;
 use runtime::memory::Memory;
-use runtime::scratch::{Kept, Scratch};
+use runtime::scratch::{PackedWeightCache, Scratch};
 
-/// Elements of one piece of element-wise work: large enough to hide the cost of handing it out.
+/// Elements per task of element-wise work, large enough to hide the scheduling cost.
 const ELEMENTWISE_CHUNK: usize = 32 * 1024;
 
 /// The CPU as a device.
@@ -46,30 +46,30 @@ pub struct Cpu {
     loss: loss::State,
     dropout: dropout::State,
     scratch: Scratch,
-    kept: Kept,
+    weight_cache: PackedWeightCache,
     instructions: Instructions,
-    /// Partial bias gradients, kept between steps so that none allocates.
+    /// Partial sums of bias gradients, kept between steps to avoid allocations.
     bias_partials: Vec<f32>,
     learning_rates: VecDeque<f32>,
-    /// Sums of squares of pieces of the gradients, kept likewise.
+    /// Partial sums of the squared gradients, kept between steps to avoid allocations.
     norm_partials: Vec<f64>,
 }
 
 impl Cpu {
-    /// A backend of `threads` threads; `None` takes as many as the machine offers.
+    /// A backend with `threads` threads; `None` uses all available processors.
     ///
     /// # Errors
-    /// For zero threads, or where the system refuses to start them.
+    /// If `threads` is zero, or the threads cannot be started.
     pub fn new(threads: Option<usize>) -> Result<Self> {
         Self::with_instructions(threads, Instructions::widest())
     }
 
-    /// As [`Cpu::new`], with the instructions that are asked for instead of the widest.
+    /// Like [`Cpu::new`], but with the given instruction set instead of the widest one.
     ///
     /// # Errors
-    /// Also where the machine has not these instructions.
+    /// The same, and if this machine does not support the instruction set.
     pub fn with_instructions(threads: Option<usize>, instructions: Instructions) -> Result<Self> {
-        ensure!(instructions.is_available(), "this machine has no {}", instructions.name());
+        ensure!(instructions.is_available(), "this machine does not support {}", instructions.name());
         let available = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = threads.unwrap_or(available);
         ensure!(threads > 0, "at least one thread is needed");
@@ -81,7 +81,7 @@ impl Cpu {
             loss: loss::State::default(),
             dropout: dropout::State::default(),
             scratch: Scratch::default(),
-            kept: Kept::default(),
+            weight_cache: PackedWeightCache::default(),
             instructions,
             bias_partials: Vec::new(),
             learning_rates: VecDeque::new(),
@@ -94,13 +94,13 @@ impl Cpu {
     }
 
     fn run_steps(&mut self, steps: &[Step]) -> Result<()> {
-        // The whole sequence runs inside the pool, so that no operator pays for entering it.
+        // The whole sequence runs inside the pool, because entering the pool for every operator would be slow.
         let pool = Arc::clone(&self.pool);
         pool.install(|| steps.iter().try_for_each(|step| step.op.run_on(self).with_context(|| step.label.clone())))
     }
 }
 
-/// A sequence of operators, which the CPU takes as it is.
+/// A sequence of operators, which the CPU runs without compiling it.
 pub struct Program {
     steps: Vec<Step>,
 }
@@ -119,7 +119,7 @@ impl Backend for Cpu {
 
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
         self.memory = Memory::new(sizes)?;
-        self.kept = Kept::default();
+        self.weight_cache = PackedWeightCache::default();
         Ok(())
     }
 
@@ -144,7 +144,7 @@ impl Backend for Cpu {
     }
 
     fn time_step(&mut self, program: &mut Program, step: usize) -> Result<StepSeconds> {
-        let step = program.steps.get(step).with_context(|| format!("a program without a step {step}"))?;
+        let step = program.steps.get(step).with_context(|| format!("the program has no step {step}"))?;
         let begin = Instant::now();
         self.run_steps(std::slice::from_ref(step))?;
         Ok(StepSeconds { seconds: begin.elapsed().as_secs_f64(), runs: 1 })
@@ -155,9 +155,9 @@ impl Backend for Cpu {
     }
 }
 
-/// `y = activation(y)` for those activations that the micro-kernel does not do itself.
+/// `y = activation(y)` for the activations that are not fused into the micro-kernel.
 fn activate(set: Instructions, activation: Activation, y: &mut [f32]) {
-    // One loop for each, so that none chooses inside of it.
+    // One loop per activation, so that there is no branch inside the loop.
     match activation {
         Activation::Identity | Activation::Relu => {}
         Activation::LeakyRelu { .. } => set.run(|| y.iter_mut().for_each(|y| *y = activation.apply(*y))),

@@ -1,4 +1,4 @@
-//! Batch normalisation on the CPU: statistics over fixed pieces of rows, put together in their order.
+//! Batch normalisation on the CPU: statistics of fixed pieces of rows, combined in a fixed order.
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -8,12 +8,12 @@ use super::runtime::memory::Memory;
 use super::{Cpu, Instructions};
 use crate::ops::{Activation, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
 
-/// Kept between steps so that none allocates.
+/// Buffers kept between steps to avoid allocations.
 #[derive(Default)]
 pub(super) struct State {
-    /// Of every piece, two values for each channel.
+    /// Two values per piece and channel.
     partials: Vec<f32>,
-    /// Values of each channel, repeated to the width of the loops.
+    /// Per-channel factors, repeated to the width of the loops.
     factors: Vec<f32>,
 }
 
@@ -26,7 +26,7 @@ impl RunOn<Cpu> for BatchNorm2dForward {
             let [x, running, saved] = cpu.memory.floats([self.input, self.running, saved])?;
             let partials = pieces.partials(&mut cpu.norm.partials);
             moments(set, &pieces, x, partials);
-            settle(op, &pieces, partials, running, saved);
+            update_statistics(op, &pieces, partials, running, saved);
         }
         let statistics = self.saved.unwrap_or(self.running);
         let [statistics, weight, bias] = cpu.memory.floats([statistics, self.weight, self.bias])?;
@@ -58,10 +58,10 @@ impl RunOn<Cpu> for BatchNorm2dBackward {
         let share = 1.0 / pieces.rows as f32;
         let factors = pieces.repeat(&mut cpu.norm.factors, |c| {
             let scale = weight[c] * inverse[c];
-            let of_input = -scale * inverse[c] * d_weight[c] * share;
-            [mean[c], scale, bias[c], of_input, -scale * d_bias[c] * share]
+            let x_scale = -scale * inverse[c] * d_weight[c] * share;
+            [mean[c], scale, bias[c], x_scale, -scale * d_bias[c] * share]
         });
-        // What had a residual is through its activation already.
+        // With a residual, `sum_gradients` has already multiplied the gradient by the activation's derivative.
         let activation = if self.output.is_some() { Activation::Identity } else { self.activation };
         let set = cpu.instructions;
         let (x, d_y, d_x) = backward_views(&mut cpu.memory, self, d_input)?;
@@ -75,7 +75,7 @@ impl RunOn<Cpu> for BatchNorm2dBackward {
 }
 
 impl BatchNorm2dBackward {
-    /// The gradients of weight and bias, and with a residual its own, in place.
+    /// Computes the gradients of weight and bias and, with a residual, the residual's gradient in place.
     fn sum_gradients(&self, cpu: &mut Cpu, pieces: &Pieces) -> Result<()> {
         let (channels, set) = (pieces.channels, cpu.instructions);
         let [x, y, d_y, saved, weight, bias, d_weight, d_bias] = cpu.memory.floats([
@@ -110,18 +110,18 @@ impl BatchNorm2dBackward {
 
 type ForwardViews<'a> = (Option<&'a [f32]>, Option<&'a [f32]>, &'a mut [f32]);
 
-/// Input (none where it is the output), residual and output.
+/// Input (`None` if it is the output), residual and output.
 fn forward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dForward) -> Result<ForwardViews<'a>> {
     let (nothing, in_place) = (spans.output.first(0), spans.input == spans.output);
     let input = if in_place { nothing } else { spans.input };
     let [x, residual, y] = memory.floats([input, spans.residual.unwrap_or(nothing), spans.output])?;
-    let given = |values: &'a mut [f32], is_there: bool| is_there.then_some(&*values);
-    Ok((given(x, !in_place), given(residual, spans.residual.is_some()), y))
+    let optional = |values: &'a mut [f32], present: bool| present.then_some(&*values);
+    Ok((optional(x, !in_place), optional(residual, spans.residual.is_some()), y))
 }
 
 type BackwardViews<'a> = (&'a [f32], Option<&'a [f32]>, &'a mut [f32]);
 
-/// Input, gradient of the output (none where it is that of the input), gradient of the input.
+/// Input, output gradient (`None` if it is the buffer of the input gradient), and input gradient.
 fn backward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dBackward, d_input: Span) -> Result<BackwardViews<'a>> {
     let in_place = spans.d_output == d_input;
     let d_output = if in_place { d_input.first(0) } else { spans.d_output };
@@ -129,15 +129,15 @@ fn backward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dBackward, d_inp
     Ok((x, (!in_place).then_some(d_y), d_x))
 }
 
-/// Of every piece and channel, the mean and the sum of the squares of the distances from it.
+/// For each piece and channel, the mean and the sum of squared deviations from it.
 fn moments(set: Instructions, pieces: &Pieces, x: &[f32], partials: &mut [f32]) {
     let work = x.par_chunks(pieces.len).zip(partials.par_chunks_mut(2 * pieces.channels));
     work.for_each(|(x, partials)| piece_moments(set, pieces, x, partials));
 }
 
-/// Mean and inverse deviation of the whole batch from those of the pieces, in their order (Chan, Golub and LeVeque), and
-/// the running statistics' step towards them.
-fn settle(op: &BatchNorm2d, pieces: &Pieces, partials: &[f32], running: &mut [f32], saved: &mut [f32]) {
+/// Combines the moments of the pieces, in order, into the batch's mean and inverse standard deviation (Chan, Golub and
+/// LeVeque), and updates the running statistics.
+fn update_statistics(op: &BatchNorm2d, pieces: &Pieces, partials: &[f32], running: &mut [f32], saved: &mut [f32]) {
     let channels = pieces.channels;
     let (running_mean, running_variance) = running.split_at_mut(channels);
     let (saved_mean, saved_inverse) = saved.split_at_mut(channels);
@@ -153,10 +153,10 @@ fn settle(op: &BatchNorm2d, pieces: &Pieces, partials: &[f32], running: &mut [f3
         }
         saved_mean[channel] = mean as f32;
         saved_inverse[channel] = (1.0 / (squares / count + f64::from(op.epsilon)).sqrt()) as f32;
-        let towards = |running: &mut f32, batch: f64| {
+        let update_running = |running: &mut f32, batch: f64| {
             *running = (1.0 - op.momentum) * *running + op.momentum * batch as f32;
         };
-        towards(&mut running_mean[channel], mean);
-        towards(&mut running_variance[channel], squares / (count - 1.0));
+        update_running(&mut running_mean[channel], mean);
+        update_running(&mut running_variance[channel], squares / (count - 1.0));
     }
 }

@@ -1,4 +1,5 @@
-//! The loops of batch normalisation over one piece of `[rows][channels]`, each over several pixels' channels at once.
+//! The inner loops of batch normalisation over one piece of `[rows][channels]`, each over the channels of several
+//! pixels.
 
 use std::ops::Range;
 
@@ -6,24 +7,24 @@ use super::runtime::scratch::{self, Buffer};
 use super::{ELEMENTWISE_CHUNK, Instructions};
 use crate::ops::Activation;
 
-/// Values that an inner loop runs over, at least: values of each channel are repeated to that width, so that a network's
-/// first layers, of few channels, keep vectors busy too.
-const LEAST_WIDTH: usize = 256;
+/// Minimum width of an inner loop. Per-channel factors are repeated to that width, so that layers with few channels
+/// also use full vectors.
+const MIN_WIDTH: usize = 256;
 
-/// How `[rows][channels]` are gone through.
+/// The division of `[rows][channels]` into pieces, and of pieces into inner loops.
 #[derive(Clone, Copy)]
 pub(super) struct Pieces {
     pub rows: usize,
     pub channels: usize,
-    /// A multiple of the channels.
+    /// Width of an inner loop, a multiple of the channels.
     width: usize,
-    /// Values of a piece, a multiple of the width; the last may have fewer.
+    /// Values per piece, a multiple of the width; the last piece may be shorter.
     pub len: usize,
 }
 
 impl Pieces {
     pub fn new(rows: usize, channels: usize) -> Self {
-        let width = channels * LEAST_WIDTH.div_ceil(channels);
+        let width = channels * MIN_WIDTH.div_ceil(channels);
         Self { rows, channels, width, len: width * ELEMENTWISE_CHUNK.div_ceil(width) }
     }
 
@@ -31,19 +32,19 @@ impl Pieces {
         self.rows * self.channels
     }
 
-    /// The values of a piece.
+    /// The range of a piece's values.
     pub fn part(&self, index: usize) -> Range<usize> {
         index * self.len..self.total().min((index + 1) * self.len)
     }
 
-    /// A zeroed buffer of two values for each channel and piece.
+    /// A zeroed buffer for two values per piece and channel.
     pub fn partials<'a>(&self, buffer: &'a mut Vec<f32>) -> &'a mut [f32] {
         buffer.clear();
         buffer.resize(self.total().div_ceil(self.len) * 2 * self.channels, 0.0);
         buffer
     }
 
-    /// `N` values of each channel, each kind repeated to the width.
+    /// `N` rows of per-channel factors, each repeated to the width.
     pub fn repeat<'a, const N: usize>(
         &self,
         buffer: &'a mut Vec<f32>,
@@ -59,7 +60,7 @@ impl Pieces {
         std::array::from_fn(|kind| &buffer[kind * self.width..][..self.width])
     }
 
-    /// `sums[channel]` of `wide`, which holds the channels again and again.
+    /// Adds the repetitions of each channel in `wide` to `sums[channel]`.
     #[inline(always)]
     fn fold(&self, wide: &[f32], sums: &mut [f32]) {
         for part in wide.chunks_exact(self.channels) {
@@ -68,7 +69,7 @@ impl Pieces {
     }
 }
 
-/// Of one piece and every channel, the mean and the sum of the squares of the distances from it.
+/// For each channel of one piece, the mean and the sum of squared deviations from it.
 pub(super) fn piece_moments(set: Instructions, pieces: &Pieces, x: &[f32], moments: &mut [f32]) {
     let (mean, squares) = moments.split_at_mut(pieces.channels);
     let rows = (x.len() / pieces.channels) as f32;
@@ -83,7 +84,7 @@ pub(super) fn piece_moments(set: Instructions, pieces: &Pieces, x: &[f32], momen
             mean.iter_mut().for_each(|mean| *mean /= rows);
             center.chunks_exact_mut(pieces.channels).for_each(|center| center.copy_from_slice(mean));
             wide.fill(0.0);
-            // The piece is in the cache when it is read again.
+            // The piece is still in the cache for this second pass.
             for x in x.chunks(pieces.width) {
                 wide.iter_mut().zip(x.iter().zip(&*center)).for_each(|(sum, (x, center))| {
                     *sum += (x - center) * (x - center);
@@ -94,8 +95,8 @@ pub(super) fn piece_moments(set: Instructions, pieces: &Pieces, x: &[f32], momen
     });
 }
 
-/// `y = activation((x − mean) · scale + bias + residual)` over one piece, with the factors in that order. Without `x`, it
-/// is what is in `y`.
+/// `y = activation((x − mean) · scale + bias + residual)` over one piece, with the factors in that order. Without `x`,
+/// the input is read from `y`.
 pub(super) fn normalise(
     set: Instructions,
     activation: Activation,
@@ -104,17 +105,17 @@ pub(super) fn normalise(
     y: &mut [f32],
     factors: [&[f32]; 3],
 ) {
-    // One loop for each activation, so that none chooses inside of it.
+    // One loop per activation, so that there is no branch inside the loop.
     set.run(|| match activation {
-        Activation::Identity => normalised(x, residual, y, factors, |v| v),
-        Activation::Relu => normalised(x, residual, y, factors, |v| Activation::Relu.apply(v)),
-        Activation::LeakyRelu { .. } => normalised(x, residual, y, factors, |v| activation.apply(v)),
-        Activation::Tanh => normalised(x, residual, y, factors, |v| Activation::Tanh.apply(v)),
+        Activation::Identity => normalise_loop(x, residual, y, factors, |v| v),
+        Activation::Relu => normalise_loop(x, residual, y, factors, |v| Activation::Relu.apply(v)),
+        Activation::LeakyRelu { .. } => normalise_loop(x, residual, y, factors, |v| activation.apply(v)),
+        Activation::Tanh => normalise_loop(x, residual, y, factors, |v| Activation::Tanh.apply(v)),
     });
 }
 
 #[inline(always)]
-fn normalised(
+fn normalise_loop(
     x: Option<&[f32]>,
     residual: Option<&[f32]>,
     y: &mut [f32],
@@ -122,28 +123,30 @@ fn normalised(
     activation: impl Fn(f32) -> f32,
 ) {
     let width = mean.len();
-    let of = |x: f32, (mean, (scale, bias)): (&f32, (&f32, &f32))| (x - mean) * scale + bias;
+    let affine = |x: f32, (mean, (scale, bias)): (&f32, (&f32, &f32))| (x - mean) * scale + bias;
     for (block, y) in y.chunks_mut(width).enumerate() {
         let factors = mean.iter().zip(scale.iter().zip(bias));
         let part = block * width..block * width + y.len();
         match (x.map(|x| &x[part.clone()]), residual.map(|residual| &residual[part])) {
             (Some(x), None) => {
-                y.iter_mut().zip(x.iter().zip(factors)).for_each(|(y, (x, f))| *y = activation(of(*x, f)));
+                y.iter_mut().zip(x.iter().zip(factors)).for_each(|(y, (x, f))| *y = activation(affine(*x, f)));
             }
             (Some(x), Some(residual)) => {
                 let values = residual.iter().zip(x.iter().zip(factors));
-                y.iter_mut().zip(values).for_each(|(y, (r, (x, f)))| *y = activation(of(*x, f) + r));
+                y.iter_mut().zip(values).for_each(|(y, (r, (x, f)))| *y = activation(affine(*x, f) + r));
             }
-            (None, None) => y.iter_mut().zip(factors).for_each(|(y, f)| *y = activation(of(*y, f))),
+            (None, None) => y.iter_mut().zip(factors).for_each(|(y, f)| *y = activation(affine(*y, f))),
             (None, Some(residual)) => {
-                y.iter_mut().zip(residual.iter().zip(factors)).for_each(|(y, (r, f))| *y = activation(of(*y, f) + r));
+                y.iter_mut()
+                    .zip(residual.iter().zip(factors))
+                    .for_each(|(y, (r, f))| *y = activation(affine(*y, f) + r));
             }
         }
     }
 }
 
-/// Over one piece, the sums of `g = d_y · activation′` and of `g · (x − mean)`. With `y`, which tells the derivative, `g`
-/// replaces `d_y`.
+/// Over one piece, the sums of `g = d_y · activation′` and of `g · (x − mean)`. With `y`, the derivative is computed
+/// from `y`, and `g` overwrites `d_y`.
 pub(super) fn gradient_sums(
     set: Instructions,
     activation: Activation,
@@ -155,18 +158,20 @@ pub(super) fn gradient_sums(
 ) {
     scratch::with(Buffer::Packed, 4 * pieces.width, |buffers| {
         set.run(|| match activation {
-            Activation::Identity => summed(Activation::Identity, pieces, factors, (x, y), d_y, sums, buffers),
-            Activation::Relu => summed(Activation::Relu, pieces, factors, (x, y), d_y, sums, buffers),
-            Activation::LeakyRelu { slope } => {
-                summed(Activation::LeakyRelu { slope }, pieces, factors, (x, y), d_y, sums, buffers);
+            Activation::Identity => {
+                gradient_sums_loop(Activation::Identity, pieces, factors, (x, y), d_y, sums, buffers)
             }
-            Activation::Tanh => summed(Activation::Tanh, pieces, factors, (x, y), d_y, sums, buffers),
+            Activation::Relu => gradient_sums_loop(Activation::Relu, pieces, factors, (x, y), d_y, sums, buffers),
+            Activation::LeakyRelu { slope } => {
+                gradient_sums_loop(Activation::LeakyRelu { slope }, pieces, factors, (x, y), d_y, sums, buffers);
+            }
+            Activation::Tanh => gradient_sums_loop(Activation::Tanh, pieces, factors, (x, y), d_y, sums, buffers),
         });
     });
 }
 
 #[inline(always)]
-fn summed(
+fn gradient_sums_loop(
     activation: Activation,
     pieces: &Pieces,
     [mean, scale, bias]: [&[f32]; 3],
@@ -175,7 +180,7 @@ fn summed(
     sums: &mut [f32],
     buffers: &mut [f32],
 ) {
-    // Several short loops: one over all of these slices would be too much for the compiler to see that none overlap.
+    // Several short loops: in one loop over all of these slices, the compiler could not prove that they do not overlap.
     let (totals, block_values) = buffers.split_at_mut(2 * pieces.width);
     totals.fill(0.0);
     let (sum, product) = totals.split_at_mut(pieces.width);
@@ -198,13 +203,13 @@ fn summed(
         let values = gradients.iter().zip(&*distances);
         product.iter_mut().zip(values).for_each(|(product, (g, distance))| *product += g * distance);
     }
-    let (of_sum, of_product) = sums.split_at_mut(pieces.channels);
-    pieces.fold(sum, of_sum);
-    pieces.fold(product, of_product);
+    let (channel_sum, channel_product) = sums.split_at_mut(pieces.channels);
+    pieces.fold(sum, channel_sum);
+    pieces.fold(product, channel_product);
 }
 
-/// `d_x = g · scale + (x − mean) · of_input + constant` over one piece, with the factors in the order mean, scale, bias,
-/// of_input, constant. Without `d_y`, it is what is in `d_x`.
+/// `d_x = g · scale + (x − mean) · x_scale + constant` over one piece, with the factors in the order mean, scale, bias,
+/// x_scale, constant. Without `d_y`, the output gradient is read from `d_x`.
 pub(super) fn input_gradient(
     set: Instructions,
     activation: Activation,
@@ -215,23 +220,23 @@ pub(super) fn input_gradient(
 ) {
     scratch::with(Buffer::Packed, factors[0].len(), |distances| {
         set.run(|| match activation {
-            Activation::Identity => taken_back(Activation::Identity, x, d_y, d_x, factors, distances),
-            Activation::Relu => taken_back(Activation::Relu, x, d_y, d_x, factors, distances),
+            Activation::Identity => input_gradient_loop(Activation::Identity, x, d_y, d_x, factors, distances),
+            Activation::Relu => input_gradient_loop(Activation::Relu, x, d_y, d_x, factors, distances),
             Activation::LeakyRelu { slope } => {
-                taken_back(Activation::LeakyRelu { slope }, x, d_y, d_x, factors, distances);
+                input_gradient_loop(Activation::LeakyRelu { slope }, x, d_y, d_x, factors, distances);
             }
-            Activation::Tanh => taken_back(Activation::Tanh, x, d_y, d_x, factors, distances),
+            Activation::Tanh => input_gradient_loop(Activation::Tanh, x, d_y, d_x, factors, distances),
         });
     });
 }
 
 #[inline(always)]
-fn taken_back(
+fn input_gradient_loop(
     activation: Activation,
     x: &[f32],
     d_y: Option<&[f32]>,
     d_x: &mut [f32],
-    [mean, scale, bias, of_input, constant]: [&[f32]; 5],
+    [mean, scale, bias, x_scale, constant]: [&[f32]; 5],
     distances: &mut [f32],
 ) {
     let width = mean.len();
@@ -243,11 +248,11 @@ fn taken_back(
         let distances = &mut distances[..d_x.len()];
         let values = x[part].iter().zip(mean);
         distances.iter_mut().zip(values).for_each(|(distance, (x, mean))| *distance = x - mean);
-        let factors = scale.iter().zip(bias).zip(of_input.iter().zip(constant));
+        let factors = scale.iter().zip(bias).zip(x_scale.iter().zip(constant));
         let values = distances.iter().zip(factors);
-        d_x.iter_mut().zip(values).for_each(|(d_x, (distance, ((scale, bias), (of_input, constant))))| {
+        d_x.iter_mut().zip(values).for_each(|(d_x, (distance, ((scale, bias), (x_scale, constant))))| {
             let g = activation.backward(activation.apply(distance * scale + bias), *d_x);
-            *d_x = g * scale + distance * of_input + constant;
+            *d_x = g * scale + distance * x_scale + constant;
         });
     }
 }

@@ -22,7 +22,7 @@ impl RunOn<Cpu> for SgdUpdate {
         let [weights, gradients, momentum, average] = cpu.memory.update(spans)?;
         let (weights, gradients) = (&mut weights[op.frozen..], &gradients[op.frozen..]);
         update(&op, learning_rate, factor, weights, gradients, momentum.get_mut(op.frozen..).unwrap_or_default());
-        let (decay, rest) = op.average_shares();
+        let (decay, rest) = op.average_coefficients();
         let average = average.get_mut(op.frozen..).unwrap_or_default().par_chunks_mut(ELEMENTWISE_CHUNK);
         average.zip(weights.par_chunks(ELEMENTWISE_CHUNK)).for_each(|(average, weights)| {
             average.iter_mut().zip(weights).for_each(|(a, &w)| *a = decay * *a + rest * w);
@@ -32,7 +32,7 @@ impl RunOn<Cpu> for SgdUpdate {
 }
 
 impl Cpu {
-    /// The root of the sum of all gradients' squares: of pieces, which are then added in their order.
+    /// The L2 norm of all gradients, from partial sums that are added in a fixed order.
     fn norm(&mut self, gradients: Span) -> Result<f32> {
         let [gradients] = self.memory.floats([gradients])?;
         self.norm_partials.resize(gradients.len().div_ceil(ELEMENTWISE_CHUNK), 0.0);
@@ -42,7 +42,7 @@ impl Cpu {
     }
 }
 
-/// SGD of the parameters that are not frozen, whose gradients are first multiplied by `factor`.
+/// SGD update of the parameters that are not frozen; the gradients are first multiplied by `factor`.
 fn update(op: &Sgd, learning_rate: f32, factor: f32, weights: &mut [f32], gradients: &[f32], momentum: &mut [f32]) {
     let work = weights.par_chunks_mut(ELEMENTWISE_CHUNK).zip(gradients.par_chunks(ELEMENTWISE_CHUNK));
     if op.momentum == 0.0 {

@@ -30,11 +30,11 @@ impl RunOn<Cpu> for MaxPool2dBackward {
         let &Self { op, d_output, argmax, d_input, epilogue } = self;
         let (shape, channels) = (op.output()?, op.input.channels);
         if let Some(epilogue) = epilogue {
-            // Before the gradients are spread: there are fewer of them.
+            // Before the gradients are scattered, because the pooled output is smaller.
             BiasActivationBackward::of_epilogue(channels, d_output, epilogue).run_on(cpu)?;
         }
         let ([d_y, d_x], argmax) = cpu.memory.floats_and_indices([d_output, d_input], Some(argmax))?;
-        let argmax = argmax.context("max pooling's argmax")?;
+        let argmax = argmax.context("max pooling has no argmax")?;
         let samples = d_y.par_chunks(shape.len()).zip(argmax.par_chunks(shape.len()));
         d_x.par_chunks_mut(op.input.len()).zip(samples).for_each(|(d_x, (d_y, argmax))| {
             d_x.fill(0.0);
@@ -117,7 +117,7 @@ impl RunOn<Cpu> for AdaptiveAvgPool2dBackward {
     }
 }
 
-/// As [`for_each_pixel`]; returns how many there are.
+/// Like [`for_each_pixel`], for adaptive pooling; returns the number of pixels.
 #[inline(always)]
 fn for_each_adaptive(op: &AdaptiveAvgPool2d, pixel: usize, mut visit: impl FnMut(usize)) -> f32 {
     let rows = adaptive_window(pixel / op.width, op.input.height, op.height);
@@ -146,7 +146,7 @@ fn max_pool(op: &MaxPool2d, shape: Shape, x: &[f32], y: &mut [f32], argmax: &mut
                 argmax.fill(at as u32);
                 return;
             }
-            // Strictly greater keeps the first of equals; NaN passes, so that it is not hidden.
+            // Strictly greater keeps the first of equal maxima; NaN is propagated.
             for ((&x, y), argmax) in x.iter().zip(&*y).zip(&mut *argmax) {
                 *argmax = if x > *y || x.is_nan() { at as u32 } else { *argmax };
             }
@@ -157,7 +157,7 @@ fn max_pool(op: &MaxPool2d, shape: Shape, x: &[f32], y: &mut [f32], argmax: &mut
     }
 }
 
-/// Calls `visit(y · width + x)` in scan order for the input pixels in the window of output pixel number `pixel`.
+/// Calls `visit(y · width + x)` in scan order for each input pixel in the window of output pixel `pixel`.
 #[inline(always)]
 fn for_each_pixel(input: Shape, window: Window, output: Shape, pixel: usize, mut visit: impl FnMut(usize)) {
     let (oy, ox) = (pixel / output.width, pixel % output.width);

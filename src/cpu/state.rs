@@ -1,4 +1,4 @@
-//! What outlives a step on the CPU, and is set and read between steps.
+//! Training state on the CPU that persists across steps.
 
 use anyhow::{Result, ensure};
 
@@ -27,12 +27,12 @@ impl TrainingState for Cpu {
     fn take_step_losses(&mut self) -> Result<Vec<StepLoss>> {
         let Some(losses) = &mut self.loss.step_losses else { return Ok(Vec::new()) };
         let taken = losses.clone();
-        losses.clear(); // and keep the capacity: a step allocates nothing
+        losses.clear(); // keeps the capacity, so that a step does not allocate
         Ok(taken)
     }
 
     fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()> {
-        ensure!(!rates.is_empty(), "there is no learning rate");
+        ensure!(!rates.is_empty(), "no learning rate was given");
         self.learning_rates.clear();
         self.learning_rates.extend(rates);
         Ok(())
@@ -46,7 +46,7 @@ impl TrainingState for Cpu {
     fn swap_average(&mut self) -> Result<()> {
         let whole = [Region::Parameters, Region::Average].map(|region| self.memory.whole(region));
         let [weights, average] = self.memory.update(whole)?;
-        ensure!(weights.len() == average.len(), "there is no average of the parameters");
+        ensure!(weights.len() == average.len(), "no average of the parameters is kept");
         weights.swap_with_slice(average);
         Ok(())
     }

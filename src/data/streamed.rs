@@ -11,7 +11,7 @@ use tracing::info;
 
 use super::records::{self, Records};
 use super::{Dataset, Split};
-use crate::images::{Held, ImageSource};
+use crate::images::{HostImages, ImageSource};
 use crate::rng;
 
 /// Where to keep decoded images during a run. The choice does not affect the results.
@@ -102,7 +102,7 @@ impl Dataset {
     pub fn stream_from_memory(&mut self) -> Result<()> {
         let image_len = self.shape.len();
         for split in [&mut self.train, &mut self.test] {
-            split.stream(image_len, |images| Ok(Arc::new(Held { images, image_len })))?;
+            split.stream(image_len, |images| Ok(Arc::new(HostImages { images, image_len })))?;
         }
         Ok(())
     }

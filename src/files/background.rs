@@ -1,4 +1,4 @@
-//! Writing files on a thread of its own while the program goes on, one write at a time.
+//! Writes files on a background thread, one write at a time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::thread::{Builder, JoinHandle};
 use anyhow::{Context, Result, anyhow};
 use tracing::warn;
 
-/// At most one write in flight. Its error is returned once, by the next call of `submit` or `finish`.
+/// At most one write in flight. The next call of `submit` or `finish` returns its error, once.
 #[derive(Debug, Default)]
 pub struct BackgroundWriter {
     in_flight: Option<JoinHandle<Result<()>>>,
@@ -16,15 +16,15 @@ pub struct BackgroundWriter {
 }
 
 impl BackgroundWriter {
-    /// Waits for the write before, then starts `write` and returns.
+    /// Waits for the previous write, then starts `write` and returns.
     ///
     /// # Errors
-    /// Those of the write before, or no thread can be started; `write` has not begun then.
+    /// If the previous write failed, or the thread cannot be started; in both cases `write` does not start.
     pub fn submit(&mut self, write: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
         self.finish()?;
         let failed = Arc::clone(&self.failed);
         let run = move || {
-            // What it has of the program is its own, so nobody sees what a panic left half done.
+            // The closure owns its data, so no one can observe state that a panic left inconsistent.
             let result = catch_unwind(AssertUnwindSafe(write))
                 .unwrap_or_else(|_| Err(anyhow!("the thread that writes files panicked")));
             failed.store(result.is_err(), Ordering::Relaxed);
@@ -35,7 +35,7 @@ impl BackgroundWriter {
         Ok(())
     }
 
-    /// Whether the last write has failed already. It never waits.
+    /// Whether the last write has already failed. Never waits.
     pub fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
     }
@@ -43,14 +43,14 @@ impl BackgroundWriter {
     /// Waits for the write in flight.
     ///
     /// # Errors
-    /// Those of that write.
+    /// The error of that write.
     pub fn finish(&mut self) -> Result<()> {
         let Some(thread) = self.in_flight.take() else { return Ok(()) };
         thread.join().unwrap_or_else(|_| Err(anyhow!("the thread that writes files panicked")))
     }
 }
 
-/// Whatever ends the program's work, a write that has begun is finished.
+/// Waits for a write in flight, so that the program never exits in the middle of one.
 impl Drop for BackgroundWriter {
     fn drop(&mut self) {
         if let Err(error) = self.finish() {

@@ -1,4 +1,5 @@
-//! Writing files: so that a reader never sees half of one and a failure leaves the old one whole, and in the background.
+//! Writes files atomically, so that readers never see a partial file and a failure leaves the old one intact; and in
+//! the background.
 
 mod background;
 
@@ -11,11 +12,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// Writes `path` through a temporary file in the same folder, which is fsynced and then renamed over it. Where
-/// anything fails (a full disk, a folder that is not writable), `path` is as it was and the temporary file is gone.
+/// Writes `path` through a temporary file in the same folder, which is fsynced and then renamed over it. On any failure
+/// (a full disk, a read-only folder), `path` is unchanged and the temporary file is removed.
 ///
 /// # Errors
-/// Those of `write` and of the file system, with the path.
+/// The errors of `write` and of the file system, with the path.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let context = || format!("cannot write {}", path.display());
     ensure!(!path.is_dir(), "cannot write {}: it is a folder", path.display());
@@ -30,7 +31,7 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> Resul
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        builder.permissions(fs::Permissions::from_mode(0o666)); // as any new file: the umask decides
+        builder.permissions(fs::Permissions::from_mode(0o666)); // minus the umask, as for any new file
     }
     let temporary = builder.tempfile_in(folder).with_context(context)?;
     let mut writer = BufWriter::new(temporary.as_file());

@@ -1,4 +1,4 @@
-//! `alexnet` as torchvision has it: Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014).
+//! `alexnet`, as in torchvision: Krizhevsky, "One weird trick for parallelizing convolutional neural networks" (2014).
 
 use anyhow::Result;
 
@@ -14,7 +14,7 @@ pub const MODEL: Model = Model {
     build: |input, classes| with_widths("alexnet", input, classes, &Widths::FULL),
 };
 
-/// Output channels of the convolutions, and outputs of both hidden linear layers.
+/// Output channels of the convolutions, and outputs of each hidden linear layer.
 pub struct Widths {
     pub channels: [usize; 5],
     pub hidden: usize,
@@ -24,9 +24,9 @@ impl Widths {
     const FULL: Self = Self { channels: [64, 192, 384, 256, 256], hidden: 4096 };
 }
 
-/// The same structure at any width.
+/// AlexNet's structure at any width.
 pub fn with_widths(name: &str, input: Shape, classes: usize, widths: &Widths) -> Result<Network> {
-    // By their index in torchvision's `features`: kernel, stride, padding, and whether a pooling follows.
+    // Index in torchvision's `features`, kernel, stride, padding, and whether a pooling follows.
     let layers =
         [(0, 11, 4, 2, true), (3, 5, 1, 2, true), (6, 3, 1, 1, false), (8, 3, 1, 1, false), (10, 3, 1, 1, true)];
     let mut net = Builder::new(name, input);

@@ -1,5 +1,5 @@
-//! `googlenet` as torchvision has it: Szegedy et al., "Going Deeper with Convolutions" (2014), with batch normalisation, and
-//! 3×3 convolutions where the paper has 5×5.
+//! `googlenet`, as in torchvision: Szegedy et al., "Going Deeper with Convolutions" (2014), with batch normalisation,
+//! and with 3×3 convolutions instead of the paper's 5×5.
 
 use anyhow::Result;
 
@@ -9,22 +9,22 @@ use crate::shape::{Shape, Window};
 
 pub const MODEL: Model = Model {
     name: "googlenet",
-    about: "nine inception modules with batch normalisation, two auxiliary heads in training; 69.8% on ImageNet",
+    about: "nine inception modules with batch normalisation, two auxiliary classifiers; 69.8% on ImageNet",
     input: IMAGENET,
     classes: 1000,
     build: |input, classes| narrowed("googlenet", input, classes, 1),
 };
 
-/// An inception module: its name, output channels of the branches in torchvision's order (1×1; 1×1 and 3×3; 1×1 and 3×3;
-/// pooling and 1×1), and what comes after it.
+/// An inception module: its name, the output channels of its branches in torchvision's order (1×1; 1×1 and 3×3; 1×1 and
+/// 3×3; pooling and 1×1), and what follows it.
 type Inception = (&'static str, [usize; 6], After);
 
 #[derive(Clone, Copy)]
 enum After {
     Nothing,
-    /// A max pooling of that kernel, rounded up.
+    /// A max pooling with this kernel size, in ceil mode.
     Pool(usize),
-    /// An auxiliary head reads it too.
+    /// An auxiliary head, in addition to the next module.
     Auxiliary,
 }
 
@@ -40,10 +40,10 @@ const MODULES: [Inception; 9] = [
     ("inception5b", [384, 192, 384, 48, 128, 128], After::Nothing),
 ];
 
-/// Of the losses of both auxiliary heads.
+/// The weight of each auxiliary head's loss.
 const AUXILIARY_WEIGHT: f32 = 0.3;
 
-/// The same structure with all channels and hidden features divided by `narrowing`.
+/// GoogLeNet's structure with all channels and hidden features divided by `narrowing`.
 pub fn narrowed(name: &str, input: Shape, classes: usize, narrowing: usize) -> Result<Network> {
     let mut net = Layers { net: Builder::new(name, input), narrowing };
     let mut x = net.conv("conv1", 0, 64, [7, 2, 3])?;
@@ -70,8 +70,8 @@ pub fn narrowed(name: &str, input: Shape, classes: usize, narrowing: usize) -> R
     net.net.finish()
 }
 
-/// What torchvision's network is made of. Weights begin normal with deviation 0.01 (torchvision truncates that at two
-/// hundred deviations), everything else as PyTorch has it.
+/// The building blocks of torchvision's network. Initial weights are normal with standard deviation 0.01, which
+/// torchvision truncates at 200 standard deviations; everything else has PyTorch's default.
 struct Layers {
     net: Builder,
     narrowing: usize,
@@ -89,12 +89,12 @@ impl Layers {
         let out_channels = channels / self.narrowing;
         let options = Conv2dOptions { out_channels, kernel, stride, padding, bias: false, ..Default::default() };
         let x = self.net.conv2d(&format!("{name}.conv"), x, options)?;
-        self.net.begin_with(x, Initial::Normal { deviation: 0.01 }, Initial::Constant(0.0));
+        self.net.set_initial(x, Initial::Normal { deviation: 0.01 }, Initial::Constant(0.0));
         let x = self.net.batch_norm2d_with(&format!("{name}.bn"), x, 1e-3)?;
         self.net.relu(x)
     }
 
-    /// Halves height and width, rounded up.
+    /// Max pooling with stride 2 in ceil mode.
     fn pool(&mut self, x: NodeId, kernel: usize) -> Result<NodeId> {
         self.net.max_pool2d_ceil(x, Window { kernel, stride: 2, padding: 0 })
     }
@@ -126,7 +126,7 @@ impl Layers {
     fn linear(&mut self, name: &str, x: NodeId, features: usize) -> Result<NodeId> {
         let fan_in = self.net.shape(x).len();
         let node = self.net.linear(name, x, features)?;
-        self.net.begin_with(node, Initial::Normal { deviation: 0.01 }, Initial::Uniform { fan_in });
+        self.net.set_initial(node, Initial::Normal { deviation: 0.01 }, Initial::Uniform { fan_in });
         Ok(node)
     }
 }

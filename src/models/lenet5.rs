@@ -1,5 +1,5 @@
-//! `lenet5` as of LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition" (1998),
-//! as PyTorch users write it: tanh, average pooling without weights, C3 fully connected, a softmax at the end.
+//! `lenet5`: LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition" (1998), in
+//! the form common in PyTorch: tanh, average pooling without weights, a fully connected C3, and a softmax output.
 
 use anyhow::Result;
 
@@ -7,8 +7,8 @@ use crate::network::{Builder, Conv2dOptions, Network};
 use crate::ops::Activation;
 use crate::shape::{Shape, Window};
 
-/// Layers are named as PyTorch's tutorials name them: `conv1`, `conv2`, `fc1`, `fc2`, `fc3`. A 28×28 input is padded
-/// to the 32×32 of the paper.
+/// Layers have the names of PyTorch's tutorials: `conv1`, `conv2`, `fc1`, `fc2`, `fc3`. Inputs below 32×32, the size in
+/// the paper, are padded by 2 pixels on each side.
 pub fn build(input: Shape, classes: usize) -> Result<Network> {
     let halving = Window { kernel: 2, stride: 2, padding: 0 };
     let padding = if input.height < 32 { 2 } else { 0 };

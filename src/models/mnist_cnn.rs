@@ -1,4 +1,4 @@
-//! `mnist-cnn`, the reference network: four 3×3 convolutions without padding, two poolings, three linear layers.
+//! `mnist-cnn`, the reference network: four 3×3 convolutions without padding, two max poolings, three linear layers.
 
 use anyhow::Result;
 
@@ -11,12 +11,12 @@ pub struct Widths {
     pub hidden: [usize; 2],
 }
 
-/// The network at its full width: 2,327,818 parameters on 1×28×28 and 10 classes.
+/// The network at full width: 2,327,818 parameters for 1×28×28 images and 10 classes.
 pub fn build(input: Shape, classes: usize) -> Result<Network> {
     with_widths("mnist-cnn", input, classes, &Widths { channels: [16, 32, 64, 128], hidden: [1024, 128] })
 }
 
-/// The same structure at any width.
+/// The network's structure at any width.
 pub fn with_widths(name: &str, input: Shape, classes: usize, widths: &Widths) -> Result<Network> {
     let mut net = Builder::new(name, input);
     let mut x = 0;

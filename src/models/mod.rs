@@ -1,4 +1,4 @@
-//! The name table of the networks; each is one small file and one line here.
+//! The table of all networks. Each network is one small file and one entry here.
 
 pub mod alexnet;
 pub mod googlenet;
@@ -15,15 +15,15 @@ use crate::network::Network;
 use crate::shape::Shape;
 use resnet::Kind;
 
-/// Makes a network for an input and a number of classes.
+/// Builds a network for an input shape and a number of classes.
 pub type Build = fn(input: Shape, classes: usize) -> Result<Network>;
 
-/// A network that `--model` knows.
+/// A network that `--model` accepts.
 pub struct Model {
     pub name: &'static str,
-    /// For people, in one line.
+    /// A one-line description.
     pub about: &'static str,
-    /// The input it was made for, where no data set says otherwise.
+    /// The input that it was designed for, used if there is no data set.
     pub input: Shape,
     pub classes: usize,
     pub build: Build,
@@ -43,29 +43,33 @@ pub const TABLE: &[Model] = &[
     },
     Model {
         name: "lenet5",
-        about: "LeCun's network of 1998, tanh and average pooling, 98.8% and more on MNIST",
+        about: "LeCun's LeNet-5 of 1998 with tanh and average pooling, over 98.8% on MNIST",
         input: Shape::new(28, 28, 1),
         classes: 10,
         build: lenet5::build,
     },
-    resnet::cifar("resnet20", "He et al.'s residual network of 20 layers for CIFAR-10", |i, c| {
+    resnet::cifar("resnet20", "He et al.'s 20-layer residual network for CIFAR-10", |i, c| {
         resnet::for_cifar("resnet20", i, c, 3)
     }),
-    resnet::cifar("resnet32", "the same of 32 layers", |i, c| resnet::for_cifar("resnet32", i, c, 5)),
-    resnet::cifar("resnet56", "the same of 56 layers", |i, c| resnet::for_cifar("resnet56", i, c, 9)),
-    resnet::imagenet("resnet18", "torchvision's residual network of 18 layers for ImageNet", |i, c| {
+    resnet::cifar("resnet32", "He et al.'s 32-layer residual network for CIFAR-10", |i, c| {
+        resnet::for_cifar("resnet32", i, c, 5)
+    }),
+    resnet::cifar("resnet56", "He et al.'s 56-layer residual network for CIFAR-10", |i, c| {
+        resnet::for_cifar("resnet56", i, c, 9)
+    }),
+    resnet::imagenet("resnet18", "torchvision's 18-layer residual network for ImageNet", |i, c| {
         resnet::torchvision("resnet18", i, c, Kind::Basic, [2, 2, 2, 2])
     }),
-    resnet::imagenet("resnet34", "the same of 34 layers", |i, c| {
+    resnet::imagenet("resnet34", "torchvision's 34-layer residual network for ImageNet", |i, c| {
         resnet::torchvision("resnet34", i, c, Kind::Basic, [3, 4, 6, 3])
     }),
-    resnet::imagenet("resnet50", "the same of 50 layers, with bottlenecks", |i, c| {
+    resnet::imagenet("resnet50", "torchvision's 50-layer residual network with bottleneck blocks", |i, c| {
         resnet::torchvision("resnet50", i, c, Kind::Bottleneck, [3, 4, 6, 3])
     }),
-    resnet::imagenet("resnet101", "the same of 101 layers", |i, c| {
+    resnet::imagenet("resnet101", "torchvision's 101-layer residual network with bottleneck blocks", |i, c| {
         resnet::torchvision("resnet101", i, c, Kind::Bottleneck, [3, 4, 23, 3])
     }),
-    resnet::imagenet("resnet152", "the same of 152 layers", |i, c| {
+    resnet::imagenet("resnet152", "torchvision's 152-layer residual network with bottleneck blocks", |i, c| {
         resnet::torchvision("resnet152", i, c, Kind::Bottleneck, [3, 8, 36, 3])
     }),
     multiscale::MODEL,
@@ -82,16 +86,16 @@ pub const TABLE: &[Model] = &[
     googlenet::MODEL,
 ];
 
-/// The model of that name.
+/// The model with the given name.
 ///
 /// # Errors
-/// Where there is none; the message lists them all.
+/// If there is none; the message lists all models.
 pub fn find(name: &str) -> Result<&'static Model> {
     match TABLE.iter().find(|model| model.name == name) {
         Some(model) => Ok(model),
         None => {
             let names: Vec<_> = TABLE.iter().map(|model| model.name).collect();
-            bail!("there is no model {name:?}; --model takes one of: {}", names.join(", "))
+            bail!("unknown model {name:?}; --model takes one of: {}", names.join(", "))
         }
     }
 }

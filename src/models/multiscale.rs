@@ -1,4 +1,4 @@
-//! `multiscale`: the last two convolution stages both feed the classifier, after Sermanet and LeCun, "Traffic Sign
+//! `multiscale`: the last two of three convolution stages feed the classifier, as in Sermanet and LeCun, "Traffic Sign
 //! Recognition with Multi-Scale Convolutional Networks" (2011).
 
 use anyhow::Result;
@@ -9,13 +9,13 @@ use crate::shape::{Shape, Window};
 
 pub const MODEL: Model = Model {
     name: "multiscale",
-    about: "three convolution stages, of which the last two both feed the classifier; for MNIST and CIFAR",
+    about: "three convolution stages, the last two of which feed the classifier; for MNIST and CIFAR",
     input: Shape::new(32, 32, 3),
     classes: 10,
     build,
 };
 
-/// Three stages of convolution, ReLU and pooling; the second is pooled once more on its way to the classifier.
+/// Three stages of convolution, ReLU and pooling; the second is pooled again before the classifier.
 pub fn build(input: Shape, classes: usize) -> Result<Network> {
     let halving = Window { kernel: 2, stride: 2, padding: 0 };
     let mut net = Builder::new("multiscale", input);

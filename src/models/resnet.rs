@@ -1,5 +1,5 @@
-//! Residual networks (He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2015): torchvision's for
-//! ImageNet, and the paper's for CIFAR.
+//! Residual networks (He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", 2015): torchvision's
+//! networks for ImageNet, and the paper's for CIFAR.
 
 use anyhow::Result;
 
@@ -8,47 +8,47 @@ use crate::network::{Builder, Conv2dOptions, ConvInitial, Network, NodeId};
 use crate::ops::{AnyLayer, Subsample};
 use crate::shape::{Shape, Window};
 
-/// How a network is put together.
+/// The stages of a residual network.
 pub struct Layers<'a> {
-    /// Channels of each stage, before a bottleneck widens them.
+    /// Channels of each stage, before a bottleneck block expands them.
     pub widths: &'a [usize],
-    /// Blocks of each stage.
+    /// Number of blocks in each stage.
     pub blocks: &'a [usize],
     pub kind: Kind,
 }
 
-/// What the blocks and the stem are.
+/// The kind of blocks and stem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Two 3×3 convolutions a block, a 7×7 stem and a max pooling.
+    /// Blocks of two 3×3 convolutions; the stem is a 7×7 convolution and a max pooling.
     Basic,
-    /// 1×1, 3×3 and 1×1, which widens fourfold; the stem of `Basic`.
+    /// Blocks of 1×1, 3×3 and 1×1 convolutions, the last with four times the channels; the same stem as `Basic`.
     Bottleneck,
-    /// Two 3×3 convolutions a block, a 3×3 stem, and shortcuts without parameters (the paper's option A).
+    /// Blocks of two 3×3 convolutions, a 3×3 stem, and parameter-free shortcuts (the paper's option A).
     Cifar,
 }
 
-/// A row of the name table: torchvision's network of 1000 classes on 224×224 pictures.
+/// A table entry for a torchvision network: 1000 classes, 224×224 images.
 pub const fn imagenet(name: &'static str, about: &'static str, build: super::Build) -> Model {
     Model { name, about, input: Shape::new(224, 224, 3), classes: 1000, build }
 }
 
-/// A row of the name table: the paper's network for CIFAR-10.
+/// A table entry for one of the paper's networks for CIFAR-10.
 pub const fn cifar(name: &'static str, about: &'static str, build: super::Build) -> Model {
     Model { name, about, input: Shape::new(32, 32, 3), classes: 10, build }
 }
 
-/// torchvision's network with these blocks in its four stages.
+/// torchvision's network with the given number of blocks in each of its four stages.
 pub fn torchvision(name: &str, input: Shape, classes: usize, kind: Kind, blocks: [usize; 4]) -> Result<Network> {
     build(name, input, classes, &Layers { widths: &[64, 128, 256, 512], blocks: &blocks, kind })
 }
 
-/// The paper's network of `6 · blocks + 2` layers for CIFAR.
+/// The paper's network for CIFAR, with `6 · blocks + 2` layers.
 pub fn for_cifar(name: &str, input: Shape, classes: usize, blocks: usize) -> Result<Network> {
     build(name, input, classes, &Layers { widths: &[16, 32, 64], blocks: &[blocks; 3], kind: Kind::Cifar })
 }
 
-/// Any residual network, under torchvision's names.
+/// Any residual network, with torchvision's parameter names.
 pub fn build(name: &str, input: Shape, classes: usize, layers: &Layers) -> Result<Network> {
     let mut net = Resnet { builder: Builder::new(name, input), kind: layers.kind };
     let width = layers.widths.first().copied().unwrap_or(1);
@@ -77,7 +77,7 @@ struct Resnet {
 }
 
 impl Resnet {
-    /// A convolution without bias, and its batch normalisation.
+    /// A convolution without bias, followed by batch normalisation.
     fn conv_norm(
         &mut self,
         conv: &str,
@@ -108,17 +108,17 @@ impl Resnet {
                 x = self.builder.relu(x)?;
             }
         }
-        let (shape, wanted) = (self.builder.shape(input), self.builder.shape(x));
+        let (shape, output) = (self.builder.shape(input), self.builder.shape(x));
         let shortcut = match self.kind {
-            _ if shape == wanted => input,
+            _ if shape == output => input,
             Kind::Cifar => {
                 let shape = self.builder.shape(input);
                 self.builder
-                    .layer(input, AnyLayer::Subsample(Subsample { input: shape, stride, channels: wanted.channels }))?
+                    .layer(input, AnyLayer::Subsample(Subsample { input: shape, stride, channels: output.channels }))?
             }
             Kind::Basic | Kind::Bottleneck => {
                 let (conv, norm) = (format!("{name}.downsample.0"), format!("{name}.downsample.1"));
-                self.conv_norm(&conv, &norm, input, wanted.channels, 1, stride)?
+                self.conv_norm(&conv, &norm, input, output.channels, 1, stride)?
             }
         };
         let sum = self.builder.add(x, shortcut)?;

@@ -1,4 +1,4 @@
-//! `vgg11` to `vgg19` as torchvision has them: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale
+//! `vgg11` to `vgg19`, as in torchvision: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale
 //! Image Recognition" (2014).
 
 use anyhow::Result;
@@ -7,7 +7,7 @@ use super::{IMAGENET, Model};
 use crate::network::{Builder, Conv2dOptions, Initial, Network};
 use crate::shape::{Shape, Window};
 
-/// Convolutions of each of the five stages.
+/// Number of convolutions in each of the five stages.
 type Stages = [usize; 5];
 
 const STAGES_11: Stages = [1, 1, 2, 2, 2];
@@ -15,17 +15,48 @@ const STAGES_13: Stages = [2, 2, 2, 2, 2];
 const STAGES_16: Stages = [2, 2, 3, 3, 3];
 const STAGES_19: Stages = [2, 2, 4, 4, 4];
 
-pub const VGG11: Model = model("vgg11", |input, classes| full("vgg11", input, classes, STAGES_11, false));
-pub const VGG13: Model = model("vgg13", |input, classes| full("vgg13", input, classes, STAGES_13, false));
-pub const VGG16: Model = model("vgg16", |input, classes| full("vgg16", input, classes, STAGES_16, false));
-pub const VGG19: Model = model("vgg19", |input, classes| full("vgg19", input, classes, STAGES_19, false));
-pub const VGG11_BN: Model = model("vgg11_bn", |input, classes| full("vgg11_bn", input, classes, STAGES_11, true));
-pub const VGG13_BN: Model = model("vgg13_bn", |input, classes| full("vgg13_bn", input, classes, STAGES_13, true));
-pub const VGG16_BN: Model = model("vgg16_bn", |input, classes| full("vgg16_bn", input, classes, STAGES_16, true));
-pub const VGG19_BN: Model = model("vgg19_bn", |input, classes| full("vgg19_bn", input, classes, STAGES_19, true));
+pub const VGG11: Model = model(
+    "vgg11",
+    "8 convolutions, 3 linear layers; 69.0% on ImageNet with torchvision's weights",
+    |input, classes| full("vgg11", input, classes, STAGES_11, false),
+);
+pub const VGG13: Model = model(
+    "vgg13",
+    "10 convolutions, 3 linear layers; 69.9% on ImageNet with torchvision's weights",
+    |input, classes| full("vgg13", input, classes, STAGES_13, false),
+);
+pub const VGG16: Model = model(
+    "vgg16",
+    "13 convolutions, 3 linear layers; 71.6% on ImageNet with torchvision's weights",
+    |input, classes| full("vgg16", input, classes, STAGES_16, false),
+);
+pub const VGG19: Model = model(
+    "vgg19",
+    "16 convolutions, 3 linear layers; 72.4% on ImageNet with torchvision's weights",
+    |input, classes| full("vgg19", input, classes, STAGES_19, false),
+);
+pub const VGG11_BN: Model = model(
+    "vgg11_bn",
+    "8 convolutions with batch normalisation, 3 linear layers; 70.4% on ImageNet with torchvision's weights",
+    |input, classes| full("vgg11_bn", input, classes, STAGES_11, true),
+);
+pub const VGG13_BN: Model = model(
+    "vgg13_bn",
+    "10 convolutions with batch normalisation, 3 linear layers; 71.6% on ImageNet with torchvision's weights",
+    |input, classes| full("vgg13_bn", input, classes, STAGES_13, true),
+);
+pub const VGG16_BN: Model = model(
+    "vgg16_bn",
+    "13 convolutions with batch normalisation, 3 linear layers; 73.4% on ImageNet with torchvision's weights",
+    |input, classes| full("vgg16_bn", input, classes, STAGES_16, true),
+);
+pub const VGG19_BN: Model = model(
+    "vgg19_bn",
+    "16 convolutions with batch normalisation, 3 linear layers; 74.2% on ImageNet with torchvision's weights",
+    |input, classes| full("vgg19_bn", input, classes, STAGES_19, true),
+);
 
-const fn model(name: &'static str, build: fn(Shape, usize) -> Result<Network>) -> Model {
-    let about = "stages of 3×3 convolutions, three linear layers with dropout; vgg16 has 71.6% on ImageNet";
+const fn model(name: &'static str, about: &'static str, build: super::Build) -> Model {
     Model { name, about, input: IMAGENET, classes: 1000, build }
 }
 
@@ -34,28 +65,28 @@ fn full(name: &str, input: Shape, classes: usize, stages: Stages, batch_norm: bo
     with_widths(name, input, classes, &widths)
 }
 
-/// What distinguishes a network of this kind.
+/// Depth and widths of a VGG network.
 pub struct Widths {
     pub stages: Stages,
     /// Output channels of every stage.
     pub channels: [usize; 5],
-    /// Outputs of both hidden linear layers.
+    /// Outputs of each hidden linear layer.
     pub hidden: usize,
-    /// Whether one follows every convolution.
+    /// Whether a batch normalisation follows every convolution.
     pub batch_norm: bool,
 }
 
-/// The same structure at any width. Initial values are torchvision's: `kaiming_normal_(mode="fan_out")` for
-/// convolutions, normal with deviation 0.01 for linear layers, zero biases.
+/// VGG's structure at any width. Initial values are torchvision's: `kaiming_normal_(mode="fan_out")` for convolutions,
+/// normal with standard deviation 0.01 for linear layers, zero biases.
 pub fn with_widths(name: &str, input: Shape, classes: usize, widths: &Widths) -> Result<Network> {
     let mut net = Builder::new(name, input);
-    let (mut x, mut index) = (0, 0); // in torchvision's `features`
+    let (mut x, mut index) = (0, 0); // `index` counts modules of torchvision's `features`
     for (convolutions, out_channels) in widths.stages.into_iter().zip(widths.channels) {
         for _ in 0..convolutions {
             let options = Conv2dOptions { out_channels, padding: 1, ..Default::default() };
             x = net.conv2d(&format!("features.{index}"), x, options)?;
             let deviation = (2.0 / (9 * out_channels) as f32).sqrt();
-            net.begin_with(x, Initial::Normal { deviation }, Initial::Constant(0.0));
+            net.set_initial(x, Initial::Normal { deviation }, Initial::Constant(0.0));
             if widths.batch_norm {
                 index += 1;
                 x = net.batch_norm2d(&format!("features.{index}"), x)?;
@@ -79,6 +110,6 @@ pub fn with_widths(name: &str, input: Shape, classes: usize, widths: &Widths) ->
 
 fn linear(net: &mut Builder, index: usize, input: usize, out_features: usize) -> Result<usize> {
     let node = net.linear(&format!("classifier.{index}"), input, out_features)?;
-    net.begin_with(node, Initial::Normal { deviation: 0.01 }, Initial::Constant(0.0));
+    net.set_initial(node, Initial::Normal { deviation: 0.01 }, Initial::Constant(0.0));
     Ok(node)
 }

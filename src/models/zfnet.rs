@@ -1,5 +1,6 @@
-//! `zfnet` of Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks" (2013): AlexNet with a finer first
-//! layer, and local response normalisation after the first two poolings, with AlexNet's parameters.
+//! `zfnet`: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks" (2013). AlexNet with a smaller
+//! kernel and stride in the first layer. Local response normalisation follows the first two poolings, with AlexNet's
+//! parameters.
 
 use anyhow::Result;
 
@@ -10,13 +11,13 @@ use crate::shape::{Shape, Window};
 
 pub const MODEL: Model = Model {
     name: "zfnet",
-    about: "Zeiler and Fergus 2013: five convolutions, local response normalisation, three linear layers",
+    about: "Zeiler and Fergus, 2013: five convolutions, local response normalisation, three linear layers",
     input: IMAGENET,
     classes: 1000,
     build: |input, classes| with_widths("zfnet", input, classes, &Widths::FULL),
 };
 
-/// Output channels of the convolutions, and outputs of both hidden linear layers.
+/// Output channels of the convolutions, and outputs of each hidden linear layer.
 pub struct Widths {
     pub channels: [usize; 5],
     pub hidden: usize,
@@ -26,9 +27,9 @@ impl Widths {
     const FULL: Self = Self { channels: [96, 256, 384, 384, 256], hidden: 4096 };
 }
 
-/// The same structure at any width; layers are named as in torchvision's networks of that kind.
+/// ZFNet's structure at any width; layers are named as in torchvision's networks.
 pub fn with_widths(name: &str, input: Shape, classes: usize, widths: &Widths) -> Result<Network> {
-    // By their index in `features`: kernel, stride, padding, and the padding of a pooling that follows.
+    // Index in `features`, kernel, stride, padding, and the padding of the pooling that follows, if any.
     let layers =
         [(0, 7, 2, 1, Some(1)), (4, 5, 2, 0, Some(1)), (8, 3, 1, 1, None), (10, 3, 1, 1, None), (12, 3, 1, 1, Some(0))];
     let mut net = Builder::new(name, input);

@@ -1,4 +1,4 @@
-//! Builds a network node by node, checking every shape as it goes.
+//! Builds a network node by node, checking every shape.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -6,7 +6,7 @@ use super::{FirstLayer, Initial, Layout, Network, Node, NodeId, Operator, Parame
 use crate::ops::{Activation, AnyLayer, BatchNorm2d, Conv2d, Dropout, Linear};
 use crate::shape::{Shape, Window};
 
-/// What a convolution needs besides its input; the defaults are PyTorch's.
+/// The options of a convolution; the defaults are PyTorch's, for a 3×3 kernel and one output channel.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2dOptions {
     pub out_channels: usize,
@@ -19,13 +19,13 @@ pub struct Conv2dOptions {
     pub initial: ConvInitial,
 }
 
-/// How the weights of a convolution begin.
+/// Initial weights of a convolution.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConvInitial {
     /// PyTorch's default.
     #[default]
     Uniform,
-    /// Normal with variance 2 / fan_out (`kaiming_normal_(mode="fan_out")`), as torchvision's networks begin.
+    /// Normal with variance 2 / fan_out (`kaiming_normal_(mode="fan_out")`), as in torchvision's networks.
     FanOut,
 }
 
@@ -36,16 +36,16 @@ impl Default for Conv2dOptions {
     }
 }
 
-/// A network in the making.
+/// A network under construction.
 pub struct Builder {
     network: Network,
-    /// For vectors, the activations whose flattening they hold, so that a linear layer's columns can be written to
-    /// files in PyTorch's order.
+    /// For each node with a vector as output, the shapes of the activations that were flattened into it. They determine
+    /// the order of a linear layer's columns in PyTorch's files.
     segments: Vec<Vec<Shape>>,
 }
 
 impl Builder {
-    /// A network with nothing but its input, which is node 0.
+    /// A network with only its input, which is node 0.
     pub fn new(name: &str, input: Shape) -> Self {
         let node = Node {
             name: "input".into(),
@@ -95,7 +95,7 @@ impl Builder {
     /// A linear layer on a vector; `name` is PyTorch's module path.
     pub fn linear(&mut self, name: &str, input: NodeId, out_features: usize) -> Result<NodeId> {
         let shape = self.shape(input);
-        ensure!(shape.pixels() == 1, "{name}: a linear layer needs a vector; flatten the {shape} before it");
+        ensure!(shape.pixels() == 1, "{name}: a linear layer needs a vector; flatten its {shape} input first");
         ensure!(out_features > 0, "{name}: a linear layer needs at least one output");
         let linear = Linear { in_features: shape.len(), out_features };
         let layout = Layout::Linear { out_features, segments: self.segments[input].clone() };
@@ -110,7 +110,7 @@ impl Builder {
         self.batch_norm(name, input, BatchNorm2d::new(self.shape(input)))
     }
 
-    /// The same with another addend to the variance than PyTorch's default.
+    /// A batch normalisation with an `epsilon` other than PyTorch's default.
     pub fn batch_norm2d_with(&mut self, name: &str, input: NodeId, epsilon: f32) -> Result<NodeId> {
         self.batch_norm(name, input, BatchNorm2d { epsilon, ..BatchNorm2d::new(self.shape(input)) })
     }
@@ -130,15 +130,15 @@ impl Builder {
         Ok(node)
     }
 
-    /// An operator with one input and no parameters, over the shape that it was made for.
+    /// A parameter-free layer. Its input shape must be that of `input`.
     pub fn layer(&mut self, input: NodeId, layer: AnyLayer) -> Result<NodeId> {
         let shape = layer.as_layer().output()?;
         Ok(self.node(layer.as_layer().name(), Operator::Layer(layer), vec![input], shape, None, None))
     }
 
-    /// Zeroes values with this probability, in training.
+    /// Dropout with the given probability.
     pub fn dropout(&mut self, input: NodeId, probability: f32) -> Result<NodeId> {
-        ensure!((0.0..1.0).contains(&probability), "dropout of {probability}: it must be at least 0 and below 1");
+        ensure!((0.0..1.0).contains(&probability), "dropout probability {probability} is not in the range 0 ≤ p < 1");
         let earlier = self.network.nodes.iter().filter(|node| matches!(node.operator, Operator::Dropout(_))).count();
         let dropout = Dropout { probability, index: u32::try_from(earlier)? };
         let (shape, segments) = (self.shape(input), self.segments[input].clone());
@@ -149,7 +149,7 @@ impl Builder {
 
     pub fn activation(&mut self, input: NodeId, activation: Activation) -> Result<NodeId> {
         if let Activation::LeakyRelu { slope } = activation {
-            ensure!(slope >= 0.0 && slope.is_finite(), "{activation}: the slope must be a number of at least 0");
+            ensure!(slope >= 0.0 && slope.is_finite(), "{activation}: the slope must be finite and at least 0");
         }
         let (shape, segments) = (self.shape(input), self.segments[input].clone());
         let node = self.node("activation", Operator::Activation(activation), vec![input], shape, None, None);
@@ -161,7 +161,7 @@ impl Builder {
         self.activation(input, Activation::Relu)
     }
 
-    /// The same values as a vector.
+    /// Reshapes an activation to a vector.
     pub fn flatten(&mut self, input: NodeId) -> NodeId {
         let (shape, segments) = (self.shape(input), self.segments[input].clone());
         let node = self.node("flatten", Operator::Flatten, vec![input], Shape::flat(shape.len()), None, None);
@@ -169,7 +169,7 @@ impl Builder {
         node
     }
 
-    /// The sum of two activations of one shape.
+    /// The sum of two activations of the same shape.
     pub fn add(&mut self, a: NodeId, b: NodeId) -> Result<NodeId> {
         let (shape, other) = (self.shape(a), self.shape(b));
         ensure!(shape == other, "cannot add {other} to {shape}");
@@ -180,7 +180,7 @@ impl Builder {
         Ok(node)
     }
 
-    /// Activations of one height and width side by side along channels; vectors one after the other.
+    /// Concatenates activations of the same height and width along channels, or vectors.
     pub fn concat(&mut self, inputs: &[NodeId]) -> Result<NodeId> {
         let Some(&first) = inputs.first() else { bail!("nothing to concatenate") };
         let mut shape = self.shape(first);
@@ -200,15 +200,16 @@ impl Builder {
         Ok(node)
     }
 
-    /// Makes a node's values the logits of a head whose loss, times `weight`, is added to that of the network in training.
+    /// Marks a node as the logits of an auxiliary head. In training, its loss times `weight` is added to the network's.
     pub fn auxiliary(&mut self, logits: NodeId, weight: f32) {
         self.network.auxiliary.push((logits, weight));
     }
 
-    /// The network, whose logits are those of the node added last.
+    /// The finished network. The node added last provides the logits.
     ///
     /// # Errors
-    /// Where the logits are no vector, there is nothing but an input, or a node leads nowhere.
+    /// If the logits are not a vector, there is no operator, an auxiliary head is invalid, or a node's output is
+    /// unused.
     pub fn finish(self) -> Result<Network> {
         let network = self.network;
         ensure!(network.nodes.len() > 1, "{}: a network needs at least one operator", network.name);
@@ -219,12 +220,12 @@ impl Builder {
         let is_head = |node| network.auxiliary.iter().any(|&(head, _)| head == node);
         for &(head, weight) in &network.auxiliary {
             let (name, logits) = (&network.nodes[head].name, network.nodes[head].shape);
-            ensure!(logits == shape, "{}: {name} gives {logits}, not the {shape} logits of the network", network.name);
+            ensure!(logits == shape, "{}: {name} has {logits} logits, the network has {shape}", network.name);
             ensure!(head < last && consumers[head] == 0, "{}: {name} cannot be an auxiliary head", network.name);
-            ensure!(weight.is_finite() && weight >= 0.0, "{}: {name} has the weight {weight}", network.name);
+            ensure!(weight.is_finite() && weight >= 0.0, "{}: {name} has an invalid weight, {weight}", network.name);
         }
         if let Some(dead) = (0..last).find(|&node| consumers[node] == 0 && !is_head(node)) {
-            bail!("{}: {} leads nowhere", network.name, network.nodes[dead].name);
+            bail!("{}: the output of {} is not used", network.name, network.nodes[dead].name);
         }
         Ok(network)
     }
@@ -246,9 +247,8 @@ impl Builder {
         self.network.nodes.len() - 1
     }
 
-    /// Has the weight of a convolution or linear layer, and the bias where there is one, begin otherwise than by
-    /// PyTorch's default.
-    pub fn begin_with(&mut self, node: NodeId, weight: Initial, bias: Initial) {
+    /// Overrides the initial values of a node's weight and, if it has one, its bias.
+    pub fn set_initial(&mut self, node: NodeId, weight: Initial, bias: Initial) {
         let Network { nodes, parameters, .. } = &mut self.network;
         for (index, initial) in [(nodes[node].weight, weight), (nodes[node].bias, bias)] {
             if let Some(index) = index {
@@ -257,13 +257,13 @@ impl Builder {
         }
     }
 
-    fn bias(&mut self, name: &str, wanted: bool, len: usize, initial: Initial) -> Result<Option<usize>> {
-        wanted.then(|| self.parameter(format!("{name}.bias"), Layout::Vector(len), initial)).transpose()
+    fn bias(&mut self, name: &str, enabled: bool, len: usize, initial: Initial) -> Result<Option<usize>> {
+        enabled.then(|| self.parameter(format!("{name}.bias"), Layout::Vector(len), initial)).transpose()
     }
 
     fn parameter(&mut self, name: String, layout: Layout, initial: Initial) -> Result<usize> {
         let parameters = &mut self.network.parameters;
-        ensure!(parameters.iter().all(|parameter| parameter.name != name), "two parameters are called {name}");
+        ensure!(parameters.iter().all(|parameter| parameter.name != name), "two parameters are named {name}");
         let offset = parameters.last().map_or(0, |last| last.range().end);
         parameters.push(Parameter { name, layout, initial, offset });
         Ok(parameters.len() - 1)

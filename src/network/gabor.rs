@@ -1,4 +1,4 @@
-//! The first convolution's filters as a bank of oriented Gabor functions, which may stay as they are.
+//! Initialises the first convolution with a bank of oriented Gabor filters, which may be frozen.
 
 use std::f64::consts::PI;
 
@@ -15,35 +15,40 @@ pub enum FirstLayer {
     /// Random, as in every other layer
     #[default]
     Drawn,
-    /// A bank of oriented Gabor functions, which training then changes
+    /// A bank of oriented Gabor filters, trained like any other layer
     Gabor,
-    /// The same, which training leaves unchanged
+    /// A bank of oriented Gabor filters, kept fixed during training
     GaborFrozen,
 }
 
-/// Directions of a bank, in half a turn.
+/// Orientations of the filters, evenly spaced over 180°.
 const ORIENTATIONS: usize = 8;
 
 impl Network {
-    /// The same network with its first filters as asked for.
+    /// The same network with the given initial filters in its first convolution.
     ///
     /// # Errors
-    /// Where it does not begin with a convolution of at least 3×3.
+    /// If the first layer with parameters is not a convolution with a kernel of at least 3×3.
     pub fn with_first_layer(mut self, first_layer: FirstLayer) -> Result<Self> {
         if first_layer != FirstLayer::Drawn {
-            let (_, kernel) = self.first_convolution().with_context(|| format!("{} has no convolution", self.name))?;
-            ensure!(kernel >= 3, "the first convolution of {} is of {kernel}×{kernel}, too small", self.name);
+            let (_, kernel) =
+                self.first_convolution().with_context(|| format!("{} does not start with a convolution", self.name))?;
+            ensure!(
+                kernel >= 3,
+                "the {kernel}×{kernel} first convolution of {} is too small for Gabor filters",
+                self.name
+            );
         }
         self.first_layer = first_layer;
         Ok(self)
     }
 
-    /// Whether training leaves that parameter as it is.
+    /// Whether training leaves a parameter unchanged.
     pub fn is_frozen(&self, parameter: usize) -> bool {
         self.parameters[parameter].range().end <= self.frozen_len()
     }
 
-    /// So many numbers at the beginning of the flat parameters are never changed.
+    /// The number of frozen values at the start of the flat parameter buffer.
     pub fn frozen_len(&self) -> usize {
         match (self.first_layer, self.first_convolution()) {
             (FirstLayer::GaborFrozen, Some((weight, _))) => weight.range().end,
@@ -51,7 +56,7 @@ impl Network {
         }
     }
 
-    /// Puts the bank where it is wanted.
+    /// Overwrites the first convolution's initial weight with the Gabor bank, if one was chosen.
     pub(super) fn fill_first_layer(&self, flat: &mut [f32]) {
         let Some((weight, kernel)) = self.first_convolution().filter(|_| self.first_layer != FirstLayer::Drawn) else {
             return;
@@ -59,13 +64,13 @@ impl Network {
         let out_channels = weight.layout.file_shape()[0];
         let in_channels = weight.len() / (out_channels * kernel * kernel);
         let mut file = Vec::with_capacity(weight.len());
-        for filter in bank(out_channels, in_channels, kernel) {
+        for filter in gabor_bank(out_channels, in_channels, kernel) {
             (0..in_channels).for_each(|_| file.extend_from_slice(&filter));
         }
         weight.layout.memory_from_file(&file, &mut flat[weight.range()]);
     }
 
-    /// The weight of the first convolution and its kernel, where the network's parameters begin with it.
+    /// The weight and kernel size of the first convolution; `None` if the first layer with parameters is another one.
     fn first_convolution(&self) -> Option<(&Parameter, usize)> {
         let first = self.nodes.iter().find(|node| node.weight.is_some())?;
         let weight = &self.parameters[first.weight?];
@@ -76,24 +81,25 @@ impl Network {
     }
 }
 
-/// `out_channels` filters of `[kernel][kernel]`. Filter `o` is, with x to the right and y down from the centre,
+/// `out_channels` filters of `[kernel][kernel]`. With x to the right of the centre and y below it, filter `o` is
 ///
 /// `g(x, y) = exp(−(x′² + γ² y′²) / (2σ²)) · cos(2π x′ / λ + ψ)`, `x′ = x cos θ + y sin θ`, `y′ = −x sin θ + y cos θ`
 ///
 /// (Daugman, "Uncertainty relation for resolution in space, spatial frequency, and orientation optimized by
-/// two-dimensional visual cortical filters", 1985; in this form Petkov and Kruizinga, 1997) with γ = 0.5 and
-/// σ = 0.56 λ, a band of one octave. It goes through the orientations `θ = π · (o mod 8) / 8` first, then the phases `ψ`
-/// 0 and −π/2, then the wavelengths `λ = kernel · (2 / kernel)^(i / n)`, `i` from 0 to n − 1, which is never below two pixels.
-/// A filter's mean is then subtracted, and it is scaled to the variance of PyTorch's initial values, 1 / (3 · fan_in).
-fn bank(out_channels: usize, in_channels: usize, kernel: usize) -> Vec<Vec<f32>> {
+/// two-dimensional visual cortical filters", 1985; in this form Petkov and Kruizinga, 1997) with γ = 0.5 and σ = 0.56
+/// λ, a bandwidth of one octave. Consecutive filters vary the orientation `θ = π · (o mod 8) / 8` first, then the phase
+/// `ψ` (0, −π/2), then the wavelength `λ = kernel · (2 / kernel)^(i / n)` for `i` from 0 to n − 1, always more than two
+/// pixels. Each filter's mean is subtracted, and the filter is scaled to the variance of PyTorch's default
+/// initialisation, 1 / (3 · fan_in).
+fn gabor_bank(out_channels: usize, in_channels: usize, kernel: usize) -> Vec<Vec<f32>> {
     let wavelengths = out_channels.div_ceil(2 * ORIENTATIONS);
     let fan_in = (in_channels * kernel * kernel) as f64;
     (0..out_channels)
         .map(|out| {
             let theta = PI * (out % ORIENTATIONS) as f64 / ORIENTATIONS as f64;
             let phase = -PI / 2.0 * (out / ORIENTATIONS % 2) as f64;
-            let share = (out / (2 * ORIENTATIONS)) as f64 / wavelengths as f64;
-            let wavelength = kernel as f64 * (2.0 / kernel as f64).powf(share);
+            let exponent = (out / (2 * ORIENTATIONS)) as f64 / wavelengths as f64;
+            let wavelength = kernel as f64 * (2.0 / kernel as f64).powf(exponent);
             let mut filter = gabor(kernel, theta, phase, wavelength);
             let mean = filter.iter().sum::<f64>() / filter.len() as f64;
             filter.iter_mut().for_each(|value| *value -= mean);

@@ -1,21 +1,21 @@
-//! What there is to say of a network without running it: receptive fields and layer descriptions.
+//! Static properties of a network: receptive fields, parameter counts and layer descriptions.
 
 use super::{Network, Node, Operator};
 use crate::ops::{describe_pooling, describe_window};
 use crate::shape::Window;
 
-/// How far an activation sees.
+/// The receptive field of an activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceptiveField {
-    /// Input pixels in each direction that reach one activation.
+    /// Side of the input square that influences one activation, in pixels.
     pub size: usize,
-    /// Input pixels between neighbouring activations.
+    /// Distance between the fields of neighbouring activations, in input pixels.
     pub step: usize,
 }
 
 impl Network {
-    /// The receptive field of every node; of several inputs the largest counts. `None` once a linear layer has mixed
-    /// all positions.
+    /// The receptive field of every node; a node with several inputs takes the largest. `None` after a linear layer,
+    /// which combines all positions.
     pub fn receptive_fields(&self) -> Vec<Option<ReceptiveField>> {
         let mut fields: Vec<Option<ReceptiveField>> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
@@ -35,7 +35,7 @@ impl Network {
         fields
     }
 
-    /// Parameters of one node.
+    /// The number of parameters of one node.
     pub fn node_parameters(&self, node: &Node) -> usize {
         node.weight.iter().chain(&node.bias).map(|&index| self.parameters[index].len()).sum()
     }
@@ -45,14 +45,14 @@ impl Operator {
     /// The sliding window of a convolution or pooling.
     pub fn window(&self) -> Option<Window> {
         match self {
-            Self::Conv2d(op) => Some(op.covered_window()),
+            Self::Conv2d(op) => Some(op.dilated_window()),
             Self::MaxPool2d(op) => Some(op.window),
             Self::Layer(layer) => layer.as_layer().window(),
             _ => None,
         }
     }
 
-    /// For people, such as `conv 3×3, 16→32, stride 2`.
+    /// A description for display, such as `conv 3×3 stride 2, 16→32`.
     pub fn describe(&self) -> String {
         match self {
             Self::Input => "input".into(),

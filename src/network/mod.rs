@@ -1,4 +1,4 @@
-//! The network as a DAG of operators with named parameters: what is computed, and nothing of how or where.
+//! The network as a DAG of operators with named parameters: what is computed, independent of how and where.
 
 mod builder;
 mod gabor;
@@ -18,7 +18,7 @@ use anyhow::Result;
 use crate::ops::{Activation, AnyLayer, BatchNorm2d, Conv2d, Dropout, Linear, MaxPool2d};
 use crate::shape::Shape;
 
-/// Index of a node; inputs always have smaller ones, so the order of the nodes is a schedule.
+/// Index of a node. A node's inputs always have smaller indices, so the nodes are in topological order.
 pub type NodeId = usize;
 
 /// What a node computes.
@@ -30,21 +30,21 @@ pub enum Operator {
     BatchNorm2d(BatchNorm2d),
     MaxPool2d(MaxPool2d),
     Activation(Activation),
-    /// What has one input, no parameters and nothing special about it.
+    /// A parameter-free layer with one input and no special treatment.
     Layer(AnyLayer),
-    /// In evaluation a view.
+    /// A view of its input in evaluation.
     Dropout(Dropout),
-    /// A view: the same values as a vector.
+    /// A view of its input as a vector.
     Flatten,
     Add,
-    /// Along channels.
+    /// Concatenation along channels.
     Concat,
 }
 
 /// One operator in the graph.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// PyTorch's module path where the operator has parameters, such as `layer1.0`; else made from its kind.
+    /// PyTorch's module path if the operator has parameters, such as `layer1.0`; otherwise its kind and a number.
     pub name: String,
     pub operator: Operator,
     pub inputs: Vec<NodeId>,
@@ -56,23 +56,23 @@ pub struct Node {
     pub statistics: Option<usize>,
 }
 
-/// A network over one input shape, from its input (node 0) to its logits (the last node).
+/// A network for one input shape, from its input (node 0) to its logits (the last node).
 #[derive(Clone, Debug)]
 pub struct Network {
     pub name: String,
     pub nodes: Vec<Node>,
     pub parameters: Vec<Parameter>,
-    /// How the first convolution's filters begin.
+    /// Initial filters of the first convolution.
     pub first_layer: FirstLayer,
-    /// Of the batch normalisations: no parameters, but part of the network's state.
+    /// Running statistics of the batch normalisations: not parameters, but part of the network's state.
     pub statistics: Vec<RunningStatistics>,
-    /// Logits of heads that only help training, and the weights of their losses.
+    /// Logits of the auxiliary heads, which exist only in training, and the weights of their losses.
     pub auxiliary: Vec<(NodeId, f32)>,
 }
 
-/// Whether each parameter, and the running statistics of each batch normalisation, is of an auxiliary head.
+/// Which parameters, and which batch normalisations' running statistics, belong to auxiliary heads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OfHeads {
+pub struct AuxiliaryState {
     pub parameters: Vec<bool>,
     pub statistics: Vec<bool>,
 }
@@ -82,18 +82,18 @@ impl Network {
         self.nodes[0].shape
     }
 
-    /// Length of the logits.
+    /// Number of classes: the length of the logits.
     pub fn classes(&self) -> usize {
         self.nodes.last().map_or(0, |node| node.shape.len())
     }
 
-    /// Numbers in all parameters together: the length of the flat parameter buffer.
+    /// Total number of parameter values: the length of the flat parameter buffer.
     pub fn parameter_count(&self) -> usize {
         self.parameters.iter().map(Parameter::len).sum()
     }
 
-    /// Initial values of every parameter, in memory layout. Each has a random stream of its own, drawn in PyTorch's order
-    /// of elements.
+    /// Initial values of every parameter, in memory layout. Each parameter has its own random stream, which is drawn in
+    /// PyTorch's element order.
     pub fn initial_parameters(&self, seed: u64) -> Vec<f32> {
         let mut flat = vec![0.0; self.parameter_count()];
         for (index, parameter) in self.parameters.iter().enumerate() {
@@ -104,17 +104,17 @@ impl Network {
         flat
     }
 
-    /// The same network with another activation wherever it has one.
+    /// The same network with every activation replaced by `activation`.
     pub fn with_activation(mut self, activation: Activation) -> Self {
         for node in &mut self.nodes {
-            if let Operator::Activation(its) = &mut node.operator {
-                *its = activation;
+            if let Operator::Activation(current) = &mut node.operator {
+                *current = activation;
             }
         }
         self
     }
 
-    /// The same with another probability in every dropout; 0 turns them off.
+    /// The same network with the probability of every dropout replaced; 0 disables dropout.
     pub fn with_dropout(mut self, probability: f32) -> Self {
         for node in &mut self.nodes {
             if let Operator::Dropout(dropout) = &mut node.operator {
@@ -124,22 +124,22 @@ impl Network {
         self
     }
 
-    /// How many operators read each node.
+    /// The number of operators that read each node.
     pub fn consumer_counts(&self) -> Vec<usize> {
         self.consumer_counts_among(&vec![true; self.nodes.len()])
     }
 
-    /// How many of some operators read each node.
-    pub fn consumer_counts_among(&self, some: &[bool]) -> Vec<usize> {
+    /// The number of operators among `selected` that read each node.
+    pub fn consumer_counts_among(&self, selected: &[bool]) -> Vec<usize> {
         let mut counts = vec![0; self.nodes.len()];
-        for (node, _) in self.nodes.iter().zip(some).filter(|&(_, &counts)| counts) {
+        for (node, _) in self.nodes.iter().zip(selected).filter(|&(_, &selected)| selected) {
             node.inputs.iter().for_each(|&input| counts[input] += 1);
         }
         counts
     }
 
-    /// Which nodes the logits depend on: all that evaluation computes. The others are in auxiliary heads.
-    pub fn evaluated(&self) -> Vec<bool> {
+    /// Which nodes the logits depend on. Evaluation computes only these; the others belong to auxiliary heads.
+    pub fn evaluated_nodes(&self) -> Vec<bool> {
         let mut needed = vec![false; self.nodes.len()];
         if let Some(last) = needed.last_mut() {
             *last = true;
@@ -152,31 +152,31 @@ impl Network {
         needed
     }
 
-    /// What auxiliary heads alone have.
-    pub fn of_heads(&self) -> OfHeads {
+    /// The state that only auxiliary heads use.
+    pub fn auxiliary_state(&self) -> AuxiliaryState {
         let (mut parameters, mut statistics) = (vec![false; self.parameters.len()], vec![false; self.statistics.len()]);
-        for (node, _) in self.nodes.iter().zip(self.evaluated()).filter(|(_, needed)| !needed) {
+        for (node, _) in self.nodes.iter().zip(self.evaluated_nodes()).filter(|(_, needed)| !needed) {
             node.weight.iter().chain(&node.bias).for_each(|&index| parameters[index] = true);
             node.statistics.iter().for_each(|&index| statistics[index] = true);
         }
-        OfHeads { parameters, statistics }
+        AuxiliaryState { parameters, statistics }
     }
 
-    /// Parameters without those of auxiliary heads.
+    /// The number of parameters, without those of auxiliary heads.
     pub fn evaluated_parameter_count(&self) -> usize {
-        let nodes = self.nodes.iter().zip(self.evaluated());
+        let nodes = self.nodes.iter().zip(self.evaluated_nodes());
         nodes.filter(|(_, needed)| *needed).map(|(node, _)| self.node_parameters(node)).sum()
     }
 
-    /// Multiply-adds of a forward pass of one sample in evaluation, in convolutions and linear layers.
+    /// Multiply-adds of convolutions and linear layers in the evaluation of one sample.
     pub fn multiply_adds(&self) -> Result<u64> {
-        let nodes = self.nodes.iter().zip(self.evaluated());
+        let nodes = self.nodes.iter().zip(self.evaluated_nodes());
         nodes.filter(|(_, needed)| *needed).map(|(node, _)| node.multiply_adds()).sum()
     }
 }
 
 impl Node {
-    /// Multiply-adds of one sample; only products count, as is usual.
+    /// Multiply-adds for one sample. As usual, only convolutions and linear layers count.
     pub fn multiply_adds(&self) -> Result<u64> {
         Ok(match &self.operator {
             Operator::Conv2d(conv) => conv.output()?.pixels() as u64 * conv.weight_len() as u64,

@@ -1,4 +1,4 @@
-//! Parameters: names, initial values, and the way between PyTorch's layout in files and ours in memory.
+//! Parameters: names, initial values, and conversion between PyTorch's layout in files and the layout in memory.
 
 use std::ops::Range;
 
@@ -12,14 +12,14 @@ pub struct Parameter {
     pub name: String,
     pub layout: Layout,
     pub initial: Initial,
-    /// Where it begins in the flat buffer.
+    /// Offset in the flat buffer.
     pub offset: usize,
 }
 
-/// How a parameter begins.
+/// The initial values of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Initial {
-    /// Uniform in ±1/√fan_in, where an output sums `fan_in` inputs: PyTorch's default of convolutions and linear layers.
+    /// Uniform in ±1/√fan_in: PyTorch's default for convolutions and linear layers.
     Uniform {
         fan_in: usize,
     },
@@ -30,15 +30,15 @@ pub enum Initial {
     Constant(f32),
 }
 
-/// The shape of a parameter, in a file (PyTorch's order) and in memory.
+/// The layout of a parameter in a file (PyTorch's order) and in memory.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Layout {
-    /// The same in both.
+    /// A vector, the same in both.
     Vector(usize),
     /// File `[out][in][k][k]`, memory `[out][k][k][in]`.
     Conv { out_channels: usize, in_channels: usize, kernel: usize },
-    /// `[out][in]`, where `in` is the concatenation of flattened activations: in the file each is in channel, height,
-    /// width order, in memory in height, width, channel order.
+    /// `[out][in]`, where `in` is the concatenation of flattened activations. Each activation is in channel, height,
+    /// width order in the file, and in height, width, channel order in memory.
     Linear { out_features: usize, segments: Vec<Shape> },
 }
 
@@ -51,12 +51,12 @@ impl Parameter {
         self.len() == 0
     }
 
-    /// Its place in the flat buffer.
+    /// Its range in the flat buffer.
     pub fn range(&self) -> Range<usize> {
         self.offset..self.offset + self.len()
     }
 
-    /// Initial values in the file's order.
+    /// Initial values, in file order.
     pub(super) fn initial_values(&self, seed: u64, index: u32) -> Vec<f32> {
         let mut stream = Philox::new(seed, Purpose::Initialisation, index);
         match self.initial {
@@ -88,12 +88,12 @@ impl Layout {
         }
     }
 
-    /// Fills `memory` from values in the file's order.
+    /// Fills `memory` from values in file order.
     pub fn memory_from_file(&self, file: &[f32], memory: &mut [f32]) {
         self.for_each_pair(|in_memory, in_file| memory[in_memory] = file[in_file]);
     }
 
-    /// Fills `file` from values in memory's order.
+    /// Fills `file` from values in memory order.
     pub fn file_from_memory(&self, memory: &[f32], file: &mut [f32]) {
         self.for_each_pair(|in_memory, in_file| file[in_file] = memory[in_memory]);
     }
@@ -119,7 +119,7 @@ impl Layout {
     }
 }
 
-/// The pairs of one block of `shape` at `begin`: height, width, channel order in memory against channel, height,
+/// The index pairs of a block of `shape` at offset `begin`: height, width, channel order in memory and channel, height,
 /// width order in the file.
 fn channels_last_pairs(shape: Shape, begin: usize, pair: &mut impl FnMut(usize, usize)) {
     for pixel in 0..shape.pixels() {

@@ -1,4 +1,4 @@
-//! The builder's poolings.
+//! The builder's pooling methods.
 
 use anyhow::Result;
 
@@ -11,7 +11,7 @@ impl Builder {
         self.max_pool(MaxPool2d { input: self.shape(input), window, ceil_mode: false }, input)
     }
 
-    /// Max pooling whose last window may reach beyond the input (PyTorch's `ceil_mode=True`).
+    /// Max pooling with PyTorch's `ceil_mode=True`: the last window may extend beyond the input.
     pub fn max_pool2d_ceil(&mut self, input: NodeId, window: Window) -> Result<NodeId> {
         self.max_pool(MaxPool2d { input: self.shape(input), window, ceil_mode: true }, input)
     }
@@ -25,7 +25,7 @@ impl Builder {
         self.layer(input, AnyLayer::AvgPool2d(AvgPool2d { input: self.shape(input), window, ceil_mode: false }))
     }
 
-    /// Average pooling to `height × width`, whatever the input's; nothing where that is the input's already.
+    /// Average pooling to `height × width`. Adds no node if the input already has that size.
     pub fn adaptive_avg_pool2d(&mut self, input: NodeId, height: usize, width: usize) -> Result<NodeId> {
         let shape = self.shape(input);
         if (height, width) == (shape.height, shape.width) {
@@ -34,7 +34,7 @@ impl Builder {
         self.layer(input, AnyLayer::AdaptiveAvgPool2d(AdaptiveAvgPool2d { input: shape, height, width }))
     }
 
-    /// The mean of every channel.
+    /// The mean of each channel.
     pub fn global_avg_pool2d(&mut self, input: NodeId) -> Result<NodeId> {
         self.adaptive_avg_pool2d(input, 1, 1)
     }

@@ -1,17 +1,17 @@
-//! What a network keeps besides its parameters: the running statistics of its batch normalisations.
+//! The running statistics of a network's batch normalisations, which are state but not parameters.
 
 use std::ops::Range;
 
 use super::Network;
 
-/// Those of one batch normalisation. In files they are `running_mean`, `running_var` and `num_batches_tracked` under its
-/// name.
+/// The running statistics of one batch normalisation. In files they are `running_mean`, `running_var` and
+/// `num_batches_tracked` under its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningStatistics {
     /// PyTorch's module path.
     pub name: String,
     pub channels: usize,
-    /// Where they begin in the flat buffer.
+    /// Offset in the flat buffer.
     pub offset: usize,
 }
 
@@ -25,13 +25,13 @@ impl RunningStatistics {
 /// The values of all running statistics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statistics {
-    /// Flat: of each batch normalisation its means, then its variances.
+    /// Flat: for each batch normalisation, its means, then its variances.
     pub values: Vec<f32>,
-    /// Training steps that went into them, for each batch normalisation.
+    /// For each batch normalisation, the number of training steps that updated it.
     pub batches_tracked: Vec<i64>,
 }
 
-/// All that makes a network compute what it does.
+/// The trained state of a network: parameters and running statistics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
     /// Flat, in memory layout.
@@ -40,16 +40,16 @@ pub struct Weights {
 }
 
 impl Network {
-    /// Numbers in all running statistics together.
+    /// Total number of values in all running statistics.
     pub fn statistics_len(&self) -> usize {
         self.statistics.last().map_or(0, |last| last.range().end)
     }
 
-    /// Mean 0 and variance 1 everywhere.
+    /// Mean 0 and variance 1 for every channel.
     pub fn initial_statistics(&self) -> Statistics {
-        let of_one = |one: &RunningStatistics| [vec![0.0; one.channels], vec![1.0; one.channels]].concat();
+        let initial = |norm: &RunningStatistics| [vec![0.0; norm.channels], vec![1.0; norm.channels]].concat();
         Statistics {
-            values: self.statistics.iter().flat_map(of_one).collect(),
+            values: self.statistics.iter().flat_map(initial).collect(),
             batches_tracked: vec![0; self.statistics.len()],
         }
     }

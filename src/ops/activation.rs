@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::operands::operator;
 
-/// `y = x > 0 ? x : slope · x`, as `torch.nn.ReLU` and `torch.nn.LeakyReLU` define it, or `y = tanh x`. The slope is never
-/// negative, so the output alone tells the derivative, and the backward pass needs nothing else.
+/// `y = x > 0 ? x : slope · x` (`torch.nn.ReLU`, `torch.nn.LeakyReLU`), or `y = tanh x`. The slope is never negative,
+/// so the derivative follows from the output, and the backward pass does not need the input.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Activation {
     #[default]
@@ -18,7 +18,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// What kernels know the activation by: the slope below zero, or −1 for tanh.
+    /// The activation's code in kernels: the slope for negative inputs, or −1 for tanh.
     pub fn code(self) -> f32 {
         match self {
             Self::Identity => 1.0,
@@ -32,7 +32,7 @@ impl Activation {
     pub fn apply(self, x: f32) -> f32 {
         match self {
             Self::Identity => x,
-            // Not x.max(0.0): that would turn NaN into 0 and hide a diverged network. PyTorch keeps it too.
+            // Not x.max(0.0), which would turn NaN into 0 and hide divergence. PyTorch propagates NaN too.
             Self::Relu => {
                 if x <= 0.0 {
                     0.0
@@ -75,8 +75,8 @@ impl Activation {
     }
 }
 
-/// tanh as a quotient of polynomials (Eigen's), within 5e-7 of it; unlike the C library's, loops over it become vectors.
-/// NaN stays.
+/// Eigen's rational approximation of tanh, within 5e-7. Unlike a call of the C library's, it can be vectorised. NaN is
+/// propagated.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     const ODD: [f32; 7] = [
@@ -89,7 +89,7 @@ fn tanh(x: f32) -> f32 {
         4.893_524_6e-3,
     ];
     const EVEN: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3];
-    // Beyond, the quotient would leave ±1.
+    // Beyond this range the quotient would exceed ±1.
     let x = x.clamp(-7.905_311, 7.905_311);
     let square = x * x;
     let polynomial = |factors: &[f32]| factors.iter().fold(0.0_f32, |sum, factor| sum * square + factor);
@@ -108,7 +108,7 @@ impl fmt::Display for Activation {
 }
 
 operator! {
-    /// An activation that the plan could not fuse into the operator before it.
+    /// An activation that the plan could not fuse into the preceding operator.
     pub struct ActivationForward {
         value op: Activation,
         reads input: B,
@@ -119,7 +119,7 @@ operator! {
 }
 
 operator! {
-    /// Its gradient, `d_input = d_output · activation′`, which `output` gives.
+    /// The gradient of an activation, `d_input = d_output · activation′`, with the derivative from `output`.
     pub struct ActivationBackward {
         value op: Activation,
         reads output: B,

@@ -1,4 +1,4 @@
-//! What every backend is: memory by name, programs of operators, the data set, and the state that outlives a step.
+//! The traits of a backend: named memory, programs of operators, the data sets, and state that persists across steps.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::precision::Precision;
 use super::span::Span;
 use crate::images::ImageSource;
 
-/// Elements of every region.
+/// The number of elements of each region, and other sizes that a backend allocates by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemorySizes {
     pub arena: usize,
@@ -22,43 +22,43 @@ pub struct MemorySizes {
     pub average: usize,
     pub statistics: usize,
     pub indices: usize,
-    /// Of arena and indices, what one sample takes at most.
+    /// Arena and index elements per sample, rounded up.
     pub sample_arena: usize,
     pub sample_indices: usize,
-    /// The im2col of the largest convolution: of a whole batch, and of one sample. A backend may work in pieces.
+    /// Im2col elements of the largest convolution, for a whole batch and for one sample. A backend may work in chunks.
     pub columns: usize,
     pub sample_columns: usize,
-    /// The most channels or features that a bias has.
+    /// The largest number of channels or features of a bias.
     pub max_channels: usize,
-    /// The largest batch that will be run.
+    /// The largest batch that a program may have.
     pub max_batch: usize,
 }
 
-/// What a backend runs on.
+/// The device that a backend runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceInfo {
-    /// For people, such as `CPU (2 threads, AVX-512)`.
+    /// A name for display, such as `CPU (2 threads, AVX-512)`.
     pub name: String,
     pub precision: Precision,
 }
 
-/// Ways to compute a convolution or a linear layer, which differ in speed and in the order of their sums.
+/// Algorithms for convolutions and linear layers. They differ in speed and in summation order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
-    /// cuBLAS; a convolution's windows are unfolded for it first (im2col).
+    /// cuBLAS GEMM; for a convolution, after im2col.
     Gemm,
-    /// One kernel that reads the windows where they lie.
+    /// Implicit GEMM: one kernel that reads the windows directly from the input.
     Implicit,
-    /// A kernel for convolutions of one input channel.
+    /// A direct kernel for convolutions with one input channel.
     Direct,
-    /// cuBLASLt, whose product ends in bias and activation, or in their gradients; of linear layers.
+    /// cuBLASLt GEMM with a fused epilogue: bias and activation, or their gradients. For linear layers only.
     CublasLt,
 }
 
 impl Algorithm {
     pub const ALL: [Self; 4] = [Self::Gemm, Self::Implicit, Self::Direct, Self::CublasLt];
 
-    /// As in `--conv-algo` and in files.
+    /// The name used by `--conv-algo` and in files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Gemm => "im2col",
@@ -68,49 +68,49 @@ impl Algorithm {
         }
     }
 
-    /// The one of that name.
-    pub fn named(name: &str) -> Option<Self> {
+    /// The algorithm with the given [`Algorithm::name`].
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 }
 
-/// Which algorithm an operator has been given.
+/// The algorithm chosen for an operator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// The operator with its shape, batch and precision.
+    /// The operator with its shape, batch size and precision.
     pub site: String,
     pub algorithm: Algorithm,
-    /// Of all candidates, where they were timed: now, or on this device before.
+    /// The time of each candidate that was timed on this device, in this process or earlier.
     pub microseconds: Vec<(Algorithm, f64)>,
 }
 
-/// How long a step of a program takes.
+/// The measured time of one step of a program.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepSeconds {
     pub seconds: f64,
-    /// How often it was run to measure that, at most [`TIMED_RUNS`].
+    /// The number of runs that were timed, at most [`TIMED_RUNS`].
     pub runs: usize,
 }
 
-/// The most runs of a step that is timed.
+/// The maximum number of times that a step is run to time it.
 pub const TIMED_RUNS: usize = 64;
 
-/// Sizes of problems that show what a device can do at its best.
+/// Problem sizes for measuring a device's peak arithmetic and memory throughput.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitSizes {
-    /// Side of a square product that keeps all of it busy.
+    /// Side of a square matrix product that keeps the whole device busy.
     pub product_side: usize,
-    /// Numbers of a vector that is several times what its caches hold.
+    /// Elements of a vector several times larger than the device's caches.
     pub vector_len: usize,
 }
 
-/// The data sets on the device.
+/// The data sets of a backend.
 pub trait DataSets {
-    /// Makes a set resident: `images` is `[count][height][width][channels]`, `labels` `[count]`.
+    /// Makes a set resident on the device: `images` is `[count][height][width][channels]`, `labels` is `[count]`.
     fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()>;
 
-    /// Uses a set that stays where it is: its images are read ahead of use, `max_batch` at a time, and every batch but an
-    /// order's last has as many.
+    /// Uses a set that is not resident: its images are prefetched from `source`, `max_batch` at a time. Every batch
+    /// except the last of an order must have `max_batch` images.
     fn stream_subset(
         &mut self,
         subset: Subset,
@@ -120,70 +120,70 @@ pub trait DataSets {
         max_batch: usize,
     ) -> Result<()>;
 
-    /// Sets the order in which the set is gone through, and the position in it at which the next batch begins. It may
-    /// name an image more than once.
+    /// Sets the order in which images are read, and the position in the order at which the next batch starts. An image
+    /// may occur more than once.
     fn set_order(&mut self, subset: Subset, order: &[u32], position: usize) -> Result<()>;
 
-    /// Augmentations are drawn for this epoch from now on.
+    /// Sets the epoch for which augmentations are drawn.
     fn set_augmentation_epoch(&mut self, seed: u64, epoch: u32) -> Result<()>;
 
-    /// Sets the labels of the next loss, where no gather does.
+    /// Sets the labels for the next loss, for a sequence without a gather.
     fn set_labels(&mut self, labels: &[u32]) -> Result<()>;
 }
 
-/// What outlives a step besides parameters and their gradients.
+/// Training state that persists across steps, apart from parameters and their gradients.
 pub trait TrainingState {
-    /// Starts the metrics from `metrics` (zero, or those of an interrupted epoch).
+    /// Sets the metrics to `metrics`: zero, or the metrics of an interrupted epoch.
     fn set_metrics(&mut self, metrics: Metrics) -> Result<()>;
 
-    /// The metrics up to here; waits for the device.
+    /// The current metrics; waits for the device.
     fn read_metrics(&mut self) -> Result<Metrics>;
 
-    /// The metrics, or those of a moment ago, where having them costs nothing: `None` where it would hold up the device.
+    /// Recent metrics, possibly a few steps old; `None` if they cannot be read without stalling the device.
     fn peek_metrics(&mut self) -> Option<Metrics>;
 
-    /// Keeps the loss of every training step (with a gradient) from now on, for at most `capacity` steps between two calls
-    /// of [`TrainingState::take_step_losses`].
+    /// Starts recording the loss of every training step, for at most `capacity` steps between two calls of
+    /// [`TrainingState::take_step_losses`].
     fn log_steps(&mut self, capacity: usize) -> Result<()>;
 
     /// The losses of the steps since the last call; waits for the device.
     fn take_step_losses(&mut self) -> Result<Vec<StepLoss>>;
 
-    /// The learning rates of the steps that follow, one each; the last holds on.
+    /// Sets the learning rates of the following steps, one per step; the last one stays in effect after that.
     ///
     /// # Errors
-    /// Where there is none.
+    /// If `rates` is empty.
     fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()>;
 
-    /// The seed of dropout, and the optimiser step that comes next, from 0.
+    /// Sets the seed of dropout and the number of the next optimiser step, counted from 0.
     fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()>;
 
-    /// Exchanges the parameters and their average, so that the average is evaluated; another call puts them back.
+    /// Swaps the parameters with their average, so that the average is evaluated; a second call restores them.
     fn swap_average(&mut self) -> Result<()>;
 
-    /// The loss scale, where the precision needs one; waits for the device.
+    /// The loss scale, if the precision uses one; waits for the device.
     fn loss_scale(&mut self) -> Result<Option<LossScale>> {
         Ok(None)
     }
 
-    /// Continues with a loss scale; without effect where the precision needs none.
+    /// Sets the loss scale; has no effect if the precision uses none.
     fn set_loss_scale(&mut self, _loss_scale: LossScale) -> Result<()> {
         Ok(())
     }
 }
 
-/// A device with its memory, on which programs run. Chosen once; everything below is generic over it.
+/// A device with its memory, on which programs run. It is chosen once; the code that uses it is generic over it.
 pub trait Backend: DataSets + TrainingState + Send {
-    /// What the backend made of a sequence of operators. It stays valid whatever is allocated or loaded after it, as long
-    /// as its spans are within what is allocated.
+    /// A compiled sequence of operators. It remains valid after later allocations and loads, as long as its spans lie
+    /// within the allocated regions.
     type Program: Send;
 
     fn info(&self) -> DeviceInfo;
 
-    /// Allocates every region, zeroed where it is state; whatever was there before is gone.
+    /// Allocates every region and zeroes the regions that hold state. Previous contents are lost.
     ///
     /// # Errors
-    /// Where the device has not enough memory.
+    /// If the device does not have enough memory.
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()>;
 
     /// Copies `values` to the beginning of `span`.
@@ -192,41 +192,42 @@ pub trait Backend: DataSets + TrainingState + Send {
     /// A copy of `span`.
     fn read(&mut self, span: Span) -> Result<Vec<f32>>;
 
-    /// Makes a program of a sequence. A backend that chooses among algorithms by timing them does so here, and may leave
-    /// anything in arena, indices and gradients: compile before the first step.
+    /// Compiles a sequence into a program. A backend that selects algorithms by timing them does so here, and may
+    /// overwrite arena, indices and gradients: compile before the first step.
     fn compile(&mut self, steps: Vec<Step>) -> Result<Self::Program>;
 
-    /// Runs a program. Where work goes on after the call has returned, see [`Backend::synchronize`].
+    /// Runs a program. On an asynchronous backend, work may continue after the call returns: see
+    /// [`Backend::synchronize`].
     fn run(&mut self, program: &mut Self::Program) -> Result<()>;
 
     /// Times one step of a program.
     fn time_step(&mut self, program: &mut Self::Program, step: usize) -> Result<StepSeconds>;
 
-    /// Kernels and library calls of every step of a program, by name, where a backend launches such.
+    /// The names of the kernels and library calls of each step of a program; `None` for a backend without launches.
     fn launches(_program: &Self::Program) -> Option<Vec<Vec<String>>> {
         None
     }
 
-    /// Whether work goes on after the call that asked for it has returned, so that only groups of steps can be timed.
+    /// Whether work may continue after the call that submitted it, so that a host clock can time only groups of steps.
     fn is_asynchronous(&self) -> bool {
         false
     }
 
-    /// The algorithms of the operators that were compiled, where there is a choice, in the order of their names.
+    /// The algorithms chosen for compiled operators that have several, sorted by operator name.
     fn choices(&self) -> Vec<Choice> {
         Vec::new()
     }
 
-    /// Bytes of a device of its own: those that are free, and those in use, by whomever; none for the CPU.
+    /// Free and used bytes of dedicated device memory, counting all processes; `None` for the CPU.
     fn device_memory(&self) -> Option<[usize; 2]> {
         None
     }
 
-    /// What to measure the device's limits with.
+    /// Problem sizes for measuring the device's limits.
     fn limit_sizes(&self) -> Result<LimitSizes> {
         Ok(LimitSizes { product_side: 1024, vector_len: 32 << 20 })
     }
 
-    /// Waits until all that was asked for is done.
+    /// Waits until all submitted work is done.
     fn synchronize(&mut self) -> Result<()>;
 }

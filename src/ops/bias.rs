@@ -4,38 +4,37 @@ use super::Activation;
 use super::operands::operator;
 
 operator! {
-    /// What an operator that computes the gradient of a layer's output does to it next: it takes the gradient back through
-    /// that layer's activation and sums that layer's bias gradient.
+    /// The epilogue of an operator that computes the gradient of a layer's output: backpropagate it through that
+    /// layer's activation, and sum that layer's bias gradient.
     pub struct GradientEpilogue {
         value activation: Activation,
-        /// The layer's output, whose sign gives the activation's derivative.
+        /// The layer's output, which determines the activation's derivative.
         reads output: B,
-        /// What the layer's forward pass may have kept of those signs, where the layer and its reader are linear.
+        /// The mask of positive outputs that the layer's forward pass may have saved; only between two linear layers.
         reads relu_mask: Option<B>,
-        /// Column sums of the finished gradient. Where there is a `relu_mask`, the layer's own weight gradient follows and
-        /// names them too: a backend may leave them to it.
+        /// Column sums of the finished gradient. If there is a `relu_mask`, the layer's weight gradient follows and
+        /// also writes `d_bias`: a backend may then leave the sums to that operator.
         writes d_bias: Option<B>,
     }
 }
 
 impl<B> GradientEpilogue<B> {
-    /// `what`, with the epilogue behind it.
+    /// `what` followed by a description of its epilogue.
     pub fn describe(what: &str, epilogue: Option<&Self>) -> String {
         let Some(Self { activation, d_bias, .. }) = epilogue else { return what.to_string() };
-        ended(what, false, *activation) + if d_bias.is_some() { " + bias gradient" } else { "" }
+        describe_fused(what, false, *activation) + if d_bias.is_some() { " + bias gradient" } else { "" }
     }
 }
 
-/// `what` in words, with the bias and activation that end it.
-pub(super) fn ended(what: &str, bias: bool, activation: Activation) -> String {
+/// `what` followed by the bias and activation fused into it.
+pub(super) fn describe_fused(what: &str, bias: bool, activation: Activation) -> String {
     let text = format!("{what}{}", if bias { " + bias" } else { "" });
     if activation == Activation::Identity { text } else { format!("{text} + {activation}") }
 }
 
 operator! {
-    /// Turns the gradient of the activation's output into that of its input, in place, and sums it into the bias gradient:
-    /// `d_output *= activation′(output)`, then `d_bias[c] = Σ_rows d_output[row][c]` in a fixed order. Without a bias only
-    /// the first half is done.
+    /// The gradients of an activation, in place, and of the bias before it: `d_output *= activation′(output)`, then
+    /// `d_bias[c] = Σ_rows d_output[row][c]` in a fixed order. Without a bias, only the first part.
     pub struct BiasActivationBackward {
         value activation: Activation,
         value channels: usize,
@@ -57,7 +56,7 @@ operator! {
 }
 
 impl<B> BiasActivationBackward<B> {
-    /// An epilogue's work in a pass of its own: `d_input` is `[rows][channels]`.
+    /// An epilogue as a separate pass over `d_input`, `[rows][channels]`.
     pub fn of_epilogue(channels: usize, d_input: B, epilogue: GradientEpilogue<B>) -> Self {
         let GradientEpilogue { activation, output, d_bias, .. } = epilogue;
         Self { activation, channels, output, d_output: d_input, d_bias }

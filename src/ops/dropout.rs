@@ -1,35 +1,35 @@
-//! Dropout (`torch.nn.Dropout`) with a mask that is drawn again wherever it is needed, and never kept.
+//! Dropout (`torch.nn.Dropout`). The mask is never stored: every pass that needs it generates it again.
 
 use std::marker::PhantomData;
 
 use super::operands::operator;
 
-/// Dropout of one node of the network.
+/// One dropout of the network.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dropout {
-    /// Of an element to become zero, at least 0 and below 1; the others are multiplied by `1 / (1 − probability)`.
+    /// Probability of an element to be zeroed, in `[0, 1)`; other elements are multiplied by `1 / (1 − probability)`.
     pub probability: f32,
-    /// Which of the network's dropouts it is: each has random numbers of its own.
+    /// The number of this dropout within the network; each has its own random numbers.
     pub index: u32,
 }
 
 impl Dropout {
-    /// An element is kept where its 32 random bits are at least this.
+    /// An element is kept if its 32 random bits are at least this.
     pub fn threshold(&self) -> u32 {
         (f64::from(self.probability) * 4_294_967_296.0) as u32
     }
 
-    /// What kept elements are multiplied by.
+    /// The factor for kept elements.
     pub fn scale(&self) -> f32 {
         1.0 / (1.0 - self.probability)
     }
 }
 
 operator! {
-    /// `output = kept · scale · input`: forward, and with gradients backward, as the mask of a step is the same in both. The
-    /// random bits of an element follow from the seed, the optimiser step, [`Dropout::index`] and the element's place in the
-    /// batch alone, and are the same on every backend: word `element mod 4` of [`crate::rng::draw`] at position
-    /// `step · 2³² + element / 4`.
+    /// `output = mask · scale · input`: the forward pass, and with gradients the backward pass, because a step's mask
+    /// is the same in both. The random bits of an element depend only on the seed, the optimiser step,
+    /// [`Dropout::index`] and the element's index in the batch. They are the same on every backend: word `element mod
+    /// 4` of [`crate::rng::draw`] at position `step · 2³² + element / 4`.
     pub struct DropoutPass {
         value op: Dropout,
         reads input: B,
@@ -40,7 +40,7 @@ operator! {
 }
 
 operator! {
-    /// The end of the optimiser step that the masks belong to. It touches no buffer.
+    /// Advances the optimiser step that the masks are generated for. It accesses no buffer.
     pub struct NextDropoutStep {
         reads nothing: PhantomData<B>,
     }

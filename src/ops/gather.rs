@@ -1,4 +1,4 @@
-//! A batch from the resident u8 data set, in the epoch's order, normalised and, in training, changed at random on the way.
+//! Gathers a batch from the u8 data set in the epoch's order, normalises it and, in training, augments it.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::operands::operator;
 use crate::rng::{self, Purpose};
 use crate::shape::Shape;
 
-/// Which of the resident sets.
+/// Training or test set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Subset {
     Train,
@@ -23,40 +23,40 @@ pub struct Normalise {
     pub std: Vec<f32>,
 }
 
-/// Random changes to training images, in this order: a crop of the image with a border, a flip, its light, and, behind the
-/// normalisation, a square that is blanked. The default changes nothing.
+/// Random augmentation of training images, in this order: crop with padding, horizontal flip, brightness, contrast,
+/// and, after normalisation, cutout. The default changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Augmentation {
-    /// Black pixels around the image, of which a part of its own size is then cut anywhere
+    /// Black pixels of padding on each side before a random crop to the original size
     /// (`torchvision.transforms.RandomCrop` with padding).
     pub crop_padding: u32,
-    /// Half of the images are mirrored left to right.
+    /// Flip each image horizontally with probability ½ (`torchvision.transforms.RandomHorizontalFlip`).
     pub flip: bool,
-    /// Side of a square around any pixel that becomes 0, the mean, as far as it lies in the image (DeVries and Taylor,
-    /// "Improved Regularization of Convolutional Neural Networks with Cutout", 2017).
+    /// Side of a square, centred on a random pixel and clipped to the image, that is set to 0, the mean (DeVries and
+    /// Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017).
     pub cutout: u32,
-    /// Pixels are multiplied by one factor in 1 ± brightness, and stay at most white.
+    /// Multiply an image's pixels by a random factor in 1 ± brightness, clamped to white.
     pub brightness: f32,
-    /// What the mean leaves of them by another in 1 ± contrast.
+    /// Multiply an image's deviation from the mean by a random factor in 1 ± contrast.
     pub contrast: f32,
 }
 
-/// What was drawn for one image.
+/// The augmentation drawn for one image.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Drawn {
-    /// Where the crop begins in the image itself; below 0 in its border.
+pub struct AugmentationDraw {
+    /// Row and column of the image at which the crop starts; negative in the padding.
     pub top: i64,
     pub left: i64,
     pub flip: bool,
-    /// Rows and columns of the blanked square.
-    pub blank: [Range<u32>; 2],
+    /// Rows and columns of the cutout square.
+    pub cutout: [Range<u32>; 2],
     pub brightness: f32,
     pub contrast: f32,
 }
 
 impl Augmentation {
-    /// The changes to the image at `position` of an epoch's order: they depend on nothing else but the seed.
-    pub fn draw(&self, shape: Shape, seed: u64, epoch: u32, position: u64) -> Drawn {
+    /// The augmentation of the image at `position` of the epoch's order. It depends only on seed, epoch and position.
+    pub fn draw(&self, shape: Shape, seed: u64, epoch: u32, position: u64) -> AugmentationDraw {
         let half = |half| rng::draw(seed, Purpose::Augmentation, epoch, 2 * position + half);
         let ([top, left, flip, row], [column, brightness, contrast, _]) = (half(0), half(1));
         let offset = |word| i64::from(below(word, 2 * self.crop_padding + 1)) - i64::from(self.crop_padding);
@@ -65,30 +65,30 @@ impl Augmentation {
             let inside = |at: i64| at.clamp(0, side as i64) as u32;
             inside(begin)..inside(begin + i64::from(self.cutout))
         };
-        Drawn {
+        AugmentationDraw {
             top: offset(top),
             left: offset(left),
             flip: self.flip && flip >> 31 == 1,
-            blank: [square(row, shape.height), square(column, shape.width)],
-            brightness: around_one(brightness, self.brightness),
-            contrast: around_one(contrast, self.contrast),
+            cutout: [square(row, shape.height), square(column, shape.width)],
+            brightness: jitter_factor(brightness, self.brightness),
+            contrast: jitter_factor(contrast, self.contrast),
         }
     }
 }
 
-/// One of `bound` numbers, each as likely as the next but for 2⁻³² of them.
+/// A number in `0..bound`, uniform up to a bias of 2⁻³².
 fn below(word: u32, bound: u32) -> u32 {
     ((u64::from(word) * u64::from(bound)) >> 32) as u32
 }
 
 /// Uniform in 1 ± `spread`, with one rounding.
-fn around_one(word: u32, spread: f32) -> f32 {
+fn jitter_factor(word: u32, spread: f32) -> f32 {
     let signed = (word >> 8) as f32 * (1.0 / (1 << 23) as f32) - 1.0; // exact
     signed.mul_add(spread, 1.0)
 }
 
-impl Drawn {
-    /// The image's pixel that comes to a place of the result; none is the border.
+impl AugmentationDraw {
+    /// The index of the source pixel for an output pixel; `None` in the padding.
     pub fn source(&self, shape: Shape, row: usize, column: usize) -> Option<usize> {
         let column = if self.flip { shape.width - 1 - column } else { column };
         let (row, column) = (row as i64 + self.top, column as i64 + self.left);
@@ -96,12 +96,12 @@ impl Drawn {
         inside.then(|| row as usize * shape.width + column as usize)
     }
 
-    /// Whether that place is blanked.
-    pub fn blanks(&self, row: usize, column: usize) -> bool {
-        self.blank[0].contains(&(row as u32)) && self.blank[1].contains(&(column as u32))
+    /// Whether an output pixel lies in the cutout square.
+    pub fn is_cut_out(&self, row: usize, column: usize) -> bool {
+        self.cutout[0].contains(&(row as u32)) && self.cutout[1].contains(&(column as u32))
     }
 
-    /// A pixel's number for the network.
+    /// A pixel's normalised value, with brightness and contrast applied.
     #[inline]
     pub fn normalised(&self, byte: u8, mean: f32, std: f32) -> f32 {
         ((f32::from(byte) / 255.0 * self.brightness).min(1.0) - mean) / std * self.contrast
@@ -109,19 +109,18 @@ impl Drawn {
 }
 
 operator! {
-    /// Writes the next images of the order, normalised, to `output`, keeps their labels for the loss, and moves the position
-    /// on.
+    /// Writes the next images of the order, normalised, to `output`, stores their labels for the loss, and advances the
+    /// position.
     pub struct Gather {
         value subset: Subset,
-        /// Of one image.
+        /// The shape of one image.
         value shape: Shape,
-        /// Random changes to the images.
         value augmentation: Option<Augmentation>,
         /// `[batch][height][width][channels]`
         writes output: B,
     }
     describe(self) { "batch, normalised, with labels".into() }
     flops(self, len) { 3 * len(self.output) }
-    // A byte is read for every value.
+    // For every value, one byte is read.
     elements(self, len) { len(self.output) + len(self.output) / 4 }
 }

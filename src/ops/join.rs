@@ -1,11 +1,11 @@
-//! Where branches meet: addition, concatenation along channels, shortcuts, and the plan's gradient sums.
+//! Operators that join branches: addition, concatenation along channels, shortcuts, and sums of gradients.
 
 use anyhow::{Result, ensure};
 
 use super::operands::{Layer, operator};
 use crate::shape::{Shape, Window};
 
-/// Copies `channels` values per pixel between buffers of different channel counts: concatenation, and its inverse.
+/// Copies `channels` values per pixel between buffers with different channel counts: concatenation and its gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelCopy {
     /// Pixels of one sample.
@@ -21,7 +21,7 @@ pub struct ChannelCopy {
 }
 
 impl ChannelCopy {
-    /// The copy back.
+    /// The copy in the opposite direction.
     pub fn inverse(self) -> Self {
         Self {
             source_channels: self.target_channels,
@@ -33,25 +33,25 @@ impl ChannelCopy {
     }
 }
 
-/// A shortcut without parameters to a smaller map of more channels: every `stride`-th pixel in both directions, between
-/// channels of zeros (option A of He et al., "Deep Residual Learning for Image Recognition").
+/// A parameter-free shortcut that subsamples by `stride` in both directions and pads the channels with zeros on both
+/// sides (option A of He et al., "Deep Residual Learning for Image Recognition").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subsample {
     pub input: Shape,
     pub stride: usize,
-    /// At least the input's.
+    /// Output channels, at least as many as the input's.
     pub channels: usize,
 }
 
 impl Subsample {
-    /// The output's channel that is the input's first; half of the zeros are before it.
+    /// The output channel that holds the input's first channel; half of the zero channels come before it.
     pub fn first_channel(&self) -> usize {
         (self.channels - self.input.channels) / 2
     }
 }
 
 operator! {
-    /// `output = a + b`; the output may be `a`, which the plan's sums of gradients are.
+    /// `output = a + b`. The output may be `a`: the plan accumulates gradients this way.
     pub struct Add {
         reads a: B,
         reads b: B,
@@ -72,7 +72,7 @@ operator! {
 }
 
 operator! {
-    /// A copy of a range of channels; the other channels of the output are left alone.
+    /// A copy of a range of channels; the other channels of the output are unchanged.
     pub struct CopyChannels {
         value op: ChannelCopy,
         reads input: B,
@@ -95,7 +95,7 @@ operator! {
 }
 
 operator! {
-    /// Writes all of `d_input`, zeros where the input was left out.
+    /// Writes all of `d_input`, with zeros for pixels that the forward pass skipped.
     pub struct SubsampleBackward {
         value op: Subsample,
         reads d_output: B,
@@ -113,7 +113,7 @@ impl Layer for Subsample {
     fn output(&self) -> Result<Shape> {
         let Self { input, stride, channels } = *self;
         ensure!(stride > 0, "stride must be at least 1");
-        ensure!(channels >= input.channels, "a shortcut from {} to {channels} channels", input.channels);
+        ensure!(channels >= input.channels, "a shortcut cannot reduce {} channels to {channels}", input.channels);
         Ok(Shape::new(input.height.div_ceil(stride), input.width.div_ceil(stride), channels))
     }
 

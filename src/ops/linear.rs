@@ -1,7 +1,7 @@
 //! The fully connected layer (`torch.nn.Linear`).
 
 use super::Activation;
-use super::bias::{GradientEpilogue, ended};
+use super::bias::{GradientEpilogue, describe_fused};
 use super::operands::operator;
 
 /// A linear layer. Weights are `[out_features][in_features]`.
@@ -16,14 +16,14 @@ impl Linear {
         self.in_features * self.out_features
     }
 
-    /// Words that a mask of one sample's outputs takes: a bit each, in whole groups of 128.
+    /// 32-bit words of one sample's ReLU mask: one bit per output, rounded up to 128 bits.
     pub fn relu_mask_len(&self) -> usize {
         self.out_features.next_multiple_of(128) / 32
     }
 }
 
 operator! {
-    /// A forward pass, `output = activation(input · Wᵀ + bias)`: `[batch, in] · [in, out] → [batch, out]`
+    /// The forward pass, `output = activation(input · Wᵀ + bias)`: `[batch, in] · [in, out] → [batch, out]`
     pub struct LinearForward {
         value op: Linear,
         value activation: Activation,
@@ -32,12 +32,11 @@ operator! {
         /// `[out_features]`
         reads bias: Option<B>,
         writes output: B,
-        /// Room for what a backend may keep of a ReLU besides the output, for the layer's [`GradientEpilogue`]: which of
-        /// the outputs are positive, `[batch]` times [`Linear::relu_mask_len`] words of
-        /// [`Region::Indices`](super::Region::Indices).
+        /// A backend may save a mask of the positive outputs here for the layer's [`GradientEpilogue`]. It has
+        /// [`Linear::relu_mask_len`] words per sample, in [`Region::Indices`](super::Region::Indices).
         writes relu_mask: Option<B>,
     }
-    describe(self) { ended("product", self.bias.is_some(), self.activation) }
+    describe(self) { describe_fused("product", self.bias.is_some(), self.activation) }
     flops(self, len) { 2 * len(self.output) * self.op.in_features }
 }
 
@@ -49,8 +48,8 @@ operator! {
         reads input: B,
         reads d_output: B,
         writes d_weight: B,
-        /// The layer's bias gradient, where the epilogue of an earlier operator that computes it may leave it to this one:
-        /// see [`GradientEpilogue`].
+        /// The layer's bias gradient, if an earlier operator's epilogue may leave it to this one: see
+        /// [`GradientEpilogue`].
         writes d_bias: Option<B>,
     }
     describe(self) { "weight gradient".into() }
@@ -64,7 +63,7 @@ operator! {
         reads d_output: B,
         reads weight: B,
         writes d_input: B,
-        /// On `d_input`, `[batch][in]`.
+        /// Applied to `d_input`, `[batch][in]`.
         part epilogue: Option<GradientEpilogue<B>>,
     }
     describe(self) { GradientEpilogue::describe("input gradient", self.epilogue.as_ref()) }

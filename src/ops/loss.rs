@@ -1,13 +1,14 @@
-//! Softmax cross-entropy (`torch.nn.CrossEntropyLoss`, mean), its gradient, and the metrics that stay on the device.
+//! Softmax cross-entropy (`torch.nn.CrossEntropyLoss` with mean reduction), its gradient, and the metrics on the
+//! device.
 
 use super::operands::operator;
 
 /// Sums over the samples since the last reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Metrics {
-    /// Sum of the samples' losses.
+    /// Sum of the per-sample losses.
     pub loss_sum: f64,
-    /// Samples whose largest logit (the first of equals) is the label's.
+    /// Samples whose largest logit (the first, if several are equal) is the label's.
     pub correct: u64,
     pub samples: u64,
     pub steps: u64,
@@ -16,12 +17,12 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Mean loss over the samples.
+    /// Mean loss per sample.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.samples.max(1) as f64
     }
 
-    /// Correct over all, from 0 to 1.
+    /// The fraction of correct samples, from 0 to 1.
     pub fn accuracy(&self) -> f64 {
         self.correct as f64 / self.samples.max(1) as f64
     }
@@ -35,37 +36,38 @@ pub struct StepLoss {
 }
 
 operator! {
-    /// What training needs of the loss besides its value.
+    /// The gradient of the loss, and how training weights it.
     pub struct LossGradient {
         /// `[batch][classes]`
         writes d_logits: B,
-        /// The bias gradient of the layer that made the logits: the column sums of `d_logits`.
+        /// The bias gradient of the layer that computes the logits: the column sums of `d_logits`.
         writes d_bias: Option<B>,
-        /// What of the label is spread over all classes (`CrossEntropyLoss(label_smoothing=…)`), from 0 to below 1.
+        /// Label smoothing (`CrossEntropyLoss(label_smoothing=…)`), in `[0, 1)`.
         value smoothing: f32,
-        /// The weight of a head that only helps training, after the main head of the same step; none is the main head.
+        /// The loss weight of an auxiliary classifier, which runs after the main head in the same step; `None` for the
+        /// main head.
         value auxiliary: Option<f32>,
     }
 }
 
 impl<B> LossGradient<B> {
-    /// Of the main head, without smoothing.
+    /// The gradient for the main head, without label smoothing.
     pub fn new(d_logits: B) -> Self {
         Self { d_logits, d_bias: None, smoothing: 0.0, auxiliary: None }
     }
 
-    /// The head's part of the total loss.
+    /// The head's weight in the total loss.
     pub fn weight(&self) -> f32 {
         self.auxiliary.unwrap_or(1.0)
     }
 }
 
 operator! {
-    /// `loss = mean(logsumexp(logits) − logits[label])`, added to the metrics, with the labels of the last gather; with
+    /// `loss = mean(logsumexp(logits) − logits[label])` for the labels of the last gather, added to the metrics. With
     /// `gradient`, also `d_logits = (softmax(logits) − onehot(label)) / batch`.
     ///
-    /// With smoothing ε the label counts `1 − ε` and every class `ε / classes` more. An auxiliary head's loss and gradient
-    /// are multiplied by its weight; its loss is added to that of the step, and nothing else is counted.
+    /// With label smoothing ε, the target is `(1 − ε) · onehot(label) + ε / classes`. The loss and gradient of an auxiliary
+    /// head are multiplied by its weight. Its loss is added to the step's loss; samples and steps are not counted again.
     pub struct SoftmaxCrossEntropy {
         value classes: usize,
         /// `[batch][classes]`

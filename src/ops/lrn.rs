@@ -5,8 +5,8 @@ use anyhow::{Result, ensure};
 use super::operands::{Layer, operator};
 use crate::shape::Shape;
 
-/// `y[c] = x[c] · d[c]^−β` with `d[c] = k + α/size · Σ x[c′]²` over the channels `c − ⌊size/2⌋ ..= c + ⌊(size−1)/2⌋`
-/// that there are.
+/// `y[c] = x[c] · d[c]^−β` with `d[c] = k + α/size · Σ x[c′]²` over the existing channels among
+/// `c − ⌊size/2⌋ ..= c + ⌊(size−1)/2⌋`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Lrn {
     pub input: Shape,
@@ -22,11 +22,11 @@ impl Layer for Lrn {
     }
 
     /// # Errors
-    /// Where the size is zero, or `d` could be zero or negative.
+    /// If the size is zero, or `d` could be zero or negative.
     fn output(&self) -> Result<Shape> {
         ensure!(self.size > 0, "local response normalisation needs a size of at least 1");
-        let fine = self.alpha >= 0.0 && self.k > 0.0 && self.beta.is_finite();
-        ensure!(fine, "local response normalisation needs α of at least 0, k above 0 and a finite β: {self:?}");
+        let valid = self.alpha >= 0.0 && self.k > 0.0 && self.beta.is_finite();
+        ensure!(valid, "local response normalisation needs α of at least 0, k above 0 and a finite β: {self:?}");
         Ok(self.input)
     }
 
@@ -43,13 +43,13 @@ operator! {
         writes output: B,
     }
     describe(self) { "local response normalisation".into() }
-    // Squares, their sum and a power.
+    // A square, the sum over the window, and a power.
     flops(self, len) { (self.op.size + 4) * len(self.output) }
 }
 
 operator! {
-    /// `d_x[c] = d_y[c] · d[c]^−β − 2αβ/size · x[c] · Σ d_y[c′] · x[c′] · d[c′]^−(β+1)` over the channels `c′` whose windows
-    /// hold `c`. `d` is computed again from the input.
+    /// `d_x[c] = d_y[c] · d[c]^−β − 2αβ/size · x[c] · Σ d_y[c′] · x[c′] · d[c′]^−(β+1)`, summed over the channels `c′`
+    /// with `c` in their window. `d` is recomputed from the input.
     pub struct LrnBackward {
         value op: Lrn,
         reads input: B,

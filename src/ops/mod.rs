@@ -1,8 +1,9 @@
 //! The contract between what a network computes and where it runs: operators as plain structs, backends as traits.
 //!
-//! Every operator has one file here with its parameters, its shape rule, its maths and its operands, spelled once and
-//! generic over what names a buffer; [`op`] lists them. Memory is named, not pointed at: a [`Span`] is a range of one of
-//! the backend's flat buffers, and holds exactly the batch that an operator is run on. Activations are NHWC.
+//! Every operator has one file here with its parameters, its shape rule, its maths and its operands. Operators are
+//! generic over the type that names a buffer; [`op`] lists them all. Memory is referred to by name: a [`Span`] is a
+//! range of one of the backend's flat buffers, and holds exactly the batch that an operator runs on. Activations are
+//! NHWC.
 
 mod activation;
 mod backend;
@@ -29,7 +30,7 @@ pub use backend::{
 pub use bias::{BiasActivationBackward, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 pub use dropout::{Dropout, DropoutPass, NextDropoutStep};
-pub use gather::{Augmentation, Drawn, Gather, Normalise, Subset};
+pub use gather::{Augmentation, AugmentationDraw, Gather, Normalise, Subset};
 pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};

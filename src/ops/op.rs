@@ -1,13 +1,13 @@
-//! The list of operators, each in one direction with its operands, and what every one of them can say of itself.
+//! The list of all operators, each in one direction, and the functions that they have in common.
 
 use anyhow::Result;
 
 use super::*;
 
-/// Makes the enum of all operators, and passes what can be asked of one on to it: the one list of them.
+/// Defines the enum of all operators, with methods that dispatch to the operator.
 macro_rules! operators {
     ($($name:ident),* $(,)?) => {
-        /// An operator in one direction. Spans hold exactly the batch that it is run on.
+        /// An operator in one direction. Its spans hold exactly the batch that it runs on.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Op<B = Span> {
             $($name($name<B>),)*
@@ -20,7 +20,7 @@ macro_rules! operators {
         })*
 
         impl<B: Copy> Op<B> {
-            /// The same with the buffers named differently.
+            /// The same operator with its buffers renamed.
             pub fn map<C>(self, mut name: impl FnMut(B) -> C) -> Op<C> {
                 match self {
                     $(Self::$name(op) => op.map(&mut |_, buffer| name(buffer)).into(),)*
@@ -79,7 +79,7 @@ operators! {
     SgdUpdate,
 }
 
-/// An operator of a network with one input and no parameters.
+/// A parameter-free operator of a network with one input.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum AnyLayer {
     AvgPool2d(AvgPool2d),
@@ -107,7 +107,7 @@ impl AnyLayer {
         }
     }
 
-    /// The gradient, which may need the input.
+    /// The gradient; some layers need the input for it.
     pub fn backward<B>(self, input: B, d_output: B, d_input: B) -> Op<B> {
         match self {
             Self::AvgPool2d(op) => AvgPool2dBackward { op, d_output, d_input }.into(),
@@ -121,12 +121,12 @@ impl AnyLayer {
 /// One operator of a sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step<B = Span> {
-    /// The node and what is done for it, such as `layer1.0 forward`.
+    /// The node and the kind of step, such as `layer1.0 forward`.
     pub label: String,
     pub op: Op<B>,
 }
 
-/// How a backend takes an operator.
+/// Runs an operator on a backend, or lowers it for one.
 pub trait RunOn<Target> {
     fn run_on(&self, target: &mut Target) -> Result<()>;
 }

@@ -1,4 +1,4 @@
-//! What every operator can say of itself: what it reads and writes, and what it does at the least.
+//! The operands of operators: what an operator reads and writes, and the minimum work that it does.
 
 use std::marker::PhantomData;
 
@@ -6,79 +6,80 @@ use anyhow::Result;
 
 use crate::shape::{Shape, Window};
 
-/// What an operator does with a buffer.
+/// How an operator accesses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
     Write,
-    /// In place: read and written.
+    /// Read and written in place.
     Update,
 }
 
-/// What an operator does, and what that costs at the least. `B` names a buffer: a [`Span`](super::Span), or in a plan a
-/// value's number.
+/// An operator's buffers, description and minimum cost. `B` names a buffer: a [`Span`](super::Span), or a value's index
+/// in a plan.
 pub trait Operands<B: Copy> {
-    /// All buffers, in the order of the fields.
+    /// All buffers, in field order.
     fn buffers(&self) -> Vec<(Access, B)>;
 
+    /// The buffers that are read, including those updated in place.
     fn reads(&self) -> Vec<B> {
         self.buffers().into_iter().filter_map(|(access, buffer)| (access != Access::Write).then_some(buffer)).collect()
     }
 
-    /// In place is both read and written.
+    /// The buffers that are written, including those updated in place.
     fn writes(&self) -> Vec<B> {
         self.buffers().into_iter().filter_map(|(access, buffer)| (access != Access::Read).then_some(buffer)).collect()
     }
 
-    /// What is computed, with all that is fused into it.
+    /// What is computed, including fused operations.
     fn describe(&self) -> String;
 
-    /// Floating-point operations; a multiply-add is two. `len` tells the elements of a buffer.
+    /// Floating-point operations; a multiply-add counts as two. `len` returns the number of elements of a buffer.
     fn flops(&self, len: &dyn Fn(B) -> usize) -> usize;
 
-    /// Elements read and written: of every operand, once.
+    /// Elements read and written, counting every access to an operand once.
     fn elements(&self, len: &dyn Fn(B) -> usize) -> usize {
         self.reads().into_iter().chain(self.writes()).map(len).sum()
     }
 }
 
-/// A field that names a buffer, or may name one.
-pub trait Named<B> {
+/// A field that holds the name of a buffer: `B`, `Option<B>` or `PhantomData<B>`.
+pub trait BufferField<B> {
     type As<C>;
 
-    fn named<C>(self, name: impl FnOnce(B) -> C) -> Self::As<C>;
+    fn map_buffer<C>(self, name: impl FnOnce(B) -> C) -> Self::As<C>;
 }
 
-impl<B> Named<B> for B {
+impl<B> BufferField<B> for B {
     type As<C> = C;
 
-    fn named<C>(self, name: impl FnOnce(B) -> C) -> C {
+    fn map_buffer<C>(self, name: impl FnOnce(B) -> C) -> C {
         name(self)
     }
 }
 
-impl<B> Named<B> for Option<B> {
+impl<B> BufferField<B> for Option<B> {
     type As<C> = Option<C>;
 
-    fn named<C>(self, name: impl FnOnce(B) -> C) -> Option<C> {
+    fn map_buffer<C>(self, name: impl FnOnce(B) -> C) -> Option<C> {
         self.map(name)
     }
 }
 
-impl<B> Named<B> for PhantomData<B> {
+impl<B> BufferField<B> for PhantomData<B> {
     type As<C> = PhantomData<C>;
 
-    fn named<C>(self, _name: impl FnOnce(B) -> C) -> PhantomData<C> {
+    fn map_buffer<C>(self, _name: impl FnOnce(B) -> C) -> PhantomData<C> {
         PhantomData
     }
 }
 
-/// Declares the struct of an operator, generic over what names a buffer, and gives it `map`. Before every field stands
-/// what it is: a plain `value`; a buffer that the operator `reads`, `writes` or `updates` (which is both), `B` or
-/// `Option<B>`; or an optional `part` of the operator, a struct of the same kind. A buffer that it `updates … where field`
-/// is only read where that optional field is none.
+/// Declares the struct of an operator, generic over the name of a buffer, and its `map` method. Each field is marked
+/// with its role: a plain `value`; a buffer (`B` or `Option<B>`) that the operator `reads`, `writes` or `updates`,
+/// which means both; or an optional `part`, a struct declared with the same macro. A buffer marked `updates … where
+/// field` is only read if that optional field is `None`.
 ///
-/// Behind an operator's struct stand the methods of its [`Operands`], without their types; a part has none.
+/// The methods of [`Operands`] follow the struct, without their types; a part has none.
 macro_rules! operator {
     (
         $(#[$about:meta])*
@@ -98,9 +99,9 @@ macro_rules! operator {
         }
 
         impl<B: Copy> $name<B> {
-            /// The same with the buffers named differently.
+            /// The same operator with its buffers renamed.
             pub fn map<C>(self, name: &mut impl FnMut($crate::ops::Access, B) -> C) -> $name<C> {
-                use $crate::ops::{Access, operands::Named};
+                use $crate::ops::{Access, operands::BufferField};
                 $name {
                     $($field: $crate::ops::operands::field!($role self.$field, name $(, self.$condition)?),)*
                 }
@@ -123,7 +124,7 @@ macro_rules! operator {
     };
 }
 
-/// One field of an [`operator`], with its buffers named differently.
+/// One field of an [`operator`], with its buffers renamed.
 macro_rules! field {
     (value $field:expr, $name:ident) => {
         $field
@@ -132,13 +133,13 @@ macro_rules! field {
         $field.map(|part| part.map($name))
     };
     (reads $field:expr, $name:ident) => {
-        Named::<B>::named($field, |buffer| $name(Access::Read, buffer))
+        BufferField::<B>::map_buffer($field, |buffer| $name(Access::Read, buffer))
     };
     (writes $field:expr, $name:ident) => {
-        Named::<B>::named($field, |buffer| $name(Access::Write, buffer))
+        BufferField::<B>::map_buffer($field, |buffer| $name(Access::Write, buffer))
     };
     (updates $field:expr, $name:ident) => {
-        Named::<B>::named($field, |buffer| $name(Access::Update, buffer))
+        BufferField::<B>::map_buffer($field, |buffer| $name(Access::Update, buffer))
     };
     (updates $field:expr, $name:ident, $condition:expr) => {
         match $condition {
@@ -149,20 +150,22 @@ macro_rules! field {
 }
 pub(super) use {field, operator};
 
-/// An operator with one input and no parameters as a network sees it: its shape rule and its words.
+/// A parameter-free layer with one input, as a network sees it: its shape rule and description.
 pub trait Layer {
-    /// What its nodes are called, with a number behind it.
+    /// The prefix of its nodes' names, which a number follows.
     fn name(&self) -> &'static str;
 
+    /// The output shape.
+    ///
     /// # Errors
-    /// Where it cannot be computed over its input.
+    /// If the layer cannot be applied to its input.
     fn output(&self) -> Result<Shape>;
 
-    /// The window that an output sees, where that is more than a pixel or steps are larger.
+    /// The input window of an output, if its kernel size or stride is not 1.
     fn window(&self) -> Option<Window> {
         None
     }
 
-    /// For people, such as `average pool 2×2`.
+    /// A description for display, such as `average pool 2×2`.
     fn describe(&self) -> String;
 }

@@ -4,12 +4,12 @@ use super::Region;
 use super::operands::operator;
 
 /// SGD as PyTorch defines it (dampening 0):
-/// `g = gradient + weight_decay · w`; with momentum `b = momentum · b + g` and `g = b`, or with Nesterov's
+/// `g = gradient + weight_decay · w`; with momentum, `b = momentum · b + g` and `g = b`, or with Nesterov momentum
 /// `g = g + momentum · b`; then `w = w − learning_rate · g`.
 ///
-/// Before that, all gradients together may be clipped as `torch.nn.utils.clip_grad_norm_` does: multiplied by
-/// `clip_norm / (norm + 1e-6)`, where that is below 1 and `norm` is the root of the sum of all their squares. Behind it,
-/// an exponential moving average of the weights may follow them, `average = decay · average + (1 − decay) · w`.
+/// With `clip_norm`, gradients are first clipped as in `torch.nn.utils.clip_grad_norm_`: multiplied by `clip_norm /
+/// (norm + 1e-6)` if that is below 1, with the L2 norm of all gradients. With `average_decay`, the update also
+/// maintains an exponential moving average of the weights, `average = decay · average + (1 − decay) · w`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sgd {
     pub momentum: f32,
@@ -17,51 +17,50 @@ pub struct Sgd {
     pub weight_decay: f32,
     pub clip_norm: Option<f32>,
     pub average_decay: Option<f64>,
-    /// So many of the first parameters are never changed.
+    /// The number of leading parameters that are frozen.
     pub frozen: usize,
 }
 
 impl Sgd {
-    /// What gradients of that norm are multiplied by. NaN stays, so that it shows in the weights.
+    /// The factor that clips gradients of norm `norm`. NaN is propagated, so that it shows up in the weights.
     pub fn clip_factor(clip_norm: f32, norm: f32) -> f32 {
         let factor = clip_norm / (norm + 1e-6);
         if factor > 1.0 { 1.0 } else { factor }
     }
 
-    /// What the average and the weight are multiplied by; without an average, 0 and 1.
-    pub fn average_shares(&self) -> (f32, f32) {
+    /// The coefficients of the average and of the weight in the average's update; 0 and 1 without an average.
+    pub fn average_coefficients(&self) -> (f32, f32) {
         let decay = self.average_decay.unwrap_or(0.0);
         (decay as f32, (1.0 - decay) as f32)
     }
 }
 
-/// The dynamic loss scale of half-precision training: gradients are computed of `scale` times the loss, so that small
-/// ones do not vanish, and a step whose gradients overflow is skipped and halves it.
+/// The dynamic loss scale of half-precision training. Gradients are those of `scale` times the loss, so that small ones
+/// do not underflow. A step with overflowing gradients is skipped and halves the scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LossScale {
     pub scale: f32,
-    /// Steps since the last change; 2000 of them double the scale.
+    /// Successful steps since the last change of the scale, which doubles after 2000 of them.
     pub good_steps: u32,
     pub skipped_steps: u64,
 }
 
 impl Default for LossScale {
-    /// Where PyTorch's `GradScaler` begins.
+    /// The initial scale of PyTorch's `GradScaler`.
     fn default() -> Self {
         Self { scale: 65536.0, good_steps: 0, skipped_steps: 0 }
     }
 }
 
 operator! {
-    /// One update of all parameters from all gradients.
+    /// One update of all parameters. Every buffer is a whole region.
     pub struct SgdUpdate {
         value op: Sgd,
-        /// All of their regions.
         updates weights: B,
         reads gradients: B,
-        /// Where there is momentum.
+        /// Only with momentum.
         updates momentum: Option<B>,
-        /// Where there is an average.
+        /// Only with a weight average.
         updates average: Option<B>,
     }
     describe(self) { "SGD, rounded weights".into() }
@@ -70,7 +69,7 @@ operator! {
         let clipping = self.op.clip_norm.map_or(0, |_| 3);
         (if self.momentum.is_some() { 6 } else { 4 } + average + clipping) * len(self.weights)
     }
-    // For clipping, the gradients are read once more.
+    // Clipping reads the gradients a second time.
     elements(self, len) {
         let buffers = self.reads().len() + self.writes().len() + usize::from(self.op.clip_norm.is_some());
         buffers * len(self.weights)
@@ -78,12 +77,12 @@ operator! {
 }
 
 impl SgdUpdate {
-    /// Of its buffers, in their order.
+    /// The regions of its buffers, in field order.
     pub const REGIONS: [Region; 4] = [Region::Parameters, Region::Gradients, Region::Momentum, Region::Average];
 }
 
 impl<B> SgdUpdate<B> {
-    /// With those of the buffers that `op` needs.
+    /// An update with the buffers that `op` needs.
     pub fn new(op: Sgd, [weights, gradients, momentum, average]: [B; 4]) -> Self {
         let momentum = (op.momentum != 0.0).then_some(momentum);
         Self { op, weights, gradients, momentum, average: op.average_decay.map(|_| average) }

@@ -6,26 +6,26 @@ use super::bias::GradientEpilogue;
 use super::operands::{Layer, operator};
 use crate::shape::{Shape, Window, adaptive_window};
 
-/// Max pooling. Padding never wins; of equal maxima the first in scan order does; NaN wins over everything.
+/// Max pooling. Padding is never the maximum; the first of equal maxima in scan order is chosen; NaN is propagated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MaxPool2d {
     pub input: Shape,
     pub window: Window,
-    /// Whether a last window may reach beyond the padding; see [`Window::positions_rounded_up`].
+    /// Whether the last window may extend beyond the padding; see [`Window::positions_rounded_up`].
     pub ceil_mode: bool,
 }
 
-/// Average pooling over the whole window, padding included (PyTorch's `count_include_pad=True`); what of a window is
+/// Average pooling over the whole window including padding (PyTorch's `count_include_pad=True`). The part of a window
 /// beyond the padding does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AvgPool2d {
     pub input: Shape,
     pub window: Window,
-    /// As in [`MaxPool2d`].
+    /// See [`MaxPool2d::ceil_mode`].
     pub ceil_mode: bool,
 }
 
-/// Average pooling to a given height and width; for the windows see [`crate::shape::adaptive_window`].
+/// Average pooling to a given height and width; see [`crate::shape::adaptive_window`] for the windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct AdaptiveAvgPool2d {
     pub input: Shape,
@@ -35,14 +35,14 @@ pub struct AdaptiveAvgPool2d {
 
 impl MaxPool2d {
     /// # Errors
-    /// Where the window does not fit, or the padding is more than half of it (a window could then hold padding alone).
+    /// If the window does not fit, or the padding is more than half of it (a window could then contain only padding).
     pub fn output(&self) -> Result<Shape> {
         pooled(self.input, self.window, self.ceil_mode)
     }
 }
 
 impl AvgPool2d {
-    /// Values that the mean at output `(y, x)` divides by.
+    /// The divisor of the mean at output `(y, x)`.
     pub fn divisor(&self, y: usize, x: usize) -> f32 {
         let Window { kernel, stride, padding } = self.window;
         let along = |index: usize, size: usize| kernel.min(size + 2 * padding - index * stride);
@@ -53,7 +53,7 @@ impl AvgPool2d {
 fn pooled(input: Shape, window: Window, ceil_mode: bool) -> Result<Shape> {
     ensure!(
         window.padding <= window.kernel / 2,
-        "pooling's padding {} is more than half of its kernel {}",
+        "the pooling's padding {} is more than half of its kernel size {}",
         window.padding,
         window.kernel
     );
@@ -64,23 +64,23 @@ fn pooled(input: Shape, window: Window, ceil_mode: bool) -> Result<Shape> {
 }
 
 operator! {
-    /// Max pooling that ends a convolution; the convolution's output is its input.
+    /// Max pooling fused into a convolution, whose output is the pooling's input.
     pub struct PoolEpilogue {
         value op: MaxPool2d,
         writes output: B,
-        /// As in [`MaxPool2dForward`].
+        /// See [`MaxPool2dForward`].
         writes argmax: Option<B>,
     }
 }
 
 operator! {
-    /// The maxima of all windows.
+    /// The maximum of each window.
     pub struct MaxPool2dForward {
         value op: MaxPool2d,
         reads input: B,
         writes output: B,
-        /// In [`Region::Indices`](super::Region::Indices), receives for every output `y · width + x` of the maximum within
-        /// its sample; `None` where no backward pass follows.
+        /// For every output, the position `y · width + x` of the maximum within its sample, in
+        /// [`Region::Indices`](super::Region::Indices); `None` if no backward pass follows.
         writes argmax: Option<B>,
     }
     describe(self) { "max pooling".into() }
@@ -88,16 +88,16 @@ operator! {
 }
 
 operator! {
-    /// Each input receives the sum of the gradients of the windows whose maximum it was, each taken back through the
-    /// epilogue's activation, of which the epilogue's bias gradient is the sum per channel.
+    /// Each input receives the sum of the gradients of the windows in which it was the maximum. The epilogue multiplies
+    /// each gradient by the activation's derivative and sums them per channel into the bias gradient.
     pub struct MaxPool2dBackward {
         value op: MaxPool2d,
-        /// With an epilogue, what is in it afterwards is up to the backend.
+        /// Its contents are unspecified afterwards if there is an epilogue.
         reads d_output: B,
         reads argmax: B,
         writes d_input: B,
-        /// Of the layer before. Its `output` is the pooling's own: a maximum has the sign of the input that it is, and all
-        /// other inputs have no gradient.
+        /// The epilogue for the layer before the pooling. Its `output` is the pooling's: a maximum equals the input
+        /// that it was taken from, and all other inputs have no gradient.
         part epilogue: Option<GradientEpilogue<B>>,
     }
     describe(self) { GradientEpilogue::describe("gradient of max pooling", self.epilogue.as_ref()) }
@@ -105,7 +105,7 @@ operator! {
 }
 
 operator! {
-    /// The means of all windows.
+    /// The mean of each window.
     pub struct AvgPool2dForward {
         value op: AvgPool2d,
         reads input: B,
@@ -116,7 +116,7 @@ operator! {
 }
 
 operator! {
-    /// Every input receives its share of the gradients of the means that it is in.
+    /// Every input receives its share of the gradients of all windows that contain it.
     pub struct AvgPool2dBackward {
         value op: AvgPool2d,
         reads d_output: B,
@@ -127,7 +127,7 @@ operator! {
 }
 
 operator! {
-    /// The means of all windows.
+    /// The mean of each window.
     pub struct AdaptiveAvgPool2dForward {
         value op: AdaptiveAvgPool2d,
         reads input: B,
@@ -138,7 +138,7 @@ operator! {
 }
 
 operator! {
-    /// Every input receives its share of the gradients of the means that it is in.
+    /// Every input receives its share of the gradients of all windows that contain it.
     pub struct AdaptiveAvgPool2dBackward {
         value op: AdaptiveAvgPool2d,
         reads d_output: B,
@@ -176,7 +176,7 @@ impl Layer for AdaptiveAvgPool2d {
         Ok(Shape::new(self.height, self.width, self.input.channels))
     }
 
-    /// Of several sizes the largest.
+    /// The largest of the windows, if they differ in size.
     fn window(&self) -> Option<Window> {
         let widest = |inputs, outputs| {
             (0..outputs).map(|index| adaptive_window(index, inputs, outputs).len()).max().unwrap_or(0)
@@ -191,7 +191,7 @@ impl Layer for AdaptiveAvgPool2d {
     }
 }
 
-/// A window for people, such as `2×2 stride 1`.
+/// A window for display, such as `2×2 stride 1`.
 pub(crate) fn describe_window(window: Window, usual_stride: usize) -> String {
     let Window { kernel, stride, padding } = window;
     let mut text = format!("{kernel}×{kernel}");
@@ -204,7 +204,7 @@ pub(crate) fn describe_window(window: Window, usual_stride: usize) -> String {
     text
 }
 
-/// The same of a pooling.
+/// A pooling window for display, such as `3×3 stride 2 rounded up`.
 pub(crate) fn describe_pooling(window: Window, ceil_mode: bool) -> String {
     describe_window(window, window.kernel) + if ceil_mode { " rounded up" } else { "" }
 }

@@ -1,25 +1,25 @@
-//! In which numbers a device computes.
+//! The numeric precision of training.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// Arithmetic of a training step. Statistics, loss and updates are fp32 in all.
+/// Number format of a training step. Statistics, loss and updates are fp32 in every precision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Plain 32-bit floating point, TF32 off
+    /// 32-bit floating point, TF32 off
     #[default]
     Fp32,
-    /// 32-bit storage, products on tensor cores with 10-bit mantissas (CUDA only)
+    /// 32-bit storage, matrix products on tensor cores with 10-bit mantissas (CUDA only)
     Tf32,
-    /// 16-bit storage and products, 32-bit sums and master weights, dynamic loss scale (CUDA only)
+    /// 16-bit storage and matrix products, 32-bit accumulators and master weights, dynamic loss scale (CUDA only)
     Fp16,
 }
 
 impl Precision {
-    /// As in flags and files.
+    /// The name used in flags and files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Fp32 => "fp32",
@@ -28,7 +28,7 @@ impl Precision {
         }
     }
 
-    /// Bytes of an activation.
+    /// Bytes per activation element.
     pub fn real_size(self) -> usize {
         if self == Self::Fp16 { 2 } else { 4 }
     }

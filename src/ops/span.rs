@@ -1,4 +1,4 @@
-//! Memory by name: a backend's flat regions, and ranges of them.
+//! Names for memory: a backend's flat regions, and ranges within them.
 
 /// The flat buffers of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -9,25 +9,25 @@ pub enum Region {
     Parameters,
     /// The gradient of every parameter, in the same order.
     Gradients,
-    /// SGD's momentum buffers, in the same order; empty without momentum.
+    /// The momentum buffer of every parameter, in the same order; empty without momentum.
     Momentum,
     /// The moving average of every parameter, in the same order; empty without one.
     Average,
-    /// Of batch normalisations, fp32 in every precision: the running ones, in the network's order, and behind them what
-    /// a training step keeps for its backward pass.
+    /// Statistics of batch normalisations, fp32 in every precision: the running statistics in the network's order,
+    /// followed by the batch statistics that a training step saves for its backward pass.
     Statistics,
-    /// 32-bit words: the argmax of every max pooling, the ReLU masks of linear layers.
+    /// 32-bit words: the argmax of each max pooling, and the ReLU masks of linear layers.
     Indices,
 }
 
 impl Region {
-    /// Whether the plan lays it out by lifetimes, so that a buffer in it has as many elements as the batch asks for.
+    /// Whether the plan allocates its buffers by lifetime, so that their size depends on the batch.
     pub fn is_planned(self) -> bool {
         matches!(self, Self::Arena | Self::Indices)
     }
 }
 
-/// `len` elements of a region, from `offset`.
+/// `len` elements of a region, starting at `offset`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Span {
     pub region: Region,
@@ -43,9 +43,9 @@ impl Span {
     /// The first `len` elements.
     ///
     /// # Panics
-    /// If the span is shorter: the plan gave an operator too little.
+    /// If the span is shorter: the plan made it too small for an operator.
     pub fn first(self, len: usize) -> Self {
-        assert!(len <= self.len, "{len} elements are needed of {self:?}");
+        assert!(len <= self.len, "{self:?} is shorter than the {len} elements needed");
         Self { len, ..self }
     }
 }

@@ -1,5 +1,5 @@
-//! The backward half of the schedule: each operator's gradients, in reverse, summed where an activation feeds several
-//! operators.
+//! The backward pass of the schedule: the gradients of each operator in reverse order, summed if an activation feeds
+//! several operators.
 
 use super::ValueId;
 use super::schedule::Scheduler;
@@ -11,7 +11,7 @@ use crate::ops::{
 };
 
 impl Scheduler<'_> {
-    /// The logits of a head, and what the loss writes for them, at the clock of the loss.
+    /// The logits of a head and the gradient that the loss writes, both alive at the time of the loss.
     pub(super) fn head(&mut self, id: NodeId, auxiliary: Option<f32>) -> (ValueId, LossGradient<ValueId>) {
         let (logits, d_logits) = (self.output(id), self.gradient(id));
         self.touch(logits);
@@ -19,7 +19,8 @@ impl Scheduler<'_> {
         (logits, LossGradient { d_bias: self.logits_bias(id), auxiliary, ..LossGradient::new(d_logits) })
     }
 
-    /// The bias gradient of the layer that makes the logits, where the loss can sum it: no activation comes between.
+    /// The bias gradient of the layer that computes the logits, if the loss can sum it: there must be no activation or
+    /// pooling in between.
     fn logits_bias(&mut self, logits: NodeId) -> Option<ValueId> {
         let producer = self.fusion.root[logits];
         let node = &self.network.nodes[producer];
@@ -33,7 +34,7 @@ impl Scheduler<'_> {
         d_bias
     }
 
-    /// The buffer of a node's gradient, made at its first use.
+    /// The buffer of a node's gradient, created at its first use.
     pub(super) fn gradient(&mut self, id: NodeId) -> ValueId {
         let root = self.fusion.root[id];
         if let Some(value) = self.gradients[root] {
@@ -57,7 +58,7 @@ impl Scheduler<'_> {
             Operator::BatchNorm2d(op) => self.batch_norm_backward(id, op, d_output, output),
             Operator::MaxPool2d(op) => {
                 let Some(argmax) = self.argmax[id] else { return };
-                // A maximum has the sign of the input that it is.
+                // The pooling's output replaces the layer's: a maximum equals the input that it was taken from.
                 let epilogue = self.gradient_epilogue(source, op.input.channels);
                 let epilogue = epilogue.map(|epilogue| GradientEpilogue { output, relu_mask: None, ..epilogue });
                 self.contribute(node, source, |d_input| MaxPool2dBackward { op, d_output, argmax, d_input, epilogue });
@@ -93,7 +94,10 @@ impl Scheduler<'_> {
         }
         let source = node.inputs[0];
         let input = self.output(source);
-        let (weight, d_weight) = (self.own(node.weight, Region::Parameters), self.own(node.weight, Region::Gradients));
+        let (weight, d_weight) = (
+            self.required_parameter(node.weight, Region::Parameters),
+            self.required_parameter(node.weight, Region::Gradients),
+        );
         let (op, channels): (Op<ValueId>, usize) = match node.operator {
             Operator::Conv2d(op) => (Conv2dBackwardWeight { op, input, d_output, d_weight }.into(), op.input.channels),
             Operator::Linear(op) => {
@@ -116,7 +120,8 @@ impl Scheduler<'_> {
         });
     }
 
-    /// Where possible in place, so that the gradient of the output becomes that of the residual or of the input.
+    /// In place if possible: the gradient of the residual or of the input then reuses the buffer of the output's
+    /// gradient.
     fn batch_norm_backward(&mut self, id: NodeId, op: BatchNorm2d, d_output: ValueId, output: ValueId) {
         let network = self.network;
         let node = &network.nodes[id];
@@ -128,8 +133,10 @@ impl Scheduler<'_> {
             self.gradients[from] = Some(d_output);
         }
         let (activation, saved) = (self.fusion.epilogue[id], self.statistics(node, true));
-        let [weight, d_weight] = [Region::Parameters, Region::Gradients].map(|region| self.own(node.weight, region));
-        let [bias, d_bias] = [Region::Parameters, Region::Gradients].map(|region| self.own(node.bias, region));
+        let [weight, d_weight] =
+            [Region::Parameters, Region::Gradients].map(|region| self.required_parameter(node.weight, region));
+        let [bias, d_bias] =
+            [Region::Parameters, Region::Gradients].map(|region| self.required_parameter(node.bias, region));
         let output = residual.map(|_| output);
         let step = |d_input| BatchNorm2dBackward {
             op,
@@ -157,7 +164,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// Ends the step that the masks belong to, where there are any.
+    /// Advances the dropout step, if the network has an active dropout.
     pub(super) fn end_dropout(&mut self) {
         let network = self.network;
         if let Some(node) =
@@ -167,8 +174,9 @@ impl Scheduler<'_> {
         }
     }
 
-    /// What is left to do for the layer that made `input` once its gradient is there, given to the operator that writes
-    /// it: where that is one operator, which sees `channels` columns as that layer does.
+    /// The epilogue for the operator that writes the gradient of `input`: the backward pass of the activation and bias
+    /// of the layer that computed it. `None` if several operators contribute to that gradient, or if the layer does not
+    /// have `channels` columns.
     fn gradient_epilogue(&mut self, input: NodeId, channels: usize) -> Option<GradientEpilogue<ValueId>> {
         let producer = self.fusion.root[input];
         let node = &self.network.nodes[producer];
@@ -183,8 +191,8 @@ impl Scheduler<'_> {
         needed.then(|| GradientEpilogue { activation, output: self.output(producer), relu_mask, d_bias })
     }
 
-    /// Adds a step that writes one operator's share of the gradient of `input`: to the gradient itself where it is
-    /// the first, else to a buffer of its own that is then added.
+    /// Adds a step that writes one operator's contribution to the gradient of `input`. The first contribution is
+    /// written to the gradient's buffer, each later one to a separate buffer that is then added.
     fn contribute<O: Into<Op<ValueId>>>(&mut self, node: &Node, input: NodeId, op: impl FnOnce(ValueId) -> O) {
         if !self.needs_gradient[input] {
             return;
@@ -200,7 +208,7 @@ impl Scheduler<'_> {
         }
     }
 
-    /// As [`Self::contribute`], where the share is `d_output` itself.
+    /// Like [`Self::contribute`], for a contribution equal to `d_output`.
     fn contribute_copy(&mut self, node: &Node, input: NodeId, d_output: ValueId) {
         match self.gradients[self.fusion.root[input]] {
             Some(sum) if self.needs_gradient[input] => {

@@ -1,13 +1,13 @@
-//! What a step has to do at the least: arithmetic, and bytes read and written once.
+//! The minimum work of a step: its arithmetic, and the bytes of its operands.
 
 use crate::ops::{Op, Span};
 
-/// The least work of a step, from which its share of the machine's limits follows.
+/// The minimum work of a step, to compare its time with the device's limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Floating-point operations; a multiply-add is two.
+    /// Floating-point operations; a multiply-add counts as two.
     pub flops: f64,
-    /// Bytes of every operand, once, in fp32.
+    /// Bytes of every operand, counted once, in fp32.
     pub bytes: f64,
 }
 

@@ -1,35 +1,35 @@
-//! Which activations, sums and poolings are done by the operator before them, and which nodes are but views.
+//! Decides which activations, sums and poolings are fused into the preceding operator, and which nodes are views.
 
 use super::Mode;
 use crate::network::{Network, NodeId, Operator};
 use crate::ops::{Activation, MaxPool2d};
 
-/// What fusion decided.
+/// The result of fusion, indexed by node.
 pub(super) struct Fusion {
-    /// For every node the one whose buffer holds its values: itself, unless it was fused or is a view.
+    /// The node whose buffer holds this node's values: itself, unless it was fused or is a view.
     pub root: Vec<NodeId>,
-    /// The activation that ends a convolution, linear layer or batch normalisation.
+    /// The activation fused into a convolution, linear layer or batch normalisation.
     pub epilogue: Vec<Activation>,
-    /// The max pooling that ends a convolution.
+    /// The max pooling fused into a convolution.
     pub pool: Vec<Option<(NodeId, MaxPool2d)>>,
-    /// What a batch normalisation adds to its values before its activation.
+    /// The residual that a batch normalisation adds before its activation.
     pub residual: Vec<Option<NodeId>>,
-    /// Nodes that have no forward step of their own.
+    /// Whether the node has no forward step of its own.
     pub absorbed: Vec<bool>,
-    /// Operators that read a root's values.
+    /// The number of operators that read a root's values.
     readers: Vec<usize>,
 }
 
 impl Fusion {
-    /// Whether one operator alone reads the values of a node, so that it alone writes their gradient.
+    /// Whether exactly one operator reads the values of a node, so that only this operator writes their gradient.
     pub fn has_one_reader(&self, id: NodeId) -> bool {
         self.readers[self.root[id]] == 1
     }
 }
 
-/// Fuses an activation into the convolution, linear layer or batch normalisation before it, a sum into the later of its
-/// terms where that is a batch normalisation, and a max pooling into the convolution before it, where nothing else reads
-/// the value between.
+/// Fuses an activation into the preceding convolution, linear layer or batch normalisation, a sum into the later of its
+/// terms if that is a batch normalisation, and a max pooling into the preceding convolution. An operator is fused only
+/// if nothing else reads the value in between.
 pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
     let consumers = network.consumer_counts_among(live);
     let count = network.nodes.len();
@@ -63,7 +63,7 @@ pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
                 }
             }
             Operator::Add => {
-                // The other term is there when the later one is computed.
+                // The earlier term has been computed by the time of the later one.
                 let (last, other) = (node.inputs[0].max(node.inputs[1]), node.inputs[0].min(node.inputs[1]));
                 if matches!(network.nodes[last].operator, Operator::BatchNorm2d(_)) && consumers[last] == 1 {
                     fusion.residual[last] = Some(other);

@@ -1,12 +1,12 @@
-//! Offsets for buffers of known lifetimes: two share memory only where they are never alive together.
+//! Assigns offsets to buffers with known lifetimes. Two buffers share memory only if their lifetimes do not overlap.
 
 use super::ValueId;
 use crate::ops::{Region, Span};
 
-/// Elements that every buffer's beginning is a multiple of: 256 bytes of fp32, enough for any vector access.
+/// Alignment of every buffer in elements: 256 bytes of fp32, enough for any vector access.
 const ALIGNMENT: usize = 64;
 
-/// A buffer: its elements, and the first and last step that touches it.
+/// A buffer's length in elements, and the first and last step that accesses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lifetime {
     pub len: usize,
@@ -20,12 +20,13 @@ impl Lifetime {
     }
 }
 
-/// Offsets and the total length: the largest buffers first, each in the lowest gap that fits it.
+/// Assigns offsets, largest buffers first, each in the lowest gap that fits it. Returns the offsets and the total
+/// length.
 fn assign(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
     let mut order: Vec<usize> = (0..lifetimes.len()).collect();
     order.sort_by_key(|&index| (std::cmp::Reverse(lifetimes[index].len), index));
     let mut offsets = vec![0; lifetimes.len()];
-    let mut placed: Vec<usize> = Vec::new(); // by offset
+    let mut placed: Vec<usize> = Vec::new(); // sorted by offset
     let mut total = 0;
     for index in order {
         let len = lifetimes[index].len;
@@ -43,25 +44,25 @@ fn assign(lifetimes: &[Lifetime]) -> (Vec<usize>, usize) {
     (offsets, total.next_multiple_of(ALIGNMENT))
 }
 
-/// A buffer of a plan before it has its place.
+/// A buffer of a plan before its offset is assigned.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Value {
-    /// Activations, gradients, indices: the plan gives them a place by their lifetime. The length is per sample.
+    /// Activations, gradients and indices, which are placed by lifetime. The length is per sample.
     Planned(Region, Lifetime),
-    /// Parameters and what belongs to them.
+    /// Parameters, their gradients and optimiser state, and statistics.
     Fixed(Span),
 }
 
-/// Places of all values, and the lengths of the arena and of the indices, for batches of `max_batch`.
+/// The spans of all values, and the lengths of the arena and of the indices, for batches of `max_batch`.
 pub(super) fn place(values: &[Value], max_batch: usize) -> (Vec<Span>, usize, usize) {
     let unplaced = |value: &Value| match *value {
         Value::Fixed(span) => span,
         Value::Planned(region, lifetime) => Span::new(region, 0, lifetime.len * max_batch),
     };
     let mut places: Vec<Span> = values.iter().map(unplaced).collect();
-    let mut place_in = |wanted| {
+    let mut place_in = |target| {
         let planned = values.iter().enumerate().filter_map(|(id, value)| match *value {
-            Value::Planned(region, life) if region == wanted => {
+            Value::Planned(region, life) if region == target => {
                 Some((id, Lifetime { len: life.len * max_batch, ..life }))
             }
             _ => None,
@@ -81,7 +82,7 @@ mod tests {
     use crate::rng::{Philox, Purpose};
 
     #[test]
-    fn buffers_alive_together_never_overlap_and_others_share() {
+    fn buffers_overlap_only_if_their_lifetimes_do_not() {
         let mut stream = Philox::new(1, Purpose::Benchmark, 0);
         for _ in 0..200 {
             let lifetimes: Vec<Lifetime> = (0..30)
@@ -94,13 +95,13 @@ mod tests {
             for a in 0..lifetimes.len() {
                 assert!(offsets[a] + lifetimes[a].len <= total);
                 for b in 0..a {
-                    let apart =
+                    let disjoint =
                         offsets[a] + lifetimes[a].len <= offsets[b] || offsets[b] + lifetimes[b].len <= offsets[a];
-                    assert!(apart || !lifetimes[a].overlaps(&lifetimes[b]));
+                    assert!(disjoint || !lifetimes[a].overlaps(&lifetimes[b]));
                 }
             }
             let sum: usize = lifetimes.iter().map(|lifetime| lifetime.len.next_multiple_of(64)).sum();
-            assert!(total < sum, "nothing was shared");
+            assert!(total < sum, "no memory was shared");
         }
     }
 }

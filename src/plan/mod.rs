@@ -1,4 +1,4 @@
-//! The plan: the network's steps in order, fused, with a place for every buffer. No device is in it.
+//! The plan: the network's fused steps in order, with an offset for every buffer. It is independent of the device.
 
 mod backward;
 mod cost;
@@ -21,16 +21,16 @@ use crate::shape::Shape;
 /// Index of a buffer of the plan: an activation, a gradient, an argmax, a parameter.
 pub type ValueId = usize;
 
-/// What a plan is for.
+/// The purpose of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Forward and backward: every activation lives until its last use in the backward pass.
+    /// Forward and backward: an activation stays alive until its last use in the backward pass.
     Training,
-    /// Forward alone: an activation's memory is used again as soon as it was read.
+    /// Forward only: an activation's memory is reused after its last read.
     Inference,
 }
 
-/// How one network is run for batches of up to `max_batch`.
+/// How to run a network on batches of up to `max_batch` samples.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub mode: Mode,
@@ -44,26 +44,26 @@ pub struct Plan {
     /// `[max_batch][classes]`
     pub logits: ValueId,
     pub classes: usize,
-    /// Floats of all parameters.
+    /// Total number of parameter values.
     pub parameter_count: usize,
-    /// Where training begins to go back: the main head's logits, then those of heads that only help training.
+    /// The logits and loss gradients of the main head, then of the auxiliary heads.
     heads: Vec<(ValueId, LossGradient<ValueId>)>,
-    /// All of the regions that an update may name.
+    /// The whole of each region in [`SgdUpdate::REGIONS`](crate::ops::SgdUpdate::REGIONS).
     whole_regions: [ValueId; 4],
-    /// Where every buffer lies, for the largest batch.
+    /// The span of every buffer, for the largest batch.
     places: Vec<Span>,
-    /// Without momentum and average.
+    /// Memory sizes without momentum and average.
     sizes: MemorySizes,
 }
 
 impl Plan {
-    /// What a backend has to allocate for this plan, without an average of the weights; momentum only where it is used.
+    /// The memory that this plan needs, without a weight average; with momentum buffers only if `momentum` is true.
     pub fn memory_sizes(&self, momentum: bool) -> MemorySizes {
         MemorySizes { momentum: if momentum { self.sizes.gradients } else { 0 }, ..self.sizes }
     }
 }
 
-/// Puts weights where a plan's steps read them.
+/// Writes weights to the regions that a plan's steps read.
 pub fn write_weights<B: Backend>(backend: &mut B, weights: &Weights) -> Result<()> {
     let regions = [(Region::Parameters, &weights.parameters), (Region::Statistics, &weights.statistics.values)];
     regions.into_iter().try_for_each(|(region, values)| backend.write(Span::new(region, 0, values.len()), values))

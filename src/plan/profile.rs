@@ -1,4 +1,4 @@
-//! A program's steps, timed one by one.
+//! Times the steps of a program one by one.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Cost;
 use crate::ops::{Backend, Region, Span, Step};
 
-/// When one step began, counted from the first, and how long it took.
+/// Start time of a step in seconds since the first, and its duration.
 #[derive(Clone, Debug)]
 pub struct StepTime {
     pub label: String,
@@ -16,32 +16,32 @@ pub struct StepTime {
     pub cost: Cost,
 }
 
-/// Every step of a training step's program timed, in order: by events on a device that works on its own, where steps
-/// follow one another as if nothing lay between, else on the host's clock.
+/// Times every step of a training step's program, in order. On an asynchronous device, times are measured with events,
+/// and start times assume that steps follow each other without gaps; otherwise both come from the host's clock.
 ///
-/// Weights, optimiser state, metrics and loss scale are afterwards what they were before. The order of the images is used
-/// up: it must have [`TIMED_RUNS`](crate::ops::TIMED_RUNS) batches.
+/// Restores weights, optimiser state, metrics and loss scale. Consumes batches of the image order, which must have at
+/// least [`TIMED_RUNS`](crate::ops::TIMED_RUNS).
 pub fn profile_step<B: Backend>(backend: &mut B, steps: &[Step], program: &mut B::Program) -> Result<Vec<StepTime>> {
-    // What is changed in place and is no activation outlives a step: weights, momentum, average, running statistics.
-    let outlives = steps.iter().flat_map(in_place).filter(|span| span.region != Region::Arena).collect();
-    let (kept, metrics, loss_scale) = (read_all(backend, outlives)?, backend.read_metrics()?, backend.loss_scale()?);
+    // Buffers that are updated in place outside the arena persist across steps: weights, momentum, average, statistics.
+    let persistent = steps.iter().flat_map(in_place).filter(|span| span.region != Region::Arena).collect();
+    let (saved, metrics, loss_scale) = (read_all(backend, persistent)?, backend.read_metrics()?, backend.loss_scale()?);
     let mut times: Vec<StepTime> = Vec::new();
     let beginning = Instant::now();
     for (index, step) in steps.iter().enumerate() {
-        let begun = beginning.elapsed().as_secs_f64();
+        let elapsed = beginning.elapsed().as_secs_f64();
         let seconds = time_step(backend, step, program, index).with_context(|| step.label.clone())?;
         let after_last = times.last().map_or(0.0, |last| last.start + last.seconds);
-        let start = if backend.is_asynchronous() { after_last } else { begun };
+        let start = if backend.is_asynchronous() { after_last } else { elapsed };
         times.push(StepTime { label: step.label.clone(), start, seconds, cost: Cost::of(&step.op) });
     }
-    write_all(backend, &kept)?;
+    write_all(backend, &saved)?;
     backend.set_metrics(metrics)?;
     loss_scale.map_or(Ok(()), |loss_scale| backend.set_loss_scale(loss_scale))?;
     Ok(times)
 }
 
-/// The time of a step. What it changes in place is put back where it was run several times, so that the steps after it see
-/// what they would in a training step.
+/// The time of a step. If it ran several times, the buffers that it updates in place are restored and it runs once
+/// more, so that later steps see the same values as in a training step.
 fn time_step<B: Backend>(backend: &mut B, step: &Step, program: &mut B::Program, index: usize) -> Result<f64> {
     let mut activations = in_place(step);
     activations.retain(|span| span.region == Region::Arena && backend.is_asynchronous());
@@ -55,7 +55,7 @@ fn time_step<B: Backend>(backend: &mut B, step: &Step, program: &mut B::Program,
     Ok(timed.seconds)
 }
 
-/// What a step changes in place.
+/// The buffers that a step updates in place.
 fn in_place(step: &Step) -> Vec<Span> {
     let writes = step.op.operands().writes();
     step.op.operands().reads().into_iter().filter(|read| writes.contains(read)).collect()

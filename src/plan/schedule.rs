@@ -1,4 +1,4 @@
-//! From the network to steps: forward in the order of the nodes; `backward.rs` has the backward pass.
+//! Turns a network into steps: the forward pass in node order; the backward pass is in `backward.rs`.
 
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ impl Plan {
                 scheduler.backward(id);
             }
             scheduler.end_dropout();
-            scheduler.touch(logits); // whoever looks at the logits does so after the step
+            scheduler.touch(logits); // the logits may be read after the step
         }
         let input = scheduler.output(0);
         let whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
@@ -58,10 +58,10 @@ impl Plan {
     }
 }
 
-/// What a backend has to allocate, but for the optimiser's state. A training step has a gradient for every parameter, and
-/// keeps as many statistics as there are running ones.
+/// The memory sizes of a plan, without optimiser state. A training step has a gradient for every parameter, and saves
+/// as many batch statistics as there are running statistics.
 fn sizes(network: &Network, mode: Mode, max_batch: usize, arena: usize, indices: usize) -> MemorySizes {
-    let trained = usize::from(mode == Mode::Training);
+    let training = usize::from(mode == Mode::Training);
     let sample_columns = network.nodes.iter().map(sample_columns).max().unwrap_or(0);
     MemorySizes {
         arena,
@@ -69,8 +69,8 @@ fn sizes(network: &Network, mode: Mode, max_batch: usize, arena: usize, indices:
         sample_arena: arena.div_ceil(max_batch),
         sample_indices: indices.div_ceil(max_batch),
         parameters: network.parameter_count(),
-        gradients: trained * network.parameter_count(),
-        statistics: (1 + trained) * network.statistics_len(),
+        gradients: training * network.parameter_count(),
+        statistics: (1 + training) * network.statistics_len(),
         columns: sample_columns * max_batch,
         sample_columns,
         max_channels: network.nodes.iter().map(|node| node.shape.channels).max().unwrap_or(0),
@@ -79,7 +79,7 @@ fn sizes(network: &Network, mode: Mode, max_batch: usize, arena: usize, indices:
     }
 }
 
-/// Elements of a convolution's im2col of one sample; none where it needs none.
+/// Elements of a convolution's im2col for one sample; 0 for other nodes and for convolutions that need no im2col.
 fn sample_columns(node: &Node) -> usize {
     match node.operator {
         Operator::Conv2d(conv) if conv.is_plain() && !conv.is_pointwise() => node.shape.pixels() * conv.patch_len(),
@@ -91,9 +91,9 @@ pub(super) struct Scheduler<'a> {
     pub(super) network: &'a Network,
     pub(super) mode: Mode,
     pub(super) fusion: Fusion,
-    /// What is computed: all in training, without auxiliary heads in evaluation.
+    /// The nodes that are computed: all of them in training, those outside auxiliary heads in evaluation.
     live: Vec<bool>,
-    /// Whether a parameter lies at or before a node, so that a gradient has somewhere to go.
+    /// Whether a node, or one before it, has a trained parameter.
     pub(super) needs_gradient: Vec<bool>,
     pub(super) steps: Vec<Step<ValueId>>,
     pub(super) clock: usize,
@@ -103,7 +103,7 @@ pub(super) struct Scheduler<'a> {
     pub(super) argmax: Vec<Option<ValueId>>,
     pub(super) relu_masks: Vec<Option<ValueId>>,
     pub(super) gradients: Vec<Option<ValueId>>,
-    /// Layers whose activation and bias are done by what writes the gradient of their output.
+    /// Layers with an activation and bias that the operator writing their output's gradient handles in its epilogue.
     pub(super) fused_backward: Vec<bool>,
 }
 
@@ -117,7 +117,7 @@ impl<'a> Scheduler<'a> {
         }
         let live = match mode {
             Mode::Training => vec![true; count],
-            Mode::Inference => network.evaluated(),
+            Mode::Inference => network.evaluated_nodes(),
         };
         let mut scheduler = Self {
             network,
@@ -139,18 +139,18 @@ impl<'a> Scheduler<'a> {
         scheduler
     }
 
-    /// A buffer that begins at a time, and has `len` elements a sample.
+    /// A new buffer of `len` elements per sample, alive from step `first`.
     pub(super) fn value(&mut self, region: Region, len: usize, first: usize) -> ValueId {
         self.values.push(Value::Planned(region, Lifetime { len, first, last: first }));
         self.values.len() - 1
     }
 
-    /// A buffer that begins with the step that comes next.
+    /// A new buffer, alive from the next step.
     pub(super) fn next_value(&mut self, region: Region, len: usize) -> ValueId {
         self.value(region, len, self.clock + 1)
     }
 
-    /// A buffer with a place of its own.
+    /// The buffer for a fixed span.
     fn fixed(&mut self, span: Span) -> ValueId {
         *self.fixed.entry(span).or_insert_with(|| {
             self.values.push(Value::Fixed(span));
@@ -165,7 +165,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Adds a step.
+    /// Appends a step.
     pub(super) fn emit(&mut self, node: &Node, what: &str, op: impl Into<Op<ValueId>>) {
         let op = op.into();
         self.clock += 1;
@@ -174,7 +174,7 @@ impl<'a> Scheduler<'a> {
         self.steps.push(Step { label: format!("{} {what}", node.name), op });
     }
 
-    /// The buffer of a node's output, made at its first use.
+    /// The buffer of a node's output, created at its first use.
     pub(super) fn output(&mut self, id: NodeId) -> ValueId {
         let root = self.fusion.root[id];
         if let Some(value) = self.outputs[root] {
@@ -189,14 +189,14 @@ impl<'a> Scheduler<'a> {
         Some(self.fixed(Span::new(region, parameter.offset, parameter.len())))
     }
 
-    /// A parameter that the builder gives to every node of its kind: the weight of a convolution, linear layer or batch
-    /// normalisation, and the bias of the last.
-    pub(super) fn own(&mut self, index: Option<usize>, region: Region) -> ValueId {
-        self.parameter(index, region).expect("the builder gives such a node this parameter")
+    /// A parameter that every node of its kind has: the weight of a convolution, linear layer or batch normalisation,
+    /// and the bias of a batch normalisation.
+    pub(super) fn required_parameter(&mut self, index: Option<usize>, region: Region) -> ValueId {
+        self.parameter(index, region).expect("the builder creates this parameter for every node of the kind")
     }
 
-    /// The running statistics of a batch normalisation, or, behind all of those in the same order, what it keeps of a
-    /// training step.
+    /// The running statistics of a batch normalisation, or the batch statistics that it saves in training, which are
+    /// stored after all running statistics in the same order.
     pub(super) fn statistics(&mut self, node: &Node, saved: bool) -> ValueId {
         let range = node.statistics.map_or(0..0, |index| self.network.statistics[index].range());
         let offset = if saved { self.network.statistics_len() } else { 0 };
@@ -215,12 +215,12 @@ impl<'a> Scheduler<'a> {
         let op: Op<ValueId> = match node.operator {
             Operator::Input | Operator::Flatten => return,
             Operator::Conv2d(op) => {
-                let weight = self.own(node.weight, Region::Parameters);
+                let weight = self.required_parameter(node.weight, Region::Parameters);
                 let (bias, pool) = (self.parameter(node.bias, Region::Parameters), self.pool_epilogue(id));
                 Conv2dForward { op, activation, weight, bias, input, output, pool }.into()
             }
             Operator::Linear(op) => {
-                let weight = self.own(node.weight, Region::Parameters);
+                let weight = self.required_parameter(node.weight, Region::Parameters);
                 let (bias, relu_mask) = (self.parameter(node.bias, Region::Parameters), self.relu_mask(id, op));
                 LinearForward { op, activation, weight, bias, input, output, relu_mask }.into()
             }
@@ -240,7 +240,7 @@ impl<'a> Scheduler<'a> {
         self.emit(node, "forward", op);
     }
 
-    /// In evaluation it takes the place of its input, where nothing else reads that.
+    /// In evaluation, the output overwrites the input if nothing else reads the input.
     fn batch_norm_forward(&mut self, id: NodeId, op: BatchNorm2d, input: ValueId) {
         let network = self.network;
         let (node, source) = (&network.nodes[id], network.nodes[id].inputs[0]);
@@ -254,8 +254,8 @@ impl<'a> Scheduler<'a> {
         let op = BatchNorm2dForward {
             op,
             activation: self.fusion.epilogue[id],
-            weight: self.own(node.weight, Region::Parameters),
-            bias: self.own(node.bias, Region::Parameters),
+            weight: self.required_parameter(node.weight, Region::Parameters),
+            bias: self.required_parameter(node.bias, Region::Parameters),
             running: self.statistics(node, false),
             saved: (self.mode == Mode::Training).then(|| self.statistics(node, true)),
             input,
@@ -265,7 +265,7 @@ impl<'a> Scheduler<'a> {
         self.emit(node, "forward", op);
     }
 
-    /// The buffer of a pooling's argmax, where a backward pass follows.
+    /// The buffer of a pooling's argmax, if a backward pass follows.
     fn argmax(&mut self, id: NodeId) -> Option<ValueId> {
         if self.mode == Mode::Training && self.needs_gradient[id] {
             self.argmax[id] = Some(self.next_value(Region::Indices, self.network.nodes[id].shape.len()));
@@ -273,7 +273,8 @@ impl<'a> Scheduler<'a> {
         self.argmax[id]
     }
 
-    /// Room for what a backend may keep of a linear layer's ReLU, where a linear layer's input gradient goes back through it.
+    /// The buffer of a linear layer's ReLU mask, if the ReLU's gradient is fused into another linear layer's input
+    /// gradient.
     fn relu_mask(&mut self, id: NodeId, op: Linear) -> Option<ValueId> {
         let is_reader = |(reader, node): (NodeId, &Node)| {
             matches!(node.operator, Operator::Linear(_)) && self.live[reader] && self.fusion.root[node.inputs[0]] == id
@@ -287,13 +288,13 @@ impl<'a> Scheduler<'a> {
         self.relu_masks[id]
     }
 
-    /// The pooling that ends a convolution.
+    /// The pooling fused into a convolution.
     fn pool_epilogue(&mut self, id: NodeId) -> Option<PoolEpilogue<ValueId>> {
         let (pool, op) = self.fusion.pool[id]?;
         Some(PoolEpilogue { op, output: self.output(pool), argmax: self.argmax(pool) })
     }
 
-    /// The inputs of a concatenation, each with the copy into its output.
+    /// The inputs of a concatenation, each with its copy into the output.
     pub(super) fn concat_copies(&self, node: &'a Node) -> impl Iterator<Item = (NodeId, ChannelCopy)> + use<'a> {
         let (network, mut target_offset) = (self.network, 0);
         node.inputs.iter().map(move |&input| {

@@ -1,30 +1,30 @@
-//! The sequences that a plan is run as, each in its order: the one list of what a training step consists of.
+//! The sequences of a plan's steps: a training step, an evaluation step and a forward pass.
 
 use super::{Plan, ValueId};
 use crate::ops::{Augmentation, Gather, LossGradient, Sgd, SgdUpdate, SoftmaxCrossEntropy, Span, Step, Subset};
 
-/// What a training step depends on besides its plan and its batch: two steps with equal settings are the same program.
+/// The settings of a training step. Steps with equal settings share a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TrainSettings {
     pub sgd: Sgd,
-    /// What of every label is spread over all classes.
+    /// Label smoothing, in `[0, 1)`.
     pub label_smoothing: f32,
     pub augmentation: Option<Augmentation>,
 }
 
-/// What is run as one.
+/// A sequence of steps that runs as one program.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sequence {
     /// One optimiser step on the next training images.
     TrainStep(TrainSettings),
     /// Loss and accuracy of the next test images, added to the metrics.
     EvaluateStep,
-    /// From inputs that were written to [`Plan::input`] to logits that will be read.
+    /// The forward pass, from [`Plan::input`] to [`Plan::logits`].
     Forward,
 }
 
 impl Plan {
-    /// The steps of a sequence over the plan's values.
+    /// The steps of a sequence, in terms of the plan's values.
     pub fn sequence(&self, sequence: &Sequence) -> Vec<Step<ValueId>> {
         let gather = |subset, augmentation| {
             let op = Gather { subset, shape: self.input_shape, augmentation, output: self.input };
@@ -50,13 +50,13 @@ impl Plan {
         }
     }
 
-    /// The steps of a sequence with their spans, for a batch of at most [`Plan::max_batch`].
+    /// The steps of a sequence, in terms of spans, for a batch of at most [`Plan::max_batch`].
     pub fn steps(&self, sequence: &Sequence, batch: usize) -> Vec<Step> {
         let placed = |step: Step<ValueId>| Step { label: step.label, op: step.op.map(|value| self.span(value, batch)) };
         self.sequence(sequence).into_iter().map(placed).collect()
     }
 
-    /// The losses of the main head and then of those that only help training.
+    /// The losses of the main head, then of the auxiliary heads.
     fn losses(&self, smoothing: f32) -> impl Iterator<Item = Step<ValueId>> {
         self.heads.iter().map(move |&(logits, gradient)| {
             let label = if gradient.auxiliary.is_some() { "auxiliary loss" } else { "loss" };
@@ -66,7 +66,7 @@ impl Plan {
         })
     }
 
-    /// Where a buffer lies, for a batch of at most [`Plan::max_batch`].
+    /// The span of a buffer, for a batch of at most [`Plan::max_batch`].
     pub fn span(&self, value: ValueId, batch: usize) -> Span {
         let whole = self.places[value];
         if whole.region.is_planned() { Span { len: whole.len / self.max_batch * batch, ..whole } } else { whole }

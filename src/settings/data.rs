@@ -108,12 +108,13 @@ impl PictureSettings {
     }
 
     /// # Errors
-    /// A flag is given that does not apply to this data set.
+    /// An option is given for a data set that is not a folder of pictures.
     pub fn check(&self, dataset: &str) -> Result<()> {
         let given = *self != Self::default();
         usage(!given || data::is_path(dataset), || {
             format!(
-                "--image-size, --test-fraction, --split-seed and --max-bad are for folders of pictures, not for {dataset}"
+                "--image-size, --test-fraction, --split-seed and --max-bad, and the section [pictures] of a recipe, are for \
+                 folders of pictures, not for {dataset}"
             )
         })
     }

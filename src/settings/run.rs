@@ -55,11 +55,13 @@ impl RunConfig {
         let before = Self { settings: overlay(&[&recipe])?, record };
         let named = flags.given.data.dataset.as_deref().unwrap_or(before.dataset());
         check_dataset(named)?;
-        flags.given.pictures.check(named)?;
         let same_data = absolute(named)? == absolute(before.dataset())?;
-        if !same_data {
+        // Options for the recipe's own folder do not apply to another data set.
+        if !same_data && recipe.given.data.dataset.is_some() {
             recipe.given.pictures = Default::default();
         }
+        flags.given.pictures.check(named)?;
+        recipe.given.pictures.check(named)?;
         let mut config = Self { settings: overlay(&[&recipe, flags])?, ..before.clone() };
         // The recipe's record of its data set is void if flags select other data or read the data differently.
         let given = &flags.given.data;

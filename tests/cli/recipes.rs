@@ -1,9 +1,12 @@
 //! Recipes: settings from a file instead of flags, their errors, and the recipes in the repository.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
+use clap::{Args, Command, FromArgMatches};
 use cnn_cuda::models;
+use cnn_cuda::settings::{Layer, RunConfig};
 
 use super::train;
 use crate::support::program::{fail, succeed};
@@ -85,6 +88,30 @@ fn errors_in_a_recipe_name_the_file_and_the_key() {
         fs::write(&path, text).expect("write");
         fail(2, ["train", "--config", file], &words);
     }
+    fs::write(&path, "dataset = 'digits'\n[pictures]\nimage-size = 32").expect("write");
+    fail(2, ["train", "--config", file], &["[pictures]", "not for digits"]);
+}
+
+/// A recipe without a data set is for any: its options for pictures apply to the folder that a flag names. Those of a
+/// recipe for one folder do not apply to another.
+#[test]
+fn options_for_pictures_apply_to_the_folder_that_they_are_meant_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let recipe = folder.path().join("recipe.toml");
+    let folders = ["one", "two"].map(|name| folder.path().join(name));
+    for folder in &folders {
+        fs::create_dir(folder).expect("a folder");
+    }
+    let size_with = |text: &str| {
+        fs::write(&recipe, text).expect("write");
+        let command = Layer::augment_args(Command::new("train").no_binary_name(true));
+        let matches = command.get_matches_from([OsStr::new("--dataset"), folders[0].as_os_str()]);
+        let flags = Layer::from_arg_matches(&matches).expect("flags");
+        RunConfig::new(&flags, Some(&recipe)).expect("a configuration").pictures().image_size
+    };
+    assert_eq!(size_with("[pictures]\nimage-size = 32"), Some((32, 32)));
+    assert_eq!(size_with(&format!("dataset = {:?}\n[pictures]\nimage-size = 32", folders[0])), Some((32, 32)));
+    assert_eq!(size_with(&format!("dataset = {:?}\n[pictures]\nimage-size = 32", folders[1])), None);
 }
 
 /// Every recipe in the repository is valid, is named after its model and data set, and states its expected accuracy.

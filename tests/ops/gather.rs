@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cnn_cuda::images::Held;
+use cnn_cuda::images::HostImages;
 use cnn_cuda::ops::{Augmentation, Backend, DataSets, Gather, Metrics, Normalise, Region, SoftmaxCrossEntropy, Subset};
 use cnn_cuda::rng::{Purpose, draw};
 use cnn_cuda::shape::Shape;
@@ -155,7 +155,7 @@ pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
     };
     lab.backend.load_subset(Subset::Train, &normalise, images.clone(), labels.clone()).expect("load");
     let expected = run(lab);
-    let source = Arc::new(Held { images, image_len: shape.len() });
+    let source = Arc::new(HostImages { images, image_len: shape.len() });
     lab.backend.stream_subset(Subset::Train, &normalise, source, labels, 2).expect("stream");
     assert!(run(lab) == expected, "streamed batches differ");
     assert!(lab.try_run(gather(3)).is_err(), "batches have at most two images");
@@ -188,10 +188,10 @@ fn augmentations_are_uniform_and_differ_by_image_epoch_and_seed() {
     }
     near("flip", drawn.iter().filter(|d| d.flip).count(), 0.5);
     for centre in 2..8 {
-        near("rows", drawn.iter().filter(|d| d.blank[0] == (centre - 2..centre + 2)).count(), 0.1);
-        near("columns", drawn.iter().filter(|d| d.blank[1] == (centre - 2..centre + 2)).count(), 0.1);
+        near("rows", drawn.iter().filter(|d| d.cutout[0] == (centre - 2..centre + 2)).count(), 0.1);
+        near("columns", drawn.iter().filter(|d| d.cutout[1] == (centre - 2..centre + 2)).count(), 0.1);
     }
-    near("corner", drawn.iter().filter(|d| d.blank == [0..2, 0..2]).count(), 0.01);
+    near("corner", drawn.iter().filter(|d| d.cutout == [0..2, 0..2]).count(), 0.01);
     assert!(drawn.iter().all(|d| (0.5..=1.5).contains(&d.brightness) && (0.75..=1.25).contains(&d.contrast)));
     near("dark", drawn.iter().filter(|d| d.brightness < 0.6).count(), 0.1);
     near("bright and flat", drawn.iter().filter(|d| d.brightness > 1.0 && d.contrast < 1.0).count(), 0.25);

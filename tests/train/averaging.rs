@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, ensure};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::data::Streamed;
-use cnn_cuda::images::{Held, ImageSource};
+use cnn_cuda::images::{HostImages, ImageSource};
 use cnn_cuda::network::{FirstLayer, Network};
 use cnn_cuda::ops::{Augmentation, Backend, Region, Sgd, Span};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
@@ -91,7 +91,7 @@ fn the_average_starts_at_the_weights_of_the_first_step_and_gradients_are_clipped
 }
 
 /// Fails when reading images of the second epoch.
-struct Vanishing(Held, AtomicUsize);
+struct Vanishing(HostImages, AtomicUsize);
 
 impl ImageSource for Vanishing {
     fn read(&self, numbers: &[u32], bytes: &mut [u8]) -> Result<()> {
@@ -103,7 +103,7 @@ impl ImageSource for Vanishing {
 #[test]
 fn an_unreadable_picture_ends_the_run_with_its_error_after_the_finished_epochs() {
     let mut set = digits(90, 32);
-    let held = Held { images: std::mem::take(&mut set.train.images), image_len: set.shape.len() };
+    let held = HostImages { images: std::mem::take(&mut set.train.images), image_len: set.shape.len() };
     let source = Arc::new(Vanishing(held, AtomicUsize::new(0)));
     set.train.streamed = Some(Streamed { source, digest: 0 });
     let mut trainer =

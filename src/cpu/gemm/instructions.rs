@@ -1,6 +1,6 @@
-//! The instruction sets that the CPU backend is compiled for, and how a loop gets to use them.
+//! The instruction sets that the CPU backend is compiled for, and their selection at run time.
 
-/// Vector instructions that code is compiled for; the machine's are found at run time.
+/// A vector instruction set that the backend is compiled for. Support is detected at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
     Portable,
@@ -10,7 +10,7 @@ pub enum Instructions {
 }
 
 impl Instructions {
-    /// Those that this machine has, the widest last.
+    /// The sets that this machine supports, the widest last.
     pub fn available() -> impl DoubleEndedIterator<Item = Self> {
         [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|set| set.is_available())
     }
@@ -30,7 +30,7 @@ impl Instructions {
         return self == Self::Portable;
     }
 
-    /// What people call the set.
+    /// The usual name of the set.
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => std::env::consts::ARCH,
@@ -39,12 +39,12 @@ impl Instructions {
         }
     }
 
-    /// Runs `body`, whose loops the compiler may write in these instructions. The set must be available, which
-    /// whoever makes a backend has checked.
+    /// Runs `body`, compiled with these instructions enabled. The set must be available; `Cpu::with_instructions`
+    /// checks that when a backend is created.
     #[inline(always)]
     pub(in crate::cpu) fn run<R>(self, body: impl FnOnce() -> R) -> R {
         match self {
-            // SAFETY: `Cpu::with_instructions` refuses a set that the machine has not.
+            // SAFETY: `Cpu::with_instructions` rejects a set that the machine does not support.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { with_avx2(body) },
             #[cfg(target_arch = "x86_64")]

@@ -1,5 +1,5 @@
-//! The micro-kernel behind every product: tiles of sums in registers, fed from where the values lie, in each of the
-//! instruction sets.
+//! The micro-kernel of every matrix product: register tiles of accumulators, with operands read in place, for each
+//! instruction set.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
@@ -7,15 +7,15 @@ use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
 use super::vector::{Portable, Vector};
 use crate::cpu::Instructions;
 
-/// Floats of a line of the cache.
+/// Floats per cache line.
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 16;
 
-/// Terms of a sum that takes long enough for the memory of its result to be fetched meanwhile.
+/// Minimum number of terms of a sum for which prefetching its result pays off.
 #[cfg(target_arch = "x86_64")]
 const LONG_SUM: usize = 64;
 
-/// Distances between the values of the left side, along each of its loops.
+/// Strides of the left operand along each loop.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::cpu) struct LeftStrides {
     pub line: usize,
@@ -24,7 +24,7 @@ pub(in crate::cpu) struct LeftStrides {
     pub inner: usize,
 }
 
-/// A product of five loops, which is a matrix product as well as a convolution that reads its input in place:
+/// A matrix product with five loops, general enough for a convolution that reads its input in place:
 /// `c[l·c_line + r·c_row + v] = start + Σ_o Σ_i a[l·a.line + r·a.row + o·a.outer + i·a.inner] ·
 /// b[o·b_outer + i·b_inner + v]` for all lines `l`, rows `r` and columns `v`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,35 +41,35 @@ pub(in crate::cpu) struct Gemm {
     pub c_row: usize,
 }
 
-/// What a sum starts from.
+/// The initial value of a sum.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) enum Start<'a> {
     Zero,
-    /// What is there. Rows of `c` may then overlap: they are added one after the other.
-    There,
-    /// A value for each column.
+    /// The existing value of `c`. Rows of `c` may then overlap: they are added one after the other.
+    Accumulate,
+    /// A value per column.
     Bias(&'a [f32]),
 }
 
 impl Gemm {
-    /// Computes the product on the calling thread, with ReLU at the end if asked for.
+    /// Computes the product on the calling thread, followed by ReLU if `relu` is true.
     pub fn run(&self, set: Instructions, a: &[f32], b: &[f32], c: &mut [f32], start: Start, relu: bool) {
         let lengths = [self.lines, self.rows, self.cols, self.outer, self.inner];
         if lengths[..3].contains(&0) {
             return;
         }
-        assert!(self.outer > 0 && self.inner > 0, "a product over nothing: {self:?}");
+        assert!(self.outer > 0 && self.inner > 0, "the inner dimension is empty: {self:?}");
         let [lines, rows, cols, outer, inner] = lengths.map(|length| length - 1);
         let left = lines * self.a.line + rows * self.a.row + outer * self.a.outer + inner * self.a.inner;
-        assert!(left < a.len(), "{self:?} reads past the {} values of its left side", a.len());
+        assert!(left < a.len(), "{self:?} reads past the {} values of its left operand", a.len());
         let right = outer * self.b_outer + inner * self.b_inner + cols;
-        assert!(right < b.len(), "{self:?} reads past the {} values of its right side", b.len());
+        assert!(right < b.len(), "{self:?} reads past the {} values of its right operand", b.len());
         assert!(lines * self.c_line + rows * self.c_row + cols < c.len(), "{self:?} writes past {} values", c.len());
         if let Start::Bias(bias) = start {
-            assert!(bias.len() >= self.cols, "{} values of bias for {self:?}", bias.len());
+            assert!(bias.len() >= self.cols, "{} bias values for {self:?}", bias.len());
         }
-        // SAFETY: the asserts above are the farthest values of all three sides; the loops go no farther. That the
-        // machine has the instructions was checked when the backend was made.
+        // SAFETY: the asserts above check the largest index of all three operands. The machine's support for the
+        // instructions was checked when the backend was created.
         unsafe {
             let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
             match set {
@@ -83,25 +83,26 @@ impl Gemm {
     }
 
     /// # Safety
-    /// As [`Gemm::tiles`].
+    /// See [`Gemm::tiles`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
     unsafe fn tiles_avx2(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
-        // SAFETY: handed on to the caller.
+        // SAFETY: the caller upholds the contract.
         unsafe { self.tiles::<super::vector::Avx2>(a, b, c, start, relu) }
     }
 
     /// # Safety
-    /// As [`Gemm::tiles`].
+    /// See [`Gemm::tiles`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma")]
     unsafe fn tiles_avx512(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
-        // SAFETY: handed on to the caller.
+        // SAFETY: the caller upholds the contract.
         unsafe { self.tiles::<super::vector::Avx512>(a, b, c, start, relu) }
     }
 
     /// # Safety
-    /// All that the loops reach must be valid, `c` exclusively, and the machine must have `V`'s instructions.
+    /// All elements that the loops access must be valid, those of `c` exclusively, and the machine must support `V`'s
+    /// instructions.
     #[inline(always)]
     unsafe fn tiles<V: Vector>(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
         for col in (0..self.cols).step_by(2 * V::LANES) {
@@ -115,11 +116,11 @@ impl Gemm {
                 while row < self.rows {
                     let rows = next_rows::<V>(self.rows - row);
                     let tile = Tile { product: self, start, relu, cols };
-                    // SAFETY: the tile's lines, rows and columns are of the product, for which the caller answers.
+                    // SAFETY: the tile lies within the product, for which the caller upholds the contract.
                     unsafe {
                         let a = a.add(line * self.a.line + row * self.a.row);
                         let c = c.add(line * self.c_line + row * self.c_row + col);
-                        tile.dispatch::<V>(rows, a, b.add(col), c);
+                        tile.dispatch_rows::<V>(rows, a, b.add(col), c);
                     }
                     row += rows;
                 }
@@ -128,7 +129,7 @@ impl Gemm {
     }
 }
 
-/// Rows of a whole tile in these instructions.
+/// Rows of a full register tile for an instruction set.
 pub(in crate::cpu) fn tile_rows(set: Instructions) -> usize {
     match set {
         #[cfg(target_arch = "x86_64")]
@@ -139,25 +140,25 @@ pub(in crate::cpu) fn tile_rows(set: Instructions) -> usize {
     }
 }
 
-/// Has `values` brought into the cache meanwhile, where the machine can be asked for it.
+/// Prefetches `values` into the cache, if the architecture supports it.
 #[inline(always)]
 pub(in crate::cpu) fn prefetch(values: &[f32]) {
     #[cfg(target_arch = "x86_64")]
     for line in values.chunks(LINE) {
-        // SAFETY: a hint, which touches nothing.
+        // SAFETY: a prefetch is a hint and accesses no memory.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = values;
 }
 
-/// Rows of the next tile where `left` are left, so that all are about as high.
+/// Rows of the next tile if `remaining` rows remain, chosen so that all tiles have about the same height.
 #[inline(always)]
-fn next_rows<V: Vector>(left: usize) -> usize {
-    left.div_ceil(left.div_ceil(V::MAX_ROWS))
+fn next_rows<V: Vector>(remaining: usize) -> usize {
+    remaining.div_ceil(remaining.div_ceil(V::MAX_ROWS))
 }
 
-/// The part of a product that is held in registers.
+/// A register tile of a product.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
     product: &'a Gemm,
@@ -168,31 +169,31 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// # Safety
-    /// As [`Gemm::tiles`].
+    /// See [`Gemm::tiles`].
     #[inline(always)]
-    unsafe fn dispatch<V: Vector>(&self, rows: usize, a: *const f32, b: *const f32, c: *mut f32) {
-        // SAFETY: handed on to the caller.
+    unsafe fn dispatch_rows<V: Vector>(&self, rows: usize, a: *const f32, b: *const f32, c: *mut f32) {
+        // SAFETY: the caller upholds the contract.
         unsafe {
             match rows {
-                1 => self.of_rows::<V, 1>(a, b, c),
-                2 => self.of_rows::<V, 2>(a, b, c),
-                3 => self.of_rows::<V, 3>(a, b, c),
-                4 if V::MAX_ROWS >= 4 => self.of_rows::<V, 4>(a, b, c),
-                5 if V::MAX_ROWS >= 5 => self.of_rows::<V, 5>(a, b, c),
-                6 if V::MAX_ROWS >= 6 => self.of_rows::<V, 6>(a, b, c),
-                7 if V::MAX_ROWS >= 7 => self.of_rows::<V, 7>(a, b, c),
-                8 if V::MAX_ROWS >= 8 => self.of_rows::<V, 8>(a, b, c),
+                1 => self.dispatch_columns::<V, 1>(a, b, c),
+                2 => self.dispatch_columns::<V, 2>(a, b, c),
+                3 => self.dispatch_columns::<V, 3>(a, b, c),
+                4 if V::MAX_ROWS >= 4 => self.dispatch_columns::<V, 4>(a, b, c),
+                5 if V::MAX_ROWS >= 5 => self.dispatch_columns::<V, 5>(a, b, c),
+                6 if V::MAX_ROWS >= 6 => self.dispatch_columns::<V, 6>(a, b, c),
+                7 if V::MAX_ROWS >= 7 => self.dispatch_columns::<V, 7>(a, b, c),
+                8 if V::MAX_ROWS >= 8 => self.dispatch_columns::<V, 8>(a, b, c),
                 _ => unreachable!("no tile has {rows} rows"),
             }
         }
     }
 
     /// # Safety
-    /// As [`Gemm::tiles`].
+    /// See [`Gemm::tiles`].
     #[inline(always)]
-    unsafe fn of_rows<V: Vector, const ROWS: usize>(&self, a: *const f32, b: *const f32, c: *mut f32) {
+    unsafe fn dispatch_columns<V: Vector, const ROWS: usize>(&self, a: *const f32, b: *const f32, c: *mut f32) {
         let lanes = V::LANES;
-        // SAFETY: handed on to the caller.
+        // SAFETY: the caller upholds the contract.
         unsafe {
             match self.cols {
                 cols if cols == 2 * lanes => self.sum::<V, ROWS, 2, false>(a, b, c),
@@ -203,12 +204,12 @@ impl Tile<'_> {
         }
     }
 
-    /// The sums of `ROWS` rows of `VECTORS` vectors, the last of which holds fewer values if it is `PARTIAL`.
+    /// Computes `ROWS` rows of `VECTORS` vectors of sums; with `PARTIAL`, the last vector of a row is not full.
     ///
     /// # Safety
-    /// As [`Gemm::tiles`].
+    /// See [`Gemm::tiles`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // iterators are functions of their own, see below
+    #[allow(clippy::needless_range_loop)] // iterator adaptors are separate functions, see below
     unsafe fn sum<V: Vector, const ROWS: usize, const VECTORS: usize, const PARTIAL: bool>(
         &self,
         a: *const f32,
@@ -218,8 +219,8 @@ impl Tile<'_> {
         let &Gemm { outer, inner, a: left, b_outer, b_inner, c_row, .. } = self.product;
         let last = self.cols - (VECTORS - 1) * V::LANES;
         let is_partial = |v: usize| PARTIAL && v == VECTORS - 1;
-        // Plain loops: vectors must not pass through functions that are compiled without their instructions.
-        // SAFETY: only values of the tile's rows and columns are touched, for which the caller answers.
+        // Plain loops: vectors must not be passed to functions that are compiled without the instruction set.
+        // SAFETY: only elements of the tile are accessed, for which the caller upholds the contract.
         unsafe {
             #[cfg(target_arch = "x86_64")]
             if outer * inner >= LONG_SUM {
@@ -257,7 +258,7 @@ impl Tile<'_> {
             for row in 0..ROWS {
                 for v in 0..VECTORS {
                     let (mut sum, c) = (sums[row][v], c.add(row * c_row + v * V::LANES));
-                    if matches!(self.start, Start::There) {
+                    if matches!(self.start, Start::Accumulate) {
                         sum = sum.add(load::<V>(c, is_partial(v), last));
                     }
                     if self.relu {
@@ -271,9 +272,9 @@ impl Tile<'_> {
 }
 
 /// # Safety
-/// `count` values, or a whole vector unless it `is_partial`, must be readable; as [`Gemm::tiles`] otherwise.
+/// The first `count` values, or a whole vector unless it `is_partial`, must be readable. See also [`Gemm::tiles`].
 #[inline(always)]
 unsafe fn load<V: Vector>(from: *const f32, is_partial: bool, count: usize) -> V {
-    // SAFETY: handed on to the caller.
+    // SAFETY: the caller upholds the contract.
     unsafe { if is_partial { V::load_first(from, count) } else { V::load(from) } }
 }

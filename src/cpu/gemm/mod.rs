@@ -1,4 +1,4 @@
-//! Matrix products: the vectors of every instruction set, and the kernels that multiply panels with them.
+//! Matrix products: instruction sets, their vector types, and the micro-kernel that multiplies packed panels.
 
 pub(super) mod instructions;
 pub(super) mod kernel;

@@ -1,15 +1,16 @@
-//! Vectors of floats in each instruction set, for the micro-kernel.
+//! Vectors of floats for each instruction set, used by the micro-kernel.
 
-/// A vector. Methods that touch memory or need instructions are unsafe: the memory must be valid and the machine must
-/// have the instructions.
+/// A vector of floats. All methods are unsafe: memory that they access must be valid, and the machine must support the
+/// instruction set.
 pub(in crate::cpu) trait Vector: Copy {
     const LANES: usize;
-    /// Rows of two vectors in a tile, at most eight; they fit the registers beside a row of the right side.
+    /// Maximum number of tile rows of two vectors each, at most eight. With one row of the right operand, they fit in
+    /// the registers.
     const MAX_ROWS: usize;
 
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
-    /// The first `count` values, zeros behind them; `count` is in `1..=LANES`.
+    /// The first `count` values, followed by zeros; `count` is in `1..=LANES`.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn store_first(self, to: *mut f32, count: usize);
@@ -18,13 +19,13 @@ pub(in crate::cpu) trait Vector: Copy {
     unsafe fn mul(self, other: Self) -> Self;
     /// `self · factor + term`
     unsafe fn multiply_add(self, factor: Self, term: Self) -> Self;
-    /// Not hiding NaN.
+    /// ReLU that propagates NaN.
     unsafe fn relu(self) -> Self;
-    /// `yes` where `self` is greater than `other` or NaN, elsewhere `no`.
+    /// For each lane, `yes` if `self` is greater than `other` or NaN, otherwise `no`.
     unsafe fn if_greater(self, other: Self, yes: Self, no: Self) -> Self;
 }
 
-/// Eight floats in whatever the compiler makes of them.
+/// Eight floats, vectorised by the compiler if the target allows it.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct Portable([f32; 8]);
 
@@ -39,27 +40,27 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn load(from: *const f32) -> Self {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees that the memory is valid.
         Self(unsafe { from.cast::<[f32; 8]>().read_unaligned() })
     }
 
     #[inline(always)]
     unsafe fn load_first(from: *const f32, count: usize) -> Self {
         let mut values = [0.0; 8];
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees that the memory is valid.
         values[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(from, count) });
         Self(values)
     }
 
     #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees that the memory is valid.
         unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
     }
 
     #[inline(always)]
     unsafe fn store_first(self, to: *mut f32, count: usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller guarantees that the memory is valid.
         unsafe { std::slice::from_raw_parts_mut(to, count) }.copy_from_slice(&self.0[..count]);
     }
 
@@ -80,7 +81,7 @@ impl Vector for Portable {
 
     #[inline(always)]
     unsafe fn multiply_add(self, factor: Self, term: Self) -> Self {
-        // Not `mul_add`, which is a slow library call where there is no such instruction.
+        // Not `mul_add`, which is a slow library call on targets without FMA instructions.
         Self(std::array::from_fn(|lane| self.0[lane] * factor.0[lane] + term.0[lane]))
     }
 
@@ -108,7 +109,7 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub struct Avx2(__m256);
 
-    /// All ones for the first `count` lanes.
+    /// A mask with all bits set in the first `count` lanes.
     #[inline(always)]
     unsafe fn mask(count: usize) -> __m256i {
         const LANES: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -116,7 +117,7 @@ mod x86 {
         unsafe { _mm256_loadu_si256(LANES.as_ptr().add(8 - count).cast()) }
     }
 
-    // SAFETY of all bodies: the caller has AVX2 and FMA, and answers for the memory.
+    // SAFETY of all bodies: the caller guarantees AVX2, FMA and valid memory.
     impl Vector for Avx2 {
         const LANES: usize = 8;
         const MAX_ROWS: usize = 6;
@@ -168,7 +169,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn relu(self) -> Self {
-            // The second operand is the result where one is NaN.
+            // The instruction returns its second operand if either one is NaN.
             Self(unsafe { _mm256_max_ps(_mm256_setzero_ps(), self.0) })
         }
 
@@ -185,10 +186,10 @@ mod x86 {
     #[derive(Clone, Copy)]
     pub struct Avx512(__m512);
 
-    // SAFETY of all bodies: the caller has AVX-512, and answers for the memory.
+    // SAFETY of all bodies: the caller guarantees AVX-512 and valid memory.
     impl Vector for Avx512 {
         const LANES: usize = 16;
-        // Measured: on Zen 4 sixteen sums reach 95 % of the peak, 24 and more fall to 70 %.
+        // Measured on Zen 4: 16 accumulators reach 95% of peak, 24 or more only 70%.
         const MAX_ROWS: usize = 8;
 
         #[inline(always)]
@@ -238,7 +239,7 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn relu(self) -> Self {
-            // The second operand is the result where one is NaN.
+            // The instruction returns its second operand if either one is NaN.
             Self(unsafe { _mm512_max_ps(_mm512_setzero_ps(), self.0) })
         }
 

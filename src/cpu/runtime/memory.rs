@@ -4,17 +4,17 @@ use anyhow::{Result, anyhow, ensure};
 
 use crate::ops::{MemorySizes, Region, Span};
 
-/// Floats in a cache line; every region begins on one.
+/// Floats per cache line; every region is aligned to one.
 const LINE: usize = 16;
 
-/// `N` views of floats, and one of indices where it was asked for.
+/// `N` views of floats, and optionally one of indices.
 type FloatsAndIndices<'a, const N: usize> = ([&'a mut [f32]; N], Option<&'a mut [u32]>);
 
-/// All regions. Floats of every region lie in one vector, so that any set of disjoint spans can be borrowed at once.
+/// All regions. All regions of floats share one vector, so that any set of disjoint spans can be borrowed at once.
 #[derive(Default)]
 pub(in crate::cpu) struct Memory {
     floats: Vec<f32>,
-    /// Beginning of arena, parameters, gradients, momentum, average and statistics, and the end of the last.
+    /// Start offsets of arena, parameters, gradients, momentum, average and statistics, and the end of the last.
     bounds: [usize; 7],
     indices: Vec<u32>,
     parameters_version: u64,
@@ -36,7 +36,7 @@ impl Memory {
         Ok(Self { floats, bounds, indices, parameters_version: 0 })
     }
 
-    /// Changes whenever parameters may have been written.
+    /// A number that changes whenever parameters may have been written.
     pub fn parameters_version(&self) -> u64 {
         self.parameters_version
     }
@@ -50,7 +50,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Views of `spans`, which must not overlap; operators read parameters through them, and write elsewhere.
+    /// Views of `spans`, which must not overlap. Parameters must not be written through these views: see
+    /// [`Memory::update`].
     pub fn floats<const N: usize>(&mut self, spans: [Span; N]) -> Result<[&mut [f32]; N]> {
         let (floats, _) = self.floats_and_indices(spans, None)?;
         Ok(floats)
@@ -60,7 +61,7 @@ impl Memory {
         indices_of(&mut self.indices, span)
     }
 
-    /// Views of float spans beside one of indices.
+    /// Views of float spans, and optionally one of indices.
     pub fn floats_and_indices<const N: usize>(
         &mut self,
         spans: [Span; N],
@@ -73,33 +74,33 @@ impl Memory {
         let views = self
             .floats
             .get_disjoint_mut(ranges)
-            .map_err(|_| anyhow!("an operator was given overlapping memory: {spans:?}"))?;
+            .map_err(|_| anyhow!("the buffers of an operator overlap: {spans:?}"))?;
         let indices = indices.map(|span| indices_of(&mut self.indices, span)).transpose()?;
         Ok((views, indices))
     }
 
-    /// As [`Memory::floats`], where parameters may be written.
+    /// Like [`Memory::floats`], but parameters may be written.
     pub fn update<const N: usize>(&mut self, spans: [Span; N]) -> Result<[&mut [f32]; N]> {
         self.parameters_version += 1;
         self.floats(spans)
     }
 
-    /// All of a region of floats.
+    /// The whole of a region of floats.
     pub fn whole(&self, region: Region) -> Span {
-        let index = place(region).unwrap_or(0);
+        let index = region_index(region).unwrap_or(0);
         Span::new(region, 0, self.bounds[index + 1] - self.bounds[index])
     }
 
     fn range(&self, span: Span) -> Result<std::ops::Range<usize>> {
-        let region = place(span.region).ok_or_else(|| anyhow!("{span:?} holds indices, not numbers"))?;
+        let region = region_index(span.region).ok_or_else(|| anyhow!("{span:?} holds indices, not floats"))?;
         let begin = self.bounds[region] + span.offset;
-        ensure!(begin + span.len <= self.bounds[region + 1], "{span:?} is outside of the allocated memory");
+        ensure!(begin + span.len <= self.bounds[region + 1], "{span:?} is outside the allocated memory");
         Ok(begin..begin + span.len)
     }
 }
 
-/// Where a region of floats lies among the others.
-fn place(region: Region) -> Option<usize> {
+/// The position of a region of floats in [`Memory::bounds`]; `None` for indices.
+fn region_index(region: Region) -> Option<usize> {
     match region {
         Region::Arena => Some(0),
         Region::Parameters => Some(1),
@@ -115,23 +116,24 @@ fn indices_of(indices: &mut [u32], span: Span) -> Result<&mut [u32]> {
     ensure!(span.region == Region::Indices, "{span:?} does not hold indices");
     indices
         .get_mut(span.offset..span.offset + span.len)
-        .ok_or_else(|| anyhow!("{span:?} is outside of the allocated memory"))
+        .ok_or_else(|| anyhow!("{span:?} is outside the allocated memory"))
 }
 
-/// A zeroed vector, or an error where the system has not that much memory.
+/// A zeroed vector, or an error if there is not enough memory.
 fn zeroed(len: usize) -> Result<Vec<f32>> {
-    // Linux promises more than it has and kills whoever takes it at its word, so compare with what it really has.
+    // Linux overcommits memory and kills processes when it runs out, so compare with the memory that is really
+    // available.
     if available_bytes().is_some_and(|available| len.saturating_mul(size_of::<f32>()) > available) {
         return Err(out_of_memory(len));
     }
     let mut probe: Vec<f32> = Vec::new();
     probe.try_reserve_exact(len).map_err(|_| out_of_memory(len))?;
     drop(probe);
-    // From `vec!`, pages come zeroed from the system and cost nothing until they are touched.
+    // `vec!` requests zeroed pages from the system, which cost nothing until they are accessed.
     Ok(vec![0.0; len])
 }
 
-/// Bytes that can be used without swapping, where the system tells.
+/// Bytes that can be used without swapping, if the system reports them.
 fn available_bytes() -> Option<usize> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;

@@ -1,4 +1,4 @@
-//! What the operators run on: memory by region, scratch that is kept between steps, and threads.
+//! The resources of the CPU backend: memory by region, scratch buffers that persist across steps, and threads.
 
 pub(super) mod memory;
 pub(super) mod scratch;

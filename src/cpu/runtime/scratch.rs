@@ -1,80 +1,82 @@
-//! Memory for intermediate values, kept between steps so that none allocates, and how matrices are laid out in it.
+//! Buffers for intermediate values, kept between steps to avoid allocations, and packing of matrices into them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::ops::{Conv2d, Region, Span};
 
-/// Columns of a panel: two vectors of the widest instructions. Panels make the right side of a product contiguous.
+/// Columns per panel: two vectors of the widest instruction set. Packing into panels makes the right operand
+/// contiguous.
 pub(in crate::cpu) const PANEL: usize = 32;
 
-/// Pieces that a convolution's weight gradient is cut into at least, and groups of output lines at most.
+/// Minimum number of tasks of a convolution's weight gradient, and maximum number of groups of output lines.
 const WEIGHT_PIECES: usize = 8;
 
-/// Floats that the groups' sums may take: more of them cost more to write and to add than what they are sums of.
-const MOST_PARTIALS: usize = 1 << 22;
+/// Maximum number of floats in partial sums: writing and adding more of them would take longer than computing them.
+const MAX_PARTIALS: usize = 1 << 22;
 
-/// Groups of output lines whose sums of weight gradients are kept apart, each of `len` floats and cut into `pieces` too.
+/// Number of groups of output lines with separate partial sums of the weight gradient. Each partial sum has `len`
+/// floats, and is computed in `pieces` tasks.
 pub(in crate::cpu) fn weight_groups(len: usize, pieces: usize) -> usize {
-    WEIGHT_PIECES.min((MOST_PARTIALS / len).max(WEIGHT_PIECES.div_ceil(pieces)))
+    WEIGHT_PIECES.min((MAX_PARTIALS / len).max(WEIGHT_PIECES.div_ceil(pieces)))
 }
 
-/// What all threads share.
+/// Buffers shared by all threads.
 #[derive(Default)]
 pub(in crate::cpu) struct Scratch {
-    /// Weights or inputs in the order in which a product reads them.
+    /// Weights or inputs, packed in the order in which a product reads them.
     pub packed: Vec<f32>,
-    /// Results that are still to be summed or put in order.
+    /// Results that still have to be summed or transposed.
     pub partials: Vec<f32>,
 }
 
-/// The weights of convolutions in the order in which a forward pass reads them, made again only where the parameters
-/// have changed. They are known by where they lie.
+/// Packed weights of convolutions for the forward pass, repacked only after the parameters have changed. The key is the
+/// weight's offset.
 #[derive(Default)]
-pub(in crate::cpu) struct Kept(HashMap<usize, KeptWeights>);
+pub(in crate::cpu) struct PackedWeightCache(HashMap<usize, PackedWeights>);
 
-struct KeptWeights {
+struct PackedWeights {
     op: Conv2d,
-    /// Of the parameters that they were made from; none while they are made, and of what is no parameter, which may
-    /// change without a word.
+    /// The version of the parameters that were packed. `None` during packing, and for weights outside the parameters,
+    /// which can change without a new version.
     version: Option<u64>,
     values: Vec<f32>,
 }
 
-impl Kept {
-    /// `len` floats that `make` wrote from parameters of this version.
+impl PackedWeightCache {
+    /// The `len` floats that `pack` writes for parameters of the given version.
     pub fn weights(
         &mut self,
         op: &Conv2d,
         weight: Span,
         version: u64,
         len: usize,
-        make: impl FnOnce(&mut [f32]),
+        pack: impl FnOnce(&mut [f32]),
     ) -> &[f32] {
-        let fresh = || KeptWeights { op: *op, version: None, values: Vec::new() };
-        let kept = self.0.entry(weight.offset).or_insert_with(fresh);
+        let empty = || PackedWeights { op: *op, version: None, values: Vec::new() };
+        let cached = self.0.entry(weight.offset).or_insert_with(empty);
         let is_parameter = weight.region == Region::Parameters;
-        let current = is_parameter && kept.version == Some(version) && kept.op == *op;
-        if !current || kept.values.len() != len {
-            kept.version = None;
-            kept.values.resize(len, 0.0);
-            make(&mut kept.values);
-            (kept.op, kept.version) = (*op, is_parameter.then_some(version));
+        let current = is_parameter && cached.version == Some(version) && cached.op == *op;
+        if !current || cached.values.len() != len {
+            cached.version = None;
+            cached.values.resize(len, 0.0);
+            pack(&mut cached.values);
+            (cached.op, cached.version) = (*op, is_parameter.then_some(version));
         }
-        &kept.values
+        &cached.values
     }
 }
 
-/// A thread's own buffers, which may be in use at the same time.
+/// The thread-local buffers, which may be in use at the same time.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) enum Buffer {
-    /// An image with its padding.
+    /// A padded image.
     Padded,
-    /// One side of a product.
+    /// One operand of a product.
     Packed,
-    /// Tiles of an image, transformed.
+    /// Transformed tiles of an image.
     Tiles,
-    /// Products of such tiles, or tiles of another image.
+    /// Products of transformed tiles, or transformed tiles of a second image.
     Products,
 }
 
@@ -82,7 +84,7 @@ thread_local! {
     static BUFFERS: [RefCell<Vec<f32>>; 4] = const { [const { RefCell::new(Vec::new()) }; 4] };
 }
 
-/// Runs `body` with `len` floats of one of this thread's buffers, whose contents are left over from earlier use.
+/// Runs `body` with `len` floats of one of this thread's buffers. Their initial contents are unspecified.
 pub(in crate::cpu) fn with<R>(buffer: Buffer, len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     BUFFERS.with(|buffers| body(grown(&mut buffers[buffer as usize].borrow_mut(), len)))
 }
@@ -109,8 +111,8 @@ pub(in crate::cpu) fn transpose(source: &[f32], cols: usize, target: &mut [f32],
     }
 }
 
-/// `target [panel][rows][PANEL]` from the first `cols` columns of `source`, whose rows are `stride` apart; the last
-/// panel is as narrow as its columns.
+/// Packs the first `cols` columns of `source`, with row stride `stride`, into `target [panel][rows][PANEL]`. The last
+/// panel has only as many columns as remain.
 pub(in crate::cpu) fn pack_panels(source: &[f32], stride: usize, cols: usize, target: &mut [f32], rows: usize) {
     for (panel, target) in target[..rows * cols].chunks_mut(rows * PANEL).enumerate() {
         let width = target.len() / rows;

@@ -1,12 +1,12 @@
-//! The threads of the CPU backend: each on a processor of its own, where there is one for each.
+//! The thread pool of the CPU backend, with threads pinned to processors if there is one processor per thread.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// A pool of `threads` threads. Where that is as many as this process may use processors, each stays on its own:
-/// otherwise the system may start two on one processor, and takes tens of milliseconds to part them.
+/// A pool of `threads` threads. If this process may use exactly that many processors, each thread is pinned to one:
+/// otherwise the system may start two threads on the same processor, and takes tens of milliseconds to separate them.
 pub(in crate::cpu) fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
     let processors = processors();
     let pinned = processors.len() == threads;
@@ -15,32 +15,32 @@ pub(in crate::cpu) fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
         .thread_name(|index| format!("cpu-{index}"))
         .start_handler(move |index| {
             if pinned {
-                stay_on(processors[index]);
+                pin_to(processors[index]);
             }
         })
         .build()
         .map(Arc::new)
-        .with_context(|| format!("cannot start {threads} threads; ask for fewer with --threads"))
+        .with_context(|| format!("cannot start {threads} threads; try a smaller --threads"))
 }
 
-/// The numbers of the processors that this process may use; none where the system does not tell.
+/// The processors that this process may use; empty if the system does not report them.
 #[cfg(target_os = "linux")]
 fn processors() -> Vec<usize> {
-    // SAFETY: all zeros is an empty set, and the call gets the set's size.
+    // SAFETY: an all-zero `cpu_set_t` is a valid empty set, and the call receives the set's size.
     let (set, failed) = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         let failed = libc::sched_getaffinity(0, size_of_val(&set), &mut set) != 0;
         (set, failed)
     };
     let all = 0..if failed { 0 } else { libc::CPU_SETSIZE as usize };
-    // SAFETY: the numbers are below the size of a set.
+    // SAFETY: the numbers are below `CPU_SETSIZE`.
     all.filter(|&processor| unsafe { libc::CPU_ISSET(processor, &set) }).collect()
 }
 
-/// Keeps the calling thread on one processor. Where the system refuses, it runs wherever it is put.
+/// Pins the calling thread to one processor; without effect if the system refuses.
 #[cfg(target_os = "linux")]
-fn stay_on(processor: usize) {
-    // SAFETY: the number came out of such a set, and the call gets the set's size.
+fn pin_to(processor: usize) {
+    // SAFETY: the number is a member of such a set, and the call receives the set's size.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(processor, &mut set);
@@ -54,4 +54,4 @@ fn processors() -> Vec<usize> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn stay_on(_processor: usize) {}
+fn pin_to(_processor: usize) {}

@@ -1,45 +1,45 @@
-//! The forward pass of a Winograd convolution, with the max pooling that may end it.
+//! The forward pass of a Winograd convolution, optionally with fused max pooling.
 
 use rayon::prelude::*;
 
 use super::tiling::{Part, Winograd};
-use super::transform::{Join, PLANES};
+use super::transform::{InverseTransform, PLANES};
 use crate::cpu::runtime::scratch::PANEL;
 use crate::cpu::{Instructions, activate};
 use crate::ops::{Activation, MaxPool2d};
 use crate::shape::Window;
 
-/// How a forward pass ends.
+/// The epilogue of a forward pass.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct End<'a> {
-    /// Empty, or a value for each channel.
+pub(in crate::cpu) struct Epilogue<'a> {
+    /// One value per channel, or empty.
     pub bias: &'a [f32],
     pub activation: Activation,
-    /// Whether only the maximum of each tile is wanted.
+    /// Whether to write only the maximum of each 2×2 tile.
     pub pooled: bool,
 }
 
 impl Winograd {
-    /// Whether the tiles are the pooling's windows, and the activation one that ends a tile.
-    pub fn pools(&self, pool: &MaxPool2d, activation: Activation) -> bool {
+    /// Whether the pooling's windows coincide with the tiles, and the activation can be fused too.
+    pub fn can_fuse_pool(&self, pool: &MaxPool2d, activation: Activation) -> bool {
         pool.window == Window { kernel: 2, stride: 2, padding: 0 }
             && self.output.height.is_multiple_of(2)
             && self.output.width.is_multiple_of(2)
             && matches!(activation, Activation::Identity | Activation::Relu)
     }
 
-    /// `y = activation(convolution(x) + bias)`; `weights` as [`Winograd::split_weights`] made them. Where it is pooled,
-    /// `argmax` receives the numbers of the maxima, unless there is none.
+    /// `y = activation(convolution(x) + bias)`, optionally pooled. `weights` come from [`Winograd::transform_weights`].
+    /// With pooling, `argmax` receives the position of each maximum, if it is given.
     pub fn forward(
         &self,
         set: Instructions,
         x: &[f32],
         weights: &[f32],
-        end: End,
+        epilogue: Epilogue,
         y: &mut [f32],
         argmax: Option<&mut [u32]>,
     ) {
-        let (per_sample, per_line) = match end.pooled {
+        let (per_sample, per_line) = match epilogue.pooled {
             true => (self.lines * self.cols * self.output.channels, self.cols * self.output.channels),
             false => (self.output.len(), 2 * self.output.width * self.output.channels),
         };
@@ -55,7 +55,7 @@ impl Winograd {
             return pieces.for_each(|(piece, y)| {
                 y.par_chunks_mut(part_len).enumerate().for_each(|(index, y)| {
                     let x = &x[piece * samples * self.op.input.len()..];
-                    self.forward_part(set, part(y, index * lines), x, weights, end, y, &mut []);
+                    self.forward_part(set, part(y, index * lines), x, weights, epilogue, y, &mut []);
                 });
             });
         };
@@ -63,38 +63,38 @@ impl Winograd {
             let parts = y.par_chunks_mut(part_len).zip(argmax.par_chunks_mut(part_len)).enumerate();
             parts.for_each(|(index, (y, argmax))| {
                 let x = &x[piece * samples * self.op.input.len()..];
-                self.forward_part(set, part(y, index * lines), x, weights, end, y, argmax);
+                self.forward_part(set, part(y, index * lines), x, weights, epilogue, y, argmax);
             });
         });
     }
 
-    /// One part of the tiles; `x` begins with its first sample, `y` and `argmax` with its first tile.
-    #[allow(clippy::too_many_arguments)] // of one function, for two of its lines
+    /// Computes one part of the tiles. `x` starts at the part's first sample, `y` and `argmax` at its first tile.
+    #[allow(clippy::too_many_arguments)] // extracted from `forward`, which calls it in two places
     fn forward_part(
         &self,
         set: Instructions,
         part: Part,
         x: &[f32],
         weights: &[f32],
-        end: End,
+        epilogue: Epilogue,
         y: &mut [f32],
         argmax: &mut [u32],
     ) {
-        let (channels, relu) = (self.op.input.channels, end.activation == Activation::Relu);
+        let (channels, relu) = (self.op.input.channels, epilogue.activation == Activation::Relu);
         self.with_input(set, part, x, |tiles| {
             for (index, weights) in weights.chunks(PLANES * channels * PANEL).enumerate() {
                 let first = index * PANEL;
-                let bias = if end.bias.is_empty() { end.bias } else { &end.bias[first..] };
+                let bias = if epilogue.bias.is_empty() { epilogue.bias } else { &epilogue.bias[first..] };
                 self.with_products(set, part, tiles, weights, channels, |products, width| {
-                    if !end.pooled {
-                        let join = Join::Output { bias, relu };
-                        return self.join_output(set, join, part, products, width, &mut y[first..]);
+                    if !epilogue.pooled {
+                        let inverse = InverseTransform::Output { bias, relu };
+                        return self.write_output(set, inverse, part, products, width, &mut y[first..]);
                     }
                     let argmax = argmax.get_mut(first..).unwrap_or_default();
-                    self.join_maxima(set, (bias, relu), part, products, width, &mut y[first..], argmax);
+                    self.write_maxima(set, (bias, relu), part, products, width, &mut y[first..], argmax);
                 });
             }
         });
-        activate(set, end.activation, y);
+        activate(set, epilogue.activation, y);
     }
 }

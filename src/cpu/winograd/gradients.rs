@@ -1,37 +1,37 @@
-//! Convolutions of 3×3 and stride 1 by Winograd's F(2×2, 3×3): sixteen products over tiles, with 4/9 of the
-//! multiplications.
+//! Gradients of Winograd convolutions, with the weight transforms and the sixteen products per tile that the forward
+//! pass uses too. F(2×2, 3×3) needs 4/9 of the multiplications of a direct convolution.
 
 use rayon::prelude::*;
 
 use super::tiling::{Part, Winograd};
-use super::transform::{Join, PLANES, Split, Tiles};
+use super::transform::{InverseTransform, PLANES, Tiles, Transform};
 use crate::cpu::Instructions;
 use crate::cpu::gemm::kernel::{Gemm, LeftStrides, Start};
 use crate::cpu::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use crate::shape::Shape;
 
-/// Pieces that work is cut into at least, where the batch is large enough. Every piece reads all weights: where these
-/// are more than any cache holds, there are fewer.
-const LEAST_PIECES: usize = 16;
-const LEAST_PIECES_OF_MANY_WEIGHTS: usize = 4;
-const MANY_WEIGHTS: usize = 1 << 21;
+/// Minimum number of pieces of work, if the batch is large enough. Every piece reads all weights, so weights that
+/// exceed the caches get fewer pieces.
+const MIN_PIECES: usize = 16;
+const MIN_PIECES_LARGE_WEIGHTS: usize = 4;
+const LARGE_WEIGHT_LEN: usize = 1 << 21;
 
-/// Tiles of a piece: as many rows as make the products worth their while, and as few as stay in L2.
-const LEAST_TILES: usize = 8;
-const TILES: usize = 32;
-const MOST_TILES: usize = 64;
+/// Tiles per piece: enough rows for efficient products, and few enough to stay in L2.
+const MIN_TILES: usize = 8;
+const TARGET_TILES: usize = 32;
+const MAX_TILES: usize = 64;
 
-/// Panels of output channels for which one piece of the weight gradient uses the same transformed input.
+/// Panels of output channels that share one transformed input in the weight gradient.
 const WEIGHT_PANELS: usize = 4;
 
 impl Winograd {
-    /// Floats of the transformed weights.
+    /// Length of the transformed weights.
     pub fn weight_len(&self) -> usize {
         PLANES * self.op.input.channels * self.op.out_channels
     }
 
-    /// The weights as the forward pass reads them: `[panel of oc][plane][ic][PANEL]`.
-    pub fn split_weights(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
+    /// Transforms the weights for the forward pass: `[panel of oc][plane][ic][PANEL]`.
+    pub fn transform_weights(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
         let (patch, channels) = (self.op.patch_len(), self.op.input.channels);
         let panels = target.par_chunks_mut(PLANES * channels * PANEL).zip(weight.par_chunks(patch * PANEL));
         panels.for_each(|(target, weight)| {
@@ -39,13 +39,13 @@ impl Winograd {
             let len = channels * width;
             scratch::with(Buffer::Packed, weight.len(), |transposed| {
                 set.run(|| scratch::transpose(weight, patch, transposed, width));
-                weight_tile(len).split(set, Split::Weight, transposed, target);
+                weight_tile(len).transform(set, Transform::Weight, transposed, target);
             });
         });
     }
 
-    /// The weights as the input's gradient reads them: `[panel of ic][plane][oc][PANEL]`.
-    pub fn split_weights_backward(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
+    /// Transforms the weights for the input gradient: `[panel of ic][plane][oc][PANEL]`.
+    pub fn transform_weights_backward(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
         let (channels, out_channels) = (self.op.input.channels, self.op.out_channels);
         target.par_chunks_mut(PLANES * out_channels * PANEL).enumerate().for_each(|(panel, target)| {
             let width = target.len() / (PLANES * out_channels);
@@ -58,23 +58,23 @@ impl Winograd {
                 plane: out_channels * width,
                 row: width,
             };
-            tiles.split(set, Split::Weight, &weight[panel * PANEL..], target);
+            tiles.transform(set, Transform::Weight, &weight[panel * PANEL..], target);
         });
     }
 
-    /// Samples of a piece, and lines of tiles where it is a part of one sample.
+    /// Samples per piece, and lines of tiles per piece if a piece is a part of one sample.
     pub fn piece(&self, batch: usize) -> (usize, usize) {
-        let many = self.weight_len() > MANY_WEIGHTS;
-        let least = if many { LEAST_PIECES_OF_MANY_WEIGHTS } else { LEAST_PIECES };
-        let samples = TILES.div_ceil(self.lines * self.cols).min(batch / least).max(1);
+        let is_large = self.weight_len() > LARGE_WEIGHT_LEN;
+        let min_pieces = if is_large { MIN_PIECES_LARGE_WEIGHTS } else { MIN_PIECES };
+        let samples = TARGET_TILES.div_ceil(self.lines * self.cols).min(batch / min_pieces).max(1);
         if samples > 1 {
             return (samples, self.lines);
         }
-        let lines = (self.lines * batch).div_ceil(LEAST_PIECES).max(LEAST_TILES.div_ceil(self.cols));
-        (1, lines.min(MOST_TILES / self.cols).clamp(1, self.lines))
+        let lines = (self.lines * batch).div_ceil(MIN_PIECES).max(MIN_TILES.div_ceil(self.cols));
+        (1, lines.min(MAX_TILES / self.cols).clamp(1, self.lines))
     }
 
-    /// `d_x` of `d_y`; `weights` as [`Winograd::split_weights_backward`] made them.
+    /// The input gradient. `weights` come from [`Winograd::transform_weights_backward`].
     pub fn backward_input(&self, set: Instructions, d_y: &[f32], weights: &[f32], d_x: &mut [f32]) {
         let (input, output) = (self.op.input, self.output);
         let (samples, _) = self.piece(d_x.len() / input.len());
@@ -92,12 +92,12 @@ impl Winograd {
         });
     }
 
-    /// `d_x` of whole samples, of a shape that the tiles cover exactly.
+    /// The input gradient of whole samples, with a `shape` that the tiles cover exactly.
     fn sum_input(&self, set: Instructions, d_y: &[f32], weights: &[f32], d_x: &mut [f32], shape: Shape) {
         d_x.fill(0.0);
         let channels = self.output.channels;
         let samples = d_y.len() / self.output.len();
-        let lines = if samples > 1 { self.lines } else { (MOST_TILES / self.cols).clamp(1, self.lines) };
+        let lines = if samples > 1 { self.lines } else { (MAX_TILES / self.cols).clamp(1, self.lines) };
         for first_line in (0..self.lines).step_by(lines) {
             let part = Part { samples, first_line, lines: lines.min(self.lines - first_line) };
             self.with_output_gradient(set, Buffer::Tiles, part, d_y, 0..channels, |tiles| {
@@ -110,7 +110,7 @@ impl Winograd {
         }
     }
 
-    /// `d_weight` of a batch, through `partials` for sums that are still apart.
+    /// The weight gradient of a batch; `partials` is a buffer for partial sums.
     pub fn backward_weight(
         &self,
         set: Instructions,
@@ -124,7 +124,7 @@ impl Winograd {
         let panels = self.op.out_channels.div_ceil(PANEL);
         let panels_per_piece = panels.min(WEIGHT_PANELS);
         let pieces = panels.div_ceil(panels_per_piece);
-        // Every group sums the products of its tiles, [panel][plane][ic][PANEL].
+        // Each group sums the products of its tiles, [panel][plane][ic][PANEL].
         let panel_len = PLANES * channels * PANEL;
         let lines_per_group = lines.div_ceil(weight_groups(panels * panel_len, pieces));
         let groups = lines.div_ceil(lines_per_group);
@@ -145,13 +145,13 @@ impl Winograd {
                 }
             });
             scratch::with(Buffer::Packed, d_weight.len(), |transposed| {
-                weight_tile(channels * width).join(set, Join::WeightGradient, sum, transposed);
+                weight_tile(channels * width).inverse_transform(set, InverseTransform::WeightGradient, sum, transposed);
                 set.run(|| scratch::transpose(transposed, width, d_weight, patch));
             });
         });
     }
 
-    /// The products of the transformed tiles of some lines, for the output channels from `first_channel`.
+    /// Sums the products of transformed tiles over the lines of `group`, for the output channels from `first_channel`.
     fn sum_weights(
         &self,
         set: Instructions,
@@ -165,8 +165,8 @@ impl Winograd {
         let (mut at, mut start) = (group.start, Start::Zero);
         while at < group.end {
             let (sample, first_line) = (at / self.lines, at % self.lines);
-            let lines = (MOST_TILES / self.cols).max(1).min(group.end - at);
-            // Either whole lines of one sample, or as many whole samples as there are.
+            let lines = (MAX_TILES / self.cols).max(1).min(group.end - at);
+            // Either several whole samples, or some lines of one sample.
             let part = match lines / self.lines {
                 samples if samples > 0 && first_line == 0 => Part { samples, first_line, lines: self.lines },
                 _ => Part { samples: 1, first_line, lines: lines.min(self.lines - first_line) },
@@ -199,11 +199,12 @@ impl Winograd {
                     });
                 }
             });
-            (at, start) = (at + part.samples * part.lines, Start::There);
+            (at, start) = (at + part.samples * part.lines, Start::Accumulate);
         }
     }
 
-    /// Gives `body` the products `[plane][tile][width]` of a part's tiles and one panel of weights, and its width.
+    /// Calls `body` with the products `[plane][tile][width]` of a part's tiles and one panel of weights, and the
+    /// panel's width.
     pub fn with_products(
         &self,
         set: Instructions,
@@ -235,7 +236,7 @@ impl Winograd {
     }
 }
 
-/// All of a panel's weights as one tile of many channels: `[3][3][len]` and `[plane][len]`.
+/// All weights of a panel as a single tile with `len` channels: `[3][3][len]`, transformed to `[plane][len]`.
 fn weight_tile(len: usize) -> Tiles {
     Tiles { count: 1, channels: len, line: 3 * len, pixel: len, plane: len, ..Tiles::default() }
 }

@@ -1,33 +1,33 @@
-//! The six matrices of Winograd's F(2×2, 3×3) and of its gradients, as sums of vectors.
+//! The six transform matrices of Winograd's F(2×2, 3×3) and its gradients, as operations on vectors.
 //!
-//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with the signs of the last row of `Bᵀ`
-//! and the last column of `Aᵀ` turned, which spares a negation. An output is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`; as this is
-//! linear in the weights `g` as well as in the input `d`, gradients go through the transposed matrices.
+//! Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), with opposite signs in the last row of
+//! `Bᵀ` and the last column of `Aᵀ`, which saves a negation. An output tile is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`. It is
+//! linear in the weights `g` and in the input `d`, so the gradients use the transposed matrices.
 
 use crate::cpu::gemm::vector::Vector;
 
-/// A matrix, as what it does to at most four values.
-pub(in crate::cpu) trait Map {
+/// A transform matrix, as an operation on at most four values.
+pub(in crate::cpu) trait TransformMatrix {
     const FROM: usize;
     const TO: usize;
-    /// Whether results are added to what is there.
-    const ADDS: bool = false;
-    /// Whether a bias and an activation follow.
-    const ENDS: bool = false;
+    /// Whether results are added to the existing values.
+    const ACCUMULATES: bool = false;
+    /// Whether a bias and an activation may follow.
+    const HAS_EPILOGUE: bool = false;
 
     /// # Safety
-    /// The machine must have `V`'s instructions.
+    /// The machine must support `V`'s instructions.
     unsafe fn apply<V: Vector>(values: [V; 4]) -> [V; 4];
 }
 
 /// `M values Mᵀ`
 ///
 /// # Safety
-/// The machine must have `V`'s instructions.
+/// The machine must support `V`'s instructions.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // vectors must not pass through functions without their instructions
-pub(in crate::cpu) unsafe fn both_ways<V: Vector, M: Map>(values: [[V; 4]; 4]) -> [[V; 4]; 4] {
-    // SAFETY: handed on to the caller.
+#[allow(clippy::needless_range_loop)] // vectors must not be passed to functions without the instruction set
+pub(in crate::cpu) unsafe fn transform_2d<V: Vector, M: TransformMatrix>(values: [[V; 4]; 4]) -> [[V; 4]; 4] {
+    // SAFETY: the caller upholds the contract.
     unsafe {
         let mut rows = [[V::splat(0.0); 4]; 4];
         for y in 0..M::FROM {
@@ -57,9 +57,9 @@ pub(in crate::cpu) struct OutputGradient;
 /// `Gᵀ`
 pub(in crate::cpu) struct WeightGradient;
 
-// SAFETY of all bodies: the caller has `V`'s instructions.
+// SAFETY of all bodies: the caller guarantees support for `V`'s instructions.
 
-impl Map for Input {
+impl TransformMatrix for Input {
     const FROM: usize = 4;
     const TO: usize = 4;
 
@@ -69,10 +69,10 @@ impl Map for Input {
     }
 }
 
-impl Map for InputGradient {
+impl TransformMatrix for InputGradient {
     const FROM: usize = 4;
     const TO: usize = 4;
-    const ADDS: bool = true;
+    const ACCUMULATES: bool = true;
 
     #[inline(always)]
     unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
@@ -80,10 +80,10 @@ impl Map for InputGradient {
     }
 }
 
-impl Map for Output {
+impl TransformMatrix for Output {
     const FROM: usize = 4;
     const TO: usize = 2;
-    const ENDS: bool = true;
+    const HAS_EPILOGUE: bool = true;
 
     #[inline(always)]
     unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
@@ -91,7 +91,7 @@ impl Map for Output {
     }
 }
 
-impl Map for OutputGradient {
+impl TransformMatrix for OutputGradient {
     const FROM: usize = 2;
     const TO: usize = 4;
 
@@ -101,7 +101,7 @@ impl Map for OutputGradient {
     }
 }
 
-impl Map for Weight {
+impl TransformMatrix for Weight {
     const FROM: usize = 3;
     const TO: usize = 4;
 
@@ -114,7 +114,7 @@ impl Map for Weight {
     }
 }
 
-impl Map for WeightGradient {
+impl TransformMatrix for WeightGradient {
     const FROM: usize = 4;
     const TO: usize = 3;
 

@@ -1,4 +1,4 @@
-//! 3×3 convolutions of stride 1 by Winograd's algorithm: tiles, their transforms, and the products between.
+//! 3×3 convolutions of stride 1 by Winograd's algorithm: tiling, transforms, and the matrix products between them.
 
 pub(super) mod forward;
 pub(super) mod gradients;

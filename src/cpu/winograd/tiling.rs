@@ -1,23 +1,23 @@
-//! How Winograd's tiles cover an image: what lies beyond its edges is read as zeros, and cut off where it is written.
+//! Tiling of an image for Winograd convolutions. Pixels beyond the edges are read as zeros, and are not written.
 
 use std::ops::Range;
 
-use super::transform::{CHANNELS, Join, PLANES, Split, Tiles};
-use super::transform_pool::Pooled;
+use super::transform::{CHANNELS, InverseTransform, PLANES, Tiles, Transform};
+use super::transform_pool::PooledEpilogue;
 use crate::cpu::Instructions;
 use crate::cpu::runtime::scratch::{self, Buffer};
 use crate::ops::Conv2d;
 use crate::shape::Shape;
 
-/// Floats that keep planes from falling on the same lines of the cache.
+/// Floats of padding per plane, so that planes do not map to the same cache sets.
 const SKEW: usize = 16;
 
-/// A convolution that suits, and the tiles of its output.
+/// A convolution that Winograd's algorithm applies to, and the number of its output tiles.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) struct Winograd {
     pub op: Conv2d,
     pub output: Shape,
-    /// Lines of tiles, and tiles in each.
+    /// Number of lines of tiles, and of tiles per line.
     pub lines: usize,
     pub cols: usize,
 }
@@ -30,9 +30,9 @@ pub(in crate::cpu) struct Part {
     pub lines: usize,
 }
 
-/// An image that is split into tiles, two pixels from one to the next.
+/// An image to transform in tiles, which are two pixels apart.
 struct Source {
-    split: Split,
+    transform: Transform,
     shape: Shape,
     padding: usize,
     /// Pixels by which tiles overlap.
@@ -40,7 +40,7 @@ struct Source {
 }
 
 impl Part {
-    /// Every line of tiles: its sample, its number in the sample, and its number in the part.
+    /// For each line of tiles, its sample, its index within the sample, and its index within the part.
     fn each_line(self) -> impl Iterator<Item = (usize, usize, usize)> {
         let lines =
             move |sample| (0..self.lines).map(move |line| (sample, self.first_line + line, sample * self.lines + line));
@@ -49,35 +49,36 @@ impl Part {
 }
 
 impl Winograd {
-    /// `None` where the direct product is faster, or the only way.
+    /// `None` if Winograd's algorithm does not apply, or is slower than a direct product.
     pub fn new(op: &Conv2d, output: Shape) -> Option<Self> {
-        let suits = op.is_plain()
+        let applicable = op.is_plain()
             && op.window.kernel == 3
             && op.window.stride == 1
             && op.input.channels.is_multiple_of(CHANNELS)
             && op.out_channels.is_multiple_of(CHANNELS)
             && output.height.min(output.width) >= 2;
         let (lines, cols) = (output.height.div_ceil(2), output.width.div_ceil(2));
-        suits.then_some(Self { op: *op, output, lines, cols })
+        applicable.then_some(Self { op: *op, output, lines, cols })
     }
 
+    /// Number of tiles of a part.
     pub fn tiles(&self, part: Part) -> usize {
         part.samples * part.lines * self.cols
     }
 
-    /// From one plane of a part to the next.
+    /// Distance between the planes of a part.
     pub fn plane_len(&self, part: Part, channels: usize) -> usize {
         self.tiles(part) * channels + SKEW
     }
 
-    /// Gives `body` the planes `[plane][tile][channels]` of the input; `x` begins with the part's first sample.
+    /// Calls `body` with the transformed input, `[plane][tile][channels]`; `x` starts at the part's first sample.
     pub fn with_input(&self, set: Instructions, part: Part, x: &[f32], body: impl FnOnce(&[f32])) {
         let (shape, padding) = (self.op.input, self.op.window.padding);
-        let source = Source { split: Split::Input, shape, padding, overlap: 2 };
-        self.with_split(set, &source, Buffer::Tiles, part, x, 0..shape.channels, body);
+        let source = Source { transform: Transform::Input, shape, padding, overlap: 2 };
+        self.with_transformed(set, &source, Buffer::Tiles, part, x, 0..shape.channels, body);
     }
 
-    /// As [`Winograd::with_input`], of some channels of the output's gradient.
+    /// Like [`Winograd::with_input`], for some channels of the output gradient.
     pub fn with_output_gradient(
         &self,
         set: Instructions,
@@ -87,12 +88,12 @@ impl Winograd {
         channels: Range<usize>,
         body: impl FnOnce(&[f32]),
     ) {
-        let source = Source { split: Split::OutputGradient, shape: self.output, padding: 0, overlap: 0 };
-        self.with_split(set, &source, buffer, part, d_y, channels, body);
+        let source = Source { transform: Transform::OutputGradient, shape: self.output, padding: 0, overlap: 0 };
+        self.with_transformed(set, &source, buffer, part, d_y, channels, body);
     }
 
-    #[allow(clippy::too_many_arguments)] // of two functions that leave most to it
-    fn with_split(
+    #[allow(clippy::too_many_arguments)] // the common part of the two functions above
+    fn with_transformed(
         &self,
         set: Instructions,
         source: &Source,
@@ -118,18 +119,19 @@ impl Winograd {
                         row: width,
                     };
                     let planes = &mut planes[index * self.cols * width..];
-                    tiles.split(set, source.split, &lines[channels.start..], planes);
+                    tiles.transform(set, source.transform, &lines[channels.start..], planes);
                 });
             }
             body(planes);
         });
     }
 
-    /// Writes a part's `products` for `width` channels; `y` begins with the first of them, in the part's first pixel.
-    pub fn join_output(
+    /// Writes the output of a part's `products` for `width` channels; `y` starts at the first of these channels in the
+    /// part's first pixel.
+    pub fn write_output(
         &self,
         set: Instructions,
-        join: Join,
+        inverse: InverseTransform,
         part: Part,
         products: &[f32],
         width: usize,
@@ -144,12 +146,13 @@ impl Winograd {
             let tiles =
                 Tiles { count: self.cols, channels: width, line: line_len, pixel, tile: 2 * pixel, plane, row: width };
             if height == 2 && 2 * self.cols == shape.width {
-                tiles.join(set, join, products, y);
+                tiles.inverse_transform(set, inverse, products, y);
                 continue;
             }
             let covered = 2 * self.cols * width;
             scratch::with(Buffer::Padded, 2 * covered, |lines| {
-                Tiles { line: covered, pixel: width, tile: 2 * width, ..tiles }.join(set, join, products, lines);
+                Tiles { line: covered, pixel: width, tile: 2 * width, ..tiles }
+                    .inverse_transform(set, inverse, products, lines);
                 for (index, pixels) in lines.chunks_exact(covered).take(height).enumerate() {
                     for (x, values) in pixels.chunks_exact(width).take(shape.width).enumerate() {
                         y[index * line_len + x * pixel..][..width].copy_from_slice(values);
@@ -159,10 +162,10 @@ impl Winograd {
         }
     }
 
-    /// Writes the maximum of each tile of a part's `products` for `width` channels, with its number in `argmax` unless
-    /// that is empty; both begin with the first of these channels, in the part's first tile.
-    #[allow(clippy::too_many_arguments)] // of one function, beside `join_output`
-    pub fn join_maxima(
+    /// Writes the maximum of each output tile of a part's `products` for `width` channels, and its position to `argmax`
+    /// unless that is empty. Both start at the first of these channels in the part's first tile.
+    #[allow(clippy::too_many_arguments)] // the counterpart of `write_output`
+    pub fn write_maxima(
         &self,
         set: Instructions,
         (bias, relu): (&[f32], bool),
@@ -177,13 +180,13 @@ impl Winograd {
         for (_, line, index) in part.each_line() {
             let at = index * self.cols;
             let argmax = argmax.get_mut(at * channels..).unwrap_or_default();
-            let end = Pooled { bias, relu, first: 2 * line * self.output.width, width: self.output.width };
-            tiles.join_pooled(set, &end, &products[at * width..], &mut y[at * channels..], argmax);
+            let epilogue = PooledEpilogue { bias, relu, first: 2 * line * self.output.width, width: self.output.width };
+            tiles.inverse_transform_pooled(set, &epilogue, &products[at * width..], &mut y[at * channels..], argmax);
         }
     }
 
-    /// Adds a part's `products` for `width` channels to images of `shape`, which the tiles cover exactly; `d_x` begins
-    /// with the first of these channels, in the first pixel of the part's first sample.
+    /// Adds the input gradients of a part's `products` for `width` channels to images of `shape`, which the tiles cover
+    /// exactly; `d_x` starts at the first of these channels in the first pixel of the part's first sample.
     pub fn add_to_input(
         &self,
         set: Instructions,
@@ -199,21 +202,21 @@ impl Winograd {
             let tiles =
                 Tiles { count: self.cols, channels: width, line: line_len, pixel, tile: 2 * pixel, plane, row: width };
             let d_x = &mut d_x[sample * shape.len() + 2 * line * line_len..];
-            tiles.join(set, Join::InputGradient, &products[index * self.cols * width..], d_x);
+            tiles.inverse_transform(set, InverseTransform::InputGradient, &products[index * self.cols * width..], d_x);
         }
     }
 
-    /// The pixels that the tiles read: the input, its padding, and beyond.
+    /// The area that the tiles read: the input, its padding, and possibly pixels beyond.
     pub fn covered_input(&self) -> Shape {
         Shape::new(2 * self.lines + 2, 2 * self.cols + 2, self.op.input.channels)
     }
 
-    /// Whether these are the input alone.
+    /// Whether that area is exactly the input.
     pub fn covers_input(&self) -> bool {
         self.op.window.padding == 0 && self.covered_input() == self.op.input
     }
 
-    /// The input out of what the tiles cover.
+    /// Copies the input's area out of the covered area.
     pub fn crop(&self, covered: &[f32], d_x: &mut [f32]) {
         let (input, padding) = (self.op.input, self.op.window.padding);
         let lines = covered.chunks_exact(self.covered_input().width * input.channels).skip(padding);
@@ -224,7 +227,7 @@ impl Winograd {
 }
 
 impl Source {
-    /// Gives `body` the pixels of one line of tiles, and the floats from one of their lines to the next.
+    /// Calls `body` with the pixels of one line of tiles, and their line stride.
     fn with_lines(&self, cols: usize, tile_line: usize, image: &[f32], body: impl FnOnce(&[f32], usize)) {
         let &Self { shape, padding, overlap, .. } = self;
         let (first, height, width) = (2 * tile_line, 2 + overlap, 2 * cols + overlap);

@@ -1,72 +1,89 @@
-//! The end of a Winograd convolution whose tiles of two by two pixels are the windows of a max pooling: only their
-//! maxima are written.
+//! The output transform of a Winograd convolution with a fused 2×2 max pooling: only the maximum of each tile is
+//! written.
 
-use super::maps::{Output, both_ways};
+use super::maps::{Output, transform_2d};
 use super::transform::Tiles;
 use crate::cpu::Instructions;
 use crate::cpu::gemm::vector::{Portable, Vector};
 
-/// What happens to the pixels of a row of tiles before and after their maximum is taken.
-pub(in crate::cpu) struct Pooled<'a> {
-    /// Empty, or a value for each channel.
+/// The epilogue of a row of tiles with max pooling.
+pub(in crate::cpu) struct PooledEpilogue<'a> {
+    /// One value per channel, or empty.
     pub bias: &'a [f32],
     pub relu: bool,
-    /// Number of the first tile's first pixel in its sample, and pixels of a line: an argmax is such a number.
+    /// Index of the first tile's first pixel within its sample, and pixels per line; an argmax is such an index.
     pub first: usize,
     pub width: usize,
 }
 
 impl Tiles {
-    /// As [`Tiles::join`] of an output, of which `y` receives the maximum of each tile, [`Tiles::tile`] floats from one
-    /// to the next, and `argmax`, unless it is empty, that pixel's number.
-    pub fn join_pooled(&self, set: Instructions, end: &Pooled, planes: &[f32], y: &mut [f32], argmax: &mut [u32]) {
-        assert!(end.bias.is_empty() || end.bias.len() >= self.channels, "{} values of bias: {self:?}", end.bias.len());
-        assert!(argmax.is_empty() || argmax.len() == y.len(), "{} numbers for {} maxima", argmax.len(), y.len());
+    /// Like [`Tiles::inverse_transform`] of an output, but `y` receives the maximum of each tile, at stride
+    /// [`Tiles::tile`]. Unless it is empty, `argmax` receives the index of the maximum's pixel.
+    pub fn inverse_transform_pooled(
+        &self,
+        set: Instructions,
+        epilogue: &PooledEpilogue,
+        planes: &[f32],
+        y: &mut [f32],
+        argmax: &mut [u32],
+    ) {
+        assert!(
+            epilogue.bias.is_empty() || epilogue.bias.len() >= self.channels,
+            "{} bias values for {self:?}",
+            epilogue.bias.len()
+        );
+        assert!(argmax.is_empty() || argmax.len() == y.len(), "{} indices for {} maxima", argmax.len(), y.len());
         self.check(1, y.len(), planes.len());
         let argmax = if argmax.is_empty() { std::ptr::null_mut() } else { argmax.as_mut_ptr() };
         let (planes, y) = (planes.as_ptr(), y.as_mut_ptr());
-        // SAFETY: all that is touched was checked; that the machine has the instructions, when the backend was made.
+        // SAFETY: the bounds were checked above, and support for the instructions when the backend was created.
         unsafe {
             match set {
                 #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 => self.pool_avx512(end, planes, y, argmax),
+                Instructions::Avx512 => self.pool_avx512(epilogue, planes, y, argmax),
                 #[cfg(target_arch = "x86_64")]
-                Instructions::Avx2 => self.pool_avx2(end, planes, y, argmax),
-                _ => self.pool_with::<Portable>(end, planes, y, argmax),
+                Instructions::Avx2 => self.pool_avx2(epilogue, planes, y, argmax),
+                _ => self.pool_with::<Portable>(epilogue, planes, y, argmax),
             }
         }
     }
 
     /// # Safety
-    /// As [`Tiles::pool_with`].
+    /// See [`Tiles::pool_with`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn pool_avx2(&self, end: &Pooled, planes: *const f32, y: *mut f32, argmax: *mut u32) {
-        // SAFETY: handed on to the caller.
-        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx2>(end, planes, y, argmax) }
+    unsafe fn pool_avx2(&self, epilogue: &PooledEpilogue, planes: *const f32, y: *mut f32, argmax: *mut u32) {
+        // SAFETY: the caller upholds the contract.
+        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx2>(epilogue, planes, y, argmax) }
     }
 
     /// # Safety
-    /// As [`Tiles::pool_with`].
+    /// See [`Tiles::pool_with`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma")]
-    unsafe fn pool_avx512(&self, end: &Pooled, planes: *const f32, y: *mut f32, argmax: *mut u32) {
-        // SAFETY: handed on to the caller.
-        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx512>(end, planes, y, argmax) }
+    unsafe fn pool_avx512(&self, epilogue: &PooledEpilogue, planes: *const f32, y: *mut f32, argmax: *mut u32) {
+        // SAFETY: the caller upholds the contract.
+        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx512>(epilogue, planes, y, argmax) }
     }
 
     /// # Safety
-    /// The tiles must lie within the planes, their maxima within `y` and, unless it is null, within `argmax`; a bias
-    /// must have as many values as there are channels; the machine must have `V`'s instructions.
+    /// The tiles must lie within the planes, and their maxima within `y` and, unless it is null, `argmax`. A bias must
+    /// have one value per channel. The machine must support `V`'s instructions.
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // vectors must not pass through functions without their instructions
-    unsafe fn pool_with<V: Vector>(&self, end: &Pooled, planes: *const f32, y: *mut f32, argmax: *mut u32) {
-        // SAFETY: only values of the tiles are touched, for which the caller answers.
+    #[allow(clippy::needless_range_loop)] // vectors must not be passed to functions without the instruction set
+    unsafe fn pool_with<V: Vector>(
+        &self,
+        epilogue: &PooledEpilogue,
+        planes: *const f32,
+        y: *mut f32,
+        argmax: *mut u32,
+    ) {
+        // SAFETY: only elements of the tiles are accessed, for which the caller upholds the contract.
         unsafe {
             for index in 0..self.count {
-                let first = end.first + 2 * index;
-                // Numbers travel as the bits of floats, which are moved and never computed with.
-                let number = |y: usize, x: usize| V::splat(f32::from_bits((first + y * end.width + x) as u32));
+                let first = epilogue.first + 2 * index;
+                // Indices are stored in the bits of floats, which are only moved, never computed with.
+                let index_of = |y: usize, x: usize| V::splat(f32::from_bits((first + y * epilogue.width + x) as u32));
                 for channel in (0..self.channels).step_by(V::LANES) {
                     let planes = planes.add(index * self.row + channel);
                     let mut values = [[V::splat(0.0); 4]; 4];
@@ -75,19 +92,19 @@ impl Tiles {
                             values[y][x] = V::load(planes.add((4 * y + x) * self.plane));
                         }
                     }
-                    let values = both_ways::<V, Output>(values);
-                    let has_bias = !end.bias.is_empty();
-                    let bias = if has_bias { V::load(end.bias.as_ptr().add(channel)) } else { V::splat(0.0) };
-                    let (mut best, mut winner) = (V::splat(0.0), number(0, 0));
+                    let values = transform_2d::<V, Output>(values);
+                    let has_bias = !epilogue.bias.is_empty();
+                    let bias = if has_bias { V::load(epilogue.bias.as_ptr().add(channel)) } else { V::splat(0.0) };
+                    let (mut best, mut winner) = (V::splat(0.0), index_of(0, 0));
                     for y in 0..2 {
                         for x in 0..2 {
                             let value = values[y][x].add(bias);
-                            let value = if end.relu { value.relu() } else { value };
+                            let value = if epilogue.relu { value.relu() } else { value };
                             if (y, x) == (0, 0) {
                                 best = value;
                                 continue;
                             }
-                            winner = value.if_greater(best, number(y, x), winner);
+                            winner = value.if_greater(best, index_of(y, x), winner);
                             best = value.if_greater(best, value, best);
                         }
                     }

@@ -45,7 +45,7 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
             );
             lowering.launch("gradient_norm", [blocks, 1], params)?;
         }
-        let (decay, rest) = op.average_shares();
+        let (decay, rest) = op.average_coefficients();
         let params = params!(
             target, 136 bytes,
             [

@@ -58,7 +58,7 @@ impl TuningCache {
     /// The times of a site's algorithms that did not fail.
     pub fn times(&self, site: &str) -> Vec<(Algorithm, f64)> {
         let times = self.file.microseconds.get(site).into_iter().flatten();
-        times.filter_map(|(name, &time)| Some((Algorithm::named(name)?, time?))).collect()
+        times.filter_map(|(name, &time)| Some((Algorithm::from_name(name)?, time?))).collect()
     }
 
     /// Writes the cache to disk if it has changed.
