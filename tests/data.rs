@@ -88,8 +88,8 @@ fn validation_accepts_a_valid_set() {
 
 #[test]
 fn validation_refuses_images_that_do_not_match_the_labels() {
-    assert_invalid(|set| set.train.images.truncate(5), &["training split", "not 5 bytes"]);
-    assert_invalid(|set| set.test.labels.truncate(2), &["test split", "not 6 bytes"]);
+    assert_invalid(|set| set.train.images.truncate(5), &["training split", "do not have 5 bytes"]);
+    assert_invalid(|set| set.test.labels.truncate(2), &["test split", "do not have 6 bytes"]);
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recipe.toml");
     let config = |text: &str, flags: &[&str]| {
-        std::fs::write(&path, format!("dataset = 'digits'\n{text}")).expect("write");
+        std::fs::write(&path, format!("dataset = {:?}\n{text}", folder.path())).expect("write");
         let all = [&["--no-init"][..], flags].concat();
         RunConfig::new(&parse(&all).expect("flags"), Some(&path))
             .unwrap_or_else(|error| panic!("{text}{all:?}: {error:#}"))

@@ -80,7 +80,7 @@ fn invalid_heads_and_dropout_rates_are_errors() {
     let side = net.linear("side", 0, 4).expect("side");
     net.auxiliary(side, 0.3);
     net.linear("fc", 0, 5).expect("fc");
-    assert!(net.finish().unwrap_err().to_string().contains("side gives 4"));
+    assert!(net.finish().unwrap_err().to_string().contains("side has 4"));
     let mut net = Builder::new("dropout", Shape::flat(3));
     assert!(net.dropout(0, 1.0).is_err() && net.dropout(0, -0.1).is_err() && net.dropout(0, f32::NAN).is_err());
 }
