@@ -41,6 +41,16 @@ use state::State;
 use tune::{DevicelessChoice, Tuner, TunerChoice};
 
 /// A CUDA device.
+///
+/// ```no_run
+/// use cnn_cuda::cuda::{Cuda, Options};
+/// use cnn_cuda::ops::Precision;
+///
+/// # fn main() -> anyhow::Result<()> {
+/// let backend = Cuda::new(Options { ordinal: 0, precision: Precision::Fp16, ..Options::default() })?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Cuda {
     options: Options,
     tuner: Tuner,

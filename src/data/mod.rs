@@ -98,6 +98,16 @@ pub fn is_path(name: &str) -> bool {
 
 /// Loads the data set `name`: one of [`names`], or the path of a folder or archive of pictures.
 ///
+/// ```
+/// use cnn_cuda::data;
+///
+/// # fn main() -> anyhow::Result<()> {
+/// let digits = data::load("digits", &data::LoadOptions::default())?;
+/// assert_eq!((digits.shape.height, digits.shape.width, digits.classes.len()), (28, 28, 10));
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// If the name is unknown, files are missing (and cannot or may not be downloaded) or files are invalid. The message
 /// names the file and the remedy.

@@ -36,7 +36,25 @@ impl Default for Conv2dOptions {
     }
 }
 
-/// A network under construction.
+/// A network under construction. Layers are named like PyTorch's modules, so that weights load by name.
+///
+/// ```
+/// use cnn_cuda::network::{Builder, Conv2dOptions};
+/// use cnn_cuda::shape::{Shape, Window};
+///
+/// # fn main() -> anyhow::Result<()> {
+/// let mut net = Builder::new("small", Shape::new(28, 28, 1));
+/// let input = 0;
+/// let x = net.conv2d("conv1", input, Conv2dOptions { out_channels: 16, kernel: 5, ..Default::default() })?;
+/// let x = net.relu(x)?;
+/// let x = net.max_pool2d(x, Window { kernel: 2, stride: 2, padding: 0 })?;
+/// let x = net.flatten(x);
+/// net.linear("fc1", x, 10)?;
+/// let network = net.finish()?;
+/// assert_eq!(network.parameter_count(), (16 * 5 * 5 + 16) + (10 * 16 * 12 * 12 + 10));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Builder {
     network: Network,
     /// For each node with a vector as output, the shapes of the activations that were flattened into it. They determine

@@ -49,6 +49,29 @@ fn evaluate<B: Backend>(
 }
 
 /// A network with its weights on a backend, and the images to evaluate.
+///
+/// ```
+/// use cnn_cuda::cpu::Cpu;
+/// use cnn_cuda::ops::Normalise;
+/// use cnn_cuda::train::Evaluator;
+/// use cnn_cuda::{data, models};
+///
+/// # fn main() -> anyhow::Result<()> {
+/// let digits = data::load("digits", &data::LoadOptions::default())?;
+/// let network = (models::find("lenet5")?.build)(digits.shape, digits.classes.len())?;
+/// let weights = network.initial_weights(0);
+/// let count = digits.test.count();
+/// let normalise = Normalise { shape: digits.shape, mean: digits.mean, std: digits.std };
+/// let mut evaluator = Evaluator::new(Cpu::new(None)?, &network, &weights, digits.test, &normalise, 500)?;
+/// let mut classes = Vec::new();
+/// let metrics = evaluator.run(|_, logits| {
+///     classes.push((0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])));
+/// })?;
+/// assert_eq!(classes.len(), count);
+/// assert!(metrics.accuracy() < 0.5); // untrained
+/// # Ok(())
+/// # }
+/// ```
 pub struct Evaluator<B: Backend> {
     backend: B,
     plan: Plan,

@@ -43,7 +43,7 @@ pub struct Hyperparameters {
     pub log_steps: bool,
 }
 
-/// A network, its data and its optimiser state on a backend.
+/// A network, its data and its optimiser state on a backend. The [crate's example](crate#example) trains one.
 pub struct Trainer<B: Backend> {
     pub backend: B,
     pub network: Network,

@@ -52,23 +52,39 @@ pub enum Ending {
     Patience,
 }
 
-/// Receives the events of a run, for console output, files and signals.
+/// Receives the events of a run, for console output, files and signals. Every method does nothing by default, and `()`
+/// observes nothing.
 pub trait Observer<B: Backend> {
     /// Called before every step; `true` interrupts the run.
-    fn wants_to_stop(&self) -> bool;
+    fn wants_to_stop(&self) -> bool {
+        false
+    }
 
-    fn on_step(&mut self, report: &StepReport);
+    /// Called after every step.
+    fn on_step(&mut self, _report: &StepReport) {}
 
     /// Receives the losses of all steps of the current epoch that were not reported yet, if step losses are logged. The
     /// first is that of optimiser step `first_step`, counted from 0.
-    fn on_step_losses(&mut self, first_step: u64, losses: &[StepLoss]) -> Result<()>;
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn on_step_losses(&mut self, _first_step: u64, _losses: &[StepLoss]) -> Result<()> {
+        Ok(())
+    }
 
     /// Called after the last step of an epoch, before the evaluation.
-    fn on_evaluation(&mut self);
+    fn on_evaluation(&mut self) {}
 
-    /// Called after the evaluation. An error, such as that of a failed save, ends the run.
-    fn on_epoch(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()>;
+    /// Called after the evaluation.
+    ///
+    /// # Errors
+    /// An error, such as that of a failed save, ends the run.
+    fn on_epoch(&mut self, _trainer: &mut Trainer<B>, _report: &EpochReport) -> Result<()> {
+        Ok(())
+    }
 }
+
+impl<B: Backend> Observer<B> for () {}
 
 impl<B: Backend> Trainer<B> {
     /// Trains from the current position until the run ends or the observer asks to stop.

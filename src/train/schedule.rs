@@ -21,6 +21,15 @@ pub enum Schedule {
 }
 
 /// Learning rate, schedule and warm-up of a run.
+///
+/// ```
+/// use cnn_cuda::train::{LearningRate, Schedule};
+///
+/// let cosine = LearningRate { rate: 0.1, schedule: Schedule::Cosine, warm_up: 1 };
+/// let (steps_per_epoch, epochs) = (100, 5);
+/// assert_eq!(cosine.at(49, steps_per_epoch, epochs), 0.05);
+/// assert_eq!(cosine.at(300, steps_per_epoch, epochs), 0.05);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LearningRate {
     /// The initial learning rate; the highest one for one-cycle.
