@@ -1,0 +1,82 @@
+# The commands of this project: `just` lists them, `just NAME` runs one. `.ci/run` runs the same.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# List the commands.
+default:
+    @just --list
+
+# Compile everything without running it.
+check:
+    cargo check --workspace --all-targets
+
+# Format Rust and CUDA sources.
+fmt:
+    cargo fmt --all
+    clang-format -i kernels/* tools/cuda-emulator/* tests/cuda_emulator/*.cu
+
+# Check formatting and lints; those of CUDA sources if clang-format is installed.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    if command -v clang-format >/dev/null; then \
+        clang-format --dry-run --Werror kernels/* tools/cuda-emulator/* tests/cuda_emulator/*.cu; \
+    else \
+        echo "skipped: clang-format is not installed"; \
+    fi
+
+# Check licences, sources and the minimum Rust version of all dependencies; with cargo-deny and a network, advisories too.
+deps:
+    .ci/dependencies
+    if command -v cargo-deny >/dev/null; then cargo deny check; fi
+
+# Check that the minimum Rust version of Cargo.toml compiles the program, where rustup has it.
+msrv:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    version=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+    if rustup run "$version" rustc --version 2>/dev/null; then
+        CARGO_TARGET_DIR=target/msrv cargo "+$version" check --workspace --all-targets
+    else
+        echo "skipped: Rust $version is not installed (rustup toolchain install $version)"
+    fi
+
+# Build the documentation of the library; warnings are errors.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Run the tests, or those whose name contains the argument: `just test lrn`.
+test *ARGS:
+    cargo test {{ ARGS }}
+
+# Run the tests that take long, and the unit tests of private functions.
+test-long:
+    cargo test --test all -- --ignored
+    cargo test --lib
+
+# Compile with little optimisation across crates, in a third of the time of a release build, and run: `just quick train`.
+quick *ARGS:
+    cargo run --profile quick -- {{ ARGS }}
+
+# Run the commands of README.md and docs/ in an empty folder below target/.
+docs:
+    cargo build --release
+    rm -rf target/docs
+    .ci/docs target/release/cnn-cuda target/docs
+
+# Benchmark single operators on the CPU.
+bench *ARGS:
+    cargo bench -p cnn-cuda-benches {{ ARGS }}
+
+# Compare training steps with PyTorch, which must be installed.
+compare *ARGS:
+    cargo build --release
+    python3 benches/compare.py {{ ARGS }}
+
+# Write the benchmark tables of README.md and docs/ from benches/results/.
+tables:
+    python3 benches/compare.py --tables
+
+# Everything that CI proves.
+ci:
+    .ci/run
