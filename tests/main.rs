@@ -3,6 +3,7 @@
 mod checkpoint;
 mod classics;
 mod cli;
+#[expect(clippy::undocumented_unsafe_blocks, reason = "what is unsafe here is what the emulator must catch")]
 mod cuda_emulator;
 mod data;
 mod digits;

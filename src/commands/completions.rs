@@ -17,9 +17,9 @@ pub struct CompletionsArgs {
 }
 
 /// Prints a completion script for a shell.
-pub fn run(args: &CompletionsArgs) -> Result<ExitCode> {
+pub fn run(args: &CompletionsArgs) -> ExitCode {
     clap_complete::generate(args.shell, &mut Cli::command(), "cnn-cuda", &mut Stdout::default());
-    Ok(ExitCode::SUCCESS)
+    ExitCode::SUCCESS
 }
 
 /// Prints the manual pages in roff: that of the program, then those of its subcommands.

@@ -66,7 +66,7 @@ impl Cli {
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Fetch(args) => fetch::run(&args),
-            Command::Completions(args) => completions::run(&args),
+            Command::Completions(args) => Ok(completions::run(&args)),
             Command::Man => completions::man(),
         }
     }

@@ -86,7 +86,7 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
             ensure!(
                 *recorded == input,
                 "the data set differs from the one that the run started with: {recorded:?}, now {input:?}"
-            )
+            );
         }
         None => config.record.input = Some(input),
     }

@@ -159,7 +159,7 @@ pub(super) fn gradient_sums(
     scratch::with(Buffer::Packed, 4 * pieces.width, |buffers| {
         set.run(|| match activation {
             Activation::Identity => {
-                gradient_sums_loop(Activation::Identity, pieces, factors, (x, y), d_y, sums, buffers)
+                gradient_sums_loop(Activation::Identity, pieces, factors, (x, y), d_y, sums, buffers);
             }
             Activation::Relu => gradient_sums_loop(Activation::Relu, pieces, factors, (x, y), d_y, sums, buffers),
             Activation::LeakyRelu { slope } => {

@@ -109,9 +109,8 @@ pub fn decode_picture(bytes: &[u8], shape: Shape) -> Result<Picture> {
 fn decode(bytes: &[u8]) -> Result<DynamicImage> {
     ensure!(!bytes.is_empty(), "the file is empty");
     ensure!(bytes.len() as u64 <= MAX_FILE_BYTES, "the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
-    let format = match image::guess_format(bytes) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
-        _ => bail!("it is neither a PNG nor a JPEG picture; convert it to PNG"),
+    let Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) = image::guess_format(bytes) else {
+        bail!("it is neither a PNG nor a JPEG picture; convert it to PNG");
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();

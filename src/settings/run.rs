@@ -9,9 +9,9 @@ use toml::{Table, Value};
 use tracing::warn;
 
 use super::data::{self, absolute, absolute_path, check_dataset};
-use super::file::{Record, SettingsFile};
+use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, overlay, table};
-use super::{DeviceChoice, DeviceSettings, Settings, device, output, schedule};
+use super::{AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule};
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Precision};
@@ -58,7 +58,7 @@ impl RunConfig {
         let same_data = absolute(named)? == absolute(before.dataset())?;
         // Options for the recipe's own folder do not apply to another data set.
         if !same_data && recipe.given.data.dataset.is_some() {
-            recipe.given.pictures = Default::default();
+            recipe.given.pictures = PictureSettings::default();
         }
         flags.given.pictures.check(named)?;
         recipe.given.pictures.check(named)?;
@@ -218,9 +218,7 @@ impl RunConfig {
             download: true,
             progress: true,
             pictures: self.pictures(),
-            normalisation: input
-                .map(|input| input.normalisation())
-                .or_else(|| self.settings.data.normalisation.given()),
+            normalisation: input.map(InputRecord::normalisation).or_else(|| self.settings.data.normalisation.given()),
             classes: input.map(|input| input.classes.clone()),
             test_only: false,
             residency: self.settings.residency.residency.unwrap_or_default(),
@@ -240,10 +238,10 @@ impl RunConfig {
     pub fn save(&self, folder: &Path) -> Result<()> {
         let mut shown = self.clone();
         if shown.settings.augmentation.is_none() {
-            shown.settings.augmentation = Default::default();
+            shown.settings.augmentation = AugmentationSettings::default();
         }
         if !self.has_pictures() {
-            shown.settings.pictures = Default::default();
+            shown.settings.pictures = PictureSettings::default();
         }
         let text = toml::to_string(&shown).context("config.toml")?;
         write_atomically(&folder.join(FILE), |writer| Ok(writer.write_all(text.as_bytes())?))

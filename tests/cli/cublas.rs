@@ -61,7 +61,7 @@ fn an_algorithm_that_fails_in_its_trial_is_skipped() {
     // Nor is it tried again if it would work now. A file of an earlier version, which holds only times, is still read.
     assert_eq!(choices(&[cached], false), first);
     let files: Vec<_> = fs::read_dir(cache.path().join("cnn-cuda")).expect("a cache").flatten().collect();
-    let cache_file = files.iter().map(|file| file.path()).find(|path| path.to_string_lossy().contains("algorithms-"));
+    let cache_file = files.iter().map(fs::DirEntry::path).find(|path| path.to_string_lossy().contains("algorithms-"));
     let cache_file = cache_file.expect("a file");
     let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&cache_file).expect("read")).expect("JSON");
     for times in file["microseconds"].as_object_mut().expect("times").values_mut() {

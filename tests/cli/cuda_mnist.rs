@@ -62,6 +62,7 @@ fn compare_on_mnist(steps: usize) {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn losses_on_mnist_match_the_cpu() {
     compare_on_mnist(10);
 }

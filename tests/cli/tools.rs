@@ -197,7 +197,7 @@ fn bench_writes_a_trace_that_other_programs_can_read() {
         assert!(number(event, "dur") > 0.0 && number(&event["args"], "bytes") > 0.0);
         assert!(number(&event["args"], "flops") >= 0.0);
     }
-    let refused = crate::support::program::run([&args[..], &["--mode", "infer"]].concat());
+    let refused = run([&args[..], &["--mode", "infer"]].concat());
     assert_eq!(refused.code, Some(2), "{}", refused.stderr);
 }
 

@@ -26,6 +26,7 @@ const SETTINGS: [&str; 15] = [
 ];
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_run_is_resumed_and_evaluated_with_its_settings() {
     let folder = tempfile::tempdir().expect("a folder");
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));

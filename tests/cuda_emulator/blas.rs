@@ -66,7 +66,7 @@ fn multiplies_halves_and_tf32() {
         let gemm = |a: u64, b: u64, c: u64, ab_type, c_type, compute| unsafe {
             let (alpha, beta) = (1.0f32, 0.0f32);
             let op = cublasOperation_t::CUBLAS_OP_N;
-            let scalar = |value: &f32| (value as *const f32).cast();
+            let scalar = |value: &f32| std::ptr::from_ref(value).cast();
             result::gemm_ex(
                 *blas.handle(),
                 op,

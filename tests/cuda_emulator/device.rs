@@ -84,27 +84,23 @@ impl<const N: usize> Field for [u32; N] {
     }
 }
 
-impl Device {
-    /// Launches `function` on `stream` with a parameter struct of these fields.
-    pub fn queue(
-        &self,
-        stream: &CudaStream,
-        function: &CudaFunction,
-        config: LaunchConfig,
-        fields: &[&dyn Field],
-    ) -> Result<(), DriverError> {
-        let bytes: Vec<u8> = fields.iter().flat_map(|field| field.bytes()).collect();
-        let words =
-            bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0_u64, |word, &byte| word << 8 | u64::from(byte)));
-        // The padding is not a valid device pointer, so that a struct that is too short shows.
-        let mut words: Vec<u64> = words.chain([1; 16]).collect();
-        let (grid, block, shared) = (config.grid_dim, config.block_dim, config.shared_mem_bytes);
-        let mut parameters = [words.as_mut_ptr().cast()];
-        // SAFETY: the fields match the kernel's struct, which is what the tests check.
-        unsafe {
-            let (function, stream) = (function.cu_function(), stream.cu_stream());
-            cudarc::driver::result::launch_kernel(function, grid, block, shared, stream, &mut parameters)
-        }
+/// Launches `function` on `stream` with a parameter struct of these fields.
+pub fn queue(
+    stream: &CudaStream,
+    function: &CudaFunction,
+    config: LaunchConfig,
+    fields: &[&dyn Field],
+) -> Result<(), DriverError> {
+    let bytes: Vec<u8> = fields.iter().flat_map(|field| field.bytes()).collect();
+    let words = bytes.chunks(8).map(|chunk| chunk.iter().rev().fold(0_u64, |word, &byte| word << 8 | u64::from(byte)));
+    // The padding is not a valid device pointer, so that a struct that is too short shows.
+    let mut words: Vec<u64> = words.chain([1; 16]).collect();
+    let (grid, block, shared) = (config.grid_dim, config.block_dim, config.shared_mem_bytes);
+    let mut parameters = [words.as_mut_ptr().cast()];
+    // SAFETY: the fields match the kernel's struct, which is what the tests check.
+    unsafe {
+        let (function, stream) = (function.cu_function(), stream.cu_stream());
+        cudarc::driver::result::launch_kernel(function, grid, block, shared, stream, &mut parameters)
     }
 }
 
@@ -113,7 +109,7 @@ macro_rules! launch {
     ($device:expr, $name:expr, $config:expr, $($field:expr),+ $(,)?) => {{
         let (function, fields) =
             ($device.kernel($name), [$($field as &dyn $crate::cuda_emulator::device::Field),+]);
-        $device.queue(&$device.stream, &function, $config, &fields).and_then(|()| $device.wait())
+        $crate::cuda_emulator::device::queue(&$device.stream, &function, $config, &fields).and_then(|()| $device.wait())
     }};
 }
 pub(crate) use launch;

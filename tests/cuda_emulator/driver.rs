@@ -3,7 +3,7 @@
 use cudarc::driver::CudaContext;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 
-use super::device::{Device, blocks, launch, launch_planted};
+use super::device::{Device, blocks, launch, launch_planted, queue};
 use crate::support::emulator::on_emulator;
 
 #[test]
@@ -64,7 +64,7 @@ fn captures_and_replays() {
 
         device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         device.stream.memcpy_htod(&pinned, &mut step).unwrap();
-        device.queue(&device.stream, &add, blocks(1), &[&total, &step, &total, &4u64]).unwrap();
+        queue(&device.stream, &add, blocks(1), &[&total, &step, &total, &4u64]).unwrap();
         let graph = device.stream.end_capture(CUgraphInstantiate_flags(0)).unwrap().expect("work was recorded");
 
         assert_eq!(device.download(&total), [0.0; 4], "capturing runs nothing");
@@ -174,7 +174,7 @@ fn refuses_parallel_branches_that_write_the_same_memory() {
         device.stream.begin_capture(CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).unwrap();
         other.wait(&device.stream.record_event(None).unwrap()).unwrap();
         for stream in [&other, &device.stream] {
-            device.queue(stream, &add, blocks(1), &[&sum, &term, &sum, &4u64]).unwrap();
+            queue(stream, &add, blocks(1), &[&sum, &term, &sum, &4u64]).unwrap();
         }
         device.stream.wait(&other.record_event(None).unwrap()).unwrap();
         let ended = device.stream.end_capture(CUgraphInstantiate_flags(0)).map(|_| ());

@@ -25,6 +25,7 @@ macro_rules! in_both_orders {
         mod race_checked {
             use crate::{cuda_emulator::device::Device, support::emulator::{RACES, on_emulator}};
             $(#[test]
+            #[ignore = "long; CI runs it"]
             fn $check() {
                 on_emulator(&[RACES], || super::$check(Device::new()));
             })+

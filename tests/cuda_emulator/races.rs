@@ -54,6 +54,7 @@ fn run(device: &Device, kernel: &str, block_count: u32, variant: u32) -> Result<
 const ORDERS: [&str; 2] = ["forward", "reverse"];
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn finds_none_in_the_correct_variants() {
     for order in ORDERS {
         on_emulator(&[RACES, ("CUDA_EMULATOR_ORDER", order)], || {
@@ -69,6 +70,7 @@ fn finds_none_in_the_correct_variants() {
 
 /// In both orders of threads and blocks. A fault ends its process, so every variant runs in its own.
 #[test]
+#[ignore = "long; CI runs it"]
 fn finds_every_planted_race() {
     for order in ORDERS {
         for (kernel, block_count, variants) in PLANTED {

@@ -50,7 +50,7 @@ fn failure(folder: &Path, mirrors: &[&str]) -> String {
 
 #[track_caller]
 fn failure_of(set: &str, folder: &Path, mirrors: &[&str]) -> String {
-    let mirrors = Some(mirrors.iter().map(|mirror| mirror.to_string()).collect());
+    let mirrors = Some(mirrors.iter().map(ToString::to_string).collect());
     let download = Download { mirrors, stall_timeout: Duration::from_millis(300), progress: false };
     message(fetch_from(&download, set, folder))
 }

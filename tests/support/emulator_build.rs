@@ -175,7 +175,7 @@ fn compile_all(compiler: &str, jobs: Vec<Job>, work: &Path) {
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, |n| n.get()) {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some((source, flags)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let output = compile(compiler, flags, source, work);

@@ -7,7 +7,7 @@ pub mod torch_rng;
 pub mod emulator;
 mod emulator_build;
 #[path = "../../src/cuda/driver/sources.rs"]
-#[allow(dead_code, reason = "the options are for NVRTC")]
+#[expect(dead_code, reason = "the options are for NVRTC")]
 mod sources;
 
 use std::io::Write;

@@ -56,6 +56,7 @@ fn implicit(precision: Precision) -> Cuda {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn implicit_gemm_gives_pytorchs_losses_and_weights() {
     let weights = Tolerance { absolute: 3e-6, relative: 1e-5 };
     let losses = || Expectation { tolerance: LOSSES, steps: 50 };
@@ -63,6 +64,7 @@ fn implicit_gemm_gives_pytorchs_losses_and_weights() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn implicit_gemm_is_close_to_pytorch_in_lower_precision() {
     let expected = || Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.03 }, steps: 10 };
     on_cuda(|| {
@@ -72,6 +74,7 @@ fn implicit_gemm_is_close_to_pytorch_in_lower_precision() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn implicit_gemm_is_bit_identical_in_reruns_and_graphs() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
@@ -108,6 +111,7 @@ fn gradients_of_a_branching_graph_match_finite_differences() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn reruns_are_bit_identical_and_graphs_change_nothing() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
@@ -135,6 +139,7 @@ fn a_replayed_step_uses_its_scheduled_learning_rate() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn an_interrupted_and_resumed_run_is_bit_identical() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
@@ -177,6 +182,7 @@ fn stopped_run(
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_streamed_run_is_bit_identical_to_a_resident_one_even_when_resumed() {
     on_cuda(|| {
         let on = |set: &Dataset| {

@@ -47,6 +47,7 @@ impl Instructions {
             // SAFETY: `Cpu::with_instructions` rejects a set that the machine does not support.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { with_avx2(body) },
+            // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { with_avx512(body) },
             _ => body(),

@@ -209,7 +209,7 @@ impl Tile<'_> {
     /// # Safety
     /// See [`Gemm::tiles`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // iterator adaptors are separate functions, see below
+    #[expect(clippy::needless_range_loop, reason = "iterator adaptors are separate functions, see below")]
     unsafe fn sum<V: Vector, const ROWS: usize, const VECTORS: usize, const PARTIAL: bool>(
         &self,
         a: *const f32,

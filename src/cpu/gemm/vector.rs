@@ -101,6 +101,7 @@ impl Vector for Portable {
 pub(in crate::cpu) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
+#[expect(clippy::undocumented_unsafe_blocks, reason = "every method has the contract of `Vector`")]
 mod x86 {
     use std::arch::x86_64::*;
 

@@ -29,7 +29,7 @@ fn processors() -> Vec<usize> {
     // SAFETY: an all-zero `cpu_set_t` is a valid empty set, and the call receives the set's size.
     let (set, failed) = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        let failed = libc::sched_getaffinity(0, size_of_val(&set), &mut set) != 0;
+        let failed = libc::sched_getaffinity(0, size_of_val(&set), &raw mut set) != 0;
         (set, failed)
     };
     let all = 0..if failed { 0 } else { libc::CPU_SETSIZE as usize };
@@ -44,7 +44,7 @@ fn pin_to(processor: usize) {
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(processor, &mut set);
-        libc::sched_setaffinity(0, size_of_val(&set), &set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set);
     }
 }
 

@@ -69,7 +69,7 @@ impl Winograd {
     }
 
     /// Computes one part of the tiles. `x` starts at the part's first sample, `y` and `argmax` at its first tile.
-    #[allow(clippy::too_many_arguments)] // extracted from `forward`, which calls it in two places
+    #[expect(clippy::too_many_arguments, reason = "extracted from `forward`, which calls it in two places")]
     fn forward_part(
         &self,
         set: Instructions,

@@ -25,7 +25,6 @@ pub(in crate::cpu) trait TransformMatrix {
 /// # Safety
 /// The machine must support `V`'s instructions.
 #[inline(always)]
-#[allow(clippy::needless_range_loop)] // vectors must not be passed to functions without the instruction set
 pub(in crate::cpu) unsafe fn transform_2d<V: Vector, M: TransformMatrix>(values: [[V; 4]; 4]) -> [[V; 4]; 4] {
     // SAFETY: the caller upholds the contract.
     unsafe {
@@ -65,6 +64,7 @@ impl TransformMatrix for Input {
 
     #[inline(always)]
     unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
+        // SAFETY: the caller upholds the contract.
         unsafe { [a.sub(c), b.add(c), c.sub(b), d.sub(b)] }
     }
 }
@@ -76,6 +76,7 @@ impl TransformMatrix for InputGradient {
 
     #[inline(always)]
     unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
+        // SAFETY: the caller upholds the contract.
         unsafe { [a, b.sub(c).sub(d), b.add(c).sub(a), d] }
     }
 }
@@ -87,6 +88,7 @@ impl TransformMatrix for Output {
 
     #[inline(always)]
     unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
+        // SAFETY: the caller upholds the contract.
         unsafe { [a.add(b.add(c)), b.sub(c).add(d), V::splat(0.0), V::splat(0.0)] }
     }
 }
@@ -97,6 +99,7 @@ impl TransformMatrix for OutputGradient {
 
     #[inline(always)]
     unsafe fn apply<V: Vector>([a, b, ..]: [V; 4]) -> [V; 4] {
+        // SAFETY: the caller upholds the contract.
         unsafe { [a, a.add(b), a.sub(b), b] }
     }
 }
@@ -107,6 +110,7 @@ impl TransformMatrix for Weight {
 
     #[inline(always)]
     unsafe fn apply<V: Vector>([a, b, c, _]: [V; 4]) -> [V; 4] {
+        // SAFETY: the caller upholds the contract.
         unsafe {
             let (half, outer) = (V::splat(0.5), a.add(c));
             [a, half.mul(outer.add(b)), half.mul(outer.sub(b)), c]
@@ -120,6 +124,7 @@ impl TransformMatrix for WeightGradient {
 
     #[inline(always)]
     unsafe fn apply<V: Vector>([a, b, c, d]: [V; 4]) -> [V; 4] {
+        // SAFETY: the caller upholds the contract.
         unsafe {
             let half = V::splat(0.5);
             let sum = half.mul(b.add(c));

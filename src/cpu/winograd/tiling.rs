@@ -92,7 +92,7 @@ impl Winograd {
         self.with_transformed(set, &source, buffer, part, d_y, channels, body);
     }
 
-    #[allow(clippy::too_many_arguments)] // the common part of the two functions above
+    #[expect(clippy::too_many_arguments, reason = "the common part of the two functions above")]
     fn with_transformed(
         &self,
         set: Instructions,
@@ -164,7 +164,7 @@ impl Winograd {
 
     /// Writes the maximum of each output tile of a part's `products` for `width` channels, and its position to `argmax`
     /// unless that is empty. Both start at the first of these channels in the part's first tile.
-    #[allow(clippy::too_many_arguments)] // the counterpart of `write_output`
+    #[expect(clippy::too_many_arguments, reason = "the counterpart of `write_output`")]
     pub fn write_maxima(
         &self,
         set: Instructions,

@@ -168,10 +168,10 @@ impl Tiles {
                     self.inverse_by::<V, Output>(planes, image, bias, relu);
                 }
                 InverseTransform::InputGradient => {
-                    self.inverse_by::<V, InputGradient>(planes, image, std::ptr::null(), false)
+                    self.inverse_by::<V, InputGradient>(planes, image, std::ptr::null(), false);
                 }
                 InverseTransform::WeightGradient => {
-                    self.inverse_by::<V, WeightGradient>(planes, image, std::ptr::null(), false)
+                    self.inverse_by::<V, WeightGradient>(planes, image, std::ptr::null(), false);
                 }
             }
         }
@@ -180,7 +180,10 @@ impl Tiles {
     /// # Safety
     /// See [`Tiles::transform_with`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // vectors must not be passed to functions without the instruction set
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "vectors must not be passed to functions without the instruction set"
+    )]
     unsafe fn transform_by<V: Vector, M: TransformMatrix>(&self, image: *const f32, planes: *mut f32) {
         // SAFETY: only elements of the tiles are accessed, for which the caller upholds the contract.
         unsafe {
@@ -208,7 +211,10 @@ impl Tiles {
     /// # Safety
     /// See [`Tiles::inverse_with`].
     #[inline(always)]
-    #[allow(clippy::needless_range_loop)] // vectors must not be passed to functions without the instruction set
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "vectors must not be passed to functions without the instruction set"
+    )]
     unsafe fn inverse_by<V: Vector, M: TransformMatrix>(
         &self,
         planes: *const f32,

@@ -22,7 +22,6 @@ macro_rules! params {
     ) => {{
         use $crate::cuda::lower::params::{self, HasAddress, value};
         #[repr(C)]
-        #[allow(dead_code, reason = "the layout alone is used")]
         struct Layout {
             $($address: $crate::cuda::program::Address,)*
             $($field: $type,)*
@@ -97,10 +96,13 @@ pub(super) fn fit<T: Copy + Debug, U: TryFrom<T>>(value: T) -> Result<U> {
 /// All bytes of a value must be initialised.
 pub(super) unsafe trait Pod: Copy {}
 
-// SAFETY: numbers.
+// SAFETY: an address is a number.
 unsafe impl Pod for Address {}
+// SAFETY: numbers have no uninitialised bytes.
 unsafe impl Pod for u64 {}
+// SAFETY: as above.
 unsafe impl Pod for u32 {}
+// SAFETY: as above.
 unsafe impl Pod for f32 {}
 
 /// Writes a field of kernel parameters at an offset in bytes.

@@ -82,9 +82,9 @@ struct Distortion {
     waves: [Wave; 4],
 }
 
-/// A displacement of `amplitude · sin(wave_vector · position + phase)`.
+/// A displacement of `amplitude · sin(frequency · position + phase)`.
 struct Wave {
-    wave_vector: Point,
+    frequency: Point,
     phase: f32,
     amplitude: Point,
 }
@@ -101,7 +101,7 @@ impl Distortion {
             matrix: [[cos * across, (-cos * shear - sin) * down], [sin * across, (cos - sin * shear) * down]],
             offset: [middle + random.uniform(-1.5, 1.5), middle + random.uniform(-1.5, 1.5)],
             waves: std::array::from_fn(|_| Wave {
-                wave_vector: [0.17 * random.normal(), 0.17 * random.normal()],
+                frequency: [0.17 * random.normal(), 0.17 * random.normal()],
                 phase: random.uniform(0.0, std::f32::consts::TAU),
                 amplitude: [0.65 * random.normal(), 0.65 * random.normal()],
             }),
@@ -113,7 +113,7 @@ impl Distortion {
         let linear = [0, 1].map(|row| self.matrix[row][0] * x + self.matrix[row][1] * y);
         let mut warped = [linear[0] + self.offset[0], linear[1] + self.offset[1]];
         for wave in &self.waves {
-            let sine = (wave.wave_vector[0] * linear[0] + wave.wave_vector[1] * linear[1] + wave.phase).sin();
+            let sine = (wave.frequency[0] * linear[0] + wave.frequency[1] * linear[1] + wave.phase).sin();
             warped = [warped[0] + wave.amplitude[0] * sine, warped[1] + wave.amplitude[1] * sine];
         }
         warped
