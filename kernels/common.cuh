@@ -49,7 +49,7 @@ typedef float real;
 #define KERNEL_NAME(name) STORAGE_NAME(name)
 #endif
 #define ENTRY(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) KERNEL_NAME(name)
-#define KERNEL(name, Type)                                                           \
+#define KERNEL(name, Type)                                                        \
     static_assert(sizeof(Type) == Type::BYTES, "the layout is shared with Rust"); \
     ENTRY(name)(const __grid_constant__ Type p)
 
@@ -63,9 +63,8 @@ typedef float real;
 #endif
 
 // Grid-stride loop over every `i` below `count`; any grid covers any count.
-#define GRID_STRIDE(i, count)                                                 \
-    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (count);      \
-         i += (u64)gridDim.x * blockDim.x)
+#define GRID_STRIDE(i, count) \
+    for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (u64)gridDim.x * blockDim.x)
 
 __device__ __forceinline__ float load(float value) { return value; }
 __device__ __forceinline__ float load(half value) { return half_to_float(value); }
@@ -146,11 +145,17 @@ __device__ __forceinline__ Lanes<V> lanes_of(const Pack<V, T>& pack) {
 }
 
 template <u32 V, class T>
-__device__ __forceinline__ Lanes<V> load_lanes(const T* from) { return lanes_of(load_pack<V>(from)); }
+__device__ __forceinline__ Lanes<V> load_lanes(const T* from) {
+    return lanes_of(load_pack<V>(from));
+}
 template <u32 V, class T>
-__device__ __forceinline__ Lanes<V> read_lanes(const T* from) { return lanes_of(read_pack<V>(from)); }
+__device__ __forceinline__ Lanes<V> read_lanes(const T* from) {
+    return lanes_of(read_pack<V>(from));
+}
 template <class T>
-__device__ __forceinline__ float read(const T* from) { return read_lanes<1>(from)[0]; }
+__device__ __forceinline__ float read(const T* from) {
+    return read_lanes<1>(from)[0];
+}
 
 template <u32 V, class T>
 __device__ __forceinline__ void store_lanes(T* to, const Lanes<V>& lanes) {

@@ -21,8 +21,7 @@ static __device__ __forceinline__ Window window_of(u64 pixel, const Geometry& op
 }
 
 // The input at tap (ky, kx) of a window; zero in the padding.
-static __device__ __forceinline__ float tap(const real* input, const Window& at, u32 ky, u32 kx,
-                                            const Geometry& op) {
+static __device__ __forceinline__ float tap(const real* input, const Window& at, u32 ky, u32 kx, const Geometry& op) {
     const u32 y = at.y + ky, x = at.x + kx;
     return op.contains(y, x) ? read(input + (at.sample * op.height + y) * op.width + x) : 0.0f;
 }
@@ -53,9 +52,8 @@ static __device__ __forceinline__ void forward(const DirectForwardParams& p, flo
         const u32 channel = divmod(pixel, vectors) * VEC;
         const Window at = window_of(pixel, op);
         Lanes<VEC> sums;
-        unroll<VEC>([&](u32 lane) {
-            sums[lane] = p.bias && channel + lane < channels ? read(p.bias + channel + lane) : 0.0f;
-        });
+        unroll<VEC>(
+            [&](u32 lane) { sums[lane] = p.bias && channel + lane < channels ? read(p.bias + channel + lane) : 0.0f; });
         unroll<TAPS>([&](u32 t) {
             const float value = tap(p.input, at, t / K, t % K, op);
             unroll<VEC>([&](u32 lane) { sums[lane] += value * weights[t * MOST_CHANNELS + channel + lane]; });
@@ -131,7 +129,8 @@ static __device__ __forceinline__ void backward_weight(const DirectWeightParams&
     __syncthreads();
     float* const partial = p.partial + (u64)blockIdx.x * quads * 4;
 #pragma unroll 1
-    for (u32 i = threadIdx.x; i < quads * 4; i += BLOCK) partial[i] = i < len ? sum_of_rows(parts, BLOCK / WARP, len, i) : 0.0f;
+    for (u32 i = threadIdx.x; i < quads * 4; i += BLOCK)
+        partial[i] = i < len ? sum_of_rows(parts, BLOCK / WARP, len, i) : 0.0f;
     if (!is_last_block(p.block_counters, gridDim.x, flag)) return;
     const float4* const partials = reinterpret_cast<const float4*>(p.partial);
     const bool inside = threadIdx.x / quads < BLOCK / quads;

@@ -110,5 +110,6 @@ KERNEL(gather_augment, AugmentParams) {
         store(target + i, (value - read(p.mean + channel)) / read(p.std + channel) * drawn.contrast);
     }
     // Every block has read the position.
-    if (is_last_block(p.block_counters, gridDim.x * gridDim.y, flag) && threadIdx.x == 0) *p.position = first + gridDim.x;
+    if (is_last_block(p.block_counters, gridDim.x * gridDim.y, flag) && threadIdx.x == 0)
+        *p.position = first + gridDim.x;
 }

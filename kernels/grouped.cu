@@ -31,8 +31,7 @@ KERNEL(grouped_forward, GroupedForwardParams) {
         const real* weights = p.weight + (u64)at.channel * op.kernel * op.kernel * in_per_group(op);
         float sum = p.bias ? read(p.bias + at.channel) : 0.0f;
         for (u32 tap = 0; tap < op.kernel * op.kernel; ++tap, weights += in_per_group(op)) {
-            const real* from =
-                input_under(p.input, at.sample, at.y, at.x, tap / op.kernel, tap % op.kernel, group, op);
+            const real* from = input_under(p.input, at.sample, at.y, at.x, tap / op.kernel, tap % op.kernel, group, op);
             if (!from) continue;
 #pragma unroll 4
             for (u32 c = 0; c < in_per_group(op); ++c) sum += read(from + c) * read(weights + c);
@@ -66,7 +65,8 @@ KERNEL(grouped_backward_input, GroupedInputParams) {
             const real* gradients = p.d_output + op.output_at(at.sample, out_y, out_x) + first;
             const real* weights = p.weight + ((u64)first * window + tap) * in_per_group + at.channel % in_per_group;
 #pragma unroll 4
-            for (u32 o = 0; o < out_per_group; ++o) sum += read(gradients + o) * read(weights + (u64)o * window * in_per_group);
+            for (u32 o = 0; o < out_per_group; ++o)
+                sum += read(gradients + o) * read(weights + (u64)o * window * in_per_group);
         }
         store(p.d_input + i, sum);
     }

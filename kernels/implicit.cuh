@@ -29,7 +29,7 @@ __device__ __forceinline__ void pool(const float (&sums)[SUMS], const ImplicitFo
         const u32 col = col_in<Engine, TileShape>(work, Engine::at(0, i));
         if (col >= cols) return;
         const float added = p.bias ? read(p.bias + col) : -0.0f;  // Adding −0 changes no value.
-        float best = __int_as_float(0xff800000);               // −∞
+        float best = __int_as_float(0xff800000);                  // −∞
         u32 where = corner;
         unroll<4>([&](u32 part) {
             const float value = activate(sums[Engine::at(part, i)] + added, p.slope);

@@ -69,7 +69,8 @@ KERNEL(subsample_backward, SubsampleParams) {
     GRID_STRIDE(i, p.count) {
         const Position at = p.op.input_position(i);
         const bool kept = at.x % p.op.stride == 0 && at.y % p.op.stride == 0;
-        const u64 from = p.op.output_at(at.sample, at.y / p.op.stride, at.x / p.op.stride) + at.channel + p.first_channel;
+        const u64 from =
+            p.op.output_at(at.sample, at.y / p.op.stride, at.x / p.op.stride) + at.channel + p.first_channel;
         store(p.target + i, kept ? read(p.source + from) : 0.0f);
     }
 }

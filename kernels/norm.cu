@@ -168,7 +168,8 @@ static __device__ __forceinline__ void input_gradients(const NormInputParams& p)
             const float output = activate(normalised(inputs[lane], factors), p.slope);
             const float gradient = activate_backward(output, gradients[lane], p.slope);
             const float position = (inputs[lane] - factors.mean) * factors.inverse;
-            const float common = (read(p.d_bias + channel + lane) + position * read(p.d_weight + channel + lane)) * p.share;
+            const float common =
+                (read(p.d_bias + channel + lane) + position * read(p.d_weight + channel + lane)) * p.share;
             gradients[lane] = factors.weight * factors.inverse * (gradient - common);
         });
         store_lanes(p.d_input + at, gradients);

@@ -63,7 +63,7 @@ KERNEL(gradient_norm, NormParams) {
 struct SgdParams : Params<2, 12, 136> {
     const float *gradients, *norm;  // A null `norm` disables clipping.
     float* weights;
-    real* weights_real;  // With fp16 storage, the rounded copy that matrix products read; may be null.
+    real* weights_real;       // With fp16 storage, the rounded copy that matrix products read; may be null.
     float *buffer, *average;  // Momentum and the average of the weights; each may be null.
     u64* rates;  // The index of this step's rate, the index of the last rate (which stays in use), then the floats.
     float* loss_scale;  // Null for a fixed scale of 1.

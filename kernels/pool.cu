@@ -122,9 +122,8 @@ KERNEL(max_pool_backward_tiles_vec, MaxPoolBackwardParams) {
         for (u32 y = first_y; y < first_y + op.kernel; ++y) {
             for (u32 x = first_x; x < first_x + op.kernel; ++x) {
                 Lanes<VEC> values;
-                unroll<VEC>([&](u32 lane) {
-                    values[lane] = where.lane[lane] == y * op.width + x ? gradients[lane] : 0.0f;
-                });
+                unroll<VEC>(
+                    [&](u32 lane) { values[lane] = where.lane[lane] == y * op.width + x ? gradients[lane] : 0.0f; });
                 store_lanes(p.d_input + op.input_at(sample, y, x) + channel, values);
             }
         }
@@ -175,7 +174,8 @@ static __device__ __forceinline__ void means(const AvgPoolParams& p) {
         const Span rows = down.window(at.y), cols = across.window(at.x);
         float sum = 0.0f;
         for (u32 y = rows.begin; y < rows.end; ++y) {
-            for (u32 x = cols.begin; x < cols.end; ++x) sum += read(p.source + op.input_at(at.sample, y, x) + at.channel);
+            for (u32 x = cols.begin; x < cols.end; ++x)
+                sum += read(p.source + op.input_at(at.sample, y, x) + at.channel);
         }
         store(p.target + i, sum / (down.count(at.y) * across.count(at.x)));
     }
@@ -194,7 +194,8 @@ static __device__ __forceinline__ void mean_gradients(const AvgPoolParams& p) {
             const float tall = down.count(out_y);
 #pragma unroll 1
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
-                sum += read(p.source + op.output_at(at.sample, out_y, out_x) + at.channel) / (tall * across.count(out_x));
+                sum +=
+                    read(p.source + op.output_at(at.sample, out_y, out_x) + at.channel) / (tall * across.count(out_x));
             }
         }
         store(p.target + i, sum);

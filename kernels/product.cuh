@@ -40,9 +40,8 @@ struct Fma {
         for (u32 word = 0; word < DEPTH; ++word) {
             const uint4 x = a.word(word, offset), y = b.word(word, offset);
             const u32 left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
-            unroll<SUMS>([&](u32 e) {
-                sums[e] = fmaf(__uint_as_float(left[e / 4]), __uint_as_float(right[e % 4]), sums[e]);
-            });
+            unroll<SUMS>(
+                [&](u32 e) { sums[e] = fmaf(__uint_as_float(left[e / 4]), __uint_as_float(right[e % 4]), sums[e]); });
         }
     }
 };
@@ -53,9 +52,7 @@ struct TensorCores {
     static constexpr u32 GROUPS = mma_groups(KIND);
 
     static __device__ __forceinline__ u32 rounded(u32 bits) { return KIND == MMA_TF32_K8 ? round_to_tf32(bits) : bits; }
-    static __device__ __forceinline__ u32 row_of(u32 e) {
-        return e / 8 * 16 + threadIdx.x % WARP / 4 + e % 4 / 2 * 8;
-    }
+    static __device__ __forceinline__ u32 row_of(u32 e) { return e / 8 * 16 + threadIdx.x % WARP / 4 + e % 4 / 2 * 8; }
     static __device__ __forceinline__ u32 col_of(u32 e) { return e / 4 % 2 * 8 + threadIdx.x % 4 * 2 + e % 2; }
     // The columns of B that a thread reads are not the columns that it accumulates.
     static __device__ __forceinline__ u32 first_col() { return threadIdx.x % WARP / 4; }

@@ -30,7 +30,8 @@ __device__ __forceinline__ void add(float4& sum, float4 value) {
 // A butterfly reduction over a warp: each lane gets the sum over the lanes whose indices differ from its own by a
 // multiple of `width`, a power of two.
 __device__ __forceinline__ float warp_sum(float value, u32 width = 1) {
-    for (u32 distance = WARP / 2; distance >= width; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
+    for (u32 distance = WARP / 2; distance >= width; distance /= 2)
+        value += __shfl_xor_sync(ALL_LANES, value, distance);
     return value;
 }
 

@@ -34,9 +34,7 @@ KERNEL(planted_partial_shuffle)(float* values) {
     if (threadIdx.x < 16) values[threadIdx.x] = __shfl_xor_sync(ALL_LANES, values[threadIdx.x], 1);
 }
 
-KERNEL(planted_misaligned_vector)(float* values, u32 offset) {
-    reinterpret_cast<uint4*>(values + offset)->x = 1;
-}
+KERNEL(planted_misaligned_vector)(float* values, u32 offset) { reinterpret_cast<uint4*>(values + offset)->x = 1; }
 
 KERNEL(planted_misaligned_scalar)(unsigned char* bytes) { *reinterpret_cast<float*>(bytes + 1) = 1.0f; }
 

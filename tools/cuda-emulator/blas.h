@@ -38,10 +38,17 @@ constexpr int COMPUTE_32F = 68, COMPUTE_32F_PEDANTIC = 69, COMPUTE_FAST_16F = 74
 
 inline bool type_of(int cuda_type, Type* type) {
     switch (cuda_type) {
-        case 0: *type = Type::f32; return true;
-        case 2: *type = Type::f16; return true;
-        case 14: *type = Type::bf16; return true;
-        default: return false;
+        case 0:
+            *type = Type::f32;
+            return true;
+        case 2:
+            *type = Type::f16;
+            return true;
+        case 14:
+            *type = Type::bf16;
+            return true;
+        default:
+            return false;
     }
 }
 
@@ -57,12 +64,18 @@ inline bool choose_rounding(int compute, int math_mode, Gemm* g) {
     };
     g->rounding = Rounding::none;
     switch (compute) {
-        case COMPUTE_32F: return f32 && math_mode == TF32_MATH ? fast(Rounding::tf32) : true;
-        case COMPUTE_32F_PEDANTIC: return true;
-        case COMPUTE_FAST_TF32: return fast(Rounding::tf32);
-        case COMPUTE_FAST_16F: return fast(Rounding::f16);
-        case COMPUTE_FAST_16BF: return fast(Rounding::bf16);
-        default: return false;
+        case COMPUTE_32F:
+            return f32 && math_mode == TF32_MATH ? fast(Rounding::tf32) : true;
+        case COMPUTE_32F_PEDANTIC:
+            return true;
+        case COMPUTE_FAST_TF32:
+            return fast(Rounding::tf32);
+        case COMPUTE_FAST_16F:
+            return fast(Rounding::f16);
+        case COMPUTE_FAST_16BF:
+            return fast(Rounding::bf16);
+        default:
+            return false;
     }
 }
 

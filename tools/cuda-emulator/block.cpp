@@ -76,9 +76,7 @@ void stop_and_wait() {
     set_thread(thread);
 }
 
-std::string at(const Wait& wait) {
-    return std::string(wait.file ? wait.file : "?") + ":" + std::to_string(wait.line);
-}
+std::string at(const Wait& wait) { return std::string(wait.file ? wait.file : "?") + ":" + std::to_string(wait.line); }
 
 // Releases the block's barrier if all threads of the block wait at it.
 bool resolve_barrier() {
@@ -96,11 +94,18 @@ unsigned source_lane(const Wait& wait, unsigned lane) {
     const unsigned group = lane & ~(wait.width - 1), last = group + wait.width - 1;
     unsigned source = lane;
     switch (wait.op) {
-        case WarpOp::shuffle_from: return group + (wait.argument & (wait.width - 1));
-        case WarpOp::shuffle_xor: source = lane ^ wait.argument; break;
-        case WarpOp::shuffle_down: source = lane + wait.argument; break;
-        case WarpOp::shuffle_up: return wait.argument > lane - group ? lane : lane - wait.argument;
-        default: break;
+        case WarpOp::shuffle_from:
+            return group + (wait.argument & (wait.width - 1));
+        case WarpOp::shuffle_xor:
+            source = lane ^ wait.argument;
+            break;
+        case WarpOp::shuffle_down:
+            source = lane + wait.argument;
+            break;
+        case WarpOp::shuffle_up:
+            return wait.argument > lane - group ? lane : lane - wait.argument;
+        default:
+            break;
     }
     return source > last ? lane : source;
 }
@@ -155,7 +160,8 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         if (wait.kind == Wait::exited) continue;
         set_thread(thread);
         if (wait.kind == Wait::warp && wait.op == WarpOp::mma) {
-            fail_running(CUDA_ERROR_LAUNCH_FAILED, "not every lane of the warp takes part in a product, at " + at(wait));
+            fail_running(CUDA_ERROR_LAUNCH_FAILED,
+                         "not every lane of the warp takes part in a product, at " + at(wait));
         }
         if (wait.kind == Wait::warp) {
             fail_running(CUDA_ERROR_LAUNCH_FAILED, "lanes named by a shuffle's mask never reach it, at " + at(wait));

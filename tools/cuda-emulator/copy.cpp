@@ -16,9 +16,7 @@ bool is_device(CUdeviceptr pointer, size_t bytes) {
     return is_device_range(pointer, bytes) || is_pinned(at(pointer), bytes);
 }
 
-bool is_host(const void* pointer) {
-    return pointer && !find_allocation(reinterpret_cast<uintptr_t>(pointer));
-}
+bool is_host(const void* pointer) { return pointer && !find_allocation(reinterpret_cast<uintptr_t>(pointer)); }
 
 // Pinned memory must still be allocated when the copy runs, because freeing it does not wait for pending copies.
 Operation copy_operation(const char* what, void* to, const void* from, size_t bytes) {
@@ -52,12 +50,15 @@ CUresult host_to_device(CUdeviceptr to, const void* from, size_t bytes, CUstream
     if (is_capturing(stream) || is_pinned(from, bytes)) {
         return submit(stream, copy_operation("cuMemcpyHtoD", at(to), from, bytes));
     }
-    auto staged = std::make_shared<std::vector<char>>(static_cast<const char*>(from),
-                                                      static_cast<const char*>(from) + bytes);
-    return submit(stream, {"cuMemcpyHtoD", [=] {
-                               memcpy(at(to), staged->data(), bytes);
-                               return CUDA_SUCCESS;
-                           }}, bytes);
+    auto staged =
+        std::make_shared<std::vector<char>>(static_cast<const char*>(from), static_cast<const char*>(from) + bytes);
+    return submit(stream,
+                  {"cuMemcpyHtoD",
+                   [=] {
+                       memcpy(at(to), staged->data(), bytes);
+                       return CUDA_SUCCESS;
+                   }},
+                  bytes);
 }
 
 CUresult fill(CUdeviceptr to, unsigned value, size_t width, size_t count, CUstream stream) {

@@ -37,10 +37,10 @@ CUresult run(Gemm g, const Batch& batch, const float* device_alpha, const float*
         g.beta = *device_beta;
     }
     const bool reads = g.alpha != 0.0f && g.k > 0;
-    const size_t a = extent(g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, g.lda, batch.stride_a, batch.count,
-                            g.ab_type);
-    const size_t b = extent(g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, g.ldb, batch.stride_b, batch.count,
-                            g.ab_type);
+    const size_t a =
+        extent(g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k, g.lda, batch.stride_a, batch.count, g.ab_type);
+    const size_t b =
+        extent(g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n, g.ldb, batch.stride_b, batch.count, g.ab_type);
     const size_t c = extent(g.m, g.n, g.ldc, batch.stride_c, batch.count, g.c_type);
     if ((reads && (!cuda_emulator_range(g.a, a) || !cuda_emulator_range(g.b, b))) || !cuda_emulator_range(g.c, c)) {
         fprintf(stderr, "CUDA emulator: a matrix of a cuBLAS product (m %ld, n %ld, k %ld) is not in device memory\n",
@@ -67,8 +67,8 @@ Status enqueue(Handle* handle, const Gemm& g, const std::function<CUresult()>& w
 }
 
 Status product(Handle* handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a,
-               int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, Batch batch,
-               int compute) {
+               int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc,
+               Batch batch, int compute) {
     if (!is_valid(handle)) return NOT_INITIALIZED;
     if (m < 0 || n < 0 || k < 0 || batch.count < 0 || transa < 0 || transa > 2 || transb < 0 || transb > 2 || !alpha ||
         !beta) {
@@ -135,16 +135,16 @@ BLAS_API cublasSetWorkspace_v2(Handle* handle, void* workspace, size_t bytes) {
     return SUCCESS;
 }
 
-#define MODE(name, field)                                      \
-    BLAS_API cublasSet##name(Handle* handle, int mode) {       \
-        if (!is_valid(handle)) return NOT_INITIALIZED;            \
-        handle->field = mode;                                  \
-        return SUCCESS;                                        \
-    }                                                          \
-    BLAS_API cublasGet##name(Handle* handle, int* mode) {      \
-        if (!is_valid(handle)) return NOT_INITIALIZED;            \
-        *mode = handle->field;                                 \
-        return SUCCESS;                                        \
+#define MODE(name, field)                                 \
+    BLAS_API cublasSet##name(Handle* handle, int mode) {  \
+        if (!is_valid(handle)) return NOT_INITIALIZED;    \
+        handle->field = mode;                             \
+        return SUCCESS;                                   \
+    }                                                     \
+    BLAS_API cublasGet##name(Handle* handle, int* mode) { \
+        if (!is_valid(handle)) return NOT_INITIALIZED;    \
+        *mode = handle->field;                            \
+        return SUCCESS;                                   \
     }
 MODE(MathMode, math_mode)
 MODE(PointerMode_v2, pointer_mode)
@@ -157,11 +157,16 @@ BLAS_API cublasGetProperty(int which, int* value) {
 
 extern "C" __attribute__((visibility("default"))) const char* cublasGetStatusString(Status status) {
     switch (status) {
-        case SUCCESS: return "the operation completed successfully";
-        case NOT_INITIALIZED: return "the library was not initialized";
-        case INVALID_VALUE: return "an unsupported value or parameter was passed to the function";
-        case EXECUTION_FAILED: return "the GPU program failed to execute";
-        case NOT_SUPPORTED: return "the functionality requested is not supported";
+        case SUCCESS:
+            return "the operation completed successfully";
+        case NOT_INITIALIZED:
+            return "the library was not initialized";
+        case INVALID_VALUE:
+            return "an unsupported value or parameter was passed to the function";
+        case EXECUTION_FAILED:
+            return "the GPU program failed to execute";
+        case NOT_SUPPORTED:
+            return "the functionality requested is not supported";
     }
     return "unknown status";
 }

@@ -106,8 +106,17 @@ bool writes_bias(const Desc& desc) { return desc.epilogue == DRELU_BGRAD || desc
 
 Status check_epilogue(const Desc& desc, long rows) {
     switch (desc.epilogue) {
-        case DEFAULT: case RELU: case BIAS: case RELU_BIAS: case RELU_AUX_BIAS: case DRELU: case DRELU_BGRAD: case BGRADB: break;
-        default: return NOT_SUPPORTED;
+        case DEFAULT:
+        case RELU:
+        case BIAS:
+        case RELU_BIAS:
+        case RELU_AUX_BIAS:
+        case DRELU:
+        case DRELU_BGRAD:
+        case BGRADB:
+            break;
+        default:
+            return NOT_SUPPORTED;
     }
     if ((reads_bias(desc) || writes_bias(desc)) && !desc.bias) return INVALID_VALUE;
     const bool valid_aux = desc.aux && desc.aux % 16 == 0 && desc.aux_ld % 128 == 0 && desc.aux_ld >= rows;
@@ -128,8 +137,9 @@ CUresult run(Gemm g, const Desc& desc, const Addresses& epilogue_addresses) {
                         (!bias_address || cuda_emulator_range(bias_address, bias_bytes)) &&
                         (!relu_mask_address || cuda_emulator_range(relu_mask_address, relu_mask_bytes));
     if (!inside) {
-        fprintf(stderr, "CUDA emulator: an operand of a cuBLASLt product (m %ld, n %ld, k %ld) is not in device memory\n",
-                g.m, g.n, g.k);
+        fprintf(stderr,
+                "CUDA emulator: an operand of a cuBLASLt product (m %ld, n %ld, k %ld) is not in device memory\n", g.m,
+                g.n, g.k);
         return CUDA_ERROR_ILLEGAL_ADDRESS;
     }
     std::vector<float> sums(static_cast<size_t>(g.m * g.n));
@@ -148,7 +158,8 @@ CUresult run(Gemm g, const Desc& desc, const Addresses& epilogue_addresses) {
             const unsigned char mask = static_cast<unsigned char>(1u << (bit % 8));
             if (desc.epilogue & BIAS) value += emulator::load_element(bias, g.c_type, i);
             if (desc.epilogue == RELU_AUX_BIAS) {
-                relu_mask[bit / 8] = static_cast<unsigned char>(value > 0.0f ? relu_mask[bit / 8] | mask : relu_mask[bit / 8] & ~mask);
+                relu_mask[bit / 8] =
+                    static_cast<unsigned char>(value > 0.0f ? relu_mask[bit / 8] | mask : relu_mask[bit / 8] & ~mask);
             }
             // Loses a NaN, as a library may.
             if (desc.epilogue & RELU) value = value > 0.0f ? value : 0.0f;
@@ -203,13 +214,20 @@ BLAS_API cublasLtMatmulDescCreate(Desc** desc, int compute, int scale_type) {
 
 BLAS_API cublasLtMatmulDescSetAttribute(Desc* desc, int attribute, const void* value, size_t size) {
     switch (attribute) {
-        case 3: return set_attribute(&desc->transpose_a, value, size);
-        case 4: return set_attribute(&desc->transpose_b, value, size);
-        case 7: return set_attribute(&desc->epilogue, value, size);
-        case 8: return set_attribute(&desc->bias, value, size);
-        case 11: return set_attribute(&desc->aux, value, size);
-        case 12: return set_attribute(&desc->aux_ld, value, size);
-        default: return NOT_SUPPORTED;
+        case 3:
+            return set_attribute(&desc->transpose_a, value, size);
+        case 4:
+            return set_attribute(&desc->transpose_b, value, size);
+        case 7:
+            return set_attribute(&desc->epilogue, value, size);
+        case 8:
+            return set_attribute(&desc->bias, value, size);
+        case 11:
+            return set_attribute(&desc->aux, value, size);
+        case 12:
+            return set_attribute(&desc->aux_ld, value, size);
+        default:
+            return NOT_SUPPORTED;
     }
 }
 
@@ -274,7 +292,8 @@ BLAS_API cublasLtMatmul(LtHandle* handle, const Desc* desc, const float* alpha, 
     const uintptr_t operands[] = {address(a), address(b), address(c), address(d) | desc->bias};
     bool aligned = address(workspace) % 256 == 0;
     for (int i = 0; same && i < 4; ++i) aligned &= operands[i] % algorithm->alignment[i] == 0;
-    if (!same || !aligned || (workspace_bytes > 0 && !cuda_emulator_range(workspace, workspace_bytes))) return INVALID_VALUE;
+    if (!same || !aligned || (workspace_bytes > 0 && !cuda_emulator_range(workspace, workspace_bytes)))
+        return INVALID_VALUE;
     if (const Status status = injected_status("CUDA_EMULATOR_CUBLASLT_PRODUCT")) return status;
     if (g.m == 0 || g.n == 0) return SUCCESS;
     g.a = a;
@@ -293,10 +312,12 @@ BLAS_API cublasLtMatmul(LtHandle* handle, const Desc* desc, const float* alpha, 
         return run(g, copy, epilogue_addresses);
     };
     // Tests can make products with a bias or a bias gradient slower: each extra operation adds to the clock.
-    const char* extra = getenv(reads_bias(*desc) ? "CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA" : "CUDA_EMULATOR_CUBLASLT_SUM_EXTRA");
+    const char* extra =
+        getenv(reads_bias(*desc) ? "CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA" : "CUDA_EMULATOR_CUBLASLT_SUM_EXTRA");
     const std::function<CUresult()> nothing = [] { return CUDA_SUCCESS; };
     for (int i = extra && (reads_bias(*desc) || desc->epilogue == BGRADB) ? atoi(extra) : 0; i > 0; --i) {
-        if (cuda_emulator_enqueue(stream, "cuBLASLt's delay", &nothing, &writes, &reads) != CUDA_SUCCESS) return EXECUTION_FAILED;
+        if (cuda_emulator_enqueue(stream, "cuBLASLt's delay", &nothing, &writes, &reads) != CUDA_SUCCESS)
+            return EXECUTION_FAILED;
     }
     const CUresult result = cuda_emulator_enqueue(stream, "cuBLASLt product", &work, &writes, &reads);
     return result == CUDA_SUCCESS ? SUCCESS : EXECUTION_FAILED;

@@ -108,7 +108,9 @@ inline unsigned emulator_round_to_tf32(unsigned bits) {
 // Notify the race detector before an atomic or a fence.
 void emulator_atomic(const void* to, size_t bytes, const void* pc);
 void emulator_fence();
-#define EMULATOR_ATOMIC template <class T> __attribute__((noinline, no_sanitize("thread")))
+#define EMULATOR_ATOMIC \
+    template <class T>  \
+    __attribute__((noinline, no_sanitize("thread")))
 
 // Device threads run one at a time, so atomics need no lock.
 EMULATOR_ATOMIC T atomicAdd(T* to, T value) {

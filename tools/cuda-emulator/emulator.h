@@ -37,13 +37,13 @@ struct Context {
     int device;
     int references = 0;
     bool primary = true;
-    CUresult failure = CUDA_SUCCESS;  // Sticky, as on a GPU.
+    CUresult failure = CUDA_SUCCESS;          // Sticky, as on a GPU.
     std::shared_ptr<Queue> legacy = nullptr;  // The queue of the legacy default stream.
 };
 Context* current_context();
 
-#define EMULATOR_ENTER()                                                     \
-    std::lock_guard<std::recursive_mutex> guard_(emulator::lock());          \
+#define EMULATOR_ENTER()                                            \
+    std::lock_guard<std::recursive_mutex> guard_(emulator::lock()); \
     if (CUresult unusable_ = emulator::check_context()) return unusable_
 
 // ---- Memory (memory.cpp).
@@ -59,7 +59,7 @@ uintptr_t device_range();  // The start of the address range that contains all d
 size_t device_range_bytes();
 CUresult allocate(size_t bytes, CUdeviceptr* pointer);
 CUresult release(CUdeviceptr pointer);
-Allocation* find_allocation(uintptr_t address);  // Live or freed, guard zones included.
+Allocation* find_allocation(uintptr_t address);           // Live or freed, guard zones included.
 bool is_device_range(CUdeviceptr pointer, size_t bytes);  // For checks when a call is made.
 bool is_live_range(CUdeviceptr pointer, size_t bytes);    // For checks when work runs: a free may already be queued.
 bool is_pinned(const void* pointer, size_t bytes);
@@ -79,7 +79,7 @@ struct Launch {
     std::vector<std::vector<unsigned char>> parameters;
 };
 void run_grid(const Launch& launch);
-void abandon_grid();  // Called after a fault in the running grid.
+void abandon_grid();           // Called after a fault in the running grid.
 std::string running_thread();  // ", block (0, 0, 0), thread (1, 0, 0)"; empty if no kernel is running.
 
 // ---- Tensor cores (mma.cpp): computes the products of the 32 lanes of a warp; false if the lanes disagree on the
@@ -186,7 +186,7 @@ Function* as_function(CUfunction handle);
 // The set of valid handles of a type; calls with other handles are refused.
 template <class T>
 class Handles {
-public:
+  public:
     T* add(T* handle) {
         known_.insert(handle);
         return handle;
@@ -198,7 +198,7 @@ public:
         return true;
     }
 
-private:
+  private:
     std::unordered_set<T*> known_;
 };
 

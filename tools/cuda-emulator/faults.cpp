@@ -33,18 +33,22 @@ std::string describe(uintptr_t address, bool writing) {
         snprintf(text, sizeof text, "%s address 0x%zx, which is not device memory", verb, static_cast<size_t>(address));
     } else {
         snprintf(text, sizeof text, "%s byte %td of allocation #%u, which %s %zu bytes", verb,
-                 static_cast<ptrdiff_t>(address - near->start), near->id,
-                 near->freed ? "was freed and had" : "has", near->size);
+                 static_cast<ptrdiff_t>(address - near->start), near->id, near->freed ? "was freed and had" : "has",
+                 near->size);
     }
     return text;
 }
 
 const struct sigaction& previous(int signal) {
     switch (signal) {
-        case SIGSEGV: return previous_segv;
-        case SIGBUS: return previous_bus;
-        case SIGFPE: return previous_fpe;
-        default: return previous_ill;
+        case SIGSEGV:
+            return previous_segv;
+        case SIGBUS:
+            return previous_bus;
+        case SIGFPE:
+            return previous_fpe;
+        default:
+            return previous_ill;
     }
 }
 
@@ -72,8 +76,8 @@ CUresult explain_signal() {
         return CUDA_ERROR_LAUNCH_FAILED;
     }
     // clang's checks of local arrays trap with an illegal instruction.
-    log_message(where + ": " + (fault_signal == SIGILL ? "an array index is out of bounds"
-                                                       : describe(fault_address, fault_writing)));
+    log_message(where + ": " +
+                (fault_signal == SIGILL ? "an array index is out of bounds" : describe(fault_address, fault_writing)));
     return CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 

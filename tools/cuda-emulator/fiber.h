@@ -7,7 +7,7 @@
 namespace emulator {
 
 class Fiber {
-public:
+  public:
     explicit Fiber(void (*entry)());
     // Runs the fiber until it calls `leave`. Must be called from outside any fiber.
     void enter();
@@ -18,7 +18,7 @@ public:
     bool waiting = false;  // True if it left at a barrier or shuffle; otherwise it is free for another thread.
     bool released = false;
 
-private:
+  private:
     void* position_ = nullptr;
 };
 

@@ -30,7 +30,7 @@ constexpr long KC = 256, MAX_MC = 6 * MR, MAX_NC = 20 * NR;
 
 // A pool of worker threads. It is never destroyed, because the library is never unloaded.
 class Pool {
-public:
+  public:
     Pool() {
         const char* asked = getenv("CUDA_EMULATOR_THREADS");
         const long threads = asked && *asked ? strtol(asked, nullptr, 10) : std::thread::hardware_concurrency();
@@ -56,7 +56,7 @@ public:
         done_.wait(guard, [this] { return busy_ == 0; });
     }
 
-private:
+  private:
     void drain() {
         for (long i = next_++; i < count_; i = next_++) (*task_)(i);
     }
@@ -123,10 +123,14 @@ float half_value(uint16_t bits) {
 
 float rounded(float value, Rounding rounding) {
     switch (rounding) {
-        case Rounding::tf32: return round_mantissa(value, 13);
-        case Rounding::bf16: return round_mantissa(value, 16);
-        case Rounding::f16: return half_value(emulator_float_to_half(value));
-        default: return value;
+        case Rounding::tf32:
+            return round_mantissa(value, 13);
+        case Rounding::bf16:
+            return round_mantissa(value, 16);
+        case Rounding::f16:
+            return half_value(emulator_float_to_half(value));
+        default:
+            return value;
     }
 }
 

@@ -28,8 +28,8 @@ inline uint16_t emulator_float_to_half(float value) {
     std::memcpy(&bits, &value, 4);
     const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000);
     bits &= 0x7fffffff;
-    if (bits > 0x7f800000) return 0x7fff;                                   // The NaN that cvt.rn.f16.f32 returns.
-    if (bits >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);    // 65520 and above round to infinity.
+    if (bits > 0x7f800000) return 0x7fff;                                 // The NaN that cvt.rn.f16.f32 returns.
+    if (bits >= 0x477ff000) return static_cast<uint16_t>(sign | 0x7c00);  // 65520 and above round to infinity.
     if (bits < 0x38800000) {
         // Below the smallest normal half: adding 0.5 puts the mantissa, in units of 2⁻²⁴, into the float's low bits,
         // rounded to even.

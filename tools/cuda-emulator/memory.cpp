@@ -17,10 +17,10 @@ namespace emulator {
 namespace {
 
 constexpr size_t ALIGNMENT = 256;
-constexpr unsigned char POISON = 0xff;          // NaN as float, half and double.
-constexpr uint16_t CANARY = 0xfffd;             // Also NaN, but not one that poison propagates to.
+constexpr unsigned char POISON = 0xff;  // NaN as float, half and double.
+constexpr uint16_t CANARY = 0xfffd;     // Also NaN, but not one that poison propagates to.
 
-std::map<uintptr_t, Allocation> allocations;    // Keyed by the address of their pages.
+std::map<uintptr_t, Allocation> allocations;  // Keyed by the address of their pages.
 std::vector<Allocation*> live;
 std::map<uintptr_t, size_t> pinned;
 size_t used = 0;
@@ -143,8 +143,8 @@ bool is_pinned(const void* pointer, size_t bytes) {
 
 CUresult check_guards(const char* what) {
     for (const Allocation* allocation : live) {
-        uintptr_t broken = broken_canary(allocation->start + allocation->size,
-                                         allocation->pages + allocation->page_bytes);
+        uintptr_t broken =
+            broken_canary(allocation->start + allocation->size, allocation->pages + allocation->page_bytes);
         if (!broken) broken = broken_canary(allocation->pages, allocation->start);
         if (!broken) continue;
         char text[256];

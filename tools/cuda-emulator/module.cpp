@@ -133,11 +133,21 @@ CUDA_API cuFuncGetAttribute(int* value, int which, CUfunction handle) {
     const Function* function = as_function(handle);
     if (!function) return CUDA_ERROR_INVALID_HANDLE;
     switch (which) {
-        case 0: *value = static_cast<int>(function->kernel->max_threads); break;
-        case 4: *value = 32; break;
-        case 5: case 6: *value = settings().capability; break;
-        case 8: *value = function->shared_limit; break;
-        default: *value = 0;
+        case 0:
+            *value = static_cast<int>(function->kernel->max_threads);
+            break;
+        case 4:
+            *value = 32;
+            break;
+        case 5:
+        case 6:
+            *value = settings().capability;
+            break;
+        case 8:
+            *value = function->shared_limit;
+            break;
+        default:
+            *value = 0;
     }
     return CUDA_SUCCESS;
 }

@@ -186,8 +186,7 @@ NVRTC_API nvrtcCompileProgram(Program* program, int option_count, const char* co
     const std::vector<std::string> names = kernels(text, program->engine + program->storage);
     if (names.empty()) return fail(program, "the program has no kernel");
     program->ptx = "// Emulated PTX: kernel names only.\n.version " + ptx_version() + "\n.target sm_" +
-                   program->architecture +
-                   "\n.address_size 64\n\n";
+                   program->architecture + "\n.address_size 64\n\n";
     for (const std::string& name : names) program->ptx += ".visible .entry " + name + "()\n{\n\tret;\n}\n";
     return OK;
 }
@@ -218,11 +217,16 @@ NVRTC_API nvrtcGetProgramLog(Program* program, char* log) {
 
 extern "C" __attribute__((visibility("default"))) const char* nvrtcGetErrorString(Result result) {
     switch (result) {
-        case OK: return "NVRTC_SUCCESS";
-        case INVALID_INPUT: return "NVRTC_ERROR_INVALID_INPUT";
-        case INVALID_PROGRAM: return "NVRTC_ERROR_INVALID_PROGRAM";
-        case INVALID_OPTION: return "NVRTC_ERROR_INVALID_OPTION";
-        case COMPILATION: return "NVRTC_ERROR_COMPILATION";
+        case OK:
+            return "NVRTC_SUCCESS";
+        case INVALID_INPUT:
+            return "NVRTC_ERROR_INVALID_INPUT";
+        case INVALID_PROGRAM:
+            return "NVRTC_ERROR_INVALID_PROGRAM";
+        case INVALID_OPTION:
+            return "NVRTC_ERROR_INVALID_OPTION";
+        case COMPILATION:
+            return "NVRTC_ERROR_COMPILATION";
     }
     return "NVRTC_ERROR unknown";
 }

@@ -47,8 +47,9 @@ void set_up_device() {
     const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
     void* mapped = mmap(nullptr, shadow_bytes(), PROT_READ | PROT_WRITE, flags, -1, 0);
     if (mapped == MAP_FAILED) {
-        log_message("the race detector cannot reserve its shadow memory: it needs a large range of addresses, though little "
-                    "memory");
+        log_message(
+            "the race detector cannot reserve its shadow memory: it needs a large range of addresses, though little "
+            "memory");
         abort();
     }
     device.cells = static_cast<Cell*>(mapped);
@@ -134,8 +135,9 @@ struct Check {
 
 Cell* cells_of(const Region& region, uintptr_t address, size_t bytes, Cell** end) {
     if ((1u << shift) > bytes) {
-        fail_running(CUDA_ERROR_LAUNCH_FAILED, "accesses bytes of a word that the race detector does not distinguish, "
-                                               "because none of the kernel's parameters points to elements that small");
+        fail_running(CUDA_ERROR_LAUNCH_FAILED,
+                     "accesses bytes of a word that the race detector does not distinguish, "
+                     "because none of the kernel's parameters points to elements that small");
     }
     *end = region.cells + ((address + bytes - 1 - region.start) >> shift) + 1;
     return region.cells + ((address - region.start) >> shift);
@@ -233,12 +235,12 @@ HIDDEN void __tsan_func_exit() {}
 
 #define EMULATOR_ACCESS(name, note, ...) \
     HIDDEN void __tsan_##name(void* at) { note(at, __VA_ARGS__); }
-#define EMULATOR_ACCESSES(bytes)                                                                    \
-    EMULATOR_ACCESS(read##bytes, note_read, bytes, __builtin_return_address(0))                     \
-    EMULATOR_ACCESS(write##bytes, note_write, bytes, __builtin_return_address(0))                   \
-    EMULATOR_ACCESS(unaligned_read##bytes, note_read, bytes, __builtin_return_address(0))           \
-    EMULATOR_ACCESS(unaligned_write##bytes, note_write, bytes, __builtin_return_address(0))         \
-    EMULATOR_ACCESS(volatile_read##bytes, note_atomic, bytes, __builtin_return_address(0), false)   \
+#define EMULATOR_ACCESSES(bytes)                                                                  \
+    EMULATOR_ACCESS(read##bytes, note_read, bytes, __builtin_return_address(0))                   \
+    EMULATOR_ACCESS(write##bytes, note_write, bytes, __builtin_return_address(0))                 \
+    EMULATOR_ACCESS(unaligned_read##bytes, note_read, bytes, __builtin_return_address(0))         \
+    EMULATOR_ACCESS(unaligned_write##bytes, note_write, bytes, __builtin_return_address(0))       \
+    EMULATOR_ACCESS(volatile_read##bytes, note_atomic, bytes, __builtin_return_address(0), false) \
     EMULATOR_ACCESS(volatile_write##bytes, note_atomic, bytes, __builtin_return_address(0), false)
 
 EMULATOR_ACCESSES(1)

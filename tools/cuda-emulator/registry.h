@@ -64,7 +64,8 @@ struct Thunk<Function> {
 
     static constexpr unsigned smallest(unsigned storage_bytes) {
         unsigned least = 4;
-        for (const unsigned bytes : {4u, Smallest<Args>::bytes(storage_bytes)...}) least = bytes < least ? bytes : least;
+        for (const unsigned bytes : {4u, Smallest<Args>::bytes(storage_bytes)...})
+            least = bytes < least ? bytes : least;
         return least;
     }
 
@@ -87,8 +88,8 @@ struct Registration {
 // Registers a kernel under the name that KERNEL defined.
 #define REGISTER_KERNEL(name) REGISTER_KERNEL_NAMED(KERNEL_NAME(name))
 #define REGISTER_KERNEL_NAMED(name) REGISTER_KERNEL_AS(name)
-#define REGISTER_KERNEL_AS(name)                                         \
-    static const emulator::Registration registration_##name(             \
+#define REGISTER_KERNEL_AS(name)                             \
+    static const emulator::Registration registration_##name( \
         emulator::Thunk<&name>::describe(#name, BLOCK, sizeof(real), SHARED_BOUND(__start_), SHARED_BOUND(__stop_)));
 
 // The linker's symbols for the start and end of section EMULATOR_SHARED, which holds the file's shared variables.

@@ -98,9 +98,10 @@ CUDA_API cuLaunchHostFunc(CUstream stream, void (*function)(void*), void* data) 
 }
 
 // Called by the emulated cuBLAS and cuBLASLt: work in stream order, which can be captured like any other.
-extern "C" __attribute__((visibility("default"))) CUresult cuda_emulator_enqueue(
-    CUstream stream, const char* what, const std::function<CUresult()>* run, const std::vector<uintptr_t>* writes,
-    const std::vector<uintptr_t>* reads) {
+extern "C" __attribute__((visibility("default"))) CUresult cuda_emulator_enqueue(CUstream stream, const char* what,
+                                                                                 const std::function<CUresult()>* run,
+                                                                                 const std::vector<uintptr_t>* writes,
+                                                                                 const std::vector<uintptr_t>* reads) {
     EMULATOR_ENTER();
     if (!is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
     return submit(stream, {what, *run, *writes, *reads});

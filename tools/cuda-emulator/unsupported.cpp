@@ -2,10 +2,10 @@
 // instead of a panic about a missing symbol.
 #include "emulator.h"
 
-#define UNSUPPORTED(name)                                       \
-    CUDA_API name() {                                           \
-        emulator::log_message(#name " is not supported by the emulator");    \
-        return CUDA_ERROR_NOT_SUPPORTED;                        \
+#define UNSUPPORTED(name)                                                 \
+    CUDA_API name() {                                                     \
+        emulator::log_message(#name " is not supported by the emulator"); \
+        return CUDA_ERROR_NOT_SUPPORTED;                                  \
     }
 
 UNSUPPORTED(cuCtxGetCacheConfig)
