@@ -25,10 +25,13 @@ lint:
         echo "skipped: clang-format is not installed"; \
     fi
 
-# Check licences, sources and the minimum Rust version of all dependencies; with cargo-deny and a network, advisories too.
+# Check licences, sources and the minimum Rust version of all dependencies, without a network.
 deps:
     .ci/dependencies
-    if command -v cargo-deny >/dev/null; then cargo deny check; fi
+
+# Check dependencies for security advisories too; needs cargo-deny and a network.
+advisories:
+    cargo deny check
 
 # Check that the minimum Rust version of Cargo.toml compiles the program, where rustup has it.
 msrv:

@@ -15,7 +15,7 @@
 //!
 //! # Example
 //!
-//! Three training steps of LeNet-5 on the embedded digits, then the accuracy on the test images, and a file that
+//! One epoch of LeNet-5 on the embedded digits, the accuracy on the test images, and a file that
 //! `safetensors.torch.load_file` reads:
 //!
 //! ```
@@ -32,13 +32,12 @@
 //!     eval_batch_size: 1000,
 //!     learning_rate: LearningRate::constant(0.1),
 //!     shuffle: true,
-//!     max_steps: Some(3),
 //!     ..Hyperparameters::default()
 //! };
 //! let mut trainer = Trainer::new(Cpu::new(None)?, network, dataset, hyperparameters)?;
 //! trainer.run(&mut ())?;
 //! let accuracy = trainer.evaluate()?.accuracy();
-//! assert!((0.0..=1.0).contains(&accuracy));
+//! assert!(accuracy > 0.15); // ten classes
 //!
 //! let folder = tempfile::tempdir()?;
 //! let (parameters, statistics) = (trainer.parameters()?, trainer.statistics()?);

@@ -36,7 +36,7 @@ pub struct TrainArgs {
     /// Resume the run in this folder
     #[arg(long, value_name = "DIR", help_heading = "Output", conflicts_with_all = ["out", "init"])]
     pub resume: Option<PathBuf>,
-    /// Folder for the files of the run [default: runs/<model>-<dataset>-<seed>]
+    /// Folder for the files of the run [default: runs/MODEL-DATASET-SEED]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
     /// Print neither the table nor progress bars

@@ -51,7 +51,7 @@ impl Residency {
 #[derive(Clone)]
 pub struct Streamed {
     pub source: Arc<dyn ImageSource>,
-    /// The digest of all images, see [`digest_of`].
+    /// The digest of all images, see `digest_of`.
     pub digest: u64,
 }
 
@@ -73,7 +73,7 @@ pub fn digest_of(hashes: &[u64]) -> u64 {
 }
 
 impl Split {
-    /// The digest of all images, which have `image_len` bytes each; see [`digest_of`].
+    /// The digest of all images, which have `image_len` bytes each; see `digest_of`.
     pub(super) fn digest(&self, image_len: usize) -> u64 {
         match &self.streamed {
             Some(streamed) => streamed.digest,
