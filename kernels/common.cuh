@@ -1,7 +1,7 @@
 // Shared by every kernel: the storage type, the KERNEL macro, 16-byte vector access and index arithmetic.
 //
-// Each file is compiled once per storage type: `real` is float, or a 16-bit half with -DREAL_F16. Arithmetic is always
-// fp32. A sum of two products is written with fmaf, because otherwise the compiler would choose which product to round.
+// Each file is compiled once per storage type: `real` is float, or a 16-bit half if the host compiles with -DREAL_F16.
+// Arithmetic is always fp32. A sum of two products is written with fmaf, because otherwise the compiler would choose which product to round.
 // Buffers start on 16-byte boundaries, as vector access requires.
 #pragma once
 

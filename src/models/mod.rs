@@ -36,7 +36,7 @@ const IMAGENET: Shape = Shape::new(224, 224, 3);
 pub const TABLE: &[Model] = &[
     Model {
         name: "mnist-cnn",
-        about: "four 3×3 convolutions and three linear layers, 99.3% on MNIST",
+        about: "four 3×3 convolutions and three linear layers, 99.2% on MNIST",
         input: Shape::new(28, 28, 1),
         classes: 10,
         build: mnist_cnn::build,
