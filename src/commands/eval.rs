@@ -1,5 +1,6 @@
 //! `cnn-cuda eval`
 
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use crate::report::Confusion;
 use crate::report::stream::Stdout;
 use crate::settings::{
     DataSettings, DeviceSettings, Given, ModelSettings, PictureSettings, RetiredFlags, RunConfig, UsageError, bounds,
-    build_network, check_dataset, defaults,
+    build_network, check_dataset, defaults, usage,
 };
 use crate::train::Evaluator;
 
@@ -83,6 +84,7 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     // Check the flags before anything is downloaded.
     check_dataset(name)?;
     args.pictures.0.check(name)?;
+    check_split(args, config, name)?;
     if given.dataset.is_some() || given.folder.data.is_some() || !options.folder.is_dir() {
         options.folder = given.folder.folder();
     }
@@ -98,6 +100,29 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     let recorded = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
     dataset.pad_classes(given.classes.or(recorded)).map_err(|error| UsageError(error.to_string()))?;
     Ok(dataset)
+}
+
+/// Fails if flags split the run's own pictures in another way than the run did, because the test set would then contain
+/// pictures that the run was trained on.
+fn check_split(args: &EvalArgs, config: Option<&RunConfig>, name: &str) -> Result<()> {
+    let Some(run) = config.filter(|config| is_same_path(config.dataset(), name)).map(RunConfig::pictures) else {
+        return Ok(());
+    };
+    let given = args.pictures.0.resolve_with(run.clone());
+    usage((given.test_fraction, given.split_seed) == (run.test_fraction, run.split_seed), || {
+        format!(
+            "--test-fraction and --split-seed would test on pictures that these weights were trained on; the run split \
+             {name} with --test-fraction {} and --split-seed {}",
+            run.test_fraction, run.split_seed
+        )
+    })
+}
+
+/// Whether both are paths of the same file or folder.
+fn is_same_path(a: &str, b: &str) -> bool {
+    data::is_path(a)
+        && data::is_path(b)
+        && fs::canonicalize(a).ok().is_some_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
 }
 
 struct Evaluation<'a> {

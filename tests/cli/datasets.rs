@@ -124,6 +124,33 @@ fn eval_and_predict_use_the_runs_settings() {
     assert_eq!(result["accuracy"], record["test_accuracy"]);
 }
 
+/// Another split of the run's own pictures would test on some that the run was trained on.
+#[test]
+fn eval_refuses_another_split_of_the_runs_pictures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    colours(folder.path(), 20);
+    // Without test/, the run sets test pictures aside.
+    let data = folder.path().join("train");
+    let out = folder.path().join("run");
+    let args = ["train", "--dataset", text(&data), "--model", "lenet5", "--device", "cpu", "--out", text(&out)];
+    succeed([&args[..], &["--quiet", "--max-steps", "2", "--test-fraction", "0.25", "--split-seed", "3"]].concat());
+    let weights = out.join("model.safetensors");
+    let eval = ["eval", "--json", "--device", "cpu", "--weights", text(&weights)];
+    let words = ["--test-fraction 0.25", "--split-seed 3", "trained on"];
+    let named = ["--dataset", text(&data)];
+    for more in [&[][..], &named] {
+        fail(2, [&eval[..], more, &["--test-fraction", "0.5"]].concat(), &words);
+        fail(2, [&eval[..], more, &["--split-seed", "9"]].concat(), &words);
+        let same = ["--test-fraction", "0.25", "--split-seed", "3"];
+        let result = json(&succeed([&eval[..], more, &same].concat()).stdout);
+        assert_eq!((&result["accuracy"], &result["images"]), (&last_record(&out)["test_accuracy"], &15.into()));
+    }
+    // Other pictures may be split in any way.
+    let other = folder.path().join("other");
+    colours(&other, 8);
+    succeed([&eval[..], &["--dataset", text(&other.join("train")), "--test-fraction", "0.5"]].concat());
+}
+
 #[test]
 fn a_run_resumes_after_its_pictures_have_moved() {
     let folder = tempfile::tempdir().expect("a folder");
