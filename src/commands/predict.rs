@@ -127,8 +127,22 @@ impl WeightsInfo {
         let default = || (vec![0.5], vec![0.5]);
         let (mean, std) = args.normalisation.0.given().or_else(recorded).unwrap_or_else(default);
         let normalisation = data::per_channel((mean, std), shape.channels)?;
+        if input.is_none() {
+            warn_of_defaults(args);
+        }
         let crop = config.as_ref().is_some_and(RunConfig::has_pictures);
         Ok(Self { model, activation, shape, classes, normalisation, crop })
+    }
+}
+
+/// Warns that results depend on defaults that may not be those of the training.
+fn warn_of_defaults(args: &PredictArgs) {
+    let normalisation = args.normalisation.0.given().is_none().then_some(("mean 0.5 and std 0.5", "--mean and --std"));
+    let classes = args.input.0.classes.is_none().then_some(("numbers instead of class names", "--classes"));
+    let (used, flags): (Vec<_>, Vec<_>) = normalisation.into_iter().chain(classes).unzip();
+    if !used.is_empty() {
+        let (used, flags) = (used.join(", and "), flags.join(" and "));
+        warn!("there is no config.toml of a run next to the weights: using {used}; see {flags}");
     }
 }
 

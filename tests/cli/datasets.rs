@@ -112,11 +112,16 @@ fn eval_and_predict_use_the_runs_settings() {
     let normalisation = [format!("--mean={}", numbers("mean")), format!("--std={}", numbers("std"))];
     let args = ["predict", "--json", "--device", "cpu", "--model", "lenet5", "--weights", text(&moved), text(&picture)];
     let input = ["--classes", "3", "--channels", "3", "--image-size", "20", &normalisation[0], &normalisation[1]];
-    let alone = json(&succeed([&args[..], &input].concat()).stdout);
+    let warning = "there is no config.toml of a run next to the weights";
+    let ran = succeed([&args[..], &input].concat());
+    assert!(!ran.stderr.contains(warning), "{}", ran.stderr);
+    let alone = json(&ran.stdout);
+    let ran = succeed([&args[..], &input[..6]].concat());
+    assert!(ran.stderr.contains(&format!("{warning}: using mean 0.5 and std 0.5; see")), "{}", ran.stderr);
     let with_run = ["predict", "--json", "--device", "cpu", "--weights", text(&weights), text(&picture)];
     assert_eq!(alone["logits"], json(&succeed(with_run).stdout)["logits"]);
     assert_eq!(alone["classes"][0]["class"], "1");
-    fail(1, args, &["moved.safetensors", "shape"]);
+    fail(1, args, &["moved.safetensors", "shape", warning, "numbers instead of class names", "--mean and --std"]);
     let data = folder.path().join("colours");
     let args =
         ["eval", "--json", "--device", "cpu", "--model", "lenet5", "--weights", text(&moved), "--dataset", text(&data)];
