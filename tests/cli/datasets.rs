@@ -96,6 +96,8 @@ fn eval_and_predict_use_the_runs_settings() {
     assert_eq!(result["confusion"]["classes"], serde_json::json!(CLASSES));
     let table = succeed(["eval", "--device", "cpu", "--weights", text(&weights)]).stdout;
     assert!(table.contains("\ngreen"), "{table}");
+    let other = ["eval", "--device", "cpu", "--weights", text(&weights), "--dataset", "digits"];
+    fail(1, other, &["these weights were trained on 3 channels, digits has 1"]);
     let picture = folder.path().join("colours/test/green/0.png");
     let stdout = succeed(["predict", "--device", "cpu", "--weights", text(&weights), text(&picture)]).stdout;
     assert!(stdout.contains("0.png: green "), "{stdout}");
@@ -167,6 +169,9 @@ fn a_run_resumes_after_its_pictures_have_moved() {
     let moved = folder.path().join("elsewhere");
     fs::rename(folder.path().join("colours"), &moved).expect("renamed");
     fail(1, ["train", "--resume", text(&cut)], &["colours: there is no such file or folder"]);
+    let weights = cut.join("model.safetensors");
+    let words = ["config.toml records", "--dataset", "colours: there is no such file or folder"];
+    fail(1, ["eval", "--weights", text(&weights)], &words);
     let resume = ["train", "--quiet", "--resume", text(&cut), "--dataset", text(&moved)];
     for flag in [["--image-size", "16"], ["--max-bad", "1"], ["--classes", "4"], ["--split-seed", "1"]] {
         fail(1, [&resume[..], &flag].concat(), &["to resume"]);
