@@ -18,6 +18,7 @@ use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::Confusion;
 use crate::report::stream::Stdout;
+use crate::run::Outputs;
 use crate::settings::{
     DataSettings, DeviceSettings, Given, InputRecord, ModelSettings, PictureSettings, RetiredFlags, RunConfig,
     UsageError, bounds, build_network, check_dataset, defaults, usage,
@@ -51,7 +52,7 @@ pub struct EvalArgs {
 /// Evaluates weights on the test set. The configuration next to the weights provides the settings that no flag gives.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     args.retired.warn();
-    ensure!(args.weights.is_file(), "--weights {}: there is no such file", args.weights.display());
+    Outputs::check_weights("--weights", &args.weights)?;
     let config = RunConfig::of_weights(&args.weights);
     let (model, activation) = model_of_weights(&args.model, config.as_ref())?;
     let device = args.device.or_defaults()?;

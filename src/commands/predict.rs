@@ -18,6 +18,7 @@ use crate::models::Model;
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::stream::Stdout;
+use crate::run::Outputs;
 use crate::settings::{
     ActivationChoice, DeviceSettings, Given, InputRecord, InputSettings, ModelSettings, NormalisationSettings,
     RetiredFlags, RunConfig, bounds, build_network,
@@ -70,6 +71,7 @@ struct ClassProbability {
 /// Classifies pictures. All are read before the first is classified, so that a bad file fails early.
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     args.retired.warn();
+    Outputs::check_weights("--weights", &args.weights)?;
     let WeightsInfo { model, activation, shape, classes, normalisation, crop } = WeightsInfo::new(args)?;
     let network = args.model.0.apply(build_network(model, shape, classes.len())?, activation);
     let weights = load_weights(&args.weights, &network)?;

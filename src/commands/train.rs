@@ -51,7 +51,10 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let residency = &mut flags.given.residency.residency;
     *residency = args.residency.given().or(*residency);
     let mut config = match &args.resume {
-        Some(folder) => RunConfig::resumed(folder, &flags)?,
+        Some(folder) => {
+            Outputs::check_resume(folder)?;
+            RunConfig::resumed(folder, &flags)?
+        }
         None => RunConfig::new(&flags, args.config.as_deref())?,
     };
     if let (Some(recipe), Some(accuracy)) = (&args.config, config.record.expected_accuracy) {
@@ -61,8 +64,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     // Check the flags before anything is downloaded or created.
     let model = find_model(config.model())?;
     check_device(&device)?;
-    if let Some(init) = &config.settings.schedule.init {
-        ensure!(args.resume.is_some() || init.is_file(), "--init {}: there is no such file", init.display());
+    if let (Some(init), None) = (&config.settings.schedule.init, &args.resume) {
+        Outputs::check_weights("--init", init)?;
     }
     Outputs::check(args.out.as_deref())?;
     let dataset = load(&mut config, &args)?;

@@ -31,6 +31,27 @@ impl Outputs {
     const CURVES: &str = "curves.svg";
     const ALL: [&str; 5] = [settings::FILE, Self::METRICS, Self::WEIGHTS, Self::CHECKPOINT, Self::CURVES];
 
+    /// Fails if `path`, the value of `flag`, is not a file of weights.
+    pub fn check_weights(flag: &str, path: &Path) -> Result<()> {
+        let (shown, weights) = (path.display(), path.join(Self::WEIGHTS));
+        ensure!(!weights.is_file(), "{flag} {shown} is a folder; did you mean {}?", weights.display());
+        ensure!(!path.is_dir(), "{flag} {shown} is a folder; a .safetensors file is expected");
+        ensure!(path.is_file(), "{flag} {shown}: there is no such file");
+        Ok(())
+    }
+
+    /// Fails if a run cannot be resumed from `folder` because that is a file.
+    pub fn check_resume(folder: &Path) -> Result<()> {
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        ensure!(
+            !folder.is_file(),
+            "--resume {} is a file; --resume takes the run's folder: did you mean {}?",
+            folder.display(),
+            parent.display()
+        );
+        Ok(())
+    }
+
     /// Fails if `out` cannot become the folder of a new run. Creates nothing.
     pub fn check(out: Option<&Path>) -> Result<()> {
         let Some(folder) = out else { return Ok(()) };
