@@ -15,11 +15,11 @@ use crate::checkpoint;
 use crate::data::{self, Dataset};
 use crate::network::{Network, Weights};
 use crate::ops::Backend;
-use crate::run::{INTERRUPTED, Outputs, RunObserver, ended_by, identity, install_signal_handlers};
+use crate::run::{INTERRUPTED, Outputs, RunObserver, ended_by, identity, install_signal_handlers, progress_made};
 use crate::settings::{
     ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
 };
-use crate::train::{Outcome, Trainer};
+use crate::train::{Ending, Outcome, Position, Trainer};
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -112,6 +112,13 @@ fn pretrained_weights(path: &Path, network: &Network, seed: u64) -> Result<Weigh
     Ok(weights)
 }
 
+/// Logs that a run to resume is complete.
+fn log_completed(config: &RunConfig, ending: Ending, done: Position) {
+    let may_continue = ending == Ending::Epochs && !config.settings.schedule.depends_on_epochs();
+    let longer = if may_continue { "; to train longer: --epochs N" } else { "" };
+    info!("nothing left to do after {}{}{longer}", progress_made(done), ended_by(ending));
+}
+
 /// A training run, to be executed on the chosen backend.
 struct Training {
     config: RunConfig,
@@ -156,8 +163,7 @@ impl Task for Training {
                     trainer.set_hyper(config.hyperparameters())?;
                 }
                 if let Some(ending) = trainer.ending() {
-                    let why = ended_by(ending);
-                    info!("nothing left to do: {} epochs, {} steps are done{why}", done.epoch, done.total_steps);
+                    log_completed(&config, ending, done);
                     return Ok(ExitCode::SUCCESS);
                 }
                 Outputs::resume(folder, &config, done)?
@@ -170,7 +176,7 @@ impl Task for Training {
         }
         match trainer.run(&mut observer) {
             Ok(Outcome::Finished) => {
-                observer.finish(trainer.ending()).with_context(|| observer.failed())?;
+                observer.finish(&trainer).with_context(|| observer.failed())?;
                 Ok(ExitCode::SUCCESS)
             }
             Ok(Outcome::Interrupted) => {

@@ -17,6 +17,9 @@ fn a_run_writes_all_its_files_and_a_table() {
         assert!(out.join(name).is_file(), "{name} is missing");
     }
     assert_eq!(fs::read_dir(&out).expect("list").count(), names.len(), "there are other files");
+    let ends =
+        format!("stopped after 30 steps (--max-steps); continue with: cnn-cuda train --resume {}", out.display());
+    assert!(ran.stderr.contains(&ends), "{}", ran.stderr);
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{}", ran.stdout);
     assert!(lines[0].contains("test acc") && lines[1].contains('%'), "{}", ran.stdout);
@@ -145,7 +148,8 @@ fn resuming_keeps_a_limit_that_was_not_reached_and_drops_one_that_was() {
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).expect("read");
     assert!(metrics.contains("\"steps\":5"), "{metrics}");
     let ran = succeed(["train", "--resume", name]);
-    assert!(ran.stderr.contains("nothing left to do"), "{}", ran.stderr);
+    let words = "nothing left to do after 1 epoch (5 steps); to train longer: --epochs N";
+    assert!(ran.stderr.contains(words), "{}", ran.stderr);
 }
 
 #[test]
