@@ -40,15 +40,24 @@ impl Outputs {
         Ok(())
     }
 
-    /// Fails if a run cannot be resumed from `folder` because that is a file.
+    /// Fails if `folder` is a file, or a run's folder without a checkpoint.
     pub fn check_resume(folder: &Path) -> Result<()> {
+        let (shown, weights) = (folder.display(), folder.join(Self::WEIGHTS));
         let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         ensure!(
             !folder.is_file(),
-            "--resume {} is a file; --resume takes the run's folder: did you mean {}?",
-            folder.display(),
+            "--resume {shown} is a file; --resume takes the run's folder: did you mean {}?",
             parent.display()
         );
+        if folder.join(settings::FILE).is_file() && !folder.join(Self::CHECKPOINT).exists() {
+            lock(folder)?; // a process that has just started the run will write it
+            let init =
+                if weights.is_file() { format!(", or one with --init {}", weights.display()) } else { String::new() };
+            bail!(
+                "--resume {shown}: the run has no {}, so it cannot be resumed; start a new run{init}",
+                Self::CHECKPOINT
+            );
+        }
         Ok(())
     }
 

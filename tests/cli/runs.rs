@@ -125,11 +125,24 @@ fn resuming_refuses_settings_that_would_change_the_results() {
     resume(&["--flip"], &["--flip contradicts", "has --no-flip"]);
     resume(&["--ema", "0.5"], &["--ema 0.5 contradicts", "does not use it"]);
     fs::write(out.join("checkpoint.safetensors"), b"junk").expect("write");
-    resume(&[], &["checkpoint.safetensors", "damaged"]);
+    resume(&[], &["checkpoint.safetensors", "damaged", "--init"]);
     fs::write(out.join("config.toml"), b"junk").expect("write");
     resume(&[], &["config.toml", "damaged"]);
     fail(1, ["train", "--resume", "no/such/folder"], &["--resume no/such/folder"]);
     fail(2, ["train", "--resume", "a", "--init", "b"], &["--init"]);
+}
+
+#[test]
+fn a_run_without_a_checkpoint_cannot_be_resumed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--max-steps", "1", "--quiet"]);
+    fs::remove_file(out.join("checkpoint.safetensors")).expect("removed");
+    let init = format!("--init {}", out.join("model.safetensors").display());
+    let resume = ["train", "--resume", out.to_str().expect("UTF-8")];
+    fail(1, resume, &["the run has no checkpoint.safetensors", "cannot be resumed", &init]);
+    let message = fail(1, short_run(&out, &["--max-steps", "1"]), &["--out", "choose another folder"]);
+    assert!(!message.contains("--resume"), "{message}");
 }
 
 #[test]
