@@ -66,16 +66,13 @@ impl Outputs {
         let Some(folder) = out else { return Ok(()) };
         let shown = folder.display();
         ensure!(!folder.exists() || folder.is_dir(), "--out {shown} is a file; it must be a folder or a new name");
+        // Files of an incomplete run must not be overwritten either.
+        let Some(name) = Self::ALL.iter().find(|name| folder.join(name).exists()) else { return Ok(()) };
+        lock(folder)?; // that another process is training there says more than the files do
         if folder.join(Self::CHECKPOINT).exists() && folder.join(settings::FILE).exists() {
             bail!("--out {shown} already contains a run: choose another folder, or continue with --resume {shown}");
         }
-        // Files of an incomplete run must not be overwritten either.
-        match Self::ALL.iter().find(|name| folder.join(name).exists()) {
-            Some(name) => {
-                bail!("--out {shown} already contains {name}, which would be overwritten: choose another folder")
-            }
-            None => Ok(()),
-        }
+        bail!("--out {shown} already contains {name}, which would be overwritten: choose another folder")
     }
 
     /// Creates the folder of a new run: `out`, or the default name, with a number if that name is taken.

@@ -130,7 +130,7 @@ fn a_run_killed_while_it_writes_resumes_bit_identically() {
 
 #[cfg(unix)]
 #[test]
-fn a_second_process_cannot_resume_a_running_run() {
+fn a_second_process_cannot_resume_or_overwrite_a_running_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let name = out.to_str().expect("UTF-8").to_string();
@@ -140,6 +140,7 @@ fn a_second_process_cannot_resume_a_running_run() {
             return false;
         }
         crate::support::program::fail(1, ["train", "--resume", &name], &["another process", &name]);
+        crate::support::program::fail(1, short_run(&out, &["--max-steps", "1"]), &["another process", &name]);
         true
     };
     interrupt(&out, "-TERM", both);
