@@ -71,6 +71,7 @@ fn an_interrupted_run_is_saved_and_resumes_bit_identically() {
         let metrics = out.join("metrics.jsonl");
         let (code, stderr) = interrupt(&out, signal, || metrics.exists());
         assert_eq!(code, Some(130), "{stderr}");
+        assert!(stderr.contains("finishing the step and saving; press Ctrl-C again"), "{stderr}");
         let folder_name = out.display().to_string();
         assert!(stderr.contains(&format!("cnn-cuda train --resume {folder_name}")), "{stderr}");
         let done = fs::read_to_string(&metrics).expect("read").matches("\"kind\":\"step\"").count().to_string();
