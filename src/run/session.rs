@@ -99,8 +99,7 @@ impl RunObserver {
             let accuracy = 100.0 * last.test_accuracy;
             info!("test accuracy {accuracy:.2}%; the recipe's full run reaches at least {:.2}%", 100.0 * expected);
         }
-        let folder = self.outputs.folder().display();
-        info!("saved {folder}/{} and {}", Outputs::WEIGHTS, Outputs::CHECKPOINT);
+        info!("saved {} and {}", self.outputs.folder().join(Outputs::WEIGHTS).display(), Outputs::CHECKPOINT);
         Ok(())
     }
 

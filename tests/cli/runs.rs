@@ -157,7 +157,8 @@ fn resuming_keeps_a_limit_that_was_not_reached_and_drops_one_that_was() {
     fs::write(out.join("config.toml"), edited).expect("write");
     succeed(["train", "--resume", name, "--quiet"]);
     assert!(config("max-steps = 4"), "the limit was dropped before it was reached");
-    succeed(["train", "--resume", name, "--quiet"]);
+    let ran = succeed(["train", "--resume", &format!("{name}/"), "--quiet"]);
+    assert!(ran.stderr.contains(&format!("saved {name}/model.safetensors and")), "{}", ran.stderr);
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).expect("read");
     assert!(metrics.contains("\"steps\":5"), "{metrics}");
     let ran = succeed(["train", "--resume", name]);
