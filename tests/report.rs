@@ -240,6 +240,23 @@ accuracy 99.23%
     assert_eq!(json["per_class"], serde_json::json!([0.9, 1.0, null]));
 }
 
+/// Names are aligned by the columns that they take in a terminal.
+#[test]
+fn the_confusion_matrix_aligns_wide_characters() {
+    let mut confusion = Confusion::new(["日本", "日本語学校", "no"].map(String::from).to_vec());
+    (0..3).for_each(|class| confusion.add(class, class));
+    let mut out = Vec::new();
+    confusion.print(&mut out).unwrap();
+    let expected = "
+true \\ predicted   日本  日本…     no  accuracy
+日本                  1      0      0   100.00%
+日本語学校            0      1      0   100.00%
+no                    0      0      1   100.00%
+accuracy 100.00%
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected.trim_start_matches('\n'));
+}
+
 #[test]
 fn with_many_classes_the_worst_confusions_are_printed() {
     let mut confusion = Confusion::new((0..100).map(|class| format!("class {class}")).collect());
