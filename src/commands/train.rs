@@ -94,7 +94,9 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
         None => config.record.input = Some(input),
     }
     if config.has_pictures() {
-        info!("{}, mean {:?}, standard deviation {:?}", dataset.shape, dataset.mean, dataset.std);
+        let rounded = |values: &[f32]| values.iter().map(|value| format!("{value:.4}")).collect::<Vec<_>>().join(", ");
+        let (mean, std) = (rounded(&dataset.mean), rounded(&dataset.std));
+        info!("images of {} (channels×height×width), mean {mean}, standard deviation {std}", dataset.shape);
     }
     Ok(dataset)
 }

@@ -140,7 +140,12 @@ fn eval_refuses_another_split_of_the_runs_pictures() {
     let data = folder.path().join("train");
     let out = folder.path().join("run");
     let args = ["train", "--dataset", text(&data), "--model", "lenet5", "--device", "cpu", "--out", text(&out)];
-    succeed([&args[..], &["--quiet", "--max-steps", "2", "--test-fraction", "0.25", "--split-seed", "3"]].concat());
+    let split = ["--quiet", "--max-steps", "2", "--test-fraction", "0.25", "--split-seed", "3"];
+    let ran = succeed([&args[..], &split].concat());
+    for words in ["): --device cpu", "images of 3×20×20 (channels×height×width), mean 0.", ", standard deviation 0."]
+    {
+        assert!(ran.stderr.contains(words), "{words:?} is missing from: {}", ran.stderr);
+    }
     let weights = out.join("model.safetensors");
     let eval = ["eval", "--json", "--device", "cpu", "--weights", text(&weights)];
     let words = ["--test-fraction 0.25", "--split-seed 3", "trained on"];
