@@ -139,12 +139,12 @@ impl WeightsInfo {
 
 /// Warns that results depend on defaults that may not be those of the training.
 fn warn_of_defaults(args: &PredictArgs) {
-    let normalisation = args.normalisation.0.given().is_none().then_some(("mean 0.5 and std 0.5", "--mean and --std"));
-    let classes = args.input.0.classes.is_none().then_some(("numbers instead of class names", "--classes"));
-    let (used, flags): (Vec<_>, Vec<_>) = normalisation.into_iter().chain(classes).unzip();
+    let normalisation = args.normalisation.0.given().is_none();
+    let normalisation = normalisation.then_some("mean 0.5 and std 0.5 (see --mean and --std)");
+    let classes = args.input.0.classes.is_none().then_some("numbers instead of class names");
+    let used: Vec<&str> = normalisation.into_iter().chain(classes).collect();
     if !used.is_empty() {
-        let (used, flags) = (used.join(", and "), flags.join(" and "));
-        warn!("there is no config.toml of a run next to the weights: using {used}; see {flags}");
+        warn!("there is no config.toml of a run next to the weights: using {}", used.join(", and "));
     }
 }
 

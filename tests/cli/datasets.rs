@@ -119,11 +119,15 @@ fn eval_and_predict_use_the_runs_settings() {
     assert!(!ran.stderr.contains(warning), "{}", ran.stderr);
     let alone = json(&ran.stdout);
     let ran = succeed([&args[..], &input[..6]].concat());
-    assert!(ran.stderr.contains(&format!("{warning}: using mean 0.5 and std 0.5; see")), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(&format!("{warning}: using mean 0.5 and std 0.5 (see --mean and --std)")),
+        "{}",
+        ran.stderr
+    );
     let with_run = ["predict", "--json", "--device", "cpu", "--weights", text(&weights), text(&picture)];
     assert_eq!(alone["logits"], json(&succeed(with_run).stdout)["logits"]);
     assert_eq!(alone["classes"][0]["class"], "1");
-    fail(1, args, &["moved.safetensors", "shape", warning, "numbers instead of class names", "--mean and --std"]);
+    fail(1, args, &["moved.safetensors", "shape", warning, "--mean and --std), and numbers instead of class names"]);
     let data = folder.path().join("colours");
     let args =
         ["eval", "--json", "--device", "cpu", "--model", "lenet5", "--weights", text(&moved), "--dataset", text(&data)];
