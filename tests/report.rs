@@ -117,7 +117,7 @@ fn quiet_progress_accepts_any_values() {
     let progress = Progress::new(10, 1, 2, true);
     progress.tick(1, None, None);
     progress.tick(20, Some(f64::NAN), Some(f64::INFINITY));
-    progress.message("evaluating");
+    progress.message(20, "evaluating");
     progress.finish();
 }
 
@@ -166,13 +166,17 @@ fn progress_stays_on_one_line() {
         let target = ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), 1);
         let progress = Progress::on(target, 12_345, 19, 20);
         (1..100).for_each(|step| progress.tick(100 * step, Some(1.2345), Some(1_234_567.0)));
-        progress.message("evaluating");
+        progress.message(12_345, "evaluating");
         let lines: Vec<String> = screen.lines.lock().unwrap().iter().filter(|line| !line.is_empty()).cloned().collect();
         assert!(lines.iter().all(|line| line.chars().count() <= usize::from(columns)), "{columns}: {lines:#?}");
         let last = lines.last().unwrap();
         assert!(last.starts_with("epoch 19/20 ━━━") && last.contains("12345/12345"), "{last}");
         // A message is drawn regardless of the refresh rate.
         assert!(columns < 60 || last.ends_with("  evaluating"), "{last}");
+        // A run may end within an epoch.
+        progress.message(40, "evaluating");
+        let last = screen.lines.lock().unwrap().iter().rfind(|line| !line.is_empty()).unwrap().clone();
+        assert!(last.contains("40/12345"), "{last}");
     }
 }
 
@@ -234,6 +238,23 @@ accuracy 99.23%
     let json = serde_json::to_value(&confusion).unwrap();
     assert_eq!(json["counts"], serde_json::json!([[9, 1, 0], [0, 120, 0], [0, 0, 0]]));
     assert_eq!(json["per_class"], serde_json::json!([0.9, 1.0, null]));
+}
+
+/// Names are aligned by the columns that they take in a terminal.
+#[test]
+fn the_confusion_matrix_aligns_wide_characters() {
+    let mut confusion = Confusion::new(["日本", "日本語学校", "no"].map(String::from).to_vec());
+    (0..3).for_each(|class| confusion.add(class, class));
+    let mut out = Vec::new();
+    confusion.print(&mut out).unwrap();
+    let expected = "
+true \\ predicted   日本  日本…     no  accuracy
+日本                  1      0      0   100.00%
+日本語学校            0      1      0   100.00%
+no                    0      0      1   100.00%
+accuracy 100.00%
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected.trim_start_matches('\n'));
 }
 
 #[test]

@@ -142,8 +142,9 @@ pub fn print(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
     )?;
     writeln!(
         out,
-        "H200 µs is a lower bound from the data sheet, with {LAUNCH:.1e} s per launch and bytes in fp32: \
-         {h200_microseconds:.0} in total"
+        "H200 µs is a lower bound from the data sheet, with {:.1} µs per launch and bytes in fp32: \
+         {h200_microseconds:.0} in total",
+        LAUNCH * 1e6
     )?;
     if let Some(device) = &summary.device {
         writeln!(out, "\nalgorithms chosen on {device}:")?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::foreign::refuse_extra;
@@ -96,7 +96,9 @@ pub fn load_state(path: &Path, network: &Network, run: &RunIdentity) -> Result<T
 }
 
 fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<TrainState> {
-    let tensors = parse(bytes)?;
+    let tensors = parse(bytes).map_err(|error| {
+        anyhow!("{error}; to continue from the run's weights, start a new run with --init and its model.safetensors")
+    })?;
     let metadata = parse_metadata(bytes)?;
     let header =
         metadata.get(ENTRY).context("this is not a checkpoint of cnn-cuda; to start from weights, use --init")?;

@@ -149,6 +149,9 @@ impl Task for Benchmark<'_> {
     fn run<B: Backend>(self, mut backend: B) -> Result<BenchResult> {
         let Self { network, args } = self;
         let batch = args.batch_size;
+        usage(!args.algorithms || backend.device_memory().is_some(), || {
+            format!("--algorithms requires a CUDA device; {} has no choice of algorithms", backend.info().name)
+        })?;
         let profiled = args.profile || args.trace.is_some();
         let limits = profiled.then(|| bench::limits(&mut backend)).transpose()?;
         let (mode, sequence) = match args.mode {

@@ -39,7 +39,7 @@ pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output
         bail!("the CPU supports fp32 only ({why}); --precision is for CUDA devices");
     }
     let backend = Cpu::new(args.threads)?;
-    info!("device: {} ({why})", backend.info().name);
+    info!("device: {}: {why}", backend.info().name);
     task.run(backend)
 }
 

@@ -1,11 +1,12 @@
 //! `cnn-cuda eval`
 
+use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -17,10 +18,12 @@ use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::Confusion;
 use crate::report::stream::Stdout;
+use crate::run::Outputs;
 use crate::settings::{
-    DataSettings, DeviceSettings, Given, ModelSettings, PictureSettings, RetiredFlags, RunConfig, UsageError, bounds,
-    build_network, check_dataset, defaults,
+    DataSettings, DeviceSettings, Given, InputRecord, ModelSettings, PictureSettings, RetiredFlags, RunConfig,
+    UsageError, bounds, build_network, check_dataset, defaults, usage,
 };
+use crate::shape::Shape;
 use crate::train::Evaluator;
 
 #[derive(Args)]
@@ -49,7 +52,7 @@ pub struct EvalArgs {
 /// Evaluates weights on the test set. The configuration next to the weights provides the settings that no flag gives.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     args.retired.warn();
-    ensure!(args.weights.is_file(), "--weights {}: there is no such file", args.weights.display());
+    Outputs::check_weights("--weights", &args.weights)?;
     let config = RunConfig::of_weights(&args.weights);
     let (model, activation) = model_of_weights(&args.model, config.as_ref())?;
     let device = args.device.or_defaults()?;
@@ -81,23 +84,63 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     let defaults = defaults::<DataSettings>().dataset.unwrap_or_default();
     let name = given.dataset.as_deref().or(config.map(RunConfig::dataset)).unwrap_or(&defaults);
     // Check the flags before anything is downloaded.
-    check_dataset(name)?;
+    let checked = check_dataset(name);
+    if config.is_some() && given.dataset.is_none() {
+        checked
+            .context("the weights' config.toml records a data set that is missing; --dataset evaluates on another")?;
+    } else {
+        checked?;
+    }
     args.pictures.0.check(name)?;
+    check_split(args, config, name)?;
     if given.dataset.is_some() || given.folder.data.is_some() || !options.folder.is_dir() {
         options.folder = given.folder.folder();
     }
-    if let Some(input) = config.and_then(|config| config.record.input.as_ref()) {
-        options.pictures.image_size = Some((input.shape().height, input.shape().width));
+    let trained = config.and_then(|config| config.record.input.as_ref()).map(InputRecord::shape);
+    if let Some(trained) = trained {
+        options.pictures.image_size = Some((trained.height, trained.width));
     }
     options.pictures = args.pictures.0.resolve_with(options.pictures);
-    options.normalisation = given.normalisation.given().or(options.normalisation);
+    let normalisation = given.normalisation.given().or(options.normalisation);
+    // A single value fits any number of channels; those of the images are not known yet.
+    options.normalisation = normalisation.as_ref().map(|_| (vec![0.5], vec![0.5]));
     (options.download, options.progress, options.test_only) = (true, true, true);
     options.residency = Residency::Auto;
     let mut dataset = data::load(name, &options)?;
+    if let Some(normalisation) = normalisation {
+        let channels = dataset.shape.channels;
+        if let (Some(Shape { channels: trained, .. }), None) = (trained, given.normalisation.given()) {
+            ensure!(trained == channels, "these weights were trained on {trained} channels, {name} has {channels}");
+        }
+        (dataset.mean, dataset.std) = data::per_channel(normalisation, channels)?;
+    }
     let own = dataset.classes.len();
     let recorded = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
     dataset.pad_classes(given.classes.or(recorded)).map_err(|error| UsageError(error.to_string()))?;
     Ok(dataset)
+}
+
+/// Fails if flags split the run's own pictures in another way than the run did, because the test set would then contain
+/// pictures that the run was trained on.
+fn check_split(args: &EvalArgs, config: Option<&RunConfig>, name: &str) -> Result<()> {
+    let Some(run) = config.filter(|config| is_same_path(config.dataset(), name)).map(RunConfig::pictures) else {
+        return Ok(());
+    };
+    let given = args.pictures.0.resolve_with(run.clone());
+    usage((given.test_fraction, given.split_seed) == (run.test_fraction, run.split_seed), || {
+        format!(
+            "--test-fraction and --split-seed would test on pictures that these weights were trained on; the run split \
+             {name} with --test-fraction {} and --split-seed {}",
+            run.test_fraction, run.split_seed
+        )
+    })
+}
+
+/// Whether both are paths of the same file or folder.
+fn is_same_path(a: &str, b: &str) -> bool {
+    data::is_path(a)
+        && data::is_path(b)
+        && fs::canonicalize(a).ok().is_some_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
 }
 
 struct Evaluation<'a> {

@@ -18,6 +18,7 @@ use crate::models::Model;
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::stream::Stdout;
+use crate::run::Outputs;
 use crate::settings::{
     ActivationChoice, DeviceSettings, Given, InputRecord, InputSettings, ModelSettings, NormalisationSettings,
     RetiredFlags, RunConfig, bounds, build_network,
@@ -70,6 +71,7 @@ struct ClassProbability {
 /// Classifies pictures. All are read before the first is classified, so that a bad file fails early.
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     args.retired.warn();
+    Outputs::check_weights("--weights", &args.weights)?;
     let WeightsInfo { model, activation, shape, classes, normalisation, crop } = WeightsInfo::new(args)?;
     let network = args.model.0.apply(build_network(model, shape, classes.len())?, activation);
     let weights = load_weights(&args.weights, &network)?;
@@ -127,8 +129,22 @@ impl WeightsInfo {
         let default = || (vec![0.5], vec![0.5]);
         let (mean, std) = args.normalisation.0.given().or_else(recorded).unwrap_or_else(default);
         let normalisation = data::per_channel((mean, std), shape.channels)?;
+        if input.is_none() {
+            warn_of_defaults(args);
+        }
         let crop = config.as_ref().is_some_and(RunConfig::has_pictures);
         Ok(Self { model, activation, shape, classes, normalisation, crop })
+    }
+}
+
+/// Warns that results depend on defaults that may not be those of the training.
+fn warn_of_defaults(args: &PredictArgs) {
+    let normalisation = args.normalisation.0.given().is_none();
+    let normalisation = normalisation.then_some("mean 0.5 and std 0.5 (see --mean and --std)");
+    let classes = args.input.0.classes.is_none().then_some("numbers instead of class names");
+    let used: Vec<&str> = normalisation.into_iter().chain(classes).collect();
+    if !used.is_empty() {
+        warn!("there is no config.toml of a run next to the weights: using {}", used.join(", and "));
     }
 }
 

@@ -15,11 +15,11 @@ use crate::checkpoint;
 use crate::data::{self, Dataset};
 use crate::network::{Network, Weights};
 use crate::ops::Backend;
-use crate::run::{INTERRUPTED, Outputs, RunObserver, ended_by, identity, install_signal_handlers};
+use crate::run::{INTERRUPTED, Outputs, RunObserver, ended_by, identity, install_signal_handlers, progress_made};
 use crate::settings::{
     ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
 };
-use crate::train::{Outcome, Trainer};
+use crate::train::{Ending, Outcome, Position, Trainer};
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -51,7 +51,10 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let residency = &mut flags.given.residency.residency;
     *residency = args.residency.given().or(*residency);
     let mut config = match &args.resume {
-        Some(folder) => RunConfig::resumed(folder, &flags)?,
+        Some(folder) => {
+            Outputs::check_resume(folder)?;
+            RunConfig::resumed(folder, &flags)?
+        }
         None => RunConfig::new(&flags, args.config.as_deref())?,
     };
     if let (Some(recipe), Some(accuracy)) = (&args.config, config.record.expected_accuracy) {
@@ -61,8 +64,8 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     // Check the flags before anything is downloaded or created.
     let model = find_model(config.model())?;
     check_device(&device)?;
-    if let Some(init) = &config.settings.schedule.init {
-        ensure!(args.resume.is_some() || init.is_file(), "--init {}: there is no such file", init.display());
+    if let (Some(init), None) = (&config.settings.schedule.init, &args.resume) {
+        Outputs::check_weights("--init", init)?;
     }
     Outputs::check(args.out.as_deref())?;
     let dataset = load(&mut config, &args)?;
@@ -91,7 +94,9 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
         None => config.record.input = Some(input),
     }
     if config.has_pictures() {
-        info!("{}, mean {:?}, standard deviation {:?}", dataset.shape, dataset.mean, dataset.std);
+        let rounded = |values: &[f32]| values.iter().map(|value| format!("{value:.4}")).collect::<Vec<_>>().join(", ");
+        let (mean, std) = (rounded(&dataset.mean), rounded(&dataset.std));
+        info!("images of {} (channels×height×width), mean {mean}, standard deviation {std}", dataset.shape);
     }
     Ok(dataset)
 }
@@ -107,6 +112,13 @@ fn pretrained_weights(path: &Path, network: &Network, seed: u64) -> Result<Weigh
         );
     }
     Ok(weights)
+}
+
+/// Logs that a run to resume is complete.
+fn log_completed(config: &RunConfig, ending: Ending, done: Position) {
+    let may_continue = ending == Ending::Epochs && !config.settings.schedule.depends_on_epochs();
+    let longer = if may_continue { "; to train longer: --epochs N" } else { "" };
+    info!("nothing left to do after {}{}{longer}", progress_made(done), ended_by(ending));
 }
 
 /// A training run, to be executed on the chosen backend.
@@ -153,8 +165,7 @@ impl Task for Training {
                     trainer.set_hyper(config.hyperparameters())?;
                 }
                 if let Some(ending) = trainer.ending() {
-                    let why = ended_by(ending);
-                    info!("nothing left to do: {} epochs, {} steps are done{why}", done.epoch, done.total_steps);
+                    log_completed(&config, ending, done);
                     return Ok(ExitCode::SUCCESS);
                 }
                 Outputs::resume(folder, &config, done)?
@@ -167,7 +178,7 @@ impl Task for Training {
         }
         match trainer.run(&mut observer) {
             Ok(Outcome::Finished) => {
-                observer.finish(trainer.ending()).with_context(|| observer.failed())?;
+                observer.finish(&trainer).with_context(|| observer.failed())?;
                 Ok(ExitCode::SUCCESS)
             }
             Ok(Outcome::Interrupted) => {

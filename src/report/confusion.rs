@@ -4,13 +4,14 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::console::percent;
 
 /// With more classes, the matrix would not fit a terminal, so the most frequent mistakes are listed instead.
 const MAX_MATRIX_CLASSES: usize = 20;
 const LISTED_MISTAKES: usize = 10;
-/// Longer names are shortened in the column headers; the rows show them in full.
+/// In columns of a terminal. Longer names are shortened in the column headers; the rows show them in full.
 const MAX_HEADER: usize = 6;
 
 /// Counts of samples, as `[true class][predicted class]`.
@@ -68,12 +69,12 @@ impl Confusion {
         let headers: Vec<String> = self.classes.iter().map(|name| shortened(name)).collect();
         let name_width = self.name_width("true \\ predicted");
         let count_width = self.counts.iter().map(|count| count.to_string().len()).max().unwrap_or(0);
-        let width = headers.iter().map(|header| header.chars().count()).max().unwrap_or(0).max(count_width) + 2;
+        let width = headers.iter().map(|header| header.width()).max().unwrap_or(0).max(count_width) + 2;
         let mut text = format!("{:<name_width$}", "true \\ predicted");
-        text.extend(headers.iter().map(|header| format!("{header:>width$}")));
+        text.extend(headers.iter().map(|header| " ".repeat(width - header.width()) + header));
         text += "  accuracy\n";
         for ((name, row), recall) in self.classes.iter().zip(self.rows()).zip(self.per_class()) {
-            text += &format!("{name:<name_width$}");
+            text += &padded(name, name_width);
             text.extend(row.iter().map(|count| format!("{count:>width$}")));
             text += &format!("{:>10}\n", or_dash(recall));
         }
@@ -85,7 +86,7 @@ impl Confusion {
         let name_width = self.name_width("class");
         let mut text = format!("{:<name_width$}  accuracy\n", "class");
         for (name, recall) in self.classes.iter().zip(self.per_class()) {
-            text += &format!("{name:<name_width$}{:>10}\n", or_dash(recall));
+            text += &format!("{}{:>10}\n", padded(name, name_width), or_dash(recall));
         }
         text += &format!("accuracy {}\n", or_dash(self.accuracy()));
         let mut wrong: Vec<usize> =
@@ -98,7 +99,7 @@ impl Confusion {
     }
 
     fn name_width(&self, header: &str) -> usize {
-        self.classes.iter().map(|name| name.chars().count()).chain([header.len()]).max().unwrap_or(0)
+        self.classes.iter().map(|name| name.width()).chain([header.len()]).max().unwrap_or(0)
     }
 }
 
@@ -122,9 +123,19 @@ fn or_dash(accuracy: Option<f64>) -> String {
     accuracy.map_or_else(|| "–".to_string(), percent)
 }
 
+/// Pads a name to a width in columns of a terminal, in which some characters take two.
+fn padded(name: &str, width: usize) -> String {
+    name.to_string() + &" ".repeat(width.saturating_sub(name.width()))
+}
+
 fn shortened(name: &str) -> String {
-    if name.chars().count() <= MAX_HEADER {
+    if name.width() <= MAX_HEADER {
         return name.to_string();
     }
-    name.chars().take(MAX_HEADER - 1).chain(['…']).collect()
+    let mut width = 0;
+    let fits = |c: &char| {
+        width += c.width().unwrap_or(0);
+        width < MAX_HEADER
+    };
+    name.chars().take_while(fits).chain(['…']).collect()
 }

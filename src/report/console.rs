@@ -110,12 +110,13 @@ impl Progress {
         self.bar.set_message(parts.into_iter().flatten().collect::<Vec<_>>().join("  "));
     }
 
-    /// Shows `text` next to the full bar, for work after the last step. Draws at once, because no update follows soon.
-    pub fn message(&self, text: &str) {
+    /// Shows `text` next to the bar after `step_in_epoch` steps, for work after the last of them. Draws at once, because
+    /// no update follows soon.
+    pub fn message(&self, step_in_epoch: u64, text: &str) {
         if self.bar.is_hidden() {
             return;
         }
-        self.bar.set_position(self.bar.length().unwrap_or(0));
+        self.bar.set_position(step_in_epoch);
         self.bar.set_message(text.to_string());
         self.bar.force_draw();
     }

@@ -5,5 +5,5 @@ mod session;
 mod signals;
 
 pub use outputs::Outputs;
-pub use session::{RunObserver, ended_by, identity};
+pub use session::{RunObserver, ended_by, identity, progress_made};
 pub use signals::{INTERRUPTED, install_signal_handlers};

@@ -31,21 +31,48 @@ impl Outputs {
     const CURVES: &str = "curves.svg";
     const ALL: [&str; 5] = [settings::FILE, Self::METRICS, Self::WEIGHTS, Self::CHECKPOINT, Self::CURVES];
 
+    /// Fails if `path`, the value of `flag`, is not a file of weights.
+    pub fn check_weights(flag: &str, path: &Path) -> Result<()> {
+        let (shown, weights) = (path.display(), path.join(Self::WEIGHTS));
+        ensure!(!weights.is_file(), "{flag} {shown} is a folder; did you mean {}?", weights.display());
+        ensure!(!path.is_dir(), "{flag} {shown} is a folder; a .safetensors file is expected");
+        ensure!(path.is_file(), "{flag} {shown}: there is no such file");
+        Ok(())
+    }
+
+    /// Fails if `folder` is a file, or a run's folder without a checkpoint.
+    pub fn check_resume(folder: &Path) -> Result<()> {
+        let (shown, weights) = (folder.display(), folder.join(Self::WEIGHTS));
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        ensure!(
+            !folder.is_file(),
+            "--resume {shown} is a file; --resume takes the run's folder: did you mean {}?",
+            parent.display()
+        );
+        if folder.join(settings::FILE).is_file() && !folder.join(Self::CHECKPOINT).exists() {
+            lock(folder)?; // a process that has just started the run will write it
+            let init =
+                if weights.is_file() { format!(", or one with --init {}", weights.display()) } else { String::new() };
+            bail!(
+                "--resume {shown}: the run has no {}, so it cannot be resumed; start a new run{init}",
+                Self::CHECKPOINT
+            );
+        }
+        Ok(())
+    }
+
     /// Fails if `out` cannot become the folder of a new run. Creates nothing.
     pub fn check(out: Option<&Path>) -> Result<()> {
         let Some(folder) = out else { return Ok(()) };
         let shown = folder.display();
         ensure!(!folder.exists() || folder.is_dir(), "--out {shown} is a file; it must be a folder or a new name");
+        // Files of an incomplete run must not be overwritten either.
+        let Some(name) = Self::ALL.iter().find(|name| folder.join(name).exists()) else { return Ok(()) };
+        lock(folder)?; // that another process is training there says more than the files do
         if folder.join(Self::CHECKPOINT).exists() && folder.join(settings::FILE).exists() {
             bail!("--out {shown} already contains a run: choose another folder, or continue with --resume {shown}");
         }
-        // Files of an incomplete run must not be overwritten either.
-        match Self::ALL.iter().find(|name| folder.join(name).exists()) {
-            Some(name) => {
-                bail!("--out {shown} already contains {name}, which would be overwritten: choose another folder")
-            }
-            None => Ok(()),
-        }
+        bail!("--out {shown} already contains {name}, which would be overwritten: choose another folder")
     }
 
     /// Creates the folder of a new run: `out`, or the default name, with a number if that name is taken.

@@ -15,7 +15,7 @@ use crate::data::Dataset;
 use crate::ops::{Backend, StepLoss};
 use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
 use crate::settings::RunConfig;
-use crate::train::{Ending, EpochReport, Observer, StepReport, Trainer};
+use crate::train::{Ending, EpochReport, Observer, Position, StepReport, Trainer};
 
 /// Minimum time between two updates of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -33,6 +33,8 @@ pub struct RunObserver {
     /// `None` if the run is quiet or stdout was closed.
     table: Option<Table<Stdout>>,
     progress: Option<Progress>,
+    /// Steps done in the current epoch.
+    step_in_epoch: u64,
     last_drawn: Instant,
 }
 
@@ -58,6 +60,7 @@ impl RunObserver {
             quiet,
             table,
             progress: None,
+            step_in_epoch: 0,
             last_drawn,
         }
     }
@@ -75,21 +78,28 @@ impl RunObserver {
         self.outputs.finish()
     }
 
-    /// Waits for pending writes, then logs where the results are and, if `--target-accuracy` or `--patience` ended the
-    /// run, how long it took.
-    pub fn finish(&mut self, ending: Option<Ending>) -> Result<()> {
+    /// Waits for pending writes, then logs where the results are and, if the run did not complete all epochs, why it
+    /// ended.
+    pub fn finish<B: Backend>(&mut self, trainer: &Trainer<B>) -> Result<()> {
         self.outputs.finish()?;
-        if let Some(ending @ (Ending::TargetAccuracy | Ending::Patience)) = ending {
-            let epochs = self.outputs.metrics.epochs();
-            let (count, seconds) = (epochs.len(), epochs.iter().map(|epoch| epoch.seconds).sum::<f64>());
-            info!("ended after {count} epochs and {seconds:.2} s of training and evaluation{}", ended_by(ending));
+        let position = trainer.position();
+        match trainer.ending() {
+            Some(Ending::MaxSteps) => {
+                let (steps, folder) = (counted(position.total_steps, "step"), quoted(self.outputs.folder()));
+                info!("stopped after {steps} (--max-steps); continue with: cnn-cuda train --resume {folder}");
+            }
+            Some(ending @ (Ending::TargetAccuracy | Ending::Patience)) => {
+                let seconds = self.outputs.metrics.epochs().iter().map(|epoch| epoch.seconds).sum::<f64>();
+                let (done, why) = (progress_made(position), ended_by(ending));
+                info!("ended after {done} and {seconds:.2} s of training and evaluation{why}");
+            }
+            Some(Ending::Epochs) | None => {}
         }
         if let (Some(expected), Some(last)) = (self.expected_accuracy, self.outputs.metrics.epochs().last()) {
             let accuracy = 100.0 * last.test_accuracy;
             info!("test accuracy {accuracy:.2}%; the recipe's full run reaches at least {:.2}%", 100.0 * expected);
         }
-        let folder = self.outputs.folder().display();
-        info!("saved {folder}/{} and {}", Outputs::WEIGHTS, Outputs::CHECKPOINT);
+        info!("saved {} and {}", self.outputs.folder().join(Outputs::WEIGHTS).display(), Outputs::CHECKPOINT);
         Ok(())
     }
 
@@ -105,8 +115,8 @@ impl RunObserver {
         }
         self.save(trainer)?;
         self.outputs.finish()?;
-        let (folder, steps) = (quoted(self.outputs.folder()), trainer.position().total_steps);
-        let saved = format!("after {steps} steps and saved; resume with: cnn-cuda train --resume {folder}");
+        let (folder, steps) = (quoted(self.outputs.folder()), counted(trainer.position().total_steps, "step"));
+        let saved = format!("after {steps} and saved; resume with: cnn-cuda train --resume {folder}");
         if !self.stop.load(Ordering::Relaxed) {
             before.with_context(|| format!("a save failed, but a second attempt succeeded: the run ended {saved}"))?;
         }
@@ -157,6 +167,20 @@ pub fn ended_by(ending: Ending) -> &'static str {
     }
 }
 
+/// The completed epochs and the steps of a run, for messages.
+pub fn progress_made(position: Position) -> String {
+    let steps = counted(position.total_steps, "step");
+    match position.epoch {
+        0 => steps,
+        epochs => format!("{} ({steps})", counted(epochs.into(), "epoch")),
+    }
+}
+
+/// A count with its noun: `1 step`, `2 steps`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Quotes a path for a shell, if necessary.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
@@ -176,6 +200,7 @@ impl<B: Backend> Observer<B> for RunObserver {
         }
         let new = || Progress::new(self.steps_per_epoch, report.epoch + 1, self.epochs, self.quiet);
         let progress = self.progress.get_or_insert_with(new);
+        self.step_in_epoch = report.step_in_epoch;
         if self.last_drawn.elapsed() >= REDRAW {
             self.last_drawn = Instant::now();
             let loss = report.metrics.map(|metrics| metrics.loss());
@@ -193,7 +218,7 @@ impl<B: Backend> Observer<B> for RunObserver {
 
     fn on_evaluation(&mut self) {
         if let Some(progress) = &self.progress {
-            progress.message("evaluating");
+            progress.message(self.step_in_epoch, "evaluating");
         }
     }
 

@@ -1,9 +1,18 @@
 //! Ctrl-C, SIGTERM and SIGHUP, which ask a run to save and stop.
 
+#[cfg(unix)]
+use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+#[cfg(unix)]
+use std::thread;
 
 use anyhow::{Context, Result};
+#[cfg(unix)]
+use tracing::info;
+
+#[cfg(unix)]
+use crate::report::stream::Stderr;
 
 /// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) set the returned flag, so that the run stops after its current
 /// step. A second signal ends the process at once. Signals that this process was started to ignore (by `nohup`, or as a
@@ -14,13 +23,34 @@ pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     let mut signals = vec![SIGINT, SIGTERM];
     #[cfg(unix)]
     signals.push(signal_hook::consts::SIGHUP);
-    for signal in signals.into_iter().filter(|&signal| !is_ignored(signal)) {
+    signals.retain(|&signal| !is_ignored(signal));
+    for &signal in &signals {
         // The shutdown is registered first, so that only a second signal finds the flag set.
         signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&stop))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
             .with_context(|| format!("cannot listen for signal {signal}"))?;
     }
+    #[cfg(unix)]
+    acknowledge(signals)?;
     Ok(stop)
+}
+
+/// Logs the first signal at once, because the current step or evaluation may take long to end. A thread does it, since
+/// a signal handler must not log.
+#[cfg(unix)]
+fn acknowledge(signals: Vec<i32>) -> Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new(signals).context("cannot listen for signals")?;
+    let wait = move || {
+        if signals.forever().next().is_some() {
+            // The cursor is behind the progress bar, or behind the ^C that the terminal shows.
+            if stderr().is_terminal() {
+                let _ = writeln!(Stderr::default());
+            }
+            info!("finishing the step and saving; press Ctrl-C again to quit immediately");
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).context("cannot start a thread for signals")?;
+    Ok(())
 }
 
 /// Whether this process was started with a signal ignored, according to Linux's `/proc`.

@@ -96,6 +96,8 @@ fn eval_and_predict_use_the_runs_settings() {
     assert_eq!(result["confusion"]["classes"], serde_json::json!(CLASSES));
     let table = succeed(["eval", "--device", "cpu", "--weights", text(&weights)]).stdout;
     assert!(table.contains("\ngreen"), "{table}");
+    let other = ["eval", "--device", "cpu", "--weights", text(&weights), "--dataset", "digits"];
+    fail(1, other, &["these weights were trained on 3 channels, digits has 1"]);
     let picture = folder.path().join("colours/test/green/0.png");
     let stdout = succeed(["predict", "--device", "cpu", "--weights", text(&weights), text(&picture)]).stdout;
     assert!(stdout.contains("0.png: green "), "{stdout}");
@@ -112,16 +114,57 @@ fn eval_and_predict_use_the_runs_settings() {
     let normalisation = [format!("--mean={}", numbers("mean")), format!("--std={}", numbers("std"))];
     let args = ["predict", "--json", "--device", "cpu", "--model", "lenet5", "--weights", text(&moved), text(&picture)];
     let input = ["--classes", "3", "--channels", "3", "--image-size", "20", &normalisation[0], &normalisation[1]];
-    let alone = json(&succeed([&args[..], &input].concat()).stdout);
+    let warning = "there is no config.toml of a run next to the weights";
+    let ran = succeed([&args[..], &input].concat());
+    assert!(!ran.stderr.contains(warning), "{}", ran.stderr);
+    let alone = json(&ran.stdout);
+    let ran = succeed([&args[..], &input[..6]].concat());
+    assert!(
+        ran.stderr.contains(&format!("{warning}: using mean 0.5 and std 0.5 (see --mean and --std)")),
+        "{}",
+        ran.stderr
+    );
     let with_run = ["predict", "--json", "--device", "cpu", "--weights", text(&weights), text(&picture)];
     assert_eq!(alone["logits"], json(&succeed(with_run).stdout)["logits"]);
     assert_eq!(alone["classes"][0]["class"], "1");
-    fail(1, args, &["moved.safetensors", "shape"]);
+    fail(1, args, &["moved.safetensors", "shape", warning, "--mean and --std), and numbers instead of class names"]);
     let data = folder.path().join("colours");
     let args =
         ["eval", "--json", "--device", "cpu", "--model", "lenet5", "--weights", text(&moved), "--dataset", text(&data)];
     let result = json(&succeed([&args[..], &normalisation.each_ref().map(String::as_str)].concat()).stdout);
     assert_eq!(result["accuracy"], record["test_accuracy"]);
+}
+
+/// Another split of the run's own pictures would test on some that the run was trained on.
+#[test]
+fn eval_refuses_another_split_of_the_runs_pictures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    colours(folder.path(), 20);
+    // Without test/, the run sets test pictures aside.
+    let data = folder.path().join("train");
+    let out = folder.path().join("run");
+    let args = ["train", "--dataset", text(&data), "--model", "lenet5", "--device", "cpu", "--out", text(&out)];
+    let split = ["--quiet", "--max-steps", "2", "--test-fraction", "0.25", "--split-seed", "3"];
+    let ran = succeed([&args[..], &split].concat());
+    for words in ["): --device cpu", "images of 3×20×20 (channels×height×width), mean 0.", ", standard deviation 0."]
+    {
+        assert!(ran.stderr.contains(words), "{words:?} is missing from: {}", ran.stderr);
+    }
+    let weights = out.join("model.safetensors");
+    let eval = ["eval", "--json", "--device", "cpu", "--weights", text(&weights)];
+    let words = ["--test-fraction 0.25", "--split-seed 3", "trained on"];
+    let named = ["--dataset", text(&data)];
+    for more in [&[][..], &named] {
+        fail(2, [&eval[..], more, &["--test-fraction", "0.5"]].concat(), &words);
+        fail(2, [&eval[..], more, &["--split-seed", "9"]].concat(), &words);
+        let same = ["--test-fraction", "0.25", "--split-seed", "3"];
+        let result = json(&succeed([&eval[..], more, &same].concat()).stdout);
+        assert_eq!((&result["accuracy"], &result["images"]), (&last_record(&out)["test_accuracy"], &15.into()));
+    }
+    // Other pictures may be split in any way.
+    let other = folder.path().join("other");
+    colours(&other, 8);
+    succeed([&eval[..], &["--dataset", text(&other.join("train")), "--test-fraction", "0.5"]].concat());
 }
 
 #[test]
@@ -135,6 +178,9 @@ fn a_run_resumes_after_its_pictures_have_moved() {
     let moved = folder.path().join("elsewhere");
     fs::rename(folder.path().join("colours"), &moved).expect("renamed");
     fail(1, ["train", "--resume", text(&cut)], &["colours: there is no such file or folder"]);
+    let weights = cut.join("model.safetensors");
+    let words = ["config.toml records", "--dataset", "colours: there is no such file or folder"];
+    fail(1, ["eval", "--weights", text(&weights)], &words);
     let resume = ["train", "--quiet", "--resume", text(&cut), "--dataset", text(&moved)];
     for flag in [["--image-size", "16"], ["--max-bad", "1"], ["--classes", "4"], ["--split-seed", "1"]] {
         fail(1, [&resume[..], &flag].concat(), &["to resume"]);

@@ -189,6 +189,23 @@ fn missing_or_foreign_weights_are_errors() {
     fail(1, ["predict", "--model", "lenet5", "--weights", weights, "no.png"], &["no.png"]);
 }
 
+/// `--weights` and `--init` take a file, `--resume` takes a folder; one is easily given for the other.
+#[test]
+fn a_folder_given_for_its_weights_or_the_reverse_is_explained() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--max-steps", "1", "--quiet"]);
+    let (name, file) = (out.to_str().expect("UTF-8"), out.join("model.safetensors"));
+    let file = file.to_str().expect("UTF-8");
+    let meant = format!("is a folder; did you mean {file}?");
+    fail(1, ["eval", "--weights", name], &["--weights", &meant]);
+    fail(1, ["predict", "--weights", name, "no.png"], &["--weights", &meant]);
+    fail(1, ["train", "--dataset", "digits", "--init", name], &["--init", &meant]);
+    let parent = folder.path().to_str().expect("UTF-8");
+    fail(1, ["eval", "--weights", parent], &["--weights", "is a folder; a .safetensors file is expected"]);
+    fail(1, ["train", "--resume", file], &["--resume", "is a file", &format!("did you mean {name}?")]);
+}
+
 /// A limit on file sizes simulates a full disk: writes past it fail in the same places.
 #[cfg(unix)]
 #[test]

@@ -17,6 +17,9 @@ fn a_run_writes_all_its_files_and_a_table() {
         assert!(out.join(name).is_file(), "{name} is missing");
     }
     assert_eq!(fs::read_dir(&out).expect("list").count(), names.len(), "there are other files");
+    let ends =
+        format!("stopped after 30 steps (--max-steps); continue with: cnn-cuda train --resume {}", out.display());
+    assert!(ran.stderr.contains(&ends), "{}", ran.stderr);
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{}", ran.stdout);
     assert!(lines[0].contains("test acc") && lines[1].contains('%'), "{}", ran.stdout);
@@ -122,11 +125,24 @@ fn resuming_refuses_settings_that_would_change_the_results() {
     resume(&["--flip"], &["--flip contradicts", "has --no-flip"]);
     resume(&["--ema", "0.5"], &["--ema 0.5 contradicts", "does not use it"]);
     fs::write(out.join("checkpoint.safetensors"), b"junk").expect("write");
-    resume(&[], &["checkpoint.safetensors", "damaged"]);
+    resume(&[], &["checkpoint.safetensors", "damaged", "--init"]);
     fs::write(out.join("config.toml"), b"junk").expect("write");
     resume(&[], &["config.toml", "damaged"]);
     fail(1, ["train", "--resume", "no/such/folder"], &["--resume no/such/folder"]);
     fail(2, ["train", "--resume", "a", "--init", "b"], &["--init"]);
+}
+
+#[test]
+fn a_run_without_a_checkpoint_cannot_be_resumed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--max-steps", "1", "--quiet"]);
+    fs::remove_file(out.join("checkpoint.safetensors")).expect("removed");
+    let init = format!("--init {}", out.join("model.safetensors").display());
+    let resume = ["train", "--resume", out.to_str().expect("UTF-8")];
+    fail(1, resume, &["the run has no checkpoint.safetensors", "cannot be resumed", &init]);
+    let message = fail(1, short_run(&out, &["--max-steps", "1"]), &["--out", "choose another folder"]);
+    assert!(!message.contains("--resume"), "{message}");
 }
 
 #[test]
@@ -141,11 +157,13 @@ fn resuming_keeps_a_limit_that_was_not_reached_and_drops_one_that_was() {
     fs::write(out.join("config.toml"), edited).expect("write");
     succeed(["train", "--resume", name, "--quiet"]);
     assert!(config("max-steps = 4"), "the limit was dropped before it was reached");
-    succeed(["train", "--resume", name, "--quiet"]);
+    let ran = succeed(["train", "--resume", &format!("{name}/"), "--quiet"]);
+    assert!(ran.stderr.contains(&format!("saved {name}/model.safetensors and")), "{}", ran.stderr);
     let metrics = fs::read_to_string(out.join("metrics.jsonl")).expect("read");
     assert!(metrics.contains("\"steps\":5"), "{metrics}");
     let ran = succeed(["train", "--resume", name]);
-    assert!(ran.stderr.contains("nothing left to do"), "{}", ran.stderr);
+    let words = "nothing left to do after 1 epoch (5 steps); to train longer: --epochs N";
+    assert!(ran.stderr.contains(words), "{}", ran.stderr);
 }
 
 #[test]

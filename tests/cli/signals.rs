@@ -71,6 +71,7 @@ fn an_interrupted_run_is_saved_and_resumes_bit_identically() {
         let metrics = out.join("metrics.jsonl");
         let (code, stderr) = interrupt(&out, signal, || metrics.exists());
         assert_eq!(code, Some(130), "{stderr}");
+        assert!(stderr.contains("finishing the step and saving; press Ctrl-C again"), "{stderr}");
         let folder_name = out.display().to_string();
         assert!(stderr.contains(&format!("cnn-cuda train --resume {folder_name}")), "{stderr}");
         let done = fs::read_to_string(&metrics).expect("read").matches("\"kind\":\"step\"").count().to_string();
@@ -130,7 +131,7 @@ fn a_run_killed_while_it_writes_resumes_bit_identically() {
 
 #[cfg(unix)]
 #[test]
-fn a_second_process_cannot_resume_a_running_run() {
+fn a_second_process_cannot_resume_or_overwrite_a_running_run() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("run");
     let name = out.to_str().expect("UTF-8").to_string();
@@ -140,6 +141,7 @@ fn a_second_process_cannot_resume_a_running_run() {
             return false;
         }
         crate::support::program::fail(1, ["train", "--resume", &name], &["another process", &name]);
+        crate::support::program::fail(1, short_run(&out, &["--max-steps", "1"]), &["another process", &name]);
         true
     };
     interrupt(&out, "-TERM", both);

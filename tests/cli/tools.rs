@@ -140,7 +140,13 @@ fn summary_counts_running_statistics_separately_from_parameters() {
 #[test]
 fn summary_shows_the_plan_without_a_device() {
     let text = succeed(["summary", "--plan"]).stdout;
-    for word in ["layer2.0 forward", "bias + ReLU + max pooling", "max_pool_backward", "nodes in the graph"] {
+    for word in [
+        "layer2.0 forward",
+        "bias + ReLU + max pooling",
+        "max_pool_backward",
+        "nodes in the graph",
+        "1.3 µs per launch",
+    ] {
         assert!(text.contains(word), "{word:?} is missing from: {text}");
     }
     let plan = |precision: &str| {
@@ -209,6 +215,12 @@ fn bench_prints_one_json_object() {
     let [median, min, max] = ["median", "min", "max"].map(|key| result["ms_per_step"][key].as_f64().expect(key));
     assert!(0.0 < min && min <= median && median <= max);
     assert!(result["images_per_second"].as_f64().expect("a rate") > 0.0);
+}
+
+#[test]
+fn bench_lists_algorithms_of_cuda_devices_only() {
+    let args = ["bench", "--model", "lenet5", "--device", "cpu", "--steps", "1", "--batch-size", "2", "--algorithms"];
+    fail(2, args, &["--algorithms requires a CUDA device"]);
 }
 
 #[test]
