@@ -13,7 +13,7 @@ use super::device::{Task, with_backend};
 use super::model_of_weights;
 use crate::checkpoint::load_weights;
 use crate::data::picture::{Picture, read_cropped, read_picture};
-use crate::data::{self, Normalisation, Split};
+use crate::data::{self, Normalisation};
 use crate::models::Model;
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
@@ -24,7 +24,7 @@ use crate::settings::{
     RetiredFlags, RunConfig, bounds, build_network,
 };
 use crate::shape::Shape;
-use crate::train::Evaluator;
+use crate::train::{self, Prediction};
 
 #[derive(Args)]
 pub struct PredictArgs {
@@ -52,19 +52,20 @@ pub struct PredictArgs {
     json: bool,
 }
 
+/// What `--json` prints for a picture.
 #[derive(Serialize)]
-struct Prediction<'a> {
+struct Classified<'a> {
     image: &'a str,
     /// Whether dark strokes on a light background were inverted.
     inverted: bool,
-    classes: Vec<ClassProbability>,
+    classes: Vec<ClassProbability<'a>>,
     /// One per class, before the softmax.
     logits: &'a [f32],
 }
 
 #[derive(Serialize)]
-struct ClassProbability {
-    class: String,
+struct ClassProbability<'a> {
+    class: &'a str,
     probability: f64,
 }
 
@@ -78,26 +79,27 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     let read = if crop { read_cropped } else { read_picture };
     let pictures = args.images.iter().map(|path| read(path, shape)).collect::<Result<Vec<Picture>>>()?;
     let task = Classification { network: &network, weights: &weights, pictures: &pictures, normalisation };
-    let logits = with_backend(&args.device.or_defaults()?, task)?;
+    let predictions = with_backend(&args.device.or_defaults()?, task)?;
     let mut out = Stdout::default();
-    for ((path, picture), logits) in args.images.iter().zip(&pictures).zip(&logits) {
+    for ((path, picture), prediction) in args.images.iter().zip(&pictures).zip(&predictions) {
         let name = path.to_string_lossy();
         if picture.blank {
             warn!("{name}: the picture is blank, so its classification means nothing");
         }
-        let classes = top(&softmax(logits), &classes, args.top_k);
-        let prediction = Prediction { image: &name, inverted: picture.inverted, classes, logits };
+        let named = |(class, probability): (usize, f64)| ClassProbability { class: &classes[class], probability };
+        let top: Vec<_> = prediction.top(args.top_k).into_iter().map(named).collect();
         if args.json {
-            serde_json::to_writer(&mut out, &prediction)?;
+            let logits = &prediction.logits;
+            let shown = Classified { image: &name, inverted: picture.inverted, classes: top, logits };
+            serde_json::to_writer(&mut out, &shown)?;
             writeln!(out)?;
             continue;
         }
         if picture.inverted {
             info!("{name}: dark on light, inverted");
         }
-        let classes: Vec<String> =
-            prediction.classes.iter().map(|c| format!("{} {:.2}%", c.class, 100.0 * c.probability)).collect();
-        writeln!(out, "{name}: {}", classes.join(", "))?;
+        let top: Vec<String> = top.iter().map(|it| format!("{} {:.2}%", it.class, 100.0 * it.probability)).collect();
+        writeln!(out, "{name}: {}", top.join(", "))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -148,14 +150,6 @@ fn warn_of_defaults(args: &PredictArgs) {
     }
 }
 
-/// The `k` most likely classes, most likely first.
-fn top(probabilities: &[f64], names: &[String], k: usize) -> Vec<ClassProbability> {
-    let mut order: Vec<usize> = (0..probabilities.len()).collect();
-    order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-    let class = |&index: &usize| ClassProbability { class: names[index].clone(), probability: probabilities[index] };
-    order.iter().take(k).map(class).collect()
-}
-
 struct Classification<'a> {
     network: &'a Network,
     weights: &'a Weights,
@@ -164,26 +158,12 @@ struct Classification<'a> {
 }
 
 impl Task for Classification<'_> {
-    /// The logits of each picture.
-    type Output = Vec<Vec<f32>>;
+    type Output = Vec<Prediction>;
 
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output> {
         let (mean, std) = self.normalisation;
         let normalise = Normalise { shape: self.network.input(), mean, std };
         let images = self.pictures.iter().flat_map(|picture| picture.pixels.iter().copied()).collect();
-        // The true classes are unknown, and the loss is not used.
-        let labels = vec![0; self.pictures.len()];
-        let images = Split { images, labels, streamed: None };
-        let mut all = Vec::new();
-        Evaluator::new(backend, self.network, self.weights, images, &normalise, 1)?
-            .run(|_, logits| all.push(logits.to_vec()))?;
-        Ok(all)
+        train::predict(backend, self.network, self.weights, images, &normalise)
     }
-}
-
-fn softmax(logits: &[f32]) -> Vec<f64> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let exps: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - max).exp()).collect();
-    let sum: f64 = exps.iter().sum();
-    exps.iter().map(|exp| exp / sum).collect()
 }

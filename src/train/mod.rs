@@ -1,12 +1,14 @@
 //! Training: the trainer, its position and state, and the epoch loop.
 
 mod evaluate;
+mod predict;
 mod programs;
 mod run;
 mod schedule;
 mod state;
 
 pub use evaluate::Evaluator;
+pub use predict::{Prediction, predict};
 pub use run::{Ending, EpochReport, Observer, Outcome, StepReport};
 pub use schedule::{LearningRate, Schedule};
 pub use state::{Best, Position, TrainState};
