@@ -182,7 +182,7 @@ fn data_flags_that_do_not_apply_or_are_invalid_are_errors() {
     let words = "the mean has 2 values and the standard deviation 1, but the images have 1 channel\n";
     fail(1, ["train", "--dataset", "digits", "--mean", "0,1", "--std", "1"], &[words]);
     fail(1, ["train", "--dataset", "no/such/folder"], &["--dataset no/such/folder", "no such file or folder"]);
-    fail(1, ["train", "--dataset", "Cargo.toml"], &["Cargo.toml", "not a .tar"]);
+    fail(1, ["train", "--dataset", "Cargo.toml"], &["Cargo.toml: this is not a tar archive"]);
 }
 
 #[test]
