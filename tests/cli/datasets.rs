@@ -185,6 +185,37 @@ fn data_flags_that_do_not_apply_or_are_invalid_are_errors() {
     fail(1, ["train", "--dataset", "Cargo.toml"], &["Cargo.toml: this is not a tar archive"]);
 }
 
+/// Loads the folder and trains for one step; returns the log.
+fn log_of(data: &Path) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let args = ["train", "--dataset", text(data), "--model", "lenet5", "--device", "cpu", "--max-steps", "1"];
+    succeed([&args[..], &["--out", text(&out), "--batch-size", "8", "--quiet"]].concat()).stderr
+}
+
+#[test]
+fn classes_that_lack_pictures_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    colours(folder.path(), 8);
+    let log = log_of(folder.path());
+    assert!(!log.contains("skipping") && !log.contains("no test pictures"), "{log}");
+    fs::create_dir(folder.path().join("train/nothing")).expect("a folder");
+    fs::remove_dir_all(folder.path().join("test/red")).expect("removed");
+    let log = log_of(folder.path());
+    assert!(log.contains("class folders without PNG or JPEG pictures: nothing\n"), "{log}");
+    assert!(log.contains("class red has no test pictures\n"), "{log}");
+    fs::remove_dir_all(folder.path().join("test/blue")).expect("removed");
+    let log = log_of(folder.path());
+    assert!(log.contains("classes without test pictures: blue, red\n"), "{log}");
+    // Without a test folder and below a folder that contains all classes, as in many archives.
+    let set = folder.path().join("set");
+    fs::create_dir_all(set.join("other")).expect("a folder");
+    fs::rename(folder.path().join("train"), set.join("inner")).expect("renamed");
+    let log = log_of(&set);
+    assert!(log.contains("class folders without PNG or JPEG pictures: nothing\n"), "{log}");
+    assert!(!log.contains("test pictures:") && !log.contains("no test pictures"), "{log}");
+}
+
 #[test]
 fn a_foreign_configuration_next_to_weights_is_ignored() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -160,6 +160,17 @@ fn errors_say_why_a_folder_is_not_a_data_set() {
     assert_contains(&message(load(path)), &["no folder train/"]);
 }
 
+#[test]
+fn the_error_for_pictures_without_class_folders_says_where_to_put_them() {
+    let folder = tempfile::tempdir().unwrap();
+    write_gray(&folder.path().join("set/a.png"), 1);
+    write_gray(&folder.path().join("set/b.png"), 2);
+    let words = "put the pictures of each class into a folder of its own";
+    assert_contains(&message(load(&folder.path().join("set"))), &["cannot use the pictures in", words]);
+    write_gray(&folder.path().join("split/train/a.png"), 1);
+    assert_contains(&message(load(&folder.path().join("split"))), &[words]);
+}
+
 /// For evaluation: labels are indices into the run's classes, and only the test split is decoded.
 #[test]
 fn the_test_split_can_be_loaded_alone_with_given_classes() {

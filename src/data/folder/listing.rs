@@ -1,6 +1,6 @@
 //! Lists the pictures in a folder or archive, in an order that depends only on their names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ pub enum Location {
 pub struct Listing {
     /// The locations of the pictures, sorted by the components of their paths below the root.
     pub pictures: BTreeMap<Vec<String>, Location>,
+    /// The paths of the folders below the root. Those of an archive that it does not list are missing.
+    pub folders: BTreeSet<Vec<String>>,
     /// The number of links in an archive, which are not followed.
     pub links: usize,
     /// The number of files whose names are not those of pictures.
@@ -47,13 +49,15 @@ pub fn list(path: &Path) -> Result<Listing> {
                 }
                 (Kind::Link, _) => listing.links += 1,
                 (Kind::File | Kind::Other, _) => listing.others += 1,
-                (Kind::Folder, _) => {}
+                (Kind::Folder, _) => {
+                    listing.folders.insert(member.parts.clone());
+                }
             }
             number += 1;
             Ok(())
         })?;
     }
-    let Listing { pictures, links, others } = &listing;
+    let Listing { pictures, links, others, .. } = &listing;
     ensure!(!pictures.is_empty(), "{} holds no PNG or JPEG pictures", path.display());
     if links + others > 0 {
         tracing::info!("{}: ignored {links} links and {others} files that are not pictures", path.display());
@@ -80,6 +84,7 @@ fn list_folder(
         }
         parts.push(name);
         if path.is_dir() {
+            listing.folders.insert(parts.clone());
             list_folder(&path, parts, ancestors, listing)?;
         } else if parts.last().is_some_and(|name| is_picture(name)) {
             listing.pictures.insert(parts.clone(), Location::File(path));
