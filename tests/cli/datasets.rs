@@ -217,6 +217,21 @@ fn classes_that_lack_pictures_are_named() {
 }
 
 #[test]
+fn files_that_are_skipped_are_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    colours(folder.path(), 8);
+    fs::write(folder.path().join("train/red/a.gif"), b"").expect("write");
+    let log = log_of(folder.path());
+    assert!(log.contains("skipping 1 picture in other formats (.gif); convert them to PNG or JPEG"), "{log}");
+    assert!(!log.contains("ignored"), "{log}");
+    fs::write(folder.path().join("train/red/b.TIFF"), b"").expect("write");
+    fs::write(folder.path().join("labels.csv"), b"").expect("write");
+    let log = log_of(folder.path());
+    assert!(log.contains("skipping 2 pictures in other formats (.gif, .tiff)"), "{log}");
+    assert!(log.contains("ignored 1 other file\n") && !log.contains(" links"), "{log}");
+}
+
+#[test]
 fn a_foreign_configuration_next_to_weights_is_ignored() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = train(folder.path(), &["--max-steps", "1"]);

@@ -146,7 +146,12 @@ fn corrupt_pictures_are_skipped_up_to_max_bad() {
 fn errors_say_why_a_folder_is_not_a_data_set() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    assert_contains(&message(load(path)), &["holds no PNG or JPEG pictures"]);
+    assert!(message(load(path)).ends_with("holds no PNG or JPEG pictures"));
+    for name in ["a.BMP", "b.webp", "c.bmp", "d.txt", "._e.gif"] {
+        fs::write(path.join(name), b"").unwrap();
+    }
+    let words = "holds no PNG or JPEG pictures, but 3 pictures in other formats (.bmp, .webp); convert them";
+    assert_contains(&message(load(path)), &[words]);
     write_gray(&path.join("one/a.png"), 1);
     write_gray(&path.join("one/b.png"), 1);
     assert_contains(&message(load(path)), &["at least two class folders", "one"]);
