@@ -197,6 +197,14 @@ fn the_test_split_can_be_loaded_alone_with_given_classes() {
     assert_eq!(test(&["dog", "cat"]).unwrap().test.count(), 2);
 }
 
+#[test]
+fn folders_that_are_nested_too_deeply_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_small_set(folder.path());
+    write_gray(&folder.path().join("train/cat").join("deep/".repeat(40)).join("a.png"), 1);
+    assert_contains(&message(load(folder.path())), &["train/cat/deep", "more than 32 folders deep"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn symlinks_are_followed_but_cycles_are_refused() {
@@ -208,5 +216,8 @@ fn symlinks_are_followed_but_cycles_are_refused() {
     }
     assert_is_small_set(&folder.path().join("set"));
     std::os::unix::fs::symlink(folder.path(), folder.path().join("set/loop")).unwrap();
-    assert_contains(&message(load(&folder.path().join("set"))), &["loop", "back into itself"]);
+    assert_contains(
+        &message(load(&folder.path().join("set"))),
+        &["set/loop", "leads back into itself; remove the link"],
+    );
 }

@@ -105,8 +105,9 @@ fn list_folder(
 ) -> Result<()> {
     let context = || format!("cannot read the folder {}", folder.display());
     let canonical = folder.canonicalize().with_context(context)?;
-    let loops = ancestors.contains(&canonical) || ancestors.len() == MAX_DEPTH;
-    ensure!(!loops, "the folder {} leads back into itself or is nested too deeply", folder.display());
+    let shown = folder.display();
+    ensure!(!ancestors.contains(&canonical), "the folder {shown} leads back into itself; remove the link in its path");
+    ensure!(ancestors.len() < MAX_DEPTH, "{shown} is more than {MAX_DEPTH} folders deep; move its pictures up");
     ancestors.push(canonical);
     for entry in fs::read_dir(folder).with_context(context)? {
         let entry = entry.with_context(context)?;
