@@ -232,6 +232,21 @@ fn files_that_are_skipped_are_counted() {
 }
 
 #[test]
+fn corrupt_pictures_are_explained_once_and_the_counts_are_corrected() {
+    let folder = tempfile::tempdir().expect("a folder");
+    colours(folder.path(), 8);
+    fs::write(folder.path().join("train/red/0.png"), b"").expect("write");
+    let args = ["train", "--dataset", text(folder.path()), "--model", "lenet5", "--device", "cpu", "--max-steps", "1"];
+    let stderr = fail(1, args, &["WARN train/red/0.png: the file is empty", "1 picture is corrupt or unreadable ("]);
+    assert_eq!(stderr.matches("the file is empty").count(), 1, "{stderr}");
+    let out = folder.path().join("run");
+    let stderr = succeed([&args[..], &["--max-bad", "1", "--out", text(&out), "--quiet"]].concat()).stderr;
+    let words = "skipped 1 corrupt or unreadable picture, which leaves 23 training pictures, 6 test pictures\n";
+    assert!(stderr.contains("3 classes, 24 training pictures, 6 test pictures\n"), "{stderr}");
+    assert!(stderr.contains(words), "{stderr}");
+}
+
+#[test]
 fn a_foreign_configuration_next_to_weights_is_ignored() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = train(folder.path(), &["--max-steps", "1"]);

@@ -132,14 +132,23 @@ fn corrupt_pictures_are_skipped_up_to_max_bad() {
     fs::write(&bad, b"no picture").unwrap();
     fs::write(folder.path().join("val/dog/1.png"), b"").unwrap();
     let allow = |count| load_with(folder.path(), |options| options.pictures.max_bad = count);
-    assert_contains(
-        &message(allow(0)),
-        &["2 pictures are corrupt", "train/cat/0.jpg", "val/dog/1.png: the file is empty", "--max-bad 0"],
-    );
+    let words = "2 pictures are corrupt or unreadable (train/cat/0.jpg; val/dog/1.png), more than --max-bad 0 allows";
+    assert_contains(&message(allow(0)), &[words]);
     assert_contains(&message(allow(1)), &["more than --max-bad 1"]);
     let set = allow(2).unwrap();
     assert_eq!((set.train.labels, set.test.labels), (vec![0, 0, 1, 1], vec![0, 1]));
     assert_eq!(set.train.images.chunks(16).map(|image| image[0]).collect::<Vec<_>>(), [30, 40, 10, 20]);
+}
+
+/// A dangling link stands for a file that the system does not let the program read.
+#[cfg(unix)]
+#[test]
+fn the_error_for_an_unreadable_picture_has_the_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    write_small_set(folder.path());
+    std::os::unix::fs::symlink("nowhere", folder.path().join("train/cat/0.png")).unwrap();
+    let words = "1 picture is corrupt or unreadable (train/cat/0.png: No such file or directory";
+    assert_contains(&message(load(folder.path())), &[words, "--max-bad 0"]);
 }
 
 #[test]
