@@ -237,7 +237,9 @@ fn corrupt_pictures_are_explained_once_and_the_counts_are_corrected() {
     colours(folder.path(), 8);
     fs::write(folder.path().join("train/red/0.png"), b"").expect("write");
     let args = ["train", "--dataset", text(folder.path()), "--model", "lenet5", "--device", "cpu", "--max-steps", "1"];
-    let stderr = fail(1, args, &["WARN train/red/0.png: the file is empty", "1 picture is corrupt or unreadable ("]);
+    let args = [&args[..], &["--batch-size", "8"]].concat();
+    let stderr =
+        fail(1, args.clone(), &["WARN train/red/0.png: the file is empty", "1 picture is corrupt or unreadable ("]);
     assert_eq!(stderr.matches("the file is empty").count(), 1, "{stderr}");
     let out = folder.path().join("run");
     let stderr = succeed([&args[..], &["--max-bad", "1", "--out", text(&out), "--quiet"]].concat()).stderr;

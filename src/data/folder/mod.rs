@@ -218,10 +218,11 @@ impl<'a> Loader<'a> {
         }
         let shown = self.bad.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
         let dots = if bad > 3 { "; …" } else { "" };
-        let (count, are) = (counted(bad, "picture"), if bad == 1 { "is" } else { "are" });
+        let (are, them) = if bad == 1 { ("is", "it") } else { ("are", "them") };
+        let count = counted(bad, "picture");
         bail!(
             "{count} {are} corrupt or unreadable ({shown}{dots}), more than --max-bad {limit} allows; \
-             repair or remove what the log names, or raise --max-bad"
+             repair or remove {them}, or raise --max-bad"
         )
     }
 
