@@ -106,7 +106,9 @@ fn pictures_of_different_sizes_need_an_image_size() {
     let folder = tempfile::tempdir().unwrap();
     write_small_set(folder.path());
     write_gray_sized(&folder.path().join("train/dog/c.png"), 70, 5, 4);
-    assert_contains(&message(load(folder.path())), &["train/dog/c.png is 5×4", "others are 4×4", "--image-size"]);
+    // In the order of --image-size.
+    let words = "different sizes (height×width): train/dog/c.png is 4×5, others are 4×4";
+    assert_contains(&message(load(folder.path())), &[words, "--image-size"]);
     let set = load_with(folder.path(), |options| options.pictures.image_size = Some((4, 4))).unwrap();
     assert_eq!(set.train.images[4 * 16..], [70; 16]);
 }
