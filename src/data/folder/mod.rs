@@ -272,7 +272,7 @@ fn decode(encoded: &Encoded, size: Option<(usize, usize)>, scales: bool) -> Resu
 
 /// A progress bar if stderr is a terminal, otherwise a hidden bar.
 fn progress_bar(progress: bool, count: u64) -> ProgressBar {
-    if !progress || !std::io::stderr().is_terminal() {
+    if !progress || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());
