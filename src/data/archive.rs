@@ -13,6 +13,10 @@ use tar::{Archive, Entry, EntryType, PaxExtensions};
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const XZ_MAGIC: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+/// The beginnings of a zip archive and of an empty one.
+const ZIP_MAGICS: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
+/// The size of a member's header in bytes.
+const HEADER_LEN: usize = 512;
 /// Bounds the memory that an xz header can request. `xz -9` needs 64 MiB.
 const XZ_MEMORY_KIB: u32 = 256 << 10;
 /// The longest member name that is accepted, in bytes.
@@ -68,6 +72,8 @@ fn decompress(file: File) -> Result<Box<dyn Read>> {
     let mut source = BufReader::with_capacity(1 << 20, file);
     let mut start = Vec::new();
     source.by_ref().take(XZ_MAGIC.len() as u64).read_to_end(&mut start)?;
+    let is_zip = ZIP_MAGICS.iter().any(|magic| start.starts_with(magic));
+    ensure!(!is_zip, "zip archives are not supported; unpack it, or make a tar archive");
     let (is_gzip, is_xz) = (start.starts_with(GZIP_MAGIC), start == XZ_MAGIC);
     let full = Cursor::new(start).chain(source);
     Ok(match (is_gzip, is_xz) {
@@ -77,7 +83,12 @@ fn decompress(file: File) -> Result<Box<dyn Read>> {
     })
 }
 
-fn walk(source: Box<dyn Read>, mut visit: impl FnMut(&Member, &mut dyn Read) -> Result<()>) -> Result<()> {
+fn walk(mut source: Box<dyn Read>, mut visit: impl FnMut(&Member, &mut dyn Read) -> Result<()>) -> Result<()> {
+    // Checked here, because the reader's own error would quote the bytes of a file that is no archive.
+    let mut first = Vec::new();
+    source.by_ref().take(HEADER_LEN as u64).read_to_end(&mut first).map_err(damaged)?;
+    ensure!(first.is_empty() || starts_tar(&first), "this is not a tar archive (.tar, .tar.gz or .tar.xz)");
+    let source: Box<dyn Read> = Box::new(Cursor::new(first).chain(source));
     let zeros = Rc::new(Cell::new(0));
     let mut archive = Archive::new(TrailingZeros { source, zeros: Rc::clone(&zeros) });
     // In raw mode the entries of long names are visible, so their size can be limited here.
@@ -96,12 +107,25 @@ fn walk(source: Box<dyn Read>, mut visit: impl FnMut(&Member, &mut dyn Read) -> 
             }
         }
     }
-    ensure!(members > 0, "it is empty, or not a tar archive");
+    ensure!(members > 0, "it is empty");
     // A decompressor verifies its checksum only at the end of the stream.
     let mut rest = archive.into_inner();
     io::copy(&mut rest.by_ref().take(MAX_PADDING), &mut io::sink()).map_err(damaged)?;
     ensure!(zeros.get() >= 512, "it is cut off: the end-of-archive marker is missing; copy or download it again");
     Ok(())
+}
+
+/// Whether a file that begins with these bytes is a tar archive: its first header has the magic of POSIX and GNU tar or,
+/// in older formats, the right checksum. An archive without members begins with zeros.
+fn starts_tar(first: &[u8]) -> bool {
+    if first.len() < HEADER_LEN {
+        return false;
+    }
+    let (before, checksum, after) = (&first[..148], &first[148..156], &first[156..]);
+    // The checksum counts its own eight bytes as spaces.
+    let sum = before.iter().chain(after).map(|&byte| u32::from(byte)).sum::<u32>() + 8 * u32::from(b' ');
+    let stated = u32::from_str_radix(String::from_utf8_lossy(checksum).trim_matches(['\0', ' ']), 8);
+    first[257..].starts_with(b"ustar") || stated == Ok(sum) || first.iter().all(|&byte| byte == 0)
 }
 
 fn member<R: Read>(entry: &Entry<'_, R>, long_name: Option<Vec<u8>>) -> Member {

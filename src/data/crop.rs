@@ -31,7 +31,7 @@ pub fn resize_crop<P: Pixel<Subpixel = u8> + 'static>(
     };
     ensure!(
         scaled_width * scaled_height <= MAX_SCALED,
-        "{from_width}×{from_height} is too long and thin to be scaled to {width}×{height}"
+        "{from_height}×{from_width} (height×width) is too long and thin to be scaled to {height}×{width}"
     );
     let scaled = imageops::resize(&picture, scaled_width as u32, scaled_height as u32, FilterType::Triangle);
     let offset = |full: u64, part: u64| ((full - part) as f64 / 2.0).round_ties_even() as u32;

@@ -82,8 +82,8 @@ pub fn fetch(set: &str, folder: &Path, progress: bool) -> Result<()> {
 /// Like [`fetch`], with given mirrors. Replaces a previously downloaded file if its checksum is wrong.
 ///
 /// # Errors
-/// If no mirror has a file with the right checksum (the message lists each mirror's failure and how to obtain the file
-/// without a download), if a file cannot be written, or if another file would be read instead of the download.
+/// If no mirror has a file with the right checksum (the message has the last mirror's failure and says how to obtain the
+/// file without a download), if a file cannot be written, or if another file would be read instead of the download.
 pub fn fetch_from(download: &Download, set: &str, folder: &Path) -> Result<()> {
     let remotes = super::find(set)?.remotes.with_context(|| format!("{set} has nothing to download"))?(folder);
     let mut mirrors = download.mirrors.clone();
@@ -132,9 +132,9 @@ fn is_present(file: &Remote, set: &str) -> Result<bool> {
 }
 
 /// Downloads the file from the first mirror that has it. That mirror moves to the front, so that the timeout of a dead
-/// mirror is paid only once.
+/// mirror is paid only once. The failures of all mirrors but the last are logged; the error has that of the last.
 fn download_file(download: &Download, set: &str, mirrors: &mut [String], file: &Remote) -> Result<Vec<u8>> {
-    let mut failures = Vec::new();
+    let mut failure = "there is no mirror".to_string();
     for index in 0..mirrors.len() {
         let address = format!("{}/{}", mirrors[index].trim_end_matches('/'), file.name);
         match download_verified(download, &address, file) {
@@ -143,15 +143,16 @@ fn download_file(download: &Download, set: &str, mirrors: &mut [String], file: &
                 return Ok(archive);
             }
             Err(error) => {
-                tracing::warn!("{address}: {error:#}");
-                failures.push(format!("{address}: {error:#}"));
+                failure = format!("{address}: {error:#}");
+                if index + 1 < mirrors.len() {
+                    tracing::warn!("{failure}; trying the next mirror");
+                }
             }
         }
     }
     bail!(
-        "cannot download {} ({}); check the network, set {} to other mirrors, or {}",
+        "cannot download {} ({failure}); check the network, set {} to other mirrors, or {}",
         file.name,
-        failures.join("; "),
         mirror_variable(set),
         file.by_hand
     )

@@ -136,12 +136,18 @@ pub fn per_channel((mean, std): Normalisation, channels: usize) -> Result<Normal
     let fits = |values: &[f32]| values.len() == 1 || values.len() == channels;
     ensure!(
         fits(&mean) && fits(&std),
-        "--mean has {} values and --std {}, for images of {channels} channels",
-        mean.len(),
-        std.len()
+        "the mean has {} and the standard deviation {}, but the images have {}",
+        counted(mean.len(), "value"),
+        std.len(),
+        counted(channels, "channel")
     );
     let broadcast = |values: Vec<f32>| if values.len() == 1 { vec![values[0]; channels] } else { values };
     Ok((broadcast(mean), broadcast(std)))
+}
+
+/// A count with its noun, such as `1 picture` or `2 pictures`.
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Images and their labels, in the order of the files.

@@ -120,7 +120,10 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage> {
     let (width, height) = decoder.dimensions();
     let pixels = u64::from(width) * u64::from(height);
     ensure!(pixels > 0, "the picture has no pixels");
-    ensure!(pixels <= MAX_PIXELS, "{width}×{height} is more than 100 megapixels; scale the picture down");
+    ensure!(
+        pixels <= MAX_PIXELS,
+        "{height}×{width} (height×width) is more than 100 megapixels; scale the picture down"
+    );
     // The decoder would fill in the missing part of a truncated JPEG.
     ensure!(format != ImageFormat::Jpeg || jpeg_is_whole(bytes), DAMAGED);
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);

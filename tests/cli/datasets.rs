@@ -225,9 +225,73 @@ fn data_flags_that_do_not_apply_or_are_invalid_are_errors() {
     fail(2, ["train", "--dataset", "digits", "--mean", "0.5"], &["--std"]);
     fail(2, ["train", "--dataset", "digits", "--mean", "nan", "--std", "1"], &["--mean"]);
     fail(2, ["train", "--dataset", "digits", "--classes", "3", "--model", "lenet5"], &["--classes 3", "digits", "10"]);
-    fail(1, ["train", "--dataset", "digits", "--mean", "0,1", "--std", "1"], &["--mean has 2 values", "1 channels"]);
+    let words = "the mean has 2 values and the standard deviation 1, but the images have 1 channel\n";
+    fail(1, ["train", "--dataset", "digits", "--mean", "0,1", "--std", "1"], &[words]);
     fail(1, ["train", "--dataset", "no/such/folder"], &["--dataset no/such/folder", "no such file or folder"]);
-    fail(1, ["train", "--dataset", "Cargo.toml"], &["Cargo.toml", "not a .tar"]);
+    fail(1, ["train", "--dataset", "Cargo.toml"], &["Cargo.toml: this is not a tar archive"]);
+}
+
+/// Loads the folder and trains for one step; returns the log.
+fn log_of(data: &Path) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let args = ["train", "--dataset", text(data), "--model", "lenet5", "--device", "cpu", "--max-steps", "1"];
+    succeed([&args[..], &["--out", text(&out), "--batch-size", "8", "--quiet"]].concat()).stderr
+}
+
+#[test]
+fn classes_that_lack_pictures_are_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    colours(folder.path(), 8);
+    let log = log_of(folder.path());
+    assert!(!log.contains("skipping") && !log.contains("no test pictures"), "{log}");
+    fs::create_dir(folder.path().join("train/nothing")).expect("a folder");
+    fs::remove_dir_all(folder.path().join("test/red")).expect("removed");
+    let log = log_of(folder.path());
+    assert!(log.contains("class folders without PNG or JPEG pictures: nothing\n"), "{log}");
+    assert!(log.contains("class red has no test pictures\n"), "{log}");
+    fs::remove_dir_all(folder.path().join("test/blue")).expect("removed");
+    let log = log_of(folder.path());
+    assert!(log.contains("classes without test pictures: blue, red\n"), "{log}");
+    // Without a test folder and below a folder that contains all classes, as in many archives.
+    let set = folder.path().join("set");
+    fs::create_dir_all(set.join("other")).expect("a folder");
+    fs::rename(folder.path().join("train"), set.join("inner")).expect("renamed");
+    let log = log_of(&set);
+    assert!(log.contains("class folders without PNG or JPEG pictures: nothing\n"), "{log}");
+    assert!(!log.contains("test pictures:") && !log.contains("no test pictures"), "{log}");
+}
+
+#[test]
+fn files_that_are_skipped_are_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    colours(folder.path(), 8);
+    fs::write(folder.path().join("train/red/a.gif"), b"").expect("write");
+    let log = log_of(folder.path());
+    assert!(log.contains("skipping 1 picture in other formats (.gif); convert them to PNG or JPEG"), "{log}");
+    assert!(!log.contains("ignored"), "{log}");
+    fs::write(folder.path().join("train/red/b.TIFF"), b"").expect("write");
+    fs::write(folder.path().join("labels.csv"), b"").expect("write");
+    let log = log_of(folder.path());
+    assert!(log.contains("skipping 2 pictures in other formats (.gif, .tiff)"), "{log}");
+    assert!(log.contains("ignored 1 other file\n") && !log.contains(" links"), "{log}");
+}
+
+#[test]
+fn corrupt_pictures_are_explained_once_and_the_counts_are_corrected() {
+    let folder = tempfile::tempdir().expect("a folder");
+    colours(folder.path(), 8);
+    fs::write(folder.path().join("train/red/0.png"), b"").expect("write");
+    let args = ["train", "--dataset", text(folder.path()), "--model", "lenet5", "--device", "cpu", "--max-steps", "1"];
+    let args = [&args[..], &["--batch-size", "8"]].concat();
+    let stderr =
+        fail(1, args.clone(), &["WARN train/red/0.png: the file is empty", "1 picture is corrupt or unreadable ("]);
+    assert_eq!(stderr.matches("the file is empty").count(), 1, "{stderr}");
+    let out = folder.path().join("run");
+    let stderr = succeed([&args[..], &["--max-bad", "1", "--out", text(&out), "--quiet"]].concat()).stderr;
+    let words = "skipped 1 corrupt or unreadable picture, which leaves 23 training pictures, 6 test pictures\n";
+    assert!(stderr.contains("3 classes, 24 training pictures, 6 test pictures\n"), "{stderr}");
+    assert!(stderr.contains(words), "{stderr}");
 }
 
 #[test]

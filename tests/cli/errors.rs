@@ -163,13 +163,16 @@ fn a_missing_data_set_is_reported_with_its_folder() {
     let data = folder.path().to_str().expect("UTF-8");
     // A mirror that refuses the connection simulates a machine without a network.
     let output = crate::support::program::command(["train", "--data", data, "--max-steps", "1"])
-        .env("CNN_CUDA_MNIST_MIRROR", "http://127.0.0.1:1/")
+        .env("CNN_CUDA_MNIST_MIRROR", "http://127.0.0.1:1/,http://127.0.0.1:2/")
         .output()
         .expect("it runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    for word in ["127.0.0.1:1", data, "train-images-idx3-ubyte", "--dataset digits"] {
+    for word in [data, "train-images-idx3-ubyte", "--dataset digits", "trying the next mirror"] {
         assert!(stderr.contains(word), "{word:?} is missing from: {stderr}");
+    }
+    for mirror in ["127.0.0.1:1/", "127.0.0.1:2/"] {
+        assert_eq!(stderr.matches(mirror).count(), 1, "{mirror} is not reported once: {stderr}");
     }
 }
 

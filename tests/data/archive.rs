@@ -82,6 +82,35 @@ fn links_and_paths_outside_an_archive_are_ignored() {
 }
 
 #[test]
+fn a_file_that_is_not_a_tar_archive_is_refused_without_its_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let refusal = |content: &[u8]| {
+        let path = folder.path().join("set.tar");
+        fs::write(&path, content).unwrap();
+        message(load(&path))
+    };
+    let text = b"secret words\n".repeat(100);
+    for content in [&b"PK\x03\x04 and so on"[..], &[&b"PK\x03\x04"[..], &text].concat(), b"PK\x05\x06"] {
+        assert_contains(&refusal(content), &["set.tar", "zip archives are not supported; unpack it"]);
+    }
+    for content in [&text[..], &text[..300], &text[..20], &gzip(&text), &xz(&text)] {
+        let message = refusal(content);
+        assert_contains(&message, &["set.tar: this is not a tar archive"]);
+        assert!(!message.contains("secret") && !message.contains("download"), "{message}");
+    }
+    assert_contains(&refusal(b""), &["set.tar", "it is empty"]);
+    assert_contains(&refusal(&[0; 1024]), &["set.tar", "it is empty"]);
+    // Archives older than POSIX have no magic.
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_old();
+    header.set_path("notes.txt").unwrap();
+    header.set_size(0);
+    header.set_cksum();
+    builder.append(&header, std::io::empty()).unwrap();
+    assert_contains(&refusal(&builder.into_inner().unwrap()), &["holds no PNG or JPEG pictures"]);
+}
+
+#[test]
 fn a_member_larger_than_its_archive_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     write_small_set(folder.path());

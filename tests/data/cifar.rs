@@ -96,7 +96,7 @@ fn cifar10_is_read_from_folders_and_archives() {
         assert_contains(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "cut off"]);
     }
     fs::write(&archive, b"no archive at all").unwrap();
-    assert_contains(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "not a .tar"]);
+    assert_contains(&message(load("cifar10", folder.path())), &["cifar-10-binary.tar.gz", "not a tar archive"]);
     fs::remove_file(unpacked.join(BATCHES[2])).unwrap();
     pack(&unpacked, &archive);
     let parts = ["cifar-10-binary.tar.gz lacks data_batch_3.bin", "binary version of CIFAR-10"];

@@ -1,4 +1,4 @@
-//! Downloading: invalid files are refused and leave nothing behind, and every mirror's failure is reported.
+//! Downloading: invalid files are refused and leave nothing behind, and every mirror is tried.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -142,12 +142,13 @@ fn a_small_file_that_decompresses_to_a_large_one_is_refused() {
 }
 
 #[test]
-fn every_mirror_is_tried_and_reported() {
+fn every_mirror_is_tried_and_the_last_failure_is_the_error() {
     let missing = serve_bytes("404 Not Found", vec![]);
     let wrong = serve_bytes("200 OK", gzip(b"something else"));
     let folder = tempfile::tempdir().unwrap();
     let message = failure(folder.path(), &[&missing, &dead_mirror(), &wrong]);
-    assert_contains(&message, &[&missing, "404", "refused", &wrong, "checksum is wrong"]);
+    assert_contains(&message, &[&wrong, "checksum is wrong"]);
+    assert!(!message.contains(&missing) && !message.contains("refused"), "{message}");
 }
 
 /// The old file is kept until a valid one can replace it.

@@ -106,7 +106,9 @@ fn pictures_of_different_sizes_need_an_image_size() {
     let folder = tempfile::tempdir().unwrap();
     write_small_set(folder.path());
     write_gray_sized(&folder.path().join("train/dog/c.png"), 70, 5, 4);
-    assert_contains(&message(load(folder.path())), &["train/dog/c.png is 5×4", "others are 4×4", "--image-size"]);
+    // In the order of --image-size.
+    let words = "different sizes (height×width): train/dog/c.png is 4×5, others are 4×4";
+    assert_contains(&message(load(folder.path())), &[words, "--image-size"]);
     let set = load_with(folder.path(), |options| options.pictures.image_size = Some((4, 4))).unwrap();
     assert_eq!(set.train.images[4 * 16..], [70; 16]);
 }
@@ -132,21 +134,35 @@ fn corrupt_pictures_are_skipped_up_to_max_bad() {
     fs::write(&bad, b"no picture").unwrap();
     fs::write(folder.path().join("val/dog/1.png"), b"").unwrap();
     let allow = |count| load_with(folder.path(), |options| options.pictures.max_bad = count);
-    assert_contains(
-        &message(allow(0)),
-        &["2 pictures are corrupt", "train/cat/0.jpg", "val/dog/1.png: the file is empty", "--max-bad 0"],
-    );
+    let words = "2 pictures are corrupt or unreadable (train/cat/0.jpg; val/dog/1.png), more than --max-bad 0 allows";
+    assert_contains(&message(allow(0)), &[words]);
     assert_contains(&message(allow(1)), &["more than --max-bad 1"]);
     let set = allow(2).unwrap();
     assert_eq!((set.train.labels, set.test.labels), (vec![0, 0, 1, 1], vec![0, 1]));
     assert_eq!(set.train.images.chunks(16).map(|image| image[0]).collect::<Vec<_>>(), [30, 40, 10, 20]);
 }
 
+/// A dangling link stands for a file that the system does not let the program read.
+#[cfg(unix)]
+#[test]
+fn the_error_for_an_unreadable_picture_has_the_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    write_small_set(folder.path());
+    std::os::unix::fs::symlink("nowhere", folder.path().join("train/cat/0.png")).unwrap();
+    let words = "1 picture is corrupt or unreadable (train/cat/0.png: No such file or directory";
+    assert_contains(&message(load(folder.path())), &[words, "--max-bad 0"]);
+}
+
 #[test]
 fn errors_say_why_a_folder_is_not_a_data_set() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
-    assert_contains(&message(load(path)), &["holds no PNG or JPEG pictures"]);
+    assert!(message(load(path)).ends_with("holds no PNG or JPEG pictures"));
+    for name in ["a.BMP", "b.webp", "c.bmp", "d.txt", "._e.gif"] {
+        fs::write(path.join(name), b"").unwrap();
+    }
+    let words = "holds no PNG or JPEG pictures, but 3 pictures in other formats (.bmp, .webp); convert them";
+    assert_contains(&message(load(path)), &[words]);
     write_gray(&path.join("one/a.png"), 1);
     write_gray(&path.join("one/b.png"), 1);
     assert_contains(&message(load(path)), &["at least two class folders", "one"]);
@@ -158,6 +174,17 @@ fn errors_say_why_a_folder_is_not_a_data_set() {
     fs::remove_dir_all(path.join("one")).unwrap();
     write_gray(&path.join("test/five/a.png"), 1);
     assert_contains(&message(load(path)), &["no folder train/"]);
+}
+
+#[test]
+fn the_error_for_pictures_without_class_folders_says_where_to_put_them() {
+    let folder = tempfile::tempdir().unwrap();
+    write_gray(&folder.path().join("set/a.png"), 1);
+    write_gray(&folder.path().join("set/b.png"), 2);
+    let words = "put the pictures of each class into a folder of its own";
+    assert_contains(&message(load(&folder.path().join("set"))), &["cannot use the pictures in", words]);
+    write_gray(&folder.path().join("split/train/a.png"), 1);
+    assert_contains(&message(load(&folder.path().join("split"))), &[words]);
 }
 
 /// For evaluation: labels are indices into the run's classes, and only the test split is decoded.
@@ -181,6 +208,14 @@ fn the_test_split_can_be_loaded_alone_with_given_classes() {
     assert_eq!(test(&["dog", "cat"]).unwrap().test.count(), 2);
 }
 
+#[test]
+fn folders_that_are_nested_too_deeply_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_small_set(folder.path());
+    write_gray(&folder.path().join("train/cat").join("deep/".repeat(40)).join("a.png"), 1);
+    assert_contains(&message(load(folder.path())), &["train/cat/deep", "more than 32 folders deep"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn symlinks_are_followed_but_cycles_are_refused() {
@@ -192,5 +227,8 @@ fn symlinks_are_followed_but_cycles_are_refused() {
     }
     assert_is_small_set(&folder.path().join("set"));
     std::os::unix::fs::symlink(folder.path(), folder.path().join("set/loop")).unwrap();
-    assert_contains(&message(load(&folder.path().join("set"))), &["loop", "back into itself"]);
+    assert_contains(
+        &message(load(&folder.path().join("set"))),
+        &["set/loop", "leads back into itself; remove the link"],
+    );
 }

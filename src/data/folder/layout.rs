@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::PictureOptions;
 use super::listing::{Listing, Location};
+use crate::data::counted;
 use crate::rng::{Philox, Purpose};
 
 const TRAIN: &str = "train";
@@ -39,7 +40,7 @@ type ByClass = BTreeMap<String, Vec<(String, Location)>>;
 /// # Errors
 /// If there are fewer than two classes, no training pictures to derive them from, or a class that is not in `classes`.
 pub fn arrange(listing: Listing, options: &PictureOptions, classes: Option<&[String]>) -> Result<Layout> {
-    let pictures = strip_common_root(listing.pictures);
+    let (pictures, root) = strip_common_root(listing.pictures);
     let tops: BTreeSet<&str> =
         pictures.iter().filter(|(parts, _)| parts.len() > 1).map(|(p, _)| p[0].as_str()).collect();
     let test = TESTS.into_iter().find(|name| tops.contains(name));
@@ -58,8 +59,17 @@ pub fn arrange(listing: Listing, options: &PictureOptions, classes: Option<&[Str
         };
         set.entry(class.clone()).or_default().push((name, location));
     }
+    ensure!(
+        !(trains.is_empty() && tests.is_empty()),
+        "there are no class folders; put the pictures of each class into a folder of its own"
+    );
     if let Some(first) = unassigned.first() {
-        tracing::warn!("skipping {} pictures that belong to no class or split, such as {first}", unassigned.len());
+        let count = counted(unassigned.len(), "picture");
+        tracing::warn!("skipping {count} outside the folders of classes and splits, such as {first}");
+    }
+    let empty = empty_classes(&listing.folders, &root, split, &trains);
+    if !empty.is_empty() {
+        tracing::warn!("skipping class folders without PNG or JPEG pictures: {}", class_list(&empty));
     }
     let class_names: Vec<String> = match classes {
         Some(classes) => classes.to_vec(),
@@ -69,6 +79,8 @@ pub fn arrange(listing: Listing, options: &PictureOptions, classes: Option<&[Str
     if tests.is_empty() {
         tests = hold_out_test_set(&mut trains, options);
     }
+    let expected: Vec<&String> = if trains.is_empty() { class_names.iter().collect() } else { trains.keys().collect() };
+    let untested: Vec<String> = expected.into_iter().filter(|class| !tests.contains_key(*class)).cloned().collect();
     let layout =
         Layout { train: labelled(trains, &class_names)?, test: labelled(tests, &class_names)?, classes: class_names };
     ensure!(
@@ -76,19 +88,39 @@ pub fn arrange(listing: Listing, options: &PictureOptions, classes: Option<&[Str
         "at least two class folders with pictures are needed, but found {:?}",
         layout.classes
     );
+    match untested.as_slice() {
+        [] => {}
+        [class] => tracing::warn!("class {class} has no test pictures"),
+        _ => tracing::warn!("classes without test pictures: {}", class_list(&untested)),
+    }
     Ok(layout)
 }
 
-/// Removes folders that contain all other folders, such as the top-level folder of an archive.
-fn strip_common_root(pictures: BTreeMap<Vec<String>, Location>) -> Vec<(Vec<String>, Location)> {
+/// The training classes whose folders hold no pictures. The classes are below `root`, or below its folder `train/` if
+/// `split` is set.
+fn empty_classes(folders: &BTreeSet<Vec<String>>, root: &[String], split: bool, trains: &ByClass) -> Vec<String> {
+    let class = |parts: &Vec<String>| match parts.strip_prefix(root)? {
+        [top, class] if split && top == TRAIN => Some(class.clone()),
+        [class] if !split => Some(class.clone()),
+        _ => None,
+    };
+    let is_empty = |class: &String| !class.starts_with('.') && !trains.contains_key(class);
+    folders.iter().filter_map(class).filter(is_empty).collect()
+}
+
+/// Removes folders that contain all pictures, such as the top-level folder of an archive. Also returns what it removed
+/// from each path.
+fn strip_common_root(pictures: BTreeMap<Vec<String>, Location>) -> (Vec<(Vec<String>, Location)>, Vec<String>) {
     let mut pictures: Vec<(Vec<String>, Location)> = pictures.into_iter().collect();
+    let mut root = Vec::new();
     loop {
         let first = pictures.first().map(|(parts, _)| parts[0].clone()).unwrap_or_default();
         let is_root = pictures.iter().all(|(parts, _)| parts.len() > 1 && parts[0] == first)
             && pictures.iter().any(|(parts, _)| parts.len() > 2);
         if !is_root || first == TRAIN || TESTS.contains(&first.as_str()) {
-            return pictures;
+            return (pictures, root);
         }
+        root.push(first);
         pictures.iter_mut().for_each(|(parts, _)| drop(parts.remove(0)));
     }
 }

@@ -1,16 +1,19 @@
 //! Lists the pictures in a folder or archive, in an order that depends only on their names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::data::archive::{self, Kind};
+use crate::data::counted;
 
 /// The deepest nesting of folders. Deeper ones are a loop or not a data set.
 const MAX_DEPTH: usize = 32;
 const ENDINGS: [&str; 3] = [".png", ".jpg", ".jpeg"];
+/// Endings of pictures in formats that are not supported.
+const FOREIGN_ENDINGS: [&str; 7] = [".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif"];
 
 /// The location of a picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +28,12 @@ pub enum Location {
 pub struct Listing {
     /// The locations of the pictures, sorted by the components of their paths below the root.
     pub pictures: BTreeMap<Vec<String>, Location>,
+    /// The paths of the folders below the root. Those of an archive that it does not list are missing.
+    pub folders: BTreeSet<Vec<String>>,
     /// The number of links in an archive, which are not followed.
     pub links: usize,
+    /// The number of pictures in other formats, by the endings of their names.
+    pub foreign: BTreeMap<&'static str, usize>,
     /// The number of files whose names are not those of pictures.
     pub others: usize,
 }
@@ -46,19 +53,48 @@ pub fn list(path: &Path) -> Result<Listing> {
                     listing.pictures.insert(member.parts.clone(), Location::Member(number));
                 }
                 (Kind::Link, _) => listing.links += 1,
+                (Kind::File, Some(name)) => listing.add_other(name),
                 (Kind::File | Kind::Other, _) => listing.others += 1,
-                (Kind::Folder, _) => {}
+                (Kind::Folder, _) => {
+                    listing.folders.insert(member.parts.clone());
+                }
             }
             number += 1;
             Ok(())
         })?;
     }
-    let Listing { pictures, links, others } = &listing;
-    ensure!(!pictures.is_empty(), "{} holds no PNG or JPEG pictures", path.display());
-    if links + others > 0 {
-        tracing::info!("{}: ignored {links} links and {others} files that are not pictures", path.display());
-    }
+    listing.report(path)?;
     Ok(listing)
+}
+
+impl Listing {
+    /// Counts a file that is not a PNG or JPEG picture.
+    fn add_other(&mut self, name: &str) {
+        match FOREIGN_ENDINGS.into_iter().find(|ending| has_ending(name, ending)) {
+            Some(ending) => *self.foreign.entry(ending).or_default() += 1,
+            None => self.others += 1,
+        }
+    }
+
+    /// Logs what was skipped, and checks that pictures are left.
+    fn report(&self, path: &Path) -> Result<()> {
+        let path = path.display();
+        let endings = self.foreign.keys().copied().collect::<Vec<_>>().join(", ");
+        let foreign = format!("{} in other formats ({endings})", counted(self.foreign.values().sum(), "picture"));
+        ensure!(
+            !self.pictures.is_empty() || self.foreign.is_empty(),
+            "{path} holds no PNG or JPEG pictures, but {foreign}; convert them to PNG or JPEG"
+        );
+        ensure!(!self.pictures.is_empty(), "{path} holds no PNG or JPEG pictures");
+        if !self.foreign.is_empty() {
+            tracing::warn!("{path}: skipping {foreign}; convert them to PNG or JPEG");
+        }
+        let ignored = [(self.links, "link"), (self.others, "other file")];
+        for (count, what) in ignored.into_iter().filter(|(count, _)| *count > 0) {
+            tracing::info!("{path}: ignored {}", counted(count, what));
+        }
+        Ok(())
+    }
 }
 
 fn list_folder(
@@ -69,8 +105,9 @@ fn list_folder(
 ) -> Result<()> {
     let context = || format!("cannot read the folder {}", folder.display());
     let canonical = folder.canonicalize().with_context(context)?;
-    let loops = ancestors.contains(&canonical) || ancestors.len() == MAX_DEPTH;
-    ensure!(!loops, "the folder {} leads back into itself or is nested too deeply", folder.display());
+    let shown = folder.display();
+    ensure!(!ancestors.contains(&canonical), "the folder {shown} leads back into itself; remove the link in its path");
+    ensure!(ancestors.len() < MAX_DEPTH, "{shown} is more than {MAX_DEPTH} folders deep; move its pictures up");
     ancestors.push(canonical);
     for entry in fs::read_dir(folder).with_context(context)? {
         let entry = entry.with_context(context)?;
@@ -80,11 +117,12 @@ fn list_folder(
         }
         parts.push(name);
         if path.is_dir() {
+            listing.folders.insert(parts.clone());
             list_folder(&path, parts, ancestors, listing)?;
         } else if parts.last().is_some_and(|name| is_picture(name)) {
             listing.pictures.insert(parts.clone(), Location::File(path));
         } else {
-            listing.others += 1;
+            listing.add_other(parts.last().map_or("", String::as_str));
         }
         parts.pop();
     }
@@ -94,6 +132,9 @@ fn list_folder(
 
 /// Whether the name is that of a picture. Hidden files are excluded, because some systems add `._name.jpg` to archives.
 fn is_picture(name: &str) -> bool {
-    let lower = name.to_lowercase();
-    !name.starts_with('.') && ENDINGS.iter().any(|ending| lower.ends_with(ending))
+    ENDINGS.iter().any(|ending| has_ending(name, ending))
+}
+
+fn has_ending(name: &str, ending: &str) -> bool {
+    !name.starts_with('.') && name.to_lowercase().ends_with(ending)
 }

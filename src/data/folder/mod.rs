@@ -6,7 +6,7 @@ mod redecoded;
 mod store;
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Read};
+use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use self::layout::{LabelledPicture, Layout};
 use self::listing::Location;
 use self::redecoded::Redecoded;
 use self::store::{Finished, Pixels, Store};
-use super::{Dataset, LoadOptions, archive, crop, picture, statistics};
+use super::{Dataset, LoadOptions, archive, counted, crop, picture, statistics};
 
 /// The most pictures to hold before they are decoded.
 const CHUNK: usize = 512;
@@ -56,8 +56,8 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     } else if train.is_empty() {
         bail!("{} has no folder train/ with training pictures", path.display());
     }
-    let training = if train.is_empty() { String::new() } else { format!("{} training pictures, ", train.len()) };
-    tracing::info!("{}: {} classes, {training}{} test pictures", path.display(), classes.len(), test.len());
+    let counts = split_counts(train.len(), test.len());
+    tracing::info!("{}: {} classes, {counts}", path.display(), classes.len());
     let mut loader = Loader::new(&train, &test, options, path.is_file());
     let read = if path.is_dir() { loader.read_files() } else { loader.read_archive(path) };
     loader.bar.finish_and_clear();
@@ -70,6 +70,12 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(Dataset { name: name.unwrap_or_else(|| "pictures".into()), shape, classes, mean, std, train, test })
+}
+
+/// The sizes of the splits, for messages.
+fn split_counts(train: usize, test: usize) -> String {
+    let training = if train == 0 { String::new() } else { counted(train, "training picture") + ", " };
+    training + &counted(test, "test picture")
 }
 
 /// A picture that has yet to be decoded.
@@ -95,7 +101,7 @@ struct Loader<'a> {
     /// Whether to scale the pictures to `size`.
     scales: bool,
     max_bad: usize,
-    /// The names and errors of the corrupt pictures.
+    /// The names of the corrupt pictures, and of those that cannot be read with the reason.
     bad: Vec<String>,
     bar: ProgressBar,
 }
@@ -198,7 +204,8 @@ impl<'a> Loader<'a> {
                 if self.bad.len() < SHOWN {
                     self.bar.suspend(|| tracing::warn!("{name}: {error:#}"));
                 }
-                self.bad.push(format!("{name}: {error:#}"));
+                // The log says what is wrong with a picture. The system's reason may ask for another remedy.
+                self.bad.push(if error.is::<io::Error>() { format!("{name}: {error}") } else { name.clone() });
             }
         }
         Ok(())
@@ -211,23 +218,29 @@ impl<'a> Loader<'a> {
         }
         let shown = self.bad.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
         let dots = if bad > 3 { "; …" } else { "" };
+        let (are, them) = if bad == 1 { ("is", "it") } else { ("are", "them") };
+        let count = counted(bad, "picture");
         bail!(
-            "{bad} pictures are corrupt ({shown}{dots}), more than --max-bad {limit} allows; repair or remove them, or raise --max-bad"
+            "{count} {are} corrupt or unreadable ({shown}{dots}), more than --max-bad {limit} allows; \
+             repair or remove {them}, or raise --max-bad"
         )
     }
 
     fn finish(self) -> Finished {
         let Self { pictures, store, scales, bad, .. } = self;
-        if !bad.is_empty() {
-            tracing::warn!("skipped {} corrupt pictures", bad.len());
-        }
         let file = |index: usize| match &pictures[index].location {
             Location::File(path) => Some(path.clone()),
             Location::Member(_) => None,
         };
-        store.finish(|indices, shape| {
+        let finished = store.finish(|indices, shape| {
             Arc::new(Redecoded { files: indices.into_iter().filter_map(file).collect(), shape, scales })
-        })
+        });
+        if !bad.is_empty() {
+            let skipped = counted(bad.len(), "corrupt or unreadable picture");
+            let left = split_counts(finished.train.count(), finished.test.count());
+            tracing::warn!("skipped {skipped}, which leaves {left}");
+        }
+        finished
     }
 }
 
@@ -259,7 +272,7 @@ fn decode(encoded: &Encoded, size: Option<(usize, usize)>, scales: bool) -> Resu
 
 /// A progress bar if stderr is a terminal, otherwise a hidden bar.
 fn progress_bar(progress: bool, count: u64) -> ProgressBar {
-    if !progress || !std::io::stderr().is_terminal() {
+    if !progress || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(Some(count), ProgressDrawTarget::stderr());

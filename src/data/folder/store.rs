@@ -99,10 +99,10 @@ impl Store {
         let Pixels { channels, height, width, values } = pixels;
         ensure!(
             (*height, *width) == (self.shape.height, self.shape.width),
-            "the pictures have different sizes: {name} is {width}×{height}, others are {}×{}; \
+            "the pictures have different sizes (height×width): {name} is {height}×{width}, others are {}×{}; \
              scale them to one size with --image-size",
-            self.shape.width,
-            self.shape.height
+            self.shape.height,
+            self.shape.width
         );
         self.filled[index] = true;
         let training = index < self.train_count;
@@ -140,7 +140,7 @@ impl Store {
         let enough = available_memory().is_none_or(|available| bytes as u64 <= available);
         ensure!(
             enough && images.try_reserve_exact(bytes).is_ok(),
-            "there is not enough memory for {count} pictures of {width}×{height}, {:.1} GB; try --stream or a smaller --image-size",
+            "there is not enough memory for {count} pictures of {height}×{width} (height×width), {:.1} GB; try --stream or a smaller --image-size",
             bytes as f64 / 1e9
         );
         images.resize(bytes, 0);
