@@ -36,6 +36,10 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train a network and save weights, metrics and curves
+    #[command(
+        after_help = "--no-FLAG, such as --no-flip, overrides a recipe. It exists for every switch, and for every \
+                            setting whose default is 0, constant or nothing."
+    )]
     Train(Box<train::TrainArgs>),
     /// Evaluate a network on the test set: loss, accuracy, confusion matrix
     Eval(eval::EvalArgs),

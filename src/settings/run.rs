@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::data::{self, absolute, absolute_path, check_dataset};
 use super::file::{InputRecord, Record, SettingsFile};
-use super::layers::{Layer, overlay, table};
+use super::layers::{Layer, defaults, overlay, table};
 use super::{AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule};
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
@@ -167,8 +167,14 @@ impl RunConfig {
                 None => bail!(contradiction(&as_flag(key, given), "does not use it")),
             }
         }
+        let defaults = table(&defaults::<Settings>())?;
+        let defaults = values(&defaults);
         for key in flags.off.iter().filter(|key| !changeable(key)) {
-            let is_on = |&(name, value): &(&str, &Value)| name == key && *value != Value::Boolean(false);
+            let is_on = |entry: &(&str, &Value)| {
+                let is_off =
+                    if entry.1.is_bool() { *entry.1 == Value::Boolean(false) } else { defaults.contains(entry) };
+                entry.0 == key && !is_off
+            };
             if let Some((_, value)) = values(&run).into_iter().find(is_on) {
                 bail!(contradiction(&format!("--no-{key}"), &format!("has {}", as_flag(key, value))));
             }
