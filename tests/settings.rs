@@ -3,7 +3,7 @@
 use clap::{Arg, Args, Command, FromArgMatches};
 use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile};
 
-const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Schedule", "Augmentation", "Device", "Output"];
+const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Training", "Augmentation", "Device", "Output"];
 
 /// The flags of all settings, without the `--no-` flags.
 fn flags() -> Vec<Arg> {
@@ -199,8 +199,19 @@ fn errors_describe_valid_values_in_the_terms_of_the_file() {
         ("nesterov = 1", "the value of nesterov, 1, cannot be used: it must be true or false"),
         (
             "[augmentation]\nflip = 'yes'",
-            "the value of augmentation.flip, yes, cannot be used: it must be true or false",
+            "the value of augmentation.flip, \"yes\", cannot be used: it must be true or false",
         ),
+        ("[augmentation]\nflip = 'true'", "augmentation.flip, \"true\", cannot be used: it must be true or false"),
+        ("lr = '0.1'", "the value of lr, \"0.1\", cannot be used: write it without quotes"),
+        ("epochs = '3'", "the value of epochs, \"3\", cannot be used: write it without quotes"),
+        ("mean = '0.5'\nstd = [0.5]", "the value of mean, \"0.5\", cannot be used: write it without quotes"),
+        ("lr = [0.1]", "the value of lr, [0.1], cannot be used: write it without brackets"),
+        (
+            "[pictures]\nimage-size = [32]",
+            "pictures.image-size, [32], cannot be used: it must be a single number, or an array of 2",
+        ),
+        ("[pictures]\nimage-size = '32'", "pictures.image-size, \"32\", cannot be used: write it without quotes"),
+        ("lr = 0.1\n\nlr = 0.2", "this is not TOML: line 3, column 1: duplicate key"),
         ("pictures = 3", "it must be a section, written as [pictures]"),
         ("[[augmentation]]\nflip = true", "it must be a section, written as [augmentation]"),
         ("mean = [0.5]", "std is missing"),
@@ -209,9 +220,14 @@ fn errors_describe_valid_values_in_the_terms_of_the_file() {
         ("algorithms = 3", "the value of algorithms cannot be used"),
         ("expected-accuracy = 'high'", "the value of expected-accuracy cannot be used"),
         ("conv-algo = 'fast'", "it must be one of: auto, im2col, implicit, direct, cublaslt"),
+        ("ema = 1", "the value of ema, 1, cannot be used: it must be above 0 and below 1"),
+        ("[augmentation]\ncontrast = 2", "augmentation.contrast, 2, cannot be used: it must be from 0 to 1"),
         ("seed = -1", "the value of seed, -1, cannot be used: it must be a whole number from 0"),
     ] {
         assert!(message(text).contains(words), "{text}: {}", message(text));
+    }
+    for text in ["device = '0'", "device = 0", "mean = 0.5\nstd = 0.5", "lr = 1", "[pictures]\nimage-size = '24x48'"] {
+        assert!(SettingsFile::parse(text).is_ok(), "{text}");
     }
     assert!(parse(&["--seed=18446744073709551615"]).is_err(), "config.toml could not store this seed");
 }

@@ -8,7 +8,7 @@ use clap::{Args, Command, FromArgMatches};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::layers::{Layer, arguments, is_switch, key};
+use super::layers::{Layer, arguments, is_switch, key, table, values};
 use super::{AugmentationSettings, PictureSettings, Settings};
 use crate::data::{Dataset, Normalisation};
 use crate::shape::Shape;
@@ -57,23 +57,21 @@ impl SettingsFile {
     /// The text is not TOML, a key does not exist, or a value has the wrong type or is out of range. The message names
     /// the key and, if there is a similar one, suggests it with its section.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut file: Table = toml::from_str(text).map_err(|error| anyhow!("this is not TOML: {error}"))?;
+        let mut file: Table = toml::from_str(text).map_err(|error| anyhow!(not_toml(text, &error)))?;
         let retired = RETIRED.into_iter().filter(|key| file.remove(*key).is_some()).collect();
         check_keys(&file)?;
         let mut record = Table::new();
-        let mut flags = Vec::new();
+        let mut settings = Table::new();
         for (key, value) in file {
             match value {
-                Value::Table(section) if SECTIONS.contains(&key.as_str()) => {
-                    flags.extend(section.iter().map(|(key, value)| flag(key, value)));
-                }
+                Value::Table(section) if SECTIONS.contains(&key.as_str()) => settings.extend(section),
                 value if RECORD.contains(&key.as_str()) => {
                     record.insert(key, value);
                 }
                 value => {
                     let is_section = SECTIONS.contains(&key.as_str());
                     ensure!(!is_section, "the value of {key} cannot be used: it must be a section, written as [{key}]");
-                    flags.push(flag(&key, &value));
+                    settings.insert(key, value);
                 }
             }
         }
@@ -84,8 +82,46 @@ impl SettingsFile {
         }
         let record: Record = record.try_into()?;
         record.check()?;
-        Ok(Self { layer: parse_flags(flags).map_err(|error| anyhow!(explain(&error)))?, record, retired })
+        let flags = settings.iter().map(|(key, value)| flag(key, value)).collect();
+        let layer = parse_flags(flags).map_err(|error| anyhow!(explain(&error, &settings)))?;
+        check_types(&settings, &layer)?;
+        Ok(Self { layer, record, retired })
     }
+}
+
+/// Formats a syntax error with its position.
+fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let (line, column) = (before.split('\n').count(), before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+    format!("this is not TOML: line {line}, column {column}: {}", error.message())
+}
+
+/// # Errors
+/// A value whose text is valid, but whose type in the file is wrong.
+fn check_types(written: &Table, layer: &Layer) -> Result<()> {
+    let parsed = table(&layer.given)?;
+    for (key, parsed) in values(&parsed) {
+        let Some(value) = written.get(key) else { continue };
+        let reason = match (value, parsed) {
+            (Value::String(text), parsed) if !parsed.is_str() && text.trim().parse::<f64>().is_ok() => {
+                "write it without quotes".into()
+            }
+            (Value::Array(written), Value::Array(parsed)) if written.len() != parsed.len() => {
+                format!("it must be a single number, or an array of {}", parsed.len())
+            }
+            (Value::Array(_), parsed) if !parsed.is_array() => "write it without brackets".into(),
+            _ => continue,
+        };
+        bail!(unusable(key, Some(value), &reason));
+    }
+    Ok(())
+}
+
+/// The error for a setting's value, which is shown as it is written in the file.
+fn unusable(key: &str, value: Option<&Value>, reason: &str) -> String {
+    let section = known_keys().into_iter().find(|(_, known)| known == key).map_or("", |(section, _)| section);
+    let value = value.map_or(String::new(), |value| format!(", {value},"));
+    format!("the value of {}{value} cannot be used: {reason}", qualified(section, key))
 }
 
 /// Sections that contain settings.
@@ -183,7 +219,7 @@ fn parse_flags(flags: Vec<String>) -> Result<Layer, clap::Error> {
 }
 
 /// Rewrites an error about a flag as one about a key of the file.
-fn explain(error: &clap::Error) -> String {
+fn explain(error: &clap::Error, written: &Table) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(all)) => all.join(", "),
@@ -191,7 +227,6 @@ fn explain(error: &clap::Error) -> String {
     };
     let flag = context(ContextKind::InvalidArg);
     let name = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default().to_string();
-    let section = known_keys().into_iter().find(|(_, key)| *key == name).map_or("", |(section, _)| section);
     let reason = match (error.kind(), std::error::Error::source(error)) {
         (ErrorKind::MissingRequiredArgument, _) => {
             return format!("{name} is missing; mean and std must both be given");
@@ -203,9 +238,7 @@ fn explain(error: &clap::Error) -> String {
         }
         _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_string(),
     };
-    let value = Some(context(ContextKind::InvalidValue)).filter(|value| !value.is_empty());
-    let value = value.map_or(String::new(), |value| format!(", {value},"));
-    format!("the value of {}{value} cannot be used: {reason}", qualified(section, &name))
+    unusable(&name, written.get(&name), &reason)
 }
 
 impl Record {
@@ -235,7 +268,7 @@ impl InputRecord {
         let sides = [self.channels, self.height, self.width];
         ensure!(
             sides.iter().all(|side| (1..=1_000_000).contains(side)),
-            "channels, height and width are {sides:?}; each must be 1 to 1000000"
+            "channels, height and width are {sides:?}; each must be from 1 to 1000000"
         );
         ensure!(
             self.mean.len() == self.channels && self.std.len() == self.channels,

@@ -136,6 +136,18 @@ pub(super) fn table<T: Serialize>(settings: &T) -> Result<Table> {
     Table::try_from(settings).context("a value that config.toml cannot hold")
 }
 
+/// Every key of a file with its value, sections included.
+pub(super) fn values(file: &Table) -> Vec<(&str, &Value)> {
+    let mut all = Vec::new();
+    for (key, value) in file {
+        match value {
+            Value::Table(section) => all.extend(values(section)),
+            value => all.push((key.as_str(), value)),
+        }
+    }
+    all
+}
+
 fn switch_off(all: &mut Table, defaults: &Table, key: &str) {
     match (all.get_mut(key), defaults.get(key)) {
         (Some(Value::Boolean(on)), _) => *on = false,

@@ -106,7 +106,7 @@ impl FromStr for ActivationChoice {
             None if text == "tanh" => Ok(Self(Activation::Tanh)),
             None if text == "leaky-relu" => Ok(Self(Activation::LeakyRelu { slope: DEFAULT_SLOPE })),
             Some(("leaky-relu", number)) => {
-                let slope = slope(number).ok_or("leaky-relu:SLOPE takes a number between 0 and 1")?;
+                let slope = slope(number).ok_or("leaky-relu:SLOPE takes a number above 0 and below 1")?;
                 Ok(Self(Activation::LeakyRelu { slope }))
             }
             _ => Err("it must be relu, leaky-relu, leaky-relu:SLOPE or tanh".into()),
