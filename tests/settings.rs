@@ -1,6 +1,7 @@
 //! The settings of a training run: each one's flag, key, default, help and bounds agree.
 
-use clap::{Arg, Args, Command, FromArgMatches};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches};
+use cnn_cuda::commands::Cli;
 use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile};
 
 const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Training", "Augmentation", "Device", "Output"];
@@ -233,6 +234,20 @@ fn errors_describe_valid_values_in_the_terms_of_the_file() {
 }
 
 #[test]
+fn a_flag_that_is_not_a_setting_is_no_key() {
+    let program = Cli::command();
+    let train = program.find_subcommand("train").expect("a subcommand");
+    let settings: Vec<String> = flags().iter().map(|flag| long(flag).to_string()).collect();
+    let others = program.get_arguments().chain(train.get_arguments()).filter(|flag| !flag.is_hide_set());
+    let others: Vec<&str> = others.map(long).filter(|name| !settings.iter().any(|setting| setting == name)).collect();
+    assert!(others.contains(&"out") && others.contains(&"color"), "{others:?}");
+    for name in others {
+        let error = SettingsFile::parse(&format!("{name} = 'x'")).expect_err("it is not a key").to_string();
+        assert_eq!(error, format!("{name} is a flag only, not a recipe key"));
+    }
+}
+
+#[test]
 fn the_error_for_an_unknown_key_suggests_the_intended_one() {
     let message = |text: &str| SettingsFile::parse(text).expect_err("the key is unknown").to_string();
     for (text, words) in [
@@ -247,6 +262,11 @@ fn the_error_for_an_unknown_key_suggests_the_intended_one() {
         ("epoch = 3", "did you mean epochs?"),
         ("[picture]\nimage-size = 32", "did you mean pictures?"),
         ("branchs = 1", "the keys are: "),
+        ("branchs = 1", "the sections are: [augmentation], [pictures], [algorithms], [input]"),
+        ("learning-rate = 0.1", "there is no key learning-rate; did you mean lr?"),
+        ("[optimiser]\nlr = 0.1", "there is no section optimiser; write its keys at the top of the file"),
+        ("[data]\ndataset = 'digits'", "there is no section data; write its keys at the top of the file"),
+        ("[output]\nlog-steps = true", "there is no section output; write its keys at the top of the file"),
     ] {
         assert!(message(text).contains(words), "{text}: {}", message(text));
     }

@@ -20,6 +20,7 @@ use crate::network::Network;
 use crate::report::stream::Stderr;
 use crate::settings::{
     ActivationChoice, Given, InputSettings, ModelSettings, RunConfig, UsageError, VariationSettings, build_network,
+    suggestion,
 };
 
 /// Trains convolutional networks on an NVIDIA GPU or on the CPU.
@@ -110,7 +111,10 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
 
 /// Looks up a model; an unknown name is a usage error.
 fn find_model(name: &str) -> Result<&'static Model> {
-    models::find(name).map_err(|error| UsageError(error.to_string()).into())
+    models::find(name).map_err(|error| {
+        let meant = suggestion(name, models::TABLE.iter().map(|model| model.name));
+        UsageError(format!("{error}{meant}")).into()
+    })
 }
 
 /// The model of a weights file and its run's activation: from the flags, else from that run, else the default.

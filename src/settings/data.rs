@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::{ImageSize, bounds, usage};
+use super::{ImageSize, bounds, suggestion, usage};
 use crate::data::{self, Normalisation, PictureOptions};
 
 /// Settings of this group that may change when a run is resumed.
@@ -127,8 +127,11 @@ impl PictureSettings {
 pub fn check_dataset(name: &str) -> Result<()> {
     let path = data::is_path(name);
     usage(path || data::names().contains(&name), || {
-        let names = data::names().join(", ");
-        format!("there is no data set {name:?}; --dataset takes one of: {names}, or the path of a folder or archive")
+        let (names, meant) = (data::names(), suggestion(name, data::names()));
+        let names = names.join(", ");
+        format!(
+            "there is no data set {name:?}; --dataset takes one of: {names}, or the path of a folder or archive{meant}"
+        )
     })?;
     ensure!(!path || Path::new(name).exists(), "--dataset {name}: there is no such file or folder");
     Ok(())

@@ -130,6 +130,14 @@ const SECTIONS: [&str; 2] = ["augmentation", "pictures"];
 /// Keys that are not settings: the fields of [`Record`].
 const RECORD: [&str; 3] = ["expected-accuracy", "algorithms", "input"];
 
+/// Flags of `cnn-cuda train` that are not settings.
+const ONLY_FLAGS: [&str; 7] = ["color", "config", "out", "quiet", "resident", "resume", "stream"];
+
+/// Whether a key is a section, which a run's `config.toml` or a recipe may have.
+fn is_section(key: &str) -> bool {
+    SECTIONS.contains(&key) || RECORD.contains(&key) && key != "expected-accuracy"
+}
+
 /// All keys with their sections. The section of top-level keys is empty.
 fn known_keys() -> Vec<(&'static str, String)> {
     let keys = |arguments: Vec<clap::Arg>| arguments.iter().map(key).collect::<Vec<_>>();
@@ -157,12 +165,14 @@ fn check_keys(file: &Table) -> Result<()> {
 }
 
 fn check_key(known: &[(&'static str, String)], section: &str, name: &str, value: &Value) -> Result<()> {
-    if known.iter().any(|(home, key)| *home == section && key == name) {
+    let is_lost = section.is_empty() && value.is_table() && !is_section(name);
+    if !is_lost && known.iter().any(|(home, key)| *home == section && key == name) {
         return Ok(());
     }
     let written = name.to_lowercase().replace('_', "-");
     let distance = |(_, key): &&(&str, String)| strsim::damerau_levenshtein(&written, key);
-    if let Some((home, key)) = known.iter().find(|known| distance(known) == 0 && known.0 != section) {
+    ensure!(!ONLY_FLAGS.contains(&written.as_str()), "{name} is a flag only, not a recipe key");
+    if let Some((home, key)) = known.iter().find(|known| !is_lost && distance(known) == 0 && known.0 != section) {
         let place = if home.is_empty() {
             format!("write {key} = {value} at the top of the file, before the first section")
         } else {
@@ -171,16 +181,35 @@ fn check_key(known: &[(&'static str, String)], section: &str, name: &str, value:
         bail!("there is no key {} here; {place}", qualified(section, name));
     }
     // Suggest only keys that accept the value, and prefer those of the same section.
-    let near = |known: &&(&str, String)| distance(known) <= known.1.len().div_ceil(2) && accepts(&known.1, value);
+    let tolerance = |key: &str| if is_lost { key.len() / 3 } else { key.len().div_ceil(2) };
+    let near = |known: &&(&str, String)| distance(known) <= tolerance(&known.1) && accepts(&known.1, value);
     let nearest = known.iter().filter(near).min_by_key(|known| (known.0 != section, distance(known)));
-    let hint = match nearest {
+    let described = || known.iter().find(|(_, key)| is_described(key, &written) && accepts(key, value));
+    let hint = match nearest.or_else(described) {
         Some((home, key)) => format!("did you mean {}?", qualified(home, key)),
-        None => {
-            let here = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| key.as_str());
-            format!("the keys are: {}", here.collect::<Vec<_>>().join(", "))
-        }
+        None if is_lost => "write its keys at the top of the file, before the first section".into(),
+        None => the_keys(known, section),
     };
-    bail!("there is no key {}; {hint}", qualified(section, name))
+    let what = if is_lost { "section" } else { "key" };
+    bail!("there is no {what} {}; {hint}", qualified(section, name))
+}
+
+/// Whether a setting's help begins with the words of `written`, as that of `lr` begins with those of `learning-rate`.
+fn is_described(key: &str, written: &str) -> bool {
+    let help = arguments::<Settings>().into_iter().find(|argument| self::key(argument) == key);
+    let help = help.and_then(|argument| argument.get_help().map(|help| help.to_string().to_lowercase()));
+    let rest = help.as_deref().and_then(|help| help.strip_prefix(&written.replace('-', " ")));
+    rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+}
+
+/// Lists the keys of a section. At the top of a file, the sections follow.
+fn the_keys(known: &[(&'static str, String)], section: &str) -> String {
+    let here = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| key.as_str());
+    let (sections, keys): (Vec<_>, Vec<_>) = here.partition(|key| is_section(key));
+    let sections: String = sections.iter().map(|section| format!(", [{section}]")).collect();
+    let sections = sections.trim_start_matches(", ");
+    let keys = format!("the keys are: {}", keys.join(", "));
+    if sections.is_empty() { keys } else { format!("{keys}; the sections are: {sections}") }
 }
 
 fn qualified(section: &str, key: &str) -> String {
@@ -190,7 +219,7 @@ fn qualified(section: &str, key: &str) -> String {
 /// Whether `value` is valid for a key.
 fn accepts(key: &str, value: &Value) -> bool {
     match value {
-        Value::Table(_) => SECTIONS.contains(&key) || RECORD.contains(&key),
+        Value::Table(_) => is_section(key),
         _ if SECTIONS.contains(&key) || RECORD.contains(&key) => key == "expected-accuracy" && value.is_float(),
         _ => match parse_flags(vec![flag(key, value)]) {
             Ok(_) => true,
