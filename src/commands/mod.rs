@@ -39,8 +39,8 @@ pub struct Cli {
 enum Command {
     /// Train a network and save weights, metrics and curves
     #[command(
-        after_help = "--no-FLAG exists for every switch, such as --no-flip, and for every setting whose default is 0, \
-                            constant or nothing."
+        after_help = "--no-FLAG exists for every switch, such as --no-shuffle, and for every setting whose default \
+                      is 0, constant or nothing."
     )]
     Train(Box<train::TrainArgs>),
     /// Evaluate a network on the test set: loss, accuracy, confusion matrix

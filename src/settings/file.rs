@@ -194,7 +194,7 @@ fn check_key(known: &[(&'static str, String)], section: &str, name: &str, value:
     bail!("there is no {what} {}; {hint}", qualified(section, name))
 }
 
-/// Whether a setting's help begins with the words of `written`, as that of `lr` begins with those of `learning-rate`.
+/// Whether a setting's help begins with the words of `written`, such as `learning-rate`.
 fn is_described(key: &str, written: &str) -> bool {
     let help = arguments::<Settings>().into_iter().find(|argument| self::key(argument) == key);
     let help = help.and_then(|argument| argument.get_help().map(|help| help.to_string().to_lowercase()));
