@@ -1,9 +1,10 @@
 //! The settings of a training run: each one's flag, key, default, help and bounds agree.
 
-use clap::{Arg, Args, Command, FromArgMatches};
-use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile, defaults};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches};
+use cnn_cuda::commands::Cli;
+use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile};
 
-const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Schedule", "Augmentation", "Device", "Output"];
+const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Training", "Augmentation", "Device", "Output"];
 
 /// The flags of all settings, without the `--no-` flags.
 fn flags() -> Vec<Arg> {
@@ -154,7 +155,8 @@ fn flags_and_keys_have_the_same_bounds() {
 
 #[test]
 fn flags_switch_off_what_a_recipe_switches_on() {
-    let standard = defaults::<Settings>();
+    let command = Layer::augment_args(Command::new("train"));
+    let exists = |key: &str| command.get_arguments().any(|flag| flag.get_id().as_str() == format!("no-{key}"));
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("recipe.toml");
     let config = |text: &str, flags: &[&str]| {
@@ -166,20 +168,24 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     let mut count = 0;
     for flag in flags() {
         let key = long(&flag);
-        let optional = !keys(&to_table(&standard)).iter().any(|(_, its, _)| its == key);
-        if !is_switch(&flag) && !optional || ["mean", "std", "shuffle", "init", "dataset"].contains(&key) {
+        if !exists(key) || ["mean", "std", "shuffle", "init", "dataset"].contains(&key) {
             continue;
         }
         let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(key)) };
         let (section, _, value) = keys(&to_table(&parse(&[&given]).expect("a flag").given)).remove(0);
         // Nesterov momentum requires momentum.
-        let text = format!("momentum = 0.5\n{}", file(&section, key, &value));
+        let base = if key == "momentum" { "" } else { "momentum = 0.5\n" };
+        let text = format!("{base}{}", file(&section, key, &value));
         let (on, off) = (config(&text, &[]), config(&text, &[&format!("--no-{key}")]));
-        assert_eq!(off, config("momentum = 0.5\n", &[]), "--no-{key}");
+        assert_eq!(off, config(base, &[]), "--no-{key}");
         assert_ne!(on.settings, off.settings, "{text}");
         count += 1;
     }
-    assert!(count > 12, "{count}");
+    assert!(count > 20, "{count}");
+    for key in ["crop-padding", "cutout", "brightness", "momentum", "weight-decay", "label-smoothing", "warm-up"] {
+        assert!(exists(key), "--no-{key}");
+    }
+    assert!(!exists("lr") && !exists("dataset"));
     let shuffled = |flags: &[&str]| config("", flags).hyperparameters().shuffle;
     assert!(shuffled(&[]) && !shuffled(&["--no-shuffle"]) && shuffled(&["--no-shuffle", "--shuffle"]));
     // A flag overrides the recipe even if its value is the default.
@@ -194,8 +200,19 @@ fn errors_describe_valid_values_in_the_terms_of_the_file() {
         ("nesterov = 1", "the value of nesterov, 1, cannot be used: it must be true or false"),
         (
             "[augmentation]\nflip = 'yes'",
-            "the value of augmentation.flip, yes, cannot be used: it must be true or false",
+            "the value of augmentation.flip, \"yes\", cannot be used: it must be true or false",
         ),
+        ("[augmentation]\nflip = 'true'", "augmentation.flip, \"true\", cannot be used: it must be true or false"),
+        ("lr = '0.1'", "the value of lr, \"0.1\", cannot be used: write it without quotes"),
+        ("epochs = '3'", "the value of epochs, \"3\", cannot be used: write it without quotes"),
+        ("mean = '0.5'\nstd = [0.5]", "the value of mean, \"0.5\", cannot be used: write it without quotes"),
+        ("lr = [0.1]", "the value of lr, [0.1], cannot be used: write it without brackets"),
+        (
+            "[pictures]\nimage-size = [32]",
+            "pictures.image-size, [32], cannot be used: it must be a single number, or an array of 2",
+        ),
+        ("[pictures]\nimage-size = '32'", "pictures.image-size, \"32\", cannot be used: write it without quotes"),
+        ("lr = 0.1\n\nlr = 0.2", "this is not TOML: line 3, column 1: duplicate key"),
         ("pictures = 3", "it must be a section, written as [pictures]"),
         ("[[augmentation]]\nflip = true", "it must be a section, written as [augmentation]"),
         ("mean = [0.5]", "std is missing"),
@@ -204,11 +221,30 @@ fn errors_describe_valid_values_in_the_terms_of_the_file() {
         ("algorithms = 3", "the value of algorithms cannot be used"),
         ("expected-accuracy = 'high'", "the value of expected-accuracy cannot be used"),
         ("conv-algo = 'fast'", "it must be one of: auto, im2col, implicit, direct, cublaslt"),
+        ("ema = 1", "the value of ema, 1, cannot be used: it must be above 0 and below 1"),
+        ("[augmentation]\ncontrast = 2", "augmentation.contrast, 2, cannot be used: it must be from 0 to 1"),
         ("seed = -1", "the value of seed, -1, cannot be used: it must be a whole number from 0"),
     ] {
         assert!(message(text).contains(words), "{text}: {}", message(text));
     }
+    for text in ["device = '0'", "device = 0", "mean = 0.5\nstd = 0.5", "lr = 1", "[pictures]\nimage-size = '24x48'"] {
+        assert!(SettingsFile::parse(text).is_ok(), "{text}");
+    }
     assert!(parse(&["--seed=18446744073709551615"]).is_err(), "config.toml could not store this seed");
+}
+
+#[test]
+fn a_flag_that_is_not_a_setting_is_no_key() {
+    let program = Cli::command();
+    let train = program.find_subcommand("train").expect("a subcommand");
+    let settings: Vec<String> = flags().iter().map(|flag| long(flag).to_string()).collect();
+    let others = program.get_arguments().chain(train.get_arguments()).filter(|flag| !flag.is_hide_set());
+    let others: Vec<&str> = others.map(long).filter(|name| !settings.iter().any(|setting| setting == name)).collect();
+    assert!(others.contains(&"out") && others.contains(&"color"), "{others:?}");
+    for name in others {
+        let error = SettingsFile::parse(&format!("{name} = 'x'")).expect_err("it is not a key").to_string();
+        assert_eq!(error, format!("{name} is a flag only, not a recipe key"));
+    }
 }
 
 #[test]
@@ -226,6 +262,11 @@ fn the_error_for_an_unknown_key_suggests_the_intended_one() {
         ("epoch = 3", "did you mean epochs?"),
         ("[picture]\nimage-size = 32", "did you mean pictures?"),
         ("branchs = 1", "the keys are: "),
+        ("branchs = 1", "the sections are: [augmentation], [pictures], [algorithms], [input]"),
+        ("learning-rate = 0.1", "there is no key learning-rate; did you mean lr?"),
+        ("[optimiser]\nlr = 0.1", "there is no section optimiser; write its keys at the top of the file"),
+        ("[data]\ndataset = 'digits'", "there is no section data; write its keys at the top of the file"),
+        ("[output]\nlog-steps = true", "there is no section output; write its keys at the top of the file"),
     ] {
         assert!(message(text).contains(words), "{text}: {}", message(text));
     }

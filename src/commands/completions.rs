@@ -3,10 +3,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, CommandFactory};
+use clap::{Arg, Args, Command};
 use clap_complete::Shell;
 
-use super::Cli;
+use super::definition;
 use crate::report::stream::Stdout;
 
 #[derive(Args)]
@@ -18,13 +18,22 @@ pub struct CompletionsArgs {
 
 /// Prints a completion script for a shell.
 pub fn run(args: &CompletionsArgs) -> ExitCode {
-    clap_complete::generate(args.shell, &mut Cli::command(), "cnn-cuda", &mut Stdout::default());
+    let mut command = definition().mut_subcommands(without_retired);
+    clap_complete::generate(args.shell, &mut command, "cnn-cuda", &mut Stdout::default());
     ExitCode::SUCCESS
+}
+
+/// Removes retired flags, since scripts list hidden flags too. The hidden `--no-FLAG` are worth completing.
+fn without_retired(command: Command) -> Command {
+    let is_current = |flag: &&Arg| !flag.is_hide_set() || flag.get_id().as_str().starts_with("no-");
+    let flags: Vec<Arg> = command.get_arguments().filter(is_current).cloned().collect();
+    let about = command.get_about().cloned().unwrap_or_default();
+    Command::new(command.get_name().to_string()).about(about).args(flags)
 }
 
 /// Prints the manual pages in roff: that of the program, then those of its subcommands.
 pub fn man() -> Result<ExitCode> {
-    let mut command = Cli::command();
+    let mut command = definition();
     command.build();
     let pages = std::iter::once(&command).chain(command.get_subcommands().filter(|it| it.get_name() != "help"));
     for page in pages {

@@ -9,24 +9,26 @@ mod predict;
 mod summary;
 mod train;
 
+use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, ColorChoice, Parser, Subcommand};
+use clap::{Arg, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::models::{self, Model};
 use crate::network::Network;
 use crate::report::stream::Stderr;
 use crate::settings::{
     ActivationChoice, Given, InputSettings, ModelSettings, RunConfig, UsageError, VariationSettings, build_network,
+    suggestion,
 };
 
 /// Trains convolutional networks on an NVIDIA GPU or on the CPU.
 #[derive(Parser)]
 #[command(name = "cnn-cuda", version, about, max_term_width = 110, arg_required_else_help = true)]
 pub struct Cli {
-    /// When to colour log messages; auto respects NO_COLOR and TERM=dumb
+    /// When to colour log messages, errors and help; auto respects NO_COLOR and TERM=dumb
     #[arg(long, global = true, value_enum, value_name = "WHEN", default_value = "auto", help_heading = "Output")]
     color: ColorChoice,
     #[command(subcommand)]
@@ -36,6 +38,10 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Train a network and save weights, metrics and curves
+    #[command(
+        after_help = "--no-FLAG exists for every switch, such as --no-shuffle, and for every setting whose default \
+                      is 0, constant or nothing."
+    )]
     Train(Box<train::TrainArgs>),
     /// Evaluate a network on the test set: loss, accuracy, confusion matrix
     Eval(eval::EvalArgs),
@@ -53,7 +59,49 @@ enum Command {
     Man,
 }
 
+/// The definition of the command line. Subcommands share settings, but their defaults may differ.
+fn definition() -> clap::Command {
+    // The run that produced the weights has recorded these settings.
+    let recorded = |flag: Arg, fallback: Option<&str>| {
+        let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+        match help.split_once("[default: ") {
+            Some((text, usual)) => {
+                let fallback = fallback.unwrap_or(usual);
+                flag.help(format!("{text}[default: that of the weights' run, else {fallback}"))
+            }
+            None => flag,
+        }
+    };
+    let eval = |flag: Arg| match flag.get_id().as_str() {
+        "model" | "dataset" => recorded(flag, None),
+        _ => flag,
+    };
+    let predict = |flag: Arg| match (flag.get_id().as_str(), flag.get_help_heading()) {
+        ("mean", _) => recorded(flag, Some("0.5]")),
+        (_, Some("Network")) => recorded(flag, None),
+        _ => flag,
+    };
+    let all = Cli::command();
+    all.mut_subcommand("eval", |it| it.mut_args(eval)).mut_subcommand("predict", |it| it.mut_args(predict))
+}
+
+/// The value of `--color`, which also applies to errors in the other arguments.
+fn colour_of(arguments: impl Iterator<Item = OsString>) -> ColorChoice {
+    let arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    let arguments: Vec<String> = arguments.take_while(|argument| argument != "--").collect();
+    let separate = arguments.windows(2).find(|pair| pair[0] == "--color").map(|pair| pair[1].as_str());
+    let joined = || arguments.iter().find_map(|argument| argument.strip_prefix("--color="));
+    let when = separate.or_else(joined).and_then(|when| ColorChoice::from_str(when, false).ok());
+    when.unwrap_or_default()
+}
+
 impl Cli {
+    /// Parses the command line. If it is invalid or asks for help, the program ends.
+    pub fn from_command_line() -> Self {
+        let matches = definition().color(colour_of(std::env::args_os())).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Runs the subcommand.
     ///
     /// # Errors
@@ -106,7 +154,10 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
 
 /// Looks up a model; an unknown name is a usage error.
 fn find_model(name: &str) -> Result<&'static Model> {
-    models::find(name).map_err(|error| UsageError(error.to_string()).into())
+    models::find(name).map_err(|error| {
+        let meant = suggestion(name, models::TABLE.iter().map(|model| model.name));
+        UsageError(format!("{error}{meant}")).into()
+    })
 }
 
 /// The model of a weights file and its run's activation: from the flags, else from that run, else the default.

@@ -75,7 +75,7 @@ pub fn accuracy(text: &str) -> Result<f64, String> {
 pub fn zero_to_one(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
-        _ => Err("it must be 0 to 1".into()),
+        _ => Err("it must be from 0 to 1".into()),
     }
 }
 
@@ -91,7 +91,7 @@ pub fn finite(text: &str) -> Result<f32, String> {
 pub fn fraction(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value > 0.0 && value < 1.0 => Ok(value),
-        _ => Err("it must be between 0 and 1".into()),
+        _ => Err("it must be above 0 and below 1".into()),
     }
 }
 
@@ -99,7 +99,7 @@ pub fn fraction(text: &str) -> Result<f64, String> {
 pub fn classes(text: &str) -> Result<usize, String> {
     match positive(text)? {
         classes @ 2..=1_000_000 => Ok(classes),
-        _ => Err("it must be 2 to 1000000".into()),
+        _ => Err("it must be from 2 to 1000000".into()),
     }
 }
 
@@ -112,7 +112,7 @@ pub fn steps(text: &str) -> Result<u64, String> {
 pub fn pixels(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(pixels @ 0..=4096) => Ok(pixels),
-        _ => Err("it must be 0 to 4096".into()),
+        _ => Err("it must be a whole number from 0 to 4096".into()),
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::{ImageSize, bounds, usage};
+use super::{ImageSize, bounds, suggestion, usage};
 use crate::data::{self, Normalisation, PictureOptions};
 
 /// Settings of this group that may change when a run is resumed.
@@ -18,7 +18,7 @@ pub(super) const CHANGEABLE: &[&str] = &["data"];
 pub struct DataSettings {
     /// `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `digits` (built in, needs no files), or the path of a folder or
     /// tar archive (.tar, .tar.gz, .tar.xz) with one folder of pictures per class, either directly or in train/ and
-    /// test/ (or val/, valid/, validation/); eval uses the data set recorded with the weights, if any
+    /// test/ (or val/, valid/, validation/)
     #[arg(long, value_name = "NAME|PATH", default_value = "mnist")]
     pub dataset: Option<String>,
     #[command(flatten)]
@@ -48,7 +48,7 @@ pub struct DataFolder {
 #[command(next_help_heading = "Data")]
 pub struct NormalisationSettings {
     /// Mean that is subtracted from x / 255: one for all channels or one per channel, such as 0.49,0.48,0.45 [default:
-    /// the data set's own; for a folder, that of its training pictures; predict: that of the weights' run, else 0.5]
+    /// the data set's own; for a folder, that of its training pictures]
     #[arg(long, value_name = "X,…", value_delimiter = ',', value_parser = bounds::finite, requires = "std", allow_negative_numbers = true)]
     pub mean: Option<Vec<f32>>,
     /// Standard deviation to divide by, in the same form
@@ -127,8 +127,11 @@ impl PictureSettings {
 pub fn check_dataset(name: &str) -> Result<()> {
     let path = data::is_path(name);
     usage(path || data::names().contains(&name), || {
-        let names = data::names().join(", ");
-        format!("there is no data set {name:?}; --dataset takes one of: {names}, or the path of a folder or archive")
+        let (names, meant) = (data::names(), suggestion(name, data::names()));
+        let names = names.join(", ");
+        format!(
+            "there is no data set {name:?}; --dataset takes one of: {names}, or the path of a folder or archive{meant}"
+        )
     })?;
     ensure!(!path || Path::new(name).exists(), "--dataset {name}: there is no such file or folder");
     Ok(())

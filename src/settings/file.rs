@@ -8,7 +8,7 @@ use clap::{Args, Command, FromArgMatches};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::layers::{Layer, arguments, is_switch, key};
+use super::layers::{Layer, arguments, is_switch, key, table, values};
 use super::{AugmentationSettings, PictureSettings, Settings};
 use crate::data::{Dataset, Normalisation};
 use crate::shape::Shape;
@@ -57,23 +57,21 @@ impl SettingsFile {
     /// The text is not TOML, a key does not exist, or a value has the wrong type or is out of range. The message names
     /// the key and, if there is a similar one, suggests it with its section.
     pub fn parse(text: &str) -> Result<Self> {
-        let mut file: Table = toml::from_str(text).map_err(|error| anyhow!("this is not TOML: {error}"))?;
+        let mut file: Table = toml::from_str(text).map_err(|error| anyhow!(not_toml(text, &error)))?;
         let retired = RETIRED.into_iter().filter(|key| file.remove(*key).is_some()).collect();
         check_keys(&file)?;
         let mut record = Table::new();
-        let mut flags = Vec::new();
+        let mut settings = Table::new();
         for (key, value) in file {
             match value {
-                Value::Table(section) if SECTIONS.contains(&key.as_str()) => {
-                    flags.extend(section.iter().map(|(key, value)| flag(key, value)));
-                }
+                Value::Table(section) if SECTIONS.contains(&key.as_str()) => settings.extend(section),
                 value if RECORD.contains(&key.as_str()) => {
                     record.insert(key, value);
                 }
                 value => {
                     let is_section = SECTIONS.contains(&key.as_str());
                     ensure!(!is_section, "the value of {key} cannot be used: it must be a section, written as [{key}]");
-                    flags.push(flag(&key, &value));
+                    settings.insert(key, value);
                 }
             }
         }
@@ -84,8 +82,46 @@ impl SettingsFile {
         }
         let record: Record = record.try_into()?;
         record.check()?;
-        Ok(Self { layer: parse_flags(flags).map_err(|error| anyhow!(explain(&error)))?, record, retired })
+        let flags = settings.iter().map(|(key, value)| flag(key, value)).collect();
+        let layer = parse_flags(flags).map_err(|error| anyhow!(explain(&error, &settings)))?;
+        check_types(&settings, &layer)?;
+        Ok(Self { layer, record, retired })
     }
+}
+
+/// Formats a syntax error with its position.
+fn not_toml(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let (line, column) = (before.split('\n').count(), before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+    format!("this is not TOML: line {line}, column {column}: {}", error.message())
+}
+
+/// # Errors
+/// A value whose text is valid, but whose type in the file is wrong.
+fn check_types(written: &Table, layer: &Layer) -> Result<()> {
+    let parsed = table(&layer.given)?;
+    for (key, parsed) in values(&parsed) {
+        let Some(value) = written.get(key) else { continue };
+        let reason = match (value, parsed) {
+            (Value::String(text), parsed) if !parsed.is_str() && text.trim().parse::<f64>().is_ok() => {
+                "write it without quotes".into()
+            }
+            (Value::Array(written), Value::Array(parsed)) if written.len() != parsed.len() => {
+                format!("it must be a single number, or an array of {}", parsed.len())
+            }
+            (Value::Array(_), parsed) if !parsed.is_array() => "write it without brackets".into(),
+            _ => continue,
+        };
+        bail!(unusable(key, Some(value), &reason));
+    }
+    Ok(())
+}
+
+/// The error for a setting's value, which is shown as it is written in the file.
+fn unusable(key: &str, value: Option<&Value>, reason: &str) -> String {
+    let section = known_keys().into_iter().find(|(_, known)| known == key).map_or("", |(section, _)| section);
+    let value = value.map_or(String::new(), |value| format!(", {value},"));
+    format!("the value of {}{value} cannot be used: {reason}", qualified(section, key))
 }
 
 /// Sections that contain settings.
@@ -93,6 +129,14 @@ const SECTIONS: [&str; 2] = ["augmentation", "pictures"];
 
 /// Keys that are not settings: the fields of [`Record`].
 const RECORD: [&str; 3] = ["expected-accuracy", "algorithms", "input"];
+
+/// Flags of `cnn-cuda train` that are not settings.
+const ONLY_FLAGS: [&str; 7] = ["color", "config", "out", "quiet", "resident", "resume", "stream"];
+
+/// Whether a key is a section, which a run's `config.toml` or a recipe may have.
+fn is_section(key: &str) -> bool {
+    SECTIONS.contains(&key) || RECORD.contains(&key) && key != "expected-accuracy"
+}
 
 /// All keys with their sections. The section of top-level keys is empty.
 fn known_keys() -> Vec<(&'static str, String)> {
@@ -121,12 +165,14 @@ fn check_keys(file: &Table) -> Result<()> {
 }
 
 fn check_key(known: &[(&'static str, String)], section: &str, name: &str, value: &Value) -> Result<()> {
-    if known.iter().any(|(home, key)| *home == section && key == name) {
+    let is_lost = section.is_empty() && value.is_table() && !is_section(name);
+    if !is_lost && known.iter().any(|(home, key)| *home == section && key == name) {
         return Ok(());
     }
     let written = name.to_lowercase().replace('_', "-");
     let distance = |(_, key): &&(&str, String)| strsim::damerau_levenshtein(&written, key);
-    if let Some((home, key)) = known.iter().find(|known| distance(known) == 0 && known.0 != section) {
+    ensure!(!ONLY_FLAGS.contains(&written.as_str()), "{name} is a flag only, not a recipe key");
+    if let Some((home, key)) = known.iter().find(|known| !is_lost && distance(known) == 0 && known.0 != section) {
         let place = if home.is_empty() {
             format!("write {key} = {value} at the top of the file, before the first section")
         } else {
@@ -135,16 +181,35 @@ fn check_key(known: &[(&'static str, String)], section: &str, name: &str, value:
         bail!("there is no key {} here; {place}", qualified(section, name));
     }
     // Suggest only keys that accept the value, and prefer those of the same section.
-    let near = |known: &&(&str, String)| distance(known) <= known.1.len().div_ceil(2) && accepts(&known.1, value);
+    let tolerance = |key: &str| if is_lost { key.len() / 3 } else { key.len().div_ceil(2) };
+    let near = |known: &&(&str, String)| distance(known) <= tolerance(&known.1) && accepts(&known.1, value);
     let nearest = known.iter().filter(near).min_by_key(|known| (known.0 != section, distance(known)));
-    let hint = match nearest {
+    let described = || known.iter().find(|(_, key)| is_described(key, &written) && accepts(key, value));
+    let hint = match nearest.or_else(described) {
         Some((home, key)) => format!("did you mean {}?", qualified(home, key)),
-        None => {
-            let here = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| key.as_str());
-            format!("the keys are: {}", here.collect::<Vec<_>>().join(", "))
-        }
+        None if is_lost => "write its keys at the top of the file, before the first section".into(),
+        None => the_keys(known, section),
     };
-    bail!("there is no key {}; {hint}", qualified(section, name))
+    let what = if is_lost { "section" } else { "key" };
+    bail!("there is no {what} {}; {hint}", qualified(section, name))
+}
+
+/// Whether a setting's help begins with the words of `written`, such as `learning-rate`.
+fn is_described(key: &str, written: &str) -> bool {
+    let help = arguments::<Settings>().into_iter().find(|argument| self::key(argument) == key);
+    let help = help.and_then(|argument| argument.get_help().map(|help| help.to_string().to_lowercase()));
+    let rest = help.as_deref().and_then(|help| help.strip_prefix(&written.replace('-', " ")));
+    rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+}
+
+/// Lists the keys of a section. At the top of a file, the sections follow.
+fn the_keys(known: &[(&'static str, String)], section: &str) -> String {
+    let here = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| key.as_str());
+    let (sections, keys): (Vec<_>, Vec<_>) = here.partition(|key| is_section(key));
+    let sections: String = sections.iter().map(|section| format!(", [{section}]")).collect();
+    let sections = sections.trim_start_matches(", ");
+    let keys = format!("the keys are: {}", keys.join(", "));
+    if sections.is_empty() { keys } else { format!("{keys}; the sections are: {sections}") }
 }
 
 fn qualified(section: &str, key: &str) -> String {
@@ -154,7 +219,7 @@ fn qualified(section: &str, key: &str) -> String {
 /// Whether `value` is valid for a key.
 fn accepts(key: &str, value: &Value) -> bool {
     match value {
-        Value::Table(_) => SECTIONS.contains(&key) || RECORD.contains(&key),
+        Value::Table(_) => is_section(key),
         _ if SECTIONS.contains(&key) || RECORD.contains(&key) => key == "expected-accuracy" && value.is_float(),
         _ => match parse_flags(vec![flag(key, value)]) {
             Ok(_) => true,
@@ -183,7 +248,7 @@ fn parse_flags(flags: Vec<String>) -> Result<Layer, clap::Error> {
 }
 
 /// Rewrites an error about a flag as one about a key of the file.
-fn explain(error: &clap::Error) -> String {
+fn explain(error: &clap::Error, written: &Table) -> String {
     let context = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => text.clone(),
         Some(ContextValue::Strings(all)) => all.join(", "),
@@ -191,7 +256,6 @@ fn explain(error: &clap::Error) -> String {
     };
     let flag = context(ContextKind::InvalidArg);
     let name = flag.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default().to_string();
-    let section = known_keys().into_iter().find(|(_, key)| *key == name).map_or("", |(section, _)| section);
     let reason = match (error.kind(), std::error::Error::source(error)) {
         (ErrorKind::MissingRequiredArgument, _) => {
             return format!("{name} is missing; mean and std must both be given");
@@ -203,9 +267,7 @@ fn explain(error: &clap::Error) -> String {
         }
         _ => error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_string(),
     };
-    let value = Some(context(ContextKind::InvalidValue)).filter(|value| !value.is_empty());
-    let value = value.map_or(String::new(), |value| format!(", {value},"));
-    format!("the value of {}{value} cannot be used: {reason}", qualified(section, &name))
+    unusable(&name, written.get(&name), &reason)
 }
 
 impl Record {
@@ -235,7 +297,7 @@ impl InputRecord {
         let sides = [self.channels, self.height, self.width];
         ensure!(
             sides.iter().all(|side| (1..=1_000_000).contains(side)),
-            "channels, height and width are {sides:?}; each must be 1 to 1000000"
+            "channels, height and width are {sides:?}; each must be from 1 to 1000000"
         );
         ensure!(
             self.mean.len() == self.channels && self.std.len() == self.channels,

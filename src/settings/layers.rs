@@ -57,6 +57,12 @@ pub(super) fn is_switch(argument: &Arg) -> bool {
     argument.get_num_args().is_some_and(|count| count.max_values() == 0)
 }
 
+/// Whether a setting is a switch, or is off by default.
+fn can_be_off(argument: &Arg) -> bool {
+    let mut default = argument.get_default_values().iter();
+    is_switch(argument) || default.all(|value| matches!(&*value.to_string_lossy(), "0" | "constant"))
+}
+
 /// Removes an argument's default value, and appends it to the help text instead.
 fn without_default(argument: Arg) -> Arg {
     let default: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
@@ -80,15 +86,14 @@ pub fn defaults<T: Args>() -> T {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layer {
     pub given: Settings,
-    /// Keys that `--no-…` switches off, or resets to unset.
+    /// Keys that `--no-…` switches off, or resets to their default.
     pub off: Vec<String>,
 }
 
 impl Args for Layer {
     fn augment_args(command: Command) -> Command {
         let command = Given::<Settings>::augment_args(command);
-        let switchable = |argument: &Arg| is_switch(argument) || argument.get_default_values().is_empty();
-        arguments::<Settings>().into_iter().filter(switchable).fold(command, |command, argument| {
+        arguments::<Settings>().into_iter().filter(can_be_off).fold(command, |command, argument| {
             let name = format!("no-{}", key(&argument));
             let off = Arg::new(name.clone()).long(name).action(ArgAction::SetTrue).hide(true);
             command.arg(off.overrides_with(argument.get_id()))
@@ -118,9 +123,10 @@ impl FromArgMatches for Layer {
 /// # Errors
 /// A value that TOML cannot represent, such as a path that is not UTF-8.
 pub fn overlay(layers: &[&Layer]) -> Result<Settings> {
-    let mut all = table(&defaults::<Settings>())?;
+    let defaults = table(&defaults::<Settings>())?;
+    let mut all = defaults.clone();
     for layer in layers {
-        layer.off.iter().for_each(|key| switch_off(&mut all, key));
+        layer.off.iter().for_each(|key| switch_off(&mut all, &defaults, key));
         merge(&mut all, table(&layer.given)?);
     }
     all.try_into().context("settings")
@@ -130,15 +136,33 @@ pub(super) fn table<T: Serialize>(settings: &T) -> Result<Table> {
     Table::try_from(settings).context("a value that config.toml cannot hold")
 }
 
-fn switch_off(all: &mut Table, key: &str) {
-    match all.get_mut(key) {
-        Some(Value::Boolean(on)) => *on = false,
-        Some(_) => {
+/// Every key of a file with its value, sections included.
+pub(super) fn values(file: &Table) -> Vec<(&str, &Value)> {
+    let mut all = Vec::new();
+    for (key, value) in file {
+        match value {
+            Value::Table(section) => all.extend(values(section)),
+            value => all.push((key.as_str(), value)),
+        }
+    }
+    all
+}
+
+fn switch_off(all: &mut Table, defaults: &Table, key: &str) {
+    match (all.get_mut(key), defaults.get(key)) {
+        (Some(Value::Boolean(on)), _) => *on = false,
+        (Some(value), Some(default)) => *value = default.clone(),
+        (Some(_), None) => {
             all.remove(key);
         }
-        None => {
-            let sections = all.iter_mut().filter_map(|(_, value)| value.as_table_mut());
-            sections.filter(|section| section.contains_key(key)).for_each(|section| switch_off(section, key));
+        (None, _) => {
+            for (name, value) in all {
+                if let (Value::Table(section), Some(Value::Table(defaults))) = (value, defaults.get(name))
+                    && section.contains_key(key)
+                {
+                    switch_off(section, defaults, key);
+                }
+            }
         }
     }
 }

@@ -116,6 +116,17 @@ impl fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
+/// Suggests the name that is most similar to `written`, as the end of an error; empty if none is.
+pub fn suggestion<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+    let plain = |name: &str| name.to_lowercase().replace(['-', '_', ' '], "");
+    let near = |name: &&str| {
+        let distance = strsim::damerau_levenshtein(&plain(written), &plain(name));
+        (distance <= name.len() / 3).then_some(distance)
+    };
+    let nearest = names.into_iter().filter(|name| near(name).is_some()).min_by_key(near);
+    nearest.map_or(String::new(), |name| format!("; did you mean {name}?"))
+}
+
 /// Checks a condition on the flags.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use crate::shape::Shape;
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Network")]
 pub struct ModelSettings {
-    /// Network, as listed by `cnn-cuda summary`; eval and predict use the one recorded with the weights, if any
+    /// Network, as listed by `cnn-cuda summary`
     #[arg(long, value_name = "NAME", default_value = "mnist-cnn")]
     pub model: Option<String>,
     /// Replace all activations of the network: relu, leaky-relu (slope 0.01), leaky-relu:SLOPE or tanh
@@ -42,13 +42,13 @@ pub struct VariationSettings {
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Network")]
 pub struct InputSettings {
-    /// Number of classes [default: the network's own; predict: that of the weights' run]
+    /// Number of classes [default: the network's own]
     #[arg(long, value_name = "N", value_parser = bounds::classes, allow_negative_numbers = true)]
     pub classes: Option<usize>,
-    /// Input channels, 1 for gray, 3 for colour [default: the network's own; predict: those of the weights' run]
+    /// Input channels, 1 for gray, 3 for colour [default: the network's own]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3), allow_negative_numbers = true)]
     pub channels: Option<u8>,
-    /// Input size: N for N × N, or HEIGHTxWIDTH [default: the network's own; predict: that of the weights' run]
+    /// Input size: N for N × N, or HEIGHTxWIDTH [default: the network's own]
     #[arg(long, value_name = "N")]
     pub image_size: Option<ImageSize>,
 }
@@ -106,7 +106,7 @@ impl FromStr for ActivationChoice {
             None if text == "tanh" => Ok(Self(Activation::Tanh)),
             None if text == "leaky-relu" => Ok(Self(Activation::LeakyRelu { slope: DEFAULT_SLOPE })),
             Some(("leaky-relu", number)) => {
-                let slope = slope(number).ok_or("leaky-relu:SLOPE takes a number between 0 and 1")?;
+                let slope = slope(number).ok_or("leaky-relu:SLOPE takes a number above 0 and below 1")?;
                 Ok(Self(Activation::LeakyRelu { slope }))
             }
             _ => Err("it must be relu, leaky-relu, leaky-relu:SLOPE or tanh".into()),

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use toml::{Table, Value};
+use toml::Value;
 use tracing::warn;
 
 use super::data::{self, absolute, absolute_path, check_dataset};
 use super::file::{InputRecord, Record, SettingsFile};
-use super::layers::{Layer, overlay, table};
+use super::layers::{Layer, defaults, overlay, table, values};
 use super::{AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule};
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
@@ -167,8 +167,14 @@ impl RunConfig {
                 None => bail!(contradiction(&as_flag(key, given), "does not use it")),
             }
         }
+        let defaults = table(&defaults::<Settings>())?;
+        let defaults = values(&defaults);
         for key in flags.off.iter().filter(|key| !changeable(key)) {
-            let is_on = |&(name, value): &(&str, &Value)| name == key && *value != Value::Boolean(false);
+            let is_on = |entry: &(&str, &Value)| {
+                let is_off =
+                    if entry.1.is_bool() { *entry.1 == Value::Boolean(false) } else { defaults.contains(entry) };
+                entry.0 == key && !is_off
+            };
             if let Some((_, value)) = values(&run).into_iter().find(is_on) {
                 bail!(contradiction(&format!("--no-{key}"), &format!("has {}", as_flag(key, value))));
             }
@@ -256,18 +262,6 @@ fn read_recipe(path: &Path) -> Result<SettingsFile> {
     SettingsFile::parse(&text).with_context(|| format!("--config {file}"))
 }
 
-/// Every key of a file with its value, sections included.
-fn values(file: &Table) -> Vec<(&str, &Value)> {
-    let mut all = Vec::new();
-    for (key, value) in file {
-        match value {
-            Value::Table(section) => all.extend(values(section)),
-            value => all.push((key.as_str(), value)),
-        }
-    }
-    all
-}
-
 fn contradiction(flag: &str, run: &str) -> String {
     format!("{flag} contradicts the run to resume, which {run}; start a new run to change it")
 }
@@ -278,8 +272,21 @@ fn as_flag(key: &str, value: &Value) -> String {
         Value::Boolean(true) => format!("--{key}"),
         Value::Boolean(false) => format!("--no-{key}"),
         Value::String(text) => format!("--{key} {text}"),
+        // Whole numbers are height and width.
+        Value::Array(sides) if sides.iter().all(Value::is_integer) => format!("--{key} {}", join(sides, "x")),
+        Value::Array(numbers) => format!("--{key} {}", join(numbers, ",")),
+        value => format!("--{key} {}", number(value)),
+    }
+}
+
+fn join(numbers: &[Value], separator: &str) -> String {
+    numbers.iter().map(number).collect::<Vec<_>>().join(separator)
+}
+
+fn number(value: &Value) -> String {
+    match value {
         // An f32 that was widened to f64 prints more digits than the user wrote.
-        Value::Float(number) if f64::from(*number as f32) == *number => format!("--{key} {}", *number as f32),
-        value => format!("--{key} {value}"),
+        Value::Float(number) if f64::from(*number as f32) == *number => (*number as f32).to_string(),
+        value => value.to_string(),
     }
 }

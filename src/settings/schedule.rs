@@ -14,7 +14,7 @@ pub(super) const CHANGEABLE: &[&str] = &["epochs", "eval-batch-size", "max-steps
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[command(next_help_heading = "Schedule")]
+#[command(next_help_heading = "Training")]
 pub struct ScheduleSettings {
     /// Passes over the training images
     #[arg(long, value_name = "N", value_parser = bounds::epochs, default_value = "20", allow_negative_numbers = true)]

@@ -89,13 +89,13 @@ impl FromStr for Schedule {
             ("cosine", []) => Ok(Self::Cosine),
             ("one-cycle", []) => Ok(Self::OneCycle { rise: 0.3 }),
             ("one-cycle", [rise]) => {
-                let rise = fraction(rise).ok_or("one-cycle:RISE takes a fraction of the run between 0 and 1")?;
+                let rise = fraction(rise).ok_or("one-cycle:RISE takes a fraction of the run above 0 and below 1")?;
                 Ok(Self::OneCycle { rise })
             }
             ("step", [epochs, factor]) => {
                 let epochs = epochs.parse().ok().filter(|epochs| *epochs > 0);
                 let epochs = epochs.ok_or("step:EPOCHS:FACTOR takes a whole number of epochs")?;
-                let factor = fraction(factor).ok_or("step:EPOCHS:FACTOR takes a factor between 0 and 1")?;
+                let factor = fraction(factor).ok_or("step:EPOCHS:FACTOR takes a factor above 0 and below 1")?;
                 Ok(Self::Step { epochs, factor })
             }
             _ => Err("it must be constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE".into()),

@@ -185,6 +185,7 @@ fn a_run_resumes_after_its_pictures_have_moved() {
     for flag in [["--image-size", "16"], ["--max-bad", "1"], ["--classes", "4"], ["--split-seed", "1"]] {
         fail(1, [&resume[..], &flag].concat(), &["to resume"]);
     }
+    fail(1, [&resume[..], &["--image-size", "16"]].concat(), &["--image-size 16x16 contradicts"]);
     fail(1, ["train", "--resume", text(&cut), "--dataset", "digits"], &["--dataset digits contradicts"]);
     succeed(resume);
     let weights = |run: &Path| fs::read(run.join("model.safetensors")).expect("read");

@@ -53,6 +53,12 @@ fn contradictory_settings_are_errors() {
     fail(2, ["train", "--dataset", "digits", "--device", "cpu", "--precision", "fp16"], &["--precision", "CPU"]);
     fail(2, ["train", "--model", "resnet9000", "--dataset", "digits"], &["resnet9000", "mnist-cnn"]);
     fail(2, ["train", "--dataset", "imagenet-22k"], &["imagenet-22k", "digits"]);
+    for name in ["LeNet5", "lenet-5", "lenet"] {
+        fail(2, ["summary", "--model", name], &["did you mean lenet5?"]);
+    }
+    fail(2, ["train", "--dataset", "Mnist"], &["did you mean mnist?"]);
+    let other = fail(2, ["train", "--dataset", "imagenet-22k"], &[]);
+    assert!(!other.contains("did you mean"), "{other}");
 }
 
 #[test]

@@ -123,6 +123,9 @@ fn resuming_refuses_settings_that_would_change_the_results() {
     resume(&["--seed", "1"], &["--seed 1"]);
     resume(&["--no-shuffle"], &["--no-shuffle contradicts", "has --shuffle"]);
     resume(&["--flip"], &["--flip contradicts", "has --no-flip"]);
+    // Flags that switch off what the run does not use change nothing.
+    let name = out.to_str().expect("UTF-8");
+    succeed(["train", "--resume", name, "--no-cutout", "--no-momentum", "--no-flip", "--max-steps", "3", "--quiet"]);
     resume(&["--ema", "0.5"], &["--ema 0.5 contradicts", "does not use it"]);
     fs::write(out.join("checkpoint.safetensors"), b"junk").expect("write");
     resume(&[], &["checkpoint.safetensors", "damaged", "--init"]);

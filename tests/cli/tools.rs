@@ -235,7 +235,20 @@ fn help_documents_every_flag() {
             assert!(explained, "{command}: {flag} is not explained");
         }
     }
-    assert!(succeed(["train", "--help"]).stdout.contains("[default: 0.1]"));
+    let help = succeed(["train", "--help"]).stdout;
+    assert!(
+        help.contains("[default: 0.1]") && help.contains("Training:") && help.contains("--no-FLAG exists"),
+        "{help}"
+    );
+    // The help of a command is about that command.
+    let recorded = "that of the weights' run, else";
+    for (command, count) in [("train", 0), ("eval", 2), ("predict", 5), ("summary", 0), ("bench", 0)] {
+        let help = succeed([command, "--help"]).stdout;
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!help.contains("predict:") && help.matches(recorded).count() == count, "{command}: {help}");
+    }
+    // The tests compare with PyTorch; the program does not.
+    assert!(!succeed(["--help"]).stdout.contains("verifies"));
 }
 
 #[test]
@@ -243,6 +256,8 @@ fn completions_and_the_manual_list_commands_and_flags() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = succeed(["completions", shell]).stdout;
         assert!(script.contains("label-smoothing") && script.contains("predict"), "{shell}: {script}");
+        assert!(script.contains("no-cutout") || shell != "bash", "{shell}: {script}");
+        assert!(!script.contains("branches") && !script.contains("graph-steps"), "{shell}: {script}");
     }
     let manual = succeed(["man"]).stdout;
     for words in ["cnn\\-cuda", "label\\-smoothing", "workspace\\-mb", "top\\-k"] {
@@ -261,6 +276,12 @@ fn logs_are_coloured_on_request() {
         succeed([&args[..], &["--color", when, "--out", out.to_str().expect("UTF-8")]].concat()).stderr
     };
     assert!(run("always", "always").contains("\u{1b}["));
+    for (when, coloured) in [("always", true), ("never", false), ("auto", false)] {
+        let color = format!("--color={when}");
+        for args in [&["--color", when, "train", "--bad"][..], &["train", &color, "--bad"]] {
+            assert_eq!(fail(2, args, &["--bad"]).contains('\u{1b}'), coloured, "{args:?}");
+        }
+    }
     // stderr is not a terminal here.
     assert!(!run("auto", "auto").contains('\u{1b}') && !run("never", "never").contains('\u{1b}'));
 }
