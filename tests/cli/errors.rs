@@ -95,6 +95,7 @@ fn a_missing_device_is_an_error() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_batch_that_does_not_fit_in_memory_is_an_error() {
     fail(1, ["bench", "--device", "cpu", "--batch-size", "1000000"], &["not enough memory", "--batch-size"]);
 }

@@ -39,6 +39,7 @@ fn implicit_products_in_fp32() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn implicit_products_in_tf32() {
     on_cuda(|| check_implicit(Precision::Tf32, TF32));
 }

@@ -207,6 +207,7 @@ fn clipped_and_averaged_runs_resume_bit_identical() {
 
 /// The host does not wait for each step, so a batch that is copied too early or too late shows in the weights.
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_streamed_run_of_many_steps_is_bit_identical_to_a_resident_one() {
     on_cuda(|| {
         let run = |streamed: bool| {
