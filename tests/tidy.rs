@@ -349,7 +349,8 @@ fn documented_files_exist() {
         .chain(["build.rs".to_string()])
         .collect();
     let mut count = 0;
-    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "docs/cuda-emulator.md"] {
+    let pages = ["docs/cpu-backend.md", "docs/cuda-backend.md", "docs/cuda-emulator.md"];
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md"].into_iter().chain(pages) {
         let text = read(Path::new(document));
         let words = text.split(|c: char| !c.is_alphanumeric() && !"_/.-".contains(c));
         let is_file = |word: &&str| [".rs", ".cu", ".cuh", ".cpp", ".py"].iter().any(|ending| word.ends_with(ending));

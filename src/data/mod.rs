@@ -146,7 +146,7 @@ pub fn per_channel((mean, std): Normalisation, channels: usize) -> Result<Normal
 }
 
 /// A count with its noun, such as `1 picture` or `2 pictures`.
-fn counted(count: usize, noun: &str) -> String {
+pub(crate) fn counted(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 

@@ -10,59 +10,32 @@ use crate::shape::{Shape, Window};
 /// Number of convolutions in each of the five stages.
 type Stages = [usize; 5];
 
-const STAGES_11: Stages = [1, 1, 2, 2, 2];
-const STAGES_13: Stages = [2, 2, 2, 2, 2];
-const STAGES_16: Stages = [2, 2, 3, 3, 3];
-const STAGES_19: Stages = [2, 2, 4, 4, 4];
+pub const VGG11: Model = model("vgg11", "8 convolutions, 3 linear layers; 69.0% on ImageNet", build::<11, false>);
+pub const VGG13: Model = model("vgg13", "10 convolutions, 3 linear layers; 69.9% on ImageNet", build::<13, false>);
+pub const VGG16: Model = model("vgg16", "13 convolutions, 3 linear layers; 71.6% on ImageNet", build::<16, false>);
+pub const VGG19: Model = model("vgg19", "16 convolutions, 3 linear layers; 72.4% on ImageNet", build::<19, false>);
+pub const VGG11_BN: Model = model("vgg11_bn", "vgg11 with batch normalisation; 70.4% on ImageNet", build::<11, true>);
+pub const VGG13_BN: Model = model("vgg13_bn", "vgg13 with batch normalisation; 71.6% on ImageNet", build::<13, true>);
+pub const VGG16_BN: Model = model("vgg16_bn", "vgg16 with batch normalisation; 73.4% on ImageNet", build::<16, true>);
+pub const VGG19_BN: Model = model("vgg19_bn", "vgg19 with batch normalisation; 74.2% on ImageNet", build::<19, true>);
 
-pub const VGG11: Model = model(
-    "vgg11",
-    "8 convolutions, 3 linear layers; 69.0% on ImageNet with torchvision's weights",
-    |input, classes| full("vgg11", input, classes, STAGES_11, false),
-);
-pub const VGG13: Model = model(
-    "vgg13",
-    "10 convolutions, 3 linear layers; 69.9% on ImageNet with torchvision's weights",
-    |input, classes| full("vgg13", input, classes, STAGES_13, false),
-);
-pub const VGG16: Model = model(
-    "vgg16",
-    "13 convolutions, 3 linear layers; 71.6% on ImageNet with torchvision's weights",
-    |input, classes| full("vgg16", input, classes, STAGES_16, false),
-);
-pub const VGG19: Model = model(
-    "vgg19",
-    "16 convolutions, 3 linear layers; 72.4% on ImageNet with torchvision's weights",
-    |input, classes| full("vgg19", input, classes, STAGES_19, false),
-);
-pub const VGG11_BN: Model = model(
-    "vgg11_bn",
-    "8 convolutions with batch normalisation, 3 linear layers; 70.4% on ImageNet with torchvision's weights",
-    |input, classes| full("vgg11_bn", input, classes, STAGES_11, true),
-);
-pub const VGG13_BN: Model = model(
-    "vgg13_bn",
-    "10 convolutions with batch normalisation, 3 linear layers; 71.6% on ImageNet with torchvision's weights",
-    |input, classes| full("vgg13_bn", input, classes, STAGES_13, true),
-);
-pub const VGG16_BN: Model = model(
-    "vgg16_bn",
-    "13 convolutions with batch normalisation, 3 linear layers; 73.4% on ImageNet with torchvision's weights",
-    |input, classes| full("vgg16_bn", input, classes, STAGES_16, true),
-);
-pub const VGG19_BN: Model = model(
-    "vgg19_bn",
-    "16 convolutions with batch normalisation, 3 linear layers; 74.2% on ImageNet with torchvision's weights",
-    |input, classes| full("vgg19_bn", input, classes, STAGES_19, true),
-);
-
+/// `about` gives the accuracy of torchvision's weights.
 const fn model(name: &'static str, about: &'static str, build: super::Build) -> Model {
     Model { name, about, input: IMAGENET, classes: 1000, build }
 }
 
-fn full(name: &str, input: Shape, classes: usize, stages: Stages, batch_norm: bool) -> Result<Network> {
-    let widths = Widths { stages, channels: [64, 128, 256, 512, 512], hidden: 4096, batch_norm };
-    with_widths(name, input, classes, &widths)
+/// The network with `LAYERS` layers that have weights, three of which are linear.
+fn build<const LAYERS: usize, const BATCH_NORM: bool>(input: Shape, classes: usize) -> Result<Network> {
+    let stages: Stages = match LAYERS {
+        11 => [1, 1, 2, 2, 2],
+        13 => [2, 2, 2, 2, 2],
+        16 => [2, 2, 3, 3, 3],
+        19 => [2, 2, 4, 4, 4],
+        _ => unreachable!("the constants above have no other number"),
+    };
+    let name = format!("vgg{LAYERS}{}", if BATCH_NORM { "_bn" } else { "" });
+    let widths = Widths { stages, channels: [64, 128, 256, 512, 512], hidden: 4096, batch_norm: BATCH_NORM };
+    with_widths(&name, input, classes, &widths)
 }
 
 /// Depth and widths of a VGG network.

@@ -36,7 +36,7 @@ impl Outputs {
         let (shown, weights) = (path.display(), path.join(Self::WEIGHTS));
         ensure!(!weights.is_file(), "{flag} {shown} is a folder; did you mean {}?", weights.display());
         ensure!(!path.is_dir(), "{flag} {shown} is a folder; a .safetensors file is expected");
-        ensure!(path.is_file(), "{flag} {shown}: there is no such file");
+        ensure!(path.exists(), "{flag} {shown}: there is no such file");
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use super::outputs::Outputs;
 use crate::checkpoint::RunIdentity;
-use crate::data::Dataset;
+use crate::data::{Dataset, counted};
 use crate::ops::{Backend, StepLoss};
 use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
 use crate::settings::RunConfig;
@@ -85,7 +85,7 @@ impl RunObserver {
         let position = trainer.position();
         match trainer.ending() {
             Some(Ending::MaxSteps) => {
-                let (steps, folder) = (counted(position.total_steps, "step"), quoted(self.outputs.folder()));
+                let (steps, folder) = (counted(position.total_steps as usize, "step"), quoted(self.outputs.folder()));
                 info!("stopped after {steps} (--max-steps); continue with: cnn-cuda train --resume {folder}");
             }
             Some(ending @ (Ending::TargetAccuracy | Ending::Patience)) => {
@@ -115,7 +115,7 @@ impl RunObserver {
         }
         self.save(trainer)?;
         self.outputs.finish()?;
-        let (folder, steps) = (quoted(self.outputs.folder()), counted(trainer.position().total_steps, "step"));
+        let (folder, steps) = (quoted(self.outputs.folder()), counted(trainer.position().total_steps as usize, "step"));
         let saved = format!("after {steps} and saved; resume with: cnn-cuda train --resume {folder}");
         if !self.stop.load(Ordering::Relaxed) {
             before.with_context(|| format!("a save failed, but a second attempt succeeded: the run ended {saved}"))?;
@@ -169,16 +169,11 @@ pub fn ended_by(ending: Ending) -> &'static str {
 
 /// The completed epochs and the steps of a run, for messages.
 pub fn progress_made(position: Position) -> String {
-    let steps = counted(position.total_steps, "step");
+    let steps = counted(position.total_steps as usize, "step");
     match position.epoch {
         0 => steps,
-        epochs => format!("{} ({steps})", counted(epochs.into(), "epoch")),
+        epochs => format!("{} ({steps})", counted(epochs as usize, "epoch")),
     }
-}
-
-/// A count with its noun: `1 step`, `2 steps`.
-fn counted(count: u64, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Quotes a path for a shell, if necessary.

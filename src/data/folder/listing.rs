@@ -70,7 +70,7 @@ pub fn list(path: &Path) -> Result<Listing> {
 impl Listing {
     /// Counts a file that is not a PNG or JPEG picture.
     fn add_other(&mut self, name: &str) {
-        match FOREIGN_ENDINGS.into_iter().find(|ending| has_ending(name, ending)) {
+        match ending_among(&FOREIGN_ENDINGS, name) {
             Some(ending) => *self.foreign.entry(ending).or_default() += 1,
             None => self.others += 1,
         }
@@ -130,11 +130,14 @@ fn list_folder(
     Ok(())
 }
 
-/// Whether the name is that of a picture. Hidden files are excluded, because some systems add `._name.jpg` to archives.
+/// Whether the name is that of a picture.
 fn is_picture(name: &str) -> bool {
-    ENDINGS.iter().any(|ending| has_ending(name, ending))
+    ending_among(&ENDINGS, name).is_some()
 }
 
-fn has_ending(name: &str, ending: &str) -> bool {
-    !name.starts_with('.') && name.to_lowercase().ends_with(ending)
+/// The ending of a name, in lower case, if it is one of `endings`. Hidden files have none, because some systems add
+/// `._name.jpg` to archives.
+fn ending_among(endings: &[&'static str], name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    endings.iter().copied().find(|ending| !name.starts_with('.') && name.ends_with(ending))
 }
