@@ -22,6 +22,7 @@ const NEWEST: (i32, i32) = (13, 0);
 
 /// Headers that kernels may include.
 const HEADERS: &[&str] = &[
+    "async.cuh",
     "common.cuh",
     "geometry.cuh",
     "half.cuh",
@@ -31,6 +32,7 @@ const HEADERS: &[&str] = &[
     "product.cuh",
     "reduce.cuh",
     "tile.cuh",
+    "wgmma.cuh",
     "windows.cuh",
 ];
 

@@ -16,7 +16,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 static_assert(sizeof(u32) == 4 && sizeof(u64) == 8, "sizes are shared with Rust");
 
-// Threads per block, for every kernel. The launchers use the same number.
+// Threads per block, unless a kernel declares another number. The launchers use the same number.
 constexpr u32 BLOCK = 256;
 constexpr u32 WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
@@ -31,8 +31,8 @@ struct Params {
 };
 
 // Defines a kernel with parameters `p`. Its name gets a suffix for the storage type, and `_tensor` with
-// -DENGINE_TENSOR, which compiles the implicit GEMMs for the tensor cores of compute_80. The launch bounds allow two
-// blocks per multiprocessor.
+// -DENGINE_TENSOR, which compiles the implicit GEMMs for the tensor cores of compute_80. KERNEL(name, Type) has BLOCK
+// threads, and two of its blocks share a multiprocessor; KERNEL(name, Type, threads, blocks) declares other numbers.
 //
 // A kernel whose name ends in `_vec` is a variant for channel counts that are multiples of VEC: each thread handles 16
 // bytes.
@@ -48,10 +48,12 @@ typedef float real;
 #else
 #define KERNEL_NAME(name) STORAGE_NAME(name)
 #endif
-#define ENTRY(name) extern "C" __global__ void __launch_bounds__(BLOCK, 2) KERNEL_NAME(name)
-#define KERNEL(name, Type)                                                        \
-    static_assert(sizeof(Type) == Type::BYTES, "the layout is shared with Rust"); \
-    ENTRY(name)(const __grid_constant__ Type p)
+#define KERNEL(name, ...) KERNEL_OF(__VA_ARGS__, SIZED, UNUSED, USUAL)(name, __VA_ARGS__)
+#define KERNEL_OF(type, threads, blocks, kind, ...) KERNEL_##kind
+#define KERNEL_USUAL(name, type) KERNEL_SIZED(name, type, BLOCK, 2)
+#define KERNEL_SIZED(name, type, threads, blocks)                                 \
+    static_assert(sizeof(type) == type::BYTES, "the layout is shared with Rust"); \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) KERNEL_NAME(name)(const __grid_constant__ type p)
 
 // A block's dynamic shared memory, as an array named `name`.
 #ifdef CNN_CUDA_EMULATOR

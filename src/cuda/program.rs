@@ -134,17 +134,19 @@ pub(super) struct Params {
     pub pointer_count: usize,
 }
 
-/// The launch of a kernel. All blocks have [`BLOCK`] threads.
+/// The launch of a kernel.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct KernelLaunch {
     pub name: String,
     pub grid: [u32; 2],
+    /// Threads per block.
+    pub block: u32,
     /// Bytes of dynamic shared memory.
     pub shared: u32,
     pub params: Params,
 }
 
-/// Threads of every block; `BLOCK` in `kernels/common.cuh`.
+/// Threads per block, unless a kernel declares another number; `BLOCK` in `kernels/common.cuh`.
 pub(super) const BLOCK: usize = 256;
 
 /// Largest grid of a grid-stride kernel: enough to fill any device many times over.
@@ -156,6 +158,8 @@ pub(super) fn grid_over(count: usize) -> [usize; 2] {
 }
 
 impl KernelLaunch {
+    /// A launch of blocks of [`BLOCK`] threads.
+    ///
     /// # Errors
     /// If a side of the grid exceeds 32 bits.
     pub fn new(name: impl Into<String>, grid: [usize; 2], shared: u32, params: Params) -> Result<Self> {
@@ -163,7 +167,7 @@ impl KernelLaunch {
         let [Ok(width), Ok(height)] = grid.map(u32::try_from) else {
             bail!("the grid {grid:?} of {name} is too large")
         };
-        Ok(Self { name, grid: [width, height], shared, params })
+        Ok(Self { name, grid: [width, height], block: BLOCK as u32, shared, params })
     }
 
     /// The parameters with each symbolic address resolved.

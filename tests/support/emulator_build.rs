@@ -194,7 +194,8 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// C++ that includes the kernel file and registers every `KERNEL(name, …)` in it. Its anonymous namespace keeps the
+/// C++ that includes the kernel file and registers every `KERNEL(name, …)` in it, which names the kernel, its parameters,
+/// and the threads of a block if they are not the usual number. Its anonymous namespace keeps the
 /// linker from merging definitions of a header, which differ by storage type and engine.
 fn registration(file: &Path) -> String {
     let source = fs::read_to_string(file).expect("a kernel file is readable");
@@ -202,8 +203,10 @@ fn registration(file: &Path) -> String {
     let mut text =
         format!("#include \"registry.h\"\n#include \"cuda_device.h\"\nnamespace {{\n#include \"{}\"\n", path.display());
     for line in source.lines() {
-        if let Some((name, _)) = line.strip_prefix("KERNEL(").and_then(|rest| rest.split_once([',', ')'])) {
-            text += &format!("REGISTER_KERNEL({name})\n");
+        if let Some((arguments, _)) = line.strip_prefix("KERNEL(").and_then(|rest| rest.split_once(')')) {
+            let mut arguments = arguments.split(", ");
+            let (name, threads) = (arguments.next().unwrap_or_default(), arguments.nth(1).unwrap_or("BLOCK"));
+            text += &format!("REGISTER_KERNEL({name}, {threads})\n");
         }
     }
     text + "}\n"

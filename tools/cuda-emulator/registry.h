@@ -86,11 +86,11 @@ struct Registration {
 }  // namespace emulator
 
 // Registers a kernel under the name that KERNEL defined.
-#define REGISTER_KERNEL(name) REGISTER_KERNEL_NAMED(KERNEL_NAME(name))
-#define REGISTER_KERNEL_NAMED(name) REGISTER_KERNEL_AS(name)
-#define REGISTER_KERNEL_AS(name)                             \
-    static const emulator::Registration registration_##name( \
-        emulator::Thunk<&name>::describe(#name, BLOCK, sizeof(real), SHARED_BOUND(__start_), SHARED_BOUND(__stop_)));
+#define REGISTER_KERNEL(name, threads) REGISTER_KERNEL_NAMED(KERNEL_NAME(name), threads)
+#define REGISTER_KERNEL_NAMED(name, threads) REGISTER_KERNEL_AS(name, threads)
+#define REGISTER_KERNEL_AS(name, threads)                                                     \
+    static const emulator::Registration registration_##name(emulator::Thunk<&name>::describe( \
+        #name, threads, sizeof(real), SHARED_BOUND(__start_), SHARED_BOUND(__stop_)));
 
 // The linker's symbols for the start and end of section EMULATOR_SHARED, which holds the file's shared variables.
 #define SHARED_BOUND(end) SHARED_JOIN(end, EMULATOR_SHARED)

@@ -2,6 +2,7 @@
 //! struct.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tracing::debug;
 
 use super::sources::{MODULES, Module};
 use super::{Turn, blas, blas_lt, compile, error, probe};
-use crate::cuda::program::BLOCK;
+use crate::cuda::program::KernelLaunch;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -44,6 +45,26 @@ struct Kernel {
     function: sys::CUfunction,
     /// Size of its parameter according to the PTX; `None` if the PTX does not state it, such as the emulator's.
     parameter_bytes: Option<usize>,
+    /// Most bytes of dynamic shared memory that it may be launched with.
+    shared_limit: Cell<u32>,
+}
+
+/// Bytes of dynamic shared memory that every kernel may use; more must be requested.
+const USUAL_SHARED_LIMIT: u32 = 48 * 1024;
+
+impl Kernel {
+    /// Raises the limit of dynamic shared memory to `bytes`, if it is lower.
+    fn allow_shared(&self, bytes: u32) -> Result<()> {
+        if bytes > self.shared_limit.get() {
+            let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the handle is valid as long as its module, which `Modules` owns.
+            let set =
+                unsafe { result::function::set_function_attribute(self.function, attribute, bytes.cast_signed()) };
+            set.map_err(error::driver).with_context(|| format!("requesting {bytes} bytes of shared memory"))?;
+            self.shared_limit.set(bytes);
+        }
+        Ok(())
+    }
 }
 
 /// All kernels of one storage type on one device.
@@ -72,35 +93,31 @@ impl Modules {
                 let function = loaded.load_function(entry).map_err(error::driver);
                 let function = function.with_context(|| format!("kernel {entry} of kernels/{file}.cu"))?.cu_function();
                 let name = entry.trim_end_matches(&format!("_{storage}")).trim_end_matches("_tensor");
-                kernels.insert(name.to_string(), Kernel { function, parameter_bytes });
+                let shared_limit = Cell::new(USUAL_SHARED_LIMIT);
+                kernels.insert(name.to_string(), Kernel { function, parameter_bytes, shared_limit });
             }
             modules.push(loaded);
         }
         Ok(Self { kernels, _modules: modules })
     }
 
-    /// Launches a kernel, with `shared` bytes of dynamic shared memory.
+    /// Launches a kernel with the given parameters, whose addresses are the device's.
     ///
     /// # Errors
     /// If the kernel does not exist, its parameters have another size, or the driver rejects the launch.
-    pub fn launch(
-        &self,
-        stream: &CudaStream,
-        name: &str,
-        grid: [u32; 2],
-        shared: u32,
-        params: &mut [u64],
-    ) -> Result<()> {
+    pub fn launch(&self, stream: &CudaStream, launch: &KernelLaunch, params: &mut [u64]) -> Result<()> {
+        let KernelLaunch { ref name, grid, block, shared, .. } = *launch;
         let kernel = self.kernels.get(name).with_context(|| format!("there is no kernel {name}"))?;
         let (given, taken) = (size_of_val(params), kernel.parameter_bytes);
         if let Some(taken) = taken {
             ensure!(taken == given, "{name} takes {taken} bytes of parameters, not {given}");
         }
+        kernel.allow_shared(shared).with_context(|| format!("kernel {name}"))?;
         let mut pointers = [params.as_mut_ptr().cast::<c_void>()];
         // SAFETY: the kernel takes one struct, and `params` has its size and layout; its addresses point into spans
         // whose bounds were checked.
         unsafe {
-            let (grid, block) = ((grid[0], grid[1], 1), (BLOCK as u32, 1, 1));
+            let (grid, block) = ((grid[0], grid[1], 1), (block, 1, 1));
             result::launch_kernel(kernel.function, grid, block, shared, stream.cu_stream(), &mut pointers)
         }
         .map_err(error::driver)

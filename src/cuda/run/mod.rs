@@ -30,7 +30,7 @@ impl Runner {
         match launch {
             Launch::Kernel(kernel) => {
                 let mut params = kernel.resolved(resolve)?;
-                self.modules.launch(&self.stream, &kernel.name, kernel.grid, kernel.shared, &mut params)
+                self.modules.launch(&self.stream, kernel, &mut params)
             }
             Launch::Gemm(gemm) => self.blas.gemm(&gemm.resolved(&resolve)?),
             Launch::LtGemm(gemm, epilogue) => {

@@ -1,0 +1,64 @@
+// Asynchronous copies from global to shared memory (cp.async), and loads of matrix fragments from shared memory
+// (ldmatrix), as inline PTX for compute_80. Addresses in shared memory have 32 bits, as in PTX.
+#pragma once
+
+#include "common.cuh"
+
+#ifdef CNN_CUDA_EMULATOR
+__device__ __forceinline__ u32 shared_address(const void* pointer) { return emulator_shared_address(pointer); }
+
+template <u32 BYTES>
+__device__ __forceinline__ void copy_async(u32 to, const void* from, bool inside) {
+    emulator_copy_async(to, from, BYTES, inside ? BYTES : 0, __FILE__, __LINE__);
+}
+__device__ __forceinline__ void commit_copies() { emulator_commit_copies(); }
+template <u32 PENDING>
+__device__ __forceinline__ void wait_copies() {
+    emulator_wait_copies(PENDING);
+}
+template <bool TRANSPOSED>
+__device__ __forceinline__ void load_matrices(u32 (&to)[4], u32 from) {
+    emulator_load_matrices(to, from, TRANSPOSED, __FILE__, __LINE__);
+}
+#else
+__device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
+
+// Starts a copy of BYTES (4, 8 or 16) aligned bytes; writes zeros, and does not read, if not `inside`. Copies of 16 bytes
+// bypass L1.
+template <u32 BYTES>
+__device__ __forceinline__ void copy_async(u32 to, const void* from, bool inside) {
+    const u32 present = inside ? BYTES : 0;
+    if constexpr (BYTES == 16) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(present) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(BYTES), "r"(present)
+                     : "memory");
+    }
+}
+
+// Makes the thread's copies since the last commit a group.
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most PENDING of the thread's latest groups are unfinished. Other threads see the copies after a barrier.
+template <u32 PENDING>
+__device__ __forceinline__ void wait_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// Loads four 8×8 matrices of 16-bit elements. Lane 8i + r has the address of row r of matrix i, 16 bytes. to[i] of a lane
+// is elements 2 · (lane % 4) and the next of row lane / 4 of matrix i; if TRANSPOSED, of its column lane / 4.
+template <bool TRANSPOSED>
+__device__ __forceinline__ void load_matrices(u32 (&to)[4], u32 from) {
+    if constexpr (TRANSPOSED) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(from)
+                     : "memory");
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                     : "r"(from)
+                     : "memory");
+    }
+}
+#endif
