@@ -1,11 +1,15 @@
-// Asynchronous copies from global to shared memory (cp.async), and loads of matrix fragments from shared memory
-// (ldmatrix), as inline PTX for compute_80. Addresses in shared memory have 32 bits, as in PTX.
+// Asynchronous copies from global to shared memory (cp.async), and accesses of shared memory by words and by matrix
+// fragments (ldmatrix), as inline PTX for compute_80. Addresses in shared memory have 32 bits, as in PTX.
 #pragma once
 
 #include "common.cuh"
 
 #ifdef CNN_CUDA_EMULATOR
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return emulator_shared_address(pointer); }
+__device__ __forceinline__ u32 load_shared(u32 from) { return emulator_load_shared(from, __FILE__, __LINE__); }
+__device__ __forceinline__ void store_shared(u32 to, u32 value) {
+    emulator_store_shared(to, value, __FILE__, __LINE__);
+}
 
 template <u32 BYTES>
 __device__ __forceinline__ void copy_async(u32 to, const void* from, bool inside) {
@@ -22,6 +26,16 @@ __device__ __forceinline__ void load_matrices(u32 (&to)[4], u32 from) {
 }
 #else
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
+
+// One aligned word.
+__device__ __forceinline__ u32 load_shared(u32 from) {
+    u32 value;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
+    return value;
+}
+__device__ __forceinline__ void store_shared(u32 to, u32 value) {
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
 
 // Starts a copy of BYTES (4, 8 or 16) aligned bytes; writes zeros, and does not read, if not `inside`. Copies of 16 bytes
 // bypass L1.

@@ -9,12 +9,18 @@ use cudarc::driver::{
 pub struct Device {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
+    target: &'static str,
 }
 
 /// PTX that loads as a module with these kernels.
 pub fn image(kernels: &[&str]) -> String {
+    image_for("sm_75", kernels)
+}
+
+/// The same with another PTX target.
+fn image_for(target: &str, kernels: &[&str]) -> String {
     let entries: String = kernels.iter().map(|name| format!(".visible .entry {name}(){{ret;}}\n")).collect();
-    format!(".version 8.7\n.target sm_75\n.address_size 64\n{entries}")
+    format!(".version 8.7\n.target {target}\n.address_size 64\n{entries}")
 }
 
 /// `blocks` blocks of 256 threads.
@@ -29,11 +35,16 @@ impl Device {
         // SAFETY: there is only one stream, so no events are needed.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().unwrap();
-        Self { context, stream }
+        Self { context, stream, target: "sm_75" }
+    }
+
+    /// Loads kernels from modules for another PTX target.
+    pub fn with_target(self, target: &'static str) -> Self {
+        Self { target, ..self }
     }
 
     pub fn kernel(&self, name: &str) -> CudaFunction {
-        let module = self.context.load_module(cudarc::nvrtc::Ptx::from_src(image(&[name]))).unwrap();
+        let module = self.context.load_module(cudarc::nvrtc::Ptx::from_src(image_for(self.target, &[name]))).unwrap();
         module.load_function(name).unwrap()
     }
 

@@ -7,6 +7,7 @@ mod grouped;
 mod loss;
 mod optimizer;
 mod pooling;
+mod shared;
 mod tensor;
 
 use crate::cuda_emulator::device::Device;

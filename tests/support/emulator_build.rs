@@ -39,6 +39,7 @@ const FOR_PRODUCTS: &[&str] = &["-O3", "-march=native"];
 const DRIVER: &[&str] = &[
     "block",
     "capture",
+    "copies",
     "copy",
     "device",
     "event",
@@ -46,6 +47,7 @@ const DRIVER: &[&str] = &[
     "fiber",
     "graph",
     "launch",
+    "matrices",
     "memory",
     "module",
     "queue",
@@ -54,6 +56,7 @@ const DRIVER: &[&str] = &[
     "race_report",
     "races",
     "settings",
+    "shared",
     "stream",
     "unsupported",
 ];

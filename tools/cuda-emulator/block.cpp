@@ -6,11 +6,13 @@
 // reported.
 #include "cuda_device.h"
 
-#include <sys/mman.h>
+#include <cstring>
 
+#include "async.h"
 #include "emulator.h"
 #include "fiber.h"
 #include "races.h"
+#include "shared.h"
 
 uint3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -55,6 +57,7 @@ void fiber_main() {
             const unsigned index = next_thread++;
             set_thread(reversed ? thread_count - 1 - index : index);
             launch->kernel->run_thread(parameters.data());
+            copies::end_thread();
             waits[current].kind = Wait::exited;
         }
         Fiber::leave();
@@ -86,6 +89,7 @@ bool resolve_barrier() {
         if (wait.kind != Wait::barrier || wait.line != first.line) return false;
     }
     for (Wait& wait : waits) wait.fiber->released = true;
+    shared::pass_barrier();
     if (races::checking) races::pass_barrier();
     return true;
 }
@@ -110,6 +114,18 @@ unsigned source_lane(const Wait& wait, unsigned lane) {
     return source > last ? lane : source;
 }
 
+bool is_reduction(WarpOp op) { return op == WarpOp::reduce_min || op == WarpOp::reduce_max; }
+
+uint64_t reduce(WarpOp op, unsigned first_thread, unsigned mask) {
+    uint64_t result = op == WarpOp::reduce_min ? ~0u : 0;
+    for (unsigned lane = 0; lane < WARP_LANES; ++lane) {
+        if (!(mask >> lane & 1)) continue;
+        const uint64_t value = waits[first_thread + lane].value;
+        if (op == WarpOp::reduce_min ? value < result : value > result) result = value;
+    }
+    return result;
+}
+
 // Completes the warp operation that `lane` waits at if all lanes of its mask wait at it.
 bool resolve_warp(unsigned first_thread, unsigned lane) {
     const Wait& request = waits[first_thread + lane];
@@ -125,15 +141,15 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         if (wait.value) ballot |= 1ull << other;
     }
     const unsigned mask = request.mask;
-    const MmaCall* calls[WARP_LANES];
+    const void* calls[WARP_LANES];
     for (unsigned other = 0; other < WARP_LANES; ++other) {
         if (!(mask >> other & 1)) continue;
         Wait& wait = waits[first_thread + other];
         wait.fiber->released = true;
-        calls[other] = reinterpret_cast<const MmaCall*>(wait.value);
-        if (wait.op == WarpOp::sync || wait.op == WarpOp::mma) continue;
-        if (wait.op == WarpOp::ballot) {
-            wait.result = ballot;
+        calls[other] = reinterpret_cast<const void*>(wait.value);
+        if (wait.op == WarpOp::sync || wait.op == WarpOp::mma || wait.op == WarpOp::matrices) continue;
+        if (wait.op == WarpOp::ballot || is_reduction(wait.op)) {
+            wait.result = wait.op == WarpOp::ballot ? ballot : reduce(request.op, first_thread, mask);
             continue;
         }
         const unsigned source = source_lane(wait, other);
@@ -147,9 +163,15 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
     if (races::checking && request.op == WarpOp::sync && mask == ~0u >> (WARP_LANES - lanes)) {
         races::pass_warp(first_thread);
     }
-    if (request.op == WarpOp::mma && !multiply_in_warp(calls)) {
+    if (request.op == WarpOp::mma && !multiply_in_warp(reinterpret_cast<const MmaCall* const*>(calls))) {
         set_thread(first_thread);
         fail_running(CUDA_ERROR_LAUNCH_FAILED, "the lanes of a warp request different products, at " + at(request));
+    }
+    if (request.op == WarpOp::matrices &&
+        !load_in_warp(reinterpret_cast<const MatricesCall* const*>(calls), first_thread)) {
+        set_thread(first_thread);
+        fail_running(CUDA_ERROR_LAUNCH_FAILED,
+                     "the lanes of a warp request different forms of ldmatrix, at " + at(request));
     }
     return true;
 }
@@ -162,6 +184,9 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         if (wait.kind == Wait::warp && wait.op == WarpOp::mma) {
             fail_running(CUDA_ERROR_LAUNCH_FAILED,
                          "not every lane of the warp takes part in a product, at " + at(wait));
+        }
+        if (wait.kind == Wait::warp && wait.op == WarpOp::matrices) {
+            fail_running(CUDA_ERROR_LAUNCH_FAILED, "not every lane of the warp takes part in ldmatrix, at " + at(wait));
         }
         if (wait.kind == Wait::warp) {
             fail_running(CUDA_ERROR_LAUNCH_FAILED, "lanes named by a shuffle's mask never reach it, at " + at(wait));
@@ -210,27 +235,9 @@ void run_block() {
     }
 }
 
-// The block's dynamic shared memory ends at an inaccessible page.
-struct DynamicShared {
-    static constexpr size_t LIMIT = 256 * 1024, GUARD = 64 * 1024;
-    char* memory;
-    DynamicShared() {
-        memory = static_cast<char*>(
-            mmap(nullptr, LIMIT + GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-        mprotect(memory + LIMIT, GUARD, PROT_NONE);
-    }
-    char* start(size_t bytes) const { return memory + LIMIT - (bytes + 15) / 16 * 16; }
-};
-
-const DynamicShared& dynamic_shared() {
-    static const DynamicShared* memory = new DynamicShared;
-    return *memory;
-}
-
 void poison_shared() {
     const Kernel& kernel = *launch->kernel;
     if (kernel.shared) memset(kernel.shared, 0xff, static_cast<size_t>(kernel.shared_end - kernel.shared));
-    if (launch->shared_bytes) memset(dynamic_shared().start(launch->shared_bytes), 0xff, launch->shared_bytes);
 }
 
 }  // namespace
@@ -243,6 +250,7 @@ void run_grid(const Launch& request) {
     gridDim = {request.grid[0], request.grid[1], request.grid[2]};
     blockDim = {request.block[0], request.block[1], request.block[2]};
     thread_count = blockDim.x * blockDim.y * blockDim.z;
+    shared::begin_launch(request.shared_bytes);
     races::begin_launch(request);
     const uint64_t blocks = static_cast<uint64_t>(gridDim.x) * gridDim.y * gridDim.z;
     device_nanoseconds() += blocks * thread_count;
@@ -252,8 +260,11 @@ void run_grid(const Launch& request) {
         blockIdx.y = static_cast<unsigned>(block / gridDim.x % gridDim.y);
         blockIdx.z = static_cast<unsigned>(block / gridDim.x / gridDim.y);
         poison_shared();
+        shared::begin_block(thread_count);
+        copies::begin_block(thread_count);
         if (races::checking) races::begin_block(block, thread_count);
         run_block();
+        shared::end_block();
     }
     in_kernel = false;
 }
@@ -267,6 +278,17 @@ void abandon_grid() {
     fibers.clear();
 }
 
+unsigned running_thread_index() { return current; }
+
+void set_running_thread(unsigned thread) { set_thread(thread); }
+
+void require_target(int capability, bool specific, const char* instruction, const Place& place) {
+    const Target& target = launch->target;
+    if (specific ? target.specific && target.capability == capability : target.capability >= capability) return;
+    const std::string needed = "sm_" + std::to_string(capability) + (specific ? "a" : "");
+    fail_at(CUDA_ERROR_LAUNCH_FAILED, std::string(instruction) + " needs a module for " + needed, place);
+}
+
 std::string running_thread() {
     if (!in_kernel) return "";
     auto triple = [](const uint3& v) {
@@ -278,8 +300,6 @@ std::string running_thread() {
 }  // namespace emulator
 
 using namespace emulator;
-
-void* emulator_dynamic_shared() { return dynamic_shared().start(launch->shared_bytes); }
 
 void emulator_barrier(const char* file, int line) {
     Wait& wait = waits[current];

@@ -44,7 +44,18 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 extern uint3 threadIdx, blockIdx, blockDim, gridDim;
 constexpr int warpSize = 32;
 
-enum class WarpOp { sync, shuffle_from, shuffle_down, shuffle_up, shuffle_xor, ballot, mma };
+enum class WarpOp {
+    sync,
+    shuffle_from,
+    shuffle_down,
+    shuffle_up,
+    shuffle_xor,
+    ballot,
+    reduce_min,
+    reduce_max,
+    mma,
+    matrices
+};
 
 void* emulator_dynamic_shared();
 void emulator_barrier(const char* file, int line);
@@ -65,6 +76,9 @@ uint64_t emulator_warp(WarpOp op, unsigned mask, uint64_t value, unsigned argume
 #define __shfl_xor_sync(mask, value, ...) \
     emulator_shuffle(WarpOp::shuffle_xor, __FILE__, __LINE__, mask, value, __VA_ARGS__)
 
+#define __reduce_min_sync(mask, value) emulator_reduce(WarpOp::reduce_min, mask, value, __FILE__, __LINE__)
+#define __reduce_max_sync(mask, value) emulator_reduce(WarpOp::reduce_max, mask, value, __FILE__, __LINE__)
+
 inline void emulator_syncwarp(const char* file, int line, unsigned mask = ~0u) {
     emulator_warp(WarpOp::sync, mask, 0, 0, 32, file, line);
 }
@@ -72,6 +86,9 @@ inline void emulator_syncwarp(const char* file, int line, unsigned mask = ~0u) {
 inline unsigned emulator_ballot(unsigned mask, bool predicate, const char* file, int line) {
     return static_cast<unsigned>(emulator_warp(WarpOp::ballot, mask, predicate, 0, 32, file, line));
 }
+
+// redux.sync, for unsigned numbers.
+unsigned emulator_reduce(WarpOp op, unsigned mask, unsigned value, const char* file, int line);
 
 template <class T>
 T emulator_shuffle(WarpOp op, const char* file, int line, unsigned mask, T value, unsigned argument,
@@ -172,4 +189,7 @@ inline float __frcp_rn(float value) { return 1.0f / value; }
 #define __expf(value) expf(value)
 #define __logf(value) logf(value)
 
+inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32); }
+
+#include "cuda_async.h"
 #include "half_conversion.h"

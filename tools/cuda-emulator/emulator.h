@@ -16,6 +16,7 @@
 #include "registry.h"
 
 struct MmaCall;
+struct MatricesCall;
 
 namespace emulator {
 
@@ -26,6 +27,7 @@ struct Settings {
     size_t graph_nodes;                 // Instantiating a graph with more nodes fails with out of memory.
     uint64_t graph_launch_nanoseconds;  // The cost of a graph launch on the device clock.
     bool blocking, reversed;
+    bool early_copies;  // Asynchronous copies are made as early as allowed instead of as late.
 };
 const Settings& settings();
 
@@ -69,22 +71,38 @@ size_t memory_used();
 // ---- Faults (faults.cpp): runs device code; a fault is logged to stderr and becomes a CUDA error.
 CUresult run_guarded(const std::string& what, const std::function<CUresult()>& body);
 [[noreturn]] void fail_running(CUresult error, const std::string& message);
+struct Place;
+[[noreturn]] void fail_at(CUresult error, const std::string& message, const Place& place);
+std::string describe_address(uintptr_t address, bool writing);  // "wrote byte 4 of allocation #1, which has 4 bytes".
 void log_message(const std::string& message);
 
 // ---- Blocks (block.cpp).
+// A PTX target: 90 and true for sm_90a.
+struct Target {
+    int capability;
+    bool specific;
+};
 struct Launch {
     const Kernel* kernel;
     unsigned grid[3], block[3];
     size_t shared_bytes;
     std::vector<std::vector<unsigned char>> parameters;
+    Target target;  // Of its module.
 };
 void run_grid(const Launch& launch);
-void abandon_grid();           // Called after a fault in the running grid.
+void abandon_grid();  // Called after a fault in the running grid.
+unsigned running_thread_index();
+// Fails unless the running kernel's target has an instruction: `capability` or later, or if `specific` exactly that one.
+void require_target(int capability, bool specific, const char* instruction, const Place& place);
 std::string running_thread();  // ", block (0, 0, 0), thread (1, 0, 0)"; empty if no kernel is running.
 
 // ---- Tensor cores (mma.cpp): computes the products of the 32 lanes of a warp; false if the lanes disagree on the
 // shape.
 bool multiply_in_warp(const MmaCall* const* lanes);
+// Loads of matrix fragments (matrices.cpp), by the lanes of the warp that starts at thread `first`; false if the lanes
+// disagree on the form.
+bool load_in_warp(const MatricesCall* const* lanes, unsigned first);
+void set_running_thread(unsigned thread);
 
 // ---- Work in stream order (queue.cpp).
 struct Operation {
@@ -178,9 +196,9 @@ std::vector<std::shared_ptr<Capture>>& captures();
 // ---- Modules (module.cpp).
 struct Function {
     const Kernel* kernel;
+    Target target;
     int shared_limit = 48 * 1024;
 };
-const Kernel* find_kernel(const std::string& name);
 Function* as_function(CUfunction handle);
 
 // The set of valid handles of a type; calls with other handles are refused.

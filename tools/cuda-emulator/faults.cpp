@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "emulator.h"
+#include "shared.h"
 
 namespace emulator {
 namespace {
@@ -25,7 +26,9 @@ bool fault_writing = false;
 std::string running_operation;
 struct sigaction previous_segv, previous_bus, previous_fpe, previous_ill;
 
-std::string describe(uintptr_t address, bool writing) {
+}  // namespace
+
+std::string describe_address(uintptr_t address, bool writing) {
     const char* verb = writing ? "wrote" : "accessed";
     char text[256];
     const Allocation* near = find_allocation(address);
@@ -38,6 +41,8 @@ std::string describe(uintptr_t address, bool writing) {
     }
     return text;
 }
+
+namespace {
 
 const struct sigaction& previous(int signal) {
     switch (signal) {
@@ -76,8 +81,9 @@ CUresult explain_signal() {
         return CUDA_ERROR_LAUNCH_FAILED;
     }
     // clang's checks of local arrays trap with an illegal instruction.
-    log_message(where + ": " +
-                (fault_signal == SIGILL ? "an array index is out of bounds" : describe(fault_address, fault_writing)));
+    log_message(
+        where + ": " +
+        (fault_signal == SIGILL ? "an array index is out of bounds" : describe_address(fault_address, fault_writing)));
     return CUDA_ERROR_ILLEGAL_ADDRESS;
 }
 
@@ -117,6 +123,10 @@ void fail_running(CUresult error, const std::string& message) {
     log_message(running_operation + running_thread() + ": " + message);
     failure = error;
     siglongjmp(escape, 1);
+}
+
+void fail_at(CUresult error, const std::string& message, const Place& place) {
+    fail_running(error, place.file ? message + ", at " + place.file + ":" + std::to_string(place.line) : message);
 }
 
 CUresult run_guarded(const std::string& what, const std::function<CUresult()>& body) {

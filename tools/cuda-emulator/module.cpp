@@ -12,6 +12,7 @@
 namespace emulator {
 
 struct Module {
+    Target target;
     std::set<std::string> entries;
     std::map<std::string, Function*> functions;
 };
@@ -70,7 +71,7 @@ CUresult load(Module** module, const std::string& ptx) {
     // Targets such as sm_90a run only on exactly that compute capability.
     const bool runs = suffix == "a" ? target == settings().capability : target <= settings().capability;
     if (!runs) return CUDA_ERROR_NO_BINARY_FOR_GPU;
-    *module = modules.add(new Module{entries(ptx), {}});
+    *module = modules.add(new Module{{target, suffix == "a"}, entries(ptx), {}});
     return CUDA_SUCCESS;
 }
 
@@ -121,7 +122,7 @@ CUDA_API cuModuleGetFunction(CUfunction* function, CUmodule module, const char* 
     auto kernel = kernels().find(name);
     if (module->entries.count(name) == 0 || kernel == kernels().end()) return CUDA_ERROR_NOT_FOUND;
     Function*& made = module->functions[name];
-    if (!made) made = functions.add(new Function{&kernel->second});
+    if (!made) made = functions.add(new Function{&kernel->second, module->target});
     *function = made;
     return CUDA_SUCCESS;
 }

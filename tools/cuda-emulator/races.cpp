@@ -10,6 +10,7 @@
 
 #include "cuda_device.h"
 #include "emulator.h"
+#include "shared.h"
 
 namespace emulator {
 namespace races {
@@ -192,14 +193,28 @@ static void check_cells(const void* at, size_t bytes, const Access& access, Visi
     }
 }
 
+void read(const void* from, size_t bytes, const void* pc) {
+    const auto visit = [](const Check& check, Cell& cell, uint32_t own) { check.read(cell, own); };
+    check_cells(from, bytes, Access{Access::read, pc}, visit);
+}
+
+void write(const void* to, size_t bytes, const void* pc) {
+    const auto visit = [](const Check& check, Cell& cell, uint32_t own) { check.write(cell, own); };
+    check_cells(to, bytes, Access{Access::write, pc}, visit);
+}
+
+static bool is_dynamic(const void* at) {
+    return reinterpret_cast<uintptr_t>(at) - dynamic_shared.start < dynamic_shared.bytes;
+}
+
 static void note_read(const void* from, size_t bytes, const void* pc) {
-    const auto read = [](const Check& check, Cell& cell, uint32_t own) { check.read(cell, own); };
-    check_cells(from, bytes, Access{Access::read, pc}, read);
+    if (is_dynamic(from)) shared::check_plain_read(from, bytes);
+    read(from, bytes, pc);
 }
 
 static void note_write(const void* to, size_t bytes, const void* pc) {
-    const auto write = [](const Check& check, Cell& cell, uint32_t own) { check.write(cell, own); };
-    check_cells(to, bytes, Access{Access::write, pc}, write);
+    if (is_dynamic(to)) shared::note_plain_write(to, bytes);
+    write(to, bytes, pc);
 }
 
 static void note_atomic(const void* to, size_t bytes, const void* pc, bool orders) {

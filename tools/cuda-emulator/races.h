@@ -28,6 +28,9 @@ void set_thread(unsigned thread);
 void pass_barrier();
 // All threads of `thread`'s warp have met in one __syncwarp.
 void pass_warp(unsigned thread);
+// Accesses of the running thread that the compiler does not report, by an instruction at `pc`.
+void read(const void* from, size_t bytes, const void* pc);
+void write(const void* to, size_t bytes, const void* pc);
 // Hooks for the memory: device addresses were freed.
 void clear_shadow(uintptr_t start, size_t bytes);
 void clear_all_shadow();

@@ -38,6 +38,7 @@ const Settings& settings() {
         static_cast<uint64_t>(number("CUDA_EMULATOR_GRAPH_LAUNCH_NS", 0)),
         is("CUDA_LAUNCH_BLOCKING", "1"),
         is("CUDA_EMULATOR_ORDER", "reverse"),
+        is("CUDA_EMULATOR_COPIES", "early"),
     };
     return read;
 }
