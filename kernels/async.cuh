@@ -6,14 +6,14 @@
 
 #ifdef CNN_CUDA_EMULATOR
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return emulator_shared_address(pointer); }
-__device__ __forceinline__ u32 load_shared(u32 from) { return emulator_load_shared(from, __FILE__, __LINE__); }
-__device__ __forceinline__ void store_shared(u32 to, u32 value) {
-    emulator_store_shared(to, value, __FILE__, __LINE__);
+__device__ __forceinline__ u32 load_shared(u32 from, EMULATOR_CALLER) { return emulator_load_shared(from, file, line); }
+__device__ __forceinline__ void store_shared(u32 to, u32 value, EMULATOR_CALLER) {
+    emulator_store_shared(to, value, file, line);
 }
 
 template <u32 BYTES>
-__device__ __forceinline__ void copy_async(u32 to, const void* from, bool inside) {
-    emulator_copy_async(to, from, BYTES, inside ? BYTES : 0, __FILE__, __LINE__);
+__device__ __forceinline__ void copy_async(u32 to, const void* from, bool inside, EMULATOR_CALLER) {
+    emulator_copy_async(to, from, BYTES, inside ? BYTES : 0, file, line);
 }
 __device__ __forceinline__ void commit_copies() { emulator_commit_copies(); }
 template <u32 PENDING>
@@ -21,8 +21,8 @@ __device__ __forceinline__ void wait_copies() {
     emulator_wait_copies(PENDING);
 }
 template <bool TRANSPOSED>
-__device__ __forceinline__ void load_matrices(u32 (&to)[4], u32 from) {
-    emulator_load_matrices(to, from, TRANSPOSED, __FILE__, __LINE__);
+__device__ __forceinline__ void load_matrices(u32 (&to)[4], u32 from, EMULATOR_CALLER) {
+    emulator_load_matrices(to, from, TRANSPOSED, file, line);
 }
 #else
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }

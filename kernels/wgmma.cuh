@@ -19,25 +19,23 @@ __device__ __forceinline__ u64 operand_descriptor(u32 address, u32 panel, u32 gr
 }
 
 #ifdef CNN_CUDA_EMULATOR
-// Orders accesses of registers before the next product: required before the first product of a group, and whenever a
-// register that it uses was written.
-__device__ __forceinline__ void wgmma_fence() { emulator_wgmma_fence(__FILE__, __LINE__); }
-__device__ __forceinline__ void wgmma_commit() { emulator_wgmma_commit(__FILE__, __LINE__); }
+__device__ __forceinline__ void wgmma_fence(EMULATOR_CALLER) { emulator_wgmma_fence(file, line); }
+__device__ __forceinline__ void wgmma_commit(EMULATOR_CALLER) { emulator_wgmma_commit(file, line); }
 template <u32 PENDING>
-__device__ __forceinline__ void wgmma_wait() {
-    emulator_wgmma_wait(PENDING, __FILE__, __LINE__);
+__device__ __forceinline__ void wgmma_wait(EMULATOR_CALLER) {
+    emulator_wgmma_wait(PENDING, file, line);
 }
 __device__ __forceinline__ void fence_async_proxy() { emulator_fence_async_proxy(); }
 template <u32 N>
 __device__ __forceinline__ void hold_registers(float (&)[N]) {}
 
 template <bool TF32, bool LEFT_MAJOR_LINES, bool RIGHT_MAJOR_LINES, u32 N>
-__device__ __forceinline__ void wgmma(float (&d)[N], u64 a, u64 b) {
-    emulator_wgmma(WgmmaCall{TF32, LEFT_MAJOR_LINES, RIGHT_MAJOR_LINES, 2 * N, d, nullptr, a, b}, __FILE__, __LINE__);
+__device__ __forceinline__ void wgmma(float (&d)[N], u64 a, u64 b, EMULATOR_CALLER) {
+    emulator_wgmma(WgmmaCall{TF32, LEFT_MAJOR_LINES, RIGHT_MAJOR_LINES, 2 * N, d, nullptr, a, b}, file, line);
 }
 template <bool TF32, bool RIGHT_MAJOR_LINES, u32 N>
-__device__ __forceinline__ void wgmma(float (&d)[N], const u32 (&a)[4], u64 b) {
-    emulator_wgmma(WgmmaCall{TF32, false, RIGHT_MAJOR_LINES, 2 * N, d, a, 0, b}, __FILE__, __LINE__);
+__device__ __forceinline__ void wgmma(float (&d)[N], const u32 (&a)[4], u64 b, EMULATOR_CALLER) {
+    emulator_wgmma(WgmmaCall{TF32, false, RIGHT_MAJOR_LINES, 2 * N, d, a, 0, b}, file, line);
 }
 #else
 // Orders accesses of registers before the next product: required before the first product of a group, and whenever a

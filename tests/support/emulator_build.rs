@@ -50,6 +50,7 @@ const DRIVER: &[&str] = &[
     "matrices",
     "memory",
     "module",
+    "products",
     "queue",
     "race_fences",
     "race_order",
@@ -60,6 +61,9 @@ const DRIVER: &[&str] = &[
     "stream",
     "unsupported",
 ];
+
+/// Sources of the driver that multiply matrices.
+const DRIVER_PRODUCTS: &[&str] = &["mma", "wgmma"];
 
 /// Sources of the libraries other than the driver.
 const OTHER_LIBRARIES: [&str; 4] = ["gemm", "cublas", "cublaslt", "nvrtc"];
@@ -127,7 +131,7 @@ fn fingerprint(compiler: &str) -> String {
         hash.update(fs::read(&file).expect("a source file is readable"));
     }
     MODULES.iter().for_each(|module| hash.update(format!("{}{:?}", module.name, module.defines)));
-    hash.update(format!("{ALL:?}{FOR_KERNELS:?}{FOR_RACES:?}{FOR_DRIVER:?}{FOR_PRODUCTS:?}{DRIVER:?}"));
+    hash.update(format!("{ALL:?}{FOR_KERNELS:?}{FOR_RACES:?}{FOR_DRIVER:?}{FOR_PRODUCTS:?}{DRIVER:?}{DRIVER_PRODUCTS:?}"));
     hash.update(Command::new(compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default());
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     for line in processor.lines().take_while(|line| !line.is_empty()) {
@@ -171,7 +175,7 @@ fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
 fn others() -> Vec<Job> {
     let job = |name: &&str, flags: &[&'static str]| (Path::new(SOURCES).join(format!("{name}.cpp")), flags.to_vec());
     let driver = DRIVER.iter().map(|name| job(name, FOR_DRIVER));
-    driver.chain(OTHER_LIBRARIES.iter().chain(&["mma"]).map(|name| job(name, FOR_PRODUCTS))).collect()
+    driver.chain(OTHER_LIBRARIES.iter().chain(DRIVER_PRODUCTS).map(|name| job(name, FOR_PRODUCTS))).collect()
 }
 
 fn compile_all(compiler: &str, jobs: Vec<Job>, work: &Path) {
@@ -242,7 +246,7 @@ fn link_all(compiler: &str, work: &Path) {
 
 /// Links the race-checked kernels with the driver of a finished build, and copies its other libraries.
 fn link_checked(compiler: &str, finished: &Path, work: &Path) {
-    let driver = DRIVER.iter().chain(&["mma"]).map(|name| finished.join(format!("{name}.o")));
+    let driver = DRIVER.iter().chain(DRIVER_PRODUCTS).map(|name| finished.join(format!("{name}.o")));
     let parts: Vec<PathBuf> = files(&work.to_string_lossy(), &["o"]).into_iter().chain(driver).collect();
     link(compiler, work, ("libcuda.so", "1"), &parts);
     for (name, version) in [("libcublas.so", "13"), ("libcublasLt.so", "13"), ("libnvrtc.so", "13")] {

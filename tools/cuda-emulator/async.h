@@ -4,10 +4,15 @@
 namespace emulator {
 namespace copies {
 
-// Whether the block has used copies.
-extern bool used;
 void begin_block(unsigned threads);
 void end_thread();
 
 }  // namespace copies
+
+namespace products {
+
+void begin_block(unsigned threads);
+void end_thread();
+
+}  // namespace products
 }  // namespace emulator

@@ -19,16 +19,17 @@ uint3 threadIdx, blockIdx, blockDim, gridDim;
 namespace emulator {
 namespace {
 
-constexpr unsigned WARP_LANES = 32;
+constexpr unsigned WARP_LANES = 32, WARPGROUP = 128;
 
 struct Wait {
-    enum Kind { none, barrier, warp, exited } kind = none;
+    enum Kind { none, barrier, warp, warpgroup, exited } kind = none;
     const char* file = nullptr;
     int line = 0;
     WarpOp op = WarpOp::sync;
     unsigned mask = 0, argument = 0, width = 32;
     uint64_t value = 0, result = 0;
     Fiber* fiber = nullptr;
+    void (*complete)(unsigned first) = nullptr;  // For a warpgroup.
 };
 
 const Launch* launch = nullptr;
@@ -58,6 +59,7 @@ void fiber_main() {
             set_thread(reversed ? thread_count - 1 - index : index);
             launch->kernel->run_thread(parameters.data());
             copies::end_thread();
+            products::end_thread();
             waits[current].kind = Wait::exited;
         }
         Fiber::leave();
@@ -176,6 +178,18 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
     return true;
 }
 
+// Completes what the warpgroup waits for if all of its threads wait for it.
+bool resolve_warpgroup(unsigned first) {
+    const Wait& leader = waits[first];
+    if (leader.kind != Wait::warpgroup || first + WARPGROUP > thread_count) return false;
+    for (unsigned thread = first; thread < first + WARPGROUP; ++thread) {
+        if (waits[thread].kind != Wait::warpgroup || waits[thread].complete != leader.complete) return false;
+    }
+    for (unsigned thread = first; thread < first + WARPGROUP; ++thread) waits[thread].fiber->released = true;
+    leader.complete(first);
+    return true;
+}
+
 [[noreturn]] void report_stuck() {
     for (unsigned thread = 0; thread < thread_count; ++thread) {
         const Wait& wait = waits[thread];
@@ -190,6 +204,9 @@ bool resolve_warp(unsigned first_thread, unsigned lane) {
         }
         if (wait.kind == Wait::warp) {
             fail_running(CUDA_ERROR_LAUNCH_FAILED, "lanes named by a shuffle's mask never reach it, at " + at(wait));
+        }
+        if (wait.kind == Wait::warpgroup) {
+            fail_running(CUDA_ERROR_LAUNCH_FAILED, "not every thread of the warpgroup takes part, at " + at(wait));
         }
         fail_running(CUDA_ERROR_LAUNCH_FAILED,
                      "divergent barrier: not every thread of the block reaches it, at " + at(wait));
@@ -225,6 +242,9 @@ void run_block() {
     while (!waiting.empty()) {
         const bool barrier_passed = resolve_barrier();  // If so, no thread waits for a warp operation.
         bool progress = barrier_passed;
+        for (unsigned first = 0; first < thread_count && !barrier_passed; first += WARPGROUP) {
+            if (resolve_warpgroup(first)) progress = true;
+        }
         for (unsigned first = 0; first < thread_count && !barrier_passed; first += WARP_LANES) {
             for (unsigned lane = 0; lane < WARP_LANES && first + lane < thread_count; ++lane) {
                 if (resolve_warp(first, lane)) progress = true;
@@ -262,6 +282,7 @@ void run_grid(const Launch& request) {
         poison_shared();
         shared::begin_block(thread_count);
         copies::begin_block(thread_count);
+        products::begin_block(thread_count);
         if (races::checking) races::begin_block(block, thread_count);
         run_block();
         shared::end_block();
@@ -280,7 +301,18 @@ void abandon_grid() {
 
 unsigned running_thread_index() { return current; }
 
+unsigned running_thread_count() { return thread_count; }
+
 void set_running_thread(unsigned thread) { set_thread(thread); }
+
+void wait_for_warpgroup(void (*complete)(unsigned first), const Place& place) {
+    Wait& wait = waits[current];
+    wait.kind = Wait::warpgroup;
+    wait.file = place.file;
+    wait.line = place.line;
+    wait.complete = complete;
+    stop_and_wait();
+}
 
 void require_target(int capability, bool specific, const char* instruction, const Place& place) {
     const Target& target = launch->target;
@@ -313,7 +345,7 @@ uint64_t emulator_warp(WarpOp op, unsigned mask, uint64_t value, unsigned argume
                        int line) {
     const unsigned thread = current;
     Wait& wait = waits[thread];
-    wait = Wait{Wait::warp, file, line, op, mask, argument, width, value, 0, nullptr};
+    wait = Wait{Wait::warp, file, line, op, mask, argument, width, value, 0, nullptr, nullptr};
     if (!(mask >> (thread % WARP_LANES) & 1)) {
         fail_running(CUDA_ERROR_LAUNCH_FAILED, "a lane takes part in a shuffle whose mask omits it, at " + at(wait));
     }

@@ -56,6 +56,7 @@ struct Thread {
 };
 
 std::vector<Thread> threads;
+bool used = false;  // By the block.
 
 // The latest source's allocation, because most copies read the same few.
 const Allocation* source = nullptr;
@@ -73,8 +74,6 @@ void check_source(const void* from, unsigned bytes, const Place& place) {
 }
 
 }  // namespace
-
-bool used = false;
 
 void begin_block(unsigned count) {
     if (threads.size() < count) threads.resize(count);

@@ -27,7 +27,7 @@ struct Settings {
     size_t graph_nodes;                 // Instantiating a graph with more nodes fails with out of memory.
     uint64_t graph_launch_nanoseconds;  // The cost of a graph launch on the device clock.
     bool blocking, reversed;
-    bool early_copies;  // Asynchronous copies are made as early as allowed instead of as late.
+    bool early_copies, early_products;  // These happen as early as allowed instead of as late.
 };
 const Settings& settings();
 
@@ -92,8 +92,13 @@ struct Launch {
 void run_grid(const Launch& launch);
 void abandon_grid();  // Called after a fault in the running grid.
 unsigned running_thread_index();
+unsigned running_thread_count();  // Of the block.
 // Fails unless the running kernel's target has an instruction: `capability` or later, or if `specific` exactly that one.
 void require_target(int capability, bool specific, const char* instruction, const Place& place);
+void set_running_thread(unsigned thread);
+// Waits until the 128 threads of the running thread's warpgroup wait for the same; then `complete` is called once, with
+// the first of them.
+void wait_for_warpgroup(void (*complete)(unsigned first), const Place& place);
 std::string running_thread();  // ", block (0, 0, 0), thread (1, 0, 0)"; empty if no kernel is running.
 
 // ---- Tensor cores (mma.cpp): computes the products of the 32 lanes of a warp; false if the lanes disagree on the
@@ -102,7 +107,6 @@ bool multiply_in_warp(const MmaCall* const* lanes);
 // Loads of matrix fragments (matrices.cpp), by the lanes of the warp that starts at thread `first`; false if the lanes
 // disagree on the form.
 bool load_in_warp(const MatricesCall* const* lanes, unsigned first);
-void set_running_thread(unsigned thread);
 
 // ---- Work in stream order (queue.cpp).
 struct Operation {

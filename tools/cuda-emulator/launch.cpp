@@ -81,7 +81,8 @@ CUDA_API cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
     const Function* function = as_function(handle);
     if (!function || !is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
     if (extra || (!parameters && function->kernel->parameter_count)) return CUDA_ERROR_INVALID_VALUE;
-    Launch launch{function->kernel, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, {}, function->target};
+    Launch launch{function->kernel, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, {},
+                  function->target};
     if (CUresult refused = check_limits(function, launch)) return refused;
     for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
         const auto* bytes = static_cast<const unsigned char*>(parameters[i]);

@@ -39,6 +39,7 @@ const Settings& settings() {
         is("CUDA_LAUNCH_BLOCKING", "1"),
         is("CUDA_EMULATOR_ORDER", "reverse"),
         is("CUDA_EMULATOR_COPIES", "early"),
+        is("CUDA_EMULATOR_PRODUCTS", "early"),
     };
     return read;
 }

@@ -1,0 +1,97 @@
+// Kernels for the emulator's own tests: products of warpgroups, right and with faults.
+#include "wgmma.cuh"
+
+// Unlike kernels/, these kernels take plain arguments instead of one parameter struct.
+#undef KERNEL
+#define KERNEL(name) extern "C" __global__ void KERNEL_NAME(name)
+
+constexpr u32 ROWS = 64, GROUP = 1024;
+
+// Where element (line, k) of an operand is that starts at `start` and has DEPTH numbers along k, swizzled.
+template <bool TF32, bool MAJOR_LINES, u32 DEPTH>
+static __device__ u32 place(u32 start, u32 line, u32 k) {
+    const u32 along_k = start + line / 8 * GROUP + line % 8 * 128 + k * (TF32 ? 4 : 2);
+    const u32 along_lines = start + line / 64 * (DEPTH / 8 * GROUP) + k / 8 * GROUP + k % 8 * 128 + line % 64 * 2;
+    const u32 address = MAJOR_LINES ? along_lines : along_k;
+    return address ^ (address >> 7 & 7) << 4;
+}
+
+// Copies an operand, [line][k] in memory, to shared memory by plain stores.
+template <bool TF32, bool MAJOR_LINES, u32 DEPTH>
+static __device__ void fill(u8* memory, u32 start, const u8* from, u32 lines) {
+    constexpr u32 SIZE = TF32 ? 4 : 2;
+    for (u32 i = threadIdx.x; i < lines * DEPTH; i += blockDim.x) {
+        const u32 to = place<TF32, MAJOR_LINES, DEPTH>(start, i / DEPTH, i % DEPTH) - shared_address(memory);
+        if (TF32) {
+            *reinterpret_cast<u32*>(memory + to) = *reinterpret_cast<const u32*>(from + i * SIZE);
+        } else {
+            *reinterpret_cast<unsigned short*>(memory + to) = *reinterpret_cast<const unsigned short*>(from + i * SIZE);
+        }
+    }
+}
+
+// The descriptor of an operand's step of 32 bytes along k.
+template <bool MAJOR_LINES, u32 DEPTH>
+static __device__ u64 step_descriptor(u32 start, u32 step) {
+    return operand_descriptor(start + step * (MAJOR_LINES ? 2 * GROUP : 32), DEPTH / 8 * GROUP, GROUP);
+}
+
+// Each warpgroup computes d [64][2N] += a [64][DEPTH] · b [2N][DEPTH]ᵀ, four products in two groups; warpgroup w's rows
+// of `a` and `d` are 64w to 64w + 63.
+template <bool TF32, bool LEFT_MAJOR_LINES, bool RIGHT_MAJOR_LINES, bool REGISTERS, u32 N>
+static __device__ void multiply(const u8* a, const u8* b, float* d) {
+    constexpr u32 DEPTH = TF32 ? 32 : 64, SIZE = TF32 ? 4 : 2, COLS = 2 * N;
+    DYNAMIC_SHARED(u8, memory);
+    const u32 start = (shared_address(memory) + 1023) / 1024 * 1024, groups = blockDim.x / 128;
+    for (u32 group = 0; group < groups; ++group) {
+        fill<TF32, LEFT_MAJOR_LINES, DEPTH>(memory, start + group * ROWS * 128, a + group * ROWS * DEPTH * SIZE, ROWS);
+    }
+    fill<TF32, RIGHT_MAJOR_LINES, DEPTH>(memory, start + groups * ROWS * 128, b, COLS);
+    fence_async_proxy();
+    __syncthreads();
+    const u32 group = threadIdx.x / 128, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    const u32 top = warp * 16 + lane / 4, left = start + group * ROWS * 128, right = start + groups * ROWS * 128;
+    float sums[N];
+    for (u32 i = 0; i < N; ++i) sums[i] = d[(top + i / 2 % 2 * 8) * COLS + i / 4 * 8 + lane % 4 * 2 + i % 2];
+    u32 words[4][4];
+    for (u32 i = 0; i < 16; ++i) {
+        const u32 row = top + i % 2 * 8, word = i / 4 * 8 + lane % 4 + i / 2 % 2 * 4;
+        words[i / 4][i % 4] = *reinterpret_cast<const u32*>(a + row * DEPTH * SIZE + word * 4);
+    }
+    wgmma_fence();
+    for (u32 step = 0; step < 4; ++step) {
+        const u64 b_step = step_descriptor<RIGHT_MAJOR_LINES, DEPTH>(right, step);
+        if constexpr (REGISTERS) {
+            wgmma<TF32, RIGHT_MAJOR_LINES>(sums, words[step], b_step);
+        } else {
+            const u64 a_step = step_descriptor<LEFT_MAJOR_LINES, DEPTH>(left, step);
+            wgmma<TF32, LEFT_MAJOR_LINES, RIGHT_MAJOR_LINES>(sums, a_step, b_step);
+        }
+        if (step % 2 == 1) wgmma_commit();
+    }
+    wgmma_wait<1>();
+    wgmma_wait<0>();
+    for (u32 i = 0; i < N; ++i) d[(top + i / 2 % 2 * 8) * COLS + i / 4 * 8 + lane % 4 * 2 + i % 2] = sums[i];
+}
+
+KERNEL(planted_wgmma_32)(const u8* a, const u8* b, float* d) { multiply<false, false, false, false, 16>(a, b, d); }
+KERNEL(planted_wgmma_64)(const u8* a, const u8* b, float* d) { multiply<false, false, false, false, 32>(a, b, d); }
+KERNEL(planted_wgmma_128)(const u8* a, const u8* b, float* d) { multiply<false, false, false, false, 64>(a, b, d); }
+KERNEL(planted_wgmma_256)(const u8* a, const u8* b, float* d) { multiply<false, false, false, false, 128>(a, b, d); }
+KERNEL(planted_wgmma_left_lines)(const u8* a, const u8* b, float* d) {
+    multiply<false, true, false, false, 64>(a, b, d);
+}
+KERNEL(planted_wgmma_right_lines)(const u8* a, const u8* b, float* d) {
+    multiply<false, false, true, false, 128>(a, b, d);
+}
+KERNEL(planted_wgmma_lines)(const u8* a, const u8* b, float* d) { multiply<false, true, true, false, 64>(a, b, d); }
+KERNEL(planted_wgmma_registers)(const u8* a, const u8* b, float* d) {
+    multiply<false, false, false, true, 64>(a, b, d);
+}
+KERNEL(planted_wgmma_registers_lines)(const u8* a, const u8* b, float* d) {
+    multiply<false, false, true, true, 32>(a, b, d);
+}
+KERNEL(planted_wgmma_tf32)(const u8* a, const u8* b, float* d) { multiply<true, false, false, false, 64>(a, b, d); }
+KERNEL(planted_wgmma_tf32_registers)(const u8* a, const u8* b, float* d) {
+    multiply<true, false, false, true, 16>(a, b, d);
+}
