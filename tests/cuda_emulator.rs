@@ -1,6 +1,7 @@
 //! Tests of the CUDA emulator: the faults that it must catch, unmodified cudarc on it, and every kernel against a plain
 //! computation.
 
+mod asynchrony;
 mod blas;
 mod captures;
 mod device;

@@ -161,6 +161,26 @@ fn raises_the_shared_memory_limit_on_request() {
     });
 }
 
+#[test]
+fn has_the_shared_memory_of_each_capability() {
+    for (capability, kilobytes) in
+        [("7.5", "64"), ("8.0", "163"), ("8.6", "99"), ("8.9", "99"), ("9.0", "227"), ("10.0", "227"), ("12.0", "99")]
+    {
+        on_emulator(&[("CUDA_EMULATOR_CC", capability), ("KILOBYTES", kilobytes)], || {
+            use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+            use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let bytes = 1024 * std::env::var("KILOBYTES").expect("set above").parse::<i32>().expect("a number");
+            let device = Device::new();
+            let limit = device.context.attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
+            assert_eq!(limit, Ok(bytes));
+            let function = device.kernel("planted_dynamic_shared_f32");
+            function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes).unwrap();
+            let refused = function.set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes + 1);
+            assert_eq!(code(refused), CUresult::CUDA_ERROR_INVALID_VALUE);
+        });
+    }
+}
+
 fn assert_fault(kernel: &str, error: CUresult) {
     let device = Device::new();
     let values = device.upload(&[1.0f32; 256]);

@@ -9,6 +9,7 @@ mod optimizer;
 mod pooling;
 mod shared;
 mod tensor;
+mod wgmma;
 
 use crate::cuda_emulator::device::Device;
 

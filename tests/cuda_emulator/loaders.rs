@@ -22,6 +22,19 @@ fn refuses_the_images_that_a_real_driver_refuses() {
     });
 }
 
+/// PTX for sm_90a has instructions that only this capability has.
+#[test]
+fn loads_specific_targets_on_exactly_their_capability() {
+    for (capability, loads) in [("8.9", ""), ("9.0", "1"), ("10.0", ""), ("12.0", "")] {
+        on_emulator(&[("CUDA_EMULATOR_CC", capability), ("LOADS", loads)], || {
+            let image = image(&["sgd_f32"]).replace("sm_75", "sm_90a");
+            let loaded = Device::new().context.load_module(Ptx::from_src(image)).map(|_| ()).map_err(|error| error.0);
+            let loads = std::env::var("LOADS").is_ok_and(|value| value == "1");
+            assert_eq!(loaded, if loads { Ok(()) } else { Err(CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU) });
+        });
+    }
+}
+
 /// PTX in the format that NVRTC writes.
 #[test]
 fn loads_the_ptx_that_nvrtc_writes() {

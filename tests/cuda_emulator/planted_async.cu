@@ -60,9 +60,84 @@ KERNEL(planted_matrices)(const u32* from, u32* to) {
     }
 }
 
+KERNEL(planted_shared_address)(u32* to) {
+    DYNAMIC_SHARED(u8, memory);
+    if (threadIdx.x == 0) *to = shared_address(memory);
+}
+
 KERNEL(planted_reductions)(const u32* from, u32* to) {
     const u32 value = from[threadIdx.x];
     to[threadIdx.x * 3] = __reduce_max_sync(ALL_LANES, value);
     to[threadIdx.x * 3 + 1] = __reduce_min_sync(ALL_LANES, value);
     to[threadIdx.x * 3 + 2] = __umulhi(value, 0x90000001u);
+}
+
+// What planted_copy_fault does wrong.
+enum CopyFault : u32 {
+    NO_COPY_FAULT,
+    NO_WAIT,
+    NO_WAIT_PLAIN,
+    NO_BARRIER,
+    MISALIGNED_TARGET,
+    MISALIGNED_SOURCE,
+    OUTSIDE_SHARED,
+    OUTSIDE_SOURCE,
+    TARGET_WRITTEN,
+    UNFINISHED,
+    REFILLED_EARLY,
+};
+
+// to[i] = from[4 (i + 1)], copied by the thread's neighbour to a slot of shared memory that is then filled again.
+KERNEL(planted_copy_fault)(const u32* from, u32* to, u32 fault) {
+    DYNAMIC_SHARED(u32, slots);
+    const u32 start = shared_address(slots), neighbour = (threadIdx.x + 1) % BLOCK * 4;
+    u32 slot = start + threadIdx.x * 16;
+    const u32* source = from + threadIdx.x * 4;
+    if (fault == MISALIGNED_TARGET) slot += 8;
+    if (fault == MISALIGNED_SOURCE) source += 1;
+    if (fault == OUTSIDE_SHARED) slot += 16;
+    if (fault == OUTSIDE_SOURCE) source += BLOCK * 4 + 4;
+    copy_async<16>(slot, source, true);
+    commit_copies();
+    if (fault == TARGET_WRITTEN) store_shared(slot, 1);
+    if (fault == UNFINISHED) return;
+    if (fault != NO_WAIT && fault != NO_WAIT_PLAIN) wait_copies<0>();
+    if (fault != NO_BARRIER) __syncthreads();
+    const u32 value = fault == NO_WAIT_PLAIN ? slots[neighbour] : load_shared(start + neighbour * 4);
+    if (fault == NO_WAIT_PLAIN) wait_copies<0>();
+    if (fault != REFILLED_EARLY) __syncthreads();
+    copy_async<16>(slot, from + BLOCK * 4, true);
+    commit_copies();
+    wait_copies<0>();
+    to[threadIdx.x] = value;
+}
+
+// What planted_matrices_fault does wrong.
+enum MatricesFault : u32 {
+    NO_MATRICES_FAULT,
+    MISSING_LANE,
+    TWO_FORMS,
+    MISALIGNED_ROW,
+    OUTSIDE_ROW,
+    OUTSIDE_WORD,
+    STATIC_MEMORY,
+    NO_SYNCWARP,
+};
+
+KERNEL(planted_matrices_fault)(u32* to, u32 fault) {
+    __shared__ u32 elsewhere[4];
+    DYNAMIC_SHARED(u32, words);
+    const u32 start = shared_address(fault == STATIC_MEMORY ? elsewhere : words), lane = threadIdx.x;
+    for (u32 i = 0; i < 4; ++i) store_shared(start + (lane * 4 + i) * 4 + (fault == OUTSIDE_WORD ? 4 : 0), i);
+    if (fault != NO_SYNCWARP) __syncwarp();
+    u32 row = start + lane * 16;
+    if (fault == MISALIGNED_ROW) row += 4;
+    if (fault == OUTSIDE_ROW) row += 16;
+    u32 loaded[4] = {};
+    if (fault == TWO_FORMS && lane % 2) {
+        load_matrices<true>(loaded, row);
+    } else if (fault != MISSING_LANE || lane != 5) {
+        load_matrices<false>(loaded, row);
+    }
+    to[lane] = loaded[0];
 }

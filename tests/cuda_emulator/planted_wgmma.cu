@@ -95,3 +95,99 @@ KERNEL(planted_wgmma_tf32)(const u8* a, const u8* b, float* d) { multiply<true, 
 KERNEL(planted_wgmma_tf32_registers)(const u8* a, const u8* b, float* d) {
     multiply<true, false, false, true, 16>(a, b, d);
 }
+
+// What planted_wgmma_fault does wrong.
+enum WgmmaFault : u32 {
+    NO_FAULT,
+    NO_PROXY_FENCE,
+    NO_PROXY_FENCE_COPIES,
+    NO_PROXY_FENCE_PLAIN,
+    PROXY_FENCE_LAST,
+    NO_FENCE,
+    NO_SECOND_FENCE,
+    READ_EARLY,
+    CHANGED_EARLY,
+    WRONG_STRIDE,
+    NOT_SWIZZLED,
+    OTHER_LAYOUT,
+    BASE_OFFSET,
+    OUTSIDE,
+    MISSING_THREAD,
+    MISSING_PRODUCT,
+    TWO_DESCRIPTORS,
+    OVERWRITTEN,
+    OVERWRITTEN_BY_COPY,
+    REFILLED_EARLY,
+    REUSED_REGISTERS,
+    UNFINISHED,
+    UNCOMMITTED,
+    NO_WARPGROUP,
+};
+
+// Copies 64 or 32 lines of 64 halves to shared memory.
+static __device__ void fill_lines(u8* memory, u32 start, const u32* from, u32 lines, u32 fault) {
+    for (u32 chunk = threadIdx.x; chunk < lines * 8; chunk += blockDim.x) {
+        u32 to = start + chunk * 16;
+        if (fault != NOT_SWIZZLED) to ^= (to >> 7 & 7) << 4;
+        if (fault == NO_PROXY_FENCE_COPIES) {
+            copy_async<16>(to, from + chunk * 4, true);
+        } else if (fault == NO_PROXY_FENCE_PLAIN) {
+            *reinterpret_cast<uint4*>(memory + (to - shared_address(memory))) =
+                *reinterpret_cast<const uint4*>(from + chunk * 4);
+        } else {
+            for (u32 i = 0; i < 4; ++i) store_shared(to + i * 4, from[chunk * 4 + i]);
+        }
+    }
+    commit_copies();
+    wait_copies<0>();
+    const bool fenced = fault != NO_PROXY_FENCE && fault != NO_PROXY_FENCE_COPIES && fault != NO_PROXY_FENCE_PLAIN;
+    if (fenced && fault != PROXY_FENCE_LAST) fence_async_proxy();
+    __syncthreads();
+    if (fault == PROXY_FENCE_LAST) fence_async_proxy();
+}
+
+// d [64][32] = a [64][16] · b [32][16]ᵀ of the first halves of lines of 64, twice.
+KERNEL(planted_wgmma_fault)(const u32* a, const u32* b, float* d, u32 fault) {
+    DYNAMIC_SHARED(u8, memory);
+    const u32 start = (shared_address(memory) + 1023) / 1024 * 1024, right = start + ROWS * 128;
+    fill_lines(memory, start, a, ROWS, fault);
+    fill_lines(memory, right, b, 32, fault);
+    const u32 outside = fault == OUTSIDE ? 32 * 128 : 0, stride = fault == WRONG_STRIDE ? GROUP / 2 : GROUP;
+    const u32 last = threadIdx.x == 127;
+    u64 left_descriptor = operand_descriptor(start, 0, stride);
+    u64 right_descriptor = operand_descriptor(right + outside, 0, stride);
+    if (fault == OTHER_LAYOUT) right_descriptor ^= 3ull << 62;
+    if (fault == BASE_OFFSET) right_descriptor |= 1ull << 49;
+    if (fault == TWO_DESCRIPTORS && last) left_descriptor += 2;
+    if (fault == MISSING_THREAD && last) return;
+    float sums[16] = {};
+    if (fault != NO_FENCE) wgmma_fence();
+    if (fault == REUSED_REGISTERS) {
+        const u32 row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4, word = threadIdx.x % 4;
+        u32 words[4];
+        for (u32 i = 0; i < 4; ++i) words[i] = a[(row + i % 2 * 8) * 32 + word + i / 2 * 4];
+        wgmma<false, false>(sums, words, right_descriptor);
+        wgmma<false, false>(sums, words, right_descriptor);
+        for (u32 i = 0; i < 4; ++i) words[i] = 0;
+        wgmma_commit();
+        wgmma_wait<0>();
+    } else {
+        wgmma<false, false, false>(sums, left_descriptor, right_descriptor);
+        if (fault != MISSING_PRODUCT || !last) wgmma<false, false, false>(sums, left_descriptor, right_descriptor);
+    }
+    if (fault != UNCOMMITTED) wgmma_commit();
+    if (fault == OVERWRITTEN) store_shared(start + threadIdx.x * 16, 0);
+    if (fault == OVERWRITTEN_BY_COPY) copy_async<16>(start + threadIdx.x * 16, a, true);
+    if (fault == CHANGED_EARLY && last) sums[3] += 1.0f;
+    const float early = sums[0];
+    if (fault == UNFINISHED) return;
+    wgmma_wait<0>();
+    if (fault == READ_EARLY) sums[0] = early;
+    if (fault == NO_SECOND_FENCE) wgmma<false, false, false>(sums, left_descriptor, right_descriptor);
+    if (fault != REFILLED_EARLY) __syncthreads();
+    store_shared(start + (127 - threadIdx.x) * 16, 0);
+    for (u32 i = 0; i < 16; ++i) {
+        const u32 row = threadIdx.x / WARP * 16 + threadIdx.x % WARP / 4 + i / 2 % 2 * 8;
+        d[row * 32 + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2] = sums[i];
+    }
+}

@@ -131,7 +131,9 @@ fn fingerprint(compiler: &str) -> String {
         hash.update(fs::read(&file).expect("a source file is readable"));
     }
     MODULES.iter().for_each(|module| hash.update(format!("{}{:?}", module.name, module.defines)));
-    hash.update(format!("{ALL:?}{FOR_KERNELS:?}{FOR_RACES:?}{FOR_DRIVER:?}{FOR_PRODUCTS:?}{DRIVER:?}{DRIVER_PRODUCTS:?}"));
+    hash.update(format!(
+        "{ALL:?}{FOR_KERNELS:?}{FOR_RACES:?}{FOR_DRIVER:?}{FOR_PRODUCTS:?}{DRIVER:?}{DRIVER_PRODUCTS:?}"
+    ));
     hash.update(Command::new(compiler).arg("--version").output().map(|o| o.stdout).unwrap_or_default());
     let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     for line in processor.lines().take_while(|line| !line.is_empty()) {

@@ -262,8 +262,11 @@ void poison_shared() {
 
 }  // namespace
 
+Target running_target{0, false};
+
 void run_grid(const Launch& request) {
     launch = &request;
+    running_target = request.target;
     in_kernel = true;
     parameters.clear();
     for (const auto& bytes : request.parameters) parameters.push_back(const_cast<unsigned char*>(bytes.data()));
@@ -314,9 +317,7 @@ void wait_for_warpgroup(void (*complete)(unsigned first), const Place& place) {
     stop_and_wait();
 }
 
-void require_target(int capability, bool specific, const char* instruction, const Place& place) {
-    const Target& target = launch->target;
-    if (specific ? target.specific && target.capability == capability : target.capability >= capability) return;
+void fail_target(int capability, bool specific, const char* instruction, const Place& place) {
     const std::string needed = "sm_" + std::to_string(capability) + (specific ? "a" : "");
     fail_at(CUDA_ERROR_LAUNCH_FAILED, std::string(instruction) + " needs a module for " + needed, place);
 }

@@ -17,23 +17,26 @@ namespace copies {
 namespace {
 
 struct Copy {
-    uint32_t to;
-    unsigned bytes, present;
     const void* from;
+    uint32_t to;
+    uint8_t bytes, present;
     Place place;
-    const void* pc;
 
-    char* target() const { return shared::at(to, bytes, "cp.async writes", place); }
+    char* target() const { return shared::memory + to; }
 
     void note_race_accesses() const {
-        if (!races::checking) return;
-        if (present) races::read(from, present, pc);
-        races::write(target(), bytes, pc);
+        if (present) races::read(from, present, place.pc);
+        races::write(target(), bytes, place.pc);
     }
 
     void make() const {
-        memcpy(target(), from, present);
-        memset(target() + present, 0, bytes - present);
+        if (present == 0) {
+            memset(target(), 0, bytes);
+        } else if (bytes == 16) {
+            memcpy(target(), from, 16);  // Of constant size, because most copies have it.
+        } else {
+            memcpy(target(), from, bytes);
+        }
     }
 };
 
@@ -56,7 +59,8 @@ struct Thread {
 };
 
 std::vector<Thread> threads;
-bool used = false;  // By the block.
+bool used = false;   // By the block.
+bool early = false;  // Whether copies are made when they are issued.
 
 // The latest source's allocation, because most copies read the same few.
 const Allocation* source = nullptr;
@@ -77,6 +81,7 @@ void check_source(const void* from, unsigned bytes, const Place& place) {
 
 void begin_block(unsigned count) {
     if (threads.size() < count) threads.resize(count);
+    early = settings().early_copies;
     if (!used) return;
     used = false;
     source = nullptr;
@@ -102,20 +107,23 @@ using copies::Thread;
 using copies::threads;
 
 void emulator_copy_async(unsigned to, const void* from, unsigned bytes, unsigned present, const char* file, int line) {
-    const Place place{file, line};
+    const Place place{file, line, __builtin_return_address(0)};
     require_target(80, false, "cp.async", place);
-    const copies::Copy copy{to, bytes, present, from, place, __builtin_return_address(0)};
-    char* target = copy.target();
+    char* const target = shared::at(to, bytes, "cp.async writes", place);
     if (reinterpret_cast<uintptr_t>(from) % bytes) {
         fail_at(CUDA_ERROR_MISALIGNED_ADDRESS, "the source of cp.async is not aligned", place);
     }
     shared::check_settled(to, bytes, "cp.async writes", place);
     if (present) copies::check_source(from, present, place);
-    copy.note_race_accesses();
-    copy.make();  // An unreadable source faults here.
-    if (!settings().early_copies) memset(target, 0xff, bytes);
-    shared::note_copy(to, bytes);
-    threads[running_thread_index()].copies.push_back(copy);
+    Thread& thread = threads[running_thread_index()];
+    thread.copies.push_back({from, to, static_cast<uint8_t>(bytes), static_cast<uint8_t>(present), place});
+    if (races::checking) thread.copies.back().note_race_accesses();
+    if (copies::early) {
+        thread.copies.back().make();
+    } else {
+        memset(target, 0xff, bytes);
+    }
+    shared::set_states(to, bytes, shared::IN_FLIGHT);
     copies::used = true;
 }
 
@@ -128,12 +136,13 @@ void emulator_commit_copies() {
 void emulator_wait_copies(unsigned pending) {
     Thread& thread = threads[running_thread_index()];
     while (thread.ends.size() - thread.waited > pending) {
-        const size_t end = thread.ends[thread.waited];
-        for (size_t i = thread.first(); i < end; ++i) {
-            const copies::Copy& copy = thread.copies[i];
-            copy.note_race_accesses();
-            if (!settings().early_copies) copy.make();
-            shared::note_write(copy.to, copy.bytes);
+        const copies::Copy* const first = thread.copies.data();
+        const uint32_t written = shared::written_state();
+        for (const copies::Copy* it = first + thread.first(); it < first + thread.ends[thread.waited]; ++it) {
+            const copies::Copy& copy = *it;
+            if (races::checking) copy.note_race_accesses();
+            if (!copies::early) copy.make();
+            shared::set_states(copy.to, copy.bytes, written);
         }
         ++thread.waited;
     }

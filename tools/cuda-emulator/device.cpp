@@ -33,28 +33,30 @@ CUresult check_context() {
 // Device attributes by CUdevice_attribute number; all others are zero.
 static int attribute(int which) {
     static const std::map<int, int> values = {
-        {1, 1024},                                     // Threads per block
-        {2, 1024},                                     // Block x
-        {3, 1024},                                     // Block y
-        {4, 64},                                       // Block z
-        {5, 2147483647},  {6, 65535},  {7, 65535},     // Grid
-        {8, 48 * 1024},                                // Shared memory per block
-        {9, 64 * 1024},                                // Constant memory
-        {10, 32},                                      // Warp
-        {12, 65536},                                   // Registers per block
-        {13, 1000000},                                 // Clock, kHz
-        {16, 1},                                       // Multiprocessors: one block at a time
-        {19, 1},                                       // Maps host memory
-        {31, 1},                                       // Concurrent kernels
-        {36, 1000000},    {37, 1024},  {38, 1 << 16},  // Memory clock, bus width, second-level cache
-        {39, 2048},                                    // Threads per multiprocessor
-        {40, 1},                                       // Copy engines
-        {41, 1},                                       // Unified addressing
-        {81, 228 * 1024}, {82, 65536},                 // Shared memory and registers per multiprocessor
-        {97, 227 * 1024},                              // Shared memory per block, opted in
-        {106, 32},                                     // Blocks per multiprocessor
-        {115, 1},                                      // Memory pools
+        {1, 1024},                                   // Threads per block
+        {2, 1024},                                   // Block x
+        {3, 1024},                                   // Block y
+        {4, 64},                                     // Block z
+        {5, 2147483647}, {6, 65535}, {7, 65535},     // Grid
+        {8, 48 * 1024},                              // Shared memory per block
+        {9, 64 * 1024},                              // Constant memory
+        {10, 32},                                    // Warp
+        {12, 65536},                                 // Registers per block
+        {13, 1000000},                               // Clock, kHz
+        {16, 1},                                     // Multiprocessors: one block at a time
+        {19, 1},                                     // Maps host memory
+        {31, 1},                                     // Concurrent kernels
+        {36, 1000000},   {37, 1024}, {38, 1 << 16},  // Memory clock, bus width, second-level cache
+        {39, 2048},                                  // Threads per multiprocessor
+        {40, 1},                                     // Copy engines
+        {41, 1},                                     // Unified addressing
+        {82, 65536},                                 // Registers per multiprocessor
+        {106, 32},                                   // Blocks per multiprocessor
+        {115, 1},                                    // Memory pools
     };
+    constexpr int RESERVED = 1024;  // Of a multiprocessor's shared memory, for each block, since 8.0.
+    if (which == 81) return largest_shared() + (settings().capability < 80 ? 0 : RESERVED);
+    if (which == 97) return largest_shared();
     if (which == 75) return settings().capability / 10;
     if (which == 76) return settings().capability % 10;
     auto found = values.find(which);

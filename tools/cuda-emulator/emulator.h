@@ -30,6 +30,7 @@ struct Settings {
     bool early_copies, early_products;  // These happen as early as allowed instead of as late.
 };
 const Settings& settings();
+int largest_shared();  // The most shared memory that a block can have, in bytes.
 
 // ---- The global lock, and the check at the start of every call (device.cpp).
 std::recursive_mutex& lock();
@@ -94,7 +95,13 @@ void abandon_grid();  // Called after a fault in the running grid.
 unsigned running_thread_index();
 unsigned running_thread_count();  // Of the block.
 // Fails unless the running kernel's target has an instruction: `capability` or later, or if `specific` exactly that one.
-void require_target(int capability, bool specific, const char* instruction, const Place& place);
+extern Target running_target;
+[[noreturn]] void fail_target(int capability, bool specific, const char* instruction, const Place& place);
+inline void require_target(int capability, bool specific, const char* instruction, const Place& place) {
+    const Target target = running_target;
+    const bool has = specific ? target.specific && target.capability == capability : target.capability >= capability;
+    if (!has) fail_target(capability, specific, instruction, place);
+}
 void set_running_thread(unsigned thread);
 // Waits until the 128 threads of the running thread's warpgroup wait for the same; then `complete` is called once, with
 // the first of them.

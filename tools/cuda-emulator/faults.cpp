@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "emulator.h"
+#include "races.h"
 #include "shared.h"
 
 namespace emulator {
@@ -126,7 +127,8 @@ void fail_running(CUresult error, const std::string& message) {
 }
 
 void fail_at(CUresult error, const std::string& message, const Place& place) {
-    fail_running(error, place.file ? message + ", at " + place.file + ":" + std::to_string(place.line) : message);
+    const std::string line = place.file ? std::string(", at ") + place.file + ":" + std::to_string(place.line) : "";
+    fail_running(error, message + line + races::line_of(place.pc));
 }
 
 CUresult run_guarded(const std::string& what, const std::function<CUresult()>& body) {

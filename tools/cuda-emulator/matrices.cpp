@@ -58,7 +58,7 @@ bool load_in_warp(const MatricesCall* const* lanes, unsigned first) {
         const MatricesCall& call = *lanes[lane];
         if (call.transposed != lanes[0]->transposed) return false;
         const Place place{call.file, call.line};
-        set_running_thread(first + lane);
+        if (shared::is_outside(call.from, ROW_BYTES)) set_running_thread(first + lane);  // For the error.
         warp.rows[lane] = shared::at(call.from, ROW_BYTES, "ldmatrix reads", place);
         shared::check_settled(call.from, ROW_BYTES, "ldmatrix reads", place);
     }

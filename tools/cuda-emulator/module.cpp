@@ -158,7 +158,7 @@ CUDA_API cuFuncSetAttribute(CUfunction handle, int which, int value) {
     Function* function = as_function(handle);
     if (!function) return CUDA_ERROR_INVALID_HANDLE;
     if (which != 8) return CUDA_SUCCESS;
-    if (value < 0 || value > 227 * 1024) return CUDA_ERROR_INVALID_VALUE;
+    if (value < 0 || value > largest_shared()) return CUDA_ERROR_INVALID_VALUE;
     function->shared_limit = value;
     return CUDA_SUCCESS;
 }

@@ -20,7 +20,9 @@ namespace {
 
 using wgmma::THREADS;
 
-constexpr uint32_t POISON = 0xffc0dead;  // A NaN.
+bool early = false;  // Whether products happen when they are issued.
+
+constexpr uint32_t POISON = 0xffa0dead;  // A signalling NaN, so that even adding to it changes it.
 
 // The accumulators of unfinished products that add to the same ones.
 struct Accumulators {
@@ -40,19 +42,24 @@ struct Accumulators {
     }
     void take(unsigned thread, float* d) {
         registers[thread] = d;
-        for (unsigned i = 0; i < count(); ++i) tile[wgmma::element(thread, i, cols)] = d[i];
-        if (settings().early_products) return;
+        for (unsigned i = 0; i < count(); i += 2) memcpy(&tile[wgmma::element(thread, i, cols)], d + i, 8);
+        if (early) return;
         for (unsigned i = 0; i < count(); ++i) memcpy(d + i, &POISON, 4);
+    }
+    void give(unsigned thread) const {
+        float* const d = registers[thread];
+        for (unsigned i = 0; i < count(); i += 2) memcpy(d + i, &tile[wgmma::element(thread, i, cols)], 8);
     }
     // Whether the program left a thread's accumulators as they are until the products are finished.
     bool untouched(unsigned thread, const std::vector<float>& expected) const {
+        uint32_t changed = 0;
         for (unsigned i = 0; i < count(); ++i) {
-            const void* value = settings().early_products
-                                    ? static_cast<const void*>(&expected[wgmma::element(thread, i, cols)])
-                                    : &POISON;
-            if (memcmp(registers[thread] + i, value, 4) != 0) return false;
+            uint32_t found, left = POISON;
+            memcpy(&found, registers[thread] + i, 4);
+            if (early) memcpy(&left, &expected[wgmma::element(thread, i, cols)], 4);
+            changed |= found ^ left;
         }
-        return true;
+        return !changed;
     }
 };
 
@@ -130,9 +137,10 @@ size_t find_accumulators(Warpgroup& group, unsigned thread, const float* d, unsi
 }
 
 void check_visible(const Issued& product) {
+    uint32_t visible = 0;
     const auto check = [&](uint32_t address) {
         shared::at(address, 16, "a product reads", product.place);
-        shared::check_visible(address, product.place);
+        shared::check_visible(address, visible, product.place);
     };
     for_chunks(product, true, true, check);
 }
@@ -176,9 +184,7 @@ void write_back(const Accumulators& sums, const std::vector<float>& expected, un
             set_running_thread(first + thread);
             fail("the accumulators of a product were changed before it was waited for", sums.place);
         }
-        for (unsigned i = 0; i < sums.count(); ++i) {
-            sums.registers[thread][i] = sums.tile[wgmma::element(thread, i, sums.cols)];
-        }
+        sums.give(thread);
     }
 }
 
@@ -199,7 +205,7 @@ void finish(Warpgroup& group, const Issued& product, unsigned first) {
         note_reads(product, warp);
     }
     Accumulators& sums = group.accumulators[product.accumulators];
-    if (!settings().early_products) {
+    if (!early) {
         set_running_thread(first);
         check_visible(product);
         make(group, product);
@@ -236,6 +242,7 @@ void finish_groups(unsigned first) {
 
 void begin_block(unsigned threads) {
     if (warpgroups.size() < (threads + THREADS - 1) / THREADS) warpgroups.resize((threads + THREADS - 1) / THREADS);
+    early = settings().early_products;
     if (!used) return;
     used = false;
     for (Warpgroup& group : warpgroups) {
@@ -275,7 +282,7 @@ void emulator_wgmma(const WgmmaCall& call, const char* file, int line) {
     products::used = true;
     issue(of_thread(thread), thread % THREADS, product, call);
     if (races::checking && thread % wgmma::LANES == 0) note_reads(product, thread % THREADS / wgmma::LANES);
-    if (settings().early_products) wait_for_warpgroup(make_early, place);
+    if (early) wait_for_warpgroup(make_early, place);
 }
 
 void emulator_wgmma_fence(const char* file, int line) {

@@ -55,16 +55,17 @@ std::string memory(uintptr_t address, bool shared) {
 
 }  // namespace
 
+std::string line_of(const void* pc) {
+    const std::string lines = source(pc);
+    return lines.empty() ? lines : " (" + lines + ")";
+}
+
 void report(uintptr_t address, bool shared, Access now, Access earlier, const Mark& who) {
     static const char* const does[] = {"reads", "writes", "changes by an atomic"};
     static const char* const did[] = {"read", "wrote", "changed by an atomic"};
-    auto at = [](const void* pc) {
-        const std::string lines = source(pc);
-        return lines.empty() ? lines : " (" + lines + ")";
-    };
     fail_running(CUDA_ERROR_LAUNCH_FAILED, "a race in " + memory(address, shared) + ": it " + does[now.kind] +
-                                               at(now.pc) + " what " + name(who) + " " + did[earlier.kind] +
-                                               at(earlier.pc) + " without synchronisation");
+                                               line_of(now.pc) + " what " + name(who) + " " + did[earlier.kind] +
+                                               line_of(earlier.pc) + " without synchronisation");
 }
 
 }  // namespace races

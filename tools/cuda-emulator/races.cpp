@@ -6,6 +6,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "cuda_device.h"
@@ -193,9 +194,14 @@ static void check_cells(const void* at, size_t bytes, const Access& access, Visi
     }
 }
 
-void read(const void* from, size_t bytes, const void* pc) {
+static void check_read(const void* from, size_t bytes, const void* pc) {
     const auto visit = [](const Check& check, Cell& cell, uint32_t own) { check.read(cell, own); };
     check_cells(from, bytes, Access{Access::read, pc}, visit);
+}
+
+void read(const void* from, size_t bytes, const void* pc) {
+    const size_t before = reinterpret_cast<uintptr_t>(from) & ((1u << shift) - 1);
+    check_read(static_cast<const char*>(from) - before, std::max(bytes, size_t{1} << shift), pc);
 }
 
 void write(const void* to, size_t bytes, const void* pc) {
@@ -208,12 +214,12 @@ static bool is_dynamic(const void* at) {
 }
 
 static void note_read(const void* from, size_t bytes, const void* pc) {
-    if (is_dynamic(from)) shared::check_plain_read(from, bytes);
-    read(from, bytes, pc);
+    if (is_dynamic(from)) shared::check_plain_read(from, bytes, pc);
+    check_read(from, bytes, pc);
 }
 
 static void note_write(const void* to, size_t bytes, const void* pc) {
-    if (is_dynamic(to)) shared::note_plain_write(to, bytes);
+    if (is_dynamic(to)) shared::note_plain_write(to, bytes, pc);
     write(to, bytes, pc);
 }
 

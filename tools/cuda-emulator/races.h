@@ -28,7 +28,8 @@ void set_thread(unsigned thread);
 void pass_barrier();
 // All threads of `thread`'s warp have met in one __syncwarp.
 void pass_warp(unsigned thread);
-// Accesses of the running thread that the compiler does not report, by an instruction at `pc`.
+// Accesses of the running thread that the compiler does not report, by an instruction at `pc`. A read of part of what
+// the detector distinguishes counts as a read of the whole.
 void read(const void* from, size_t bytes, const void* pc);
 void write(const void* to, size_t bytes, const void* pc);
 // Hooks for the memory: device addresses were freed.
@@ -86,6 +87,7 @@ struct Access {
     enum Kind { read, write, atomic } kind;
     const void* pc;  // The program counter in the kernel; may be null.
 };
+std::string line_of(const void* pc);  // " (pool.cu:12)"; empty if `pc` is null.
 [[noreturn]] void report(uintptr_t address, bool shared, Access now, Access earlier, const Mark& who);
 
 }  // namespace races

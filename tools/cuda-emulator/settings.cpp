@@ -44,4 +44,17 @@ const Settings& settings() {
     return read;
 }
 
+int largest_shared() {
+    const int capability = settings().capability;
+    int kilobytes = 227;
+    if (capability < 80) {
+        kilobytes = 64;
+    } else if (capability == 80 || capability == 87) {
+        kilobytes = 163;
+    } else if (capability < 90 || capability >= 120) {
+        kilobytes = 99;
+    }
+    return kilobytes * 1024;
+}
+
 }  // namespace emulator

@@ -19,18 +19,13 @@ namespace {
 // promises no more than 16. An address is an offset in the whole range, so addresses and pointers have the same
 // alignment, as on a GPU.
 constexpr size_t LIMIT = 256 * 1024, GUARD = 64 * 1024;
-constexpr unsigned WORD = 4;
 constexpr unsigned char POISON = 0xff, CANARY = 0xfd;
 
 // The state of a word: 0 if it was not written, IN_FLIGHT, or a thread and the number of its fences before the write.
-constexpr uint32_t IN_FLIGHT = ~0u;
 constexpr unsigned FENCE_BITS = 21;
 
-char* memory = nullptr;
-uint32_t first = 0, end = 0;  // Addresses.
-uint32_t states[LIMIT / WORD];
+uint32_t all_states[LIMIT / WORD];
 uint32_t barriers = 0;
-bool dirty = false;   // Whether any state may differ from 0.
 bool fenced = false;  // Whether any thread has called fence_async_proxy().
 // For each thread, the number of barriers before each of its fences.
 std::vector<std::vector<uint32_t>> fences;
@@ -42,12 +37,6 @@ void set_up() {
     mprotect(memory + LIMIT, GUARD, PROT_NONE);
 }
 
-void set_states(uint32_t address, unsigned bytes, uint32_t state) {
-    dirty = true;
-    const uint32_t last = (address + bytes - 1) / WORD;
-    for (uint32_t word = address / WORD; word <= last; ++word) states[word] = state;
-}
-
 [[noreturn]] void fail(CUresult error, uint32_t address, const char* text, const char* what, const Place& place) {
     char where[64];
     snprintf(where, sizeof where, " byte %td of dynamic shared memory", static_cast<ptrdiff_t>(address) - first);
@@ -55,6 +44,11 @@ void set_states(uint32_t address, unsigned bytes, uint32_t state) {
 }
 
 }  // namespace
+
+char* memory = nullptr;
+uint32_t first = 0, end = 0;
+uint32_t* const states = all_states;
+bool dirty = false;
 
 char* start() { return memory + first; }
 
@@ -88,16 +82,17 @@ void end_block() {
 
 void pass_barrier() { ++barriers; }
 
-char* at(uint32_t address, unsigned bytes, const char* what, const Place& place) {
-    if (address < first || address > end || end - address < bytes) {
-        const std::string size = ", which has " + std::to_string(end - first) + " bytes";
-        fail(CUDA_ERROR_ILLEGAL_ADDRESS, address, size.c_str(), what, place);
-    }
-    if (address % bytes) {
+void fail_access(uint32_t address, unsigned bytes, const char* what, const Place& place) {
+    if (address >= first && address <= end && end - address >= bytes) {
         const std::string size = ", which is not aligned to " + std::to_string(bytes) + " bytes";
         fail(CUDA_ERROR_MISALIGNED_ADDRESS, address, size.c_str(), what, place);
     }
-    return memory + address;
+    const std::string size = ", which has " + std::to_string(end - first) + " bytes";
+    fail(CUDA_ERROR_ILLEGAL_ADDRESS, address, size.c_str(), what, place);
+}
+
+void fail_unsettled(uint32_t address, const char* what, const Place& place) {
+    fail(CUDA_ERROR_LAUNCH_FAILED, address, ", the destination of a copy that has not been waited for", what, place);
 }
 
 uint32_t address_of(const void* pointer) {
@@ -110,31 +105,17 @@ uint32_t address_of(const void* pointer) {
     return static_cast<uint32_t>(distance);
 }
 
-void note_write(uint32_t address, unsigned bytes) {
+uint32_t written_state() {
     const unsigned thread = running_thread_index();
-    const auto before = static_cast<uint32_t>(fences[thread].size());
-    set_states(address, bytes, (thread + 1) << FENCE_BITS | before);
+    return (thread + 1) << FENCE_BITS | static_cast<uint32_t>(fences[thread].size());
 }
 
-void note_copy(uint32_t address, unsigned bytes) { set_states(address, bytes, IN_FLIGHT); }
-
-void check_settled(uint32_t address, unsigned bytes, const char* what, const Place& place) {
-    const uint32_t last = (address + bytes - 1) / WORD;
-    for (uint32_t word = address / WORD; word <= last; ++word) {
-        if (states[word] != IN_FLIGHT) continue;
-        fail(CUDA_ERROR_LAUNCH_FAILED, address, ", the destination of a copy that has not been waited for", what,
-             place);
-    }
-}
-
-void check_visible(uint32_t address, const Place& place) {
+void check_visible(uint32_t address, uint32_t& visible, const Place& place) {
     static const char* const what = "a product reads";
-    check_settled(address, 16, what, place);
-    uint32_t checked = 0;
     for (uint32_t word = address / WORD; word < address / WORD + 4; ++word) {
         const uint32_t state = states[word];
-        if (state == checked) continue;
-        checked = state;
+        if (state == 0 || state == visible) continue;
+        if (state == IN_FLIGHT) fail_unsettled(address, what, place);
         const uint32_t before = state & ((1u << FENCE_BITS) - 1);
         const auto& of_thread = fences[(state >> FENCE_BITS) - 1];
         if (before == of_thread.size()) {
@@ -145,17 +126,18 @@ void check_visible(uint32_t address, const Place& place) {
             fail(CUDA_ERROR_LAUNCH_FAILED, address,
                  ", but the block has passed no barrier since the writing thread's fence_async_proxy()", what, place);
         }
+        visible = state;
     }
 }
 
-void note_plain_write(const void* to, size_t bytes) {
+void note_plain_write(const void* to, size_t bytes, const void* pc) {
     const uint32_t address = address_of(to);
-    check_settled(address, static_cast<unsigned>(bytes), "writes", Place{nullptr, 0});
+    check_settled(address, static_cast<unsigned>(bytes), "writes", Place{nullptr, 0, pc});
     note_write(address, static_cast<unsigned>(bytes));
 }
 
-void check_plain_read(const void* from, size_t bytes) {
-    check_settled(address_of(from), static_cast<unsigned>(bytes), "reads", Place{nullptr, 0});
+void check_plain_read(const void* from, size_t bytes, const void* pc) {
+    check_settled(address_of(from), static_cast<unsigned>(bytes), "reads", Place{nullptr, 0, pc});
 }
 
 }  // namespace shared

@@ -15,6 +15,7 @@ namespace emulator {
 struct Place {
     const char* file;
     int line;
+    const void* pc = nullptr;  // The program counter, if the line is not known.
 };
 
 namespace shared {
@@ -27,22 +28,47 @@ void pass_barrier();
 
 // ---- Memory. Addresses end at 256 KiB, and are not aligned to more than 16 bytes.
 char* start();
-// The memory of `bytes` aligned bytes at an address; the running thread fails if they are outside.
-char* at(uint32_t address, unsigned bytes, const char* what, const Place& place);
 uint32_t address_of(const void* pointer);
+// The block's memory, and the state of each of its words.
+extern char* memory;
+extern uint32_t first, end;  // Addresses.
+extern uint32_t* const states;
+extern bool dirty;  // Whether any state may differ from 0.
+constexpr unsigned WORD = 4;
+constexpr uint32_t IN_FLIGHT = ~0u;  // The state of a copy's destination before the wait.
+[[noreturn]] void fail_access(uint32_t address, unsigned bytes, const char* what, const Place& place);
+[[noreturn]] void fail_unsettled(uint32_t address, const char* what, const Place& place);
+
+inline bool is_outside(uint32_t address, unsigned bytes) {
+    return address < first || address > end || end - address < bytes || address & (bytes - 1);
+}
+// The memory of `bytes` aligned bytes at an address; the running thread fails if they are outside.
+inline char* at(uint32_t address, unsigned bytes, const char* what, const Place& place) {
+    if (is_outside(address, bytes)) fail_access(address, bytes, what, place);
+    return memory + address;
+}
 
 // ---- What is known about its words.
-// The running thread wrote these bytes through the generic proxy.
-void note_write(uint32_t address, unsigned bytes);
-// A copy to these bytes was issued and has not been waited for.
-void note_copy(uint32_t address, unsigned bytes);
+inline void set_states(uint32_t address, unsigned bytes, uint32_t state) {
+    const uint32_t last = (address + bytes - 1) / WORD;
+    for (uint32_t word = address / WORD; word <= last; ++word) states[word] = state;
+    dirty = true;
+}
+// The state of words that the running thread writes through the generic proxy now.
+uint32_t written_state();
+inline void note_write(uint32_t address, unsigned bytes) { set_states(address, bytes, written_state()); }
 // Fails if the bytes are the destination of a copy that has not been waited for.
-void check_settled(uint32_t address, unsigned bytes, const char* what, const Place& place);
-// Fails if 16 aligned bytes are not visible to wgmma.
-void check_visible(uint32_t address, const Place& place);
+inline void check_settled(uint32_t address, unsigned bytes, const char* what, const Place& place) {
+    const uint32_t last = (address + bytes - 1) / WORD;
+    for (uint32_t word = address / WORD; word <= last; ++word) {
+        if (states[word] == IN_FLIGHT) fail_unsettled(address, what, place);
+    }
+}
+// Fails if 16 aligned bytes are not visible to wgmma. `visible` is a state that is known to be, or 0.
+void check_visible(uint32_t address, uint32_t& visible, const Place& place);
 // note_write and check_settled for the accesses that the compiler reports, given a pointer.
-void note_plain_write(const void* to, size_t bytes);
-void check_plain_read(const void* from, size_t bytes);
+void note_plain_write(const void* to, size_t bytes, const void* pc);
+void check_plain_read(const void* from, size_t bytes, const void* pc);
 
 }  // namespace shared
 }  // namespace emulator

@@ -6,6 +6,7 @@
 #include "cuda_device.h"
 #include "emulator.h"
 #include "shared.h"
+#include "tensor.h"
 
 namespace emulator {
 namespace wgmma {
@@ -13,29 +14,12 @@ namespace {
 
 constexpr unsigned DEEPEST = 16, CHUNK = 16;
 
-typedef float Vector __attribute__((vector_size(32)));
-constexpr unsigned WIDTH = sizeof(Vector) / sizeof(float);
-
-// A half as a float. Unlike emulator_half_to_float it has no branches, so that loops of it are vectorised.
-inline float widen(uint16_t half) {
-    uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
-    float value;
-    memcpy(&value, &bits, 4);
-    value *= 0x1p112f;  // Exact, for subnormals too; for infinity and NaN the exponent is then set.
-    const uint32_t largest = bits >= 0x0f800000 ? 0x7f800000 : 0;
-    memcpy(&bits, &value, 4);
-    bits |= largest | static_cast<uint32_t>(half & 0x8000) << 16;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
 // The numbers of 16 bytes: eight halves, or four TF32 numbers, whose low 13 bits are ignored.
 inline void unpack(bool tf32, const char* chunk, float* numbers) {
     if (tf32) {
         uint32_t words[4];
         memcpy(words, chunk, CHUNK);
-        for (uint32_t& word : words) word &= ~0x1fffu;
-        memcpy(numbers, words, CHUNK);
+        for (unsigned i = 0; i < 4; ++i) numbers[i] = tf32_number(words[i]);
     } else {
         uint16_t halves[8];
         memcpy(halves, chunk, CHUNK);
@@ -67,33 +51,12 @@ void read_registers(const unsigned* const* registers, bool tf32, float (&to)[DEE
             const uint32_t word = registers[thread][i];
             const unsigned row = top + i % 2 * 8, at = thread % 4 + i / 2 * 4;
             if (tf32) {
-                const uint32_t number = word & ~0x1fffu;
-                memcpy(&to[at][row], &number, 4);
+                to[at][row] = tf32_number(word);
             } else {
                 to[2 * at][row] = widen(static_cast<uint16_t>(word));
                 to[2 * at + 1][row] = widen(static_cast<uint16_t>(word >> 16));
             }
         }
-    }
-}
-
-// sums[row][col] += Σ a[k][row] · b[k][col] for four rows and WIDTH · VECTORS columns.
-template <unsigned VECTORS>
-void multiply_block(unsigned depth, const float (*a)[ROWS], const float* b, float* sums, unsigned cols) {
-    constexpr unsigned HEIGHT = 4;
-    Vector block[HEIGHT][VECTORS] = {};
-    for (unsigned k = 0; k < depth; ++k) {
-        Vector right[VECTORS];
-        memcpy(right, b + k * cols, sizeof right);
-        for (unsigned row = 0; row < HEIGHT; ++row) {
-            for (unsigned i = 0; i < VECTORS; ++i) block[row][i] += a[k][row] * right[i];
-        }
-    }
-    for (unsigned row = 0; row < HEIGHT; ++row) {
-        Vector old[VECTORS];
-        memcpy(old, sums + row * cols, sizeof old);
-        for (unsigned i = 0; i < VECTORS; ++i) old[i] += block[row][i];
-        memcpy(sums + row * cols, old, sizeof old);
     }
 }
 
@@ -112,7 +75,7 @@ Operand decode(uint64_t descriptor, bool major_lines, const Place& place) {
 
 void multiply(const Product& product, float* sums, const Place& place) {
     static float a[DEEPEST][ROWS];
-    alignas(Vector) static float b[DEEPEST * MOST_COLS];
+    static float b[DEEPEST * MOST_COLS];
     const unsigned depth = product.tf32 ? 8 : 16, cols = product.cols;
     if (product.registers) {
         read_registers(product.registers, product.tf32, a);
@@ -120,14 +83,7 @@ void multiply(const Product& product, float* sums, const Place& place) {
         read_shared(product.a, product.tf32, ROWS, a[0], ROWS, place);
     }
     read_shared(product.b, product.tf32, cols, b, cols, place);
-    for (unsigned row = 0; row < ROWS; row += 4) {
-        const auto* const rows = reinterpret_cast<const float (*)[ROWS]>(&a[0][row]);
-        unsigned col = 0;
-        for (; col + 2 * WIDTH <= cols; col += 2 * WIDTH) {
-            multiply_block<2>(depth, rows, b + col, sums + row * cols + col, cols);
-        }
-        for (; col < cols; col += WIDTH) multiply_block<1>(depth, rows, b + col, sums + row * cols + col, cols);
-    }
+    multiply_tile(ROWS, cols, depth, a[0], ROWS, b, cols, sums, cols);
 }
 
 }  // namespace wgmma

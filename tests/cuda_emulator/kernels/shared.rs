@@ -27,6 +27,22 @@ fn copies_through_shared_memory(device: Device) {
     }
 }
 
+/// Shared memory is aligned to 16 bytes and no more, which is all that CUDA promises.
+#[test]
+fn starts_shared_memory_at_the_least_alignment() {
+    on_emulator(&[], || {
+        let device = Device::new();
+        let to: CudaSlice<u32> = device.poisoned(1);
+        for shared_mem_bytes in [4, 16, 48, 1000, 1024, 4096, 48 * 1024] {
+            let config = LaunchConfig { shared_mem_bytes, ..blocks(1) };
+            launch_planted!(device, "planted_shared_address_f32", config, &to).expect("a launch");
+            let address = device.download(&to)[0];
+            assert_eq!(address % 32, 16, "{shared_mem_bytes}");
+            assert!(address + shared_mem_bytes <= 1 << 18, "a descriptor has 18 bits");
+        }
+    });
+}
+
 fn loads_matrices(device: Device) {
     let element = |matrix: usize, row: usize, col: usize| (matrix * 64 + row * 8 + col + 1) as u32;
     let pair = |low: u32, high: u32| low | high << 16;
