@@ -55,17 +55,21 @@ const COPY_RACES: &[Fault] = &[
         " of dynamic shared memory, the destination of a copy that has not been waited for (planted_async.cu:",
     ),
     (3, CUDA_ERROR_LAUNCH_FAILED, "a race in shared memory"),
-    (10, CUDA_ERROR_LAUNCH_FAILED, "a race in shared memory"),
+    // A race, or an access before the wait, depending on the order of threads.
+    (10, CUDA_ERROR_LAUNCH_FAILED, " shared memory"),
+    (11, CUDA_ERROR_LAUNCH_FAILED, " shared memory"),
 ];
 const MATRICES_RACES: &[Fault] = &[(7, CUDA_ERROR_LAUNCH_FAILED, "a race in shared memory: it reads (")];
 const PRODUCT_RACES: &[Fault] = &[
     (3, CUDA_ERROR_LAUNCH_FAILED, "has not called fence_async_proxy() since then, at "),
     (19, CUDA_ERROR_LAUNCH_FAILED, "a race in shared memory: it writes ("),
+    (24, CUDA_ERROR_LAUNCH_FAILED, "a race in shared memory: it reads ("),
+    (25, CUDA_ERROR_LAUNCH_FAILED, "a race in shared memory: it "),
 ];
 
 /// The faults that show as wrong numbers.
 const WRONG_COPIES: &[u32] = &[2];
-const WRONG_PRODUCTS: &[u32] = &[7, 9, 10, 20];
+const WRONG_PRODUCTS: &[u32] = &[7, 9, 10, 20, 25];
 
 fn one_block(threads: u32, shared_mem_bytes: u32) -> LaunchConfig {
     LaunchConfig { grid_dim: (1, 1, 1), block_dim: (threads, 1, 1), shared_mem_bytes }

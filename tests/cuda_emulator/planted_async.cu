@@ -85,6 +85,7 @@ enum CopyFault : u32 {
     TARGET_WRITTEN,
     UNFINISHED,
     REFILLED_EARLY,
+    WAITED_LATE,
 };
 
 // to[i] = from[4 (i + 1)], copied by the thread's neighbour to a slot of shared memory that is then filled again.
@@ -101,13 +102,19 @@ KERNEL(planted_copy_fault)(const u32* from, u32* to, u32 fault) {
     commit_copies();
     if (fault == TARGET_WRITTEN) store_shared(slot, 1);
     if (fault == UNFINISHED) return;
-    if (fault != NO_WAIT && fault != NO_WAIT_PLAIN) wait_copies<0>();
+    if (fault != NO_WAIT && fault != NO_WAIT_PLAIN && fault != WAITED_LATE) wait_copies<0>();
     if (fault != NO_BARRIER) __syncthreads();
+    if (fault == WAITED_LATE) {
+        wait_copies<0>();
+        if (threadIdx.x == 1) to[1] = load_shared(start);
+        return;
+    }
     const u32 value = fault == NO_WAIT_PLAIN ? slots[neighbour] : load_shared(start + neighbour * 4);
     if (fault == NO_WAIT_PLAIN) wait_copies<0>();
     if (fault != REFILLED_EARLY) __syncthreads();
     copy_async<16>(slot, from + BLOCK * 4, true);
     commit_copies();
+    if (fault == REFILLED_EARLY) __syncthreads();
     wait_copies<0>();
     to[threadIdx.x] = value;
 }

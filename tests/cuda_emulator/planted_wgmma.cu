@@ -122,6 +122,8 @@ enum WgmmaFault : u32 {
     UNFINISHED,
     UNCOMMITTED,
     NO_WARPGROUP,
+    OVERWRITTEN_AFTER_BARRIER,
+    OVERWRITTEN_BEFORE_BARRIER,
 };
 
 // Copies 64 or 32 lines of 64 halves to shared memory.
@@ -178,6 +180,12 @@ KERNEL(planted_wgmma_fault)(const u32* a, const u32* b, float* d, u32 fault) {
     if (fault != UNCOMMITTED) wgmma_commit();
     if (fault == OVERWRITTEN) store_shared(start + threadIdx.x * 16, 0);
     if (fault == OVERWRITTEN_BY_COPY) copy_async<16>(start + threadIdx.x * 16, a, true);
+    if (fault == OVERWRITTEN_AFTER_BARRIER || fault == OVERWRITTEN_BEFORE_BARRIER) {
+        if (fault == OVERWRITTEN_AFTER_BARRIER) __syncthreads();
+        store_shared(start + threadIdx.x * 16, 0);
+        fence_async_proxy();
+        if (fault == OVERWRITTEN_BEFORE_BARRIER) __syncthreads();
+    }
     if (fault == CHANGED_EARLY && last) sums[3] += 1.0f;
     const float early = sums[0];
     if (fault == UNFINISHED) return;
