@@ -68,7 +68,7 @@ fn reduces_in_a_warp(device: Device) {
     let result = device.download(&to);
     for (i, value) in values.iter().enumerate() {
         let warp = &values[i / 32 * 32..][..32];
-        let high = (u64::from(*value) * 0x9000_0001 >> 32) as u32;
+        let high = ((u64::from(*value) * 0x9000_0001) >> 32) as u32;
         assert_eq!(result[i * 3..][..3], [*warp.iter().max().unwrap(), *warp.iter().min().unwrap(), high], "{i}");
     }
 }
