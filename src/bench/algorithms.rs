@@ -53,8 +53,23 @@ pub fn chosen(steps: &[Step], sites: &[Option<String>], choices: &[Choice], prec
     all
 }
 
-/// Columns of the terminal that a line of candidates may take.
+/// Columns of the terminal that a line may take.
 const LINE: usize = 110;
+
+/// The parts in lines, separated by commas.
+fn wrapped(parts: &[String]) -> String {
+    let (mut text, mut column) = (String::new(), 0);
+    for part in parts {
+        if !text.is_empty() {
+            let fits = column + 2 + part.len() < LINE;
+            text += if fits { ", " } else { ",\n" };
+            column = if fits { column + 2 } else { 0 };
+        }
+        text += part;
+        column += part.len();
+    }
+    text
+}
 
 /// Prints every operator, followed by its candidates, the fastest first.
 pub fn print(out: &mut impl Write, all: &[Chosen]) -> Result<()> {
@@ -62,22 +77,20 @@ pub fn print(out: &mut impl Write, all: &[Chosen]) -> Result<()> {
     let width = names.map(String::len).max().unwrap_or(0);
     writeln!(out, "µs of every algorithm, the fastest first; * is the one that is used")?;
     for chosen in all {
-        writeln!(
-            out,
-            "\n{}: {:.1} MFLOP, {:.2} MB, at least {:.1} µs on an H200\n{}",
-            chosen.parts.join(", "),
-            chosen.megaflops,
-            chosen.megabytes,
-            chosen.h200_microseconds,
-            chosen.site
-        )?;
-        let mut times: Vec<(&String, f64)> = chosen.microseconds.iter().map(|(name, &time)| (name, time)).collect();
+        let Chosen { site, parts, megaflops, megabytes, h200_microseconds, .. } = chosen;
+        writeln!(out, "\n{}", wrapped(parts))?;
+        writeln!(out, "{site}")?;
+        writeln!(out, "{megaflops:.1} MFLOP, {megabytes:.2} MB, at least {h200_microseconds:.1} µs on an H200")?;
+        let is_chosen = |name: &str| name == chosen.algorithm;
+        let mut times: Vec<(&str, f64)> = chosen.microseconds.iter().map(|(name, &time)| (&**name, time)).collect();
+        // Of equally fast ones, the chosen one comes first.
+        times.sort_by_key(|(name, _)| !is_chosen(name));
         times.sort_by(|(_, a), (_, b)| a.total_cmp(b));
         if times.is_empty() {
             writeln!(out, "* {}", chosen.algorithm)?;
         }
-        let cell = |(name, time): (&String, f64)| {
-            let mark = if *name == chosen.algorithm { '*' } else { ' ' };
+        let cell = |(name, time): (&str, f64)| {
+            let mark = if is_chosen(name) { '*' } else { ' ' };
             format!("{mark} {name:<width$} {time:>8.1}")
         };
         let cells: Vec<String> = times.into_iter().map(cell).collect();
