@@ -10,6 +10,7 @@ mod libraries;
 #[path = "src/cuda/driver/nvrtc.rs"]
 mod nvrtc;
 #[path = "src/cuda/driver/sources.rs"]
+#[expect(dead_code, reason = "which device loads a module is decided at run time")]
 mod sources;
 
 use nvrtc::Nvrtc;
@@ -53,14 +54,14 @@ fn main() {
     check_table(&kernels);
     let nvrtc = find_nvrtc();
     let mut code = embedded_sources(&kernels);
-    code += "pub const PTX: &[(&str, &str, u32, &str)] = &[\n";
+    code += "pub const PTX: &[(&str, &str, &str, &str)] = &[\n";
     if let Some(nvrtc) = &nvrtc {
         for module in sources::MODULES {
             for storage in STORAGES {
-                let (name, target) = (module.name, module.target);
+                let (name, architecture) = (module.name, module.architecture());
                 let path = out.join(format!("{name}_{storage}.ptx"));
                 fs::write(&path, compile(nvrtc, &kernels, module, storage)).expect("OUT_DIR can be written");
-                writeln!(code, "({name:?}, {storage:?}, {target}, include_str!({path:?})),").expect("a string");
+                writeln!(code, "({name:?}, {storage:?}, {architecture:?}, include_str!({path:?})),").expect("a string");
             }
         }
     }
@@ -110,7 +111,7 @@ fn compile(nvrtc: &Nvrtc, kernels: &Path, module: &sources::Module, storage: &st
     let name = format!("kernels/{file}");
     match nvrtc.compile((&name, &source), &headers, &module.options(storage)) {
         Ok(ptx) => ptx,
-        Err(log) => panic!("a CUDA kernel does not compile ({storage}, compute_{}):\n{log}", module.target),
+        Err(log) => panic!("a CUDA kernel does not compile ({storage}, compute_{}):\n{log}", module.architecture()),
     }
 }
 

@@ -160,7 +160,7 @@ sys.exit(not worst <= 1e-4)' "$out/parity-cpu" "$out/parity-$1"
 }
 for algorithm in im2col implicit direct cublaslt; do part "parity-$algorithm" by_algorithm $algorithm; done
 # Checks that cuBLASLt is really used: it may be missing or reject an operation.
-uses_lt() { "$CNN_CUDA_BIN" bench --device 0 --steps 1 --conv-algo cublaslt --algorithms | tee /dev/stderr | grep -q 'cublaslt$'; }
+uses_lt() { "$CNN_CUDA_BIN" bench --device 0 --steps 1 --conv-algo cublaslt --algorithms | tee /dev/stderr | grep -q '^\* cublaslt'; }
 part uses-cublaslt uses_lt
 part device-memory memory
 rm -rf "$out/memory"

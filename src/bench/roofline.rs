@@ -7,23 +7,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::algorithms::{self, Chosen};
+use super::data_sheet::{LAUNCH, h200_microseconds};
 use crate::network::Network;
-use crate::ops::{Choice, Precision, Step};
+use crate::ops::{Precision, Step};
 use crate::plan::{Cost, Mode, Plan, Sequence, TrainSettings, ValueId};
-
-/// Memory bandwidth of an H200 SXM. It and the operations per second below are NVIDIA's figures, without sparsity.
-const BYTES_PER_SECOND: f64 = 4.8e12;
-
-fn operations_per_second(precision: Precision) -> f64 {
-    match precision {
-        Precision::Fp32 => 67e12,
-        Precision::Tf32 => 494e12,
-        Precision::Fp16 => 989e12,
-    }
-}
-
-/// Approximate seconds from the start of one small kernel in a graph to the start of the next.
-const LAUNCH: f64 = 1.3e-6;
 
 /// The parts of a training step, with their estimated times.
 #[derive(Serialize)]
@@ -60,15 +47,15 @@ struct Row {
 }
 
 impl PlanSummary {
-    /// Describes a training step over `batch_size` images. `launches` are the CUDA launches of each part, which were
-    /// found with the algorithms `choices` of `device`.
+    /// Describes a training step over `batch_size` images. `launches` are the CUDA launches of each part, with the
+    /// algorithms that `device` has chosen, if there is one.
     pub fn new(
         network: &Network,
         batch_size: usize,
         precision: Precision,
         launches: Vec<Vec<String>>,
         device: Option<String>,
-        choices: Vec<Choice>,
+        algorithms: Vec<Chosen>,
     ) -> Result<Self> {
         let plan = Plan::new(network, Mode::Training, batch_size)?;
         let sequence = Sequence::TrainStep(TrainSettings::default());
@@ -85,14 +72,13 @@ impl PlanSummary {
             h200_microseconds: parts.iter().map(|row| row.h200_microseconds).sum(),
             parts,
             device,
-            algorithms: choices.into_iter().map(Chosen::from).collect(),
+            algorithms,
         })
     }
 }
 
 fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, launches: Vec<String>) -> Row {
-    let Cost { flops, bytes } = Cost::of(&step.op);
-    let work = (flops / operations_per_second(precision)).max(bytes / BYTES_PER_SECOND);
+    let cost = Cost::of(&step.op);
     // Parameters are not listed, because the layer's name identifies them.
     let is_planned = |value: &ValueId| plan.span(*value, 1).region.is_planned();
     let planned = |values: Vec<ValueId>| values.into_iter().filter(is_planned).collect();
@@ -102,9 +88,9 @@ fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, l
         what: operands.describe(),
         reads: planned(operands.reads()),
         writes: planned(operands.writes()),
-        megaflops: flops / 1e6,
-        megabytes: bytes / 1e6,
-        h200_microseconds: (work + LAUNCH * launches.len() as f64) * 1e6,
+        megaflops: cost.flops / 1e6,
+        megabytes: cost.bytes / 1e6,
+        h200_microseconds: h200_microseconds(cost, precision, launches.len()),
         launches,
     }
 }

@@ -37,7 +37,8 @@ pub struct BenchArgs {
     /// Write a profiled training step as a Chrome trace, for chrome://tracing or Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Show the time of every layer's algorithms on a CUDA device, and which one was chosen
+    /// Show the time of every layer's algorithms and tiles on a CUDA device, the least time that its work allows, and
+    /// which was chosen
     #[arg(long)]
     algorithms: bool,
     #[command(flatten)]
@@ -169,7 +170,9 @@ impl Task for Benchmark<'_> {
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, &mut program, args.steps)?;
         let graph_nodes = B::launches(&program).map(|launches| launches.iter().map(Vec::len).sum());
-        let choices = if args.algorithms { backend.choices() } else { Vec::new() };
+        let chosen =
+            |backend: &B| bench::chosen(&steps, &B::sites(&program), &backend.choices(), backend.info().precision);
+        let algorithms = if args.algorithms { chosen(&backend) } else { Vec::new() };
         let profile = match limits {
             Some(limits) => Some(bench::profile(&mut backend, &plan, limits, &steps, &mut program)?),
             None => None,
@@ -190,7 +193,7 @@ impl Task for Benchmark<'_> {
             peak_memory_mb: peak_memory_mb(),
             device_memory_mb: backend.device_memory().map(|[_, in_use]| in_use as f64 / 1e6),
             profile,
-            algorithms: choices.into_iter().map(Chosen::from).collect(),
+            algorithms,
         })
     }
 }

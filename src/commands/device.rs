@@ -5,7 +5,7 @@ use tracing::info;
 
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda, Options};
-use crate::ops::{Algorithm, Backend, Choice, MemorySizes, Precision, Step};
+use crate::ops::{Backend, MemorySizes, Precision, Step};
 use crate::settings::{DeviceChoice, DeviceSettings};
 
 /// Work to run on the chosen backend.
@@ -52,16 +52,10 @@ pub fn check_device(args: &DeviceSettings) -> Result<()> {
     }
 }
 
-/// The CUDA launches of every step of a sequence, found without a device. `choices` are the algorithms that a device
-/// has chosen; without them, `auto` takes those with the fewest launches.
-pub fn cuda_launches(
-    steps: &[Step],
-    sizes: &MemorySizes,
-    settings: &DeviceSettings,
-    choices: &[Choice],
-) -> Result<Vec<Vec<String>>> {
-    let recorded = choices.iter().map(|choice| (choice.site.clone(), choice.algorithm)).collect();
-    cuda::launches(steps, sizes, &Options { recorded, ..cuda_options(settings, 0) })
+/// The CUDA launches of every step of a sequence on an H100, found without a device. `auto` takes the algorithms with
+/// the fewest launches.
+pub fn cuda_launches(steps: &[Step], sizes: &MemorySizes, settings: &DeviceSettings) -> Result<Vec<Vec<String>>> {
+    cuda::launches(steps, sizes, &cuda_options(settings, 0))
 }
 
 fn unusable(ordinal: usize) -> String {
@@ -83,13 +77,13 @@ fn open_cuda(settings: &DeviceSettings, ordinal: usize) -> Result<Cuda> {
 }
 
 fn cuda_options(settings: &DeviceSettings, ordinal: usize) -> Options {
-    let known = |(site, name): (&String, &String)| Some((site.clone(), Algorithm::from_name(name)?));
     Options {
         ordinal,
         precision: settings.precision.unwrap_or_default(),
         workspace: settings.workspace_mb.map_or(cuda::DEFAULT_WORKSPACE, |mb| mb.saturating_mul(1_000_000)),
         graphs: true,
         algorithm: settings.conv_algo.unwrap_or_default().algorithm(),
-        recorded: settings.algorithms.iter().filter_map(known).collect(),
+        tile: None,
+        recorded: settings.algorithms.clone(),
     }
 }

@@ -3,16 +3,16 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use serde::Serialize;
 
 use super::NetworkFlags;
 use super::device::{Task, cuda_launches, with_backend};
-use crate::bench::{self, PlanSummary};
+use crate::bench::{self, Chosen, PlanSummary};
 use crate::models;
 use crate::network::Network;
-use crate::ops::{Backend, Choice, MemorySizes, Step};
+use crate::ops::{Backend, MemorySizes, Step};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use crate::report::grouped;
 use crate::report::stream::Stdout;
@@ -23,8 +23,8 @@ pub struct SummaryArgs {
     #[command(flatten)]
     network: NetworkFlags,
     /// Show the training step instead: its parts with the operators fused into them, their buffers and CUDA launches.
-    /// The algorithms are those with the fewest launches, or with --device N those that this device chooses (it first
-    /// measures those not measured yet). The flags of the device require --plan
+    /// The launches are those of an H100 with the algorithms that have the fewest, or with --device N those of this
+    /// device with the algorithms that it chooses (it first measures those not measured yet). The flags of the device require --plan
     #[arg(long)]
     plan: bool,
     /// Images per step, for the memory estimate and --plan
@@ -121,16 +121,12 @@ fn show_plan(out: &mut impl Write, network: &Network, args: &SummaryArgs) -> Res
     let plan = Plan::new(network, Mode::Training, batch_size)?;
     let steps = plan.steps(&Sequence::TrainStep(TrainSettings::default()), batch_size);
     let sizes = plan.memory_sizes(false);
-    let (chosen_on, choices) = match device.device {
-        Some(DeviceChoice::Cuda(_)) => {
-            let (name, choices) = with_backend(&device, ChooseAlgorithms { steps: steps.clone(), sizes })?;
-            (Some(name).filter(|_| !choices.is_empty()), choices)
-        }
-        _ => (None, Vec::new()),
+    let (chosen_on, launches, algorithms) = match device.device {
+        Some(DeviceChoice::Cuda(_)) => with_backend(&device, ChooseAlgorithms { steps, sizes })?,
+        _ => (None, cuda_launches(&steps, &sizes, &device)?, Vec::new()),
     };
-    let launches = cuda_launches(&steps, &sizes, &device, &choices)?;
     let precision = device.precision.unwrap_or_default();
-    let summary = PlanSummary::new(network, batch_size, precision, launches, chosen_on, choices)?;
+    let summary = PlanSummary::new(network, batch_size, precision, launches, chosen_on, algorithms)?;
     if args.json {
         serde_json::to_writer(&mut *out, &summary)?;
         writeln!(out)?;
@@ -139,19 +135,24 @@ fn show_plan(out: &mut impl Write, network: &Network, args: &SummaryArgs) -> Res
     bench::print_plan(out, &summary)
 }
 
-/// Finds the algorithms that a device chooses for a step. The device measures those not measured yet.
+/// Finds the algorithms that a device chooses for a step, and their launches. The device measures those not measured
+/// yet.
 struct ChooseAlgorithms {
     steps: Vec<Step>,
     sizes: MemorySizes,
 }
 
 impl Task for ChooseAlgorithms {
-    type Output = (String, Vec<Choice>);
+    /// The device, if the steps have choices; the launches of every step; the choices.
+    type Output = (Option<String>, Vec<Vec<String>>, Vec<Chosen>);
 
     fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
         backend.allocate(&self.sizes)?;
-        backend.compile(self.steps)?;
-        Ok((backend.info().name, backend.choices()))
+        let program = backend.compile(self.steps.clone())?;
+        let info = backend.info();
+        let chosen = bench::chosen(&self.steps, &B::sites(&program), &backend.choices(), info.precision);
+        let launches = B::launches(&program).context("the device has no launches")?;
+        Ok((Some(info.name).filter(|_| !chosen.is_empty()), launches, chosen))
     }
 }
 

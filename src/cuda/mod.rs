@@ -28,11 +28,10 @@ use anyhow::{Context, Result};
 use cudarc::driver::CudaContext;
 
 use crate::ops::{
-    Backend, Choice, DeviceInfo, LimitSizes, LossScale, MemorySizes, Metrics, Precision, Span, Step, StepSeconds,
-    TrainingState,
+    Backend, Choice, DeviceInfo, LimitSizes, LossScale, MemorySizes, Metrics, Span, Step, StepSeconds, TrainingState,
 };
-use driver::{Blas, Modules, TENSOR_TARGET, Turn, error};
-use lower::Target;
+use driver::{Blas, Modules, Turn, error};
+use lower::{Device, Target};
 use memory::{Memory, Requirements, columns_bytes};
 use program::{Buffer, LoweredStep};
 use run::Runner;
@@ -53,6 +52,7 @@ use tune::{DevicelessChoice, Tuner, TunerChoice};
 /// ```
 pub struct Cuda {
     options: Options,
+    device: Device,
     tuner: Tuner,
     runner: Runner,
     /// Indexed by [`Subset`](crate::ops::Subset).
@@ -78,18 +78,15 @@ impl Cuda {
         unsafe { context.disable_event_tracking() };
         driver::check_device(&context)?;
         let stream = context.new_stream().map_err(error::driver).context("creating a CUDA stream")?;
-        let storage = if precision == Precision::Fp16 { "f16" } else { "f32" };
-        let (major, minor) = context.compute_capability().map_err(error::driver)?;
-        // Selects the module of implicit GEMM kernels: tensor cores would round fp32, and older devices lack TF32
-        // tensor cores.
-        let tensor_cores = precision != Precision::Fp32 && u32::try_from(10 * major + minor)? >= TENSOR_TARGET;
-        let modules = Modules::load(&context, storage, if tensor_cores { "implicit" } else { "tensor" })?;
+        let (capability, shared) = (driver::capability(&context)?, driver::shared_limit(&context));
+        let modules = Modules::load(&context, capability, precision)?;
         let blas = Blas::new(&stream, precision)?;
-        let tuner = Tuner::new(options.algorithm, options.recorded.clone(), || driver::identity(&context))?;
+        let tuner = Tuner::new(options.requested(), options.recorded.clone(), || driver::identity(&context))?;
         let mut memory = Memory::new(&stream, precision)?;
         state::allocate(&mut memory, precision)?;
         let (runner, sets, state) = (Runner { stream, modules, blas }, [None, None], State::default());
-        let mut cuda = Self { options, tuner, runner, sets, state, memory, context, _turn: None };
+        let device = Device { capability, shared };
+        let mut cuda = Self { options, device, tuner, runner, sets, state, memory, context, _turn: None };
         cuda.set_metrics(Metrics::default())?;
         cuda.set_loss_scale(LossScale::default())?;
         Ok(cuda)
@@ -97,7 +94,7 @@ impl Cuda {
 
     fn target(&self) -> Result<Target> {
         let columns = self.memory.get(Buffer::Columns)?.len();
-        Ok(Target { precision: self.options.precision, columns })
+        Ok(Target { precision: self.options.precision, columns, device: self.device })
     }
 }
 
@@ -162,13 +159,17 @@ impl Backend for Cuda {
 
     fn time_step(&mut self, program: &mut Program, step: usize) -> Result<StepSeconds> {
         bind(&self.context)?;
-        let LoweredStep { step, launches } = program.steps.get(step).context("the program has no such step")?;
+        let LoweredStep { step, launches, .. } = program.steps.get(step).context("the program has no such step")?;
         run::check_operands(&self.memory, step)?;
         run::time(&self.runner, &self.memory, launches)
     }
 
     fn launches(program: &Program) -> Option<Vec<Vec<String>>> {
         Some(names(&program.steps))
+    }
+
+    fn sites(program: &Program) -> Vec<Option<String>> {
+        program.steps.iter().map(|step| step.site.clone()).collect()
     }
 
     fn is_asynchronous(&self) -> bool {
@@ -192,20 +193,48 @@ impl Backend for Cuda {
     }
 }
 
-/// The names of the launches of every step of a sequence, computed without a device. A requested algorithm
-/// takes precedence, as on a device; then the recorded choice of the operator, then an algorithm that takes one launch.
+/// The names of the launches of every step of a sequence on an H100, computed without a device: with the requested
+/// algorithm, or else one that takes a single launch.
 ///
 /// # Errors
 /// If an operator is too large for the kernels.
 pub fn launches(steps: &[Step], sizes: &MemorySizes, options: &Options) -> Result<Vec<Vec<String>>> {
-    let Options { precision, workspace, algorithm: requested, recorded, .. } = options;
-    let columns = columns_bytes(sizes, precision.real_size(), *workspace);
-    let target = Target { precision: *precision, columns };
-    let mut choose = DevicelessChoice { requested: *requested, recorded };
+    let Options { precision, workspace, .. } = *options;
+    let columns = columns_bytes(sizes, precision.real_size(), workspace);
+    let target = Target { precision, columns, device: Device::H100 };
+    let mut choose = DevicelessChoice { requested: options.requested() };
     Ok(names(&lower::lower(steps.to_vec(), target, &mut choose)?))
+}
+
+/// The names of all tiles of implicit GEMM, for [`Options::tile`].
+pub fn tiles() -> impl Iterator<Item = &'static str> {
+    lower::tile::TILES.iter().map(|tile| tile.name)
 }
 
 fn names(steps: &[LoweredStep]) -> Vec<Vec<String>> {
     let names = |step: &LoweredStep| step.launches.iter().map(|launch| launch.name().to_string()).collect();
     steps.iter().map(names).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::driver::kernels_for;
+    use super::lower::tile::TILES;
+
+    /// Every device that may choose a tile loads its kernels.
+    #[test]
+    fn every_tile_has_its_kernels() {
+        for tile in TILES {
+            for &precision in tile.precisions {
+                for capability in [75, 80, 86, 89, 90, 100, 103, 120] {
+                    let loaded = kernels_for(capability, precision);
+                    for &product in tile.products.iter().filter(|_| tile.capabilities.contains(&capability)) {
+                        let kernel = tile.kernel(product);
+                        let found = loaded.contains(&kernel.as_str());
+                        assert!(found, "a device of compute capability {capability} has no {kernel} in {precision}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ops::{Algorithm, Precision};
+use crate::ops::{Algorithm, Candidate, Precision};
 
 /// Default limit in bytes for the im2col columns of a convolution.
 pub const DEFAULT_WORKSPACE: usize = 512_000_000;
@@ -19,9 +19,18 @@ pub struct Options {
     pub graphs: bool,
     /// Algorithm for all convolutions and linear layers that support it; `None` selects the fastest for each.
     pub algorithm: Option<Algorithm>,
-    /// Choices of the run being resumed, by [`Choice::site`](crate::ops::Choice); they take precedence over the
-    /// fastest.
-    pub recorded: BTreeMap<String, Algorithm>,
+    /// With implicit GEMM as the algorithm: the tile wherever it applies; `None` selects the usual one for each.
+    pub tile: Option<&'static str>,
+    /// Choices of the run being resumed, by [`Choice::site`](crate::ops::Choice), as files name candidates; they take
+    /// precedence over the fastest.
+    pub recorded: BTreeMap<String, String>,
+}
+
+impl Options {
+    /// The candidate that is requested for all operators.
+    pub(super) fn requested(&self) -> Option<Candidate> {
+        self.algorithm.map(|algorithm| Candidate { algorithm, tile: self.tile })
+    }
 }
 
 impl Default for Options {
@@ -32,6 +41,7 @@ impl Default for Options {
             workspace: DEFAULT_WORKSPACE,
             graphs: true,
             algorithm: None,
+            tile: None,
             recorded: BTreeMap::new(),
         }
     }

@@ -205,5 +205,7 @@ impl Launch {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LoweredStep {
     pub step: Step,
+    /// The site whose choice decided how it was lowered, if there is one.
+    pub site: Option<String>,
     pub launches: Vec<Launch>,
 }

@@ -1,5 +1,6 @@
 //! The traits of a backend: named memory, programs of operators, the data sets, and state that persists across steps.
 
+use std::fmt;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -74,14 +75,36 @@ impl Algorithm {
     }
 }
 
-/// The algorithm chosen for an operator.
+/// One way to compute an operator: an algorithm and, for implicit GEMM, the tile of a block. It is displayed as files
+/// name it, such as `im2col` or `implicit 128x32`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Candidate {
+    pub algorithm: Algorithm,
+    /// The tile's name; `None` for the other algorithms.
+    pub tile: Option<&'static str>,
+}
+
+impl From<Algorithm> for Candidate {
+    fn from(algorithm: Algorithm) -> Self {
+        Self { algorithm, tile: None }
+    }
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.algorithm.name())?;
+        self.tile.map_or(Ok(()), |tile| write!(f, " {tile}"))
+    }
+}
+
+/// The candidate chosen for an operator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
     /// The operator with its shape, batch size and precision.
     pub site: String,
-    pub algorithm: Algorithm,
+    pub candidate: Candidate,
     /// The time of each candidate that was timed on this device, in this process or earlier.
-    pub microseconds: Vec<(Algorithm, f64)>,
+    pub microseconds: Vec<(Candidate, f64)>,
 }
 
 /// The measured time of one step of a program.
@@ -208,12 +231,17 @@ pub trait Backend: DataSets + TrainingState + Send {
         None
     }
 
+    /// The [`Choice::site`] of each step of a program, if it has one; empty for a backend without choices.
+    fn sites(_program: &Self::Program) -> Vec<Option<String>> {
+        Vec::new()
+    }
+
     /// Whether work may continue after the call that submitted it, so that a host clock can time only groups of steps.
     fn is_asynchronous(&self) -> bool {
         false
     }
 
-    /// The algorithms chosen for compiled operators that have several, sorted by operator name.
+    /// The candidates chosen for compiled operators that have several, sorted by operator name.
     fn choices(&self) -> Vec<Choice> {
         Vec::new()
     }

@@ -25,7 +25,8 @@ mod span;
 
 pub use activation::{Activation, ActivationBackward, ActivationForward};
 pub use backend::{
-    Algorithm, Backend, Choice, DataSets, DeviceInfo, LimitSizes, MemorySizes, StepSeconds, TIMED_RUNS, TrainingState,
+    Algorithm, Backend, Candidate, Choice, DataSets, DeviceInfo, LimitSizes, MemorySizes, StepSeconds, TIMED_RUNS,
+    TrainingState,
 };
 pub use bias::{BiasActivationBackward, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};

@@ -34,7 +34,7 @@ pub struct DeviceSettings {
     /// Algorithm for convolutions and linear layers on a CUDA device [default: auto]
     #[arg(long, value_enum, value_name = "ALGORITHM")]
     pub conv_algo: Option<ConvAlgo>,
-    /// Algorithms chosen by the run that is resumed, by operator.
+    /// Algorithms chosen by the run that is resumed, by operator, each with its tile if it has one.
     #[arg(skip)]
     #[serde(skip)]
     pub algorithms: BTreeMap<String, String>,
@@ -152,7 +152,7 @@ impl TryFrom<String> for DeviceChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConvAlgo {
-    /// The fastest for each layer, measured at the first start on a device
+    /// The fastest for each layer, with the fastest tile, measured at the first start on a device
     #[default]
     Auto,
     /// im2col and cuBLAS; for linear layers cuBLAS alone

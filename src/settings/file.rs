@@ -23,7 +23,7 @@ pub struct Record {
     /// The test accuracy that a recipe reaches, for display only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expected_accuracy: Option<f64>,
-    /// The algorithms that `--conv-algo auto` chose, by operator. A resumed run uses them if its device can.
+    /// The algorithms that `--conv-algo auto` chose, by operator. A resumed run uses them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub algorithms: BTreeMap<String, String>,
     /// A description of the data set that was loaded.

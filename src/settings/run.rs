@@ -212,7 +212,7 @@ impl RunConfig {
 
     /// Records the algorithms that a backend chose.
     pub fn record_choices(&mut self, choices: Vec<Choice>) {
-        let named = choices.into_iter().map(|choice| (choice.site, choice.algorithm.name().to_string()));
+        let named = choices.into_iter().map(|choice| (choice.site, choice.candidate.to_string()));
         self.record.algorithms.extend(named);
     }
 

@@ -202,7 +202,7 @@ fn the_fastest_algorithms_are_chosen_once_and_stored_in_the_cache_and_the_run() 
         let ran = command.env("CNN_CUDA_NVRTC", nvrtc(libraries)).env("RUST_LOG", "info,cnn_cuda=debug").output();
         succeed(ran.expect("the program starts").into()).stderr
     };
-    let tried = |stderr: &str| stderr.lines().filter(|line| line.contains("Implicit, ")).count();
+    let tried = |stderr: &str| stderr.lines().filter(|line| line.contains(" µs, implicit ")).count();
     let data = small_set(folder.path());
     let shape = ["--data", &data, "--model", "lenet5", "--device", "0", "--batch-size", "4", "--eval-batch-size"];
     let begin = |name: &str, steps: &str| {
@@ -224,7 +224,7 @@ fn the_fastest_algorithms_are_chosen_once_and_stored_in_the_cache_and_the_run() 
     fs::write(cache_file, "{\"key\": ").expect("damaged");
     let (third, stderr) = begin("third", "3");
     assert_eq!((tried(&stderr), recorded(&third)), (chosen.len(), chosen.clone()), "{stderr}");
-    // A resumed run uses its recorded algorithms, whichever are the fastest now.
+    // A resumed run uses its recorded algorithms, whichever are the fastest now. Earlier versions recorded no tiles.
     let path = first.join("config.toml");
     let mut config: toml::Table = toml::from_str(&fs::read_to_string(&path).expect("read")).expect("TOML");
     for (_, name) in config["algorithms"].as_table_mut().expect("a table") {
@@ -235,7 +235,12 @@ fn the_fastest_algorithms_are_chosen_once_and_stored_in_the_cache_and_the_run() 
     assert!(expected != chosen);
     let args = ["train", "--resume", first.to_str().expect("UTF-8"), "--max-steps", "5", "--quiet"];
     let stderr = run(&args);
-    assert_eq!((tried(&stderr), recorded(&first)), (0, expected), "{stderr}");
+    assert!(tried(&stderr) == 0 && !stderr.contains("last bits"), "{stderr}");
+    let without_tile = |(site, name): (&String, &toml::Value)| {
+        (site.clone(), name.as_str().expect("a name").split(' ').next().map(String::from))
+    };
+    let now: Vec<_> = recorded(&first).iter().map(without_tile).collect();
+    assert_eq!(now, expected.iter().map(without_tile).collect::<Vec<_>>());
 }
 
 /// With a device, a summary's plan shows the device's choices, which a step then launches.

@@ -3,6 +3,7 @@
 mod cublas;
 mod cuda;
 mod cuda_mnist;
+mod cuda_tiles;
 mod datasets;
 mod errors;
 mod recipes;

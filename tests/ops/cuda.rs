@@ -30,6 +30,7 @@ pub fn options(precision: Precision) -> Options {
         workspace: 64 << 20,
         graphs: false,
         algorithm: Some(Algorithm::Direct),
+        tile: None,
         recorded: BTreeMap::new(),
     }
 }
@@ -40,6 +41,12 @@ fn lab(precision: Precision) -> Lab<Cuda> {
 
 pub fn lab_by(precision: Precision, algorithm: Algorithm) -> Lab<Cuda> {
     let options = Options { algorithm: Some(algorithm), ..options(precision) };
+    Lab::new(Cuda::new(options).expect("a CUDA device"))
+}
+
+/// Implicit GEMM with a tile wherever it applies.
+pub fn lab_by_tile(precision: Precision, tile: &'static str) -> Lab<Cuda> {
+    let options = Options { algorithm: Some(Algorithm::Implicit), tile: Some(tile), ..options(precision) };
     Lab::new(Cuda::new(options).expect("a CUDA device"))
 }
 

@@ -1,10 +1,11 @@
 //! Implicit GEMMs on CUDA: every direction on shapes that are tiled differently, epilogues, every precision, and a
 //! device without the newer tensor cores.
 
-use cnn_cuda::ops::{Algorithm, Precision};
+use cnn_cuda::cuda;
+use cnn_cuda::ops::{Algorithm, Backend, Precision};
 
 use super::case::{Case, conv, linear};
-use super::cuda::{FP16, TF32, lab_by};
+use super::cuda::{FP16, TF32, lab_by, lab_by_tile};
 use super::{FP32, SOME, Tolerance, check_some_on, epilogue};
 use crate::support::cuda::on_cuda;
 use crate::support::emulator::on_emulator;
@@ -27,6 +28,16 @@ pub fn implicit_cases() -> Vec<Case> {
     [super::conv::cases(), super::linear::cases(), more.to_vec()].concat()
 }
 
+/// Shapes for every tile: with and without vectors, a stride, and full and partial tiles.
+pub fn tile_cases() -> [Case; 4] {
+    [
+        conv([6, 5, 8], 40, [3, 1, 1], 3),
+        conv([5, 6, 8], 40, [3, 2, 1], 2),
+        conv([9, 9, 2], 3, [3, 3, 2], 3),
+        linear(72, 264, 40),
+    ]
+}
+
 fn check_implicit(precision: Precision, tolerance: Tolerance) {
     implicit_cases()
         .iter()
@@ -47,6 +58,24 @@ fn implicit_products_in_tf32() {
 #[test]
 fn implicit_products_in_fp16() {
     on_cuda(|| check_implicit(Precision::Fp16, FP16));
+}
+
+#[test]
+fn every_tile_of_implicit_products() {
+    on_cuda(|| {
+        for tile in cuda::tiles() {
+            let mut is_used = false;
+            for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
+                for case in tile_cases() {
+                    let mut lab = lab_by_tile(precision, tile);
+                    check_some_on(&mut lab, &case, tolerance, SOME);
+                    is_used |= lab.backend.choices().iter().any(|choice| choice.candidate.tile == Some(tile));
+                }
+                epilogue::check_epilogues(&mut lab_by_tile(precision, tile), tolerance);
+            }
+            assert!(is_used, "no product of these shapes can be computed with tile {tile}");
+        }
+    });
 }
 
 #[test]

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use cnn_cuda::cuda::Cuda;
+use cnn_cuda::cuda::{self, Cuda};
 use cnn_cuda::ops::{Add, Algorithm, Precision, Region};
 use half::f16;
 
 use super::case::Case;
-use super::cuda::lab_by;
+use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
 use super::{Tolerance, activation, conv, cuda_implicit, dropout, epilogue, gather, join, linear, loss, lrn, norm};
 use super::{optimizer, pool, reference};
@@ -31,6 +31,11 @@ fn run_products(precision: Precision) {
     for algorithm in Algorithm::ALL {
         let lab = &mut lab_by(precision, algorithm);
         run(lab, &[conv::cases(), linear::cases(), cuda_implicit::implicit_cases()].concat());
+        epilogue::check_epilogues(lab, ANY);
+    }
+    for tile in cuda::tiles() {
+        let lab = &mut lab_by_tile(precision, tile);
+        run(lab, &cuda_implicit::tile_cases());
         epilogue::check_epilogues(lab, ANY);
     }
 }

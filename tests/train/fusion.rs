@@ -161,9 +161,9 @@ fn a_requested_algorithm_overrides_a_recorded_choice_with_and_without_a_device()
         let network = model("lenet5");
         let (backend, gemm) = launched_with(&network, 3, options_of(BLAS_GEMM));
         let recorded: BTreeMap<_, _> =
-            backend.choices().into_iter().map(|choice| (choice.site, choice.algorithm)).collect();
+            backend.choices().into_iter().map(|choice| (choice.site, choice.candidate.to_string())).collect();
         let requesting = |algorithm| Options { algorithm, recorded: recorded.clone(), ..options_of(BLAS_GEMM) };
-        assert_eq!(listed_with(&network, 3, &requesting(None)), gemm);
+        assert_eq!(launched_with(&network, 3, requesting(None)).1, gemm);
         let implicit = listed_with(&network, 3, &requesting(Some(Algorithm::Implicit)));
         assert_ne!(implicit, gemm);
         assert_eq!(launched_with(&network, 3, requesting(Some(Algorithm::Implicit))).1, implicit);

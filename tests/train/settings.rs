@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Algorithm, Augmentation, Backend, LossScale, Metrics, Precision, Region, Sgd, Span};
+use cnn_cuda::ops::{Augmentation, Backend, LossScale, Metrics, Precision, Region, Sgd, Span};
 use cnn_cuda::shape::{Shape, Window};
 use cnn_cuda::train::{Hyperparameters, Position, TrainState, Trainer};
 
@@ -164,7 +164,7 @@ fn tuning_leaves_no_trace_in_the_training_state() {
     on_cuda_with(&[("XDG_CACHE_HOME", cache.path().to_str().expect("a UTF-8 path"))], || {
         for precision in [Precision::Fp32, Precision::Fp16] {
             let loss_scale = (precision == Precision::Fp16).then(LossScale::default);
-            let new = |recorded: BTreeMap<String, Algorithm>| {
+            let new = |recorded: BTreeMap<String, String>| {
                 let options = Options { graphs: true, algorithm: None, recorded, ..options(precision) };
                 let mut trainer = trainer(Cuda::new(options).expect("a CUDA device"), hyper(1));
                 check_new(&mut trainer, loss_scale);
@@ -175,7 +175,8 @@ fn tuning_leaves_no_trace_in_the_training_state() {
             assert!(choices.iter().any(|choice| choice.microseconds.len() > 1), "nothing was measured: {choices:?}");
             let mut cached = new(BTreeMap::new());
             // With all choices given, nothing is measured and the cache is not used.
-            let mut given = new(choices.iter().map(|choice| (choice.site.clone(), choice.algorithm)).collect());
+            let mut given =
+                new(choices.iter().map(|choice| (choice.site.clone(), choice.candidate.to_string())).collect());
             let expected = first_step(&mut given);
             assert!(expected.0.iter().any(|&gradient| gradient != 0), "{precision}: there is no gradient");
             assert!(first_step(&mut measured) == expected, "{precision}: tuning changes the results");

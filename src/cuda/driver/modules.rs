@@ -13,15 +13,17 @@ use cudarc::driver::{CudaContext, CudaModule, CudaStream, DriverError, result, s
 use cudarc::nvrtc::Ptx;
 use tracing::debug;
 
-use super::sources::{MODULES, Module};
+use super::probe::USUAL_SHARED_LIMIT;
+use super::sources::{Module, modules_for};
 use super::{Turn, blas, blas_lt, compile, error, probe};
 use crate::cuda::program::KernelLaunch;
+use crate::ops::Precision;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
-/// The kernels that were compiled at build time: module, storage type, target and PTX. Empty if the program was built
-/// without NVRTC.
-pub fn embedded() -> &'static [(&'static str, &'static str, u32, &'static str)] {
+/// The kernels that were compiled at build time: module, storage type, architecture such as `75` or `90a`, and PTX.
+/// Empty if the program was built without NVRTC.
+pub fn embedded() -> &'static [(&'static str, &'static str, &'static str, &'static str)] {
     PTX
 }
 
@@ -31,8 +33,12 @@ pub(in crate::cuda) fn identity(context: &CudaContext) -> Result<String> {
     let name = context.name().map_err(error::driver)?;
     let (major, minor) = context.compute_capability().map_err(error::driver)?;
     let (driver, cublas, lt) = (probe::driver_version()?, blas::version()?, blas_lt::version().unwrap_or(0));
-    let launchers =
-        [include_str!("../lower/split_k.rs"), include_str!("../lower/implicit.rs"), include_str!("../lower/direct.rs")];
+    let launchers = [
+        include_str!("../lower/tile.rs"),
+        include_str!("../lower/split_k.rs"),
+        include_str!("../lower/implicit.rs"),
+        include_str!("../lower/direct.rs"),
+    ];
     let texts = SOURCES.iter().chain(HEADERS).map(|(_, text)| *text).chain(launchers);
     let kernels = crate::rng::fingerprint(texts.map(str::as_bytes));
     Ok(format!(
@@ -48,9 +54,6 @@ struct Kernel {
     /// Most bytes of dynamic shared memory that it may be launched with.
     shared_limit: Cell<u32>,
 }
-
-/// Bytes of dynamic shared memory that every kernel may use; more must be requested.
-const USUAL_SHARED_LIMIT: u32 = 48 * 1024;
 
 impl Kernel {
     /// Raises the limit of dynamic shared memory to `bytes`, if it is lower.
@@ -78,14 +81,14 @@ pub(in crate::cuda) struct Modules {
 unsafe impl Send for Modules {}
 
 impl Modules {
-    /// Loads all modules for `storage` (`f32` or `f16`) except `excluded`. Kernels are named as in the `KERNEL` macro
-    /// of the sources.
+    /// Loads the modules for a device and a precision. Kernels are named as in the `KERNEL` macro of the sources.
     ///
     /// # Errors
     /// If the driver rejects the code, or it must be compiled at run time and that fails.
-    pub fn load(context: &Arc<CudaContext>, storage: &str, excluded: &str) -> Result<Self> {
+    pub fn load(context: &Arc<CudaContext>, capability: u32, precision: Precision) -> Result<Self> {
+        let storage = if precision == Precision::Fp16 { "f16" } else { "f32" };
         let (mut kernels, mut modules) = (HashMap::new(), Vec::new());
-        for module in MODULES.iter().filter(|module| module.name != excluded) {
+        for module in modules_for(capability, precision != Precision::Fp32) {
             let file = module.file;
             let (ptx, loaded) =
                 load_module(context, module, storage).with_context(|| format!("loading kernels/{file}.cu"))?;
@@ -165,14 +168,42 @@ fn load_module(
     Ok((Cow::Owned(compiled), loaded))
 }
 
+/// The names of the kernels in a source file.
+#[cfg(test)]
+fn kernels_in(source: &str) -> impl Iterator<Item = &str> {
+    source.split("\nKERNEL(").skip(1).filter_map(|kernel| Some(kernel.split_once(',')?.0))
+}
+
+/// The names of the kernels that a device loads, by its compute capability.
+#[cfg(test)]
+pub(in crate::cuda) fn kernels_for(capability: u32, precision: Precision) -> Vec<&'static str> {
+    let source = |module: &&Module| SOURCES.iter().find(|(file, _)| *file == module.file).map(|(_, source)| source);
+    let modules = modules_for(capability, precision != Precision::Fp32);
+    modules.iter().filter_map(source).flat_map(|source| kernels_in(source)).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{MODULES, PTX, SOURCES, entries};
+    use super::{PTX, SOURCES, entries, kernels_in, modules_for};
+    use crate::cuda::driver::sources::MODULES;
+
+    #[test]
+    fn a_device_loads_the_modules_that_it_can_use() {
+        let names = |capability, tensor_cores| {
+            let modules = modules_for(capability, tensor_cores);
+            modules
+                .iter()
+                .map(|module| module.name)
+                .filter(|it| ["implicit", "tensor"].contains(it))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!([names(75, true), names(90, false)], [["implicit"], ["implicit"]]);
+        assert_eq!([names(80, true), names(120, true)], [["tensor"], ["tensor"]]);
+    }
 
     #[test]
     fn kernel_names_are_unique() {
-        let kernels = SOURCES.iter().flat_map(|(_, source)| source.split("\nKERNEL(").skip(1));
-        let mut names: Vec<&str> = kernels.map(|kernel| kernel.split_once(',').expect("a name").0).collect();
+        let mut names: Vec<&str> = SOURCES.iter().flat_map(|(_, source)| kernels_in(source)).collect();
         let count = names.len();
         names.sort_unstable();
         names.dedup();

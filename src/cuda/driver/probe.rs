@@ -69,6 +69,22 @@ pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
     Ok(())
 }
 
+/// The device's compute capability, as 10·major + minor.
+pub(in crate::cuda) fn capability(context: &CudaContext) -> Result<u32> {
+    let (major, minor) = context.compute_capability().map_err(error::driver)?;
+    Ok(u32::try_from(10 * major + minor)?)
+}
+
+/// Bytes of dynamic shared memory that every kernel may use on every device; more must be requested.
+pub(super) const USUAL_SHARED_LIMIT: u32 = 48 * 1024;
+
+/// Most bytes of shared memory that a block may request.
+pub(in crate::cuda) fn shared_limit(context: &CudaContext) -> u32 {
+    use sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as LIMIT;
+    let limit = context.attribute(LIMIT).ok().and_then(|limit| u32::try_from(limit).ok());
+    limit.unwrap_or(0).max(USUAL_SHARED_LIMIT)
+}
+
 /// Sizes that measure the device's limits: a matrix product with a few tiles per multiprocessor, and fp32 vectors of
 /// eight times the L2 cache; both are reduced to fit the free memory.
 pub(in crate::cuda) fn limit_sizes(context: &CudaContext) -> Result<LimitSizes> {

@@ -4,29 +4,36 @@
 use anyhow::Result;
 
 use super::geometry::Geometry;
+use super::implicit::ImplicitProduct;
 use super::params::params;
 use super::site::{Direction, Site};
 use super::{Lowering, direct, implicit};
 use crate::cuda::gemm::{Gemm, Operand};
 use crate::cuda::program::{Address, Buffer};
 use crate::ops::{
-    Activation, Algorithm, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span,
+    Activation, Algorithm, Candidate, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span,
 };
 
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let algorithm = lowering.choose_for(Direction::Forward, &self.op, self.input, self.pool.is_some());
+        let implicit = &Self { pool: self.pool.filter(|pool| implicit::fuses(&pool.op)), ..*self };
+        let product = lowering.forward_product(implicit);
+        let epilogue = self.pool.is_some();
+        let candidate = lowering.choose_for(Direction::Forward, &self.op, self.input, epilogue, product);
+        let algorithm = candidate.map(|candidate| candidate.algorithm);
         // A separate pooling pass also applies bias and activation.
-        let pool = self.pool.filter(|pool| algorithm != Some(Algorithm::Implicit) || !implicit::fuses(&pool.op));
+        let pool = self.pool.filter(|_| algorithm != Some(Algorithm::Implicit) || implicit.pool.is_none());
         let conv = match pool {
             Some(_) => &Self { activation: Activation::Identity, bias: None, pool: None, ..*self },
             None => self,
         };
-        match algorithm {
+        match candidate {
             None => lowering.grouped_forward(conv),
-            Some(Algorithm::Implicit) => lowering.implicit_forward(conv),
-            Some(Algorithm::Direct) => lowering.direct_forward(conv),
-            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_forward(conv),
+            Some(candidate) => match candidate.algorithm {
+                Algorithm::Implicit => lowering.implicit_forward(conv, candidate),
+                Algorithm::Direct => lowering.direct_forward(conv),
+                Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_forward(conv),
+            },
         }?;
         pool.map_or(Ok(()), |pool| lowering.max_pool_forward((self.activation, self.bias), self.output, pool))
     }
@@ -34,20 +41,25 @@ impl RunOn<Lowering<'_>> for Conv2dForward {
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        match lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, false) {
-            None => lowering.grouped_backward_weight(self),
-            Some(Algorithm::Implicit) => lowering.implicit_backward_weight(self),
-            Some(Algorithm::Direct) => lowering.direct_backward_weight(self),
-            Some(Algorithm::Gemm | Algorithm::CublasLt) => lowering.im2col_backward_weight(self),
+        let product = lowering.backward_weight_product(self);
+        let candidate = lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, false, product);
+        let Some(candidate) = candidate else { return lowering.grouped_backward_weight(self) };
+        match candidate.algorithm {
+            Algorithm::Implicit => lowering.implicit_backward_weight(self, candidate),
+            Algorithm::Direct => lowering.direct_backward_weight(self),
+            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_backward_weight(self),
         }
     }
 }
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, self.epilogue.is_some()) {
+        let (product, epilogue) = (lowering.backward_input_product(self), self.epilogue.is_some());
+        match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, epilogue, product) {
             None => lowering.grouped_backward_input(self),
-            Some(Algorithm::Implicit) => return lowering.implicit_backward_input(self),
+            Some(candidate) if candidate.algorithm == Algorithm::Implicit => {
+                return lowering.implicit_backward_input(self, candidate);
+            }
             Some(_) => lowering.im2col_backward_input(self),
         }?;
         lowering.gradient_epilogue(self.op.input.channels, self.d_input, self.epilogue)
@@ -55,18 +67,26 @@ impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
 }
 
 impl Lowering<'_> {
-    /// Chooses an algorithm; `None` for grouped or dilated convolutions, which have only one.
-    fn choose_for(&mut self, direction: Direction, op: &Conv2d, images: Span, epilogue: bool) -> Option<Algorithm> {
+    /// Chooses a candidate; `None` for grouped or dilated convolutions, which have only one. `product` is what implicit
+    /// GEMM would compute.
+    fn choose_for(
+        &mut self,
+        direction: Direction,
+        op: &Conv2d,
+        images: Span,
+        epilogue: bool,
+        product: Result<ImplicitProduct>,
+    ) -> Option<Candidate> {
         if !op.is_plain() {
             return None;
         }
         let (batch, precision) = (images.len / op.input.len(), self.target.precision);
-        let mut candidates = vec![Algorithm::Gemm];
-        candidates.extend(implicit::applies(op, batch).then_some(Algorithm::Implicit));
+        let mut candidates = vec![Algorithm::Gemm.into()];
+        candidates.extend(self.implicit_candidates(product));
         let is_direct = direction != Direction::BackwardInput && direct::applies(op);
-        candidates.extend(is_direct.then_some(Algorithm::Direct));
+        candidates.extend(is_direct.then_some(Candidate::from(Algorithm::Direct)));
         let site = Site { direction, op: *op, batch, linear: false, epilogue, mask: false, precision };
-        Some(self.choose.choose(&site, &candidates))
+        Some(self.choose(&site, &candidates))
     }
 
     fn im2col_forward(&mut self, conv: &Conv2dForward) -> Result<()> {

@@ -5,11 +5,13 @@ use anyhow::{Result, ensure};
 use super::Lowering;
 use super::geometry::Geometry;
 use super::params::params;
-use super::split_k::{SplitK, Tiles};
+use super::split_k::SplitK;
+use super::tile::{self, Loads, Product, Tile};
 use crate::cuda::program::{Address, Buffer, KernelLaunch, Launch, Params};
 use crate::cuda::scratch::{MAX_COLUMN_SUMS, MAX_COLUMNS, MAX_PARTS};
 use crate::ops::{
-    Activation, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d, PoolEpilogue, Precision,
+    Activation, Algorithm, Candidate, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
+    PoolEpilogue, Precision, Span,
 };
 use crate::shape::Window;
 
@@ -19,13 +21,13 @@ pub(super) fn fuses(pool: &MaxPool2d) -> bool {
 }
 
 /// Whether the column sums of a product's tiles fit the scratch. If they do not, a separate pass computes the epilogue.
-fn sums_columns(rows: usize, cols: usize) -> bool {
-    // Valid for every tile: all have at least 32 rows, and at least 32 columns if the product has more than 16.
-    rows.div_ceil(32).saturating_mul(cols) <= MAX_COLUMN_SUMS && cols.div_ceil(32) <= MAX_COLUMNS
+fn sums_columns(tile: &Tile, rows: usize, cols: usize) -> bool {
+    // No tile has fewer than 32 rows.
+    rows.div_ceil(32).saturating_mul(cols) <= MAX_COLUMN_SUMS && cols.div_ceil(tile.cols.min(32)) <= MAX_COLUMNS
 }
 
 /// Whether the kernels' 32-bit indices suffice for this convolution.
-pub(super) fn applies(op: &Conv2d, batch: usize) -> bool {
+fn applies(op: &Conv2d, batch: usize) -> bool {
     let Ok(output) = op.output() else { return false };
     let limit = 1 << 31;
     let pixels = op.input.pixels().max(output.pixels());
@@ -45,97 +47,140 @@ const PARTIALS: Address = Address::at(Buffer::ProductPartials);
 /// Counters of finished blocks: one per tile, then one per group of parts.
 const COUNTERS: Address = Address::at(Buffer::ProductCounters);
 
+/// A product and what its tile depends on.
+pub(super) struct ImplicitProduct {
+    product: Product,
+    /// Rows, columns and inner dimension.
+    size: [usize; 3],
+    loads: Loads,
+}
+
 impl Lowering<'_> {
+    /// The candidates for a product, starting with the one that is used unless another is faster; none if the
+    /// convolution is too large.
+    pub(super) fn implicit_candidates(&self, product: Result<ImplicitProduct>) -> Vec<Candidate> {
+        let Ok(ImplicitProduct { product, size: [rows, cols, _], loads }) = product else { return Vec::new() };
+        let tiles = tile::tiles(product, loads, [rows, cols], self.target);
+        tiles.iter().map(|tile| Candidate { algorithm: Algorithm::Implicit, tile: Some(tile.name) }).collect()
+    }
+
     /// `output = activation(windows · Wᵀ + bias)`, followed in the same launch by a pooling that [`fuses`].
-    pub(super) fn implicit_forward(&mut self, conv: &Conv2dForward) -> Result<()> {
-        let Conv2dForward { ref op, activation, bias, .. } = *conv;
-        let batch = conv.input.len / op.input.len();
-        let (kernel, output, argmax, rows) = match conv.pool {
-            // Each 32 rows hold eight pooling windows of four pixels.
-            Some(PoolEpilogue { op, output, argmax }) => {
-                ("conv2d_forward_pooled", output, argmax, (batch * op.output()?.pixels()).div_ceil(8) * 32)
-            }
-            None => ("conv2d_forward", conv.output, None, batch * op.output()?.pixels()),
-        };
-        let (input, weight) = (self.address(conv.input), self.weight(conv.weight));
+    pub(super) fn implicit_forward(&mut self, conv: &Conv2dForward, candidate: Candidate) -> Result<()> {
+        let (product, batch) = (self.forward_product(conv)?, conv.input.len / conv.op.input.len());
+        let (output, argmax) = conv.pool.map_or((conv.output, None), |pool| (pool.output, pool.argmax));
         let params = params!(
             self.target, 112 bytes,
-            [input, weight, bias, output, argmax, partials = PARTIALS, counters = COUNTERS],
-            op: Geometry = Geometry::of_conv(op)?, batch: u32, slope: f32 = activation.code(),
+            [
+                input = conv.input, weight = self.weight(conv.weight), bias = conv.bias, output, argmax,
+                partials = PARTIALS, counters = COUNTERS,
+            ],
+            op: Geometry = Geometry::of_conv(&conv.op)?, batch: u32, slope: f32 = conv.activation.code(),
         );
-        let vector = self.reads_vectors(&[op.input.channels], [input, weight]);
-        let (tiles, variant) = if vector { (Tiles::All, "") } else { (Tiles::Square, "_scalar") };
-        self.implicit(kernel, variant, [rows, op.out_channels, op.patch_len()], tiles, params)
+        self.implicit(&product, Tile::of(candidate)?, params)
+    }
+
+    /// # Errors
+    /// If the convolution is too large.
+    pub(super) fn forward_product(&self, conv: &Conv2dForward) -> Result<ImplicitProduct> {
+        let (op, batch) = (&conv.op, checked_batch(&conv.op, conv.input)?);
+        let (product, rows) = match conv.pool {
+            // Each 32 rows hold eight pooling windows of four pixels.
+            Some(PoolEpilogue { op, .. }) => (Product::ForwardPooled, (batch * op.output()?.pixels()).div_ceil(8) * 32),
+            None => (Product::Forward, batch * op.output()?.pixels()),
+        };
+        let loads = self.loads(&[op.input.channels], [self.address(conv.input), self.weight(conv.weight)]);
+        Ok(ImplicitProduct { product, size: [rows, op.out_channels, op.patch_len()], loads })
     }
 
     /// `d_weight = d_outputᵀ · windows`
-    pub(super) fn implicit_backward_weight(&mut self, conv: &Conv2dBackwardWeight) -> Result<()> {
-        let op = &conv.op;
-        let batch = conv.input.len / op.input.len();
-        let (input, d_output) = (self.address(conv.input), self.address(conv.d_output));
+    pub(super) fn implicit_backward_weight(&mut self, conv: &Conv2dBackwardWeight, candidate: Candidate) -> Result<()> {
+        let (product, batch) = (self.backward_weight_product(conv)?, conv.input.len / conv.op.input.len());
         let params = params!(
             self.target, 88 bytes,
-            [input, d_output, d_weight = conv.d_weight, partials = PARTIALS, counters = COUNTERS],
-            op: Geometry = Geometry::of_conv(op)?, batch: u32,
+            [
+                input = conv.input, d_output = conv.d_output, d_weight = conv.d_weight, partials = PARTIALS,
+                counters = COUNTERS,
+            ],
+            op: Geometry = Geometry::of_conv(&conv.op)?, batch: u32,
         );
-        let vector = self.reads_vectors(&[op.input.channels, op.out_channels], [input, d_output]);
-        let (tiles, variant) = if vector { (Tiles::NotSlim, "") } else { (Tiles::Square, "_scalar") };
+        self.implicit(&product, Tile::of(candidate)?, params)
+    }
+
+    /// # Errors
+    /// If the convolution is too large.
+    pub(super) fn backward_weight_product(&self, conv: &Conv2dBackwardWeight) -> Result<ImplicitProduct> {
+        let (op, batch) = (&conv.op, checked_batch(&conv.op, conv.input)?);
+        let channels = [op.input.channels, op.out_channels];
+        let loads = self.loads(&channels, [conv.input, conv.d_output].map(|span| self.address(span)));
         let size = [op.out_channels, op.patch_len(), batch * op.output()?.pixels()];
-        self.implicit("conv2d_backward_weight", variant, size, tiles, params)
+        Ok(ImplicitProduct { product: Product::BackwardWeight, size, loads })
     }
 
     /// `d_input = windows of d_output · W`, and its epilogue.
-    pub(super) fn implicit_backward_input(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
-        let op = &conv.op;
-        let (batch, channels) = (conv.d_input.len / op.input.len(), op.input.channels);
-        let pixels = batch * op.input.pixels();
-        let fused = conv.epilogue.filter(|_| sums_columns(pixels, channels));
+    pub(super) fn implicit_backward_input(&mut self, conv: &Conv2dBackwardInput, candidate: Candidate) -> Result<()> {
+        let (product, tile) = (self.backward_input_product(conv)?, Tile::of(candidate)?);
+        let [pixels, channels, _] = product.size;
+        let fused = conv.epilogue.filter(|_| sums_columns(tile, pixels, channels));
         let masked = fused.filter(|epilogue| epilogue.activation != Activation::Identity);
-        let (d_output, weight) = (self.address(conv.d_output), self.weight(conv.weight));
         let params = params!(
             self.target, 128 bytes,
             [
-                d_output, weight, output = masked.map(|epilogue| epilogue.output), d_input = conv.d_input,
+                d_output = conv.d_output, weight = self.weight(conv.weight),
+                output = masked.map(|epilogue| epilogue.output), d_input = conv.d_input,
                 d_bias = fused.and_then(|epilogue| epilogue.d_bias), parts = Buffer::ColumnSums,
                 parts_counters = COUNTERS.plus(MAX_PARTS * 4), partials = PARTIALS, counters = COUNTERS,
             ],
-            op: Geometry = Geometry::of_conv(op)?, batch: u32,
+            op: Geometry = Geometry::of_conv(&conv.op)?, batch: u32 = conv.d_input.len / conv.op.input.len(),
             slope: f32 = masked.map_or(1.0, |epilogue| epilogue.activation.code()),
         );
-        let vector = self.reads_vectors(&[channels, op.out_channels], [d_output, weight]);
-        let (tiles, variant) = match (vector, op.window.stride) {
-            (true, 1) => (Tiles::All, ""),
-            (true, _) => (Tiles::Square, "_strided"),
-            (false, _) => (Tiles::Square, "_scalar"),
-        };
-        let size = [pixels, channels, op.window.kernel * op.window.kernel * op.out_channels];
-        self.implicit("conv2d_backward_input", variant, size, tiles, params)?;
+        self.implicit(&product, tile, params)?;
         self.gradient_epilogue(channels, conv.d_input, conv.epilogue.filter(|_| fused.is_none()))
     }
 
-    /// Whether the operands, which are contiguous along `lengths`, can be read in vectors of 16 bytes.
-    fn reads_vectors(&self, lengths: &[usize], operands: [Address; 2]) -> bool {
-        let vector = self.vector();
-        lengths.iter().all(|length| length.is_multiple_of(vector)) && operands.iter().all(|it| it.is_aligned(16))
+    /// # Errors
+    /// If the convolution is too large.
+    pub(super) fn backward_input_product(&self, conv: &Conv2dBackwardInput) -> Result<ImplicitProduct> {
+        let (op, batch) = (&conv.op, checked_batch(&conv.op, conv.d_input)?);
+        let channels = [op.input.channels, op.out_channels];
+        let loads = match self.loads(&channels, [self.address(conv.d_output), self.weight(conv.weight)]) {
+            Loads::Vectors if op.window.stride > 1 => Loads::StridedVectors,
+            loads => loads,
+        };
+        let depth = op.window.kernel * op.window.kernel * op.out_channels;
+        let size = [batch * op.input.pixels(), op.input.channels, depth];
+        Ok(ImplicitProduct { product: Product::BackwardInput, size, loads })
     }
 
-    /// Launches a `variant` of `kernel` with the tile that suits a `[rows, cols]` product over `depth`.
-    fn implicit(
-        &mut self,
-        kernel: &str,
-        variant: &str,
-        [rows, cols, depth]: [usize; 3],
-        tiles: Tiles,
-        params: Params,
-    ) -> Result<()> {
-        if rows == 0 || cols == 0 {
+    /// How to load operands that are contiguous along `lengths`.
+    fn loads(&self, lengths: &[usize], operands: [Address; 2]) -> Loads {
+        let vector = self.vector();
+        let vectors =
+            lengths.iter().all(|length| length.is_multiple_of(vector)) && operands.iter().all(|it| it.is_aligned(16));
+        if vectors { Loads::Vectors } else { Loads::Elements }
+    }
+
+    /// Launches the kernel of `tile` for a product.
+    fn implicit(&mut self, product: &ImplicitProduct, tile: &Tile, params: Params) -> Result<()> {
+        let ImplicitProduct { product, size, .. } = *product;
+        if size[0] == 0 || size[1] == 0 {
             return Ok(());
         }
         let fp32 = self.target.precision == Precision::Fp32;
-        let split = SplitK::new([rows, cols, depth], tiles, self.vector() / 4, fp32);
+        let split = SplitK::new(size, tile, self.vector() / 4, fp32);
         ensure!(split.splits == 1 || split.tiles * split.splits <= MAX_PARTS, "{split:?} has too many parts");
-        let (name, grid) = (format!("{kernel}_{}{variant}", split.tile.name()), [split.tiles, split.splits]);
-        self.launches.push(Launch::Kernel(KernelLaunch::new(name, grid, split.tile.shared_bytes(), params)?));
+        let grid = [split.tiles, split.splits];
+        let launch = KernelLaunch::new(tile.kernel(product), grid, tile.shared_bytes(), params)?;
+        self.launches.push(Launch::Kernel(KernelLaunch { block: tile.threads, ..launch }));
         Ok(())
     }
+}
+
+/// The number of images.
+///
+/// # Errors
+/// If the convolution is too large.
+fn checked_batch(op: &Conv2d, images: Span) -> Result<usize> {
+    let batch = images.len / op.input.len();
+    ensure!(applies(op, batch), "the convolution is too large for implicit GEMM");
+    Ok(batch)
 }

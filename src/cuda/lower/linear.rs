@@ -3,12 +3,13 @@
 
 use anyhow::Result;
 
+use super::Lowering;
+use super::implicit::ImplicitProduct;
 use super::site::{Direction, Site, as_conv};
-use super::{Lowering, implicit};
 use crate::cuda::gemm::{EpilogueKind, Gemm, LtEpilogue, Operand, ReluMask};
 use crate::cuda::program::{Address, Launch};
 use crate::ops::{
-    Activation, Algorithm, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
+    Activation, Algorithm, BiasActivationBackward, Candidate, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
     GradientEpilogue, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, RunOn, Span,
 };
 
@@ -22,11 +23,11 @@ impl RunOn<Lowering<'_>> for LinearForward {
         let gemm = Gemm::new([batch, op.out_features, op.in_features], x, w, lowering.address(output));
         let mask = relu_mask.is_some() && activation == Activation::Relu;
         let site = Site { mask, ..lowering.linear_site(Direction::Forward, &op, batch) };
-        match (lowering.choose_product(&site, &gemm, epilogue), epilogue) {
-            (Algorithm::Implicit, _) => {
-                let op = as_conv(&op);
-                lowering.implicit_forward(&Conv2dForward { op, activation, input, weight, bias, output, pool: None })
-            }
+        let conv = Conv2dForward { op: as_conv(&op), activation, input, weight, bias, output, pool: None };
+        let product = lowering.forward_product(&conv);
+        let candidate = lowering.choose_product(&site, &gemm, epilogue, product);
+        match (candidate.algorithm, epilogue) {
+            (Algorithm::Implicit, _) => lowering.implicit_forward(&conv, candidate),
             (Algorithm::CublasLt, Some(epilogue)) => {
                 lowering.launches.push(Launch::LtGemm(gemm, epilogue));
                 if epilogue.kind == EpilogueKind::BiasRelu {
@@ -55,8 +56,10 @@ impl RunOn<Lowering<'_>> for LinearBackwardWeight {
         let gemm = Gemm::new([op.out_features, op.in_features, batch], d_y, x, lowering.address(d_weight));
         let gemm = Gemm { float_result: true, ..gemm };
         let site = Site { epilogue: deferred.is_some(), ..lowering.linear_site(Direction::BackwardWeight, &op, batch) };
-        let algorithm = lowering.choose_product(&site, &gemm, epilogue);
-        if let (Algorithm::CublasLt, Some(epilogue)) = (algorithm, epilogue) {
+        let conv = Conv2dBackwardWeight { op: as_conv(&op), input, d_output, d_weight };
+        let product = lowering.backward_weight_product(&conv);
+        let candidate = lowering.choose_product(&site, &gemm, epilogue, product);
+        if let (Algorithm::CublasLt, Some(epilogue)) = (candidate.algorithm, epilogue) {
             lowering.launches.push(Launch::LtGemm(gemm, epilogue));
             return Ok(());
         }
@@ -64,15 +67,11 @@ impl RunOn<Lowering<'_>> for LinearBackwardWeight {
             let (activation, channels, d_bias) = (Activation::Identity, op.out_features, Some(d_bias));
             BiasActivationBackward { activation, channels, output: d_output, d_output, d_bias }.run_on(lowering)?;
         }
-        match algorithm {
-            Algorithm::Implicit => {
-                lowering.implicit_backward_weight(&Conv2dBackwardWeight { op: as_conv(&op), input, d_output, d_weight })
-            }
-            _ => {
-                lowering.gemm(gemm);
-                Ok(())
-            }
+        if candidate.algorithm == Algorithm::Implicit {
+            return lowering.implicit_backward_weight(&conv, candidate);
         }
+        lowering.gemm(gemm);
+        Ok(())
     }
 }
 
@@ -87,11 +86,11 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
         let mask = epilogue.is_some_and(|it| it.relu_mask.is_some() && it.activation == Activation::Relu);
         let site = lowering.linear_site(Direction::BackwardInput, &op, batch);
         let site = Site { epilogue: epilogue.is_some(), mask, ..site };
-        match (lowering.choose_product(&site, &gemm, lt_epilogue), lt_epilogue) {
-            (Algorithm::Implicit, _) => {
-                let op = as_conv(&op);
-                lowering.implicit_backward_input(&Conv2dBackwardInput { op, d_output, weight, d_input, epilogue })
-            }
+        let conv = Conv2dBackwardInput { op: as_conv(&op), d_output, weight, d_input, epilogue };
+        let product = lowering.backward_input_product(&conv);
+        let candidate = lowering.choose_product(&site, &gemm, lt_epilogue, product);
+        match (candidate.algorithm, lt_epilogue) {
+            (Algorithm::Implicit, _) => lowering.implicit_backward_input(&conv, candidate),
             (Algorithm::CublasLt, Some(lt_epilogue)) => {
                 lowering.launches.push(Launch::LtGemm(gemm, lt_epilogue));
                 if lowering.is_fp16() {
@@ -114,17 +113,19 @@ impl Lowering<'_> {
         Site { direction, op: as_conv(op), batch, linear: true, epilogue: false, mask: false, precision }
     }
 
+    /// Chooses a candidate. `product` is what implicit GEMM would compute.
     fn choose_product(
         &mut self,
         site: &Site,
         gemm: &Gemm<Address>,
         epilogue: Option<LtEpilogue<Address>>,
-    ) -> Algorithm {
-        let mut candidates = vec![Algorithm::Gemm];
-        candidates.extend(implicit::applies(&site.op, site.batch).then_some(Algorithm::Implicit));
+        product: Result<ImplicitProduct>,
+    ) -> Candidate {
+        let mut candidates = vec![Algorithm::Gemm.into()];
+        candidates.extend(self.implicit_candidates(product));
         let by_lt = epilogue.is_some_and(|epilogue| self.choose.lt_supports(gemm, &epilogue));
-        candidates.extend(by_lt.then_some(Algorithm::CublasLt));
-        self.choose.choose(site, &candidates)
+        candidates.extend(by_lt.then_some(Candidate::from(Algorithm::CublasLt)));
+        self.choose(site, &candidates)
     }
 
     /// The part of bias and activation that cuBLASLt can fuse into the forward product; `None` without a bias.

@@ -9,7 +9,7 @@ mod dropout;
 mod gather;
 mod geometry;
 mod grouped;
-pub(super) mod implicit;
+mod implicit;
 mod join;
 mod linear;
 mod loss;
@@ -20,6 +20,7 @@ mod params;
 mod pool;
 mod site;
 mod split_k;
+pub(super) mod tile;
 
 pub(super) use optimizer::swap_average;
 pub(super) use site::Site;
@@ -30,21 +31,37 @@ use anyhow::{Context, Result};
 
 use super::gemm::{Gemm, LtEpilogue};
 use super::program::{Address, Buffer, KernelLaunch, Launch, LoweredStep, Params, grid_over};
-use crate::ops::{Algorithm, Precision, Region, RunOn, Span, Step};
+use crate::ops::{Candidate, Precision, Region, RunOn, Span, Step};
 use params::HasAddress;
 
-/// Properties of the device and its setup that launches depend on.
+/// The setup of a device that launches depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Target {
     pub precision: Precision,
     /// Bytes available for im2col columns.
     pub columns: usize,
+    pub device: Device,
+}
+
+/// The properties of a device that decide which kernels it can run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Device {
+    /// Its compute capability, as 10·major + minor.
+    pub capability: u32,
+    /// Most bytes of shared memory of a block.
+    pub shared: u32,
+}
+
+impl Device {
+    /// An H100, which is assumed if there is no device.
+    pub const H100: Self = Self { capability: 90, shared: 227 * 1024 };
 }
 
 /// Chooses between equivalent launches.
 pub(super) trait Choose {
-    /// Returns one of the candidates, which are never empty.
-    fn choose(&mut self, site: &Site, candidates: &[Algorithm]) -> Algorithm;
+    /// Returns one of the candidates, which are never empty. The first candidate of an algorithm is the one that a
+    /// request for the algorithm selects.
+    fn choose(&mut self, site: &Site, candidates: &[Candidate]) -> Candidate;
 
     /// Whether cuBLASLt supports a product with this epilogue.
     fn lt_supports(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool;
@@ -58,7 +75,7 @@ pub(super) fn lower(steps: Vec<Step>, target: Target, choose: &mut dyn Choose) -
     let mut lowering = Lowering::new(target, choose);
     let lowered = |step: Step| {
         let launches = lowering.step(&step)?;
-        Ok(LoweredStep { step, launches })
+        Ok(LoweredStep { step, site: lowering.site.take(), launches })
     };
     steps.into_iter().map(lowered).collect()
 }
@@ -68,6 +85,8 @@ pub(super) struct Lowering<'a> {
     target: Target,
     choose: &'a mut dyn Choose,
     launches: Vec<Launch>,
+    /// The site of the current step.
+    site: Option<String>,
     /// ReLU masks that forward products have written.
     pub masks: HashSet<Span>,
     /// Bias gradients that input gradients have deferred to weight gradients.
@@ -76,13 +95,18 @@ pub(super) struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     pub fn new(target: Target, choose: &'a mut dyn Choose) -> Self {
-        Self { target, choose, launches: Vec::new(), masks: HashSet::new(), deferred: HashSet::new() }
+        Self { target, choose, launches: Vec::new(), site: None, masks: HashSet::new(), deferred: HashSet::new() }
     }
 
     /// The launches of the next step.
     pub fn step(&mut self, step: &Step) -> Result<Vec<Launch>> {
         step.op.run_on(self).with_context(|| step.label.clone())?;
         Ok(std::mem::take(&mut self.launches))
+    }
+
+    fn choose(&mut self, site: &Site, candidates: &[Candidate]) -> Candidate {
+        self.site = Some(site.to_string());
+        self.choose.choose(site, candidates)
     }
 
     fn is_fp16(&self) -> bool {

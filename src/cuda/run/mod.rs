@@ -92,7 +92,7 @@ impl Program {
     }
 
     fn launch(&self, runner: &Runner, memory: &Memory) -> Result<()> {
-        for LoweredStep { step, launches } in &self.steps {
+        for LoweredStep { step, launches, .. } in &self.steps {
             check_operands(memory, step)?;
             runner.launch_all(memory, launches).with_context(|| step.label.clone())?;
         }

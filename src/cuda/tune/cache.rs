@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cuda::driver::{cache_folder, write_to_cache};
-use crate::ops::Algorithm;
+use crate::cuda::lower::tile;
+use crate::ops::Candidate;
 use crate::rng::fingerprint;
 
-/// Microseconds by site and algorithm; null if the algorithm failed.
+/// Microseconds by site and candidate; null if the candidate failed.
 type Times = BTreeMap<String, BTreeMap<String, Option<f64>>>;
 
 /// The contents of the file: a key that identifies device, driver, libraries and kernels, and the times measured with
@@ -44,21 +45,21 @@ impl TuningCache {
         Self { path, file, is_dirty: false }
     }
 
-    /// Records the time of an algorithm; `None` if it failed.
-    pub fn record(&mut self, site: &str, algorithm: Algorithm, microseconds: Option<f64>) {
-        self.file.microseconds.entry(site.to_string()).or_default().insert(algorithm.name().to_string(), microseconds);
+    /// Records the time of a candidate; `None` if it failed.
+    pub fn record(&mut self, site: &str, candidate: Candidate, microseconds: Option<f64>) {
+        self.file.microseconds.entry(site.to_string()).or_default().insert(candidate.to_string(), microseconds);
         self.is_dirty = true;
     }
 
-    /// The recorded time, `Some(None)` if the algorithm failed; `None` if it was never tried.
-    pub fn get(&self, site: &str, algorithm: Algorithm) -> Option<Option<f64>> {
-        self.file.microseconds.get(site)?.get(algorithm.name()).copied()
+    /// The recorded time, `Some(None)` if the candidate failed; `None` if it was never tried.
+    pub fn get(&self, site: &str, candidate: Candidate) -> Option<Option<f64>> {
+        self.file.microseconds.get(site)?.get(&candidate.to_string()).copied()
     }
 
-    /// The times of a site's algorithms that did not fail.
-    pub fn times(&self, site: &str) -> Vec<(Algorithm, f64)> {
+    /// The times of a site's candidates that did not fail.
+    pub fn times(&self, site: &str) -> Vec<(Candidate, f64)> {
         let times = self.file.microseconds.get(site).into_iter().flatten();
-        times.filter_map(|(name, &time)| Some((Algorithm::from_name(name)?, time?))).collect()
+        times.filter_map(|(name, &time)| Some((tile::named(name)?, time?))).collect()
     }
 
     /// Writes the cache to disk if it has changed.

@@ -1,5 +1,5 @@
-//! Chooses the algorithm of every convolution and linear layer: the requested one, that of the resumed run, or the
-//! fastest, by times from the cache or measured now on the launches as they will run.
+//! Chooses the algorithm and tile of every convolution and linear layer: those requested, those of the resumed run, or
+//! the fastest, by times from the cache or measured now on the launches as they will run.
 
 mod cache;
 mod choose;
@@ -16,26 +16,26 @@ use super::lower::{Lowering, Target};
 use super::memory::Memory;
 use super::program::Launch;
 use super::run::{self, Runner};
-use crate::ops::{Algorithm, Choice, LinearForward, Op, Precision, Span, Step};
+use crate::ops::{Algorithm, Candidate, Choice, LinearForward, Op, Precision, Span, Step};
 use cache::TuningCache;
-use choose::{Trial, fastest};
+use choose::{Trial, fastest, recorded_candidate};
 
 /// The choices made so far, and what they are based on.
 pub(super) struct Tuner {
-    /// The algorithm for all sites; `None` selects the fastest for each.
-    requested: Option<Algorithm>,
-    /// Choices of the resumed run, by site name.
-    recorded: BTreeMap<String, Algorithm>,
+    /// The candidate for all sites; `None` selects the fastest for each.
+    requested: Option<Candidate>,
+    /// Names of the resumed run's choices, by site name.
+    recorded: BTreeMap<String, String>,
     cache: TuningCache,
     /// Choices of this run, by site name.
-    chosen: BTreeMap<String, Algorithm>,
+    chosen: BTreeMap<String, Candidate>,
 }
 
 impl Tuner {
     /// `identity` identifies everything besides the operator that measured times depend on.
     pub fn new(
-        requested: Option<Algorithm>,
-        recorded: BTreeMap<String, Algorithm>,
+        requested: Option<Candidate>,
+        recorded: BTreeMap<String, String>,
         identity: impl FnOnce() -> Result<String>,
     ) -> Result<Self> {
         let cache = if requested.is_some() { TuningCache::default() } else { TuningCache::load(identity()?) };
@@ -44,9 +44,9 @@ impl Tuner {
 
     /// All choices since the last [`Tuner::forget`], sorted by site name.
     pub fn choices(&self) -> Vec<Choice> {
-        let choice = |(site, &algorithm): (&String, &Algorithm)| {
+        let choice = |(site, &candidate): (&String, &Candidate)| {
             let microseconds = self.cache.times(site);
-            Choice { site: site.clone(), algorithm, microseconds }
+            Choice { site: site.clone(), candidate, microseconds }
         };
         self.chosen.iter().map(choice).collect()
     }
@@ -56,7 +56,19 @@ impl Tuner {
         self.chosen.clear();
     }
 
-    /// Chooses the algorithms of a sequence, measuring those that are not in the cache. Measuring overwrites the steps'
+    /// Warns, once, if the resumed run recorded another choice for this site: one that this program or device lacks.
+    fn warn_if_not_recorded(&mut self, site: &str, chosen: Candidate, candidates: &[Candidate]) {
+        let Some(name) = self.recorded.get(site) else { return };
+        if recorded_candidate(name, candidates) != Some(chosen) {
+            warn!(
+                "{site}: the algorithm {name:?}, which the run used, cannot be used by this program on this device; \
+                 {chosen} takes its place, so the results of the resumed run will differ in their last bits"
+            );
+            self.recorded.remove(site);
+        }
+    }
+
+    /// Chooses the candidates of a sequence, measuring those that are not in the cache. Measuring overwrites the steps'
     /// outputs with arbitrary values.
     pub fn tune(&mut self, runner: &Runner, memory: &Memory, target: Target, steps: &[Step]) -> Result<()> {
         if self.requested.is_some() {
@@ -71,8 +83,8 @@ impl Tuner {
             } else if !grouped.contains(&index)
                 && let Some(Timed { site, times }) = measure.time_candidates(step, CarriedState::default())?
             {
-                let (algorithm, _) = fastest(&site, &times)?;
-                measure.tuner.chosen.insert(site, algorithm);
+                let (candidate, _) = fastest(&site, &times)?;
+                measure.tuner.chosen.insert(site, candidate);
             }
         }
         self.cache.save();
@@ -119,10 +131,22 @@ struct CarriedState {
     deferred: Option<Span>,
 }
 
-/// The algorithms that work for a step, at least one, each with its time in microseconds.
+/// The candidates that work for a step, at least one, each with its time in microseconds.
 struct Timed {
     site: String,
-    times: Vec<(Algorithm, f64)>,
+    times: Vec<(Candidate, f64)>,
+}
+
+impl Timed {
+    /// The fastest candidate by cuBLASLt and the fastest other one, if there are any. How the other steps of a group are
+    /// lowered depends only on whether cuBLASLt computes this one.
+    fn by_library(&self) -> impl Iterator<Item = (Candidate, f64)> {
+        [false, true].into_iter().filter_map(|by_lt| {
+            let is_kind = |(it, _): &&(Candidate, f64)| (it.algorithm == Algorithm::CublasLt) == by_lt;
+            let times: Vec<_> = self.times.iter().filter(is_kind).copied().collect();
+            fastest(&self.site, &times).ok()
+        })
+    }
 }
 
 struct Measure<'a> {
@@ -135,13 +159,13 @@ struct Measure<'a> {
 impl Measure<'_> {
     /// Chooses the compatible combination with the least total time; the first if several are equally fast.
     fn choose_together(&mut self, steps: &[Step], group: &Group) -> Result<()> {
-        let mut best: Option<(f64, Vec<(String, Algorithm)>)> = None;
+        let mut best: Option<(f64, Vec<(String, Candidate)>)> = None;
         let forward = self.time_in_group(&steps[group.forward], CarriedState::default())?;
-        for &(first, first_time) in &forward.times {
-            let mask = (first == Algorithm::CublasLt).then_some(group.mask);
+        for (first, first_time) in forward.by_library() {
+            let mask = (first.algorithm == Algorithm::CublasLt).then_some(group.mask);
             let input = self.time_in_group(&steps[group.input_gradient], CarriedState { mask, deferred: None })?;
-            for &(second, second_time) in &input.times {
-                let defers = second == Algorithm::CublasLt && self.target.precision == Precision::Fp16;
+            for (second, second_time) in input.by_library() {
+                let defers = second.algorithm == Algorithm::CublasLt && self.target.precision == Precision::Fp16;
                 let carried = CarriedState { mask, deferred: group.d_bias.filter(|_| defers) };
                 let mut chosen = vec![(forward.site.clone(), first), (input.site.clone(), second)];
                 let mut total = first_time + second_time;
@@ -169,12 +193,12 @@ impl Measure<'_> {
     /// algorithm. If the resumed run or an earlier program has chosen one, it is the only candidate, because a run must
     /// compute a site in one way throughout.
     fn time_candidates(&mut self, step: &Step, carried: CarriedState) -> Result<Option<Timed>> {
-        let mut trial = Trial { runner: self.runner, algorithm: None, query: None };
+        let mut trial = Trial { runner: self.runner, candidate: None, query: None };
         self.lower(step, carried, &mut trial)?;
         let Some((site, candidates)) = trial.query else { return Ok(None) };
-        let settled = [&self.tuner.recorded, &self.tuner.chosen].map(|choices| choices.get(&site).copied());
-        let settled = settled.into_iter().flatten().find(|settled| candidates.contains(settled));
-        let only = if let [only] = candidates[..] { Some(only) } else { settled };
+        let recorded = self.tuner.recorded.get(&site).and_then(|name| recorded_candidate(name, &candidates));
+        let chosen = || self.tuner.chosen.get(&site).copied().filter(|chosen| candidates.contains(chosen));
+        let only = if let [only] = candidates[..] { Some(only) } else { recorded.or_else(chosen) };
         let times = match only {
             Some(only) => vec![(only, 0.0)],
             None => self.measure_candidates(step, carried, &site, &candidates)?,
@@ -193,14 +217,14 @@ impl Measure<'_> {
         step: &Step,
         carried: CarriedState,
         site: &str,
-        candidates: &[Algorithm],
-    ) -> Result<Vec<(Algorithm, f64)>> {
+        candidates: &[Candidate],
+    ) -> Result<Vec<(Candidate, f64)>> {
         let cached = |cache: &TuningCache| {
-            let time = |&algorithm: &Algorithm| Some((algorithm, cache.get(site, algorithm)??));
+            let time = |&candidate: &Candidate| Some((candidate, cache.get(site, candidate)??));
             candidates.iter().filter_map(time).collect::<Vec<_>>()
         };
         let mut new = candidates.to_vec();
-        new.retain(|&algorithm| self.tuner.cache.get(site, algorithm).is_none());
+        new.retain(|&candidate| self.tuner.cache.get(site, candidate).is_none());
         if new.is_empty() && cached(&self.tuner.cache).is_empty() {
             new.extend(candidates); // all failed at earlier starts; try them again, since one is needed
         }
@@ -208,26 +232,26 @@ impl Measure<'_> {
             run::check_operands(self.memory, step)?;
         }
         let (mut measured, mut failed) = (Vec::new(), None);
-        for algorithm in new {
-            let mut trial = Trial { runner: self.runner, algorithm: Some(algorithm), query: None };
+        for candidate in new {
+            let mut trial = Trial { runner: self.runner, candidate: Some(candidate), query: None };
             let launches = self.lower(step, carried, &mut trial)?;
             match run::time(self.runner, self.memory, &launches) {
                 Ok(timed) => {
                     let microseconds = timed.seconds * 1e6;
-                    self.tuner.cache.record(site, algorithm, Some(microseconds));
-                    measured.push((algorithm, microseconds));
+                    self.tuner.cache.record(site, candidate, Some(microseconds));
+                    measured.push(format!("{candidate} {microseconds:.1} µs"));
                 }
                 Err(error) => {
-                    warn!("{site}: {} failed and is skipped: {error:#}", algorithm.name());
+                    warn!("{site}: {candidate} failed and is skipped: {error:#}");
                     if !error::is_transient(&error) {
-                        self.tuner.cache.record(site, algorithm, None);
+                        self.tuner.cache.record(site, candidate, None);
                     }
                     failed.get_or_insert(error);
                 }
             }
         }
         if !measured.is_empty() {
-            debug!("{site}: {measured:?}");
+            debug!("{site}: {}", measured.join(", "));
         }
         let times = cached(&self.tuner.cache);
         match failed {
