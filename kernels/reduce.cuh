@@ -44,31 +44,33 @@ __device__ __forceinline__ T sum_of_rows(const T* values, u32 rows, u32 columns,
 }
 
 // In each of the first `columns` threads, the sum of column threadIdx.x of [rows][columns], with rows `stride` elements
-// apart. Several threads share a column: each sums every (BLOCK / columns)th row, and their sums are added in thread
-// order. All threads must call it, with `inside` false in threads that have no column. `parts` is BLOCK shared values.
+// apart. Several threads share a column: each sums every (threads / columns)th row, and their sums are added in thread
+// order. All threads of the block must call it, with `inside` false in threads that have no column. `parts` is shared,
+// one value per thread.
 template <class T, class From>
-__device__ __forceinline__ T column_sum(const From* values, u32 rows, u64 stride, u32 columns, bool inside, T* parts) {
+__device__ __forceinline__ T column_sum(const From* values, u32 rows, u64 stride, u32 columns, bool inside, T* parts,
+                                        u32 threads = BLOCK) {
     T sum = {};
     if (inside) {
 #pragma unroll 8
-        for (u32 row = threadIdx.x / columns; row < rows; row += BLOCK / columns) {
+        for (u32 row = threadIdx.x / columns; row < rows; row += threads / columns) {
             add(sum, values[row * stride + threadIdx.x % columns]);
         }
     }
     __syncthreads();
     parts[threadIdx.x] = sum;
     __syncthreads();
-    return threadIdx.x < columns ? sum_of_rows(parts, BLOCK / columns, columns, threadIdx.x) : sum;
+    return threadIdx.x < columns ? sum_of_rows(parts, threads / columns, columns, threadIdx.x) : sum;
 }
 
 // The sum of `value` over the block, returned to all threads: first within each warp, then over the warps in order. All
-// threads must call it. `parts` is BLOCK / WARP shared floats; consecutive calls may use the same ones.
-__device__ __forceinline__ float block_sum(float value, float* parts) {
+// `threads` of the block must call it. `parts` is one shared float per warp; consecutive calls may use the same ones.
+__device__ __forceinline__ float block_sum(float value, float* parts, u32 threads = BLOCK) {
     const float sum = warp_sum(value);
     __syncthreads();
     if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = sum;
     __syncthreads();
-    return sum_of_rows(parts, BLOCK / WARP, 1, 0);
+    return sum_of_rows(parts, threads / WARP, 1, 0);
 }
 
 // How a grid covers [rows][channels]: blockIdx.x selects `width` vectors of channels, blockIdx.y selects

@@ -29,3 +29,9 @@ pub(super) const MAX_NORM_BLOCKS: usize = 1024;
 
 /// Bytes reserved for the norm before its partial sums, which this keeps aligned.
 pub(super) const NORM_BYTES: usize = 16;
+
+/// Maximum blocks of the loss.
+pub(super) const MAX_LOSS_BLOCKS: usize = 1024;
+
+/// Floats of a block's sums of the loss; `struct Totals` in `kernels/loss.cu`.
+pub(super) const LOSS_PARTIAL: usize = 4;

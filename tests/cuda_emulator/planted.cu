@@ -4,7 +4,7 @@
 
 // Unlike kernels/, these kernels take plain arguments instead of one parameter struct.
 #undef KERNEL
-#define KERNEL(name) ENTRY(name)
+#define KERNEL(name) extern "C" __global__ void KERNEL_NAME(name)
 
 // Writes `distance` elements past the end, or before the start if `distance` is negative.
 KERNEL(planted_write_outside)(float* values, long long count, long long distance) {

@@ -3,7 +3,7 @@
 
 // Unlike kernels/, these kernels take plain arguments instead of one parameter struct.
 #undef KERNEL
-#define KERNEL(name) ENTRY(name)
+#define KERNEL(name) extern "C" __global__ void KERNEL_NAME(name)
 
 // The variant of a kernel that `way` selects: RIGHT has no race; the others omit or replace the synchronisation.
 enum Way : u32 { RIGHT, WITHOUT, WARP_ALONE, SHUFFLE = 2 };
