@@ -21,6 +21,20 @@ __device__ __forceinline__ bool is_last_block(u32* block_counters, u32 blocks, u
     return flag != 0;
 }
 
+// The cheaper form for a block that only has to say that it has read what the last block will then overwrite. One thread
+// of each block calls announce() when its block has read all of it, and is_last_announced() where the answer is needed,
+// so that the block works while the atomic is on its way.
+__device__ __forceinline__ u32 announce(u32* block_counter) {
+    __threadfence();
+    return atomicAdd(block_counter, 1u);
+}
+__device__ __forceinline__ bool is_last_announced(u32* block_counter, u32 announced, u32 blocks) {
+    if (announced + 1 != blocks) return false;
+    __threadfence();
+    *block_counter = 0;
+    return true;
+}
+
 __device__ __forceinline__ void add(float& sum, float value) { sum += value; }
 __device__ __forceinline__ void add(float& sum, half value) { sum += half_to_float(value); }
 __device__ __forceinline__ void add(float4& sum, float4 value) {

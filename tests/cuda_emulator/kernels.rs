@@ -3,6 +3,7 @@
 mod convolution;
 mod direct;
 mod elementwise;
+mod gather;
 mod grouped;
 mod loss;
 mod optimizer;

@@ -1,4 +1,4 @@
-//! SGD steps, the loss scale, and gathering a batch.
+//! SGD steps and the loss scale.
 
 use cudarc::driver::CudaSlice;
 use half::f16;
@@ -11,7 +11,6 @@ in_both_orders!(
     skips_an_overflowing_step,
     grows_and_halves_the_loss_scale,
     clips_and_averages_all_but_frozen_parameters,
-    gathers_a_batch_at_the_position,
 );
 
 /// One step of `torch.optim.SGD` with learning rate 0.1 and weight decay 0.01, as PyTorch documents it.
@@ -162,29 +161,4 @@ fn clips_and_averages_all_but_frozen_parameters(device: Device) {
         assert_eq!((device.download(&weights), device.download(&average)), (averaged.clone(), moved));
         assert_eq!(device.download(&copy), averaged.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>());
     }
-}
-
-fn gathers_a_batch_at_the_position(device: Device) {
-    let (size, channels) = (12usize, 3usize);
-    let images: Vec<u8> = (0..7 * size).map(|i| (i * 37 % 256) as u8).collect();
-    let labels: Vec<u32> = (0..7).map(|i| 10 + i).collect();
-    let order = [4u32, 0, 6, 2, 1, 5, 3];
-    let (mean, std) = ([0.5f32, 0.1, 0.0], [0.5f32, 0.3, 1.0]);
-    let (image, label, position) = (device.upload(&images), device.upload(&labels), device.upload(&[2u64]));
-    let on_device = device.upload(&order);
-    let (m, s) = (device.upload(&mean), device.upload(&std));
-    let (batch, sample, c) = (3u32, size as u32, channels as u32);
-    let block_counters = device.upload(&[0u32]);
-    let (output, taken) = (device.poisoned::<f32>(3 * size), device.poisoned::<u32>(3));
-    let (p, o, t, a, n) = (&position, &output, &taken, &block_counters, &sample);
-    let name = "gather_normalise_f32";
-    launch!(device, name, blocks(3), &image, &label, &on_device, &m, &s, p, o, t, a, &batch, n, &c).unwrap();
-    let normal = |i: usize, byte: u8| (f32::from(byte) / 255.0 - mean[i % channels]) / std[i % channels];
-    let expected: Vec<f32> = [6, 2, 1]
-        .iter()
-        .flat_map(|&at| images[at * size..][..size].iter().enumerate().map(|(i, &byte)| normal(i, byte)))
-        .collect();
-    assert_eq!(device.download(&output), expected);
-    assert_eq!(device.download(&taken), [6, 2, 1].map(|at| labels[at]));
-    assert_eq!((device.download(&position), device.download(&block_counters)), (vec![5], vec![0]));
 }
