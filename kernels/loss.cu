@@ -201,9 +201,10 @@ static __device__ __forceinline__ void add_to_metrics(const LossParams& p, const
     metrics->steps += 1;
 }
 
-// d_bias[class] = Σ_rows d_logits, all of which the block can see.
+// d_bias[class] = Σ_rows d_logits. If other blocks wrote any, this is the last block.
 static __device__ __forceinline__ void sum_columns(const LossParams& p, LossScratch& scratch) {
     const u32 threads = blockDim.x;
+    __syncthreads();  // All of the block's own gradients are written.
 #pragma unroll 1
     for (u32 first = 0; first < p.classes; first += threads) {
         const u32 width = min(p.classes - first, threads);

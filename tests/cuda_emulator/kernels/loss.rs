@@ -86,6 +86,7 @@ fn expected(logits: &[f32], labels: &[usize], smoothing: f64, scale: f64) -> (f6
 /// several, in one block and in several, with rows left over.
 const CASES: &[(usize, usize, Division)] = &[
     (1, 2, ONE),
+    (5, 3, Division(4, 32, 1, false)),
     (64, 10, Division(16, 1024, 1, false)),
     (300, 3, Division(4, 128, 5, false)),
     (37, 1, Division(1, 64, 1, false)),
