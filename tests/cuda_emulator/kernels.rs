@@ -6,6 +6,7 @@ mod elementwise;
 mod gather;
 mod grouped;
 mod loss;
+mod norm;
 mod optimizer;
 mod pooling;
 mod tensor;

@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::Lowering;
-use super::params::{fit, params};
-use crate::cuda::program::{Buffer, KernelLaunch, Launch};
+use super::params::params;
+use crate::cuda::program::Buffer;
 use crate::cuda::scratch::MAX_LOSS_BLOCKS;
 use crate::ops::{Activation, BiasActivationBackward, LossGradient, RunOn, SoftmaxCrossEntropy};
 
@@ -73,8 +73,7 @@ impl RunOn<Lowering<'_>> for SoftmaxCrossEntropy {
             weight: f32 = gradient.map_or(1.0, |gradient| gradient.weight()),
             auxiliary: u32 = gradient.is_some_and(|gradient| gradient.auxiliary.is_some()),
         );
-        let launch = KernelLaunch::new(kernel, [blocks, 1], 0, params)?;
-        lowering.launches.push(Launch::Kernel(KernelLaunch { block: fit(threads)?, ..launch }));
+        lowering.launch_of(threads, kernel, [blocks, 1], params)?;
         match gradient {
             Some(LossGradient { d_logits: d_output, d_bias: d_bias @ Some(_), .. }) if fused_d_bias.is_none() => {
                 let (activation, channels, output) = (Activation::Identity, classes, logits);

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::params::{fit, params};
+use super::params::params;
 use super::{Lowering, Target};
 use crate::cuda::program::{Address, BLOCK, Buffer, KernelLaunch, Launch};
 use crate::cuda::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
@@ -68,9 +68,8 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
             count: u64, frozen: u64 = op.frozen, momentum: f32 = op.momentum, weight_decay: f32 = op.weight_decay,
             clip_norm: f32 = op.clip_norm.unwrap_or(0.0), decay: f32, rest: f32, nesterov: u32 = op.nesterov,
         );
-        let launch = KernelLaunch::new("sgd", blocks_of(count.saturating_sub(op.frozen), UPDATE_BLOCK), 0, params)?;
-        lowering.launches.push(Launch::Kernel(KernelLaunch { block: fit(UPDATE_BLOCK)?, ..launch }));
-        Ok(())
+        let blocks = blocks_of(count.saturating_sub(op.frozen), UPDATE_BLOCK);
+        lowering.launch_of(UPDATE_BLOCK, "sgd", blocks, params)
     }
 }
 
