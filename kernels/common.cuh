@@ -226,18 +226,25 @@ __device__ __forceinline__ void for_channels(u64 count, u32 channels, Visit visi
 
 // The activation, selected by `slope`: 1 is the identity, 0 is ReLU, −1 is tanh, and any other value is leaky ReLU with
 // that negative slope. As in PyTorch, ReLU returns +0 for all negative values, including −∞, and propagates NaN.
+// activate_piecewise() is for kernels that are not launched with tanh, whose code is many times that of the others.
+__device__ __forceinline__ float activate_piecewise(float value, float slope) {
+    // Without branches, because kernels process many values at once.
+    const float relu = value != value ? value : 0.0f;
+    const float negative = slope == 0.0f ? relu : slope * value;
+    return value > 0.0f || slope == 1.0f ? value : negative;
+}
 __device__ __forceinline__ float activate(float value, float slope) {
-    if (slope < 0.0f) return tanhf(value);
-    if (value > 0.0f || slope == 1.0f) return value;
-    if (slope == 0.0f) return value != value ? value : 0.0f;
-    return slope * value;
+    return slope < 0.0f ? tanhf(value) : activate_piecewise(value, slope);
 }
 
-// The gradient of the activation's input, computed from its output.
+// The gradient of the activation's input, computed from its output. Without tanh, the sign of the output suffices.
+__device__ __forceinline__ float activate_backward_piecewise(float output, float d_output, float slope) {
+    const float negative = slope == 0.0f ? 0.0f : slope * d_output;
+    return output > 0.0f || slope == 1.0f ? d_output : negative;
+}
 __device__ __forceinline__ float activate_backward(float output, float d_output, float slope) {
-    if (slope < 0.0f) return d_output * (1.0f - output * output);
-    if (output > 0.0f || slope == 1.0f) return d_output;
-    return slope == 0.0f ? 0.0f : slope * d_output;
+    const float piecewise = activate_backward_piecewise(output, d_output, slope);
+    return slope < 0.0f ? d_output * (1.0f - output * output) : piecewise;
 }
 
 __device__ __forceinline__ bool is_finite(float value) { return value - value == 0.0f; }

@@ -1,6 +1,6 @@
 // Softmax cross-entropy over a batch with its gradient, and the metrics, which stay on the device until the epoch ends.
 //
-// One block processes the whole batch, so that the sums over samples have a fixed order without a second launch.
+// A small batch takes one block. Of several blocks, the last to finish adds the sums over samples in a fixed order.
 #include "reduce.cuh"
 
 struct Metrics {
@@ -22,12 +22,19 @@ static_assert(sizeof(StepResult) == 8, "the layout is shared with Rust");
 struct StepLog {
     u64 capacity;  // 0 keeps no results.
     __device__ __forceinline__ StepResult* at(u64 step) {
-        return capacity ? reinterpret_cast<StepResult*>(this + 1) + step % capacity : nullptr;
+        return capacity ? reinterpret_cast<StepResult*>(this + 1) + divmod(step, (u32)capacity) : nullptr;
     }
 };
 static_assert(sizeof(StepLog) == 8, "the layout is shared with Rust");
 
-struct LossParams : Params<3, 7, 80> {
+// The sum of the losses and the number of correct predictions of some samples.
+struct Totals {
+    double loss;
+    u32 correct;
+};
+static_assert(sizeof(Totals) == 16, "the size is shared with Rust");
+
+struct LossParams : Params<3, 9, 96> {
     const real* logits;
     const u32* labels;
     const float* loss_scale;  // Null means 1.
@@ -35,10 +42,17 @@ struct LossParams : Params<3, 7, 80> {
     float* d_bias;            // May be null.
     Metrics* metrics;
     StepLog* step_log;  // Null in evaluation.
+    Totals* partial;    // One per block.
+    u32* block_counters;
     u32 rows, classes;
+    u32 lanes;  // Threads per row: a power of two up to WARP, or all threads of a block.
     float smoothing, weight;
     u32 auxiliary;
 };
+
+// Threads of the largest block.
+constexpr u32 MOST_THREADS = 1024;
+constexpr u32 MOST_WARPS = MOST_THREADS / WARP;
 
 // A running maximum: the largest value and its first index. A NaN counts as the largest, as in torch.argmax.
 struct Best {
@@ -54,7 +68,16 @@ static __device__ __forceinline__ Best better(Best a, Best b) {
     return a.index <= b.index ? a : b;
 }
 
-// One sample, processed by `lanes` threads: a single thread or a warp. `lane` is the calling thread's index among them.
+struct LossScratch {
+    Totals totals[MOST_WARPS];
+    Best bests[MOST_WARPS];
+    float sums[MOST_WARPS];
+    float columns[MOST_THREADS];
+    u32 flag;
+};
+
+// One sample, processed by `lanes` threads; `lane` is the calling thread's index among them. The threads that have no
+// sample take part in the reductions with a row of no classes.
 struct Row {
     const real* logits;
     real* d_logits;
@@ -62,60 +85,107 @@ struct Row {
     float scale, smoothing;
 };
 
-static __device__ __forceinline__ Best row_best(const Row& row) {
-    Best best = {__int_as_float(0xff800000), row.classes};
-    for (u32 c = row.lane; c < row.classes; c += row.lanes) best = better(best, Best{load(row.logits[c]), c});
-    for (u32 distance = row.lanes / 2; distance > 0; distance /= 2) {
+// Calls `visit(class, logits)` for the calling thread's classes, V at a time, with UNROLL loads in flight. Every pass
+// reads the row again: after the first pass the L1 cache has it, and a row of any length needs no registers.
+template <u32 V, u32 UNROLL, class Visit>
+static __device__ __forceinline__ void for_classes(const Row& row, Visit visit) {
+#pragma unroll UNROLL
+    for (u32 c = row.lane * V; c < row.classes; c += row.lanes * V) visit(c, load_lanes<V>(row.logits + c));
+}
+
+// Reduces `value` over a row's `lanes` threads, or over all threads of a block of that many: by a butterfly within each
+// warp, then by a butterfly over the warps' results in every warp. `combine(value, distance)` combines a value with that
+// of the lane at this distance; `nothing` is its neutral element. `parts` is shared; consecutive calls may use the same.
+template <class T, class Combine>
+static __device__ __forceinline__ T reduce_lanes(T value, u32 lanes, const T& nothing, T* parts, Combine combine) {
+    const auto butterfly = [&](T start) {
+#pragma unroll
+        for (u32 distance = WARP / 2; distance > 0; distance /= 2) {
+            if (distance < lanes) start = combine(start, distance);
+        }
+        return start;
+    };
+    value = butterfly(value);
+    if (lanes <= WARP) return value;
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = value;
+    __syncthreads();
+    return butterfly(threadIdx.x % WARP < lanes / WARP ? parts[threadIdx.x % WARP] : nothing);
+}
+
+static __device__ __forceinline__ float row_sum(float value, u32 lanes, LossScratch& scratch) {
+    return reduce_lanes(value, lanes, 0.0f, scratch.sums,
+                        [](float mine, u32 distance) { return mine + __shfl_xor_sync(ALL_LANES, mine, distance); });
+}
+
+template <u32 V>
+static __device__ __forceinline__ Best row_best(const Row& row, LossScratch& scratch) {
+    const Best nothing = {__int_as_float(0xff800000), row.classes};
+    Best best = nothing;
+    for_classes<V, V == 1 ? 4 : 2>(row, [&](u32 c, const Lanes<V>& logits) {
+        unroll<V>([&](u32 lane) { best = better(best, Best{logits[lane], c + lane}); });
+    });
+    return reduce_lanes(best, row.lanes, nothing, scratch.bests, [](Best mine, u32 distance) {
         Best other;
-        other.value = __shfl_xor_sync(ALL_LANES, best.value, distance);
-        other.index = __shfl_xor_sync(ALL_LANES, best.index, distance);
-        best = better(best, other);
-    }
-    return best;
+        other.value = __shfl_xor_sync(ALL_LANES, mine.value, distance);
+        other.index = __shfl_xor_sync(ALL_LANES, mine.index, distance);
+        return better(mine, other);
+    });
 }
 
 // The sample's loss, log Σ exp(x − max) − (x[label] − max), and whether its largest logit is the label's. An invalid
-// label gives NaN rather than a read outside the row.
-static __device__ __forceinline__ float row_loss(const Row& row, bool& correct) {
-    const Best best = row_best(row);
-    float sum = 0.0f;
-    for (u32 c = row.lane; c < row.classes; c += row.lanes) sum += expf(load(row.logits[c]) - best.value);
-    sum = warp_sum(sum, WARP / row.lanes);
+// label gives NaN rather than a read outside the row. All threads of the block must call it.
+template <u32 V>
+static __device__ __forceinline__ float row_loss(const Row& row, LossScratch& scratch, bool& correct) {
+    const Best best = row_best<V>(row, scratch);
     const bool is_class = row.label < row.classes;
     const float target = is_class ? load(row.logits[row.label]) : __int_as_float(0x7fc00000);
     // Not log(sum) + max − target, because cancellation would lose a confident network's small loss.
     float shifted_target = target - best.value;
     if (row.smoothing > 0.0f) {
         float all = 0.0f;
-        for (u32 c = row.lane; c < row.classes; c += row.lanes) all += load(row.logits[c]) - best.value;
-        const float mean = warp_sum(all, WARP / row.lanes) / (float)row.classes;
+        for_classes<V, 1>(
+            row, [&](u32, const Lanes<V>& logits) { unroll<V>([&](u32 lane) { all += logits[lane] - best.value; }); });
+        const float mean = row_sum(all, row.lanes, scratch) / (float)row.classes;
         shifted_target = fmaf(row.smoothing, mean, (1.0f - row.smoothing) * shifted_target);
     }
-    const float loss = logf(sum) - shifted_target;
-    const float spread = row.smoothing / (float)row.classes;
-    if (row.lanes > 1) __syncwarp();  // d_logits may be the logits, so all must be read before any is written.
-    for (u32 c = row.lane; row.d_logits && c < row.classes; c += row.lanes) {
-        const float probability = expf(load(row.logits[c]) - best.value) / sum;
-        const float label = c == row.label ? 1.0f - row.smoothing : 0.0f;
-        store(row.d_logits + c, (probability - spread - label) * row.scale);
+    float sum = 0.0f;
+    for_classes<V, 1>(row, [&](u32, const Lanes<V>& logits) {
+        unroll<V>([&](u32 lane) { sum += expf(logits[lane] - best.value); });
+    });
+    sum = row_sum(sum, row.lanes, scratch);
+    // d_logits may be the logits: all threads have read the label's logit by now, and otherwise read their own only.
+    if (row.lanes <= WARP) __syncwarp();
+    const float inverse = 1.0f / sum, spread = row.smoothing / (float)row.classes;
+    if (row.d_logits) {
+        for_classes<V, 1>(row, [&](u32 c, Lanes<V> logits) {
+            unroll<V>([&](u32 lane) {
+                const float label = c + lane == row.label ? 1.0f - row.smoothing : 0.0f;
+                logits[lane] = (expf(logits[lane] - best.value) * inverse - spread - label) * row.scale;
+            });
+            store_lanes(row.d_logits + c, logits);
+        });
     }
     correct = best.index == row.label;
-    return loss;
+    return logf(sum) - shifted_target;
 }
 
-// Sums losses and correct predictions over the block by a tree reduction and adds them to the metrics. An auxiliary
-// classifier only adds its loss to the step of the main classifier before it.
-static __device__ __forceinline__ void add_to_metrics(const LossParams& p, double (&losses)[BLOCK],
-                                                      u32 (&corrects)[BLOCK]) {
-    for (u32 distance = BLOCK / 2; distance > 0; distance /= 2) {
-        __syncthreads();
-        if (threadIdx.x >= distance) continue;
-        losses[threadIdx.x] += losses[threadIdx.x + distance];
-        corrects[threadIdx.x] += corrects[threadIdx.x + distance];
-    }
-    if (threadIdx.x != 0) return;
+static __device__ __forceinline__ Totals sum_of(Totals a, Totals b) {
+    return Totals{a.loss + b.loss, a.correct + b.correct};
+}
+
+static __device__ __forceinline__ Totals block_totals(const Totals& mine, LossScratch& scratch) {
+    return reduce_lanes(mine, blockDim.x, Totals{}, scratch.totals, [](const Totals& mine, u32 distance) {
+        return sum_of(mine, Totals{__shfl_xor_sync(ALL_LANES, mine.loss, distance),
+                                   __shfl_xor_sync(ALL_LANES, mine.correct, distance)});
+    });
+}
+
+// Adds the batch's sums to the metrics, in one thread. An auxiliary classifier only adds its loss to the step of the
+// main classifier before it.
+static __device__ __forceinline__ void add_to_metrics(const LossParams& p, const Totals& totals) {
     Metrics* const metrics = p.metrics;
-    const double loss = p.auxiliary ? p.weight * losses[0] : losses[0];
+    const double loss = p.auxiliary ? p.weight * totals.loss : totals.loss;
     const float mean = (float)(loss / p.rows);
     const u64 step = metrics->steps - (p.auxiliary ? 1 : 0);
     StepResult* result = p.step_log ? p.step_log->at(step) : nullptr;
@@ -125,48 +195,65 @@ static __device__ __forceinline__ void add_to_metrics(const LossParams& p, doubl
         if (result) result->loss += mean;
         return;
     }
-    if (result) *result = StepResult{mean, (float)corrects[0] / (float)p.rows};
-    metrics->correct += corrects[0];
+    if (result) *result = StepResult{mean, (float)totals.correct / (float)p.rows};
+    metrics->correct += totals.correct;
     metrics->count += p.rows;
     metrics->steps += 1;
 }
 
-// d_bias[class] = Σ_rows d_logits, which this block has written. `parts` is BLOCK shared floats.
-static __device__ __forceinline__ void sum_columns(const real* d_logits, float* d_bias, u32 rows, u32 classes,
-                                                   float* parts) {
-    __syncthreads();
-    for (u32 first = 0; first < classes; first += BLOCK) {
-        const u32 width = min(classes - first, BLOCK);
-        const bool inside = threadIdx.x / width < BLOCK / width;
-        const float sum = column_sum(d_logits + first, rows, classes, width, inside, parts);
-        if (threadIdx.x < width) d_bias[first + threadIdx.x] = sum;
+// d_bias[class] = Σ_rows d_logits. If other blocks wrote any, this is the last block.
+static __device__ __forceinline__ void sum_columns(const LossParams& p, LossScratch& scratch) {
+    const u32 threads = blockDim.x;
+    __syncthreads();  // All of the block's own gradients are written.
+#pragma unroll 1
+    for (u32 first = 0; first < p.classes; first += threads) {
+        const u32 width = min(p.classes - first, threads);
+        const bool inside = threadIdx.x / width < threads / width;
+        const float sum = column_sum(p.d_logits + first, p.rows, p.classes, width, inside, scratch.columns, threads);
+        if (threadIdx.x < width) p.d_bias[first + threadIdx.x] = sum;
     }
+}
+
+template <u32 V>
+static __device__ __forceinline__ void cross_entropy(const LossParams& p, LossScratch& scratch) {
+    const u32 lanes = p.lanes, rows_per_block = blockDim.x / lanes, lane = threadIdx.x % lanes;
+    const float scale = p.weight * (p.loss_scale ? *p.loss_scale : 1.0f) / (float)p.rows;
+    Totals totals = {};
+    for (u32 first = blockIdx.x * rows_per_block; first < p.rows; first += gridDim.x * rows_per_block) {
+        const u32 index = first + threadIdx.x / lanes;
+        const bool inside = index < p.rows;
+        const u64 at = inside ? (u64)index * p.classes : 0;
+        real* const d_logits = inside && p.d_logits ? p.d_logits + at : nullptr;
+        const u32 label = inside ? __ldg(p.labels + index) : 0;
+        const Row row{p.logits + at, d_logits, inside ? p.classes : 0, lane, lanes, label, scale, p.smoothing};
+        bool correct;
+        const float loss = row_loss<V>(row, scratch, correct);
+        if (inside && lane == 0) totals = sum_of(totals, Totals{loss, correct ? 1u : 0u});
+    }
+    totals = block_totals(totals, scratch);
+    if (gridDim.x > 1) {
+        if (threadIdx.x == 0) p.partial[blockIdx.x] = totals;
+        if (!is_last_block(p.block_counters, gridDim.x, scratch.flag)) return;
+        totals = {};
+#pragma unroll 1
+        for (u32 block = threadIdx.x; block < gridDim.x; block += blockDim.x) totals = sum_of(totals, p.partial[block]);
+        totals = block_totals(totals, scratch);
+    }
+    if (p.d_bias) sum_columns(p, scratch);
+    if (threadIdx.x == 0) add_to_metrics(p, totals);
 }
 
 // d_logits = (softmax(logits) − target) · weight · loss_scale / rows over [rows][classes], where target =
 // (1 − smoothing) · onehot(label) + smoothing / classes, as in torch.nn.CrossEntropyLoss. `d_bias` receives the column
-// sums of d_logits. Each sample has one thread, or one warp if there are more than WARP classes. Grid: one block.
-KERNEL(softmax_cross_entropy, LossParams) {
-    __shared__ double losses[BLOCK];
-    __shared__ u32 corrects[BLOCK];
-    __shared__ float parts[BLOCK];
-    const u32 classes = p.classes, lanes = classes <= WARP ? 1 : WARP;
-    const float scale = p.weight * (p.loss_scale ? *p.loss_scale : 1.0f) / (float)p.rows;
-    const u32 lane = threadIdx.x % lanes;
-    double loss = 0.0;
-    u32 correct = 0;
-    for (u32 row = threadIdx.x / lanes; row < p.rows; row += BLOCK / lanes) {
-        const u64 first = (u64)row * classes;
-        real* const d_logits = p.d_logits ? p.d_logits + first : nullptr;
-        const Row values{p.logits + first, d_logits, classes, lane, lanes, __ldg(p.labels + row), scale, p.smoothing};
-        bool is_correct;
-        const float row_value = row_loss(values, is_correct);
-        if (lane != 0) continue;
-        loss += row_value;
-        correct += is_correct ? 1 : 0;
-    }
-    if (p.d_bias) sum_columns(p.d_logits, p.d_bias, p.rows, classes, parts);
-    losses[threadIdx.x] = loss;
-    corrects[threadIdx.x] = correct;
-    add_to_metrics(p, losses, corrects);
+// sums of d_logits.
+//
+// Grid: any number of blocks, of blockDim.x / lanes rows at a time; src/cuda/lower/loss.rs chooses both. Bound by
+// latency: a row is read, reduced twice and written. 128×1000 in fp16 moves 0.5 MB, which takes an H200 at least 1.4 µs.
+KERNEL(softmax_cross_entropy, LossParams, MOST_THREADS, 1) {
+    __shared__ LossScratch scratch;
+    cross_entropy<1>(p, scratch);
+}
+KERNEL(softmax_cross_entropy_vec, LossParams, MOST_THREADS, 1) {
+    __shared__ LossScratch scratch;
+    cross_entropy<VEC>(p, scratch);
 }

@@ -1,28 +1,59 @@
 // Batch normalisation. Forward: a pass for the batch's statistics and a pass that normalises, fused with the residual
 // sum and the activation. Backward: a pass for the sums and a pass for the input gradient.
+//
+// A thread stays with its channels, so it reads their terms once, and reads several rows ahead. The kernels for vectors
+// require that parameters and statistics are aligned too, and know no tanh.
 #include "reduce.cuh"
 
-// The terms of `weight · inverse deviation · (x − mean) + bias` for one channel.
-struct Factors {
-    float mean, inverse, weight, bias;
-};
+// Threads per block of the passes that sum.
+constexpr u32 SUMS_BLOCK = 384;
+typedef ColumnScratch<2, SUMS_BLOCK> SumsScratch;
 
-// `statistics` is [2][channels]: the means, then the variances, or the inverse deviations if `epsilon` is negative.
-static __device__ __forceinline__ Factors factors_of(const float* weight, const float* bias, const float* statistics,
-                                                     u32 channels, u32 channel, float epsilon) {
-    const float spread = read(statistics + channels + channel);
-    return Factors{read(statistics + channel), epsilon >= 0.0f ? 1.0f / sqrtf(spread + epsilon) : spread,
-                   read(weight + channel), read(bias + channel)};
+template <u32 V>
+static __device__ __forceinline__ float activated(float value, float slope) {
+    return V > 1 ? activate_piecewise(value, slope) : activate(value, slope);
 }
+
+// The gradient of an activation's input, computed from its output, or from that input: without tanh they have the same
+// sign, which suffices.
+template <u32 V>
+static __device__ __forceinline__ float masked_by_output(float output, float d_output, float slope) {
+    return V > 1 ? activate_backward_piecewise(output, d_output, slope) : activate_backward(output, d_output, slope);
+}
+template <u32 V>
+static __device__ __forceinline__ float masked(float value, float d_output, float slope) {
+    return masked_by_output<V>(V > 1 ? value : activate(value, slope), d_output, slope);
+}
+
+// The terms of V channels' normalisation: scale · (x − mean) + bias.
+template <u32 V>
+struct Factors {
+    Lanes<V> mean, scale, bias;
+
+    __device__ __forceinline__ float normalised(float value, u32 lane) const {
+        return (value - mean[lane]) * scale[lane] + bias[lane];
+    }
+};
 
 // The epsilon for the batch's own statistics, which are means and inverse deviations.
 constexpr float OWN = -1.0f;
 
-static __device__ __forceinline__ float normalised(float value, const Factors& factors) {
-    return (value - factors.mean) * (factors.weight * factors.inverse) + factors.bias;
+// `statistics` is [2][channels]: the means, then the variances, or the inverse deviations if `epsilon` is negative.
+template <u32 V>
+static __device__ __forceinline__ Factors<V> factors_of(const float* weight, const float* bias, const float* statistics,
+                                                        u32 channels, u32 channel, float epsilon) {
+    Factors<V> factors = {};
+    if (channel >= channels) return factors;
+    factors.mean = read_lanes<V>(statistics + channel);
+    factors.bias = read_lanes<V>(bias + channel);
+    const auto scale = [&](float weight, float spread) {
+        return weight * (epsilon >= 0.0f ? 1.0f / sqrtf(spread + epsilon) : spread);
+    };
+    factors.scale = map_lanes(scale, read_lanes<V>(weight + channel), read_lanes<V>(statistics + channels + channel));
+    return factors;
 }
 
-struct NormStatisticsParams : Params<1, 5, 72> {
+struct NormStatisticsParams : Params<1, 5, 64> {
     const real* input;
     float* running;
     ColumnPass saved;
@@ -31,20 +62,18 @@ struct NormStatisticsParams : Params<1, 5, 72> {
 
 // Sums distances from the channel's first value, so that the variance loses no precision if the mean is large.
 template <u32 V>
-static __device__ __forceinline__ void statistics(const NormStatisticsParams& p, ColumnScratch<V>& scratch) {
-    const u32 channels = p.saved.grid.channels;
-    column_sums<2>(
-        p.saved, scratch,
-        [&](u64 row, u32 channel) {
-            const Lanes<V> lanes = read_lanes<V>(p.input + row * channels + channel);
-            const Lanes<V> firsts = read_lanes<V>(p.input + channel);
-            Lanes<2 * V> values;
+static __device__ __forceinline__ void statistics(const NormStatisticsParams& p, SumsScratch& scratch) {
+    const u32 channels = p.saved.grid.channels, own = p.saved.grid.channel<V>();
+    Lanes<V> firsts = {};
+    if (own < channels) firsts = read_lanes<V>(p.input + own);
+    column_sums<2, V, 4>(
+        p.saved, scratch, [&](u64 at) { return read_pack<V>(p.input + at); },
+        [&](u64, const Pack<V, real>& loaded, Lanes<2 * V>& sums) {
             unroll<V>([&](u32 lane) {
-                const float distance = lanes[lane] - firsts[lane];
-                values[lane] = distance;
-                values[V + lane] = distance * distance;
+                const float distance = load(loaded.lane[lane]) - firsts[lane];
+                sums[lane] += distance;
+                sums[V + lane] += distance * distance;
             });
-            return values;
         },
         [&](u32 channel, const float (&totals)[2]) {
             const float rows = (float)p.saved.grid.rows;
@@ -63,47 +92,67 @@ static __device__ __forceinline__ void statistics(const NormStatisticsParams& p,
 }
 
 // Stores each channel's mean and inverse deviation in `saved`, [2][channels], and updates the running means and
-// variances in `running`, [2][channels]. The grid is a ColumnGrid.
-KERNEL(norm_statistics, NormStatisticsParams) {
-    __shared__ ColumnScratch<1> scratch;
-    statistics(p, scratch);
+// variances in `running`, [2][channels].
+//
+// Grid: a ColumnGrid. Bound by memory: 2 bytes per value in fp16, for 128×56×56×64 51 MB, which takes an H200 at least
+// 11 + 1.3 µs.
+KERNEL(norm_statistics, NormStatisticsParams, SUMS_BLOCK, 2) {
+    __shared__ SumsScratch scratch;
+    statistics<1>(p, scratch);
 }
-KERNEL(norm_statistics_vec, NormStatisticsParams) {
-    __shared__ ColumnScratch<VEC> scratch;
-    statistics(p, scratch);
+KERNEL(norm_statistics_vec, NormStatisticsParams, SUMS_BLOCK, 2) {
+    __shared__ SumsScratch scratch;
+    statistics<VEC>(p, scratch);
 }
 
 struct NormForwardParams : Params<5, 6, 72> {
     const real* input;
     const float *weight, *bias, *statistics;
-    const real* residual;  // May be null.
+    const real* residual;  // Null in the kernels without a residual.
     real* output;          // May be the input.
-    u64 count;
-    u32 channels;
+    ColumnGrid grid;
     float epsilon, slope;
 };
 
 template <u32 V>
+struct InputAndResidual {
+    Pack<V, real> input, residual;
+};
+
+template <u32 V, bool RESIDUAL>
 static __device__ __forceinline__ void normalise(const NormForwardParams& p) {
-    for_channels<V>(p.count, p.channels, [&](u64 at, u64, u32 channel) {
-        Lanes<V> values = load_lanes<V>(p.input + at), added = {};
-        if (p.residual) added = load_lanes<V>(p.residual + at);
-        unroll<V>([&](u32 lane) {
-            const Factors factors = factors_of(p.weight, p.bias, p.statistics, p.channels, channel + lane, p.epsilon);
-            const float value = normalised(values[lane], factors);
-            values[lane] = activate(p.residual ? value + added[lane] : value, p.slope);
+    const Factors<V> factors =
+        factors_of<V>(p.weight, p.bias, p.statistics, p.grid.channels, p.grid.channel<V>(), p.epsilon);
+    for_rows<V, RESIDUAL ? 2 : 4, BLOCK>(
+        p.grid,
+        [&](u64 at) {
+            InputAndResidual<V> loaded;
+            loaded.input = load_pack<V>(p.input + at);
+            if (RESIDUAL) loaded.residual = load_pack<V>(p.residual + at);
+            return loaded;
+        },
+        [&](u64 at, const InputAndResidual<V>& loaded) {
+            Lanes<V> values = lanes_of(loaded.input), added = {};
+            if (RESIDUAL) added = lanes_of(loaded.residual);
+            unroll<V>([&](u32 lane) {
+                const float value = factors.normalised(values[lane], lane);
+                values[lane] = activated<V>(RESIDUAL ? value + added[lane] : value, p.slope);
+            });
+            store_lanes(p.output + at, values);
         });
-        store_lanes(p.output + at, values);
-    });
 }
 
-// output = act(normalised input + residual) over [count / channels][channels]. For `statistics` and `epsilon` see
-// factors_of.
-KERNEL(norm_forward, NormForwardParams) { normalise<1>(p); }
-KERNEL(norm_forward_vec, NormForwardParams) { normalise<VEC>(p); }
+// output = act(normalised input + residual) over [rows][channels]. For `statistics` and `epsilon` see factors_of.
+//
+// Grid: a ColumnGrid. Bound by memory: in fp16 4 bytes per value, or 6 with a residual; for 128×56×56×64 103 MB, which
+// takes an H200 at least 21 + 1.3 µs.
+KERNEL(norm_forward, NormForwardParams, BLOCK, 4) { normalise<1, false>(p); }
+KERNEL(norm_forward_vec, NormForwardParams, BLOCK, 4) { normalise<VEC, false>(p); }
+KERNEL(norm_forward_residual, NormForwardParams, BLOCK, 4) { normalise<1, true>(p); }
+KERNEL(norm_forward_residual_vec, NormForwardParams, BLOCK, 4) { normalise<VEC, true>(p); }
 
-struct NormSumsParams : Params<5, 10, 112> {
-    const real *input, *output;  // `output` is null without a residual.
+struct NormSumsParams : Params<5, 10, 104> {
+    const real *input, *output;  // `output` is null in the kernels without a residual.
     const float *weight, *bias, *saved;
     real* d_output;
     float* d_weight;
@@ -112,25 +161,35 @@ struct NormSumsParams : Params<5, 10, 112> {
 };
 
 template <u32 V>
-static __device__ __forceinline__ void gradient_sums(const NormSumsParams& p, ColumnScratch<V>& scratch) {
-    const u32 channels = p.d_bias.grid.channels;
-    column_sums<2>(
+struct InputAndGradient {
+    Pack<V, real> input, output, d_output;
+};
+
+template <u32 V, bool RESIDUAL>
+static __device__ __forceinline__ void gradient_sums(const NormSumsParams& p, SumsScratch& scratch) {
+    const u32 channels = p.d_bias.grid.channels, own = p.d_bias.grid.channel<V>();
+    const Factors<V> factors = factors_of<V>(p.weight, p.bias, p.saved, channels, own, OWN);
+    column_sums<2, V, 2>(
         p.d_bias, scratch,
-        [&](u64 row, u32 channel) {
-            const u64 at = row * channels + channel;
-            const Lanes<V> inputs = read_lanes<V>(p.input + at);
-            Lanes<V> gradients = load_lanes<V>(p.d_output + at), outputs = {};
-            if (p.output) outputs = read_lanes<V>(p.output + at);
-            Lanes<2 * V> values;
+        [&](u64 at) {
+            InputAndGradient<V> loaded;
+            loaded.input = read_pack<V>(p.input + at);
+            loaded.d_output = load_pack<V>(p.d_output + at);
+            if (RESIDUAL) loaded.output = read_pack<V>(p.output + at);
+            return loaded;
+        },
+        [&](u64 at, const InputAndGradient<V>& loaded, Lanes<2 * V>& sums) {
+            Pack<V, real> gradients;
             unroll<V>([&](u32 lane) {
-                const Factors factors = factors_of(p.weight, p.bias, p.saved, channels, channel + lane, OWN);
-                const float result = p.output ? outputs[lane] : activate(normalised(inputs[lane], factors), p.slope);
-                gradients[lane] = activate_backward(result, gradients[lane], p.slope);
-                values[lane] = gradients[lane];
-                values[V + lane] = gradients[lane] * (inputs[lane] - factors.mean);
+                const float input = load(loaded.input.lane[lane]);
+                const float d_output = load(loaded.d_output.lane[lane]);
+                const float gradient = RESIDUAL ? masked_by_output<V>(load(loaded.output.lane[lane]), d_output, p.slope)
+                                                : masked<V>(factors.normalised(input, lane), d_output, p.slope);
+                sums[lane] += gradient;
+                sums[V + lane] += gradient * (input - factors.mean[lane]);
+                store(&gradients.lane[lane], gradient);
             });
-            if (p.output) store_lanes(p.d_output + at, gradients);
-            return values;
+            if (RESIDUAL) store_pack(p.d_output + at, gradients);
         },
         [&](u32 channel, const float (&totals)[2]) {
             p.d_bias.sums[channel] = totals[0];
@@ -138,44 +197,71 @@ static __device__ __forceinline__ void gradient_sums(const NormSumsParams& p, Co
         });
 }
 
-// Computes d_bias and d_weight from d_output · act'. If `output` is given, act' is computed from it and the product
-// overwrites d_output, which then is the residual's gradient. The grid is a ColumnGrid.
-KERNEL(norm_backward_sums, NormSumsParams) {
-    __shared__ ColumnScratch<1> scratch;
-    gradient_sums(p, scratch);
+// Computes d_bias and d_weight from d_output · act'. With a residual, act' is computed from `output`, and the product
+// overwrites d_output, which then is the residual's gradient.
+//
+// Grid: a ColumnGrid. Bound by memory: in fp16 4 bytes per value, or 8 with a residual; for 128×56×56×64 103 MB, which
+// takes an H200 at least 21 + 1.3 µs.
+KERNEL(norm_backward_sums, NormSumsParams, SUMS_BLOCK, 2) {
+    __shared__ SumsScratch scratch;
+    gradient_sums<1, false>(p, scratch);
 }
-KERNEL(norm_backward_sums_vec, NormSumsParams) {
-    __shared__ ColumnScratch<VEC> scratch;
-    gradient_sums(p, scratch);
+KERNEL(norm_backward_sums_vec, NormSumsParams, SUMS_BLOCK, 2) {
+    __shared__ SumsScratch scratch;
+    gradient_sums<VEC, false>(p, scratch);
+}
+KERNEL(norm_backward_sums_residual, NormSumsParams, SUMS_BLOCK, 2) {
+    __shared__ SumsScratch scratch;
+    gradient_sums<1, true>(p, scratch);
+}
+KERNEL(norm_backward_sums_residual_vec, NormSumsParams, SUMS_BLOCK, 2) {
+    __shared__ SumsScratch scratch;
+    gradient_sums<VEC, true>(p, scratch);
 }
 
 struct NormInputParams : Params<7, 8, 88> {
     const real *input, *d_output;
     const float *weight, *bias, *saved, *d_weight, *d_bias;
     real* d_input;  // May be d_output.
-    u64 count;
-    u32 channels;
+    ColumnGrid grid;
     float share, slope;
 };
 
 template <u32 V>
 static __device__ __forceinline__ void input_gradients(const NormInputParams& p) {
-    for_channels<V>(p.count, p.channels, [&](u64 at, u64, u32 channel) {
-        const Lanes<V> inputs = read_lanes<V>(p.input + at);
-        Lanes<V> gradients = load_lanes<V>(p.d_output + at);
-        unroll<V>([&](u32 lane) {
-            const Factors factors = factors_of(p.weight, p.bias, p.saved, p.channels, channel + lane, OWN);
-            const float output = activate(normalised(inputs[lane], factors), p.slope);
-            const float gradient = activate_backward(output, gradients[lane], p.slope);
-            const float position = (inputs[lane] - factors.mean) * factors.inverse;
-            const float common =
-                (read(p.d_bias + channel + lane) + position * read(p.d_weight + channel + lane)) * p.share;
-            gradients[lane] = factors.weight * factors.inverse * (gradient - common);
+    const u32 channels = p.grid.channels, own = p.grid.channel<V>();
+    if (own >= channels) return;
+    const Factors<V> factors = factors_of<V>(p.weight, p.bias, p.saved, channels, own, OWN);
+    // What the means of the gradient and of its product with the input take away, as a function of x − mean.
+    const auto term = [&](float scale, float sum) { return -scale * sum * p.share; };
+    const Lanes<V> constant = map_lanes(term, factors.scale, read_lanes<V>(p.d_bias + own));
+    const Lanes<V> linear =
+        map_lanes([](float inverse, float term) { return inverse * term; }, read_lanes<V>(p.saved + channels + own),
+                  map_lanes(term, factors.scale, read_lanes<V>(p.d_weight + own)));
+    for_rows<V, 2, BLOCK>(
+        p.grid,
+        [&](u64 at) {
+            InputAndGradient<V> loaded;
+            loaded.input = read_pack<V>(p.input + at);
+            loaded.d_output = load_pack<V>(p.d_output + at);
+            return loaded;
+        },
+        [&](u64 at, const InputAndGradient<V>& loaded) {
+            const Lanes<V> inputs = lanes_of(loaded.input);
+            Lanes<V> gradients = lanes_of(loaded.d_output);
+            unroll<V>([&](u32 lane) {
+                const float gradient = masked<V>(factors.normalised(inputs[lane], lane), gradients[lane], p.slope);
+                const float common = fmaf(linear[lane], inputs[lane] - factors.mean[lane], constant[lane]);
+                gradients[lane] = fmaf(factors.scale[lane], gradient, common);
+            });
+            store_lanes(p.d_input + at, gradients);
         });
-        store_lanes(p.d_input + at, gradients);
-    });
 }
 
-// d_input from d_output and from the sums d_weight and d_bias; `share` is 1 / rows.
-KERNEL(norm_backward_input, NormInputParams) { input_gradients<1>(p); }
-KERNEL(norm_backward_input_vec, NormInputParams) { input_gradients<VEC>(p); }
+// d_input = scale · (g − mean(g) − x̂ · mean(g · x̂)), where g = d_output · act' and x̂ = (x − mean) · inverse deviation.
+// The means follow from the sums d_bias and d_weight; `share` is 1 / rows.
+//
+// Grid: a ColumnGrid. Bound by memory: in fp16 6 bytes per value, for 128×56×56×64 154 MB, which takes an H200 at least
+// 32 + 1.3 µs.
+KERNEL(norm_backward_input, NormInputParams, BLOCK, 3) { input_gradients<1>(p); }
+KERNEL(norm_backward_input_vec, NormInputParams, BLOCK, 3) { input_gradients<VEC>(p); }

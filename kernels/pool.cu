@@ -51,7 +51,7 @@ static __device__ __forceinline__ void maxima(const MaxPoolParams& p) {
 KERNEL(max_pool_forward, MaxPoolParams) { maxima<1>(p); }
 KERNEL(max_pool_forward_vec, MaxPoolParams) { maxima<VEC>(p); }
 
-struct MaxPoolBackwardParams : Params<3, 7, 128> {
+struct MaxPoolBackwardParams : Params<3, 7, 120> {
     const real* d_output;
     const u32* argmax;
     const real* pooled;  // The forward output, for the activation's derivative; null without an activation.
@@ -61,74 +61,115 @@ struct MaxPoolBackwardParams : Params<3, 7, 128> {
     float slope;
 };
 
-// Gradients of the V outputs starting at `at`, multiplied by the activation's derivative at those outputs.
+// What the gradients of V outputs follow from.
 template <u32 V>
-static __device__ __forceinline__ Lanes<V> masked_gradients(const MaxPoolBackwardParams& p, u64 at) {
-    Lanes<V> gradients = read_lanes<V>(p.d_output + at);
-    if (!p.pooled) return gradients;
-    const Lanes<V> values = read_lanes<V>(p.pooled + at);
-    unroll<V>([&](u32 lane) { gradients[lane] = activate_backward(values[lane], gradients[lane], p.slope); });
-    return gradients;
-}
+struct PooledGradients {
+    Pack<V, real> d_output, pooled;
+    Pack<V, u32> where;
+
+    __device__ __forceinline__ PooledGradients() {}
+    __device__ __forceinline__ PooledGradients(const MaxPoolBackwardParams& p, u64 at)
+        : d_output(read_pack<V>(p.d_output + at)), where(read_pack<V>(p.argmax + at)) {
+        if (p.pooled) pooled = read_pack<V>(p.pooled + at);
+    }
+
+    // d_output multiplied by the activation's derivative.
+    __device__ __forceinline__ Lanes<V> masked(const MaxPoolBackwardParams& p) const {
+        const Lanes<V> gradients = lanes_of(d_output);
+        if (!p.pooled) return gradients;
+        const auto gradient = [&](float output, float d_output) {
+            return activate_backward(output, d_output, p.slope);
+        };
+        return map_lanes(gradient, lanes_of(pooled), gradients);
+    }
+
+    // The gradients that input pixel `here` receives.
+    __device__ __forceinline__ Lanes<V> at(u32 here, const Lanes<V>& gradients) const {
+        Lanes<V> values;
+        unroll<V>([&](u32 lane) { values[lane] = where.lane[lane] == here ? gradients[lane] : 0.0f; });
+        return values;
+    }
+};
+
+struct Nothing {};
 
 // Each input gathers the gradients of the windows that cover it.
 template <u32 V>
-static __device__ __forceinline__ void gather_gradients(const MaxPoolBackwardParams& p, ColumnScratch<V>& scratch) {
+static __device__ __forceinline__ void gather_gradients(const MaxPoolBackwardParams& p,
+                                                        ColumnScratch<1, BLOCK>& scratch) {
     const Geometry& op = p.op;
-    column_pass(p.d_bias, scratch, [&](u64 row, u32 channel) {
-        u64 sample = row;
-        const u32 x = divmod(sample, op.width), y = divmod(sample, op.height);
-        const Span rows = op.outputs_over(y, op.out_height), cols = op.outputs_over(x, op.out_width);
-        const u32 here = y * op.width + x;
-        Lanes<V> sums = {};
+    column_pass<V, 1>(
+        p.d_bias, scratch, [](u64) { return Nothing{}; },
+        [&](u64 at, Nothing, Lanes<V>& totals) {
+            u64 sample = at;
+            const u32 channel = divmod(sample, op.channels);
+            const u32 x = divmod(sample, op.width), y = divmod(sample, op.height);
+            const Span rows = op.outputs_over(y, op.out_height), cols = op.outputs_over(x, op.out_width);
+            const u32 here = y * op.width + x;
+            Lanes<V> sums = {};
 #pragma unroll 1
-        for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
+            for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
 #pragma unroll 1
-            for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
-                const u64 out = op.output_at(sample, out_y, out_x) + channel;
-                const Lanes<V> gradients = masked_gradients<V>(p, out);
-                const Pack<V, u32> where = read_pack<V>(p.argmax + out);
-                unroll<V>([&](u32 lane) { sums[lane] += where.lane[lane] == here ? gradients[lane] : 0.0f; });
+                for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
+                    const PooledGradients<V> of(p, op.output_at(sample, out_y, out_x) + channel);
+                    add(sums, of.at(here, of.masked(p)));
+                }
             }
-        }
-        store_lanes(p.d_input + row * op.channels + channel, sums);
-        return sums;
-    });
+            store_lanes(p.d_input + at, sums);
+            add(totals, sums);
+        });
 }
 
-// d_input = Σ d_output of the windows whose maximum the input is; `d_bias` receives its column sums. The grid is a
-// ColumnGrid over the input's pixels.
+// d_input = Σ d_output of the windows whose maximum the input is; `d_bias` receives its column sums.
+//
+// Grid: a ColumnGrid over the input's pixels. Bound by memory: in fp16 2 bytes per input, and 6 per output or 8 with an
+// activation.
 KERNEL(max_pool_backward, MaxPoolBackwardParams) {
-    __shared__ ColumnScratch<1> scratch;
-    gather_gradients(p, scratch);
+    __shared__ ColumnScratch<1, BLOCK> scratch;
+    gather_gradients<1>(p, scratch);
 }
-KERNEL(max_pool_backward_vec, MaxPoolBackwardParams) {
-    __shared__ ColumnScratch<VEC> scratch;
-    gather_gradients(p, scratch);
+KERNEL(max_pool_backward_vec, MaxPoolBackwardParams, BLOCK, 3) {
+    __shared__ ColumnScratch<1, BLOCK> scratch;
+    gather_gradients<VEC>(p, scratch);
 }
 
-// max_pool_backward for windows that tile the input exactly: each window is read once and written whole. The grid is a
-// ColumnGrid over the output's pixels.
-KERNEL(max_pool_backward_tiles_vec, MaxPoolBackwardParams) {
-    __shared__ ColumnScratch<VEC> scratch;
-    const Geometry& op = p.op;
-    column_pass(p.d_bias, scratch, [&](u64 row, u32 channel) {
-        const u64 at = row * op.channels + channel;
-        const Lanes<VEC> gradients = masked_gradients<VEC>(p, at);
-        const Pack<VEC, u32> where = read_pack<VEC>(p.argmax + at);
-        u64 sample = row;
-        const u32 first_x = op.input_coord(divmod(sample, op.out_width), 0);
-        const u32 first_y = op.input_coord(divmod(sample, op.out_height), 0);
-        for (u32 y = first_y; y < first_y + op.kernel; ++y) {
-            for (u32 x = first_x; x < first_x + op.kernel; ++x) {
-                Lanes<VEC> values;
-                unroll<VEC>(
-                    [&](u32 lane) { values[lane] = where.lane[lane] == y * op.width + x ? gradients[lane] : 0.0f; });
-                store_lanes(p.d_input + op.input_at(sample, y, x) + channel, values);
-            }
+// max_pool_backward for windows that tile the input exactly: a thread reads 16 bytes of an output's channels and writes
+// those of its whole window. KERNEL_SIZE is the window's, or 0 for any.
+template <u32 KERNEL_SIZE>
+static __device__ __forceinline__ void write_window(const Geometry& op, const PooledGradients<VEC>& of,
+                                                    const Lanes<VEC>& gradients, real* d_input, u32 first) {
+    const u32 size = KERNEL_SIZE ? KERNEL_SIZE : op.kernel;
+#pragma unroll KERNEL_SIZE ? KERNEL_SIZE : 1
+    for (u32 y = 0; y < size; ++y) {
+#pragma unroll KERNEL_SIZE ? KERNEL_SIZE : 1
+        for (u32 x = 0; x < size; ++x) {
+            const u32 here = first + y * op.width + x;
+            store_lanes(d_input + (u64)here * op.channels, of.at(here, gradients));
         }
-        return gradients;
-    });
+    }
+}
+
+// Grid: a ColumnGrid over the output's pixels. Bound by memory: in fp16 16 bytes per output with an activation; for
+// 64×12×12×64 outputs of a 2×2 window 9.4 MB, which takes an H200 at least 2.0 + 1.3 µs.
+KERNEL(max_pool_backward_tiles_vec, MaxPoolBackwardParams, BLOCK, 3) {
+    __shared__ ColumnScratch<1, BLOCK> scratch;
+    const Geometry& op = p.op;
+    column_pass<VEC, 1>(
+        p.d_bias, scratch, [&](u64 at) { return PooledGradients<VEC>(p, at); },
+        [&](u64 at, const PooledGradients<VEC>& of, Lanes<VEC>& totals) {
+            const Lanes<VEC> gradients = of.masked(p);
+            u64 sample = at;
+            const u32 channel = divmod(sample, op.channels);
+            const u32 x = divmod(sample, op.out_width) * op.kernel, y = divmod(sample, op.out_height) * op.kernel;
+            real* const d_input = p.d_input + op.input_at(sample, 0, 0) + channel;
+            const u32 first = y * op.width + x;
+            if (op.kernel == 2) {
+                write_window<2>(op, of, gradients, d_input, first);
+            } else {
+                write_window<0>(op, of, gradients, d_input, first);
+            }
+            add(totals, gradients);
+        });
 }
 
 struct AvgPoolParams : Params<1, 2, 72> {

@@ -1,7 +1,10 @@
 //! Sizes of the kernels' scratch buffers, shared by their allocation and the launches that use them.
 
-/// Maximum partial sums per channel and reduction; a launch may compute two reductions.
-pub(super) const MAX_PARTIALS: usize = 256;
+/// Maximum blocks of a pass that sums columns, if several blocks sum the same columns.
+pub(super) const MAX_COLUMN_BLOCKS: usize = 528;
+
+/// Maximum floats of the blocks' column sums: two for each of `MOST_COLUMNS` channels in `kernels/reduce.cuh`.
+pub(super) const MAX_COLUMN_PARTIALS: usize = MAX_COLUMN_BLOCKS * 2 * 64;
 
 /// Maximum floats of partial sums of a direct weight gradient: one per block and weight.
 pub(super) const MAX_DIRECT_PARTIALS: usize = MAX_DIRECT_BLOCKS * MAX_DIRECT_CHANNELS * 25;
@@ -29,3 +32,9 @@ pub(super) const MAX_NORM_BLOCKS: usize = 1024;
 
 /// Bytes reserved for the norm before its partial sums, which this keeps aligned.
 pub(super) const NORM_BYTES: usize = 16;
+
+/// Maximum blocks of the loss.
+pub(super) const MAX_LOSS_BLOCKS: usize = 1024;
+
+/// Floats of a block's sums of the loss; `struct Totals` in `kernels/loss.cu`.
+pub(super) const LOSS_PARTIAL: usize = 4;

@@ -3,8 +3,10 @@
 mod convolution;
 mod direct;
 mod elementwise;
+mod gather;
 mod grouped;
 mod loss;
+mod norm;
 mod optimizer;
 mod pooling;
 mod shared;

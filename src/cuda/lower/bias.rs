@@ -1,23 +1,39 @@
 //! Bias: the addition is fused with the activation, and the bias gradient with the activation's gradient.
 
+use std::ops::RangeInclusive;
+
 use anyhow::Result;
 
 use super::Lowering;
 use super::params::{Pod, fit, params};
-use crate::cuda::program::{BLOCK, Buffer};
-use crate::cuda::scratch::MAX_PARTIALS;
+use crate::cuda::program::{Buffer, KernelLaunch, Launch, Params};
+use crate::cuda::scratch::MAX_COLUMN_BLOCKS;
 use crate::ops::{
     Activation, ActivationBackward, ActivationForward, BiasActivationBackward, GradientEpilogue, RunOn, Span,
 };
 
-/// Target for the number of blocks of a pass: several per multiprocessor of a large device.
-const TARGET_BLOCKS: usize = 512;
+/// Multiprocessors of a large device, for which grids are sized. The order of sums follows from the grid, so it must not
+/// depend on the device.
+const MULTIPROCESSORS: usize = 132;
 
-/// Minimum rows that each thread sums.
-const MIN_ROWS_PER_THREAD: usize = 4;
+/// Vectors of adjacent channels per block, which are 128 bytes in each row.
+const MAX_VECTORS: usize = 8;
 
-/// Threads per warp; `WARP` in `kernels/common.cuh`.
-const WARP: usize = 32;
+/// The same for a vector of one channel. At least four, because blocks' sums are read 16 bytes at a time.
+const SCALARS: RangeInclusive<usize> = 4..=32;
+
+/// Passes over all threads of a block that it makes alone: more blocks would wait for the last of them for longer.
+const ALONE: usize = 2;
+
+/// The blocks of a kernel: their threads, and how many of them share a multiprocessor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Blocks {
+    pub threads: usize,
+    pub per_multiprocessor: usize,
+}
+
+/// The blocks of `kernels/bias.cu`'s sums.
+const SUMS: Blocks = Blocks { threads: 512, per_multiprocessor: 2 };
 
 /// How a grid covers `[rows][channels]`; `struct ColumnGrid` in `kernels/reduce.cuh`.
 #[repr(C)]
@@ -27,32 +43,43 @@ pub(super) struct ColumnGrid {
     channels: u32,
     /// Vectors of adjacent channels per block, a power of two.
     width: u32,
-    rows_per_block: u32,
-    unused: u32,
 }
 
-const _: () = assert!(size_of::<ColumnGrid>() == 24);
+const _: () = assert!(size_of::<ColumnGrid>() == 16);
 
 // SAFETY: numbers without padding bytes.
 unsafe impl Pod for ColumnGrid {}
 
 impl ColumnGrid {
-    /// The size of the grid, and its parameters, for threads that process `lanes` channels each.
-    pub fn new(rows: usize, channels: usize, lanes: usize) -> Result<([usize; 2], Self)> {
+    /// The size of the grid, and its parameters, for threads that process `lanes` channels each. There are no more
+    /// blocks than fit a large device at once, and all have the same number of rows or one pass less.
+    pub fn new(rows: usize, channels: usize, lanes: usize, blocks: Blocks) -> Result<([usize; 2], Self)> {
         let vectors = channels.div_ceil(lanes);
-        let width = vectors.next_power_of_two().min(WARP);
-        let column_blocks = vectors.div_ceil(width);
-        let row_blocks = (TARGET_BLOCKS / column_blocks).clamp(1, MAX_PARTIALS);
-        let rows_per_block = rows.div_ceil(row_blocks).max(MIN_ROWS_PER_THREAD * BLOCK / width);
-        let blocks = [column_blocks, rows.div_ceil(rows_per_block)];
-        let grid = Self {
-            rows: rows as u64,
-            channels: fit(channels)?,
-            width: fit(width)?,
-            rows_per_block: fit(rows_per_block)?,
-            unused: 0,
+        let width = match vectors.next_power_of_two() {
+            width if lanes > 1 => width.min(MAX_VECTORS),
+            width => width.clamp(*SCALARS.start(), *SCALARS.end()),
         };
-        Ok((blocks, grid))
+        let column_blocks = vectors.div_ceil(width);
+        let most = (blocks.per_multiprocessor * MULTIPROCESSORS).min(MAX_COLUMN_BLOCKS) / column_blocks;
+        let passes = rows.div_ceil(blocks.threads / width);
+        let passes_per_block = passes.div_ceil(most.max(1)).max(if passes <= ALONE { ALONE } else { 1 });
+        let grid = Self { rows: rows as u64, channels: fit(channels)?, width: fit(width)? };
+        Ok(([column_blocks, passes.div_ceil(passes_per_block).max(1)], grid))
+    }
+}
+
+impl Lowering<'_> {
+    /// Launches blocks of `threads` threads.
+    pub(super) fn launch_of(
+        &mut self,
+        threads: usize,
+        kernel: impl Into<String>,
+        grid: [usize; 2],
+        params: Params,
+    ) -> Result<()> {
+        let launch = KernelLaunch::new(kernel, grid, 0, params)?;
+        self.launches.push(Launch::Kernel(KernelLaunch { block: fit(threads)?, ..launch }));
+        Ok(())
     }
 }
 
@@ -66,13 +93,13 @@ impl RunOn<Lowering<'_>> for BiasActivationBackward {
             };
         };
         let (kernel, lanes) = lowering.variant("bias_activation_backward", &[channels], &[output, d_output]);
-        let (blocks, grid) = ColumnGrid::new(d_output.len / channels, channels, lanes)?;
+        let (blocks, grid) = ColumnGrid::new(d_output.len / channels, channels, lanes, SUMS)?;
         let params = params!(
-            lowering.target, 72 bytes,
+            lowering.target, 64 bytes,
             [output, d_output, d_bias, partial = Buffer::Partials, block_counters = Buffer::BlockCounters],
             grid: ColumnGrid, slope: f32 = activation.code(),
         );
-        lowering.launch(kernel, blocks, params)
+        lowering.launch_of(SUMS.threads, kernel, blocks, params)
     }
 }
 

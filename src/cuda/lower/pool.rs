@@ -3,15 +3,18 @@
 use anyhow::{Result, ensure};
 
 use super::Lowering;
-use super::bias::ColumnGrid;
+use super::bias::{Blocks, ColumnGrid};
 use super::geometry::Geometry;
 use super::params::params;
-use crate::cuda::program::Buffer;
+use crate::cuda::program::{BLOCK, Buffer};
 use crate::ops::{
     Activation, AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
     AvgPool2dForward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, RunOn, Span,
 };
 use crate::shape::{Shape, Window};
+
+/// The blocks of max pooling's gradient.
+const BACKWARD: Blocks = Blocks { threads: BLOCK, per_multiprocessor: 3 };
 
 impl RunOn<Lowering<'_>> for MaxPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
@@ -32,10 +35,10 @@ impl RunOn<Lowering<'_>> for MaxPool2dBackward {
         if lanes > 1 && tiles_the_input(op, shape) {
             (kernel, pixels) = ("max_pool_backward_tiles_vec".into(), d_output.len / shape.channels);
         }
-        let (blocks, grid) = ColumnGrid::new(pixels, shape.channels, lanes)?;
+        let (blocks, grid) = ColumnGrid::new(pixels, shape.channels, lanes, BACKWARD)?;
         let (partial, block_counters) = (Buffer::Partials, Buffer::BlockCounters);
         let params = params!(
-            lowering.target, 128 bytes, [d_output, argmax, pooled, d_input, d_bias, partial, block_counters],
+            lowering.target, 120 bytes, [d_output, argmax, pooled, d_input, d_bias, partial, block_counters],
             grid: ColumnGrid, op: Geometry = Geometry::new(op.input, shape, op.window)?, slope: f32 = activation.code(),
         );
         lowering.launch(kernel, blocks, params)

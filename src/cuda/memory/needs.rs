@@ -1,7 +1,7 @@
 //! Device memory that a plan requires, and the largest batch that fits if that is too much.
 
 use crate::cuda::program::Buffer;
-use crate::cuda::scratch::{MAX_DIRECT_PARTIALS, MAX_PARTIALS};
+use crate::cuda::scratch::{LOSS_PARTIAL, MAX_COLUMN_PARTIALS, MAX_DIRECT_PARTIALS, MAX_LOSS_BLOCKS};
 use crate::ops::{MemorySizes, Precision};
 
 /// Device memory that a plan requires, in bytes.
@@ -29,7 +29,7 @@ impl Requirements {
     pub fn new(sizes: &MemorySizes, precision: Precision, workspace: usize) -> Self {
         let real_size = precision.real_size();
         let half_parameters = if precision == Precision::Fp16 { 2 * sizes.parameters } else { 0 };
-        let partials = (2 * MAX_PARTIALS * sizes.max_channels).max(MAX_DIRECT_PARTIALS);
+        let partials = MAX_COLUMN_PARTIALS.max(MAX_DIRECT_PARTIALS).max(LOSS_PARTIAL * MAX_LOSS_BLOCKS);
         let (uninitialised, zeroed) = (false, true);
         let buffers = [
             (Buffer::Arena, sizes.arena * real_size, uninitialised),

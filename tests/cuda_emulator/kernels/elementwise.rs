@@ -1,5 +1,6 @@
 //! Bias, activations, joins and conversions, also with counts that are not multiples of a vector.
 
+use cudarc::driver::LaunchConfig;
 use half::f16;
 
 use super::super::device::{Device, blocks, launch, launch_planted};
@@ -44,40 +45,41 @@ fn adds_bias_and_activates(device: Device) {
     }
 }
 
-/// Rows, channels, elements per vector, vectors per block row, rows per block.
+/// Rows, channels, elements per vector, vectors per block, and blocks that share the rows.
 const PASSES: &[(usize, usize, usize, u32, u32)] = &[
-    (1000, 10, 1, 16, 64),
-    (37, 33, 1, 32, 8),
-    (5, 64, 1, 32, 8),
-    (64, 1, 1, 1, 64),
-    (1000, 16, 4, 4, 100),
-    (37, 24, 4, 8, 5),
-    (300, 136, 4, 32, 33),
-    (300, 4, 4, 1, 1),
-    (9, 128, 4, 32, 64),
+    (1000, 10, 1, 16, 7),
+    (37, 33, 1, 32, 3),
+    (5, 64, 1, 32, 1),
+    (64, 1, 1, 4, 2),
+    (3000, 3, 1, 4, 12),
+    (1000, 16, 4, 4, 5),
+    (37, 24, 4, 8, 1),
+    (300, 136, 4, 8, 4),
+    (3000, 4, 4, 1, 40),
+    (9, 128, 4, 8, 2),
 ];
 
 /// Runs twice with the same counters, which the last block must reset.
 fn masks_and_sums_columns(device: Device) {
-    for &(rows, channels, vector, width, per_block) in PASSES {
+    for &(rows, channels, vector, width, row_blocks) in PASSES {
         for slope in SLOPES {
             let (y, d_y) = (whole(rows * channels, 4), whole(rows * channels, 3));
             let masked: Vec<f32> = y.iter().zip(&d_y).map(|(&y, &d)| if y > 0.0 { d } else { slope * d }).collect();
             let sums: Vec<f32> = (0..channels).map(|c| masked.iter().skip(c).step_by(channels).sum()).collect();
             let column_blocks = (channels.div_ceil(vector) as u32).div_ceil(width);
-            let row_blocks = (rows as u32).div_ceil(per_block);
-            let partial = device.poisoned::<f32>(row_blocks as usize * channels);
+            let columns = column_blocks as usize * width as usize * vector;
+            let partial = device.poisoned::<f32>(row_blocks as usize * columns);
             let block_counters = device.upload(&vec![0u32; column_blocks as usize]);
-            let mut config = blocks(column_blocks);
-            config.grid_dim.1 = row_blocks;
+            let config =
+                LaunchConfig { grid_dim: (column_blocks, row_blocks, 1), block_dim: (512, 1, 1), shared_mem_bytes: 0 };
             let name = if vector > 1 { "bias_activation_backward_vec_f32" } else { "bias_activation_backward_f32" };
             let (n, c, output) = (rows as u64, channels as u32, device.upload(&y));
             for _ in 0..2 {
                 let (gradient, target) = (device.upload(&d_y), device.poisoned::<f32>(channels));
                 let (g, t, p, a) = (&gradient, &target, &partial, &block_counters);
-                launch!(device, name, config, &output, g, t, p, a, &n, &c, &width, &per_block, &0u32, &slope).unwrap();
+                launch!(device, name, config, &output, g, t, p, a, &n, &c, &width, &slope).unwrap();
                 assert_eq!(device.download(&gradient), masked);
-                assert_eq!(device.download(&target), sums, "{rows} {channels} {width} {per_block}");
+                assert_eq!(device.download(&target), sums, "{rows} {channels} {width} {row_blocks}");
                 assert!(device.download(&block_counters).iter().all(|&count| count == 0));
             }
         }

@@ -1,6 +1,6 @@
-//! SGD steps, the loss scale, and gathering a batch.
+//! SGD steps and the loss scale.
 
-use cudarc::driver::CudaSlice;
+use cudarc::driver::{CudaSlice, LaunchConfig};
 use half::f16;
 
 use super::super::device::{Device, Field, blocks, launch};
@@ -11,8 +11,12 @@ in_both_orders!(
     skips_an_overflowing_step,
     grows_and_halves_the_loss_scale,
     clips_and_averages_all_but_frozen_parameters,
-    gathers_a_batch_at_the_position,
 );
+
+/// `blocks` blocks of the update, which has a thread for every four parameters.
+fn updates(blocks: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (512, 1, 1), shared_mem_bytes: 0 }
+}
 
 /// One step of `torch.optim.SGD` with learning rate 0.1 and weight decay 0.01, as PyTorch documents it.
 fn reference(weights: &mut [f32], buffer: &mut [f32], gradients: &[f32], momentum: f32, nesterov: bool) {
@@ -25,7 +29,7 @@ fn reference(weights: &mut [f32], buffer: &mut [f32], gradients: &[f32], momentu
 }
 
 fn follows_pytorchs_sgd(device: Device) {
-    for (momentum, nesterov, len) in [(0.0f32, false, 1000), (0.9, false, 999), (0.9, true, 1001), (0.9, true, 3)] {
+    for (momentum, nesterov, len) in [(0.0f32, false, 5000), (0.9, false, 999), (0.9, true, 5003), (0.9, true, 3)] {
         let mut weights: Vec<f32> = whole(len, 1).iter().map(|w| w / 10.0).collect();
         let mut buffer = vec![0.0; weights.len()];
         let gradients = whole(weights.len(), 2);
@@ -45,7 +49,7 @@ fn follows_pytorchs_sgd(device: Device) {
             let (n, m, d, f, z, q) = (&count, &momentum, &decay, &flag, &0.0f32, &none);
             let (zero, name) = (&0u64, "sgd_f16");
             let v: &dyn Field = if momentum == 0.0 { q } else { &velocity };
-            launch!(device, name, blocks(3), &gradient, q, w, c, v, q, r, l, g, s, o, a, n, zero, m, d, z, z, z, f)
+            launch!(device, name, updates(3), &gradient, q, w, c, v, q, r, l, g, s, o, a, n, zero, m, d, z, z, z, f)
                 .unwrap();
         }
         let got = device.download(&on_device);
@@ -76,7 +80,7 @@ fn step(device: &Device, weights: &CudaSlice<f32>, gradient: &CudaSlice<f32>, st
     let (s, g, k, o, c) = (scale, good, skipped, overflow, &count);
     launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &count).unwrap();
     let name = "sgd_f32";
-    launch!(device, name, blocks(2), gradient, n, w, n, n, n, r, s, g, k, o, a, c, &0u64, z, z, z, z, z, f).unwrap();
+    launch!(device, name, updates(2), gradient, n, w, n, n, n, r, s, g, k, o, a, c, &0u64, z, z, z, z, z, f).unwrap();
 }
 
 struct State {
@@ -103,10 +107,17 @@ fn skips_an_overflowing_step(device: Device) {
         step(&device, &weights, &gradient, &state);
         assert_eq!(device.download(&weights), [1.0; 703]);
         assert_eq!((device.download(&state.scale)[0], device.download(&state.overflow)[0]), (4.0, 0));
+        // The norm is computed with the same check.
+        let (flag, norm, none) = (device.upload(&[0i32]), device.poisoned::<f32>(1), 0u64);
+        let (partial, block_counters) = (device.poisoned::<f32>(2), device.upload(&[0u32]));
+        let (f, p, n, a) = (&flag, &partial, &norm, &block_counters);
+        launch!(device, "gradient_norm_f32", blocks(2), &gradient, &none, p, n, f, a, &703u64).unwrap();
+        assert_eq!((device.download(f)[0], device.download(n)[0].is_finite()), (1, false));
         // These gradients are finite, although their sum is not.
         let finite = device.upload(&[f32::MAX; 703]);
         let flag = device.upload(&[0i32]);
         launch!(device, "check_overflow_f32", blocks(2), &finite, &flag, &703u64).unwrap();
+        launch!(device, "gradient_norm_f32", blocks(2), &finite, &none, p, n, &flag, a, &703u64).unwrap();
         assert_eq!(device.download(&flag), [0]);
     }
 }
@@ -139,7 +150,9 @@ fn clips_and_averages_all_but_frozen_parameters(device: Device) {
         let (partial, norm) = (device.poisoned::<f32>(3), device.poisoned::<f32>(1));
         let (block_counters, none, count) = (device.upload(&[0u32]), 0u64, len as u64);
         let (g, s, p, n, a) = (&gradient, &scale, &partial, &norm, &block_counters);
-        launch!(device, "gradient_norm_f32", blocks(3), g, s, p, n, a, &count).unwrap();
+        let flag = device.upload(&[0i32]);
+        launch!(device, "gradient_norm_f32", blocks(3), g, s, p, n, &flag, a, &count).unwrap();
+        assert_eq!(device.download(&flag), [0]);
         let expected = gradients.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
         let got = device.download(&norm)[0];
         assert!((f64::from(got) - expected).abs() <= 1e-6 * expected, "{got} instead of {expected}");
@@ -147,7 +160,7 @@ fn clips_and_averages_all_but_frozen_parameters(device: Device) {
         let (w, v, r, k, o, q) = (&weights, &average, &rate, &skipped, &overflow, &none);
         let (l, first, z, clip, decay, rest, f) = (&good, frozen as u64, &0.0f32, &2.0f32, &0.75f32, &0.25f32, &0u32);
         let (name, c, first) = ("sgd_f32", &count, &first);
-        launch!(device, name, blocks(2), g, n, w, q, q, v, r, s, l, k, o, a, c, first, z, z, clip, decay, rest, f)
+        launch!(device, name, updates(2), g, n, w, q, q, v, r, s, l, k, o, a, c, first, z, z, clip, decay, rest, f)
             .unwrap();
         let (moved, averaged) = (device.download(&weights), device.download(&average));
         let factor = (2.0 / (got + 1e-6)).min(1.0);
@@ -162,29 +175,4 @@ fn clips_and_averages_all_but_frozen_parameters(device: Device) {
         assert_eq!((device.download(&weights), device.download(&average)), (averaged.clone(), moved));
         assert_eq!(device.download(&copy), averaged.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>());
     }
-}
-
-fn gathers_a_batch_at_the_position(device: Device) {
-    let (size, channels) = (12usize, 3usize);
-    let images: Vec<u8> = (0..7 * size).map(|i| (i * 37 % 256) as u8).collect();
-    let labels: Vec<u32> = (0..7).map(|i| 10 + i).collect();
-    let order = [4u32, 0, 6, 2, 1, 5, 3];
-    let (mean, std) = ([0.5f32, 0.1, 0.0], [0.5f32, 0.3, 1.0]);
-    let (image, label, position) = (device.upload(&images), device.upload(&labels), device.upload(&[2u64]));
-    let on_device = device.upload(&order);
-    let (m, s) = (device.upload(&mean), device.upload(&std));
-    let (batch, sample, c) = (3u32, size as u32, channels as u32);
-    let block_counters = device.upload(&[0u32]);
-    let (output, taken) = (device.poisoned::<f32>(3 * size), device.poisoned::<u32>(3));
-    let (p, o, t, a, n) = (&position, &output, &taken, &block_counters, &sample);
-    let name = "gather_normalise_f32";
-    launch!(device, name, blocks(3), &image, &label, &on_device, &m, &s, p, o, t, a, &batch, n, &c).unwrap();
-    let normal = |i: usize, byte: u8| (f32::from(byte) / 255.0 - mean[i % channels]) / std[i % channels];
-    let expected: Vec<f32> = [6, 2, 1]
-        .iter()
-        .flat_map(|&at| images[at * size..][..size].iter().enumerate().map(|(i, &byte)| normal(i, byte)))
-        .collect();
-    assert_eq!(device.download(&output), expected);
-    assert_eq!(device.download(&taken), [6, 2, 1].map(|at| labels[at]));
-    assert_eq!((device.download(&position), device.download(&block_counters)), (vec![5], vec![0]));
 }

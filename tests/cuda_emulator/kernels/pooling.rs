@@ -19,6 +19,8 @@ const CASES: &[Case] = &[
     ([1, 4, 8, 2], [2, 3, 1]),
     ([3, 6, 4, 12], [2, 2, 0]),
     ([1, 7, 6, 8], [2, 2, 0]),
+    ([2, 24, 36, 8], [2, 2, 0]),
+    ([1, 9, 6, 4], [3, 3, 0]),
 ];
 
 fn outputs(([_, height, width, _], [kernel, stride, padding]): Case) -> (usize, usize) {
@@ -133,20 +135,20 @@ fn returns_gradients_to_maxima(device: Device) {
             let tiles = name.contains("tiles");
             tiled += usize::from(tiles);
             let rows = (if tiles { values.len() } else { input.len() } / channels) as u64;
-            let (lanes, per_block) = ((channels as u32 / vector).next_power_of_two(), 5u32);
-            let mut config = blocks(1);
-            config.grid_dim.1 = (rows as u32).div_ceil(per_block);
-            let partial = device.poisoned::<f32>(config.grid_dim.1 as usize * channels);
+            let least = if vector == 1 { 4 } else { 1 };
+            let (lanes, mut config) = ((channels as u32 / vector).next_power_of_two().max(least), blocks(1));
+            config.grid_dim.1 = 3;
+            let partial = device.poisoned::<f32>(3 * (lanes * vector) as usize);
             let (target, d_bias) = (device.poisoned::<f32>(input.len()), device.poisoned::<f32>(channels));
             let (x, m, y, t, s, p) = (&source, &argmax, &outputs, &target, &d_bias, &partial);
-            let (v, n, r, l) = (&block_counters, &rows, &per_block, &slope);
-            launch!(device, name, config, x, m, y, t, s, p, v, n, &all, &lanes, r, &0u32, &op, l).unwrap();
+            let (v, n, l) = (&block_counters, &rows, &slope);
+            launch!(device, name, config, x, m, y, t, s, p, v, n, &all, &lanes, &op, l).unwrap();
             assert_eq!(device.download(t), expected, "{name} {case:?}");
             assert_eq!(device.download(s), sums, "{name} {case:?}");
             if slope == 1.0 {
                 let (target, none) = (device.poisoned::<f32>(input.len()), 0u64);
                 let (t, o) = (&target, &none);
-                launch!(device, name, config, x, m, o, t, o, p, v, n, &all, &lanes, r, &0u32, &op, l).unwrap();
+                launch!(device, name, config, x, m, o, t, o, p, v, n, &all, &lanes, &op, l).unwrap();
                 assert_eq!(device.download(t), expected, "{name} {case:?} without epilogue");
             }
         }
