@@ -21,25 +21,6 @@ const VARIABLE: &str = "CNN_CUDA_NVRTC";
 /// The newest NVRTC version to use: drivers reject PTX that is newer than they are, so a newer one would exclude many.
 const NEWEST: (i32, i32) = (13, 0);
 
-/// Headers that kernels may include.
-const HEADERS: &[&str] = &[
-    "async.cuh",
-    "common.cuh",
-    "geometry.cuh",
-    "half.cuh",
-    "implicit.cuh",
-    "mma.cuh",
-    "philox.cuh",
-    "product.cuh",
-    "reduce.cuh",
-    "tile.cuh",
-    "wgmma.cuh",
-    "windows.cuh",
-];
-
-/// The storage types, as the suffixes of kernel names.
-const STORAGES: &[&str] = &["f32", "f16"];
-
 fn main() {
     println!("cargo::rerun-if-changed=kernels");
     println!("cargo::rerun-if-changed=build.rs");
@@ -52,15 +33,15 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let kernels = fs::canonicalize("kernels").expect("kernels/ exists");
     check_table(&kernels);
-    let nvrtc = find_nvrtc();
-    let mut code = embedded_sources(&kernels);
+    let (nvrtc, headers) = (find_nvrtc(), files(&kernels, ".cuh"));
+    let mut code = embedded_sources(&kernels, &headers);
     code += "pub const PTX: &[(&str, &str, &str, &str)] = &[\n";
     if let Some(nvrtc) = &nvrtc {
         for module in sources::MODULES {
-            for storage in STORAGES {
+            for storage in module.storages {
                 let (name, architecture) = (module.name, module.architecture());
                 let path = out.join(format!("{name}_{storage}.ptx"));
-                fs::write(&path, compile(nvrtc, &kernels, module, storage)).expect("OUT_DIR can be written");
+                fs::write(&path, compile(nvrtc, &kernels, &headers, module, storage)).expect("OUT_DIR can be written");
                 writeln!(code, "({name:?}, {storage:?}, {architecture:?}, include_str!({path:?})),").expect("a string");
             }
         }
@@ -69,16 +50,19 @@ fn main() {
     fs::write(out.join("kernels.rs"), code).expect("OUT_DIR can be written");
 }
 
+/// The names of the files in `folder` that end in `suffix`, sorted.
+fn files(folder: &Path, suffix: &str) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("kernels/ can be read");
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(suffix)).collect();
+    names.sort();
+    names
+}
+
 /// Checks that the table of modules lists exactly the files of `kernels/`.
 fn check_table(kernels: &Path) {
-    let mut files: Vec<String> = fs::read_dir(kernels)
-        .expect("kernels/ can be read")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_suffix(".cu").map(String::from))
-        .collect();
-    files.sort();
-    let mut listed: Vec<&str> = sources::MODULES.iter().map(|module| module.file).collect();
-    listed.dedup();
-    assert_eq!(files, listed, "src/cuda/driver/sources.rs must list the files of kernels/ in order");
+    let listed: Vec<String> = sources::MODULES.iter().map(|module| format!("{}.cu", module.name)).collect();
+    assert_eq!(files(kernels, ".cu"), listed, "src/cuda/driver/sources.rs must list the files of kernels/ in order");
 }
 
 fn find_nvrtc() -> Option<Nvrtc> {
@@ -103,11 +87,12 @@ fn find_nvrtc() -> Option<Nvrtc> {
     None
 }
 
-fn compile(nvrtc: &Nvrtc, kernels: &Path, module: &sources::Module, storage: &str) -> String {
+fn compile(nvrtc: &Nvrtc, kernels: &Path, headers: &[String], module: &sources::Module, storage: &str) -> String {
     let read = |name: &str| fs::read_to_string(kernels.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let file = format!("{}.cu", module.file);
-    let (source, headers): (String, Vec<String>) = (read(&file), HEADERS.iter().map(|name| read(name)).collect());
-    let headers: Vec<nvrtc::Source> = HEADERS.iter().zip(&headers).map(|(name, text)| (*name, text.as_str())).collect();
+    let file = format!("{}.cu", module.name);
+    let (source, texts): (String, Vec<String>) = (read(&file), headers.iter().map(|name| read(name)).collect());
+    let headers: Vec<nvrtc::Source> =
+        headers.iter().zip(&texts).map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let name = format!("kernels/{file}");
     match nvrtc.compile((&name, &source), &headers, &module.options(storage)) {
         Ok(ptx) => ptx,
@@ -116,16 +101,14 @@ fn compile(nvrtc: &Nvrtc, kernels: &Path, module: &sources::Module, storage: &st
 }
 
 /// The Rust code of the tables that embed the sources, for compilation at run time.
-fn embedded_sources(kernels: &Path) -> String {
+fn embedded_sources(kernels: &Path, headers: &[String]) -> String {
     let mut code = String::from("pub const SOURCES: &[(&str, &str)] = &[\n");
-    let mut files: Vec<&str> = sources::MODULES.iter().map(|module| module.file).collect();
-    files.dedup();
-    for file in files {
+    for file in sources::MODULES.iter().map(|module| module.name) {
         let path = kernels.join(format!("{file}.cu"));
         writeln!(code, "({file:?}, include_str!({path:?})),").expect("a string");
     }
     code += "];\npub const HEADERS: &[(&str, &str)] = &[\n";
-    for name in HEADERS {
+    for name in headers {
         let path = kernels.join(name);
         writeln!(code, "({name:?}, include_str!({path:?})),").expect("a string");
     }

@@ -7,6 +7,7 @@
 #ifdef CNN_CUDA_EMULATOR
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return emulator_shared_address(pointer); }
 __device__ __forceinline__ u32 load_shared(u32 from, EMULATOR_CALLER) { return emulator_load_shared(from, file, line); }
+__device__ __forceinline__ u32 load_shared_half(u32 from) { return load_shared(from & ~3u) >> from % 4 * 8 & 0xffff; }
 __device__ __forceinline__ void store_shared(u32 to, u32 value, EMULATOR_CALLER) {
     emulator_store_shared(to, value, file, line);
 }
@@ -27,10 +28,15 @@ __device__ __forceinline__ void load_matrices(u32 (&to)[4], u32 from, EMULATOR_C
 #else
 __device__ __forceinline__ u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
 
-// One aligned word.
+// One aligned word; a 16-bit element as the low half of one.
 __device__ __forceinline__ u32 load_shared(u32 from) {
     u32 value;
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
+    return value;
+}
+__device__ __forceinline__ u32 load_shared_half(u32 from) {
+    unsigned short value;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(from) : "memory");
     return value;
 }
 __device__ __forceinline__ void store_shared(u32 to, u32 value) {

@@ -30,23 +30,17 @@ struct Params {
     static constexpr u32 READS = READS_, POINTERS = POINTERS_, BYTES = BYTES_;
 };
 
-// Defines a kernel with parameters `p`. Its name gets a suffix for the storage type, and `_tensor` with
-// -DENGINE_TENSOR, which compiles the implicit GEMMs for the tensor cores of compute_80. KERNEL(name, Type) has BLOCK
-// threads, and two of its blocks share a multiprocessor; KERNEL(name, Type, threads, blocks) declares other numbers.
+// Defines a kernel with parameters `p`. Its name gets a suffix for the storage type. KERNEL(name, Type) has BLOCK threads,
+// and two of its blocks share a multiprocessor; KERNEL(name, Type, threads, blocks) declares other numbers.
 //
 // A kernel whose name ends in `_vec` is a variant for channel counts that are multiples of VEC: each thread handles 16
 // bytes.
 #ifdef REAL_F16
 typedef half real;
-#define STORAGE_NAME(name) name##_f16
+#define KERNEL_NAME(name) name##_f16
 #else
 typedef float real;
-#define STORAGE_NAME(name) name##_f32
-#endif
-#ifdef ENGINE_TENSOR
-#define KERNEL_NAME(name) STORAGE_NAME(name##_tensor)
-#else
-#define KERNEL_NAME(name) STORAGE_NAME(name)
+#define KERNEL_NAME(name) name##_f32
 #endif
 #define KERNEL(name, ...) KERNEL_OF(__VA_ARGS__, SIZED, UNUSED, USUAL)(name, __VA_ARGS__)
 #define KERNEL_OF(type, threads, blocks, kind, ...) KERNEL_##kind
@@ -78,6 +72,11 @@ template <u32 N, class F>
 __device__ __forceinline__ void unroll(F f) {
 #pragma unroll
     for (u32 i = 0; i < N; ++i) f(i);
+}
+template <u32 FIRST, u32 N, class F>
+__device__ __forceinline__ void unroll_from(F f) {
+#pragma unroll
+    for (u32 i = FIRST; i < N; ++i) f(i);
 }
 
 // Elements per 16 bytes: 4 floats or 8 halves.

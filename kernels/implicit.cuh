@@ -2,23 +2,12 @@
 // weight gradient and input gradient, for every engine. A linear layer is the convolution of a single pixel.
 #pragma once
 
+#include "conv2d.cuh"
 #include "windows.cuh"
-
-struct ImplicitForwardParams : Params<3, 7, 112> {
-    const real *input, *weight;
-    const float* bias;  // May be null.
-    real* output;
-    u32* argmax;      // Of the fused pooling; null in evaluation.
-    float* partials;  // The parts of split products.
-    u32* counters;
-    Geometry op;
-    u32 batch;
-    float slope;
-};
 
 // Stores the maxima of the thread's pooling window, whose pixels are its four rows.
 template <class Engine, class TileShape>
-__device__ __forceinline__ void pool(const float (&sums)[SUMS], const ImplicitForwardParams& p, u32 pools,
+__device__ __forceinline__ void pool(const float (&sums)[SUMS], const Conv2dForwardParams& p, u32 pools,
                                      const Work& work) {
     const u32 row = row_in<Engine, TileShape>(work, 0), cols = p.op.out_channels;
     const u32 pool = row / WARP_ROWS * 8 + Engine::window_slot_of(row % WARP_ROWS) % 8;
@@ -46,66 +35,45 @@ __device__ __forceinline__ void pool(const float (&sums)[SUMS], const ImplicitFo
 // output = act(windows · Wᵀ + bias), [batch·out_height·out_width][patch] · [patch][out_channels]. If POOLED, 2×2 max
 // pooling follows, and `argmax` receives y·width + x of the first maximum in scan order; a NaN counts as the maximum.
 template <class Engine, class TileShape, bool POOLED>
-__device__ __forceinline__ void forward(const ImplicitForwardParams& p) {
+__device__ __forceinline__ void forward(const Conv2dForwardParams& p) {
     DYNAMIC_SHARED(u32, cells);
     const Windows<Engine, POOLED> a(p.input, p.op, p.batch);
     const Matrix<true> b(p.weight, p.op.out_channels, p.op.patch());
-    const Work work = work_of_block<TileShape>(b.lines, a.depth);
+    const Work work = work_of_block<TileShape::ROWS, TileShape::COLS, TILE_K>(blockIdx.x, b.lines, a.depth);
     float sums[SUMS] = {};
     multiply_tiles<Engine, TileShape>(sums, cells, a, b, work);
-    if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
+    if (!add_splits<BLOCK>(sums, cells[0], p.partials, p.counters, work)) return;
     if constexpr (POOLED) return pool<Engine, TileShape>(sums, p, a.pools, work);
     store_sums<Engine, TileShape>(p.output, sums, work, a.lines, b.lines, [&](float sum, u64, u32 col) {
         return activate(p.bias && col < b.lines ? sum + read(p.bias + col) : sum, p.slope);
     });
 }
 
-struct ImplicitWeightParams : Params<2, 5, 88> {
-    const real *input, *d_output;
-    float *d_weight, *partials;
-    u32* counters;
-    Geometry op;
-    u32 batch;
-};
-
 // d_weight = d_outputᵀ · windows, [out_channels][batch·out_height·out_width] · [..][patch].
 template <class Engine, class TileShape>
-__device__ __forceinline__ void backward_weight(const ImplicitWeightParams& p) {
+__device__ __forceinline__ void backward_weight(const Conv2dWeightParams& p) {
     DYNAMIC_SHARED(u32, cells);
     const Matrix<false> a(p.d_output, p.op.out_channels, p.batch * p.op.out_pixels());
     const WindowColumns b(p.input, p.op, p.batch);
-    const Work work = work_of_block<TileShape>(b.lines, a.depth);
+    const Work work = work_of_block<TileShape::ROWS, TileShape::COLS, TILE_K>(blockIdx.x, b.lines, a.depth);
     float sums[SUMS] = {};
     multiply_tiles<Engine, TileShape>(sums, cells, a, b, work);
-    if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
+    if (!add_splits<BLOCK>(sums, cells[0], p.partials, p.counters, work)) return;
     store_sums<Engine, TileShape>(p.d_weight, sums, work, a.lines, b.lines, [](float sum, u64, u32) { return sum; });
 }
-
-struct ImplicitInputParams : Params<3, 9, 128> {
-    const real *d_output, *weight;
-    const real* output;  // The preceding layer's output, for its activation's derivative; may be null.
-    real* d_input;
-    float *d_bias, *parts;  // The preceding layer's bias gradient, which may be null, and each tile's sums for it.
-    u32* parts_counters;
-    float* partials;
-    u32* counters;
-    Geometry op;
-    u32 batch;
-    float slope;
-};
 
 // d_input = act'(output) · (gradients over each pixel · W),
 // [batch·height·width][kernel²·out_channels] · [..][channels]; d_bias receives its column sums. STRIDED is correct for
 // every stride, but slower than necessary for stride 1.
 template <class Engine, class TileShape, bool STRIDED>
-__device__ __forceinline__ void backward_input(const ImplicitInputParams& p) {
+__device__ __forceinline__ void backward_input(const Conv2dInputParams& p) {
     DYNAMIC_SHARED(u32, cells);
     const GradientsOver<STRIDED> a(p.d_output, p.op, p.batch);
     const WeightColumns b(p.weight, p.op);
-    const Work work = work_of_block<TileShape>(b.lines, a.depth);
+    const Work work = work_of_block<TileShape::ROWS, TileShape::COLS, TILE_K>(blockIdx.x, b.lines, a.depth);
     float sums[SUMS] = {};
     multiply_tiles<Engine, TileShape>(sums, cells, a, b, work);
-    if (!add_splits(sums, cells, p.partials, p.counters, work)) return;
+    if (!add_splits<BLOCK>(sums, cells[0], p.partials, p.counters, work)) return;
     store_sums<Engine, TileShape>(p.d_input, sums, work, a.lines, b.lines, [&](float sum, u64 at, u32 col) {
         return p.output && col < b.lines ? activate_backward(read(p.output + at), sum, p.slope) : sum;
     });

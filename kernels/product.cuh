@@ -3,7 +3,7 @@
 // fixed order.
 #pragma once
 
-#include "reduce.cuh"
+#include "split.cuh"
 #include "tile.cuh"
 
 // An engine multiplies tiles in shared memory. sums[e] accumulates element (row_of(e), col_of(e)) of the warp's part of
@@ -93,25 +93,6 @@ struct TensorCores {
     }
 };
 
-// The part of the product that a block computes.
-struct Work {
-    u32 row, col;                        // The first row and column of its tile in the product.
-    u32 tile;                            // The tile's index.
-    u32 split, splits, tiles_per_split;  // Its part of the inner dimension, in tiles of TILE_K.
-};
-
-template <class TileShape>
-__device__ __forceinline__ Work work_of_block(u32 cols, u32 depth) {
-    const u32 across = (cols + TileShape::COLS - 1) / TileShape::COLS;
-    const u32 tiles_per_split = ((depth + TILE_K - 1) / TILE_K + gridDim.y - 1) / gridDim.y;
-    return Work{blockIdx.x / across * TileShape::ROWS,
-                blockIdx.x % across * TileShape::COLS,
-                blockIdx.x,
-                blockIdx.y,
-                gridDim.y,
-                tiles_per_split};
-}
-
 // Double buffering: one tile of A and B is multiplied from one buffer while the next is loaded into the other.
 template <class Engine, class TileShape, class A, class B>
 struct Pipeline {
@@ -154,62 +135,21 @@ struct Pipeline {
 template <class Engine, class TileShape, class A, class B>
 __device__ __forceinline__ void multiply_tiles(float (&sums)[SUMS], u32* cells, const A& a, const B& b,
                                                const Work& work) {
-    const u32 all = (a.depth + TILE_K - 1) / TILE_K, first = work.split * work.tiles_per_split;
-    const u32 count = first < all ? min(work.tiles_per_split, all - first) : 0;
-    if (count == 0) return;
+    const Steps steps = steps_of(work, (a.depth + TILE_K - 1) / TILE_K);
+    if (steps.count == 0) return;
     const u32 warp = threadIdx.x / WARP, warps_across = TileShape::COLS / WARP_COLS;
     const u32 row = warp / warps_across * WARP_ROWS, col = warp % warps_across * WARP_COLS;
     Pipeline<Engine, TileShape, A, B> pipeline(cells, a, b, row + Engine::row_of(0), col + Engine::first_col());
-    pipeline.left.begin(a, cells, work.row, first * TILE_K);
-    pipeline.right.begin(b, cells + DEPTH * TileShape::ROWS, work.col, first * TILE_K);
+    pipeline.left.begin(a, cells, work.row, steps.first * TILE_K);
+    pipeline.right.begin(b, cells + DEPTH * TileShape::ROWS, work.col, steps.first * TILE_K);
     pipeline.fetch();
     pipeline.store_shared(0);
     // Two tiles per iteration, so that the buffers' offsets are constants.
-    for (u32 tile = 0; tile < count; tile += 2) {
-        pipeline.template step<0>(sums, tile + 1 < count);
-        if (tile + 1 < count) pipeline.template step<1>(sums, tile + 2 < count);
+    for (u32 tile = 0; tile < steps.count; tile += 2) {
+        pipeline.template step<0>(sums, tile + 1 < steps.count);
+        if (tile + 1 < steps.count) pipeline.template step<1>(sums, tile + 2 < steps.count);
     }
     __syncthreads();
-}
-
-// With more than 2 · GROUP splits, parts are added in two levels: within groups of GROUP parts, then over the groups.
-constexpr u32 GROUP = 8;
-
-// Stores a thread's sums as part number `part` of its tile.
-__device__ __forceinline__ void store_part(float* parts, u32 part, const float (&sums)[SUMS]) {
-    unroll<SUMS>([&](u32 e) { parts[(part * SUMS + e) * BLOCK] = sums[e]; });
-}
-
-// sums = the sum of parts `first`, `first` + `step`, ... below `end`, in this order.
-__device__ __forceinline__ void add_parts(float (&sums)[SUMS], const float* parts, u32 first, u32 end, u32 step) {
-    unroll<SUMS>([&](u32 e) { sums[e] = 0.0f; });
-    // Unrolled, so that the loads of two parts overlap.
-#pragma unroll 2
-    for (u32 part = first; part < end; part += step) {
-        unroll<SUMS>([&](u32 e) { sums[e] += parts[(part * SUMS + e) * BLOCK]; });
-    }
-}
-
-// Adds the parts of a split tile in order. Returns true in the block that has the sum, which is the last one to finish.
-// `counters` has one counter per tile, then one per group of parts; all are zero before and after.
-__device__ __forceinline__ bool add_splits(float (&sums)[SUMS], u32* cells, float* partials, u32* counters,
-                                           const Work& work) {
-    if (work.splits == 1) return true;
-    float* const parts = partials + (u64)work.tile * work.splits * SUMS * BLOCK + threadIdx.x;
-    store_part(parts, work.split, sums);
-    if (work.splits <= 2 * GROUP) {
-        if (!is_last_block(counters + work.tile, work.splits, cells[0])) return false;
-        add_parts(sums, parts, 0, work.splits, 1);
-        return true;
-    }
-    const u32 groups = (work.splits + GROUP - 1) / GROUP, group = work.split / GROUP;
-    const u32 first = group * GROUP, end = min(first + GROUP, work.splits);
-    if (!is_last_block(counters + gridDim.x + work.tile * groups + group, end - first, cells[0])) return false;
-    add_parts(sums, parts, first, end, 1);
-    store_part(parts, first, sums);
-    if (!is_last_block(counters + work.tile, groups, cells[0])) return false;
-    add_parts(sums, parts, 0, work.splits, GROUP);
-    return true;
 }
 
 // The row and column of a thread's sum in the product, which may be outside it.

@@ -6,6 +6,7 @@
 // conflicts.
 #pragma once
 
+#include "digits.cuh"
 #include "mma.cuh"
 
 constexpr u32 DEPTH = 16;
@@ -35,45 +36,6 @@ template <u32 WIDTH>
 __device__ __forceinline__ u32 cell(u32 word, u32 line) {
     return word * WIDTH + (line ^ swizzle<WIDTH>(word) << 3);
 }
-
-// ---- Mixed-radix numbers of three digits: an index into a window or an image that can be advanced without division.
-struct Digits {
-    u32 low, mid, high;
-};
-struct Radix {
-    u32 low, mid;
-};
-
-__device__ __forceinline__ Digits digits_of(u32 value, Radix radix) {
-    Digits digits;
-    const u32 rest = value / radix.low;
-    digits.low = value - rest * radix.low;
-    digits.high = rest / radix.mid;
-    digits.mid = rest - digits.high * radix.mid;
-    return digits;
-}
-
-// The digits of `step` must be below the radix.
-__device__ __forceinline__ void add(Digits& digits, Digits step, Radix radix) {
-    digits.low += step.low;
-    u32 carry = digits.low >= radix.low;
-    if (carry) digits.low -= radix.low;
-    digits.mid += step.mid + carry;
-    carry = digits.mid >= radix.mid;
-    if (carry) digits.mid -= radix.mid;
-    digits.high += step.high + carry;
-}
-
-__device__ __forceinline__ void add_one(Digits& digits, Radix radix) {
-    if (++digits.low < radix.low) return;
-    digits.low = 0;
-    if (++digits.mid < radix.mid) return;
-    digits.mid = 0;
-    ++digits.high;
-}
-
-// A radix for which every number is a single digit.
-constexpr u32 UNDIVIDED = 0xffffffffu;
 
 // ---- Operands. A source addresses elements by line (a row of A or a column of B) and k:
 //   ALONG_K             whether elements are contiguous along k; otherwise they are contiguous along lines

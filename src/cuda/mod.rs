@@ -28,7 +28,8 @@ use anyhow::{Context, Result};
 use cudarc::driver::CudaContext;
 
 use crate::ops::{
-    Backend, Choice, DeviceInfo, LimitSizes, LossScale, MemorySizes, Metrics, Span, Step, StepSeconds, TrainingState,
+    Backend, Choice, DeviceInfo, LimitSizes, LossScale, MemorySizes, Metrics, Precision, Span, Step, StepSeconds,
+    TrainingState,
 };
 use driver::{Blas, Modules, Turn, error};
 use lower::{Device, Target};
@@ -206,9 +207,10 @@ pub fn launches(steps: &[Step], sizes: &MemorySizes, options: &Options) -> Resul
     Ok(names(&lower::lower(steps.to_vec(), target, &mut choose)?))
 }
 
-/// The names of all tiles of implicit GEMM, for [`Options::tile`].
-pub fn tiles() -> impl Iterator<Item = &'static str> {
-    lower::tile::TILES.iter().map(|tile| tile.name)
+/// The names of the tiles of implicit GEMM that an H100 has in a precision, for [`Options::tile`].
+pub fn tiles(precision: Precision) -> impl Iterator<Item = &'static str> {
+    let target = Target { precision, columns: 0, device: Device::H100 };
+    lower::tile::TILES.iter().filter(move |tile| tile.runs_on(target)).map(|tile| tile.name)
 }
 
 fn names(steps: &[LoweredStep]) -> Vec<Vec<String>> {
@@ -220,6 +222,7 @@ fn names(steps: &[LoweredStep]) -> Vec<Vec<String>> {
 mod tests {
     use super::driver::kernels_for;
     use super::lower::tile::TILES;
+    use super::{Device, Target};
 
     /// Every device that may choose a tile loads its kernels.
     #[test]
@@ -227,8 +230,9 @@ mod tests {
         for tile in TILES {
             for &precision in tile.precisions {
                 for capability in [75, 80, 86, 89, 90, 100, 103, 120] {
+                    let target = Target { precision, columns: 0, device: Device { capability, ..Device::H100 } };
                     let loaded = kernels_for(capability, precision);
-                    for &product in tile.products.iter().filter(|_| tile.capabilities.contains(&capability)) {
+                    for &product in tile.products.iter().filter(|_| tile.runs_on(target)) {
                         let kernel = tile.kernel(product);
                         let found = loaded.contains(&kernel.as_str());
                         assert!(found, "a device of compute capability {capability} has no {kernel} in {precision}");

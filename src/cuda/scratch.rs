@@ -15,17 +15,17 @@ pub(super) const MAX_DIRECT_BLOCKS: usize = 128;
 /// Maximum output channels of a direct convolution; `MOST_CHANNELS` in `kernels/direct.cu`.
 pub(super) const MAX_DIRECT_CHANNELS: usize = 32;
 
-/// Elements of a block's tile of a product, whatever its shape; `SUMS · BLOCK` in `kernels/tile.cuh`.
-pub(super) const TILE: usize = 64 * 64;
+/// Maximum partial sums of a split-K product: elements of a tile, times tiles, times splits.
+pub(super) const MAX_PART_SUMS: usize = 1 << 22;
 
 /// Maximum partial results of a split-K product: tiles times splits.
-pub(super) const MAX_PARTS: usize = 512;
+pub(super) const MAX_PARTS: usize = 1024;
 
 /// Maximum column sums over all tiles of a product.
 pub(super) const MAX_COLUMN_SUMS: usize = 1 << 20;
 
-/// Maximum tile columns of a product whose columns are summed.
-pub(super) const MAX_COLUMNS: usize = 1024;
+/// Maximum counters for column sums: one per tile column, and one per tile column and group of tiles.
+pub(super) const MAX_COLUMN_COUNTERS: usize = 4096;
 
 /// Maximum blocks that sum the squares of the gradients.
 pub(super) const MAX_NORM_BLOCKS: usize = 1024;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cudarc::driver::sys::CUfunction_attribute;
 use cudarc::driver::{
     CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig, ValidAsZeroBits,
 };
@@ -10,6 +11,8 @@ pub struct Device {
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
     target: &'static str,
+    /// Dynamic shared memory that kernels may use, in bytes; `None` for the driver's default.
+    shared: Option<i32>,
 }
 
 /// PTX that loads as a module with these kernels.
@@ -35,7 +38,7 @@ impl Device {
         // SAFETY: there is only one stream, so no events are needed.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().unwrap();
-        Self { context, stream, target: "sm_75" }
+        Self { context, stream, target: "sm_75", shared: None }
     }
 
     /// Loads kernels from modules for another PTX target.
@@ -43,9 +46,19 @@ impl Device {
         Self { target, ..self }
     }
 
+    /// Lets kernels use this much dynamic shared memory, in bytes.
+    pub fn with_shared(self, bytes: i32) -> Self {
+        Self { shared: Some(bytes), ..self }
+    }
+
     pub fn kernel(&self, name: &str) -> CudaFunction {
         let module = self.context.load_module(cudarc::nvrtc::Ptx::from_src(image_for(self.target, &[name]))).unwrap();
-        module.load_function(name).unwrap()
+        let function = module.load_function(name).unwrap();
+        if let Some(bytes) = self.shared {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(attribute, bytes).unwrap();
+        }
+        function
     }
 
     pub fn upload<T: DeviceRepr>(&self, values: &[T]) -> CudaSlice<T> {

@@ -9,6 +9,7 @@ mod loss;
 mod norm;
 mod optimizer;
 mod pooling;
+mod products;
 mod shared;
 mod tensor;
 mod wgmma;

@@ -33,7 +33,7 @@ fn run_products(precision: Precision) {
         run(lab, &[conv::cases(), linear::cases(), cuda_implicit::implicit_cases()].concat());
         epilogue::check_epilogues(lab, ANY);
     }
-    for tile in cuda::tiles() {
+    for tile in cuda::tiles(precision) {
         let lab = &mut lab_by_tile(precision, tile);
         run(lab, &cuda_implicit::tile_cases());
         epilogue::check_epilogues(lab, ANY);

@@ -130,7 +130,7 @@ fn fingerprint(compiler: &str) -> String {
         hash.update(file.to_string_lossy().as_bytes());
         hash.update(fs::read(&file).expect("a source file is readable"));
     }
-    MODULES.iter().for_each(|module| hash.update(format!("{}{:?}", module.name, module.defines)));
+    MODULES.iter().for_each(|module| hash.update(format!("{}{:?}", module.name, module.storages)));
     hash.update(format!(
         "{ALL:?}{FOR_KERNELS:?}{FOR_RACES:?}{FOR_DRIVER:?}{FOR_PRODUCTS:?}{DRIVER:?}{DRIVER_PRODUCTS:?}"
     ));
@@ -158,16 +158,17 @@ type Job = (PathBuf, Vec<&'static str>);
 
 /// Every module and the kernels of the emulator's tests, once per storage type, with code that registers their kernels.
 fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
-    let modules =
-        MODULES.iter().map(|it| (it.name.to_string(), format!("{KERNELS}/{}.cu", it.file).into(), it.defines));
-    let planted = files(PLANTED, &["cu"]).into_iter().map(|file| (stem(&file), file, [].as_slice()));
+    let modules = MODULES.iter().map(|it| (format!("{KERNELS}/{}.cu", it.name).into(), it.storages));
+    let planted = files(PLANTED, &["cu"]).into_iter().map(|file| (file, ["f32", "f16"].as_slice()));
     let mut jobs = Vec::new();
-    for (name, file, defines) in modules.chain(planted) {
-        for (suffix, define) in [("f32", ""), ("f16", "#define REAL_F16\n")] {
-            let source = work.join(format!("{name}_{suffix}.cpp"));
-            let shared = format!("#define EMULATOR_SHARED emulator_shared_{name}_{suffix}\n");
+    for (file, storages) in modules.chain(planted) {
+        for &storage in storages {
+            let name = format!("{}_{storage}", stem(&file));
+            let source = work.join(format!("{name}.cpp"));
+            let define = if storage == "f16" { "#define REAL_F16\n" } else { "" };
+            let shared = format!("#define EMULATOR_SHARED emulator_shared_{name}\n");
             fs::write(&source, format!("{define}{shared}{}", registration(&file))).expect("target/ can be written");
-            jobs.push((source, [FOR_KERNELS, defines, more_flags].concat()));
+            jobs.push((source, [FOR_KERNELS, more_flags].concat()));
         }
     }
     jobs
@@ -205,7 +206,7 @@ fn stem(path: &Path) -> String {
 
 /// C++ that includes the kernel file and registers every `KERNEL(name, …)` in it, which names the kernel, its parameters,
 /// and the threads of a block if they are not the usual number. Its anonymous namespace keeps the
-/// linker from merging definitions of a header, which differ by storage type and engine.
+/// linker from merging definitions of a header, which differ by storage type.
 fn registration(file: &Path) -> String {
     let source = fs::read_to_string(file).expect("a kernel file is readable");
     let path = std::path::absolute(file).expect("the working directory is readable");

@@ -18,7 +18,7 @@ struct Program {
     std::string source, name, log, ptx;
     std::map<std::string, std::string> headers;
     std::vector<std::string> include_folders;
-    std::string architecture = "75", engine, storage = "_f32";
+    std::string architecture = "75", storage = "_f32";
 };
 
 #define NVRTC_API extern "C" __attribute__((visibility("default"))) Result
@@ -135,7 +135,6 @@ bool take_option(Program* program, const std::string& option) {
         if (starts_with(option, name)) program->include_folders.push_back(option.substr(strlen(name)));
     }
     if (option == "-DREAL_F16" || option == "--define-macro=REAL_F16") program->storage = "_f16";
-    if (option == "-DENGINE_TENSOR") program->engine = "_tensor";
     return starts_with(option, "-");
 }
 
@@ -183,7 +182,7 @@ NVRTC_API nvrtcCompileProgram(Program* program, int option_count, const char* co
     if (!missing.empty()) return fail(program, "could not open source file \"" + missing + "\"");
     const std::string text = strip_comments(program->source);
     if (!balanced(text)) return fail(program, "expected a matching bracket");
-    const std::vector<std::string> names = kernels(text, program->engine + program->storage);
+    const std::vector<std::string> names = kernels(text, program->storage);
     if (names.empty()) return fail(program, "the program has no kernel");
     program->ptx = "// Emulated PTX: kernel names only.\n.version " + ptx_version() + "\n.target sm_" +
                    program->architecture + "\n.address_size 64\n\n";

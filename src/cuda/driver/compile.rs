@@ -38,9 +38,9 @@ pub(in crate::cuda) fn at_run_time(
     }
     static LOGGED: Once = Once::new();
     LOGGED.call_once(|| info!("compiling CUDA kernels with NVRTC {}.{}", nvrtc.version.0, nvrtc.version.1));
-    debug!("compiling kernels/{}.cu for {storage}", module.file);
+    debug!("compiling kernels/{}.cu for {storage}", module.name);
     let ptx = nvrtc
-        .compile((&format!("kernels/{}.cu", module.file), source), headers, &options)
+        .compile((&format!("kernels/{}.cu", module.name), source), headers, &options)
         .map_err(|log| anyhow!("a CUDA kernel failed to compile:\n{log}"))?;
     if let Some(path) = cached {
         write_to_cache(&path, &ptx);

@@ -70,6 +70,11 @@ impl Kernel {
     }
 }
 
+/// The storage type of a precision, as the suffix of kernel names.
+fn storage_of(precision: Precision) -> &'static str {
+    if precision == Precision::Fp16 { "f16" } else { "f32" }
+}
+
 /// All kernels of one storage type on one device.
 pub(in crate::cuda) struct Modules {
     kernels: HashMap<String, Kernel>,
@@ -86,16 +91,16 @@ impl Modules {
     /// # Errors
     /// If the driver rejects the code, or it must be compiled at run time and that fails.
     pub fn load(context: &Arc<CudaContext>, capability: u32, precision: Precision) -> Result<Self> {
-        let storage = if precision == Precision::Fp16 { "f16" } else { "f32" };
+        let storage = storage_of(precision);
         let (mut kernels, mut modules) = (HashMap::new(), Vec::new());
-        for module in modules_for(capability, precision != Precision::Fp32) {
-            let file = module.file;
+        for module in modules_for(capability, storage, precision != Precision::Fp32) {
+            let file = module.name;
             let (ptx, loaded) =
                 load_module(context, module, storage).with_context(|| format!("loading kernels/{file}.cu"))?;
             for (entry, parameter_bytes) in entries(&ptx) {
                 let function = loaded.load_function(entry).map_err(error::driver);
                 let function = function.with_context(|| format!("kernel {entry} of kernels/{file}.cu"))?.cu_function();
-                let name = entry.trim_end_matches(&format!("_{storage}")).trim_end_matches("_tensor");
+                let name = entry.trim_end_matches(&format!("_{storage}"));
                 let shared_limit = Cell::new(USUAL_SHARED_LIMIT);
                 kernels.insert(name.to_string(), Kernel { function, parameter_bytes, shared_limit });
             }
@@ -153,12 +158,12 @@ fn load_module(
     if let Some((.., ptx)) = embedded {
         match load(ptx) {
             Err(DriverError(CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => {
-                debug!("the driver is too old for the embedded kernels/{}.cu, so it is compiled now", module.file);
+                debug!("the driver is too old for the embedded kernels/{}.cu, so it is compiled now", module.name);
             }
             loaded => return Ok((Cow::Borrowed(ptx), loaded.map_err(error::driver)?)),
         }
     }
-    let source = SOURCES.iter().find(|(file, _)| *file == module.file).context("the source is not embedded")?.1;
+    let source = SOURCES.iter().find(|(file, _)| *file == module.name).context("the source is not embedded")?.1;
     let compiled = compile::at_run_time(module, source, HEADERS, storage);
     let compiled = match embedded {
         Some(_) => compiled.context("the NVIDIA driver is too old for the kernels of this program; update it"),
@@ -177,8 +182,8 @@ fn kernels_in(source: &str) -> impl Iterator<Item = &str> {
 /// The names of the kernels that a device loads, by its compute capability.
 #[cfg(test)]
 pub(in crate::cuda) fn kernels_for(capability: u32, precision: Precision) -> Vec<&'static str> {
-    let source = |module: &&Module| SOURCES.iter().find(|(file, _)| *file == module.file).map(|(_, source)| source);
-    let modules = modules_for(capability, precision != Precision::Fp32);
+    let source = |module: &&Module| SOURCES.iter().find(|(file, _)| *file == module.name).map(|(_, source)| source);
+    let modules = modules_for(capability, storage_of(precision), precision != Precision::Fp32);
     modules.iter().filter_map(source).flat_map(|source| kernels_in(source)).collect()
 }
 
@@ -189,16 +194,15 @@ mod tests {
 
     #[test]
     fn a_device_loads_the_modules_that_it_can_use() {
-        let names = |capability, tensor_cores| {
-            let modules = modules_for(capability, tensor_cores);
-            modules
-                .iter()
-                .map(|module| module.name)
-                .filter(|it| ["implicit", "tensor"].contains(it))
-                .collect::<Vec<_>>()
+        let names = |capability, storage, tensor_cores| {
+            let modules = modules_for(capability, storage, tensor_cores);
+            let products = ["implicit", "multistage", "patch", "thin", "warpgroup"];
+            modules.iter().map(|module| module.name).filter(|it| products.contains(it)).collect::<Vec<_>>()
         };
-        assert_eq!([names(75, true), names(90, false)], [["implicit"], ["implicit"]]);
-        assert_eq!([names(80, true), names(120, true)], [["tensor"], ["tensor"]]);
+        assert_eq!([names(75, "f16", true), names(90, "f32", false)], [["implicit"], ["implicit"]]);
+        assert_eq!([names(80, "f32", true), names(120, "f16", true)], [["multistage", "thin"], ["multistage", "thin"]]);
+        assert_eq!(names(90, "f32", true), ["multistage", "thin", "warpgroup"]);
+        assert_eq!(names(90, "f16", true), ["multistage", "patch", "thin", "warpgroup"]);
     }
 
     #[test]
@@ -209,7 +213,7 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count, "two kernels have the same name");
         // Either all modules are embedded or none.
-        assert!(PTX.is_empty() || PTX.len() == 2 * MODULES.len());
+        assert!(PTX.is_empty() || PTX.len() == MODULES.iter().map(|module| module.storages.len()).sum::<usize>());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::geometry::Geometry;
-use super::implicit::ImplicitProduct;
+use super::grid::ImplicitProduct;
 use super::params::params;
 use super::site::{Direction, Site};
 use super::{Lowering, direct, implicit};

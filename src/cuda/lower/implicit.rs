@@ -1,29 +1,23 @@
 //! Implicit GEMM: convolutions and linear layers in one launch, without materialising the im2col columns.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Lowering;
 use super::geometry::Geometry;
+use super::grid::ImplicitProduct;
 use super::params::params;
-use super::split_k::SplitK;
-use super::tile::{self, Loads, Product, Tile};
+use super::tile::{Loads, Product, TILES, Tile, usual};
 use crate::cuda::program::{Address, Buffer, KernelLaunch, Launch, Params};
-use crate::cuda::scratch::{MAX_COLUMN_SUMS, MAX_COLUMNS, MAX_PARTS};
+use crate::cuda::scratch::MAX_PARTS;
 use crate::ops::{
     Activation, Algorithm, Candidate, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
-    PoolEpilogue, Precision, Span,
+    PoolEpilogue, Span,
 };
 use crate::shape::Window;
 
 /// Whether the kernel of the preceding convolution can fuse this pooling.
 pub(super) fn fuses(pool: &MaxPool2d) -> bool {
     pool.window == Window { kernel: 2, stride: 2, padding: 0 } && !pool.ceil_mode
-}
-
-/// Whether the column sums of a product's tiles fit the scratch. If they do not, a separate pass computes the epilogue.
-fn sums_columns(tile: &Tile, rows: usize, cols: usize) -> bool {
-    // No tile has fewer than 32 rows.
-    rows.div_ceil(32).saturating_mul(cols) <= MAX_COLUMN_SUMS && cols.div_ceil(tile.cols.min(32)) <= MAX_COLUMNS
 }
 
 /// Whether the kernels' 32-bit indices suffice for this convolution.
@@ -47,20 +41,16 @@ const PARTIALS: Address = Address::at(Buffer::ProductPartials);
 /// Counters of finished blocks: one per tile, then one per group of parts.
 const COUNTERS: Address = Address::at(Buffer::ProductCounters);
 
-/// A product and what its tile depends on.
-pub(super) struct ImplicitProduct {
-    product: Product,
-    /// Rows, columns and inner dimension.
-    size: [usize; 3],
-    loads: Loads,
-}
-
 impl Lowering<'_> {
     /// The candidates for a product, starting with the one that is used unless another is faster; none if the
     /// convolution is too large.
     pub(super) fn implicit_candidates(&self, product: Result<ImplicitProduct>) -> Vec<Candidate> {
-        let Ok(ImplicitProduct { product, size: [rows, cols, _], loads }) = product else { return Vec::new() };
-        let tiles = tile::tiles(product, loads, [rows, cols], self.target);
+        let Ok(product) = product else { return Vec::new() };
+        let applies = |tile: &&Tile| product.grid(tile, self.target).is_some();
+        let mut tiles: Vec<&Tile> = TILES.iter().filter(applies).collect();
+        let [rows, cols, _] = product.size;
+        let usual = usual(product.product, product.loads, [rows, cols], self.target);
+        tiles.sort_by_key(|tile| tile.name != usual);
         tiles.iter().map(|tile| Candidate { algorithm: Algorithm::Implicit, tile: Some(tile.name) }).collect()
     }
 
@@ -75,6 +65,7 @@ impl Lowering<'_> {
                 partials = PARTIALS, counters = COUNTERS,
             ],
             op: Geometry = Geometry::of_conv(&conv.op)?, batch: u32, slope: f32 = conv.activation.code(),
+            pooled: u32 = u32::from(conv.pool.is_some()),
         );
         self.implicit(&product, Tile::of(candidate)?, params)
     }
@@ -84,12 +75,12 @@ impl Lowering<'_> {
     pub(super) fn forward_product(&self, conv: &Conv2dForward) -> Result<ImplicitProduct> {
         let (op, batch) = (&conv.op, checked_batch(&conv.op, conv.input)?);
         let (product, rows) = match conv.pool {
-            // Each 32 rows hold eight pooling windows of four pixels.
-            Some(PoolEpilogue { op, .. }) => (Product::ForwardPooled, (batch * op.output()?.pixels()).div_ceil(8) * 32),
+            Some(PoolEpilogue { op, .. }) => (Product::ForwardPooled, batch * op.output()?.pixels()),
             None => (Product::Forward, batch * op.output()?.pixels()),
         };
         let loads = self.loads(&[op.input.channels], [self.address(conv.input), self.weight(conv.weight)]);
-        Ok(ImplicitProduct { product, size: [rows, op.out_channels, op.patch_len()], loads })
+        let size = [rows, op.out_channels, op.patch_len()];
+        Ok(ImplicitProduct { product, op: *op, batch, size, loads, vector_gradients: false })
     }
 
     /// `d_weight = d_outputᵀ · windows`
@@ -113,14 +104,16 @@ impl Lowering<'_> {
         let channels = [op.input.channels, op.out_channels];
         let loads = self.loads(&channels, [conv.input, conv.d_output].map(|span| self.address(span)));
         let size = [op.out_channels, op.patch_len(), batch * op.output()?.pixels()];
-        Ok(ImplicitProduct { product: Product::BackwardWeight, size, loads })
+        let vector_gradients = self.loads(&channels[1..], [self.address(conv.d_output); 2]) == Loads::Vectors;
+        Ok(ImplicitProduct { product: Product::BackwardWeight, op: *op, batch, size, loads, vector_gradients })
     }
 
     /// `d_input = windows of d_output · W`, and its epilogue.
     pub(super) fn implicit_backward_input(&mut self, conv: &Conv2dBackwardInput, candidate: Candidate) -> Result<()> {
         let (product, tile) = (self.backward_input_product(conv)?, Tile::of(candidate)?);
-        let [pixels, channels, _] = product.size;
-        let fused = conv.epilogue.filter(|_| sums_columns(tile, pixels, channels));
+        let channels = product.size[1];
+        let fused =
+            conv.epilogue.filter(|_| product.grid(tile, self.target).is_some_and(|grid| grid.sums_columns(channels)));
         let masked = fused.filter(|epilogue| epilogue.activation != Activation::Identity);
         let params = params!(
             self.target, 128 bytes,
@@ -148,7 +141,7 @@ impl Lowering<'_> {
         };
         let depth = op.window.kernel * op.window.kernel * op.out_channels;
         let size = [batch * op.input.pixels(), op.input.channels, depth];
-        Ok(ImplicitProduct { product: Product::BackwardInput, size, loads })
+        Ok(ImplicitProduct { product: Product::BackwardInput, op: *op, batch, size, loads, vector_gradients: false })
     }
 
     /// How to load operands that are contiguous along `lengths`.
@@ -161,15 +154,11 @@ impl Lowering<'_> {
 
     /// Launches the kernel of `tile` for a product.
     fn implicit(&mut self, product: &ImplicitProduct, tile: &Tile, params: Params) -> Result<()> {
-        let ImplicitProduct { product, size, .. } = *product;
-        if size[0] == 0 || size[1] == 0 {
+        if product.size[0] == 0 || product.size[1] == 0 {
             return Ok(());
         }
-        let fp32 = self.target.precision == Precision::Fp32;
-        let split = SplitK::new(size, tile, self.vector() / 4, fp32);
-        ensure!(split.splits == 1 || split.tiles * split.splits <= MAX_PARTS, "{split:?} has too many parts");
-        let grid = [split.tiles, split.splits];
-        let launch = KernelLaunch::new(tile.kernel(product), grid, tile.shared_bytes(), params)?;
+        let grid = product.grid(tile, self.target).with_context(|| format!("{} does not compute this", tile.name))?;
+        let launch = KernelLaunch::new(tile.kernel(product.product), grid.sides, grid.shared, params)?;
         self.launches.push(Launch::Kernel(KernelLaunch { block: tile.threads, ..launch }));
         Ok(())
     }

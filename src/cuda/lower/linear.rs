@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::Lowering;
-use super::implicit::ImplicitProduct;
+use super::grid::ImplicitProduct;
 use super::site::{Direction, Site, as_conv};
 use crate::cuda::gemm::{EpilogueKind, Gemm, LtEpilogue, Operand, ReluMask};
 use crate::cuda::program::{Address, Launch};

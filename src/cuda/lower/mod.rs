@@ -8,6 +8,7 @@ mod direct;
 mod dropout;
 mod gather;
 mod geometry;
+mod grid;
 mod grouped;
 mod implicit;
 mod join;

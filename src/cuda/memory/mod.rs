@@ -16,7 +16,7 @@ use cudarc::driver::CudaStream;
 
 use super::driver::error;
 use super::program::{Address, Buffer, region_buffer};
-use super::scratch::{MAX_COLUMN_SUMS, MAX_COLUMNS, MAX_PARTS, TILE};
+use super::scratch::{MAX_COLUMN_COUNTERS, MAX_COLUMN_SUMS, MAX_PART_SUMS, MAX_PARTS};
 use crate::ops::{Precision, Region, Span};
 use pinned::PageLocked;
 
@@ -36,9 +36,9 @@ impl Memory {
     pub fn new(stream: &Arc<CudaStream>, precision: Precision) -> Result<Self> {
         let (allocations, staging) = ([const { None }; Buffer::COUNT], [const { None }; Buffer::COUNT]);
         let mut memory = Self { stream: Arc::clone(stream), precision, allocations, staging, generation: 0 };
-        memory.allocate(Buffer::ProductPartials, MAX_PARTS * TILE * 4)?;
+        memory.allocate(Buffer::ProductPartials, MAX_PART_SUMS * 4)?;
         memory.allocate(Buffer::ColumnSums, MAX_COLUMN_SUMS * 4)?;
-        memory.allocate_zeroed(Buffer::ProductCounters, (MAX_PARTS + MAX_COLUMNS) * 4)?;
+        memory.allocate_zeroed(Buffer::ProductCounters, (MAX_PARTS + MAX_COLUMN_COUNTERS) * 4)?;
         Ok(memory)
     }
 
