@@ -207,9 +207,10 @@ pub fn launches(steps: &[Step], sizes: &MemorySizes, options: &Options) -> Resul
     Ok(names(&lower::lower(steps.to_vec(), target, &mut choose)?))
 }
 
-/// The names of the tiles of implicit GEMM that an H100 has in a precision, for [`Options::tile`].
-pub fn tiles(precision: Precision) -> impl Iterator<Item = &'static str> {
-    let target = Target { precision, columns: 0, device: Device::H100 };
+/// The names of the tiles of implicit GEMM in a precision, for [`Options::tile`], on a device of a compute capability, as
+/// 10·major + minor.
+pub fn tiles(precision: Precision, capability: u32) -> impl Iterator<Item = &'static str> {
+    let target = Target { precision, columns: 0, device: Device { capability, ..Device::H100 } };
     lower::tile::TILES.iter().filter(move |tile| tile.runs_on(target)).map(|tile| tile.name)
 }
 

@@ -68,7 +68,7 @@ fn implicit_products_in_fp16() {
 fn every_tile_of_implicit_products() {
     on_cuda(|| {
         for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
-            for tile in cuda::tiles(precision) {
+            for tile in cuda::tiles(precision, 90) {
                 let mut lab = lab_by_tile(precision, tile);
                 let mut is_used = false;
                 for case in tile_cases() {

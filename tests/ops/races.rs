@@ -14,6 +14,7 @@ use super::lab::{Lab, random};
 use super::{Tolerance, activation, conv, cuda_implicit, dropout, epilogue, gather, join, linear, loss, lrn, norm};
 use super::{optimizer, pool, reference};
 use crate::support::emulator::{RACES, on_emulator};
+use crate::support::sources::MODULES;
 
 /// Other tests check the results.
 const ANY: Tolerance = Tolerance { absolute: f64::MAX, relative: 0.0 };
@@ -27,13 +28,13 @@ fn run(lab: &mut Lab<Cuda>, cases: &[Case]) {
     }
 }
 
-fn run_products(precision: Precision) {
+fn run_products(precision: Precision, capability: u32) {
     for algorithm in Algorithm::ALL {
         let lab = &mut lab_by(precision, algorithm);
         run(lab, &[conv::cases(), linear::cases(), cuda_implicit::implicit_cases()].concat());
         epilogue::check_epilogues(lab, ANY);
     }
-    for tile in cuda::tiles(precision) {
+    for tile in cuda::tiles(precision, capability) {
         let lab = &mut lab_by_tile(precision, tile);
         run(lab, &cuda_implicit::tile_cases());
         epilogue::check_epilogues(lab, ANY);
@@ -65,13 +66,13 @@ fn run_others(precision: Precision) {
 
 /// The entry point names of all kernels.
 fn all_kernels() -> BTreeSet<String> {
-    let files = fs::read_dir("kernels").expect("the kernels").map(|entry| entry.expect("an entry").path());
-    let sources: String = files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
-        .map(|path| fs::read_to_string(path).expect("a source"))
-        .collect();
-    let names = sources.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split_once(','));
-    names.flat_map(|(name, _)| [format!("{name}_f32"), format!("{name}_f16")]).collect()
+    let kernels = MODULES.iter().flat_map(|module| {
+        let source = fs::read_to_string(format!("kernels/{}.cu", module.name)).expect("a source");
+        let declared = source.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split_once(','));
+        let names: Vec<String> = declared.map(|(name, _)| name.to_string()).collect();
+        names.into_iter().flat_map(|name| module.storages.iter().map(move |storage| format!("{name}_{storage}")))
+    });
+    kernels.collect()
 }
 
 #[test]
@@ -84,10 +85,10 @@ fn no_kernel_has_a_data_race() {
         let settings = [RACES, ("CUDA_EMULATOR_LAUNCHED", path), ("CUDA_EMULATOR_CC", capability)];
         let done = on_emulator(&settings, || {
             if std::env::var("CUDA_EMULATOR_CC").as_deref() == Ok("7.5") {
-                return run_products(Precision::Fp16);
+                return run_products(Precision::Fp16, 75);
             }
             for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
-                run_products(precision);
+                run_products(precision, 90);
                 run_others(precision);
             }
         });

@@ -8,7 +8,7 @@ pub mod emulator;
 mod emulator_build;
 #[path = "../../src/cuda/driver/sources.rs"]
 #[expect(dead_code, reason = "the options are for NVRTC")]
-mod sources;
+pub mod sources;
 
 use std::io::Write;
 
