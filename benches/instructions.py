@@ -1,4 +1,5 @@
-"""Prints how many instructions a warp issues per tile of an implicit GEMM, counted in the assembled kernels without a GPU.
+"""Prints how many instructions a warp issues per tile of a synchronous implicit GEMM, counted in the assembled kernels
+without a GPU.
 
     python benches/instructions.py FOLDER [--ptxas PATH] [--nvdisasm PATH] [--target sm_90]
 
@@ -18,8 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ENGINES = ("implicit_f32", "tensor_f32", "tensor_f16")
-PRODUCTS = {"implicit_f32": "FFMA", "tensor_f32": "HMMA", "tensor_f16": "HMMA"}
+PRODUCTS = {"implicit_f32": "FFMA", "implicit_f16": "HMMA"}
 
 
 def listing(ptx: Path, args: argparse.Namespace) -> str:
@@ -60,11 +60,10 @@ def main() -> None:
     args = parser.parse_args()
     print(f"| kernel, {args.target} | instructions per tile | FFMA or HMMA | loads from shared memory |")
     print("| --- | --- | ---: | ---: |")
-    for engine in ENGINES:
-        ptx = args.folder / f"{engine}.ptx"
+    for module, product in PRODUCTS.items():
+        ptx = args.folder / f"{module}.ptx"
         if not ptx.is_file():
             sys.exit(f"{ptx} is missing; build with NVRTC (CNN_CUDA_NVRTC) and give the output folder of that build")
-        product = PRODUCTS[engine]
         for kernel in re.split(r"\n(?=\.text\.)", listing(ptx, args)):
             name = re.match(r"\.text\.(\w+)", kernel)
             counts = loops(kernel, product) if name else []

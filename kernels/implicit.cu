@@ -6,7 +6,7 @@
 #include "implicit.cuh"
 
 #ifdef REAL_F16
-typedef TensorCores<MMA_F16_K8> Engine;
+typedef TensorCores Engine;
 #else
 typedef Fma Engine;
 #endif

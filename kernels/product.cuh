@@ -14,7 +14,6 @@
 
 // fp32 fused multiply-adds with k ascending.
 struct Fma {
-    static __device__ __forceinline__ u32 rounded(u32 bits) { return bits; }
     static __device__ __forceinline__ u32 row_of(u32 e) { return threadIdx.x % WARP / 4 * 4 + e / 4; }
     static __device__ __forceinline__ u32 col_of(u32 e) { return threadIdx.x % 4 * 4 + e % 4; }
     static __device__ __forceinline__ u32 first_col() { return col_of(0); }
@@ -46,12 +45,8 @@ struct Fma {
     }
 };
 
-// Tensor cores. A warp's part is 2 × 2 tiles of 16 × 8.
-template <Mma KIND>
+// Tensor cores of compute_75, for halves. A warp's part is 2 × 2 tiles of 16 × 8.
 struct TensorCores {
-    static constexpr u32 GROUPS = mma_groups(KIND);
-
-    static __device__ __forceinline__ u32 rounded(u32 bits) { return KIND == MMA_TF32_K8 ? round_to_tf32(bits) : bits; }
     static __device__ __forceinline__ u32 row_of(u32 e) { return e / 8 * 16 + threadIdx.x % WARP / 4 + e % 4 / 2 * 8; }
     static __device__ __forceinline__ u32 col_of(u32 e) { return e / 4 % 2 * 8 + threadIdx.x % 4 * 2 + e % 2; }
     // The columns of B that a thread reads are not the columns that it accumulates.
@@ -81,14 +76,11 @@ struct TensorCores {
         // Lanes may have diverged during the fetch; mma.sync requires them to be converged.
         __syncwarp();
 #pragma unroll
-        for (u32 word = 0; word < DEPTH; word += 4 * GROUPS) {
-            u32 left[4 * GROUPS], right[2 * GROUPS];
-            unroll<4 * GROUPS>([&](u32 i) {
-                const u32 tile = i / (2 * GROUPS), group = i / 2 % GROUPS;
-                left[i] = a.word(word + 4 * group, tile * 2 + i % 2, offset);
-            });
-            unroll<2 * GROUPS>([&](u32 i) { right[i] = b.word(word + 4 * (i % GROUPS), i / GROUPS, offset); });
-            mma<KIND, 2, 2>(sums, left, right);
+        for (u32 word = 0; word < DEPTH; word += 4) {
+            u32 left[4], right[2];
+            unroll<4>([&](u32 i) { left[i] = a.word(word, i, offset); });
+            unroll<2>([&](u32 i) { right[i] = b.word(word, i, offset); });
+            mma<MMA_F16_K8, 2, 2>(sums, left, right);
         }
     }
 };
@@ -118,7 +110,7 @@ struct Pipeline {
     __device__ __forceinline__ void fetch() { left.fetch(a, step_a), right.fetch(b, step_b); }
 
     __device__ __forceinline__ void store_shared(u32 offset) const {
-        left.template store_shared<Engine>(offset), right.template store_shared<Engine>(offset);
+        left.store_shared(offset), right.store_shared(offset);
         __syncthreads();
     }
 

@@ -161,14 +161,12 @@ struct Loader {
     }
 
     // Stores the fetched words to the buffer that starts `offset` words after the first.
-    template <class Engine>
     __device__ __forceinline__ void store_shared(u32 offset) const {
 #pragma unroll
         for (u32 slot = 0; slot < SLOTS; ++slot) {
             if (slot * BLOCK + threadIdx.x >= VECTORS) return;
             Pack<4, u32> bits;
             bits.words[0] = words[slot];
-            unroll<4>([&](u32 i) { bits.lane[i] = Engine::rounded(bits.lane[i]); });
             if constexpr (Source::ALONG_K) {
                 unroll<4>([&](u32 i) { targets[0][i][slot * SLOT_STRIDE + offset] = bits.lane[i]; });
             } else {

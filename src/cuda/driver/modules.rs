@@ -35,6 +35,7 @@ pub(in crate::cuda) fn identity(context: &CudaContext) -> Result<String> {
     let (driver, cublas, lt) = (probe::driver_version()?, blas::version()?, blas_lt::version().unwrap_or(0));
     let launchers = [
         include_str!("../lower/tile.rs"),
+        include_str!("../lower/grid.rs"),
         include_str!("../lower/split_k.rs"),
         include_str!("../lower/implicit.rs"),
         include_str!("../lower/direct.rs"),

@@ -24,9 +24,8 @@ pub(super) struct Grid {
     /// Tiles along the rows and the columns of the product.
     pub down: usize,
     pub across: usize,
-    /// Splits of the inner dimension.
-    pub splits: usize,
-    /// Both sides of the launch's grid.
+    /// Both sides of the launch's grid: its blocks along the product and the splits of the inner dimension, except for
+    /// thin forward passes, whose blocks loop over tiles.
     pub sides: [usize; 2],
     /// Bytes of shared memory of a block.
     pub shared: u32,
@@ -35,8 +34,10 @@ pub(super) struct Grid {
 /// Blocks of a thin forward pass, which loop over tiles: four per multiprocessor of an H100.
 const THIN_BLOCKS: usize = 4 * 132;
 
-/// Pixels of a thin convolution's tile, and the output channels of a weight gradient by patches.
+/// Pixels of a thin convolution's tile; `THIN_PIXELS` in `kernels/thin.cuh`.
 const THIN_PIXELS: usize = 128;
+
+/// Channels of a patch that are in shared memory at once.
 const PATCH_CHANNELS: usize = 64;
 
 /// Places that a weight gradient by patches multiplies at once.
@@ -57,12 +58,11 @@ impl ImplicitProduct {
         if !computes || !tile.runs_on(target) {
             return None;
         }
-        let real = target.precision.real_size();
         let grid = match tile.engine {
             Engine::Synchronous => self.in_tiles(tile, target),
             Engine::Multistage | Engine::Warpgroup => self.has_short_offsets().then(|| self.in_tiles(tile, target))?,
-            Engine::Patch => self.in_patches(tile, real)?,
-            Engine::Thin => self.in_thin_rows(tile, real)?,
+            Engine::Patch => self.in_patches(tile, target)?,
+            Engine::Thin => self.in_thin_rows(tile, target)?,
         };
         (grid.shared <= target.device.shared).then_some(grid)
     }
@@ -94,7 +94,7 @@ impl ImplicitProduct {
         };
         // The stages of a warpgroup are aligned to the period of the swizzle.
         let alignment = if tile.engine == Engine::Warpgroup { 1024 } else { 0 };
-        Grid { down, across, splits, sides: [down * across, splits], shared: (shared + alignment) as u32 }
+        Grid { down, across, sides: [down * across, splits], shared: (shared + alignment) as u32 }
     }
 
     /// The numbers of pixels of the input whose gradients have the same taps; `kernels/phase.cuh` explains it.
@@ -109,8 +109,8 @@ impl ImplicitProduct {
     }
 
     /// Patches of consecutive places, in which a row of an image and an image are followed by their padding.
-    fn in_patches(&self, tile: &Tile, real: usize) -> Option<Grid> {
-        let (window, output) = (self.op.window, self.op.output().ok()?);
+    fn in_patches(&self, tile: &Tile, target: Target) -> Option<Grid> {
+        let (window, output, real) = (self.op.window, self.op.output().ok()?, target.precision.real_size());
         let (kernel, cols) = (window.kernel, self.size[1]);
         let (image, padding) = match self.product {
             Product::BackwardInput => (output, (kernel - 1).checked_sub(window.padding)?),
@@ -128,19 +128,19 @@ impl ImplicitProduct {
                 return None;
             }
             let (down, across) = (output.channels / PATCH_CHANNELS, image.channels / PATCH_CHANNELS);
-            let splits = splits(tile, down * across, places.div_ceil(PATCH_CHUNK), crate::ops::Precision::Fp16);
+            let splits = splits(tile, down * across, places.div_ceil(PATCH_CHUNK), target.precision);
             let shared = 2 * (patch(PATCH_CHUNK) + PATCH_CHUNK * 128) + 1024;
-            return Some(Grid { down, across, splits, sides: [down * across, splits], shared: shared as u32 });
+            return Some(Grid { down, across, sides: [down * across, splits], shared: shared as u32 });
         }
         let (down, across) = (places.div_ceil(tile.rows), cols.div_ceil(tile.cols));
         let patches = if image.channels > PATCH_CHANNELS { 2 } else { 1 };
         let shared = (patches * patch(tile.rows) + tile.stages * tile.cols * 128).max(result_bytes(tile, real)) + 1024;
-        Some(Grid { down, across, splits: 1, sides: [down * across, 1], shared: shared as u32 })
+        Some(Grid { down, across, sides: [down * across, 1], shared: shared as u32 })
     }
 
     /// Rows of the image in shared memory; `kernels/thin.cuh` computes the same sizes.
-    fn in_thin_rows(&self, tile: &Tile, real: usize) -> Option<Grid> {
-        let (op, output) = (self.op, self.op.output().ok()?);
+    fn in_thin_rows(&self, tile: &Tile, target: Target) -> Option<Grid> {
+        let (op, output, real) = (self.op, self.op.output().ok()?, target.precision.real_size());
         let (channels, vector, unit) = (op.input.channels, 16 / real, 4 / real);
         let (kernel, stride, padding) = (op.window.kernel, op.window.stride, op.window.padding * channels);
         if channels > 4 || !self.has_short_offsets() {
@@ -156,10 +156,10 @@ impl ImplicitProduct {
                 return None;
             }
             let (down, across) = (self.size[0].div_ceil(tile.rows), self.size[1].div_ceil(tile.cols));
-            let splits = splits(tile, down * across, tiles, crate::ops::Precision::Fp16);
+            let splits = splits(tile, down * across, tiles, target.precision);
             // The sums of four warps, or the gradients, the pixels' addresses and the image.
             let shared = (tile.rows * tile.cols * 16).max(THIN_PIXELS * (tile.rows * real + 4) + image);
-            return Some(Grid { down, across, splits, sides: [down * across, splits], shared: shared as u32 });
+            return Some(Grid { down, across, sides: [down * across, splits], shared: shared as u32 });
         }
         let is_shifted = unit == 2 && stride * channels % 2 == 1;
         let lead = if unit == 2 && !is_shifted { padding % 2 } else { 0 };
@@ -169,7 +169,7 @@ impl ImplicitProduct {
         let shared = tile.cols * (steps * 32 + 16) + steps * 64 + images + result_bytes(tile, real);
         let across = self.size[1].div_ceil(tile.cols);
         let sides = [tiles.min(THIN_BLOCKS), across];
-        Some(Grid { down: tiles, across, splits: 1, sides, shared: shared as u32 })
+        Some(Grid { down: tiles, across, sides, shared: shared as u32 })
     }
 }
 
