@@ -206,47 +206,63 @@ struct Axis {
     }
 };
 
-template <bool ADAPTIVE>
+template <bool ADAPTIVE, u32 V>
 static __device__ __forceinline__ void means(const AvgPoolParams& p) {
     const Geometry& op = p.op;
     const Axis<ADAPTIVE> down{op.height, op.out_height, op}, across{op.width, op.out_width, op};
-    GRID_STRIDE(i, p.count) {
-        const Position at = op.output_position(i);
+    GRID_STRIDE(i, p.count / V) {
+        const Position at = op.output_position<V>(i);
         const Span rows = down.window(at.y), cols = across.window(at.x);
-        float sum = 0.0f;
-        for (u32 y = rows.begin; y < rows.end; ++y) {
-            for (u32 x = cols.begin; x < cols.end; ++x)
-                sum += read(p.source + op.input_at(at.sample, y, x) + at.channel);
+        // Rows then columns ascending, in one loop, so that loads of several rows are in flight.
+        const u32 wide = cols.end - cols.begin, taps = (rows.end - rows.begin) * wide;
+        const real* from = p.source + op.input_at(at.sample, rows.begin, cols.begin) + at.channel;
+        Lanes<V> sums = {};
+        u32 x = 0;
+#pragma unroll 8
+        for (u32 tap = 0; tap < taps; ++tap) {
+            add(sums, read_lanes<V>(from));
+            const bool row_ends = ++x == wide;
+            from += (row_ends ? op.width - wide + 1 : 1) * op.channels;
+            x = row_ends ? 0 : x;
         }
-        store(p.target + i, sum / (down.count(at.y) * across.count(at.x)));
+        const float count = down.count(at.y) * across.count(at.x);
+        unroll<V>([&](u32 lane) { sums[lane] /= count; });
+        store_lanes(p.target + i * V, sums);
     }
 }
 
-template <bool ADAPTIVE>
+template <bool ADAPTIVE, u32 V>
 static __device__ __forceinline__ void mean_gradients(const AvgPoolParams& p) {
     const Geometry& op = p.op;
     const Axis<ADAPTIVE> down{op.height, op.out_height, op}, across{op.width, op.out_width, op};
-    GRID_STRIDE(i, p.count) {
-        const Position at = op.input_position(i);
+    GRID_STRIDE(i, p.count / V) {
+        const Position at = op.input_position<V>(i);
         const Span rows = down.outputs_over(at.y), cols = across.outputs_over(at.x);
-        float sum = 0.0f;
+        Lanes<V> sums = {};
 #pragma unroll 1
         for (u32 out_y = rows.begin; out_y < rows.end; ++out_y) {
             const float tall = down.count(out_y);
 #pragma unroll 1
             for (u32 out_x = cols.begin; out_x < cols.end; ++out_x) {
-                sum +=
-                    read(p.source + op.output_at(at.sample, out_y, out_x) + at.channel) / (tall * across.count(out_x));
+                const Lanes<V> values = read_lanes<V>(p.source + op.output_at(at.sample, out_y, out_x) + at.channel);
+                const float count = tall * across.count(out_x);
+                unroll<V>([&](u32 lane) { sums[lane] += values[lane] / count; });
             }
         }
-        store(p.target + i, sum);
+        store_lanes(p.target + i * V, sums);
     }
 }
 
-// output = the mean of each window. One thread per output.
-KERNEL(avg_pool_forward, AvgPoolParams) { means<false>(p); }
-KERNEL(adaptive_avg_pool_forward, AvgPoolParams) { means<true>(p); }
+// output = the mean of each window. One thread per output, or per 16 bytes of outputs. Bound by memory: 2 bytes per input
+// and output in fp16.
+KERNEL(avg_pool_forward, AvgPoolParams) { means<false, 1>(p); }
+KERNEL(avg_pool_forward_vec, AvgPoolParams) { means<false, VEC>(p); }
+KERNEL(adaptive_avg_pool_forward, AvgPoolParams) { means<true, 1>(p); }
+KERNEL(adaptive_avg_pool_forward_vec, AvgPoolParams) { means<true, VEC>(p); }
 
-// d_input = Σ d_output / (values per window) over the windows that cover the input. One thread per input.
-KERNEL(avg_pool_backward, AvgPoolParams) { mean_gradients<false>(p); }
-KERNEL(adaptive_avg_pool_backward, AvgPoolParams) { mean_gradients<true>(p); }
+// d_input = Σ d_output / (values per window) over the windows that cover the input. One thread per input, or per 16 bytes
+// of inputs. Bound by memory, as the forward pass.
+KERNEL(avg_pool_backward, AvgPoolParams) { mean_gradients<false, 1>(p); }
+KERNEL(avg_pool_backward_vec, AvgPoolParams) { mean_gradients<false, VEC>(p); }
+KERNEL(adaptive_avg_pool_backward, AvgPoolParams) { mean_gradients<true, 1>(p); }
+KERNEL(adaptive_avg_pool_backward_vec, AvgPoolParams) { mean_gradients<true, VEC>(p); }

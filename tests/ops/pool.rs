@@ -20,6 +20,8 @@ pub fn cases() -> Vec<Case> {
     let adaptive =
         [([7, 5, 3], [3, 2]), ([6, 6, 4], [1, 1]), ([4, 9, 5], [4, 3]), ([2, 3, 2], [5, 4]), ([8, 8, 4], [6, 6])];
     cases.extend(adaptive.map(|(input, output)| adaptive_avg_pool(input, output, 2)));
+    // Whole vectors of halves.
+    cases.extend([avg_pool([5, 4, 16], [3, 2, 1], 1), adaptive_avg_pool([5, 4, 16], [3, 2], 1)]);
     cases
 }
 

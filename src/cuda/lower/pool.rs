@@ -47,25 +47,34 @@ impl RunOn<Lowering<'_>> for MaxPool2dBackward {
 
 impl RunOn<Lowering<'_>> for AvgPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average_pool("avg_pool_forward", self.input, self.output, geometry(&self.op)?)
+        let Self { ref op, input, output } = *self;
+        lowering.average_pool("avg_pool_forward", op.input.channels, [input, output], geometry(op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AvgPool2dBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average_pool("avg_pool_backward", self.d_output, self.d_input, geometry(&self.op)?)
+        let Self { ref op, d_output, d_input } = *self;
+        lowering.average_pool("avg_pool_backward", op.input.channels, [d_output, d_input], geometry(op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AdaptiveAvgPool2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average_pool("adaptive_avg_pool_forward", self.input, self.output, adaptive_geometry(&self.op)?)
+        let Self { ref op, input, output } = *self;
+        lowering.average_pool("adaptive_avg_pool_forward", op.input.channels, [input, output], adaptive_geometry(op)?)
     }
 }
 
 impl RunOn<Lowering<'_>> for AdaptiveAvgPool2dBackward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        lowering.average_pool("adaptive_avg_pool_backward", self.d_output, self.d_input, adaptive_geometry(&self.op)?)
+        let Self { ref op, d_output, d_input } = *self;
+        lowering.average_pool(
+            "adaptive_avg_pool_backward",
+            op.input.channels,
+            [d_output, d_input],
+            adaptive_geometry(op)?,
+        )
     }
 }
 
@@ -83,10 +92,11 @@ fn adaptive_geometry(op: &AdaptiveAvgPool2d) -> Result<Geometry> {
 }
 
 impl Lowering<'_> {
-    /// Launches one thread per element of `target`.
-    fn average_pool(&mut self, kernel: &str, source: Span, target: Span, op: Geometry) -> Result<()> {
+    /// Launches one thread per element, or per 16 bytes, of `target`.
+    fn average_pool(&mut self, kernel: &str, channels: usize, [source, target]: [Span; 2], op: Geometry) -> Result<()> {
+        let (kernel, lanes) = self.variant(kernel, &[channels], &[source, target]);
         let params = params!(self.target, 72 bytes, [source, target], count: u64 = target.len, op: Geometry);
-        self.launch_over(kernel, target.len, params)
+        self.launch_over(kernel, target.len / lanes, params)
     }
 
     /// `output = max_pool(activation(input + bias))`

@@ -157,15 +157,19 @@ fn returns_gradients_to_maxima(device: Device) {
 }
 
 fn averages(device: Device) {
-    for &case in CASES {
+    for (&case, (variant, vector)) in
+        CASES.iter().flat_map(|case| [("", 1), ("_vec", 4)].map(|variant| (case, variant)))
+    {
+        if case.0[3] % vector != 0 {
+            continue;
+        }
         let input = whole(case.0.iter().product(), 4);
         let area = (case.1[0] * case.1[0]) as f32;
         let means: Vec<f32> =
             windows(case).iter().map(|window| window.iter().map(|&(at, _)| input[at]).sum::<f32>() / area).collect();
         let (source, target) = (device.upload(&input), device.poisoned::<f32>(means.len()));
-        let count = means.len() as u64;
-        let name = "avg_pool_forward_f32";
-        launch!(device, name, blocks(2), &source, &target, &count, &op(case)).unwrap();
+        let (count, name) = (means.len() as u64, format!("avg_pool_forward{variant}_f32"));
+        launch!(device, &name, blocks(2), &source, &target, &count, &op(case)).unwrap();
         assert_eq!(device.download(&target), means);
 
         let d_output = whole(means.len(), 5);
@@ -173,10 +177,9 @@ fn averages(device: Device) {
         for (window, d) in windows(case).iter().zip(&d_output) {
             window.iter().for_each(|&(at, _)| sums[at] += d / area);
         }
-        let (source, target, count) =
-            (device.upload(&d_output), device.poisoned::<f32>(input.len()), input.len() as u64);
-        let name = "avg_pool_backward_f32";
-        launch!(device, name, blocks(2), &source, &target, &count, &op(case)).unwrap();
+        let (source, target) = (device.upload(&d_output), device.poisoned::<f32>(input.len()));
+        let (count, name) = (input.len() as u64, format!("avg_pool_backward{variant}_f32"));
+        launch!(device, &name, blocks(2), &source, &target, &count, &op(case)).unwrap();
         assert_eq!(device.download(&target), sums);
     }
 }
