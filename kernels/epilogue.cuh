@@ -2,8 +2,9 @@
 // as rows of 16-byte chunks, in whatever layout the instructions left them.
 #pragma once
 
-#include "split.cuh"
+#include "column_sums.cuh"
 #include "operands.cuh"
+#include "split.cuh"
 
 // A block's tile of results in shared memory.
 template <class Tile>
@@ -13,6 +14,9 @@ struct Results {
     typedef Share<Stage, Tile::THREADS> My;
 
     unsigned char* shared;
+
+    // Those that are in shared memory.
+    __device__ __forceinline__ explicit Results(unsigned char* shared) : shared(shared) {}
 
     // Stores sums + bias; `bias` may be null, and there are `cols` columns from the tile's first.
     __device__ __forceinline__ Results(unsigned char* shared, const float (&sums)[Tile::SUMS], const float* bias,
@@ -70,24 +74,62 @@ __device__ __forceinline__ bool stores_vectors(const real* to, u32 cols) {
     return cols % VEC == 0 && (u64)to % 16 == 0;
 }
 
+// Stored values' distances from `first`, in the thread's chunk: their sums and sums of squares.
+struct Distances {
+    Lanes<VEC> first, sums, squares;
+
+    __device__ __forceinline__ Distances() : first{}, sums{}, squares{} {}
+    // `first` only has to be near the values, for precision; it is of the first row of the tile, stored or not.
+    template <class Tile>
+    __device__ __forceinline__ explicit Distances(const Results<Tile>& results) : sums{}, squares{} {
+        first = results.at(0, Results<Tile>::My::chunk());
+        unroll<VEC>([&](u32 lane) { first[lane] = is_finite(first[lane]) ? first[lane] : 0.0f; });
+    }
+    __device__ __forceinline__ void add(const Lanes<VEC>& values) {
+        unroll<VEC>([&](u32 lane) {
+            const float distance = values[lane] - first[lane];
+            sums[lane] += distance;
+            squares[lane] = fmaf(distance, distance, squares[lane]);
+        });
+    }
+};
+
 // output = act(result), at the pixels `pixel_of(row)` of the tile's rows; rows without a pixel have ~0u. The tile starts
-// at column `first_col`.
+// at column `first_col`. With statistics, which exclude an activation, adds the stored values to `distances`.
 template <class Tile, class PixelOf>
 __device__ __forceinline__ void store_forward(const Results<Tile>& results, const Conv2dForwardParams& p, u32 first_col,
-                                              PixelOf pixel_of) {
+                                              Distances& distances, PixelOf pixel_of) {
     typedef typename Results<Tile>::My My;
     const u32 cols = p.op.out_channels, col = first_col + My::chunk() * VEC;
     const float slope = piecewise_slope(p.slope);
     const bool together = stores_vectors(p.output, cols);
     if (!My::active() || col >= cols) return;
-#pragma unroll 2
+#pragma unroll(Tile::SUMS > 64 ? 1 : 2)
     for (u32 i = 0; i < My::COUNT; ++i) {
         const u32 pixel = pixel_of(My::row(i));
         if (pixel == ~0u) continue;
         Lanes<VEC> lanes = results.at(My::row(i), My::chunk());
+        if (p.saved) distances.add(lanes);
         unroll<VEC>([&](u32 lane) { lanes[lane] = activate_piecewise(lanes[lane], slope); });
         store_row(p.output + (u64)pixel * cols, lanes, col, cols, together);
     }
+}
+
+// Stores the statistics of a forward pass, of which the block has `count` rows; see sum_tiles.
+template <class Tile>
+__device__ __forceinline__ void store_statistics(const Results<Tile>& results, const Conv2dForwardParams& p,
+                                                 const Distances& distances, u32 count, u32 first_col, u32 tile,
+                                                 u32 tiles) {
+    const u32 cols = p.op.out_channels;
+    const float sum = tile_sum(distances.sums, results), squares = tile_sum(distances.squares, results);
+    const float first = tile_sum(distances.first, results, 1);  // All rows of threads have the same.
+    Moments own = {{(float)count, sum, squares}};
+    own.finish(Moments{{0.0f, first, 0.0f}});
+    sum_tiles<Results<Tile>, Tile::THREADS>(
+        own, results, ColumnSums{first_col, cols, tile, tiles, p.parts, p.parts_counters},
+        [&](u32 col, const Moments& all) {
+            p.statistics().store(col, cols, all.each[0], all.each[1], all.each[2] / all.each[0]);
+        });
 }
 
 // output = the maximum of act(result) over each 2×2 window, which are four consecutive rows; `argmax` receives
@@ -108,7 +150,8 @@ __device__ __forceinline__ void store_pooled(const Results<Tile>& results, const
         Lanes<VEC> best;
         u32 where[VEC];
         unroll<VEC>([&](u32 lane) { best[lane] = __int_as_float(0xff800000), where[lane] = corner; });  // −∞
-        unroll<4>([&](u32 part) {
+#pragma unroll 1
+        for (u32 part = 0; part < 4; ++part) {
             const Lanes<VEC> values = results.at(4 * local + part, chunk);
             unroll<VEC>([&](u32 lane) {
                 const float value = activate_piecewise(values[lane], slope);
@@ -117,7 +160,7 @@ __device__ __forceinline__ void store_pooled(const Results<Tile>& results, const
                     where[lane] = corner + part / 2 * p.op.out_width + part % 2;
                 }
             });
-        });
+        }
         store_row(p.output + (u64)pool * cols, best, col, cols, together);
         if (!p.argmax) continue;
         u32* const to = p.argmax + (u64)pool * cols + col;
@@ -127,101 +170,133 @@ __device__ __forceinline__ void store_pooled(const Results<Tile>& results, const
     }
 }
 
-// Tiles whose column sums are added first, if there are more than 2 · SUM_GROUP.
-constexpr u32 SUM_GROUP = 32;
-
-// The sum of one column of parts `first`, `first` + `step`, ... below `end`, of [parts][cols], in this order, in each of
-// the first COLS threads. Several threads share a column, and their sums are added in thread order.
+// A tensor that an epilogue reads at the places that it stores to. All of a thread's chunks are copied to shared memory
+// before it uses the first, in a tile after the results; if there is no room, or rows are no vectors, it reads them when it
+// needs them.
 template <class Tile>
-__device__ __forceinline__ float sum_parts(const float* parts, u32 cols, u32 first, u32 end, u32 step, bool inside,
-                                           float* scratch) {
-    constexpr u32 SHARES = Tile::THREADS / Tile::COLS > 0 ? Tile::THREADS / Tile::COLS : 1;
-    static_assert(Tile::THREADS >= Tile::COLS, "a thread sums at most one column");
-    float sum = 0.0f;
-    if (inside) {
-#pragma unroll 8
-        for (u32 part = first + threadIdx.x / Tile::COLS * step; part < end; part += SHARES * step) {
-            sum += parts[(u64)part * cols];
-        }
-    }
-    __syncthreads();
-    scratch[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x < Tile::COLS) {
-        for (u32 share = 1; share < SHARES; ++share) sum += scratch[share * Tile::COLS + threadIdx.x];
-    }
-    return sum;
-}
+struct Source {
+    typedef Results<Tile> From;
 
-// to[col] = the sum over all rows of column `col`, of which each thread has the sums of its rows and chunk: first within
-// each tile, then over the `tiles` along the rows in order, in two levels if there are many. For each tile, exactly one
-// block calls this; its tile is the `tile`-th along the rows. `parts` is [tiles][cols]; `counters` has one counter per
-// tile along the columns, then one per group.
-template <class Tile>
-__device__ __forceinline__ void sum_columns(const Lanes<VEC>& columns, const Results<Tile>& results, u32 first_col,
-                                            u32 tile, u32 tiles, u32 cols, float* parts, u32* counters, float* to) {
-    typedef typename Results<Tile>::My My;
-    float* const scratch = results.rest();
-    u32& flag = *reinterpret_cast<u32*>(results.shared);
-    const u32 across = (cols + Tile::COLS - 1) / Tile::COLS, of_column = first_col / Tile::COLS;
-    const u32 thread_col = threadIdx.x % Tile::COLS;
-    const bool inside = first_col + thread_col < cols, first = threadIdx.x < Tile::COLS && inside;
-    if (threadIdx.x / Results<Tile>::CHUNKS < My::APART) {
+    const real* from;       // May be null.
+    unsigned char* staged;  // Null if it is not copied.
+
+    // Takes the next of the tiles that start at `free`, of which `room` are left.
+    __device__ __forceinline__ Source(const real* from, unsigned char*& free, u32& room) : from(from), staged(nullptr) {
+        if (!from || room == 0) return;
+        staged = free, free += From::Stage::BYTES, --room;
+    }
+    __device__ __forceinline__ void copy(u32 row, u64 at) const {
+        if (!staged) return;
+        const u32 to = shared_address(staged) + From::Stage::at(row, From::My::chunk());
+        copy_async<16>(to, from + at, true);
+    }
+    // The values from index `at` on, of which `count` are in the row, for the thread's chunk of the tile's row `row`.
+    __device__ __forceinline__ Lanes<VEC> read(u32 row, u64 at, u32 count) const {
+        if (staged) return From(staged).at(row, From::My::chunk());
+        Lanes<VEC> lanes = {};
         unroll<VEC>([&](u32 lane) {
-            scratch[threadIdx.x / Results<Tile>::CHUNKS * Tile::COLS + My::chunk() * VEC + lane] = columns[lane];
+            if (lane < count) lanes[lane] = ::read(from + at + lane);
         });
+        return lanes;
     }
-    __syncthreads();
-    parts += first_col + thread_col;
-    if (first) {
-        float sum = scratch[thread_col];
-        for (u32 row = 1; row < My::APART; ++row) sum += scratch[row * Tile::COLS + thread_col];
-        parts[(u64)tile * cols] = sum;
-    }
-    const bool grouped = tiles > 2 * SUM_GROUP;
-    if (grouped) {
-        const u32 groups = (tiles + SUM_GROUP - 1) / SUM_GROUP, begin = tile / SUM_GROUP * SUM_GROUP;
-        const u32 end = min(begin + SUM_GROUP, tiles);
-        if (!is_last_block(counters + across + of_column * groups + tile / SUM_GROUP, end - begin, flag)) return;
-        const float sum = sum_parts<Tile>(parts, cols, begin, end, 1, inside, scratch);
-        if (first) parts[(u64)begin * cols] = sum;
-        if (!is_last_block(counters + of_column, groups, flag)) return;
-    } else if (!is_last_block(counters + of_column, tiles, flag)) {
-        return;
-    }
-    const float sum = sum_parts<Tile>(parts, cols, 0, tiles, grouped ? SUM_GROUP : 1, inside, scratch);
-    if (first) to[first_col + thread_col] = sum;
+};
+
+// As values are stored.
+__device__ __forceinline__ Lanes<VEC> rounded(const Lanes<VEC>& lanes) {
+    Pack<VEC, real> pack;
+    unroll<VEC>([&](u32 lane) { store(&pack.lane[lane], lanes[lane]); });
+    return lanes_of(pack);
 }
 
-// d_input = act'(output) · result, at pixels as in store_forward. Returns the thread's sums of its chunk's columns.
+// The terms of the normalisation before an input gradient, for channels `col` to `col` + VEC.
+__device__ __forceinline__ Factors<VEC> norm_factors(const Conv2dInputParams& p, u32 col) {
+    const u32 cols = p.op.channels;
+    Factors<VEC> factors = {};
+    if (!p.norm_input) return factors;
+    unroll<VEC>([&](u32 lane) {
+        const u32 channel = col + lane;
+        if (channel >= cols) return;
+        factors.mean[lane] = read(p.saved + channel), factors.bias[lane] = read(p.norm_bias + channel);
+        factors.scale[lane] = read(p.norm_weight + channel) * read(p.saved + cols + channel);
+    });
+    return factors;
+}
+
+// The sums of a thread's chunk: of the gradient, and of its product with the distance from a normalisation's mean.
+struct GradientSums {
+    Lanes<VEC> plain, weighted;
+};
+
+// d_input = act'(output) · (result + added), at pixels as in store_forward, and sums for bias or normalisation. If
+// normalisation without a residual precedes, its activation's derivative is only in the sums.
 template <class Tile, class PixelOf>
-__device__ __forceinline__ Lanes<VEC> store_backward_input(const Results<Tile>& results, const Conv2dInputParams& p,
-                                                           u32 first_col, PixelOf pixel_of) {
+__device__ __forceinline__ GradientSums store_backward_input(const Results<Tile>& results, const Conv2dInputParams& p,
+                                                             u32 first_col, PixelOf pixel_of) {
     typedef typename Results<Tile>::My My;
     const u32 cols = p.op.channels, col = first_col + My::chunk() * VEC;
-    const bool together = stores_vectors(p.d_input, cols);
-    const bool reads_together = p.output && stores_vectors(p.output, cols);
-    Lanes<VEC> columns = {};
+    GradientSums columns = {};
     if (!My::active() || col >= cols) return columns;
-#pragma unroll 2
+    const bool together = stores_vectors(p.d_input, cols) && stores_vectors(p.output, cols) &&
+                          stores_vectors(p.added, cols) && stores_vectors(p.norm_input, cols);
+    unsigned char* free = results.shared + Results<Tile>::BYTES;
+    u32 room = together ? p.staged : 0;
+    const Source<Tile> output(p.output, free, room), added(p.added, free, room), norm_input(p.norm_input, free, room);
+#pragma unroll 1
     for (u32 i = 0; i < My::COUNT; ++i) {
         const u32 pixel = pixel_of(My::row(i));
         if (pixel == ~0u) continue;
-        Lanes<VEC> lanes = results.at(My::row(i), My::chunk());
+        const u64 at = (u64)pixel * cols + col;
+        output.copy(My::row(i), at), added.copy(My::row(i), at), norm_input.copy(My::row(i), at);
+    }
+    commit_copies();
+    const Factors<VEC> factors = norm_factors(p, col);
+    wait_copies<0>();  // A thread reads only what it has copied.
+#pragma unroll 1
+    for (u32 i = 0; i < My::COUNT; ++i) {
+        const u32 row = My::row(i), pixel = pixel_of(row);
+        if (pixel == ~0u) continue;
+        const u64 at = (u64)pixel * cols + col;
+        Lanes<VEC> lanes = results.at(row, My::chunk());
+        if (p.added) {
+            add(lanes, added.read(row, at, cols - col));
+            lanes = rounded(lanes);
+        }
         if (p.output) {
-            const real* const output = p.output + (u64)pixel * cols + col;
-            Lanes<VEC> outputs = {};
-            if (reads_together) {
-                outputs = read_lanes<VEC>(output);
-            } else {
-                unroll<VEC>([&](u32 lane) { outputs[lane] = col + lane < cols ? read(output + lane) : 0.0f; });
-            }
+            const Lanes<VEC> outputs = output.read(row, at, cols - col);
             unroll<VEC>([&](u32 lane) { lanes[lane] = activate_backward(outputs[lane], lanes[lane], p.slope); });
         }
-        store_row(p.d_input + (u64)pixel * cols, lanes, col, cols, together);
-        unroll<VEC>([&](u32 lane) { columns[lane] += lanes[lane]; });
+        store_row(p.d_input + at - col, lanes, col, cols, together);
+        if (p.norm_input) {
+            const Lanes<VEC> inputs = norm_input.read(row, at, cols - col);
+            unroll<VEC>([&](u32 lane) {
+                if (!p.output) {
+                    const float sign = factors.normalised(inputs[lane], lane);
+                    lanes[lane] = activate_backward_piecewise(sign, lanes[lane], p.slope);
+                }
+                columns.weighted[lane] += lanes[lane] * (inputs[lane] - factors.mean[lane]);
+            });
+        }
+        add(columns.plain, lanes);
     }
     return columns;
+}
+
+// Stores the sums of an input gradient; see sum_tiles.
+template <class Tile>
+__device__ __forceinline__ void store_gradient_sums(const Results<Tile>& results, const Conv2dInputParams& p,
+                                                    const GradientSums& columns, u32 first_col, u32 tile, u32 tiles) {
+    if (!p.d_bias) return;
+    const u32 cols = p.op.channels;
+    Sums<2> sums = {};
+    sums.each[0] = tile_sum(columns.plain, results);
+    if (p.d_weight) sums.each[1] = tile_sum(columns.weighted, results);
+    sum_tiles<Results<Tile>, Tile::THREADS>(sums, results,
+                                            ColumnSums{first_col, cols, tile, tiles, p.parts, p.parts_counters},
+                                            [&](u32 col, const Sums<2>& all) {
+                                                p.d_bias[col] = all.each[0];
+                                                if (p.d_weight)
+                                                    p.d_weight[col] = all.each[1] * read(p.saved + cols + col);
+                                            });
 }
 
 // to[row][col] = sum, for the product [rows][cols], directly from the accumulators.

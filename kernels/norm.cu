@@ -3,6 +3,7 @@
 //
 // A thread stays with its channels, so it reads their terms once, and reads several rows ahead. The kernels for vectors
 // require that parameters and statistics are aligned too, and know no tanh.
+#include "norm.cuh"
 #include "reduce.cuh"
 
 // Threads per block of the passes that sum.
@@ -24,16 +25,6 @@ template <u32 V>
 static __device__ __forceinline__ float masked(float value, float d_output, float slope) {
     return masked_by_output<V>(V > 1 ? value : activate(value, slope), d_output, slope);
 }
-
-// The terms of V channels' normalisation: scale · (x − mean) + bias.
-template <u32 V>
-struct Factors {
-    Lanes<V> mean, scale, bias;
-
-    __device__ __forceinline__ float normalised(float value, u32 lane) const {
-        return (value - mean[lane]) * scale[lane] + bias[lane];
-    }
-};
 
 // The epsilon for the batch's own statistics, which are means and inverse deviations.
 constexpr float OWN = -1.0f;
@@ -77,17 +68,11 @@ static __device__ __forceinline__ void statistics(const NormStatisticsParams& p,
         },
         [&](u32 channel, const float (&totals)[2]) {
             const float rows = (float)p.saved.grid.rows;
-            const float distance = totals[0] / rows;
-            const float mean = read(p.input + channel) + distance;
-            // Not fmaxf, which would hide a NaN.
+            const float distance = totals[0] / rows, mean = read(p.input + channel) + distance;
             const float rest = totals[1] / rows - distance * distance;
-            const float variance = rest < 0.0f ? 0.0f : rest;
-            p.saved.sums[channel] = mean;
-            p.saved.sums[channels + channel] = 1.0f / sqrtf(variance + p.epsilon);
-            const float unbiased = variance * (rows / (rows - 1.0f));
-            float* const running = p.running + channel;
-            running[0] = fmaf(p.momentum, mean, (1.0f - p.momentum) * running[0]);
-            running[channels] = fmaf(p.momentum, unbiased, (1.0f - p.momentum) * running[channels]);
+            const float variance = rest < 0.0f ? 0.0f : rest;  // Not fmaxf, which would hide a NaN.
+            NormStatistics{p.running, p.saved.sums, p.momentum, p.epsilon}.store(channel, channels, rows, mean,
+                                                                                 variance);
         });
 }
 

@@ -24,6 +24,13 @@ struct Places {
         const bool inside = at.high < samples && at.mid < height && at.low < width;
         return inside ? (at.high * height + at.mid) * width + at.low : ~0u;
     }
+
+    // The number of pixels at places before this one.
+    __device__ __forceinline__ u32 pixels_before(u32 place, u32 height, u32 width) const {
+        const Digits at = digits_of(place, radix());
+        if (at.high >= samples) return samples * height * width;
+        return at.high * height * width + (at.mid < height ? at.mid * width + min(at.low, width) : height * width);
+    }
 };
 
 // Copies 64 channels of consecutive places to rows of 128 bytes: some rows at a time, while others are multiplied.
@@ -198,8 +205,14 @@ __device__ __forceinline__ void patch_forward(const Conv2dForwardParams& p) {
     multiply_patch<Tile, AHEAD>(sums, shared_address(shared), copier, p.op.kernel, weights);
     Results<Tile> results(shared, sums, p.bias ? p.bias + first_col : nullptr, cols - first_col);
     if (p.slope < 0.0f) results.apply_tanh();
-    store_forward(results, p, first_col,
+    Distances distances(results);
+    store_forward(results, p, first_col, distances,
                   [&](u32 row) { return places.pixel(first + row, p.op.out_height, p.op.out_width); });
+    if (!p.saved) return;
+    const u32 height = p.op.out_height, width = p.op.out_width;
+    const u32 count =
+        places.pixels_before(first + Tile::ROWS, height, width) - places.pixels_before(first, height, width);
+    store_statistics(results, p, distances, count, first_col, blockIdx.x / across, gridDim.x / across);
 }
 
 // d_input = act'(output) · (convolution of d_output with the reversed weights), and d_bias, its column sums.
@@ -217,10 +230,9 @@ __device__ __forceinline__ void patch_backward_input(const Conv2dInputParams& p)
     float sums[Tile::SUMS] = {};
     multiply_patch<Tile, AHEAD>(sums, shared_address(shared), copier, p.op.kernel, weights);
     const Results<Tile> results(shared, sums, nullptr, 0);
-    const Lanes<VEC> columns = store_backward_input(
+    const GradientSums columns = store_backward_input(
         results, p, first_col, [&](u32 row) { return places.pixel(first + row, p.op.height, p.op.width); });
-    if (!p.d_bias) return;
-    sum_columns(columns, results, first_col, tile, gridDim.x / across, cols, p.parts, p.parts_counters, p.d_bias);
+    store_gradient_sums(results, p, columns, first_col, tile, gridDim.x / across);
 }
 
 // The weight gradient of 3×3 convolutions. A block has 64 output channels, 64 channels and all taps, of which a warpgroup

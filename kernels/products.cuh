@@ -38,7 +38,12 @@ __device__ __forceinline__ void forward(const Conv2dForwardParams& p) {
     Results<Tile> results(shared, sums, p.bias ? p.bias + work.col : nullptr, cols - work.col);
     if (p.slope < 0.0f) results.apply_tanh();
     if (p.pooled) return store_pooled(results, p, work, lines.lines / 4);
-    store_forward(results, p, work.col, [&](u32 row) { return work.row + row < lines.lines ? work.row + row : ~0u; });
+    Distances distances(results);
+    store_forward(results, p, work.col, distances,
+                  [&](u32 row) { return work.row + row < lines.lines ? work.row + row : ~0u; });
+    if (!p.saved) return;
+    store_statistics(results, p, distances, min(Tile::ROWS, lines.lines - work.row), work.col, work.row / Tile::ROWS,
+                     (lines.lines + Tile::ROWS - 1) / Tile::ROWS);
 }
 
 // d_weight = d_outputᵀ · windows, [out_channels][batch·out_height·out_width] · [..][patch].
@@ -61,7 +66,7 @@ __device__ __forceinline__ void backward_weight(const Conv2dWeightParams& p) {
     store_floats<Tile>(p.d_weight, sums, work, rows, cols);
 }
 
-// d_input = act'(output) · (gradients over each pixel · W), and d_bias, its column sums. A block's pixels are of one phase
+// d_input = act'(output) · (gradients over each pixel · W + added), and its column sums. A block's pixels are of one phase
 // (see Phase), so that no product with zeros is computed.
 template <class Tile>
 __device__ __forceinline__ void backward_input(const Conv2dInputParams& p) {
@@ -88,8 +93,7 @@ __device__ __forceinline__ void backward_input(const Conv2dInputParams& p) {
     u32& flag = *reinterpret_cast<u32*>(shared);
     if (!add_splits<Tile::THREADS>(sums, flag, p.partials, p.counters, work)) return;
     const Results<Tile> results(shared, sums, nullptr, 0);
-    const Lanes<VEC> columns =
+    const GradientSums columns =
         store_backward_input(results, p, work.col, [&](u32 row) { return phase.pixel(p.op, p.batch, work.row + row); });
-    if (!p.d_bias) return;
-    sum_columns(columns, results, work.col, row_tile, gridDim.x / across, cols, p.parts, p.parts_counters, p.d_bias);
+    store_gradient_sums(results, p, columns, work.col, row_tile, gridDim.x / across);
 }

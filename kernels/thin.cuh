@@ -192,6 +192,8 @@ __device__ __forceinline__ void thin_forward(const Conv2dForwardParams& p) {
     real* const shifted = reinterpret_cast<real*>(shared + stage.shifted);
     store_thin_weights<COLS>(shared, stage, depth, p.weight, first_col);
     rows.clear_sides(stored);
+    Distances distances;
+    u32 count = 0;  // Of the block's pixels so far.
 #pragma unroll 1
     for (u32 tile = blockIdx.x; tile < p.batch * per_image; tile += gridDim.x) {
         const u32 sample = tile / per_image, first = (tile - sample * per_image) * THIN_PIXELS;
@@ -216,11 +218,15 @@ __device__ __forceinline__ void thin_forward(const Conv2dForwardParams& p) {
         Results<Tile> results(shared + stage.results, sums, p.bias ? p.bias + first_col : nullptr,
                               op.out_channels - first_col);
         if (p.slope < 0.0f) results.apply_tanh();
-        store_forward(results, p, first_col, [&](u32 row) {
+        if (count == 0) distances = Distances(results);
+        store_forward(results, p, first_col, distances, [&](u32 row) {
             return first + row < op.out_pixels() ? sample * op.out_pixels() + first + row : ~0u;
         });
+        count += min(THIN_PIXELS, op.out_pixels() - first);
         // The next tile's rows may be copied now: all sums were computed before the results were stored.
     }
+    if (!p.saved) return;
+    store_statistics(Results<Tile>(shared + stage.results), p, distances, count, first_col, blockIdx.x, gridDim.x);
 }
 
 // The weight gradient's tile: ROWS output channels × COLS positions of the window. Of four warps, WARPS_ALONG share the

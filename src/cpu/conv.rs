@@ -10,8 +10,8 @@ use super::winograd::forward::Epilogue;
 use super::winograd::tiling::Winograd;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
-    Activation, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2dForward,
-    PoolEpilogue, RunOn,
+    Activation, Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
+    MaxPool2dForward, PoolEpilogue, RunOn,
 };
 
 /// Minimum number of pieces of a forward pass, so that a small batch keeps all threads busy.
@@ -28,12 +28,10 @@ impl RunOn<Cpu> for Conv2dForward {
             Some(winograd) => self.convolve_winograd(cpu, &winograd, fused)?,
             None => self.convolve(cpu)?,
         }
-        match self.pool.filter(|_| fused.is_none()) {
-            Some(PoolEpilogue { op, output, argmax }) => {
-                MaxPool2dForward { op, input: self.output, output, argmax }.run_on(cpu)
-            }
-            None => Ok(()),
+        if let Some(PoolEpilogue { op, output, argmax }) = self.pool.filter(|_| fused.is_none()) {
+            MaxPool2dForward { op, input: self.output, output, argmax }.run_on(cpu)?;
         }
+        self.statistics.map_or(Ok(()), |statistics| statistics.of_input(self.output).run_on(cpu))
     }
 }
 
@@ -81,13 +79,15 @@ impl RunOn<Cpu> for Conv2dBackwardWeight {
 
 impl RunOn<Cpu> for Conv2dBackwardInput {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let (channels, d_input) = (self.op.input.channels, self.d_input);
         self.input_gradient(cpu)?;
-        match self.epilogue {
-            Some(epilogue) => {
-                BiasActivationBackward::of_epilogue(self.op.input.channels, self.d_input, epilogue).run_on(cpu)
-            }
-            None => Ok(()),
+        if let Some(added) = self.added {
+            Add { a: d_input, b: added, output: d_input }.run_on(cpu)?;
         }
+        if let Some(epilogue) = self.epilogue {
+            BiasActivationBackward::of_epilogue(channels, d_input, epilogue).run_on(cpu)?;
+        }
+        self.norm.map_or(Ok(()), |norm| norm.of_gradient(d_input).run_on(cpu))
     }
 }
 

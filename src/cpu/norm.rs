@@ -6,7 +6,9 @@ use rayon::prelude::*;
 use super::norm_loops::{Pieces, gradient_sums, input_gradient, normalise, piece_moments};
 use super::runtime::memory::Memory;
 use super::{Cpu, Instructions};
-use crate::ops::{Activation, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
+use crate::ops::{
+    BatchNorm2d, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward, BatchNorm2dStatistics, RunOn,
+};
 
 /// Buffers kept between steps to avoid allocations.
 #[derive(Default)]
@@ -17,23 +19,26 @@ pub(super) struct State {
     factors: Vec<f32>,
 }
 
+impl RunOn<Cpu> for BatchNorm2dStatistics {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let Self { ref op, input, running, saved } = *self;
+        let pieces = Pieces::new(op.training_rows(input.len / op.input.len())?, op.input.channels);
+        let [x, running, saved] = cpu.memory.floats([input, running, saved])?;
+        let partials = pieces.partials(&mut cpu.norm.partials);
+        moments(cpu.instructions, &pieces, x, partials);
+        update_statistics(op, &pieces, partials, running, saved);
+        Ok(())
+    }
+}
+
 impl RunOn<Cpu> for BatchNorm2dForward {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let (op, channels, set) = (&self.op, self.op.input.channels, cpu.instructions);
+        let (channels, set) = (self.op.input.channels, cpu.instructions);
         let pieces = Pieces::new(self.input.len / channels, channels);
-        if let Some(saved) = self.saved {
-            op.training_rows(self.input.len / op.input.len())?;
-            let [x, running, saved] = cpu.memory.floats([self.input, self.running, saved])?;
-            let partials = pieces.partials(&mut cpu.norm.partials);
-            moments(set, &pieces, x, partials);
-            update_statistics(op, &pieces, partials, running, saved);
-        }
-        let statistics = self.saved.unwrap_or(self.running);
-        let [statistics, weight, bias] = cpu.memory.floats([statistics, self.weight, self.bias])?;
+        let [statistics, weight, bias] = cpu.memory.floats([self.statistics, self.weight, self.bias])?;
         let (mean, spread) = statistics.split_at(channels);
-        let inverse = |channel: usize| match self.saved {
-            Some(_) => spread[channel],
-            None => 1.0 / (spread[channel] + op.epsilon).sqrt(),
+        let inverse = |channel: usize| {
+            if self.training { spread[channel] } else { 1.0 / (spread[channel] + self.op.epsilon).sqrt() }
         };
         let factors = pieces.repeat(&mut cpu.norm.factors, |c| [mean[c], weight[c] * inverse(c), bias[c]]);
         let (x, residual, y) = forward_views(&mut cpu.memory, self)?;
@@ -46,38 +51,11 @@ impl RunOn<Cpu> for BatchNorm2dForward {
     }
 }
 
-impl RunOn<Cpu> for BatchNorm2dBackward {
+impl RunOn<Cpu> for BatchNorm2dBackwardSums {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let input = self.op.input;
-        let pieces = Pieces::new(self.op.training_rows(self.input.len / input.len())?, input.channels);
-        self.sum_gradients(cpu, &pieces)?;
-        let Some(d_input) = self.d_input else { return Ok(()) };
-        let [saved, weight, bias, d_weight, d_bias] =
-            cpu.memory.floats([self.saved, self.weight, self.bias, self.d_weight, self.d_bias])?;
-        let (mean, inverse) = saved.split_at(pieces.channels);
-        let share = 1.0 / pieces.rows as f32;
-        let factors = pieces.repeat(&mut cpu.norm.factors, |c| {
-            let scale = weight[c] * inverse[c];
-            let x_scale = -scale * inverse[c] * d_weight[c] * share;
-            [mean[c], scale, bias[c], x_scale, -scale * d_bias[c] * share]
-        });
-        // With a residual, `sum_gradients` has already multiplied the gradient by the activation's derivative.
-        let activation = if self.output.is_some() { Activation::Identity } else { self.activation };
-        let set = cpu.instructions;
-        let (x, d_y, d_x) = backward_views(&mut cpu.memory, self, d_input)?;
-        d_x.par_chunks_mut(pieces.len).enumerate().for_each(|(index, d_x)| {
-            let part = pieces.part(index);
-            let (x, d_y) = (&x[part.clone()], d_y.map(|d_y| &d_y[part]));
-            input_gradient(set, activation, x, d_y, d_x, factors);
-        });
-        Ok(())
-    }
-}
-
-impl BatchNorm2dBackward {
-    /// Computes the gradients of weight and bias and, with a residual, the residual's gradient in place.
-    fn sum_gradients(&self, cpu: &mut Cpu, pieces: &Pieces) -> Result<()> {
-        let (channels, set) = (pieces.channels, cpu.instructions);
+        let (shape, set) = (self.op.input, cpu.instructions);
+        let channels = shape.channels;
+        let pieces = Pieces::new(self.op.training_rows(self.input.len / shape.len())?, channels);
         let [x, y, d_y, saved, weight, bias, d_weight, d_bias] = cpu.memory.floats([
             self.input,
             self.output.unwrap_or(self.input.first(0)),
@@ -96,7 +74,7 @@ impl BatchNorm2dBackward {
         work.for_each(|(index, (d_y, sums))| {
             let part = pieces.part(index);
             let (x, y) = (&x[part.clone()], y.map(|y| &y[part]));
-            gradient_sums(set, self.activation, pieces, factors, (x, y), d_y, sums);
+            gradient_sums(set, self.activation, &pieces, factors, (x, y), d_y, sums);
         });
         for (channel, (d_weight, d_bias)) in d_weight.iter_mut().zip(d_bias.iter_mut()).enumerate() {
             let sum = |kind: usize| -> f64 {
@@ -104,6 +82,30 @@ impl BatchNorm2dBackward {
             };
             (*d_bias, *d_weight) = (sum(0) as f32, (sum(1) * f64::from(inverse[channel])) as f32);
         }
+        Ok(())
+    }
+}
+
+impl RunOn<Cpu> for BatchNorm2dBackwardInput {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        let shape = self.op.input;
+        let pieces = Pieces::new(self.op.training_rows(self.input.len / shape.len())?, shape.channels);
+        let [saved, weight, bias, d_weight, d_bias] =
+            cpu.memory.floats([self.saved, self.weight, self.bias, self.d_weight, self.d_bias])?;
+        let (mean, inverse) = saved.split_at(pieces.channels);
+        let share = 1.0 / pieces.rows as f32;
+        let factors = pieces.repeat(&mut cpu.norm.factors, |c| {
+            let scale = weight[c] * inverse[c];
+            let x_scale = -scale * inverse[c] * d_weight[c] * share;
+            [mean[c], scale, bias[c], x_scale, -scale * d_bias[c] * share]
+        });
+        let (set, activation) = (cpu.instructions, self.activation);
+        let (x, d_y, d_x) = backward_views(&mut cpu.memory, self)?;
+        d_x.par_chunks_mut(pieces.len).enumerate().for_each(|(index, d_x)| {
+            let part = pieces.part(index);
+            let (x, d_y) = (&x[part.clone()], d_y.map(|d_y| &d_y[part]));
+            input_gradient(set, activation, x, d_y, d_x, factors);
+        });
         Ok(())
     }
 }
@@ -122,10 +124,10 @@ fn forward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dForward) -> Resu
 type BackwardViews<'a> = (&'a [f32], Option<&'a [f32]>, &'a mut [f32]);
 
 /// Input, output gradient (`None` if it is the buffer of the input gradient), and input gradient.
-fn backward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dBackward, d_input: Span) -> Result<BackwardViews<'a>> {
-    let in_place = spans.d_output == d_input;
-    let d_output = if in_place { d_input.first(0) } else { spans.d_output };
-    let [x, d_y, d_x] = memory.floats([spans.input, d_output, d_input])?;
+fn backward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dBackwardInput) -> Result<BackwardViews<'a>> {
+    let in_place = spans.d_output == spans.d_input;
+    let d_output = if in_place { spans.d_input.first(0) } else { spans.d_output };
+    let [x, d_y, d_x] = memory.floats([spans.input, d_output, spans.d_input])?;
     Ok((x, (!in_place).then_some(d_y), d_x))
 }
 

@@ -21,8 +21,8 @@ pub(super) const MAX_PART_SUMS: usize = 1 << 22;
 /// Maximum partial results of a split-K product: tiles times splits.
 pub(super) const MAX_PARTS: usize = 1024;
 
-/// Maximum column sums over all tiles of a product.
-pub(super) const MAX_COLUMN_SUMS: usize = 1 << 20;
+/// Maximum column sums over all tiles of a product, with up to three numbers for each column.
+pub(super) const MAX_COLUMN_SUMS: usize = 1 << 22;
 
 /// Maximum counters for column sums: one per tile column, and one per tile column and group of tiles.
 pub(super) const MAX_COLUMN_COUNTERS: usize = 4096;

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Activation;
 use super::bias::{GradientEpilogue, describe_fused};
+use super::norm::{NormEpilogue, StatisticsEpilogue};
 use super::operands::operator;
 use super::pool::PoolEpilogue;
 use crate::shape::{Shape, Window};
@@ -88,10 +89,16 @@ operator! {
         writes output: B,
         /// Max pooling of the output, if nothing else reads the output.
         part pool: Option<PoolEpilogue<B>>,
+        /// The statistics of a batch normalisation of the output; not with `pool`.
+        part statistics: Option<StatisticsEpilogue<B>>,
     }
     describe(self) {
         let text = describe_fused("convolution", self.bias.is_some(), self.activation);
-        if self.pool.is_some() { text + " + max pooling" } else { text }
+        match (self.pool, self.statistics) {
+            (Some(_), _) => text + " + max pooling",
+            (None, Some(_)) => text + " + statistics",
+            (None, None) => text,
+        }
     }
     flops(self, len) { 2 * len(self.output) * self.op.patch_len() }
 }
@@ -110,15 +117,25 @@ operator! {
 }
 
 operator! {
-    /// The input gradient, `d_input = col2im(d_output · W)`, then its epilogue.
+    /// The input gradient, `d_input = col2im(d_output · W) + added`, then one of two epilogues.
     pub struct Conv2dBackwardInput {
         value op: Conv2d,
         reads d_output: B,
         reads weight: B,
         writes d_input: B,
+        /// What other operators have contributed to the gradient; only without `epilogue`.
+        reads added: Option<B>,
         /// Applied to `d_input` as `[batch·height·width][in_channels]`.
         part epilogue: Option<GradientEpilogue<B>>,
+        /// The same for a batch normalisation.
+        part norm: Option<NormEpilogue<B>>,
     }
-    describe(self) { GradientEpilogue::describe("input gradient", self.epilogue.as_ref()) }
+    describe(self) {
+        let product = if self.added.is_some() { "input gradient + added" } else { "input gradient" };
+        match &self.norm {
+            Some(norm) => describe_fused(product, false, norm.activation) + " + sums of batch norm's gradient",
+            None => GradientEpilogue::describe(product, self.epilogue.as_ref()),
+        }
+    }
     flops(self, len) { 2 * len(self.d_output) * self.op.patch_len() }
 }

@@ -36,7 +36,10 @@ pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleB
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
 pub use lrn::{Lrn, LrnBackward, LrnForward};
-pub use norm::{BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward};
+pub use norm::{
+    BatchNorm2d, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward, BatchNorm2dStatistics,
+    NormEpilogue, StatisticsEpilogue,
+};
 pub use op::{AnyLayer, Op, RunOn, Step};
 pub use operands::{Access, Layer, Operands};
 pub use optimizer::{LossScale, Sgd, SgdUpdate};

@@ -40,7 +40,39 @@ impl BatchNorm2d {
 }
 
 operator! {
-    /// `output = activation(normalised input + residual)`. Training also updates the running statistics.
+    /// The batch's statistics, before a [`BatchNorm2dForward`] in training; also updates the running statistics.
+    pub struct BatchNorm2dStatistics {
+        value op: BatchNorm2d,
+        reads input: B,
+        /// Running mean and running variance, `[2][channels]`.
+        updates running: B,
+        /// The batch's mean and inverse standard deviation, `[2][channels]`.
+        writes saved: B,
+    }
+    describe(self) { "statistics of batch norm".into() }
+    flops(self, len) { 5 * len(self.input) }
+    elements(self, len) { len(self.input) }
+}
+
+operator! {
+    /// The epilogue of a convolution whose output is normalised: its statistics, as by [`BatchNorm2dStatistics`].
+    pub struct StatisticsEpilogue {
+        value op: BatchNorm2d,
+        updates running: B,
+        writes saved: B,
+    }
+}
+
+impl<B> StatisticsEpilogue<B> {
+    /// The epilogue as a separate pass.
+    pub fn of_input(self, input: B) -> BatchNorm2dStatistics<B> {
+        let Self { op, running, saved } = self;
+        BatchNorm2dStatistics { op, input, running, saved }
+    }
+}
+
+operator! {
+    /// `output = activation(normalised input + residual)`.
     pub struct BatchNorm2dForward {
         value op: BatchNorm2d,
         value activation: Activation,
@@ -49,12 +81,13 @@ operator! {
         reads weight: B,
         /// `[channels]`
         reads bias: B,
+        /// `[2][channels]`: the means, then the running variances or, in training, the batch's inverse standard
+        /// deviations.
+        reads statistics: B,
+        /// Whether the statistics are those of the batch.
+        value training: bool,
         /// May be the input.
         writes output: B,
-        /// Running mean and running variance, `[2][channels]`; written only in training.
-        updates running: B where saved,
-        /// In training, the batch's mean and inverse standard deviation, `[2][channels]`; `None` in evaluation.
-        writes saved: Option<B>,
         /// A residual of the input's shape, added before the activation.
         reads residual: Option<B>,
     }
@@ -62,22 +95,14 @@ operator! {
         let added = if self.residual.is_some() { "batch norm + sum" } else { "batch norm" };
         describe_fused(added, false, self.activation)
     }
-    flops(self, len) { 5 * self.passes() * len(self.input) }
-    elements(self, len) { self.passes() * len(self.input) + self.residual.map_or(0, len) + len(self.output) }
-}
-
-impl<B> BatchNorm2dForward<B> {
-    /// Passes over the input: one for the statistics, one for the output.
-    fn passes(&self) -> usize {
-        if self.saved.is_some() { 2 } else { 1 }
-    }
+    flops(self, len) { 5 * len(self.input) }
+    elements(self, len) { len(self.input) + self.residual.map_or(0, len) + len(self.output) }
 }
 
 operator! {
-    /// All gradients. With `g = d_output · activation′` and the normalised input `x̂`: `d_bias = Σ g`, `d_weight = Σ g
-    /// · x̂`, `d_input = weight / deviation · (g − mean(g) − x̂ · mean(g · x̂))`; sums and means are over the batch and
-    /// all pixels.
-    pub struct BatchNorm2dBackward {
+    /// The gradients of weight and bias: with `g = d_output · activation′` and the normalised input `x̂`, `d_bias = Σ g`
+    /// and `d_weight = Σ g · x̂`, over the batch and all pixels.
+    pub struct BatchNorm2dBackwardSums {
         value op: BatchNorm2d,
         value activation: Activation,
         reads input: B,
@@ -90,15 +115,57 @@ operator! {
         /// multiplied by that derivative in place, which makes it the residual's gradient. Without a residual, the
         /// derivative is computed from the input.
         reads output: Option<B>,
-        /// May be `d_output`; `None` if no earlier node needs a gradient.
-        writes d_input: Option<B>,
         writes d_weight: B,
         writes d_bias: B,
     }
-    describe(self) { describe_fused("gradients of batch norm", false, self.activation) }
-    flops(self, len) { 10 * len(self.input) }
-    elements(self, len) {
-        let sums = len(self.input) + len(self.d_output) + self.output.map_or(0, |output| 2 * len(output));
-        sums + self.d_input.map_or(0, |d_input| len(self.input) + len(self.d_output) + len(d_input))
+    describe(self) { describe_fused("sums of batch norm's gradient", false, self.activation) }
+    flops(self, len) { 5 * len(self.input) }
+    elements(self, len) { len(self.input) + len(self.d_output) + self.output.map_or(0, |output| 2 * len(output)) }
+}
+
+operator! {
+    /// The epilogue of an input gradient that is the gradient of a batch normalisation's output, and of no other
+    /// operator's: its sums, as by [`BatchNorm2dBackwardSums`].
+    pub struct NormEpilogue {
+        value op: BatchNorm2d,
+        value activation: Activation,
+        reads input: B,
+        reads weight: B,
+        reads bias: B,
+        reads saved: B,
+        /// As of [`BatchNorm2dBackwardSums`]: with it, the gradient is multiplied by the activation's derivative.
+        reads output: Option<B>,
+        writes d_weight: B,
+        writes d_bias: B,
     }
+}
+
+impl<B> NormEpilogue<B> {
+    /// The epilogue as a separate pass over the gradient.
+    pub fn of_gradient(self, d_output: B) -> BatchNorm2dBackwardSums<B> {
+        let Self { op, activation, input, weight, bias, saved, output, d_weight, d_bias } = self;
+        BatchNorm2dBackwardSums { op, activation, input, d_output, weight, bias, saved, output, d_weight, d_bias }
+    }
+}
+
+operator! {
+    /// The input gradient, after the sums: `d_input = weight / deviation · (g − mean(g) − x̂ · mean(g · x̂))`, with
+    /// means over the batch and all pixels.
+    pub struct BatchNorm2dBackwardInput {
+        value op: BatchNorm2d,
+        /// [`Activation::Identity`] if `d_output` has been multiplied by the derivative.
+        value activation: Activation,
+        reads input: B,
+        reads d_output: B,
+        reads weight: B,
+        reads bias: B,
+        reads saved: B,
+        reads d_weight: B,
+        reads d_bias: B,
+        /// May be `d_output`.
+        writes d_input: B,
+    }
+    describe(self) { describe_fused("input gradient of batch norm", false, self.activation) }
+    flops(self, len) { 5 * len(self.input) }
+    elements(self, len) { len(self.input) + len(self.d_output) + len(self.d_input) }
 }

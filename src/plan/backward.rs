@@ -5,9 +5,10 @@ use super::ValueId;
 use super::schedule::Scheduler;
 use crate::network::{Node, NodeId, Operator};
 use crate::ops::{
-    Activation, ActivationBackward, Add, BatchNorm2d, BatchNorm2dBackward, BiasActivationBackward, Conv2dBackwardInput,
-    Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass, GradientEpilogue, LinearBackwardInput,
-    LinearBackwardWeight, LossGradient, MaxPool2dBackward, NextDropoutStep, Op, Region,
+    Activation, ActivationBackward, Add, BatchNorm2d, BatchNorm2dBackwardInput, BiasActivationBackward,
+    Conv2dBackwardInput, Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass, GradientEpilogue,
+    LinearBackwardInput, LinearBackwardWeight, LossGradient, MaxPool2dBackward, NextDropoutStep, NormEpilogue, Op,
+    Region,
 };
 
 impl Scheduler<'_> {
@@ -55,7 +56,7 @@ impl Scheduler<'_> {
         match node.operator {
             Operator::Input | Operator::Flatten => {}
             Operator::Conv2d(_) | Operator::Linear(_) => self.product_backward(id, d_output, output),
-            Operator::BatchNorm2d(op) => self.batch_norm_backward(id, op, d_output, output),
+            Operator::BatchNorm2d(op) => self.batch_norm_backward(id, op, d_output),
             Operator::MaxPool2d(op) => {
                 let Some(argmax) = self.argmax[id] else { return };
                 // The pooling's output replaces the layer's: a maximum equals the input that it was taken from.
@@ -113,16 +114,25 @@ impl Scheduler<'_> {
             return;
         }
         let epilogue = self.gradient_epilogue(source, channels);
-        self.contribute(node, source, |d_input| match node.operator {
-            Operator::Linear(op) => Op::from(LinearBackwardInput { op, weight, d_output, d_input, epilogue }),
-            Operator::Conv2d(op) => Conv2dBackwardInput { op, weight, d_output, d_input, epilogue }.into(),
-            _ => unreachable!("a product is a convolution or a linear layer"),
-        });
+        match node.operator {
+            Operator::Linear(op) => {
+                self.contribute(node, source, |d_input| LinearBackwardInput { op, weight, d_output, d_input, epilogue })
+            }
+            Operator::Conv2d(op) => {
+                let (root, norm) = (self.fusion.root[source], self.norm_epilogue(source));
+                let d_input = self.next_value(Region::Arena, network.nodes[source].shape.len());
+                let added = self.gradients[root].replace(d_input);
+                self.pending[root] -= 1;
+                let op = Conv2dBackwardInput { op, d_output, weight, d_input, added, epilogue, norm };
+                self.emit(node, "backward input", op);
+            }
+            _ => {}
+        }
     }
 
     /// In place if possible: the gradient of the residual or of the input then reuses the buffer of the output's
     /// gradient.
-    fn batch_norm_backward(&mut self, id: NodeId, op: BatchNorm2d, d_output: ValueId, output: ValueId) {
+    fn batch_norm_backward(&mut self, id: NodeId, op: BatchNorm2d, d_output: ValueId) {
         let network = self.network;
         let node = &network.nodes[id];
         let (source, residual) = (node.inputs[0], self.fusion.residual[id]);
@@ -131,37 +141,73 @@ impl Scheduler<'_> {
         let in_place = residual.is_none() && self.needs_gradient[source] && self.gradients[from].is_none();
         if in_place {
             self.gradients[from] = Some(d_output);
+            self.pending[from] -= 1;
         }
-        let (activation, saved) = (self.fusion.epilogue[id], self.statistics(node, true));
-        let [weight, d_weight] =
-            [Region::Parameters, Region::Gradients].map(|region| self.required_parameter(node.weight, region));
-        let [bias, d_bias] =
-            [Region::Parameters, Region::Gradients].map(|region| self.required_parameter(node.bias, region));
-        let output = residual.map(|_| output);
-        let step = |d_input| BatchNorm2dBackward {
+        let sums = self.norm_sums(id, op);
+        if !self.fused_backward[id] {
+            self.emit(node, "backward sums", sums.of_gradient(d_output));
+        }
+        let NormEpilogue { activation, weight, bias, saved, d_weight, d_bias, .. } = sums;
+        // With a residual, the sums have multiplied the gradient by the activation's derivative.
+        let activation = if residual.is_some() { Activation::Identity } else { activation };
+        let step = |d_input| BatchNorm2dBackwardInput {
             op,
             activation,
+            input,
+            d_output,
             weight,
             bias,
             saved,
             d_weight,
             d_bias,
-            input,
-            output,
-            d_output,
             d_input,
         };
-        match (in_place, self.needs_gradient[source]) {
-            (true, _) => self.emit(node, "backward", step(Some(d_output))),
-            (false, true) => self.contribute(node, source, |d_input| step(Some(d_input))),
-            (false, false) => self.emit(node, "backward", step(None)),
+        if in_place {
+            self.emit(node, "backward input", step(d_output));
+        } else {
+            self.contribute(node, source, step);
         }
         let Some(residual) = residual.filter(|&residual| self.needs_gradient[residual]) else { return };
         let to = self.fusion.root[residual];
         match self.gradients[to] {
-            None => self.gradients[to] = Some(d_output),
+            None => {
+                self.gradients[to] = Some(d_output);
+                self.pending[to] -= 1;
+            }
             Some(_) => self.contribute_copy(node, residual, d_output),
         }
+    }
+
+    /// The sums of a batch normalisation's gradient.
+    fn norm_sums(&mut self, id: NodeId, op: BatchNorm2d) -> NormEpilogue<ValueId> {
+        let node = &self.network.nodes[id];
+        let [weight, d_weight] =
+            [Region::Parameters, Region::Gradients].map(|region| self.required_parameter(node.weight, region));
+        let [bias, d_bias] =
+            [Region::Parameters, Region::Gradients].map(|region| self.required_parameter(node.bias, region));
+        NormEpilogue {
+            op,
+            activation: self.fusion.epilogue[id],
+            input: self.output(node.inputs[0]),
+            weight,
+            bias,
+            saved: self.statistics(node, true),
+            output: self.fusion.residual[id].map(|_| self.output(id)),
+            d_weight,
+            d_bias,
+        }
+    }
+
+    /// The same as an epilogue of the operator that is about to write the gradient of `output`; `None` if a batch
+    /// normalisation did not compute it, or if other operators have yet to contribute.
+    fn norm_epilogue(&mut self, output: NodeId) -> Option<NormEpilogue<ValueId>> {
+        let id = self.fusion.root[output];
+        let Operator::BatchNorm2d(op) = self.network.nodes[id].operator else { return None };
+        if self.pending[id] > 1 {
+            return None;
+        }
+        self.fused_backward[id] = true;
+        Some(self.norm_sums(id, op))
     }
 
     /// Advances the dropout step, if the network has an active dropout.
@@ -197,10 +243,12 @@ impl Scheduler<'_> {
         if !self.needs_gradient[input] {
             return;
         }
-        let (len, earlier) = (self.network.nodes[input].shape.len(), self.gradients[self.fusion.root[input]]);
+        let root = self.fusion.root[input];
+        let (len, earlier) = (self.network.nodes[input].shape.len(), self.gradients[root]);
         let target = self.next_value(Region::Arena, len);
+        self.pending[root] -= 1;
         if earlier.is_none() {
-            self.gradients[self.fusion.root[input]] = Some(target);
+            self.gradients[root] = Some(target);
         }
         self.emit(node, "backward input", op(target));
         if let Some(sum) = earlier {
@@ -212,6 +260,7 @@ impl Scheduler<'_> {
     fn contribute_copy(&mut self, node: &Node, input: NodeId, d_output: ValueId) {
         match self.gradients[self.fusion.root[input]] {
             Some(sum) if self.needs_gradient[input] => {
+                self.pending[self.fusion.root[input]] -= 1;
                 self.emit(node, "backward sum", Add { a: sum, b: d_output, output: sum });
             }
             _ => self.contribute(node, input, |output| CopyBuffer { input: d_output, output }),

@@ -1,4 +1,5 @@
-//! Decides which activations, sums and poolings are fused into the preceding operator, and which nodes are views.
+//! Decides which activations, sums, poolings and statistics are fused into the preceding operator, and which nodes are
+//! views.
 
 use super::Mode;
 use crate::network::{Network, NodeId, Operator};
@@ -12,6 +13,8 @@ pub(super) struct Fusion {
     pub epilogue: Vec<Activation>,
     /// The max pooling fused into a convolution.
     pub pool: Vec<Option<(NodeId, MaxPool2d)>>,
+    /// The batch normalisation whose statistics a convolution computes in training.
+    pub statistics: Vec<Option<NodeId>>,
     /// The residual that a batch normalisation adds before its activation.
     pub residual: Vec<Option<NodeId>>,
     /// Whether the node has no forward step of its own.
@@ -25,11 +28,16 @@ impl Fusion {
     pub fn has_one_reader(&self, id: NodeId) -> bool {
         self.readers[self.root[id]] == 1
     }
+
+    /// The number of operators that read each root's values, of which each contributes to their gradient.
+    pub fn readers(&self) -> &[usize] {
+        &self.readers
+    }
 }
 
 /// Fuses an activation into the preceding convolution, linear layer or batch normalisation, a sum into the later of its
-/// terms if that is a batch normalisation, and a max pooling into the preceding convolution. An operator is fused only
-/// if nothing else reads the value in between.
+/// terms if that is a batch normalisation, and a max pooling into the preceding convolution, each only if nothing else
+/// reads the value in between. The statistics of a batch normalisation are fused into the convolution before it.
 pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
     let consumers = network.consumer_counts_among(live);
     let count = network.nodes.len();
@@ -37,6 +45,7 @@ pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
         root: (0..count).collect(),
         epilogue: vec![Activation::Identity; count],
         pool: vec![None; count],
+        statistics: vec![None; count],
         residual: vec![None; count],
         absorbed: vec![false; count],
         readers: vec![0; count],
@@ -78,12 +87,20 @@ pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
             node.inputs.iter().for_each(|&input| fusion.readers[fusion.root[input]] += 1);
         }
     }
-    for (id, node) in network.nodes.iter().enumerate().filter(|&(id, _)| live[id]) {
-        let Operator::MaxPool2d(op) = node.operator else { continue };
+    for (id, node) in network.nodes.iter().enumerate().filter(|&(id, node)| live[id] && !node.inputs.is_empty()) {
         let producer = fusion.root[node.inputs[0]];
-        if matches!(network.nodes[producer].operator, Operator::Conv2d(_)) && fusion.has_one_reader(producer) {
-            fusion.pool[producer] = Some((id, op));
-            fusion.absorbed[id] = true;
+        if !matches!(network.nodes[producer].operator, Operator::Conv2d(_)) {
+            continue;
+        }
+        match node.operator {
+            Operator::MaxPool2d(op) if fusion.has_one_reader(producer) => {
+                fusion.pool[producer] = Some((id, op));
+                fusion.absorbed[id] = true;
+            }
+            Operator::BatchNorm2d(_) if mode == Mode::Training => {
+                fusion.statistics[producer].get_or_insert(id);
+            }
+            _ => {}
         }
     }
     fusion

@@ -10,7 +10,8 @@ use super::{Mode, Plan, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
 use crate::ops::{
     Activation, ActivationForward, Add, BatchNorm2d, BatchNorm2dForward, ChannelCopy, Conv2dForward, CopyChannels,
-    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, Op, PoolEpilogue, Region, SgdUpdate, Span, Step,
+    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, Op, PoolEpilogue, Region, SgdUpdate, Span,
+    StatisticsEpilogue, Step,
 };
 
 impl Plan {
@@ -103,7 +104,10 @@ pub(super) struct Scheduler<'a> {
     pub(super) argmax: Vec<Option<ValueId>>,
     pub(super) relu_masks: Vec<Option<ValueId>>,
     pub(super) gradients: Vec<Option<ValueId>>,
-    /// Layers with an activation and bias that the operator writing their output's gradient handles in its epilogue.
+    /// How many operators have yet to contribute to a gradient.
+    pub(super) pending: Vec<usize>,
+    /// Layers with an activation and bias, and batch normalisations, whose output's gradient is written by an operator
+    /// that handles them in its epilogue.
     pub(super) fused_backward: Vec<bool>,
 }
 
@@ -119,10 +123,12 @@ impl<'a> Scheduler<'a> {
             Mode::Training => vec![true; count],
             Mode::Inference => network.evaluated_nodes(),
         };
+        let fusion = fuse(network, mode, &live);
         let mut scheduler = Self {
             network,
             mode,
-            fusion: fuse(network, mode, &live),
+            pending: fusion.readers().to_vec(),
+            fusion,
             live,
             needs_gradient,
             steps: Vec::new(),
@@ -217,7 +223,8 @@ impl<'a> Scheduler<'a> {
             Operator::Conv2d(op) => {
                 let weight = self.required_parameter(node.weight, Region::Parameters);
                 let (bias, pool) = (self.parameter(node.bias, Region::Parameters), self.pool_epilogue(id));
-                Conv2dForward { op, activation, weight, bias, input, output, pool }.into()
+                let statistics = self.fusion.statistics[id].and_then(|norm| self.statistics_epilogue(norm));
+                Conv2dForward { op, activation, weight, bias, input, output, pool, statistics }.into()
             }
             Operator::Linear(op) => {
                 let weight = self.required_parameter(node.weight, Region::Parameters);
@@ -251,18 +258,30 @@ impl<'a> Scheduler<'a> {
         }
         let output = self.output(id);
         let residual = self.fusion.residual[id].map(|residual| self.output(residual));
+        let training = self.mode == Mode::Training;
+        let is_fused = self.fusion.statistics[self.fusion.root[source]] == Some(id);
+        if let Some(statistics) = self.statistics_epilogue(id).filter(|_| training && !is_fused) {
+            self.emit(node, "statistics", statistics.of_input(input));
+        }
         let op = BatchNorm2dForward {
             op,
             activation: self.fusion.epilogue[id],
             weight: self.required_parameter(node.weight, Region::Parameters),
             bias: self.required_parameter(node.bias, Region::Parameters),
-            running: self.statistics(node, false),
-            saved: (self.mode == Mode::Training).then(|| self.statistics(node, true)),
+            statistics: self.statistics(node, training),
+            training,
             input,
             residual,
             output,
         };
         self.emit(node, "forward", op);
+    }
+
+    /// The statistics that a batch normalisation needs in training.
+    fn statistics_epilogue(&mut self, id: NodeId) -> Option<StatisticsEpilogue<ValueId>> {
+        let node = &self.network.nodes[id];
+        let Operator::BatchNorm2d(op) = node.operator else { return None };
+        Some(StatisticsEpilogue { op, running: self.statistics(node, false), saved: self.statistics(node, true) })
     }
 
     /// The buffer of a pooling's argmax, if a backward pass follows.

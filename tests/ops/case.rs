@@ -231,13 +231,14 @@ fn run_conv<B: Backend>(
     let weight = lab.put(Region::Parameters, &inputs[1]);
     let bias = Some(lab.put(Region::Parameters, &inputs[2]));
     let output = lab.empty(Region::Arena, d_output.len());
-    lab.run(Conv2dForward { op, activation, input, weight, bias, output, pool: None });
+    lab.run(Conv2dForward { op, activation, input, weight, bias, output, pool: None, statistics: None });
     let d_output = lab.put(Region::Arena, d_output);
     let (d_weight, d_bias) = (lab.empty(Region::Gradients, weight.len), lab.empty(Region::Gradients, op.out_channels));
     let d_input = lab.empty(Region::Arena, input.len);
     lab.run(BiasActivationBackward { activation, channels: op.out_channels, output, d_output, d_bias: Some(d_bias) });
     lab.run(Conv2dBackwardWeight { op, input, d_output, d_weight });
-    lab.run(Conv2dBackwardInput { op, d_output, weight, d_input, epilogue: None });
+    let (added, norm) = (None, None);
+    lab.run(Conv2dBackwardInput { op, d_output, weight, d_input, added, epilogue: None, norm });
     Results { output: lab.get(output), gradients: vec![lab.get(d_input), lab.get(d_weight), lab.get(d_bias)] }
 }
 

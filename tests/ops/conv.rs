@@ -90,7 +90,8 @@ fn the_forward_pass_uses_weights_that_were_written_or_updated() {
         let weight = lab.put(Region::Parameters, &first);
         let output = lab.empty(Region::Arena, op.output().expect("fits").len());
         let activation = Activation::Identity;
-        let with_parameters = Conv2dForward { op, activation, input, weight, bias: None, output, pool: None };
+        let (bias, pool, statistics) = (None, None, None);
+        let with_parameters = Conv2dForward { op, activation, input, weight, bias, output, pool, statistics };
         let forward = |lab: &mut Lab<Cpu>| {
             lab.run(with_parameters);
             lab.get(output)

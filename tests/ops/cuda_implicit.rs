@@ -6,7 +6,7 @@ use cnn_cuda::ops::{Algorithm, Backend, Precision};
 
 use super::case::{Case, conv, linear};
 use super::cuda::{FP16, TF32, lab_by, lab_by_tile};
-use super::{FP32, SOME, Tolerance, check_some_on, epilogue};
+use super::{FP32, SOME, Tolerance, check_some_on, epilogue, norm_epilogue};
 use crate::support::cuda::on_cuda;
 use crate::support::emulator::on_emulator;
 
@@ -76,6 +76,7 @@ fn every_tile_of_implicit_products() {
                     is_used |= lab.backend.choices().iter().any(|choice| choice.candidate.tile == Some(tile));
                 }
                 epilogue::check_epilogues(&mut lab, tolerance);
+                norm_epilogue::check_norm_epilogues(&mut lab);
                 assert!(is_used, "no product of these shapes can be computed with tile {tile}");
             }
         }
@@ -87,6 +88,7 @@ fn implicit_products_with_epilogues() {
     on_cuda(|| {
         for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
             epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
+            norm_epilogue::check_norm_epilogues(&mut lab_by(precision, Algorithm::Implicit));
         }
         epilogue::check_ties(&mut lab_by(Precision::Fp32, Algorithm::Implicit));
         epilogue::check_nan(&mut lab_by(Precision::Fp32, Algorithm::Implicit));
@@ -102,6 +104,7 @@ fn implicit_products_on_an_older_device() {
         for (precision, tolerance) in [(Precision::Tf32, FP32), (Precision::Fp16, FP16)] {
             check_implicit(precision, tolerance);
             epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
+            norm_epilogue::check_norm_epilogues(&mut lab_by(precision, Algorithm::Implicit));
         }
     });
 }

@@ -54,7 +54,7 @@ fn conv_pool<B: Backend>(
     let argmax = lab.empty(Region::Indices, outputs);
     let d_bias = lab.empty(Region::Gradients, out_channels);
     let end = fused.then_some(PoolEpilogue { op: pool, output: pooled, argmax: Some(argmax) });
-    lab.run(Conv2dForward { op, activation, input: x, weight, bias, output, pool: end });
+    lab.run(Conv2dForward { op, activation, input: x, weight, bias, output, pool: end, statistics: None });
     if !fused {
         lab.run(MaxPool2dForward { op: pool, input: output, output: pooled, argmax: Some(argmax) });
     }
@@ -85,7 +85,10 @@ fn input_gradient<B: Backend>(lab: &mut Lab<B>, layer: Layer, activation: Activa
     let end = GradientEpilogue { activation, output, relu_mask: None, d_bias: Some(d_bias) };
     let epilogue = fused.then_some(end);
     match layer {
-        Layer::Conv(op, _) => lab.run(Conv2dBackwardInput { op, d_output, weight, d_input, epilogue }),
+        Layer::Conv(op, _) => {
+            let (added, norm) = (None, None);
+            lab.run(Conv2dBackwardInput { op, d_output, weight, d_input, added, epilogue, norm });
+        }
         Layer::Linear(op, _) => lab.run(LinearBackwardInput { op, d_output, weight, d_input, epilogue }),
     }
     if !fused {
@@ -221,7 +224,8 @@ fn fused_pooling_works_without_argmax() {
     let weight = lab.put(Region::Parameters, &[1.0]);
     let (output, pooled) = (lab.empty(Region::Arena, 16), lab.empty(Region::Arena, 1));
     let pool = Some(PoolEpilogue { op: pool, output: pooled, argmax: None });
-    lab.run(Conv2dForward { op, activation: Activation::Identity, input, weight, bias: None, output, pool });
+    let (activation, statistics) = (Activation::Identity, None);
+    lab.run(Conv2dForward { op, activation, input, weight, bias: None, output, pool, statistics });
     let largest = random(16, 0).into_iter().fold(f32::NEG_INFINITY, f32::max);
     assert_eq!(lab.get(pooled), [largest]);
 }

@@ -17,6 +17,7 @@ mod linear;
 mod loss;
 mod lrn;
 mod norm;
+mod norm_epilogue;
 mod optimizer;
 mod pool;
 pub mod pytorch;

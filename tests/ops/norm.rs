@@ -3,7 +3,10 @@
 use std::fs;
 
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::{Activation, Backend, BatchNorm2d, BatchNorm2dBackward, BatchNorm2dForward, Region, Span};
+use cnn_cuda::ops::{
+    Activation, Backend, BatchNorm2d, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward,
+    BatchNorm2dStatistics, Region, Span,
+};
 use cnn_cuda::shape::Shape;
 
 use super::case::{Case, Results};
@@ -36,8 +39,27 @@ fn batch_normalisation() {
 
 /// A case's operators and the spans of its tensors.
 pub struct Spans {
+    statistics: BatchNorm2dStatistics,
     forward: BatchNorm2dForward,
-    backward: BatchNorm2dBackward,
+    sums: BatchNorm2dBackwardSums,
+    backward: BatchNorm2dBackwardInput,
+}
+
+impl Spans {
+    fn run_forward<B: Backend>(&self, lab: &mut Lab<B>) {
+        lab.run(self.statistics);
+        lab.run(self.forward);
+    }
+
+    fn run_backward<B: Backend>(&self, lab: &mut Lab<B>) {
+        lab.run(self.sums);
+        lab.run(self.backward);
+    }
+
+    /// The normalisation with the running statistics.
+    fn evaluation(&self) -> BatchNorm2dForward {
+        BatchNorm2dForward { statistics: self.statistics.running, training: false, ..self.forward }
+    }
 }
 
 /// Allocates a case's tensors, and writes its inputs, its output's gradient, and running mean 0 and variance 1.
@@ -55,9 +77,11 @@ fn lay_out<B: Backend>(
     let input = lab.put(Region::Arena, &inputs[0]);
     let residual = inputs.get(3).map(|residual| lab.put(Region::Arena, residual));
     let output = lab.empty(Region::Arena, input.len);
-    let written = Some(saved);
-    let forward = BatchNorm2dForward { op, activation, input, weight, bias, running, saved: written, residual, output };
-    let backward = BatchNorm2dBackward {
+    let statistics = BatchNorm2dStatistics { op, input, running, saved };
+    let (training, of) = (true, saved);
+    let forward =
+        BatchNorm2dForward { op, activation, input, weight, bias, statistics: of, training, residual, output };
+    let sums = BatchNorm2dBackwardSums {
         op,
         activation,
         input,
@@ -68,9 +92,14 @@ fn lay_out<B: Backend>(
         d_output: lab.put(Region::Arena, d_output),
         d_weight: lab.empty(Region::Gradients, channels),
         d_bias: lab.empty(Region::Gradients, channels),
-        d_input: Some(lab.empty(Region::Arena, input.len)),
     };
-    Spans { forward, backward }
+    let BatchNorm2dBackwardSums { d_output, d_weight, d_bias, .. } = sums;
+    // With a residual, the sums multiply the gradient by the activation's derivative.
+    let activation = if residual.is_some() { Activation::Identity } else { activation };
+    let d_input = lab.empty(Region::Arena, input.len);
+    let backward =
+        BatchNorm2dBackwardInput { op, activation, input, d_output, weight, bias, saved, d_weight, d_bias, d_input };
+    Spans { statistics, forward, sums, backward }
 }
 
 /// Runs a case in training mode.
@@ -81,11 +110,11 @@ pub fn run<B: Backend>(
     inputs: &[Vec<f32>],
     d_output: &[f32],
 ) -> Results {
-    let Spans { forward, backward } = lay_out(lab, op, activation, inputs, d_output);
-    lab.run(forward);
-    lab.run(backward);
-    let mut gradients =
-        [backward.d_input.expect("an input gradient"), backward.d_weight, backward.d_bias].map(|s| lab.get(s)).to_vec();
+    let spans = lay_out(lab, op, activation, inputs, d_output);
+    spans.run_forward(lab);
+    spans.run_backward(lab);
+    let Spans { forward, backward, .. } = spans;
+    let mut gradients = [backward.d_input, backward.d_weight, backward.d_bias].map(|span| lab.get(span)).to_vec();
     if forward.residual.is_some() {
         gradients.push(lab.get(backward.d_output));
     }
@@ -101,7 +130,7 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     let inputs = [values, random(channels, 1), random(channels, 2)];
     lab.clear();
     let spans = lay_out(lab, op, Activation::Relu, &inputs, &vec![0.0; batch * op.input.len()]);
-    lab.run(spans.forward);
+    spans.run_forward(lab);
     let x: Vec<f64> = inputs[0].iter().map(|&x| x.into()).collect();
     let rows = (x.len() / channels) as f64;
     let per_channel = |pick: &dyn Fn(f64, f64) -> f64| -> Vec<f64> {
@@ -115,11 +144,11 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     compare("saved statistics", &lab.get(spans.backward.saved), &saved, FP32);
     let running_mean = per_channel(&|mean, _| 0.25 * mean);
     let running_variance = per_channel(&|_, variance| 0.75 + 0.25 * variance * rows / (rows - 1.0));
-    let running = lab.get(spans.forward.running);
+    let running = lab.get(spans.statistics.running);
     compare("running mean", &running[..channels], &running_mean, FP32);
     compare("running variance", &running[channels..], &running_variance, FP32);
     let [input, output] = [spans.forward.input, spans.forward.output].map(|span| span.first(2 * op.input.len()));
-    lab.run(BatchNorm2dForward { saved: None, input, output, ..spans.forward });
+    lab.run(BatchNorm2dForward { input, output, ..spans.evaluation() });
     let expected: Vec<f64> = (0..2 * op.input.len())
         .map(|at| {
             let c = at % channels;
@@ -128,10 +157,9 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         })
         .collect();
     compare("evaluation", &lab.get(output), &expected, tolerance);
-    assert_eq!(lab.get(spans.forward.running), running, "evaluation changes the running statistics");
+    assert_eq!(lab.get(spans.statistics.running), running, "evaluation changes the running statistics");
     let tiny = BatchNorm2d::new(Shape::new(1, 1, channels));
-    let [input, output] = [input, output].map(|span| span.first(channels));
-    let tiny = BatchNorm2dForward { op: tiny, input, output, ..spans.forward };
+    let tiny = BatchNorm2dStatistics { op: tiny, input: input.first(channels), ..spans.statistics };
     let error = format!("{:#}", lab.try_run(tiny).expect_err("one value has no variance"));
     assert!(error.contains("--batch-size"), "{error}");
 }
@@ -144,24 +172,22 @@ pub fn check_in_place<B: Backend>(lab: &mut Lab<B>) {
         let d_output = random(batch * op.input.len(), 9);
         lab.clear();
         let separate = lay_out(lab, op, activation, &inputs, &d_output);
-        let evaluation = BatchNorm2dForward { saved: None, ..separate.forward };
+        let evaluation = separate.evaluation();
         lab.run(evaluation);
         let expected = lab.get(evaluation.output);
         let copied = lab.put(Region::Arena, &inputs[0]);
         lab.run(BatchNorm2dForward { input: copied, output: copied, ..evaluation });
         assert_eq!(lab.get(copied), expected, "{op:?} in place");
-        lab.run(separate.forward);
-        // Without an input's gradient the other gradients are the same.
-        let parts = |lab: &mut Lab<B>, d_input: Option<Span>| {
-            lab.backend.write(separate.backward.d_output, &d_output).expect("write");
-            let spans = BatchNorm2dBackward { d_input, ..separate.backward };
-            lab.run(spans);
-            [spans.d_weight, spans.d_bias, d_input.unwrap_or(spans.d_bias)].map(|span| lab.get(span))
+        separate.run_forward(lab);
+        let mut gradients = |d_input: Span| {
+            lab.backend.write(separate.sums.d_output, &d_output).expect("write");
+            lab.run(separate.sums);
+            lab.run(BatchNorm2dBackwardInput { d_input, ..separate.backward });
+            lab.get(d_input)
         };
-        let expected = parts(lab, separate.backward.d_input);
-        assert_eq!(parts(lab, None)[..2], expected[..2], "{op:?} without an input gradient");
+        let expected = gradients(separate.backward.d_input);
         if !residual {
-            assert_eq!(parts(lab, Some(separate.backward.d_output)), expected, "{op:?} in place");
+            assert_eq!(gradients(separate.sums.d_output), expected, "{op:?} in place");
         }
     }
 }
@@ -187,22 +213,22 @@ pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         lab.clear();
         let spans = lay_out(lab, op, activation, &inputs, &tensor("d_output"));
         let running = [tensor("before.running_mean"), tensor("before.running_var")].concat();
-        lab.backend.write(spans.forward.running, &running).expect("write");
-        lab.run(spans.forward);
-        lab.run(spans.backward);
+        lab.backend.write(spans.statistics.running, &running).expect("write");
+        spans.run_forward(lab);
+        spans.run_backward(lab);
         let mut check = |key: &str, span: Span| {
             compare(&format!("{name} {key}"), &lab.get(span), &as_f64(tensor(key)), tolerance);
         };
         check("output", spans.forward.output);
-        check("d_input", spans.backward.d_input.expect("an input gradient"));
+        check("d_input", spans.backward.d_input);
         check("d_weight", spans.backward.d_weight);
         check("d_bias", spans.backward.d_bias);
         if residual {
             check("d_residual", spans.backward.d_output);
         }
         let running = as_f64([tensor("after.running_mean"), tensor("after.running_var")].concat());
-        compare(&format!("{name} running statistics"), &lab.get(spans.forward.running), &running, tolerance);
-        let evaluation = BatchNorm2dForward { saved: None, ..spans.forward };
+        compare(&format!("{name} running statistics"), &lab.get(spans.statistics.running), &running, tolerance);
+        let evaluation = spans.evaluation();
         lab.run(evaluation);
         compare(&format!("{name} evaluated"), &lab.get(evaluation.output), &as_f64(tensor("evaluated")), tolerance);
     }
@@ -227,7 +253,7 @@ fn a_large_mean_costs_no_precision() {
     let x: Vec<f32> = random(2 * op.input.len(), 0).iter().map(|x| x + 1000.0).collect();
     let inputs = [x.clone(), vec![1.0; 3], vec![0.0; 3]];
     let spans = lay_out(&mut lab, op, Activation::Identity, &inputs, &x);
-    lab.run(spans.forward);
+    lab.run(spans.statistics);
     let x: Vec<f64> = x.into_iter().map(f64::from).collect();
     let inverse: Vec<f64> = (0..3).map(|c| 1.0 / (reference::moments(&x, c, 3).1 + 1e-5).sqrt()).collect();
     compare("inverse deviation", &lab.get(spans.backward.saved)[3..], &inverse, FP32);

@@ -12,7 +12,7 @@ use super::case::Case;
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
 use super::{Tolerance, activation, conv, cuda_implicit, dropout, epilogue, gather, join, linear, loss, lrn, norm};
-use super::{optimizer, pool, reference};
+use super::{norm_epilogue, optimizer, pool, reference};
 use crate::support::emulator::{RACES, on_emulator};
 use crate::support::sources::MODULES;
 
@@ -38,6 +38,7 @@ fn run_products(precision: Precision, capability: u32) {
         let lab = &mut lab_by_tile(precision, tile);
         run(lab, &cuda_implicit::tile_cases());
         epilogue::check_epilogues(lab, ANY);
+        norm_epilogue::check_norm_epilogues(lab);
     }
 }
 

@@ -4,8 +4,8 @@ use cnn_cuda::checkpoint::{load_weights, save_weights};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Activation, Backend, Precision};
-use cnn_cuda::plan::{Mode, Plan};
+use cnn_cuda::ops::{Activation, Backend, Precision, Step};
+use cnn_cuda::plan::{Mode, Plan, ValueId};
 use cnn_cuda::shape::{Shape, Window};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
 use safetensors::tensor::Dtype;
@@ -87,12 +87,33 @@ fn sums_and_activations_are_fused_into_the_preceding_batch_normalisation() {
         "fc forward: product + bias",
     ];
     assert_eq!(steps, expected);
-    // Nothing is copied, and gradients are summed only at the inputs of the blocks, which have two each.
     let training = plan(Mode::Training);
-    let sums: Vec<&str> =
-        training.backward.iter().map(|step| step.label.as_str()).filter(|label| label.ends_with("sum")).collect();
-    assert_eq!(sums, ["second.conv1 backward sum", "first.conv1 backward sum"]);
-    assert!(training.backward.iter().all(|step| step.op.operands().describe() != "copy"));
+    let fused = |steps: &[Step<ValueId>], what: &str| -> Vec<String> {
+        let is_fused = |step: &&Step<ValueId>| step.op.operands().describe().contains(what);
+        steps.iter().filter(is_fused).map(|step| step.label.clone()).collect()
+    };
+    // Convolutions compute the statistics of their outputs; there is none before `start` and `end`.
+    let statistics = ["start statistics", "stem forward", "first.conv1 forward", "first.conv2 forward"];
+    let more = ["second.conv1 forward", "second.conv2 forward", "second.down forward", "end statistics"];
+    assert_eq!(fused(&training.forward, "statistics"), [statistics, more].concat());
+    // Gradients are summed only at the inputs of the blocks, which have two each. The input gradient that contributes
+    // last also sums for the batch normalisation. `second.bn2` and `second.down.bn` get their gradients from a pooling.
+    assert_eq!(
+        fused(&training.backward, "input gradient + added"),
+        ["second.conv1 backward input", "first.conv1 backward input"]
+    );
+    let sums = [
+        "end backward sums",
+        "second.down.bn backward sums",
+        "second.bn2 backward sums",
+        "second.conv2 backward input",
+        "second.conv1 backward input",
+        "first.conv2 backward input",
+        "first.conv1 backward input",
+        "stem backward input",
+    ];
+    assert_eq!(fused(&training.backward, "sums of batch norm"), sums);
+    assert_eq!(fused(&training.backward, "copy"), [""; 0]);
     assert_eq!(network().parameter_count(), training.parameter_count);
 }
 

@@ -11,14 +11,19 @@ use super::{Lowering, direct, implicit};
 use crate::cuda::gemm::{Gemm, Operand};
 use crate::cuda::program::{Address, Buffer};
 use crate::ops::{
-    Activation, Algorithm, Candidate, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn, Span,
+    Activation, Add, Algorithm, Candidate, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, RunOn,
+    Span,
 };
 
 impl RunOn<Lowering<'_>> for Conv2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         let implicit = &Self { pool: self.pool.filter(|pool| implicit::fuses(&pool.op)), ..*self };
         let product = lowering.forward_product(implicit);
-        let epilogue = self.pool.is_some();
+        let epilogue = match (self.pool, self.statistics) {
+            (Some(_), _) => "with epilogue",
+            (None, Some(_)) => "with statistics",
+            (None, None) => "",
+        };
         let candidate = lowering.choose_for(Direction::Forward, &self.op, self.input, epilogue, product);
         let algorithm = candidate.map(|candidate| candidate.algorithm);
         // A separate pooling pass also applies bias and activation.
@@ -35,14 +40,19 @@ impl RunOn<Lowering<'_>> for Conv2dForward {
                 Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_forward(conv),
             },
         }?;
-        pool.map_or(Ok(()), |pool| lowering.max_pool_forward((self.activation, self.bias), self.output, pool))
+        if let Some(pool) = pool {
+            lowering.max_pool_forward((self.activation, self.bias), self.output, pool)?;
+        }
+        // Implicit GEMM has computed them.
+        let statistics = self.statistics.filter(|_| algorithm != Some(Algorithm::Implicit));
+        statistics.map_or(Ok(()), |statistics| statistics.of_input(self.output).run_on(lowering))
     }
 }
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         let product = lowering.backward_weight_product(self);
-        let candidate = lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, false, product);
+        let candidate = lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, "", product);
         let Some(candidate) = candidate else { return lowering.grouped_backward_weight(self) };
         match candidate.algorithm {
             Algorithm::Implicit => lowering.implicit_backward_weight(self, candidate),
@@ -54,7 +64,14 @@ impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
 
 impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let (product, epilogue) = (lowering.backward_input_product(self), self.epilogue.is_some());
+        let product = lowering.backward_input_product(self);
+        let epilogue = match (self.epilogue, self.added, self.norm) {
+            (Some(_), ..) => "with epilogue",
+            (_, None, None) => "",
+            (_, Some(_), None) => "with sum",
+            (_, None, Some(_)) => "with norm",
+            (_, Some(_), Some(_)) => "with sum and norm",
+        };
         match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, epilogue, product) {
             None => lowering.grouped_backward_input(self),
             Some(candidate) if candidate.algorithm == Algorithm::Implicit => {
@@ -62,7 +79,7 @@ impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
             }
             Some(_) => lowering.im2col_backward_input(self),
         }?;
-        lowering.gradient_epilogue(self.op.input.channels, self.d_input, self.epilogue)
+        lowering.input_gradient_epilogues(self)
     }
 }
 
@@ -74,7 +91,7 @@ impl Lowering<'_> {
         direction: Direction,
         op: &Conv2d,
         images: Span,
-        epilogue: bool,
+        epilogue: &'static str,
         product: Result<ImplicitProduct>,
     ) -> Option<Candidate> {
         if !op.is_plain() {
@@ -87,6 +104,16 @@ impl Lowering<'_> {
         candidates.extend(is_direct.then_some(Candidate::from(Algorithm::Direct)));
         let site = Site { direction, op: *op, batch, linear: false, epilogue, mask: false, precision };
         Some(self.choose(&site, &candidates))
+    }
+
+    /// What follows an input gradient, as separate passes.
+    pub(super) fn input_gradient_epilogues(&mut self, conv: &Conv2dBackwardInput) -> Result<()> {
+        let Conv2dBackwardInput { ref op, d_input, added, epilogue, norm, .. } = *conv;
+        if let Some(added) = added {
+            Add { a: d_input, b: added, output: d_input }.run_on(self)?;
+        }
+        self.gradient_epilogue(op.input.channels, d_input, epilogue)?;
+        norm.map_or(Ok(()), |norm| norm.of_gradient(d_input).run_on(self))
     }
 
     fn im2col_forward(&mut self, conv: &Conv2dForward) -> Result<()> {

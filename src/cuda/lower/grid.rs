@@ -21,7 +21,7 @@ pub(super) struct ImplicitProduct {
 /// The blocks of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Grid {
-    /// Tiles along the rows and the columns of the product.
+    /// Tiles along the rows and the columns of the product, of which each has its part of column sums.
     pub down: usize,
     pub across: usize,
     /// Both sides of the launch's grid: its blocks along the product and the splits of the inner dimension, except for
@@ -37,6 +37,9 @@ const THIN_BLOCKS: usize = 4 * 132;
 /// Pixels of a thin convolution's tile; `THIN_PIXELS` in `kernels/thin.cuh`.
 const THIN_PIXELS: usize = 128;
 
+/// The stages of a warpgroup are aligned to the period of the swizzle, in bytes.
+const ALIGNMENT: usize = 1024;
+
 /// Channels of a patch that are in shared memory at once.
 const PATCH_CHANNELS: usize = 64;
 
@@ -44,10 +47,16 @@ const PATCH_CHANNELS: usize = 64;
 const PATCH_CHUNK: usize = 256;
 
 impl Grid {
-    /// Whether the column sums of the tiles fit the scratch. If they do not, a separate pass computes the epilogue.
-    pub fn sums_columns(&self, cols: usize) -> bool {
-        self.down.saturating_mul(cols) <= MAX_COLUMN_SUMS
+    /// Whether column sums of so many numbers per tile fit the scratch. If they do not, a separate pass computes them.
+    pub fn sums_columns(&self, numbers: usize) -> bool {
+        self.down.saturating_mul(numbers) <= MAX_COLUMN_SUMS
             && self.across * (1 + self.down.div_ceil(32)) <= MAX_COLUMN_COUNTERS
+    }
+
+    /// How many tiles of activations fit in a block's shared memory beside its results, when the product is complete.
+    pub fn free_tiles(&self, tile: &Tile, target: Target) -> usize {
+        let real = target.precision.real_size();
+        (self.shared as usize).saturating_sub(ALIGNMENT + result_bytes(tile, real)) / (tile.rows * tile.cols * real)
     }
 }
 
@@ -92,8 +101,7 @@ impl ImplicitProduct {
             _ if self.product == Product::BackwardWeight => stages,
             _ => stages.max(result_bytes(tile, real)),
         };
-        // The stages of a warpgroup are aligned to the period of the swizzle.
-        let alignment = if tile.engine == Engine::Warpgroup { 1024 } else { 0 };
+        let alignment = if tile.engine == Engine::Warpgroup { ALIGNMENT } else { 0 };
         Grid { down, across, sides: [down * across, splits], shared: (shared + alignment) as u32 }
     }
 
@@ -169,7 +177,7 @@ impl ImplicitProduct {
         let shared = tile.cols * (steps * 32 + 16) + steps * 64 + images + result_bytes(tile, real);
         let across = self.size[1].div_ceil(tile.cols);
         let sides = [tiles.min(THIN_BLOCKS), across];
-        Some(Grid { down: tiles, across, sides, shared: shared as u32 })
+        Some(Grid { down: sides[0], across, sides, shared: shared as u32 })
     }
 }
 

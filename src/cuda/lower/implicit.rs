@@ -11,7 +11,7 @@ use crate::cuda::program::{Address, Buffer, KernelLaunch, Launch, Params};
 use crate::cuda::scratch::MAX_PARTS;
 use crate::ops::{
     Activation, Algorithm, Candidate, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
-    PoolEpilogue, Span,
+    NormEpilogue, PoolEpilogue, RunOn, Span, StatisticsEpilogue,
 };
 use crate::shape::Window;
 
@@ -41,6 +41,14 @@ const PARTIALS: Address = Address::at(Buffer::ProductPartials);
 /// Counters of finished blocks: one per tile, then one per group of parts.
 const COUNTERS: Address = Address::at(Buffer::ProductCounters);
 
+/// Counters of finished tiles for column sums.
+const COLUMN_COUNTERS: Address = COUNTERS.plus(MAX_PARTS * 4);
+
+/// Numbers that a tile's part of column sums has for each column: `struct Moments` in `kernels/column_sums.cuh`, and the
+/// two sums of an input gradient.
+const MOMENTS: usize = 3;
+const GRADIENT_SUMS: usize = 2;
+
 impl Lowering<'_> {
     /// The candidates for a product, starting with the one that is used unless another is faster; none if the
     /// convolution is too large.
@@ -58,16 +66,35 @@ impl Lowering<'_> {
     pub(super) fn implicit_forward(&mut self, conv: &Conv2dForward, candidate: Candidate) -> Result<()> {
         let (product, batch) = (self.forward_product(conv)?, conv.input.len / conv.op.input.len());
         let (output, argmax) = conv.pool.map_or((conv.output, None), |pool| (pool.output, pool.argmax));
+        let tile = Tile::of(candidate)?;
+        let is_fused = |_: &StatisticsEpilogue| {
+            tile.has_norm_epilogues()
+                && conv.activation == Activation::Identity
+                && self.sums_columns(&product, tile, MOMENTS)
+        };
+        let fused = conv.statistics.filter(is_fused);
+        let (momentum, epsilon) = fused.map_or((0.0, 0.0), |it| (it.op.momentum, it.op.epsilon));
         let params = params!(
-            self.target, 112 bytes,
+            self.target, 152 bytes,
             [
                 input = conv.input, weight = self.weight(conv.weight), bias = conv.bias, output, argmax,
-                partials = PARTIALS, counters = COUNTERS,
+                partials = PARTIALS, counters = COUNTERS, running = fused.map(|it| it.running),
+                saved = fused.map(|it| it.saved), parts = Buffer::ColumnSums, parts_counters = COLUMN_COUNTERS,
             ],
             op: Geometry = Geometry::of_conv(&conv.op)?, batch: u32, slope: f32 = conv.activation.code(),
-            pooled: u32 = u32::from(conv.pool.is_some()),
+            pooled: u32 = u32::from(conv.pool.is_some()), momentum: f32, epsilon: f32,
         );
-        self.implicit(&product, Tile::of(candidate)?, params)
+        if let Some(StatisticsEpilogue { op, .. }) = fused {
+            op.training_rows(batch)?;
+        }
+        self.implicit(&product, tile, params)?;
+        let separate = conv.statistics.filter(|_| fused.is_none());
+        separate.map_or(Ok(()), |statistics| statistics.of_input(conv.output).run_on(self))
+    }
+
+    /// Whether the kernels of a tile sum columns, with so many numbers for each column and tile.
+    fn sums_columns(&self, product: &ImplicitProduct, tile: &Tile, numbers: usize) -> bool {
+        product.grid(tile, self.target).is_some_and(|grid| grid.sums_columns(numbers * product.size[1]))
     }
 
     /// # Errors
@@ -111,23 +138,36 @@ impl Lowering<'_> {
     /// `d_input = windows of d_output · W`, and its epilogue.
     pub(super) fn implicit_backward_input(&mut self, conv: &Conv2dBackwardInput, candidate: Candidate) -> Result<()> {
         let (product, tile) = (self.backward_input_product(conv)?, Tile::of(candidate)?);
-        let channels = product.size[1];
-        let fused =
-            conv.epilogue.filter(|_| product.grid(tile, self.target).is_some_and(|grid| grid.sums_columns(channels)));
-        let masked = fused.filter(|epilogue| epilogue.activation != Activation::Identity);
-        let params = params!(
-            self.target, 128 bytes,
+        let norm_fits = |norm: NormEpilogue| norm.output.is_some() || norm.activation != Activation::Tanh;
+        let fits = tile.has_norm_epilogues() && conv.norm.is_none_or(norm_fits);
+        let is_plain = conv.added.is_none() && conv.norm.is_none();
+        if !(fits || is_plain) || !self.sums_columns(&product, tile, GRADIENT_SUMS) {
+            let plain = Conv2dBackwardInput { added: None, epilogue: None, norm: None, ..*conv };
+            self.implicit(&product, tile, self.backward_input_params(&plain, 0)?)?;
+            return self.input_gradient_epilogues(conv);
+        }
+        let staged = product.grid(tile, self.target).map_or(0, |grid| grid.free_tiles(tile, self.target));
+        self.implicit(&product, tile, self.backward_input_params(conv, staged)?)
+    }
+
+    /// `staged` is the number of tensors whose parts may be copied to shared memory in the epilogue.
+    fn backward_input_params(&self, conv: &Conv2dBackwardInput, staged: usize) -> Result<Params> {
+        let Conv2dBackwardInput { ref op, d_output, weight, d_input, added, epilogue, norm } = *conv;
+        let masked = epilogue.filter(|epilogue| epilogue.activation != Activation::Identity);
+        let output = masked.map(|epilogue| epilogue.output).or(norm.and_then(|norm| norm.output));
+        let activation = masked.map(|it| it.activation).or(norm.map(|it| it.activation)).unwrap_or_default();
+        let d_bias = epilogue.and_then(|it| it.d_bias).or(norm.map(|it| it.d_bias));
+        Ok(params!(
+            self.target, 176 bytes,
             [
-                d_output = conv.d_output, weight = self.weight(conv.weight),
-                output = masked.map(|epilogue| epilogue.output), d_input = conv.d_input,
-                d_bias = fused.and_then(|epilogue| epilogue.d_bias), parts = Buffer::ColumnSums,
-                parts_counters = COUNTERS.plus(MAX_PARTS * 4), partials = PARTIALS, counters = COUNTERS,
+                d_output, weight = self.weight(weight), output, added, norm_input = norm.map(|it| it.input),
+                norm_weight = norm.map(|it| it.weight), norm_bias = norm.map(|it| it.bias),
+                saved = norm.map(|it| it.saved), d_input, d_bias, d_weight = norm.map(|it| it.d_weight),
+                parts = Buffer::ColumnSums, parts_counters = COLUMN_COUNTERS, partials = PARTIALS, counters = COUNTERS,
             ],
-            op: Geometry = Geometry::of_conv(&conv.op)?, batch: u32 = conv.d_input.len / conv.op.input.len(),
-            slope: f32 = masked.map_or(1.0, |epilogue| epilogue.activation.code()),
-        );
-        self.implicit(&product, tile, params)?;
-        self.gradient_epilogue(channels, conv.d_input, conv.epilogue.filter(|_| fused.is_none()))
+            op: Geometry = Geometry::of_conv(op)?, batch: u32 = d_input.len / op.input.len(),
+            slope: f32 = activation.code(), staged: u32,
+        ))
     }
 
     /// # Errors

@@ -23,7 +23,8 @@ impl RunOn<Lowering<'_>> for LinearForward {
         let gemm = Gemm::new([batch, op.out_features, op.in_features], x, w, lowering.address(output));
         let mask = relu_mask.is_some() && activation == Activation::Relu;
         let site = Site { mask, ..lowering.linear_site(Direction::Forward, &op, batch) };
-        let conv = Conv2dForward { op: as_conv(&op), activation, input, weight, bias, output, pool: None };
+        let (pool, statistics) = (None, None);
+        let conv = Conv2dForward { op: as_conv(&op), activation, input, weight, bias, output, pool, statistics };
         let product = lowering.forward_product(&conv);
         let candidate = lowering.choose_product(&site, &gemm, epilogue, product);
         match (candidate.algorithm, epilogue) {
@@ -55,7 +56,8 @@ impl RunOn<Lowering<'_>> for LinearBackwardWeight {
         let (d_y, x) = (Operand::transposed(lowering.address(d_output)), Operand::plain(lowering.address(input)));
         let gemm = Gemm::new([op.out_features, op.in_features, batch], d_y, x, lowering.address(d_weight));
         let gemm = Gemm { float_result: true, ..gemm };
-        let site = Site { epilogue: deferred.is_some(), ..lowering.linear_site(Direction::BackwardWeight, &op, batch) };
+        let epilogue_name = if deferred.is_some() { "with epilogue" } else { "" };
+        let site = Site { epilogue: epilogue_name, ..lowering.linear_site(Direction::BackwardWeight, &op, batch) };
         let conv = Conv2dBackwardWeight { op: as_conv(&op), input, d_output, d_weight };
         let product = lowering.backward_weight_product(&conv);
         let candidate = lowering.choose_product(&site, &gemm, epilogue, product);
@@ -85,8 +87,9 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
         let gemm = Gemm::new([batch, op.in_features, op.out_features], d_y, w, lowering.address(d_input));
         let mask = epilogue.is_some_and(|it| it.relu_mask.is_some() && it.activation == Activation::Relu);
         let site = lowering.linear_site(Direction::BackwardInput, &op, batch);
-        let site = Site { epilogue: epilogue.is_some(), mask, ..site };
-        let conv = Conv2dBackwardInput { op: as_conv(&op), d_output, weight, d_input, epilogue };
+        let site = Site { epilogue: if epilogue.is_some() { "with epilogue" } else { "" }, mask, ..site };
+        let (added, norm) = (None, None);
+        let conv = Conv2dBackwardInput { op: as_conv(&op), d_output, weight, d_input, added, epilogue, norm };
         let product = lowering.backward_input_product(&conv);
         let candidate = lowering.choose_product(&site, &gemm, lt_epilogue, product);
         match (candidate.algorithm, lt_epilogue) {
@@ -110,7 +113,7 @@ impl Lowering<'_> {
     /// The site of a layer's product, without epilogue and mask.
     fn linear_site(&self, direction: Direction, op: &Linear, batch: usize) -> Site {
         let precision = self.target.precision;
-        Site { direction, op: as_conv(op), batch, linear: true, epilogue: false, mask: false, precision }
+        Site { direction, op: as_conv(op), batch, linear: true, epilogue: "", mask: false, precision }
     }
 
     /// Chooses a candidate. `product` is what implicit GEMM would compute.

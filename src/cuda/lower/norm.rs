@@ -6,7 +6,10 @@ use super::Lowering;
 use super::bias::{Blocks, ColumnGrid};
 use super::params::params;
 use crate::cuda::program::{BLOCK, Buffer};
-use crate::ops::{Activation, BatchNorm2dBackward, BatchNorm2dForward, RunOn, Span};
+use crate::ops::{
+    Activation, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward, BatchNorm2dStatistics, RunOn,
+    Span,
+};
 
 /// Passed as epsilon if the statistics are means and inverse standard deviations, not variances; see `kernels/norm.cu`.
 const NO_EPSILON: f32 = -1.0;
@@ -18,36 +21,62 @@ const SUMS: Blocks = Blocks { threads: 384, per_multiprocessor: 2 };
 const FORWARD: Blocks = Blocks { threads: BLOCK, per_multiprocessor: 4 };
 const INPUT: Blocks = Blocks { threads: BLOCK, per_multiprocessor: 3 };
 
+impl RunOn<Lowering<'_>> for BatchNorm2dStatistics {
+    fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
+        let Self { ref op, input, running, saved } = *self;
+        let channels = op.input.channels;
+        let rows = op.training_rows(input.len / op.input.len())?;
+        let (kernel, lanes) = lowering.variant("norm_statistics", &[channels], &[input]);
+        let (blocks, grid) = ColumnGrid::new(rows, channels, lanes, SUMS)?;
+        let params = params!(
+            lowering.target, 64 bytes,
+            [input, running, saved, partial = Buffer::Partials, block_counters = Buffer::BlockCounters],
+            grid: ColumnGrid, momentum: f32 = op.momentum, epsilon: f32 = op.epsilon,
+        );
+        lowering.launch_of(SUMS.threads, kernel, blocks, params)
+    }
+}
+
 impl RunOn<Lowering<'_>> for BatchNorm2dForward {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let Self { op, activation, input, weight, bias, output, running, saved, residual } = *self;
+        let Self { op, activation, input, weight, bias, statistics, training, output, residual } = *self;
         let channels = op.input.channels;
-        if let Some(saved) = saved {
-            op.training_rows(input.len / op.input.len())?;
-            lowering.norm_statistics(self, saved)?;
-        }
-        let statistics = saved.unwrap_or(running);
         let spans = [input, weight, bias, statistics, residual.unwrap_or(input), output];
         let kernel = if residual.is_some() { "norm_forward_residual" } else { "norm_forward" };
         let (kernel, lanes) = lowering.norm_variant(kernel, channels, activation, &spans);
         let (blocks, grid) = ColumnGrid::new(input.len / channels, channels, lanes, FORWARD)?;
         let params = params!(
             lowering.target, 72 bytes, [input, weight, bias, statistics, residual, output], grid: ColumnGrid,
-            epsilon: f32 = if saved.is_some() { NO_EPSILON } else { op.epsilon }, slope: f32 = activation.code(),
+            epsilon: f32 = if training { NO_EPSILON } else { op.epsilon }, slope: f32 = activation.code(),
         );
         lowering.launch_of(FORWARD.threads, kernel, blocks, params)
     }
 }
 
-impl RunOn<Lowering<'_>> for BatchNorm2dBackward {
+impl RunOn<Lowering<'_>> for BatchNorm2dBackwardSums {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let Self { input, d_output, weight, bias, saved, d_weight, d_bias, .. } = *self;
-        let channels = self.op.input.channels;
-        let rows = self.op.training_rows(input.len / self.op.input.len())?;
-        lowering.norm_gradient_sums(rows, self)?;
-        let Some(d_input) = self.d_input else { return Ok(()) };
-        // With a residual, the first pass has already applied the activation's gradient to `d_output`.
-        let activation = if self.output.is_some() { Activation::Identity } else { self.activation };
+        let Self { op, activation, input, d_output, weight, bias, saved, output, d_weight, d_bias } = *self;
+        let channels = op.input.channels;
+        let rows = op.training_rows(input.len / op.input.len())?;
+        let spans = [input, weight, bias, saved, d_output, output.unwrap_or(input)];
+        let kernel = if output.is_some() { "norm_backward_sums_residual" } else { "norm_backward_sums" };
+        let (kernel, lanes) = lowering.norm_variant(kernel, channels, activation, &spans);
+        let (blocks, grid) = ColumnGrid::new(rows, channels, lanes, SUMS)?;
+        let (partial, block_counters) = (Buffer::Partials, Buffer::BlockCounters);
+        let params = params!(
+            lowering.target, 104 bytes,
+            [input, output, weight, bias, saved, d_output, d_weight, d_bias, partial, block_counters],
+            grid: ColumnGrid, slope: f32 = activation.code(),
+        );
+        lowering.launch_of(SUMS.threads, kernel, blocks, params)
+    }
+}
+
+impl RunOn<Lowering<'_>> for BatchNorm2dBackwardInput {
+    fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
+        let Self { op, activation, input, d_output, weight, bias, saved, d_weight, d_bias, d_input } = *self;
+        let channels = op.input.channels;
+        let rows = op.training_rows(input.len / op.input.len())?;
         let spans = [input, d_output, weight, bias, saved, d_weight, d_bias, d_input];
         let (kernel, lanes) = lowering.norm_variant("norm_backward_input", channels, activation, &spans);
         let (blocks, grid) = ColumnGrid::new(rows, channels, lanes, INPUT)?;
@@ -67,36 +96,5 @@ impl Lowering<'_> {
             Activation::Tanh => (kernel.into(), 1),
             _ => self.variant(kernel, &[channels], spans),
         }
-    }
-
-    /// Computes the batch's means and inverse standard deviations, and updates the running statistics.
-    fn norm_statistics(&mut self, norm: &BatchNorm2dForward, saved: Span) -> Result<()> {
-        let BatchNorm2dForward { ref op, input, running, .. } = *norm;
-        let channels = op.input.channels;
-        let (kernel, lanes) = self.variant("norm_statistics", &[channels], &[input]);
-        let (blocks, grid) = ColumnGrid::new(input.len / channels, channels, lanes, SUMS)?;
-        let params = params!(
-            self.target, 64 bytes,
-            [input, running, saved, partial = Buffer::Partials, block_counters = Buffer::BlockCounters],
-            grid: ColumnGrid, momentum: f32 = op.momentum, epsilon: f32 = op.epsilon,
-        );
-        self.launch_of(SUMS.threads, kernel, blocks, params)
-    }
-
-    /// Computes the gradients of weight and bias. With a residual, also computes its gradient, in place in `d_output`.
-    fn norm_gradient_sums(&mut self, rows: usize, norm: &BatchNorm2dBackward) -> Result<()> {
-        let BatchNorm2dBackward { input, output, weight, bias, saved, d_output, d_weight, d_bias, .. } = *norm;
-        let channels = norm.op.input.channels;
-        let spans = [input, weight, bias, saved, d_output, output.unwrap_or(input)];
-        let kernel = if output.is_some() { "norm_backward_sums_residual" } else { "norm_backward_sums" };
-        let (kernel, lanes) = self.norm_variant(kernel, channels, norm.activation, &spans);
-        let (blocks, grid) = ColumnGrid::new(rows, channels, lanes, SUMS)?;
-        let (partial, block_counters) = (Buffer::Partials, Buffer::BlockCounters);
-        let params = params!(
-            self.target, 104 bytes,
-            [input, output, weight, bias, saved, d_output, d_weight, d_bias, partial, block_counters],
-            grid: ColumnGrid, slope: f32 = norm.activation.code(),
-        );
-        self.launch_of(SUMS.threads, kernel, blocks, params)
     }
 }

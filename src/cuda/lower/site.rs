@@ -21,9 +21,10 @@ pub(in crate::cuda) struct Site {
     pub(super) op: Conv2d,
     pub(super) batch: usize,
     pub(super) linear: bool,
-    /// Whether the product has an epilogue: pooling in the forward pass, the activation's gradient and bias gradient of
-    /// the preceding layer in an input gradient, and the bias gradient in a weight gradient.
-    pub(super) epilogue: bool,
+    /// What follows the product; empty if nothing does. `with epilogue` is pooling in a forward pass, the activation's
+    /// gradient and bias gradient of the preceding layer in an input gradient, and the bias gradient in a weight
+    /// gradient. `norm` is the sums of a batch normalisation's gradient.
+    pub(super) epilogue: &'static str,
     /// Whether the product may write the mask of a ReLU, or read it.
     pub(super) mask: bool,
     pub(super) precision: Precision,
@@ -49,7 +50,8 @@ impl fmt::Display for Site {
             false => write!(f, "conv2d_{direction} {input} to {out_channels} k{kernel} s{stride} p{padding}")?,
         }
         write!(f, ", batch {}", self.batch)?;
-        f.write_str(if self.epilogue { ", with epilogue" } else { "" })?;
+        let separator = if self.epilogue.is_empty() { "" } else { ", " };
+        write!(f, "{separator}{}", self.epilogue)?;
         // Existing runs and caches contain this name.
         f.write_str(if self.mask { ", with the ReLU mask" } else { "" })?;
         write!(f, ", {}", self.precision)

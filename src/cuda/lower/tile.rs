@@ -204,6 +204,11 @@ impl Tile {
         format!("{}_{}", product.stem(self.engine), self.name)
     }
 
+    /// Whether its kernels compute the statistics and sums of batch normalisation, and add to input gradients.
+    pub fn has_norm_epilogues(&self) -> bool {
+        self.engine != Synchronous
+    }
+
     /// Whether a target has kernels of the tile, and does not have faster ones for all that it computes.
     pub(in crate::cuda) fn runs_on(&self, target: Target) -> bool {
         let is_replaced = self.engine == Synchronous && uses_multistage(target);
