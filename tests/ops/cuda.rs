@@ -1,6 +1,7 @@
 //! Compares every operator on CUDA with f64, the CPU and PyTorch, in fp32, tf32 and fp16.
 
 use std::collections::BTreeMap;
+use std::fs;
 
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{
@@ -14,7 +15,7 @@ use super::{
     FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, norm, optimizer,
     pool, pytorch,
 };
-use crate::support::{Need, cuda::on_cuda, skip};
+use crate::support::{Need, cuda::on_cuda, skip, sources::MODULES};
 
 /// Storage rounds every activation to 11 bits (4.9e-4), and a gradient sums a few of them.
 pub const FP16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
@@ -48,6 +49,15 @@ pub fn lab_by(precision: Precision, algorithm: Algorithm) -> Lab<Cuda> {
 pub fn lab_by_tile(precision: Precision, tile: &'static str) -> Lab<Cuda> {
     let options = Options { algorithm: Some(Algorithm::Implicit), tile: Some(tile), ..options(precision) };
     Lab::new(Cuda::new(options).expect("a CUDA device"))
+}
+
+/// Whether there is a kernel for a product with this tile.
+pub fn has_kernel(product: &str, tile: &str) -> bool {
+    let declaration = format!("KERNEL(conv2d_{product}_{tile},");
+    MODULES.iter().any(|module| {
+        let source = fs::read_to_string(format!("kernels/{}.cu", module.name)).expect("a source");
+        source.contains(&declaration)
+    })
 }
 
 fn all_cases() -> Vec<Case> {

@@ -12,7 +12,7 @@ use super::case::Case;
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
 use super::{Tolerance, activation, conv, cuda_implicit, dropout, epilogue, gather, join, linear, loss, lrn, norm};
-use super::{norm_epilogue, optimizer, pool, reference};
+use super::{optimizer, pool, reference};
 use crate::support::emulator::{RACES, on_emulator};
 use crate::support::sources::MODULES;
 
@@ -37,8 +37,7 @@ fn run_products(precision: Precision, capability: u32) {
     for tile in cuda::tiles(precision, capability) {
         let lab = &mut lab_by_tile(precision, tile);
         run(lab, &cuda_implicit::tile_cases());
-        epilogue::check_epilogues(lab, ANY);
-        norm_epilogue::check_norm_epilogues(lab);
+        cuda_implicit::check_epilogues_of(lab, tile, ANY);
     }
 }
 
