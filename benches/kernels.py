@@ -318,6 +318,11 @@ def main() -> None:
     if args.tables:
         print(tables([json.loads(line) for line in args.tables.read_text(encoding="utf-8").splitlines()]))
         return
+    if not args.ours:
+        try:
+            program()
+        except Missing as error:
+            sys.exit(str(error))
     comparison = Comparison(args)
     if not (args.no_tests or args.ours):
         failed = comparison.attempt(run_tests)

@@ -5,7 +5,6 @@ use crate::ops::{
     Activation, BatchNorm2dBackward, BatchNorm2dForward, Gather, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, Op,
     Precision, SgdUpdate, SoftmaxCrossEntropy,
 };
-use crate::shape::Window;
 
 /// The name of an operator that is no convolution or linear layer, with its shape, fused operations, batch and
 /// precision. `None` for operators that take little time in the networks of this program, and for rare settings.
@@ -56,6 +55,7 @@ fn relu(activation: Activation) -> Option<Option<&'static str>> {
 }
 
 fn pooling(direction: &str, op: MaxPool2d) -> Option<String> {
-    let Window { kernel, stride, padding } = op.window;
-    (!op.ceil_mode).then(|| format!("max_pool2d_{direction} {} k{kernel} s{stride} p{padding}", op.input))
+    let MaxPool2d { input, window, ceil_mode } = op;
+    let geometry = format!("k{} s{} p{}", window.kernel, window.stride, window.padding);
+    (!ceil_mode).then(|| format!("max_pool2d_{direction} {input} {geometry}"))
 }
