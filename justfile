@@ -80,8 +80,7 @@ compare *ARGS:
 tables:
     python3 benches/compare.py --tables
 
-# Write the tables of all kernels to benches/results/, without a GPU: build with NVRTC (CNN_CUDA_NVRTC) and give the paths of
-# ptxas and nvdisasm.
+# Write the tables of all kernels to benches/results/, from a build with NVRTC: `just kernels PTXAS NVDISASM`.
 kernels ptxas="ptxas" nvdisasm="nvdisasm":
     cargo build
     python3 benches/kernel_table.py --ptxas {{ ptxas }} >benches/results/kernels.md.new
