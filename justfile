@@ -80,6 +80,13 @@ compare *ARGS:
 tables:
     python3 benches/compare.py --tables
 
+# Write the tables of all kernels to benches/results/, from a build with NVRTC: `just kernels PTXAS NVDISASM`.
+kernels ptxas="ptxas" nvdisasm="nvdisasm":
+    cargo build
+    python3 benches/kernel_table.py --ptxas {{ ptxas }} >benches/results/kernels.md.new
+    python3 benches/instructions.py --ptxas {{ ptxas }} --nvdisasm {{ nvdisasm }} >benches/results/instructions-sm_90.md.new
+    for page in kernels instructions-sm_90; do mv benches/results/$page.md.new benches/results/$page.md; done
+
 # Everything that CI proves.
 ci:
     .ci/run

@@ -201,6 +201,16 @@ else
     failed+=("compare")
 fi
 
+# Every operator of four networks compared with PyTorch's.
+if ! selected kernels; then
+    :
+elif python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; then
+    part kernels python3 benches/kernels.py --no-tests --seconds 300 --part-seconds 60 --out "$out/kernels.jsonl"
+else
+    echo "PyTorch with CUDA is not installed, so no operator was compared with PyTorch's"
+    failed+=("kernels")
+fi
+
 PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin:/usr/local/cuda/bin"
 # Shows what bounds the convolution kernels: instruction issue, arithmetic, memory or stalls.
 profile_kernels() {

@@ -1,15 +1,19 @@
 # shellcheck shell=bash
 # The most important GPU checks, for a GPU that is available for four minutes. `benches/gpu.sh --quick [OUT]` sources this
 # file. The most important parts come first. Each part has a time limit, and none starts after CNN_CUDA_QUICK_SECONDS
-# (default: 240). Writes eight small files to OUT, even after failures: summary.txt (the result of every part, and the
-# table of step times), device.txt, tests.log, training.log, steps.jsonl, steps.log, profile.log, ncu.csv.gz.
+# (default: 240). Writes eleven small files to OUT, even after failures: summary.txt (the result of every part, and the
+# tables of step times and of operators by kind), device.txt, tests.log, training.log, steps.jsonl (with the times of all
+# tiles), steps.log, kernels.log (single operators compared with PyTorch), kernels.jsonl, profile.jsonl, profile.log, ncu.csv.gz.
 #
 # The sizes can be overridden, for example to test the script itself on a slow machine.
 quick_seconds=${CNN_CUDA_QUICK_SECONDS:-240}
 quick_tests=${CNN_CUDA_QUICK_TESTS:-ops::cuda train::cuda train::profile train::fusion _on_cuda}
 quick_train=${CNN_CUDA_QUICK_TRAIN:---model mnist-cnn --epochs 3}
-# Networks with batch sizes and numbers of timed groups of 16 steps.
-quick_steps=${CNN_CUDA_QUICK_STEPS:-mnist-cnn:64:50 resnet18:128:5 resnet20:128:20 resnet50:64:4}
+# Networks with batch sizes and numbers of timed groups of 16 steps, for cnn-cuda and then for PyTorch.
+quick_steps=${CNN_CUDA_QUICK_STEPS:-resnet18:128:5 mnist-cnn:64:50 resnet50:64:4 resnet20:128:20}
+# The seconds of benches/kernels.py, and what it compares.
+quick_kernel_seconds=${CNN_CUDA_QUICK_KERNEL_SECONDS:-60}
+quick_kernels=${CNN_CUDA_QUICK_KERNELS:-resnet18:128:fp16 mnist-cnn:64:fp16 resnet18:128:tf32 resnet50:64:fp16 resnet20:128:fp16}
 # A factor on the time limit of every part.
 quick_patience=${CNN_CUDA_QUICK_PATIENCE:-1}
 quick_profiles=${CNN_CUDA_QUICK_PROFILES:-mnist-cnn:64 resnet18:128}
@@ -47,7 +51,7 @@ quick() {
     return 1
 }
 
-rm -f "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,profile.log,ncu.csv.gz}
+rm -f "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,kernels.log,kernels.jsonl,profile.jsonl,profile.log,ncu.csv.gz}
 { nvidia-smi; nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total --format=csv; } >"$out/device.txt" 2>&1
 
 # Device tests, eight at a time, so that several backends run in one process. Failed tests are repeated one at a time.
@@ -81,26 +85,46 @@ for epoch in epochs: print("test accuracy {test_accuracy:.2%} in {seconds:.2f} s
         "$scratch/$precision/metrics.jsonl")"
 done
 
-# Step times of cnn-cuda, of PyTorch, and of cnn-cuda again. PyTorch's modes run in one process per network, which saves
-# imports. The JSON that the programs print on stdout goes to a separate file.
+# Step times of cnn-cuda, the first time with those of all its candidates. The JSON that the programs print on stdout goes to a separate file.
 json=(bash -c '"$@" >>"$0"' "$out/steps.jsonl")
 ours() {
-    local precision
+    local precision algorithms=(--algorithms)
+    [ $# -eq 3 ] || algorithms=()
     for precision in fp16 tf32; do
-        quick "step-$1-$precision${4:-}" 15 steps.log "${json[@]}" "$CNN_CUDA_BIN" bench --device 0 --json --model "$1" \
-            --batch-size "$2" --steps "$3" --precision $precision
+        quick "step-$1-$precision${4:-}" 15 steps.log "${json[@]}" "$CNN_CUDA_BIN" bench --device 0 --json "${algorithms[@]}" \
+            --model "$1" --batch-size "$2" --steps "$3" --precision $precision
     done
 }
-torch=yes
-python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || torch=
-[ $torch ] || { say "PyTorch with CUDA is not installed, so its step times are missing"; failed+=(pytorch); }
 for network in $quick_steps; do
     IFS=: read -r model batch groups <<<"$network"
     ours "$model" "$batch" "$groups"
-    if [ $torch ]; then
-        quick "pytorch-$model" 35 steps.log "${json[@]}" python3 benches/pytorch/train_step.py --device cuda:0 --json \
-            --model "$model" --batch-size "$batch" --steps "$groups" --mode graph eager --precision fp16 tf32
-    fi
+done
+
+profile() {
+    quick "profile-${1%:*}-$2" 25 profile.log bash -c '"$@" >>"$0"' "$out/profile.jsonl" "$CNN_CUDA_BIN" bench --device 0 \
+        --steps 5 --profile --json --model "${1%:*}" --batch-size "${1#*:}" --precision "$2"
+}
+for network in $quick_profiles; do profile "$network" fp16; done
+
+torch=yes
+python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || torch=
+[ $torch ] || { say "PyTorch with CUDA is not installed, so nothing is compared with it"; failed+=(pytorch); }
+
+# Single operators compared with PyTorch's.
+if [ $torch ]; then
+    touch "$out/profile.jsonl"
+    # shellcheck disable=SC2086
+    quick kernels $((quick_kernel_seconds + 15)) kernels.log python3 benches/kernels.py --ours "$out"/{steps,profile}.jsonl \
+        --out "$out/kernels.jsonl" --seconds "$quick_kernel_seconds" --part-seconds $((quick_kernel_seconds / 4)) --parts $quick_kernels
+    [ ! -s "$out/kernels.jsonl" ] || say "$(python3 benches/kernels.py --tables "$out/kernels.jsonl" 2>&1 | sed -n '/^## All/,$p')"
+fi
+
+# Step times of PyTorch, and of cnn-cuda again. The precisions of a network run in one process, which saves imports.
+for network in $quick_steps; do
+    [ $torch ] || continue
+    IFS=: read -r model batch groups <<<"$network"
+    quick "pytorch-$model" 35 steps.log "${json[@]}" python3 benches/pytorch/train_step.py --device cuda:0 --json \
+        --model "$model" --batch-size "$batch" --steps "$groups" --mode graph eager --precision fp16 tf32
     ours "$model" "$batch" "$groups" -again
 done
 say "$(python3 benches/step_table.py "$out/steps.jsonl" 2>&1)"
@@ -124,15 +148,10 @@ else
     failed+=(ncu)
 fi
 
-for precision in fp16 tf32; do
-    for network in $quick_profiles; do
-        quick "profile-${network%:*}-$precision" 25 profile.log "$CNN_CUDA_BIN" bench --device 0 --steps 5 --profile \
-            --model "${network%:*}" --batch-size "${network#*:}" --precision $precision
-    done
-done
+for network in $quick_profiles; do profile "$network" tf32; done
 
 # Limits the size of every file, so that all of them can be copied back.
-for file in "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,profile.log}; do
+for file in "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,kernels.log,kernels.jsonl,profile.jsonl,profile.log}; do
     [ -f "$file" ] || continue
     tail -c 1000000 "$file" >"$scratch/tail" && cp "$scratch/tail" "$file"
 done

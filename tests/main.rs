@@ -1,5 +1,6 @@
 //! The only test binary. Each module tests the part of the program that it is named after.
 
+mod benches;
 mod checkpoint;
 mod classics;
 mod cli;

@@ -4,6 +4,7 @@ mod algorithms;
 mod data_sheet;
 mod profile;
 mod roofline;
+mod site;
 mod timing;
 mod trace;
 

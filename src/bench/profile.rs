@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
+use super::site::site;
 use crate::ops::{
     Activation, Add, Backend, CopyBuffer, LimitSizes, Linear, LinearForward, MemorySizes, Op, Region, Span, Step,
     Subset, TIMED_RUNS,
@@ -40,6 +41,10 @@ pub struct Limits {
 #[derive(Debug, Serialize)]
 pub struct Part {
     pub label: String,
+    /// The operator with its shape, if it is timed alone elsewhere too; convolutions and linear layers are among the
+    /// algorithms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub site: Option<String>,
     pub milliseconds: f64,
     /// Fraction of the whole step's time.
     pub share: f64,
@@ -127,10 +132,12 @@ pub fn profile<B: Backend>(
     };
     let seconds: Vec<f64> = (0..runs[0].len()).map(median).collect();
     let total: f64 = seconds.iter().sum();
-    let part = |(step, &seconds): (&StepTime, &f64)| {
+    let precision = backend.info().precision;
+    let part = |((step, &seconds), timed): ((&StepTime, &f64), &Step)| {
         let Cost { flops, bytes } = step.cost;
         Part {
             label: step.label.clone(),
+            site: site(&timed.op, precision),
             milliseconds: seconds * 1e3,
             share: seconds / total,
             gflops: flops / seconds / 1e9,
@@ -138,7 +145,7 @@ pub fn profile<B: Backend>(
             of_limit: (flops / limits.flops).max(bytes / limits.bytes) / seconds,
         }
     };
-    let parts = runs[0].iter().zip(&seconds).map(part).collect();
+    let parts = runs[0].iter().zip(&seconds).zip(steps).map(part).collect();
     let whole = |run: &Vec<StepTime>| run.iter().map(|part| part.seconds).sum::<f64>();
     runs.sort_by(|a, b| whole(a).total_cmp(&whole(b)));
     Ok(Profile { limits, parts, milliseconds: total * 1e3, step: runs.swap_remove(repeats / 2) })

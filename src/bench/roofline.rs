@@ -39,7 +39,7 @@ struct Row {
     reads: Vec<usize>,
     writes: Vec<usize>,
     megaflops: f64,
-    /// Every operand counted once, in fp32.
+    /// Every operand counted once, in the precision's storage type.
     megabytes: f64,
     launches: Vec<String>,
     /// Lower bound from arithmetic, memory and launches.
@@ -78,7 +78,7 @@ impl PlanSummary {
 }
 
 fn row(plan: &Plan, values: &Step<ValueId>, step: &Step, precision: Precision, launches: Vec<String>) -> Row {
-    let cost = Cost::of(&step.op);
+    let cost = Cost::stored(&step.op, precision);
     // Parameters are not listed, because the layer's name identifies them.
     let is_planned = |value: &ValueId| plan.span(*value, 1).region.is_planned();
     let planned = |values: Vec<ValueId>| values.into_iter().filter(is_planned).collect();
@@ -128,7 +128,7 @@ pub fn print(out: &mut impl Write, summary: &PlanSummary) -> Result<()> {
     )?;
     writeln!(
         out,
-        "H200 µs is a lower bound from the data sheet, with {:.1} µs per launch and bytes in fp32: \
+        "H200 µs is a lower bound from the data sheet, with {:.1} µs per launch: \
          {h200_microseconds:.0} in total",
         LAUNCH * 1e6
     )?;

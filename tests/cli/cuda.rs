@@ -256,7 +256,9 @@ fn summary_shows_what_a_device_chooses() {
     };
     let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     let summary = json(&run(&["summary", "--plan", "--json"]));
-    let bench = json(&run(&["bench", "--steps", "2", "--algorithms", "--json"]));
+    let printed = run(&["bench", "--steps", "2", "--algorithms", "--json"]);
+    let bench = json(&printed);
+    crate::benches::compare_kernels(&printed, bench["algorithms"].as_array().expect("choices").len());
     assert_eq!(summary["algorithms"], bench["algorithms"]);
     assert_eq!(summary["graph_nodes"], bench["graph_nodes"]);
     let algorithms = summary["algorithms"].as_array().expect("choices");

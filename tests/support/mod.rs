@@ -18,6 +18,7 @@ pub enum Need {
     Mnist,
     Cifar10,
     CppCompiler,
+    Python,
     Nvrtc,
     Gpu,
     /// The absence of a CUDA toolkit.

@@ -1,0 +1,54 @@
+"""Sites: operators with their shapes, by the names that `cnn-cuda bench --json` gives them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PRECISIONS = ("fp16", "tf32", "fp32")
+HEAD = re.compile(r"(\w+) ([\d×]+)(?: to (\d+))?(?: k(\d+) s(\d+) p(\d+))?")
+
+
+@dataclass(frozen=True)
+class Site:
+    """An operator with its shape. Sizes that it does not have are 0."""
+
+    operator: str
+    channels: int
+    height: int
+    width: int
+    out_channels: int
+    kernel: int
+    stride: int
+    padding: int
+    batch: int
+    fused: frozenset[str]
+    precision: str
+
+    @classmethod
+    def parse(cls, name: str) -> Site:
+        """A site from its name, such as `conv2d_forward 64×56×56 to 64 k3 s1 p1, batch 128, with epilogue, fp16`."""
+        head, *rest = name.split(", ")
+        match = HEAD.fullmatch(head)
+        if not match or not rest or rest[-1] not in PRECISIONS:
+            raise ValueError(f"{name!r} is not the name of an operator with its shape and precision")
+        operator, shape, *numbers = match.groups()
+        channels, height, width = ([int(size) for size in shape.split("×")] + [1, 1])[:3]
+        batch = next((int(part.removeprefix("batch ")) for part in rest if part.startswith("batch ")), 0)
+        fused = frozenset(what for part in rest if part.startswith("with ") for what in part.removeprefix("with ").split(" and "))
+        return cls(operator, channels, height, width, *(int(number or 0) for number in numbers), batch, fused, rest[-1])
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.channels, self.height, self.width)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape after a convolution or pooling."""
+        along = [(size + 2 * self.padding - self.kernel) // self.stride + 1 for size in (self.height, self.width)]
+        return (self.batch, self.out_channels or self.channels, *along)
+
+    @property
+    def window(self) -> tuple[list[int], list[int], list[int]]:
+        """Stride, padding and dilation, as PyTorch's operators take them."""
+        return [self.stride] * 2, [self.padding] * 2, [1, 1]
