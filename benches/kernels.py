@@ -12,7 +12,8 @@ pooling, loss, update and gather. Sums of gradients, average pooling and other p
 `--ours FILE` takes what these commands printed, one JSON object per line, instead of running them, and runs no tests.
 
 PyTorch's result is compared with float64 first. A site whose result is wrong is marked and not counted. PyTorch's time is of
-the bare operation; cnn-cuda's includes what is fused with a product: bias, activation, pooling or their gradients.
+the bare operation; cnn-cuda's includes what is fused with a product: bias, activation, pooling or their gradients, and the
+sums of a batch norm beside it. PyTorch's batch norm includes these sums, cnn-cuda's does not: compare the totals of a step.
 
 --out gets a JSON object per line: one for the run, one per site. Exits with 1 if anything was wrong or is missing.
 """

@@ -67,10 +67,11 @@ fn kernels_are_compared_by_the_names_in_a_profile() {
     for name in [
         "batch_norm2d_forward 16×32×32, batch 2, with relu, fp32",
         "batch_norm2d_forward 64×8×8, batch 2, with sum and relu, fp32",
-        "batch_norm2d_backward 32×16×16, batch 2, with sum and relu, fp32",
+        "batch_norm2d_backward 32×16×16, batch 2, fp32",
+        "batch_norm2d_backward 32×16×16, batch 2, with relu, fp32",
     ] {
         assert!(sites.contains(&name), "{name} is not among {sites:#?}");
     }
-    assert!(all > 40 && sites.len() < 20, "{all} {sites:#?}");
+    assert!(all > 60 && sites.len() < all / 2, "{all} {sites:#?}");
     compare_kernels(&printed, sites.len());
 }

@@ -2,8 +2,8 @@
 //! layers have names of this form too, which a backend with a choice of algorithms gives them.
 
 use crate::ops::{
-    Activation, BatchNorm2dBackward, BatchNorm2dForward, Gather, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, Op,
-    Precision, SgdUpdate, SoftmaxCrossEntropy,
+    Activation, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward, Gather, MaxPool2d,
+    MaxPool2dBackward, MaxPool2dForward, Op, Precision, SgdUpdate, SoftmaxCrossEntropy,
 };
 
 /// The name of an operator that is no convolution or linear layer, with its shape, fused operations, batch and
@@ -13,13 +13,16 @@ pub fn site(op: &Op, precision: Precision) -> Option<String> {
         Op::Gather(Gather { shape, augmentation: None, output, .. }) => {
             (format!("gather {shape}"), vec![], output.len / shape.len())
         }
-        Op::BatchNorm2dForward(BatchNorm2dForward { op, activation, input, saved: Some(_), residual, .. }) => {
+        Op::BatchNorm2dForward(BatchNorm2dForward { op, activation, input, training: true, residual, .. }) => {
             let fused = vec![residual.map(|_| "sum"), relu(*activation)?];
             (format!("batch_norm2d_forward {}", op.input), fused, input.len / op.input.len())
         }
-        Op::BatchNorm2dBackward(BatchNorm2dBackward { op, activation, input, output, d_input: Some(_), .. }) => {
+        Op::BatchNorm2dBackwardSums(BatchNorm2dBackwardSums { op, activation, input, output, .. }) => {
             let fused = vec![output.map(|_| "sum"), relu(*activation)?];
-            (format!("batch_norm2d_backward {}", op.input), fused, input.len / op.input.len())
+            (format!("batch_norm2d_backward_sums {}", op.input), fused, input.len / op.input.len())
+        }
+        Op::BatchNorm2dBackwardInput(BatchNorm2dBackwardInput { op, activation, input, .. }) => {
+            (format!("batch_norm2d_backward {}", op.input), vec![relu(*activation)?], input.len / op.input.len())
         }
         Op::MaxPool2dForward(MaxPool2dForward { op, input, argmax: Some(_), .. }) => {
             (pooling("forward", *op)?, vec![], input.len / op.input.len())
