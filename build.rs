@@ -120,7 +120,7 @@ fn compile(
     }
 }
 
-/// PTX repeats itself so much that it shrinks to a tenth.
+/// Compresses PTX, to about a fifth.
 fn compress(ptx: &str) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(ptx.as_bytes()).expect("memory can be written");

@@ -109,8 +109,8 @@ pub(in crate::cuda) struct Modules {
     kernels: HashMap<String, Kernel>,
     /// Whether a kernel may be scheduled before the previous kernel has completed.
     pub dependent_launches: bool,
-    /// The modules own the functions.
-    _modules: Vec<Arc<CudaModule>>,
+    /// The modules, which own the functions.
+    _owners: Vec<Arc<CudaModule>>,
 }
 
 // SAFETY: function handles may be used from any thread that has the context current.
@@ -144,7 +144,7 @@ impl Modules {
             }
             modules.push(loaded);
         }
-        Ok(Self { kernels, dependent_launches, _modules: modules })
+        Ok(Self { kernels, dependent_launches, _owners: modules })
     }
 
     /// Launches a kernel with the given parameters, whose addresses are the device's. `follows_kernel` says that the
