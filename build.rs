@@ -1,9 +1,14 @@
-//! Compiles `kernels/*.cu` to PTX with NVRTC and embeds PTX and sources; without NVRTC, embeds only the sources.
+//! Compiles `kernels/*.cu` to PTX with NVRTC and embeds sources and compressed PTX; without NVRTC, embeds only the
+//! sources.
 
 use std::env;
 use std::fmt::Write;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 
 #[path = "src/cuda/driver/libraries.rs"]
 mod libraries;
@@ -35,14 +40,22 @@ fn main() {
     check_table(&kernels);
     let (nvrtc, headers) = (find_nvrtc(), files(&kernels, ".cuh"));
     let mut code = embedded_sources(&kernels, &headers);
-    code += "pub const PTX: &[(&str, &str, &str, &str)] = &[\n";
+    code += "pub const EMBEDDED: &[Embedded] = &[\n";
+    for old in ["ptx", "zlib"].iter().flat_map(|extension| files(&out, &format!(".{extension}"))) {
+        fs::remove_file(out.join(old)).expect("OUT_DIR can be written");
+    }
     if let Some(nvrtc) = &nvrtc {
         for module in sources::MODULES {
-            for storage in module.storages {
-                let (name, architecture) = (module.name, module.architecture());
-                let path = out.join(format!("{name}_{storage}.ptx"));
-                fs::write(&path, compile(nvrtc, &kernels, &headers, module, storage)).expect("OUT_DIR can be written");
-                writeln!(code, "({name:?}, {storage:?}, {architecture:?}, include_str!({path:?})),").expect("a string");
+            for (storage, target) in module.storages.iter().flat_map(|it| module.targets.iter().map(move |to| (it, to)))
+            {
+                let (name, target_name) = (module.name, target.name());
+                let ptx = compile(nvrtc, &kernels, &headers, name, *target, storage);
+                let path = out.join(format!("{name}_{storage}_{target_name}.ptx"));
+                let compressed = path.with_extension("zlib");
+                fs::write(&path, &ptx).expect("OUT_DIR can be written"); // for .ci/check_ptx
+                fs::write(&compressed, compress(&ptx)).expect("OUT_DIR can be written");
+                let fields = format!("module: {name:?}, storage: {storage:?}, target: {target_name:?}");
+                writeln!(code, "Embedded {{ {fields}, ptx: include_bytes!({compressed:?}) }},").expect("a string");
             }
         }
     }
@@ -87,17 +100,31 @@ fn find_nvrtc() -> Option<Nvrtc> {
     None
 }
 
-fn compile(nvrtc: &Nvrtc, kernels: &Path, headers: &[String], module: &sources::Module, storage: &str) -> String {
+fn compile(
+    nvrtc: &Nvrtc,
+    kernels: &Path,
+    headers: &[String],
+    module: &str,
+    target: sources::Target,
+    storage: &str,
+) -> String {
     let read = |name: &str| fs::read_to_string(kernels.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    let file = format!("{}.cu", module.name);
+    let file = format!("{module}.cu");
     let (source, texts): (String, Vec<String>) = (read(&file), headers.iter().map(|name| read(name)).collect());
     let headers: Vec<nvrtc::Source> =
         headers.iter().zip(&texts).map(|(name, text)| (name.as_str(), text.as_str())).collect();
     let name = format!("kernels/{file}");
-    match nvrtc.compile((&name, &source), &headers, &module.options(storage)) {
+    match nvrtc.compile((&name, &source), &headers, &target.options(storage)) {
         Ok(ptx) => ptx,
-        Err(log) => panic!("a CUDA kernel does not compile ({storage}, compute_{}):\n{log}", module.architecture()),
+        Err(log) => panic!("a CUDA kernel does not compile ({storage}, compute_{}):\n{log}", target.name()),
     }
+}
+
+/// Compresses PTX, to about a fifth.
+fn compress(ptx: &str) -> Vec<u8> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(ptx.as_bytes()).expect("memory can be written");
+    encoder.finish().expect("memory can be written")
 }
 
 /// The Rust code of the tables that embed the sources, for compilation at run time.

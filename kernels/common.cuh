@@ -30,8 +30,24 @@ struct Params {
     static constexpr u32 READS = READS_, POINTERS = POINTERS_, BYTES = BYTES_;
 };
 
+// Programmatic dependent launch: blocks of a kernel may be scheduled before the previous kernel of the stream has
+// completed. Waits until it has and its writes are visible, then lets the next kernel's blocks be scheduled. Every
+// kernel waits before it accesses global memory, so kernels that have completed are complete in order: the third kernel
+// waits for the second, which completed only after it had waited for the first. Without the launch attribute, neither
+// instruction has an effect. Targets before compute_90 have neither.
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#ifdef CNN_CUDA_EMULATOR
+    emulator_wait_for_previous_kernel();
+#elif __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Defines a kernel with parameters `p`. Its name gets a suffix for the storage type. KERNEL(name, Type) has BLOCK threads,
 // and two of its blocks share a multiprocessor; KERNEL(name, Type, threads, blocks) declares other numbers.
+//
+// The braces that follow are the body, a function that the kernel calls after wait_for_previous_kernel().
 //
 // A kernel whose name ends in `_vec` is a variant for channel counts that are multiples of VEC: each thread handles 16
 // bytes.
@@ -45,9 +61,14 @@ typedef float real;
 #define KERNEL(name, ...) KERNEL_OF(__VA_ARGS__, SIZED, UNUSED, USUAL)(name, __VA_ARGS__)
 #define KERNEL_OF(type, threads, blocks, kind, ...) KERNEL_##kind
 #define KERNEL_USUAL(name, type) KERNEL_SIZED(name, type, BLOCK, 2)
-#define KERNEL_SIZED(name, type, threads, blocks)                                 \
-    static_assert(sizeof(type) == type::BYTES, "the layout is shared with Rust"); \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) KERNEL_NAME(name)(const __grid_constant__ type p)
+#define KERNEL_SIZED(name, type, threads, blocks)                                                                     \
+    static_assert(sizeof(type) == type::BYTES, "the layout is shared with Rust");                                     \
+    static __device__ __forceinline__ void name##_body(const type& p);                                                \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) KERNEL_NAME(name)(const __grid_constant__ type p) { \
+        wait_for_previous_kernel();                                                                                   \
+        name##_body(p);                                                                                               \
+    }                                                                                                                 \
+    static __device__ __forceinline__ void name##_body(const type& p)
 
 // A block's dynamic shared memory, as an array named `name`.
 #ifdef CNN_CUDA_EMULATOR

@@ -4,6 +4,7 @@
 mod asynchrony;
 mod blas;
 mod captures;
+mod dependent;
 mod device;
 mod driver;
 mod faults;

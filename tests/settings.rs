@@ -168,7 +168,7 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     let mut count = 0;
     for flag in flags() {
         let key = long(&flag);
-        if !exists(key) || ["mean", "std", "shuffle", "init", "dataset"].contains(&key) {
+        if !exists(key) || ["mean", "std", "shuffle", "dependent-launch", "init", "dataset"].contains(&key) {
             continue;
         }
         let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(key)) };
@@ -188,6 +188,10 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     assert!(!exists("lr") && !exists("dataset"));
     let shuffled = |flags: &[&str]| config("", flags).hyperparameters().shuffle;
     assert!(shuffled(&[]) && !shuffled(&["--no-shuffle"]) && shuffled(&["--no-shuffle", "--shuffle"]));
+    let dependent = |text: &str, flags: &[&str]| config(text, flags).settings.device.dependent_launch;
+    assert_eq!([dependent("", &[]), dependent("", &["--no-dependent-launch"])], [Some(true), Some(false)]);
+    let off = "dependent-launch = false";
+    assert_eq!([dependent(off, &[]), dependent(off, &["--dependent-launch"])], [Some(false), Some(true)]);
     // A flag overrides the recipe even if its value is the default.
     let flat = config("[augmentation]\ncrop-padding = 4\n", &["--crop-padding=0"]);
     assert!(flat.settings.augmentation.is_none());

@@ -82,6 +82,7 @@ fn cuda_options(settings: &DeviceSettings, ordinal: usize) -> Options {
         precision: settings.precision.unwrap_or_default(),
         workspace: settings.workspace_mb.map_or(cuda::DEFAULT_WORKSPACE, |mb| mb.saturating_mul(1_000_000)),
         graphs: true,
+        dependent_launches: settings.dependent_launch.unwrap_or(true),
         algorithm: settings.conv_algo.unwrap_or_default().algorithm(),
         tile: None,
         recorded: settings.algorithms.clone(),

@@ -90,7 +90,7 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
     let mut out = Stdout::default();
     let is_given = args.device.0 != DeviceSettings::default();
     usage(args.plan || !is_given, || {
-        "--device, --precision, --threads, --workspace-mb and --conv-algo require --plan".into()
+        "--device, --precision, --threads, --workspace-mb, --conv-algo and --dependent-launch require --plan".into()
     })?;
     if !args.plan && args.network.model.0.model.is_none() {
         let given = args.network != NetworkFlags::default();

@@ -18,7 +18,7 @@ mod sets;
 mod state;
 mod tune;
 
-pub use driver::{devices, embedded as embedded_kernels};
+pub use driver::{Embedded, devices, embedded as embedded_kernels};
 pub use options::{DEFAULT_WORKSPACE, Options};
 pub use run::Program;
 
@@ -80,9 +80,10 @@ impl Cuda {
         driver::check_device(&context)?;
         let stream = context.new_stream().map_err(error::driver).context("creating a CUDA stream")?;
         let (capability, shared) = (driver::capability(&context)?, driver::shared_limit(&context));
-        let modules = Modules::load(&context, capability, precision)?;
+        let modules = Modules::load(&context, capability, precision, options.dependent_launches)?;
         let blas = Blas::new(&stream, precision)?;
-        let tuner = Tuner::new(options.requested(), options.recorded.clone(), || driver::identity(&context))?;
+        let identity = || driver::identity(&context, modules.dependent_launches);
+        let tuner = Tuner::new(options.requested(), options.recorded.clone(), identity)?;
         let mut memory = Memory::new(&stream, precision)?;
         state::allocate(&mut memory, precision)?;
         let (runner, sets, state) = (Runner { stream, modules, blas }, [None, None], State::default());

@@ -17,6 +17,9 @@ pub struct Options {
     pub workspace: usize,
     /// Whether to capture programs as CUDA graphs and replay them; the results are the same either way.
     pub graphs: bool,
+    /// Whether to schedule the blocks of a kernel while the previous kernel completes, where device and driver allow it;
+    /// the results are the same either way.
+    pub dependent_launches: bool,
     /// Algorithm for all convolutions and linear layers that support it; `None` selects the fastest for each.
     pub algorithm: Option<Algorithm>,
     /// With implicit GEMM as the algorithm: the tile wherever it applies; `None` selects the usual one for each.
@@ -40,6 +43,7 @@ impl Default for Options {
             precision: Precision::default(),
             workspace: DEFAULT_WORKSPACE,
             graphs: true,
+            dependent_launches: true,
             algorithm: None,
             tile: None,
             recorded: BTreeMap::new(),

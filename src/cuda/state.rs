@@ -128,7 +128,7 @@ impl TrainingState for Cuda {
         let [weights, average] = [Buffer::Parameters, Buffer::Average].map(|buffer| self.memory.get(buffer));
         let (bytes, average) = (weights?.len(), average?.len());
         ensure!(bytes == average, "no average of the parameters is kept");
-        self.runner.launch(&self.memory, &swap_average(bytes / 4, self.target()?)?)
+        self.runner.launch(&self.memory, None, &swap_average(bytes / 4, self.target()?)?)
     }
 
     fn loss_scale(&mut self) -> Result<Option<LossScale>> {

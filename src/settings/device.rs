@@ -13,7 +13,8 @@ use crate::data::Residency;
 use crate::ops::{Algorithm, Precision};
 
 /// Settings of this group that may change when a run is resumed.
-pub(super) const CHANGEABLE: &[&str] = &["device", "precision", "threads", "workspace-mb", "conv-algo", "residency"];
+pub(super) const CHANGEABLE: &[&str] =
+    &["device", "precision", "threads", "workspace-mb", "conv-algo", "dependent-launch", "residency"];
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -34,6 +35,10 @@ pub struct DeviceSettings {
     /// Algorithm for convolutions and linear layers on a CUDA device [default: auto]
     #[arg(long, value_enum, value_name = "ALGORITHM")]
     pub conv_algo: Option<ConvAlgo>,
+    /// On CUDA devices of compute capability 9.0 and later, schedule a kernel while the previous one completes; results
+    /// do not depend on it, and --no-dependent-launch switches it off
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "true")]
+    pub dependent_launch: Option<bool>,
     /// Algorithms chosen by the run that is resumed, by operator, each with its tile if it has one.
     #[arg(skip)]
     #[serde(skip)]

@@ -1,21 +1,25 @@
 //! Layers of settings: flags override a recipe, which overrides the defaults.
 
 use anyhow::{Context, Result};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::Settings;
 
-/// Settings without their defaults: a setting that no flag gives is `None`. The help still shows the defaults.
+/// Settings without their defaults: a setting that no flag gives is `None`. The help still shows the defaults. A switch
+/// that is on by default has a flag `--no-…` too.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Given<T>(pub T);
 
-impl<T: Args> Args for Given<T> {
+impl<T: Args + Serialize + for<'de> Deserialize<'de>> Args for Given<T> {
     fn augment_args(command: Command) -> Command {
-        // The command that includes these flags decides their order in the help.
-        let flags = arguments::<T>().into_iter().map(|flag| without_default(flag).display_order(None));
-        flags.fold(command, Command::arg)
+        arguments::<T>().into_iter().fold(command, |command, argument| {
+            let off = is_on_by_default(&argument).then(|| off_flag(&argument));
+            // The command that includes these flags decides their order in the help.
+            command.arg(without_default(argument).display_order(None)).args(off)
+        })
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -23,13 +27,22 @@ impl<T: Args> Args for Given<T> {
     }
 }
 
-impl<T: FromArgMatches> FromArgMatches for Given<T> {
+impl<T: Args + Serialize + for<'de> Deserialize<'de>> FromArgMatches for Given<T> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        T::from_arg_matches(matches).map(Self)
+        let given = T::from_arg_matches(matches)?;
+        let keys = arguments::<T>().into_iter().filter(is_on_by_default).map(|argument| key(&argument));
+        let off: Vec<String> = keys.filter(|key| matches.get_flag(&format!("no-{key}"))).collect();
+        if off.is_empty() {
+            return Ok(Self(given));
+        }
+        let mut all = table(&given).map_err(|error| Error::raw(ErrorKind::InvalidValue, error))?;
+        all.extend(off.into_iter().map(|key| (key, Value::Boolean(false))));
+        all.try_into().map(Self).map_err(|error| Error::raw(ErrorKind::InvalidValue, error))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
-        self.0.update_from_arg_matches(matches)
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 
@@ -63,6 +76,17 @@ fn can_be_off(argument: &Arg) -> bool {
     is_switch(argument) || default.all(|value| matches!(&*value.to_string_lossy(), "0" | "constant"))
 }
 
+/// Whether a setting is a switch that is on by default.
+fn is_on_by_default(argument: &Arg) -> bool {
+    is_switch(argument) && argument.get_default_values() == ["true"]
+}
+
+/// The hidden flag `--no-…` of a setting.
+fn off_flag(argument: &Arg) -> Arg {
+    let name = format!("no-{}", key(argument));
+    Arg::new(name.clone()).long(name).action(ArgAction::SetTrue).hide(true).overrides_with(argument.get_id())
+}
+
 /// Removes an argument's default value, and appends it to the help text instead.
 fn without_default(argument: Arg) -> Arg {
     let default: Vec<_> = argument.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
@@ -93,11 +117,8 @@ pub struct Layer {
 impl Args for Layer {
     fn augment_args(command: Command) -> Command {
         let command = Given::<Settings>::augment_args(command);
-        arguments::<Settings>().into_iter().filter(can_be_off).fold(command, |command, argument| {
-            let name = format!("no-{}", key(&argument));
-            let off = Arg::new(name.clone()).long(name).action(ArgAction::SetTrue).hide(true);
-            command.arg(off.overrides_with(argument.get_id()))
-        })
+        let others = arguments::<Settings>().into_iter().filter(|it| can_be_off(it) && !is_on_by_default(it));
+        command.args(others.map(|argument| off_flag(&argument)))
     }
 
     fn augment_args_for_update(command: Command) -> Command {

@@ -5,6 +5,7 @@ mod cuda;
 mod cuda_mnist;
 mod cuda_tiles;
 mod datasets;
+mod dependent;
 mod errors;
 mod recipes;
 mod runs;

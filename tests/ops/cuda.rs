@@ -30,6 +30,7 @@ pub fn options(precision: Precision) -> Options {
         precision,
         workspace: 64 << 20,
         graphs: false,
+        dependent_launches: true,
         algorithm: Some(Algorithm::Direct),
         tile: None,
         recorded: BTreeMap::new(),
@@ -306,7 +307,9 @@ fn embedded_kernels_are_ptx_for_their_target() {
     if embedded.is_empty() {
         return skip(Need::Nvrtc, "the program was built without NVRTC, so its kernels are compiled at run time");
     }
-    for (stem, storage, target, ptx) in embedded {
+    for kernels in embedded {
+        let (stem, storage, target) = (kernels.module, kernels.storage, kernels.target);
+        let ptx = kernels.ptx().expect("the PTX inflates");
         assert!(ptx.contains(&format!(".target sm_{target}")), "{stem}_{storage} is not for sm_{target}");
         assert!(ptx.contains(".visible .entry ") && ptx.contains(&format!("_{storage}(")), "{stem}_{storage}");
     }

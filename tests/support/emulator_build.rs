@@ -41,6 +41,7 @@ const DRIVER: &[&str] = &[
     "capture",
     "copies",
     "copy",
+    "dependent",
     "device",
     "event",
     "faults",

@@ -87,6 +87,21 @@ fn implicit_gemm_is_bit_identical_in_reruns_and_graphs() {
     });
 }
 
+/// On a GPU, kernels then overlap. The emulator runs one at a time.
+#[test]
+fn dependent_launches_do_not_change_the_numbers() {
+    on_cuda(|| {
+        for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
+            let run = |dependent_launches| {
+                let algorithm = Some(Algorithm::Implicit);
+                let options = Options { graphs: true, dependent_launches, algorithm, ..options(precision) };
+                few_steps(Cuda::new(options).expect("a CUDA device"))
+            };
+            assert!(run(true) == run(false), "dependent launches change the numbers in {precision}");
+        }
+    });
+}
+
 /// Weights and step losses of a short run, as bits.
 fn few_steps<B: Backend>(backend: B) -> (Vec<u32>, Vec<u32>) {
     let hyper = Hyperparameters { epochs: 1, max_steps: Some(4), ..two_epochs() };

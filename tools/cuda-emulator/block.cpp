@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "async.h"
+#include "dependent.h"
 #include "emulator.h"
 #include "fiber.h"
 #include "races.h"
@@ -60,6 +61,7 @@ void fiber_main() {
             launch->kernel->run_thread(parameters.data());
             copies::end_thread();
             products::end_thread();
+            dependent::end_thread();
             waits[current].kind = Wait::exited;
         }
         Fiber::leave();
@@ -274,6 +276,7 @@ void run_grid(const Launch& request) {
     blockDim = {request.block[0], request.block[1], request.block[2]};
     thread_count = blockDim.x * blockDim.y * blockDim.z;
     shared::begin_launch(request.shared_bytes);
+    dependent::begin_launch(request.dependent);
     races::begin_launch(request);
     const uint64_t blocks = static_cast<uint64_t>(gridDim.x) * gridDim.y * gridDim.z;
     device_nanoseconds() += blocks * thread_count;
@@ -286,6 +289,7 @@ void run_grid(const Launch& request) {
         shared::begin_block(thread_count);
         copies::begin_block(thread_count);
         products::begin_block(thread_count);
+        dependent::begin_block(thread_count);
         if (races::checking) races::begin_block(block, thread_count);
         run_block();
         shared::end_block();

@@ -8,6 +8,7 @@
 
 #include "async.h"
 #include "cuda_device.h"
+#include "dependent.h"
 #include "emulator.h"
 #include "races.h"
 #include "shared.h"
@@ -115,6 +116,7 @@ void emulator_copy_async(unsigned to, const void* from, unsigned bytes, unsigned
     }
     shared::check_settled(to, bytes, "cp.async writes", place);
     if (present) copies::check_source(from, present, place);
+    if (dependent::is_early()) fail_at(CUDA_ERROR_LAUNCH_FAILED, "cp.async before griddepcontrol.wait", place);
     Thread& thread = threads[running_thread_index()];
     thread.copies.push_back({from, to, static_cast<uint8_t>(bytes), static_cast<uint8_t>(present), place});
     if (races::checking) thread.copies.back().note_race_accesses();

@@ -62,6 +62,8 @@ void emulator_barrier(const char* file, int line);
 uint64_t emulator_warp(WarpOp op, unsigned mask, uint64_t value, unsigned argument, unsigned width, const char* file,
                        int line);
 
+void emulator_wait_for_previous_kernel();  // griddepcontrol.wait; nothing in a module for a target before sm_90.
+
 #define __syncthreads() emulator_barrier(__FILE__, __LINE__)
 #define __syncwarp(...) emulator_syncwarp(__FILE__, __LINE__, ##__VA_ARGS__)
 #define __ballot_sync(mask, predicate) emulator_ballot(mask, (predicate) != 0, __FILE__, __LINE__)

@@ -65,4 +65,20 @@ using CUgraphExec = emulator::GraphExec*;
 using CUmodule = emulator::Module*;
 using CUfunction = emulator::Function*;
 
+struct CUlaunchAttribute {
+    unsigned id, padding;
+    union {
+        char bytes[64];
+        int number;
+    } value;
+};
+static_assert(sizeof(CUlaunchAttribute) == 72, "the layout is the driver's");
+struct CUlaunchConfig {
+    unsigned grid[3], block[3], shared_bytes;
+    CUstream stream;
+    const CUlaunchAttribute* attributes;
+    unsigned attribute_count;
+};
+static_assert(sizeof(CUlaunchConfig) == 56, "the layout is the driver's");
+
 #define CUDA_API extern "C" __attribute__((visibility("default"))) CUresult

@@ -88,7 +88,8 @@ struct Launch {
     unsigned grid[3], block[3];
     size_t shared_bytes;
     std::vector<std::vector<unsigned char>> parameters;
-    Target target;  // Of its module.
+    Target target;   // Of its module.
+    bool dependent;  // It may be scheduled before the previous kernel of the stream has completed.
 };
 void run_grid(const Launch& launch);
 void abandon_grid();  // Called after a fault in the running grid.
@@ -121,6 +122,7 @@ struct Operation {
     std::function<CUresult()> run;
     // The device pointers passed to it, if known: those that it may write to, and those that it only reads.
     std::vector<uintptr_t> writes = {}, reads = {};
+    bool dependent = false;  // A kernel that may be scheduled before the previous one has completed.
 };
 // An entry of a stream's queue: an operation, an event record, or a wait for work of other streams.
 struct Work {

@@ -1,8 +1,8 @@
-// cuLaunchKernel: checks the device's limits and copies the parameters when it is called.
+// Launches: checks the device's limits and copies the parameters when a launch is called.
+#include "launch.h"
+
 #include <cstdio>
 #include <cstdlib>
-
-#include "emulator.h"
 
 namespace emulator {
 namespace {
@@ -70,22 +70,23 @@ void record_launch(const Kernel& kernel) {
 }
 
 }  // namespace
-}  // namespace emulator
 
-using namespace emulator;
-
-CUDA_API cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                        unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters,
-                        void** extra) {
-    EMULATOR_ENTER();
+CUresult launch(const LaunchRequest& request) {
+    const CUfunction handle = request.function;
     const Function* function = as_function(handle);
-    if (!function || !is_stream(stream)) return CUDA_ERROR_INVALID_HANDLE;
-    if (extra || (!parameters && function->kernel->parameter_count)) return CUDA_ERROR_INVALID_VALUE;
-    Launch launch{function->kernel, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, {},
-                  function->target};
+    if (!function || !is_stream(request.stream)) return CUDA_ERROR_INVALID_HANDLE;
+    if (request.extra || (!request.parameters && function->kernel->parameter_count)) return CUDA_ERROR_INVALID_VALUE;
+    const auto &grid = request.grid, &block = request.block;
+    Launch launch{function->kernel,
+                  {grid[0], grid[1], grid[2]},
+                  {block[0], block[1], block[2]},
+                  request.shared_bytes,
+                  {},
+                  function->target,
+                  request.dependent};
     if (CUresult refused = check_limits(function, launch)) return refused;
     for (unsigned i = 0; i < launch.kernel->parameter_count; ++i) {
-        const auto* bytes = static_cast<const unsigned char*>(parameters[i]);
+        const auto* bytes = static_cast<const unsigned char*>(request.parameters[i]);
         launch.parameters.emplace_back(bytes, bytes + launch.kernel->parameter_sizes[i]);
     }
     PointerArguments arguments = pointer_arguments(launch);
@@ -101,7 +102,26 @@ CUDA_API cuLaunchKernel(CUfunction handle, unsigned grid_x, unsigned grid_y, uns
                         }};
     operation.writes = std::move(arguments.writes);
     operation.reads = std::move(arguments.reads);
-    return submit(stream, std::move(operation));
+    operation.dependent = request.dependent;
+    return submit(request.stream, std::move(operation));
+}
+
+}  // namespace emulator
+
+using namespace emulator;
+
+CUDA_API cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                        unsigned block_y, unsigned block_z, unsigned shared_bytes, CUstream stream, void** parameters,
+                        void** extra) {
+    EMULATOR_ENTER();
+    return launch({function,
+                   {grid_x, grid_y, grid_z},
+                   {block_x, block_y, block_z},
+                   shared_bytes,
+                   stream,
+                   parameters,
+                   extra,
+                   false});
 }
 
 CUDA_API cuLaunchCooperativeKernel(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,

@@ -10,6 +10,7 @@
 #include <cstdlib>
 
 #include "cuda_device.h"
+#include "dependent.h"
 #include "emulator.h"
 #include "shared.h"
 
@@ -145,6 +146,13 @@ Cell* cells_of(const Region& region, uintptr_t address, size_t bytes, Cell** end
     return region.cells + ((address - region.start) >> shift);
 }
 
+// The previous kernel may still write to global memory until the thread has waited for it.
+void check_waited(const Region& region, uintptr_t address, const Access& access) {
+    if (&region != &device || !dependent::is_early()) return;
+    fail_running(CUDA_ERROR_LAUNCH_FAILED, describe_address(address, access.kind == Access::write) +
+                                               ", before griddepcontrol.wait" + line_of(access.pc));
+}
+
 }  // namespace
 
 void begin_launch(const Launch& launch) {
@@ -187,6 +195,7 @@ static void check_cells(const void* at, size_t bytes, const Access& access, Visi
     const auto address = reinterpret_cast<uintptr_t>(at);
     const Region* region = region_of(address);
     if (!region) return;
+    check_waited(*region, address, access);
     const uint32_t own = own_mark();
     Cell* end;
     for (Cell* cell = cells_of(*region, address, bytes, &end); cell < end; ++cell) {
@@ -227,11 +236,13 @@ static void note_atomic(const void* to, size_t bytes, const void* pc, bool order
     const auto address = reinterpret_cast<uintptr_t>(to);
     const Region* region = region_of(address);
     if (!region) return;
+    const Access access{Access::atomic, pc};
+    check_waited(*region, address, access);
     own_mark();
     Cell* end;
     uint32_t atomics = 0;
     for (Cell* cell = cells_of(*region, address, bytes, &end); cell < end; ++cell) {
-        Check{*region, address, Access{Access::atomic, pc}}.atomic(*cell, atomics);
+        Check{*region, address, access}.atomic(*cell, atomics);
     }
     add_atomic(atomics, orders);
 }

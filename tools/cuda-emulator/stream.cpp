@@ -1,10 +1,23 @@
 // Streams: operations are added to the stream's queue, or to a graph while the stream is capturing.
+#include <cstdio>
+#include <cstdlib>
+
 #include "emulator.h"
 
 namespace emulator {
 namespace {
 
 Handles<Stream> streams;
+
+// Appends what a call submits to the file named by CUDA_EMULATOR_SUBMITTED, not what a graph repeats.
+void record(const Operation& operation) {
+    static const char* const path = getenv("CUDA_EMULATOR_SUBMITTED");
+    if (!path) return;
+    if (FILE* file = fopen(path, "a")) {
+        fprintf(file, "%s%s\n", operation.dependent ? "dependent " : "", operation.what.c_str());
+        fclose(file);
+    }
+}
 
 }  // namespace
 
@@ -28,6 +41,7 @@ CUresult submit(Stream* stream, std::shared_ptr<Operation> operation, size_t sta
 }
 
 CUresult submit(Stream* stream, Operation operation, size_t staged_bytes) {
+    record(operation);
     return submit(stream, std::make_shared<Operation>(std::move(operation)), staged_bytes);
 }
 

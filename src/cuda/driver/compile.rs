@@ -11,22 +11,23 @@ use tracing::{debug, info};
 
 use super::libraries;
 use super::nvrtc::Nvrtc;
-use super::sources::Module;
+use super::sources::{Module, Target};
 use crate::files::write_atomically;
 use crate::rng::fingerprint;
 
-/// The PTX of one module, from the cache or from NVRTC.
+/// The PTX of one module for a target, from the cache or from NVRTC.
 ///
 /// # Errors
 /// If no usable NVRTC is found, or the file does not compile.
 pub(in crate::cuda) fn at_run_time(
     module: &Module,
+    target: Target,
     source: &str,
     headers: &[(&str, &str)],
     storage: &str,
 ) -> Result<String> {
     let nvrtc = nvrtc()?;
-    let (name, options) = (module.name, module.options(storage));
+    let (name, options) = (module.name, target.options(storage));
     let mut parts = vec![source.to_string(), options.join(" "), format!("{:?}", nvrtc.version)];
     parts.extend(headers.iter().map(|(_, text)| (*text).to_string()));
     let key = fingerprint(parts.iter().map(String::as_bytes));
@@ -38,9 +39,9 @@ pub(in crate::cuda) fn at_run_time(
     }
     static LOGGED: Once = Once::new();
     LOGGED.call_once(|| info!("compiling CUDA kernels with NVRTC {}.{}", nvrtc.version.0, nvrtc.version.1));
-    debug!("compiling kernels/{}.cu for {storage}", module.name);
+    debug!("compiling kernels/{name}.cu for {storage} and compute_{}", target.name());
     let ptx = nvrtc
-        .compile((&format!("kernels/{}.cu", module.name), source), headers, &options)
+        .compile((&format!("kernels/{name}.cu"), source), headers, &options)
         .map_err(|log| anyhow!("a CUDA kernel failed to compile:\n{log}"))?;
     if let Some(path) = cached {
         write_to_cache(&path, &ptx);

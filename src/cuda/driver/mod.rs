@@ -13,9 +13,9 @@ mod turn;
 
 pub(super) use blas::Blas;
 pub(super) use compile::{cache_folder, write_to_cache};
-pub use modules::embedded;
 #[cfg(test)]
 pub(super) use modules::kernels_for;
+pub use modules::{Embedded, embedded};
 pub(super) use modules::{Modules, identity};
 pub use probe::devices;
 pub(super) use probe::{capability, check_device, check_driver, limit_sizes, shared_limit};

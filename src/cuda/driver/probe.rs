@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::error;
+use super::sources::DEPENDENT_LAUNCH;
 use crate::ops::LimitSizes;
 
 /// The oldest supported driver, by the CUDA version it supports.
@@ -73,6 +74,12 @@ pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
 pub(in crate::cuda) fn capability(context: &CudaContext) -> Result<u32> {
     let (major, minor) = context.compute_capability().map_err(error::driver)?;
     Ok(u32::try_from(10 * major + minor)?)
+}
+
+/// Whether device and driver have programmatic dependent launch, by the device's compute capability. Drivers before CUDA
+/// 12.3 cannot capture it in a graph.
+pub(super) fn has_dependent_launch(capability: u32) -> Result<bool> {
+    Ok(capability >= DEPENDENT_LAUNCH && driver_version()? >= (12, 3))
 }
 
 /// Bytes of dynamic shared memory that every kernel may use on every device; more must be requested.

@@ -1,17 +1,13 @@
 //! The kernel modules, their compiler options and the devices that they are for, shared by the build script and
 //! compilation at run time.
 
-use std::ops::RangeInclusive;
-
 /// A kernel file.
 pub struct Module {
     /// Its file in `kernels/`, without the extension.
     pub name: &'static str,
-    /// The compute capabilities of the devices that load it, as 10·major + minor. It is compiled for the lowest: the
-    /// driver compiles its PTX for any later device, so more targets would only make the program larger.
-    pub capabilities: RangeInclusive<u32>,
-    /// `a` if it uses instructions of an architecture alone, such as `sm_90a`; such PTX runs on no later device.
-    pub feature: &'static str,
+    /// What it is compiled for, in increasing order. A device loads the last that it can use; the first has what the
+    /// kernels need.
+    pub targets: &'static [Target],
     /// The storage types that it is compiled for, as suffixes of kernel names.
     pub storages: &'static [&'static str],
     /// Whether it multiplies with tensor cores, which round fp32. It is then loaded only for tf32 and fp16.
@@ -19,6 +15,20 @@ pub struct Module {
     /// The module that is not needed if this one is loaded.
     pub replaces: Option<&'static str>,
 }
+
+/// An architecture that PTX is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// The compute capability, as 10·major + minor.
+    pub capability: u32,
+    /// Whether it has the instructions of that architecture alone, such as those of `sm_90a`. Such PTX runs on no later
+    /// device; the driver compiles other PTX for any later one.
+    pub specific: bool,
+}
+
+/// The first target whose kernels wait for the previous kernel before they access memory, as programmatic dependent
+/// launch requires; `wait_for_previous_kernel` in `kernels/common.cuh`.
+pub const DEPENDENT_LAUNCH: u32 = 90;
 
 pub const MODULES: &[Module] = &[
     module("activation"),
@@ -43,29 +53,40 @@ pub const MODULES: &[Module] = &[
 
 /// A module for all devices and precisions.
 const fn module(name: &'static str) -> Module {
-    let storages = &["f32", "f16"];
-    Module { name, capabilities: 75..=u32::MAX, feature: "", storages, tensor_cores: false, replaces: None }
+    let targets = const { &[Target::since(75), Target::since(DEPENDENT_LAUNCH)] };
+    Module { name, targets, storages: &["f32", "f16"], tensor_cores: false, replaces: None }
 }
 
 /// A module that uses the tensor cores and asynchronous copies of compute_80.
 const fn tensor_cores(name: &'static str) -> Module {
-    Module { capabilities: 80..=u32::MAX, tensor_cores: true, ..module(name) }
+    let targets = const { &[Target::since(80), Target::since(DEPENDENT_LAUNCH)] };
+    Module { targets, tensor_cores: true, ..module(name) }
 }
 
 /// A module that uses the products of warpgroups, which only compute_90a has.
 const fn warpgroups(name: &'static str) -> Module {
-    Module { capabilities: 90..=90, feature: "a", tensor_cores: true, ..module(name) }
+    let targets = &[Target { capability: 90, specific: true }];
+    Module { targets, tensor_cores: true, ..module(name) }
 }
 
-impl Module {
-    /// The architecture that it is compiled for, as in `sm_75`, without the prefix.
-    pub fn architecture(&self) -> String {
-        format!("{}{}", self.capabilities.start(), self.feature)
+impl Target {
+    const fn since(capability: u32) -> Self {
+        Self { capability, specific: false }
+    }
+
+    /// Its name, as in `sm_75` or `sm_90a`, without the prefix.
+    pub fn name(self) -> String {
+        format!("{}{}", self.capability, if self.specific { "a" } else { "" })
+    }
+
+    /// Whether a device of a compute capability runs such PTX.
+    pub fn runs_on(self, capability: u32) -> bool {
+        if self.specific { self.capability == capability } else { self.capability <= capability }
     }
 
     /// NVRTC's options for one storage type, `f32` or `f16`.
-    pub fn options(&self, storage: &str) -> Vec<String> {
-        let mut options = vec![format!("--gpu-architecture=compute_{}", self.architecture()), "--std=c++17".into()];
+    pub fn options(self, storage: &str) -> Vec<String> {
+        let mut options = vec![format!("--gpu-architecture=compute_{}", self.name()), "--std=c++17".into()];
         if storage == "f16" {
             options.push("-DREAL_F16".into());
         }
@@ -73,15 +94,21 @@ impl Module {
     }
 }
 
-/// The modules that a device loads for a storage type, by its compute capability and whether the precision allows tensor
-/// cores.
-pub fn modules_for(capability: u32, storage: &str, tensor_cores: bool) -> Vec<&'static Module> {
-    let is_for = |module: &&Module| {
-        module.capabilities.contains(&capability)
-            && module.storages.contains(&storage)
-            && (tensor_cores || !module.tensor_cores)
+impl Module {
+    /// What a device of a compute capability loads; `None` if it cannot use the module.
+    pub fn target_for(&self, capability: u32) -> Option<Target> {
+        self.targets.iter().rfind(|target| target.runs_on(capability)).copied()
+    }
+}
+
+/// The modules that a device loads for a storage type, each with its target, by the device's compute capability and
+/// whether the precision allows tensor cores.
+pub fn modules_for(capability: u32, storage: &str, tensor_cores: bool) -> Vec<(&'static Module, Target)> {
+    let usable = |module: &'static Module| {
+        let fits = module.storages.contains(&storage) && (tensor_cores || !module.tensor_cores);
+        fits.then_some((module, module.target_for(capability)?))
     };
-    let modules: Vec<&Module> = MODULES.iter().filter(is_for).collect();
-    let is_replaced = |module: &Module| modules.iter().any(|other| other.replaces == Some(module.name));
-    modules.iter().copied().filter(|module| !is_replaced(module)).collect()
+    let modules: Vec<(&Module, Target)> = MODULES.iter().filter_map(usable).collect();
+    let is_replaced = |module: &Module| modules.iter().any(|(other, _)| other.replaces == Some(module.name));
+    modules.iter().copied().filter(|(module, _)| !is_replaced(module)).collect()
 }

@@ -25,12 +25,15 @@ pub(super) struct Runner {
 }
 
 impl Runner {
-    pub fn launch(&self, memory: &Memory, launch: &Launch) -> Result<()> {
+    /// Launches `launch`. `previous` is the launch before it in the same sequence, if there is one: if both are kernels,
+    /// this one may be scheduled before that one has completed.
+    pub fn launch(&self, memory: &Memory, previous: Option<&Launch>, launch: &Launch) -> Result<()> {
         let resolve = |address: Address| memory.resolve(address);
         match launch {
             Launch::Kernel(kernel) => {
                 let mut params = kernel.resolved(resolve)?;
-                self.modules.launch(&self.stream, kernel, &mut params)
+                let follows_kernel = matches!(previous, Some(Launch::Kernel(_)));
+                self.modules.launch(&self.stream, kernel, &mut params, follows_kernel)
             }
             Launch::Gemm(gemm) => self.blas.gemm(&gemm.resolved(&resolve)?),
             Launch::LtGemm(gemm, epilogue) => {
@@ -39,8 +42,10 @@ impl Runner {
         }
     }
 
+    /// Launches a sequence.
     pub fn launch_all<'a>(&self, memory: &Memory, launches: impl IntoIterator<Item = &'a Launch>) -> Result<()> {
-        launches.into_iter().try_for_each(|launch| self.launch(memory, launch))
+        let mut previous = None;
+        launches.into_iter().try_for_each(|launch| self.launch(memory, previous.replace(launch), launch))
     }
 }
 
@@ -92,9 +97,12 @@ impl Program {
     }
 
     fn launch(&self, runner: &Runner, memory: &Memory) -> Result<()> {
+        let mut previous = None;
         for LoweredStep { step, launches, .. } in &self.steps {
             check_operands(memory, step)?;
-            runner.launch_all(memory, launches).with_context(|| step.label.clone())?;
+            for launch in launches {
+                runner.launch(memory, previous.replace(launch), launch).with_context(|| step.label.clone())?;
+            }
         }
         Ok(())
     }
