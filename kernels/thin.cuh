@@ -153,7 +153,7 @@ __device__ __forceinline__ void multiply_thin(float (&sums)[Tile::SUMS], u32 sha
     const u32 lane = threadIdx.x % WARP, line = (lane & 7) + (lane >> 4) * 8;
     const u32 weights = shared + line * stage.weights_pitch + (lane >> 3 & 1) * 16;
     const u32 table = shared + stage.table + lane % 4 * sizeof(ThinUnit);
-#pragma unroll 2
+#pragma unroll(sizeof(real) == 4 && Tile::COLS == 32 ? 1 : 2)  // Registers are short.
     for (u32 step = 0; step < steps; ++step) {
         u32 a[Tile::DOWN * 4], b[Tile::ACROSS * 2];
         unroll<2>([&](u32 half) {

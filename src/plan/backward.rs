@@ -116,7 +116,8 @@ impl Scheduler<'_> {
         let epilogue = self.gradient_epilogue(source, channels);
         match node.operator {
             Operator::Linear(op) => {
-                self.contribute(node, source, |d_input| LinearBackwardInput { op, weight, d_output, d_input, epilogue })
+                let step = |d_input| LinearBackwardInput { op, weight, d_output, d_input, epilogue };
+                self.contribute(node, source, step);
             }
             Operator::Conv2d(op) => {
                 let (root, norm) = (self.fusion.root[source], self.norm_epilogue(source));
