@@ -33,6 +33,26 @@ impl Fusion {
     pub fn readers(&self) -> &[usize] {
         &self.readers
     }
+
+    /// Fuses max poolings and, in training, the statistics of batch normalisations into the convolutions before them.
+    fn fuse_into_convolutions(&mut self, network: &Network, mode: Mode, live: &[bool]) {
+        for (id, node) in network.nodes.iter().enumerate().filter(|&(id, node)| live[id] && !node.inputs.is_empty()) {
+            let producer = self.root[node.inputs[0]];
+            if !matches!(network.nodes[producer].operator, Operator::Conv2d(_)) {
+                continue;
+            }
+            match node.operator {
+                Operator::MaxPool2d(op) if self.has_one_reader(producer) => {
+                    self.pool[producer] = Some((id, op));
+                    self.absorbed[id] = true;
+                }
+                Operator::BatchNorm2d(_) if mode == Mode::Training => {
+                    self.statistics[producer].get_or_insert(id);
+                }
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Fuses an activation into the preceding convolution, linear layer or batch normalisation, a sum into the later of its
@@ -87,21 +107,6 @@ pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
             node.inputs.iter().for_each(|&input| fusion.readers[fusion.root[input]] += 1);
         }
     }
-    for (id, node) in network.nodes.iter().enumerate().filter(|&(id, node)| live[id] && !node.inputs.is_empty()) {
-        let producer = fusion.root[node.inputs[0]];
-        if !matches!(network.nodes[producer].operator, Operator::Conv2d(_)) {
-            continue;
-        }
-        match node.operator {
-            Operator::MaxPool2d(op) if fusion.has_one_reader(producer) => {
-                fusion.pool[producer] = Some((id, op));
-                fusion.absorbed[id] = true;
-            }
-            Operator::BatchNorm2d(_) if mode == Mode::Training => {
-                fusion.statistics[producer].get_or_insert(id);
-            }
-            _ => {}
-        }
-    }
+    fusion.fuse_into_convolutions(network, mode, live);
     fusion
 }

@@ -112,7 +112,7 @@ fn unusable_devices_and_drivers_are_reported() {
     let both = ["--batch-size", "500", "--eval-batch-size", "2000", "--workspace-mb", "1"];
     let name = out.to_str().expect("UTF-8");
     let train = ["train", "--model", "lenet5", "--dataset", "digits", "--device", "0", "--out", name];
-    refused(&[("CUDA_EMULATOR_MEMORY_MB", "64")], &[&train[..], &both].concat(), &["a batch of up to"]);
+    refused(&[("CUDA_EMULATOR_MEMORY_MB", "76")], &[&train[..], &both].concat(), &["a batch of up to"]);
     refused(&[("CUDA_EMULATOR_MEMORY_MB", "20")], &device, &["CUDA_ERROR_OUT_OF_MEMORY"]);
 }
 
@@ -120,7 +120,7 @@ fn unusable_devices_and_drivers_are_reported() {
 #[ignore = "long; CI runs it"]
 fn the_suggested_batch_size_fits() {
     let Some(libraries) = emulator() else { return };
-    let memory = [("CUDA_EMULATOR_MEMORY_MB", "72")];
+    let memory = [("CUDA_EMULATOR_MEMORY_MB", "84")];
     let bench = |batch: &str| {
         let args = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0", "--batch-size", batch];
         run_with(libraries, &memory, &[&args[..], &["--workspace-mb", "1"], &QUICK].concat())

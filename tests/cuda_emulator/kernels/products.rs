@@ -52,10 +52,16 @@ fn forward(device: &Device, case: Case, tile: &Tile, storage: Storage, splits: u
         &null(),
         &partials,
         &counters,
+        &null(),
+        &null(),
+        &null(),
+        &null(),
         &case.geometry(),
         &(case.samples as u32),
         &0.0_f32,
         &0_u32,
+        &0.0_f32,
+        &0.0_f32,
     )
     .unwrap_or_else(|error| panic!("{} {storage:?} {case:?}: {error}", tile.name));
     assert_eq!(download(device, &output), expected, "{} {storage:?} {case:?}", tile.name);
@@ -124,10 +130,16 @@ fn pooled(device: &Device, case: Case, tile: &Tile, storage: Storage) {
         &argmax,
         &partials,
         &counters,
+        &null(),
+        &null(),
+        &null(),
+        &null(),
         &case.geometry(),
         &(case.samples as u32),
         &0.0_f32,
         &1_u32,
+        &0.0_f32,
+        &0.0_f32,
     )
     .unwrap_or_else(|error| panic!("{} {storage:?} {case:?}: {error}", tile.name));
     assert_eq!(download(device, &output), maxima, "{} {storage:?} {case:?}", tile.name);
@@ -210,15 +222,22 @@ fn backward_input(device: &Device, case: Case, tile: &Tile, storage: Storage, sp
         &storage.upload(device, &d_output),
         &storage.upload(device, &weight),
         &storage.upload(device, &output),
+        &null(),
+        &null(),
+        &null(),
+        &null(),
+        &null(),
         &d_input,
         &sums,
-        &device.poisoned::<f32>(tiles * channels),
+        &null(),
+        &device.poisoned::<f32>(2 * tiles * channels),
         &parts_counters,
         &partials,
         &counters,
         &case.geometry(),
         &(case.samples as u32),
         &0.0_f32,
+        &0_u32,
     )
     .unwrap_or_else(|error| panic!("{} {storage:?} {case:?}: {error}", tile.name));
     assert_eq!(download(device, &d_input), expected, "{} {storage:?} {case:?}", tile.name);
