@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # The most important GPU checks, for a GPU that is available for four minutes. `benches/gpu.sh --quick [OUT]` sources this
 # file. The most important parts come first. Each part has a time limit, and none starts after CNN_CUDA_QUICK_SECONDS
-# (default: 240). Writes eleven small files to OUT, even after failures: summary.txt (the result of every part, and the
+# (default: 240). Writes twelve small files to OUT, even after failures: summary.txt (the result of every part, and the
 # tables of step times and of operators by kind), device.txt, tests.log, training.log, steps.jsonl (with the times of all
-# tiles), steps.log, kernels.log (single operators compared with PyTorch), kernels.jsonl, profile.jsonl, profile.log, ncu.csv.gz.
+# tiles), steps.log, dependent.jsonl (steps with and without dependent launches), kernels.log (single operators compared
+# with PyTorch), kernels.jsonl, profile.jsonl, profile.log, ncu.csv.gz.
 #
 # The sizes can be overridden, for example to test the script itself on a slow machine.
 quick_seconds=${CNN_CUDA_QUICK_SECONDS:-240}
@@ -51,7 +52,7 @@ quick() {
     return 1
 }
 
-rm -f "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,kernels.log,kernels.jsonl,profile.jsonl,profile.log,ncu.csv.gz}
+rm -f "$out"/{summary.txt,device.txt,tests.log,training.log,steps.jsonl,steps.log,dependent.jsonl,kernels.log,kernels.jsonl,profile.jsonl,profile.log,ncu.csv.gz}
 { nvidia-smi; nvidia-smi --query-gpu=name,driver_version,compute_cap,memory.total --format=csv; } >"$out/device.txt" 2>&1
 
 # Device tests, eight at a time, so that several backends run in one process. Failed tests are repeated one at a time.
@@ -106,6 +107,19 @@ profile() {
 }
 for network in $quick_profiles; do profile "$network" fp16; done
 
+# A step with and without programmatic dependent launch, alternating, by the same kernels.
+dependent() {
+    local switch
+    for switch in dependent no-dependent dependent no-dependent; do
+        quick "step-${1%:*}-$switch-launch" 10 steps.log bash -c '"$@" >>"$0"' "$out/dependent.jsonl" "$CNN_CUDA_BIN" bench \
+            --device 0 --json --model "${1%:*}" --batch-size "${1#*:}" --steps 20 --precision fp16 --conv-algo implicit "--$switch-launch"
+    done
+    say "    $(python3 -c 'import json, sys
+steps = [json.loads(line)["ms_per_step"]["median"] for line in open(sys.argv[1])][-4:]
+print("ms per step with, without, with, without:", *(f"{step:.4f}" for step in steps))' "$out/dependent.jsonl" 2>&1)"
+}
+for network in mnist-cnn:64 resnet20:128; do dependent $network; done
+
 torch=yes
 python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null || torch=
 [ $torch ] || { say "PyTorch with CUDA is not installed, so nothing is compared with it"; failed+=(pytorch); }
@@ -133,7 +147,7 @@ say "$(python3 benches/step_table.py "$out/steps.jsonl" 2>&1)"
 profile_kernels() {
     local network
     for network in $quick_profiles; do
-        quick "ncu-${network%:*}" 25 steps.log ncu --kernel-name "regex:${CNN_CUDA_QUICK_KERNELS:-conv2d|norm|gemm}" \
+        quick "ncu-${network%:*}" 25 steps.log ncu --kernel-name "regex:${CNN_CUDA_QUICK_NCU:-conv2d|norm|gemm}" \
             --launch-count 25 --section SpeedOfLight --section WarpStateStats --section Occupancy --csv \
             --log-file "$scratch/ncu.csv" "$CNN_CUDA_BIN" bench --device 0 --steps 1 --model "${network%:*}" \
             --batch-size "${network#*:}" --precision fp16

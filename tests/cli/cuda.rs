@@ -250,7 +250,7 @@ fn summary_shows_what_a_device_chooses() {
     let Some(libraries) = emulator() else { return };
     let cache = tempfile::tempdir().expect("a folder");
     let run = |args: &[&str]| -> String {
-        let args = [args, &["--device", "0", "--batch-size", "2", "--precision", "fp16"]].concat();
+        let args = [args, &["--model", "lenet5", "--device", "0", "--batch-size", "2", "--precision", "fp16"]].concat();
         let cached = [("XDG_CACHE_HOME", cache.path().to_str().expect("UTF-8"))];
         succeed(run_with(libraries, &cached, &args)).stdout
     };

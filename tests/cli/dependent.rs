@@ -94,3 +94,18 @@ fn other_commands_can_switch_it_off() {
     assert!(uses("default", &[]) && uses("on", &["--no-dependent-launch", "--dependent-launch"]));
     assert!(!uses("off", &["--no-dependent-launch"]));
 }
+
+#[test]
+fn the_error_of_a_failed_capture_names_the_switch() {
+    let Some(libraries) = emulator() else { return };
+    let bench = ["bench", "--model", "lenet5", "--device", "0", "--steps", "2", "--batch-size", "4"];
+    let error = |more: &[&str]| {
+        let args = [&bench[..], &["--conv-algo", "direct"], more].concat();
+        let ran = run_with(libraries, &[("CUDA_EMULATOR_GRAPH_NODES", "3")], &args);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("capturing a step"), "{}", ran.stderr);
+        ran.stderr
+    };
+    assert!(error(&[]).contains("--no-dependent-launch"));
+    assert!(!error(&["--no-dependent-launch"]).contains("--no-dependent-launch"));
+}

@@ -90,7 +90,13 @@ impl Program {
             State::Warm | State::Captured(..) => {}
         }
         self.state = State::Warm; // drop an old graph before capturing the new one
-        let graph = Graph::capture(&runner.stream, || self.launch(runner, memory))?;
+        let captured = Graph::capture(&runner.stream, || self.launch(runner, memory));
+        let graph = match captured {
+            Err(error) if runner.modules.dependent_launches => {
+                Err(error.context("if the driver cannot capture dependent launches, --no-dependent-launch helps"))
+            }
+            captured => captured,
+        }?;
         graph.launch()?;
         self.state = State::Captured(graph, generation);
         Ok(())
