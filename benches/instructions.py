@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ptxas import newest_build, nvrtc_version, ptxas_version
+from ptxas import loaded, newest_build, nvrtc_version, ptxas_version
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,9 +79,9 @@ def main() -> None:
     print(f"| kernel, {args.target} | instructions per tile | FFMA or HMMA | loads from shared memory |")
     print("| --- | --- | ---: | ---: |")
     for module, product in PRODUCTS.items():
-        ptx = folder / f"{module}.ptx"
-        if not ptx.is_file():
-            sys.exit(f"{ptx} is missing, so the kernels of the synchronous products were renamed")
+        ptx = loaded(folder, module, args.target.removeprefix("sm_"))
+        if not ptx:
+            sys.exit(f"{folder} has no {module} for {args.target}, so the kernels of the synchronous products were renamed")
         for kernel in re.split(r"\n(?=\.text\.)", listing(ptx, args)):
             name = re.match(r"\.text\.(\w+)", kernel)
             counts = loops(kernel, product) if name else []

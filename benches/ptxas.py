@@ -96,6 +96,12 @@ def kernels(ptxas: str, folder: Path, target: str) -> list[Kernel]:
     return list(found.values())
 
 
+def loaded(folder: Path, module: str, target: str) -> Path | None:
+    """The PTX of a module and storage type, such as `implicit_f16`, that a device of this target loads: that for the latest."""
+    suitable = [path for path in folder.glob(f"{module}_*.ptx") if is_for(ptx_target(path.read_text()), target)]
+    return max(suitable, key=lambda path: number(ptx_target(path.read_text())), default=None)
+
+
 def ptxas_version(ptxas: str) -> str:
     text = subprocess.run([ptxas, "--version"], check=True, capture_output=True, text=True).stdout
     return re.search(r"V([\d.]+)", text)[1]
