@@ -147,7 +147,7 @@ def by_importance(rows: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda row: -(row["ours"] or 0) * row["count"])
 
 
-def load_library(device: str):
+def load_pytorch(device: str):
     """The module with PyTorch's side."""
     sys.path.insert(0, str(ROOT / "benches" / "pytorch"))
     try:
@@ -168,10 +168,10 @@ def driver_version() -> str | None:
         return None
 
 
-def run_record(args: argparse.Namespace, library: bool) -> dict:
+def run_record(args: argparse.Namespace, pytorch: bool) -> dict:
     """The device and versions of a run."""
     record = {"kind": "run", "date": date.today().isoformat(), "command": " ".join(sys.argv), "driver": driver_version()}
-    if library:
+    if pytorch:
         import torch
 
         name = torch.cuda.get_device_name(args.device) if args.device.startswith("cuda") else "CPU: a test of the script, no measurement"
@@ -185,10 +185,10 @@ class Comparison:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.problems, self.records = args, [], []
         self.end = math.inf
-        self.library = self.attempt(lambda: load_library(args.device))
-        self.timer = self.library and self.library.Timer(args.device)
+        self.pytorch = self.attempt(lambda: load_pytorch(args.device))
+        self.timer = self.pytorch and self.pytorch.Timer(args.device)
         self.file = args.out.open("w", encoding="utf-8")
-        self.write(run_record(args, bool(self.library)))
+        self.write(run_record(args, bool(self.pytorch)))
 
     def start_clock(self) -> None:
         """The time limit counts from here."""
@@ -228,19 +228,19 @@ class Comparison:
 
     def measure(self, name: str, end: float) -> dict:
         """PyTorch's side of a row, and the verdict."""
-        if not self.library:
+        if not self.pytorch:
             return {"status": "not timed"}
         if time.monotonic() > end:
             return {"status": "out of time"}
         try:
             site = Site.parse(name)
-            if site.operator not in self.library.OPERATORS:
+            if site.operator not in self.pytorch.OPERATORS:
                 return {"status": "not timed"}
             found = self.timer.measure(site)
         except Exception as error:  # One operator must not end the run.
             self.problems.append(f"{name}: {str(error)[:300]}")
             return {"status": "FAILED", "reason": str(error)[:300]}
-        right = found["error"] <= self.library.LARGEST_ERROR[site.precision]  # False for NaN.
+        right = found["error"] <= self.pytorch.LARGEST_ERROR[site.precision]  # False for NaN.
         if not right:
             self.problems.append(f"{name}: PyTorch's relative error is {found['error']:.1e}")
         return {"status": "ok" if right else "WRONG", **found}
@@ -260,8 +260,8 @@ def ratio(row: dict) -> float:
 
 
 def site_line(row: dict) -> str:
-    library = row.get("same")
-    theirs = row["status"] if row["status"] != "ok" else f"{library[0]:.1f} ({library[1]:.1f} to {library[2]:.1f})"
+    pytorch = row.get("same")
+    theirs = row["status"] if row["status"] != "ok" else f"{pytorch[0]:.1f} ({pytorch[1]:.1f} to {pytorch[2]:.1f})"
     cells = [row["site"], row["count"], row.get("algorithm", "–"), microseconds(row["ours"])]
     cells += [f"{row['runner_up']} {row['runner_up_us']:.1f}" if "runner_up" in row else "–", microseconds(row.get("floor_h200")), theirs]
     cells += [microseconds(row[way][0]) if way in row else "–" for way in ("rotated", "deterministic")]
