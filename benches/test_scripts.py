@@ -117,7 +117,7 @@ class Comparison(unittest.TestCase):
     def test_wrong_and_failing_results_are_marked(self) -> None:
         comparison = kernels.Comparison.__new__(kernels.Comparison)
         comparison.problems = []
-        comparison.library = SimpleNamespace(LARGEST_ERROR={"fp16": 2e-3}, OPERATORS={"conv2d_forward": None})
+        comparison.pytorch = SimpleNamespace(LARGEST_ERROR={"fp16": 2e-3}, OPERATORS={"conv2d_forward": None})
         for error, status in ((1e-3, "ok"), (3e-3, "WRONG"), (float("nan"), "WRONG"), (RuntimeError("out of memory"), "FAILED")):
             comparison.timer = SimpleNamespace(measure=Mock(side_effect=[{"error": error} if isinstance(error, float) else error]))
             self.assertEqual(comparison.measure(CONV, float("inf"))["status"], status)
