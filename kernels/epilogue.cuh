@@ -241,8 +241,10 @@ __device__ __forceinline__ GradientSums store_backward_input(const Results<Tile>
     unsigned char* free = results.shared + Results<Tile>::BYTES;
     u32 room = together ? p.staged : 0;
     const Source<Tile> output(p.output, free, room), added(p.added, free, room), norm_input(p.norm_input, free, room);
+    // Without anything to copy, the loop would only find the pixels.
+    const u32 copied = output.staged || added.staged || norm_input.staged ? My::COUNT : 0;
 #pragma unroll 1
-    for (u32 i = 0; i < My::COUNT; ++i) {
+    for (u32 i = 0; i < copied; ++i) {
         const u32 pixel = pixel_of(My::row(i));
         if (pixel == ~0u) continue;
         const u64 at = (u64)pixel * cols + col;

@@ -23,7 +23,8 @@ pub(in crate::cuda) struct Site {
     pub(super) linear: bool,
     /// What follows the product; empty if nothing does. `with epilogue` is pooling in a forward pass, the activation's
     /// gradient and bias gradient of the preceding layer in an input gradient, and the bias gradient in a weight
-    /// gradient. `norm` is the sums of a batch normalisation's gradient.
+    /// gradient. `sum` adds what other operators contributed to the gradient; `norm` is the sums of a
+    /// batch normalisation's gradient.
     pub(super) epilogue: &'static str,
     /// Whether the product may write the mask of a ReLU, or read it.
     pub(super) mask: bool,
