@@ -83,7 +83,7 @@ fn find_nvrtc() -> Option<Nvrtc> {
         return None;
     }
     let mut refused = String::new();
-    for path in libraries::candidates("nvrtc", VARIABLE) {
+    for path in libraries::candidates("nvrtc", VARIABLE, libraries::CUDA_SUFFIXES) {
         match Nvrtc::open(&path) {
             Ok(nvrtc) if nvrtc.version <= NEWEST => return Some(nvrtc),
             Ok(nvrtc) => {

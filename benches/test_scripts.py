@@ -66,6 +66,8 @@ class Sites(unittest.TestCase):
         site = Site.parse(LINEAR)
         self.assertEqual((site.channels, site.height, site.out_channels, site.batch), (512, 1, 1000, 64))
         self.assertEqual((site.fused, site.precision), ({"epilogue", "the ReLU mask"}, "tf32"))
+        site = Site.parse("conv2d_forward 32×9×8 to 64 k3 s2 p1, groups 32, dilation 2, batch 4, fp32")
+        self.assertEqual((site.groups, site.window, site.output_shape), (32, ([2, 2], [1, 1], [2, 2]), (4, 64, 4, 3)))
         self.assertEqual(Site.parse("max_pool2d_forward 64×112×112 k3 s2 p1, batch 1, fp16").output_shape, (1, 64, 56, 56))
         self.assertEqual(Site.parse("sgd 1000, with momentum, fp16").fused, {"momentum"})
 
@@ -81,6 +83,12 @@ class Comparison(unittest.TestCase):
         self.assertEqual((conv["site"], conv["count"], conv["ours"], conv["part"]), (CONV, 2, 80.0, "resnet18:128:fp16"))
         self.assertEqual((conv["runner_up"], conv["runner_up_us"], conv["floor_h200"]), ("implicit 64x64_w4", 90.0, 44.1))
         self.assertEqual((linear["ours"], "runner_up" in linear), (4.0, False))
+
+    def test_our_side_is_never_cudnn(self) -> None:
+        times = {"implicit a": 9.0, "cudnn": 2.0, "im2col": 5.0}
+        chosen = {**BENCH["algorithms"][0], "algorithm": "cudnn", "microseconds": times}
+        (row,) = kernels.product_rows({**BENCH, "algorithms": [chosen]})
+        self.assertEqual((row["algorithm"], row["ours"], row["runner_up"], row["cudnn_candidate"]), ("im2col", 5.0, "implicit a", 2.0))
 
     def test_sites_of_a_profile_are_averaged(self) -> None:
         (norm,) = kernels.other_rows(BENCH)

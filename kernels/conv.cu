@@ -1,5 +1,5 @@
-// im2col and col2im, for convolution as a matrix product of a library: im2col unfolds the input's windows into rows of
-// the column matrix, and col2im folds their gradients back.
+// What convolutions by libraries need besides: im2col unfolds the input's windows into rows of the column matrix, for a
+// matrix product, and col2im folds their gradients back; widen converts a gradient.
 //
 // The input is NHWC. Row `(sample·out_height + out_y)·out_width + out_x` of the columns holds the values of that
 // output's window as [kernel_y][kernel_x][channel], the order of a filter's weights, so the convolution is
@@ -62,3 +62,12 @@ static __device__ __forceinline__ void fold(const ColumnsParams& p) {
 // d_input[pixel][channel] = the sum of the column values that im2col copies from it. One thread per value.
 KERNEL(col2im, ColumnsParams) { fold<1>(p); }
 KERNEL(col2im_vec, ColumnsParams) { fold<VEC>(p); }
+
+struct WidenParams : Params<1, 2, 24> {
+    const real* source;
+    float* target;
+    u64 count;
+};
+
+// target = source, a weight gradient that a library has written in the storage type. One thread per value.
+KERNEL(widen, WidenParams) { GRID_STRIDE(i, p.count) p.target[i] = read(p.source + i); }

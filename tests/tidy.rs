@@ -60,7 +60,7 @@ const CUDA_ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("run", &["memory", "driver"]),
     ("tune", &["run", "lower", "memory", "driver"]),
 ];
-const CUDA_PLAIN_DATA: &[&str] = &["gemm", "options", "program", "scratch"];
+const CUDA_PLAIN_DATA: &[&str] = &["convolution", "gemm", "options", "program", "scratch"];
 
 /// Modules whose files must not import each other in a cycle. A folder's `mod.rs` is ignored, because it declares and
 /// re-exports what is below it.

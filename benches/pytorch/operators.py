@@ -38,17 +38,17 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def conv2d_shapes(site: Site) -> Shapes:
-    return {"x": site.input_shape, "w": (site.out_channels, site.channels, site.kernel, site.kernel), "dy": site.output_shape}
+    return {"x": site.input_shape, "w": (site.out_channels, site.channels // site.groups, site.kernel, site.kernel), "dy": site.output_shape}
 
 
 def conv2d_forward(site: Site, t: dict[str, torch.Tensor]) -> Call:
-    return lambda: (F.conv2d(t["x"], t["w"], stride=site.stride, padding=site.padding),)
+    return lambda: (F.conv2d(t["x"], t["w"], None, *site.window, site.groups),)
 
 
 def conv2d_backward(site: Site, t: dict[str, torch.Tensor], mask: list[bool]) -> Call:
     """The gradients that `mask` selects, of input, weight and bias."""
     stride, padding, dilation = site.window
-    fixed = (None, stride, padding, dilation, False, [0, 0], 1, mask)
+    fixed = (None, stride, padding, dilation, False, [0, 0], site.groups, mask)
     return lambda: tuple(g for g in torch.ops.aten.convolution_backward(t["dy"], t["x"], t["w"], *fixed) if g is not None)
 
 

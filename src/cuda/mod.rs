@@ -6,6 +6,7 @@
 //! calls the libraries. Everything that changes from step to step (position in the data, learning rate, loss scale,
 //! metrics) is in device memory, so one captured graph serves every step.
 
+mod convolution;
 mod driver;
 mod gemm;
 mod lower;
@@ -28,10 +29,10 @@ use anyhow::{Context, Result};
 use cudarc::driver::CudaContext;
 
 use crate::ops::{
-    Backend, Choice, DeviceInfo, LimitSizes, LossScale, MemorySizes, Metrics, Precision, Span, Step, StepSeconds,
-    TrainingState,
+    Algorithm, Backend, Choice, DeviceInfo, LimitSizes, LossScale, MemorySizes, Metrics, Precision, Span, Step,
+    StepSeconds, TrainingState,
 };
-use driver::{Blas, Modules, Turn, error};
+use driver::{Blas, Cudnn, Modules, Turn, error};
 use lower::{Device, Target};
 use memory::{Memory, Requirements, columns_bytes};
 use program::{Buffer, LoweredStep};
@@ -69,7 +70,8 @@ impl Cuda {
     /// Opens a device: creates its context and stream, and loads the kernels.
     ///
     /// # Errors
-    /// If the driver, device, kernels or cuBLAS are missing or too old; the message names which, with a remedy.
+    /// If the driver, device, kernels, cuBLAS, or a cuDNN that was asked for are missing or too old; the message names
+    /// which, with a remedy.
     pub fn new(options: Options) -> Result<Self> {
         driver::check_driver()?;
         let (ordinal, precision) = (options.ordinal, options.precision);
@@ -81,12 +83,15 @@ impl Cuda {
         let stream = context.new_stream().map_err(error::driver).context("creating a CUDA stream")?;
         let (capability, shared) = (driver::capability(&context)?, driver::shared_limit(&context));
         let modules = Modules::load(&context, capability, precision, options.dependent_launches)?;
-        let blas = Blas::new(&stream, precision)?;
-        let identity = || driver::identity(&context, modules.dependent_launches);
+        let (blas, cudnn) = (Blas::new(&stream, precision)?, Cudnn::new(&stream, precision));
+        if options.algorithm == Some(Algorithm::Cudnn) {
+            cudnn.require()?;
+        }
+        let identity = || driver::identity(&context, cudnn.version(), modules.dependent_launches);
         let tuner = Tuner::new(options.requested(), options.recorded.clone(), identity)?;
         let mut memory = Memory::new(&stream, precision)?;
         state::allocate(&mut memory, precision)?;
-        let (runner, sets, state) = (Runner { stream, modules, blas }, [None, None], State::default());
+        let (runner, sets, state) = (Runner { stream, modules, blas, cudnn }, [None, None], State::default());
         let device = Device { capability, shared };
         let mut cuda = Self { options, device, tuner, runner, sets, state, memory, context, _turn: None };
         cuda.set_metrics(Metrics::default())?;

@@ -5,6 +5,7 @@ use std::ops::RangeToInclusive;
 
 use anyhow::{Result, bail};
 
+use super::convolution::Convolution;
 use super::gemm::{Gemm, LtEpilogue};
 use crate::ops::{Precision, Region, Step, Subset};
 
@@ -112,6 +113,11 @@ impl Address {
     pub const fn is_aligned(self, bytes: u64) -> bool {
         self.0.is_multiple_of(bytes)
     }
+
+    /// The alignment in bytes, at most `most`, a power of two.
+    pub const fn alignment(self, most: u8) -> u8 {
+        1 << (self.0 | most as u64).trailing_zeros()
+    }
 }
 
 /// The buffer of a region, and the size of its elements in bytes.
@@ -188,6 +194,8 @@ pub(super) enum Launch {
     Gemm(Gemm<Address>),
     /// A matrix product by cuBLASLt, with its epilogue.
     LtGemm(Gemm<Address>, LtEpilogue<Address>),
+    /// A convolution by cuDNN.
+    Cudnn(Convolution<Address>),
 }
 
 impl Launch {
@@ -197,6 +205,7 @@ impl Launch {
             Self::Kernel(launch) => &launch.name,
             Self::Gemm(_) => "cuBLAS product",
             Self::LtGemm(..) => "cuBLASLt product",
+            Self::Cudnn(_) => "cuDNN convolution",
         }
     }
 }

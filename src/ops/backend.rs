@@ -50,14 +50,16 @@ pub enum Algorithm {
     Gemm,
     /// Implicit GEMM: one kernel that reads the windows directly from the input.
     Implicit,
-    /// A direct kernel for convolutions with one input channel.
+    /// A direct kernel for convolutions with one input channel, and those with groups or dilation.
     Direct,
     /// cuBLASLt GEMM with a fused epilogue: bias and activation, or their gradients. For linear layers only.
     CublasLt,
+    /// cuDNN, where it is installed. For convolutions only.
+    Cudnn,
 }
 
 impl Algorithm {
-    pub const ALL: [Self; 4] = [Self::Gemm, Self::Implicit, Self::Direct, Self::CublasLt];
+    pub const ALL: [Self; 5] = [Self::Gemm, Self::Implicit, Self::Direct, Self::CublasLt, Self::Cudnn];
 
     /// The name used by `--conv-algo` and in files.
     pub fn name(self) -> &'static str {
@@ -66,6 +68,7 @@ impl Algorithm {
             Self::Implicit => "implicit",
             Self::Direct => "direct",
             Self::CublasLt => "cublaslt",
+            Self::Cudnn => "cudnn",
         }
     }
 

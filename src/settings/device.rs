@@ -164,11 +164,13 @@ pub enum ConvAlgo {
     Im2col,
     /// Implicit GEMM: one kernel, which reads the input windows without im2col
     Implicit,
-    /// A direct kernel for convolutions with one input channel, where it fits; else im2col
+    /// A direct kernel for convolutions with one input channel, groups or dilation, where it fits; else im2col
     Direct,
     /// cuBLASLt for linear layers, with bias and ReLU in its epilogue; else direct or implicit
     #[value(name = "cublaslt")]
     CublasLt,
+    /// cuDNN for convolutions, where it has a deterministic engine; else im2col. It must be installed
+    Cudnn,
 }
 
 impl ConvAlgo {
@@ -180,6 +182,7 @@ impl ConvAlgo {
             Self::Implicit => Some(Algorithm::Implicit),
             Self::Direct => Some(Algorithm::Direct),
             Self::CublasLt => Some(Algorithm::CublasLt),
+            Self::Cudnn => Some(Algorithm::Cudnn),
         }
     }
 }

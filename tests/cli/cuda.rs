@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::cuda_mnist::small_set;
-use crate::support::emulator::{emulator, library_path, nvrtc};
+use crate::support::emulator::{emulator, installed, library_path};
 use crate::support::program::{Ran, command};
 use crate::support::{Need, skip};
 
@@ -15,7 +15,7 @@ pub fn run_with(libraries: &Path, settings: &[(&str, &str)], args: &[&str]) -> R
     let cache = tempfile::tempdir().expect("a folder");
     let mut command = command(args);
     command.env("LD_LIBRARY_PATH", library_path(libraries)).env("XDG_CACHE_HOME", cache.path());
-    command.env("CNN_CUDA_NVRTC", nvrtc(libraries));
+    command.envs(installed(libraries));
     command.envs(settings.iter().copied()).output().expect("the program starts").into()
 }
 
@@ -199,7 +199,7 @@ fn the_fastest_algorithms_are_chosen_once_and_stored_in_the_cache_and_the_run() 
     let run = |args: &[&str]| -> String {
         let mut command = command(args);
         command.env("LD_LIBRARY_PATH", library_path(libraries)).env("XDG_CACHE_HOME", &cache);
-        let ran = command.env("CNN_CUDA_NVRTC", nvrtc(libraries)).env("RUST_LOG", "info,cnn_cuda=debug").output();
+        let ran = command.envs(installed(libraries)).env("RUST_LOG", "info,cnn_cuda=debug").output();
         succeed(ran.expect("the program starts").into()).stderr
     };
     let tried = |stderr: &str| stderr.lines().filter(|line| line.contains(" µs, implicit ")).count();

@@ -4,6 +4,7 @@ mod cublas;
 mod cuda;
 mod cuda_mnist;
 mod cuda_tiles;
+mod cudnn;
 mod datasets;
 mod dependent;
 mod errors;

@@ -4,6 +4,7 @@ pub mod activation;
 pub mod case;
 mod conv;
 pub mod cuda;
+mod cuda_cudnn;
 mod cuda_implicit;
 mod cuda_lt;
 mod cuda_neighbours;

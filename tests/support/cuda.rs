@@ -1,11 +1,24 @@
 //! Runs device tests on the machine's GPU, if it has one, and on the emulator.
 
+use cnn_cuda::cuda::{Cuda, Options};
+use cnn_cuda::ops::Algorithm;
+
 use super::emulator::on_emulator;
 use super::{Need, skip};
 
 /// Whether this machine has a usable GPU (not the emulator).
 pub fn has_gpu() -> bool {
     !on_the_emulator() && cnn_cuda::cuda::devices().is_ok()
+}
+
+/// Whether this machine has cuDNN, as the emulator does; otherwise reports that the test is skipped.
+pub fn has_cudnn() -> bool {
+    let opened = Cuda::new(Options { algorithm: Some(Algorithm::Cudnn), ..Options::default() });
+    let is_missing = opened.is_err_and(|error| format!("{error:#}").contains("cuDNN was not found"));
+    if is_missing {
+        skip(Need::Cudnn, "cuDNN is not installed");
+    }
+    !is_missing
 }
 
 /// Whether this process is the child process of a test, which runs on the emulator.

@@ -49,7 +49,7 @@ pub fn on_emulator<F: FnOnce()>(settings: &[(&str, &str)], body: F) -> Option<St
         .args([name, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"])
         .env("LD_LIBRARY_PATH", library_path(libraries))
         .env("CNN_CUDA_TEST_ON_EMULATOR", "1")
-        .env("CNN_CUDA_NVRTC", nvrtc(libraries))
+        .envs(installed(libraries))
         .envs(settings.iter().copied())
         .output()
         .expect("the test binary can be run again");
@@ -60,9 +60,10 @@ pub fn on_emulator<F: FnOnce()>(settings: &[(&str, &str)], body: F) -> Option<St
     Some(stderr)
 }
 
-/// The emulator's NVRTC, for `CNN_CUDA_NVRTC`, so that the program does not use an NVRTC installed on the machine.
-pub fn nvrtc(folder: &Path) -> PathBuf {
-    std::path::absolute(folder).expect("the working directory is readable").join("libnvrtc.so.13")
+/// Settings by which the program uses the emulator's libraries instead of those installed on the machine.
+pub fn installed(folder: &Path) -> [(&'static str, PathBuf); 2] {
+    let folder = std::path::absolute(folder).expect("the working directory is readable");
+    [("CNN_CUDA_NVRTC", folder.join("libnvrtc.so.13")), ("CNN_CUDA_CUDNN", folder.join("libcudnn.so.9"))]
 }
 
 /// `LD_LIBRARY_PATH` with `folder` in front.

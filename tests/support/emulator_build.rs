@@ -67,7 +67,11 @@ const DRIVER: &[&str] = &[
 const DRIVER_PRODUCTS: &[&str] = &["mma", "wgmma"];
 
 /// Sources of the libraries other than the driver.
-const OTHER_LIBRARIES: [&str; 4] = ["gemm", "cublas", "cublaslt", "nvrtc"];
+const OTHER_LIBRARIES: [&str; 6] = ["gemm", "cublas", "cublaslt", "convolution", "cudnn", "nvrtc"];
+
+/// The file names of the libraries other than the driver, and their versions.
+const OTHER_FILES: [(&str, &str); 4] =
+    [("libcublas.so", "13"), ("libcublasLt.so", "13"), ("libcudnn.so", "9"), ("libnvrtc.so", "13")];
 
 pub fn compiler() -> Option<String> {
     let from_environment = std::env::var("CXX").ok().filter(|name| !name.is_empty());
@@ -242,10 +246,12 @@ fn link_all(compiler: &str, work: &Path) {
     let driver: Vec<PathBuf> =
         files(&work.to_string_lossy(), &["o"]).into_iter().filter(|path| !others.contains(path)).collect();
     link(compiler, work, ("libcuda.so", "1"), &driver);
-    for (library, name) in [("libcublas.so", "cublas"), ("libcublasLt.so", "cublaslt")] {
-        link(compiler, work, (library, "13"), &[object("gemm"), object(name), work.join("libcuda.so.1")]);
+    let sources: [&[&str]; 4] =
+        [&["gemm", "cublas"], &["gemm", "cublaslt"], &["gemm", "convolution", "cudnn"], &["nvrtc"]];
+    for (library, sources) in OTHER_FILES.into_iter().zip(sources) {
+        let objects = sources.iter().map(|name| object(name)).chain([work.join("libcuda.so.1")]);
+        link(compiler, work, library, &objects.collect::<Vec<_>>());
     }
-    link(compiler, work, ("libnvrtc.so", "13"), &[object("nvrtc")]);
 }
 
 /// Links the race-checked kernels with the driver of a finished build, and copies its other libraries.
@@ -253,7 +259,7 @@ fn link_checked(compiler: &str, finished: &Path, work: &Path) {
     let driver = DRIVER.iter().chain(DRIVER_PRODUCTS).map(|name| finished.join(format!("{name}.o")));
     let parts: Vec<PathBuf> = files(&work.to_string_lossy(), &["o"]).into_iter().chain(driver).collect();
     link(compiler, work, ("libcuda.so", "1"), &parts);
-    for (name, version) in [("libcublas.so", "13"), ("libcublasLt.so", "13"), ("libnvrtc.so", "13")] {
+    for (name, version) in OTHER_FILES {
         let full = format!("{name}.{version}");
         fs::copy(finished.join(&full), work.join(&full)).expect("target/ can be written");
         link_plain_name(work, name, &full);

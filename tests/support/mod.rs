@@ -20,6 +20,7 @@ pub enum Need {
     CppCompiler,
     Python,
     Nvrtc,
+    Cudnn,
     Gpu,
     /// The absence of a CUDA toolkit.
     NoToolkit,

@@ -197,7 +197,7 @@ fn find_library() -> Result<()> {
     // cuBLAS of CUDA 13 does not work with a driver of CUDA 12, so try versions that are not newer than the driver
     // first.
     let (driver, _) = probe::driver_version()?;
-    let mut candidates = libraries::candidates("cublas", "CNN_CUDA_CUBLAS");
+    let mut candidates = libraries::candidates("cublas", "CNN_CUDA_CUBLAS", libraries::CUDA_SUFFIXES);
     candidates.sort_by_key(|path| major_version(path).is_some_and(|major| major > driver));
     for path in candidates {
         // SAFETY: as above. The library is never closed, so that the loader finds it by name later.

@@ -52,7 +52,7 @@ pub(in crate::cuda) fn at_run_time(
 fn nvrtc() -> Result<&'static Nvrtc> {
     static NVRTC: OnceLock<Option<Nvrtc>> = OnceLock::new();
     let open = || {
-        let paths = libraries::candidates("nvrtc", "CNN_CUDA_NVRTC");
+        let paths = libraries::candidates("nvrtc", "CNN_CUDA_NVRTC", libraries::CUDA_SUFFIXES);
         // A driver rejects PTX from a newer compiler.
         let driver = super::probe::driver_version().unwrap_or((i32::MAX, 0));
         paths.iter().filter_map(|path| Nvrtc::open(path).ok()).find(|nvrtc| nvrtc.version <= driver)

@@ -1,10 +1,14 @@
 //! Error messages for CUDA's error codes: the code's name, and its meaning or a remedy.
 
+use std::fmt;
+
 use anyhow::{Error, anyhow};
 use cudarc::cublas::result::CublasError;
 use cudarc::cublaslt::result::CublasError as CublasLtError;
 use cudarc::driver::DriverError;
 use cudarc::driver::sys::CUresult;
+
+use super::cudnn::Failure;
 
 /// A driver error with its name, and a remedy or the driver's description.
 pub(in crate::cuda) fn driver(error: DriverError) -> Error {
@@ -54,6 +58,30 @@ pub(in crate::cuda) fn cublas(error: CublasError) -> Error {
 pub(in crate::cuda) fn cublaslt(error: CublasLtError) -> Error {
     status(&format!("{:?}", error.0))
 }
+
+/// A cuDNN error with its name and a remedy.
+pub(super) fn cudnn(failure: Failure) -> Error {
+    let Failure { call, status, name } = &failure;
+    let remedy = match status / 1000 {
+        1 => "cuDNN failed to initialise; its version must match the NVIDIA driver and CUDA's libraries",
+        3 => "not supported by this device or this version of cuDNN",
+        4 | 5 => "the convolution failed; the device may not have enough memory (try a smaller --batch-size)",
+        _ => "this is a bug, please report it with the command",
+    };
+    anyhow!("{call}: {name} ({status}): {remedy}; or choose another --conv-algo")
+}
+
+/// A library does not support an operation, as opposed to failing to compute it.
+#[derive(Debug)]
+pub(in crate::cuda) struct Unsupported(pub &'static str);
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Unsupported {}
 
 fn status(name: &str) -> Error {
     let remedy = match name.trim_start_matches("CUBLAS_STATUS_") {

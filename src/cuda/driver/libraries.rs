@@ -4,10 +4,13 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Endings of the names of CUDA's own libraries: those of its supported versions.
+pub const CUDA_SUFFIXES: &[&str] = &["", ".13", ".12"];
+
 /// Paths that may be the library `stem` (such as `nvrtc`), in order of preference: the file or folder in the
-/// environment variable `override_variable`, CUDA's folders, bare file names (for the loader's search path), and Python
-/// wheels.
-pub fn candidates(stem: &str, override_variable: &str) -> Vec<PathBuf> {
+/// environment variable `override_variable`, CUDA's folders, bare file names with each of `suffixes` (for the loader's
+/// search path), and Python wheels.
+pub fn candidates(stem: &str, override_variable: &str, suffixes: &[&str]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     if let Some(path) = env::var_os(override_variable).map(PathBuf::from) {
         if path.is_dir() { found.extend(libraries_in(&path, stem)) } else { found.push(path) }
@@ -18,7 +21,6 @@ pub fn candidates(stem: &str, override_variable: &str) -> Vec<PathBuf> {
             found.extend(libraries_in(&root.join(folder), stem));
         }
     }
-    let suffixes = ["", ".13", ".12"];
     found.extend(suffixes.iter().map(|suffix| PathBuf::from(format!("lib{stem}.so{suffix}"))));
     for packages in python_packages() {
         for wheel in entries(&packages.join("nvidia")) {

@@ -1,8 +1,9 @@
-//! Bindings to the CUDA driver, NVRTC, cuBLAS and cuBLASLt: finds, loads, checks and calls them.
+//! Bindings to the CUDA driver, NVRTC, cuBLAS, cuBLASLt and cuDNN: finds, loads, checks and calls them.
 
 mod blas;
 mod blas_lt;
 mod compile;
+mod cudnn;
 pub(super) mod error;
 mod libraries;
 mod modules;
@@ -13,6 +14,7 @@ mod turn;
 
 pub(super) use blas::Blas;
 pub(super) use compile::{cache_folder, write_to_cache};
+pub(super) use cudnn::Cudnn;
 #[cfg(test)]
 pub(super) use modules::kernels_for;
 pub use modules::{Embedded, embedded};

@@ -52,9 +52,13 @@ pub fn embedded() -> &'static [Embedded] {
 }
 
 /// Identifies everything besides the operator that measured times depend on: the device, the driver, cuBLAS, cuBLASLt,
-/// a fingerprint of the kernels' sources and of the code that decides how they are launched, and whether launches are
-/// dependent.
-pub(in crate::cuda) fn identity(context: &CudaContext, dependent_launches: bool) -> Result<String> {
+/// cuDNN (its version number, if it is installed), a fingerprint of the kernels' sources and of the code that decides how
+/// they are launched, and whether launches are dependent.
+pub(in crate::cuda) fn identity(
+    context: &CudaContext,
+    cudnn: Option<usize>,
+    dependent_launches: bool,
+) -> Result<String> {
     let name = context.name().map_err(error::driver)?;
     let (major, minor) = context.compute_capability().map_err(error::driver)?;
     let (driver, cublas, lt) = (probe::driver_version()?, blas::version()?, blas_lt::version().unwrap_or(0));
@@ -67,9 +71,10 @@ pub(in crate::cuda) fn identity(context: &CudaContext, dependent_launches: bool)
     ];
     let texts = SOURCES.iter().chain(HEADERS).map(|(_, text)| *text).chain(launchers);
     let kernels = crate::rng::fingerprint(texts.map(str::as_bytes));
+    let cudnn = cudnn.map(|version| format!(", cuDNN {version}")).unwrap_or_default();
     let launches = if dependent_launches { ", dependent launches" } else { "" };
     Ok(format!(
-        "{name}, {major}.{minor}, driver {}.{}, cuBLAS {cublas}, {lt}, kernels {kernels:016x}{launches}",
+        "{name}, {major}.{minor}, driver {}.{}, cuBLAS {cublas}, {lt}{cudnn}, kernels {kernels:016x}{launches}",
         driver.0, driver.1
     ))
 }

@@ -1,4 +1,4 @@
-//! Convolution by the chosen algorithm: implicit GEMM, a direct kernel, or im2col in pieces that fit the workspace
+//! Convolution by the chosen algorithm: implicit GEMM, a direct kernel, cuDNN, or im2col in pieces that fit the workspace
 //! followed by cuBLAS.
 
 use anyhow::Result;
@@ -6,8 +6,9 @@ use anyhow::Result;
 use super::geometry::Geometry;
 use super::grid::ImplicitProduct;
 use super::params::params;
-use super::site::{Direction, Site};
+use super::site::Site;
 use super::{Lowering, direct, implicit};
+use crate::cuda::convolution::{Direction, Problem};
 use crate::cuda::gemm::{Gemm, Operand};
 use crate::cuda::program::{Address, Buffer};
 use crate::ops::{
@@ -24,27 +25,28 @@ impl RunOn<Lowering<'_>> for Conv2dForward {
             (None, Some(_)) => "with statistics",
             (None, None) => "",
         };
-        let candidate = lowering.choose_for(Direction::Forward, &self.op, self.input, epilogue, product);
-        let algorithm = candidate.map(|candidate| candidate.algorithm);
+        let (weight, output) = (lowering.weight(self.weight), lowering.address(self.output));
+        let convolution = lowering.convolution(Direction::Forward, &self.op, self.input, [weight, output]);
+        let candidate = lowering.choose_for(&convolution.problem, epilogue, product);
+        let is_implicit = candidate.algorithm == Algorithm::Implicit;
         // A separate pooling pass also applies bias and activation.
-        let pool = self.pool.filter(|_| algorithm != Some(Algorithm::Implicit) || implicit.pool.is_none());
+        let pool = self.pool.filter(|_| !is_implicit || implicit.pool.is_none());
         let conv = match pool {
             Some(_) => &Self { activation: Activation::Identity, bias: None, pool: None, ..*self },
             None => self,
         };
-        match candidate {
-            None => lowering.grouped_forward(conv),
-            Some(candidate) => match candidate.algorithm {
-                Algorithm::Implicit => lowering.implicit_forward(conv, candidate),
-                Algorithm::Direct => lowering.direct_forward(conv),
-                Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_forward(conv),
-            },
+        match candidate.algorithm {
+            Algorithm::Implicit => lowering.implicit_forward(conv, candidate),
+            Algorithm::Direct if self.op.is_plain() => lowering.direct_forward(conv),
+            Algorithm::Direct => lowering.grouped_forward(conv),
+            Algorithm::Cudnn => lowering.cudnn_forward(conv, convolution),
+            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_forward(conv),
         }?;
         if let Some(pool) = pool {
             lowering.max_pool_forward((self.activation, self.bias), self.output, pool)?;
         }
         // Implicit GEMM has computed them.
-        let statistics = self.statistics.filter(|_| algorithm != Some(Algorithm::Implicit));
+        let statistics = self.statistics.filter(|_| !is_implicit);
         statistics.map_or(Ok(()), |statistics| statistics.of_input(self.output).run_on(lowering))
     }
 }
@@ -52,11 +54,14 @@ impl RunOn<Lowering<'_>> for Conv2dForward {
 impl RunOn<Lowering<'_>> for Conv2dBackwardWeight {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
         let product = lowering.backward_weight_product(self);
-        let candidate = lowering.choose_for(Direction::BackwardWeight, &self.op, self.input, "", product);
-        let Some(candidate) = candidate else { return lowering.grouped_backward_weight(self) };
+        let addresses = [self.d_weight, self.d_output].map(|span| lowering.address(span));
+        let convolution = lowering.convolution(Direction::BackwardWeight, &self.op, self.input, addresses);
+        let candidate = lowering.choose_for(&convolution.problem, "", product);
         match candidate.algorithm {
             Algorithm::Implicit => lowering.implicit_backward_weight(self, candidate),
-            Algorithm::Direct => lowering.direct_backward_weight(self),
+            Algorithm::Direct if self.op.is_plain() => lowering.direct_backward_weight(self),
+            Algorithm::Direct => lowering.grouped_backward_weight(self),
+            Algorithm::Cudnn => lowering.cudnn_backward_weight(self, convolution),
             Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_backward_weight(self),
         }
     }
@@ -72,38 +77,34 @@ impl RunOn<Lowering<'_>> for Conv2dBackwardInput {
             (_, None, Some(_)) => "with norm",
             (_, Some(_), Some(_)) => "with sum and norm",
         };
-        match lowering.choose_for(Direction::BackwardInput, &self.op, self.d_input, epilogue, product) {
-            None => lowering.grouped_backward_input(self),
-            Some(candidate) if candidate.algorithm == Algorithm::Implicit => {
-                return lowering.implicit_backward_input(self, candidate);
-            }
-            Some(_) => lowering.im2col_backward_input(self),
-        }?;
+        let (weight, d_output) = (lowering.weight(self.weight), lowering.address(self.d_output));
+        let convolution = lowering.convolution(Direction::BackwardInput, &self.op, self.d_input, [weight, d_output]);
+        let candidate = lowering.choose_for(&convolution.problem, epilogue, product);
+        match candidate.algorithm {
+            Algorithm::Implicit => return lowering.implicit_backward_input(self, candidate),
+            Algorithm::Direct => lowering.grouped_backward_input(self)?,
+            Algorithm::Cudnn => lowering.cudnn(convolution),
+            Algorithm::Gemm | Algorithm::CublasLt => lowering.im2col_backward_input(self)?,
+        }
         lowering.input_gradient_epilogues(self)
     }
 }
 
 impl Lowering<'_> {
-    /// Chooses a candidate; `None` for grouped or dilated convolutions, which have only one. `product` is what implicit
-    /// GEMM would compute.
-    fn choose_for(
-        &mut self,
-        direction: Direction,
-        op: &Conv2d,
-        images: Span,
-        epilogue: &'static str,
-        product: Result<ImplicitProduct>,
-    ) -> Option<Candidate> {
-        if !op.is_plain() {
-            return None;
+    /// Chooses a candidate. `product` is what implicit GEMM would compute.
+    fn choose_for(&mut self, problem: &Problem, epilogue: &'static str, product: Result<ImplicitProduct>) -> Candidate {
+        let Problem { direction, op, batch, .. } = *problem;
+        let mut candidates: Vec<Candidate> = Vec::new();
+        if op.is_plain() {
+            candidates.push(Algorithm::Gemm.into());
+            candidates.extend(self.implicit_candidates(product));
         }
-        let (batch, precision) = (images.len / op.input.len(), self.target.precision);
-        let mut candidates = vec![Algorithm::Gemm.into()];
-        candidates.extend(self.implicit_candidates(product));
-        let is_direct = direction != Direction::BackwardInput && direct::applies(op);
-        candidates.extend(is_direct.then_some(Candidate::from(Algorithm::Direct)));
-        let site = Site { direction, op: *op, batch, linear: false, epilogue, mask: false, precision };
-        Some(self.choose(&site, &candidates))
+        let has_direct = direction != Direction::BackwardInput && direct::applies(&op);
+        candidates.extend((!op.is_plain() || has_direct).then_some(Candidate::from(Algorithm::Direct)));
+        candidates.extend(self.cudnn_applies(problem).then_some(Candidate::from(Algorithm::Cudnn)));
+        let precision = self.target.precision;
+        let site = Site { direction, op, batch, linear: false, epilogue, mask: false, precision };
+        self.choose(&site, &candidates)
     }
 
     /// What follows an input gradient, as separate passes.

@@ -5,7 +5,8 @@ use anyhow::Result;
 
 use super::Lowering;
 use super::grid::ImplicitProduct;
-use super::site::{Direction, Site, as_conv};
+use super::site::{Site, as_conv};
+use crate::cuda::convolution::Direction;
 use crate::cuda::gemm::{EpilogueKind, Gemm, LtEpilogue, Operand, ReluMask};
 use crate::cuda::program::{Address, Launch};
 use crate::ops::{

@@ -4,6 +4,7 @@
 mod activation;
 mod bias;
 mod conv;
+mod cudnn;
 mod direct;
 mod dropout;
 mod gather;
@@ -30,6 +31,7 @@ use std::collections::HashSet;
 
 use anyhow::{Context, Result};
 
+use super::convolution::Problem;
 use super::gemm::{Gemm, LtEpilogue};
 use super::program::{Address, Buffer, KernelLaunch, Launch, LoweredStep, Params, grid_over};
 use crate::ops::{Candidate, Precision, Region, RunOn, Span, Step};
@@ -66,6 +68,9 @@ pub(super) trait Choose {
 
     /// Whether cuBLASLt supports a product with this epilogue.
     fn lt_supports(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool;
+
+    /// Whether cuDNN is a candidate for a convolution. It may still turn out not to support it.
+    fn cudnn_applies(&mut self, problem: &Problem) -> bool;
 }
 
 /// Lowers a sequence.

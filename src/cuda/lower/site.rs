@@ -3,16 +3,9 @@
 
 use std::fmt;
 
+use crate::cuda::convolution::Direction;
 use crate::ops::{Conv2d, Linear, Precision};
 use crate::shape::{Shape, Window};
-
-/// Which of a layer's products a site computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::cuda) enum Direction {
-    Forward,
-    BackwardWeight,
-    BackwardInput,
-}
 
 /// An operator with its shape, batch, epilogue and precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +42,12 @@ impl fmt::Display for Site {
         match self.linear {
             true => write!(f, "linear_{direction} {} to {out_channels}", input.channels)?,
             false => write!(f, "conv2d_{direction} {input} to {out_channels} k{kernel} s{stride} p{padding}")?,
+        }
+        let Conv2d { groups, dilation, .. } = self.op;
+        for (name, number) in [("groups", groups), ("dilation", dilation)] {
+            if number > 1 {
+                write!(f, ", {name} {number}")?;
+            }
         }
         write!(f, ", batch {}", self.batch)?;
         let separator = if self.epilogue.is_empty() { "" } else { ", " };

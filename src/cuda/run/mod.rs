@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use cudarc::driver::CudaStream;
 
-use super::driver::{Blas, Modules};
+use super::driver::{Blas, Cudnn, Modules};
 use super::memory::Memory;
 use super::program::{Address, Buffer, Launch, LoweredStep};
 use crate::ops::{Op, Span, Step, Subset};
@@ -22,6 +22,7 @@ pub(super) struct Runner {
     pub stream: Arc<CudaStream>,
     pub modules: Modules,
     pub blas: Blas,
+    pub cudnn: Cudnn,
 }
 
 impl Runner {
@@ -39,6 +40,7 @@ impl Runner {
             Launch::LtGemm(gemm, epilogue) => {
                 self.blas.lt_gemm(&gemm.resolved(&resolve)?, &epilogue.resolved(&resolve)?)
             }
+            Launch::Cudnn(convolution) => self.cudnn.run(&convolution.resolved(&resolve)?),
         }
     }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 
 use super::Tuner;
+use crate::cuda::convolution::Problem;
 use crate::cuda::gemm::{Gemm, LtEpilogue};
 use crate::cuda::lower::{Choose, Site};
 use crate::cuda::program::Address;
@@ -33,6 +34,11 @@ impl Choose for Trial<'_> {
     fn lt_supports(&mut self, gemm: &Gemm<Address>, epilogue: &LtEpilogue<Address>) -> bool {
         lt_supports(self.runner, gemm, epilogue)
     }
+
+    /// The trial finds out whether it works.
+    fn cudnn_applies(&mut self, _problem: &Problem) -> bool {
+        self.runner.cudnn.version().is_some()
+    }
 }
 
 /// Applies the tuner's choices, and records the choice of every site in the tuner.
@@ -61,6 +67,14 @@ impl Choose for TunerChoice<'_> {
         let requested = self.tuner.requested.map(|candidate| candidate.algorithm);
         matches!(requested, None | Some(Algorithm::CublasLt)) && lt_supports(self.runner, gemm, epilogue)
     }
+
+    /// If the fastest is chosen, the tuner has tried it.
+    fn cudnn_applies(&mut self, problem: &Problem) -> bool {
+        match self.tuner.requested.map(|candidate| candidate.algorithm) {
+            None => self.runner.cudnn.version().is_some(),
+            Some(algorithm) => algorithm == Algorithm::Cudnn && self.runner.cudnn.supports(problem),
+        }
+    }
 }
 
 /// Chooses without a device: the requested candidate, else one that takes a single launch.
@@ -78,6 +92,10 @@ impl Choose for DevicelessChoice {
 
     fn lt_supports(&mut self, _gemm: &Gemm<Address>, _epilogue: &LtEpilogue<Address>) -> bool {
         self.requested.is_some_and(|requested| requested.algorithm == Algorithm::CublasLt)
+    }
+
+    fn cudnn_applies(&mut self, _problem: &Problem) -> bool {
+        self.requested.is_some_and(|requested| requested.algorithm == Algorithm::Cudnn)
     }
 }
 

@@ -242,7 +242,10 @@ impl Measure<'_> {
                     measured.push(format!("{candidate} {microseconds:.1} µs"));
                 }
                 Err(error) => {
-                    warn!("{site}: {candidate} failed and is skipped: {error:#}");
+                    match error.is::<error::Unsupported>() {
+                        true => debug!("{site}: {candidate} is skipped: {error:#}"),
+                        false => warn!("{site}: {candidate} failed and is skipped: {error:#}"),
+                    }
                     if !error::is_transient(&error) {
                         self.tuner.cache.record(site, candidate, None);
                     }
