@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use tracing::info;
 
+use super::limits::start_pool;
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda, Options};
 use crate::ops::{Backend, MemorySizes, Precision, Step};
@@ -20,6 +21,7 @@ pub trait Task {
 /// # Errors
 /// A CUDA device given by number cannot be used, or a precision other than fp32 is requested on the CPU.
 pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output> {
+    start_pool(args.threads)?;
     let why = match args.device.unwrap_or_default() {
         DeviceChoice::Cpu => "--device cpu".to_string(),
         DeviceChoice::Cuda(ordinal) => {
@@ -43,9 +45,11 @@ pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output
     task.run(backend)
 }
 
-/// Checks the device flags before anything is loaded: a CUDA device given by number must exist.
+/// Checks the device flags before anything is loaded, and starts the threads that load: a CUDA device given by number must
+/// exist.
 pub fn check_device(args: &DeviceSettings) -> Result<()> {
     args.check()?;
+    start_pool(args.threads)?;
     match args.device {
         Some(DeviceChoice::Cuda(ordinal)) => check_ordinal(ordinal).with_context(|| unusable(ordinal)),
         _ => Ok(()),

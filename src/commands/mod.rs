@@ -5,9 +5,12 @@ mod completions;
 mod device;
 mod eval;
 mod fetch;
+mod limits;
 mod predict;
 mod summary;
 mod train;
+
+pub use limits::{Allocator, prepare as prepare_for_limits};
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};

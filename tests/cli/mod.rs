@@ -8,6 +8,7 @@ mod cudnn;
 mod datasets;
 mod dependent;
 mod errors;
+mod limits;
 mod recipes;
 mod runs;
 mod signals;

@@ -1,0 +1,86 @@
+//! The program at the limits that `ulimit` sets: memory, file sizes and threads. Whatever the limit, it ends with exit code
+//! 0, or 1 and a sentence.
+#![cfg(target_os = "linux")]
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::program::{Ran, binary};
+
+/// Runs `ulimit LIMIT`, then the program with these arguments.
+fn limited(limit: &str, args: &[&str]) -> Ran {
+    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).arg(binary()).args(args).env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+    command.output().expect("a shell").into()
+}
+
+fn ends_in_order(ran: &Ran, limit: &str) {
+    assert!(!ran.stderr.contains("panicked"), "ulimit {limit}: {}", ran.stderr);
+    match ran.code {
+        Some(0) => {}
+        Some(1) => assert!(ran.stderr.contains("error: "), "ulimit {limit}: {}", ran.stderr),
+        // The loader could not map the program itself.
+        Some(127) => assert!(ran.stderr.contains("shared libraries"), "ulimit {limit}: {}", ran.stderr),
+        code => panic!("ulimit {limit}: {code:?} {}", ran.stderr),
+    }
+}
+
+const TRAIN: [&str; 14] = [
+    "train",
+    "--model",
+    "mnist-cnn",
+    "--dataset",
+    "digits",
+    "--max-steps",
+    "1",
+    "--batch-size",
+    "8",
+    "--eval-batch-size",
+    "100",
+    "--device",
+    "cpu",
+    "--quiet",
+];
+
+#[test]
+fn little_memory_is_an_error_with_a_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut failed, mut succeeded) = (0, 0);
+    for kilobytes in
+        [30, 36, 39, 41, 45, 49, 55, 80, 146, 158, 170, 182, 240, 302, 338, 410, 494, 800].map(|mb| mb * 1000)
+    {
+        let out = folder.path().join(kilobytes.to_string());
+        let limit = format!("-v {kilobytes}");
+        let ran = limited(&limit, &[&TRAIN[..], &["--out", out.to_str().expect("UTF-8")]].concat());
+        ends_in_order(&ran, &limit);
+        failed += usize::from(ran.code == Some(1));
+        succeeded += usize::from(ran.code == Some(0));
+    }
+    assert!(failed >= 8 && succeeded >= 1, "{failed} failed, {succeeded} succeeded");
+}
+
+/// A write beyond the limit fails, as it does on a full disk.
+#[test]
+fn a_limit_of_file_sizes_is_an_error_that_names_the_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let ran = limited("-f 100", &[&TRAIN[..], &["--out", out.to_str().expect("UTF-8")]].concat());
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("File too large") && ran.stderr.contains("safetensors"), "{}", ran.stderr);
+    let too_large = |entry: fs::DirEntry| entry.metadata().is_ok_and(|it| it.len() > 100 * 512);
+    assert!(!fs::read_dir(&out).expect("a folder").flatten().any(too_large));
+}
+
+/// rayon would start a million threads.
+#[test]
+fn a_mad_number_of_threads_in_the_environment_does_no_harm() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for threads in ["1000000", "0", "-1", "many"] {
+        let out = folder.path().join(format!("with {threads}"));
+        let mut command = Command::new(binary());
+        command.args(TRAIN).arg("--out").arg(out).env("RAYON_NUM_THREADS", threads);
+        let ran: Ran = command.output().expect("the program starts").into();
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    }
+}
