@@ -7,6 +7,7 @@ mod cuda_tiles;
 mod datasets;
 mod dependent;
 mod errors;
+mod pictures;
 mod recipes;
 mod runs;
 mod signals;
