@@ -14,6 +14,7 @@ mod jpeg;
 mod jpeg_scan;
 mod mnist;
 mod mnist_files;
+mod partial;
 pub mod picture;
 mod records;
 pub mod sampler;
