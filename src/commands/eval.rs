@@ -94,7 +94,7 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     check_split(args, config, name)?;
     let own_folder = given.folder.folder();
     if given.dataset.is_some() || given.folder.data.is_some() || !options.folder.is_dir() {
-        options.folder = own_folder.clone();
+        options.folder.clone_from(&own_folder);
     }
     // A folder that only the weights' config.toml names is read, but nothing is written to it.
     options.download = absolute_path(&options.folder)? == absolute_path(&own_folder)?;

@@ -87,11 +87,9 @@ pub fn check(bytes: &[u8]) -> Result<(), Fault> {
                 let scan = read_scan(segment, frame).ok_or(Fault::Damaged)?;
                 rest = scan.check(frame, &tables, rest).ok_or(Fault::Damaged)?;
             }
-            marker if is_frame(marker) => {
-                // A second frame would belong to another picture.
-                if frame.is_none() {
-                    frame = Some(read_frame(marker, segment).ok_or(Fault::Damaged)?);
-                }
+            // A second frame would belong to another picture.
+            marker if is_frame(marker) && frame.is_none() => {
+                frame = Some(read_frame(marker, segment).ok_or(Fault::Damaged)?);
             }
             _ => {}
         }
