@@ -1,10 +1,13 @@
 //! Data sets: the table of names, validation, fingerprints, and the order of samples in an epoch.
 
+mod against_pil;
 mod archive;
 mod cifar;
+mod colour;
 mod fetch;
 mod folder;
 mod idx;
+mod layout;
 mod mnist;
 mod streamed;
 

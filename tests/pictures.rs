@@ -241,17 +241,55 @@ fn decoder_errors_are_one_line() {
     }
 }
 
-/// A PNG whose header claims a width of 20,000 and a height of 30,000 pixels, with a matching checksum.
-#[test]
-fn a_picture_with_too_many_pixels_is_refused_before_decoding() {
-    let mut bytes = encode(scan(30, 30), ImageFormat::Png);
-    for (at, side) in [(16, 20_000u32), (20, 30_000)] {
+/// A PNG whose header claims another size, with a matching checksum.
+fn claiming(picture: impl Into<DynamicImage>, width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = encode(picture, ImageFormat::Png);
+    for (at, side) in [(16, width), (20, height)] {
         bytes[at..at + 4].copy_from_slice(&side.to_be_bytes());
     }
     let mut crc = flate2::Crc::new();
     crc.update(&bytes[12..29]);
     bytes[29..33].copy_from_slice(&crc.sum().to_be_bytes());
-    assert!(message(decode_picture(&bytes, MNIST)).contains("30000×20000 (height×width) is more than 100 megapixels"));
+    bytes
+}
+
+#[test]
+fn a_picture_that_takes_too_much_memory_is_refused_before_decoding() {
+    let bytes = claiming(scan(30, 30), 20_000, 30_000);
+    assert!(message(decode_picture(&bytes, MNIST)).contains("30000×20000 (height×width) is more than 250 megapixels"));
+    let bytes = claiming(DynamicImage::ImageLuma8(scan(30, 30)).to_rgba16(), 14_000, 14_000);
+    let text = message(decode_picture(&bytes, MNIST));
+    assert!(text.contains("takes 1.6 GB when it is decoded, more than 1 GiB"), "{text}");
+}
+
+/// The decoder fills in what is missing.
+#[test]
+fn a_jpeg_whose_scan_is_cut_off_before_its_end_marker_is_damaged() {
+    for picture in [DynamicImage::from(scan(300, 200)), DynamicImage::from(scan(300, 200)).to_rgb8().into()] {
+        let whole = encode(picture, ImageFormat::Jpeg);
+        decode_picture(&whole, MNIST).unwrap();
+        for length in [whole.len() - 20, whole.len() * 9 / 10, whole.len() / 2 + 300] {
+            let cut = [&whole[..length], b"\xFF\xD9"].concat();
+            assert!(message(decode_picture(&cut, MNIST)).contains("damaged or cut off"), "{length} of {}", whole.len());
+        }
+    }
+}
+
+#[test]
+fn jpegs_of_kinds_that_cannot_be_decoded_are_not_called_damaged() {
+    let whole = encode(scan(30, 30), ImageFormat::Jpeg);
+    let frame = whole.windows(2).position(|pair| pair == b"\xFF\xC0").unwrap();
+    for (at, value, kind) in [
+        (1, 0xC9, "arithmetic-coded JPEG"),
+        (1, 0xCA, "arithmetic-coded JPEG"),
+        (1, 0xC3, "lossless JPEG"),
+        (4, 12, "12-bit JPEG"),
+    ] {
+        let mut bytes = whole.clone();
+        bytes[frame + at] = value;
+        let text = message(decode_picture(&bytes, MNIST));
+        assert!(text.contains(&format!("{kind} is not supported; convert")) && !text.contains("damaged"), "{text}");
+    }
 }
 
 proptest! {

@@ -34,6 +34,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
             "train",
             "checkpoint",
             "data",
+            "files",
             "models",
             "plan",
             "network",

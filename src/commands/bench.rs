@@ -15,7 +15,7 @@ use crate::bench::{self, Chosen, Profile, load_random_images, resident_batches, 
 use crate::network::Network;
 use crate::ops::{Backend, Metrics, Precision};
 use crate::plan::{self, Mode, Plan, Sequence, TrainSettings};
-use crate::report::stream::Stdout;
+use crate::report::stream::{Stdout, write_json};
 use crate::settings::{DeviceSettings, Given, RetiredFlags, bounds, usage};
 
 #[derive(Args)]
@@ -110,8 +110,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     result.profile = result.profile.filter(|_| args.profile);
     let mut out = Stdout::default();
     if args.json {
-        serde_json::to_writer(&mut out, &result)?;
-        writeln!(out)?;
+        write_json(&mut out, &result)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Spread { median, min, max } = result.ms_per_step;

@@ -17,11 +17,11 @@ use crate::data::{self, Dataset, LoadOptions, Residency};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::Confusion;
-use crate::report::stream::Stdout;
+use crate::report::stream::{Stdout, write_json};
 use crate::run::Outputs;
 use crate::settings::{
     DataSettings, DeviceSettings, Given, InputRecord, ModelSettings, PictureSettings, RetiredFlags, RunConfig,
-    UsageError, bounds, build_network, check_dataset, defaults, usage,
+    UsageError, absolute_path, bounds, build_network, check_dataset, defaults, usage,
 };
 use crate::shape::Shape;
 use crate::train::Evaluator;
@@ -65,8 +65,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     let result = with_backend(&device, task)?;
     let mut out = Stdout::default();
     if args.json {
-        serde_json::to_writer(&mut out, &result)?;
-        writeln!(out)?;
+        write_json(&mut out, &result)?;
     } else {
         let images = result.images;
         let speed = images as f64 / result.seconds;
@@ -93,18 +92,22 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     }
     args.pictures.0.check(name)?;
     check_split(args, config, name)?;
+    let own_folder = given.folder.folder();
     if given.dataset.is_some() || given.folder.data.is_some() || !options.folder.is_dir() {
-        options.folder = given.folder.folder();
+        options.folder.clone_from(&own_folder);
     }
+    // A folder that only the weights' config.toml names is read, but nothing is written to it.
+    options.download = absolute_path(&options.folder)? == absolute_path(&own_folder)?;
     let trained = config.and_then(|config| config.record.input.as_ref()).map(InputRecord::shape);
     if let Some(trained) = trained {
         options.pictures.image_size = Some((trained.height, trained.width));
+        options.channels = Some(trained.channels);
     }
     options.pictures = args.pictures.0.resolve_with(options.pictures);
     let normalisation = given.normalisation.given().or(options.normalisation);
     // A single value fits any number of channels; those of the images are not known yet.
     options.normalisation = normalisation.as_ref().map(|_| (vec![0.5], vec![0.5]));
-    (options.download, options.progress, options.test_only) = (true, true, true);
+    (options.progress, options.test_only) = (true, true);
     options.residency = Residency::Auto;
     let mut dataset = data::load(name, &options)?;
     if let Some(normalisation) = normalisation {

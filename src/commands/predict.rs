@@ -14,10 +14,11 @@ use super::model_of_weights;
 use crate::checkpoint::load_weights;
 use crate::data::picture::{Picture, read_cropped, read_picture};
 use crate::data::{self, Normalisation};
+use crate::files::{name_of, printable};
 use crate::models::Model;
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
-use crate::report::stream::Stdout;
+use crate::report::stream::{Stdout, write_json};
 use crate::run::Outputs;
 use crate::settings::{
     ActivationChoice, DeviceSettings, Given, InputRecord, InputSettings, ModelSettings, NormalisationSettings,
@@ -82,24 +83,25 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     let predictions = with_backend(&args.device.or_defaults()?, task)?;
     let mut out = Stdout::default();
     for ((path, picture), prediction) in args.images.iter().zip(&pictures).zip(&predictions) {
-        let name = path.to_string_lossy();
+        let name = name_of(path.as_os_str().as_encoded_bytes());
+        let shown = printable(&name);
         if picture.blank {
-            warn!("{name}: the picture is blank, so its classification means nothing");
+            warn!("{shown}: the picture is blank, so its classification means nothing");
         }
         let named = |(class, probability): (usize, f64)| ClassProbability { class: &classes[class], probability };
         let top: Vec<_> = prediction.top(args.top_k).into_iter().map(named).collect();
         if args.json {
             let logits = &prediction.logits;
-            let shown = Classified { image: &name, inverted: picture.inverted, classes: top, logits };
-            serde_json::to_writer(&mut out, &shown)?;
-            writeln!(out)?;
+            let result = Classified { image: &name, inverted: picture.inverted, classes: top, logits };
+            write_json(&mut out, &result)?;
             continue;
         }
         if picture.inverted {
-            info!("{name}: dark on light, inverted");
+            info!("{shown}: dark on light, inverted");
         }
-        let top: Vec<String> = top.iter().map(|it| format!("{} {:.2}%", it.class, 100.0 * it.probability)).collect();
-        writeln!(out, "{name}: {}", top.join(", "))?;
+        let top: Vec<String> =
+            top.iter().map(|it| format!("{} {:.2}%", printable(it.class), 100.0 * it.probability)).collect();
+        writeln!(out, "{shown}: {}", top.join(", "))?;
     }
     Ok(ExitCode::SUCCESS)
 }

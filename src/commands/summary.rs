@@ -15,7 +15,7 @@ use crate::network::Network;
 use crate::ops::{Backend, MemorySizes, Step};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use crate::report::grouped;
-use crate::report::stream::Stdout;
+use crate::report::stream::{Stdout, write_json};
 use crate::settings::{DeviceChoice, DeviceSettings, Given, bounds, usage};
 
 #[derive(Args)]
@@ -107,8 +107,7 @@ pub fn run(args: &SummaryArgs) -> Result<ExitCode> {
     }
     let summary = summarise(&network, args.batch_size)?;
     if args.json {
-        serde_json::to_writer(&mut out, &summary)?;
-        writeln!(out)?;
+        write_json(&mut out, &summary)?;
     } else {
         print(&mut out, &summary)?;
     }
@@ -128,8 +127,7 @@ fn show_plan(out: &mut impl Write, network: &Network, args: &SummaryArgs) -> Res
     let precision = device.precision.unwrap_or_default();
     let summary = PlanSummary::new(network, batch_size, precision, launches, chosen_on, algorithms)?;
     if args.json {
-        serde_json::to_writer(&mut *out, &summary)?;
-        writeln!(out)?;
+        write_json(out, &summary)?;
         return Ok(());
     }
     bench::print_plan(out, &summary)
@@ -160,8 +158,7 @@ fn list(out: &mut impl Write, json: bool) -> Result<()> {
     if json {
         let entries: Vec<Entry> =
             models::TABLE.iter().map(|model| Entry { model: model.name, about: model.about }).collect();
-        serde_json::to_writer(&mut *out, &entries)?;
-        writeln!(out)?;
+        write_json(out, &entries)?;
         return Ok(());
     }
     for model in models::TABLE {

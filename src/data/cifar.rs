@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -30,6 +31,8 @@ pub struct CifarSet {
     mirrors: &'static [&'static str],
     /// The top-level folder in the archive.
     folder: &'static str,
+    /// The archive of the Python version, and its top-level folder.
+    python: [&'static str; 2],
     train: &'static [&'static str],
     test: &'static str,
     /// The number of records in each training file.
@@ -54,6 +57,7 @@ pub static CIFAR10: CifarSet = CifarSet {
         "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/",
     ],
     folder: "cifar-10-batches-bin",
+    python: ["cifar-10-python.tar.gz", "cifar-10-batches-py"],
     train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
     test: "test_batch.bin",
     train_records: 10_000,
@@ -72,6 +76,7 @@ pub static CIFAR100: CifarSet = CifarSet {
     sha256: "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
     mirrors: &["https://www.cs.toronto.edu/~kriz/"],
     folder: "cifar-100-binary",
+    python: ["cifar-100-python.tar.gz", "cifar-100-python"],
     train: &["train.bin"],
     test: "test.bin",
     train_records: 50_000,
@@ -106,6 +111,13 @@ impl CifarSet {
             }
             let Some(path) = self.packed(folder) else {
                 let (title, by_hand) = (self.title, self.by_hand(folder));
+                if let Some(python) = self.python(folder) {
+                    bail!(
+                        "{} is the Python version of {title}, but the binary version is read; run `cnn-cuda fetch {}`, or {by_hand}",
+                        python.display(),
+                        self.name
+                    )
+                }
                 bail!("there is no {title} in {shown}; run `cnn-cuda fetch {}`, or {by_hand}", self.name)
             };
             loader.read_archive(&path)?;
@@ -123,6 +135,18 @@ impl CifarSet {
     /// The archive, if it exists.
     fn packed(&self, folder: &Path) -> Option<PathBuf> {
         [folder.join(self.name).join(self.archive), folder.join(self.archive)].into_iter().find(|path| path.exists())
+    }
+
+    /// The archive or folder of the Python version, if it exists.
+    fn python(&self, folder: &Path) -> Option<PathBuf> {
+        let places = [folder.join(self.name), folder.into()];
+        let candidates = places.iter().flat_map(|place| self.python.map(|name| place.join(name)));
+        candidates.into_iter().find(|path| path.exists())
+    }
+
+    /// Any of the set's files in the data folder `folder`, in whatever version.
+    pub fn found(&self, folder: &Path) -> Option<PathBuf> {
+        self.unpacked(folder).or_else(|| self.packed(folder)).or_else(|| self.python(folder))
     }
 
     /// The data files with their numbers of records; the test file is last.
@@ -192,9 +216,10 @@ impl Loader {
         self.source = path.into();
         archive::for_each(path, |member, content| match member.parts.as_slice() {
             [.., file] if member.kind == Kind::File => {
-                self.read_file(file, member.size, BufReader::new(content)).with_context(|| file.clone())
+                self.read_file(file, member.size, BufReader::new(content)).with_context(|| file.clone())?;
+                Ok(ControlFlow::Continue(()))
             }
-            _ => Ok(()),
+            _ => Ok(ControlFlow::Continue(())),
         })
     }
 

@@ -1,9 +1,9 @@
 //! Downloads data sets: tries one mirror after another, verifies checksums and writes files atomically.
 
-use std::fs::{self, File};
-use std::io::{IsTerminal, Read, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::{Compression, write::GzEncoder};
@@ -11,7 +11,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 
 use super::idx::{self, Decoded};
-use crate::files::write_atomically;
+use super::partial::Partial;
+use crate::files::printable;
 
 /// A downloadable file of a data set.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub enum Checksum {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time limit for one file. It also ends a download whose server sends only a byte now and then.
 const FILE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+/// The time limit for all files of a set from all mirrors together.
+const SET_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Mirrors, timeout and progress display of downloads.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +54,8 @@ pub struct Download {
     pub mirrors: Option<Vec<String>>,
     /// The longest time to wait for data from a server.
     pub stall_timeout: Duration,
+    /// The longest time for all files together. It also ends downloads whose servers send only a byte now and then.
+    pub total_timeout: Duration,
     /// Draw a progress bar on stderr if it is a terminal.
     pub progress: bool,
 }
@@ -67,7 +72,7 @@ impl Download {
         let mirrors: Vec<String> =
             variable.split(',').map(str::trim).filter(|mirror| !mirror.is_empty()).map(String::from).collect();
         let mirrors = (!mirrors.is_empty()).then_some(mirrors);
-        Self { mirrors, stall_timeout: Duration::from_secs(30), progress }
+        Self { mirrors, stall_timeout: Duration::from_secs(30), total_timeout: SET_TIMEOUT, progress }
     }
 }
 
@@ -79,7 +84,8 @@ pub fn fetch(set: &str, folder: &Path, progress: bool) -> Result<()> {
     fetch_from(&Download::new(set, progress), set, folder)
 }
 
-/// Like [`fetch`], with given mirrors. Replaces a previously downloaded file if its checksum is wrong.
+/// Like [`fetch`], with given mirrors. Replaces a previously downloaded file if its checksum is wrong. What was downloaded
+/// of a file before the connection failed, or the program was ended, is kept and continued by the next call.
 ///
 /// # Errors
 /// If no mirror has a file with the right checksum (the message has the last mirror's failure and says how to obtain the
@@ -87,18 +93,28 @@ pub fn fetch(set: &str, folder: &Path, progress: bool) -> Result<()> {
 pub fn fetch_from(download: &Download, set: &str, folder: &Path) -> Result<()> {
     let remotes = super::find(set)?.remotes.with_context(|| format!("{set} has nothing to download"))?(folder);
     let mut mirrors = download.mirrors.clone();
+    let deadline = Instant::now() + download.total_timeout;
     for file in remotes {
         if is_present(&file, set)? {
             continue;
         }
         let mirrors = mirrors.get_or_insert_with(|| file.mirrors.iter().map(|mirror| (*mirror).to_string()).collect());
-        let archive = download_file(download, set, mirrors, &file)?;
-        let parent = file.path.parent().context("the path has no parent folder")?;
-        fs::create_dir_all(parent).with_context(|| format!("cannot create the folder {}", parent.display()))?;
-        write_atomically(&file.path, |writer| Ok(writer.write_all(&archive)?))?;
+        let mut partial = Partial::open(&file.path)?;
+        if let Err(error) = download_file(download, set, mirrors, &file, &mut partial, deadline) {
+            let kept = partial.keep();
+            return Err(match kept {
+                0 => error,
+                _ => error.context(format!("{} of {} are kept; fetch again to continue", kilobytes(kept), file.name)),
+            });
+        }
+        partial.finish()?;
         tracing::info!("wrote {}", file.path.display());
     }
     Ok(())
+}
+
+fn kilobytes(bytes: u64) -> String {
+    format!("{:.1} kB", bytes as f64 / 1e3)
 }
 
 /// Whether the folder already contains the file with the right content.
@@ -133,17 +149,28 @@ fn is_present(file: &Remote, set: &str) -> Result<bool> {
 
 /// Downloads the file from the first mirror that has it. That mirror moves to the front, so that the timeout of a dead
 /// mirror is paid only once. The failures of all mirrors but the last are logged; the error has that of the last.
-fn download_file(download: &Download, set: &str, mirrors: &mut [String], file: &Remote) -> Result<Vec<u8>> {
+fn download_file(
+    download: &Download,
+    set: &str,
+    mirrors: &mut [String],
+    file: &Remote,
+    partial: &mut Partial,
+    deadline: Instant,
+) -> Result<()> {
+    // The program may have been ended after it downloaded everything.
+    if partial.len()? > 0 && verify(partial.start()?, file).is_ok() {
+        return Ok(());
+    }
     let mut failure = "there is no mirror".to_string();
     for index in 0..mirrors.len() {
         let address = format!("{}/{}", mirrors[index].trim_end_matches('/'), file.name);
-        match download_verified(download, &address, file) {
-            Ok(archive) => {
+        match download_verified(download, &address, file, partial, deadline) {
+            Ok(()) => {
                 mirrors.rotate_left(index);
-                return Ok(archive);
+                return Ok(());
             }
             Err(error) => {
-                failure = format!("{address}: {error:#}");
+                failure = without_password(&format!("{address}: {error:#}"), &address);
                 if index + 1 < mirrors.len() {
                     tracing::warn!("{failure}; trying the next mirror");
                 }
@@ -158,16 +185,45 @@ fn download_file(download: &Download, set: &str, mirrors: &mut [String], file: &
     )
 }
 
-fn download_verified(download: &Download, address: &str, file: &Remote) -> Result<Vec<u8>> {
-    let bytes = download_bytes(download, address, file.max_bytes)?;
-    let content = verify(bytes.as_slice(), file)?;
-    if matches!(file.checksum, Checksum::Archive(_)) || matches!(idx::decode(bytes.as_slice())?, Decoded::Gzip(_)) {
-        return Ok(bytes);
+/// The text with the user and password of the URL `address` replaced by `***`, wherever they occur in it.
+fn without_password(text: &str, address: &str) -> String {
+    let authority = address.split_once("://").map_or(address, |(_, rest)| rest).split(['/', '?', '#']).next();
+    match authority.and_then(|authority| authority.rsplit_once('@')) {
+        Some((user, _)) if !user.is_empty() => printable(&text.replace(user, "***")).into_owned(),
+        _ => printable(text).into_owned(),
     }
-    // Some proxies decompress the file. Its name ends in .gz, so compress it again.
+}
+
+fn download_verified(
+    download: &Download,
+    address: &str,
+    file: &Remote,
+    partial: &mut Partial,
+    deadline: Instant,
+) -> Result<()> {
+    loop {
+        let resumed = download_rest(download, address, file, partial, deadline)?;
+        match verify(partial.start()?, file) {
+            Ok(content) => return compress(&content, file, partial),
+            // What was downloaded earlier may be of another file.
+            Err(_) if resumed => partial.restart()?,
+            Err(error) => {
+                partial.restart()?;
+                return Err(error);
+            }
+        }
+    }
+}
+
+/// Compresses a file that some proxy has decompressed, because its name ends in .gz.
+fn compress(content: &[u8], file: &Remote, partial: &mut Partial) -> Result<()> {
+    let is_archive = matches!(file.checksum, Checksum::Archive(_));
+    if is_archive || matches!(idx::decode(partial.start()?)?, Decoded::Gzip(_)) {
+        return Ok(());
+    }
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(&content)?;
-    Ok(encoder.finish()?)
+    encoder.write_all(content)?;
+    partial.replace(&encoder.finish()?)
 }
 
 /// Reads `source` to its end and returns its bytes if the checksum matches. They are decompressed if the checksum is of
@@ -200,28 +256,65 @@ fn check_size(length: u64, max_bytes: u64) -> Result<()> {
     Ok(())
 }
 
-fn download_bytes(download: &Download, address: &str, max_bytes: u64) -> Result<Vec<u8>> {
-    let mut response = agent(download, address).get(address).call()?;
-    let length = response.body().content_length();
-    check_size(length.unwrap_or(0), max_bytes)?;
-    let bar = progress_bar(download.progress, address, length);
-    let mut bytes = Vec::new();
-    // The client's own limit is disabled. Reading one byte past the limit here gives a clearer message.
-    let body = response.body_mut().with_config().limit(u64::MAX).reader();
-    let result = bar.wrap_read(body.take(max_bytes + 1)).read_to_end(&mut bytes);
-    bar.finish_and_clear();
-    result?;
-    check_size(bytes.len() as u64, max_bytes)?;
-    Ok(bytes)
+/// Downloads what is missing of the file. Of one that is too large, nothing is kept. Returns whether there was a part of
+/// it before.
+fn download_rest(
+    download: &Download,
+    address: &str,
+    file: &Remote,
+    partial: &mut Partial,
+    deadline: Instant,
+) -> Result<bool> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    ensure!(!left.is_zero(), "the download takes longer than {:.1} s", download.total_timeout.as_secs_f64());
+    let agent = agent(download, address, left);
+    let request = |from: u64| match from {
+        0 => agent.get(address).call(),
+        _ => agent.get(address).header("Range", format!("bytes={from}-")).call(),
+    };
+    let mut response = match request(partial.len()?) {
+        Err(ureq::Error::StatusCode(416)) => {
+            // There is nothing after what was downloaded, so it is of another file.
+            partial.restart()?;
+            request(0)?
+        }
+        response => response?,
+    };
+    let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
+    let continues = range.is_some_and(|range| range.starts_with(&format!("bytes {}-", partial.len().unwrap_or(0))));
+    if response.status() != 206 || !continues {
+        partial.restart()?;
+    }
+    let before = partial.len()?;
+    let length = response.body().content_length().map(|length| length.saturating_add(before));
+    let mut read = || -> Result<()> {
+        check_size(length.unwrap_or(0), file.max_bytes)?;
+        let bar = progress_bar(download.progress, address, length);
+        bar.set_position(before);
+        // The client's own limit is disabled. Reading one byte past the limit here gives a clearer message.
+        let body = response.body_mut().with_config().limit(u64::MAX).reader();
+        let body = body.take((file.max_bytes + 1).saturating_sub(before));
+        let copied = io::copy(&mut bar.wrap_read(body), partial.end()?);
+        bar.finish_and_clear();
+        copied?;
+        Ok(())
+    };
+    let read = read();
+    if length.unwrap_or(0).max(partial.len()?) > file.max_bytes {
+        partial.restart()?;
+        check_size(file.max_bytes + 1, file.max_bytes)?;
+    }
+    read?;
+    Ok(before > 0)
 }
 
-fn agent(download: &Download, address: &str) -> ureq::Agent {
+fn agent(download: &Download, address: &str, left: Duration) -> ureq::Agent {
     let mut config = ureq::Agent::config_builder()
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
         .timeout_recv_response(Some(download.stall_timeout))
         .timeout_per_read(Some(download.stall_timeout))
-        .timeout_global(Some(FILE_TIMEOUT))
+        .timeout_global(Some(FILE_TIMEOUT.min(left)))
         // The files are already gzipped; they must be sent without a further encoding.
         .accept_encoding("identity");
     // A local mirror is accessed without a proxy.
@@ -233,8 +326,8 @@ fn agent(download: &Download, address: &str) -> ureq::Agent {
 
 /// A progress bar if stderr is a terminal; otherwise a log message and a hidden bar.
 fn progress_bar(progress: bool, address: &str, length: Option<u64>) -> ProgressBar {
-    if !progress || !std::io::stderr().is_terminal() {
-        tracing::info!("downloading {address}");
+    if !progress || !io::stderr().is_terminal() {
+        tracing::info!("downloading {}", without_password(address, address));
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr());

@@ -13,6 +13,9 @@ use flate2::read::MultiGzDecoder;
 
 /// The largest array that is accepted, in bytes: a data set must fit in memory and leave room for the rest.
 const MAX_BYTES: u64 = 4 << 30;
+/// A gzipped file may promise this many bytes, and `MAX_RATIO` more for each of its own: images compress less.
+const MAX_UNPACKED: u64 = 1 << 30;
+const MAX_RATIO: u64 = 64;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const TYPE_U8: u8 = 0x08;
 
@@ -67,8 +70,16 @@ fn parse_checked(
 ) -> Result<Array> {
     match decode(BufReader::new(source))? {
         Decoded::Plain(plain) => parse_decoded(plain, length, dimensions, check),
-        // The length is that of the compressed data, so the header cannot be checked against it.
-        Decoded::Gzip(unzipped) => parse_decoded(unzipped, None, dimensions, check),
+        // The length is that of the compressed data, so the header cannot be checked against it exactly.
+        Decoded::Gzip(unzipped) => parse_decoded(unzipped, None, dimensions, |sizes| {
+            check(sizes)?;
+            let (promised, most) = (promised_bytes(sizes)?, MAX_UNPACKED + MAX_RATIO * length.unwrap_or(0));
+            ensure!(
+                promised <= most,
+                "it is truncated or damaged: its header promises {promised} bytes, too many for a gzip file of its size"
+            );
+            Ok(())
+        }),
     }
 }
 

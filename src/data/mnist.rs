@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::mnist_files::{FASHION_MNIST, IdxFile, IdxSet, MNIST};
-use super::{Dataset, LoadOptions, Split, fetch, idx};
+use super::{Dataset, LoadOptions, MAX_SIDE, Split, fetch, idx};
 use crate::shape::Shape;
 
 /// The paths of the four files.
@@ -91,6 +91,12 @@ fn read_split(images_path: &Path, labels_path: &Path, class_count: u32) -> Resul
             sizes[0],
             labels_path.display(),
             labels.len()
+        );
+        ensure!(
+            sizes[1..].iter().all(|&side| side as usize <= MAX_SIDE),
+            "its images are {}×{} (height×width), but at most {MAX_SIDE}×{MAX_SIDE} is supported",
+            sizes[1],
+            sizes[2]
         );
         Ok(())
     })?;

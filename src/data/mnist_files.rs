@@ -92,6 +92,11 @@ impl IdxSet {
         [train_images, train_labels, test_images, test_labels]
     }
 
+    /// The training images, if they are in the data folder `folder`.
+    pub fn found(&self, folder: &Path) -> Option<PathBuf> {
+        self.find(&self.files.train_images, folder).filter(|path| path.is_file())
+    }
+
     /// The path of the file in the data folder `folder`, gzipped or not, if it exists.
     pub fn find(&self, file: &IdxFile, folder: &Path) -> Option<PathBuf> {
         let candidates = self.candidates(file, folder);

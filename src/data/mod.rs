@@ -1,15 +1,20 @@
 //! Data sets of u8 images and labels, looked up by name; images are in memory or streamed.
 
 mod archive;
+mod budget;
 pub mod cifar;
 mod crop;
+mod decode;
 pub mod digits;
 pub mod fetch;
 pub mod folder;
 pub mod idx;
 mod ink;
+mod jpeg;
+mod jpeg_scan;
 mod mnist;
 mod mnist_files;
+mod partial;
 pub mod picture;
 mod records;
 pub mod sampler;
@@ -30,25 +35,46 @@ use mnist_files::{FASHION_MNIST, MNIST};
 use crate::rng;
 use crate::shape::Shape;
 
+/// The largest height and width of images.
+pub const MAX_SIDE: usize = 4096;
+
 /// A built-in data set, which [`load`] finds by its name.
 pub struct NamedDataset {
     pub name: &'static str,
     load: fn(&LoadOptions) -> Result<Dataset>,
     /// The files to download into a data folder; `None` if the set needs no files.
     remotes: Option<fn(&Path) -> Vec<Remote>>,
+    /// Finds any of the set's files in a data folder.
+    found: fn(&Path) -> Option<PathBuf>,
 }
 
 /// All built-in data sets.
 pub static TABLE: &[NamedDataset] = &[
-    NamedDataset { name: "mnist", load: mnist::load_mnist, remotes: Some(|folder| MNIST.remotes(folder)) },
+    NamedDataset {
+        name: "mnist",
+        load: mnist::load_mnist,
+        remotes: Some(|folder| MNIST.remotes(folder)),
+        found: |folder| MNIST.found(folder),
+    },
     NamedDataset {
         name: "fashion-mnist",
         load: mnist::load_fashion_mnist,
         remotes: Some(|folder| FASHION_MNIST.remotes(folder)),
+        found: |folder| FASHION_MNIST.found(folder),
     },
-    NamedDataset { name: "cifar10", load: cifar::load_cifar10, remotes: Some(|folder| CIFAR10.remotes(folder)) },
-    NamedDataset { name: "cifar100", load: cifar::load_cifar100, remotes: Some(|folder| CIFAR100.remotes(folder)) },
-    NamedDataset { name: "digits", load: |_| Ok(digits::generate()), remotes: None },
+    NamedDataset {
+        name: "cifar10",
+        load: cifar::load_cifar10,
+        remotes: Some(|folder| CIFAR10.remotes(folder)),
+        found: |folder| CIFAR10.found(folder),
+    },
+    NamedDataset {
+        name: "cifar100",
+        load: cifar::load_cifar100,
+        remotes: Some(|folder| CIFAR100.remotes(folder)),
+        found: |folder| CIFAR100.found(folder),
+    },
+    NamedDataset { name: "digits", load: |_| Ok(digits::generate()), remotes: None, found: |_| None },
 ];
 
 /// The names of all built-in data sets.
@@ -81,6 +107,9 @@ pub struct LoadOptions {
     pub normalisation: Option<Normalisation>,
     /// Class names in label order, for a folder of pictures. By default its class folders, sorted by name.
     pub classes: Option<Vec<String>>,
+    /// The channels of a folder's images, 1 or 3, to which all pictures are converted. By default 1 if all training
+    /// pictures are gray, else 3.
+    pub channels: Option<usize>,
     /// Only the test split is needed; the training images may be left out.
     pub test_only: bool,
     /// Where to keep decoded images.
@@ -112,9 +141,15 @@ pub fn is_path(name: &str) -> bool {
 /// If the name is unknown, files are missing (and cannot or may not be downloaded) or files are invalid. The message
 /// names the file and the remedy.
 pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
-    let mut dataset = match is_path(name) {
-        true => folder::load(Path::new(name), options)?,
-        false => (find(name)?.load)(options)?,
+    let path = Path::new(name);
+    let mut dataset = if is_path(name) {
+        // Files of a built-in set explain why there are no pictures.
+        folder::load(path, options).map_err(|error| refuse_named_set(path).err().unwrap_or(error))?
+    } else {
+        if path.is_dir() {
+            tracing::info!("{name} is the built-in data set; for the folder of that name, write ./{name}");
+        }
+        (find(name)?.load)(options)?
     };
     if let Some(given) = &options.normalisation {
         (dataset.mean, dataset.std) = per_channel(given.clone(), dataset.shape.channels)?;
@@ -126,6 +161,25 @@ pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
         dataset.validate().with_context(unusable)?;
     }
     Ok(dataset)
+}
+
+/// # Errors
+/// If the folder or archive holds the files of a built-in set, which are no pictures.
+fn refuse_named_set(path: &Path) -> Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for set in TABLE {
+        for folder in [path, parent] {
+            let found = (set.found)(folder).filter(|file| file.starts_with(path));
+            ensure!(
+                found.is_none(),
+                "{} holds the files of {name}, which are not pictures; use --dataset {name} --data {}",
+                path.display(),
+                folder.display(),
+                name = set.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Expands a normalisation to `channels` channels: a single mean or deviation applies to all of them.

@@ -1,22 +1,14 @@
 //! Converts a user's picture (PNG or JPEG of any size and colour) to the input of a network.
 
-use std::fs::File;
-use std::io::{Cursor, Read};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use image::RgbImage;
 use image::imageops::{self, FilterType};
-use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage};
 
-use super::{crop, ink};
+use super::decode::{BACKDROP, Upright, cropped, decode, into_gray, read_bytes};
+use super::ink;
 use crate::shape::Shape;
-
-pub(super) const MAX_FILE_BYTES: u64 = 256 << 20;
-const MAX_PIXELS: u64 = 100_000_000;
-/// Enough for the largest picture with four channels of 16 bits.
-const MAX_DECODER_BYTES: u64 = 1 << 30;
-const DAMAGED: &str = "the picture is damaged or cut off; save or copy it again";
 
 /// A picture as the input of a network, before normalisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +29,7 @@ pub struct Picture {
 /// The errors of the file system and of [`decode_picture`], with the path.
 pub fn read_picture(path: &Path, shape: Shape) -> Result<Picture> {
     let context = || format!("cannot read the picture {}", path.display());
-    decode_picture(&read_bytes(path).with_context(context)?, shape).with_context(context)
+    decode_picture(&read_bytes(path).with_context(context)?.bytes, shape).with_context(context)
 }
 
 /// Reads the picture at `path` in the same way as the pictures of a training folder: scaled and cropped to `shape`, and
@@ -46,36 +38,16 @@ pub fn read_picture(path: &Path, shape: Shape) -> Result<Picture> {
 /// # Errors
 /// Like [`read_picture`].
 pub fn read_cropped(path: &Path, shape: Shape) -> Result<Picture> {
-    let read = || {
-        let upright = decode_upright(&read_bytes(path)?)?;
-        let original = (upright.width(), upright.height());
-        let Shape { height, width, channels } = shape;
-        let pixels = match channels {
-            1 => crop::resize_crop(upright.into_luma8(), height, width)?,
-            3 => crop::resize_crop(upright.into_rgb8(), height, width)?,
-            _ => bail!("a picture has 1 or 3 channels, but the network takes {channels}"),
-        };
+    let read = || -> Result<Picture> {
+        let encoded = read_bytes(path)?;
+        let upright = decode(&encoded.bytes, BACKDROP, Some((shape.height, shape.width)))?;
+        let original = (upright.picture.width(), upright.picture.height());
+        let pixels = cropped(upright, shape.height, shape.width, Some(shape.channels))?.values;
         let minimum = pixels.iter().min().copied().unwrap_or(0);
         let blank = pixels.iter().all(|&pixel| pixel - minimum < ink::MIN_CONTRAST);
         Ok(Picture { pixels, inverted: false, blank, original })
     };
     read().with_context(|| format!("cannot read the picture {}", path.display()))
-}
-
-/// Reads a file, up to one byte more than `MAX_FILE_BYTES`; `decode` rejects the longer ones.
-pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    // Checked before opening, because opening a named pipe would block forever.
-    let metadata = path.metadata()?;
-    ensure!(!metadata.is_dir(), "{} is a folder; give a PNG or JPEG file", path.display());
-    ensure!(metadata.is_file(), "{} is not a regular file; give a PNG or JPEG file", path.display());
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// Decodes a picture, applies its orientation and removes transparency.
-pub(super) fn decode_upright(bytes: &[u8]) -> Result<DynamicImage> {
-    Ok(flatten(decode(bytes)?))
 }
 
 /// Decodes the bytes of a PNG or JPEG file and converts the picture to `shape`.
@@ -89,74 +61,27 @@ pub(super) fn decode_upright(bytes: &[u8]) -> Result<DynamicImage> {
 /// channels.
 pub fn decode_picture(bytes: &[u8], shape: Shape) -> Result<Picture> {
     ensure!(!shape.is_empty(), "the network takes no pixels");
-    let upright = decode_upright(bytes)?;
-    let original = (upright.width(), upright.height());
+    let upright = decode(bytes, BACKDROP, None)?;
+    let original = (upright.picture.width(), upright.picture.height());
     match shape.channels {
         1 => {
-            let ink::Prepared { pixels, inverted, blank } =
-                ink::prepare(upright.into_luma8(), shape.height, shape.width);
+            let Upright { picture, transparent, .. } = upright;
+            let mut prepared = ink::prepare(into_gray(picture), shape.height, shape.width);
+            if prepared.blank && transparent {
+                // White ink on a transparent page shows only on black.
+                let on_black = into_gray(decode(bytes, 0, None)?.picture);
+                prepared = ink::prepare(on_black, shape.height, shape.width);
+            }
+            let ink::Prepared { pixels, inverted, blank } = prepared;
             Ok(Picture { pixels, inverted, blank, original })
         }
         3 => {
-            let colours = upright.into_rgb8();
-            Ok(Picture { pixels: fit(&colours, shape), inverted: false, blank: is_flat(&colours), original })
+            let colours = upright.picture.into_rgb8();
+            let blank = is_flat(&colours);
+            Ok(Picture { pixels: fit(&colours, shape), inverted: false, blank, original })
         }
         channels => bail!("a picture has 1 or 3 channels, but the network takes {channels}"),
     }
-}
-
-/// Decodes a picture after checking that its header is within the limits.
-fn decode(bytes: &[u8]) -> Result<DynamicImage> {
-    ensure!(!bytes.is_empty(), "the file is empty");
-    ensure!(bytes.len() as u64 <= MAX_FILE_BYTES, "the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
-    let Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) = image::guess_format(bytes) else {
-        bail!("it is neither a PNG nor a JPEG picture; convert it to PNG");
-    };
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    ensure!(pixels > 0, "the picture has no pixels");
-    ensure!(
-        pixels <= MAX_PIXELS,
-        "{height}×{width} (height×width) is more than 100 megapixels; scale the picture down"
-    );
-    // The decoder would fill in the missing part of a truncated JPEG.
-    ensure!(format != ImageFormat::Jpeg || jpeg_is_whole(bytes), DAMAGED);
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut decoded = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    decoded.apply_orientation(orientation);
-    Ok(decoded)
-}
-
-/// Joins a decoder's message into one line. The causes are dropped, because the message already contains them.
-fn damaged(error: ImageError) -> anyhow::Error {
-    let words: Vec<String> = error.to_string().split_whitespace().map(String::from).collect();
-    anyhow!("{DAMAGED} ({})", words.join(" "))
-}
-
-/// Whether a scan is followed by the end-of-image marker. Segments are skipped by their lengths, so the markers of a
-/// thumbnail in the header do not count. Data after the end is ignored.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    const START_OF_SCAN: u8 = 0xDA;
-    const END_OF_IMAGE: u8 = 0xD9;
-    let (mut rest, mut scanned) = (bytes, false);
-    // In the data of a scan, every 0xFF is followed by a zero. A marker may be preceded by 0xFF fill bytes.
-    while let Some(at) = rest.windows(2).position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0 | 0xFF)) {
-        let (marker, after) = (rest[at + 1], &rest[at + 2..]);
-        rest = match (marker, after) {
-            (END_OF_IMAGE, _) => return scanned,
-            // The start-of-image and restart markers have no segment.
-            (0x01 | 0xD0..=0xD8, _) => after,
-            (_, &[high, low, ..]) => after.get(usize::from(u16::from_be_bytes([high, low])).max(2)..).unwrap_or(&[]),
-            _ => return false,
-        };
-        scanned |= marker == START_OF_SCAN;
-    }
-    false
 }
 
 /// Whether the levels of every channel are nearly constant.
@@ -166,27 +91,6 @@ fn is_flat(picture: &RgbImage) -> bool {
         let (low, high) = levels.fold((u8::MAX, 0), |(low, high), level| (level.min(low), level.max(high)));
         high.saturating_sub(low) < ink::MIN_CONTRAST
     })
-}
-
-/// Composites a transparent picture onto white, or onto black if its content is light and would be invisible on white.
-fn flatten(picture: DynamicImage) -> DynamicImage {
-    if !picture.color().has_alpha() {
-        return picture;
-    }
-    let layer: RgbaImage = picture.into_rgba8();
-    let (mut brightness, mut opacity) = (0u64, 0u64);
-    for pixel in layer.pixels() {
-        let [red, green, blue, alpha] = pixel.0.map(u64::from);
-        brightness += (red + green + blue) * alpha;
-        opacity += 3 * alpha;
-    }
-    let background = if brightness > 200 * opacity { 0 } else { 255 };
-    let flat = RgbImage::from_fn(layer.width(), layer.height(), |x, y| {
-        let [red, green, blue, alpha] = layer.get_pixel(x, y).0;
-        let alpha = u32::from(alpha);
-        image::Rgb([red, green, blue].map(|c| ((u32::from(c) * alpha + background * (255 - alpha) + 127) / 255) as u8))
-    });
-    DynamicImage::ImageRgb8(flat)
 }
 
 /// Scales an RGB picture to fit inside `shape` and centres it on a background of the median colour of its border.

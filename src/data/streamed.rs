@@ -117,7 +117,7 @@ impl Dataset {
             split.stream(shape.len(), |images| {
                 let mut file = records::temporary()?;
                 records::write_at(&mut file, 0, &images)?;
-                let entries = (0..images.len() / shape.len()).map(|image| (image as u64, false)).collect();
+                let entries = (0..images.len() / shape.len()).map(|image| (image as u64, shape.channels)).collect();
                 Ok(Arc::new(Records { file: Arc::new(Mutex::new(file)), shape, stride: shape.len(), entries }))
             })?;
         }

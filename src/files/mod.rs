@@ -1,9 +1,11 @@
 //! Writes files atomically, so that readers never see a partial file and a failure leaves the old one intact; and in
-//! the background.
+//! the background. Makes their names printable.
 
 mod background;
+mod names;
 
 pub use background::BackgroundWriter;
+pub use names::{is_escaped, name_of, printable};
 
 #[cfg(unix)]
 use std::fs::{self, File};

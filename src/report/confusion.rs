@@ -1,5 +1,6 @@
 //! The confusion matrix: counts of true and predicted classes, accuracies, and their table.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Context, Result};
@@ -7,6 +8,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::console::percent;
+use crate::files::printable;
 
 /// With more classes, the matrix would not fit a terminal, so the most frequent mistakes are listed instead.
 const MAX_MATRIX_CLASSES: usize = 20;
@@ -14,16 +16,17 @@ const LISTED_MISTAKES: usize = 10;
 /// In columns of a terminal. Longer names are shortened in the column headers; the rows show them in full.
 const MAX_HEADER: usize = 6;
 
-/// Counts of samples, as `[true class][predicted class]`.
+/// Counts of samples by true and predicted class.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Confusion {
-    counts: Vec<u64>,
+    /// The counts that are not 0: with many classes, nearly all are.
+    counts: BTreeMap<(usize, usize), u64>,
     classes: Vec<String>,
 }
 
 impl Confusion {
     pub fn new(classes: Vec<String>) -> Self {
-        Self { counts: vec![0; classes.len() * classes.len()], classes }
+        Self { counts: BTreeMap::new(), classes }
     }
 
     /// Counts one sample.
@@ -33,23 +36,24 @@ impl Confusion {
     pub fn add(&mut self, true_label: u32, predicted: u32) {
         let (truth, predicted, n) = (true_label as usize, predicted as usize, self.classes.len());
         assert!(truth < n && predicted < n, "classes {truth} and {predicted} of {n}");
-        self.counts[truth * n + predicted] += 1;
+        *self.counts.entry((truth, predicted)).or_default() += 1;
     }
 
     pub fn count(&self, true_label: usize, predicted: usize) -> u64 {
-        self.counts[true_label * self.classes.len() + predicted]
+        self.counts.get(&(true_label, predicted)).copied().unwrap_or(0)
     }
 
     /// The fraction of samples that were classified correctly; `None` without samples.
     pub fn accuracy(&self) -> Option<f64> {
         let correct = (0..self.classes.len()).map(|class| self.count(class, class)).sum();
-        ratio(correct, self.counts.iter().sum())
+        ratio(correct, self.counts.values().sum())
     }
 
     /// The recall of each class: the fraction of its samples that were classified correctly; `None` without samples.
     pub fn per_class(&self) -> Vec<Option<f64>> {
-        let recall = |(class, row): (usize, &[u64])| ratio(row[class], row.iter().sum());
-        self.rows().enumerate().map(recall).collect()
+        let mut totals = vec![0; self.classes.len()];
+        self.counts.iter().for_each(|(&(truth, _), count)| totals[truth] += count);
+        totals.into_iter().enumerate().map(|(class, total)| ratio(self.count(class, class), total)).collect()
     }
 
     /// Prints the matrix (for many classes, the most frequent mistakes) and the accuracy of each class.
@@ -61,45 +65,65 @@ impl Confusion {
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot print the confusion matrix")
     }
 
-    fn rows(&self) -> std::slice::ChunksExact<'_, u64> {
-        self.counts.chunks_exact(self.classes.len().max(1)) // chunks of 0 would panic
+    /// The names for a terminal.
+    fn names(&self) -> Vec<String> {
+        self.classes.iter().map(|name| printable(name).into_owned()).collect()
     }
 
     fn matrix(&self) -> String {
-        let headers: Vec<String> = self.classes.iter().map(|name| shortened(name)).collect();
-        let name_width = self.name_width("true \\ predicted");
-        let count_width = self.counts.iter().map(|count| count.to_string().len()).max().unwrap_or(0);
+        let names = self.names();
+        let headers: Vec<String> = names.iter().map(|name| shortened(name)).collect();
+        let name_width = name_width(&names, "true \\ predicted");
+        let count_width = self.counts.values().map(|count| count.to_string().len()).max().unwrap_or(1);
         let width = headers.iter().map(|header| header.width()).max().unwrap_or(0).max(count_width) + 2;
         let mut text = format!("{:<name_width$}", "true \\ predicted");
         text.extend(headers.iter().map(|header| " ".repeat(width - header.width()) + header));
         text += "  accuracy\n";
-        for ((name, row), recall) in self.classes.iter().zip(self.rows()).zip(self.per_class()) {
+        for ((truth, name), recall) in names.iter().enumerate().zip(self.per_class()) {
             text += &padded(name, name_width);
-            text.extend(row.iter().map(|count| format!("{count:>width$}")));
+            text.extend((0..names.len()).map(|predicted| format!("{:>width$}", self.count(truth, predicted))));
             text += &format!("{:>10}\n", or_dash(recall));
         }
         text + &format!("accuracy {}\n", or_dash(self.accuracy()))
     }
 
     fn mistakes(&self) -> String {
-        let n = self.classes.len();
-        let name_width = self.name_width("class");
+        let names = self.names();
+        let name_width = name_width(&names, "class");
         let mut text = format!("{:<name_width$}  accuracy\n", "class");
-        for (name, recall) in self.classes.iter().zip(self.per_class()) {
+        for (name, recall) in names.iter().zip(self.per_class()) {
             text += &format!("{}{:>10}\n", padded(name, name_width), or_dash(recall));
         }
         text += &format!("accuracy {}\n", or_dash(self.accuracy()));
-        let mut wrong: Vec<usize> =
-            (0..self.counts.len()).filter(|&at| at / n != at % n && self.counts[at] > 0).collect();
-        wrong.sort_by_key(|&at| std::cmp::Reverse(self.counts[at])); // stable: ties stay in the order of classes
-        for &at in wrong.iter().take(LISTED_MISTAKES) {
-            text += &format!("{} classified as {}: {}\n", self.classes[at / n], self.classes[at % n], self.counts[at]);
+        let mut wrong: Vec<_> = self.counts.iter().filter(|&(&(truth, predicted), _)| truth != predicted).collect();
+        wrong.sort_by_key(|&(_, count)| std::cmp::Reverse(count)); // stable: ties stay in the order of classes
+        for (&(truth, predicted), count) in wrong.into_iter().take(LISTED_MISTAKES) {
+            text += &format!("{} classified as {}: {count}\n", names[truth], names[predicted]);
         }
         text
     }
+}
 
-    fn name_width(&self, header: &str) -> usize {
-        self.classes.iter().map(|name| name.width()).chain([header.len()]).max().unwrap_or(0)
+/// A row of the matrix.
+struct Row<'a> {
+    confusion: &'a Confusion,
+    truth: usize,
+}
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let classes = 0..self.confusion.classes.len();
+        serializer.collect_seq(classes.map(|predicted| self.confusion.count(self.truth, predicted)))
+    }
+}
+
+/// The rows of the matrix, which are written one after the other.
+struct Rows<'a>(&'a Confusion);
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let classes = 0..self.0.classes.len();
+        serializer.collect_seq(classes.map(|truth| Row { confusion: self.0, truth }))
     }
 }
 
@@ -108,11 +132,15 @@ impl Serialize for Confusion {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("Confusion", 4)?;
         fields.serialize_field("classes", &self.classes)?;
-        fields.serialize_field("counts", &self.rows().collect::<Vec<_>>())?;
+        fields.serialize_field("counts", &Rows(self))?;
         fields.serialize_field("accuracy", &self.accuracy())?;
         fields.serialize_field("per_class", &self.per_class())?;
         fields.end()
     }
+}
+
+fn name_width(names: &[String], header: &str) -> usize {
+    names.iter().map(|name| name.width()).chain([header.len()]).max().unwrap_or(0)
 }
 
 fn ratio(count: u64, total: u64) -> Option<f64> {

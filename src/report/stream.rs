@@ -1,6 +1,10 @@
-//! Standard output and standard error that do not panic when their pipe is closed.
+//! Standard output and standard error that do not panic when their pipe is closed; JSON for standard output.
 
 use std::io::{self, ErrorKind, Write};
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::ser::{CompactFormatter, Formatter};
 
 /// Standard output, for results. If the reader has closed the pipe (`| head`), the program exits without an error.
 pub struct Stdout(io::Stdout);
@@ -26,6 +30,30 @@ fn exit_on_broken_pipe(error: io::Error) -> io::Error {
         std::process::exit(0);
     }
     error
+}
+
+/// Writes a line of JSON. All control characters of strings are escaped, not only those that JSON requires: a terminal
+/// would interpret the others, too.
+///
+/// # Errors
+/// Writing to `out` fails.
+pub fn write_json(out: &mut impl Write, value: &impl Serialize) -> Result<()> {
+    value.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Escaping))?;
+    Ok(writeln!(out)?)
+}
+
+struct Escaping;
+
+impl Formatter for Escaping {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, control)) = rest.char_indices().find(|(_, c)| c.is_control()) {
+            CompactFormatter.write_string_fragment(writer, &rest[..at])?;
+            write!(writer, "\\u{:04x}", u32::from(control))?;
+            rest = &rest[at + control.len_utf8()..];
+        }
+        CompactFormatter.write_string_fragment(writer, rest)
+    }
 }
 
 /// Standard error, for logs and errors. Write errors are ignored, because they could not be reported.

@@ -18,7 +18,7 @@ pub(super) const CHANGEABLE: &[&str] = &["data"];
 pub struct DataSettings {
     /// `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `digits` (built in, needs no files), or the path of a folder or
     /// tar archive (.tar, .tar.gz, .tar.xz) with one folder of pictures per class, either directly or in train/ and
-    /// test/ (or val/, valid/, validation/)
+    /// test/ (or training/, testing/, val/, validation/ and the like)
     #[arg(long, value_name = "NAME|PATH", default_value = "mnist")]
     pub dataset: Option<String>,
     #[command(flatten)]

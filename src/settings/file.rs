@@ -10,7 +10,7 @@ use toml::{Table, Value};
 
 use super::layers::{Layer, arguments, is_switch, key, table, values};
 use super::{AugmentationSettings, PictureSettings, Settings};
-use crate::data::{Dataset, Normalisation};
+use crate::data::{Dataset, MAX_SIDE, Normalisation};
 use crate::shape::Shape;
 
 /// Keys of earlier versions, which never affected results and are ignored.
@@ -296,8 +296,8 @@ impl InputRecord {
     fn check(&self) -> Result<()> {
         let sides = [self.channels, self.height, self.width];
         ensure!(
-            sides.iter().all(|side| (1..=1_000_000).contains(side)),
-            "channels, height and width are {sides:?}; each must be from 1 to 1000000"
+            sides.iter().all(|side| (1..=MAX_SIDE).contains(side)),
+            "channels, height and width are {sides:?}; each must be from 1 to {MAX_SIDE}"
         );
         ensure!(
             self.mean.len() == self.channels && self.std.len() == self.channels,

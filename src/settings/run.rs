@@ -226,6 +226,7 @@ impl RunConfig {
             pictures: self.pictures(),
             normalisation: input.map(InputRecord::normalisation).or_else(|| self.settings.data.normalisation.given()),
             classes: input.map(|input| input.classes.clone()),
+            channels: None,
             test_only: false,
             residency: self.settings.residency.residency.unwrap_or_default(),
         }

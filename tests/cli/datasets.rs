@@ -246,10 +246,12 @@ fn classes_that_lack_pictures_are_named() {
     colours(folder.path(), 8);
     let log = log_of(folder.path());
     assert!(!log.contains("skipping") && !log.contains("no test pictures"), "{log}");
-    fs::create_dir(folder.path().join("train/nothing")).expect("a folder");
+    let nothing = folder.path().join("train/nothing");
+    fs::create_dir(&nothing).expect("a folder");
+    fail(1, ["train", "--dataset", text(folder.path())], &["the folder train/nothing holds no PNG or JPEG pictures"]);
+    fs::remove_dir(&nothing).expect("removed");
     fs::remove_dir_all(folder.path().join("test/red")).expect("removed");
     let log = log_of(folder.path());
-    assert!(log.contains("class folders without PNG or JPEG pictures: nothing\n"), "{log}");
     assert!(log.contains("class red has no test pictures\n"), "{log}");
     fs::remove_dir_all(folder.path().join("test/blue")).expect("removed");
     let log = log_of(folder.path());
@@ -258,8 +260,9 @@ fn classes_that_lack_pictures_are_named() {
     let set = folder.path().join("set");
     fs::create_dir_all(set.join("other")).expect("a folder");
     fs::rename(folder.path().join("train"), set.join("inner")).expect("renamed");
+    fail(1, ["train", "--dataset", text(&set)], &["the folder other holds no PNG or JPEG pictures"]);
+    fs::remove_dir(set.join("other")).expect("removed");
     let log = log_of(&set);
-    assert!(log.contains("class folders without PNG or JPEG pictures: nothing\n"), "{log}");
     assert!(!log.contains("test pictures:") && !log.contains("no test pictures"), "{log}");
 }
 

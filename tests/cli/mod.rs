@@ -9,6 +9,7 @@ mod datasets;
 mod dependent;
 mod errors;
 mod limits;
+mod pictures;
 mod recipes;
 mod runs;
 mod signals;

@@ -205,3 +205,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_python_version_and_a_folder_of_the_set_are_named() {
+    for place in ["cifar-10-batches-py", "cifar10/cifar-10-batches-py", "cifar-10-python.tar.gz"] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join(place)).unwrap();
+        let words =
+            [place, "is the Python version of CIFAR-10, but the binary version is read", "cnn-cuda fetch cifar10"];
+        assert_contains(&message(load("cifar10", folder.path())), &words);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write_cifar10(&folder.path().join("cifar10/cifar-10-batches-bin"));
+    let path = folder.path().join("cifar10");
+    let words = ["holds the files of cifar10, which are not pictures; use --dataset cifar10 --data"];
+    assert_contains(&message(load(path.to_str().unwrap(), Path::new("unused"))), &words);
+}

@@ -19,6 +19,14 @@ const FIRST: &str = "train-images-idx3-ubyte";
 /// Serves HTTP on a free local port and returns the URL of the folder `mnist`. `answer` gets the path of each request
 /// and writes the response. The thread ends with the test process.
 fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + 'static) -> String {
+    serve_requests(move |lines, stream| {
+        let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
+        answer(path, stream)
+    })
+}
+
+/// Like [`serve`], with all lines of the request.
+fn serve_requests(answer: impl Fn(&[String], &mut TcpStream) -> std::io::Result<()> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}/mnist/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -26,8 +34,7 @@ fn serve(answer: impl Fn(&str, &mut TcpStream) -> std::io::Result<()> + Send + '
             // The request must be read before the answer, or closing the socket resets it.
             let request = BufReader::new(stream.try_clone().unwrap());
             let lines: Vec<_> = request.lines().map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-            let path = lines.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
-            let _ = answer(path, &mut stream);
+            let _ = answer(&lines, &mut stream);
         }
     });
     address
@@ -50,9 +57,17 @@ fn failure(folder: &Path, mirrors: &[&str]) -> String {
 
 #[track_caller]
 fn failure_of(set: &str, folder: &Path, mirrors: &[&str]) -> String {
-    let mirrors = Some(mirrors.iter().map(ToString::to_string).collect());
-    let download = Download { mirrors, stall_timeout: Duration::from_millis(300), progress: false };
-    message(fetch_from(&download, set, folder))
+    message(fetch_from(&from(mirrors.iter().map(ToString::to_string).collect()), set, folder))
+}
+
+/// Downloads with short timeouts.
+fn from(mirrors: Vec<String>) -> Download {
+    Download {
+        mirrors: Some(mirrors),
+        stall_timeout: Duration::from_millis(300),
+        total_timeout: Duration::from_secs(60),
+        progress: false,
+    }
 }
 
 /// Asserts that fetching from `mirror` fails with a message that contains `parts`, and leaves nothing behind.
@@ -63,6 +78,18 @@ fn assert_refused(mirror: &str, parts: &[&str]) {
     assert_contains(&message, parts);
     assert_contains(&message, &[mirror, FIRST, "by hand", "--dataset digits"]);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "files were left behind");
+}
+
+/// Asserts that fetching from `mirror` fails with a message that contains `parts`, and keeps what was received.
+#[track_caller]
+fn assert_interrupted(mirror: &str, parts: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let message = failure(folder.path(), &[mirror]);
+    assert_contains(&message, parts);
+    assert_contains(&message, &[mirror, FIRST, "by hand", "0.0 kB of", "are kept; fetch again to continue"]);
+    let files: Vec<_> = fs::read_dir(folder.path().join("mnist")).unwrap().map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(files, [format!("{FIRST}.gz.part").as_str()]);
+    assert_eq!(fs::read(folder.path().join("mnist").join(&files[0])).unwrap(), b"short");
 }
 
 /// The URL of a port on which nothing listens.
@@ -103,7 +130,7 @@ fn an_invalid_url_is_an_error() {
 #[test]
 fn a_connection_that_ends_early_is_an_error() {
     let mirror = serve(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort"));
-    assert_refused(&mirror, &[FIRST]);
+    assert_interrupted(&mirror, &[]);
 }
 
 #[test]
@@ -114,8 +141,91 @@ fn a_stalled_download_times_out() {
         std::thread::sleep(Duration::from_secs(20));
         Ok(())
     });
-    assert_refused(&mirror, &["timeout"]);
+    assert_interrupted(&mirror, &["timeout"]);
     assert!(start.elapsed() < Duration::from_secs(10), "the stall took {:?}", start.elapsed());
+}
+
+/// A byte now and then is no stall, but a deadline ends it.
+#[test]
+fn a_dripping_server_is_given_up() {
+    for beginning in ["HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", "HTTP/1.1 200 OK\r\nX-Slow: "] {
+        let mirror = serve(move |_, stream| {
+            stream.write_all(beginning.as_bytes())?;
+            loop {
+                std::thread::sleep(Duration::from_millis(20));
+                stream.write_all(b"x")?;
+            }
+        });
+        let (start, folder) = (Instant::now(), tempfile::tempdir().unwrap());
+        let total_timeout = Duration::from_millis(900);
+        let refused =
+            fetch_from(&Download { total_timeout, ..from(vec![mirror.clone(), mirror]) }, "mnist", folder.path());
+        assert_contains(&message(refused), &[FIRST, "cannot download"]);
+        assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
+    }
+}
+
+/// The server notes the ranges that it is asked for. A part that belongs to another file is dropped.
+#[test]
+fn an_interrupted_download_is_continued() {
+    let body = std::sync::Arc::new(gzip(&idx_file(&[1, 1, 1], &[7])));
+    let digest: String = Sha256::digest(&*body).iter().map(|byte| format!("{byte:02x}")).collect();
+    let ranges = std::sync::Arc::new(std::sync::Mutex::new(Vec::<Option<usize>>::new()));
+    let (served, noted) = (body.clone(), ranges.clone());
+    let mirror = serve_requests(move |lines, stream| {
+        let from = lines
+            .iter()
+            .find_map(|line| line.to_lowercase().strip_prefix("range: bytes=")?.strip_suffix('-')?.parse().ok());
+        noted.lock().unwrap().push(from);
+        let length = served.len();
+        match from {
+            Some(from) if from < length => {
+                let range = format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{length}", length - 1);
+                send(stream, &range, &served[from..])
+            }
+            Some(_) => send(stream, "416 Range Not Satisfiable", &[]),
+            None => send(stream, "200 OK", &served),
+        }
+    });
+    let longer = [&body[..], b"more"].concat();
+    let wrong = [b"wrong", &body[5..10]].concat();
+    for (part, expected) in [
+        (&body[..10], vec![Some(10), None]), // checksum of another file: then from the beginning
+        (&wrong, vec![Some(10), None]),
+        (&longer, vec![Some(longer.len()), None]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fashion-mnist").join(format!("{FIRST}.gz.part"));
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::write(&path, part).unwrap();
+        ranges.lock().unwrap().clear();
+        // The body is not that of the real set, so the whole file is refused in the end, with its own checksum: it was
+        // put together from both parts.
+        assert_contains(&failure_of("fashion-mnist", folder.path(), &[&mirror]), &["checksum is wrong", &digest]);
+        assert_eq!(*ranges.lock().unwrap(), expected);
+        assert!(!path.exists(), "the part was kept");
+    }
+}
+
+#[test]
+fn two_processes_do_not_download_the_same_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mnist").join(format!("{FIRST}.gz.part"));
+    fs::create_dir(path.parent().unwrap()).unwrap();
+    let other = fs::File::create(&path).unwrap();
+    other.lock().unwrap();
+    assert_contains(&failure(folder.path(), &[&dead_mirror()]), &["another process is downloading", FIRST]);
+    drop(other);
+    assert_contains(&failure(folder.path(), &[&dead_mirror()]), &["refused"]);
+}
+
+#[test]
+fn passwords_in_urls_are_not_printed() {
+    for mirror in ["http://user:secret@127.0.0.1:1/x/", "http://user:secret@no such host/", "user:secret@127.0.0.1"] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = failure(folder.path(), &[mirror]);
+        assert!(!text.contains("secret") && text.contains("***@"), "{text}");
+    }
 }
 
 #[test]
@@ -193,9 +303,7 @@ fn the_real_set_is_downloaded() {
     });
     let folder = tempfile::tempdir().unwrap();
     let stall_timeout = Duration::from_secs(10);
-    let fetch = |mirrors| {
-        fetch_from(&Download { mirrors: Some(mirrors), stall_timeout, progress: false }, "mnist", folder.path())
-    };
+    let fetch = |mirrors| fetch_from(&Download { stall_timeout, ..from(mirrors) }, "mnist", folder.path());
 
     fetch(vec![dead_mirror(), mirror.clone()]).unwrap();
     assert_eq!(fs::read_dir(folder.path().join("mnist")).unwrap().count(), names.len());
@@ -206,6 +314,37 @@ fn the_real_set_is_downloaded() {
     fs::write(&damaged, &bytes[..1000]).unwrap();
     fetch(vec![mirror]).unwrap();
     assert_eq!(fs::read(&damaged).unwrap(), bytes);
+}
+
+/// Whatever ended the download before, the rest is downloaded and the whole is verified.
+#[test]
+fn the_real_set_is_continued() {
+    let Some(source) = data_folder().join("mnist").canonicalize().ok().filter(|path| path.is_dir()) else {
+        return skip(Need::Mnist, "there is no folder mnist");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("mnist")).unwrap();
+    for name in [FIRST, "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"].map(|name| format!("{name}.gz")) {
+        fs::copy(source.join(&name), folder.path().join("mnist").join(&name)).unwrap();
+    }
+    let name = "t10k-labels-idx1-ubyte.gz";
+    let whole = fs::read(source.join(name)).unwrap();
+    let part = folder.path().join("mnist").join(format!("{name}.part"));
+    for kept in [1000, whole.len()] {
+        fs::write(&part, &whole[..kept]).unwrap();
+        let rest = whole[kept..].to_vec();
+        let mirror = serve_requests(move |lines, stream| {
+            assert!(lines.iter().any(|line| line.eq_ignore_ascii_case(&format!("range: bytes={kept}-"))), "{lines:?}");
+            send(stream, &format!("206 Partial Content\r\nContent-Range: bytes {kept}-9999/9999"), &rest)
+        });
+        // A file that is already complete is not requested.
+        let mirror = if kept == whole.len() { dead_mirror() } else { mirror };
+        fetch_from(&from(vec![mirror]), "mnist", folder.path()).unwrap();
+        assert!(!part.exists());
+        let target = folder.path().join("mnist").join(name);
+        assert_eq!(fs::read(&target).unwrap(), whole);
+        fs::remove_file(target).unwrap();
+    }
 }
 
 /// Checksums of archives are those of the downloaded bytes, not of the decompressed content.
@@ -228,9 +367,7 @@ fn unpacked_files_are_not_downloaded_again() {
     for name in [FIRST, "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"] {
         fs::write(place.join(name), idx_file(&[1], &[7])).unwrap();
     }
-    let download =
-        Download { mirrors: Some(vec![dead_mirror()]), stall_timeout: Duration::from_millis(300), progress: false };
-    fetch_from(&download, "fashion-mnist", folder.path()).unwrap();
+    fetch_from(&from(vec![dead_mirror()]), "fashion-mnist", folder.path()).unwrap();
     fs::write(place.join(FIRST), gzip(b"something else")).unwrap();
     assert_contains(
         &failure_of("fashion-mnist", folder.path(), &[&dead_mirror()]),

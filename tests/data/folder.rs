@@ -10,7 +10,7 @@ use image::ExtendedColorType::{L8, Rgb8};
 use super::{assert_contains, message, offline};
 
 /// Writes a 4×4 PNG of one gray level.
-fn write_gray(path: &Path, level: u8) {
+pub fn write_gray(path: &Path, level: u8) {
     write_gray_sized(path, level, 4, 4);
 }
 

@@ -191,3 +191,27 @@ fn the_real_set_is_read() {
     let mean = sum as f64 / set.train.images.len() as f64 / 255.0;
     assert!((mean - 0.1307).abs() < 5e-5, "{mean}");
 }
+
+/// A few bytes of gzip would expand to gigabytes before anything else is checked.
+#[test]
+fn images_that_are_too_large_are_refused_by_their_header() {
+    let folder = folder_with_replaced(0, &gzip(&idx_file(&[1, 65_535, 65_535], &[])));
+    write(&folder.path().join(NAMES[1]), &idx_file(&[1], &[3]));
+    let words = [NAMES[0], "65535×65535 (height×width), but at most 4096×4096"];
+    assert_contains(&message(load(folder.path())), &words);
+    let folder = folder_with_replaced(0, &gzip(&idx_file(&[250, 4096, 4095], &[])));
+    write(&folder.path().join(NAMES[1]), &idx_file(&[250], &[3; 250]));
+    assert_contains(&message(load(folder.path())), &[NAMES[0], "promises 4193280000 bytes, too many for a gzip file"]);
+}
+
+/// `--dataset` takes folders of pictures; that of a built-in set is named.
+#[test]
+fn the_folder_of_the_set_is_not_taken_for_pictures() {
+    let folder = folder_with(|name, bytes| (Path::new("mnist").join(name), bytes));
+    for path in [folder.path().to_path_buf(), folder.path().join("mnist")] {
+        let error = message(data::load(path.to_str().unwrap(), &offline("unused")));
+        let data =
+            format!("holds the files of mnist, which are not pictures; use --dataset mnist --data {}", path.display());
+        assert_contains(&error, &[path.to_str().unwrap(), &data]);
+    }
+}

@@ -1,17 +1,21 @@
 //! Assigns every picture to the training or the test set and to a class, by the names of its folders.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Result, bail, ensure};
+use unicode_normalization::UnicodeNormalization;
 
 use super::PictureOptions;
-use super::listing::{Listing, Location};
+use super::listing::{Listing, Parts};
+use super::names::{Split, list_of, split_of};
+use super::splits::Splits;
+use super::tree::Location;
 use crate::data::counted;
+use crate::files::{is_escaped, printable};
 use crate::rng::{Philox, Purpose};
 
-const TRAIN: &str = "train";
-/// Names of the folder with the test pictures; the first that exists is used.
-const TESTS: [&str; 4] = ["test", "val", "valid", "validation"];
+/// The most classes. Every one is an output of the network.
+const MAX_CLASSES: usize = 100_000;
 
 /// A picture and its label.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,26 +42,24 @@ type ByClass = BTreeMap<String, Vec<(String, Location)>>;
 /// class are held out for testing; which ones depends only on the split seed.
 ///
 /// # Errors
-/// If there are fewer than two classes, no training pictures to derive them from, or a class that is not in `classes`.
-pub fn arrange(listing: Listing, options: &PictureOptions, classes: Option<&[String]>) -> Result<Layout> {
-    let (pictures, root) = strip_common_root(listing.pictures);
-    let tops: BTreeSet<&str> =
-        pictures.iter().filter(|(parts, _)| parts.len() > 1).map(|(p, _)| p[0].as_str()).collect();
-    let test = TESTS.into_iter().find(|name| tops.contains(name));
-    let split = tops.contains(TRAIN) || (test.is_some() && tops.iter().all(|top| TESTS.contains(top)));
+/// If there are fewer than two classes, no training pictures to derive them from, a class that is not in `classes`, a
+/// class without pictures, or folders that could be splits but are not named like them.
+pub fn arrange(mut listing: Listing, options: &PictureOptions, classes: Option<&[String]>) -> Result<Layout> {
+    let (pictures, root) = strip_common_root(std::mem::take(&mut listing.pictures), &listing.folders);
+    let splits = Splits::find(&pictures)?;
+    splits.check(&listing, &root)?;
     let (mut trains, mut tests, mut unassigned) = (ByClass::new(), ByClass::new(), Vec::new());
     for (parts, location) in pictures {
-        let name = parts.join("/");
-        let (set, class) = match parts.as_slice() {
-            [top, class, _, ..] if split && top == TRAIN => (&mut trains, class),
-            [top, class, _, ..] if split && Some(top.as_str()) == test => (&mut tests, class),
-            [class, _, ..] if !split => (&mut trains, class),
-            _ => {
+        let name = printable(&parts.join("/")).into_owned();
+        let (set, class) = match splits.place(&parts) {
+            Some((Split::Train, class)) => (&mut trains, class),
+            Some((_, class)) => (&mut tests, class),
+            None => {
                 unassigned.push(name);
                 continue;
             }
         };
-        set.entry(class.clone()).or_default().push((name, location));
+        set.entry(class.into()).or_default().push((name, location));
     }
     ensure!(
         !(trains.is_empty() && tests.is_empty()),
@@ -67,10 +69,10 @@ pub fn arrange(listing: Listing, options: &PictureOptions, classes: Option<&[Str
         let count = counted(unassigned.len(), "picture");
         tracing::warn!("skipping {count} outside the folders of classes and splits, such as {first}");
     }
-    let empty = empty_classes(&listing.folders, &root, split, &trains);
-    if !empty.is_empty() {
-        tracing::warn!("skipping class folders without PNG or JPEG pictures: {}", class_list(&empty));
+    if classes.is_none() {
+        check_empty_classes(&listing, &root, &splits, &trains)?;
     }
+    check_names(trains.keys().chain(tests.keys()).chain(classes.unwrap_or_default()))?;
     let class_names: Vec<String> = match classes {
         Some(classes) => classes.to_vec(),
         None => trains.keys().cloned().collect(),
@@ -79,45 +81,87 @@ pub fn arrange(listing: Listing, options: &PictureOptions, classes: Option<&[Str
     if tests.is_empty() {
         tests = hold_out_test_set(&mut trains, options);
     }
+    warn_of_untested(&class_names, &trains, &tests);
+    let (train, test) = (labelled(trains, &class_names)?, labelled(tests, &class_names)?);
+    check_count(&class_names)?;
+    Ok(Layout { train, test, classes: class_names })
+}
+
+fn check_count(classes: &[String]) -> Result<()> {
+    ensure!(
+        classes.len() > 1,
+        "at least two class folders with pictures are needed, but found only {}",
+        list_of(classes)
+    );
+    ensure!(
+        classes.len() <= MAX_CLASSES,
+        "{} classes are too many; at most {MAX_CLASSES} are supported",
+        classes.len()
+    );
+    Ok(())
+}
+
+fn warn_of_untested(class_names: &[String], trains: &ByClass, tests: &ByClass) {
     let expected: Vec<&String> = if trains.is_empty() { class_names.iter().collect() } else { trains.keys().collect() };
     let untested: Vec<String> = expected.into_iter().filter(|class| !tests.contains_key(*class)).cloned().collect();
-    let layout =
-        Layout { train: labelled(trains, &class_names)?, test: labelled(tests, &class_names)?, classes: class_names };
-    ensure!(
-        layout.classes.len() > 1,
-        "at least two class folders with pictures are needed, but found {:?}",
-        layout.classes
-    );
     match untested.as_slice() {
         [] => {}
-        [class] => tracing::warn!("class {class} has no test pictures"),
-        _ => tracing::warn!("classes without test pictures: {}", class_list(&untested)),
+        [class] => tracing::warn!("class {} has no test pictures", printable(class)),
+        _ => tracing::warn!("classes without test pictures: {}", list_of(&untested)),
     }
-    Ok(layout)
 }
 
-/// The training classes whose folders hold no pictures. The classes are below `root`, or below its folder `train/` if
-/// `split` is set.
-fn empty_classes(folders: &BTreeSet<Vec<String>>, root: &[String], split: bool, trains: &ByClass) -> Vec<String> {
-    let class = |parts: &Vec<String>| match parts.strip_prefix(root)? {
-        [top, class] if split && top == TRAIN => Some(class.clone()),
-        [class] if !split => Some(class.clone()),
-        _ => None,
+/// # Errors
+/// If a class folder has no pictures. Leaving it out would number the classes after it in another way.
+fn check_empty_classes(listing: &Listing, root: &[String], splits: &Splits, trains: &ByClass) -> Result<()> {
+    let is_empty = |path: &&Parts| {
+        let class = path.strip_prefix(root).and_then(|parts| splits.training_class(parts));
+        class.is_some_and(|class| !trains.contains_key(class))
     };
-    let is_empty = |class: &String| !class.starts_with('.') && !trains.contains_key(class);
-    folders.iter().filter_map(class).filter(is_empty).collect()
+    let empty: Vec<Parts> = listing.folders.iter().filter(is_empty).cloned().collect();
+    ensure!(empty.is_empty() || trains.is_empty(), listing.without_pictures(&empty));
+    Ok(())
 }
 
-/// Removes folders that contain all pictures, such as the top-level folder of an archive. Also returns what it removed
-/// from each path.
-fn strip_common_root(pictures: BTreeMap<Vec<String>, Location>) -> (Vec<(Vec<String>, Location)>, Vec<String>) {
-    let mut pictures: Vec<(Vec<String>, Location)> = pictures.into_iter().collect();
+/// # Errors
+/// If a class's name is not UTF-8, or two names differ only in how Unicode composes their letters: they look the same, but
+/// would be two classes.
+fn check_names<'a>(names: impl Iterator<Item = &'a String>) -> Result<()> {
+    let mut composed = HashMap::<String, &String>::new();
+    for name in names {
+        ensure!(!is_escaped(name), "the name of the class folder {} is not UTF-8; rename it", printable(name));
+        let other = composed.entry(name.nfc().collect()).or_insert(name);
+        ensure!(
+            *other == name,
+            "the class folders {} and {} have the same name in two Unicode spellings (NFC and NFD); rename one like the other",
+            spelled_out(other),
+            spelled_out(name)
+        );
+    }
+    Ok(())
+}
+
+/// The name with all characters but those of ASCII as numbers, which shows how it is composed.
+fn spelled_out(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+}
+
+/// Removes folders that contain everything, such as the top-level folder of an archive. Also returns what it removed from
+/// each path.
+fn strip_common_root(
+    pictures: BTreeMap<Parts, Location>,
+    folders: &BTreeSet<Parts>,
+) -> (Vec<(Parts, Location)>, Parts) {
+    let mut pictures: Vec<(Parts, Location)> = pictures.into_iter().collect();
     let mut root = Vec::new();
     loop {
         let first = pictures.first().map(|(parts, _)| parts[0].clone()).unwrap_or_default();
         let is_root = pictures.iter().all(|(parts, _)| parts.len() > 1 && parts[0] == first)
             && pictures.iter().any(|(parts, _)| parts.len() > 2);
-        if !is_root || first == TRAIN || TESTS.contains(&first.as_str()) {
+        // A folder without pictures next to it may be a class whose pictures are missing.
+        let mut siblings = folders.iter().filter_map(|path| path.strip_prefix(root.as_slice()));
+        let is_alone = siblings.all(|parts| parts.first().is_none_or(|name| *name == first));
+        if !is_root || !is_alone || split_of(&first).is_some() {
             return (pictures, root);
         }
         root.push(first);
@@ -152,19 +196,14 @@ fn hold_out_test_set(trains: &mut ByClass, options: &PictureOptions) -> ByClass 
 }
 
 fn labelled(set: ByClass, classes: &[String]) -> Result<Vec<LabelledPicture>> {
+    let labels: HashMap<&String, u32> = classes.iter().zip(0..).collect();
     let mut all = Vec::new();
     for (class, pictures) in set {
-        let Some(label) = classes.iter().position(|name| *name == class) else {
-            bail!("the folder {class} is not one of the training classes: {}", class_list(classes));
+        let Some(&label) = labels.get(&class) else {
+            bail!("the folder {} is not one of the training classes: {}", printable(&class), list_of(classes));
         };
-        let label = label as u32;
         all.extend(pictures.into_iter().map(|(name, location)| LabelledPicture { label, name, location }));
     }
     all.sort_by_key(|picture| picture.label); // stable: names stay in order
     Ok(all)
-}
-
-fn class_list(classes: &[String]) -> String {
-    let first: Vec<&str> = classes.iter().take(10).map(String::as_str).collect();
-    first.join(", ") + if classes.len() > 10 { ", …" } else { "" }
 }

@@ -1,143 +1,186 @@
 //! Lists the pictures in a folder or archive, in an order that depends only on their names.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, bail, ensure};
 
-use crate::data::archive::{self, Kind};
+use super::members::Members;
+use super::names::{foreign_ending, is_hidden, is_picture, list_of};
+use super::tree::{Disk, Entry, Location, Tree};
+use crate::data::archive::{self, Kind, MAX_DEPTH};
 use crate::data::counted;
+use crate::files::printable;
 
-/// The deepest nesting of folders. Deeper ones are a loop or not a data set.
-const MAX_DEPTH: usize = 32;
-const ENDINGS: [&str; 3] = [".png", ".jpg", ".jpeg"];
-/// Endings of pictures in formats that are not supported.
-const FOREIGN_ENDINGS: [&str; 7] = [".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif"];
+/// The most folders and files to look at. Links within an archive can multiply its members.
+const MAX_ENTRIES: u64 = 10_000_000;
+/// The most memory for paths: every part of a path takes its bytes and `PART_BYTES`.
+const MAX_BYTES: usize = 2 << 30;
+const PART_BYTES: usize = 64;
 
-/// The location of a picture.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
-    File(PathBuf),
-    /// The index of a member of the archive, from 0.
-    Member(u64),
-}
+/// The parts of a path below the root.
+pub type Parts = Vec<String>;
 
 /// The pictures of a folder or archive.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// The locations of the pictures, sorted by the components of their paths below the root.
-    pub pictures: BTreeMap<Vec<String>, Location>,
-    /// The paths of the folders below the root. Those of an archive that it does not list are missing.
-    pub folders: BTreeSet<Vec<String>>,
-    /// The number of links in an archive, which are not followed.
-    pub links: usize,
-    /// The number of pictures in other formats, by the endings of their names.
-    pub foreign: BTreeMap<&'static str, usize>,
+    /// The locations of the pictures, sorted by the components of their paths.
+    pub pictures: BTreeMap<Parts, Location>,
+    /// The paths of the folders. Those of an archive that it neither lists nor uses are missing.
+    pub folders: BTreeSet<Parts>,
+    /// Links that lead nowhere and do not have the name of a picture, with the reason.
+    pub broken: BTreeMap<Parts, String>,
+    /// The paths of pictures in other formats.
+    pub foreign: Vec<Parts>,
+    /// The members of an archive whose paths lead out of it: their number, and the first.
+    outside: (usize, String),
     /// The number of files whose names are not those of pictures.
-    pub others: usize,
+    others: usize,
+    /// The folder or archive, for messages.
+    root: String,
+    entries: u64,
+    bytes: usize,
 }
 
-/// Lists a folder or an archive, without unpacking the archive.
+/// Lists a folder or an archive, without unpacking the archive. Hidden files, and folders that a system keeps for itself,
+/// are left out.
 pub fn list(path: &Path) -> Result<Listing> {
-    let mut listing = Listing::default();
+    let mut listing = Listing { root: printable(&path.to_string_lossy()).into_owned(), ..Listing::default() };
     if path.is_dir() {
-        // Links in a folder are its owner's choice, so they are followed. A loop is an error.
-        list_folder(path, &mut Vec::new(), &mut Vec::new(), &mut listing)?;
+        listing.add_tree(&Disk(path))?;
     } else {
-        let mut number = 0;
-        archive::for_each(path, |member, _| {
-            match (member.kind, member.parts.last()) {
-                (Kind::File, Some(name)) if is_picture(name) => {
-                    // Of two members with the same name, the later one counts, as when tar unpacks them.
-                    listing.pictures.insert(member.parts.clone(), Location::Member(number));
-                }
-                (Kind::Link, _) => listing.links += 1,
-                (Kind::File, Some(name)) => listing.add_other(name),
-                (Kind::File | Kind::Other, _) => listing.others += 1,
-                (Kind::Folder, _) => {
-                    listing.folders.insert(member.parts.clone());
-                }
-            }
-            number += 1;
-            Ok(())
-        })?;
+        let members = read_members(path, &mut listing)?;
+        listing.add_tree(&members)?;
     }
-    listing.report(path)?;
+    listing.report()?;
     Ok(listing)
 }
 
-impl Listing {
-    /// Counts a file that is not a PNG or JPEG picture.
-    fn add_other(&mut self, name: &str) {
-        match ending_among(&FOREIGN_ENDINGS, name) {
-            Some(ending) => *self.foreign.entry(ending).or_default() += 1,
-            None => self.others += 1,
+fn read_members(path: &Path, listing: &mut Listing) -> Result<Members> {
+    let (mut members, mut number) = (Members::default(), 0);
+    archive::for_each(path, |member, _| {
+        match &member.kind {
+            Kind::Outside(name) => {
+                listing.outside.0 += 1;
+                if listing.outside.0 == 1 {
+                    listing.outside.1.clone_from(name);
+                }
+            }
+            _ => members.add(number, member)?,
         }
+        number += 1;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(members)
+}
+
+impl Listing {
+    fn add_tree<T: Tree>(&mut self, tree: &T) -> Result<()> {
+        self.add_folder(tree, tree.root()?, &mut Vec::new(), &mut Vec::new())
     }
 
-    /// Logs what was skipped, and checks that pictures are left.
-    fn report(&self, path: &Path) -> Result<()> {
-        let path = path.display();
-        let endings = self.foreign.keys().copied().collect::<Vec<_>>().join(", ");
-        let foreign = format!("{} in other formats ({endings})", counted(self.foreign.values().sum(), "picture"));
+    fn add_folder<T: Tree>(
+        &mut self,
+        tree: &T,
+        folder: T::Folder,
+        parts: &mut Parts,
+        ancestors: &mut Vec<T::Folder>,
+    ) -> Result<()> {
+        let shown = || format!("{}/{}", self.root, printable(&parts.join("/")));
         ensure!(
-            !self.pictures.is_empty() || self.foreign.is_empty(),
-            "{path} holds no PNG or JPEG pictures, but {foreign}; convert them to PNG or JPEG"
+            !ancestors.contains(&folder),
+            "the folder {} leads back into itself; remove the link in its path",
+            shown()
         );
-        ensure!(!self.pictures.is_empty(), "{path} holds no PNG or JPEG pictures");
-        if !self.foreign.is_empty() {
-            tracing::warn!("{path}: skipping {foreign}; convert them to PNG or JPEG");
+        ensure!(ancestors.len() < MAX_DEPTH, "{} is more than {MAX_DEPTH} folders deep; move its pictures up", shown());
+        let entries = tree.entries(&folder, |name| !is_hidden(name))?;
+        ancestors.push(folder);
+        for (name, entry) in entries {
+            self.entries += 1;
+            ensure!(self.entries <= MAX_ENTRIES, "{} has more than {MAX_ENTRIES} files and folders", self.root);
+            parts.push(name);
+            match entry {
+                Entry::Folder(folder) => {
+                    let path = self.path(parts)?;
+                    self.folders.insert(path);
+                    self.add_folder(tree, folder, parts, ancestors)?;
+                }
+                Entry::File(location) => self.add_file(parts, location)?,
+            }
+            parts.pop();
         }
-        let ignored = [(self.links, "link"), (self.others, "other file")];
-        for (count, what) in ignored.into_iter().filter(|(count, _)| *count > 0) {
-            tracing::info!("{path}: ignored {}", counted(count, what));
+        ancestors.pop();
+        Ok(())
+    }
+
+    fn add_file(&mut self, parts: &[String], location: Location) -> Result<()> {
+        let name = parts.last().map_or("", String::as_str);
+        if is_picture(name) {
+            let path = self.path(parts)?;
+            let is_new = self.pictures.insert(path, location).is_none();
+            ensure!(is_new, "{} has two files {}", self.root, printable(&parts.join("/")));
+        } else if let Location::Broken(why) = location {
+            let path = self.path(parts)?;
+            self.broken.insert(path, why);
+        } else if foreign_ending(name).is_some() {
+            let path = self.path(parts)?;
+            self.foreign.push(path);
+        } else {
+            self.others += 1;
         }
         Ok(())
     }
-}
 
-fn list_folder(
-    folder: &Path,
-    parts: &mut Vec<String>,
-    ancestors: &mut Vec<PathBuf>,
-    listing: &mut Listing,
-) -> Result<()> {
-    let context = || format!("cannot read the folder {}", folder.display());
-    let canonical = folder.canonicalize().with_context(context)?;
-    let shown = folder.display();
-    ensure!(!ancestors.contains(&canonical), "the folder {shown} leads back into itself; remove the link in its path");
-    ensure!(ancestors.len() < MAX_DEPTH, "{shown} is more than {MAX_DEPTH} folders deep; move its pictures up");
-    ancestors.push(canonical);
-    for entry in fs::read_dir(folder).with_context(context)? {
-        let entry = entry.with_context(context)?;
-        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
-        if name.starts_with('.') {
-            continue;
-        }
-        parts.push(name);
-        if path.is_dir() {
-            listing.folders.insert(parts.clone());
-            list_folder(&path, parts, ancestors, listing)?;
-        } else if parts.last().is_some_and(|name| is_picture(name)) {
-            listing.pictures.insert(parts.clone(), Location::File(path));
-        } else {
-            listing.add_other(parts.last().map_or("", String::as_str));
-        }
-        parts.pop();
+    /// A copy of the path, whose memory is counted.
+    fn path(&mut self, parts: &[String]) -> Result<Parts> {
+        self.bytes += parts.iter().map(|part| part.len() + PART_BYTES).sum::<usize>();
+        let enough = self.bytes <= MAX_BYTES;
+        ensure!(enough, "the names of the files in {} take more than {} MiB", self.root, MAX_BYTES >> 20);
+        Ok(parts.to_vec())
     }
-    ancestors.pop();
-    Ok(())
-}
 
-/// Whether the name is that of a picture.
-fn is_picture(name: &str) -> bool {
-    ending_among(&ENDINGS, name).is_some()
-}
+    /// The pictures in other formats below a folder, in words; `None` if there are none.
+    pub fn foreign_below(&self, folder: &[String]) -> Option<String> {
+        let below: Vec<&Parts> = self.foreign.iter().filter(|path| path.starts_with(folder)).collect();
+        let endings: BTreeSet<&str> =
+            below.iter().filter_map(|path| foreign_ending(path.last().map_or("", String::as_str))).collect();
+        let endings = endings.into_iter().collect::<Vec<_>>().join(", ");
+        (!below.is_empty()).then(|| format!("{} in other formats ({endings})", counted(below.len(), "picture")))
+    }
 
-/// The ending of a name, in lower case, if it is one of `endings`. Hidden files have none, because some systems add
-/// `._name.jpg` to archives.
-fn ending_among(endings: &[&'static str], name: &str) -> Option<&'static str> {
-    let name = name.to_lowercase();
-    endings.iter().copied().find(|ending| !name.starts_with('.') && name.ends_with(ending))
+    /// The error for folders that should have pictures.
+    pub fn without_pictures(&self, folders: &[Parts]) -> String {
+        let names: Vec<String> = folders.iter().map(|path| path.join("/")).collect();
+        let (are, hold, them) = match names.len() {
+            1 => ("folder", "holds", "it"),
+            _ => ("folders", "hold", "them"),
+        };
+        let remedy = match folders.iter().find_map(|path| self.foreign_below(path)) {
+            Some(foreign) => format!(", but {foreign}; convert them to PNG or JPEG"),
+            None => format!("; add some, or remove {them}"),
+        };
+        format!("the {are} {} {hold} no PNG or JPEG pictures{remedy}", list_of(&names))
+    }
+
+    /// Logs what was skipped, and checks that pictures are left.
+    fn report(&self) -> Result<()> {
+        let path = &self.root;
+        let foreign = self.foreign_below(&[]);
+        if self.pictures.is_empty() {
+            let but = foreign.as_ref().map(|foreign| format!(", but {foreign}; convert them to PNG or JPEG"));
+            bail!("{path} holds no PNG or JPEG pictures{}", but.unwrap_or_default());
+        }
+        if let Some(foreign) = foreign {
+            tracing::warn!("{path}: skipping {foreign}; convert them to PNG or JPEG");
+        }
+        if let (count @ 1.., first) = &self.outside {
+            let (members, lead) = (counted(*count, "member"), if *count == 1 { "leads" } else { "lead" });
+            tracing::warn!("{path}: skipping {members} whose path {lead} out of the archive, such as {first}");
+        }
+        if self.others > 0 {
+            tracing::info!("{path}: ignored {}", counted(self.others, "other file"));
+        }
+        Ok(())
+    }
 }

@@ -2,23 +2,30 @@
 
 mod layout;
 mod listing;
+mod members;
+mod names;
 mod redecoded;
+mod splits;
 mod store;
+mod tree;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IsTerminal, Read};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rayon::prelude::*;
 
 use self::layout::{LabelledPicture, Layout};
-use self::listing::Location;
 use self::redecoded::Redecoded;
 use self::store::{Finished, Pixels, Store};
-use super::{Dataset, LoadOptions, archive, counted, crop, picture, statistics};
+use self::tree::Location;
+use super::decode::{self as decoder, BACKDROP, Cropped, cropped};
+use super::{Dataset, LoadOptions, MAX_SIDE, archive, counted, statistics};
+use crate::files::printable;
 
 /// The most pictures to hold before they are decoded.
 const CHUNK: usize = 512;
@@ -62,7 +69,12 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     let read = if path.is_dir() { loader.read_files() } else { loader.read_archive(path) };
     loader.bar.finish_and_clear();
     read.with_context(context)?;
+    let labels: BTreeSet<u32> = loader.training_labels();
     let Finished { shape, train, test, normalisation } = loader.finish();
+    if let Some(&lost) = labels.difference(&train.labels.iter().copied().collect()).next() {
+        let class = printable(&classes[lost as usize]);
+        bail!("{}: all training pictures of class {class} are corrupt or unreadable", path.display());
+    }
     let (mean, std) = match (&options.normalisation, normalisation) {
         (Some(given), _) => given.clone(),
         (None, Some(found)) => found,
@@ -90,6 +102,8 @@ enum Encoded {
     File(PathBuf),
     /// A member of an archive that exceeds the size limit.
     TooLarge,
+    /// A link that leads nowhere, with the reason.
+    Broken(String),
 }
 
 /// The state of loading a data set.
@@ -100,6 +114,8 @@ struct Loader<'a> {
     size: Option<(usize, usize)>,
     /// Whether to scale the pictures to `size`.
     scales: bool,
+    /// The channels to convert all pictures to, if they are given.
+    channels: Option<usize>,
     max_bad: usize,
     /// The names of the corrupt pictures, and of those that cannot be read with the reason.
     bad: Vec<String>,
@@ -116,6 +132,7 @@ impl<'a> Loader<'a> {
             store: Store::new(train, test, options.residency, archived),
             size: image_size,
             scales: image_size.is_some(),
+            channels: options.channels,
             max_bad,
             bad: Vec::new(),
         }
@@ -135,31 +152,43 @@ impl<'a> Loader<'a> {
     }
 
     fn read_archive(&mut self, path: &Path) -> Result<()> {
-        let number = |(index, picture): (usize, &&LabelledPicture)| match picture.location {
-            Location::Member(number) => Some((number, index)),
-            Location::File(_) => None,
-        };
-        let wanted: HashMap<u64, usize> = self.pictures.iter().enumerate().filter_map(number).collect();
-        let (mut number, mut chunk, mut held) = (0, Vec::new(), 0);
+        // Hard links are pictures with the same member.
+        let mut wanted = HashMap::<u64, Vec<usize>>::new();
+        let mut chunk = Vec::new();
+        for (index, picture) in self.pictures.iter().enumerate() {
+            match picture.location {
+                Location::Member(number) => wanted.entry(number).or_default().push(index),
+                _ => chunk.extend(pending(index, picture)),
+            }
+        }
+        let (mut number, mut held) = (0, 0);
         archive::for_each(path, |member, content| {
             number += 1;
-            let Some(&index) = wanted.get(&(number - 1)) else { return Ok(()) };
-            let encoded = if member.size > picture::MAX_FILE_BYTES {
-                Encoded::TooLarge
-            } else {
-                let mut bytes = Vec::new();
+            let Some(indices) = wanted.remove(&(number - 1)) else { return Ok(ControlFlow::Continue(())) };
+            let mut bytes = Vec::new();
+            let too_large = member.size > decoder::MAX_FILE_BYTES;
+            if !too_large {
                 content.take(member.size).read_to_end(&mut bytes)?;
-                held += bytes.len();
-                Encoded::Memory(bytes)
-            };
-            chunk.push(Pending { index, encoded });
-            if chunk.len() == CHUNK || held > CHUNK_BYTES {
-                held = 0;
-                self.decode(std::mem::take(&mut chunk))?;
             }
-            Ok(())
+            for index in indices {
+                held += bytes.len();
+                let encoded = if too_large { Encoded::TooLarge } else { Encoded::Memory(bytes.clone()) };
+                chunk.push(Pending { index, encoded });
+                if chunk.len() >= CHUNK || held > CHUNK_BYTES {
+                    held = 0;
+                    self.decode(std::mem::take(&mut chunk))?;
+                }
+            }
+            // What follows the last picture was checked when the archive was listed.
+            Ok(if wanted.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
+        ensure!(wanted.is_empty(), "{} has changed while it was read", path.display());
         self.decode(chunk)
+    }
+
+    /// The labels of the pictures to train on.
+    fn training_labels(&self) -> BTreeSet<u32> {
+        self.pictures[..self.store.train_count()].iter().map(|picture| picture.label).collect()
     }
 
     /// Decodes the pictures, in parallel as soon as their size is known, and stores them.
@@ -168,14 +197,21 @@ impl<'a> Loader<'a> {
         while self.size.is_none() {
             let Some(first) = chunk.next() else { return self.check_bad() };
             self.bar.inc(1);
-            let decoded = decode(&first.encoded, None, false);
+            let decoded = decode(&first.encoded, None, false, self.channels);
             if let Ok(pixels) = &decoded {
+                ensure!(
+                    pixels.height <= MAX_SIDE && pixels.width <= MAX_SIDE,
+                    "{} is {}×{} (height×width), but images may have at most {MAX_SIDE}×{MAX_SIDE}; scale them with --image-size",
+                    self.pictures[first.index].name,
+                    pixels.height,
+                    pixels.width
+                );
                 self.size = Some((pixels.height, pixels.width));
                 self.store.reserve(pixels.height, pixels.width)?;
             }
             self.store_picture(first.index, decoded)?;
         }
-        let (size, scales, bar) = (self.size, self.scales, self.bar.clone());
+        let (size, scales, channels, bar) = (self.size, self.scales, self.channels, self.bar.clone());
         let (height, width) = size.context("a size")?;
         self.store.reserve(height, width)?;
         // A group of decoded pictures takes memory in addition to the store, so groups of large pictures are small.
@@ -184,7 +220,7 @@ impl<'a> Loader<'a> {
         while !rest.is_empty() {
             let later = rest.split_off(group.min(rest.len()));
             let one = |pending: Pending| {
-                let pixels = decode(&pending.encoded, size, scales);
+                let pixels = decode(&pending.encoded, size, scales, channels);
                 bar.inc(1);
                 (pending.index, pixels)
             };
@@ -230,7 +266,7 @@ impl<'a> Loader<'a> {
         let Self { pictures, store, scales, bad, .. } = self;
         let file = |index: usize| match &pictures[index].location {
             Location::File(path) => Some(path.clone()),
-            Location::Member(_) => None,
+            Location::Member(_) | Location::Broken(_) => None,
         };
         let finished = store.finish(|indices, shape| {
             Arc::new(Redecoded { files: indices.into_iter().filter_map(file).collect(), shape, scales })
@@ -245,28 +281,34 @@ impl<'a> Loader<'a> {
 }
 
 fn pending(index: usize, picture: &LabelledPicture) -> Option<Pending> {
-    match &picture.location {
-        Location::File(path) => Some(Pending { index, encoded: Encoded::File(path.clone()) }),
-        Location::Member(_) => None,
-    }
+    let encoded = match &picture.location {
+        Location::File(path) => Encoded::File(path.clone()),
+        Location::Broken(why) => Encoded::Broken(why.clone()),
+        Location::Member(_) => return None,
+    };
+    Some(Pending { index, encoded })
 }
 
-/// Decodes a picture to one channel if it is gray and three otherwise. If `scales` is set, it is scaled to `size`; if not,
-/// a picture of another size than `size` is returned without pixels.
-fn decode(encoded: &Encoded, size: Option<(usize, usize)>, scales: bool) -> Result<Pixels> {
-    let upright = match encoded {
-        Encoded::Memory(bytes) => picture::decode_upright(bytes)?,
-        Encoded::File(path) => picture::decode_upright(&picture::read_bytes(path)?)?,
-        Encoded::TooLarge => bail!("the file is larger than {} MiB", picture::MAX_FILE_BYTES >> 20),
+/// Decodes a picture to `channels`, by default one if it is gray and three otherwise. If `scales` is set, it is scaled to
+/// `size`; if not, a picture of another size than `size` is returned without pixels.
+fn decode(encoded: &Encoded, size: Option<(usize, usize)>, scales: bool, channels: Option<usize>) -> Result<Pixels> {
+    let file;
+    let bytes = match encoded {
+        Encoded::Memory(bytes) => bytes,
+        Encoded::File(path) => {
+            file = decoder::read_bytes(path)?;
+            &file.bytes
+        }
+        Encoded::TooLarge => bail!("the file is larger than {} MiB", decoder::MAX_FILE_BYTES >> 20),
+        Encoded::Broken(why) => return Err(io::Error::other(why.clone()).into()),
     };
-    let own = (upright.height() as usize, upright.width() as usize);
-    let channels = if upright.color().has_color() { 3 } else { 1 };
+    let upright = decoder::decode(bytes, BACKDROP, size.filter(|_| scales))?;
+    let own = (upright.picture.height() as usize, upright.picture.width() as usize);
     let (height, width) = if scales { size.unwrap_or(own) } else { own };
-    let values = match (scales || size.is_none_or(|size| size == own), channels) {
-        (false, _) => Vec::new(),
-        (true, 1) => crop::resize_crop(upright.into_luma8(), height, width)?,
-        (true, _) => crop::resize_crop(upright.into_rgb8(), height, width)?,
-    };
+    if !scales && size.is_some_and(|size| size != own) {
+        return Ok(Pixels { channels: 1, height, width, values: Vec::new() });
+    }
+    let Cropped { channels, values } = cropped(upright, height, width, channels)?;
     Ok(Pixels { channels, height, width, values })
 }
 

@@ -7,7 +7,6 @@ use rayon::prelude::*;
 
 use super::store::Pixels;
 use super::{Encoded, decode};
-use crate::data::records::gray_to_channels;
 use crate::images::ImageSource;
 use crate::shape::Shape;
 
@@ -34,13 +33,9 @@ impl ImageSource for Redecoded {
 impl Redecoded {
     fn decode(&self, file: PathBuf, target: &mut [u8]) -> Result<()> {
         let size = (self.shape.height, self.shape.width);
-        let Pixels { channels, values, .. } = decode(&Encoded::File(file), Some(size), self.scales)?;
-        ensure!(values.len() == channels * self.shape.pixels(), "it has a different size");
-        ensure!(channels <= self.shape.channels, "it is now in colour, but was gray");
-        match channels == self.shape.channels {
-            true => target.copy_from_slice(&values),
-            false => gray_to_channels(&values, target, self.shape.channels),
-        }
+        let Pixels { values, .. } = decode(&Encoded::File(file), Some(size), self.scales, Some(self.shape.channels))?;
+        ensure!(values.len() == target.len(), "it has a different size");
+        target.copy_from_slice(&values);
         Ok(())
     }
 }

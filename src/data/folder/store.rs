@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::{Context, Result, ensure};
 
 use super::layout::LabelledPicture;
-use crate::data::records::{self, Records, gray_to_channels};
+use crate::data::records::{self, Records, convert_to};
 use crate::data::statistics::Histogram;
 use crate::data::streamed::{Residency, Streamed, digest_of, hash_of};
 use crate::data::{Normalisation, Split};
@@ -36,9 +36,9 @@ enum Storage {
 struct Metadata {
     /// The values of the training pictures.
     histogram: Histogram,
-    /// Whether each picture is gray.
-    gray: Vec<bool>,
-    /// The hashes of each picture as decoded and as converted to three channels.
+    /// The number of channels of each picture.
+    channels: Vec<usize>,
+    /// The hashes of each picture with one channel and with three.
     hashes: Vec<[u64; 2]>,
 }
 
@@ -50,6 +50,8 @@ pub struct Store {
     train_count: usize,
     /// The shape of an image; it has no pixels until the size is known.
     shape: Shape,
+    /// Whether a training picture is in colour.
+    train_colour: bool,
     residency: Residency,
     /// Whether the pictures come from an archive. An archive is read only once, so pictures that do not stay in memory go
     /// to a temporary file.
@@ -62,7 +64,12 @@ impl Store {
         let labels: Vec<u32> = train.iter().chain(test).map(|picture| picture.label).collect();
         let (filled, storage) = (vec![false; labels.len()], Storage::Memory(Vec::new()));
         let shape = Shape::new(0, 0, 1);
-        Self { labels, filled, train_count: train.len(), shape, residency, archived, storage }
+        Self { labels, filled, train_count: train.len(), shape, train_colour: false, residency, archived, storage }
+    }
+
+    /// The number of training pictures, which come first.
+    pub fn train_count(&self) -> usize {
+        self.train_count
     }
 
     /// Allocates space for all pictures of the given size. They go to memory if there is enough of it even for three
@@ -85,7 +92,7 @@ impl Store {
         let how = if self.archived { "a temporary file" } else { "their files, again for every batch" };
         tracing::info!("{:.1} GB of pictures are not kept in memory but read from {how}", bytes as f64 / 1e9);
         let count = self.labels.len();
-        let metadata = Metadata { histogram: Histogram::new(3), gray: vec![true; count], hashes: vec![[0; 2]; count] };
+        let metadata = Metadata { histogram: Histogram::new(3), channels: vec![1; count], hashes: vec![[0; 2]; count] };
         let file = self.archived.then(records::temporary).transpose()?;
         self.storage = Storage::External { file, metadata };
         Ok(())
@@ -106,6 +113,7 @@ impl Store {
         );
         self.filled[index] = true;
         let training = index < self.train_count;
+        self.train_colour |= training && *channels > 1;
         if let Storage::External { file, metadata } = &mut self.storage {
             self.shape.channels = self.shape.channels.max(*channels);
             if let Some(file) = file {
@@ -121,11 +129,7 @@ impl Store {
         }
         if let Storage::Memory(images) = &mut self.storage {
             let target = &mut images[index * self.shape.len()..][..self.shape.len()];
-            if *channels == self.shape.channels {
-                target.copy_from_slice(values);
-            } else {
-                gray_to_channels(values, target, self.shape.channels);
-            }
+            convert_to(values, *channels, target, self.shape.channels);
         }
         Ok(())
     }
@@ -152,15 +156,30 @@ impl Store {
         let Storage::Memory(gray) = &mut self.storage else { return Ok(()) };
         let gray = if self.filled.contains(&true) { std::mem::take(gray) } else { Vec::new() };
         let mut images = self.allocate(channels)?;
-        gray_to_channels(&gray, &mut images, channels);
+        convert_to(&gray, 1, &mut images, channels);
         self.storage = Storage::Memory(images);
         self.shape.channels = channels;
         Ok(())
     }
 
+    /// Converts the stored images to gray if all training pictures are gray, whatever the test pictures are.
+    fn convert_to_gray(&mut self) {
+        if self.train_colour || self.train_count == 0 || self.shape.channels == 1 {
+            return;
+        }
+        tracing::info!("all training pictures are gray, so test pictures in colour are read as gray");
+        if let Storage::Memory(images) = &mut self.storage {
+            let mut gray = vec![0; images.len() / self.shape.channels];
+            convert_to(images, self.shape.channels, &mut gray, 1);
+            *images = gray;
+        }
+        self.shape.channels = 1;
+    }
+
     /// Returns the splits without the pictures that were not stored. `decoded` creates a source that decodes the pictures
     /// with the given indices again; it is used if they are neither in memory nor in a temporary file.
     pub fn finish(mut self, decoded: impl Fn(Vec<usize>, Shape) -> Arc<dyn ImageSource>) -> Finished {
+        self.convert_to_gray();
         let shape = self.shape;
         let present: Vec<usize> = (0..self.labels.len()).filter(|&index| self.filled[index]).collect();
         let train_count = present.iter().filter(|&&index| index < self.train_count).count();
@@ -207,18 +226,15 @@ pub struct Finished {
 
 impl Metadata {
     fn add(&mut self, index: usize, channels: usize, values: &[u8], training: bool) {
-        self.gray[index] = channels == 1;
+        self.channels[index] = channels;
         if training {
             self.histogram.add(values, channels);
         }
-        let own = hash_of(values);
-        let mut in_colour = own;
-        if channels == 1 {
-            let mut replicated = vec![0; 3 * values.len()];
-            gray_to_channels(values, &mut replicated, 3);
-            in_colour = hash_of(&replicated);
-        }
-        self.hashes[index] = [own, in_colour];
+        let other = 4 - channels; // 1 of 3, or 3 of 1
+        let mut converted = vec![0; values.len() / channels * other];
+        convert_to(values, channels, &mut converted, other);
+        let hashes = [hash_of(values), hash_of(&converted)];
+        self.hashes[index] = if channels == 1 { hashes } else { [hashes[1], hashes[0]] };
     }
 
     fn digest(&self, indices: &[usize], shape: Shape) -> u64 {
@@ -227,7 +243,7 @@ impl Metadata {
     }
 
     fn records(&self, file: Arc<Mutex<File>>, indices: &[usize], shape: Shape) -> Records {
-        let entries = indices.iter().map(|&index| (index as u64, self.gray[index])).collect();
+        let entries = indices.iter().map(|&index| (index as u64, self.channels[index])).collect();
         Records { file, shape, stride: 3 * shape.pixels(), entries }
     }
 }
