@@ -8,10 +8,12 @@ mod datasets;
 mod dependent;
 mod errors;
 mod recipes;
+mod resume;
 mod runs;
 mod signals;
 mod tools;
 mod variations;
+mod weights;
 
 use std::path::Path;
 
