@@ -109,7 +109,7 @@ fn keep_aside(path: &Path) -> Result<PathBuf> {
         name.push(if number == 1 { ".damaged".into() } else { format!(".damaged-{number}") });
         PathBuf::from(name)
     };
-    let free = (1..).map(name).find(|name| name.symlink_metadata().is_err()).context("no free name")?;
+    let free = (1..=u32::MAX).map(name).find(|name| name.symlink_metadata().is_err()).context("no free name")?;
     fs::rename(path, &free).with_context(|| format!("cannot rename {} to {}", path.display(), free.display()))?;
     Ok(free)
 }
