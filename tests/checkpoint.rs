@@ -17,6 +17,10 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::train::harness;
 
+mod foreign;
+mod integrity;
+mod versions;
+
 fn network() -> Network {
     let model = find("lenet5").expect("a known model");
     (model.build)(model.input, model.classes).expect("a network")
@@ -129,7 +133,9 @@ fn weights_in_other_float_types_are_converted() {
 fn damaged_and_mismatched_weights_are_refused() {
     let (folder, path) = saved_weights();
     let whole = fs::read(&path).expect("read");
-    for len in [0, 3, 8, 100, whole.len() / 2, whole.len() - 1] {
+    fs::write(&path, []).expect("write");
+    assert!(load_error(&path).contains("an empty file"));
+    for len in [3, 8, 100, whole.len() / 2, whole.len() - 1] {
         fs::write(&path, &whole[..len]).expect("write");
         assert!(load_error(&path).contains("truncated or damaged"));
     }
@@ -167,6 +173,9 @@ fn identity() -> RunIdentity {
         seed: 3,
         batch_size: 32,
         shuffle: true,
+        test_images: 60,
+        test_fingerprint: 77,
+        settings: [("lr", "0.1"), ("momentum", "0.9")].map(|(key, value)| (key.into(), value.into())).into(),
     }
 }
 
@@ -178,6 +187,7 @@ fn state(momentum: bool) -> TrainState {
         parameters,
         statistics: Statistics::default(),
         position: Position { epoch: 1, step_in_epoch: 4, total_steps: 14 },
+        evaluation_pending: momentum,
         metrics: Metrics { loss_sum: 1.0 / 3.0, correct: 77, samples: 128, steps: 4, first_bad_step: None },
         best: Some(Best { test_accuracy: 0.875, epoch: 2 }),
         loss_scale: momentum.then_some(LossScale { scale: 1024.0, good_steps: 7, skipped_steps: 2 }),
@@ -211,6 +221,14 @@ fn checkpoints_of_another_run_are_refused() {
     assert!(error_for(&RunIdentity { data_fingerprint: 1, ..identity() }).contains("fingerprint is 99"));
     assert!(error_for(&RunIdentity { train_images: 1, ..identity() }).contains("training images is 320"));
     assert!(error_for(&RunIdentity { shuffle: false, ..identity() }).contains("shuffling"));
+    assert!(error_for(&RunIdentity { test_images: 1, ..identity() }).contains("test images is 60"));
+    assert!(error_for(&RunIdentity { test_fingerprint: 1, ..identity() }).contains("test data's fingerprint is 77"));
+    let mut edited = identity();
+    edited.settings.insert("lr".into(), "0.2".into());
+    assert!(error_for(&edited).contains("started with lr = 0.1, but its config.toml has 0.2"));
+    edited = identity();
+    edited.settings.insert("ema".into(), "0.5".into());
+    assert!(error_for(&edited).contains("started with ema = nothing, but its config.toml has 0.5"));
     save_weights(&path, &network(), &state(false).parameters, &Statistics::default()).expect("saved");
     assert!(error_for(&identity()).contains("not a checkpoint"));
     fs::write(&path, b"nonsense").expect("write");

@@ -1,12 +1,15 @@
-//! Writing files in the background: one at a time, no error lost, and nothing left unwritten.
+//! Writing files atomically and in the background: one at a time, no error lost, and nothing left unwritten.
 
+use std::fs;
+use std::io::Read;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use cnn_cuda::files::BackgroundWriter;
+use cnn_cuda::files::{BackgroundWriter, create_folder, write_atomically};
 
 #[test]
 fn submit_does_not_wait_for_the_write() {
@@ -81,4 +84,45 @@ fn dropping_the_writer_waits_for_the_write_in_flight() {
     writer.submit(write).unwrap();
     drop(writer);
     assert_eq!(done.load(Ordering::SeqCst), 1);
+}
+
+/// Replacing a device or a pipe by a file would break it for other programs.
+#[cfg(unix)]
+#[test]
+fn what_is_not_a_regular_file_is_written_to_and_not_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name| folder.path().join(name);
+    let write = |path: &Path| write_atomically(path, |writer| Ok(writer.write_all(b"new")?));
+    assert!(std::process::Command::new("mkfifo").arg(path("pipe")).status().unwrap().success());
+    let mut pipe = fs::OpenOptions::new().read(true).write(true).open(path("pipe")).unwrap();
+    write(&path("pipe")).unwrap();
+    assert!(path("pipe").metadata().unwrap().file_type().is_fifo());
+    let mut received = [0; 3];
+    pipe.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"new");
+    write(Path::new("/dev/null")).unwrap();
+    assert!(Path::new("/dev/null").metadata().unwrap().file_type().is_char_device());
+    let error = format!("{:#}", write(Path::new("/dev/full")).unwrap_err());
+    assert!(error.contains("cannot write /dev/full"), "{error}");
+    // A link stays a link, and its target is written.
+    fs::write(path("target"), "old").unwrap();
+    std::os::unix::fs::symlink("target", path("link")).unwrap();
+    std::os::unix::fs::symlink("nothing", path("dangling")).unwrap();
+    write(&path("link")).unwrap();
+    assert!(path("link").is_symlink() && fs::read(path("target")).unwrap() == b"new");
+    let error = format!("{:#}", write(&path("dangling")).unwrap_err());
+    assert!(error.contains("link to a file that does not exist"), "{error}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "temporary files were left behind");
+}
+
+#[test]
+fn folders_are_created_with_those_above_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a/b/c");
+    create_folder(&path).unwrap();
+    create_folder(&path).unwrap();
+    assert!(path.is_dir());
+    fs::write(folder.path().join("file"), "").unwrap();
+    assert!(create_folder(&folder.path().join("file/d")).is_err());
 }

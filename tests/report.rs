@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use cnn_cuda::report::{
@@ -54,22 +55,54 @@ fn resuming_a_log_drops_the_records_of_steps_that_will_run_again() {
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 27);
 }
 
+/// The files in a folder, without that of the log.
+fn kept(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name != "metrics.jsonl").collect();
+    names.sort();
+    names
+}
+
 #[test]
-fn a_missing_or_truncated_log_is_resumed_but_a_damaged_one_is_refused() {
+fn a_missing_or_damaged_log_is_kept_aside_and_its_good_records_are_used() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
-    assert!(MetricsLog::resume(&path, 10, 1).unwrap().epochs().is_empty());
+    let resume = || MetricsLog::resume(&path, 10, 1).unwrap().epochs();
+    assert!(!MetricsLog::is_complete(&path, 0) && resume().is_empty());
+    // An empty file has nothing to keep.
+    assert!(MetricsLog::is_complete(&path, 0) && !MetricsLog::is_complete(&path, 1) && resume().is_empty());
+    assert!(kept(folder.path()).is_empty());
 
     let line = serde_json::to_string(&Record::Epoch(epoch(1))).unwrap();
-    fs::write(&path, format!("{line}\n{}", &line[..40])).unwrap();
-    assert_eq!(MetricsLog::resume(&path, 10, 1).unwrap().epochs(), [epoch(1)]);
-    fs::write(&path, [line.as_bytes(), b"\n{\"kind\":\"ep\xFF"].concat()).unwrap();
-    assert_eq!(MetricsLog::resume(&path, 10, 1).unwrap().epochs(), [epoch(1)]);
-
-    fs::write(&path, format!("{}\n{line}\n", &line[..40])).unwrap();
-    let message = format!("{:#}", MetricsLog::resume(&path, 10, 1).unwrap_err());
-    assert!(message.contains("metrics.jsonl") && message.contains("line 1"), "{message}");
+    let damaged = [
+        format!("{line}\n{}", &line[..40]).into_bytes(),
+        [line.as_bytes(), b"\n{\"kind\":\"ep\xFF"].concat(),
+        format!("{}\n{line}\n", &line[..40]).into_bytes(),
+        vec![0; 300],
+    ];
+    for (count, content) in damaged.iter().enumerate() {
+        fs::write(&path, content).unwrap();
+        assert!(!MetricsLog::is_complete(&path, 0));
+        let expected = if content[0] == 0 { vec![] } else { vec![epoch(1)] };
+        assert_eq!(resume(), expected);
+        let names = kept(folder.path());
+        assert_eq!(names.len(), count + 1, "{names:?}");
+        let name =
+            if count == 0 { "metrics.jsonl.damaged".into() } else { format!("metrics.jsonl.damaged-{}", count + 1) };
+        assert_eq!(&fs::read(folder.path().join(name)).unwrap(), content);
+    }
     assert!(MetricsLog::create(&folder.path().join("missing").join("metrics.jsonl")).is_err());
+}
+
+/// Earlier versions wrote `null` for the speed of an epoch that took no measurable time.
+#[test]
+fn a_speed_that_is_null_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.jsonl");
+    let line = serde_json::to_string(&Record::Epoch(epoch(1))).unwrap();
+    let (begin, _) = line.split_once("\"images_per_second\":").unwrap();
+    fs::write(&path, format!("{begin}\"images_per_second\":null}}\n")).unwrap();
+    assert!(MetricsLog::is_complete(&path, 1));
 }
 
 /// The file is a socket because opening one fails, while opening a named pipe would block forever.

@@ -1,10 +1,17 @@
 //! Files for later runs: weights in PyTorch's names and layout, and the checkpoint that a run resumes from.
 
+mod container;
 mod foreign;
+mod header;
+mod inspect;
+mod prefix;
+mod recognise;
 mod state;
 mod statistics;
 mod tensors;
 mod weights;
 
-pub use state::{RunIdentity, load_state, save_state};
-pub use weights::{load_pretrained, load_weights, save_weights};
+pub use header::RunIdentity;
+pub use inspect::{InspectedCheckpoint, InspectedWeights, inspect_checkpoint, inspect_weights};
+pub use state::{load_state, save_state};
+pub use weights::{load_pretrained, load_weights, save_described_weights, save_weights, weights_description};

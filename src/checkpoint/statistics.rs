@@ -1,7 +1,7 @@
 //! Running statistics in safetensors files: PyTorch's `running_mean`, `running_var` and `num_batches_tracked`.
 
-use anyhow::{Result, bail};
-use safetensors::tensor::{Dtype, SafeTensors};
+use anyhow::{Context, Result, bail};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use super::tensors::{NamedTensor, Values, finite_values, view_of};
 use crate::network::{Network, Statistics};
@@ -47,14 +47,33 @@ pub(super) fn statistics_from_tensors(
         }
         let name = format!("{}.{TRACKED}", one.name);
         if tensors.tensor(&name).is_ok() {
-            let view = view_of(network, tensors, &name, &[])?;
-            match (view.dtype(), view.data().first_chunk()) {
-                (Dtype::I64, Some(&bytes)) => statistics.batches_tracked[index] = i64::from_le_bytes(bytes),
-                (other, _) => bail!("tensor {name} is of type {other:?}; a 64-bit integer is expected"),
-            }
+            statistics.batches_tracked[index] = counter(&name, &view_of(network, tensors, &name, &[])?)?;
         }
     }
     Ok(statistics)
+}
+
+/// A counter of any number type. Exporters convert all tensors of a file to the same type.
+fn counter(name: &str, view: &TensorView) -> Result<i64> {
+    let data = view.data();
+    let integer = match view.dtype() {
+        Dtype::I64 => data.first_chunk().map(|&bytes| i64::from_le_bytes(bytes)),
+        Dtype::U64 => data.first_chunk().and_then(|&bytes| u64::from_le_bytes(bytes).try_into().ok()),
+        Dtype::I32 => data.first_chunk().map(|&bytes| i32::from_le_bytes(bytes).into()),
+        Dtype::U32 => data.first_chunk().map(|&bytes| u32::from_le_bytes(bytes).into()),
+        Dtype::I16 => data.first_chunk().map(|&bytes| i16::from_le_bytes(bytes).into()),
+        Dtype::U16 => data.first_chunk().map(|&bytes| u16::from_le_bytes(bytes).into()),
+        Dtype::I8 => data.first_chunk().map(|&bytes| i8::from_le_bytes(bytes).into()),
+        Dtype::U8 => data.first_chunk().map(|&bytes| u8::from_le_bytes(bytes).into()),
+        Dtype::F64 => data.first_chunk().map(|&bytes| f64::from_le_bytes(bytes)).and_then(whole),
+        _ => finite_values(name, view)?.first().map(|&value| f64::from(value)).and_then(whole),
+    };
+    integer.with_context(|| format!("tensor {name} is not a whole number that fits 64 bits"))
+}
+
+/// A floating-point number as an integer, if it is one.
+fn whole(number: f64) -> Option<i64> {
+    (number.fract() == 0.0 && number.abs() < 2_f64.powi(63)).then_some(number as i64)
 }
 
 /// Whether a tensor of that name holds running statistics.

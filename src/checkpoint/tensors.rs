@@ -1,17 +1,16 @@
 //! Safetensors files as named fp32 tensors. Reading checks for damaged files and those of other programs or networks.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use super::container::encode;
+use super::prefix::prefix_before;
+use super::recognise::refuse_other_formats;
 use crate::files::write_atomically;
 use crate::network::{Network, Parameter};
-
-/// The first bytes of a ZIP archive, which is what `torch.save` writes.
-const TORCH_SAVE: &[u8] = b"PK\x03\x04";
 
 /// A tensor to write, in PyTorch's layout.
 pub(super) struct NamedTensor {
@@ -56,10 +55,8 @@ pub(super) fn named_tensors(network: &Network, prefix: &str, flat: &[f32]) -> Ve
     network.parameters.iter().map(tensor).collect()
 }
 
-/// Writes tensors and one metadata entry, atomically. Several entries would be written in random order, so the same
-/// weights would not give the same file.
-pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): (&str, &str)) -> Result<()> {
-    let metadata = HashMap::from([(key.to_string(), value.to_string())]);
+/// Writes tensors and metadata entries, atomically. The same content gives the same file.
+pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], entries: &[(&str, &str)]) -> Result<()> {
     let bytes: Vec<Vec<u8>> = tensors.iter().map(|tensor| tensor.values.bytes()).collect();
     let mut views = Vec::with_capacity(tensors.len());
     for (tensor, bytes) in tensors.iter().zip(&bytes) {
@@ -67,15 +64,16 @@ pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], (key, value): 
             .map_err(|error| anyhow!("{}: {error}", tensor.name))?;
         views.push((tensor.name.as_str(), view));
     }
-    let file = safetensors::serialize(views, Some(metadata)).map_err(|error| anyhow!("{error}"))?;
+    let file = encode(views, entries)?;
     write_atomically(path, |writer| Ok(writer.write_all(&file)?))
 }
 
 /// Reads a whole file, unless it is larger than any file of this network can be: three times its parameters (weights,
-/// momentum and average) and its running statistics in f64, and a header.
+/// momentum and average) and its running statistics in f64, and a header. A file of another format is named.
 pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(metadata.is_file(), "{} is not a file; a .safetensors file is expected", path.display());
+    refuse_other_formats(path)?;
     let most = 8 * (3 * network.parameter_count() + network.statistics_len()) as u64 + (1 << 20);
     ensure!(
         metadata.len() <= most,
@@ -85,23 +83,6 @@ pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
         network.name
     );
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// The tensors of a file's bytes.
-pub(super) fn parse(bytes: &[u8]) -> Result<SafeTensors<'_>> {
-    ensure!(
-        !bytes.starts_with(TORCH_SAVE),
-        "this file was written by torch.save, but a safetensors file is expected, as written by \
-         safetensors.torch.save_file(state_dict, FILE)"
-    );
-    SafeTensors::deserialize(bytes)
-        .map_err(|error| anyhow!("not a complete safetensors file ({error}); it may be truncated or damaged"))
-}
-
-/// The metadata of a file's bytes.
-pub(super) fn parse_metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|error| anyhow!("{error}"))?;
-    Ok(metadata.metadata().clone().unwrap_or_default())
 }
 
 /// Fills a flat buffer in memory layout from the tensors named `prefix` + parameter name.
@@ -150,6 +131,12 @@ pub(super) fn view_of<'a>(
 fn missing(network: &Network, name: &str, tensors: &SafeTensors) -> anyhow::Error {
     let mut names = tensors.names();
     names.sort_unstable();
+    if let Some(prefix) = prefix_before(name, &names) {
+        return anyhow!(
+            "the names of its tensors begin with `{prefix}`, as those of a wrapped module do; save it without: \
+             {{name.removeprefix('{prefix}'): tensor for name, tensor in state_dict.items()}}"
+        );
+    }
     let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
     let dots = if names.len() > 4 { ", …" } else { "" };
     anyhow!(

@@ -1,19 +1,77 @@
 //! `model.safetensors`: a network's parameters and running statistics, interchangeable with PyTorch's `state_dict()`.
 
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
+use super::container::{check_digest, parse, parse_metadata};
 use super::foreign::refuse_extra;
+use super::recognise::refuse_other_formats;
+use super::state;
 use super::statistics::{statistics_from_tensors, statistics_tensors};
-use super::tensors::{flat_from_some, named_tensors, parse, read_file, write_tensors};
+use super::tensors::{NamedTensor, flat_from_some, named_tensors, read_file, write_tensors};
 use crate::network::{Network, Statistics, Weights};
+
+/// The metadata entry that describes what the weights were trained for.
+const DESCRIPTION: &str = "cnn-cuda.weights";
+/// That of PyTorch's tensors, which some programs require.
+const FORMAT: (&str, &str) = ("format", "pt");
+/// Longer headers are not read. Safetensors allows no more.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// Writes `parameters` (flat, in memory layout) and running statistics in PyTorch's names and layout.
 pub fn save_weights(path: &Path, network: &Network, parameters: &[f32], statistics: &Statistics) -> Result<()> {
+    write_tensors(path, &tensors_of(network, parameters, statistics), &[FORMAT])
+}
+
+/// Like [`save_weights`], with a description of what the weights were trained for, which [`weights_description`] reads.
+pub fn save_described_weights(
+    path: &Path,
+    network: &Network,
+    parameters: &[f32],
+    statistics: &Statistics,
+    description: &str,
+) -> Result<()> {
+    write_tensors(path, &tensors_of(network, parameters, statistics), &[FORMAT, (DESCRIPTION, description)])
+}
+
+fn tensors_of(network: &Network, parameters: &[f32], statistics: &Statistics) -> Vec<NamedTensor> {
     let mut tensors = named_tensors(network, "", parameters);
     tensors.extend(statistics_tensors(network, statistics));
-    write_tensors(path, &tensors, ("format", "pt"))
+    tensors
+}
+
+/// The description in a file of weights; `None` if it has none, as those of other programs.
+///
+/// # Errors
+/// The file cannot be read, is of another format, is a checkpoint, or does not match its SHA-256.
+pub fn weights_description(path: &Path) -> Result<Option<String>> {
+    let cannot_read = || format!("cannot read {}", path.display());
+    let mut file = File::open(path).with_context(cannot_read)?;
+    ensure!(file.metadata().with_context(cannot_read)?.is_file(), "{} is not a file", path.display());
+    refuse_other_formats(path)?;
+    let mut length = [0; 8];
+    // Loading the weights reports a truncated file, because it knows how large the file must be.
+    let Ok(()) = file.read_exact(&mut length) else { return Ok(None) };
+    let count = u64::from_le_bytes(length).min(MAX_HEADER);
+    let mut header = length.to_vec();
+    file.take(count).read_to_end(&mut header).with_context(cannot_read)?;
+    let Ok(metadata) = parse_metadata(&header) else { return Ok(None) };
+    state::refuse_checkpoint(&metadata).with_context(|| path.display().to_string())?;
+    let Some(description) = metadata.get(DESCRIPTION) else { return Ok(None) };
+    let bytes = fs::read(path).with_context(cannot_read)?;
+    check_weights_digest(&bytes, &metadata).with_context(|| path.display().to_string())?;
+    Ok(Some(description.clone()))
+}
+
+/// Compares a file with its digest, which a file with a description has. Returns whether it has one.
+pub(super) fn check_weights_digest(bytes: &[u8], metadata: &HashMap<String, String>) -> Result<bool> {
+    let has_digest = check_digest(bytes, metadata)?;
+    ensure!(has_digest || !metadata.contains_key(DESCRIPTION), "it is damaged: it has no SHA-256");
+    Ok(has_digest)
 }
 
 /// Reads weights for evaluation, with parameters in memory layout. The auxiliary classifiers, which only training uses,
@@ -38,6 +96,9 @@ pub fn load_pretrained(path: &Path, network: &Network, seed: u64) -> Result<(Wei
 
 fn from_bytes(bytes: &[u8], network: &Network, seed: u64) -> Result<(Weights, bool)> {
     let tensors = parse(bytes)?;
+    let metadata = parse_metadata(bytes)?;
+    state::refuse_checkpoint(&metadata)?;
+    check_weights_digest(bytes, &metadata)?;
     let heads = network.auxiliary_state();
     let of_head = |index: &usize| heads.parameters[*index];
     let indices = 0..network.parameters.len();

@@ -11,14 +11,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::device::{Task, check_device, with_backend};
-use super::model_of_weights;
+use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::load_weights;
 use crate::data::{self, Dataset, LoadOptions, Residency};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::Confusion;
 use crate::report::stream::{Stdout, write_json};
-use crate::run::Outputs;
 use crate::settings::{
     DataSettings, DeviceSettings, Given, InputRecord, ModelSettings, PictureSettings, RetiredFlags, RunConfig,
     UsageError, absolute_path, bounds, build_network, check_dataset, defaults, usage,
@@ -28,7 +27,7 @@ use crate::train::Evaluator;
 
 #[derive(Args)]
 pub struct EvalArgs {
-    /// Weights (safetensors in PyTorch's names and layout)
+    /// Weights (safetensors in PyTorch's names and layout), or the folder of a run
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     #[command(flatten)]
@@ -49,18 +48,27 @@ pub struct EvalArgs {
     json: bool,
 }
 
-/// Evaluates weights on the test set. The configuration next to the weights provides the settings that no flag gives.
+/// Evaluates weights on the test set. The weights' metadata or the configuration next to them provides the settings that
+/// no flag gives.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     args.retired.warn();
-    Outputs::check_weights("--weights", &args.weights)?;
-    let config = RunConfig::of_weights(&args.weights);
+    let (path, config) = weights_and_config(&args.weights)?;
     let (model, activation) = model_of_weights(&args.model, config.as_ref())?;
     let device = args.device.or_defaults()?;
     check_device(&device)?;
     let dataset = load(args, config.as_ref())?;
+    if config.is_none() {
+        let given = &args.data.0;
+        let model = args.model.0.model.is_none().then(|| format!("the network is {} (--model)", model.name));
+        let data = given.dataset.is_none().then(|| format!("the images are those of {} (--dataset)", dataset.name));
+        let normalisation = given.normalisation.given().is_none();
+        let normalisation =
+            normalisation.then(|| format!("their mean is {:?} and std {:?}", dataset.mean, dataset.std));
+        warn_of_assumptions(&path, [model, data, normalisation.map(|text| text + " (--mean and --std)")]);
+    }
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let network = args.model.0.apply(network, activation);
-    let weights = load_weights(&args.weights, &network)?;
+    let weights = load_weights(&path, &network)?;
     let task = Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size };
     let result = with_backend(&device, task)?;
     let mut out = Stdout::default();
@@ -85,8 +93,7 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     // Check the flags before anything is downloaded.
     let checked = check_dataset(name);
     if config.is_some() && given.dataset.is_none() {
-        checked
-            .context("the weights' config.toml records a data set that is missing; --dataset evaluates on another")?;
+        checked.context("the weights were trained on a data set that is missing; --dataset evaluates on another")?;
     } else {
         checked?;
     }

@@ -9,19 +9,24 @@ mod limits;
 mod predict;
 mod summary;
 mod train;
+mod verify;
 
 pub use limits::{Allocator, prepare as prepare_for_limits};
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Arg, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use tracing::warn;
 
+use crate::checkpoint::weights_description;
 use crate::models::{self, Model};
 use crate::network::Network;
 use crate::report::stream::Stderr;
+use crate::run::Outputs;
 use crate::settings::{
     ActivationChoice, Given, InputSettings, ModelSettings, RunConfig, UsageError, VariationSettings, build_network,
     suggestion,
@@ -48,6 +53,8 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Evaluate a network on the test set: loss, accuracy, confusion matrix
     Eval(eval::EvalArgs),
+    /// Check the files of runs for damage
+    Verify(verify::VerifyArgs),
     /// Classify pictures
     Predict(predict::PredictArgs),
     /// Show a network's layers, shapes, parameters and multiply-adds
@@ -101,8 +108,13 @@ fn colour_of(arguments: impl Iterator<Item = OsString>) -> ColorChoice {
 impl Cli {
     /// Parses the command line. If it is invalid or asks for help, the program ends.
     pub fn from_command_line() -> Self {
-        let matches = definition().color(colour_of(std::env::args_os())).get_matches();
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+        let matches = definition().color(colour_of(std::env::args_os())).try_get_matches();
+        matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|error| {
+            // clap ignores that help or the version could not be printed.
+            let printed = error.print().and_then(|()| std::io::stdout().flush());
+            let is_lost = |error: std::io::Error| error.kind() != ErrorKind::BrokenPipe;
+            std::process::exit(if printed.is_err_and(is_lost) { 1 } else { error.exit_code() })
+        })
     }
 
     /// Runs the subcommand.
@@ -113,6 +125,7 @@ impl Cli {
         match self.command {
             Command::Train(args) => train::run(*args),
             Command::Eval(args) => eval::run(&args),
+            Command::Verify(args) => verify::run(&args),
             Command::Predict(args) => predict::run(&args),
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
@@ -161,6 +174,23 @@ fn find_model(name: &str) -> Result<&'static Model> {
         let meant = suggestion(name, models::TABLE.iter().map(|model| model.name));
         UsageError(format!("{error}{meant}")).into()
     })
+}
+
+/// The file that `--weights` means, and the configuration of the run that produced it, if that is known.
+fn weights_and_config(given: &Path) -> Result<(PathBuf, Option<RunConfig>)> {
+    let weights = Outputs::weights_file("--weights", given)?;
+    let description = weights_description(&weights)?;
+    let config = RunConfig::of_weights(&weights, description.as_deref())?;
+    Ok((weights, config))
+}
+
+/// Warns that results depend on assumptions, because neither the weights nor a configuration describes their training.
+fn warn_of_assumptions(weights: &Path, assumed: impl IntoIterator<Item = Option<String>>) {
+    let assumed: Vec<String> = assumed.into_iter().flatten().collect();
+    if !assumed.is_empty() {
+        let shown = weights.display();
+        warn!("nothing says what {shown} was trained for, so this is assumed: {}", assumed.join(", "));
+    }
 }
 
 /// The model of a weights file and its run's activation: from the flags, else from that run, else the default.

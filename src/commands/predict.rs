@@ -1,7 +1,7 @@
 //! `cnn-cuda predict`
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -10,7 +10,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::device::{Task, with_backend};
-use super::model_of_weights;
+use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::load_weights;
 use crate::data::picture::{Picture, read_cropped, read_picture};
 use crate::data::{self, Normalisation};
@@ -19,7 +19,6 @@ use crate::models::Model;
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::stream::{Stdout, write_json};
-use crate::run::Outputs;
 use crate::settings::{
     ActivationChoice, DeviceSettings, Given, InputRecord, InputSettings, ModelSettings, NormalisationSettings,
     RetiredFlags, RunConfig, bounds, build_network,
@@ -29,7 +28,7 @@ use crate::train::{self, Prediction};
 
 #[derive(Args)]
 pub struct PredictArgs {
-    /// Weights (safetensors in PyTorch's names and layout)
+    /// Weights (safetensors in PyTorch's names and layout), or the folder of a run
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     #[command(flatten)]
@@ -73,10 +72,11 @@ struct ClassProbability<'a> {
 /// Classifies pictures. All are read before the first is classified, so that a bad file fails early.
 pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     args.retired.warn();
-    Outputs::check_weights("--weights", &args.weights)?;
-    let WeightsInfo { model, activation, shape, classes, normalisation, crop } = WeightsInfo::new(args)?;
+    let (path, config) = weights_and_config(&args.weights)?;
+    let info = WeightsInfo::new(args, &path, config.as_ref())?;
+    let WeightsInfo { model, activation, shape, classes, normalisation, crop } = info;
     let network = args.model.0.apply(build_network(model, shape, classes.len())?, activation);
-    let weights = load_weights(&args.weights, &network)?;
+    let weights = load_weights(&path, &network)?;
     let read = if crop { read_cropped } else { read_picture };
     let pictures = args.images.iter().map(|path| read(path, shape)).collect::<Result<Vec<Picture>>>()?;
     let task = Classification { network: &network, weights: &weights, pictures: &pictures, normalisation };
@@ -106,7 +106,8 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What weights were trained for: from the flags, else the configuration next to them, else the model's defaults.
+/// What weights were trained for: from the flags, else their metadata or the configuration next to them, else the
+/// model's defaults.
 struct WeightsInfo {
     model: &'static Model,
     /// The activation that the run used instead of the model's own, if any.
@@ -119,10 +120,9 @@ struct WeightsInfo {
 }
 
 impl WeightsInfo {
-    fn new(args: &PredictArgs) -> Result<Self> {
-        let config = RunConfig::of_weights(&args.weights);
-        let (model, activation) = model_of_weights(&args.model, config.as_ref())?;
-        let input = config.as_ref().and_then(|config| config.record.input.as_ref());
+    fn new(args: &PredictArgs, path: &Path, config: Option<&RunConfig>) -> Result<Self> {
+        let (model, activation) = model_of_weights(&args.model, config)?;
+        let input = config.and_then(|config| config.record.input.as_ref());
         let shape = args.input.0.shape(input.map_or(model.input, InputRecord::shape));
         let mut classes = input.map_or_else(Vec::new, |input| input.classes.clone());
         let count = args.input.0.classes.unwrap_or(if classes.is_empty() { model.classes } else { classes.len() });
@@ -133,23 +133,29 @@ impl WeightsInfo {
         let default = || (vec![0.5], vec![0.5]);
         let (mean, std) = args.normalisation.0.given().or_else(recorded).unwrap_or_else(default);
         let normalisation = data::per_channel((mean, std), shape.channels)?;
-        if input.is_none() {
-            warn_of_defaults(args);
+        if config.is_none() {
+            warn_of_defaults(args, path, model, shape);
         }
-        let crop = config.as_ref().is_some_and(RunConfig::has_pictures);
+        let crop = config.is_some_and(RunConfig::has_pictures);
         Ok(Self { model, activation, shape, classes, normalisation, crop })
     }
 }
 
 /// Warns that results depend on defaults that may not be those of the training.
-fn warn_of_defaults(args: &PredictArgs) {
-    let normalisation = args.normalisation.0.given().is_none();
-    let normalisation = normalisation.then_some("mean 0.5 and std 0.5 (see --mean and --std)");
-    let classes = args.input.0.classes.is_none().then_some("numbers instead of class names");
-    let used: Vec<&str> = normalisation.into_iter().chain(classes).collect();
-    if !used.is_empty() {
-        warn!("there is no config.toml of a run next to the weights: using {}", used.join(", and "));
-    }
+fn warn_of_defaults(args: &PredictArgs, path: &Path, model: &Model, shape: Shape) {
+    let PredictArgs { model: network, input, normalisation, .. } = args;
+    let prepared = match shape.channels {
+        1 => "pictures are prepared like the digits of MNIST",
+        _ => "pictures are scaled to fit, not cropped",
+    };
+    let assumed = [
+        network.0.model.is_none().then(|| format!("the network is {} (--model)", model.name)),
+        (!input.0.has_shape()).then(|| format!("it takes images of {shape} (--channels, --image-size)")),
+        normalisation.0.given().is_none().then(|| "mean 0.5 and std 0.5 (--mean and --std)".into()),
+        input.0.classes.is_none().then(|| format!("{} classes without names (--classes)", model.classes)),
+        Some(prepared.into()),
+    ];
+    warn_of_assumptions(path, assumed);
 }
 
 struct Classification<'a> {

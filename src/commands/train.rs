@@ -7,15 +7,18 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::device::{Task, check_device, with_backend};
 use super::find_model;
-use crate::checkpoint;
+use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
 use crate::network::{Network, Weights};
 use crate::ops::Backend;
-use crate::run::{INTERRUPTED, Outputs, RunObserver, ended_by, identity, install_signal_handlers, progress_made};
+use crate::run::{
+    FolderLock, INTERRUPTED, Outputs, RunObserver, damaged_outputs, ended_by, folder_to_resume, identity,
+    install_signal_handlers, progress_made,
+};
 use crate::settings::{
     ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
 };
@@ -47,15 +50,17 @@ pub struct TrainArgs {
 /// Starts or resumes a training run.
 pub fn run(args: TrainArgs) -> Result<ExitCode> {
     args.retired.warn();
+    let stop = install_signal_handlers()?;
     let mut flags = args.settings.clone();
     let residency = &mut flags.given.residency.residency;
     *residency = args.residency.given().or(*residency);
-    let mut config = match &args.resume {
-        Some(folder) => {
-            Outputs::check_resume(folder)?;
-            RunConfig::resumed(folder, &flags)?
+    let (lock, mut config) = match &args.resume {
+        Some(given) => {
+            let folder = folder_to_resume(given)?;
+            let lock = Outputs::lock(&folder)?;
+            (Some(lock), RunConfig::resumed(&folder, &flags)?)
         }
-        None => RunConfig::new(&flags, args.config.as_deref())?,
+        None => (None, RunConfig::new(&flags, args.config.as_deref())?),
     };
     if let (Some(recipe), Some(accuracy)) = (&args.config, config.record.expected_accuracy) {
         info!("{}: the expected final test accuracy is at least {:.2}%", recipe.display(), 100.0 * accuracy);
@@ -64,16 +69,15 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     // Check the flags before anything is downloaded or created.
     let model = find_model(config.model())?;
     check_device(&device)?;
-    if let (Some(init), None) = (&config.settings.schedule.init, &args.resume) {
-        Outputs::check_weights("--init", init)?;
+    if let (Some(init), None) = (&mut config.settings.schedule.init, &args.resume) {
+        *init = Outputs::weights_file("--init", init)?;
     }
     Outputs::check(args.out.as_deref())?;
     let dataset = load(&mut config, &args)?;
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let network = config.settings.model.apply(network, None);
     let network = config.settings.variation.apply(network)?;
-    let stop = install_signal_handlers()?;
-    with_backend(&device, Training { config, args, network, dataset, stop })
+    with_backend(&device, Training { config, args, network, dataset, lock, stop })
 }
 
 /// Loads the data set, with the recorded input of a resumed run, and records its input in the configuration.
@@ -117,7 +121,11 @@ fn pretrained_weights(path: &Path, network: &Network, seed: u64) -> Result<Weigh
 /// Logs that a run to resume is complete.
 fn log_completed(config: &RunConfig, ending: Ending, done: Position) {
     let may_continue = ending == Ending::Epochs && !config.settings.schedule.depends_on_epochs();
-    let longer = if may_continue { "; to train longer: --epochs N" } else { "" };
+    let longer = match ending {
+        Ending::MaxSteps => "; to train longer: --no-max-steps, or --max-steps N",
+        _ if may_continue => "; to train longer: --epochs N",
+        _ => "",
+    };
     info!("nothing left to do after {}{}{longer}", progress_made(done), ended_by(ending));
 }
 
@@ -127,6 +135,8 @@ struct Training {
     args: TrainArgs,
     network: Network,
     dataset: Dataset,
+    /// The lock of the folder of a run to resume.
+    lock: Option<FolderLock>,
     stop: Arc<AtomicBool>,
 }
 
@@ -134,14 +144,14 @@ impl Task for Training {
     type Output = ExitCode;
 
     fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
-        let Self { mut config, args, network, mut dataset, stop } = self;
+        let Self { mut config, args, network, mut dataset, lock, stop } = self;
         let hyper = config.hyperparameters();
-        let identity = identity(&config, &dataset);
+        let identity = identity(&config, &dataset)?;
         let settings = &config.settings;
         let free = backend.device_memory().map(|[free, _]| free);
         settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
         // Check the weights before creating the run's folder.
-        let init = settings.schedule.init.as_ref().filter(|_| args.resume.is_none());
+        let init = settings.schedule.init.as_ref().filter(|_| lock.is_none());
         let initial = init.map(|path| pretrained_weights(path, &network, hyper.seed)).transpose()?;
         let records = settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto;
         let mut trainer = Trainer::new(backend, network, dataset, hyper)?;
@@ -151,34 +161,20 @@ impl Task for Training {
         if let Some(weights) = initial {
             trainer.set_weights(&weights).context("--init")?;
         }
-        let outputs = match &args.resume {
+        let is_new = lock.is_none();
+        let outputs = match lock {
             None => Outputs::create(args.out.as_deref(), &config)?,
-            Some(folder) => {
-                let state = checkpoint::load_state(&folder.join(Outputs::CHECKPOINT), &trainer.network, &identity)?;
-                trainer.restore(&state)?;
-                let done = trainer.position();
-                // A step limit that the run has already reached no longer applies, unless its flag is given again.
-                let limit = &mut config.settings.schedule.max_steps;
-                let is_given = args.settings.given.schedule.max_steps.is_some();
-                if !is_given && limit.is_some_and(|limit| done.total_steps >= limit) {
-                    *limit = None;
-                    trainer.set_hyper(config.hyperparameters())?;
-                }
-                if let Some(ending) = trainer.ending() {
-                    log_completed(&config, ending, done);
-                    return Ok(ExitCode::SUCCESS);
-                }
-                Outputs::resume(folder, &config, done)?
-            }
+            Some(lock) => match resume(lock, &config, &mut trainer, &identity)? {
+                Some(outputs) => outputs,
+                None => return Ok(ExitCode::SUCCESS),
+            },
         };
         info!("{}: {} parameters; {}", config.model(), trainer.network.parameter_count(), outputs.folder().display());
         let mut observer = RunObserver::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
-        if args.resume.is_none() {
-            observer.begin(&mut trainer)?;
-        }
+        observer.begin(&mut trainer, is_new)?;
         match trainer.run(&mut observer) {
             Ok(Outcome::Finished) => {
-                observer.finish(&trainer).with_context(|| observer.failed())?;
+                observer.finish(&mut trainer).with_context(|| observer.failed())?;
                 Ok(ExitCode::SUCCESS)
             }
             Ok(Outcome::Interrupted) => {
@@ -188,4 +184,31 @@ impl Task for Training {
             Err(error) => Err(error.context(observer.failed())),
         }
     }
+}
+
+/// Restores the state of a run. `None` if nothing is left to do; its missing or damaged files are then written again.
+fn resume<B: Backend>(
+    lock: FolderLock,
+    config: &RunConfig,
+    trainer: &mut Trainer<B>,
+    identity: &RunIdentity,
+) -> Result<Option<Outputs>> {
+    let folder = lock.folder().to_path_buf();
+    let state = checkpoint::load_state(&folder.join(Outputs::CHECKPOINT), &trainer.network, identity)?;
+    trainer.restore(&state)?;
+    let done = trainer.position();
+    let Some(ending) = trainer.ending() else { return Outputs::resume(lock, config, done).map(Some) };
+    let damaged = damaged_outputs(&folder, &trainer.network, &state);
+    if !damaged.is_empty() {
+        let mut outputs = Outputs::resume(lock, config, done)?;
+        outputs.save(&trainer.network, identity, state)?;
+        outputs.finish()?;
+        warn!(
+            "{} in {} was missing, damaged or incomplete, and is written again",
+            damaged.join(", "),
+            folder.display()
+        );
+    }
+    log_completed(config, ending, done);
+    Ok(None)
 }

@@ -277,10 +277,19 @@ impl Dataset {
     /// A 64-bit hash of the shape, the training images and the training labels. A resumed run compares it to make sure
     /// that its data has not changed.
     pub fn fingerprint(&self) -> u64 {
+        self.fingerprint_of(&self.train)
+    }
+
+    /// The same for the test images and labels.
+    pub fn test_fingerprint(&self) -> u64 {
+        self.fingerprint_of(&self.test)
+    }
+
+    fn fingerprint_of(&self, split: &Split) -> u64 {
         let Shape { height, width, channels } = self.shape;
         let shape: Vec<u8> = [height, width, channels].iter().flat_map(|&side| (side as u64).to_le_bytes()).collect();
-        let labels: Vec<u8> = self.train.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-        let images = self.train.digest(self.shape.len()).to_le_bytes();
+        let labels: Vec<u8> = split.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+        let images = split.digest(self.shape.len()).to_le_bytes();
         rng::fingerprint([shape.as_slice(), images.as_slice(), &labels])
     }
 

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use tracing::warn;
 
 use super::records::{EpochRecord, Record};
 use crate::files;
@@ -28,14 +29,29 @@ impl MetricsLog {
     }
 
     /// Opens the log of a run that resumes after `steps_done` steps and `epochs_done` complete epochs. Later records
-    /// and that of a partial epoch are dropped, because the run repeats what they describe. A missing file counts as an
-    /// empty log. An incomplete last line is dropped.
+    /// and that of a partial epoch are dropped, because the run repeats what they describe. A damaged file is kept under
+    /// another name; a warning says which epochs it lacks.
     ///
     /// # Errors
-    /// The file cannot be read or written, or a line before the last is not a record.
+    /// The file cannot be read, kept or written.
     pub fn resume(path: &Path, steps_done: u64, epochs_done: u32) -> Result<Self> {
-        let mut records = parse(&read_if_exists(path)?)
-            .with_context(|| format!("{} is damaged: delete it to resume without its records", path.display()))?;
+        let content = read_if_exists(path)?;
+        let (mut records, bad_line) = parse(content.as_deref().unwrap_or_default());
+        let lost = missing_epochs(&records, epochs_done);
+        let damage = match (&content, bad_line) {
+            (None, _) => (steps_done > 0).then(|| "is missing".to_string()),
+            (_, Some(line)) => Some(format!("is damaged in line {line}")),
+            (_, None) => (!lost.is_empty()).then(|| "is incomplete".into()),
+        };
+        if let Some(damage) = damage {
+            let kept = match bad_line {
+                None => String::new(),
+                Some(_) => format!(" and is kept as {}", keep_aside(path)?.display()),
+            };
+            let lost = lost.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+            let lost = if lost.is_empty() { "no epoch".into() } else { format!("epochs {lost}") };
+            warn!("{} {damage}{kept}; the records of {lost} are lost", path.display());
+        }
         records.retain(|record| match record {
             Record::Epoch(epoch) => epoch.epoch <= epochs_done,
             Record::Step(step) => step.step < steps_done,
@@ -43,6 +59,13 @@ impl MetricsLog {
         let log = Self { path: path.to_path_buf(), records };
         log.save()?;
         Ok(log)
+    }
+
+    /// Whether the file at `path` is undamaged and has the records of all epochs up to `epochs_done`.
+    pub fn is_complete(path: &Path, epochs_done: u32) -> bool {
+        let Ok(Some(content)) = read_if_exists(path) else { return false };
+        let (records, bad_line) = parse(&content);
+        bad_line.is_none() && missing_epochs(&records, epochs_done).is_empty()
     }
 
     pub fn push(&mut self, record: Record) {
@@ -73,15 +96,33 @@ impl MetricsLog {
     }
 }
 
-/// Reads the file at `path`; a missing file is empty.
-fn read_if_exists(path: &Path) -> Result<Vec<u8>> {
+/// The epochs up to `epochs_done` that have no record.
+fn missing_epochs(records: &[Record], epochs_done: u32) -> Vec<u32> {
+    let has = |number: &u32| records.iter().any(|it| matches!(it, Record::Epoch(epoch) if epoch.epoch == *number));
+    (1..=epochs_done).filter(|number| !has(number)).collect()
+}
+
+/// Renames a damaged file to the first free name, which it returns.
+fn keep_aside(path: &Path) -> Result<PathBuf> {
+    let name = |number: u32| {
+        let mut name = path.as_os_str().to_os_string();
+        name.push(if number == 1 { ".damaged".into() } else { format!(".damaged-{number}") });
+        PathBuf::from(name)
+    };
+    let free = (1..=u32::MAX).map(name).find(|name| name.symlink_metadata().is_err()).context("no free name")?;
+    fs::rename(path, &free).with_context(|| format!("cannot rename {} to {}", path.display(), free.display()))?;
+    Ok(free)
+}
+
+/// Reads the file at `path`; `None` if there is none.
+fn read_if_exists(path: &Path) -> Result<Option<Vec<u8>>> {
     let read = || {
         // Checked before opening, because opening a named pipe would block forever.
         ensure!(path.metadata()?.is_file(), "this is not a regular file");
-        Ok(fs::read(path)?)
+        Ok(Some(fs::read(path)?))
     };
     match read() {
-        Err(error) if is_missing(&error) => Ok(Vec::new()),
+        Err(error) if is_missing(&error) => Ok(None),
         result => result.with_context(|| format!("cannot read {}", path.display())),
     }
 }
@@ -90,20 +131,15 @@ fn is_missing(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::NotFound)
 }
 
-fn parse(bytes: &[u8]) -> Result<Vec<Record>> {
-    let lines: Vec<(usize, &[u8])> = bytes
-        .split(|&byte| byte == b'\n')
-        .enumerate()
-        .filter(|(_, line)| !line.trim_ascii().is_empty())
-        .map(|(index, line)| (index + 1, line))
-        .collect();
-    let mut records = Vec::with_capacity(lines.len());
-    for (position, (number, line)) in lines.iter().enumerate() {
+/// The records, and the number of the first line that is not one.
+fn parse(bytes: &[u8]) -> (Vec<Record>, Option<usize>) {
+    let (mut records, mut bad_line) = (Vec::new(), None);
+    for (index, line) in bytes.split(|&byte| byte == b'\n').enumerate() {
         match serde_json::from_slice(line) {
             Ok(record) => records.push(record),
-            Err(_) if position + 1 == lines.len() => {}
-            Err(error) => return Err(error).with_context(|| format!("line {number} is not a record")),
+            Err(_) if line.trim_ascii().is_empty() => {}
+            Err(_) => bad_line = bad_line.or(Some(index + 1)),
         }
     }
-    Ok(records)
+    (records, bad_line)
 }

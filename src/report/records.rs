@@ -17,7 +17,8 @@ pub struct EpochRecord {
     pub test_accuracy: f64,
     /// Duration of the epoch, including evaluation.
     pub seconds: f64,
-    /// Training speed, without evaluation.
+    /// Training speed, without evaluation. Earlier versions wrote `null` if the clock was too coarse.
+    #[serde(deserialize_with = "number_or_null")]
     pub images_per_second: f64,
 }
 

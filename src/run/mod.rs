@@ -1,9 +1,13 @@
 //! What a training run needs besides the trainer: its folder, console output, signals and saving.
 
+mod folder;
 mod outputs;
 mod session;
 mod signals;
+mod verify;
 
-pub use outputs::Outputs;
+pub use folder::{FolderLock, folder_to_resume};
+pub use outputs::{Outputs, damaged_outputs};
 pub use session::{RunObserver, ended_by, identity, progress_made};
 pub use signals::{INTERRUPTED, install_signal_handlers};
+pub use verify::verify;

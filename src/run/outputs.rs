@@ -1,56 +1,60 @@
-//! The folder of a run and the files in it.
+//! The files in a run's folder.
 
-use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use tracing::warn;
 
-use crate::checkpoint::{RunIdentity, save_state, save_weights};
+use super::folder::{FolderLock, create_run_folder, remove_leftovers};
+use super::signals::while_saving;
+use crate::checkpoint::{RunIdentity, load_weights, save_described_weights, save_state};
 use crate::files::{BackgroundWriter, write_atomically};
-use crate::network::Network;
+use crate::network::{Network, Weights};
 use crate::report::{MetricsLog, curves_svg};
 use crate::settings::{self, RunConfig, short_name};
 use crate::train::{Position, TrainState};
 
-/// A run's folder. It is locked against other processes until this value is dropped.
+/// The files of a run, whose folder is locked against other processes until this value is dropped.
 pub struct Outputs {
-    folder: PathBuf,
     title: String,
+    /// What `model.safetensors` says about itself.
+    description: String,
     pub metrics: MetricsLog,
-    /// Declared before the lock: fields are dropped in order, and the lock must outlive a pending write.
+    /// The total steps of the weights that were saved last.
+    saved_weights: Option<u64>,
     writer: BackgroundWriter,
-    _lock: Option<File>,
+    /// A pending write shares the lock.
+    lock: Arc<FolderLock>,
 }
 
 impl Outputs {
     pub const CHECKPOINT: &str = "checkpoint.safetensors";
     pub const WEIGHTS: &str = "model.safetensors";
-    const METRICS: &str = "metrics.jsonl";
-    const CURVES: &str = "curves.svg";
+    pub const METRICS: &str = "metrics.jsonl";
+    pub const CURVES: &str = "curves.svg";
     const ALL: [&str; 5] = [settings::FILE, Self::METRICS, Self::WEIGHTS, Self::CHECKPOINT, Self::CURVES];
 
-    /// Fails if `path`, the value of `flag`, is not a file of weights.
-    pub fn check_weights(flag: &str, path: &Path) -> Result<()> {
+    /// The weights that `path`, the value of `flag`, means: a file, or those in a run's folder.
+    pub fn weights_file(flag: &str, path: &Path) -> Result<PathBuf> {
         let (shown, weights) = (path.display(), path.join(Self::WEIGHTS));
-        ensure!(!weights.is_file(), "{flag} {shown} is a folder; did you mean {}?", weights.display());
-        ensure!(!path.is_dir(), "{flag} {shown} is a folder; a .safetensors file is expected");
+        if weights.is_file() {
+            return Ok(weights);
+        }
+        ensure!(
+            !path.is_dir(),
+            "{flag} {shown} is a folder without {}; a .safetensors file is expected",
+            Self::WEIGHTS
+        );
         ensure!(path.exists(), "{flag} {shown}: there is no such file");
-        Ok(())
+        Ok(path.to_path_buf())
     }
 
-    /// Fails if `folder` is a file, or a run's folder without a checkpoint.
-    pub fn check_resume(folder: &Path) -> Result<()> {
+    /// Locks the folder of a run to resume. Fails if the run has no checkpoint.
+    pub fn lock(folder: &Path) -> Result<FolderLock> {
         let (shown, weights) = (folder.display(), folder.join(Self::WEIGHTS));
-        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        ensure!(
-            !folder.is_file(),
-            "--resume {shown} is a file; --resume takes the run's folder: did you mean {}?",
-            parent.display()
-        );
+        let lock = FolderLock::acquire(folder)?;
         if folder.join(settings::FILE).is_file() && !folder.join(Self::CHECKPOINT).exists() {
-            lock(folder)?; // a process that has just started the run will write it
             let init =
                 if weights.is_file() { format!(", or one with --init {}", weights.display()) } else { String::new() };
             bail!(
@@ -58,7 +62,7 @@ impl Outputs {
                 Self::CHECKPOINT
             );
         }
-        Ok(())
+        Ok(lock)
     }
 
     /// Fails if `out` cannot become the folder of a new run. Creates nothing.
@@ -66,13 +70,11 @@ impl Outputs {
         let Some(folder) = out else { return Ok(()) };
         let shown = folder.display();
         ensure!(!folder.exists() || folder.is_dir(), "--out {shown} is a file; it must be a folder or a new name");
-        // Files of an incomplete run must not be overwritten either.
-        let Some(name) = Self::ALL.iter().find(|name| folder.join(name).exists()) else { return Ok(()) };
-        lock(folder)?; // that another process is training there says more than the files do
-        if folder.join(Self::CHECKPOINT).exists() && folder.join(settings::FILE).exists() {
-            bail!("--out {shown} already contains a run: choose another folder, or continue with --resume {shown}");
+        if folder.is_dir() {
+            FolderLock::acquire(folder)?; // that another process is training there says more than the files do
         }
-        bail!("--out {shown} already contains {name}, which would be overwritten: choose another folder")
+        check_overwritten(folder)?;
+        Ok(())
     }
 
     /// Creates the folder of a new run: `out`, or the default name, with a number if that name is taken.
@@ -81,32 +83,34 @@ impl Outputs {
     /// The folder cannot be created or written to, or already contains a run.
     pub fn create(out: Option<&Path>, config: &RunConfig) -> Result<Self> {
         Self::check(out)?;
-        let folder = match out {
-            Some(folder) => {
-                let context = || format!("cannot create the folder --out {}", folder.display());
-                fs::create_dir_all(folder).with_context(context)?;
-                folder.to_path_buf()
-            }
-            None => default_folder(config)?,
-        };
-        let lock = lock(&folder)?;
+        let folder = create_run_folder(out, config)?;
+        let lock = FolderLock::acquire(&folder)?;
+        // Another process may have trained here since the check above.
+        if check_overwritten(&folder)? {
+            warn!("{} contains a run that ended before it saved anything, and is used again", folder.display());
+        }
+        remove_leftovers(&folder, &Self::ALL);
         config.save(&folder)?;
-        let metrics = MetricsLog::create(&folder.join(Self::METRICS))?;
-        Ok(Self { title: title(config), folder, metrics, writer: BackgroundWriter::default(), _lock: lock })
+        Self::new(config, MetricsLog::create(&folder.join(Self::METRICS))?, lock)
     }
 
     /// Opens the folder of a run that resumes at `position`, and removes partial files of a killed process.
-    pub fn resume(folder: &Path, config: &RunConfig, position: Position) -> Result<Self> {
-        let lock = lock(folder)?;
-        remove_leftovers(folder);
+    pub fn resume(lock: FolderLock, config: &RunConfig, position: Position) -> Result<Self> {
+        let folder = lock.folder();
+        remove_leftovers(folder, &Self::ALL);
         config.save(folder)?;
         let metrics = MetricsLog::resume(&folder.join(Self::METRICS), position.total_steps, position.epoch)?;
-        let (folder, writer) = (folder.to_path_buf(), BackgroundWriter::default());
-        Ok(Self { title: title(config), folder, metrics, writer, _lock: lock })
+        Self::new(config, metrics, lock)
+    }
+
+    fn new(config: &RunConfig, metrics: MetricsLog, lock: FolderLock) -> Result<Self> {
+        let title = format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed());
+        let (description, lock) = (config.weights_description()?, Arc::new(lock));
+        Ok(Self { title, description, metrics, saved_weights: None, writer: BackgroundWriter::default(), lock })
     }
 
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.lock.folder()
     }
 
     /// Starts to save `state` in a background thread, for which [`Self::finish`] waits.
@@ -117,9 +121,30 @@ impl Outputs {
         let all = [&state.parameters, &state.momentum, &state.average, &state.statistics.values];
         let finite = all.into_iter().flatten().all(|value| value.is_finite());
         ensure!(finite, "the weights became NaN or infinite, so they are not saved; try a smaller --lr");
-        let (folder, title, metrics) = (self.folder.clone(), self.title.clone(), self.metrics.clone());
-        let (network, run) = (network.clone(), run.clone());
-        self.writer.submit(move || write_all(&folder, &title, &metrics, &network, &run, &state))
+        self.finish()?;
+        let steps = Some(state.position.total_steps);
+        let save = Save {
+            lock: Arc::clone(&self.lock),
+            title: self.title.clone(),
+            description: self.description.clone(),
+            metrics: self.metrics.clone(),
+            network: network.clone(),
+            run: run.clone(),
+            has_new_weights: self.saved_weights != steps,
+            state,
+        };
+        self.writer.submit(move || while_saving(|| save.write()))?;
+        self.saved_weights = steps;
+        Ok(())
+    }
+
+    /// Writes `metrics.jsonl` alone.
+    ///
+    /// # Errors
+    /// The file could not be written, or the folder is no longer that of the run.
+    pub fn save_metrics(&self) -> Result<()> {
+        self.lock.check()?;
+        self.metrics.save()
     }
 
     /// Whether a save has failed and its error has not been returned yet.
@@ -132,71 +157,81 @@ impl Outputs {
     /// # Errors
     /// A file could not be written.
     pub fn finish(&mut self) -> Result<()> {
-        self.writer.finish()
+        self.writer.finish().inspect_err(|_| self.saved_weights = None)
     }
 }
 
-/// Writes a run's files. The checkpoint comes last, so that the other files cover every step that it records.
-fn write_all(
-    folder: &Path,
-    title: &str,
-    metrics: &MetricsLog,
-    network: &Network,
-    run: &RunIdentity,
-    state: &TrainState,
-) -> Result<()> {
-    metrics.save()?;
-    let curves = curves_svg(&metrics.epochs(), title);
-    write_atomically(&folder.join(Outputs::CURVES), |writer| Ok(writer.write_all(curves.as_bytes())?))?;
-    save_weights(&folder.join(Outputs::WEIGHTS), network, state.model(), &state.statistics)?;
-    save_state(&folder.join(Outputs::CHECKPOINT), network, run, state)
+/// What one save writes.
+struct Save {
+    lock: Arc<FolderLock>,
+    title: String,
+    description: String,
+    metrics: MetricsLog,
+    network: Network,
+    run: RunIdentity,
+    /// Whether the weights differ from those that were saved last.
+    has_new_weights: bool,
+    state: TrainState,
 }
 
-/// Locks a folder for this process; `None` if the file system does not support locks.
-fn lock(folder: &Path) -> Result<Option<File>> {
-    let Ok(handle) = File::open(folder) else { return Ok(None) };
-    match handle.try_lock() {
-        Ok(()) => Ok(Some(handle)),
-        Err(TryLockError::WouldBlock) => Err(anyhow!("another process is training in {}", folder.display())),
-        Err(TryLockError::Error(error)) => {
-            warn!("cannot lock {} against other processes: {error}", folder.display());
-            Ok(None)
+impl Save {
+    /// Writes a run's files. The checkpoint comes last, so that the other files cover every step that it records. Before
+    /// the first step it comes first, so that a folder without one contains nothing of value.
+    fn write(&self) -> Result<()> {
+        self.lock.check()?;
+        let Self { state, network, .. } = self;
+        let folder = self.lock.folder();
+        let save_checkpoint = || save_state(&folder.join(Outputs::CHECKPOINT), network, &self.run, state);
+        let is_first = state.position == Position::default();
+        if is_first {
+            save_checkpoint()?;
         }
-    }
-}
-
-/// Removes the temporary files of a process that was killed while writing.
-fn remove_leftovers(folder: &Path) {
-    let leftover =
-        |name: &str| Outputs::ALL.iter().any(|file| name.starts_with(&format!(".{file}."))) && name.ends_with(".tmp");
-    for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
-        if leftover(&entry.file_name().to_string_lossy())
-            && let Err(error) = fs::remove_file(entry.path())
-        {
-            warn!("cannot remove {}: {error}", entry.path().display());
+        self.metrics.save()?;
+        let curves = curves_svg(&self.metrics.epochs(), &self.title);
+        write_atomically(&folder.join(Outputs::CURVES), |writer| Ok(writer.write_all(curves.as_bytes())?))?;
+        if self.has_new_weights {
+            let path = folder.join(Outputs::WEIGHTS);
+            save_described_weights(&path, network, state.model(), &state.statistics, &self.description)?;
         }
+        if is_first { Ok(()) } else { save_checkpoint() }
     }
 }
 
-fn title(config: &RunConfig) -> String {
-    format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed())
+/// Fails if `folder` contains files that a new run would overwrite. Returns whether there are files without value, of a
+/// run that ended before its first save.
+fn check_overwritten(folder: &Path) -> Result<bool> {
+    let shown = folder.display();
+    // Files of an incomplete run must not be overwritten either.
+    let Some(name) = Outputs::ALL.iter().find(|name| folder.join(name).exists()) else { return Ok(false) };
+    if folder.join(Outputs::CHECKPOINT).exists() && folder.join(settings::FILE).exists() {
+        bail!("--out {shown} already contains a run: choose another folder, or continue with --resume {shown}");
+    }
+    if is_abandoned(folder) {
+        return Ok(true);
+    }
+    bail!("--out {shown} already contains {name}, which would be overwritten: choose another folder")
 }
 
-/// Creates `runs/<model>-<dataset>-<seed>`, with a suffix `-2`, `-3`, … if that name is taken.
-fn default_folder(config: &RunConfig) -> Result<PathBuf> {
-    let parent = Path::new("runs");
-    fs::create_dir_all(parent).context("cannot create the folder runs; choose another folder with --out")?;
-    let name = format!("{}-{}-{}", config.model(), short_name(config.dataset()), config.seed());
-    for number in 1_u32.. {
-        let folder = match number {
-            1 => parent.join(&name),
-            _ => parent.join(format!("{name}-{number}")),
-        };
-        match fs::create_dir(&folder) {
-            Ok(()) => return Ok(folder),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot create the folder {}", folder.display())),
-        }
-    }
-    bail!("all names for {name} in the folder runs are taken")
+/// Whether the run in a folder ended before its first save: there is only its configuration, and no record.
+fn is_abandoned(folder: &Path) -> bool {
+    let has = |name: &&str| folder.join(name).exists();
+    let metrics = folder.join(Outputs::METRICS);
+    ![Outputs::CHECKPOINT, Outputs::WEIGHTS, Outputs::CURVES].iter().any(has)
+        && (!metrics.exists() || metrics.metadata().is_ok_and(|it| it.is_file() && it.len() == 0))
+        && RunConfig::read(folder).is_ok()
+}
+
+/// The files of a complete run that are missing, or differ from its last state.
+pub fn damaged_outputs(folder: &Path, network: &Network, state: &TrainState) -> Vec<&'static str> {
+    let weights = load_weights(&folder.join(Outputs::WEIGHTS), network).map(|it| {
+        let Weights { parameters, statistics } = it;
+        parameters == state.model() && statistics == state.statistics
+    });
+    let metrics = MetricsLog::is_complete(&folder.join(Outputs::METRICS), state.position.epoch);
+    let files = [
+        (Outputs::WEIGHTS, weights.unwrap_or(false)),
+        (Outputs::METRICS, metrics),
+        (Outputs::CURVES, folder.join(Outputs::CURVES).is_file()),
+    ];
+    files.into_iter().filter(|(_, fine)| !fine).map(|(name, _)| name).collect()
 }

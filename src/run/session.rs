@@ -6,19 +6,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result};
 use tracing::{debug, info, warn};
 
 use super::outputs::Outputs;
+use super::signals::{begin_last_save, begin_run};
 use crate::checkpoint::RunIdentity;
 use crate::data::{Dataset, counted};
 use crate::ops::{Backend, StepLoss};
 use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
-use crate::settings::RunConfig;
+use crate::settings::{RunConfig, SaveEvery};
 use crate::train::{Ending, EpochReport, Observer, Position, StepReport, Trainer};
 
 /// Minimum time between two updates of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
+
+/// An epoch is saved before its evaluation unless the last evaluation was shorter than this: a save takes time too, and
+/// another one follows the evaluation.
+const SHORT_EVALUATION: Duration = Duration::from_secs(1);
 
 /// Prints the progress of a run, saves its files, and stops it on a signal or a failed save.
 pub struct RunObserver {
@@ -36,6 +41,13 @@ pub struct RunObserver {
     /// Steps done in the current epoch.
     step_in_epoch: u64,
     last_drawn: Instant,
+    save_every: Option<SaveEvery>,
+    last_save: Instant,
+    /// The error of a save that is to be repeated.
+    failure: Option<Error>,
+    evaluation_begun: Instant,
+    /// Duration of the last evaluation; `None` before the first.
+    evaluation: Option<Duration>,
 }
 
 impl RunObserver {
@@ -62,31 +74,63 @@ impl RunObserver {
             progress: None,
             step_in_epoch: 0,
             last_drawn,
+            save_every: config.settings.output.save_every,
+            last_save: last_drawn,
+            failure: None,
+            evaluation_begun: last_drawn,
+            evaluation: None,
         }
     }
 
-    /// Starts to save the current state in the background. Returns the error of the previous save, if it failed.
+    /// Starts to save the current state in the background. If the previous save failed, the run stops and repeats it.
     fn save<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
+        if let Err(error) = self.outputs.finish() {
+            self.failure = Some(error);
+            return Ok(());
+        }
+        self.last_save = Instant::now();
         let state = trainer.state()?;
         self.outputs.save(&trainer.network, &self.identity, state)
     }
 
-    /// Saves the state before the first step, so that the run can be resumed from its beginning, and waits for the
-    /// save, so that a disk that cannot be written to ends the run before it starts.
-    pub fn begin<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
-        self.save(trainer)?;
-        self.outputs.finish()
+    /// Saves the state before the first step of a new run, so that the run can be resumed from its beginning, and waits
+    /// for the save, so that a disk that cannot be written to ends the run before it starts. From now on, a signal asks
+    /// the run to save and stop.
+    pub fn begin<B: Backend>(&mut self, trainer: &mut Trainer<B>, is_new: bool) -> Result<()> {
+        begin_run();
+        if is_new {
+            self.save(trainer)?;
+            self.outputs.finish()?;
+        }
+        Ok(())
+    }
+
+    /// Waits for pending writes, and repeats the last save if it failed. Returns the error of that save.
+    fn finish_saves<B: Backend>(&mut self, trainer: &mut Trainer<B>, save_now: bool) -> Result<Option<Error>> {
+        begin_last_save();
+        let failure = self.failure.take().or(self.outputs.finish().err());
+        if let Some(error) = &failure {
+            warn!("{error:#}; trying to save again");
+        }
+        if save_now || failure.is_some() {
+            let state = trainer.state()?;
+            self.outputs.save(&trainer.network, &self.identity, state)?;
+            self.outputs.finish()?;
+        }
+        Ok(failure)
     }
 
     /// Waits for pending writes, then logs where the results are and, if the run did not complete all epochs, why it
     /// ended.
-    pub fn finish<B: Backend>(&mut self, trainer: &Trainer<B>) -> Result<()> {
-        self.outputs.finish()?;
+    pub fn finish<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
+        self.finish_saves(trainer, false)?;
         let position = trainer.position();
         match trainer.ending() {
             Some(Ending::MaxSteps) => {
                 let (steps, folder) = (counted(position.total_steps as usize, "step"), quoted(self.outputs.folder()));
-                info!("stopped after {steps} (--max-steps); continue with: cnn-cuda train --resume {folder}");
+                info!(
+                    "stopped after {steps} (--max-steps); continue with: cnn-cuda train --resume {folder} --no-max-steps"
+                );
             }
             Some(ending @ (Ending::TargetAccuracy | Ending::Patience)) => {
                 let seconds = self.outputs.metrics.epochs().iter().map(|epoch| epoch.seconds).sum::<f64>();
@@ -109,16 +153,11 @@ impl RunObserver {
     /// The state cannot be saved, or it was a failed save and not a signal that stopped the run.
     pub fn interrupted<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         self.progress = None;
-        let before = self.outputs.finish();
-        if let Err(error) = &before {
-            warn!("{error:#}; trying to save again");
-        }
-        self.save(trainer)?;
-        self.outputs.finish()?;
+        let failure = self.finish_saves(trainer, true)?;
         let (folder, steps) = (quoted(self.outputs.folder()), counted(trainer.position().total_steps as usize, "step"));
         let saved = format!("after {steps} and saved; resume with: cnn-cuda train --resume {folder}");
-        if !self.stop.load(Ordering::Relaxed) {
-            before.with_context(|| format!("a save failed, but a second attempt succeeded: the run ended {saved}"))?;
+        if let (Some(error), false) = (failure, self.stop.load(Ordering::Relaxed)) {
+            return Err(error.context(format!("a save failed, but a second attempt succeeded: the run ended {saved}")));
         }
         warn!("interrupted {saved}");
         Ok(())
@@ -131,7 +170,7 @@ impl RunObserver {
         if let Err(error) = self.outputs.finish() {
             warn!("{error:#}");
         }
-        if let Err(error) = self.outputs.metrics.save() {
+        if let Err(error) = self.outputs.save_metrics() {
             warn!("{error:#}");
         }
         let checkpoint = self.outputs.folder().join(Outputs::CHECKPOINT);
@@ -143,9 +182,12 @@ impl RunObserver {
 }
 
 /// The identity of a run, which its checkpoint stores.
-pub fn identity(config: &RunConfig, dataset: &Dataset) -> RunIdentity {
+///
+/// # Errors
+/// A setting that a configuration cannot contain.
+pub fn identity(config: &RunConfig, dataset: &Dataset) -> Result<RunIdentity> {
     let hyper = config.hyperparameters();
-    RunIdentity {
+    Ok(RunIdentity {
         model: config.model().into(),
         // The files of a folder may move, but their fingerprint stays the same.
         dataset: if config.has_pictures() { "pictures".into() } else { config.dataset().into() },
@@ -154,7 +196,10 @@ pub fn identity(config: &RunConfig, dataset: &Dataset) -> RunIdentity {
         seed: hyper.seed,
         batch_size: hyper.batch_size,
         shuffle: hyper.shuffle,
-    }
+        test_images: dataset.test.count(),
+        test_fingerprint: dataset.test_fingerprint(),
+        settings: config.fixed_settings()?,
+    })
 }
 
 /// Why a run ended, as the end of a log message; empty if it completed all epochs.
@@ -186,7 +231,7 @@ fn quoted(path: &Path) -> String {
 impl<B: Backend> Observer<B> for RunObserver {
     /// Also true after a failed save, because further steps might be lost too; [`RunObserver::interrupted`] reports it.
     fn wants_to_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.outputs.save_failed()
+        self.stop.load(Ordering::Relaxed) || self.failure.is_some() || self.outputs.save_failed()
     }
 
     fn on_step(&mut self, report: &StepReport) {
@@ -211,10 +256,23 @@ impl<B: Backend> Observer<B> for RunObserver {
         Ok(())
     }
 
-    fn on_evaluation(&mut self) {
+    fn wants_to_save(&self, total_steps: u64) -> bool {
+        self.save_every.is_some_and(|every| every.is_due(total_steps, self.last_save.elapsed()))
+    }
+
+    fn on_save(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
+        self.save(trainer)
+    }
+
+    fn on_evaluation(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
         if let Some(progress) = &self.progress {
             progress.message(self.step_in_epoch, "evaluating");
         }
+        if self.evaluation.is_none_or(|last| last >= SHORT_EVALUATION) {
+            self.save(trainer)?;
+        }
+        self.evaluation_begun = Instant::now();
+        Ok(())
     }
 
     fn on_epoch(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()> {
@@ -231,6 +289,7 @@ impl<B: Backend> Observer<B> for RunObserver {
             seconds: report.seconds,
             images_per_second: report.images_per_second,
         };
+        self.evaluation = Some(self.evaluation_begun.elapsed());
         self.outputs.metrics.push(Record::Epoch(record.clone()));
         self.save(trainer)?;
         if let Some([_, bytes]) = trainer.backend.device_memory() {

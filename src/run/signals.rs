@@ -2,21 +2,56 @@
 
 #[cfg(unix)]
 use std::io::{IsTerminal, Write, stderr};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 #[cfg(unix)]
 use std::thread;
 
 use anyhow::{Context, Result};
 #[cfg(unix)]
-use tracing::info;
+use tracing::{info, warn};
 
 #[cfg(unix)]
 use crate::report::stream::Stderr;
 
-/// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) set the returned flag, so that the run stops after its current
-/// step. A second signal ends the process at once. Signals that this process was started to ignore (by `nohup`, or as a
-/// script's background job) stay ignored.
+/// Exit code of an interrupted run that was saved: 128 + SIGINT, as shells report Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
+
+/// Exit code of a process that ended at a signal without a save.
+const UNSAVED: u8 = 3;
+
+/// What a signal means, which depends on what the process is doing. Signals are sent to the process, so its state is
+/// global.
+static PHASE: AtomicU8 = AtomicU8::new(STARTING);
+/// There is nothing to save: a signal ends the process.
+const STARTING: u8 = 0;
+/// The first signal asks the run to save and stop, the second ends the process.
+const RUNNING: u8 = 1;
+/// The last save is in progress, after which the process ends.
+const ENDING: u8 = 2;
+
+/// Held while a run's files are written.
+static SAVING: Mutex<()> = Mutex::new(());
+
+/// Writes a run's files; a signal does not end the process meanwhile.
+pub(super) fn while_saving<T>(write: impl FnOnce() -> T) -> T {
+    let _guard = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
+    write()
+}
+
+/// From now on the run can be resumed, so a signal asks it to save and stop.
+pub(super) fn begin_run() {
+    PHASE.store(RUNNING, Ordering::SeqCst);
+}
+
+/// From now on signals have no effect, because the process saves and ends.
+pub(super) fn begin_last_save() {
+    PHASE.store(ENDING, Ordering::SeqCst);
+}
+
+/// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) end the process, or once the run has begun, set the returned flag,
+/// so that the run stops after its current step. A second signal ends the process, after a save that is in progress.
+/// Signals that this process was started to ignore (by `nohup`, or as a script's background job) stay ignored.
 pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));
@@ -24,32 +59,54 @@ pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     #[cfg(unix)]
     signals.push(signal_hook::consts::SIGHUP);
     signals.retain(|&signal| !is_ignored(signal));
-    for &signal in &signals {
-        // The shutdown is registered first, so that only a second signal finds the flag set.
-        signal_hook::flag::register_conditional_shutdown(signal, INTERRUPTED.into(), Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .with_context(|| format!("cannot listen for signal {signal}"))?;
-    }
-    #[cfg(unix)]
-    acknowledge(signals)?;
+    listen(signals, &stop)?;
     Ok(stop)
 }
 
-/// Logs the first signal at once, because the current step or evaluation may take long to end. A thread does it, since
-/// a signal handler must not log.
+/// A thread handles the signals, since a signal handler must neither log nor wait.
 #[cfg(unix)]
-fn acknowledge(signals: Vec<i32>) -> Result<()> {
+fn listen(signals: Vec<i32>, stop: &Arc<AtomicBool>) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new(signals).context("cannot listen for signals")?;
-    let wait = move || {
-        if signals.forever().next().is_some() {
-            // The cursor is behind the progress bar, or behind the ^C that the terminal shows.
-            if stderr().is_terminal() {
-                let _ = writeln!(Stderr::default());
-            }
-            info!("finishing the step and saving; press Ctrl-C again to quit immediately");
-        }
-    };
+    let stop = Arc::clone(stop);
+    let wait = move || signals.forever().for_each(|_| handle(&stop));
     thread::Builder::new().name("signals".into()).spawn(wait).context("cannot start a thread for signals")?;
+    Ok(())
+}
+
+#[cfg(unix)]
+fn handle(stop: &AtomicBool) {
+    // The cursor is behind the progress bar, or behind the ^C that the terminal shows.
+    if stderr().is_terminal() {
+        let _ = writeln!(Stderr::default());
+    }
+    if PHASE.load(Ordering::SeqCst) == RUNNING && !stop.swap(true, Ordering::SeqCst) {
+        // At once, because the current step may take long to end.
+        info!("finishing the step and saving; press Ctrl-C again to quit without");
+        return;
+    }
+    let _guard = SAVING.lock().unwrap_or_else(PoisonError::into_inner);
+    // The phase may have changed during a save.
+    match PHASE.load(Ordering::SeqCst) {
+        STARTING => {
+            warn!("interrupted before the first step; nothing was saved");
+            signal_hook::low_level::exit(UNSAVED.into());
+        }
+        RUNNING if stop.swap(true, Ordering::SeqCst) => {
+            warn!("interrupted a second time; the steps since the last save are lost");
+            signal_hook::low_level::exit(UNSAVED.into());
+        }
+        _ => info!("saving and ending"),
+    }
+}
+
+#[cfg(not(unix))]
+fn listen(signals: Vec<i32>, stop: &Arc<AtomicBool>) -> Result<()> {
+    for signal in signals {
+        // The shutdown is registered first, so that only a second signal finds the flag set.
+        signal_hook::flag::register_conditional_shutdown(signal, UNSAVED.into(), Arc::clone(stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(stop)))
+            .with_context(|| format!("cannot listen for signal {signal}"))?;
+    }
     Ok(())
 }
 
@@ -60,6 +117,3 @@ fn is_ignored(signal: i32) -> bool {
     let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
     mask >> (signal - 1) & 1 == 1
 }
-
-/// Exit code of an interrupted run that can be resumed: 128 + SIGINT, as shells report Ctrl-C.
-pub const INTERRUPTED: u8 = 130;

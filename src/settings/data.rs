@@ -107,6 +107,11 @@ impl PictureSettings {
         }
     }
 
+    /// The options that decide which pictures are test pictures.
+    pub fn split(&self) -> Self {
+        Self { test_fraction: self.test_fraction, split_seed: self.split_seed, ..Self::default() }
+    }
+
     /// # Errors
     /// An option is given for a data set that is not a folder of pictures.
     pub fn check(&self, dataset: &str) -> Result<()> {

@@ -293,7 +293,7 @@ impl InputRecord {
         (self.mean.clone(), self.std.clone())
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let sides = [self.channels, self.height, self.width];
         ensure!(
             sides.iter().all(|side| (1..=MAX_SIDE).contains(side)),

@@ -4,6 +4,7 @@
 mod augmentation;
 pub mod bounds;
 mod data;
+mod described;
 mod device;
 mod file;
 mod layers;
@@ -29,7 +30,7 @@ pub use file::{InputRecord, SettingsFile};
 pub use layers::{Given, Layer, defaults};
 pub use network::{ActivationChoice, InputSettings, ModelSettings, VariationSettings, build_network};
 pub use optimiser::OptimiserSettings;
-pub use output::OutputSettings;
+pub use output::{OutputSettings, SaveEvery};
 pub use run::{FILE, RunConfig};
 pub use schedule::ScheduleSettings;
 

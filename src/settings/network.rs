@@ -76,6 +76,11 @@ impl VariationSettings {
 }
 
 impl InputSettings {
+    /// Whether the flags give the whole shape.
+    pub fn has_shape(&self) -> bool {
+        self.image_size.is_some() && self.channels.is_some()
+    }
+
     /// The shape given by the flags; `usual` applies to what they leave out.
     pub fn shape(&self, usual: Shape) -> Shape {
         let (height, width) = self.image_size.map_or((usual.height, usual.width), |size| (size.height, size.width));

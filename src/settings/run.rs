@@ -1,5 +1,6 @@
 //! The configuration of one run: a new run, one that is resumed, or the one that produced a weights file.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -8,7 +9,8 @@ use serde::Serialize;
 use toml::Value;
 use tracing::warn;
 
-use super::data::{self, absolute, absolute_path, check_dataset};
+use super::data::{self, absolute, absolute_path, check_dataset, short_name};
+use super::described::{Description, Preparation};
 use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
 use super::{AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule};
@@ -90,12 +92,7 @@ impl RunConfig {
             folder.display(),
             path.display()
         );
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("--resume {}: cannot read {}", folder.display(), path.display()))?;
-        let damaged = || format!("--resume {}: {} is damaged", folder.display(), path.display());
-        let SettingsFile { layer, record, .. } = SettingsFile::parse(&text).with_context(damaged)?;
-        let run = Self { settings: overlay(&[&layer])?, record };
-        run.check().with_context(damaged)?;
+        let (layer, run) = Self::of_run(&path).with_context(|| format!("--resume {}", folder.display()))?;
         let mut flags = flags.clone();
         if let Some(given) = &flags.given.data.dataset {
             let moved = is_path(given) && is_path(run.dataset());
@@ -119,25 +116,100 @@ impl RunConfig {
         Ok(config)
     }
 
-    /// The configuration of the run that produced `weights`, from the same folder; `None` for weights from elsewhere.
-    pub fn of_weights(weights: &Path) -> Option<Self> {
-        let path = weights.parent()?.join(FILE);
-        let metadata = fs::metadata(&path).ok()?;
-        if !metadata.is_file() || metadata.len() > MAX_CONFIG_BYTES {
-            return None;
-        }
-        let text = fs::read_to_string(&path).map_err(anyhow::Error::from);
-        let read = |text: String| {
-            let SettingsFile { layer, record, .. } = SettingsFile::parse(&text)?;
-            Ok(Self { settings: overlay(&[&layer])?, record })
+    /// The configuration of the run that produced `weights`: the file next to it, else the description in its metadata.
+    /// `None` if there is neither.
+    ///
+    /// # Errors
+    /// The file is not the configuration of a run, or is that of other weights.
+    pub fn of_weights(weights: &Path, description: Option<&str>) -> Result<Option<Self>> {
+        let shown = weights.display();
+        let described = description.map(Description::parse).transpose().with_context(|| shown.to_string())?;
+        let beside = weights.parent().map(|folder| folder.join(FILE)).filter(|path| path.is_file());
+        let Some(path) = beside else {
+            let Some((layer, record)) = described.map(Description::into_layer) else { return Ok(None) };
+            let config = Self { settings: overlay(&[&layer])?, record };
+            config.check().with_context(|| shown.to_string())?;
+            return Ok(Some(config));
         };
-        match text.and_then(read).and_then(|config| config.check().map(|()| config)) {
-            Ok(config) => Some(config),
-            Err(error) => {
-                warn!("ignoring {}, which is not the configuration of a run: {error:#}", path.display());
-                None
-            }
+        let remedy = || {
+            format!(
+                "{shown} and its configuration cannot be used together; to use the weights without it, \
+                                 move them to another folder"
+            )
+        };
+        let (_, config) = Self::of_run(&path).with_context(remedy)?;
+        if let Some(described) = described {
+            let is_same = described.is_of_run(&config.description()?);
+            let other = "is the configuration of another run: its network, classes or input differ";
+            ensure!(is_same, "{}: {} {other}", remedy(), path.display());
         }
+        Ok(Some(config))
+    }
+
+    /// The configuration of the run in `folder`.
+    ///
+    /// # Errors
+    /// It is missing or damaged.
+    pub fn read(folder: &Path) -> Result<Self> {
+        Ok(Self::of_run(&folder.join(FILE))?.1)
+    }
+
+    /// The configuration of a run in the file at `path`.
+    fn of_run(path: &Path) -> Result<(Layer, Self)> {
+        let read = || {
+            let length = fs::metadata(path)?.len();
+            ensure!(length <= MAX_CONFIG_BYTES, "it has {length} bytes");
+            let SettingsFile { layer, record, .. } = SettingsFile::parse(&fs::read_to_string(path)?)?;
+            // Every run records its input, and records it last.
+            ensure!(record.input.is_some(), "the section [input], with which it ends, is missing");
+            let run = Self { settings: overlay(&[&layer])?, record };
+            run.check()?;
+            Ok((layer, run))
+        };
+        read().with_context(|| format!("{} is damaged, or not the configuration of a run", path.display()))
+    }
+
+    /// The description for a weights file of this run.
+    ///
+    /// # Errors
+    /// The run has not recorded its input yet.
+    fn description(&self) -> Result<Description> {
+        let input = self.record.input.clone().context("the input of the network is not known yet")?;
+        let mut description =
+            Description::new(self.model(), self.settings.model.activation, short_name(self.dataset()), input);
+        if self.has_pictures() {
+            description.preparation = Preparation::Crop;
+            description.split = Some(self.settings.pictures.split());
+        }
+        Ok(description)
+    }
+
+    /// The same as JSON.
+    ///
+    /// # Errors
+    /// Those of a run that has not loaded its data set yet.
+    pub fn weights_description(&self) -> Result<String> {
+        serde_json::to_string(&self.description()?).context("the description of the weights")
+    }
+
+    /// The settings that may not change when the run is resumed and are not part of its data, with their values.
+    pub fn fixed_settings(&self) -> Result<BTreeMap<String, String>> {
+        let mut all = table(&self.settings)?;
+        if !self.has_pictures() {
+            all.remove("pictures");
+        }
+        if let Some(input) = &self.record.input {
+            all.extend(table(input)?);
+        }
+        let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init"].contains(&key);
+        let fixed = values(&all).into_iter().filter(|(key, _)| fixed(key));
+        Ok(fixed.map(|(key, value)| (key.to_string(), number(value))).collect())
+    }
+
+    /// Whether a setting may change when the run is resumed.
+    fn is_changeable(&self, key: &str) -> bool {
+        let epochs = key == "epochs" && self.settings.schedule.depends_on_epochs();
+        CHANGEABLE.concat().contains(&key) && !epochs
     }
 
     /// # Errors
@@ -156,10 +228,7 @@ impl RunConfig {
         if let Some(input) = &self.record.input {
             run.insert("classes".into(), Value::Integer(input.classes.len() as i64));
         }
-        let changeable = |key: &str| {
-            let epochs = key == "epochs" && self.settings.schedule.depends_on_epochs();
-            (CHANGEABLE.concat().contains(&key) && !epochs) || key == "dataset"
-        };
+        let changeable = |key: &str| self.is_changeable(key) || key == "dataset";
         for (key, given) in values(&table(&flags.given)?).into_iter().filter(|&(key, _)| !changeable(key)) {
             match values(&run).into_iter().find(|&(name, _)| name == key) {
                 Some((_, value)) if value == given => {}

@@ -13,39 +13,55 @@ impl<B: Backend> Trainer<B> {
     /// Loss and accuracy over the whole test set, with the averaged weights if averaging is enabled. The metrics of the
     /// current epoch are restored afterwards.
     pub fn evaluate(&mut self) -> Result<Metrics> {
+        Ok(self.evaluate_until(|| false)?.0)
+    }
+
+    /// Like [`Self::evaluate`]; `None` if `stop`, which is called before every step, became true.
+    pub(super) fn evaluate_unless(&mut self, stop: impl Fn() -> bool) -> Result<Option<Metrics>> {
+        let (metrics, complete) = self.evaluate_until(stop)?;
+        Ok(complete.then_some(metrics))
+    }
+
+    /// The metrics of the images before `stop` became true, and whether they are all images.
+    fn evaluate_until(&mut self, stop: impl Fn() -> bool) -> Result<(Metrics, bool)> {
         let training = self.backend.read_metrics()?;
         if self.has_average() {
             self.backend.swap_average()?;
         }
         let (backend, plan) = (&mut self.backend, &self.eval_plan);
-        let metrics = evaluate(backend, plan, &mut self.programs, self.test_count, |_, _, _| Ok(()))?;
+        let result = evaluate(backend, plan, &mut self.programs, self.test_count, stop, |_, _, _| Ok(()))?;
         if self.has_average() {
             self.backend.swap_average()?;
         }
         self.backend.set_metrics(training)?;
-        Ok(metrics)
+        Ok(result)
     }
 }
 
-/// Runs evaluation steps over `count` test images. After every step, `each` receives the backend, the index of the
+/// Runs evaluation steps over `count` test images until `stop` is true before a step. Returns the metrics, and whether
+/// all images were evaluated. After every step, `each` receives the backend, the index of the
 /// step's first image and the batch size.
 fn evaluate<B: Backend>(
     backend: &mut B,
     plan: &Plan,
     programs: &mut Programs<B>,
     count: usize,
+    stop: impl Fn() -> bool,
     mut each: impl FnMut(&mut B, usize, usize) -> Result<()>,
-) -> Result<Metrics> {
+) -> Result<(Metrics, bool)> {
     let order: Vec<u32> = (0..count as u32).collect();
     backend.set_order(Subset::Test, &order, 0)?;
     backend.set_metrics(Metrics::default())?;
     for begin in (0..count).step_by(plan.max_batch) {
+        if stop() {
+            return Ok((backend.read_metrics()?, false));
+        }
         let batch = plan.max_batch.min(count - begin);
         let program = programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
         backend.run(program)?;
         each(backend, begin, batch)?;
     }
-    backend.read_metrics()
+    Ok((backend.read_metrics()?, true))
 }
 
 /// A network with its weights on a backend, and the images to evaluate.
@@ -111,7 +127,7 @@ impl<B: Backend> Evaluator<B> {
     /// A logit is NaN or infinite.
     pub fn run(&mut self, mut each: impl FnMut(usize, &[f32])) -> Result<Metrics> {
         let Self { backend, plan, programs, count } = self;
-        evaluate(backend, plan, programs, *count, |backend, begin, batch| {
+        let each = |backend: &mut B, begin: usize, batch: usize| {
             let logits = backend.read(plan.span(plan.logits, batch))?;
             for (index, logits) in (begin..).zip(logits.chunks_exact(plan.classes)) {
                 ensure!(
@@ -121,6 +137,7 @@ impl<B: Backend> Evaluator<B> {
                 each(index, logits);
             }
             Ok(())
-        })
+        };
+        Ok(evaluate(backend, plan, programs, *count, || false, each)?.0)
     }
 }

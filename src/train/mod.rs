@@ -56,6 +56,8 @@ pub struct Trainer<B: Backend> {
     train_count: usize,
     test_count: usize,
     position: Position,
+    /// Whether the steps before the current position are yet to be evaluated.
+    evaluation_pending: bool,
     best: Option<Best>,
     /// `num_batches_tracked` of each batch normalisation before the first step of this run.
     tracked_before: Vec<i64>,
@@ -83,7 +85,9 @@ impl<B: Backend> Trainer<B> {
         let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
         let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
         let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
-        check_last_batch(&network, train_count % plan.max_batch)?;
+        for batch in [plan.max_batch, train_count % plan.max_batch] {
+            check_batch(&network, batch)?;
+        }
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
         load_split(&mut backend, Subset::Test, dataset.test, &normalise, eval_plan.max_batch)?;
@@ -101,6 +105,7 @@ impl<B: Backend> Trainer<B> {
             train_count,
             test_count,
             position: Position::default(),
+            evaluation_pending: false,
             best: None,
             tracked_before: Vec::new(),
             earlier_seconds: 0.0,
@@ -212,6 +217,7 @@ impl<B: Backend> Trainer<B> {
             momentum,
             average,
             position: self.position,
+            evaluation_pending: self.evaluation_pending,
             metrics,
             loss_scale: self.backend.loss_scale()?,
             best: self.best,
@@ -228,9 +234,11 @@ impl<B: Backend> Trainer<B> {
         self.write_state(Region::Momentum, self.has_momentum(), "momentum values", &state.momentum)?;
         self.write_state(Region::Average, self.has_average(), "averaged weights", &state.average)?;
         let (position, steps) = (state.position, self.steps_per_epoch());
+        // The end of an epoch is a position of its own until the epoch is evaluated.
+        let last = if state.evaluation_pending { steps } else { steps - 1 };
         let total = u64::from(position.epoch).checked_mul(steps).and_then(|t| t.checked_add(position.step_in_epoch));
         ensure!(
-            position.step_in_epoch < steps && total == Some(position.total_steps),
+            position.step_in_epoch <= last && total == Some(position.total_steps),
             "the checkpoint is at step {} of epoch {}, {} steps in total, which does not fit epochs of {steps} steps",
             position.step_in_epoch,
             position.epoch + 1,
@@ -240,6 +248,7 @@ impl<B: Backend> Trainer<B> {
             self.backend.set_loss_scale(loss_scale)?;
         }
         self.position = position;
+        self.evaluation_pending = state.evaluation_pending;
         self.set_statistics(&state.statistics)?;
         self.best = state.best;
         self.earlier_seconds = state.epoch_seconds;
@@ -249,6 +258,9 @@ impl<B: Backend> Trainer<B> {
     /// Sets the order of images, the learning rates and the random numbers for the rest of the current epoch.
     fn begin_epoch(&mut self) -> Result<()> {
         let Position { epoch, step_in_epoch, .. } = self.position;
+        if step_in_epoch == self.steps_per_epoch() {
+            return Ok(()); // only the evaluation is left
+        }
         let order = sampler::epoch_order(self.train_count, self.hyper.seed, epoch, self.hyper.shuffle);
         let begin = usize::try_from(step_in_epoch).context("position")? * self.plan.max_batch;
         self.backend.set_order(Subset::Train, &order, begin)?;
@@ -274,6 +286,7 @@ impl<B: Backend> Trainer<B> {
         let sequence = Sequence::TrainStep(settings(&self.hyper, self.position.total_steps));
         let program = self.programs.get(&mut self.backend, &self.plan, sequence, batch)?;
         self.backend.run(program)?;
+        self.evaluation_pending = false; // more steps were allowed since it was
         self.position.step_in_epoch += 1;
         self.position.total_steps += 1;
         Ok(())
@@ -315,8 +328,8 @@ fn load_split<B: Backend>(
     }
 }
 
-/// Fails if the last batch of an epoch is too small for a batch normalisation.
-fn check_last_batch(network: &Network, batch: usize) -> Result<()> {
+/// Fails if a batch is too small for a batch normalisation.
+fn check_batch(network: &Network, batch: usize) -> Result<()> {
     for node in &network.nodes {
         if let (1, Operator::BatchNorm2d(op)) = (batch, &node.operator) {
             op.training_rows(batch).with_context(|| node.name.clone())?;

@@ -38,7 +38,7 @@ pub struct EpochReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Finished,
-    /// The observer asked to stop; the epoch is incomplete.
+    /// The observer asked to stop; the epoch or its evaluation is incomplete.
     Interrupted,
 }
 
@@ -55,7 +55,7 @@ pub enum Ending {
 /// Receives the events of a run, for console output, files and signals. Every method does nothing by default, and `()`
 /// observes nothing.
 pub trait Observer<B: Backend> {
-    /// Called before every step; `true` interrupts the run.
+    /// Called before every step, and before every step of an evaluation; `true` interrupts the run.
     fn wants_to_stop(&self) -> bool {
         false
     }
@@ -72,8 +72,26 @@ pub trait Observer<B: Backend> {
         Ok(())
     }
 
-    /// Called after the last step of an epoch, before the evaluation.
-    fn on_evaluation(&mut self) {}
+    /// Called after every step but the last of an epoch; `true` asks for [`Self::on_save`].
+    fn wants_to_save(&self, _total_steps: u64) -> bool {
+        false
+    }
+
+    /// Called between two steps of an epoch, to save the state.
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn on_save(&mut self, _trainer: &mut Trainer<B>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Called after the last step of an epoch, before the evaluation, so that the epoch can be saved first.
+    ///
+    /// # Errors
+    /// An error ends the run.
+    fn on_evaluation(&mut self, _trainer: &mut Trainer<B>) -> Result<()> {
+        Ok(())
+    }
 
     /// Called after the evaluation.
     ///
@@ -104,39 +122,17 @@ impl<B: Backend> Trainer<B> {
     }
 
     fn epoch(&mut self, observer: &mut impl Observer<B>) -> Result<Outcome> {
-        self.begin_epoch()?;
-        let (start, first_step) = (Instant::now(), self.position.total_steps);
-        let begun = self.position.step_in_epoch * self.plan.max_batch as u64;
-        let (earlier_seconds, steps) = (self.earlier_seconds, self.steps_per_epoch());
-        while self.position.step_in_epoch < steps && !self.reached_max_steps() {
-            if observer.wants_to_stop() {
-                let losses = self.backend.take_step_losses()?;
-                observer.on_step_losses(first_step, &losses)?;
-                self.earlier_seconds = earlier_seconds + start.elapsed().as_secs_f64();
-                return Ok(Outcome::Interrupted);
-            }
-            self.step()?;
-            let metrics = self.backend.peek_metrics();
-            if let Err(error) = self.check_finite(metrics) {
-                let losses = self.backend.take_step_losses()?;
-                observer.on_step_losses(first_step, &losses)?; // they show how the run diverged
-                return Err(error);
-            }
-            let rate = |done: Metrics| (done.samples - begun.min(done.samples)) as f64 / start.elapsed().as_secs_f64();
-            observer.on_step(&StepReport {
-                epoch: self.position.epoch,
-                step_in_epoch: self.position.step_in_epoch,
-                metrics,
-                images_per_second: metrics.map(rate),
-            });
+        let (start, earlier_seconds) = (Instant::now(), self.earlier_seconds);
+        if self.train_epoch(start, observer)? == Outcome::Interrupted {
+            return Ok(Outcome::Interrupted);
         }
         let train = self.backend.read_metrics()?;
-        self.earlier_seconds = earlier_seconds + start.elapsed().as_secs_f64();
-        let losses = self.backend.take_step_losses()?;
-        observer.on_step_losses(first_step, &losses)?;
         self.check_finite(Some(train))?;
-        observer.on_evaluation();
-        let test = self.evaluate()?;
+        self.evaluation_pending = true;
+        observer.on_evaluation(self)?;
+        let Some(test) = self.evaluate_unless(|| observer.wants_to_stop())? else {
+            return Ok(Outcome::Interrupted);
+        };
         if !test.loss().is_finite() {
             bail!("the test loss is {} after {} steps; {REMEDY}", test.loss(), self.position.total_steps);
         }
@@ -146,9 +142,11 @@ impl<B: Backend> Trainer<B> {
             train,
             test,
             seconds: earlier_seconds + start.elapsed().as_secs_f64(),
-            images_per_second: train.samples as f64 / self.earlier_seconds,
+            // A clock may be too coarse for a short epoch.
+            images_per_second: train.samples as f64 / self.earlier_seconds.max(1e-9),
         };
-        if self.position.step_in_epoch == steps {
+        self.evaluation_pending = false;
+        if self.position.step_in_epoch == self.steps_per_epoch() {
             self.position.epoch += 1;
             self.position.step_in_epoch = 0;
             self.earlier_seconds = 0.0;
@@ -161,8 +159,60 @@ impl<B: Backend> Trainer<B> {
         Ok(Outcome::Finished)
     }
 
+    /// Runs the remaining steps of the current epoch.
+    fn train_epoch(&mut self, start: Instant, observer: &mut impl Observer<B>) -> Result<Outcome> {
+        let earlier_seconds = self.earlier_seconds;
+        self.begin_epoch()?;
+        let begun = self.position.step_in_epoch * self.plan.max_batch as u64;
+        let steps = self.steps_per_epoch();
+        let mut reported = self.position.total_steps;
+        let mut outcome = Outcome::Finished;
+        while self.position.step_in_epoch < steps && !self.reached_max_steps() {
+            if observer.wants_to_stop() {
+                outcome = Outcome::Interrupted;
+                break;
+            }
+            self.step()?;
+            let metrics = self.backend.peek_metrics();
+            if let Err(error) = self.check_finite(metrics) {
+                self.report_losses(&mut reported, observer)?; // they show how the run diverged
+                return Err(error);
+            }
+            let rate = |done: Metrics| (done.samples - begun.min(done.samples)) as f64 / start.elapsed().as_secs_f64();
+            observer.on_step(&StepReport {
+                epoch: self.position.epoch,
+                step_in_epoch: self.position.step_in_epoch,
+                metrics,
+                images_per_second: metrics.map(rate),
+            });
+            if self.position.step_in_epoch < steps && observer.wants_to_save(self.position.total_steps) {
+                self.report_losses(&mut reported, observer)?;
+                let metrics = self.backend.read_metrics()?;
+                self.check_finite(Some(metrics))?;
+                self.earlier_seconds = earlier_seconds + start.elapsed().as_secs_f64();
+                observer.on_save(self)?;
+            }
+        }
+        self.report_losses(&mut reported, observer)?;
+        // Includes the training on the device, which reporting the metrics has waited for.
+        self.backend.read_metrics()?;
+        self.earlier_seconds = earlier_seconds + start.elapsed().as_secs_f64();
+        Ok(outcome)
+    }
+
+    /// Reports the losses of the steps from `reported` on, which becomes the next step.
+    fn report_losses(&mut self, reported: &mut u64, observer: &mut impl Observer<B>) -> Result<()> {
+        let losses = self.backend.take_step_losses()?;
+        observer.on_step_losses(*reported, &losses)?;
+        *reported = self.position.total_steps;
+        Ok(())
+    }
+
     /// Why the run is complete; `None` if it is not.
     pub fn ending(&self) -> Option<Ending> {
+        if self.evaluation_pending && self.reached_end_of_steps() {
+            return None;
+        }
         let Hyperparameters { epochs, target_accuracy, patience, .. } = self.hyper;
         let reached = |target| self.best.is_some_and(|best| best.test_accuracy >= target);
         let is_exhausted = |patience| self.best.is_some_and(|best| self.position.epoch >= best.epoch + patience);
@@ -173,6 +223,11 @@ impl<B: Backend> Trainer<B> {
             (patience.is_some_and(is_exhausted), Ending::Patience),
         ];
         endings.into_iter().find_map(|(applies, ending)| applies.then_some(ending))
+    }
+
+    /// Whether no step precedes the pending evaluation.
+    fn reached_end_of_steps(&self) -> bool {
+        self.position.step_in_epoch == self.steps_per_epoch() || self.reached_max_steps()
     }
 
     fn reached_max_steps(&self) -> bool {

@@ -36,6 +36,8 @@ pub struct TrainState {
     /// The moving average of the parameters, in their order; empty without averaging.
     pub average: Vec<f32>,
     pub position: Position,
+    /// Whether the steps of the epoch, or all that `max_steps` allows, are done but not evaluated.
+    pub evaluation_pending: bool,
     /// Metrics of the current epoch; zero at its beginning.
     pub metrics: Metrics,
     /// `None` if the precision needs no loss scale.

@@ -11,10 +11,12 @@ mod errors;
 mod limits;
 mod pictures;
 mod recipes;
+mod resume;
 mod runs;
 mod signals;
 mod tools;
 mod variations;
+mod weights;
 
 use std::path::Path;
 

@@ -17,8 +17,7 @@ fn a_run_writes_all_its_files_and_a_table() {
         assert!(out.join(name).is_file(), "{name} is missing");
     }
     assert_eq!(fs::read_dir(&out).expect("list").count(), names.len(), "there are other files");
-    let ends =
-        format!("stopped after 30 steps (--max-steps); continue with: cnn-cuda train --resume {}", out.display());
+    let ends = format!("(--max-steps); continue with: cnn-cuda train --resume {} --no-max-steps", out.display());
     assert!(ran.stderr.contains(&ends), "{}", ran.stderr);
     let lines: Vec<&str> = ran.stdout.lines().collect();
     assert_eq!(lines.len(), 2, "{}", ran.stdout);
@@ -65,7 +64,8 @@ fn a_resumed_run_ends_with_the_same_files() {
         // An epoch has 79 steps: stop within the first, at its end, and within the second.
         let _ = fs::remove_dir_all(&cut);
         train(&cut, &[&settings[..], &["--max-steps", stop]].concat());
-        succeed(["train", "--resume", cut.to_str().expect("UTF-8"), "--quiet", "--threads", "1"]);
+        let resume = ["train", "--resume", cut.to_str().expect("UTF-8"), "--no-max-steps"];
+        succeed([&resume[..], &["--quiet", "--threads", "1"]].concat());
         assert!(weights(&whole) == weights(&cut), "stopped after {stop}, the weights differ");
         assert_eq!(numbers(&whole), numbers(&cut), "stopped after {stop}");
     }
@@ -147,27 +147,6 @@ fn a_run_without_a_checkpoint_cannot_be_resumed() {
     fail(1, resume, &["the run has no checkpoint.safetensors", "cannot be resumed", &init]);
     let message = fail(1, short_run(&out, &["--max-steps", "1"]), &["--out", "choose another folder"]);
     assert!(!message.contains("--resume"), "{message}");
-}
-
-#[test]
-fn resuming_keeps_a_limit_that_was_not_reached_and_drops_one_that_was() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let out = folder.path().join("run");
-    let name = out.to_str().expect("UTF-8");
-    train(&out, &["--max-steps", "3", "--epochs", "1", "--batch-size", "4000", "--quiet"]);
-    let config = |text: &str| fs::read_to_string(out.join("config.toml")).expect("read").contains(text);
-    // As if the process had been killed before it reached the limit.
-    let edited = fs::read_to_string(out.join("config.toml")).expect("read").replace("max-steps = 3", "max-steps = 4");
-    fs::write(out.join("config.toml"), edited).expect("write");
-    succeed(["train", "--resume", name, "--quiet"]);
-    assert!(config("max-steps = 4"), "the limit was dropped before it was reached");
-    let ran = succeed(["train", "--resume", &format!("{name}/"), "--quiet"]);
-    assert!(ran.stderr.contains(&format!("saved {name}/model.safetensors and")), "{}", ran.stderr);
-    let metrics = fs::read_to_string(out.join("metrics.jsonl")).expect("read");
-    assert!(metrics.contains("\"steps\":5"), "{metrics}");
-    let ran = succeed(["train", "--resume", name]);
-    let words = "nothing left to do after 1 epoch (5 steps); to train longer: --epochs N";
-    assert!(ran.stderr.contains(words), "{}", ran.stderr);
 }
 
 #[test]

@@ -42,8 +42,7 @@ fn interrupt(out: &std::path::Path, signal: &str, ready: impl Fn() -> bool) -> (
     let child = start(out, &[]);
     wait_until(Duration::from_millis(20), ready);
     std::thread::sleep(Duration::from_millis(100));
-    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill");
-    assert!(sent.success());
+    send(signal, &child);
     let output = child.wait_with_output().expect("it ends");
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -52,6 +51,12 @@ fn interrupt(out: &std::path::Path, signal: &str, ready: impl Fn() -> bool) -> (
 fn names(folder: &std::path::Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// Sends a signal to a process.
+#[cfg(unix)]
+fn send(signal: &str, child: &Child) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().expect("kill").success());
 }
 
 /// The number of steps that a checkpoint records as done.
@@ -69,7 +74,7 @@ fn an_interrupted_run_is_saved_and_resumes_bit_identically() {
     for signal in ["-INT", "-TERM"] {
         let out = folder.path().join(format!("run{signal}"));
         let metrics = out.join("metrics.jsonl");
-        let (code, stderr) = interrupt(&out, signal, || metrics.exists());
+        let (code, stderr) = interrupt(&out, signal, || out.join("checkpoint.safetensors").exists());
         assert_eq!(code, Some(130), "{stderr}");
         assert!(stderr.contains("finishing the step and saving; press Ctrl-C again"), "{stderr}");
         let folder_name = out.display().to_string();
@@ -110,8 +115,8 @@ fn a_run_killed_while_it_writes_resumes_bit_identically() {
         let out = folder.path().join(file);
         let mut child = start(&out, &settings);
         let temporary = |name: &String| name.starts_with(&format!(".{file}.")) && name.ends_with(".tmp");
-        // The first write is the initial checkpoint; metrics.jsonl is written before and after it.
-        wait_until(Duration::from_micros(100), || out.join("checkpoint.safetensors").exists());
+        // The weights are the last file of the first save.
+        wait_until(Duration::from_micros(100), || out.join("model.safetensors").exists());
         wait_until(Duration::from_micros(100), || names(&out).iter().any(temporary));
         child.kill().expect("a signal");
         child.wait().expect("it ends");
@@ -162,4 +167,107 @@ fn an_ignored_signal_stays_ignored() {
     );
     let status = Command::new("bash").args(["-c", &script]).status().expect("bash");
     assert_eq!(status.code(), Some(0));
+}
+
+/// Exit code 130 means that the run was saved; without a save it is another.
+#[cfg(unix)]
+#[test]
+fn a_second_signal_ends_a_run_without_a_save() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut unsaved = 0;
+    for number in 0..5 {
+        let out = folder.path().join(number.to_string());
+        // A step takes long enough for two signals.
+        let child = start(&out, &["--batch-size", "20000"]);
+        wait_until(Duration::from_millis(20), || out.join("model.safetensors").exists());
+        std::thread::sleep(Duration::from_millis(100));
+        send("-INT", &child);
+        std::thread::sleep(Duration::from_millis(50));
+        send("-TERM", &child);
+        let output = child.wait_with_output().expect("it ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(3) => {
+                assert!(stderr.contains("the steps since the last save are lost"), "{stderr}");
+                unsaved += 1;
+            }
+            // The step ended between the signals.
+            Some(130) => assert!(stderr.contains("interrupted after"), "{stderr}"),
+            code => panic!("{code:?}: {stderr}"),
+        }
+        assert!(!names(&out).iter().any(|name| name.starts_with('.')), "{:?}", names(&out));
+        succeed(["verify", out.to_str().expect("UTF-8")]);
+    }
+    assert!(unsaved > 0, "every step ended between the signals");
+}
+
+/// Before there is anything to save, a signal ends the process at once.
+#[cfg(unix)]
+#[test]
+fn a_signal_before_the_run_ends_the_process_without_claiming_a_save() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    // A mirror that never answers.
+    let mirror = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}/", mirror.local_addr().expect("an address"));
+    let data = folder.path().join("data");
+    let args = ["train", "--data", data.to_str().expect("UTF-8"), "--out", out.to_str().expect("UTF-8")];
+    let child = crate::support::program::command(args)
+        .env("CNN_CUDA_MNIST_MIRROR", address)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let _connection = mirror.accept().expect("a connection");
+    send("-TERM", &child);
+    let output = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{stderr}");
+    assert!(stderr.contains("nothing was saved") && !out.exists(), "{stderr}");
+}
+
+/// An epoch is saved before it is evaluated, so that a kill during a long evaluation does not lose it.
+#[cfg(unix)]
+#[test]
+fn a_kill_during_the_evaluation_keeps_the_epoch() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let name = out.to_str().expect("UTF-8");
+    let settings = ["--batch-size", "1000", "--eval-batch-size", "1"];
+    let mut child = start(&out, &settings);
+    let is_pending = || {
+        let bytes = fs::read(out.join("checkpoint.safetensors")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).contains("evaluation_pending\\\":true")
+    };
+    wait_until(Duration::from_millis(1), is_pending);
+    child.kill().expect("a signal");
+    child.wait().expect("it ends");
+    assert!(is_pending(), "the evaluation was over");
+    let done = steps_done(&out);
+    assert_eq!(numbers(&out).len(), done, "there is a record of the evaluation");
+    succeed(["verify", name]);
+    succeed(["train", "--resume", name, "--max-steps", &done.to_string(), "--quiet"]);
+    let whole = folder.path().join("whole");
+    train(&whole, &[&settings[..], &["--log-steps", "--max-steps", &done.to_string(), "--quiet"]].concat());
+    assert_eq!(numbers(&out), numbers(&whole));
+    assert!(weights(&out) == weights(&whole), "the weights differ");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_kill_keeps_what_was_saved_within_an_epoch() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let name = out.to_str().expect("UTF-8");
+    let mut child = start(&out, &["--save-every", "3"]);
+    wait_until(Duration::from_millis(5), || out.join("model.safetensors").exists() && steps_done(&out) > 0);
+    child.kill().expect("a signal");
+    child.wait().expect("it ends");
+    let done = steps_done(&out);
+    assert!(done.is_multiple_of(3) && done < 313, "{done} steps");
+    let stop = (done + 2).to_string();
+    succeed(["train", "--resume", name, "--max-steps", &stop, "--quiet"]);
+    let whole = folder.path().join("whole");
+    train(&whole, &["--log-steps", "--max-steps", &stop, "--quiet"]);
+    assert!(weights(&out) == weights(&whole), "the weights differ");
+    assert_eq!(numbers(&out), numbers(&whole));
 }

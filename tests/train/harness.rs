@@ -31,8 +31,6 @@ impl<B: Backend> Observer<B> for Listener {
         Ok(())
     }
 
-    fn on_evaluation(&mut self) {}
-
     fn on_epoch(&mut self, _trainer: &mut Trainer<B>, report: &EpochReport) -> anyhow::Result<()> {
         self.epochs.push(report.clone());
         Ok(())

@@ -3,7 +3,8 @@
 use cnn_cuda::checkpoint::{RunIdentity, load_state, save_state};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::models::find;
-use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
+use cnn_cuda::ops::Sgd;
+use cnn_cuda::train::{EpochReport, Hyperparameters, Observer, Outcome, TrainState, Trainer};
 
 use super::harness::{Listener, bits, digits, diverging, lenet5, two_epochs};
 
@@ -54,12 +55,14 @@ fn a_run_resumed_after_any_step_is_bit_identical() {
         seed: 0,
         batch_size: 32,
         shuffle: true,
+        ..RunIdentity::default()
     };
-    for stop in [0, 1, 10, 11, 17, 21] {
+    for stop in [0, 1, 10, 11, 17, 21, 22] {
         let (mut first, mut before) = (trainer(2), Listener { stop_after: Some(stop), ..Listener::default() });
         assert_eq!(first.run(&mut before).expect("a run"), Outcome::Interrupted);
         let state = first.state().expect("a state");
-        assert_eq!(state.position.total_steps, stop);
+        // At the end of an epoch, the evaluation is interrupted.
+        assert_eq!((state.position.total_steps, state.evaluation_pending), (stop, stop == 11 || stop == 22));
         save_state(&path, &lenet5(), &identity, &state).expect("saved");
         let loaded = load_state(&path, &lenet5(), &identity).expect("loaded");
         let (mut second, mut after) = (trainer(1), Listener::default());
@@ -68,6 +71,8 @@ fn a_run_resumed_after_any_step_is_bit_identical() {
         assert_eq!(bits(&second.parameters().expect("read")), whole.0, "stopped after {stop}");
         let losses: Vec<f32> = before.losses.iter().chain(&after.losses).copied().collect();
         assert_eq!(bits(&losses), whole.1, "stopped after {stop}");
+        let reports: Vec<_> = before.epochs.iter().chain(&after.epochs).map(|it| (it.epoch, it.total_steps)).collect();
+        assert_eq!(reports, [(1, 11), (2, 22)], "stopped after {stop}");
     }
 }
 
@@ -98,6 +103,83 @@ fn a_run_ended_by_max_steps_can_be_continued_bit_identical() {
     second.restore(&first.state().expect("a state")).expect("restored");
     second.run(&mut Listener::default()).expect("a run");
     assert_eq!(bits(&second.parameters().expect("read")), whole.0);
+}
+
+/// A limit within an epoch ends with an evaluation, which an interrupted run makes when it resumes; with a later limit,
+/// it continues.
+#[test]
+fn an_interrupted_evaluation_of_a_partial_epoch_is_made_or_superseded() {
+    let limited = |steps| {
+        let mut trainer = trainer(2);
+        trainer.set_hyper(Hyperparameters { max_steps: Some(steps), ..*trainer.hyper() }).expect("settings");
+        trainer
+    };
+    let mut first = limited(15);
+    let mut before = Listener { stop_after: Some(15), ..Listener::default() };
+    assert_eq!(first.run(&mut before).expect("a run"), Outcome::Interrupted);
+    let state = first.state().expect("a state");
+    assert!(state.evaluation_pending && first.ending().is_none());
+    let run = |steps| {
+        let (mut second, mut after) = (limited(steps), Listener::default());
+        second.restore(&state).expect("restored");
+        assert_eq!(second.run(&mut after).expect("a run"), Outcome::Finished);
+        let reports = after.epochs.iter().map(|it| (it.epoch, it.total_steps, it.train.samples)).collect::<Vec<_>>();
+        assert!(!second.state().expect("a state").evaluation_pending);
+        (reports, bits(&second.parameters().expect("read")))
+    };
+    let (reports, weights) = run(15);
+    assert_eq!((reports, weights), (vec![(2, 15, 4 * 32)], bits(&first.parameters().expect("read"))));
+    let (reports, weights) = run(22);
+    assert_eq!((reports, weights), (vec![(2, 22, 340)], whole_run(2).0));
+}
+
+/// Interrupts the first evaluation after some of its steps.
+struct DuringEvaluation {
+    asked: std::cell::Cell<u32>,
+    evaluating: bool,
+    reports: usize,
+}
+
+impl Observer<Cpu> for DuringEvaluation {
+    fn wants_to_stop(&self) -> bool {
+        self.asked.set(self.asked.get() + u32::from(self.evaluating));
+        self.asked.get() > 1
+    }
+
+    fn on_evaluation(&mut self, trainer: &mut Trainer<Cpu>) -> anyhow::Result<()> {
+        self.evaluating = true;
+        // The epoch can be saved before it is evaluated.
+        assert_eq!(trainer.state()?.position.total_steps, 11);
+        Ok(())
+    }
+
+    fn on_epoch(&mut self, _trainer: &mut Trainer<Cpu>, _report: &EpochReport) -> anyhow::Result<()> {
+        self.reports += 1;
+        Ok(())
+    }
+}
+
+/// With averaged weights, an evaluation exchanges them; when it is interrupted, they are exchanged back.
+#[test]
+fn an_evaluation_is_interrupted_between_its_steps() {
+    let averaged = || {
+        let hyper = two_epochs();
+        let sgd = Sgd { average_decay: Some(0.9), ..hyper.sgd };
+        let hyper = Hyperparameters { sgd, ..hyper };
+        Trainer::new(Cpu::new(Some(2)).expect("threads"), lenet5(), digits(340, 150), hyper).expect("a trainer")
+    };
+    let mut whole = averaged();
+    whole.run(&mut Listener::default()).expect("a run");
+    let mut observer = DuringEvaluation { asked: 0.into(), evaluating: false, reports: 0 };
+    let mut first = averaged();
+    assert_eq!(first.run(&mut observer).expect("a run"), Outcome::Interrupted);
+    assert_eq!((observer.asked.get(), observer.reports), (2, 0), "150 images in steps of 100");
+    let state = first.state().expect("a state");
+    let mut second = averaged();
+    second.restore(&state).expect("restored");
+    second.run(&mut Listener::default()).expect("a run");
+    let ends = [&mut second, &mut whole].map(|it| TrainState { epoch_seconds: 0.0, ..it.state().expect("a state") });
+    assert_eq!(ends[0], ends[1]);
 }
 
 #[test]

@@ -1,0 +1,161 @@
+//! The header of a checkpoint: the run that it belongs to and its position, and what values are plausible.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use crate::network::Statistics;
+use crate::ops::{LossScale, Metrics};
+use crate::train::{Best, Position, TrainState};
+
+/// What must match for a run to resume from a checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunIdentity {
+    pub model: String,
+    pub dataset: String,
+    pub train_images: usize,
+    /// Fingerprint of the training images and labels, which detects another data set of the same name and size.
+    pub data_fingerprint: u64,
+    pub seed: u64,
+    pub batch_size: usize,
+    pub shuffle: bool,
+    /// Since version 2, like the fields that follow.
+    #[serde(default)]
+    pub test_images: usize,
+    #[serde(default)]
+    pub test_fingerprint: u64,
+    /// Every other setting that affects the numbers of the run, as in `config.toml`.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+}
+
+/// The metadata entry of a checkpoint.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Header {
+    version: u32,
+    run: RunIdentity,
+    epoch: u32,
+    step_in_epoch: u64,
+    total_steps: u64,
+    /// Whether the evaluation at this position is yet to be made.
+    #[serde(default)]
+    evaluation_pending: bool,
+    pub has_momentum: bool,
+    #[serde(default)]
+    pub has_average: bool,
+    /// Stored as bits, so that every value is exact.
+    loss_sum_bits: u64,
+    correct: u64,
+    samples: u64,
+    /// Scale, good steps and skipped steps of a half-precision run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_scale: Option<(f32, u32, u64)>,
+    /// Bits of the best test accuracy, and its epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    best: Option<(u64, u32)>,
+    epoch_seconds: f64,
+}
+
+/// Version 1 has no digest, and identifies a run by fewer properties.
+const VERSION: u32 = 2;
+
+impl Header {
+    pub fn new(run: &RunIdentity, state: &TrainState) -> Self {
+        Self {
+            version: VERSION,
+            run: run.clone(),
+            epoch: state.position.epoch,
+            step_in_epoch: state.position.step_in_epoch,
+            total_steps: state.position.total_steps,
+            evaluation_pending: state.evaluation_pending,
+            has_momentum: !state.momentum.is_empty(),
+            has_average: !state.average.is_empty(),
+            loss_sum_bits: state.metrics.loss_sum.to_bits(),
+            correct: state.metrics.correct,
+            samples: state.metrics.samples,
+            loss_scale: state.loss_scale.map(|scale| (scale.scale, scale.good_steps, scale.skipped_steps)),
+            best: state.best.map(|best| (best.test_accuracy.to_bits(), best.epoch)),
+            epoch_seconds: state.epoch_seconds,
+        }
+    }
+
+    /// The state that the header records, without the values of tensors.
+    pub fn state(&self) -> TrainState {
+        let &Self { epoch, step_in_epoch, total_steps, evaluation_pending, correct, samples, epoch_seconds, .. } = self;
+        let loss_sum = f64::from_bits(self.loss_sum_bits);
+        let scale = |(scale, good_steps, skipped_steps)| LossScale { scale, good_steps, skipped_steps };
+        TrainState {
+            parameters: Vec::new(),
+            statistics: Statistics::default(),
+            momentum: Vec::new(),
+            average: Vec::new(),
+            position: Position { epoch, step_in_epoch, total_steps },
+            evaluation_pending,
+            metrics: Metrics { loss_sum, correct, samples, steps: step_in_epoch, first_bad_step: None },
+            loss_scale: self.loss_scale.map(scale),
+            best: self.best.map(|(accuracy, epoch)| Best { test_accuracy: f64::from_bits(accuracy), epoch }),
+            epoch_seconds,
+        }
+    }
+
+    /// # Errors
+    /// A version that this program cannot read, or values that no run can have.
+    pub fn check(&self, has_digest: bool) -> Result<()> {
+        let version = self.version;
+        ensure!(
+            version <= VERSION,
+            "it has version {version}, which a newer cnn-cuda wrote; this program reads versions up to {VERSION}"
+        );
+        ensure!(version == 1 || version == VERSION && has_digest, "its header is damaged: it has no SHA-256");
+        let TrainState { position, metrics, loss_scale, best, epoch_seconds, .. } = self.state();
+        let is_within = |part: u64, whole: u64| part <= whole;
+        let most = position.step_in_epoch.saturating_mul(self.run.batch_size as u64);
+        let plausible = [
+            ("number of images in the epoch", is_within(metrics.samples, most)),
+            ("number of correct images", is_within(metrics.correct, metrics.samples)),
+            ("sum of losses", metrics.loss_sum.is_finite()),
+            ("number of steps", is_within(position.step_in_epoch, position.total_steps)),
+            ("loss scale", loss_scale.is_none_or(|it| it.scale.is_finite() && it.scale > 0.0)),
+            ("best test accuracy", best.is_none_or(|best| (0.0..=1.0).contains(&best.test_accuracy))),
+            ("best epoch", best.is_none_or(|best| best.epoch <= position.epoch.saturating_add(1))),
+            ("time", epoch_seconds.is_finite() && epoch_seconds >= 0.0),
+        ];
+        let wrong = plausible.into_iter().find(|&(_, fine)| !fine);
+        ensure!(wrong.is_none(), "its header is damaged: its {} is impossible", wrong.unwrap_or_default().0);
+        Ok(())
+    }
+
+    /// # Errors
+    /// The checkpoint is of another run than `run`; the message names the first difference.
+    pub fn check_run(&self, run: &RunIdentity) -> Result<()> {
+        let there = &self.run;
+        same("model", &there.model, &run.model)?;
+        same("dataset", &there.dataset, &run.dataset)?;
+        same("number of training images", &there.train_images, &run.train_images)?;
+        same("training data's fingerprint", &there.data_fingerprint, &run.data_fingerprint)?;
+        same("seed", &there.seed, &run.seed)?;
+        same("batch size", &there.batch_size, &run.batch_size)?;
+        same("shuffling", &there.shuffle, &run.shuffle)?;
+        if self.version == 1 {
+            return Ok(());
+        }
+        let keys = there.settings.keys().chain(run.settings.keys());
+        for key in keys {
+            let [then, now] = [there, run].map(|it| it.settings.get(key).map_or("nothing", String::as_str));
+            ensure!(
+                then == now,
+                "the run was started with {key} = {then}, but its config.toml has {now}; restore {then} to resume it, or \
+                 start a new run"
+            );
+        }
+        same("number of test images", &there.test_images, &run.test_images)?;
+        same("test data's fingerprint", &there.test_fingerprint, &run.test_fingerprint)
+    }
+}
+
+fn same<T: PartialEq + Debug>(what: &str, there: &T, here: &T) -> Result<()> {
+    ensure!(there == here, "its {what} is {there:?}, but this run's is {here:?}");
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! Recognises files that are not safetensors by their first bytes, to name them in errors.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+/// How much of a file is looked at.
+const BEGINNING: u64 = 512;
+
+const CONVERT: &str = "a safetensors file is expected, as written by safetensors.torch.save_file(state_dict, FILE)";
+
+/// Fails with what the file is, if its beginning shows that it is not a safetensors file.
+pub(super) fn refuse_other_formats(path: &Path) -> Result<()> {
+    let mut begin = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(BEGINNING).read_to_end(&mut begin));
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    match format_of(&begin) {
+        Some((what, remedy)) => bail!("{} is {what}, not weights in safetensors: {remedy}", path.display()),
+        None => Ok(()),
+    }
+}
+
+/// What a file that begins with these bytes is, and what to do about it.
+fn format_of(begin: &[u8]) -> Option<(&'static str, &'static str)> {
+    let text = String::from_utf8_lossy(begin).trim_start_matches(['\u{feff}', ' ', '\t', '\r', '\n']).to_lowercase();
+    let is_html = ["<!doctype html", "<html", "<head", "<?xml"].iter().any(|tag| text.starts_with(tag));
+    // The name of an archive's first member.
+    let member = begin.get(30..).unwrap_or_default();
+    let is_npz = member.split(|&byte| byte == 0).next().is_some_and(|name| contains(name, b".npy"));
+    // Any length of a header may precede it, also one that looks like another format.
+    if begin.get(8) == Some(&b'{') {
+        return None;
+    }
+    Some(match begin {
+        [] => ("an empty file", "copy or download it again"),
+        _ if begin.starts_with(b"version https://git-lfs.github.com/spec/") => {
+            ("a Git LFS pointer", "run `git lfs pull` in its repository to fetch the file itself")
+        }
+        _ if is_html => ("a web page", "its download failed, or its address is that of a page about the file"),
+        _ if begin.starts_with(b"PK\x03\x04") && is_npz => ("an archive of NumPy arrays (.npz)", CONVERT),
+        _ if begin.starts_with(b"PK\x03\x04") => ("a ZIP archive, as torch.save writes", CONVERT),
+        // Pickles of protocol 2 and later.
+        [0x80, 2..=5, ..] => ("a pickle, as torch.save wrote before PyTorch 1.6", CONVERT),
+        _ if begin.starts_with(b"\x93NUMPY") => ("a NumPy array (.npy)", CONVERT),
+        _ if begin.starts_with(b"\x89HDF\r\n\x1a\n") => ("an HDF5 file, as Keras writes", CONVERT),
+        _ if begin.starts_with(b"GGUF") => ("a GGUF file", CONVERT),
+        _ => return None,
+    })
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}

@@ -1,0 +1,78 @@
+//! What a weights file says in its metadata, so that it can be used without its run's folder.
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::file::{InputRecord, Record};
+use super::layers::Layer;
+use super::{ActivationChoice, PictureSettings};
+
+const VERSION: u32 = 1;
+
+/// The network of a weights file and its input, as JSON in the metadata.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Description {
+    version: u32,
+    pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<ActivationChoice>,
+    /// The name of the data set, or the last component of its path.
+    pub dataset: String,
+    pub preparation: Preparation,
+    /// How test pictures were set aside, for a folder without its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<PictureSettings>,
+    pub input: InputRecord,
+}
+
+/// How a picture becomes an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preparation {
+    /// Scaled and cropped to the input's size, like the pictures of a training folder.
+    Crop,
+    /// Scaled to fit into the input's size; with one channel, prepared like the digits of MNIST.
+    Fit,
+}
+
+impl Description {
+    pub fn new(model: &str, activation: Option<ActivationChoice>, dataset: String, input: InputRecord) -> Self {
+        let (preparation, split) = (Preparation::Fit, None);
+        Self { version: VERSION, model: model.into(), activation, dataset, preparation, split, input }
+    }
+
+    /// # Errors
+    /// The text is not a description that this program can read.
+    pub fn parse(text: &str) -> Result<Self> {
+        let description: Self = serde_json::from_str(text).context("its description of the network is damaged")?;
+        let version = description.version;
+        ensure!(
+            version <= VERSION,
+            "its description of the network has version {version}, which a newer cnn-cuda wrote; this program reads \
+             versions up to {VERSION}"
+        );
+        description.input.check().context("its description of the network is damaged: input")?;
+        Ok(description)
+    }
+
+    /// Whether both describe the same network and input. The name of the data set may differ, because folders move.
+    pub fn is_of_run(&self, other: &Self) -> bool {
+        Self { version: other.version, dataset: other.dataset.clone(), ..self.clone() } == *other
+    }
+
+    /// The settings and the record of a run that would have produced the weights.
+    pub fn into_layer(self) -> (Layer, Record) {
+        let mut layer = Layer::default();
+        let given = &mut layer.given;
+        given.model.model = Some(self.model);
+        given.model.activation = self.activation;
+        given.data.dataset = Some(match self.preparation {
+            // As a path, even if there is no such folder here.
+            Preparation::Crop => format!("./{}", self.dataset),
+            Preparation::Fit => self.dataset,
+        });
+        given.pictures = self.split.unwrap_or_default();
+        (layer, Record { input: Some(self.input), ..Record::default() })
+    }
+}

@@ -1,0 +1,104 @@
+//! Files of other programs are named for what they are, and those that PyTorch's users have are read.
+
+use std::fs;
+
+use cnn_cuda::checkpoint::{load_weights, save_weights, weights_description};
+use safetensors::tensor::Dtype;
+
+use super::versions::tiny;
+use super::{find_tensor, load_error, network, rewrite, saved_weights};
+
+/// A ZIP archive begins with the header and name of its first member.
+fn zip(member: &str) -> Vec<u8> {
+    let mut bytes = b"PK\x03\x04".to_vec();
+    bytes.resize(26, 0);
+    bytes.extend((member.len() as u16).to_le_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(member.as_bytes());
+    bytes.extend([0; 100]);
+    bytes
+}
+
+#[test]
+fn other_formats_are_named() {
+    let (_folder, path) = saved_weights();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    let legacy = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
+    let cases: [(&[u8], &[&str]); 10] = [
+        (pointer.as_bytes(), &["Git LFS pointer", "git lfs pull"]),
+        (b"<!DOCTYPE html><html><body>404</body></html>", &["a web page"]),
+        (b"\n <HTML><head>", &["a web page"]),
+        (&zip("weight.npy"), &[".npz", "safetensors.torch.save_file"]),
+        (&zip("archive/data.pkl"), &["torch.save", "safetensors.torch.save_file"]),
+        (&legacy, &["a pickle", "torch.save", "safetensors.torch.save_file"]),
+        (b"\x93NUMPY\x01\x00v\x00{'descr'", &["a NumPy array"]),
+        (b"\x89HDF\r\n\x1a\n\x00", &["an HDF5 file"]),
+        (b"GGUF\x03\x00\x00\x00", &["a GGUF file"]),
+        (b"", &["an empty file"]),
+    ];
+    for (bytes, words) in cases {
+        fs::write(&path, bytes).expect("write");
+        let messages =
+            [load_error(&path), format!("{:#}", weights_description(&path).expect_err("it is of another format"))];
+        for message in messages {
+            assert!(words.iter().all(|word| message.contains(word)), "{words:?} are not in: {message}");
+        }
+    }
+}
+
+#[test]
+fn the_prefix_of_a_wrapped_module_is_named() {
+    for prefix in ["module.", "_orig_mod.", "model.", "backbone.encoder."] {
+        let (_folder, path) = saved_weights();
+        rewrite(&path, |tensors| tensors.iter_mut().for_each(|tensor| tensor.0 = format!("{prefix}{}", tensor.0)));
+        let message = load_error(&path);
+        assert!(message.contains(&format!("begin with `{prefix}`")), "{message}");
+        // Also if it is another network's.
+        rewrite(&path, |tensors| tensors.retain(|tensor| tensor.0.ends_with("conv2.weight")));
+        let usual = prefix != "backbone.encoder.";
+        assert_eq!(load_error(&path).contains(&format!("begin with `{prefix}`")), usual, "{}", load_error(&path));
+    }
+    // Other names are not prefixes.
+    let (_folder, path) = saved_weights();
+    rewrite(&path, |tensors| find_tensor(tensors, "conv2.weight").0 = "conv9.weight".into());
+    let message = load_error(&path);
+    assert!(!message.contains("begin with") && message.contains("conv2.weight of lenet5 is missing"), "{message}");
+    assert_eq!(network().name, "lenet5");
+}
+
+/// Conversion to another type, as `state_dict` tensors `.half()`, also converts the counters of batch normalisation.
+#[test]
+fn counters_of_every_number_type_are_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("model.safetensors");
+    let (network, weights) = (tiny(), tiny().initial_weights(3));
+    let cases: [(Dtype, Vec<u8>); 12] = [
+        (Dtype::I64, 7_i64.to_le_bytes().into()),
+        (Dtype::U64, 7_u64.to_le_bytes().into()),
+        (Dtype::I32, 7_i32.to_le_bytes().into()),
+        (Dtype::U32, 7_u32.to_le_bytes().into()),
+        (Dtype::I16, 7_i16.to_le_bytes().into()),
+        (Dtype::U16, 7_u16.to_le_bytes().into()),
+        (Dtype::I8, 7_i8.to_le_bytes().into()),
+        (Dtype::U8, 7_u8.to_le_bytes().into()),
+        (Dtype::F64, 7_f64.to_le_bytes().into()),
+        (Dtype::F32, 7_f32.to_le_bytes().into()),
+        (Dtype::F16, half::f16::from_f32(7.0).to_le_bytes().into()),
+        (Dtype::BF16, half::bf16::from_f32(7.0).to_le_bytes().into()),
+    ];
+    let write = |dtype, bytes: &[u8]| {
+        save_weights(&path, &network, &weights.parameters, &weights.statistics).expect("saved");
+        rewrite(&path, |tensors| {
+            let (_, its, _, content) = find_tensor(tensors, "norm.num_batches_tracked");
+            (*its, *content) = (dtype, bytes.to_vec());
+        });
+        load_weights(&path, &network).map(|weights| weights.statistics.batches_tracked)
+    };
+    for (dtype, bytes) in &cases {
+        assert_eq!(write(*dtype, bytes).unwrap_or_else(|error| panic!("{dtype:?}: {error:#}")), [7]);
+    }
+    for (dtype, bytes) in [(Dtype::F32, 7.5_f32.to_le_bytes().to_vec()), (Dtype::U64, u64::MAX.to_le_bytes().into())] {
+        let message = format!("{:#}", write(dtype, &bytes).expect_err("it is no counter"));
+        assert!(message.contains("num_batches_tracked is not a whole number"), "{message}");
+    }
+}

@@ -1,0 +1,138 @@
+//! Checkpoints and weights of every released version load, and their runs continue.
+//!
+//! `tests/reference/checkpoint-vN.safetensors` is the checkpoint of [`run`] after four steps, as version N of the format
+//! stores it, and `model-v1.safetensors` has its averaged weights. A new version gets a file of its own, written by
+//! `save_state`; the older files stay.
+
+use std::path::Path;
+
+use cnn_cuda::checkpoint::{RunIdentity, inspect_checkpoint, load_state, load_weights};
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::data::{Dataset, Split};
+use cnn_cuda::network::{Builder, Conv2dOptions, Network};
+use cnn_cuda::ops::Sgd;
+use cnn_cuda::shape::{Shape, Window};
+use cnn_cuda::train::{Hyperparameters, LearningRate, Trainer};
+
+use crate::train::harness::{Listener, bits, hyperparameters};
+
+/// A network with 27 + 29 weights and a batch normalisation.
+pub fn tiny() -> Network {
+    let mut net = Builder::new("tiny", Shape::new(6, 6, 1));
+    let options = Conv2dOptions { out_channels: 2, kernel: 3, ..Conv2dOptions::default() };
+    let mut x = net.conv2d("conv", 0, options).expect("a convolution");
+    x = net.batch_norm2d("norm", x).expect("a batch normalisation");
+    x = net.relu(x).expect("an activation");
+    x = net.max_pool2d(x, Window { kernel: 2, stride: 2, padding: 0 }).expect("a pooling");
+    x = net.flatten(x);
+    net.linear("fc", x, 3).expect("a linear layer");
+    net.finish().expect("a network")
+}
+
+/// Twenty images, so an epoch has three steps.
+fn images() -> Dataset {
+    let shape = Shape::new(6, 6, 1);
+    let images: Vec<u8> = (0..20 * shape.len()).map(|index| (index * 37 % 251) as u8).collect();
+    let test = Split { images: images[..shape.len()].to_vec(), labels: vec![0], ..Split::default() };
+    Dataset {
+        name: "test".into(),
+        shape,
+        classes: (0..3).map(|class| class.to_string()).collect(),
+        mean: vec![0.5],
+        std: vec![0.5],
+        train: Split { images, labels: (0..20).map(|index| index % 3).collect(), ..Split::default() },
+        test,
+    }
+}
+
+/// The run of the files: two epochs with momentum and averaged weights.
+fn run() -> (Trainer<Cpu>, RunIdentity) {
+    let dataset = images();
+    let hyper = Hyperparameters {
+        epochs: 2,
+        learning_rate: LearningRate::constant(0.05),
+        sgd: Sgd { momentum: 0.9, average_decay: Some(0.75), ..Sgd::default() },
+        seed: 3,
+        shuffle: true,
+        ..hyperparameters(8, 0.05)
+    };
+    let identity = RunIdentity {
+        model: "tiny".into(),
+        dataset: "test".into(),
+        train_images: 20,
+        data_fingerprint: dataset.fingerprint(),
+        seed: 3,
+        batch_size: 8,
+        shuffle: true,
+        ..RunIdentity::default()
+    };
+    let backend = Cpu::new(Some(1)).expect("a thread");
+    (Trainer::new(backend, tiny(), dataset, hyper).expect("a trainer"), identity)
+}
+
+/// Whether all values are equal but for the rounding of another CPU.
+fn are_close(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-5)
+}
+
+#[test]
+fn checkpoints_of_every_version_resume() {
+    let (mut whole, mut listener) = (run().0, Listener { stop_after: Some(4), ..Listener::default() });
+    whole.run(&mut listener).expect("four steps");
+    let expected = whole.state().expect("a state");
+    whole.run(&mut Listener::default()).expect("the rest");
+    for version in [1, 2] {
+        let path = format!("tests/reference/checkpoint-v{version}.safetensors");
+        let path = Path::new(&path);
+        assert_eq!(inspect_checkpoint(path).expect("a checkpoint").has_digest, version > 1);
+        let (mut trainer, identity) = run();
+        let state = load_state(path, &trainer.network, &identity).expect("a checkpoint of an earlier version");
+        assert_eq!((state.position, state.best), (expected.position, expected.best));
+        assert_eq!(
+            (state.metrics.correct, state.metrics.samples),
+            (expected.metrics.correct, expected.metrics.samples)
+        );
+        assert_eq!(state.statistics.batches_tracked, [4]);
+        for (read, expected) in [
+            (&state.parameters, &expected.parameters),
+            (&state.momentum, &expected.momentum),
+            (&state.average, &expected.average),
+            (&state.statistics.values, &expected.statistics.values),
+        ] {
+            assert!(are_close(read, expected), "version {version}: {read:?} instead of {expected:?}");
+        }
+        trainer.restore(&state).expect("restored");
+        trainer.run(&mut Listener::default()).expect("the rest");
+        let ends = [&mut trainer, &mut whole].map(|it| it.parameters().expect("read"));
+        assert!(are_close(&ends[0], &ends[1]), "version {version}: {ends:?}");
+        if state.parameters == expected.parameters && state.momentum == expected.momentum {
+            assert_eq!(bits(&ends[0]), bits(&ends[1]), "version {version}");
+        }
+    }
+}
+
+#[test]
+fn weights_of_the_first_version_load() {
+    let weights = load_weights(Path::new("tests/reference/model-v1.safetensors"), &tiny()).expect("weights");
+    let (trainer, identity) = run();
+    let path = Path::new("tests/reference/checkpoint-v1.safetensors");
+    let state = load_state(path, &trainer.network, &identity).expect("a checkpoint");
+    assert_eq!((weights.parameters, weights.statistics), (state.average, state.statistics));
+}
+
+#[test]
+fn a_newer_version_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("checkpoint.safetensors");
+    let bytes = std::fs::read("tests/reference/checkpoint-v1.safetensors").expect("read");
+    let text = b"{\\\"version\\\":1,";
+    let at = bytes.windows(text.len()).position(|window| window == text).expect("the version") + text.len() - 2;
+    for (digit, words) in [(b'9', "version 9, which a newer cnn-cuda wrote"), (b'2', "no SHA-256"), (b'0', "damaged")] {
+        let mut bytes = bytes.clone();
+        bytes[at] = digit;
+        std::fs::write(&path, bytes).expect("write");
+        let (trainer, identity) = run();
+        let message = format!("{:#}", load_state(&path, &trainer.network, &identity).expect_err("another version"));
+        assert!(message.contains(words), "{message}");
+    }
+}
