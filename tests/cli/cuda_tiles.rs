@@ -98,6 +98,7 @@ fn the_fastest_tile_is_chosen_recorded_and_kept() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_recorded_tile_that_does_not_exist_is_reported() {
     let Some(libraries) = emulator() else { return };
     let lab = Lab::new(libraries);
@@ -114,6 +115,7 @@ fn a_recorded_tile_that_does_not_exist_is_reported() {
 
 /// Earlier versions recorded no tiles: theirs were those that `--conv-algo implicit` uses.
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_recorded_algorithm_without_a_tile_means_the_usual_one() {
     let Some(libraries) = emulator() else { return };
     let lab = Lab::new(libraries);

@@ -89,6 +89,7 @@ fn implicit_gemm_is_bit_identical_in_reruns_and_graphs() {
 
 /// On a GPU, kernels then overlap. The emulator runs one at a time.
 #[test]
+#[ignore = "long; CI runs it"]
 fn dependent_launches_do_not_change_the_numbers() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {

@@ -162,6 +162,7 @@ fn the_number_of_threads_and_interruptions_do_not_change_a_run() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn graphs_and_interruptions_do_not_change_a_run_on_cuda() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16] {
