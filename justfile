@@ -57,6 +57,16 @@ test-long:
     cargo test --test all -- --ignored
     cargo test --lib
 
+# Fuzz the readers of files, each for SECONDS: `just fuzz 60`, `just fuzz 3600 picture archive`.
+fuzz seconds="60" *TARGETS:
+    tests/fuzz/run {{ seconds }} {{ TARGETS }}
+
+# Kill runs KILLS times, and cut their power half as often; they must be continued to the same files.
+campaign kills="30":
+    cargo build --profile quick
+    tests/campaign/kills.py target/quick/cnn-cuda {{ kills }}
+    tests/campaign/kills.py target/quick/cnn-cuda $(({{ kills }} / 2)) --power
+
 # Compile with little optimisation across crates, in a third of the time of a release build, and run: `just quick train`.
 quick *ARGS:
     cargo run --profile quick -- {{ ARGS }}

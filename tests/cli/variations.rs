@@ -34,7 +34,7 @@ fn a_run_is_resumed_and_evaluated_with_its_settings() {
     train(&whole, &settings);
     train(&cut, &[&settings[..], &["--max-steps", "7"]].concat());
     let name = cut.to_str().expect("UTF-8");
-    succeed(["train", "--resume", name, "--quiet", "--activation", "leaky-relu:0.125"]);
+    succeed(["train", "--resume", name, "--no-max-steps", "--quiet", "--activation", "leaky-relu:0.125"]);
     let read = |run: &std::path::Path, file: &str| fs::read(run.join(file)).expect("read");
     assert!(read(&whole, "model.safetensors") == read(&cut, "model.safetensors"), "the weights differ");
     let config = String::from_utf8(read(&whole, "config.toml")).expect("text");
