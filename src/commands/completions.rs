@@ -1,5 +1,6 @@
 //! `cnn-cuda completions` and `cnn-cuda man`
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -17,10 +18,14 @@ pub struct CompletionsArgs {
 }
 
 /// Prints a completion script for a shell.
-pub fn run(args: &CompletionsArgs) -> ExitCode {
+pub fn run(args: &CompletionsArgs) -> Result<ExitCode> {
     let mut command = definition().mut_subcommands(without_retired);
-    clap_complete::generate(args.shell, &mut command, "cnn-cuda", &mut Stdout::default());
-    ExitCode::SUCCESS
+    // clap panics if it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "cnn-cuda", &mut script);
+    let mut out = Stdout::default();
+    out.write_all(&script).and_then(|()| out.flush()).context("cannot print the script")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Removes retired flags, since scripts list hidden flags too. The hidden `--no-FLAG` are worth completing.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use tracing::info;
 
-use super::limits::start_pool;
+use super::limits::{bounded_threads, start_pool};
 use crate::cpu::Cpu;
 use crate::cuda::{self, Cuda, Options};
 use crate::ops::{Backend, MemorySizes, Precision, Step};
@@ -21,7 +21,8 @@ pub trait Task {
 /// # Errors
 /// A CUDA device given by number cannot be used, or a precision other than fp32 is requested on the CPU.
 pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output> {
-    start_pool(args.threads)?;
+    let threads = bounded_threads(args.threads);
+    start_pool(threads)?;
     let why = match args.device.unwrap_or_default() {
         DeviceChoice::Cpu => "--device cpu".to_string(),
         DeviceChoice::Cuda(ordinal) => {
@@ -40,7 +41,7 @@ pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output
     if args.precision.unwrap_or_default() != Precision::Fp32 {
         bail!("the CPU supports fp32 only ({why}); --precision is for CUDA devices");
     }
-    let backend = Cpu::new(args.threads)?;
+    let backend = Cpu::new(threads)?;
     info!("device: {}: {why}", backend.info().name);
     task.run(backend)
 }
@@ -49,7 +50,7 @@ pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output
 /// exist.
 pub fn check_device(args: &DeviceSettings) -> Result<()> {
     args.check()?;
-    start_pool(args.threads)?;
+    start_pool(bounded_threads(args.threads))?;
     match args.device {
         Some(DeviceChoice::Cuda(ordinal)) => check_ordinal(ordinal).with_context(|| unusable(ordinal)),
         _ => Ok(()),

@@ -2,12 +2,13 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::env;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Once, OnceLock};
 use std::thread::available_parallelism;
 
 use anyhow::{Result, anyhow};
 use rayon::ThreadPoolBuilder;
+use tracing::warn;
 
 /// Whether the system has refused an allocation.
 static REFUSED: AtomicBool = AtomicBool::new(false);
@@ -66,8 +67,8 @@ pub fn prepare() {}
 #[cfg(unix)]
 extern "C" fn exit_if_out_of_memory(_signal: libc::c_int) {
     const SENTENCE: &[u8] =
-        b"error: the system has too little memory; try a smaller --batch-size, --eval-batch-size or \
-        model\n";
+        b"error: the system has too little memory; try a smaller --batch-size or --eval-batch-size, smaller images, or \
+        another model\n";
     if REFUSED.load(Ordering::Relaxed) {
         // SAFETY: both functions may be called in a signal handler, and the text has this length.
         unsafe {
@@ -75,6 +76,21 @@ extern "C" fn exit_if_out_of_memory(_signal: libc::c_int) {
             libc::_exit(1);
         }
     }
+}
+
+/// Threads per processor beyond which more would only wait for each other.
+const MOST_PER_PROCESSOR: usize = 4;
+
+/// The number of threads of a pool for which `wanted` are asked, with a warning if the machine has too few processors for
+/// that many. Results do not depend on it.
+pub fn bounded_threads(wanted: Option<usize>) -> Option<usize> {
+    static WARNED: Once = Once::new();
+    let processors = available_parallelism().map_or(1, usize::from);
+    let most = MOST_PER_PROCESSOR * processors;
+    if wanted.is_some_and(|wanted| wanted > most) {
+        WARNED.call_once(|| warn!("--threads is limited to {most}, since there are {processors} processors"));
+    }
+    wanted.map(|wanted| wanted.min(most))
 }
 
 /// Starts the threads that read and decode data, once per process: `threads` of them, otherwise as many as there are
@@ -90,6 +106,9 @@ pub fn start_pool(threads: Option<usize>) -> Result<()> {
     let threads = threads.or(wanted).unwrap_or(processors);
     let start = || ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| error.to_string());
     STARTED.get_or_init(start).clone().map_err(|error| {
-        anyhow!("cannot start {threads} threads to read data: {error}; try a smaller --threads, or raise `ulimit -u`")
+        anyhow!(
+            "cannot start {threads} threads to read data: {error}; try a smaller --threads, or raise the limits of \
+             processes and memory (`ulimit -u`, `ulimit -v`)"
+        )
     })
 }

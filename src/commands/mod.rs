@@ -13,6 +13,7 @@ mod verify;
 
 pub use limits::{Allocator, prepare as prepare_for_limits};
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use clap::{Arg, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subco
 use tracing::warn;
 
 use crate::checkpoint::weights_description;
+use crate::files::printable;
 use crate::models::{self, Model};
 use crate::network::Network;
 use crate::report::stream::Stderr;
@@ -111,7 +113,7 @@ impl Cli {
         let matches = definition().color(colour_of(std::env::args_os())).try_get_matches();
         matches.and_then(|matches| Self::from_arg_matches(&matches)).unwrap_or_else(|error| {
             // clap ignores that help or the version could not be printed.
-            let printed = error.print().and_then(|()| std::io::stdout().flush());
+            let printed = print_usage_error(&error).and_then(|()| std::io::stdout().flush());
             let is_lost = |error: std::io::Error| error.kind() != ErrorKind::BrokenPipe;
             std::process::exit(if printed.is_err_and(is_lost) { 1 } else { error.exit_code() })
         })
@@ -130,9 +132,20 @@ impl Cli {
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Fetch(args) => fetch::run(&args),
-            Command::Completions(args) => Ok(completions::run(&args)),
+            Command::Completions(args) => completions::run(&args),
             Command::Man => completions::man(),
         }
+    }
+}
+
+/// Prints help, the version or an error of the command line. An argument may contain control characters, which a terminal
+/// would interpret; an error that quotes them is printed without colours, with them escaped.
+fn print_usage_error(error: &clap::Error) -> std::io::Result<()> {
+    let text = error.render().to_string();
+    let lines = text.split('\n').map(printable).collect::<Vec<_>>();
+    match error.use_stderr() && lines.iter().any(|line| matches!(line, Cow::Owned(_))) {
+        true => Stderr::default().write_all(lines.join("\n").as_bytes()),
+        false => error.print(),
     }
 }
 
@@ -162,9 +175,8 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
     let paragraph = text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     // File names from an archive may contain control characters, which a terminal would interpret.
-    let paragraph = paragraph.replace(char::is_control, "\u{fffd}");
     // If stderr is closed, only the exit code reports the error.
-    let _ = writeln!(Stderr::default(), "error: {paragraph}");
+    let _ = writeln!(Stderr::default(), "error: {}", printable(&paragraph));
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { 2 } else { 1 })
 }
 

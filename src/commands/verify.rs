@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
+use crate::files::printable;
 use crate::report::stream::Stdout;
 use crate::run;
 
@@ -29,7 +30,7 @@ pub fn run(args: &VerifyArgs) -> Result<ExitCode> {
                 Ok(content) => format!("{path}: {content}"),
                 Err(error) => format!("{path}: FAILED: {error:#}"),
             };
-            writeln!(out, "{}", line.replace(char::is_control, "\u{fffd}"))?;
+            writeln!(out, "{}", printable(&line))?;
             damaged.extend(result.is_err().then_some(path));
         }
     }

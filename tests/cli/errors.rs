@@ -173,7 +173,7 @@ fn a_run_survives_output_that_cannot_be_printed() {
     assert!(out.join("model.safetensors").exists());
     let status = crate::support::program::command(["eval", "--weights", "none"]).stderr(full()).status();
     assert_eq!(status.expect("it runs").code(), Some(1));
-    for args in [&["--version"][..], &["--help"], &["train", "--help"]] {
+    for args in [&["--version"][..], &["--help"], &["train", "--help"], &["completions", "bash"], &["man"]] {
         let status = crate::support::program::command(args).stdout(full()).status();
         assert_eq!(status.expect("it runs").code(), Some(1), "{args:?} was not printed");
     }
@@ -323,4 +323,15 @@ fn divergence_stops_the_run_and_keeps_the_last_good_checkpoint() {
     let resume = ["train", "--resume", out.to_str().expect("UTF-8"), "--quiet", "--no-max-steps"];
     fail(1, resume, &["loss became", "last good checkpoint"]);
     assert_eq!(fs::read(&path).expect("read"), before);
+}
+
+/// A terminal would interpret C1 and other control characters of an argument.
+#[test]
+fn errors_of_the_command_line_escape_control_characters() {
+    for args in [&["train", "--lr", "\u{9b}31m1"][..], &["train", "--none\u{9b}"], &["trai\u{9b}n\u{7f}"]] {
+        let ran = crate::support::program::run(args.iter().copied());
+        assert_eq!(ran.code, Some(2), "{}", ran.stderr);
+        assert!(ran.stderr.contains("\\u{9b}"), "{}", ran.stderr);
+        assert!(!ran.stderr.chars().any(|c| c.is_control() && c != '\n'), "{:?}", ran.stderr);
+    }
 }
