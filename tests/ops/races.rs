@@ -98,7 +98,7 @@ fn no_kernel_has_a_data_race() {
     }
     let launched: BTreeSet<String> =
         fs::read_to_string(launched).expect("the names").lines().map(String::from).collect();
-    // Only fp16 has a loss scale and checks for overflows.
+    // Only fp16 has a loss scale, checks for overflows, and has gradients of cuDNN to widen.
     let missed: Vec<String> = all_kernels().difference(&launched).cloned().collect();
-    assert_eq!(missed, ["check_overflow_f32"], "kernels that were not launched");
+    assert_eq!(missed, ["check_overflow_f32", "widen_f32"], "kernels that were not launched");
 }
