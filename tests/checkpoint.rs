@@ -214,13 +214,19 @@ fn checkpoints_of_another_run_are_refused() {
     let error_for = |run: &RunIdentity| {
         format!("{:#}", load_state(&path, &network(), run).expect_err("the checkpoint is of another run"))
     };
-    assert!(error_for(&RunIdentity { dataset: "mnist".into(), ..identity() }).contains("dataset is \"digits\""));
-    assert!(error_for(&RunIdentity { model: "mnist-cnn".into(), ..identity() }).contains("model is \"lenet5\""));
-    assert!(error_for(&RunIdentity { batch_size: 64, ..identity() }).contains("batch size is 32"));
-    assert!(error_for(&RunIdentity { seed: 4, ..identity() }).contains("seed is 3"));
+    assert!(
+        error_for(&RunIdentity { dataset: "mnist".into(), ..identity() })
+            .contains("dataset = \"digits\", but its config.toml has \"mnist\"")
+    );
+    assert!(error_for(&RunIdentity { model: "mnist-cnn".into(), ..identity() }).contains("model = \"lenet5\""));
+    assert!(
+        error_for(&RunIdentity { batch_size: 64, ..identity() })
+            .contains("batch-size = 32, but its config.toml has 64")
+    );
+    assert!(error_for(&RunIdentity { seed: 4, ..identity() }).contains("seed = 3"));
     assert!(error_for(&RunIdentity { data_fingerprint: 1, ..identity() }).contains("fingerprint is 99"));
     assert!(error_for(&RunIdentity { train_images: 1, ..identity() }).contains("training images is 320"));
-    assert!(error_for(&RunIdentity { shuffle: false, ..identity() }).contains("shuffling"));
+    assert!(error_for(&RunIdentity { shuffle: false, ..identity() }).contains("shuffle = true"));
     assert!(error_for(&RunIdentity { test_images: 1, ..identity() }).contains("test images is 60"));
     assert!(error_for(&RunIdentity { test_fingerprint: 1, ..identity() }).contains("test data's fingerprint is 77"));
     let mut edited = identity();
@@ -231,8 +237,17 @@ fn checkpoints_of_another_run_are_refused() {
     assert!(error_for(&edited).contains("started with ema = nothing, but its config.toml has 0.5"));
     save_weights(&path, &network(), &state(false).parameters, &Statistics::default()).expect("saved");
     assert!(error_for(&identity()).contains("not a checkpoint"));
-    fs::write(&path, b"nonsense").expect("write");
+    fs::write(&path, [0xf3; 99]).expect("write");
     assert!(error_for(&identity()).contains("truncated or damaged"));
+    // Only the elements that differ are shown, as they were written.
+    let with = |mean: &str| {
+        let mut run = identity();
+        run.settings.insert("mean".into(), mean.into());
+        run
+    };
+    save_state(&path, &network(), &with("[0.5, 0.6000000238418579]"), &state(true)).expect("saved");
+    let message = error_for(&with("[0.5, 0.25]"));
+    assert!(message.contains("mean[1] = 0.6, but its config.toml has 0.25; restore 0.6 to"), "{message}");
 }
 
 #[test]

@@ -103,6 +103,9 @@ fn a_speed_that_is_null_is_read() {
     let (begin, _) = line.split_once("\"images_per_second\":").unwrap();
     fs::write(&path, format!("{begin}\"images_per_second\":null}}\n")).unwrap();
     assert!(MetricsLog::is_complete(&path, 1));
+    let lack = |path: &Path, epochs| MetricsLog::check(path, epochs).expect_err("it lacks something").to_string();
+    assert_eq!((lack(&path, 2), lack(&path, 3)), ("it lacks epoch 2".into(), "it lacks epochs 2, 3".into()));
+    assert_eq!(lack(&path.with_extension("none"), 0), "it is missing");
 }
 
 /// The file is a socket because opening one fails, while opening a named pipe would block forever.

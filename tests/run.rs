@@ -80,7 +80,8 @@ fn a_run_does_not_write_into_a_folder_that_replaced_its_own() {
     fs::write(out.join(Outputs::CHECKPOINT), "another run's").expect("write");
     let error = trainer.run(&mut run).and_then(|_| run.interrupted(&mut trainer)).expect_err("the folder was replaced");
     assert!(format!("{error:#}").contains("was replaced while this run trained in it"), "{error:#}");
-    run.failed();
+    let message = run.failed();
+    assert!(message.contains("that was moved or removed") && !message.contains("no checkpoint"), "{message}");
     assert_eq!(fs::read(out.join(Outputs::CHECKPOINT)).expect("read"), b"another run's");
     assert_eq!(fs::read_dir(&out).expect("list").count(), 1, "files were written");
     fs::remove_dir_all(&out).expect("removed");

@@ -1,7 +1,10 @@
 //! The bytes of a safetensors file: tensors, metadata in a fixed order, and a SHA-256 of everything.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{self, Read};
 use std::ops::Range;
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use safetensors::tensor::{SafeTensors, TensorView};
@@ -10,10 +13,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// The metadata entry with the SHA-256 of the whole file, in which the digits of this entry count as zeros.
-const DIGEST: &str = "sha256";
+pub(super) const DIGEST: &str = "sha256";
 const DIGITS: usize = 64;
 /// The length of the header, as the first bytes of a file.
 const LENGTH: usize = 8;
+/// Longer headers are not read. Safetensors allows no more.
+pub(super) const MAX_HEADER: u64 = 100_000_000;
 
 /// The bytes of a file with these tensors and metadata entries, and with a digest.
 pub(super) fn encode(tensors: Vec<(&str, TensorView)>, entries: &[(&str, &str)]) -> Result<Vec<u8>> {
@@ -50,12 +55,27 @@ pub(super) fn parse_metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
     Ok(serde_json::from_slice::<Header>(header).context("the header is not JSON")?.metadata)
 }
 
+/// The beginning of a file up to the end of its header, or all of it if it is shorter.
+pub(super) fn read_beginning(path: &Path) -> io::Result<Vec<u8>> {
+    let (mut file, mut bytes) = (File::open(path)?, Vec::new());
+    (&mut file).take(LENGTH as u64).read_to_end(&mut bytes)?;
+    let length = bytes.first_chunk().map_or(0, |&length| u64::from_le_bytes(length));
+    file.take(length.min(MAX_HEADER)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Compares a file with its digest. Returns whether it has one; those of other programs do not.
 ///
 /// # Errors
 /// The content is not that of the digest.
 pub(super) fn check_digest(bytes: &[u8], metadata: &HashMap<String, String>) -> Result<bool> {
-    let Some(expected) = metadata.get(DIGEST) else { return Ok(false) };
+    let Some(expected) = metadata.get(DIGEST) else {
+        // Another program that removes the entry removes its digits too.
+        let is_digits = |text: &str| text.len() == DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_renamed = metadata.iter().any(|(name, value)| name.len() == DIGEST.len() && is_digits(value));
+        ensure!(!is_renamed, "it is damaged: its entry {DIGEST} has another name");
+        return Ok(false);
+    };
     let found = digits_of(bytes).map(|digits| digest_without(bytes, &digits));
     ensure!(
         found.as_ref() == Some(expected),

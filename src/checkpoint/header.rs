@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::network::Statistics;
 use crate::ops::{LossScale, Metrics};
@@ -32,7 +33,7 @@ pub struct RunIdentity {
 }
 
 /// The metadata entry of a checkpoint.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Header {
     version: u32,
     run: RunIdentity,
@@ -128,31 +129,68 @@ impl Header {
     }
 
     /// # Errors
-    /// The checkpoint is of another run than `run`; the message names the first difference.
-    pub fn check_run(&self, run: &RunIdentity) -> Result<()> {
+    /// The checkpoint is of a run with other settings than `run`; the message names the first difference.
+    pub fn check_settings(&self, run: &RunIdentity) -> Result<()> {
         let there = &self.run;
-        same("model", &there.model, &run.model)?;
-        same("dataset", &there.dataset, &run.dataset)?;
-        same("number of training images", &there.train_images, &run.train_images)?;
-        same("training data's fingerprint", &there.data_fingerprint, &run.data_fingerprint)?;
-        same("seed", &there.seed, &run.seed)?;
-        same("batch size", &there.batch_size, &run.batch_size)?;
-        same("shuffling", &there.shuffle, &run.shuffle)?;
-        if self.version == 1 {
-            return Ok(());
-        }
-        let keys = there.settings.keys().chain(run.settings.keys());
+        // A path is not recorded, because pictures may be moved.
+        let dataset = |run: &RunIdentity| match run.dataset.as_str() {
+            "pictures" => "the path of pictures".into(),
+            name => format!("{name:?}"),
+        };
+        unchanged("model", &format!("{:?}", there.model), &format!("{:?}", run.model))?;
+        unchanged("dataset", &dataset(there), &dataset(run))?;
+        unchanged("seed", &there.seed.to_string(), &run.seed.to_string())?;
+        unchanged("batch-size", &there.batch_size.to_string(), &run.batch_size.to_string())?;
+        unchanged("shuffle", &there.shuffle.to_string(), &run.shuffle.to_string())?;
+        let keys = there.settings.keys().chain(run.settings.keys()).filter(|_| self.version > 1);
         for key in keys {
             let [then, now] = [there, run].map(|it| it.settings.get(key).map_or("nothing", String::as_str));
-            ensure!(
-                then == now,
-                "the run was started with {key} = {then}, but its config.toml has {now}; restore {then} to resume it, or \
-                 start a new run"
-            );
+            unchanged(key, then, now)?;
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// The checkpoint is of another run than `run`; the message names the first difference.
+    pub fn check_run(&self, run: &RunIdentity) -> Result<()> {
+        self.check_settings(run)?;
+        let there = &self.run;
+        same("number of training images", &there.train_images, &run.train_images)?;
+        same("training data's fingerprint", &there.data_fingerprint, &run.data_fingerprint)?;
+        if self.version == 1 {
+            return Ok(());
         }
         same("number of test images", &there.test_images, &run.test_images)?;
         same("test data's fingerprint", &there.test_fingerprint, &run.test_fingerprint)
     }
+}
+
+/// Fails if a value of `config.toml` is not that of the checkpoint.
+fn unchanged(key: &str, then: &str, now: &str) -> Result<()> {
+    let (what, [then, now]) = first_difference(then, now);
+    ensure!(
+        then == now,
+        "the run was started with {key}{what} = {then}, but its config.toml has {now}; restore {then} to resume it, or \
+         start a new run"
+    );
+    Ok(())
+}
+
+/// The first elements that differ of two arrays of the same length, and which they are; other values as they are.
+fn first_difference(then: &str, now: &str) -> (String, [String; 2]) {
+    if let (Ok(Value::Array(then)), Ok(Value::Array(now))) = (serde_json::from_str(then), serde_json::from_str(now))
+        && then.len() == now.len()
+        && let Some(index) = (0..then.len()).find(|&index| then[index] != now[index])
+    {
+        return (format!("[{index}]"), [shown(&then[index]), shown(&now[index])]);
+    }
+    (String::new(), [then.into(), now.into()])
+}
+
+/// An f32 that was widened to f64 prints more digits than the user wrote.
+fn shown(value: &Value) -> String {
+    let narrow = value.as_f64().map(|wide| wide as f32).filter(|&narrow| Some(f64::from(narrow)) == value.as_f64());
+    narrow.map_or_else(|| value.to_string(), |narrow| narrow.to_string())
 }
 
 fn same<T: PartialEq + Debug>(what: &str, there: &T, here: &T) -> Result<()> {

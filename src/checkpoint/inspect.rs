@@ -3,29 +3,38 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use safetensors::tensor::SafeTensors;
 
-use super::container::{check_digest, parse, parse_metadata};
+use super::container::{check_digest, parse, parse_metadata, read_beginning};
+use super::header::{Header, RunIdentity};
 use super::recognise::refuse_other_formats;
-use super::state::{AVERAGE, read_header, refuse_checkpoint};
-use super::weights::check_weights_digest;
+use super::state::{AVERAGE, header_of, read_header, refuse_checkpoint};
 use crate::train::Position;
 
 /// A checkpoint that is undamaged, as far as can be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct InspectedCheckpoint {
     pub position: Position,
     /// Whether the file has a digest, which it matches. Those of version 1 have none.
     pub has_digest: bool,
+    header: Header,
+}
+
+impl InspectedCheckpoint {
+    /// # Errors
+    /// The checkpoint is of a run with other settings than `run`, whose data are not compared.
+    pub fn check_settings(&self, run: &RunIdentity) -> Result<()> {
+        self.header.check_settings(run)
+    }
 }
 
 /// A file of weights that is undamaged, as far as can be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InspectedWeights {
     pub has_digest: bool,
-    /// Whether its tensors are those of a checkpoint.
-    pub are_of_checkpoint: bool,
+    /// Whether its tensors are those of the checkpoint; `None` without one to compare with.
+    pub are_of_checkpoint: Option<bool>,
 }
 
 /// # Errors
@@ -35,18 +44,33 @@ pub fn inspect_checkpoint(path: &Path) -> Result<InspectedCheckpoint> {
     parse(&bytes)?;
     let header = read_header(&bytes)?;
     let has_digest = check_digest(&bytes, &parse_metadata(&bytes)?)?;
-    Ok(InspectedCheckpoint { position: header.state().position, has_digest })
+    Ok(InspectedCheckpoint { position: header.state().position, has_digest, header })
+}
+
+/// Compares the settings of the checkpoint at `path` with those of `run`, but not the data. A file that is no checkpoint
+/// is left to [`load_state`](super::load_state), which says what it is.
+///
+/// # Errors
+/// A setting differs, or the file is damaged.
+pub fn check_settings(path: &Path, run: &RunIdentity) -> Result<()> {
+    let Some(header) = read_beginning(path).ok().and_then(|header| header_of(&header).ok()) else { return Ok(()) };
+    let Err(difference) = header.check_settings(run) else { return Ok(()) };
+    // Damage may look like another value.
+    inspect_checkpoint(path).and(Err(difference)).with_context(|| format!("cannot resume from {}", path.display()))
 }
 
 /// # Errors
-/// The file cannot be read, is not a file of weights, or is damaged.
-pub fn inspect_weights(path: &Path, checkpoint: &Path) -> Result<InspectedWeights> {
+/// The file cannot be read, is not a file of weights, or is damaged; or the checkpoint, if one is given, cannot be read.
+pub fn inspect_weights(path: &Path, checkpoint: Option<&Path>) -> Result<InspectedWeights> {
     let bytes = read(path)?;
     let (weights, metadata) = (parse(&bytes)?, parse_metadata(&bytes)?);
     refuse_checkpoint(&metadata)?;
-    let has_digest = check_weights_digest(&bytes, &metadata)?;
-    let state = fs::read(checkpoint).unwrap_or_default();
-    let are_of_checkpoint = parse(&state).is_ok_and(|state| are_equal(&weights, &state));
+    let has_digest = check_digest(&bytes, &metadata)?;
+    let compare = |checkpoint: &Path| {
+        let state = read(checkpoint)?;
+        Ok::<_, Error>(are_equal(&weights, &parse(&state)?))
+    };
+    let are_of_checkpoint = checkpoint.map(compare).transpose().context("the checkpoint")?;
     Ok(InspectedWeights { has_digest, are_of_checkpoint })
 }
 

@@ -12,6 +12,6 @@ mod tensors;
 mod weights;
 
 pub use header::RunIdentity;
-pub use inspect::{InspectedCheckpoint, InspectedWeights, inspect_checkpoint, inspect_weights};
+pub use inspect::{InspectedCheckpoint, InspectedWeights, check_settings, inspect_checkpoint, inspect_weights};
 pub use state::{load_state, save_state};
 pub use weights::{load_pretrained, load_weights, save_described_weights, save_weights, weights_description};

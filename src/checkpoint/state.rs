@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 
 use super::container::{check_digest, parse, parse_metadata};
 use super::foreign::refuse_extra;
@@ -41,14 +41,15 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
 /// # Errors
 /// The file is missing, damaged, or of another model, data set or run; the message says which.
 pub fn load_state(path: &Path, network: &Network, run: &RunIdentity) -> Result<TrainState> {
-    let bytes = read_file(path, network)?;
+    let bytes = read_file(path, network).map_err(damaged)?;
     from_bytes(&bytes, network, run).with_context(|| format!("cannot resume from {}", path.display()))
 }
 
+fn damaged(error: Error) -> Error {
+    anyhow!("{error:#}; to continue from the run's weights, start a new run with --init and its model.safetensors")
+}
+
 fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<TrainState> {
-    let damaged = |error| {
-        anyhow!("{error:#}; to continue from the run's weights, start a new run with --init and its model.safetensors")
-    };
     let tensors = parse(bytes).map_err(damaged)?;
     let header = read_header(bytes).map_err(damaged)?;
     header.check_run(run)?;
@@ -63,12 +64,17 @@ fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<Trai
 /// The header of a checkpoint, after checking the file's digest and the header's values.
 pub(super) fn read_header(bytes: &[u8]) -> Result<Header> {
     let metadata = parse_metadata(bytes)?;
-    let text =
-        metadata.get(ENTRY).context("this is not a checkpoint of cnn-cuda; to start from weights, use --init")?;
+    ensure!(metadata.contains_key(ENTRY), "this is not a checkpoint of cnn-cuda; to start from weights, use --init");
     let has_digest = check_digest(bytes, &metadata)?;
-    let header: Header = serde_json::from_str(text).context("its header is damaged")?;
+    let header = header_of(bytes)?;
     header.check(has_digest)?;
     Ok(header)
+}
+
+/// The header of a checkpoint of which `bytes` are the beginning, unchecked.
+pub(super) fn header_of(bytes: &[u8]) -> Result<Header> {
+    let metadata = parse_metadata(bytes)?;
+    serde_json::from_str(metadata.get(ENTRY).context("it has no header")?).context("its header is damaged")
 }
 
 /// Fails if the file with this metadata is a checkpoint, whose weights may not be those to evaluate.

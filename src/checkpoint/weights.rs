@@ -1,13 +1,13 @@
 //! `model.safetensors`: a network's parameters and running statistics, interchangeable with PyTorch's `state_dict()`.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use tracing::warn;
 
-use super::container::{check_digest, parse, parse_metadata};
+use super::container::{DIGEST, check_digest, parse, parse_metadata, read_beginning};
 use super::foreign::refuse_extra;
 use super::recognise::refuse_other_formats;
 use super::state;
@@ -19,8 +19,6 @@ use crate::network::{Network, Statistics, Weights};
 const DESCRIPTION: &str = "cnn-cuda.weights";
 /// That of PyTorch's tensors, which some programs require.
 const FORMAT: (&str, &str) = ("format", "pt");
-/// Longer headers are not read. Safetensors allows no more.
-const MAX_HEADER: u64 = 100_000_000;
 
 /// Writes `parameters` (flat, in memory layout) and running statistics in PyTorch's names and layout.
 pub fn save_weights(path: &Path, network: &Network, parameters: &[f32], statistics: &Statistics) -> Result<()> {
@@ -50,28 +48,15 @@ fn tensors_of(network: &Network, parameters: &[f32], statistics: &Statistics) ->
 /// The file cannot be read, is of another format, is a checkpoint, or does not match its SHA-256.
 pub fn weights_description(path: &Path) -> Result<Option<String>> {
     let cannot_read = || format!("cannot read {}", path.display());
-    let mut file = File::open(path).with_context(cannot_read)?;
-    ensure!(file.metadata().with_context(cannot_read)?.is_file(), "{} is not a file", path.display());
+    ensure!(fs::metadata(path).with_context(cannot_read)?.is_file(), "{} is not a file", path.display());
     refuse_other_formats(path)?;
-    let mut length = [0; 8];
     // Loading the weights reports a truncated file, because it knows how large the file must be.
-    let Ok(()) = file.read_exact(&mut length) else { return Ok(None) };
-    let count = u64::from_le_bytes(length).min(MAX_HEADER);
-    let mut header = length.to_vec();
-    file.take(count).read_to_end(&mut header).with_context(cannot_read)?;
-    let Ok(metadata) = parse_metadata(&header) else { return Ok(None) };
+    let Ok(metadata) = parse_metadata(&read_beginning(path).with_context(cannot_read)?) else { return Ok(None) };
     state::refuse_checkpoint(&metadata).with_context(|| path.display().to_string())?;
     let Some(description) = metadata.get(DESCRIPTION) else { return Ok(None) };
     let bytes = fs::read(path).with_context(cannot_read)?;
-    check_weights_digest(&bytes, &metadata).with_context(|| path.display().to_string())?;
+    check_digest(&bytes, &metadata).with_context(|| path.display().to_string())?;
     Ok(Some(description.clone()))
-}
-
-/// Compares a file with its digest, which a file with a description has. Returns whether it has one.
-pub(super) fn check_weights_digest(bytes: &[u8], metadata: &HashMap<String, String>) -> Result<bool> {
-    let has_digest = check_digest(bytes, metadata)?;
-    ensure!(has_digest || !metadata.contains_key(DESCRIPTION), "it is damaged: it has no SHA-256");
-    Ok(has_digest)
 }
 
 /// Reads weights for evaluation, with parameters in memory layout. The auxiliary classifiers, which only training uses,
@@ -91,14 +76,27 @@ pub fn load_weights(path: &Path, network: &Network) -> Result<Weights> {
 /// Those of [`load_weights`].
 pub fn load_pretrained(path: &Path, network: &Network, seed: u64) -> Result<(Weights, bool)> {
     let bytes = read_file(path, network)?;
-    from_bytes(&bytes, network, seed).with_context(|| format!("cannot use the weights in {}", path.display()))
+    let read = || {
+        let metadata = check_metadata(&bytes)?;
+        if metadata.contains_key(DESCRIPTION) && !metadata.contains_key(DIGEST) {
+            warn!("{} has no SHA-256, as if another program changed it, so it is not verified", path.display());
+        }
+        from_bytes(&bytes, network, seed)
+    };
+    read().with_context(|| format!("cannot use the weights in {}", path.display()))
+}
+
+/// The metadata of a file that is not a checkpoint and matches its digest, if it has one.
+fn check_metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
+    parse(bytes)?;
+    let metadata = parse_metadata(bytes)?;
+    state::refuse_checkpoint(&metadata)?;
+    check_digest(bytes, &metadata)?;
+    Ok(metadata)
 }
 
 fn from_bytes(bytes: &[u8], network: &Network, seed: u64) -> Result<(Weights, bool)> {
     let tensors = parse(bytes)?;
-    let metadata = parse_metadata(bytes)?;
-    state::refuse_checkpoint(&metadata)?;
-    check_weights_digest(bytes, &metadata)?;
     let heads = network.auxiliary_state();
     let of_head = |index: &usize| heads.parameters[*index];
     let indices = 0..network.parameters.len();

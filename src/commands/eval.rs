@@ -53,10 +53,13 @@ pub struct EvalArgs {
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     args.retired.warn();
     let (path, config) = weights_and_config(&args.weights)?;
-    let (model, activation) = model_of_weights(&args.model, config.as_ref())?;
+    let (model, activation) = model_of_weights(&args.model, &path, config.as_ref())?;
     let device = args.device.or_defaults()?;
     check_device(&device)?;
     let dataset = load(args, config.as_ref())?;
+    let network = build_network(model, dataset.shape, dataset.classes.len())?;
+    let network = args.model.0.apply(network, activation);
+    let weights = load_weights(&path, &network)?;
     if config.is_none() {
         let given = &args.data.0;
         let model = args.model.0.model.is_none().then(|| format!("the network is {} (--model)", model.name));
@@ -66,9 +69,6 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
             normalisation.then(|| format!("their mean is {:?} and std {:?}", dataset.mean, dataset.std));
         warn_of_assumptions(&path, [model, data, normalisation.map(|text| text + " (--mean and --std)")]);
     }
-    let network = build_network(model, dataset.shape, dataset.classes.len())?;
-    let network = args.model.0.apply(network, activation);
-    let weights = load_weights(&path, &network)?;
     let task = Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size };
     let result = with_backend(&device, task)?;
     let mut out = Stdout::default();
@@ -124,10 +124,29 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
         }
         (dataset.mean, dataset.std) = data::per_channel(normalisation, channels)?;
     }
+    check_described(args, config, &dataset)?;
     let own = dataset.classes.len();
     let recorded = options.classes.map(|classes| classes.len()).filter(|&count| count > own);
     dataset.pad_classes(given.classes.or(recorded)).map_err(|error| UsageError(error.to_string()))?;
     Ok(dataset)
+}
+
+/// Fails if the images have another size than the weights were trained for, or more classes, unless flags say so.
+fn check_described(args: &EvalArgs, config: Option<&RunConfig>, dataset: &Dataset) -> Result<()> {
+    let Some((run, input)) = config.and_then(|run| Some((run, run.record.input.as_ref()?))) else { return Ok(()) };
+    let (name, trained, found) = (&dataset.name, input.shape(), dataset.shape);
+    let is_own = args.data.0.dataset.as_deref().is_none_or(|given| given == run.dataset());
+    let same_size = (trained.height, trained.width) == (found.height, found.width);
+    ensure!(
+        same_size || !is_own || args.pictures.0.image_size.is_some(),
+        "these weights were trained on images of {trained} (channels×height×width), but those of {name} are {found}"
+    );
+    let (trained, found) = (input.classes.len(), dataset.classes.len());
+    ensure!(
+        found <= trained || args.data.0.classes.is_some(),
+        "these weights were trained for {trained} classes, but {name} has {found}"
+    );
+    Ok(())
 }
 
 /// Fails if flags split the run's own pictures in another way than the run did, because the test set would then contain

@@ -19,7 +19,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Arg, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tracing::warn;
 
@@ -208,11 +208,14 @@ fn warn_of_assumptions(weights: &Path, assumed: impl IntoIterator<Item = Option<
 /// The model of a weights file and its run's activation: from the flags, else from that run, else the default.
 fn model_of_weights(
     given: &Given<ModelSettings>,
+    path: &Path,
     config: Option<&RunConfig>,
 ) -> Result<(&'static Model, Option<ActivationChoice>)> {
-    let settings = given.or_defaults()?;
-    let named = given.0.model.as_deref().or(config.map(RunConfig::model)).or(settings.model.as_deref());
-    let model = find_model(named.unwrap_or_default())?;
+    let model = match (&given.0.model, config) {
+        (None, Some(run)) => models::find(run.model())
+            .with_context(|| format!("{} is described as weights of a network that is not known", path.display()))?,
+        _ => find_model(given.or_defaults()?.model.as_deref().unwrap_or_default())?,
+    };
     let activation = config.filter(|config| config.model() == model.name).and_then(|it| it.settings.model.activation);
     Ok((model, activation))
 }

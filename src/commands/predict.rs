@@ -77,6 +77,9 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     let WeightsInfo { model, activation, shape, classes, normalisation, crop } = info;
     let network = args.model.0.apply(build_network(model, shape, classes.len())?, activation);
     let weights = load_weights(&path, &network)?;
+    if config.is_none() {
+        warn_of_defaults(args, &path, model, shape);
+    }
     let read = if crop { read_cropped } else { read_picture };
     let pictures = args.images.iter().map(|path| read(path, shape)).collect::<Result<Vec<Picture>>>()?;
     let task = Classification { network: &network, weights: &weights, pictures: &pictures, normalisation };
@@ -121,7 +124,7 @@ struct WeightsInfo {
 
 impl WeightsInfo {
     fn new(args: &PredictArgs, path: &Path, config: Option<&RunConfig>) -> Result<Self> {
-        let (model, activation) = model_of_weights(&args.model, config)?;
+        let (model, activation) = model_of_weights(&args.model, path, config)?;
         let input = config.and_then(|config| config.record.input.as_ref());
         let shape = args.input.0.shape(input.map_or(model.input, InputRecord::shape));
         let mut classes = input.map_or_else(Vec::new, |input| input.classes.clone());
@@ -133,9 +136,6 @@ impl WeightsInfo {
         let default = || (vec![0.5], vec![0.5]);
         let (mean, std) = args.normalisation.0.given().or_else(recorded).unwrap_or_else(default);
         let normalisation = data::per_channel((mean, std), shape.channels)?;
-        if config.is_none() {
-            warn_of_defaults(args, path, model, shape);
-        }
         let crop = config.is_some_and(RunConfig::has_pictures);
         Ok(Self { model, activation, shape, classes, normalisation, crop })
     }

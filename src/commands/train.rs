@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use tracing::{info, warn};
 
@@ -17,7 +17,7 @@ use crate::network::{Network, Weights};
 use crate::ops::Backend;
 use crate::run::{
     FolderLock, INTERRUPTED, Outputs, RunObserver, damaged_outputs, ended_by, folder_to_resume, identity,
-    install_signal_handlers, progress_made,
+    identity_without_data, install_signal_handlers, progress_made,
 };
 use crate::settings::{
     ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
@@ -36,7 +36,7 @@ pub struct TrainArgs {
     pub residency: ResidencyFlags,
     #[command(flatten)]
     pub retired: RetiredFlags,
-    /// Resume the run in this folder
+    /// Resume the run in this folder, or the run that this file in its folder belongs to
     #[arg(long, value_name = "DIR", help_heading = "Output", conflicts_with_all = ["out", "init"])]
     pub resume: Option<PathBuf>,
     /// Folder for the files of the run [default: runs/MODEL-DATASET-SEED]
@@ -58,7 +58,10 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         Some(given) => {
             let folder = folder_to_resume(given)?;
             let lock = Outputs::lock(&folder)?;
-            (Some(lock), RunConfig::resumed(&folder, &flags)?)
+            let config = RunConfig::resumed(&folder, &flags)?;
+            // Before anything is loaded according to an edited value.
+            checkpoint::check_settings(&folder.join(Outputs::CHECKPOINT), &identity_without_data(&config)?)?;
+            (Some(lock), config)
         }
         None => (None, RunConfig::new(&flags, args.config.as_deref())?),
     };
@@ -90,10 +93,10 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     let input = InputRecord::new(&dataset);
     match &config.record.input {
         Some(recorded) => {
-            ensure!(
-                *recorded == input,
-                "the data set differs from the one that the run started with: {recorded:?}, now {input:?}"
-            );
+            if let Some(difference) = recorded.difference(&input) {
+                let dataset = config.dataset();
+                bail!("the data set {dataset} is not the one that [input] in config.toml describes: {difference}");
+            }
         }
         None => config.record.input = Some(input),
     }
@@ -203,11 +206,9 @@ fn resume<B: Backend>(
         let mut outputs = Outputs::resume(lock, config, done)?;
         outputs.save(&trainer.network, identity, state)?;
         outputs.finish()?;
-        warn!(
-            "{} in {} was missing, damaged or incomplete, and is written again",
-            damaged.join(", "),
-            folder.display()
-        );
+        let (was, is) = if damaged.len() == 1 { ("was", "is") } else { ("were", "are") };
+        let (names, shown) = (damaged.join(", "), folder.display());
+        warn!("{names} in {shown} {was} missing, damaged or incomplete, and {is} written again");
     }
     log_completed(config, ending, done);
     Ok(None)

@@ -48,9 +48,12 @@ impl MetricsLog {
                 None => String::new(),
                 Some(_) => format!(" and is kept as {}", keep_aside(path)?.display()),
             };
-            let lost = lost.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-            let lost = if lost.is_empty() { "no epoch".into() } else { format!("epochs {lost}") };
-            warn!("{} {damage}{kept}; the records of {lost} are lost", path.display());
+            let lost = match lost.len() {
+                0 => "no epoch's record is lost".into(),
+                1 => format!("the record of {} is lost", numbered(&lost)),
+                _ => format!("the records of {} are lost", numbered(&lost)),
+            };
+            warn!("{} {damage}{kept}; {lost}", path.display());
         }
         records.retain(|record| match record {
             Record::Epoch(epoch) => epoch.epoch <= epochs_done,
@@ -63,9 +66,17 @@ impl MetricsLog {
 
     /// Whether the file at `path` is undamaged and has the records of all epochs up to `epochs_done`.
     pub fn is_complete(path: &Path, epochs_done: u32) -> bool {
-        let Ok(Some(content)) = read_if_exists(path) else { return false };
+        Self::check(path, epochs_done).is_ok()
+    }
+
+    /// Fails with what the file at `path` lacks: itself, records that can be read, or epochs up to `epochs_done`.
+    pub fn check(path: &Path, epochs_done: u32) -> Result<()> {
+        let content = read_if_exists(path)?.context("it is missing")?;
         let (records, bad_line) = parse(&content);
-        bad_line.is_none() && missing_epochs(&records, epochs_done).is_empty()
+        ensure!(bad_line.is_none(), "it is damaged in line {}", bad_line.unwrap_or_default());
+        let lost = missing_epochs(&records, epochs_done);
+        ensure!(lost.is_empty(), "it lacks {}", numbered(&lost));
+        Ok(())
     }
 
     pub fn push(&mut self, record: Record) {
@@ -100,6 +111,12 @@ impl MetricsLog {
 fn missing_epochs(records: &[Record], epochs_done: u32) -> Vec<u32> {
     let has = |number: &u32| records.iter().any(|it| matches!(it, Record::Epoch(epoch) if epoch.epoch == *number));
     (1..=epochs_done).filter(|number| !has(number)).collect()
+}
+
+/// Epochs by their numbers, for messages.
+fn numbered(epochs: &[u32]) -> String {
+    let numbers = epochs.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    format!("{} {numbers}", if epochs.len() == 1 { "epoch" } else { "epochs" })
 }
 
 /// Renames a damaged file to the first free name, which it returns.

@@ -8,6 +8,6 @@ mod verify;
 
 pub use folder::{FolderLock, folder_to_resume};
 pub use outputs::{Outputs, damaged_outputs};
-pub use session::{RunObserver, ended_by, identity, progress_made};
+pub use session::{RunObserver, ended_by, identity, identity_without_data, progress_made};
 pub use signals::{INTERRUPTED, install_signal_handlers};
 pub use verify::verify;

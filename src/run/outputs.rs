@@ -1,9 +1,10 @@
 //! The files in a run's folder.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tracing::warn;
 
 use super::folder::{FolderLock, create_run_folder, remove_leftovers};
@@ -111,6 +112,11 @@ impl Outputs {
 
     pub fn folder(&self) -> &Path {
         self.lock.folder()
+    }
+
+    /// Whether the run's folder was moved or removed, so that its path leads elsewhere.
+    pub fn is_moved(&self) -> bool {
+        self.lock.check().is_err()
     }
 
     /// Starts to save `state` in a background thread, for which [`Self::finish`] waits.
@@ -231,7 +237,17 @@ pub fn damaged_outputs(folder: &Path, network: &Network, state: &TrainState) -> 
     let files = [
         (Outputs::WEIGHTS, weights.unwrap_or(false)),
         (Outputs::METRICS, metrics),
-        (Outputs::CURVES, folder.join(Outputs::CURVES).is_file()),
+        (Outputs::CURVES, check_curves(&folder.join(Outputs::CURVES)).is_ok()),
     ];
     files.into_iter().filter(|(_, fine)| !fine).map(|(name, _)| name).collect()
+}
+
+/// Fails if `curves.svg` is missing or not a whole drawing.
+pub(super) fn check_curves(path: &Path) -> Result<()> {
+    ensure!(path.exists(), "it is missing");
+    ensure!(path.is_file(), "it is not a file");
+    let drawing = fs::read(path).context("it cannot be read")?;
+    let is_whole = drawing.starts_with(b"<svg") && drawing.trim_ascii_end().ends_with(b"</svg>");
+    ensure!(is_whole, "it is damaged: it is not a whole drawing");
+    Ok(())
 }

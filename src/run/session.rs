@@ -170,6 +170,10 @@ impl RunObserver {
         if let Err(error) = self.outputs.finish() {
             warn!("{error:#}");
         }
+        if self.outputs.is_moved() {
+            let shown = self.outputs.folder().display();
+            return format!("training stopped; the last checkpoint is in the folder {shown} that was moved or removed");
+        }
         if let Err(error) = self.outputs.save_metrics() {
             warn!("{error:#}");
         }
@@ -186,19 +190,30 @@ impl RunObserver {
 /// # Errors
 /// A setting that a configuration cannot contain.
 pub fn identity(config: &RunConfig, dataset: &Dataset) -> Result<RunIdentity> {
+    Ok(RunIdentity {
+        train_images: dataset.train.count(),
+        data_fingerprint: dataset.fingerprint(),
+        test_images: dataset.test.count(),
+        test_fingerprint: dataset.test_fingerprint(),
+        ..identity_without_data(config)?
+    })
+}
+
+/// The part of a run's identity that its configuration contains.
+///
+/// # Errors
+/// Those of [`identity`].
+pub fn identity_without_data(config: &RunConfig) -> Result<RunIdentity> {
     let hyper = config.hyperparameters();
     Ok(RunIdentity {
         model: config.model().into(),
         // The files of a folder may move, but their fingerprint stays the same.
         dataset: if config.has_pictures() { "pictures".into() } else { config.dataset().into() },
-        train_images: dataset.train.count(),
-        data_fingerprint: dataset.fingerprint(),
         seed: hyper.seed,
         batch_size: hyper.batch_size,
         shuffle: hyper.shuffle,
-        test_images: dataset.test.count(),
-        test_fingerprint: dataset.test_fingerprint(),
         settings: config.fixed_settings()?,
+        ..RunIdentity::default()
     })
 }
 

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 #[cfg(unix)]
 use std::thread;
+#[cfg(unix)]
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 #[cfg(unix)]
@@ -30,6 +32,10 @@ const RUNNING: u8 = 1;
 /// The last save is in progress, after which the process ends.
 const ENDING: u8 = 2;
 
+/// Wrappers such as `timeout` send a signal twice, so one this soon after the first is not a second request.
+#[cfg(unix)]
+const REPEATED: Duration = Duration::from_secs(1);
+
 /// Held while a run's files are written.
 static SAVING: Mutex<()> = Mutex::new(());
 
@@ -50,8 +56,9 @@ pub(super) fn begin_last_save() {
 }
 
 /// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) end the process, or once the run has begun, set the returned flag,
-/// so that the run stops after its current step. A second signal ends the process, after a save that is in progress.
-/// Signals that this process was started to ignore (by `nohup`, or as a script's background job) stay ignored.
+/// so that the run stops after its current step. A second signal ends the process, after a save that is in progress; on
+/// Unix, not within a second of the first. Signals that this process was started to ignore (by `nohup`, or as a script's
+/// background job) stay ignored.
 pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let stop = Arc::new(AtomicBool::new(false));
@@ -68,18 +75,24 @@ pub fn install_signal_handlers() -> Result<Arc<AtomicBool>> {
 fn listen(signals: Vec<i32>, stop: &Arc<AtomicBool>) -> Result<()> {
     let mut signals = signal_hook::iterator::Signals::new(signals).context("cannot listen for signals")?;
     let stop = Arc::clone(stop);
-    let wait = move || signals.forever().for_each(|_| handle(&stop));
+    let mut first = None;
+    let wait = move || signals.forever().for_each(|_| handle(&stop, &mut first));
     thread::Builder::new().name("signals".into()).spawn(wait).context("cannot start a thread for signals")?;
     Ok(())
 }
 
 #[cfg(unix)]
-fn handle(stop: &AtomicBool) {
+fn handle(stop: &AtomicBool, first: &mut Option<Instant>) {
+    let is_running = PHASE.load(Ordering::SeqCst) == RUNNING;
+    if is_running && first.is_some_and(|first| first.elapsed() < REPEATED) {
+        return;
+    }
     // The cursor is behind the progress bar, or behind the ^C that the terminal shows.
     if stderr().is_terminal() {
         let _ = writeln!(Stderr::default());
     }
-    if PHASE.load(Ordering::SeqCst) == RUNNING && !stop.swap(true, Ordering::SeqCst) {
+    if is_running && !stop.swap(true, Ordering::SeqCst) {
+        *first = Some(Instant::now());
         // At once, because the current step may take long to end.
         info!("finishing the step and saving; press Ctrl-C again to quit without");
         return;

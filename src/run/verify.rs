@@ -4,7 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use super::outputs::Outputs;
+use super::outputs::{Outputs, check_curves};
+use super::session::identity_without_data;
 use crate::checkpoint::{inspect_checkpoint, inspect_weights};
 use crate::report::MetricsLog;
 use crate::settings::{self, RunConfig};
@@ -17,22 +18,32 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
     let path = |name| folder.join(name);
     let checkpoint = inspect_checkpoint(&path(Outputs::CHECKPOINT));
     let epochs = checkpoint.as_ref().map_or(0, |it| it.position.epoch);
-    let digest = |has_digest| if has_digest { "SHA-256 matches" } else { "of an earlier version, without SHA-256" };
-    let config = RunConfig::read(folder).map(|config| format!("{} on {}", config.model(), config.dataset()));
+    let digest = |has_digest| if has_digest { "SHA-256 matches" } else { "not verified, because it has no SHA-256" };
+    let config = || {
+        let config = RunConfig::read(folder)?;
+        if let Ok(checkpoint) = &checkpoint {
+            checkpoint.check_settings(&identity_without_data(&config)?)?;
+        }
+        Ok(format!("{} on {}", config.model(), config.dataset()))
+    };
+    let config = config();
     let weights = || {
-        let weights = inspect_weights(&path(Outputs::WEIGHTS), &path(Outputs::CHECKPOINT))?;
+        let beside = checkpoint.is_ok().then(|| path(Outputs::CHECKPOINT));
+        let weights = inspect_weights(&path(Outputs::WEIGHTS), beside.as_deref())?;
         let lag = "its weights are not those of the checkpoint; --resume writes them again";
-        ensure!(weights.are_of_checkpoint, "{lag}");
-        Ok(format!("{}; the weights of the checkpoint", digest(weights.has_digest)))
+        ensure!(weights.are_of_checkpoint != Some(false), "{lag}");
+        let compared = match weights.are_of_checkpoint {
+            Some(_) => "the weights of the checkpoint",
+            None => "there is no usable checkpoint to compare it with",
+        };
+        Ok(format!("{}; {compared}", digest(weights.has_digest)))
     };
-    let metrics = || {
-        ensure!(MetricsLog::is_complete(&path(Outputs::METRICS), epochs), "it is missing, damaged or lacks epochs");
-        Ok(format!("complete up to epoch {epochs}"))
-    };
-    let curves = || {
-        ensure!(path(Outputs::CURVES).is_file(), "it is missing");
-        Ok("present".into())
-    };
+    let weights = weights();
+    let metrics = MetricsLog::check(&path(Outputs::METRICS), epochs).map(|()| match &checkpoint {
+        Ok(_) => format!("complete up to epoch {epochs}"),
+        Err(_) => "every line is a record".into(),
+    });
+    let curves = check_curves(&path(Outputs::CURVES)).map(|()| "complete".into());
     let done = checkpoint.map(|it| {
         let steps = it.position.total_steps;
         format!("{}; epochs done: {epochs}, steps: {steps}", digest(it.has_digest))
@@ -40,8 +51,8 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
     vec![
         (settings::FILE, config),
         (Outputs::CHECKPOINT, done),
-        (Outputs::WEIGHTS, weights()),
-        (Outputs::METRICS, metrics()),
-        (Outputs::CURVES, curves()),
+        (Outputs::WEIGHTS, weights),
+        (Outputs::METRICS, metrics),
+        (Outputs::CURVES, curves),
     ]
 }

@@ -289,6 +289,24 @@ impl InputRecord {
         Shape::new(self.height, self.width, self.channels)
     }
 
+    /// The first value that differs from that of `now`, in words; `None` if all are equal.
+    pub fn difference(&self, now: &Self) -> Option<String> {
+        let one =
+            |what: &str, then: &dyn ToString, now: &dyn ToString| (what.to_string(), then.to_string(), now.to_string());
+        let mut values = vec![
+            one("the number of channels", &self.channels, &now.channels),
+            one("the height", &self.height, &now.height),
+            one("the width", &self.width, &now.width),
+            one("the number of classes", &self.classes.len(), &now.classes.len()),
+        ];
+        values.extend(self.mean.iter().zip(&now.mean).map(|(then, now)| one("the mean", then, now)));
+        values.extend(self.std.iter().zip(&now.std).map(|(then, now)| one("the standard deviation", then, now)));
+        let names = self.classes.iter().zip(&now.classes).enumerate();
+        values.extend(names.map(|(at, (then, now))| one(&format!("the name of class {at}"), then, now)));
+        let differs = values.into_iter().find(|(_, then, now)| then != now);
+        differs.map(|(what, then, now)| format!("there, {what} is {then}, but now it is {now}"))
+    }
+
     pub fn normalisation(&self) -> Normalisation {
         (self.mean.clone(), self.std.clone())
     }

@@ -124,7 +124,7 @@ impl RunConfig {
     pub fn of_weights(weights: &Path, description: Option<&str>) -> Result<Option<Self>> {
         let shown = weights.display();
         let described = description.map(Description::parse).transpose().with_context(|| shown.to_string())?;
-        let beside = weights.parent().map(|folder| folder.join(FILE)).filter(|path| path.is_file());
+        let beside = weights.parent().map(|folder| folder.join(FILE)).filter(|path| path.symlink_metadata().is_ok());
         let Some(path) = beside else {
             let Some((layer, record)) = described.map(Description::into_layer) else { return Ok(None) };
             let config = Self { settings: overlay(&[&layer])?, record };
@@ -157,7 +157,11 @@ impl RunConfig {
     /// The configuration of a run in the file at `path`.
     fn of_run(path: &Path) -> Result<(Layer, Self)> {
         let read = || {
-            let length = fs::metadata(path)?.len();
+            let is_dangling = path.is_symlink() && !path.exists();
+            ensure!(!is_dangling, "it is a link to a file that does not exist");
+            let metadata = fs::metadata(path)?;
+            ensure!(metadata.is_file(), "it is not a file");
+            let length = metadata.len();
             ensure!(length <= MAX_CONFIG_BYTES, "it has {length} bytes");
             let SettingsFile { layer, record, .. } = SettingsFile::parse(&fs::read_to_string(path)?)?;
             // Every run records its input, and records it last.

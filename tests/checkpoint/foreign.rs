@@ -24,7 +24,10 @@ fn other_formats_are_named() {
     let (_folder, path) = saved_weights();
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
     let legacy = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
-    let cases: [(&[u8], &[&str]); 10] = [
+    let mut tar = b"tensors".to_vec();
+    tar.resize(257, 0);
+    tar.extend(b"ustar\x0000");
+    let cases: [(&[u8], &[&str]); 23] = [
         (pointer.as_bytes(), &["Git LFS pointer", "git lfs pull"]),
         (b"<!DOCTYPE html><html><body>404</body></html>", &["a web page"]),
         (b"\n <HTML><head>", &["a web page"]),
@@ -35,6 +38,20 @@ fn other_formats_are_named() {
         (b"\x89HDF\r\n\x1a\n\x00", &["an HDF5 file"]),
         (b"GGUF\x03\x00\x00\x00", &["a GGUF file"]),
         (b"", &["an empty file"]),
+        (&tar, &["a tar archive", "torch.save", "safetensors.torch.save_file"]),
+        (b"L119547037146038801333356L\n.", &["a pickle", "safetensors.torch.save_file"]),
+        (b"ccollections\nOrderedDict\np0\n", &["a pickle"]),
+        (b"(dp0\nS'conv1.weight'\n", &["a pickle"]),
+        (b"{\"message\":\"Not Found\"}", &["JSON", "a server's answer"]),
+        // Its ninth byte is that of a safetensors file.
+        (b"{\"data\":{\"a\":1}}", &["JSON"]),
+        (b"<Error><Code>NoSuchKey</Code></Error>", &["XML", "a server's answer"]),
+        (b"<?xml version=\"1.0\"?>\n<Error/>", &["XML"]),
+        (b"Entry not found", &["plain text", "a server's answer"]),
+        ("Zugriff verweigert: kein Schl\u{fc}ssel".as_bytes(), &["plain text"]),
+        (b"\x1f\x8b\x08\0\0\0\0\0", &["gzip", "decompress"]),
+        (&[0; 600], &["a file of zeros", "download it again"]),
+        (b"\x08\x08\x12\x07pytorch\x1a\x052.1.0", &["an ONNX model", "safetensors.torch.save_file"]),
     ];
     for (bytes, words) in cases {
         fs::write(&path, bytes).expect("write");
@@ -48,7 +65,7 @@ fn other_formats_are_named() {
 
 #[test]
 fn the_prefix_of_a_wrapped_module_is_named() {
-    for prefix in ["module.", "_orig_mod.", "model.", "backbone.encoder."] {
+    for prefix in ["module.", "_orig_mod.", "model.", "module._orig_mod.", "state_dict.", "backbone.encoder."] {
         let (_folder, path) = saved_weights();
         rewrite(&path, |tensors| tensors.iter_mut().for_each(|tensor| tensor.0 = format!("{prefix}{}", tensor.0)));
         let message = load_error(&path);

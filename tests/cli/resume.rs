@@ -60,13 +60,26 @@ fn an_edited_or_cut_configuration_is_refused_by_name() {
         ("label-smoothing = 0.0", "label-smoothing = 0.1", "label-smoothing"),
         ("lr = 0.1", "lr = 0.1\nema = 0.5", "started with ema = nothing"),
         ("lr = 0.1", "lr = 0.1\ndropout = 0.5", "started with dropout = nothing"),
-        ("seed = 0", "seed = 1", "seed is 0"),
+        ("seed = 0", "seed = 1", "started with seed = 0, but its config.toml has 1; restore 0"),
+        ("batch-size = 64", "batch-size = 32", "batch-size = 64, but its config.toml has 32; restore 64"),
+        ("model = \"lenet5\"", "model = \"mnist-cnn\"", "model = \"lenet5\", but its config.toml has \"mnist-cnn\""),
+        ("dataset = \"digits\"", "dataset = \"mnist\"", "dataset = \"digits\", but its config.toml has \"mnist\""),
+        ("height = 28", "height = 32", "started with height = 28, but its config.toml has 32"),
+        ("\"3\"", "\"drei\"", "started with classes[3] = \"3\", but its config.toml has \"drei\""),
     ];
     for (old, new, words) in edits {
         edit(&out, old, new);
         fail(1, resume, &["checkpoint.safetensors", words]);
+        let ran = run(["verify", text(&out)]);
+        assert_eq!(ran.code, Some(1), "{}", ran.stdout);
+        assert!(ran.stdout.contains("config.toml: FAILED") && ran.stdout.contains(words), "{}", ran.stdout);
         fs::write(out.join("config.toml"), &config).expect("write");
     }
+    // As a recipe, it must describe the data set.
+    let recipe = out.with_extension("toml");
+    fs::write(&recipe, config.replacen("height = 28", "height = 32", 1)).expect("write");
+    let words = ["[input] in config.toml", "the height is 32, but now it is 28"];
+    fail(1, ["train", "--config", text(&recipe), "--out", text(&out.with_extension("again"))], &words);
     // Wherever the file is cut, it is refused.
     for length in (0..config.len()).step_by(97).filter(|&length| config.is_char_boundary(length)) {
         fs::write(out.join("config.toml"), &config[..length]).expect("write");
@@ -74,6 +87,14 @@ fn an_edited_or_cut_configuration_is_refused_by_name() {
     }
     fs::write(out.join("config.toml"), &config).expect("write");
     succeed(resume);
+}
+
+/// Flips a bit in the middle of a file.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(path, bytes).expect("write");
 }
 
 #[test]
@@ -87,18 +108,13 @@ fn a_complete_run_mends_its_files_and_verify_names_damage() {
     assert_eq!(ran.stdout.lines().count(), 5, "{}", ran.stdout);
     let model = out.join("model.safetensors");
     let resume = ["train", "--resume", text(&out), "--quiet"];
-    let flipped = || {
-        let mut bytes = original.clone();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 4;
-        fs::write(&model, bytes).expect("write");
-    };
-    let damages: [(&str, &dyn Fn()); 5] = [
-        ("model.safetensors", &flipped),
+    let damages: [(&str, &dyn Fn()); 6] = [
+        ("model.safetensors", &|| flip(&model)),
         ("model.safetensors", &|| fs::remove_file(&model).expect("removed")),
         ("metrics.jsonl", &|| fs::write(out.join("metrics.jsonl"), [0; 99]).expect("write")),
         ("metrics.jsonl", &|| fs::remove_file(out.join("metrics.jsonl")).expect("removed")),
         ("curves.svg", &|| fs::remove_file(out.join("curves.svg")).expect("removed")),
+        ("curves.svg", &|| fs::write(out.join("curves.svg"), []).expect("write")),
     ];
     for (name, damage) in damages {
         damage();
@@ -112,24 +128,27 @@ fn a_complete_run_mends_its_files_and_verify_names_damage() {
         assert!(weights(&out) == original && out.join("curves.svg").is_file());
         // The records are lost, but not without a word.
         if name == "metrics.jsonl" {
-            assert!(ran.stderr.contains("the records of epochs 1 are lost"), "{}", ran.stderr);
+            assert!(ran.stderr.contains("the record of epoch 1 is lost"), "{}", ran.stderr);
             let again = run(["verify", text(&out)]);
-            assert!(again.stdout.contains("metrics.jsonl: FAILED"), "{}", again.stdout);
+            assert!(again.stdout.contains("metrics.jsonl: FAILED: it lacks epoch 1"), "{}", again.stdout);
             let record = r#"{"kind":"epoch","epoch":1,"steps":1,"train_loss":1,"train_accuracy":0,"test_loss":1,"test_accuracy":0,"seconds":1,"images_per_second":1}"#;
             fs::write(out.join("metrics.jsonl"), record).expect("write");
         }
         succeed(["verify", text(&out)]);
     }
     assert_eq!(fs::read(out.join("metrics.jsonl.damaged")).expect("kept"), [0; 99]);
-    // One flipped bit of the checkpoint, and of the configuration's last section.
     let path = out.join("checkpoint.safetensors");
-    let mut bytes = fs::read(&path).expect("read");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&path, bytes).expect("write");
+    flip(&path);
     fail(1, ["verify", text(&out)], &["checkpoint.safetensors"]);
+    // Nothing is said of weights that cannot be compared.
+    let stdout = run(["verify", text(&out)]).stdout;
+    let words = "model.safetensors: SHA-256 matches; there is no usable checkpoint to compare it with";
+    assert!(stdout.contains(words) && !stdout.contains("up to epoch"), "{stdout}");
     fail(1, resume, &["checkpoint.safetensors", "does not match its SHA-256", "--init"]);
     fail(1, ["verify", text(&path)], &["is not a folder"]);
+    fs::remove_file(&path).expect("removed");
+    let stdout = run(["verify", text(&out)]).stdout;
+    assert!(stdout.contains(words), "{stdout}");
 }
 
 /// A checkpoint of the first version, without digest and settings, continues to the same weights.

@@ -129,7 +129,7 @@ fn resuming_refuses_settings_that_would_change_the_results() {
     succeed(["train", "--resume", name, "--no-cutout", "--no-momentum", "--no-flip", "--max-steps", "3", "--quiet"]);
     resume(&["--ema", "0.5"], &["--ema 0.5 contradicts", "does not use it"]);
     fs::write(out.join("checkpoint.safetensors"), b"junk").expect("write");
-    resume(&[], &["checkpoint.safetensors", "damaged", "--init"]);
+    resume(&[], &["checkpoint.safetensors", "is plain text", "--init"]);
     fs::write(out.join("config.toml"), b"junk").expect("write");
     resume(&[], &["config.toml", "damaged"]);
     fail(1, ["train", "--resume", "no/such/folder"], &["--resume no/such/folder"]);

@@ -12,7 +12,11 @@ use crate::support::program::{binary, succeed};
 /// Starts a run of many epochs.
 #[cfg(unix)]
 fn start(out: &std::path::Path, more: &[&str]) -> Child {
-    let args = short_run(out, &[&["--epochs", "200", "--log-steps"], more].concat());
+    start_program(&short_run(out, &[&["--epochs", "200", "--log-steps"], more].concat()))
+}
+
+#[cfg(unix)]
+fn start_program(args: &[&str]) -> Child {
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     // If a script runs the tests in the background, they inherit an ignored SIGINT, which the program would keep.
@@ -175,14 +179,16 @@ fn an_ignored_signal_stays_ignored() {
 fn a_second_signal_ends_a_run_without_a_save() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut unsaved = 0;
-    for number in 0..5 {
+    for number in 0..3 {
         let out = folder.path().join(number.to_string());
-        // A step takes long enough for two signals.
-        let child = start(&out, &["--batch-size", "20000"]);
+        // A step takes long enough for three signals.
+        let mut args = short_run(&out, &["--batch-size", "2000", "--threads", "1"]);
+        args[4] = "mnist-cnn";
+        let child = start_program(&args);
         wait_until(Duration::from_millis(20), || out.join("model.safetensors").exists());
         std::thread::sleep(Duration::from_millis(100));
         send("-INT", &child);
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(1100));
         send("-TERM", &child);
         let output = child.wait_with_output().expect("it ends");
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -199,6 +205,24 @@ fn a_second_signal_ends_a_run_without_a_save() {
         succeed(["verify", out.to_str().expect("UTF-8")]);
     }
     assert!(unsaved > 0, "every step ended between the signals");
+}
+
+/// `timeout` sends its signal to the process and to its group.
+#[cfg(unix)]
+#[test]
+fn a_signal_that_is_sent_twice_is_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    let mut args = short_run(&out, &["--batch-size", "2000", "--threads", "1"]);
+    args[4] = "mnist-cnn";
+    let child = start_program(&args);
+    wait_until(Duration::from_millis(20), || out.join("model.safetensors").exists());
+    send("-TERM", &child);
+    std::thread::sleep(Duration::from_millis(50));
+    send("-TERM", &child);
+    let output = child.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
 }
 
 /// Before there is anything to save, a signal ends the process at once.

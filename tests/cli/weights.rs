@@ -70,8 +70,57 @@ fn a_cut_or_foreign_configuration_is_an_error() {
     fs::copy(other.join("config.toml"), &config).expect("copied");
     let words = ["config.toml is the configuration of another run", "move them to another folder"];
     fail(1, ["eval", "--device", "cpu", "--weights", text(&weights)], &words);
+    fs::remove_file(&config).and_then(|()| fs::create_dir(&config)).expect("a folder");
+    fail(1, ["eval", "--device", "cpu", "--weights", text(&weights)], &["config.toml", "it is not a file"]);
+    fs::remove_dir(&config).expect("removed");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("nowhere", &config).expect("a link");
+        let words = ["config.toml", "a link to a file that does not exist"];
+        fail(1, ["eval", "--device", "cpu", "--weights", text(&weights)], &words);
+        fs::remove_file(&config).expect("removed");
+    }
     fs::write(&config, &whole).expect("write");
     succeed(["eval", "--device", "cpu", "--weights", text(&weights)]);
+}
+
+/// Writes the file without its digest, after `change` to its description.
+fn rewrite(from: &Path, to: &Path, change: impl FnOnce(&mut Value)) {
+    let bytes = fs::read(from).expect("read");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut description = parse(&weights_description(from).expect("read").expect("a description"));
+    change(&mut description);
+    let metadata = std::collections::HashMap::from([("cnn-cuda.weights".to_string(), description.to_string())]);
+    fs::write(to, safetensors::serialize(file.tensors(), Some(metadata)).expect("serialised")).expect("write");
+}
+
+#[test]
+fn a_described_file_that_another_program_changed_is_used_with_a_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (out, changed) = (folder.path().join("run"), folder.path().join("changed.safetensors"));
+    train(&out, &["--max-steps", "1", "--quiet"]);
+    let picture = picture(folder.path());
+    let eval = ["eval", "--device", "cpu", "--weights", text(&changed)];
+    let predict = ["predict", "--device", "cpu", "--weights", text(&changed), text(&picture)];
+    rewrite(&out.join("model.safetensors"), &changed, |_| ());
+    for args in [&eval[..], &predict] {
+        let ran = succeed(args);
+        assert_eq!(ran.stderr.matches("changed.safetensors has no SHA-256").count(), 1, "{}", ran.stderr);
+    }
+    // A description that contradicts the data set or the tensors is refused by both.
+    let contradictions: [(&dyn Fn(&mut Value), [&str; 2]); 3] = [
+        (
+            &|it| it["input"]["classes"].as_array_mut().expect("names").truncate(5),
+            ["trained for 5 classes, but digits has 10", "fc3.weight"],
+        ),
+        (&|it| it["input"]["height"] = 64.into(), ["images of 1×64×28", "fc1.weight"]),
+        (&|it| it["model"] = "nosuch".into(), ["changed.safetensors is described as weights of a network"; 2]),
+    ];
+    for (change, words) in contradictions {
+        rewrite(&out.join("model.safetensors"), &changed, change);
+        fail(1, eval, &words[..1]);
+        fail(1, predict, &words[1..]);
+    }
 }
 
 /// PyTorch's files describe nothing.
@@ -98,6 +147,12 @@ fn what_is_assumed_about_other_weights_is_said() {
         assert!(ran.stderr.contains(words), "{words:?} is missing from: {}", ran.stderr);
     }
     assert!(!ran.stderr.contains("--model"), "{}", ran.stderr);
-    // Without --model, the error follows the assumption that caused it.
-    fail(1, predict, &["the network is mnist-cnn (--model)", "layer1.0.weight of mnist-cnn is missing"]);
+    // Assumptions are said of weights that could be read.
+    for args in [&predict[..], &["eval", "--device", "cpu", "--dataset", "digits", "--weights", text(&weights)]] {
+        let message = fail(1, args, &["layer1.0.weight of mnist-cnn is missing", "See --model"]);
+        assert!(!message.contains("assumed"), "{message}");
+    }
+    fs::write(&weights, [0xf3; 99]).expect("write");
+    let message = fail(1, eval, &["truncated or damaged"]);
+    assert!(!message.contains("assumed"), "{message}");
 }

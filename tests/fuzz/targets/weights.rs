@@ -10,6 +10,6 @@ fuzz_target!(|data: &[u8]| {
         let _ = load_weights(path, network());
         let _ = load_pretrained(path, network(), 0);
         let _ = weights_description(path);
-        let _ = inspect_weights(path, path);
+        let _ = inspect_weights(path, Some(path));
     });
 });
