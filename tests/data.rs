@@ -8,6 +8,7 @@ mod fetch;
 mod folder;
 mod idx;
 mod layout;
+mod members;
 mod mnist;
 mod streamed;
 

@@ -20,7 +20,7 @@ use crate::report::Confusion;
 use crate::report::stream::{Stdout, write_json};
 use crate::settings::{
     DataSettings, DeviceSettings, Given, InputRecord, ModelSettings, PictureSettings, RetiredFlags, RunConfig,
-    UsageError, absolute_path, bounds, build_network, check_dataset, defaults, usage,
+    UsageError, bounds, build_network, check_dataset, defaults, usage,
 };
 use crate::shape::Shape;
 use crate::train::Evaluator;
@@ -99,12 +99,11 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     }
     args.pictures.0.check(name)?;
     check_split(args, config, name)?;
-    let own_folder = given.folder.folder();
     if given.dataset.is_some() || given.folder.data.is_some() || !options.folder.is_dir() {
-        options.folder.clone_from(&own_folder);
+        options.folder = given.folder.folder();
     }
-    // A folder that only the weights' config.toml names is read, but nothing is written to it.
-    options.download = absolute_path(&options.folder)? == absolute_path(&own_folder)?;
+    // A set that only a file names is read, but not downloaded.
+    options.download = given.dataset.is_some();
     let trained = config.and_then(|config| config.record.input.as_ref()).map(InputRecord::shape);
     if let Some(trained) = trained {
         options.pictures.image_size = Some((trained.height, trained.width));

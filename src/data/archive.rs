@@ -7,12 +7,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::rc::Rc;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use flate2::read::MultiGzDecoder;
 use lzma_rust2::XzReader;
-use tar::{Archive, Entry, EntryType, PaxExtensions};
+use tar::{Archive, EntryType, GnuExtSparseHeader, GnuHeader};
 
-use crate::files::{name_of, printable};
+use super::member::{Extended, Kind, Member, damaged, long_name, member};
 
 const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
 const XZ_MAGIC: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
@@ -22,12 +22,6 @@ const ZIP_MAGICS: [&[u8]; 2] = [b"PK\x03\x04", b"PK\x05\x06"];
 const HEADER_LEN: usize = 512;
 /// Bounds the memory that an xz header can request. `xz -9` needs 64 MiB.
 const XZ_MEMORY_KIB: u32 = 256 << 10;
-/// The longest extended header that is accepted, in bytes.
-const MAX_HEADER: u64 = 64 << 10;
-/// The longest path of a member or of the target of a link, in bytes, as on Linux.
-const MAX_PATH: usize = 4096;
-/// The deepest nesting of folders. Deeper ones are a loop or not a data set.
-pub const MAX_DEPTH: usize = 32;
 /// The most members, extended headers included.
 const MAX_MEMBERS: u64 = 10_000_000;
 /// A compressed archive may have this many bytes when it is unpacked, and `MAX_RATIO` more for each of its own. Pictures
@@ -37,31 +31,6 @@ const MAX_RATIO: u64 = 64;
 /// The most padding to read after the end-of-archive marker: archives are padded to whole tape records.
 const MAX_PADDING: u64 = 1 << 20;
 
-/// The type of a member.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    File,
-    Folder,
-    /// A hard link to an earlier member, with the parts of its path.
-    HardLink(Vec<String>),
-    /// A symbolic link with its target, which may be anything.
-    SymbolicLink(String),
-    /// A device.
-    Other,
-    /// A member whose path points outside the archive; the path for messages.
-    Outside(String),
-}
-
-/// A member of an archive.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// The components of its path, without `.`; empty if the name is not a plain relative path.
-    pub parts: Vec<String>,
-    pub kind: Kind,
-    /// The size of its content in bytes.
-    pub size: u64,
-}
-
 /// Whether the path has the extension of an archive that [`for_each`] reads.
 pub fn is_archive(path: &Path) -> bool {
     let name = path.to_string_lossy().to_lowercase();
@@ -69,8 +38,8 @@ pub fn is_archive(path: &Path) -> bool {
 }
 
 /// Calls `visit` for every member in the archive's order, with a reader of the member's content, until it breaks off.
-/// `visit` may leave the content unread. The archive is not trusted: the number of members, the length and depth of their
-/// paths, and the unpacked size are limited.
+/// `visit` may leave the content unread. The archive is not trusted: the number of members, the length of their paths and
+/// the unpacked size are limited, and a path that is too deep is cut.
 ///
 /// # Errors
 /// If the file cannot be read, is not a supported archive, is truncated or damaged, exceeds a limit, or `visit` fails.
@@ -113,6 +82,24 @@ fn decompress(file: File, length: u64, exceeded: &Rc<Cell<bool>>) -> Result<Box<
     Ok(Box::new(Limited { source, left: MAX_UNPACKED + length * MAX_RATIO, exceeded: Rc::clone(exceeded) }))
 }
 
+/// What follows in an archive after the members that [`walk_plain`] has visited.
+enum Next {
+    /// Nothing: `visit` broke off.
+    Break,
+    /// The end-of-archive marker.
+    End,
+    /// The content of a member whose header does not say its whole length.
+    Content(Member, Layout),
+}
+
+/// How the content of a member is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    Plain,
+    /// After further blocks of the map of a sparse file.
+    AfterMap,
+}
+
 fn walk(
     mut source: Box<dyn Read>,
     mut visit: impl FnMut(&Member, &mut dyn Read) -> Result<ControlFlow<()>>,
@@ -123,23 +110,17 @@ fn walk(
     ensure!(first.is_empty() || starts_tar(&first), "this is not a tar archive (.tar, .tar.gz or .tar.xz)");
     let source: Box<dyn Read> = Box::new(Cursor::new(first).chain(source));
     let zeros = Rc::new(Cell::new(0));
-    let mut archive = Archive::new(TrailingZeros { source, zeros: Rc::clone(&zeros) });
-    // In raw mode the entries of long names are visible, so their size can be limited here.
-    let entries = archive.entries().map_err(damaged)?.raw(true);
-    let (mut extended, mut members) = (Extended::default(), 0_u64);
-    for entry in entries {
-        let mut entry = entry.map_err(damaged)?;
-        members += 1;
-        ensure!(members <= MAX_MEMBERS, "it has more than {MAX_MEMBERS} members");
-        match entry.header().entry_type() {
-            EntryType::GNULongName => extended.path = Some(long_name(&mut entry)?),
-            EntryType::GNULongLink => extended.link = Some(long_name(&mut entry)?),
-            EntryType::XHeader => extended.read_pax(&mut entry)?,
-            EntryType::XGlobalHeader => {}
-            _ => {
-                let member = member(&entry, std::mem::take(&mut extended))?;
-                let mut content = Content { remaining: entry.size(), source: &mut entry };
-                if visit(&member, &mut content)?.is_break() {
+    let mut rest = TrailingZeros { source, zeros: Rc::clone(&zeros) };
+    let mut members = 0;
+    loop {
+        let mut archive = Archive::new(rest);
+        let next = walk_plain(&mut archive, &mut members, &mut visit)?;
+        rest = archive.into_inner();
+        match next {
+            Next::Break => return Ok(()),
+            Next::End => break,
+            Next::Content(member, layout) => {
+                if visit_content(&mut rest, &member, layout, &mut visit)?.is_break() {
                     return Ok(());
                 }
             }
@@ -147,10 +128,71 @@ fn walk(
     }
     ensure!(members > 0, "it is empty");
     // A decompressor verifies its checksum only at the end of the stream.
-    let mut rest = archive.into_inner();
     io::copy(&mut rest.by_ref().take(MAX_PADDING), &mut io::sink()).map_err(damaged)?;
     ensure!(zeros.get() >= 512, "it is cut off: the end-of-archive marker is missing; copy or download it again");
     Ok(())
+}
+
+/// Visits members up to one whose content the reader cannot find.
+fn walk_plain<R: Read>(
+    archive: &mut Archive<R>,
+    members: &mut u64,
+    visit: &mut impl FnMut(&Member, &mut dyn Read) -> Result<ControlFlow<()>>,
+) -> Result<Next> {
+    // In raw mode the entries of long names are visible, so their size can be limited here.
+    let entries = archive.entries().map_err(damaged)?.raw(true);
+    let mut extended = Extended::default();
+    for entry in entries {
+        let mut entry = entry.map_err(damaged)?;
+        *members += 1;
+        ensure!(*members <= MAX_MEMBERS, "it has more than {MAX_MEMBERS} members");
+        match entry.header().entry_type() {
+            EntryType::GNULongName => extended.path = Some(long_name(&mut entry)?),
+            EntryType::GNULongLink => extended.link = Some(long_name(&mut entry)?),
+            EntryType::XHeader => extended.read_pax(&mut entry)?,
+            EntryType::XGlobalHeader => {}
+            _ => {
+                let member = member(&entry, std::mem::take(&mut extended))?;
+                if entry.header().as_gnu().is_some_and(GnuHeader::is_extended) && member.kind == Kind::Sparse {
+                    return Ok(Next::Content(member, Layout::AfterMap));
+                }
+                // In raw mode an extended header does not change the size.
+                if member.size != entry.size() {
+                    return Ok(Next::Content(member, Layout::Plain));
+                }
+                let mut content = Content { remaining: entry.size(), source: &mut entry };
+                if visit(&member, &mut content)?.is_break() {
+                    return Ok(Next::Break);
+                }
+            }
+        }
+    }
+    Ok(Next::End)
+}
+
+/// Visits a member whose content comes next, and leaves the reader at the next member.
+fn visit_content(
+    source: &mut impl Read,
+    member: &Member,
+    layout: Layout,
+    visit: &mut impl FnMut(&Member, &mut dyn Read) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
+    let mut more_map = layout == Layout::AfterMap;
+    while more_map {
+        let mut map = GnuExtSparseHeader::new();
+        source.read_exact(map.as_mut_bytes()).map_err(damaged)?;
+        more_map = map.is_extended();
+    }
+    let mut content = source.by_ref().take(member.size);
+    if visit(member, &mut Content { remaining: member.size, source: &mut content })?.is_break() {
+        return Ok(ControlFlow::Break(()));
+    }
+    // Members are padded to whole blocks.
+    let left = u128::from(content.limit()) + u128::from(member.size.wrapping_neg() % HEADER_LEN as u64);
+    let left = u64::try_from(left).unwrap_or(u64::MAX);
+    let skipped = io::copy(&mut source.take(left), &mut io::sink()).map_err(damaged)?;
+    ensure!(skipped == left, damaged(io::ErrorKind::UnexpectedEof.into()));
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Whether a file that begins with these bytes is a tar archive: its first header has the magic of POSIX and GNU tar or,
@@ -164,107 +206,6 @@ fn starts_tar(first: &[u8]) -> bool {
     let sum = before.iter().chain(after).map(|&byte| u32::from(byte)).sum::<u32>() + 8 * u32::from(b' ');
     let stated = u32::from_str_radix(String::from_utf8_lossy(checksum).trim_matches(['\0', ' ']), 8);
     first[257..].starts_with(b"ustar") || stated == Ok(sum) || first.iter().all(|&byte| byte == 0)
-}
-
-/// What extended headers say of the next member.
-#[derive(Default)]
-struct Extended {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    sparse: bool,
-}
-
-impl Extended {
-    fn read_pax<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<()> {
-        let bytes = read_header(entry)?;
-        for extension in PaxExtensions::new(&bytes) {
-            let extension = extension.map_err(damaged)?;
-            match extension.key_bytes() {
-                b"path" => self.path = Some(extension.value_bytes().to_vec()),
-                b"linkpath" => self.link = Some(extension.value_bytes().to_vec()),
-                b"size" => bail!("one of its members is larger than 8 GiB and cannot be a picture"),
-                key => self.sparse |= key.starts_with(b"GNU.sparse."),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// # Errors
-/// If a path is too long or too deep, or the member is a sparse file.
-fn member<R: Read>(entry: &Entry<'_, R>, extended: Extended) -> Result<Member> {
-    let header = entry.header();
-    let name = extended.path.unwrap_or_else(|| header.path_bytes().into_owned());
-    check_path(&name)?;
-    let shown = || printable(&name_of(&name)).into_owned();
-    let is_sparse = extended.sparse || header.entry_type() == EntryType::GNUSparse;
-    ensure!(!is_sparse, "{} is stored as a sparse file, which is not supported; pack it without --sparse", shown());
-    let target = || -> Result<Vec<u8>> {
-        let target = extended.link.or_else(|| header.link_name_bytes().map(Into::into)).unwrap_or_default();
-        check_path(&target)?;
-        Ok(target)
-    };
-    let parts = plain_parts(&name);
-    let kind = match header.entry_type() {
-        _ if parts.is_none() => Kind::Outside(shown()),
-        // Tar before POSIX had no type for folders.
-        EntryType::Regular if name.ends_with(b"/") => Kind::Folder,
-        EntryType::Regular | EntryType::Continuous => Kind::File,
-        EntryType::Directory => Kind::Folder,
-        EntryType::Symlink => Kind::SymbolicLink(parts_of(&target()?).join("/")),
-        EntryType::Link => {
-            let target = target()?;
-            // A path that leads out of the archive is none of its members.
-            Kind::HardLink(plain_parts(&target).unwrap_or_else(|| vec![name_of(&target)]))
-        }
-        _ => Kind::Other,
-    };
-    Ok(Member { parts: parts.unwrap_or_default(), kind, size: entry.size() })
-}
-
-/// Checked before a path is split: thousands of levels take more time than they are worth.
-fn check_path(path: &[u8]) -> Result<()> {
-    let shown = || name_of(&path[..path.len().min(60)]);
-    ensure!(path.len() <= MAX_PATH, "the path {}… of a member is longer than {MAX_PATH} bytes", shown());
-    // The archive's own top-level folder and the member itself come on top.
-    let parts = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".").count();
-    ensure!(parts <= MAX_DEPTH + 2, "{}… is more than {MAX_DEPTH} folders deep; move its pictures up", shown());
-    Ok(())
-}
-
-/// The parts of a path as text, with empty ones.
-fn parts_of(path: &[u8]) -> Vec<String> {
-    path.split(|&byte| byte == b'/').map(name_of).collect()
-}
-
-/// The components of a relative path, without `.`; `None` if the path is absolute or contains `..` or a NUL byte.
-fn plain_parts(path: &[u8]) -> Option<Vec<String>> {
-    if path.starts_with(b"/") || path.contains(&0) {
-        return None;
-    }
-    let parts: Vec<String> = parts_of(path).into_iter().filter(|part| !part.is_empty() && part != ".").collect();
-    (!parts.iter().any(|part| part == "..")).then_some(parts)
-}
-
-fn long_name<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>> {
-    let mut name = read_header(entry)?;
-    while name.last() == Some(&0) {
-        name.pop();
-    }
-    Ok(name)
-}
-
-fn read_header<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>> {
-    ensure!(entry.size() <= MAX_HEADER, "a member's name has {} bytes; the archive is damaged", entry.size());
-    let mut header = Vec::new();
-    entry.read_to_end(&mut header).map_err(damaged)?;
-    Ok(header)
-}
-
-/// Explains a failure to read the bytes of an archive.
-fn damaged(error: io::Error) -> anyhow::Error {
-    let cause = error.to_string();
-    anyhow!("it is cut off, damaged, or not a .tar, .tar.gz or .tar.xz archive ({cause}); copy or download it again")
 }
 
 /// A reader that fails after `left` bytes.

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use super::archive::{self, Kind};
+use super::archive;
 use super::fetch::{Checksum, Remote};
+use super::member::Kind;
 use super::{Dataset, LoadOptions, Split, fetch};
 use crate::shape::Shape;
 
@@ -104,22 +105,20 @@ impl CifarSet {
         if let Some(unpacked) = self.unpacked(folder) {
             loader.read_folder(&unpacked)?;
         } else {
-            let shown = folder.display();
-            if self.packed(folder).is_none() && options.download {
-                tracing::info!("{shown} lacks {}; downloading", self.title);
-                fetch::fetch(self.name, folder, options.progress)?;
-            }
-            let Some(path) = self.packed(folder) else {
-                let (title, by_hand) = (self.title, self.by_hand(folder));
-                if let Some(python) = self.python(folder) {
-                    bail!(
-                        "{} is the Python version of {title}, but the binary version is read; run `cnn-cuda fetch {}`, or {by_hand}",
-                        python.display(),
-                        self.name
-                    )
+            if self.packed(folder).is_none() {
+                // Who has the Python version may not want to download the other one.
+                if let Some((_, reason)) = self.foreign(folder) {
+                    bail!("{reason}, or {}", self.by_hand(folder));
                 }
-                bail!("there is no {title} in {shown}; run `cnn-cuda fetch {}`, or {by_hand}", self.name)
-            };
+                if options.download {
+                    tracing::info!("{} lacks {}; downloading", folder.display(), self.title);
+                    fetch::fetch(self.name, folder, options.progress)?;
+                }
+            }
+            let path = self.packed(folder).with_context(|| {
+                let (title, shown, run) = (self.title, folder.display(), fetch::command(self.name, folder));
+                format!("there is no {title} in {shown}; {run}, or {}", self.by_hand(folder))
+            })?;
             loader.read_archive(&path)?;
         }
         loader.finish()
@@ -137,16 +136,20 @@ impl CifarSet {
         [folder.join(self.name).join(self.archive), folder.join(self.archive)].into_iter().find(|path| path.exists())
     }
 
-    /// The archive or folder of the Python version, if it exists.
-    fn python(&self, folder: &Path) -> Option<PathBuf> {
+    /// The archive or folder of the Python version in the data folder `folder`, if it exists, and what to do instead of
+    /// reading it.
+    pub fn foreign(&self, folder: &Path) -> Option<(PathBuf, String)> {
         let places = [folder.join(self.name), folder.into()];
-        let candidates = places.iter().flat_map(|place| self.python.map(|name| place.join(name)));
-        candidates.into_iter().find(|path| path.exists())
+        let mut candidates = places.iter().flat_map(|place| self.python.map(|name| place.join(name)));
+        let found = candidates.find(|path| path.exists())?;
+        let (shown, title, run) = (found.display(), self.title, fetch::command(self.name, folder));
+        let reason = format!("{shown} is the Python version of {title}, but the binary version is read; {run}");
+        Some((found, reason))
     }
 
-    /// Any of the set's files in the data folder `folder`, in whatever version.
+    /// Any of the set's files in the data folder `folder`.
     pub fn found(&self, folder: &Path) -> Option<PathBuf> {
-        self.unpacked(folder).or_else(|| self.packed(folder)).or_else(|| self.python(folder))
+        self.unpacked(folder).or_else(|| self.packed(folder))
     }
 
     /// The data files with their numbers of records; the test file is last.
@@ -218,6 +221,9 @@ impl Loader {
             [.., file] if member.kind == Kind::File => {
                 self.read_file(file, member.size, BufReader::new(content)).with_context(|| file.clone())?;
                 Ok(ControlFlow::Continue(()))
+            }
+            [.., file] if member.kind == Kind::Sparse && self.set.files().any(|(name, _)| name == file) => {
+                bail!("{file} is stored as a sparse file, which is not supported; download the archive again")
             }
             _ => Ok(ControlFlow::Continue(())),
         })

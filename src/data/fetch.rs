@@ -65,6 +65,11 @@ fn mirror_variable(set: &str) -> String {
     format!("CNN_CUDA_{}_MIRROR", set.to_uppercase().replace('-', "_"))
 }
 
+/// Tells users to download the data set `set` into `folder`.
+pub(crate) fn command(set: &str, folder: &Path) -> String {
+    format!("run `cnn-cuda fetch {set} --data {}`", folder.display())
+}
+
 impl Download {
     /// Uses the mirrors in the set's environment variable, or the built-in ones if it is not set.
     pub fn new(set: &str, progress: bool) -> Self {
@@ -98,6 +103,7 @@ pub fn fetch_from(download: &Download, set: &str, folder: &Path) -> Result<()> {
         if is_present(&file, set)? {
             continue;
         }
+        mirrors.iter().flatten().try_for_each(|mirror| check_mirror(mirror, set))?;
         let mirrors = mirrors.get_or_insert_with(|| file.mirrors.iter().map(|mirror| (*mirror).to_string()).collect());
         let mut partial = Partial::open(&file.path)?;
         if let Err(error) = download_file(download, set, mirrors, &file, &mut partial, deadline) {
@@ -185,9 +191,31 @@ fn download_file(
     )
 }
 
+/// The part of a URL after `http://`.
+fn without_scheme(address: &str) -> &str {
+    address.split_once("://").map_or(address, |(_, rest)| rest)
+}
+
+/// # Errors
+/// If the URL of a folder has a query or a fragment, to which no file's name can be added, or a slash in its user or
+/// password. Secrets may be in all of them, so the URL is not printed.
+fn check_mirror(mirror: &str, set: &str) -> Result<()> {
+    let variable = mirror_variable(set);
+    ensure!(
+        !mirror.contains(['?', '#']),
+        "a URL in {variable} contains ? or #; give the URL of a folder, and write ? in a password as %3F, # as %23"
+    );
+    let (authority, path) = without_scheme(mirror).split_once('/').unwrap_or((without_scheme(mirror), ""));
+    ensure!(
+        !path.contains('@') || !authority.contains([':', '@']),
+        "a URL in {variable} contains / before @; write / in a password as %2F, and @ in a path as %40"
+    );
+    Ok(())
+}
+
 /// The text with the user and password of the URL `address` replaced by `***`, wherever they occur in it.
 fn without_password(text: &str, address: &str) -> String {
-    let authority = address.split_once("://").map_or(address, |(_, rest)| rest).split(['/', '?', '#']).next();
+    let authority = without_scheme(address).split('/').next();
     match authority.and_then(|authority| authority.rsplit_once('@')) {
         Some((user, _)) if !user.is_empty() => printable(&text.replace(user, "***")).into_owned(),
         _ => printable(text).into_owned(),

@@ -69,7 +69,7 @@ fn find_or_fetch(set: &IdxSet, options: &LoadOptions) -> Result<Paths> {
     } else {
         format!("some {title} files are missing in {shown}: {}", missing.join(", "))
     };
-    bail!("{what}; run `cnn-cuda fetch {}`, or {}", set.name, set.by_hand(folder))
+    bail!("{what}; {}, or {}", fetch::command(set.name, folder), set.by_hand(folder))
 }
 
 fn find(set: &IdxSet, folder: &Path) -> Option<Paths> {

@@ -12,6 +12,7 @@ pub mod idx;
 mod ink;
 mod jpeg;
 mod jpeg_scan;
+mod member;
 mod mnist;
 mod mnist_files;
 mod partial;
@@ -23,7 +24,7 @@ mod streamed;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 pub use folder::PictureOptions;
 pub use streamed::{Residency, Streamed};
@@ -46,6 +47,8 @@ pub struct NamedDataset {
     remotes: Option<fn(&Path) -> Vec<Remote>>,
     /// Finds any of the set's files in a data folder.
     found: fn(&Path) -> Option<PathBuf>,
+    /// Finds files of the set in a version that is not read, and says what to do.
+    foreign: fn(&Path) -> Option<(PathBuf, String)>,
 }
 
 /// All built-in data sets.
@@ -55,26 +58,36 @@ pub static TABLE: &[NamedDataset] = &[
         load: mnist::load_mnist,
         remotes: Some(|folder| MNIST.remotes(folder)),
         found: |folder| MNIST.found(folder),
+        foreign: |_| None,
     },
     NamedDataset {
         name: "fashion-mnist",
         load: mnist::load_fashion_mnist,
         remotes: Some(|folder| FASHION_MNIST.remotes(folder)),
         found: |folder| FASHION_MNIST.found(folder),
+        foreign: |_| None,
     },
     NamedDataset {
         name: "cifar10",
         load: cifar::load_cifar10,
         remotes: Some(|folder| CIFAR10.remotes(folder)),
         found: |folder| CIFAR10.found(folder),
+        foreign: |folder| CIFAR10.foreign(folder),
     },
     NamedDataset {
         name: "cifar100",
         load: cifar::load_cifar100,
         remotes: Some(|folder| CIFAR100.remotes(folder)),
         found: |folder| CIFAR100.found(folder),
+        foreign: |folder| CIFAR100.foreign(folder),
     },
-    NamedDataset { name: "digits", load: |_| Ok(digits::generate()), remotes: None, found: |_| None },
+    NamedDataset {
+        name: "digits",
+        load: |_| Ok(digits::generate()),
+        remotes: None,
+        found: |_| None,
+        foreign: |_| None,
+    },
 ];
 
 /// The names of all built-in data sets.
@@ -177,6 +190,11 @@ fn refuse_named_set(path: &Path) -> Result<()> {
                 folder.display(),
                 name = set.name
             );
+            if let Some((file, reason)) = (set.foreign)(folder)
+                && file.starts_with(path)
+            {
+                bail!("{reason} and use --dataset {} --data {}", set.name, folder.display());
+            }
         }
     }
     Ok(())

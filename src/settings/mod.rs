@@ -22,9 +22,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 pub use augmentation::AugmentationSettings;
-pub use data::{
-    DataFolder, DataSettings, NormalisationSettings, PictureSettings, absolute_path, check_dataset, short_name,
-};
+pub use data::{DataFolder, DataSettings, NormalisationSettings, PictureSettings, check_dataset, short_name};
 pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
 pub use file::{InputRecord, SettingsFile};
 pub use layers::{Given, Layer, defaults};

@@ -83,9 +83,9 @@ fn control_characters_of_names_are_printed_escaped() {
     assert_eq!((&predicted["image"], &predicted["classes"][0]["class"]), (&text(&picture).into(), &classes[1].into()));
 }
 
-/// A file from elsewhere could otherwise name any folder.
+/// A file from elsewhere could otherwise name any set and any folder.
 #[test]
-fn eval_does_not_download_into_a_folder_that_only_config_toml_names() {
+fn eval_does_not_download_what_only_a_file_names() {
     let folder = tempfile::tempdir().expect("a folder");
     let (out, elsewhere) = (folder.path().join("run"), folder.path().join("elsewhere"));
     train(&out, &["--max-steps", "1", "--quiet"]);
@@ -110,7 +110,10 @@ fn eval_does_not_download_into_a_folder_that_only_config_toml_names() {
         refused.stderr
     );
     assert_eq!(fs::read_dir(&elsewhere).expect("read").count(), 0);
-    let wanted = eval(&["--data", text(&elsewhere)]);
+    assert!(refused.stderr.contains(&format!("run `cnn-cuda fetch mnist --data {}`", text(&elsewhere))));
+    let refused = eval(&["--data", text(&elsewhere)]);
+    assert!(refused.stderr.contains("there are no MNIST files in") && !refused.stderr.contains("downloading"));
+    let wanted = eval(&["--dataset", "mnist", "--data", text(&elsewhere)]);
     assert!(wanted.stderr.contains("cannot download"), "{}", wanted.stderr);
 }
 

@@ -110,6 +110,19 @@ fn cifar10_is_read_from_folders_and_archives() {
 }
 
 #[test]
+fn a_sparse_file_in_an_archive_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut builder = tar::Builder::new(File::create(folder.path().join("cifar-10-binary.tar.gz")).unwrap());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::GNUSparse);
+    header.set_size(4);
+    builder.append_data(&mut header, "cifar-10-batches-bin/test_batch.bin", &b"data"[..]).unwrap();
+    builder.finish().unwrap();
+    let words = ["cifar-10-binary.tar.gz", "test_batch.bin is stored as a sparse file"];
+    assert_contains(&message(load("cifar10", folder.path())), &words);
+}
+
+#[test]
 fn errors_name_the_damaged_file() {
     let folder = tempfile::tempdir().unwrap();
     let place = folder.path().join("cifar-10-batches-bin");
@@ -214,6 +227,17 @@ fn the_python_version_and_a_folder_of_the_set_are_named() {
         let words =
             [place, "is the Python version of CIFAR-10, but the binary version is read", "cnn-cuda fetch cifar10"];
         assert_contains(&message(load("cifar10", folder.path())), &words);
+        // Nothing is downloaded in its place.
+        let download = data::LoadOptions { download: true, ..offline(folder.path()) };
+        let refused = message(data::load("cifar10", &download));
+        assert_contains(&refused, &words);
+        assert!(!refused.contains("cannot download"), "{refused}");
+        let path = folder.path().join(place);
+        let advice = format!("--dataset cifar10 --data {}", path.parent().unwrap().display());
+        assert_contains(
+            &message(load(path.to_str().unwrap(), Path::new("unused"))),
+            &[&words[..], &[&advice]].concat(),
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     write_cifar10(&folder.path().join("cifar10/cifar-10-batches-bin"));

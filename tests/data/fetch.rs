@@ -228,6 +228,23 @@ fn passwords_in_urls_are_not_printed() {
     }
 }
 
+/// A file's name would be added to the query, and secrets may be anywhere in such a URL.
+#[test]
+fn mirrors_with_a_query_or_a_slash_in_the_password_are_refused_unseen() {
+    for (mirror, words) in [
+        ("http://127.0.0.1:1/x/?token=secret", "CNN_CUDA_MNIST_MIRROR contains ? or #"),
+        ("http://user:se?cret@127.0.0.1:1/", "%3F"),
+        ("http://alice:p@ss/secret@127.0.0.1:1/", "contains / before @"),
+        ("http://alice:pass/secret@127.0.0.1:1/", "%2F"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = failure(folder.path(), &["http://127.0.0.1:2/", mirror]);
+        assert_contains(&text, &[words]);
+        assert!(!text.contains("secret") && !text.contains("alice") && !text.contains("user"), "{text}");
+    }
+    assert_contains(&failure(tempfile::tempdir().unwrap().path(), &["http://localhost/set@1/"]), &["localhost/set@1/"]);
+}
+
 #[test]
 fn a_file_with_too_large_a_content_length_is_refused() {
     let mirror = serve(|_, stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n"));

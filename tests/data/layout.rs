@@ -69,7 +69,7 @@ fn folders_that_look_like_splits_under_other_names_are_an_error() {
     for (first, second) in [("alpha", "beta"), ("train", "holdout"), ("pics", "test")] {
         let folder = tempfile::tempdir().unwrap();
         write_set(folder.path(), &[first, second], &["c", "d", "o"]);
-        let words = ["hold the same folders (c, d, o)", first, second, "name them train and test"];
+        let words = ["hold folders of the same name (c, d, o)", first, second, "name them train and test"];
         assert_contains(&message(load_both(folder.path())), &words);
     }
     for (first, second) in [("Train", "train"), ("train", "training"), ("test", "Test")] {
@@ -77,6 +77,40 @@ fn folders_that_look_like_splits_under_other_names_are_an_error() {
         write_set(folder.path(), &["train", first, second], &["c", "d"]);
         assert_contains(&message(load(folder.path())), &["could be the same split", first, second]);
     }
+}
+
+/// With a picture beside the class folders, with a single class in both, and with the common classes after many others.
+#[test]
+fn a_class_folder_in_common_is_enough_to_look_like_splits() {
+    let refusal = |write: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path());
+        message(load_both(folder.path()))
+    };
+    let stray = refusal(&|root| {
+        write_set(root, &["trn", "tst"], &["c", "d"]);
+        write_gray(&root.join("trn/overview.png"), 1);
+        write_gray(&root.join("tst/overview.png"), 2);
+    });
+    assert_contains(&stray, &["the folders trn and tst hold folders of the same name (c, d)"]);
+    let single = refusal(&|root| {
+        write_set(root, &["train_x"], &["c", "d"]);
+        write_set(root, &["test_x"], &["d", "e"]);
+    });
+    let words = ["test_x and train_x hold folders of the same name (d)", "if they are classes, move all classes into"];
+    assert_contains(&single, &words);
+    let many = refusal(&|root| {
+        for class in 0..40 {
+            write_gray(&root.join(format!("trn/{class:03}/0.png")), class);
+            write_gray(&root.join(format!("tst/{:03}/0.png", class + 20)), class);
+        }
+    });
+    assert_contains(&many, &["trn and tst", "(020, 021, 022"]);
+    let besides_train = refusal(&|root| {
+        write_set(root, &["train"], &["c", "d"]);
+        write_set(root, &["holdout"], &["d", "e"]);
+    });
+    assert_contains(&besides_train, &["holdout and train", "name them train and test; if not, move one of them"]);
 }
 
 /// `train` is also a vehicle, and a class may have folders of its own.
@@ -87,7 +121,19 @@ fn classes_are_not_taken_for_splits() {
     assert_eq!(load_both(folder.path()).unwrap().classes, ["bus", "car", "train"]);
     let folder = tempfile::tempdir().unwrap();
     write_set(folder.path(), &["a", "b"], &["images"]);
+    write_gray(&folder.path().join("a/1.png"), 1);
+    assert_eq!(load_both(folder.path()).unwrap().classes, ["a", "b"]);
+    // Now they could be splits. The error says what to do if they are not.
     write_gray(&folder.path().join("b/masks/1.png"), 1);
+    let words = "a and b hold folders of the same name (images)";
+    assert_contains(&message(load_both(folder.path())), &[words, "move all classes into a new folder train"]);
+    fs::create_dir(folder.path().join("train")).unwrap();
+    for class in ["a", "b"] {
+        fs::rename(folder.path().join(class), folder.path().join("train").join(class)).unwrap();
+    }
+    assert_eq!(load_both(folder.path()).unwrap().classes, ["a", "b"]);
+    // Beside a training set, folders that are skipped may have folders in common.
+    write_set(folder.path(), &["boxes", "outlines"], &["x", "y"]);
     assert_eq!(load_both(folder.path()).unwrap().classes, ["a", "b"]);
 }
 
@@ -96,7 +142,9 @@ fn hidden_and_helper_folders_are_skipped() {
     let folder = tempfile::tempdir().unwrap();
     write_set(folder.path(), &["train", "test"], &["a", "b"]);
     let expected = load(folder.path()).unwrap();
-    for name in [".ipynb_checkpoints", "@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", ".git"] {
+    let dotted = [".ipynb_checkpoints", ".git"];
+    let helpers = ["@eaDir", "@EADIR", "__MACOSX", "lost+found", "$RECYCLE.BIN", "$Recycle.Bin", "#snapshot", "@tmp"];
+    for name in dotted.into_iter().chain(helpers) {
         for place in ["", "train", "train/a", "test"] {
             write_gray(&folder.path().join(place).join(name).join("0.png"), 200);
             write_gray(&folder.path().join(place).join(name).join("deep/0.png"), 200);
@@ -121,14 +169,14 @@ fn a_class_that_vanishes_is_an_error_that_names_it() {
                 fs::rename(&path, path.with_extension("webp")).unwrap();
             }
         }
-        let name = if splits.len() == 2 { "train/b" } else { "b" };
-        let webp = format!("the folder {name} holds no PNG or JPEG pictures, but 4 pictures in other formats (.webp)");
+        let name = if splits.len() == 2 { "folders test/b, train/b hold" } else { "folder b holds" };
+        let webp = format!("the {name} no PNG or JPEG pictures, but 4 pictures in other formats (.webp)");
         assert_contains(&message(load_both(folder.path())), &[&webp]);
         for split in splits {
             fs::remove_dir_all(class(split)).unwrap();
             fs::create_dir(class(split)).unwrap();
         }
-        let empty = format!("the folder {name} holds no PNG or JPEG pictures; add some, or remove it");
+        let empty = format!("the {name} no PNG or JPEG pictures; add some, or remove ");
         assert_contains(&message(load_both(folder.path())), &[&empty]);
         #[cfg(unix)]
         {
@@ -143,6 +191,24 @@ fn a_class_that_vanishes_is_an_error_that_names_it() {
             let _ = fs::remove_dir(class(split));
         }
         assert_eq!(load_both(folder.path()).unwrap().classes, ["a", "c"]);
+    }
+}
+
+#[test]
+fn a_class_that_vanishes_from_the_test_set_is_an_error_that_names_it() {
+    for trained in [&["a", "b"][..], &["a", "b", "c"]] {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), &["train"], trained);
+        write_set(folder.path(), &["test"], &["a", "b"]);
+        fs::create_dir(folder.path().join("test/c")).unwrap();
+        let words = "the folder test/c holds no PNG or JPEG pictures";
+        assert_contains(&message(load_both(folder.path())), &[words, "add some, or remove it"]);
+        fs::write(folder.path().join("test/c/0.webp"), b"").unwrap();
+        assert_contains(&message(load_both(folder.path())), &[words, "but 1 picture in other formats (.webp)"]);
+        let evaluated = load_with(folder.path(), |options| {
+            options.classes = Some(trained.iter().map(|class| (*class).to_string()).collect());
+        });
+        assert_contains(&message(evaluated), &[words]);
     }
 }
 

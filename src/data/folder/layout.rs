@@ -69,9 +69,12 @@ pub fn arrange(mut listing: Listing, options: &PictureOptions, classes: Option<&
         let count = counted(unassigned.len(), "picture");
         tracing::warn!("skipping {count} outside the folders of classes and splits, such as {first}");
     }
-    if classes.is_none() {
-        check_empty_classes(&listing, &root, &splits, &trains)?;
-    }
+    let is_empty = |split: Split, class: &String| match split {
+        // Given classes may come without training pictures.
+        Split::Train => classes.is_none() && !trains.is_empty() && !trains.contains_key(class),
+        Split::Test | Split::Validation => !tests.contains_key(class),
+    };
+    check_empty_classes(&listing, &root, &splits, is_empty)?;
     check_names(trains.keys().chain(tests.keys()).chain(classes.unwrap_or_default()))?;
     let class_names: Vec<String> = match classes {
         Some(classes) => classes.to_vec(),
@@ -112,14 +115,20 @@ fn warn_of_untested(class_names: &[String], trains: &ByClass, tests: &ByClass) {
 }
 
 /// # Errors
-/// If a class folder has no pictures. Leaving it out would number the classes after it in another way.
-fn check_empty_classes(listing: &Listing, root: &[String], splits: &Splits, trains: &ByClass) -> Result<()> {
+/// If a class folder has no pictures. Leaving it out would number the classes after it in another way, or test on fewer
+/// classes than there are.
+fn check_empty_classes(
+    listing: &Listing,
+    root: &[String],
+    splits: &Splits,
+    is_empty: impl Fn(Split, &String) -> bool,
+) -> Result<()> {
     let is_empty = |path: &&Parts| {
-        let class = path.strip_prefix(root).and_then(|parts| splits.training_class(parts));
-        class.is_some_and(|class| !trains.contains_key(class))
+        let class = path.strip_prefix(root).and_then(|parts| splits.class(parts));
+        class.is_some_and(|(split, class)| is_empty(split, class))
     };
     let empty: Vec<Parts> = listing.folders.iter().filter(is_empty).cloned().collect();
-    ensure!(empty.is_empty() || trains.is_empty(), listing.without_pictures(&empty));
+    ensure!(empty.is_empty(), listing.without_pictures(&empty));
     Ok(())
 }
 

@@ -9,8 +9,9 @@ use anyhow::{Result, bail, ensure};
 use super::members::Members;
 use super::names::{foreign_ending, is_hidden, is_picture, list_of};
 use super::tree::{Disk, Entry, Location, Tree};
-use crate::data::archive::{self, Kind, MAX_DEPTH};
+use crate::data::archive;
 use crate::data::counted;
+use crate::data::member::{Kind, MAX_DEPTH};
 use crate::files::printable;
 
 /// The most folders and files to look at. Links within an archive can multiply its members.
@@ -117,6 +118,12 @@ impl Listing {
     fn add_file(&mut self, parts: &[String], location: Location) -> Result<()> {
         let name = parts.last().map_or("", String::as_str);
         if is_picture(name) {
+            ensure!(
+                location != Location::Sparse,
+                "{}/{} is stored as a sparse file, which is not supported; pack it without --sparse",
+                self.root,
+                printable(&parts.join("/"))
+            );
             let path = self.path(parts)?;
             let is_new = self.pictures.insert(path, location).is_none();
             ensure!(is_new, "{} has two files {}", self.root, printable(&parts.join("/")));
@@ -167,16 +174,23 @@ impl Listing {
     fn report(&self) -> Result<()> {
         let path = &self.root;
         let foreign = self.foreign_below(&[]);
+        let outside = match &self.outside {
+            (0, _) => None,
+            (count, first) => {
+                let (members, lead) = (counted(*count, "member"), if *count == 1 { "leads" } else { "lead" });
+                Some(format!("skipping {members} whose path {lead} out of the archive, such as {first}"))
+            }
+        };
         if self.pictures.is_empty() {
             let but = foreign.as_ref().map(|foreign| format!(", but {foreign}; convert them to PNG or JPEG"));
-            bail!("{path} holds no PNG or JPEG pictures{}", but.unwrap_or_default());
+            let outside = outside.map(|outside| format!("; {outside}; pack them with relative paths (tar -C FOLDER)"));
+            bail!("{path} holds no PNG or JPEG pictures{}{}", but.unwrap_or_default(), outside.unwrap_or_default());
         }
         if let Some(foreign) = foreign {
             tracing::warn!("{path}: skipping {foreign}; convert them to PNG or JPEG");
         }
-        if let (count @ 1.., first) = &self.outside {
-            let (members, lead) = (counted(*count, "member"), if *count == 1 { "leads" } else { "lead" });
-            tracing::warn!("{path}: skipping {members} whose path {lead} out of the archive, such as {first}");
+        if let Some(outside) = outside {
+            tracing::warn!("{path}: {outside}");
         }
         if self.others > 0 {
             tracing::info!("{path}: ignored {}", counted(self.others, "other file"));

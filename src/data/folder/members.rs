@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 
-use super::names::{is_hidden, split_of};
+use super::names::{is_hidden, is_picture, split_of};
 use super::tree::{Entry, Location, Tree};
-use crate::data::archive::{Kind, Member};
+use crate::data::member::{Kind, Member};
 use crate::files::printable;
 
 /// The most symbolic links in a path, as on Linux.
@@ -39,6 +39,7 @@ enum Content {
     Folder(BTreeMap<String, usize>),
     /// The index of a member of the archive.
     File(u64),
+    Sparse,
     /// A symbolic link in the folder with the index `folder`.
     Link {
         folder: usize,
@@ -72,6 +73,9 @@ impl Members {
             Kind::File => Content::File(number),
             Kind::SymbolicLink(target) => Content::Link { folder, target: target.clone() },
             Kind::HardLink(target) => self.linked(target),
+            Kind::Sparse => Content::Sparse,
+            // In a folder, too, it is an error only in the place of a picture.
+            Kind::Other if is_picture(name) => Content::Broken("it is not a regular file".into()),
             Kind::Other | Kind::Outside(_) => return Ok(()),
         };
         match self.child(folder, name) {
@@ -83,9 +87,11 @@ impl Members {
                 self.insert(folder, name, content);
             }
         }
-        if let Kind::SymbolicLink(target) = &member.kind {
-            self.bytes += target.len();
-        }
+        self.bytes += match &member.kind {
+            Kind::SymbolicLink(text) => text.len(),
+            Kind::Other => NODE_BYTES,
+            _ => 0,
+        };
         ensure!(self.bytes <= MAX_BYTES, "the names of its members take more than {} MiB", MAX_BYTES >> 20);
         Ok(())
     }
@@ -120,11 +126,11 @@ impl Members {
     fn linked(&self, target: &[String]) -> Content {
         let found = target.iter().try_fold(ROOT, |folder, part| self.child(folder, part));
         match found.map(|node| &self.nodes[node].content) {
-            Some(content @ (Content::File(_) | Content::Link { .. } | Content::Broken(_))) => content.clone(),
-            _ => Content::Broken(format!(
+            Some(Content::Folder(_)) | None => Content::Broken(format!(
                 "it is a hard link to {}, which is not an earlier file of the archive",
                 printable(&target.join("/"))
             )),
+            Some(content) => content.clone(),
         }
     }
 
@@ -164,6 +170,7 @@ impl Members {
         match resolved.map(|node| (node, &self.nodes[node].content)) {
             Ok((node, Content::Folder(_))) => Entry::Folder(node),
             Ok((_, Content::File(number))) => Entry::File(Location::Member(*number)),
+            Ok((_, Content::Sparse)) => Entry::File(Location::Sparse),
             Ok((_, Content::Broken(why))) => Entry::File(Location::Broken(why.clone())),
             Ok((_, Content::Link { .. })) => Entry::File(Location::Broken("it is a link to a link".into())),
             Err(error) => Entry::File(Location::Broken(error.to_string())),

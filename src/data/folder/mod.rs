@@ -266,7 +266,7 @@ impl<'a> Loader<'a> {
         let Self { pictures, store, scales, bad, .. } = self;
         let file = |index: usize| match &pictures[index].location {
             Location::File(path) => Some(path.clone()),
-            Location::Member(_) | Location::Broken(_) => None,
+            Location::Member(_) | Location::Sparse | Location::Broken(_) => None,
         };
         let finished = store.finish(|indices, shape| {
             Arc::new(Redecoded { files: indices.into_iter().filter_map(file).collect(), shape, scales })
@@ -284,7 +284,7 @@ fn pending(index: usize, picture: &LabelledPicture) -> Option<Pending> {
     let encoded = match &picture.location {
         Location::File(path) => Encoded::File(path.clone()),
         Location::Broken(why) => Encoded::Broken(why.clone()),
-        Location::Member(_) => return None,
+        Location::Member(_) | Location::Sparse => return None,
     };
     Some(Pending { index, encoded })
 }

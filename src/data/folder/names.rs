@@ -7,12 +7,18 @@ const ENDINGS: [&str; 3] = [".png", ".jpg", ".jpeg"];
 /// Endings of pictures in formats that are not supported.
 const FOREIGN_ENDINGS: [&str; 9] = [".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif", ".jp2", ".ppm"];
 /// Folders that systems keep next to a user's, apart from those whose names begin with a dot.
-const HELPERS: [&str; 7] = [
+const HELPERS: [&str; 13] = [
     "__MACOSX",                  // what macOS adds to archives
+    "Network Trash Folder",      // its waste basket on a server
+    "Temporary Items",           // of macOS on a server
     "@eaDir",                    // thumbnails of a Synology NAS
+    "@tmp",                      // its temporary files
     "#recycle",                  // its waste basket
-    "@Recycle",                  // that of a QNAP NAS
-    "$RECYCLE.BIN",              // that of Windows
+    "#snapshot",                 // its snapshots
+    "@Recycle",                  // the waste basket of a QNAP NAS
+    "@Recently-Snapshot",        // its snapshots
+    "~snapshot",                 // those of a NetApp server
+    "$RECYCLE.BIN",              // the waste basket of Windows, also in other case
     "System Volume Information", // of Windows
     "lost+found",                // of ext4
 ];
@@ -41,7 +47,7 @@ pub fn split_of(name: &str) -> Option<Split> {
 
 /// Whether a folder or file is not part of a data set.
 pub fn is_hidden(name: &str) -> bool {
-    name.starts_with('.') || HELPERS.contains(&name)
+    name.starts_with('.') || HELPERS.iter().any(|helper| helper.eq_ignore_ascii_case(name))
 }
 
 /// Whether a file's name is that of a picture that can be read.

@@ -16,47 +16,39 @@ pub struct Splits {
     exist: bool,
     train: Option<String>,
     test: Option<String>,
-    /// All folders at the top that contain pictures.
-    tops: BTreeMap<String, Top>,
-}
-
-/// What a folder at the top contains.
-#[derive(Debug, Default)]
-struct Top {
-    /// Whether there are pictures directly in it.
-    has_pictures: bool,
-    /// The folders in it that contain pictures.
-    folders: BTreeSet<String>,
+    /// All folders at the top that contain pictures, with the folders in them that do.
+    tops: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Splits {
     /// # Errors
-    /// If several folders could be the same split, or folders with the same class folders are not named like splits.
+    /// If several folders could be the same split, or folders with a class folder in common are not named like splits.
     pub fn find(pictures: &[(Parts, Location)]) -> Result<Self> {
-        let mut tops = BTreeMap::<String, Top>::new();
+        let mut tops = BTreeMap::<String, BTreeSet<String>>::new();
         for (parts, _) in pictures {
             match parts.as_slice() {
                 [top, folder, _, ..] => {
-                    let folders = &mut tops.entry(top.clone()).or_default().folders;
+                    let folders = &mut tops.entry(top.clone()).or_default();
                     if !folders.contains(folder) {
                         folders.insert(folder.clone());
                     }
                 }
-                [top, _] => tops.entry(top.clone()).or_default().has_pictures = true,
+                [top, _] => {
+                    tops.entry(top.clone()).or_default();
+                }
                 _ => {}
             }
         }
-        let named = |tops: &BTreeMap<String, Top>, split: Split| {
-            let is_split =
-                move |(name, top): &(&String, &Top)| split_of(name) == Some(split) && !top.folders.is_empty();
-            tops.iter().filter(is_split).map(|(name, _)| name.clone()).collect::<Vec<String>>()
+        let named = |split: Split| -> Vec<String> {
+            let holds_folders = tops.iter().filter(|(_, folders)| !folders.is_empty());
+            holds_folders.map(|(name, _)| name).filter(|name| split_of(name) == Some(split)).cloned().collect()
         };
-        let train = named(&tops, Split::Train);
+        let train = named(Split::Train);
         let exist = !train.is_empty() || !tops.is_empty() && tops.keys().all(|name| split_of(name).is_some());
         let mut splits = Self { exist, ..Self::default() };
         if exist {
             splits.train = only(train)?;
-            splits.test = only(named(&tops, Split::Test))?.or(only(named(&tops, Split::Validation))?);
+            splits.test = only(named(Split::Test))?.or(only(named(Split::Validation))?);
         }
         splits.tops = tops;
         splits.check_unnamed()?;
@@ -64,31 +56,31 @@ impl Splits {
     }
 
     /// # Errors
-    /// If two folders at the top hold the same class folders, but are not the training and the test set.
+    /// If two folders at the top have a class folder in common, but are not the training and the test set.
     fn check_unnamed(&self) -> Result<()> {
-        let tops = &self.tops;
-        let unnamed = |name: &String| !self.exist || split_of(name).is_none();
         // Beside a training and a test set, a third folder may hold whatever it likes.
         if self.train.is_some() && self.test.is_some() {
             return Ok(());
         }
-        // A folder is compared with the others that share its first folders, so that many classes take no time.
-        let mut seen = HashMap::<&str, Vec<&String>>::new();
-        for (name, top) in tops.iter().filter(|(_, top)| !top.has_pictures) {
-            let mut shared = HashMap::<&String, usize>::new();
-            for folder in top.folders.iter().take(16) {
-                let others = seen.entry(folder).or_default();
-                others.iter().for_each(|other| *shared.entry(other).or_default() += 1);
-                if others.len() < 4 {
-                    others.push(name);
+        let is_train = |name: &String| self.train.as_ref() == Some(name);
+        let mut first_tops = HashMap::<&String, &String>::new();
+        for (name, folders) in &self.tops {
+            for folder in folders {
+                let other = *first_tops.entry(folder).or_insert(name);
+                // A split holds several classes, so `cat/images` and `dog/images` are classes.
+                let may_be_splits = folders.len() > 1 || self.tops[other].len() > 1;
+                if other == name || !may_be_splits || (self.exist && !is_train(name) && !is_train(other)) {
+                    continue;
                 }
-            }
-            let double = shared.into_iter().find(|(other, count)| *count > 1 && (unnamed(name) || unnamed(other)));
-            if let Some((other, _)) = double {
-                let common = tops[other].folders.intersection(&top.folders).cloned().collect::<Vec<String>>();
+                let common: Vec<String> = self.tops[other].intersection(folders).cloned().collect();
+                let otherwise = if self.exist {
+                    "if not, move one of them elsewhere"
+                } else {
+                    "if they are classes, move all classes into a new folder train"
+                };
                 bail!(
-                    "the folders {} and {} hold the same folders ({}); if they are the training and the test set, name them \
-                     train and test; if they are classes, put the pictures directly into them",
+                    "the folders {} and {} hold folders of the same name ({}); if they are the training and the test set, \
+                     name them train and test; {otherwise}",
                     printable(other),
                     printable(name),
                     list_of(&common)
@@ -123,11 +115,12 @@ impl Splits {
         }
     }
 
-    /// The training class at this path, if it is the path of one.
-    pub fn training_class<'a>(&self, parts: &'a [String]) -> Option<&'a String> {
+    /// The split and the class of the folder at this path, if it is that of a class.
+    pub fn class<'a>(&self, parts: &'a [String]) -> Option<(Split, &'a String)> {
         match parts {
-            [top, class] if self.exist && self.train.as_ref() == Some(top) => Some(class),
-            [class] if !self.exist => Some(class),
+            [top, class] if self.exist && self.train.as_ref() == Some(top) => Some((Split::Train, class)),
+            [top, class] if self.exist && self.test.as_ref() == Some(top) => Some((Split::Test, class)),
+            [class] if !self.exist => Some((Split::Train, class)),
             _ => None,
         }
     }

@@ -13,6 +13,8 @@ pub enum Location {
     File(PathBuf),
     /// The index of a member of the archive, from 0.
     Member(u64),
+    /// A member of the archive that is a sparse file.
+    Sparse,
     /// A link to nothing, with the reason.
     Broken(String),
 }
