@@ -226,6 +226,7 @@ fn a_test_folder_without_pictures_is_an_error() {
     write_set(folder.path(), &["train"], &["a", "b"]);
     fs::create_dir_all(folder.path().join("test/a")).unwrap();
     assert_contains(&message(load_both(folder.path())), &["the folder test holds no PNG or JPEG pictures"]);
+    fs::remove_dir(folder.path().join("test/a")).unwrap();
     write_gray(&folder.path().join("test/z/1.png"), 1);
     assert_contains(&message(load(folder.path())), &["z is not one of the training classes: a, b"]);
 }

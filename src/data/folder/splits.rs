@@ -28,7 +28,7 @@ impl Splits {
         for (parts, _) in pictures {
             match parts.as_slice() {
                 [top, folder, _, ..] => {
-                    let folders = &mut tops.entry(top.clone()).or_default();
+                    let folders = tops.entry(top.clone()).or_default();
                     if !folders.contains(folder) {
                         folders.insert(folder.clone());
                     }
