@@ -94,6 +94,9 @@ fn rewrite(from: &Path, to: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(to, safetensors::serialize(file.tensors(), Some(metadata)).expect("serialised")).expect("write");
 }
 
+/// A change of a description.
+type Edit<'a> = &'a dyn Fn(&mut Value);
+
 #[test]
 fn a_described_file_that_another_program_changed_is_used_with_a_warning() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -108,7 +111,7 @@ fn a_described_file_that_another_program_changed_is_used_with_a_warning() {
         assert_eq!(ran.stderr.matches("changed.safetensors has no SHA-256").count(), 1, "{}", ran.stderr);
     }
     // A description that contradicts the data set or the tensors is refused by both.
-    let contradictions: [(&dyn Fn(&mut Value), [&str; 2]); 3] = [
+    let contradictions: [(Edit, [&str; 2]); 3] = [
         (
             &|it| it["input"]["classes"].as_array_mut().expect("names").truncate(5),
             ["trained for 5 classes, but digits has 10", "fc3.weight"],
