@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 
 FILES = ["checkpoint.safetensors", "config.toml", "curves.svg", "metrics.jsonl", "model.safetensors"]
-ARGUMENTS = "--dataset digits --model lenet5 --epochs 3 --device cpu --threads 1 --momentum 0.9 --ema 0.99 --save-every 50 --log-steps --quiet"
+STEPS_PER_SAVE = 50
+ARGUMENTS = f"--dataset digits --model lenet5 --epochs 3 --device cpu --threads 1 --momentum 0.9 --ema 0.99 --save-every {STEPS_PER_SAVE} --log-steps --quiet"
 
 
 class Run:
@@ -143,9 +144,12 @@ def main() -> None:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
                 kills += 1
+                before = steps
                 if args.power:
+                    # The save that was under way may be lost.
+                    before = max(before, run.steps() - STEPS_PER_SAVE)
                     run.lose_power()
-                before, steps = steps, run.steps()
+                steps = run.steps()
                 if steps < before:
                     raise SystemExit(f"kill {kills}: {steps} steps are left of {before}") from None
                 continue
