@@ -30,7 +30,7 @@ class Run:
     """A run in the folder `run` of a folder of its own."""
 
     def __init__(self, program: str, folder: Path, library: Path | None) -> None:
-        self.program, self.folder, self.library = program, folder, library
+        self.program, self.folder, self.preload = program, folder, library
         self.record = folder.with_name(folder.name + ".record")
         self.reset()
 
@@ -48,8 +48,8 @@ class Run:
         resumes = (self.out / "checkpoint.safetensors").exists()
         arguments = ["--resume", str(self.out)] if resumes else ["--out", str(self.out), *ARGUMENTS.split()]
         environment = {**os.environ, "UNSYNCED_RECORD": str(self.record)}
-        if self.library:
-            environment["LD_PRELOAD"] = str(self.library)
+        if self.preload:
+            environment["LD_PRELOAD"] = str(self.preload)
         return subprocess.Popen([self.program, "train", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def lose_power(self) -> None:
@@ -62,10 +62,10 @@ class Run:
         shutil.rmtree(self.record)
         self.record.mkdir()
         # What is left is on the disk, so it is synchronised.
-        if self.library:
+        if self.preload:
             names = [self.folder, *self.folder.rglob("*")]
             script = "import os, sys\nfor name in sys.argv[1:]:\n  os.fsync(os.open(name, os.O_RDONLY))"
-            environment = {**os.environ, "LD_PRELOAD": str(self.library), "UNSYNCED_RECORD": str(self.record)}
+            environment = {**os.environ, "LD_PRELOAD": str(self.preload), "UNSYNCED_RECORD": str(self.record)}
             subprocess.run([sys.executable, "-c", script, *map(str, names)], env=environment, check=True)
 
     def rebuild(self, folder: Path, to: Path) -> None:

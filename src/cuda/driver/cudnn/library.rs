@@ -101,7 +101,7 @@ impl Library {
 
 /// A handle on one stream.
 pub(super) struct Handle {
-    library: Arc<Library>,
+    api: Arc<Library>,
     raw: Raw,
 }
 
@@ -110,7 +110,7 @@ impl Handle {
         let mut raw = ptr::null_mut();
         // SAFETY: it writes one pointer.
         library.check("cudnnCreate", unsafe { (library.functions.create)(&raw mut raw) })?;
-        let handle = Self { library: library.clone(), raw };
+        let handle = Self { api: library.clone(), raw };
         // SAFETY: the handle is alive, and the stream outlives it.
         library.check("cudnnSetStream", unsafe { (library.functions.set_stream)(raw, stream) })?;
         Ok(handle)
@@ -122,15 +122,15 @@ impl Handle {
     /// The variant pack's addresses must be those of the plan's tensors and of a workspace of its size.
     pub unsafe fn execute(&self, plan: &Descriptor, variant_pack: &Descriptor) -> Outcome<()> {
         // SAFETY: all three are alive; the caller vouches for the addresses.
-        let status = unsafe { (self.library.functions.execute)(self.raw, plan.raw, variant_pack.raw) };
-        self.library.check("cudnnBackendExecute", status)
+        let status = unsafe { (self.api.functions.execute)(self.raw, plan.raw, variant_pack.raw) };
+        self.api.check("cudnnBackendExecute", status)
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: nothing else destroys it. An error cannot be handled here.
-        unsafe { (self.library.functions.destroy)(self.raw) };
+        unsafe { (self.api.functions.destroy)(self.raw) };
     }
 }
 
@@ -186,26 +186,26 @@ impl From<&Descriptor> for DescriptorValue {
 
 /// A descriptor of the backend API. Those that it refers to must be kept as long as it is used.
 pub(super) struct Descriptor {
-    library: Arc<Library>,
+    api: Arc<Library>,
     raw: Raw,
 }
 
 impl Descriptor {
     pub fn new(handle: &Handle, kind: Kind) -> Outcome<Self> {
-        let library = &handle.library;
+        let library = &handle.api;
         let mut raw = ptr::null_mut();
         // SAFETY: it writes one pointer.
         let status = unsafe { (library.functions.create_descriptor)(kind as c_int, &raw mut raw) };
         library.check("cudnnBackendCreateDescriptor", status)?;
-        Ok(Self { library: library.clone(), raw })
+        Ok(Self { api: library.clone(), raw })
     }
 
     pub fn set<T: Value>(&self, attribute: Attribute, values: &[T]) -> Outcome<()> {
         let (count, elements) = (values.len() as i64, values.as_ptr().cast());
         // SAFETY: the descriptor is alive, and `T` has the layout of its type's number.
         let status =
-            unsafe { (self.library.functions.set_attribute)(self.raw, attribute as c_int, T::TYPE, count, elements) };
-        self.library.check("cudnnBackendSetAttribute", status)
+            unsafe { (self.api.functions.set_attribute)(self.raw, attribute as c_int, T::TYPE, count, elements) };
+        self.api.check("cudnnBackendSetAttribute", status)
     }
 
     /// Fills `values` from the start and returns how many values were written.
@@ -213,23 +213,16 @@ impl Descriptor {
         let (most, mut count, elements) = (values.len() as i64, 0_i64, values.as_mut_ptr().cast());
         // SAFETY: as in `set`, and it writes at most `most` values.
         let status = unsafe {
-            (self.library.functions.get_attribute)(
-                self.raw,
-                attribute as c_int,
-                T::TYPE,
-                most,
-                &raw mut count,
-                elements,
-            )
+            (self.api.functions.get_attribute)(self.raw, attribute as c_int, T::TYPE, most, &raw mut count, elements)
         };
-        self.library.check("cudnnBackendGetAttribute", status)?;
+        self.api.check("cudnnBackendGetAttribute", status)?;
         Ok(usize::try_from(count).unwrap_or(0).min(values.len()))
     }
 
     pub fn finalized(self) -> Outcome<Self> {
         // SAFETY: the descriptor is alive.
-        let status = unsafe { (self.library.functions.finalize)(self.raw) };
-        self.library.check("cudnnBackendFinalize", status)?;
+        let status = unsafe { (self.api.functions.finalize)(self.raw) };
+        self.api.check("cudnnBackendFinalize", status)?;
         Ok(self)
     }
 }
@@ -237,6 +230,6 @@ impl Descriptor {
 impl Drop for Descriptor {
     fn drop(&mut self) {
         // SAFETY: nothing else destroys it. An error cannot be handled here.
-        unsafe { (self.library.functions.destroy_descriptor)(self.raw) };
+        unsafe { (self.api.functions.destroy_descriptor)(self.raw) };
     }
 }

@@ -25,7 +25,7 @@ use plan::Plan;
 pub(in crate::cuda) struct Cudnn {
     plans: RefCell<HashMap<Problem, Option<Rc<Plan>>>>,
     handle: OnceCell<Handle>,
-    library: OnceCell<Option<Arc<Library>>>,
+    installed: OnceCell<Option<Arc<Library>>>,
     stream: Arc<CudaStream>,
     precision: Precision,
     /// Taken by `drop` and held until plans and handle are destroyed, so it must be the last field.
@@ -37,11 +37,11 @@ unsafe impl Send for Cudnn {}
 
 impl Cudnn {
     pub fn new(stream: &Arc<CudaStream>, precision: Precision) -> Self {
-        let (plans, handle, library) = (RefCell::default(), OnceCell::new(), OnceCell::new());
-        Self { plans, handle, library, stream: stream.clone(), precision, _turn: None }
+        let (plans, handle, installed) = (RefCell::default(), OnceCell::new(), OnceCell::new());
+        Self { plans, handle, installed, stream: stream.clone(), precision, _turn: None }
     }
 
-    fn library(&self) -> Option<&Arc<Library>> {
+    fn found(&self) -> Option<&Arc<Library>> {
         let find = || {
             let opened = libraries::candidates("cudnn", "CNN_CUDA_CUDNN", &["", ".9"]).into_iter().find_map(|path| {
                 let opened = Library::open(&path);
@@ -49,12 +49,12 @@ impl Cudnn {
             });
             opened.map(Arc::new)
         };
-        self.library.get_or_init(find).as_ref()
+        self.installed.get_or_init(find).as_ref()
     }
 
     /// The version, as 10000·major + 100·minor + patch; `None` if cuDNN is not installed.
     pub fn version(&self) -> Option<usize> {
-        self.library().map(|library| library.version)
+        self.found().map(|library| library.version)
     }
 
     /// Ensures that cuDNN is installed.
@@ -63,7 +63,7 @@ impl Cudnn {
     }
 
     fn installed(&self) -> Result<&Arc<Library>> {
-        self.library().context(
+        self.found().context(
             "cuDNN was not found (libcudnn.so.9); install the Python wheel nvidia-cudnn-cu13 or -cu12, add its folder \
              to LD_LIBRARY_PATH, or set CNN_CUDA_CUDNN to its path; or choose another --conv-algo",
         )
