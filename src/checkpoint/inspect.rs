@@ -12,7 +12,7 @@ use super::recognise::refuse_other_formats;
 use super::state::{AVERAGE, header_of, read_header, refuse_checkpoint};
 use crate::train::Position;
 
-/// A checkpoint that is undamaged, as far as can be told.
+/// A checkpoint that has passed every check.
 #[derive(Debug)]
 pub struct InspectedCheckpoint {
     pub position: Position,
@@ -29,7 +29,7 @@ impl InspectedCheckpoint {
     }
 }
 
-/// A file of weights that is undamaged, as far as can be told.
+/// A file of weights that has passed every check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InspectedWeights {
     pub has_digest: bool,

@@ -5,8 +5,8 @@ use std::fs;
 use cnn_cuda::checkpoint::{load_weights, save_weights, weights_description};
 use safetensors::tensor::Dtype;
 
-use super::versions::tiny;
 use super::{find_tensor, load_error, network, rewrite, saved_weights};
+use crate::support::tiny::tiny;
 
 /// A ZIP archive begins with the header and name of its first member.
 fn zip(member: &str) -> Vec<u8> {

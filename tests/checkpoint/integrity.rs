@@ -10,8 +10,8 @@ use cnn_cuda::checkpoint::{
 use cnn_cuda::network::Network;
 use cnn_cuda::train::TrainState;
 
-use super::versions::tiny;
 use super::{identity, network, state};
+use crate::support::tiny::tiny;
 
 /// The state of an untrained tiny network.
 fn tiny_state(network: &Network) -> TrainState {

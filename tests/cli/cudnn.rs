@@ -57,6 +57,21 @@ fn a_failing_cudnn_is_skipped_if_it_was_not_asked_for() {
     }
 }
 
+/// Memory that another process had taken may be free at the next start.
+#[test]
+#[ignore = "long; CI runs it"]
+fn a_lack_of_memory_is_not_remembered() {
+    let Some(libraries) = emulator() else { return };
+    let cache = tempfile::tempdir().expect("a folder");
+    let cached = [FEW_TILES, ("XDG_CACHE_HOME", cache.path().to_str().expect("UTF-8"))];
+    let args = [&BENCH[..], &["--algorithms", "--json"]].concat();
+    let lacking = [&cached[..], &[("CUDA_EMULATOR_CUDNN_PLAN", "4004")]].concat();
+    let first = succeed(run_with(libraries, &lacking, &args));
+    assert!(first.stderr.contains("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "{}", first.stderr);
+    assert!(!first.stdout.contains("\"cudnn\""), "{}", first.stdout);
+    assert!(succeed(run_with(libraries, &cached, &args)).stdout.contains("\"cudnn\""));
+}
+
 /// Three steps: the first runs its launches directly, the second captures them, the third replays them.
 #[test]
 fn runs_with_cudnn_are_captured_and_reproducible() {

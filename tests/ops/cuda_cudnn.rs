@@ -66,6 +66,7 @@ fn cudnn_rounds_to_tf32_only_in_tf32() {
 fn cudnn_without_an_engine_is_replaced() {
     for (variable, status) in [
         ("CUDA_EMULATOR_CUDNN_PLAN", "3000"),
+        ("CUDA_EMULATOR_CUDNN_PLAN", "4004"),
         ("CUDA_EMULATOR_CUDNN_EXECUTE", "5000"),
         ("CUDA_EMULATOR_CUDNN_CREATE", "1001"),
     ] {

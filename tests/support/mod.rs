@@ -2,6 +2,7 @@
 
 pub mod cuda;
 pub mod program;
+pub mod tiny;
 pub mod torch_rng;
 
 pub mod emulator;

@@ -270,9 +270,12 @@ CUDNN_API size_t cudnnGetVersion() {
 }
 
 CUDNN_API const char* cudnnGetErrorString(int status) {
-    static const char* const names[] = {"CUDNN_STATUS_SUCCESS",        "CUDNN_STATUS_NOT_INITIALIZED",
-                                        "CUDNN_STATUS_BAD_PARAM",      "CUDNN_STATUS_NOT_SUPPORTED",
-                                        "CUDNN_STATUS_INTERNAL_ERROR", "CUDNN_STATUS_EXECUTION_FAILED"};
+    static const char* const names[] = {"CUDNN_STATUS_SUCCESS",
+                                        "CUDNN_STATUS_NOT_INITIALIZED",
+                                        "CUDNN_STATUS_BAD_PARAM",
+                                        "CUDNN_STATUS_NOT_SUPPORTED",
+                                        "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+                                        "CUDNN_STATUS_EXECUTION_FAILED"};
     return names[status / 1000];
 }
 

@@ -46,7 +46,7 @@ fn remedy(code: CUresult) -> Option<&'static str> {
 /// Whether the error may not recur at the next start, for example because another process had allocated the memory.
 pub(in crate::cuda) fn is_transient(error: &Error) -> bool {
     let text = format!("{error:#}");
-    ["OUT_OF_MEMORY", "ALLOC_FAILED", "NOT_INITIALIZED"].iter().any(|name| text.contains(name))
+    ["OUT_OF_MEMORY", "ALLOC_FAILED", "ALLOCATION_FAILED", "NOT_INITIALIZED"].iter().any(|name| text.contains(name))
 }
 
 /// A cuBLAS error with its name and a remedy.

@@ -87,8 +87,11 @@ pub(super) struct Plan {
 impl Plan {
     /// The first proposed engine that is deterministic, keeps to the precision and fits the workspace; `None` if there
     /// is none.
+    ///
+    /// # Errors
+    /// If there is none, and one could not be built for another reason than that it is not supported.
     pub fn new(handle: &Handle, problem: &Problem, precision: Precision) -> Outcome<Option<Self>> {
-        let mut parts = Vec::new();
+        let (mut parts, mut failed) = (Vec::new(), None);
         let graph = match graph(handle, problem, precision, &mut parts) {
             Err(failure) if failure.is_unsupported() => return Ok(None),
             graph => graph?,
@@ -102,11 +105,14 @@ impl Plan {
                         return Ok(Some(Self { engine, workspace, _parts: parts }));
                     }
                     Ok(None) => {}
-                    Err(failure) => debug!("cuDNN proposed an engine that it cannot build: {failure:?}"),
+                    Err(failure) => {
+                        debug!("cuDNN proposed an engine that it cannot build: {failure:?}");
+                        failed = failed.or(Some(failure).filter(|failure| !failure.is_unsupported()));
+                    }
                 }
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
     /// Computes `convolution`, whose problem is the plan's, on the handle's stream.
