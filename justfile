@@ -25,11 +25,12 @@ lint:
         echo "skipped: clang-format is not installed"; \
     fi
 
-# Check licences, sources and the minimum Rust version of all dependencies, without a network.
+# Check licences, sources, the minimum Rust version and known security advisories of all dependencies, without a network.
 deps:
     .ci/dependencies
+    .ci/advisories
 
-# Check dependencies for security advisories too; needs cargo-deny and a network.
+# Check dependencies for the newest security advisories; needs cargo-deny and a network.
 advisories:
     cargo deny check
 
