@@ -29,8 +29,8 @@ ARGUMENTS = f"--dataset digits --model lenet5 --epochs 3 --device cpu --threads 
 class Run:
     """A run in the folder `run` of a folder of its own."""
 
-    def __init__(self, program: str, folder: Path, library: Path | None) -> None:
-        self.program, self.folder, self.preload = program, folder, library
+    def __init__(self, program: str, folder: Path, library: Path | None = None, arguments: str = ARGUMENTS) -> None:
+        self.program, self.folder, self.preload, self.arguments = program, folder, library, arguments.split()
         self.record = folder.with_name(folder.name + ".record")
         self.reset()
 
@@ -43,14 +43,14 @@ class Run:
     def out(self) -> Path:
         return self.folder / "run"
 
-    def start(self) -> subprocess.Popen:
-        """Begins the run, or continues it if it has a checkpoint."""
+    def start(self, tracer: list[str] | None = None) -> subprocess.Popen:
+        """Begins the run, or continues it if it has a checkpoint; as a child of `tracer`, if given."""
         resumes = (self.out / "checkpoint.safetensors").exists()
-        arguments = ["--resume", str(self.out)] if resumes else ["--out", str(self.out), *ARGUMENTS.split()]
+        arguments = ["--resume", str(self.out)] if resumes else ["--out", str(self.out), *self.arguments]
         environment = {**os.environ, "UNSYNCED_RECORD": str(self.record)}
         if self.preload:
             environment["LD_PRELOAD"] = str(self.preload)
-        return subprocess.Popen([self.program, "train", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return subprocess.Popen([*(tracer or []), self.program, "train", *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def lose_power(self) -> None:
         """Leaves only what was synchronised. The folder itself is on the disk."""
