@@ -4,13 +4,19 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 /// The text with its control characters (C0, DEL and C1) escaped, such as `\u{1b}`, because a terminal would interpret
-/// them.
+/// them, and those that reverse the order of what follows, because it would then show another name.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(char::is_control) {
+    let is_unsafe = |c: char| c.is_control() || is_direction(c);
+    if !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
     }
-    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    let escape = |c: char| if is_unsafe(c) { c.escape_unicode().collect() } else { String::from(c) };
     Cow::Owned(text.chars().map(escape).collect())
+}
+
+/// Whether a character is an invisible one of Unicode's bidirectional algorithm.
+fn is_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A name as text. A name that is UTF-8 stays as it is; of another, the bytes that are not UTF-8 are written as `\xE9`

@@ -21,9 +21,10 @@ use crate::train::{Ending, EpochReport, Observer, Position, StepReport, Trainer}
 /// Minimum time between two updates of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// An epoch is saved before its evaluation unless the last evaluation was shorter than this: a save takes time too, and
-/// another one follows the evaluation.
+/// An epoch is saved before its evaluation unless the last evaluation was shorter than the first of these, and the last
+/// save is more recent than the second: another save follows the evaluation, and would have to wait for this one.
 const SHORT_EVALUATION: Duration = Duration::from_secs(1);
+const RECENT_SAVE: Duration = Duration::from_secs(5);
 
 /// Prints the progress of a run, saves its files, and stops it on a signal or a failed save.
 pub struct RunObserver {
@@ -283,7 +284,8 @@ impl<B: Backend> Observer<B> for RunObserver {
         if let Some(progress) = &self.progress {
             progress.message(self.step_in_epoch, "evaluating");
         }
-        if self.evaluation.is_none_or(|last| last >= SHORT_EVALUATION) {
+        let is_long = self.evaluation.is_none_or(|last| last >= SHORT_EVALUATION);
+        if is_long || self.last_save.elapsed() >= RECENT_SAVE {
             self.save(trainer)?;
         }
         self.evaluation_begun = Instant::now();

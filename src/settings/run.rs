@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
 use toml::Value;
 use tracing::warn;
@@ -104,7 +104,11 @@ impl RunConfig {
         }
         run.check_unchanged(&flags)?;
         let mut config = Self { settings: overlay(&[&layer, &flags])?, ..run };
-        check_dataset(config.dataset())?;
+        let checked = check_dataset(config.dataset());
+        match flags.given.data.dataset {
+            Some(_) => checked?,
+            None => checked.map_err(|error| anyhow!("{}: {error:#}", path.display()))?,
+        }
         if let Some(folder) = &flags.given.data.folder.data {
             config.settings.data.folder.data = Some(absolute_path(folder)?);
         }

@@ -75,6 +75,9 @@ fn an_edited_or_cut_configuration_is_refused_by_name() {
         assert!(ran.stdout.contains("config.toml: FAILED") && ran.stdout.contains(words), "{}", ran.stdout);
         fs::write(out.join("config.toml"), &config).expect("write");
     }
+    edit(&out, "dataset = \"digits\"", "dataset = \"nosuch\"");
+    fail(1, resume, &["config.toml: there is no data set \"nosuch\""]);
+    fs::write(out.join("config.toml"), &config).expect("write");
     // As a recipe, it must describe the data set.
     let recipe = out.with_extension("toml");
     fs::write(&recipe, config.replacen("height = 28", "height = 32", 1)).expect("write");
