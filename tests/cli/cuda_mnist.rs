@@ -33,7 +33,10 @@ pub fn small_set(folder: &Path) -> String {
 }
 
 /// Trains on real MNIST on the emulator and on the CPU, and compares the losses.
-fn compare_on_mnist(steps: usize) {
+#[test]
+#[ignore = "long; CI runs it"]
+fn losses_on_mnist_match_the_cpu() {
+    const STEPS: usize = 10;
     let Some(libraries) = emulator() else { return };
     let data = std::env::var("CNN_CUDA_DATA").unwrap_or_else(|_| "data".into());
     let options = cnn_cuda::data::LoadOptions { folder: (&data).into(), ..Default::default() };
@@ -47,7 +50,7 @@ fn compare_on_mnist(steps: usize) {
     let (train_set, test) = (&mnist.train, &mnist.test);
     let test = ("t10k", &test.images[..200 * 784], &test.labels[..200]);
     write_idx(&data, [("train", &train_set.images[..], &train_set.labels[..]), test]);
-    let (data, max_steps) = (data.to_str().expect("UTF-8"), steps.to_string());
+    let (data, max_steps) = (data.to_str().expect("UTF-8"), STEPS.to_string());
     let runs = ["0", "cpu"].map(|device| {
         let out = folder.path().join(device);
         let more = ["--data", data, "--device", device, "--max-steps", &max_steps];
@@ -55,20 +58,8 @@ fn compare_on_mnist(steps: usize) {
         assert_eq!(ran.stderr.contains("CUDA emulator"), device == "0", "{}", ran.stderr);
         step_losses(&out)
     });
-    assert_eq!(runs.each_ref().map(Vec::len), [steps, steps]);
+    assert_eq!(runs.each_ref().map(Vec::len), [STEPS, STEPS]);
     for (ours, cpu) in runs[0].iter().zip(&runs[1]) {
         assert!((ours - cpu).abs() <= 1e-4 * cpu, "{ours} on the device, {cpu} on the CPU");
     }
-}
-
-#[test]
-#[ignore = "long; CI runs it"]
-fn losses_on_mnist_match_the_cpu() {
-    compare_on_mnist(10);
-}
-
-#[test]
-#[ignore = "takes most of a minute"]
-fn losses_of_sixty_steps_on_mnist_match_the_cpu() {
-    compare_on_mnist(60);
 }

@@ -79,6 +79,7 @@ fn replace_recorded(run: &Path, name: impl Fn(&str, &str) -> String) {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn the_fastest_tile_is_chosen_recorded_and_kept() {
     let Some(libraries) = emulator() else { return };
     let lab = Lab::new(libraries);

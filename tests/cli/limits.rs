@@ -46,6 +46,7 @@ const TRAIN: [&str; 16] = [
 ];
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn little_memory_is_an_error_with_a_sentence() {
     let folder = tempfile::tempdir().expect("a folder");
     let (mut failed, mut succeeded) = (0, 0);

@@ -108,37 +108,6 @@ fn a_killed_run_resumes_from_its_last_checkpoint() {
     assert!(!names(&out).iter().any(|name| name.starts_with('.')), "{:?}", names(&out));
 }
 
-/// The files of an epoch are written while the next epoch runs.
-#[cfg(unix)]
-#[test]
-#[ignore = "long; CI runs it"]
-fn a_run_killed_while_it_writes_resumes_bit_identically() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let settings = ["--batch-size", "1000", "--momentum", "0.9"];
-    for file in ["metrics.jsonl", "model.safetensors", "checkpoint.safetensors"] {
-        let out = folder.path().join(file);
-        let mut child = start(&out, &settings);
-        let temporary = |name: &String| name.starts_with(&format!(".{file}.")) && name.ends_with(".tmp");
-        // The weights are the last file of the first save.
-        wait_until(Duration::from_micros(100), || out.join("model.safetensors").exists());
-        wait_until(Duration::from_micros(100), || names(&out).iter().any(temporary));
-        child.kill().expect("a signal");
-        child.wait().expect("it ends");
-        // The other files hold every step that the checkpoint records as done.
-        let done = steps_done(&out);
-        let recorded = numbers(&out).iter().filter(|record| record["kind"] == "step").count();
-        assert!(recorded >= done, "{file}: {recorded} steps are recorded, {done} are done");
-        let stop = (done + 5).to_string();
-        let name = out.to_str().expect("UTF-8");
-        succeed(["train", "--resume", name, "--max-steps", &stop, "--quiet"]);
-        let whole = folder.path().join("whole");
-        let _ = fs::remove_dir_all(&whole);
-        train(&whole, &[&settings[..], &["--log-steps", "--max-steps", &stop, "--quiet"]].concat());
-        assert!(weights(&out) == weights(&whole), "killed while it wrote {file}, resumed after {done}: weights differ");
-        assert_eq!(numbers(&out), numbers(&whole), "killed while it wrote {file}, resumed after {done}");
-    }
-}
-
 #[cfg(unix)]
 #[test]
 fn a_second_process_cannot_resume_or_overwrite_a_running_run() {

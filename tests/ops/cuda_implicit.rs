@@ -7,7 +7,7 @@ use cnn_cuda::ops::{Algorithm, Backend, Precision};
 use super::case::{Case, conv, linear};
 use super::cuda::{FP16, TF32, has_kernel, lab_by, lab_by_tile};
 use super::lab::Lab;
-use super::{FP32, SOME, Tolerance, check_some_on, epilogue, norm_epilogue};
+use super::{Expected, FP32, SOME, Tolerance, check_some_on, epilogue, norm_epilogue};
 use crate::support::cuda::on_cuda;
 use crate::support::emulator::on_emulator;
 
@@ -79,6 +79,7 @@ pub fn check_epilogues_of(lab: &mut Lab<Cuda>, tile: &str, tolerance: Tolerance)
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn implicit_products_with_norm_epilogues() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
@@ -93,12 +94,14 @@ fn implicit_products_with_norm_epilogues() {
 #[ignore = "long; CI runs it"]
 fn every_tile_of_implicit_products() {
     on_cuda(|| {
+        let cases = tile_cases();
+        let all_expected = cases.each_ref().map(|case| Expected::new(case, SOME));
         for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
             for tile in cuda::tiles(precision, 90) {
                 let mut lab = lab_by_tile(precision, tile);
                 let mut is_used = false;
-                for case in tile_cases() {
-                    check_some_on(&mut lab, &case, tolerance, SOME);
+                for expected in &all_expected {
+                    expected.check_on(&mut lab, tolerance);
                     is_used |= lab.backend.choices().iter().any(|choice| choice.candidate.tile == Some(tile));
                 }
                 check_epilogues_of(&mut lab, tile, tolerance);

@@ -217,7 +217,7 @@ fn forward_and_backward_algorithms_are_chosen_together() {
 #[test]
 #[ignore = "long; CI runs it"]
 fn the_weight_gradient_sums_the_bias_gradient_only_if_that_is_faster() {
-    for (forward, sum, uses_lt) in [("0", "0", true), ("0", "3", false), ("2", "0", true), ("2", "1", false)] {
+    for (forward, sum, uses_lt) in [("0", "3", false), ("2", "0", true)] {
         let settings = [
             ("CUDA_EMULATOR_CUBLASLT_FORWARD_EXTRA", forward),
             ("CUDA_EMULATOR_CUBLASLT_SUM_EXTRA", sum),

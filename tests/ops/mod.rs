@@ -64,28 +64,59 @@ pub fn check_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Tolerance)
 /// Like [`check_on`], but compares only about `count` evenly spaced elements of every gradient with central
 /// differences, each of which takes two forward passes, and compares all elements with the CPU's.
 pub fn check_some_on<B: Backend>(lab: &mut Lab<B>, case: &Case, tolerance: Tolerance, count: usize) {
-    let inputs = case.random_inputs();
-    let as_f64: Vec<Vec<f64>> = inputs.iter().map(|values| values.iter().map(|&v| f64::from(v)).collect()).collect();
-    let expected = reference::forward(case, &as_f64);
-    let d_output = lab::random(expected.len(), 99);
-    let Results { output, gradients } = case.run(lab, &inputs, &d_output);
-    compare(&format!("{case:?} output"), &output, &expected, tolerance);
-    let on_cpu = if count == usize::MAX { Vec::new() } else { case.run(&mut cpu(), &inputs, &d_output).gradients };
-    for (which, gradient) in gradients.iter().enumerate() {
-        if let Some(all) = on_cpu.get(which) {
-            let all: Vec<f64> = all.iter().map(|&value| value.into()).collect();
-            let scale = all.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
-            let tolerance = Tolerance { absolute: 2.0 * tolerance.absolute * scale, ..tolerance };
-            compare(&format!("{case:?} gradient {which} against the CPU's"), gradient, &all, tolerance);
-        }
-        // An odd step reaches all channels and positions.
-        let indices: Vec<usize> = (0..gradient.len()).step_by((gradient.len() / count) | 1).collect();
-        let differences = central_differences(case, &as_f64, which, &d_output, &indices);
-        let gradient: Vec<f32> = indices.iter().map(|&index| gradient[index]).collect();
+    Expected::new(case, count).check_on(lab, tolerance);
+}
+
+/// The right results of a case on random values.
+pub struct Expected<'a> {
+    case: &'a Case,
+    inputs: Vec<Vec<f32>>,
+    d_output: Vec<f32>,
+    output: Vec<f64>,
+    /// All gradients as the CPU computes them; empty if all elements are compared with central differences.
+    on_cpu: Vec<Vec<f64>>,
+    /// The indices of some elements of every gradient, and their central differences.
+    differences: Vec<(Vec<usize>, Vec<f64>)>,
+}
+
+impl<'a> Expected<'a> {
+    /// With central differences for about `count` evenly spaced elements of every gradient.
+    pub fn new(case: &'a Case, count: usize) -> Self {
+        let inputs = case.random_inputs();
+        let as_f64: Vec<Vec<f64>> = inputs.iter().map(|values| values.iter().map(|&v| v.into()).collect()).collect();
+        let output = reference::forward(case, &as_f64);
+        let d_output = lab::random(output.len(), 99);
+        let gradients = case.run(&mut cpu(), &inputs, &d_output).gradients;
+        let differences = gradients.iter().enumerate().map(|(which, gradient)| {
+            // An odd step reaches all channels and positions.
+            let indices: Vec<usize> = (0..gradient.len()).step_by((gradient.len() / count) | 1).collect();
+            let differences = central_differences(case, &as_f64, which, &d_output, &indices);
+            (indices, differences)
+        });
+        let differences = differences.collect();
+        let on_cpu = if count == usize::MAX { Vec::new() } else { gradients };
+        let on_cpu = on_cpu.iter().map(|values| values.iter().map(|&v| v.into()).collect()).collect();
+        Self { case, inputs, d_output, output, on_cpu, differences }
+    }
+
+    /// Runs the case on a backend and compares its results.
+    pub fn check_on<B: Backend>(&self, lab: &mut Lab<B>, tolerance: Tolerance) {
+        let Self { case, inputs, d_output, .. } = self;
+        let Results { output, gradients } = case.run(lab, inputs, d_output);
+        compare(&format!("{case:?} output"), &output, &self.output, tolerance);
         // A gradient sums over more terms than an output, so the tolerance grows with its largest value.
-        let scale = differences.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
-        let tolerance = Tolerance { absolute: tolerance.absolute * scale, ..tolerance };
-        compare(&format!("{case:?} gradient {which}"), &gradient, &differences, tolerance);
+        let scaled = |values: &[f64], factor: f64| {
+            let scale = values.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
+            Tolerance { absolute: factor * tolerance.absolute * scale, ..tolerance }
+        };
+        assert_eq!(gradients.len(), self.differences.len(), "{case:?}");
+        for (which, (gradient, (indices, differences))) in gradients.iter().zip(&self.differences).enumerate() {
+            if let Some(all) = self.on_cpu.get(which) {
+                compare(&format!("{case:?} gradient {which} against the CPU's"), gradient, all, scaled(all, 2.0));
+            }
+            let gradient: Vec<f32> = indices.iter().map(|&index| gradient[index]).collect();
+            compare(&format!("{case:?} gradient {which}"), &gradient, differences, scaled(differences, 1.0));
+        }
     }
 }
 

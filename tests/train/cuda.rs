@@ -113,6 +113,7 @@ fn few_steps<B: Backend>(backend: B) -> (Vec<u32>, Vec<u32>) {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn mnist_cnn_gives_pytorchs_losses_on_mnist() {
     on_cuda(|| {
         // On the emulator, fifty steps would take minutes; the narrow network covers them there.

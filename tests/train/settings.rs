@@ -158,6 +158,7 @@ fn a_new_trainer_has_the_initial_state_of_its_seed() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn tuning_leaves_no_trace_in_the_training_state() {
     // An empty tuning cache.
     let cache = tempfile::tempdir().expect("a folder");
