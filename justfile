@@ -45,6 +45,18 @@ msrv:
         echo "skipped: Rust $version is not installed (rustup toolchain install $version)"
     fi
 
+# Check the unsafe code of the CPU backend with Miri, where rustup has it.
+miri:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    if rustup run nightly cargo miri --version 2>/dev/null; then
+        # crossbeam, which schedules the threads, violates stacked borrows but not tree borrows.
+        export MIRIFLAGS="-Zmiri-tree-borrows -Zmiri-disable-isolation -Zmiri-ignore-leaks -Zmiri-permissive-provenance"
+        CNN_CUDA_NVRTC=none CARGO_TARGET_DIR=target/miri cargo +nightly miri test --test all -- small_shapes_stay
+    else
+        echo "skipped: Miri is not installed (rustup toolchain install nightly --component miri,rust-src)"
+    fi
+
 # Build the documentation of the library; warnings are errors.
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps

@@ -54,6 +54,23 @@ fn every_instruction_set_computes_every_operator() {
     }
 }
 
+/// So few elements that Miri, which checks every access of the unsafe code, computes them in minutes: products, direct
+/// convolutions, Winograd and its fused pooling, with full and partial vectors and tiles.
+#[test]
+fn small_shapes_stay_within_their_memory() {
+    for set in Instructions::available() {
+        for case in [
+            linear(9, 5, 3).with(Activation::Relu),
+            conv([3, 4, 2], 5, [3, 2, 1], 2),
+            conv([4, 5, 16], 16, [3, 1, 1], 1).with(Activation::Relu),
+            max_pool([3, 4, 5], [2, 2, 0], 2),
+        ] {
+            let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+            check_some_on(&mut lab, &case, FP32, 2);
+        }
+    }
+}
+
 #[test]
 fn the_widest_instruction_set_is_used_and_reported() {
     use cnn_cuda::ops::Backend;
