@@ -80,6 +80,11 @@ campaign kills="30":
     tests/campaign/kills.py target/quick/cnn-cuda {{ kills }}
     tests/campaign/kills.py target/quick/cnn-cuda $(({{ kills }} / 2)) --power
 
+# Fail every system call of a run once, or COUNT of them; the run must be continued to the same files. Needs strace.
+failures count="":
+    cargo build --profile quick
+    tests/campaign/failures.py target/quick/cnn-cuda {{ count }}
+
 # Compile with little optimisation across crates, in a third of the time of a release build, and run: `just quick train`.
 quick *ARGS:
     cargo run --profile quick -- {{ ARGS }}
