@@ -11,7 +11,7 @@ use cnn_cuda::network::{Network, Statistics};
 use cnn_cuda::ops::{LossScale, Metrics};
 use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::Shape;
-use cnn_cuda::train::{Best, Position, TrainState};
+use cnn_cuda::train::{Best, Chosen, Position, TrainState};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -174,6 +174,8 @@ fn identity() -> RunIdentity {
         batch_size: 32,
         shuffle: true,
         test_images: 60,
+        val_images: 30,
+        val_fingerprint: 55,
         test_fingerprint: 77,
         settings: [("lr", "0.1"), ("momentum", "0.9")].map(|(key, value)| (key.into(), value.into())).into(),
     }
@@ -190,6 +192,7 @@ fn state(momentum: bool) -> TrainState {
         evaluation_pending: momentum,
         metrics: Metrics { loss_sum: 1.0 / 3.0, correct: 77, samples: 128, steps: 4, first_bad_step: None },
         best: Some(Best { test_accuracy: 0.875, epoch: 2 }),
+        chosen: Some(Chosen { value: 0.125, epoch: 1 }),
         loss_scale: momentum.then_some(LossScale { scale: 1024.0, good_steps: 7, skipped_steps: 2 }),
         epoch_seconds: 1.5,
     }

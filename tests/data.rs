@@ -11,6 +11,7 @@ mod layout;
 mod members;
 mod mnist;
 mod streamed;
+mod validation;
 
 use std::path::PathBuf;
 
@@ -53,6 +54,7 @@ fn tiny() -> Dataset {
         mean: vec![0.5],
         std: vec![0.5],
         train: split.clone(),
+        val: Split::default(),
         test: split,
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::network::Statistics;
 use crate::ops::{LossScale, Metrics};
-use crate::train::{Best, Position, TrainState};
+use crate::train::{Best, Chosen, Position, TrainState};
 
 /// What must match for a run to resume from a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,11 @@ pub struct RunIdentity {
     pub test_images: usize,
     #[serde(default)]
     pub test_fingerprint: u64,
+    /// 0 without a validation set.
+    #[serde(default)]
+    pub val_images: usize,
+    #[serde(default)]
+    pub val_fingerprint: u64,
     /// Every other setting that affects the numbers of the run, as in `config.toml`.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
@@ -56,6 +61,9 @@ pub(super) struct Header {
     /// Bits of the best test accuracy, and its epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best: Option<(u64, u32)>,
+    /// Bits of the best value of the monitored number, and its epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chosen: Option<(u64, u32)>,
     epoch_seconds: f64,
 }
 
@@ -78,6 +86,7 @@ impl Header {
             samples: state.metrics.samples,
             loss_scale: state.loss_scale.map(|scale| (scale.scale, scale.good_steps, scale.skipped_steps)),
             best: state.best.map(|best| (best.test_accuracy.to_bits(), best.epoch)),
+            chosen: state.chosen.map(|chosen| (chosen.value.to_bits(), chosen.epoch)),
             epoch_seconds: state.epoch_seconds,
         }
     }
@@ -97,6 +106,7 @@ impl Header {
             metrics: Metrics { loss_sum, correct, samples, steps: step_in_epoch, first_bad_step: None },
             loss_scale: self.loss_scale.map(scale),
             best: self.best.map(|(accuracy, epoch)| Best { test_accuracy: f64::from_bits(accuracy), epoch }),
+            chosen: self.chosen.map(|(value, epoch)| Chosen { value: f64::from_bits(value), epoch }),
             epoch_seconds,
         }
     }
@@ -110,7 +120,7 @@ impl Header {
             "it has version {version}, which a newer cnn-cuda wrote; this program reads versions up to {VERSION}"
         );
         ensure!(version == 1 || version == VERSION && has_digest, "its header is damaged: it has no SHA-256");
-        let TrainState { position, metrics, loss_scale, best, epoch_seconds, .. } = self.state();
+        let TrainState { position, metrics, loss_scale, best, chosen, epoch_seconds, .. } = self.state();
         let is_within = |part: u64, whole: u64| part <= whole;
         let most = position.step_in_epoch.saturating_mul(self.run.batch_size as u64);
         let plausible = [
@@ -120,6 +130,8 @@ impl Header {
             ("number of steps", is_within(position.step_in_epoch, position.total_steps)),
             ("loss scale", loss_scale.is_none_or(|it| it.scale.is_finite() && it.scale > 0.0)),
             ("best test accuracy", best.is_none_or(|best| (0.0..=1.0).contains(&best.test_accuracy))),
+            ("best value", chosen.is_none_or(|chosen| chosen.value.is_finite())),
+            ("best epoch", chosen.is_none_or(|chosen| chosen.epoch <= position.epoch.saturating_add(1))),
             ("best epoch", best.is_none_or(|best| best.epoch <= position.epoch.saturating_add(1))),
             ("time", epoch_seconds.is_finite() && epoch_seconds >= 0.0),
         ];
@@ -160,6 +172,8 @@ impl Header {
         if self.version == 1 {
             return Ok(());
         }
+        same("number of validation images", &there.val_images, &run.val_images)?;
+        same("validation data's fingerprint", &there.val_fingerprint, &run.val_fingerprint)?;
         same("number of test images", &there.test_images, &run.test_images)?;
         same("test data's fingerprint", &there.test_fingerprint, &run.test_fingerprint)
     }

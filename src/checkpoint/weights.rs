@@ -17,6 +17,8 @@ use crate::network::{Network, Statistics, Weights};
 
 /// The metadata entry that describes what the weights were trained for.
 const DESCRIPTION: &str = "cnn-cuda.weights";
+/// That with the epoch after which the weights were saved, counted from 1.
+const EPOCH: &str = "cnn-cuda.epoch";
 /// That of PyTorch's tensors, which some programs require.
 const FORMAT: (&str, &str) = ("format", "pt");
 
@@ -25,15 +27,25 @@ pub fn save_weights(path: &Path, network: &Network, parameters: &[f32], statisti
     write_tensors(path, &tensors_of(network, parameters, statistics), &[FORMAT])
 }
 
-/// Like [`save_weights`], with a description of what the weights were trained for, which [`weights_description`] reads.
+/// Like [`save_weights`], with a description of what the weights were trained for, which [`weights_description`] reads, and
+/// the epoch that they are from, if they were evaluated.
 pub fn save_described_weights(
     path: &Path,
     network: &Network,
     parameters: &[f32],
     statistics: &Statistics,
     description: &str,
+    epoch: Option<u32>,
 ) -> Result<()> {
-    write_tensors(path, &tensors_of(network, parameters, statistics), &[FORMAT, (DESCRIPTION, description)])
+    let epoch = epoch.map(|epoch| epoch.to_string());
+    let entries = [Some(FORMAT), Some((DESCRIPTION, description)), epoch.as_deref().map(|epoch| (EPOCH, epoch))];
+    let entries: Vec<_> = entries.into_iter().flatten().collect();
+    write_tensors(path, &tensors_of(network, parameters, statistics), &entries)
+}
+
+/// The epoch that weights with this metadata are from, if it is recorded.
+pub(super) fn epoch_of(metadata: &HashMap<String, String>) -> Option<u32> {
+    metadata.get(EPOCH)?.parse().ok()
 }
 
 fn tensors_of(network: &Network, parameters: &[f32], statistics: &Statistics) -> Vec<NamedTensor> {

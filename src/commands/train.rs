@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tracing::{info, warn};
 
@@ -20,9 +20,9 @@ use crate::run::{
     identity_without_data, install_signal_handlers, progress_made,
 };
 use crate::settings::{
-    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
+    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network, usage,
 };
-use crate::train::{Ending, Outcome, Position, Trainer};
+use crate::train::{Ending, Monitor, Outcome, Position, Trainer};
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -83,6 +83,28 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     with_backend(&device, Training { config, args, network, dataset, lock, stop })
 }
 
+/// Checks that the best epoch can be chosen as `--monitor` says, and records how it is chosen by default.
+fn choose_monitor(config: &mut RunConfig, dataset: &Dataset) -> Result<()> {
+    let (has_val, schedule) = (dataset.val.count() > 0, &mut config.settings.schedule);
+    if let Some(monitor) = schedule.monitor.filter(|monitor| monitor.needs_validation()) {
+        usage(has_val, || {
+            format!("--monitor {monitor} needs a validation set: --val-fraction, or a folder val beside train and test")
+        })?;
+    }
+    schedule.monitor = schedule.monitor.or(has_val.then_some(Monitor::ValLoss));
+    match (schedule.monitor, schedule.patience) {
+        (None, Some(_)) => warn!(
+            "--patience watches the accuracy on the test set, which then is no longer unseen; --val-fraction holds out \
+             images for it"
+        ),
+        (Some(monitor), _) if !monitor.needs_validation() => warn!(
+            "--monitor {monitor} chooses the best epoch by the test set, so its test accuracy is better than on new images"
+        ),
+        _ => {}
+    }
+    Ok(())
+}
+
 /// Loads the data set, with the recorded input of a resumed run, and records its input in the configuration.
 fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     let mut options = config.load_options();
@@ -90,6 +112,7 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     let mut dataset = data::load(config.dataset(), &options)?;
     let classes = options.classes.map(|classes| classes.len()).or(config.settings.data.classes);
     dataset.pad_classes(classes).map_err(|error| UsageError(error.to_string()))?;
+    choose_monitor(config, &dataset)?;
     let input = InputRecord::new(&dataset);
     match &config.record.input {
         Some(recorded) => {
@@ -200,12 +223,28 @@ fn resume<B: Backend>(
     let state = checkpoint::load_state(&folder.join(Outputs::CHECKPOINT), &trainer.network, identity)?;
     trainer.restore(&state)?;
     let done = trainer.position();
-    let Some(ending) = trainer.ending() else { return Outputs::resume(lock, config, done).map(Some) };
-    let damaged = damaged_outputs(&folder, &trainer.network, &state);
+    let Some(ending) = trainer.ending() else {
+        let outputs = Outputs::resume(lock, config, done)?;
+        outputs.warn_without_best(&trainer.network, state.chosen);
+        return Ok(Some(outputs));
+    };
+    let damaged = damaged_outputs(&folder, &trainer.network, &state, config);
     if !damaged.is_empty() {
         let mut outputs = Outputs::resume(lock, config, done)?;
-        outputs.save(&trainer.network, identity, state)?;
+        if let Some(chosen) = state.chosen.filter(|chosen| chosen.epoch == outputs.metrics.last_epoch()) {
+            outputs.keep_epoch(chosen.epoch, true, &state);
+        }
+        outputs.save(&trainer.network, identity, state.clone())?;
         outputs.finish()?;
+        let left = damaged_outputs(&folder, &trainer.network, &state, config);
+        ensure!(
+            left.is_empty(),
+            "{} in {} is missing or damaged, and cannot be written again: the checkpoint has the weights of the last \
+             epoch only; {} has them, too",
+            left.join(", "),
+            folder.display(),
+            Outputs::LAST
+        );
         let (was, is) = if damaged.len() == 1 { ("was", "is") } else { ("were", "are") };
         let (names, shown) = (damaged.join(", "), folder.display());
         warn!("{names} in {shown} {was} missing, damaged or incomplete, and {is} written again");

@@ -28,7 +28,7 @@ pub use file::{InputRecord, SettingsFile};
 pub use layers::{Given, Layer, defaults};
 pub use network::{ActivationChoice, InputSettings, ModelSettings, VariationSettings, build_network};
 pub use optimiser::OptimiserSettings;
-pub use output::{OutputSettings, SaveEvery};
+pub use output::{Keep, OutputSettings, SaveEvery};
 pub use run::{FILE, RunConfig};
 pub use schedule::ScheduleSettings;
 

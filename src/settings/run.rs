@@ -13,7 +13,10 @@ use super::data::{self, absolute, absolute_path, check_dataset, short_name};
 use super::described::{Description, Preparation};
 use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
-use super::{AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule};
+use super::{
+    AugmentationSettings, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output,
+    schedule,
+};
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Precision};
@@ -189,6 +192,8 @@ impl RunConfig {
             description.preparation = Preparation::Crop;
             description.split = Some(self.settings.pictures.split());
         }
+        let DataSettings { val_fraction, val_seed, .. } = &self.settings.data;
+        description.validation = val_fraction.map(|fraction| (fraction, val_seed.unwrap_or_default()));
         Ok(description)
     }
 
@@ -224,6 +229,7 @@ impl RunConfig {
     /// Settings that contradict each other.
     fn check(&self) -> Result<()> {
         let Settings { schedule, optimiser, device, .. } = &self.settings;
+        self.settings.data.check()?;
         schedule.check()?;
         optimiser.check()?;
         device.check()
@@ -304,6 +310,7 @@ impl RunConfig {
             normalisation: input.map(InputRecord::normalisation).or_else(|| self.settings.data.normalisation.given()),
             classes: input.map(|input| input.classes.clone()),
             channels: None,
+            validation: self.settings.data.validation(),
             test_only: false,
             residency: self.settings.residency.residency.unwrap_or_default(),
         }

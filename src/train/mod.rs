@@ -1,6 +1,7 @@
 //! Training: the trainer, its position and state, and the epoch loop.
 
 mod evaluate;
+mod monitor;
 mod predict;
 mod programs;
 mod run;
@@ -8,10 +9,11 @@ mod schedule;
 mod state;
 
 pub use evaluate::Evaluator;
+pub use monitor::Monitor;
 pub use predict::{Prediction, predict};
 pub use run::{Ending, EpochReport, Observer, Outcome, StepReport};
 pub use schedule::{LearningRate, Schedule};
-pub use state::{Best, Position, TrainState};
+pub use state::{Best, Chosen, Position, TrainState};
 
 use anyhow::{Context, Result, ensure};
 
@@ -39,7 +41,9 @@ pub struct Hyperparameters {
     pub max_steps: Option<u64>,
     /// Ends the run with the evaluation that reaches this test accuracy.
     pub target_accuracy: Option<f64>,
-    /// Ends the run after this many epochs without a better test accuracy.
+    /// By which number the best epoch is chosen. By default the validation loss, if there is a validation set.
+    pub monitor: Option<Monitor>,
+    /// Ends the run after this many epochs without a better one by `monitor`, or without it by the test accuracy.
     pub patience: Option<u32>,
     /// Whether to report the loss of every step.
     pub log_steps: bool,
@@ -54,11 +58,14 @@ pub struct Trainer<B: Backend> {
     eval_plan: Plan,
     programs: Programs<B>,
     train_count: usize,
+    /// The images of the validation and of the test set, which are in this order on the backend.
+    val_count: usize,
     test_count: usize,
     position: Position,
     /// Whether the steps before the current position are yet to be evaluated.
     evaluation_pending: bool,
     best: Option<Best>,
+    chosen: Option<Chosen>,
     /// `num_batches_tracked` of each batch normalisation before the first step of this run.
     tracked_before: Vec<i64>,
     /// Seconds of training in the current epoch before this process resumed it.
@@ -82,15 +89,23 @@ impl<B: Backend> Trainer<B> {
             dataset.shape,
             dataset.classes.len()
         );
-        let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
+        let [train_count, val_count, test_count] = [&dataset.train, &dataset.val, &dataset.test].map(Split::count);
+        let default = (val_count > 0).then_some(Monitor::ValLoss);
+        let hyper = Hyperparameters { monitor: hyper.monitor.or(default), ..hyper };
+        ensure!(
+            val_count > 0 || !hyper.monitor.is_some_and(Monitor::needs_validation),
+            "--monitor {} needs a validation set: --val-fraction, or a folder val beside test",
+            hyper.monitor.map_or("", Monitor::name)
+        );
         let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
-        let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
+        let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(val_count.max(test_count)))?;
         for batch in [plan.max_batch, train_count % plan.max_batch] {
             check_batch(&network, batch)?;
         }
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
-        load_split(&mut backend, Subset::Test, dataset.test, &normalise, eval_plan.max_batch)?;
+        let evaluated = dataset.val.join(dataset.test, dataset.shape.len());
+        load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;
         // Allocated after the data, so that a check against free memory takes the data into account.
         backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
         let initial = network.initial_weights(hyper.seed);
@@ -103,10 +118,12 @@ impl<B: Backend> Trainer<B> {
             eval_plan,
             programs: Programs::default(),
             train_count,
+            val_count,
             test_count,
             position: Position::default(),
             evaluation_pending: false,
             best: None,
+            chosen: None,
             tracked_before: Vec::new(),
             earlier_seconds: 0.0,
         };
@@ -131,7 +148,8 @@ impl<B: Backend> Trainer<B> {
             planned(&hyper) == planned(&self.hyper),
             "batch sizes, and whether there is momentum or weight averaging, cannot change after a trainer is created"
         );
-        self.hyper = Hyperparameters { sgd: Sgd { frozen: self.hyper.sgd.frozen, ..hyper.sgd }, ..hyper };
+        let (sgd, monitor) = (Sgd { frozen: self.hyper.sgd.frozen, ..hyper.sgd }, hyper.monitor.or(self.hyper.monitor));
+        self.hyper = Hyperparameters { sgd, monitor, ..hyper };
         Ok(())
     }
 
@@ -144,8 +162,10 @@ impl<B: Backend> Trainer<B> {
         }
         programs.get(backend, plan, Sequence::TrainStep(settings(&self.hyper, 0)), plan.max_batch)?;
         let plan = &self.eval_plan;
-        for batch in [plan.max_batch, self.test_count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
-            programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
+        for count in [self.val_count, self.test_count].into_iter().filter(|&count| count > 0) {
+            for batch in [plan.max_batch.min(count), count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
+                programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
+            }
         }
         Ok(())
     }
@@ -157,6 +177,11 @@ impl<B: Backend> Trainer<B> {
 
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// The best epoch so far by the monitored number; `None` before the first evaluation, or if none is monitored.
+    pub fn chosen(&self) -> Option<Chosen> {
+        self.chosen
     }
 
     /// All parameters, flat, in memory layout.
@@ -221,6 +246,7 @@ impl<B: Backend> Trainer<B> {
             metrics,
             loss_scale: self.backend.loss_scale()?,
             best: self.best,
+            chosen: self.chosen,
             epoch_seconds: self.earlier_seconds,
         })
     }
@@ -251,6 +277,7 @@ impl<B: Backend> Trainer<B> {
         self.evaluation_pending = state.evaluation_pending;
         self.set_statistics(&state.statistics)?;
         self.best = state.best;
+        self.chosen = state.chosen;
         self.earlier_seconds = state.epoch_seconds;
         self.backend.set_metrics(state.metrics)
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use super::{Best, Hyperparameters, Trainer};
+use super::{Best, Chosen, Hyperparameters, Trainer};
 use crate::ops::{Backend, Metrics, StepLoss};
 
 /// The report after a step.
@@ -27,7 +27,11 @@ pub struct EpochReport {
     pub epoch: u32,
     pub total_steps: u64,
     pub train: Metrics,
+    /// `None` without a validation set.
+    pub val: Option<Metrics>,
     pub test: Metrics,
+    /// Whether it is the best so far by the monitored number.
+    pub is_best: bool,
     /// Duration of training and evaluation.
     pub seconds: f64,
     /// Training speed, without evaluation.
@@ -130,17 +134,22 @@ impl<B: Backend> Trainer<B> {
         self.check_finite(Some(train))?;
         self.evaluation_pending = true;
         observer.on_evaluation(self)?;
-        let Some(test) = self.evaluate_unless(|| observer.wants_to_stop())? else {
+        let Some((val, test)) = self.evaluate_unless(|| observer.wants_to_stop())? else {
             return Ok(Outcome::Interrupted);
         };
-        if !test.loss().is_finite() {
-            bail!("the test loss is {} after {} steps; {REMEDY}", test.loss(), self.position.total_steps);
+        for (name, metrics) in [("validation", val), ("test", Some(test))] {
+            if let Some(loss) = metrics.map(|metrics| metrics.loss()).filter(|loss| !loss.is_finite()) {
+                bail!("the {name} loss is {loss} after {} steps; {REMEDY}", self.position.total_steps);
+            }
         }
+        let epoch = self.position.epoch + 1;
         let report = EpochReport {
-            epoch: self.position.epoch + 1,
+            epoch,
             total_steps: self.position.total_steps,
             train,
+            val,
             test,
+            is_best: self.choose(epoch, val, test),
             seconds: earlier_seconds + start.elapsed().as_secs_f64(),
             // A clock may be too coarse for a short epoch.
             images_per_second: train.samples as f64 / self.earlier_seconds.max(1e-9),
@@ -157,6 +166,18 @@ impl<B: Backend> Trainer<B> {
         }
         observer.on_epoch(self, &report)?;
         Ok(Outcome::Finished)
+    }
+
+    /// Whether an evaluation is the best so far by the monitored number; if so, it is remembered.
+    fn choose(&mut self, epoch: u32, val: Option<Metrics>, test: Metrics) -> bool {
+        let Some((monitor, value)) = self.hyper.monitor.and_then(|it| Some((it, it.value(val, test)?))) else {
+            return false;
+        };
+        let is_best = self.chosen.is_none_or(|chosen| monitor.is_better(value, chosen.value));
+        if is_best {
+            self.chosen = Some(Chosen { value, epoch });
+        }
+        is_best
     }
 
     /// Runs the remaining steps of the current epoch.
@@ -215,7 +236,11 @@ impl<B: Backend> Trainer<B> {
         }
         let Hyperparameters { epochs, target_accuracy, patience, .. } = self.hyper;
         let reached = |target| self.best.is_some_and(|best| best.test_accuracy >= target);
-        let is_exhausted = |patience| self.best.is_some_and(|best| self.position.epoch >= best.epoch + patience);
+        let best_epoch = match self.hyper.monitor {
+            Some(_) => self.chosen.map(|chosen| chosen.epoch),
+            None => self.best.map(|best| best.epoch),
+        };
+        let is_exhausted = |patience| best_epoch.is_some_and(|best| self.position.epoch >= best + patience);
         let endings = [
             (target_accuracy.is_some_and(reached), Ending::TargetAccuracy),
             (self.position.epoch >= epochs, Ending::Epochs),

@@ -25,6 +25,14 @@ pub struct Best {
     pub epoch: u32,
 }
 
+/// The best evaluation of a run by the monitored number; of equal ones, the first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chosen {
+    pub value: f64,
+    /// Epochs begun at the time of the evaluation.
+    pub epoch: u32,
+}
+
 /// Everything that changes during a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainState {
@@ -44,6 +52,8 @@ pub struct TrainState {
     pub loss_scale: Option<LossScale>,
     /// `None` before the first evaluation.
     pub best: Option<Best>,
+    /// `None` before the first evaluation, or if nothing is monitored.
+    pub chosen: Option<Chosen>,
     /// Seconds spent in the current epoch.
     pub epoch_seconds: f64,
 }

@@ -28,6 +28,7 @@ fn images() -> Dataset {
         mean: vec![0.5],
         std: vec![0.5],
         train: Split { images, labels: (0..20).map(|index| index % 3).collect(), ..Split::default() },
+        val: Split::default(),
         test,
     }
 }

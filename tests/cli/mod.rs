@@ -1,5 +1,6 @@
 //! The program as users see it: commands, files, errors, exit codes, signals.
 
+mod best;
 mod cublas;
 mod cuda;
 mod cuda_mnist;

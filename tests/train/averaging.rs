@@ -105,7 +105,7 @@ fn an_unreadable_picture_ends_the_run_with_its_error_after_the_finished_epochs()
     let mut set = digits(90, 32);
     let held = HostImages { images: std::mem::take(&mut set.train.images), image_len: set.shape.len() };
     let source = Arc::new(Vanishing(held, AtomicUsize::new(0)));
-    set.train.streamed = Some(Streamed { source, digest: 0 });
+    set.train.streamed = Some(Streamed { source, hashes: Arc::default() });
     let mut trainer =
         Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), set, hyper(None)).expect("a trainer");
     let mut listener = Listener::default();

@@ -65,6 +65,7 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         eval_batch_size: batch_size,
         learning_rate: LearningRate::constant(learning_rate),
         target_accuracy: None,
+        monitor: None,
         patience: None,
         sgd: Sgd::default(),
         augmentation: Augmentation::default(),
@@ -103,6 +104,7 @@ pub fn dataset(shape: Shape, classes: usize, images: Vec<u8>, labels: Vec<u32>) 
         mean: vec![0.5; shape.channels],
         std: vec![0.5; shape.channels],
         train: Split { images, labels, ..Split::default() },
+        val: Split::default(),
         test,
     }
 }

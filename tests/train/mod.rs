@@ -15,3 +15,4 @@ mod resnet;
 mod resume;
 mod schedule;
 mod settings;
+mod validation;
