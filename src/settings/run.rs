@@ -13,7 +13,9 @@ use super::data::{self, absolute, absolute_path, check_dataset, short_name};
 use super::described::{Description, Preparation};
 use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
-use super::{AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule};
+use super::{
+    AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, optimiser, output, schedule,
+};
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Precision};
@@ -72,6 +74,7 @@ impl RunConfig {
             config.record.input = None;
         }
         let settings = &mut config.settings;
+        settings.optimiser.complete(&[&recipe, flags]);
         settings.data.dataset = Some(absolute(named)?);
         settings.data.folder.data = Some(absolute_path(&settings.data.folder.folder())?);
         settings.schedule.init = settings.schedule.init.as_deref().map(absolute_path).transpose()?;
@@ -205,8 +208,10 @@ impl RunConfig {
         if let Some(input) = &self.record.input {
             all.extend(table(input)?);
         }
+        let defaults = table(&defaults::<Settings>())?;
+        let is_new = |key: &str, value| optimiser::NEWER.contains(&key) && defaults.get(key) == Some(value);
         let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init"].contains(&key);
-        let fixed = values(&all).into_iter().filter(|(key, _)| fixed(key));
+        let fixed = values(&all).into_iter().filter(|&(key, value)| fixed(key) && !is_new(key, value));
         Ok(fixed.map(|(key, value)| (key.to_string(), number(value))).collect())
     }
 

@@ -9,6 +9,7 @@ mod datasets;
 mod dependent;
 mod errors;
 mod limits;
+mod optimisers;
 mod pictures;
 mod recipes;
 mod resume;
