@@ -185,6 +185,8 @@ fn state(momentum: bool) -> TrainState {
     let parameters = network().initial_parameters(1);
     TrainState {
         momentum: if momentum { network().initial_parameters(2) } else { Vec::new() },
+        second_moment: Vec::new(),
+        update_count: 12,
         average: if momentum { network().initial_parameters(3) } else { Vec::new() },
         parameters,
         statistics: Statistics::default(),

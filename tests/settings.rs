@@ -1,5 +1,7 @@
 //! The settings of a training run: each one's flag, key, default, help and bounds agree.
 
+mod optimiser;
+
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches};
 use cnn_cuda::commands::Cli;
 use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile};
@@ -58,8 +60,10 @@ fn sample(key: &str) -> &'static str {
         "precision" => "tf32",
         "conv-algo" => "implicit",
         "residency" => "stream",
+        "optimizer" => "adam",
+        "betas" => "0.75,0.5",
         "test-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness" | "contrast"
-        | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" => "0.75",
+        | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" => "0.75",
         _ => "7",
     }
 }
@@ -168,13 +172,18 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     let mut count = 0;
     for flag in flags() {
         let key = long(&flag);
-        if !exists(key) || ["mean", "std", "shuffle", "dependent-launch", "init", "dataset"].contains(&key) {
+        if !exists(key)
+            || ["mean", "std", "shuffle", "dependent-launch", "decay-norm-bias", "init", "dataset"].contains(&key)
+        {
             continue;
         }
         let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(key)) };
         let (section, _, value) = keys(&to_table(&parse(&[&given]).expect("a flag").given)).remove(0);
-        // Nesterov momentum requires momentum.
-        let base = if key == "momentum" { "" } else { "momentum = 0.5\n" };
+        let base = match key {
+            "momentum" => "",
+            "betas" | "eps" => "optimizer = 'adam'\n",
+            _ => "momentum = 0.5\n", // Nesterov momentum requires it
+        };
         let text = format!("{base}{}", file(&section, key, &value));
         let (on, off) = (config(&text, &[]), config(&text, &[&format!("--no-{key}")]));
         assert_eq!(off, config(base, &[]), "--no-{key}");
@@ -190,6 +199,9 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     assert!(shuffled(&[]) && !shuffled(&["--no-shuffle"]) && shuffled(&["--no-shuffle", "--shuffle"]));
     let dependent = |text: &str, flags: &[&str]| config(text, flags).settings.device.dependent_launch;
     assert_eq!([dependent("", &[]), dependent("", &["--no-dependent-launch"])], [Some(true), Some(false)]);
+    let decays = |text: &str, flags: &[&str]| config(text, flags).settings.optimiser.decay_norm_bias;
+    assert_eq!([decays("", &[]), decays("", &["--no-decay-norm-bias"])], [Some(true), Some(false)]);
+    assert_eq!(decays("decay-norm-bias = false", &["--decay-norm-bias"]), Some(true));
     let off = "dependent-launch = false";
     assert_eq!([dependent(off, &[]), dependent(off, &["--dependent-launch"])], [Some(false), Some(true)]);
     // A flag overrides the recipe even if its value is the default.

@@ -68,13 +68,13 @@ pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], entries: &[(&s
     write_atomically(path, |writer| Ok(writer.write_all(&file)?))
 }
 
-/// Reads a whole file, unless it is larger than any file of this network can be: three times its parameters (weights,
-/// momentum and average) and its running statistics in f64, and a header. A file of another format is named.
+/// Reads a whole file, unless it is larger than any file of this network can be: four times its parameters (weights,
+/// two moments and average) and its running statistics in f64, and a header. A file of another format is named.
 pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(metadata.is_file(), "{} is not a file; a .safetensors file is expected", path.display());
     refuse_other_formats(path)?;
-    let most = 8 * (3 * network.parameter_count() + network.statistics_len()) as u64 + (1 << 20);
+    let most = 8 * (4 * network.parameter_count() + network.statistics_len()) as u64 + (1 << 20);
     ensure!(
         metadata.len() <= most,
         "{} has {} bytes, far more than the weights of {} can have; does it belong to another network? See --model",

@@ -80,6 +80,7 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let network = config.settings.model.apply(network, None);
     let network = config.settings.variation.apply(network)?;
+    let network = config.settings.optimiser.group(network)?;
     with_backend(&device, Training { config, args, network, dataset, lock, stop })
 }
 
@@ -195,6 +196,13 @@ impl Task for Training {
                 None => return Ok(ExitCode::SUCCESS),
             },
         };
+        if let Some(optimiser) = config.settings.optimiser.describe() {
+            info!("{optimiser}");
+        }
+        let head_scale = trainer.network.group_rules.head_rate_scale;
+        if let Some(head) = trainer.network.head().filter(|_| head_scale != 1.0) {
+            info!("the learning rate of the head, {head}, is multiplied by {head_scale}");
+        }
         info!("{}: {} parameters; {}", config.model(), trainer.network.parameter_count(), outputs.folder().display());
         let mut observer = RunObserver::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
         observer.begin(&mut trainer, is_new)?;

@@ -51,6 +51,8 @@ pub struct Cpu {
     /// Partial sums of bias gradients, kept between steps to avoid allocations.
     bias_partials: Vec<f32>,
     learning_rates: VecDeque<f32>,
+    /// The updates that the optimiser has made.
+    updates: u64,
     /// Partial sums of the squared gradients, kept between steps to avoid allocations.
     norm_partials: Vec<f64>,
 }
@@ -85,6 +87,7 @@ impl Cpu {
             instructions,
             bias_partials: Vec::new(),
             learning_rates: VecDeque::new(),
+            updates: 0,
             norm_partials: Vec::new(),
         })
     }

@@ -75,7 +75,7 @@ impl Network {
         let first = self.nodes.iter().find(|node| node.weight.is_some())?;
         let weight = &self.parameters[first.weight?];
         match (&first.operator, &weight.layout) {
-            (Operator::Conv2d(op), Layout::Conv { .. }) if weight.offset == 0 => Some((weight, op.window.kernel)),
+            (Operator::Conv2d(op), Layout::Conv { .. }) if first.weight == Some(0) => Some((weight, op.window.kernel)),
             _ => None,
         }
     }

@@ -78,7 +78,7 @@ operators! {
     SubsampleForward,
     SubsampleBackward,
     SoftmaxCrossEntropy,
-    SgdUpdate,
+    OptimizerUpdate,
 }
 
 /// A parameter-free operator of a network with one input.

@@ -10,7 +10,7 @@ use super::{Mode, Plan, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
 use crate::ops::{
     Activation, ActivationForward, Add, BatchNorm2d, BatchNorm2dForward, ChannelCopy, Conv2dForward, CopyChannels,
-    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, Op, PoolEpilogue, Region, SgdUpdate, Span,
+    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, Op, OptimizerUpdate, PoolEpilogue, Region, Span,
     StatisticsEpilogue, Step,
 };
 
@@ -39,7 +39,7 @@ impl Plan {
         }
         let input = scheduler.output(0);
         let whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
-        let whole_regions = SgdUpdate::REGIONS.map(whole);
+        let whole_regions = OptimizerUpdate::REGIONS.map(whole);
         let (places, arena, indices) = place(&scheduler.values, max_batch);
         Ok(Self {
             mode,
@@ -53,6 +53,7 @@ impl Plan {
             whole_regions,
             classes: network.classes(),
             parameter_count: network.parameter_count(),
+            groups: network.groups()?,
             places,
             sizes: sizes(network, mode, max_batch, arena, indices),
         })

@@ -1,12 +1,14 @@
 //! The sequences of a plan's steps: a training step, an evaluation step and a forward pass.
 
 use super::{Plan, ValueId};
-use crate::ops::{Augmentation, Gather, LossGradient, Sgd, SgdUpdate, SoftmaxCrossEntropy, Span, Step, Subset};
+use crate::ops::{
+    Augmentation, Gather, LossGradient, Optimizer, OptimizerUpdate, SoftmaxCrossEntropy, Span, Step, Subset,
+};
 
 /// The settings of a training step. Steps with equal settings share a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TrainSettings {
-    pub sgd: Sgd,
+    pub optimizer: Optimizer,
     /// Label smoothing, in `[0, 1)`.
     pub label_smoothing: f32,
     pub augmentation: Option<Augmentation>,
@@ -32,8 +34,9 @@ impl Plan {
         };
         let forward = self.forward.iter().cloned();
         match *sequence {
-            Sequence::TrainStep(TrainSettings { sgd, label_smoothing, augmentation }) => {
-                let update = Step { label: "update".into(), op: SgdUpdate::new(sgd, self.whole_regions).into() };
+            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation }) => {
+                let update = OptimizerUpdate::new(optimizer, self.groups, self.whole_regions);
+                let update = Step { label: "update".into(), op: update.into() };
                 gather(Subset::Train, augmentation)
                     .chain(forward)
                     .chain(self.losses(label_smoothing))

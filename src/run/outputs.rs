@@ -166,7 +166,7 @@ impl Outputs {
     /// # Errors
     /// The previous save failed, or the weights are not finite, in which case the earlier files are kept.
     pub fn save(&mut self, network: &Network, run: &RunIdentity, state: TrainState) -> Result<()> {
-        let all = [&state.parameters, &state.momentum, &state.average, &state.statistics.values];
+        let all = [&state.parameters, &state.momentum, &state.second_moment, &state.average, &state.statistics.values];
         let finite = all.into_iter().flatten().all(|value| value.is_finite());
         ensure!(finite, "the weights became NaN or infinite, so they are not saved; try a smaller --lr");
         self.finish()?;

@@ -27,7 +27,7 @@ pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, Residen
 pub use file::{InputRecord, SettingsFile};
 pub use layers::{Given, Layer, defaults};
 pub use network::{ActivationChoice, InputSettings, ModelSettings, VariationSettings, build_network};
-pub use optimiser::OptimiserSettings;
+pub use optimiser::{Betas, OptimiserSettings, OptimizerChoice};
 pub use output::{Keep, OutputSettings, SaveEvery};
 pub use run::{FILE, RunConfig};
 pub use schedule::ScheduleSettings;

@@ -14,8 +14,8 @@ use super::described::{Description, Preparation};
 use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
 use super::{
-    AugmentationSettings, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output,
-    schedule,
+    AugmentationSettings, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, optimiser,
+    output, schedule,
 };
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
@@ -75,6 +75,7 @@ impl RunConfig {
             config.record.input = None;
         }
         let settings = &mut config.settings;
+        settings.optimiser.complete(&[&recipe, flags]);
         settings.data.dataset = Some(absolute(named)?);
         settings.data.folder.data = Some(absolute_path(&settings.data.folder.folder())?);
         settings.schedule.init = settings.schedule.init.as_deref().map(absolute_path).transpose()?;
@@ -214,8 +215,10 @@ impl RunConfig {
         if let Some(input) = &self.record.input {
             all.extend(table(input)?);
         }
+        let defaults = table(&defaults::<Settings>())?;
+        let is_new = |key: &str, value| optimiser::NEWER.contains(&key) && defaults.get(key) == Some(value);
         let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init"].contains(&key);
-        let fixed = values(&all).into_iter().filter(|(key, _)| fixed(key));
+        let fixed = values(&all).into_iter().filter(|&(key, value)| fixed(key) && !is_new(key, value));
         Ok(fixed.map(|(key, value)| (key.to_string(), number(value))).collect())
     }
 

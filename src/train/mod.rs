@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Operator, Statistics, Weights};
-use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
+use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Optimizer, Region, Rule, Span, Subset};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
 
@@ -30,7 +30,7 @@ pub struct Hyperparameters {
     pub batch_size: usize,
     pub eval_batch_size: usize,
     pub learning_rate: LearningRate,
-    pub sgd: Sgd,
+    pub optimizer: Optimizer,
     /// Random augmentation of training images.
     pub augmentation: Augmentation,
     /// Fraction of each label that is spread over all classes, in training only.
@@ -109,7 +109,6 @@ impl<B: Backend> Trainer<B> {
         // Allocated after the data, so that a check against free memory takes the data into account.
         backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
         let initial = network.initial_weights(hyper.seed);
-        let hyper = Hyperparameters { sgd: Sgd { frozen: network.frozen_len(), ..hyper.sgd }, ..hyper };
         let mut trainer = Self {
             backend,
             network,
@@ -142,14 +141,15 @@ impl<B: Backend> Trainer<B> {
     /// A change that needs other memory: of a batch size, or of whether there is momentum or weight averaging.
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
-            (it.batch_size, it.eval_batch_size, it.sgd.momentum != 0.0, it.sgd.average_decay.is_some())
+            let Optimizer { rule, average_decay, .. } = it.optimizer;
+            (it.batch_size, it.eval_batch_size, state_of(&rule), average_decay.is_some())
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, and whether there is momentum or weight averaging, cannot change after a trainer is created"
+            "batch sizes, the optimiser, and whether there is momentum or weight averaging, cannot change after a \
+             trainer is created"
         );
-        let (sgd, monitor) = (Sgd { frozen: self.hyper.sgd.frozen, ..hyper.sgd }, hyper.monitor.or(self.hyper.monitor));
-        self.hyper = Hyperparameters { sgd, monitor, ..hyper };
+        self.hyper = Hyperparameters { monitor: hyper.monitor.or(self.hyper.monitor), ..hyper };
         Ok(())
     }
 
@@ -230,7 +230,9 @@ impl<B: Backend> Trainer<B> {
 
     /// The state that another process needs to continue the run.
     pub fn state(&mut self) -> Result<TrainState> {
-        let momentum = self.read_state(Region::Momentum, self.has_momentum())?;
+        let Optimizer { rule, .. } = self.hyper.optimizer;
+        let momentum = self.read_state(Region::Momentum, rule.has_momentum())?;
+        let second_moment = self.read_state(Region::SecondMoment, rule.has_second_moment())?;
         let average = self.read_state(Region::Average, self.has_average())?;
         let metrics = match self.position.step_in_epoch {
             0 => Metrics::default(),
@@ -240,7 +242,9 @@ impl<B: Backend> Trainer<B> {
             parameters: self.parameters()?,
             statistics: self.statistics()?,
             momentum,
+            second_moment,
             average,
+            update_count: self.backend.update_count()?,
             position: self.position,
             evaluation_pending: self.evaluation_pending,
             metrics,
@@ -256,8 +260,15 @@ impl<B: Backend> Trainer<B> {
     /// # Errors
     /// The state has other parameters or another optimiser, or its position does not fit the data set.
     pub fn restore(&mut self, state: &TrainState) -> Result<()> {
+        let Optimizer { rule, .. } = self.hyper.optimizer;
+        ensure!(
+            state.second_moment.is_empty() != rule.has_second_moment(),
+            "the checkpoint is that of another optimiser than {}",
+            rule.name()
+        );
         self.set_parameters(&state.parameters)?;
-        self.write_state(Region::Momentum, self.has_momentum(), "momentum values", &state.momentum)?;
+        self.write_state(Region::Momentum, rule.has_momentum(), "momentum values", &state.momentum)?;
+        self.write_state(Region::SecondMoment, rule.has_second_moment(), "second moments", &state.second_moment)?;
         self.write_state(Region::Average, self.has_average(), "averaged weights", &state.average)?;
         let (position, steps) = (state.position, self.steps_per_epoch());
         // The end of an epoch is a position of its own until the epoch is evaluated.
@@ -273,6 +284,7 @@ impl<B: Backend> Trainer<B> {
         if let Some(loss_scale) = state.loss_scale {
             self.backend.set_loss_scale(loss_scale)?;
         }
+        self.backend.set_update_count(state.update_count)?;
         self.position = position;
         self.evaluation_pending = state.evaluation_pending;
         self.set_statistics(&state.statistics)?;
@@ -319,25 +331,26 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    fn has_momentum(&self) -> bool {
-        self.hyper.sgd.momentum != 0.0
-    }
-
     /// Whether the weights are averaged.
     fn has_average(&self) -> bool {
-        self.hyper.sgd.average_decay.is_some()
+        self.hyper.optimizer.average_decay.is_some()
     }
 }
 
 /// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
 /// as PyTorch's `AveragedModel` does.
 fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
-    let average_decay = hyper.sgd.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
+    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
     TrainSettings {
-        sgd: Sgd { average_decay, ..hyper.sgd },
+        optimizer: Optimizer { average_decay, ..hyper.optimizer },
         label_smoothing: hyper.label_smoothing,
         augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
     }
+}
+
+/// Which state an optimiser keeps.
+fn state_of(rule: &Rule) -> [bool; 2] {
+    [rule.has_momentum(), rule.has_second_moment()]
 }
 
 /// Loads the images of a split into a backend, or sets up their streaming.
@@ -368,10 +381,12 @@ fn check_batch(network: &Network, batch: usize) -> Result<()> {
 /// The memory for both plans of a run, which never run at the same time. Evaluation needs more than training only if
 /// its batch or its arena is larger.
 fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
-    let average = if hyper.sgd.average_decay.is_some() { plan.parameter_count } else { 0 };
-    let (training, evaluation) = (plan.memory_sizes(hyper.sgd.momentum != 0.0), eval_plan.memory_sizes(false));
+    let Optimizer { rule, average_decay, .. } = hyper.optimizer;
+    let in_use = |in_use| if in_use { plan.parameter_count } else { 0 };
+    let (training, evaluation) = (plan.memory_sizes(rule.has_momentum()), eval_plan.memory_sizes(false));
     MemorySizes {
-        average,
+        second_moment: in_use(rule.has_second_moment()),
+        average: in_use(average_decay.is_some()),
         arena: training.arena.max(evaluation.arena),
         sample_arena: training.sample_arena.max(evaluation.sample_arena),
         columns: training.columns.max(evaluation.columns),

@@ -39,10 +39,14 @@ pub struct TrainState {
     /// Flat, in memory layout.
     pub parameters: Vec<f32>,
     pub statistics: Statistics,
-    /// In the order of the parameters; empty without momentum.
+    /// Momentum, or Adam's first moments, in the order of the parameters; empty without either.
     pub momentum: Vec<f32>,
+    /// Adam's second moments, in the order of the parameters; empty without Adam.
+    pub second_moment: Vec<f32>,
     /// The moving average of the parameters, in their order; empty without averaging.
     pub average: Vec<f32>,
+    /// The updates that the optimiser has made: all steps but those that an overflow skipped.
+    pub update_count: u64,
     pub position: Position,
     /// Whether the steps of the epoch, or all that `max_steps` allows, are done but not evaluated.
     pub evaluation_pending: bool,

@@ -10,6 +10,7 @@ mod datasets;
 mod dependent;
 mod errors;
 mod limits;
+mod optimisers;
 mod pictures;
 mod recipes;
 mod resume;

@@ -67,7 +67,7 @@ fn run_others(precision: Precision) {
     norm::check_in_place(lab);
     dropout::check_mask(lab);
     // These checks need a new backend.
-    for check in [optimizer::check_sgd, optimizer::check_averaging, optimizer::check_frozen] {
+    for check in [optimizer::check_rules, optimizer::check_averaging, optimizer::check_frozen] {
         check(&mut lab_by(precision, Algorithm::Direct));
     }
 }

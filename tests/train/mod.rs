@@ -8,6 +8,7 @@ mod fusion;
 pub mod harness;
 mod networks;
 pub mod norm;
+mod optimizers;
 pub mod parity;
 mod profile;
 mod races;

@@ -3,7 +3,7 @@
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::Cuda;
 use cnn_cuda::data::{Dataset, Split};
-use cnn_cuda::ops::{Backend, Precision, Sgd};
+use cnn_cuda::ops::{Backend, Optimizer, Precision};
 use cnn_cuda::train::{Ending, Hyperparameters, LearningRate, Monitor, Trainer};
 
 use super::harness::{Listener, digits, lenet5, two_epochs};
@@ -70,7 +70,7 @@ fn forgetting(monitor: Option<Monitor>) -> Hyperparameters {
     Hyperparameters {
         epochs: 4,
         learning_rate: LearningRate { warm_up: 3, ..LearningRate::constant(1.5) },
-        sgd: Sgd::default(),
+        optimizer: Optimizer::default(),
         monitor,
         ..two_epochs()
     }
