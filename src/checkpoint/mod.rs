@@ -8,7 +8,9 @@ mod prefix;
 mod recognise;
 mod state;
 mod statistics;
+mod tensor;
 mod tensors;
+mod torch;
 mod weights;
 
 pub use header::RunIdentity;

@@ -8,7 +8,9 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 use super::container::{check_digest, parse, parse_metadata};
 use super::foreign::refuse_extra;
 use super::header::{Header, RunIdentity};
+use super::recognise::refuse_other_formats;
 use super::statistics::{statistics_from_tensors, statistics_tensors};
+use super::tensor::Tensors;
 use super::tensors::{flat_from_tensors, named_tensors, read_file, write_tensors};
 use crate::network::Network;
 use crate::train::TrainState;
@@ -51,7 +53,8 @@ fn momentum_prefix(header: &Header) -> &'static str {
 /// # Errors
 /// The file is missing, damaged, or of another model, data set or run; the message says which.
 pub fn load_state(path: &Path, network: &Network, run: &RunIdentity) -> Result<TrainState> {
-    let bytes = read_file(path, network).map_err(damaged)?;
+    let (bytes, _) = read_file(path, network).map_err(damaged)?;
+    refuse_other_formats(path).map_err(damaged)?;
     from_bytes(&bytes, network, run).with_context(|| format!("cannot resume from {}", path.display()))
 }
 
@@ -60,7 +63,7 @@ fn damaged(error: Error) -> Error {
 }
 
 fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<TrainState> {
-    let tensors = parse(bytes).map_err(damaged)?;
+    let tensors = Tensors::of(&parse(bytes).map_err(damaged)?);
     let header = read_header(bytes).map_err(damaged)?;
     header.check_run(run)?;
     let parameters = flat_from_tensors(network, "", &tensors)?;
