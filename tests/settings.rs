@@ -62,8 +62,9 @@ fn sample(key: &str) -> &'static str {
         "residency" => "stream",
         "optimizer" => "adam",
         "betas" => "0.75,0.5",
-        "test-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness" | "contrast"
-        | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" => "0.75",
+        "monitor" => "val-accuracy",
+        "test-fraction" | "val-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness"
+        | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" => "0.75",
         _ => "7",
     }
 }

@@ -20,9 +20,9 @@ use crate::run::{
     identity_without_data, install_signal_handlers, progress_made,
 };
 use crate::settings::{
-    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network, usage,
+    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
 };
-use crate::train::{Ending, Monitor, Outcome, Position, Trainer};
+use crate::train::{Ending, Outcome, Position, Trainer};
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -84,28 +84,6 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     with_backend(&device, Training { config, args, network, dataset, lock, stop })
 }
 
-/// Checks that the best epoch can be chosen as `--monitor` says, and records how it is chosen by default.
-fn choose_monitor(config: &mut RunConfig, dataset: &Dataset) -> Result<()> {
-    let (has_val, schedule) = (dataset.val.count() > 0, &mut config.settings.schedule);
-    if let Some(monitor) = schedule.monitor.filter(|monitor| monitor.needs_validation()) {
-        usage(has_val, || {
-            format!("--monitor {monitor} needs a validation set: --val-fraction, or a folder val beside train and test")
-        })?;
-    }
-    schedule.monitor = schedule.monitor.or(has_val.then_some(Monitor::ValLoss));
-    match (schedule.monitor, schedule.patience) {
-        (None, Some(_)) => warn!(
-            "--patience watches the accuracy on the test set, which then is no longer unseen; --val-fraction holds out \
-             images for it"
-        ),
-        (Some(monitor), _) if !monitor.needs_validation() => warn!(
-            "--monitor {monitor} chooses the best epoch by the test set, so its test accuracy is better than on new images"
-        ),
-        _ => {}
-    }
-    Ok(())
-}
-
 /// Loads the data set, with the recorded input of a resumed run, and records its input in the configuration.
 fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     let mut options = config.load_options();
@@ -113,7 +91,9 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     let mut dataset = data::load(config.dataset(), &options)?;
     let classes = options.classes.map(|classes| classes.len()).or(config.settings.data.classes);
     dataset.pad_classes(classes).map_err(|error| UsageError(error.to_string()))?;
-    choose_monitor(config, &dataset)?;
+    if let Some(warning) = config.settings.schedule.choose_monitor(dataset.val.count() > 0)? {
+        warn!("{warning}");
+    }
     let input = InputRecord::new(&dataset);
     match &config.record.input {
         Some(recorded) => {
@@ -246,10 +226,10 @@ fn resume<B: Backend>(
         outputs.finish()?;
         let left = damaged_outputs(&folder, &trainer.network, &state, config);
         ensure!(
-            left.is_empty(),
+            !left.contains(&Outputs::WEIGHTS),
             "{} in {} is missing or damaged, and cannot be written again: the checkpoint has the weights of the last \
              epoch only; {} has them, too",
-            left.join(", "),
+            Outputs::WEIGHTS,
             folder.display(),
             Outputs::LAST
         );

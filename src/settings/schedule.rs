@@ -66,6 +66,33 @@ impl ScheduleSettings {
         hyper.patience = self.patience;
     }
 
+    /// Chooses how the best epoch is found, if that is not given. Returns a warning if it is by the test set.
+    ///
+    /// # Errors
+    /// `--monitor` needs a validation set, and there is none.
+    pub fn choose_monitor(&mut self, has_validation: bool) -> Result<Option<String>> {
+        if let Some(monitor) = self.monitor.filter(|monitor| monitor.needs_validation()) {
+            usage(has_validation, || {
+                format!(
+                    "--monitor {monitor} needs a validation set: --val-fraction, or a folder val beside train and test"
+                )
+            })?;
+        }
+        self.monitor = self.monitor.or(has_validation.then_some(Monitor::ValLoss));
+        Ok(match self.monitor {
+            None if self.patience.is_some() => Some(
+                "--patience watches the accuracy on the test set, which then is no longer unseen; --val-fraction holds \
+                 out images for it"
+                    .into(),
+            ),
+            Some(monitor) if !monitor.needs_validation() => Some(format!(
+                "--monitor {monitor} chooses the best epoch by the test set, so its test accuracy is better than on new \
+                 images"
+            )),
+            _ => None,
+        })
+    }
+
     /// # Errors
     /// The warm-up is not shorter than the run.
     pub fn check(&self) -> Result<()> {
