@@ -227,6 +227,7 @@ impl RunConfig {
         let Settings { schedule, optimiser, device, .. } = &self.settings;
         schedule.check()?;
         optimiser.check()?;
+        optimiser.check_device(device)?;
         device.check()
     }
 
