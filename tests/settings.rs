@@ -64,7 +64,8 @@ fn sample(key: &str) -> &'static str {
         "betas" => "0.75,0.5",
         "monitor" => "val-accuracy",
         "test-fraction" | "val-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness"
-        | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" => "0.75",
+        | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" | "sgd-lr"
+        | "sgd-momentum" => "0.75",
         _ => "7",
     }
 }
@@ -183,6 +184,7 @@ fn flags_switch_off_what_a_recipe_switches_on() {
         let base = match key {
             "momentum" => "",
             "betas" | "eps" => "optimizer = 'adam'\n",
+            "sgd-lr" | "sgd-momentum" => "optimizer = 'muon'\n",
             _ => "momentum = 0.5\n", // Nesterov momentum requires it
         };
         let text = format!("{base}{}", file(&section, key, &value));

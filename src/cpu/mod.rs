@@ -15,6 +15,7 @@ mod join;
 mod linear;
 mod loss;
 mod lrn;
+mod muon;
 mod norm;
 mod norm_loops;
 mod optimizer;
@@ -43,6 +44,7 @@ pub struct Cpu {
     memory: Memory,
     gather: gather::State,
     norm: norm::State,
+    muon: muon::State,
     loss: loss::State,
     dropout: dropout::State,
     scratch: Scratch,
@@ -80,6 +82,7 @@ impl Cpu {
             memory: Memory::default(),
             gather: gather::State::default(),
             norm: norm::State::default(),
+            muon: muon::State::default(),
             loss: loss::State::default(),
             dropout: dropout::State::default(),
             scratch: Scratch::default(),

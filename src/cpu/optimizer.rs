@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
 use super::{Cpu, ELEMENTWISE_CHUNK};
@@ -15,6 +15,8 @@ impl RunOn<Cpu> for OptimizerUpdate {
         if cpu.learning_rates.len() > 1 {
             cpu.learning_rates.pop_front();
         }
+        let is_muon = matches!(op.rule, Rule::Muon(_));
+        ensure!(!(is_muon && op.clip_norm.is_some()), "gradients cannot be clipped with Muon");
         let factor = match op.clip_norm {
             Some(clip_norm) => Optimizer::clip_factor(clip_norm, cpu.norm(gradients)?),
             None => 1.0,
@@ -29,6 +31,9 @@ impl RunOn<Cpu> for OptimizerUpdate {
             let (momentum, gradients) = (part(momentum, &range), &gradients[range.clone()]);
             match op.rule {
                 Rule::Sgd(sgd) => update_sgd(sgd, &scales, weights, gradients, momentum),
+                // A step along a direction, with decoupled weight decay, is one of SGD without momentum.
+                Rule::Muon(_) if group.is_matrix => update_sgd(Sgd::default(), &scales, weights, gradients, &mut []),
+                Rule::Muon(muon) => update_sgd(muon.sgd, &scales, weights, gradients, momentum),
                 Rule::Adam(adam) => {
                     let step = AdamStep::new(&adam, cpu.updates, &scales);
                     update_adam(&step, weights, gradients, momentum, part(second_moment, &range));

@@ -14,12 +14,14 @@ pub struct GroupRules {
     pub head_rate_scale: f32,
     /// Factor of the learning rate of biases, including the shift of batch normalisations.
     pub bias_rate_scale: f32,
+    /// With Muon, which updates the weights of hidden convolutions: the factor of the learning rate of all others.
+    pub muon: Option<f32>,
 }
 
 impl Default for GroupRules {
     /// One group.
     fn default() -> Self {
-        Self { decay_norm_bias: true, head_rate_scale: 1.0, bias_rate_scale: 1.0 }
+        Self { decay_norm_bias: true, head_rate_scale: 1.0, bias_rate_scale: 1.0, muon: None }
     }
 }
 
@@ -81,6 +83,13 @@ impl Network {
         Groups::new(&groups)
     }
 
+    /// The parameters that Muon updates: weights of hidden convolutions that are not frozen, as matrices with a row per
+    /// output channel. The order of columns, in which memory and files differ, does not affect the orthogonalisation.
+    pub fn matrices(&self) -> Vec<usize> {
+        let groups = self.group_of_each();
+        (0..groups.len()).filter(|&index| groups[index].is_matrix && !self.is_frozen(index)).collect()
+    }
+
     /// The group of each parameter, without its end, as if nothing were frozen.
     fn group_of_each(&self) -> Vec<Group> {
         let (rules, head) = (self.group_rules, self.head());
@@ -91,8 +100,13 @@ impl Network {
             for (parameter, is_bias) in [(node.weight, false), (node.bias, true)] {
                 let Some(index) = parameter else { continue };
                 let bias_scale = if is_bias { rules.bias_rate_scale } else { 1.0 };
+                // The first convolution is not hidden.
+                let is_hidden = matches!(node.operator, Operator::Conv2d(_)) && !node.inputs.contains(&0);
+                let is_matrix = rules.muon.is_some() && is_hidden && !is_bias;
+                let sgd_scale = if is_matrix { 1.0 } else { rules.muon.unwrap_or(1.0) };
                 let decays = rules.decay_norm_bias || !(is_norm || is_bias);
-                groups[index] = Group { rate_scale: head_scale * bias_scale, decays, ..groups[index] };
+                let rate_scale = head_scale * bias_scale * sgd_scale;
+                groups[index] = Group { rate_scale, decays, is_matrix, ..groups[index] };
             }
         }
         groups

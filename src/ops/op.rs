@@ -78,6 +78,7 @@ operators! {
     SubsampleForward,
     SubsampleBackward,
     SoftmaxCrossEntropy,
+    MuonDirection,
     OptimizerUpdate,
 }
 

@@ -1,4 +1,4 @@
-//! Optimisers over the flat buffers: SGD, Adam and AdamW (`torch.optim`), in groups of parameters.
+//! Optimisers over the flat buffers: SGD, Adam, AdamW and Muon (`torch.optim`), in groups of parameters.
 
 use std::ops::Range;
 
@@ -25,6 +25,7 @@ pub struct Optimizer {
 pub enum Rule {
     Sgd(Sgd),
     Adam(Adam),
+    Muon(Muon),
 }
 
 /// SGD as PyTorch defines it (dampening 0):
@@ -47,6 +48,23 @@ pub struct Adam {
     pub epsilon: f32,
     /// AdamW: weight decay is not part of the gradient.
     pub decoupled: bool,
+}
+
+/// Muon for groups of matrices, `[rows][columns]`, as PyTorch defines it (`torch.optim.Muon`; Jordan et al., "Muon: An
+/// optimizer for hidden layers in neural networks", 2024): a step of size `learning_rate` along [`MuonDirection`], with
+/// decoupled weight decay. Other parameters take steps of `sgd`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Muon {
+    pub momentum: f32,
+    pub nesterov: bool,
+    pub sgd: Sgd,
+}
+
+impl Default for Muon {
+    /// PyTorch's defaults of Muon, and SGD with Nesterov momentum for other parameters, as in airbench's `airbench94_muon`.
+    fn default() -> Self {
+        Self { momentum: 0.95, nesterov: true, sgd: Sgd { momentum: 0.9, nesterov: true } }
+    }
 }
 
 impl Default for Rule {
@@ -72,7 +90,7 @@ impl Rule {
     pub fn has_momentum(&self) -> bool {
         match self {
             Self::Sgd(sgd) => sgd.momentum != 0.0,
-            Self::Adam(_) => true,
+            Self::Adam(_) | Self::Muon(_) => true,
         }
     }
 
@@ -87,6 +105,7 @@ impl Rule {
             Self::Sgd(_) => "SGD",
             Self::Adam(Adam { decoupled: false, .. }) => "Adam",
             Self::Adam(Adam { decoupled: true, .. }) => "AdamW",
+            Self::Muon(_) => "Muon",
         }
     }
 }
@@ -123,12 +142,14 @@ pub struct Group {
     pub decays: bool,
     /// Whether the parameters do not change.
     pub frozen: bool,
+    /// Whether Muon updates the parameters: their gradients are then its directions.
+    pub is_matrix: bool,
 }
 
 impl Group {
     /// A group of ordinary parameters.
     pub const fn plain(end: usize) -> Self {
-        Self { end, rate_scale: 1.0, decays: true, frozen: false }
+        Self { end, rate_scale: 1.0, decays: true, frozen: false, is_matrix: false }
     }
 
     pub const fn frozen(end: usize) -> Self {
@@ -234,7 +255,7 @@ operator! {
         let clipping = self.op.clip_norm.map_or(0, |_| 3);
         let rule = match self.op.rule {
             Rule::Sgd(_) if self.momentum.is_none() => 4,
-            Rule::Sgd(_) => 6,
+            Rule::Sgd(_) | Rule::Muon(_) => 6,
             Rule::Adam(_) => 15,
         };
         (rule + average + clipping) * len(self.weights)
@@ -259,4 +280,33 @@ impl<B> OptimizerUpdate<B> {
         let second_moment = op.rule.has_second_moment().then_some(second_moment);
         Self { op, groups, weights, gradients, momentum, second_moment, average: op.average_decay.map(|_| average) }
     }
+}
+
+operator! {
+    /// Replaces the gradient `g` of a matrix by Muon's direction: with `b = momentum · b + g` and `u = b`, or with Nesterov
+    /// momentum `u = g + momentum · b`, the orthogonalised `u` times √max(1, rows / columns).
+    ///
+    /// `u / max(‖u‖, 10⁻⁷)` is nearly orthogonalised by five iterations of Newton and Schulz, `x = a x + (b x xᵀ + c (x
+    /// xᵀ)²) x` with the coefficients of [`MuonDirection::COEFFICIENTS`]; for more rows than columns, of the transpose.
+    pub struct MuonDirection {
+        value op: Muon,
+        value rows: usize,
+        updates gradient: B,
+        updates momentum: B,
+    }
+    describe(self) { "Muon's direction".into() }
+    flops(self, len) {
+        let columns = len(self.gradient) / self.rows;
+        let (short, long) = (self.rows.min(columns), self.rows.max(columns));
+        let iteration = 4 * short * short * long + 2 * short * short * short;
+        MuonDirection::ITERATIONS * iteration + 4 * len(self.gradient)
+    }
+}
+
+impl MuonDirection {
+    pub const ITERATIONS: usize = 5;
+    /// a, b and c.
+    pub const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
+    /// The smallest norm that is divided by.
+    pub const MIN_NORM: f32 = 1e-7;
 }

@@ -48,6 +48,8 @@ pub struct Plan {
     pub parameter_count: usize,
     /// The groups of the parameters.
     groups: Groups,
+    /// The matrices that Muon orthogonalises.
+    matrices: Vec<Matrix>,
     /// The logits and loss gradients of the main head, then of the auxiliary heads.
     heads: Vec<(ValueId, LossGradient<ValueId>)>,
     /// The whole of each region in [`OptimizerUpdate::REGIONS`](crate::ops::OptimizerUpdate::REGIONS).
@@ -56,6 +58,15 @@ pub struct Plan {
     places: Vec<Span>,
     /// Memory sizes without optimiser state and average.
     sizes: MemorySizes,
+}
+
+/// A parameter that Muon updates.
+#[derive(Clone, Debug)]
+struct Matrix {
+    name: String,
+    rows: usize,
+    gradient: ValueId,
+    momentum: ValueId,
 }
 
 impl Plan {

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::fusion::{Fusion, fuse};
 use super::memory::{Lifetime, Value, place};
-use super::{Mode, Plan, ValueId};
+use super::{Matrix, Mode, Plan, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
 use crate::ops::{
     Activation, ActivationForward, Add, BatchNorm2d, BatchNorm2dForward, ChannelCopy, Conv2dForward, CopyChannels,
@@ -40,6 +40,7 @@ impl Plan {
         let input = scheduler.output(0);
         let whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
         let whole_regions = OptimizerUpdate::REGIONS.map(whole);
+        let matrices = scheduler.matrices();
         let (places, arena, indices) = place(&scheduler.values, max_batch);
         Ok(Self {
             mode,
@@ -54,6 +55,7 @@ impl Plan {
             classes: network.classes(),
             parameter_count: network.parameter_count(),
             groups: network.groups()?,
+            matrices,
             places,
             sizes: sizes(network, mode, max_batch, arena, indices),
         })
@@ -208,6 +210,18 @@ impl<'a> Scheduler<'a> {
         let range = node.statistics.map_or(0..0, |index| self.network.statistics[index].range());
         let offset = if saved { self.network.statistics_len() } else { 0 };
         self.fixed(Span::new(Region::Statistics, offset + range.start, range.len()))
+    }
+
+    /// The parameters that Muon updates.
+    fn matrices(&mut self) -> Vec<Matrix> {
+        let network = self.network;
+        let matrix = |index: usize| {
+            let parameter = &network.parameters[index];
+            let value = |scheduler: &mut Self, region| scheduler.required_parameter(Some(index), region);
+            let (gradient, momentum) = (value(self, Region::Gradients), value(self, Region::Momentum));
+            Matrix { name: parameter.name.clone(), rows: parameter.layout.file_shape()[0], gradient, momentum }
+        };
+        network.matrices().into_iter().map(matrix).collect()
     }
 
     fn forward(&mut self, id: NodeId) {

@@ -1,4 +1,4 @@
-//! The optimiser: batch size, learning rate, SGD and Adam, gradient clipping, weight averaging and label smoothing.
+//! The optimiser: batch size, learning rate, SGD, Adam and Muon, gradient clipping, weight averaging and label smoothing.
 
 use std::str::FromStr;
 
@@ -7,14 +7,17 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::layers::Layer;
-use super::{bounds, usage};
+use super::{DeviceChoice, DeviceSettings, bounds, usage};
 use crate::network::{GroupRules, Network};
-use crate::ops::{Adam, Optimizer, Rule};
+use crate::ops::{Adam, Muon, Optimizer, Rule, Sgd};
 use crate::train::Hyperparameters;
 
 /// Settings of this group that checkpoints of earlier versions do not have. They are recorded unless they have their
 /// defaults, so that runs of earlier versions can be resumed.
 pub(super) const NEWER: &[&str] = &["optimizer", "decay-norm-bias", "head-lr-scale", "bias-lr-scale"];
+
+/// The default of `--sgd-lr`.
+const SGD_LR: f32 = 0.1;
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -26,23 +29,29 @@ pub struct OptimiserSettings {
     /// Optimiser, as defined by PyTorch
     #[arg(long, value_enum, value_name = "NAME", default_value = "sgd")]
     pub optimizer: Option<OptimizerChoice>,
-    /// Learning rate [default: 0.1; for adam and adamw 0.001]
+    /// Learning rate [default: 0.1; for adam and adamw 0.001, for muon 0.02]
     #[arg(long, value_name = "X", value_parser = bounds::above_zero, default_value = "0.1", hide_default_value = true, allow_negative_numbers = true)]
     pub lr: Option<f32>,
-    /// SGD momentum, as defined by PyTorch
-    #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", allow_negative_numbers = true)]
+    /// Momentum of SGD or Muon, as defined by PyTorch [default: 0; for muon 0.95]
+    #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", hide_default_value = true, allow_negative_numbers = true)]
     pub momentum: Option<f32>,
-    /// Nesterov momentum
+    /// Nesterov momentum [default: off; for muon on]
     #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
     pub nesterov: Option<bool>,
+    /// With muon, the learning rate of the parameters that SGD updates [default: 0.1]
+    #[arg(long, value_name = "X", value_parser = bounds::above_zero, allow_negative_numbers = true)]
+    pub sgd_lr: Option<f32>,
+    /// With muon, the Nesterov momentum of the parameters that SGD updates [default: 0.9]
+    #[arg(long, value_name = "X", value_parser = bounds::below_one, allow_negative_numbers = true)]
+    pub sgd_momentum: Option<f32>,
     /// Coefficients of Adam's running averages of the gradient and of its square [default: 0.9,0.999]
     #[arg(long, value_name = "B1,B2", allow_negative_numbers = true)]
     pub betas: Option<Betas>,
     /// Added by Adam to the denominator [default: 1e-8]
     #[arg(long, value_name = "X", value_parser = bounds::above_zero, allow_negative_numbers = true)]
     pub eps: Option<f32>,
-    /// Weight decay: an L2 penalty that is added to the gradient, as in PyTorch's SGD and Adam; for adamw, the decoupled
-    /// decay of PyTorch's AdamW [default: 0; for adamw 0.01]
+    /// Weight decay: an L2 penalty that is added to the gradient, as in PyTorch's SGD and Adam; for adamw and the
+    /// convolutions of muon, the decoupled decay of PyTorch's AdamW and Muon [default: 0; for adamw 0.01]
     #[arg(long, value_name = "X", value_parser = bounds::non_negative, default_value = "0", hide_default_value = true, allow_negative_numbers = true)]
     pub weight_decay: Option<f32>,
     /// Apply weight decay also to biases and to the scale and shift of batch normalisations; --no-decay-norm-bias exempts
@@ -78,6 +87,9 @@ pub enum OptimizerChoice {
     Adam,
     /// Adam with decoupled weight decay, with --betas and --eps
     AdamW,
+    /// Muon for the weights of all convolutions but the first, and SGD with Nesterov momentum for other parameters; on
+    /// the CPU only
+    Muon,
 }
 
 impl OptimizerChoice {
@@ -86,6 +98,7 @@ impl OptimizerChoice {
             Self::Sgd => "sgd",
             Self::Adam => "adam",
             Self::AdamW => "adamw",
+            Self::Muon => "muon",
         }
     }
 
@@ -94,13 +107,14 @@ impl OptimizerChoice {
         match self {
             Self::Sgd => 0.1,
             Self::Adam | Self::AdamW => 1e-3,
+            Self::Muon => 0.02,
         }
     }
 
     /// The default of `--weight-decay`.
     fn weight_decay(self) -> f32 {
         match self {
-            Self::Sgd | Self::Adam => 0.0,
+            Self::Sgd | Self::Adam | Self::Muon => 0.0,
             Self::AdamW => 0.01,
         }
     }
@@ -156,6 +170,8 @@ impl OptimiserSettings {
             decay_norm_bias: self.decay_norm_bias.unwrap_or(usual.decay_norm_bias),
             head_rate_scale: self.head_lr_scale.unwrap_or(usual.head_rate_scale),
             bias_rate_scale: self.bias_lr_scale.unwrap_or(usual.bias_rate_scale),
+            muon: (self.choice() == OptimizerChoice::Muon)
+                .then(|| self.sgd_lr.unwrap_or(SGD_LR) / self.lr.unwrap_or_default()),
         };
         network.with_groups(rules).context("--head-lr-scale")
     }
@@ -174,6 +190,12 @@ impl OptimiserSettings {
             OptimizerChoice::Sgd => Rule::sgd(self.momentum.unwrap_or_default(), self.nesterov.unwrap_or_default()),
             OptimizerChoice::Adam => adam(false),
             OptimizerChoice::AdamW => adam(true),
+            OptimizerChoice::Muon => {
+                let (momentum, nesterov) = (self.momentum.unwrap_or_default(), self.nesterov.unwrap_or_default());
+                let sgd_momentum = self.sgd_momentum.unwrap_or(Muon::default().sgd.momentum);
+                let sgd = Sgd { momentum: sgd_momentum, nesterov: sgd_momentum > 0.0 };
+                Rule::Muon(Muon { momentum, nesterov, sgd })
+            }
         }
     }
 
@@ -189,9 +211,23 @@ impl OptimiserSettings {
         if !is_given("weight-decay", |it| it.weight_decay.is_some()) {
             self.weight_decay = Some(choice.weight_decay());
         }
-        if let Rule::Adam(adam) = self.rule() {
-            self.betas = Some(Betas(adam.betas));
-            self.eps = Some(adam.epsilon);
+        match self.rule() {
+            Rule::Sgd(_) => {}
+            Rule::Adam(adam) => {
+                self.betas = Some(Betas(adam.betas));
+                self.eps = Some(adam.epsilon);
+            }
+            Rule::Muon(muon) => {
+                let usual = Muon::default();
+                if !is_given("momentum", |it| it.momentum.is_some()) {
+                    self.momentum = Some(usual.momentum);
+                }
+                if !is_given("nesterov", |it| it.nesterov.is_some()) {
+                    self.nesterov = Some(usual.nesterov && self.momentum > Some(0.0));
+                }
+                self.sgd_momentum = Some(muon.sgd.momentum);
+                self.sgd_lr.get_or_insert(SGD_LR);
+            }
         }
     }
 
@@ -200,11 +236,15 @@ impl OptimiserSettings {
     pub fn check(&self) -> Result<()> {
         let has_momentum = self.momentum.is_some_and(|momentum| momentum > 0.0);
         let (name, has_nesterov) = (self.choice().name(), self.nesterov == Some(true));
+        let momentum = [("--momentum", has_momentum), ("--nesterov", has_nesterov)];
+        let adam = [("--betas", self.betas.is_some()), ("--eps", self.eps.is_some())];
+        let muon = [("--sgd-lr", self.sgd_lr.is_some()), ("--sgd-momentum", self.sgd_momentum.is_some())];
+        let clipping = ("--clip-grad-norm", self.clip_grad_norm.is_some());
         let unused = match self.choice() {
-            OptimizerChoice::Sgd => [("--betas", self.betas.is_some()), ("--eps", self.eps.is_some())],
-            OptimizerChoice::Adam | OptimizerChoice::AdamW => {
-                [("--momentum", has_momentum), ("--nesterov", has_nesterov)]
-            }
+            OptimizerChoice::Sgd => [&adam[..], &muon].concat(),
+            OptimizerChoice::Adam | OptimizerChoice::AdamW => [&momentum[..], &muon].concat(),
+            // An orthogonalised direction does not depend on the norm of the gradient.
+            OptimizerChoice::Muon => [&adam[..], &[clipping]].concat(),
         };
         for (flag, given) in unused {
             let off = flag.trim_start_matches("--");
@@ -215,9 +255,28 @@ impl OptimiserSettings {
 
     /// A description of an optimiser that is not the default; `None` for SGD.
     pub fn describe(&self) -> Option<String> {
-        let Rule::Adam(Adam { betas: [first, second], epsilon, .. }) = self.rule() else { return None };
         let (lr, decay) = (self.lr.unwrap_or_default(), self.weight_decay.unwrap_or_default());
         let name = self.rule().name();
-        Some(format!("{name}: learning rate {lr}, betas {first}, {second}, eps {epsilon:e}, weight decay {decay}"))
+        match self.rule() {
+            Rule::Sgd(_) => None,
+            Rule::Adam(Adam { betas: [first, second], epsilon, .. }) => Some(format!(
+                "{name}: learning rate {lr}, betas {first}, {second}, eps {epsilon:e}, weight decay {decay}"
+            )),
+            Rule::Muon(Muon { momentum, sgd, .. }) => Some(format!(
+                "{name} for all convolutions but the first: learning rate {lr}, momentum {momentum}, weight decay \
+                 {decay}; SGD for other parameters: learning rate {}, momentum {}",
+                self.sgd_lr.unwrap_or(SGD_LR),
+                sgd.momentum
+            )),
+        }
+    }
+
+    /// # Errors
+    /// Muon on a CUDA device.
+    pub fn check_device(&self, device: &DeviceSettings) -> Result<()> {
+        let on_cuda = matches!(device.device, Some(DeviceChoice::Cuda(_)));
+        usage(!(on_cuda && self.choice() == OptimizerChoice::Muon), || {
+            "--optimizer muon runs on the CPU only; add --device cpu".into()
+        })
     }
 }

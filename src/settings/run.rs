@@ -235,6 +235,7 @@ impl RunConfig {
         self.settings.data.check()?;
         schedule.check()?;
         optimiser.check()?;
+        optimiser.check_device(device)?;
         device.check()
     }
 

@@ -89,6 +89,7 @@ impl<B: Backend> Trainer<B> {
             dataset.shape,
             dataset.classes.len()
         );
+        check_rule(&network, &hyper)?;
         let [train_count, val_count, test_count] = [&dataset.train, &dataset.val, &dataset.test].map(Split::count);
         let default = (val_count > 0).then_some(Monitor::ValLoss);
         let hyper = Hyperparameters { monitor: hyper.monitor.or(default), ..hyper };
@@ -108,6 +109,7 @@ impl<B: Backend> Trainer<B> {
         load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;
         // Allocated after the data, so that a check against free memory takes the data into account.
         backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
+        backend.set_update_count(0)?; // the backend may have trained before
         let initial = network.initial_weights(hyper.seed);
         let mut trainer = Self {
             backend,
@@ -149,6 +151,7 @@ impl<B: Backend> Trainer<B> {
             "batch sizes, the optimiser, and whether there is momentum or weight averaging, cannot change after a \
              trainer is created"
         );
+        check_rule(&self.network, &hyper)?;
         self.hyper = Hyperparameters { monitor: hyper.monitor.or(self.hyper.monitor), ..hyper };
         Ok(())
     }
@@ -346,6 +349,15 @@ fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
         label_smoothing: hyper.label_smoothing,
         augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
     }
+}
+
+/// Fails if the network's groups are not those of the optimiser.
+fn check_rule(network: &Network, hyper: &Hyperparameters) -> Result<()> {
+    let (is_muon, has_matrices) = (matches!(hyper.optimizer.rule, Rule::Muon(_)), network.group_rules.muon.is_some());
+    ensure!(is_muon == has_matrices, "the groups of the network's parameters are not those of {}", {
+        hyper.optimizer.rule.name()
+    });
+    Ok(())
 }
 
 /// Which state an optimiser keeps.

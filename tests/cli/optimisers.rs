@@ -97,5 +97,27 @@ fn a_setting_that_the_optimiser_does_not_use_is_a_usage_error_that_names_it() {
         fail(2, [&flags[..], &more].concat(), &[words]);
         assert!(!out.exists(), "a folder was created");
     }
-    fail(2, [&flags[..], &["--optimizer", "adagrad"]].concat(), &["adagrad", "sgd, adam, adamw"]);
+    fail(2, [&flags[..], &["--optimizer", "adagrad"]].concat(), &["adagrad", "sgd, adam, adamw, muon"]);
+}
+
+#[test]
+fn a_run_with_muon_resumes_bit_identically_on_the_cpu_and_is_refused_on_cuda() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [whole, cut] = ["whole", "cut"].map(|name| folder.path().join(name));
+    let flags = ["--optimizer", "muon", "--weight-decay", "0.01", "--quiet", "--log-steps"];
+    let ran = train(&whole, &[&flags[..], &["--max-steps", "6"]].concat());
+    let words = "Muon for all convolutions but the first: learning rate 0.02, momentum 0.95, weight decay 0.01; SGD for \
+                 other parameters: learning rate 0.1, momentum 0.9";
+    assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    for line in ["optimizer = \"muon\"", "sgd-lr = 0.1", "sgd-momentum = 0.9", "momentum = 0.95", "nesterov = true"] {
+        assert!(config(&whole).lines().any(|it| it == line), "{line} is not in {}", config(&whole));
+    }
+    train(&cut, &[&flags[..], &["--max-steps", "4"]].concat());
+    let resume = ["train", "--resume", text(&cut), "--quiet", "--max-steps", "6"];
+    let words = "--sgd-lr 0.2 contradicts the run to resume, which has --sgd-lr 0.1";
+    fail(1, [&resume[..], &["--sgd-lr", "0.2"]].concat(), &[words]);
+    fail(2, [&resume[..], &["--device", "0"]].concat(), &["--optimizer muon runs on the CPU only; add --device cpu"]);
+    succeed(resume);
+    assert!(weights(&whole) == weights(&cut), "the weights differ");
+    assert_eq!(numbers(&whole), numbers(&cut));
 }

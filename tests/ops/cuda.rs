@@ -5,8 +5,8 @@ use std::fs;
 
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{
-    Algorithm, Backend, LossGradient, LossScale, Metrics, Optimizer, Precision, Region, SoftmaxCrossEntropy, Span,
-    StepLoss, TrainingState,
+    Algorithm, Backend, LossGradient, LossScale, Metrics, Muon, MuonDirection, Optimizer, Precision, Region, Rule,
+    SoftmaxCrossEntropy, Span, StepLoss, TrainingState,
 };
 
 use super::case::{Case, Results, conv, linear};
@@ -189,6 +189,20 @@ fn gathering_and_optimisers() {
             optimizer::check_late_update(&mut lab(precision));
             optimizer::check_averaging(&mut lab(precision));
             optimizer::check_frozen(&mut lab(precision));
+        }
+    });
+}
+
+#[test]
+fn muon_is_refused() {
+    on_cuda(|| {
+        let mut lab = lab(Precision::Fp32);
+        let op = Optimizer { rule: Rule::Muon(Muon::default()), ..Optimizer::default() };
+        let [gradient, momentum] = [Region::Gradients, Region::Momentum].map(|region| Span::new(region, 0, 64));
+        let direction = MuonDirection { op: Muon::default(), rows: 8, gradient, momentum };
+        for error in [lab.try_run(optimizer_update(op, 64)), lab.try_run(direction)] {
+            let message = format!("{:#}", error.expect_err("there is no kernel"));
+            assert!(message.contains("use --device cpu"), "{message}");
         }
     });
 }

@@ -32,6 +32,10 @@ RUNS = {
         "optimizer": "sgd", "lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01,
         "decay_norm_bias": False, "head_lr_scale": 0.5, "bias_lr_scale": 2.0,
     },
+    "muon": {
+        "optimizer": "muon", "lr": 0.01, "momentum": 0.9, "nesterov": True, "sgd_lr": 0.02, "sgd_momentum": 0.8,
+        "weight_decay": 0.01, "decay_norm_bias": False, "head_lr_scale": 0.5,
+    },
 }
 
 
@@ -51,19 +55,38 @@ class Net(nn.Module):
         return self.fc2(x)
 
 
-def groups(net, run):
+def newton_schulz(gradient, coefficients, steps, eps):
+    """torch.optim._muon's function without its conversion to bfloat16, whose rounding would hide any other."""
+    a, b, c = coefficients
+    x = gradient.T if gradient.size(0) > gradient.size(1) else gradient
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if gradient.size(0) > gradient.size(1) else x
+
+
+def groups(net, run, skip=()):
     """One group per parameter, with its own learning rate and weight decay."""
     for name, parameter in net.named_parameters():
+        if name in skip:
+            continue
         decays = run.get("decay_norm_bias", True) or parameter.ndim > 1
         head = run.get("head_lr_scale", 1.0) if name.startswith("fc2.") else 1.0
         bias = run.get("bias_lr_scale", 1.0) if name.endswith(".bias") else 1.0
         decay = run.get("weight_decay", 0.0) if decays else 0.0
-        yield {"params": [parameter], "lr": run["lr"] * head * bias, "weight_decay": decay}
+        yield {"params": [parameter], "lr": run.get("sgd_lr", run["lr"]) * head * bias, "weight_decay": decay}
 
 
 def optimizers_of(net, run):
     if run["optimizer"] == "sgd":
         return [torch.optim.SGD(groups(net, run), momentum=run["momentum"], nesterov=run["nesterov"])]
+    if run["optimizer"] == "muon":
+        # PyTorch's Muon takes matrices only: a view of the weight, whose gradient the training loop passes on.
+        net.matrix = torch.nn.Parameter(net.conv2.weight.data.view(6, -1))
+        settings = {key: run[key] for key in ("lr", "momentum", "nesterov", "weight_decay")}
+        sgd = torch.optim.SGD(groups(net, run, ("conv2.weight", "matrix")), momentum=run["sgd_momentum"], nesterov=True)
+        return [torch.optim.Muon([net.matrix], **settings), sgd]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[run["optimizer"]]
     return [kind(groups(net, run), betas=tuple(run.get("betas", (0.9, 0.999))), eps=run.get("eps", 1e-8))]
 
@@ -81,13 +104,16 @@ def train(run, initial, images, labels, dtype):
         loss.backward()
         if "clip" in run:
             nn.utils.clip_grad_norm_(net.parameters(), run["clip"])
+        if run["optimizer"] == "muon":
+            net.matrix.grad = net.conv2.weight.grad.view(6, -1)
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())
-    return losses[::EVERY], {name: value.detach() for name, value in net.named_parameters()}
+    return losses[::EVERY], {name: value.detach() for name, value in net.named_parameters() if name != "matrix"}
 
 
 def main():
+    torch.optim._muon._zeropower_via_newtonschulz = newton_schulz
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (IMAGES, SIDE, SIDE), dtype=np.uint8)

@@ -1,7 +1,7 @@
 //! The optimiser's settings: defaults that depend on it, and settings that it does not use.
 
 use cnn_cuda::network::{Builder, Conv2dOptions, FirstLayer, Network};
-use cnn_cuda::ops::{Adam, Group, Groups, Rule};
+use cnn_cuda::ops::{Adam, Group, Groups, Muon, Rule, Sgd};
 use cnn_cuda::settings::{RunConfig, UsageError};
 use cnn_cuda::shape::Shape;
 
@@ -34,6 +34,14 @@ fn defaults_are_those_of_pytorchs_optimiser() {
     assert_eq!(resolved("optimizer = 'adamw'", &["--lr=0.1", "--weight-decay=0"]), (adam(true), 0.1, 0.0));
     assert_eq!(resolved("optimizer = 'adamw'", &["--no-weight-decay"]), (adam(true), 0.001, 0.0));
     assert_eq!(resolved("optimizer = 'adamw'", &["--optimizer=sgd"]), (Rule::sgd(0.0, false), 0.1, 0.0));
+    let muon = |momentum, nesterov, sgd| Rule::Muon(Muon { momentum, nesterov, sgd });
+    let sgd = |momentum| Sgd { momentum, nesterov: momentum > 0.0 };
+    assert_eq!(resolved("", &["--optimizer=muon"]), (muon(0.95, true, sgd(0.9)), 0.02, 0.0));
+    assert_eq!(resolved("momentum = 0.5", &["--optimizer=muon"]), (muon(0.5, true, sgd(0.9)), 0.02, 0.0));
+    assert_eq!(resolved("optimizer = 'muon'", &["--no-momentum"]), (muon(0.0, false, sgd(0.9)), 0.02, 0.0));
+    assert_eq!(resolved("optimizer = 'muon'", &["--no-nesterov"]), (muon(0.95, false, sgd(0.9)), 0.02, 0.0));
+    let given = resolved("optimizer = 'muon'\nsgd-momentum = 0", &["--sgd-lr=0.5", "--weight-decay=0.25"]);
+    assert_eq!(given, (muon(0.95, true, sgd(0.0)), 0.02, 0.25));
     let given = Rule::Adam(Adam { betas: [0.5, 0.25], epsilon: 0.125, decoupled: false });
     assert_eq!(resolved("betas = [0.5, 0.25]\neps = 0.125", &["--optimizer=adam"]), (given, 0.001, 0.0));
     assert_eq!(resolved("optimizer = 'adam'\neps = 0.125", &["--betas", "0.5,0.25"]), (given, 0.001, 0.0));
@@ -58,6 +66,10 @@ fn a_setting_that_the_optimiser_does_not_use_is_an_error() {
         ("", &["--betas=0.9,0.99"], "--betas"),
         ("eps = 1e-6", &[], "--eps"),
         ("optimizer = 'adam'\neps = 1e-6", &["--optimizer=sgd"], "--eps"),
+        ("sgd-lr = 0.5", &[], "--sgd-lr"),
+        ("sgd-momentum = 0.5", &["--optimizer=adamw"], "--sgd-momentum"),
+        ("optimizer = 'muon'", &["--clip-grad-norm=1"], "--clip-grad-norm"),
+        ("optimizer = 'muon'", &["--eps=1e-6"], "--eps"),
     ] {
         let error = config(recipe, flags).expect_err("the setting has no effect");
         let message = format!("{error:#}");
@@ -147,6 +159,15 @@ fn parameters_are_grouped_by_the_settings() {
     ];
     assert_eq!(all.groups().expect("groups"), groups(&expected));
     assert!(all.is_frozen(0) && (1..9).all(|index| !all.is_frozen(index)));
+    // Of the two convolutions, the second is hidden. SGD's learning rate is five times Muon's.
+    let muon = grouped(network(), &["--optimizer=muon", "--no-decay-norm-bias", "--lr=0.02", "--sgd-lr=0.1"]);
+    let sgd = 0.1 / 0.02;
+    let matrix = Group { is_matrix: true, ..Group::plain(178) };
+    let expected = [group(27, sgd, true), group(97, sgd, true), matrix, group(194, sgd, false)];
+    assert_eq!(muon.groups().expect("groups").ranges(194).len(), 3);
+    let names: Vec<&str> = muon.matrices().into_iter().map(|index| muon.parameters[index].name.as_str()).collect();
+    assert_eq!(names, ["conv2.weight"]);
+    assert_eq!(expected[3].end, 194);
     // The order in memory changes neither initial values nor what files contain.
     for parameter in &all.parameters {
         let plain = plain.parameters.iter().find(|it| it.name == parameter.name).expect("the same parameters");

@@ -1,12 +1,12 @@
 //! Optimisers, with the learning rate, the number of updates and fp16's dynamic loss scale in device memory.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::params::{Pod, params};
 use super::{Lowering, Target};
 use crate::cuda::program::{Address, BLOCK, Buffer, KernelLaunch, Launch};
 use crate::cuda::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
-use crate::ops::{Adam, Groups, MAX_GROUPS, Optimizer, OptimizerUpdate, Precision, Rule, RunOn, Sgd};
+use crate::ops::{Adam, Groups, MAX_GROUPS, MuonDirection, Optimizer, OptimizerUpdate, Precision, Rule, RunOn, Sgd};
 
 /// Offsets in `Buffer::LossScaling`: `{scale f32, good_steps u32, skipped_steps u64, overflow i32}`.
 const SCALE: usize = 0;
@@ -36,6 +36,9 @@ impl Lowering<'_> {
 fn half_parameters(target: Target) -> Option<Buffer> {
     (target.precision == Precision::Fp16).then_some(Buffer::HalfParameters)
 }
+
+/// Muon has no kernels yet.
+const NO_MUON: &str = "Muon runs on the CPU only; use --device cpu, or another --optimizer";
 
 /// `Group` in `kernels/optimizer.cu`.
 #[repr(C)]
@@ -92,6 +95,7 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
         let (kernel, Sgd { momentum, nesterov }, adam) = match op.rule {
             Rule::Sgd(sgd) => ("sgd", sgd, Adam::default()),
             Rule::Adam(adam) => ("adam", Sgd::default(), adam),
+            Rule::Muon(_) => bail!(NO_MUON),
         };
         let params = params!(
             target, 304 bytes,
@@ -107,6 +111,12 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
         );
         let blocks = blocks_of(count - begin, UPDATE_BLOCK);
         lowering.launch_of(UPDATE_BLOCK, kernel, blocks, params)
+    }
+}
+
+impl RunOn<Lowering<'_>> for MuonDirection {
+    fn run_on(&self, _lowering: &mut Lowering) -> Result<()> {
+        bail!(NO_MUON)
     }
 }
 
