@@ -135,7 +135,7 @@ fn hostile_pickles_are_refused_and_run_nothing() {
         (b"t.", &["its stack has no mark"]),
         (b"N\x86.", &["its stack is too short"]),
         (b"NNa.", &["appends to something that is not a list"]),
-        (b"(NNd(Nu.", &["its stack is too short"]),
+        (b"(Nu.", &["its stack is too short"]),
         (b"}(Nu.", &["a key has no value"]),
         (b"X\xff\xff\xff\xffab", &["it is truncated"]),
         (b"\x8d\xff\xff\xff\xff\xff\xff\xff\xffab", &["it is truncated"]),
