@@ -4,7 +4,8 @@ use clap::{Arg, Args, Command, CommandFactory, FromArgMatches};
 use cnn_cuda::commands::Cli;
 use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile};
 
-const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Training", "Augmentation", "Device", "Output"];
+const HEADINGS: [&str; 8] =
+    ["Data", "Network", "Optimiser", "Training", "Fine-tuning", "Augmentation", "Device", "Output"];
 
 /// The flags of all settings, without the `--no-` flags.
 fn flags() -> Vec<Arg> {
@@ -58,6 +59,7 @@ fn sample(key: &str) -> &'static str {
         "precision" => "tf32",
         "conv-algo" => "implicit",
         "residency" => "stream",
+        "pretrained" => "resnet18",
         "test-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness" | "contrast"
         | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" => "0.75",
         _ => "7",
@@ -173,8 +175,12 @@ fn flags_switch_off_what_a_recipe_switches_on() {
         }
         let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(key)) };
         let (section, _, value) = keys(&to_table(&parse(&[&given]).expect("a flag").given)).remove(0);
-        // Nesterov momentum requires momentum.
-        let base = if key == "momentum" { "" } else { "momentum = 0.5\n" };
+        // Nesterov momentum requires momentum, and unfreezing something frozen.
+        let base = match key {
+            "momentum" => "",
+            "unfreeze-at" => "momentum = 0.5\nfreeze = \"conv1\"\n",
+            _ => "momentum = 0.5\n",
+        };
         let text = format!("{base}{}", file(&section, key, &value));
         let (on, off) = (config(&text, &[]), config(&text, &[&format!("--no-{key}")]));
         assert_eq!(off, config(base, &[]), "--no-{key}");

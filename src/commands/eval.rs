@@ -27,7 +27,7 @@ use crate::train::Evaluator;
 
 #[derive(Args)]
 pub struct EvalArgs {
-    /// Weights (safetensors in PyTorch's names and layout), or the folder of a run
+    /// Weights (safetensors, or .pth of torch.save), or the folder of a run
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     #[command(flatten)]

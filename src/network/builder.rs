@@ -81,6 +81,7 @@ impl Builder {
             statistics: Vec::new(),
             auxiliary: Vec::new(),
             first_layer: FirstLayer::default(),
+            frozen: Vec::new(),
         };
         Self { network, segments: vec![vec![input]] }
     }

@@ -13,7 +13,9 @@ use super::data::{self, absolute, absolute_path, check_dataset, short_name};
 use super::described::{Description, Preparation};
 use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
-use super::{AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule};
+use super::{
+    AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule, usage,
+};
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Precision};
@@ -75,6 +77,7 @@ impl RunConfig {
         settings.data.dataset = Some(absolute(named)?);
         settings.data.folder.data = Some(absolute_path(&settings.data.folder.folder())?);
         settings.schedule.init = settings.schedule.init.as_deref().map(absolute_path).transpose()?;
+        settings.finetuning.resolve()?;
         config.check()?;
         Ok(config)
     }
@@ -205,7 +208,7 @@ impl RunConfig {
         if let Some(input) = &self.record.input {
             all.extend(table(input)?);
         }
-        let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init"].contains(&key);
+        let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init", "pretrained"].contains(&key);
         let fixed = values(&all).into_iter().filter(|(key, _)| fixed(key));
         Ok(fixed.map(|(key, value)| (key.to_string(), number(value))).collect())
     }
@@ -219,8 +222,12 @@ impl RunConfig {
     /// # Errors
     /// Settings that contradict each other.
     fn check(&self) -> Result<()> {
-        let Settings { schedule, optimiser, device, .. } = &self.settings;
+        let Settings { schedule, optimiser, finetuning, device, .. } = &self.settings;
         schedule.check()?;
+        finetuning.check(schedule.epochs.unwrap_or_default())?;
+        usage(schedule.init.is_none() || finetuning.pretrained.is_none(), || {
+            "--init and --pretrained are two ways to start from weights; use one of them".into()
+        })?;
         optimiser.check()?;
         device.check()
     }
@@ -306,10 +313,11 @@ impl RunConfig {
     }
 
     pub fn hyperparameters(&self) -> Hyperparameters {
-        let Settings { optimiser, schedule, augmentation, output, .. } = &self.settings;
+        let Settings { optimiser, schedule, finetuning, augmentation, output, .. } = &self.settings;
         let mut hyper = Hyperparameters { augmentation: augmentation.resolve(), ..Hyperparameters::default() };
         optimiser.apply(&mut hyper);
         schedule.apply(&mut hyper);
+        finetuning.apply(&mut hyper);
         output.apply(&mut hyper);
         hyper
     }

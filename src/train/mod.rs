@@ -6,6 +6,7 @@ mod programs;
 mod run;
 mod schedule;
 mod state;
+mod unfreeze;
 
 pub use evaluate::Evaluator;
 pub use predict::{Prediction, predict};
@@ -20,6 +21,7 @@ use crate::network::{Network, Operator, Statistics, Weights};
 use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
+use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -41,6 +43,8 @@ pub struct Hyperparameters {
     pub target_accuracy: Option<f64>,
     /// Ends the run after this many epochs without a better test accuracy.
     pub patience: Option<u32>,
+    /// The epoch, counted from 1, from which on nothing of the network is frozen.
+    pub unfreeze_at: Option<u32>,
     /// Whether to report the loss of every step.
     pub log_steps: bool,
 }
@@ -59,7 +63,9 @@ pub struct Trainer<B: Backend> {
     /// Whether the steps before the current position are yet to be evaluated.
     evaluation_pending: bool,
     best: Option<Best>,
-    /// `num_batches_tracked` of each batch normalisation before the first step of this run.
+    /// Replaces network and plan when a frozen part of the network is unfrozen.
+    unfrozen: Option<Unfrozen>,
+    /// `num_batches_tracked` of each batch normalisation before the first step of this run, or if frozen, now.
     tracked_before: Vec<i64>,
     /// Seconds of training in the current epoch before this process resumed it.
     earlier_seconds: f64,
@@ -84,15 +90,17 @@ impl<B: Backend> Trainer<B> {
         );
         let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
         let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
+        let unfrozen = Unfrozen::new(&network, &hyper, plan.max_batch)?;
         let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
         for batch in [plan.max_batch, train_count % plan.max_batch] {
-            check_batch(&network, batch)?;
+            check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
         load_split(&mut backend, Subset::Test, dataset.test, &normalise, eval_plan.max_batch)?;
         // Allocated after the data, so that a check against free memory takes the data into account.
-        backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
+        let plans = [Some(&plan), unfrozen.as_ref().map(|it| &it.plan)];
+        backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper))?;
         let initial = network.initial_weights(hyper.seed);
         let hyper = Hyperparameters { sgd: Sgd { frozen: network.frozen_len(), ..hyper.sgd }, ..hyper };
         let mut trainer = Self {
@@ -107,6 +115,7 @@ impl<B: Backend> Trainer<B> {
             position: Position::default(),
             evaluation_pending: false,
             best: None,
+            unfrozen,
             tracked_before: Vec::new(),
             earlier_seconds: 0.0,
         };
@@ -137,13 +146,8 @@ impl<B: Backend> Trainer<B> {
 
     /// Compiles the programs for all batch sizes that occur: full batches and the last batch of an epoch.
     fn compile(&mut self) -> Result<()> {
-        let (plan, programs, backend) = (&self.plan, &mut self.programs, &mut self.backend);
-        let train = Sequence::TrainStep(settings(&self.hyper, 1));
-        for batch in [plan.max_batch, self.train_count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
-            programs.get(backend, plan, train, batch)?;
-        }
-        programs.get(backend, plan, Sequence::TrainStep(settings(&self.hyper, 0)), plan.max_batch)?;
-        let plan = &self.eval_plan;
+        self.compile_training()?;
+        let (plan, programs, backend) = (&self.eval_plan, &mut self.programs, &mut self.backend);
         for batch in [plan.max_batch, self.test_count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
             programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
         }
@@ -179,7 +183,8 @@ impl<B: Backend> Trainer<B> {
     pub fn statistics(&mut self) -> Result<Statistics> {
         let values = self.backend.read(Span::new(Region::Statistics, 0, self.network.statistics_len()))?;
         let steps = self.position.total_steps as i64;
-        let batches_tracked = self.tracked_before.iter().map(|before| before.wrapping_add(steps)).collect();
+        let counted = |(before, counts): (&i64, bool)| if counts { before.wrapping_add(steps) } else { *before };
+        let batches_tracked = self.tracked_before.iter().zip(self.tracking()).map(counted).collect();
         Ok(Statistics { values, batches_tracked })
     }
 
@@ -199,7 +204,8 @@ impl<B: Backend> Trainer<B> {
             batches_tracked.len()
         );
         let steps = self.position.total_steps as i64;
-        self.tracked_before = batches_tracked.iter().map(|tracked| tracked.wrapping_sub(steps)).collect();
+        let before = |(tracked, counts): (&i64, bool)| if counts { tracked.wrapping_sub(steps) } else { *tracked };
+        self.tracked_before = batches_tracked.iter().zip(self.tracking()).map(before).collect();
         self.backend.write(Span::new(Region::Statistics, 0, len), values)
     }
 
@@ -230,6 +236,7 @@ impl<B: Backend> Trainer<B> {
     /// # Errors
     /// The state has other parameters or another optimiser, or its position does not fit the data set.
     pub fn restore(&mut self, state: &TrainState) -> Result<()> {
+        self.check_frozen_at(state.position.epoch)?;
         self.set_parameters(&state.parameters)?;
         self.write_state(Region::Momentum, self.has_momentum(), "momentum values", &state.momentum)?;
         self.write_state(Region::Average, self.has_average(), "averaged weights", &state.average)?;
@@ -248,6 +255,7 @@ impl<B: Backend> Trainer<B> {
             self.backend.set_loss_scale(loss_scale)?;
         }
         self.position = position;
+        self.unfreeze_if_due();
         self.evaluation_pending = state.evaluation_pending;
         self.set_statistics(&state.statistics)?;
         self.best = state.best;
@@ -331,24 +339,28 @@ fn load_split<B: Backend>(
 /// Fails if a batch is too small for a batch normalisation.
 fn check_batch(network: &Network, batch: usize) -> Result<()> {
     for node in &network.nodes {
-        if let (1, Operator::BatchNorm2d(op)) = (batch, &node.operator) {
+        if let (1, Operator::BatchNorm2d(op), false) = (batch, &node.operator, network.is_frozen_norm(node)) {
             op.training_rows(batch).with_context(|| node.name.clone())?;
         }
     }
     Ok(())
 }
 
-/// The memory for both plans of a run, which never run at the same time. Evaluation needs more than training only if
-/// its batch or its arena is larger.
-fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
-    let average = if hyper.sgd.average_decay.is_some() { plan.parameter_count } else { 0 };
-    let (training, evaluation) = (plan.memory_sizes(hyper.sgd.momentum != 0.0), eval_plan.memory_sizes(false));
-    MemorySizes {
-        average,
-        arena: training.arena.max(evaluation.arena),
-        sample_arena: training.sample_arena.max(evaluation.sample_arena),
-        columns: training.columns.max(evaluation.columns),
-        max_batch: training.max_batch.max(evaluation.max_batch),
-        ..training
-    }
+/// The memory for all plans of a run, which never run at the same time. They differ in what depends on activations, and
+/// evaluation in its batch.
+fn memory_sizes<'a>(plans: impl Iterator<Item = &'a Plan>, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
+    let average = if hyper.sgd.average_decay.is_some() { eval_plan.parameter_count } else { 0 };
+    let training = plans.map(|plan| plan.memory_sizes(hyper.sgd.momentum != 0.0));
+    let largest = |a: MemorySizes, b: MemorySizes| MemorySizes {
+        arena: a.arena.max(b.arena),
+        sample_arena: a.sample_arena.max(b.sample_arena),
+        indices: a.indices.max(b.indices),
+        sample_indices: a.sample_indices.max(b.sample_indices),
+        columns: a.columns.max(b.columns),
+        max_batch: a.max_batch.max(b.max_batch),
+        ..a
+    };
+    let evaluation = eval_plan.memory_sizes(false);
+    let all = training.reduce(largest).map_or(evaluation, |training| largest(training, evaluation));
+    MemorySizes { average, ..all }
 }

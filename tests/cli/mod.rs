@@ -8,6 +8,7 @@ mod cudnn;
 mod datasets;
 mod dependent;
 mod errors;
+mod finetuning;
 mod limits;
 mod pictures;
 mod recipes;
