@@ -44,7 +44,7 @@ impl<'a> Tensor<'a> {
     }
 
     /// A contiguous tensor of four dimensions as a matrix of its first one; others as they are.
-    pub fn as_matrix(self) -> Self {
+    pub fn into_matrix(self) -> Self {
         match (&self.shape[..], &self.strides) {
             (&[rows, a, b, c], None) => Self { shape: vec![rows, a.saturating_mul(b).saturating_mul(c)], ..self },
             _ => self,

@@ -21,7 +21,7 @@ pub(super) fn as_torchvision<'a>(tensors: Tensors<'a>) -> Tensors<'a> {
     tensors.renamed(|name, tensor: Tensor<'a>| {
         let layer = VGG.iter().find_map(|(theirs, ours)| Some((name.strip_prefix(theirs)?, ours)));
         match layer {
-            Some((rest, layer)) => (format!("{layer}{rest}").into(), tensor.as_matrix()),
+            Some((rest, layer)) => (format!("{layer}{rest}").into(), tensor.into_matrix()),
             None => (name, tensor),
         }
     })

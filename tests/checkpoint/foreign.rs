@@ -159,7 +159,7 @@ fn vgg_weights_of_timm_are_read() {
     // Some of them are not enough.
     write(&|tensor| {
         if tensor.0.starts_with("classifier.0") {
-            timm(tensor)
+            timm(tensor);
         }
     });
     let message = format!("{:#}", load_weights(&path, &network).expect_err("classifier.0 is missing"));

@@ -99,7 +99,7 @@ fn check_frozen(network: &Network, before: &Weights, after: &TrainState) {
 fn frozen_networks_match_pytorch_and_frozen_tensors_keep_their_bits() {
     check_losses(|| Cpu::new(Some(2)).expect("two threads"));
     on_cuda(|| {
-        check_losses(|| Cuda::new(Options { graphs: true, ..options(Precision::Fp32) }).expect("a CUDA device"))
+        check_losses(|| Cuda::new(Options { graphs: true, ..options(Precision::Fp32) }).expect("a CUDA device"));
     });
 }
 

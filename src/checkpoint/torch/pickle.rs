@@ -73,7 +73,7 @@ impl<'a> Machine<'a, '_> {
             }
             b'q' | b'r' | 0x94 | b'h' | b'j' => self.memo(opcode)?,
             b'}' | b']' | b')' | b't' | 0x85..=0x87 | b'l' | b'd' | b'a' | b'e' | b's' | b'u' => {
-                self.container(opcode)?
+                self.container(opcode)?;
             }
             b'c' | 0x93 | b'Q' | b'R' | b'b' => self.object(opcode)?,
             _ => bail!("it uses the opcode {}, which tensors and plain containers do not need", name_of(opcode)),
