@@ -10,6 +10,7 @@ mod idx;
 mod layout;
 mod members;
 mod mnist;
+mod pretrained;
 mod streamed;
 mod validation;
 

@@ -6,7 +6,8 @@ use clap::{Arg, Args, Command, CommandFactory, FromArgMatches};
 use cnn_cuda::commands::Cli;
 use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile};
 
-const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Training", "Augmentation", "Device", "Output"];
+const HEADINGS: [&str; 8] =
+    ["Data", "Network", "Optimiser", "Training", "Fine-tuning", "Augmentation", "Device", "Output"];
 
 /// The flags of all settings, without the `--no-` flags.
 fn flags() -> Vec<Arg> {
@@ -63,6 +64,7 @@ fn sample(key: &str) -> &'static str {
         "optimizer" => "adam",
         "betas" => "0.75,0.5",
         "monitor" => "val-accuracy",
+        "pretrained" => "resnet18",
         "test-fraction" | "val-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness"
         | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" | "sgd-lr"
         | "sgd-momentum" => "0.75",
@@ -185,6 +187,8 @@ fn flags_switch_off_what_a_recipe_switches_on() {
             "momentum" => "",
             "betas" | "eps" => "optimizer = 'adam'\n",
             "sgd-lr" | "sgd-momentum" => "optimizer = 'muon'\n",
+            "unfreeze-at" => "momentum = 0.5\nfreeze = \"conv1\"\n", // something must be frozen
+            "val-seed" => "momentum = 0.5\nval-fraction = 0.5\n",
             _ => "momentum = 0.5\n", // Nesterov momentum requires it
         };
         let text = format!("{base}{}", file(&section, key, &value));

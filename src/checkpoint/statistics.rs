@@ -54,6 +54,15 @@ pub(super) fn statistics_from_tensors(
     Ok(statistics)
 }
 
+/// The names and shapes of the running statistics for which `include` is true of their index, without counters, which may
+/// be missing.
+pub(super) fn statistics_shapes(network: &Network, include: impl Fn(usize) -> bool) -> Vec<(String, Vec<usize>)> {
+    let norms = network.statistics.iter().enumerate().filter(|(index, _)| include(*index));
+    norms
+        .flat_map(|(_, one)| [MEAN, VARIANCE].map(|what| (format!("{}.{what}", one.name), vec![one.channels])))
+        .collect()
+}
+
 /// A counter of any number type. Exporters convert all tensors of a file to the same type.
 fn counter(name: &str, tensor: &Tensor) -> Result<i64> {
     let data = tensor.bytes();

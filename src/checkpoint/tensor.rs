@@ -43,6 +43,14 @@ impl<'a> Tensor<'a> {
         Some(Self { dtype, shape, storage, strides })
     }
 
+    /// A contiguous tensor of four dimensions as a matrix of its first one; others as they are.
+    pub fn into_matrix(self) -> Self {
+        match (&self.shape[..], &self.strides) {
+            (&[rows, a, b, c], None) => Self { shape: vec![rows, a.saturating_mul(b).saturating_mul(c)], ..self },
+            _ => self,
+        }
+    }
+
     /// Its elements in row-major order, little-endian. Those of a view are copied, so check its shape first.
     pub fn bytes(&self) -> Cow<'a, [u8]> {
         let Some(strides) = &self.strides else { return Cow::Borrowed(self.storage) };
@@ -92,6 +100,11 @@ impl<'a> Tensors<'a> {
     /// All names, sorted.
     pub fn names(&self) -> Vec<&str> {
         self.0.keys().map(AsRef::as_ref).collect()
+    }
+
+    /// The same tensors, each with another name and form.
+    pub fn renamed(self, change: impl Fn(Cow<'a, str>, Tensor<'a>) -> (Cow<'a, str>, Tensor<'a>)) -> Self {
+        Self(self.0.into_iter().map(|(name, tensor)| change(name, tensor)).collect())
     }
 
     /// The same tensors without the first `length` bytes of every name.

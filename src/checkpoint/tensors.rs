@@ -132,20 +132,25 @@ pub(super) fn view_of<'a, 'b>(
 
 fn missing(network: &Network, name: &str, tensors: &Tensors) -> anyhow::Error {
     let names = tensors.names();
-    if let Some(prefix) = prefix_before(name, &names) {
-        return anyhow!(
-            "the names of its tensors begin with `{prefix}`, as those of a wrapped module do; save it without: \
-             {{name.removeprefix('{prefix}'): tensor for name, tensor in state_dict.items()}}"
-        );
-    }
     let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
     let dots = if names.len() > 4 { ", …" } else { "" };
-    anyhow!(
-        "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Does it belong to another network? \
-         See --model",
-        network.name,
-        names.len()
-    )
+    wrapped(name, tensors).unwrap_or_else(|| {
+        anyhow!(
+            "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Does it belong to another network? \
+             See --model",
+            network.name,
+            names.len()
+        )
+    })
+}
+
+/// The error of a file that lacks the tensor `name` because all names have a prefix.
+pub(super) fn wrapped(name: &str, tensors: &Tensors) -> Option<anyhow::Error> {
+    let prefix = prefix_before(name, &tensors.names())?.to_string();
+    Some(anyhow!(
+        "the names of its tensors begin with `{prefix}`, as those of a wrapped module do; save it without: \
+         {{name.removeprefix('{prefix}'): tensor for name, tensor in state_dict.items()}}"
+    ))
 }
 
 /// A tensor's values as fp32, all of which must be finite.

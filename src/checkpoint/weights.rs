@@ -15,7 +15,7 @@ use super::state;
 use super::statistics::{statistics_from_tensors, statistics_tensors};
 use super::tensor::Tensors;
 use super::tensors::{NamedTensor, flat_from_some, named_tensors, read_file, write_tensors};
-use super::torch;
+use super::{timm, torch};
 use crate::network::{Network, Statistics, Weights};
 
 /// The metadata entry that describes what the weights were trained for.
@@ -92,11 +92,13 @@ pub fn load_weights(path: &Path, network: &Network) -> Result<Weights> {
 /// # Errors
 /// Those of [`load_weights`].
 pub fn load_pretrained(path: &Path, network: &Network, seed: u64) -> Result<(Weights, bool)> {
-    with_tensors(path, network, |tensors| from_tensors(tensors, network, seed))
+    with_tensors(path, network, |tensors| {
+        Ok((from_tensors(tensors, network, seed, &[])?, lacks_auxiliary(network, tensors)))
+    })
 }
 
 /// Calls `read` with the tensors of a file of weights in any format. What precedes their names is removed, and logged.
-fn with_tensors<T>(path: &Path, network: &Network, read: impl FnOnce(&Tensors) -> Result<T>) -> Result<T> {
+pub(super) fn with_tensors<T>(path: &Path, network: &Network, read: impl FnOnce(&Tensors) -> Result<T>) -> Result<T> {
     let (bytes, format) = read_file(path, network)?;
     let shown = path.display();
     let read = || {
@@ -111,10 +113,15 @@ fn with_tensors<T>(path: &Path, network: &Network, read: impl FnOnce(&Tensors) -
             }
         };
         let prefix = usual_prefix(network, &tensors.names());
-        let tensors = tensors.without_prefix(prefix.len());
+        let mut tensors = tensors.without_prefix(prefix.len());
+        let is_timm = timm::is_vgg(network, &tensors);
+        if is_timm {
+            tensors = timm::as_torchvision(tensors);
+        }
         let found = (!keys.is_empty()).then(|| format!("the weights are its entry {keys}"));
         let stripped = (!prefix.is_empty()).then(|| format!("the prefix {prefix} of all names is removed"));
-        let said: Vec<String> = found.into_iter().chain(stripped).collect();
+        let renamed = is_timm.then(|| "timm's names of linear layers are read as torchvision's".to_string());
+        let said: Vec<String> = found.into_iter().chain(stripped).chain(renamed).collect();
         if !said.is_empty() {
             info!("{shown}: {}", said.join("; "));
         }
@@ -132,21 +139,28 @@ fn check_metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
     Ok(metadata)
 }
 
-fn from_tensors(tensors: &Tensors, network: &Network, seed: u64) -> Result<(Weights, bool)> {
+/// The weights of `tensors`. Auxiliary classifiers that it lacks and parameters that are `skipped` get their initial
+/// values for `seed`.
+pub(super) fn from_tensors(tensors: &Tensors, network: &Network, seed: u64, skipped: &[bool]) -> Result<Weights> {
     let heads = network.auxiliary_state();
-    let of_head = |index: &usize| heads.parameters[*index];
-    let indices = 0..network.parameters.len();
-    // Either all auxiliary classifiers are missing or none: a file with some of them is damaged.
-    let absent = |index: usize| tensors.get(&network.parameters[index].name).is_none();
-    let lacks_auxiliary = !network.auxiliary.is_empty() && indices.clone().filter(of_head).all(absent);
-    let mut parameters = flat_from_some(network, "", tensors, |index| !(lacks_auxiliary && heads.parameters[index]))?;
+    let lacks_auxiliary = lacks_auxiliary(network, tensors);
+    let is_new = |index: usize| skipped.get(index) == Some(&true) || lacks_auxiliary && heads.parameters[index];
+    let mut parameters = flat_from_some(network, "", tensors, |index| !is_new(index))?;
     let statistics = statistics_from_tensors(network, tensors, |index| !(lacks_auxiliary && heads.statistics[index]))?;
     refuse_extra(network, &[""], tensors)?;
-    if lacks_auxiliary {
+    let new: Vec<usize> = (0..network.parameters.len()).filter(|&index| is_new(index)).collect();
+    if !new.is_empty() {
         let initial = network.initial_parameters(seed);
-        for range in indices.filter(of_head).map(|index| network.parameters[index].range()) {
+        for range in new.into_iter().map(|index| network.parameters[index].range()) {
             parameters[range.clone()].copy_from_slice(&initial[range]);
         }
     }
-    Ok((Weights { parameters, statistics }, lacks_auxiliary))
+    Ok(Weights { parameters, statistics })
+}
+
+/// Whether the file lacks the auxiliary classifiers of `network`: all of them, or it is damaged.
+pub(super) fn lacks_auxiliary(network: &Network, tensors: &Tensors) -> bool {
+    let heads = network.auxiliary_state();
+    let absent = |index: usize| tensors.get(&network.parameters[index].name).is_none();
+    !network.auxiliary.is_empty() && (0..network.parameters.len()).filter(|&index| heads.parameters[index]).all(absent)
 }

@@ -47,7 +47,7 @@ impl SplitName {
 
 #[derive(Args)]
 pub struct EvalArgs {
-    /// Weights (safetensors in PyTorch's names and layout), or the folder of a run
+    /// Weights (safetensors, or .pth of torch.save), or the folder of a run
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     #[command(flatten)]

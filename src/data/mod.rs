@@ -18,6 +18,7 @@ mod mnist;
 mod mnist_files;
 mod partial;
 pub mod picture;
+pub mod pretrained;
 mod records;
 pub mod sampler;
 mod statistics;

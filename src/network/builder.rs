@@ -82,6 +82,7 @@ impl Builder {
             auxiliary: Vec::new(),
             first_layer: FirstLayer::default(),
             group_rules: GroupRules::default(),
+            frozen: Vec::new(),
         };
         Self { network, segments: vec![vec![input]] }
     }

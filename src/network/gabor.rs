@@ -40,20 +40,8 @@ impl Network {
             );
         }
         self.first_layer = first_layer;
+        self.arrange();
         Ok(self)
-    }
-
-    /// Whether training leaves a parameter unchanged.
-    pub fn is_frozen(&self, parameter: usize) -> bool {
-        self.parameters[parameter].range().end <= self.frozen_len()
-    }
-
-    /// The number of frozen values at the start of the flat parameter buffer.
-    pub fn frozen_len(&self) -> usize {
-        match (self.first_layer, self.first_convolution()) {
-            (FirstLayer::GaborFrozen, Some((weight, _))) => weight.range().end,
-            _ => 0,
-        }
     }
 
     /// Overwrites the first convolution's initial weight with the Gabor bank, if one was chosen.

@@ -1,6 +1,7 @@
 //! The network as a DAG of operators with named parameters: what is computed, independent of how and where.
 
 mod builder;
+mod freeze;
 mod gabor;
 mod groups;
 mod inspect;
@@ -9,6 +10,7 @@ mod pooling;
 mod statistics;
 
 pub use builder::{Builder, Conv2dOptions, ConvInitial};
+pub use freeze::BACKBONE;
 pub use gabor::FirstLayer;
 pub use groups::GroupRules;
 pub use inspect::ReceptiveField;
@@ -68,6 +70,8 @@ pub struct Network {
     pub first_layer: FirstLayer,
     /// How the optimiser treats parameters differently; set by [`Network::with_groups`], which orders the parameters.
     pub group_rules: GroupRules,
+    /// Which parameters [`Network::with_frozen`] keeps fixed; empty if none.
+    frozen: Vec<bool>,
     /// Running statistics of the batch normalisations: not parameters, but part of the network's state.
     pub statistics: Vec<RunningStatistics>,
     /// Logits of the auxiliary heads, which exist only in training, and the weights of their losses.

@@ -284,6 +284,10 @@ impl<B: Backend> Observer<B> for RunObserver {
         self.stop.load(Ordering::Relaxed) || self.failure.is_some() || self.outputs.save_failed()
     }
 
+    fn on_unfreeze(&mut self, epoch: u32) {
+        info!("epoch {epoch}: nothing is frozen from now on");
+    }
+
     fn on_step(&mut self, report: &StepReport) {
         if self.quiet {
             return;

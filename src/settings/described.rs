@@ -81,3 +81,13 @@ impl Description {
         (layer, Record { input: Some(self.input), ..Record::default() })
     }
 }
+
+impl InputRecord {
+    /// What the description of a weights file says about its input.
+    ///
+    /// # Errors
+    /// The text is not a description that this program can read.
+    pub fn of_weights(description: &str) -> Result<Self> {
+        Ok(Description::parse(description)?.input)
+    }
+}

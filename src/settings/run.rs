@@ -15,7 +15,7 @@ use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
 use super::{
     AugmentationSettings, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, optimiser,
-    output, schedule,
+    output, schedule, usage,
 };
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
@@ -79,6 +79,7 @@ impl RunConfig {
         settings.data.dataset = Some(absolute(named)?);
         settings.data.folder.data = Some(absolute_path(&settings.data.folder.folder())?);
         settings.schedule.init = settings.schedule.init.as_deref().map(absolute_path).transpose()?;
+        settings.finetuning.resolve()?;
         config.check()?;
         Ok(config)
     }
@@ -217,7 +218,7 @@ impl RunConfig {
         }
         let defaults = table(&defaults::<Settings>())?;
         let is_new = |key: &str, value| optimiser::NEWER.contains(&key) && defaults.get(key) == Some(value);
-        let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init"].contains(&key);
+        let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init", "pretrained"].contains(&key);
         let fixed = values(&all).into_iter().filter(|&(key, value)| fixed(key) && !is_new(key, value));
         Ok(fixed.map(|(key, value)| (key.to_string(), number(value))).collect())
     }
@@ -231,9 +232,13 @@ impl RunConfig {
     /// # Errors
     /// Settings that contradict each other.
     fn check(&self) -> Result<()> {
-        let Settings { schedule, optimiser, device, .. } = &self.settings;
+        let Settings { schedule, optimiser, finetuning, device, .. } = &self.settings;
         self.settings.data.check()?;
         schedule.check()?;
+        finetuning.check(schedule.epochs.unwrap_or_default())?;
+        usage(schedule.init.is_none() || finetuning.pretrained.is_none(), || {
+            "--init and --pretrained are two ways to start from weights; use one of them".into()
+        })?;
         optimiser.check()?;
         optimiser.check_device(device)?;
         device.check()
@@ -321,10 +326,11 @@ impl RunConfig {
     }
 
     pub fn hyperparameters(&self) -> Hyperparameters {
-        let Settings { optimiser, schedule, augmentation, output, .. } = &self.settings;
+        let Settings { optimiser, schedule, finetuning, augmentation, output, .. } = &self.settings;
         let mut hyper = Hyperparameters { augmentation: augmentation.resolve(), ..Hyperparameters::default() };
         optimiser.apply(&mut hyper);
         schedule.apply(&mut hyper);
+        finetuning.apply(&mut hyper);
         output.apply(&mut hyper);
         hyper
     }

@@ -47,7 +47,7 @@ pub struct ScheduleSettings {
     /// Stop after N epochs without a better one by --monitor; without a validation set, by the test accuracy
     #[arg(long, value_name = "N", value_parser = bounds::epochs, allow_negative_numbers = true)]
     pub patience: Option<u32>,
-    /// Start from these weights (safetensors in PyTorch's names and layout)
+    /// Start from these weights, which must fit the network (safetensors, or .pth of torch.save)
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 }

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Trainer;
 use super::programs::Programs;
-use super::{Trainer, load_split};
+use super::setup::load_split;
 use crate::data::Split;
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Metrics, Normalise, Subset};

@@ -6,7 +6,9 @@ mod predict;
 mod programs;
 mod run;
 mod schedule;
+mod setup;
 mod state;
+mod unfreeze;
 
 pub use evaluate::Evaluator;
 pub use monitor::Monitor;
@@ -18,10 +20,12 @@ pub use state::{Best, Chosen, Position, TrainState};
 use anyhow::{Context, Result, ensure};
 
 use crate::data::{Dataset, Split, sampler};
-use crate::network::{Network, Operator, Statistics, Weights};
-use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Optimizer, Region, Rule, Span, Subset};
-use crate::plan::{Mode, Plan, Sequence, TrainSettings};
+use crate::network::{Network, Statistics, Weights};
+use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset};
+use crate::plan::{Mode, Plan, Sequence};
 use programs::Programs;
+use setup::{check_batch, check_rule, load_split, memory_sizes, settings, state_of};
+use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -45,6 +49,8 @@ pub struct Hyperparameters {
     pub monitor: Option<Monitor>,
     /// Ends the run after this many epochs without a better one by `monitor`, or without it by the test accuracy.
     pub patience: Option<u32>,
+    /// The epoch, counted from 1, from which on nothing of the network is frozen.
+    pub unfreeze_at: Option<u32>,
     /// Whether to report the loss of every step.
     pub log_steps: bool,
 }
@@ -66,7 +72,9 @@ pub struct Trainer<B: Backend> {
     evaluation_pending: bool,
     best: Option<Best>,
     chosen: Option<Chosen>,
-    /// `num_batches_tracked` of each batch normalisation before the first step of this run.
+    /// Replaces network and plan when a frozen part of the network is unfrozen.
+    unfrozen: Option<Unfrozen<B>>,
+    /// `num_batches_tracked` of each batch normalisation before the first step of this run, or if frozen, now.
     tracked_before: Vec<i64>,
     /// Seconds of training in the current epoch before this process resumed it.
     earlier_seconds: f64,
@@ -99,16 +107,18 @@ impl<B: Backend> Trainer<B> {
             hyper.monitor.map_or("", Monitor::name)
         );
         let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
+        let unfrozen = Unfrozen::new(&network, &hyper, plan.max_batch)?;
         let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(val_count.max(test_count)))?;
         for batch in [plan.max_batch, train_count % plan.max_batch] {
-            check_batch(&network, batch)?;
+            check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
         let evaluated = dataset.val.join(dataset.test, dataset.shape.len());
         load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;
         // Allocated after the data, so that a check against free memory takes the data into account.
-        backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
+        let plans = [Some(&plan), unfrozen.as_ref().map(|it| &it.plan)];
+        backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper))?;
         backend.set_update_count(0)?; // the backend may have trained before
         let initial = network.initial_weights(hyper.seed);
         let mut trainer = Self {
@@ -125,6 +135,7 @@ impl<B: Backend> Trainer<B> {
             evaluation_pending: false,
             best: None,
             chosen: None,
+            unfrozen,
             tracked_before: Vec::new(),
             earlier_seconds: 0.0,
         };
@@ -158,13 +169,8 @@ impl<B: Backend> Trainer<B> {
 
     /// Compiles the programs for all batch sizes that occur: full batches and the last batch of an epoch.
     fn compile(&mut self) -> Result<()> {
-        let (plan, programs, backend) = (&self.plan, &mut self.programs, &mut self.backend);
-        let train = Sequence::TrainStep(settings(&self.hyper, 1));
-        for batch in [plan.max_batch, self.train_count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
-            programs.get(backend, plan, train, batch)?;
-        }
-        programs.get(backend, plan, Sequence::TrainStep(settings(&self.hyper, 0)), plan.max_batch)?;
-        let plan = &self.eval_plan;
+        self.compile_training()?;
+        let (plan, programs, backend) = (&self.eval_plan, &mut self.programs, &mut self.backend);
         for count in [self.val_count, self.test_count].into_iter().filter(|&count| count > 0) {
             for batch in [plan.max_batch.min(count), count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
                 programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
@@ -207,7 +213,8 @@ impl<B: Backend> Trainer<B> {
     pub fn statistics(&mut self) -> Result<Statistics> {
         let values = self.backend.read(Span::new(Region::Statistics, 0, self.network.statistics_len()))?;
         let steps = self.position.total_steps as i64;
-        let batches_tracked = self.tracked_before.iter().map(|before| before.wrapping_add(steps)).collect();
+        let counted = |(before, counts): (&i64, bool)| if counts { before.wrapping_add(steps) } else { *before };
+        let batches_tracked = self.tracked_before.iter().zip(self.tracking()).map(counted).collect();
         Ok(Statistics { values, batches_tracked })
     }
 
@@ -227,7 +234,8 @@ impl<B: Backend> Trainer<B> {
             batches_tracked.len()
         );
         let steps = self.position.total_steps as i64;
-        self.tracked_before = batches_tracked.iter().map(|tracked| tracked.wrapping_sub(steps)).collect();
+        let before = |(tracked, counts): (&i64, bool)| if counts { tracked.wrapping_sub(steps) } else { *tracked };
+        self.tracked_before = batches_tracked.iter().zip(self.tracking()).map(before).collect();
         self.backend.write(Span::new(Region::Statistics, 0, len), values)
     }
 
@@ -269,6 +277,7 @@ impl<B: Backend> Trainer<B> {
             "the checkpoint is that of another optimiser than {}",
             rule.name()
         );
+        self.check_frozen_at(state.position.epoch)?;
         self.set_parameters(&state.parameters)?;
         self.write_state(Region::Momentum, rule.has_momentum(), "momentum values", &state.momentum)?;
         self.write_state(Region::SecondMoment, rule.has_second_moment(), "second moments", &state.second_moment)?;
@@ -289,6 +298,7 @@ impl<B: Backend> Trainer<B> {
         }
         self.backend.set_update_count(state.update_count)?;
         self.position = position;
+        self.unfreeze_if_due();
         self.evaluation_pending = state.evaluation_pending;
         self.set_statistics(&state.statistics)?;
         self.best = state.best;
@@ -337,72 +347,5 @@ impl<B: Backend> Trainer<B> {
     /// Whether the weights are averaged.
     fn has_average(&self) -> bool {
         self.hyper.optimizer.average_decay.is_some()
-    }
-}
-
-/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
-/// as PyTorch's `AveragedModel` does.
-fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
-    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
-    TrainSettings {
-        optimizer: Optimizer { average_decay, ..hyper.optimizer },
-        label_smoothing: hyper.label_smoothing,
-        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
-    }
-}
-
-/// Fails if the network's groups are not those of the optimiser.
-fn check_rule(network: &Network, hyper: &Hyperparameters) -> Result<()> {
-    let (is_muon, has_matrices) = (matches!(hyper.optimizer.rule, Rule::Muon(_)), network.group_rules.muon.is_some());
-    ensure!(is_muon == has_matrices, "the groups of the network's parameters are not those of {}", {
-        hyper.optimizer.rule.name()
-    });
-    Ok(())
-}
-
-/// Which state an optimiser keeps.
-fn state_of(rule: &Rule) -> [bool; 2] {
-    [rule.has_momentum(), rule.has_second_moment()]
-}
-
-/// Loads the images of a split into a backend, or sets up their streaming.
-fn load_split<B: Backend>(
-    backend: &mut B,
-    subset: Subset,
-    split: Split,
-    normalise: &Normalise,
-    max_batch: usize,
-) -> Result<()> {
-    let Split { images, labels, streamed } = split;
-    match streamed {
-        Some(streamed) => backend.stream_subset(subset, normalise, streamed.source, labels, max_batch),
-        None => backend.load_subset(subset, normalise, images, labels),
-    }
-}
-
-/// Fails if a batch is too small for a batch normalisation.
-fn check_batch(network: &Network, batch: usize) -> Result<()> {
-    for node in &network.nodes {
-        if let (1, Operator::BatchNorm2d(op)) = (batch, &node.operator) {
-            op.training_rows(batch).with_context(|| node.name.clone())?;
-        }
-    }
-    Ok(())
-}
-
-/// The memory for both plans of a run, which never run at the same time. Evaluation needs more than training only if
-/// its batch or its arena is larger.
-fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
-    let Optimizer { rule, average_decay, .. } = hyper.optimizer;
-    let in_use = |in_use| if in_use { plan.parameter_count } else { 0 };
-    let (training, evaluation) = (plan.memory_sizes(rule.has_momentum()), eval_plan.memory_sizes(false));
-    MemorySizes {
-        second_moment: in_use(rule.has_second_moment()),
-        average: in_use(average_decay.is_some()),
-        arena: training.arena.max(evaluation.arena),
-        sample_arena: training.sample_arena.max(evaluation.sample_arena),
-        columns: training.columns.max(evaluation.columns),
-        max_batch: training.max_batch.max(evaluation.max_batch),
-        ..training
     }
 }

@@ -64,6 +64,9 @@ pub trait Observer<B: Backend> {
         false
     }
 
+    /// Called before the first step in which nothing is frozen, with its epoch, counted from 1.
+    fn on_unfreeze(&mut self, _epoch: u32) {}
+
     /// Called after every step.
     fn on_step(&mut self, _report: &StepReport) {}
 
@@ -183,6 +186,9 @@ impl<B: Backend> Trainer<B> {
     /// Runs the remaining steps of the current epoch.
     fn train_epoch(&mut self, start: Instant, observer: &mut impl Observer<B>) -> Result<Outcome> {
         let earlier_seconds = self.earlier_seconds;
+        if self.unfreeze_if_due() {
+            observer.on_unfreeze(self.position.epoch + 1);
+        }
         self.begin_epoch()?;
         let begun = self.position.step_in_epoch * self.plan.max_batch as u64;
         let steps = self.steps_per_epoch();

@@ -3,6 +3,7 @@
 use std::fs;
 
 use cnn_cuda::checkpoint::{load_weights, save_weights, weights_description};
+use cnn_cuda::models::vgg;
 use cnn_cuda::network::Builder;
 use cnn_cuda::shape::Shape;
 use safetensors::tensor::Dtype;
@@ -126,4 +127,41 @@ fn counters_of_every_number_type_are_read() {
         let message = format!("{:#}", write(dtype, &bytes).expect_err("it is no counter"));
         assert!(message.contains("num_batches_tracked is not a whole number"), "{message}");
     }
+}
+
+/// timm has VGG's linear layers as convolutions with names of their own.
+#[test]
+fn vgg_weights_of_timm_are_read() {
+    let widths = vgg::Widths { stages: [1; 5], channels: [2, 3, 4, 5, 6], hidden: 8, batch_norm: true };
+    let network = vgg::with_widths("vgg", Shape::new(32, 32, 3), 7, &widths).expect("a network");
+    let (weights, folder) = (network.initial_weights(2), tempfile::tempdir().expect("a folder"));
+    let path = folder.path().join("timm.safetensors");
+    let write = |change: &dyn Fn(&mut super::RawTensor)| {
+        save_weights(&path, &network, &weights.parameters, &weights.statistics).expect("saved");
+        rewrite(&path, |tensors| tensors.iter_mut().for_each(change));
+    };
+    let timm = |tensor: &mut super::RawTensor| {
+        for (ours, theirs, shape) in [
+            ("classifier.0.", "pre_logits.fc1.", vec![8, 6, 7, 7]),
+            ("classifier.3.", "pre_logits.fc2.", vec![8, 8, 1, 1]),
+            ("classifier.6.", "head.fc.", vec![7, 8]),
+        ] {
+            if let Some(rest) = tensor.0.clone().strip_prefix(ours) {
+                tensor.0 = format!("{theirs}{rest}");
+                if rest == "weight" {
+                    tensor.2 = shape;
+                }
+            }
+        }
+    };
+    write(&timm);
+    assert_eq!(load_weights(&path, &network).expect("timm's names"), weights);
+    // Some of them are not enough.
+    write(&|tensor| {
+        if tensor.0.starts_with("classifier.0") {
+            timm(tensor);
+        }
+    });
+    let message = format!("{:#}", load_weights(&path, &network).expect_err("classifier.0 is missing"));
+    assert!(message.contains("classifier.0.weight of vgg is missing"), "{message}");
 }

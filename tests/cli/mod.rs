@@ -9,6 +9,7 @@ mod cudnn;
 mod datasets;
 mod dependent;
 mod errors;
+mod finetuning;
 mod limits;
 mod optimisers;
 mod pictures;

@@ -226,6 +226,8 @@ fn batch_normalisation() {
         norm::check_statistics(&mut lab(Precision::Fp16), FP16);
         norm::check_in_place(&mut lab(Precision::Fp32));
         norm::check_in_place(&mut lab(Precision::Fp16));
+        norm::check_running(&mut lab(Precision::Fp32), FP32);
+        norm::check_running(&mut lab(Precision::Fp16), FP16);
         norm::check_pytorch(&mut lab(Precision::Fp32), FP32);
     });
 }

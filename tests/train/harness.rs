@@ -73,6 +73,7 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         seed: 0,
         shuffle: false,
         max_steps: None,
+        unfreeze_at: None,
         log_steps: true,
     }
 }

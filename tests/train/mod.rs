@@ -4,6 +4,8 @@ mod assorted;
 mod averaging;
 mod cuda;
 pub mod dag;
+mod finetuning;
+mod freezing;
 mod fusion;
 pub mod harness;
 mod networks;

@@ -73,37 +73,43 @@ impl<'a> Machine<'a, '_> {
             }
             b'q' | b'r' | 0x94 | b'h' | b'j' => self.memo(opcode)?,
             b'}' | b']' | b')' | b't' | 0x85..=0x87 | b'l' | b'd' | b'a' | b'e' | b's' | b'u' => {
-                self.container(opcode)?
+                self.container(opcode)?;
             }
-            b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
-                self.stack.push(Value::Global(Global::find(module, name)?));
-            }
-            0x93 => {
-                let [module, name] = self.pop_many()?;
-                let (Value::Str(module), Value::Str(name)) = (module, name) else {
-                    bail!("it is damaged: STACK_GLOBAL")
-                };
-                self.stack.push(Value::Global(Global::find(module, name)?));
-            }
-            b'Q' => {
-                let id = self.pop()?;
-                let storage = self.objects.storage(id, self.archive)?;
-                self.stack.push(storage);
-            }
-            b'R' => {
-                let [callable, arguments] = self.pop_many()?;
-                let result = self.objects.reduce(callable, arguments)?;
-                self.stack.push(result);
-            }
-            b'b' => {
-                let [object, state] = self.pop_many()?;
-                self.objects.check_state(object, state)?;
-                self.stack.push(object);
-            }
+            b'c' | 0x93 | b'Q' | b'R' | b'b' => self.object(opcode)?,
             _ => bail!("it uses the opcode {}, which tensors and plain containers do not need", name_of(opcode)),
         }
         Ok(false)
+    }
+
+    /// A global, a storage, the result of a call, or an object's state.
+    fn object(&mut self, opcode: u8) -> Result<()> {
+        let object = match opcode {
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                Value::Global(Global::find(module, name)?)
+            }
+            0x93 => {
+                let [Value::Str(module), Value::Str(name)] = self.pop_many()? else {
+                    bail!("it is damaged: STACK_GLOBAL")
+                };
+                Value::Global(Global::find(module, name)?)
+            }
+            b'Q' => {
+                let id = self.pop()?;
+                self.objects.storage(id, self.archive)?
+            }
+            b'R' => {
+                let [callable, arguments] = self.pop_many()?;
+                self.objects.reduce(callable, arguments)?
+            }
+            _ => {
+                let [object, state] = self.pop_many()?;
+                self.objects.check_state(object, state)?;
+                object
+            }
+        };
+        self.stack.push(object);
+        Ok(())
     }
 
     fn protocol(&mut self) -> Result<()> {
