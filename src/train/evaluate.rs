@@ -24,11 +24,11 @@ impl<B: Backend> Trainer<B> {
     /// Loss and accuracy over the validation set, if there is one, and the test set, as by [`Self::evaluate`]; `None` if
     /// `stop`, which is called before every step, became true.
     pub(super) fn evaluate_unless(&mut self, stop: impl Fn() -> bool) -> Result<Option<(Option<Metrics>, Metrics)>> {
-        let (val, all) = (self.val_count, self.val_count + self.test_count);
-        if val == 0 {
-            return Ok(self.evaluate_all([0..all], stop)?.map(|[test]| (None, test)));
+        let (val, test) = (0..self.val_count, self.val_count..self.val_count + self.test_count);
+        if val.is_empty() {
+            return Ok(self.evaluate_all([test], stop)?.map(|[test]| (None, test)));
         }
-        Ok(self.evaluate_all([0..val, val..all], stop)?.map(|[val, test]| (Some(val), test)))
+        Ok(self.evaluate_all([val, test], stop)?.map(|[val, test]| (Some(val), test)))
     }
 
     /// The metrics of ranges of the evaluation images; `None` if `stop` became true before the last.

@@ -8,8 +8,8 @@ use cnn_cuda::data::{self, Dataset, LoadOptions, Residency, Split, ValidationOpt
 use super::folder::load_with;
 use super::{assert_contains, message};
 
-fn held_out(fraction: f64, seed: u64) -> Option<ValidationOptions> {
-    Some(ValidationOptions { fraction, seed })
+fn held_out(fraction: f64, seed: u64) -> ValidationOptions {
+    ValidationOptions { fraction, seed }
 }
 
 fn digits(validation: Option<ValidationOptions>) -> Dataset {
@@ -26,7 +26,7 @@ fn sorted(splits: &[&Split], len: usize) -> Vec<(u32, Vec<u8>)> {
 
 #[test]
 fn a_fraction_of_every_class_is_held_out() {
-    let (whole, set) = (digits(None), digits(held_out(0.2, 0)));
+    let (whole, set) = (digits(None), digits(Some(held_out(0.2, 0))));
     let count = |split: &Split, label| split.labels.iter().filter(|&&found| found == label).count();
     for label in 0..10 {
         let expected = (count(&whole.train, label) as f64 * 0.2).round() as usize;
@@ -36,8 +36,8 @@ fn a_fraction_of_every_class_is_held_out() {
     assert!(sorted(&[&set.train, &set.val], len) == sorted(&[&whole.train], len), "images are lost or used twice");
     assert!(set.test.images == whole.test.images && set.test.labels == whole.test.labels);
     // The choice depends on the seed alone.
-    assert_eq!(digits(held_out(0.2, 0)).val_fingerprint(), set.val_fingerprint());
-    let other = digits(held_out(0.2, 1));
+    assert_eq!(digits(Some(held_out(0.2, 0))).val_fingerprint(), set.val_fingerprint());
+    let other = digits(Some(held_out(0.2, 1)));
     assert_ne!(other.val_fingerprint(), set.val_fingerprint());
     assert_ne!(other.fingerprint(), set.fingerprint());
     assert_eq!((whole.val.count(), whole.val_fingerprint()), (0, 0));
@@ -80,7 +80,7 @@ fn a_folder_for_validation_beside_one_for_testing_is_a_set_of_its_own() {
         let tested = load_with(path, |options| options.test_only = true).unwrap();
         assert_eq!((tested.val.count(), levels(&tested.test)), (0, expected(200)));
     }
-    let both = load_with(&root, |options| options.validation = held_out(0.5, 0));
+    let both = load_with(&root, |options| options.validation = Some(held_out(0.5, 0)));
     assert_contains(&message(both), &["--val-fraction", "10 validation images of its own"]);
     // A class that only the validation set has.
     fs::create_dir(root.join("Validation/cow")).unwrap();
@@ -99,7 +99,8 @@ fn streamed_images_are_held_out_like_resident_ones() {
     pack(&root, &archive);
     for path in [&root, &archive] {
         let [resident, streamed] = [Residency::Resident, Residency::Stream].map(|residency| {
-            load_with(path, |options| (options.residency, options.validation) = (residency, held_out(0.4, 3))).unwrap()
+            load_with(path, |options| (options.residency, options.validation) = (residency, Some(held_out(0.4, 3))))
+                .unwrap()
         });
         assert_eq!((resident.train.count(), resident.val.count()), (6, 4));
         assert_eq!(streamed.fingerprint(), resident.fingerprint());
@@ -121,6 +122,6 @@ fn a_class_keeps_its_only_image() {
     for number in ["3", "5", "7", "9"] {
         fs::remove_file(folder.path().join(format!("train/dog/{number}.png"))).unwrap();
     }
-    let set = load_with(folder.path(), |options| options.validation = held_out(0.9, 0)).unwrap();
+    let set = load_with(folder.path(), |options| options.validation = Some(held_out(0.9, 0))).unwrap();
     assert_eq!((set.train.labels, set.val.labels), (vec![0, 1], vec![0; 4]));
 }
