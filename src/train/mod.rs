@@ -22,9 +22,9 @@ use anyhow::{Context, Result, ensure};
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Statistics, Weights};
 use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset};
-use crate::plan::{Mode, Plan, Sequence};
+use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
-use setup::{check_batch, check_rule, load_split, memory_sizes, settings, state_of};
+use setup::{check_batch, check_rule, load_split, memory_sizes, state_of};
 use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
@@ -347,5 +347,16 @@ impl<B: Backend> Trainer<B> {
     /// Whether the weights are averaged.
     fn has_average(&self) -> bool {
         self.hyper.optimizer.average_decay.is_some()
+    }
+}
+
+/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
+/// as PyTorch's `AveragedModel` does.
+fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
+    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
+    TrainSettings {
+        optimizer: Optimizer { average_decay, ..hyper.optimizer },
+        label_smoothing: hyper.label_smoothing,
+        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
     }
 }

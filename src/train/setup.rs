@@ -5,28 +5,8 @@ use anyhow::{Context, Result, ensure};
 use super::Hyperparameters;
 use crate::data::Split;
 use crate::network::{Network, Operator};
-use crate::ops::{Augmentation, Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
-use crate::plan::{Plan, TrainSettings};
-
-/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
-/// as PyTorch's `AveragedModel` does.
-pub(super) fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
-    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
-    TrainSettings {
-        optimizer: Optimizer { average_decay, ..hyper.optimizer },
-        label_smoothing: hyper.label_smoothing,
-        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
-    }
-}
-
-/// Fails if the network's groups are not those of the optimiser.
-pub(super) fn check_rule(network: &Network, hyper: &Hyperparameters) -> Result<()> {
-    let (is_muon, has_matrices) = (matches!(hyper.optimizer.rule, Rule::Muon(_)), network.group_rules.muon.is_some());
-    ensure!(is_muon == has_matrices, "the groups of the network's parameters are not those of {}", {
-        hyper.optimizer.rule.name()
-    });
-    Ok(())
-}
+use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
+use crate::plan::Plan;
 
 /// Which state an optimiser keeps.
 pub(super) fn state_of(rule: &Rule) -> [bool; 2] {
@@ -80,4 +60,13 @@ pub(super) fn memory_sizes<'a>(
     let evaluation = eval_plan.memory_sizes(false);
     let all = training.reduce(largest).map_or(evaluation, |training| largest(training, evaluation));
     MemorySizes { second_moment: in_use(rule.has_second_moment()), average: in_use(average_decay.is_some()), ..all }
+}
+
+/// Fails if the network's groups are not those of the optimiser.
+pub(super) fn check_rule(network: &Network, hyper: &Hyperparameters) -> Result<()> {
+    let (is_muon, has_matrices) = (matches!(hyper.optimizer.rule, Rule::Muon(_)), network.group_rules.muon.is_some());
+    ensure!(is_muon == has_matrices, "the groups of the network's parameters are not those of {}", {
+        hyper.optimizer.rule.name()
+    });
+    Ok(())
 }

@@ -3,8 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::programs::Programs;
-use super::setup::settings;
-use super::{Hyperparameters, Trainer};
+use super::{Hyperparameters, Trainer, settings};
 use crate::network::Network;
 use crate::ops::{Backend, Region, Span};
 use crate::plan::{Mode, Plan, Sequence};

@@ -287,6 +287,7 @@ fn check_unfreezing<B: Backend>(backend: impl Fn() -> B, stops: &[u64]) {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn unfreezing_and_interruptions_around_it_give_the_same_bits() {
     check_unfreezing(|| Cpu::new(Some(2)).expect("two threads"), &[2, 5, 6, 7, 10]);
     on_cuda(|| {
