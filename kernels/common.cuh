@@ -23,8 +23,8 @@ constexpr u32 ALL_LANES = 0xffffffffu;
 
 // Base of a kernel's parameter struct, which is passed by value and mirrored by the launcher in src/cuda/lower. The
 // struct has BYTES bytes, padded to a multiple of 8: first POINTERS pointers, of which the first READS are read-only,
-// then u64 fields, then 4-byte fields. If a pointer's element is smaller than the storage type, the struct defines
-// SMALLEST as its size. The emulator's checks read all of these constants.
+// then 8-byte fields and arrays of 8-byte alignment, then 4-byte fields. If a pointer's element is smaller than the
+// storage type, the struct defines SMALLEST as its size. The emulator's checks read all of these constants.
 template <u32 READS_, u32 POINTERS_, u32 BYTES_>
 struct Params {
     static constexpr u32 READS = READS_, POINTERS = POINTERS_, BYTES = BYTES_;

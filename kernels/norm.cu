@@ -204,25 +204,28 @@ KERNEL(norm_backward_sums_residual_vec, NormSumsParams, SUMS_BLOCK, 2) {
     gradient_sums<VEC, true>(p, scratch);
 }
 
-struct NormInputParams : Params<7, 8, 88> {
+struct NormInputParams : Params<7, 8, 96> {
     const real *input, *d_output;
-    const float *weight, *bias, *saved, *d_weight, *d_bias;
-    real* d_input;  // May be d_output.
+    const float *weight, *bias, *statistics, *d_weight, *d_bias;  // The sums are null with running statistics.
+    real* d_input;                                                // May be d_output.
     ColumnGrid grid;
-    float share, slope;
+    float epsilon, share, slope;
 };
 
 template <u32 V>
 static __device__ __forceinline__ void input_gradients(const NormInputParams& p) {
     const u32 channels = p.grid.channels, own = p.grid.channel<V>();
     if (own >= channels) return;
-    const Factors<V> factors = factors_of<V>(p.weight, p.bias, p.saved, channels, own, OWN);
+    const Factors<V> factors = factors_of<V>(p.weight, p.bias, p.statistics, channels, own, p.epsilon);
     // What the means of the gradient and of its product with the input take away, as a function of x − mean.
     const auto term = [&](float scale, float sum) { return -scale * sum * p.share; };
-    const Lanes<V> constant = map_lanes(term, factors.scale, read_lanes<V>(p.d_bias + own));
-    const Lanes<V> linear =
-        map_lanes([](float inverse, float term) { return inverse * term; }, read_lanes<V>(p.saved + channels + own),
-                  map_lanes(term, factors.scale, read_lanes<V>(p.d_weight + own)));
+    Lanes<V> constant = {}, linear = {};
+    if (p.d_bias) {
+        constant = map_lanes(term, factors.scale, read_lanes<V>(p.d_bias + own));
+        linear = map_lanes([](float inverse, float term) { return inverse * term; },
+                           read_lanes<V>(p.statistics + channels + own),
+                           map_lanes(term, factors.scale, read_lanes<V>(p.d_weight + own)));
+    }
     for_rows<V, 2, BLOCK>(
         p.grid,
         [&](u64 at) {
@@ -244,7 +247,8 @@ static __device__ __forceinline__ void input_gradients(const NormInputParams& p)
 }
 
 // d_input = scale · (g − mean(g) − x̂ · mean(g · x̂)), where g = d_output · act' and x̂ = (x − mean) · inverse deviation.
-// The means follow from the sums d_bias and d_weight; `share` is 1 / rows.
+// The means follow from the sums d_bias and d_weight; `share` is 1 / rows. With running statistics both sums are null, and
+// d_input = scale · g. For `statistics` and `epsilon` see factors_of.
 //
 // Grid: a ColumnGrid. Bound by memory: in fp16 6 bytes per value, for 128×56×56×64 154 MB, which takes an H200 at least
 // 32 + 1.3 µs.

@@ -1,5 +1,5 @@
-// SGD over the flat parameters, gradient clipping, weight averaging, and the dynamic loss scale, which stays on the
-// device. Arithmetic is fp32.
+// SGD and Adam over the flat parameters in groups, gradient clipping, weight averaging, and the dynamic loss scale, which
+// stays on the device. Arithmetic is fp32.
 #include "reduce.cuh"
 
 constexpr u32 GROWTH_INTERVAL = 2000;
@@ -95,25 +95,38 @@ static __device__ __forceinline__ Work work_of(u64 index, u64 begin, u64 count) 
     return Work{single < head ? begin + single : tail + (single - head), single < singles ? 1u : 0u};
 }
 
-struct SgdParams : Params<2, 12, 136> {
+// A range of parameters that are updated in the same way: up to `end`, from the end of the group before.
+struct Group {
+    u64 end;  // The largest u64 for the last group.
+    float rate_scale, weight_decay;
+};
+constexpr u32 MAX_GROUPS = 8;
+
+struct UpdateParams : Params<2, 14, 304> {
     const float *gradients, *norm;  // A null `norm` disables clipping.
     float* weights;
-    real* weights_real;       // With fp16 storage, the rounded copy that matrix products read; may be null.
-    float *buffer, *average;  // Momentum and the average of the weights; each may be null.
+    real* weights_real;      // With fp16 storage, the rounded copy that matrix products read; may be null.
+    float *buffer, *second;  // Momentum or Adam's first moment, and Adam's second moment; each may be null.
+    float* average;          // The average of the weights; may be null.
     u64* rates;  // The index of this step's rate, the index of the last rate (which stays in use), then the floats.
     float* loss_scale;  // Null for a fixed scale of 1.
     u32* good_steps;
     u64* skipped_steps;
     int* overflow;
+    u64* updates;  // How many updates were made before this one.
     u32* block_counters;
-    u64 count, frozen;
-    float momentum, weight_decay, clip_norm, decay, rest;  // The average = decay · average + rest · weight.
-    u32 nesterov;
+    u64 begin, count;  // The parameters before `begin` are frozen.
+    double betas[2];   // Of Adam.
+    Group groups[MAX_GROUPS];
+    float momentum, epsilon, clip_norm, decay, rest;  // The average = decay · average + rest · weight.
+    u32 frozen;                                       // Bit i is set if group i is frozen.
+    u32 nesterov;                                     // Of SGD.
+    u32 decoupled;                                    // Of Adam: AdamW's weight decay.
 };
 
 // On overflow, halves the scale (never below 1), counts the skipped step and resets the flag for the next step. After
 // 2000 consecutive good steps, doubles the scale.
-static __device__ __forceinline__ void update_loss_scale(const SgdParams& p) {
+static __device__ __forceinline__ void update_loss_scale(const UpdateParams& p) {
     if (*p.overflow) {
         *p.loss_scale = *p.loss_scale > 2.0f ? *p.loss_scale / 2.0f : 1.0f;
         *p.good_steps = 0;
@@ -146,51 +159,98 @@ static __device__ __forceinline__ void load_first(Lanes<4>& four, const float* f
     unroll<N>([&](u32 lane) { four[lane] = lanes[lane]; });
 }
 
-// Up to four parameters with their gradients, momentum and average.
+// Up to four parameters with their gradients, optimiser state and average.
 struct Parameters {
-    Lanes<4> weights, gradients, velocities, averages;
+    Lanes<4> weights, gradients, velocities, squares, averages;
 };
 
 template <u32 N>
-static __device__ __forceinline__ void load_parameters(const SgdParams& p, u64 at, Parameters& values) {
+static __device__ __forceinline__ void load_parameters(const UpdateParams& p, u64 at, Parameters& values) {
     load_first<N>(values.weights, p.weights + at);
     load_first<N>(values.gradients, p.gradients + at);
     if (p.buffer) load_first<N>(values.velocities, p.buffer + at);
+    if (p.second) load_first<N>(values.squares, p.second + at);
     if (p.average) load_first<N>(values.averages, p.average + at);
 }
 
 template <u32 N>
-static __device__ __forceinline__ void store_parameters(const SgdParams& p, u64 at, const Parameters& values) {
+static __device__ __forceinline__ void store_parameters(const UpdateParams& p, u64 at, const Parameters& values) {
     const Lanes<N> weights = first_of<N>(values.weights);
     store_lanes(p.weights + at, weights);
     store_rounded(p.weights_real, at, weights);
     if (p.buffer) store_lanes(p.buffer + at, first_of<N>(values.velocities));
+    if (p.second) store_lanes(p.second + at, first_of<N>(values.squares));
     if (p.average) store_lanes(p.average + at, first_of<N>(values.averages));
 }
 
-// What all parameters of a step share; `factor` multiplies the gradients.
+// What all parameters of a step share. `factor` multiplies the gradients; the corrections are Adam's for bias: 1 / (1 −
+// β₁ᵗ) and 1 / √(1 − β₂ᵗ) in update t, counted from 1.
 struct StepState {
-    float rate, factor;
+    float rate, factor, first_correction, root_correction;
     bool skipped;
 };
 
-static __device__ __forceinline__ void update(const SgdParams& p, const StepState& step, Parameters& values) {
-    unroll<4>([&](u32 lane) {
-        float& weight = values.weights[lane];
-        float gradient = fmaf(p.weight_decay, weight, values.gradients[lane] * step.factor);
+// Each rule's update of one parameter from its gradient, which is already multiplied by `factor`. `rate` and
+// `weight_decay` are those of its group.
+struct Sgd {
+    static constexpr bool HAS_CORRECTIONS = false;
+
+    static __device__ __forceinline__ void update(const UpdateParams& p, const StepState&, float rate,
+                                                  float weight_decay, float scaled, float& weight, float& velocity,
+                                                  float&) {
+        float gradient = fmaf(weight_decay, weight, scaled);
         if (p.buffer) {
-            float& velocity = values.velocities[lane];
             velocity = p.momentum * velocity + gradient;
             gradient = p.nesterov ? gradient + p.momentum * velocity : velocity;
         }
-        weight -= step.rate * gradient;
+        weight -= rate * gradient;
+    }
+};
+
+struct Adam {
+    static constexpr bool HAS_CORRECTIONS = true;
+
+    static __device__ __forceinline__ void update(const UpdateParams& p, const StepState& step, float rate,
+                                                  float weight_decay, float scaled, float& weight, float& first,
+                                                  float& second) {
+        const float first_rest = (float)(1.0 - p.betas[0]), second_rest = (float)(1.0 - p.betas[1]);
+        const float gradient = p.decoupled ? scaled : fmaf(weight_decay, weight, scaled);
+        first = fmaf(first_rest, gradient - first, first);
+        second = fmaf((float)p.betas[1], second, second_rest * (gradient * gradient));
+        if (p.decoupled) weight = fmaf(-(rate * weight_decay), weight, weight);
+        const float size = rate * step.first_correction;
+        weight -= size * first / fmaf(sqrtf(second), step.root_correction, p.epsilon);
+    }
+};
+
+template <class Rule>
+static __device__ __forceinline__ void update(const UpdateParams& p, const StepState& step, u64 at, u32 group,
+                                              Parameters& values) {
+    unroll<4>([&](u32 lane) {
+        while (p.groups[group].end <= at + lane) ++group;
+        if (p.frozen >> group & 1) return;
+        const Group& its = p.groups[group];
+        float& weight = values.weights[lane];
+        Rule::update(p, step, step.rate * its.rate_scale, its.weight_decay, values.gradients[lane] * step.factor,
+                     weight, values.velocities[lane], values.squares[lane]);
         values.averages[lane] = fmaf(p.rest, weight, p.decay * values.averages[lane]);
     });
 }
 
+// base to the power of `exponent`, as the host computes it.
+static __device__ __forceinline__ double power(double base, u64 exponent) {
+    double result = 1.0;
+    for (; exponent > 0; exponent >>= 1) {
+        if (exponent & 1) result *= base;
+        base *= base;
+    }
+    return result;
+}
+
 // Reads what the last block will change, so not by the non-coherent path. All loads are issued before the arithmetic,
 // because the whole block waits for this.
-static __device__ __forceinline__ StepState read_step(const SgdParams& p, u64 next) {
+template <class Rule>
+static __device__ __forceinline__ StepState read_step(const UpdateParams& p, u64 next, u64 updates) {
     const u64 last = p.rates[1];
     const float loss_scale = p.loss_scale ? *p.loss_scale : 1.0f, norm = p.norm ? read(p.norm) : 0.0f;
     const bool skipped = p.overflow && *p.overflow != 0;
@@ -198,42 +258,44 @@ static __device__ __forceinline__ StepState read_step(const SgdParams& p, u64 ne
     const float inverse_scale = 1.0f / loss_scale;  // A power of two: exact.
     const float clip = p.norm ? p.clip_norm / (norm + 1e-6f) : 1.0f;
     const float factor = clip > 1.0f ? inverse_scale : inverse_scale * clip;  // Propagates NaN.
-    return StepState{rate, factor, skipped};
+    StepState step = {rate, factor, 1.0f, 1.0f, skipped};
+    if (Rule::HAS_CORRECTIONS) {
+        step.first_correction = (float)(1.0 / (1.0 - power(p.betas[0], updates + 1)));
+        step.root_correction = (float)(1.0 / sqrt(1.0 - power(p.betas[1], updates + 1)));
+    }
+    return step;
 }
 
 // Threads per block. Large blocks mean fewer atomics on the one counter.
 constexpr u32 UPDATE_BLOCK = 512;
 
-// SGD as torch.optim.SGD computes it:
-//   g = gradient · factor + weight_decay · w;  buffer = momentum · buffer + g;
-//   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g,
-// where `factor` combines 1 / loss_scale with clipping as in torch.nn.utils.clip_grad_norm_. The first `frozen`
-// parameters, their momentum and their average do not change. If `overflow` is set, the update is skipped. The last
-// block advances to the next learning rate and updates the loss scale.
-//
-// Grid: a thread per Work of [frozen, count), so that the launch ends without blocks that have more to do than others.
-// A thread's loads are issued before anything waits. Bound by memory: in fp16 without momentum 14 bytes per parameter,
-// for 2.33 million of them 32.6 MB, which takes an H200 at least 6.8 + 1.3 µs, or less if its L2 cache still has them.
-KERNEL(sgd, SgdParams, UPDATE_BLOCK, 2) {
+// One update of all parameters by a rule. The last block advances to the next learning rate, counts the update and
+// updates the loss scale. If `overflow` is set, no parameter, state or average changes, and the update is not counted.
+template <class Rule>
+static __device__ __forceinline__ void update_all(const UpdateParams& p) {
     __shared__ StepState shared_step;
-    const Work work = work_of((u64)blockIdx.x * UPDATE_BLOCK + threadIdx.x, p.frozen, p.count);
+    Work work = work_of((u64)blockIdx.x * UPDATE_BLOCK + threadIdx.x, p.begin, p.count);
+    u32 group = 0;
+    while (p.groups[group].end <= work.at) ++group;
+    if ((p.frozen >> group & 1) && work.at + work.count <= p.groups[group].end) work.count = 0;
     Parameters values = {};
     if (work.count == 4) {
         load_parameters<4>(p, work.at, values);
     } else if (work.count == 1) {
         load_parameters<1>(p, work.at, values);
     }
-    u64 next = 0;
+    u64 next = 0, updates = 0;
     u32 announced = 0;
     if (threadIdx.x == 0) {
         next = p.rates[0];
-        shared_step = read_step(p, next);
+        updates = *p.updates;
+        shared_step = read_step<Rule>(p, next, updates);
     }
     __syncthreads();
     if (threadIdx.x == 0) announced = announce(p.block_counters);
     const StepState step = shared_step;
     if (!step.skipped) {
-        update(p, step, values);
+        update<Rule>(p, step, work.at, group, values);
         if (work.count == 4) {
             store_parameters<4>(p, work.at, values);
         } else if (work.count == 1) {
@@ -242,12 +304,33 @@ KERNEL(sgd, SgdParams, UPDATE_BLOCK, 2) {
     }
     if (threadIdx.x != 0 || !is_last_announced(p.block_counters, announced, gridDim.x)) return;
     p.rates[0] = next + 1;
+    if (!step.skipped) *p.updates = updates + 1;
     if (p.loss_scale) update_loss_scale(p);
 }
 
+// SGD as torch.optim.SGD computes it:
+//   g = gradient · factor + weight_decay · w;  buffer = momentum · buffer + g;
+//   g = nesterov ? g + momentum · buffer : buffer;  w −= learning_rate · g,
+// where `factor` combines 1 / loss_scale with clipping as in torch.nn.utils.clip_grad_norm_, and learning rate and weight
+// decay are those of the parameter's group. Frozen parameters, their momentum and their average do not change.
+//
+// Grid: a thread per Work of [begin, count), so that the launch ends without blocks that have more to do than others.
+// A thread's loads are issued before anything waits. Bound by memory: in fp16 without momentum 14 bytes per parameter,
+// for 2.33 million of them 32.6 MB, which takes an H200 at least 6.8 + 1.3 µs, or less if its L2 cache still has them.
+KERNEL(sgd, UpdateParams, UPDATE_BLOCK, 2) { update_all<Sgd>(p); }
+
+// Adam and AdamW as torch.optim computes them, in update t, counted from 1, with `factor` and groups as in sgd:
+//   g = gradient · factor, and unless decoupled + weight_decay · w;
+//   m = β₁ · m + (1 − β₁) · g;  v = β₂ · v + (1 − β₂) · g²;  if decoupled, w −= learning_rate · weight_decay · w;
+//   w −= learning_rate / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + epsilon).
+//
+// Grid as sgd. Bound by memory: in fp16 30 bytes per parameter, for 2.33 million of them 69.8 MB, which takes an H200
+// at least 14.5 + 1.3 µs.
+KERNEL(adam, UpdateParams, UPDATE_BLOCK, 2) { update_all<Adam>(p); }
+
 struct SwapParams : Params<0, 3, 32> {
     float* weights;
-    real* weights_real;  // As in SgdParams.
+    real* weights_real;  // As in UpdateParams.
     float* average;
     u64 count;
 };

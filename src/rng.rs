@@ -14,6 +14,8 @@ pub enum Purpose {
     Benchmark = 4,
     /// The random split of a folder of pictures into training and test set.
     Split = 5,
+    /// The random choice of validation images among the training images.
+    Validation = 6,
     /// Also in `kernels/philox.cuh`.
     Dropout = 16,
     /// Augmentation of training images. Also in `kernels/philox.cuh`.

@@ -11,7 +11,7 @@ use cnn_cuda::network::{Network, Statistics};
 use cnn_cuda::ops::{LossScale, Metrics};
 use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::Shape;
-use cnn_cuda::train::{Best, Position, TrainState};
+use cnn_cuda::train::{Best, Chosen, Position, TrainState};
 use proptest::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -19,6 +19,7 @@ use crate::train::harness;
 
 mod foreign;
 mod integrity;
+mod torch;
 mod versions;
 
 fn network() -> Network {
@@ -159,7 +160,7 @@ fn damaged_and_mismatched_weights_are_refused() {
     rewrite(&path, |tensors| find_tensor(tensors, "fc2.bias").1 = Dtype::I32);
     assert!(load_error(&path).contains("I32"));
     fs::write(&path, b"PK\x03\x04 as torch.save begins").expect("write");
-    assert!(load_error(&path).contains("safetensors.torch.save_file"));
+    assert!(load_error(&path).contains("truncated or damaged"));
     load_error(&folder.path().join("missing.safetensors"));
     assert!(load_error(folder.path()).contains("not a file"));
 }
@@ -174,6 +175,8 @@ fn identity() -> RunIdentity {
         batch_size: 32,
         shuffle: true,
         test_images: 60,
+        val_images: 30,
+        val_fingerprint: 55,
         test_fingerprint: 77,
         settings: [("lr", "0.1"), ("momentum", "0.9")].map(|(key, value)| (key.into(), value.into())).into(),
     }
@@ -183,6 +186,8 @@ fn state(momentum: bool) -> TrainState {
     let parameters = network().initial_parameters(1);
     TrainState {
         momentum: if momentum { network().initial_parameters(2) } else { Vec::new() },
+        second_moment: Vec::new(),
+        update_count: 12,
         average: if momentum { network().initial_parameters(3) } else { Vec::new() },
         parameters,
         statistics: Statistics::default(),
@@ -190,6 +195,7 @@ fn state(momentum: bool) -> TrainState {
         evaluation_pending: momentum,
         metrics: Metrics { loss_sum: 1.0 / 3.0, correct: 77, samples: 128, steps: 4, first_bad_step: None },
         best: Some(Best { test_accuracy: 0.875, epoch: 2 }),
+        chosen: Some(Chosen { value: 0.125, epoch: 1 }),
         loss_scale: momentum.then_some(LossScale { scale: 1024.0, good_steps: 7, skipped_steps: 2 }),
         epoch_seconds: 1.5,
     }

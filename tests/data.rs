@@ -10,7 +10,9 @@ mod idx;
 mod layout;
 mod members;
 mod mnist;
+mod pretrained;
 mod streamed;
+mod validation;
 
 use std::path::PathBuf;
 
@@ -53,6 +55,7 @@ fn tiny() -> Dataset {
         mean: vec![0.5],
         std: vec![0.5],
         train: split.clone(),
+        val: Split::default(),
         test: split,
     }
 }

@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use cnn_cuda::report::{
-    Confusion, EpochRecord, MetricsLog, Progress, Record, StepRecord, Table, curves_svg, grouped, loss,
+    ClassScores, Confusion, EpochRecord, MetricsLog, Progress, Record, StepRecord, Table, best_epoch, curves_svg,
+    grouped, loss,
 };
+use cnn_cuda::train::Monitor;
 use indicatif::{ProgressDrawTarget, TermLike};
 
 fn epoch(epoch: u32) -> EpochRecord {
@@ -16,11 +18,18 @@ fn epoch(epoch: u32) -> EpochRecord {
         steps: 10 * u64::from(epoch),
         train_loss: 0.1 + 1.0 / (3.0 * f64::from(epoch)),
         train_accuracy: 0.94211,
+        val_loss: None,
+        val_accuracy: None,
         test_loss: 0.0611,
         test_accuracy: 0.9825,
         seconds: 1.5,
         images_per_second: 48_774.2,
     }
+}
+
+/// An epoch with a validation set.
+fn validated(number: u32, loss: f64, accuracy: f64) -> EpochRecord {
+    EpochRecord { val_loss: Some(loss), val_accuracy: Some(accuracy), ..epoch(number) }
 }
 
 fn step(step: u64) -> Record {
@@ -32,6 +41,11 @@ fn lines_have_the_documented_fields_in_order() {
     let line = serde_json::to_string(&Record::Epoch(EpochRecord { train_loss: 0.5, ..epoch(1) })).unwrap();
     let expected = r#"{"kind":"epoch","epoch":1,"steps":10,"train_loss":0.5,"train_accuracy":0.94211,"test_loss":0.0611,"test_accuracy":0.9825,"seconds":1.5,"images_per_second":48774.2}"#;
     assert_eq!(line, expected);
+    let line = serde_json::to_string(&Record::Epoch(validated(1, 0.25, 0.75))).unwrap();
+    assert!(
+        line.contains(r#""train_accuracy":0.94211,"val_loss":0.25,"val_accuracy":0.75,"test_loss":0.0611"#),
+        "{line}"
+    );
     assert_eq!(serde_json::to_string(&step(0)).unwrap(), r#"{"kind":"step","step":0,"loss":2.5,"accuracy":0.125}"#);
 }
 
@@ -133,7 +147,7 @@ fn a_nan_loss_round_trips_through_the_log() {
 #[test]
 fn the_table_is_aligned() {
     let mut out = Vec::new();
-    let mut table = Table::new(&mut out).unwrap();
+    let mut table = Table::new(&mut out, false).unwrap();
     table.row(&epoch(1)).unwrap();
     table.row(&EpochRecord { train_loss: 3e30, test_loss: f64::NAN, test_accuracy: 1.0, ..epoch(1234) }).unwrap();
     let text = String::from_utf8(out).unwrap();
@@ -145,6 +159,26 @@ epoch  train loss  train acc   test loss   test acc    seconds    images/s
     assert_eq!(text, expected.trim_start_matches('\n'));
     assert_eq!([grouped(999.6), grouped(7.0), grouped(1_234_567.0)], ["1,000", "7", "1,234,567"]);
     assert_eq!(loss(f64::INFINITY), "inf");
+}
+
+#[test]
+fn a_validation_set_has_columns_and_curves_of_its_own() {
+    let mut out = Vec::new();
+    Table::new(&mut out, true).unwrap().row(&validated(1, 0.25, 0.75)).unwrap();
+    let expected = "
+epoch  train loss  train acc    val loss    val acc   test loss   test acc    seconds    images/s
+    1      0.4333     94.21%      0.2500     75.00%      0.0611     98.25%       1.50      48,774
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected.trim_start_matches('\n'));
+    let epochs = [validated(1, 0.3, 0.5), validated(2, 0.2, 0.5), validated(3, 0.2, 0.6)];
+    for (monitor, best) in [(Monitor::ValLoss, 2), (Monitor::ValAccuracy, 3), (Monitor::TestLoss, 1)] {
+        assert_eq!(best_epoch(&epochs, monitor).unwrap().epoch, best, "{monitor}");
+    }
+    let svg = curves_svg(&epochs, "run", Some(Monitor::ValLoss));
+    assert!(svg.contains("test accuracy 98.25% in epoch 2, the best by validation loss"), "{svg}");
+    assert_eq!(svg.matches("class=\"line val-line\" d=").count(), 2, "{svg}");
+    assert!(!curves_svg(&[epoch(1)], "run", None).contains("\"line val-line\""));
+    assert_eq!(best_epoch(&[epoch(1)], Monitor::ValLoss), None);
 }
 
 /// With `quiet`, nothing is shown even if the tests' stderr is a terminal.
@@ -237,13 +271,13 @@ fn curves_are_valid_for_any_run() {
         (1..=5).map(|number| EpochRecord { train_loss: f64::MAX, test_loss: 1e-300, ..epoch(number) }).collect();
     let long: Vec<EpochRecord> = (1..=200).map(epoch).collect();
     for run in [&[][..], &long[..1], &long[..], &constant, &diverged, &huge] {
-        let svg = curves_svg(run, "mnist-cnn <\"a\" & b>\u{7}");
+        let svg = curves_svg(run, "mnist-cnn <\"a\" & b>\u{7}", None);
         assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
         assert!(svg.contains("mnist-cnn &lt;&quot;a&quot; &amp; b&gt; </text>"), "the title is not escaped");
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "a coordinate is not a number");
         assert!(svg.len() < 60_000);
     }
-    let svg = curves_svg(&long, "long");
+    let svg = curves_svg(&long, "long", None);
     assert!(svg.contains(">98.25%</text>") && svg.contains(">200</text>") && svg.contains(">99%</text>"));
 }
 
@@ -259,21 +293,31 @@ fn confusion() -> Confusion {
 fn the_confusion_matrix_counts_and_prints() {
     let confusion = confusion();
     assert_eq!(confusion.accuracy(), Some(129.0 / 130.0));
-    assert_eq!(confusion.per_class(), [Some(0.9), Some(1.0), None]);
+    let scores = |recall, precision, f1| ClassScores { recall, precision, f1 };
+    let expected = [
+        scores(Some(0.9), Some(1.0), Some(18.0 / 19.0)),
+        scores(Some(1.0), Some(120.0 / 121.0), Some(240.0 / 241.0)),
+        scores(None, None, None),
+    ];
+    assert_eq!(confusion.per_class(), expected);
+    assert_eq!(confusion.macro_f1(), Some((18.0 / 19.0 + 240.0 / 241.0) / 2.0));
+    assert_eq!(Confusion::new(Vec::new()).macro_f1(), None);
     assert_eq!(Confusion::new(Vec::new()).accuracy(), None);
     let mut out = Vec::new();
     confusion.print(&mut out).unwrap();
     let expected = "
-true \\ predicted     cat  autom…      no  accuracy
-cat                    9       1       0    90.00%
-automobile             0     120       0   100.00%
-no                     0       0       0         –
-accuracy 99.23%
+true \\ predicted     cat  autom…      no    recall  precision        F1
+cat                    9       1       0    90.00%    100.00%    94.74%
+automobile             0     120       0   100.00%     99.17%    99.59%
+no                     0       0       0         –          –         –
+accuracy 99.23%, macro F1 97.16%
 ";
     assert_eq!(String::from_utf8(out).unwrap(), expected.trim_start_matches('\n'));
     let json = serde_json::to_value(&confusion).unwrap();
     assert_eq!(json["counts"], serde_json::json!([[9, 1, 0], [0, 120, 0], [0, 0, 0]]));
     assert_eq!(json["per_class"], serde_json::json!([0.9, 1.0, null]));
+    assert_eq!(json["precision"], serde_json::json!([1.0, 120.0 / 121.0, null]));
+    assert_eq!(json["f1"][0], serde_json::json!(18.0 / 19.0));
 }
 
 /// Names are aligned by the columns that they take in a terminal.
@@ -284,11 +328,11 @@ fn the_confusion_matrix_aligns_wide_characters() {
     let mut out = Vec::new();
     confusion.print(&mut out).unwrap();
     let expected = "
-true \\ predicted   日本  日本…     no  accuracy
-日本                  1      0      0   100.00%
-日本語学校            0      1      0   100.00%
-no                    0      0      1   100.00%
-accuracy 100.00%
+true \\ predicted   日本  日本…     no    recall  precision        F1
+日本                  1      0      0   100.00%    100.00%   100.00%
+日本語学校            0      1      0   100.00%    100.00%   100.00%
+no                    0      0      1   100.00%    100.00%   100.00%
+accuracy 100.00%, macro F1 100.00%
 ";
     assert_eq!(String::from_utf8(out).unwrap(), expected.trim_start_matches('\n'));
 }
@@ -301,5 +345,5 @@ fn with_many_classes_the_worst_confusions_are_printed() {
     let mut out = Vec::new();
     confusion.print(&mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
-    assert!(text.ends_with("accuracy 97.09%\nclass 7 classified as class 93: 3\n"), "{text}");
+    assert!(text.ends_with("accuracy 97.09%, macro F1 98.80%\nclass 7 classified as class 93: 3\n"), "{text}");
 }

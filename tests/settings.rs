@@ -1,10 +1,13 @@
 //! The settings of a training run: each one's flag, key, default, help and bounds agree.
 
+mod optimiser;
+
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches};
 use cnn_cuda::commands::Cli;
 use cnn_cuda::settings::{Layer, RunConfig, Settings, SettingsFile};
 
-const HEADINGS: [&str; 7] = ["Data", "Network", "Optimiser", "Training", "Augmentation", "Device", "Output"];
+const HEADINGS: [&str; 8] =
+    ["Data", "Network", "Optimiser", "Training", "Fine-tuning", "Augmentation", "Device", "Output"];
 
 /// The flags of all settings, without the `--no-` flags.
 fn flags() -> Vec<Arg> {
@@ -58,8 +61,13 @@ fn sample(key: &str) -> &'static str {
         "precision" => "tf32",
         "conv-algo" => "implicit",
         "residency" => "stream",
-        "test-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness" | "contrast"
-        | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" => "0.75",
+        "optimizer" => "adam",
+        "betas" => "0.75,0.5",
+        "monitor" => "val-accuracy",
+        "pretrained" => "resnet18",
+        "test-fraction" | "val-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness"
+        | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" | "sgd-lr"
+        | "sgd-momentum" => "0.75",
         _ => "7",
     }
 }
@@ -168,13 +176,21 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     let mut count = 0;
     for flag in flags() {
         let key = long(&flag);
-        if !exists(key) || ["mean", "std", "shuffle", "dependent-launch", "init", "dataset"].contains(&key) {
+        if !exists(key)
+            || ["mean", "std", "shuffle", "dependent-launch", "decay-norm-bias", "init", "dataset"].contains(&key)
+        {
             continue;
         }
         let given = if is_switch(&flag) { format!("--{key}") } else { format!("--{key}={}", sample(key)) };
         let (section, _, value) = keys(&to_table(&parse(&[&given]).expect("a flag").given)).remove(0);
-        // Nesterov momentum requires momentum.
-        let base = if key == "momentum" { "" } else { "momentum = 0.5\n" };
+        let base = match key {
+            "momentum" => "",
+            "betas" | "eps" => "optimizer = 'adam'\n",
+            "sgd-lr" | "sgd-momentum" => "optimizer = 'muon'\n",
+            "unfreeze-at" => "momentum = 0.5\nfreeze = \"conv1\"\n", // something must be frozen
+            "val-seed" => "momentum = 0.5\nval-fraction = 0.5\n",
+            _ => "momentum = 0.5\n", // Nesterov momentum requires it
+        };
         let text = format!("{base}{}", file(&section, key, &value));
         let (on, off) = (config(&text, &[]), config(&text, &[&format!("--no-{key}")]));
         assert_eq!(off, config(base, &[]), "--no-{key}");
@@ -190,6 +206,9 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     assert!(shuffled(&[]) && !shuffled(&["--no-shuffle"]) && shuffled(&["--no-shuffle", "--shuffle"]));
     let dependent = |text: &str, flags: &[&str]| config(text, flags).settings.device.dependent_launch;
     assert_eq!([dependent("", &[]), dependent("", &["--no-dependent-launch"])], [Some(true), Some(false)]);
+    let decays = |text: &str, flags: &[&str]| config(text, flags).settings.optimiser.decay_norm_bias;
+    assert_eq!([decays("", &[]), decays("", &["--no-decay-norm-bias"])], [Some(true), Some(false)]);
+    assert_eq!(decays("decay-norm-bias = false", &["--decay-norm-bias"]), Some(true));
     let off = "dependent-launch = false";
     assert_eq!([dependent(off, &[]), dependent(off, &["--dependent-launch"])], [Some(false), Some(true)]);
     // A flag overrides the recipe even if its value is the default.

@@ -3,7 +3,7 @@
 
 use crate::ops::{
     Activation, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward, Gather, MaxPool2d,
-    MaxPool2dBackward, MaxPool2dForward, Op, Precision, SgdUpdate, SoftmaxCrossEntropy,
+    MaxPool2dBackward, MaxPool2dForward, Op, OptimizerUpdate, Precision, Rule, SoftmaxCrossEntropy,
 };
 
 /// The name of an operator that is no convolution or linear layer, with its shape, fused operations, batch and
@@ -36,8 +36,8 @@ pub fn site(op: &Op, precision: Precision) -> Option<String> {
             let bias = gradient.d_bias.map(|_| "bias gradient");
             (format!("softmax_cross_entropy {classes}"), vec![bias], logits.len / classes)
         }
-        Op::SgdUpdate(SgdUpdate { op, weights, momentum, .. })
-            if op.clip_norm.is_none() && op.average_decay.is_none() =>
+        Op::OptimizerUpdate(OptimizerUpdate { op, weights, momentum, .. })
+            if matches!(op.rule, Rule::Sgd(_)) && op.clip_norm.is_none() && op.average_decay.is_none() =>
         {
             return Some(format!("sgd {}{}, {precision}", weights.len, momentum.map_or("", |_| ", with momentum")));
         }

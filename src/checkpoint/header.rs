@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::network::Statistics;
 use crate::ops::{LossScale, Metrics};
-use crate::train::{Best, Position, TrainState};
+use crate::train::{Best, Chosen, Position, TrainState};
 
 /// What must match for a run to resume from a checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,11 @@ pub struct RunIdentity {
     pub test_images: usize,
     #[serde(default)]
     pub test_fingerprint: u64,
+    /// 0 without a validation set.
+    #[serde(default)]
+    pub val_images: usize,
+    #[serde(default)]
+    pub val_fingerprint: u64,
     /// Every other setting that affects the numbers of the run, as in `config.toml`.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
@@ -34,6 +39,7 @@ pub struct RunIdentity {
 
 /// The metadata entry of a checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the file")]
 pub(super) struct Header {
     version: u32,
     run: RunIdentity,
@@ -44,8 +50,14 @@ pub(super) struct Header {
     #[serde(default)]
     evaluation_pending: bool,
     pub has_momentum: bool,
+    /// Since version 3; then the momentum is Adam's first moment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_second_moment: bool,
     #[serde(default)]
     pub has_average: bool,
+    /// Updates of the optimiser: all steps but those that an overflow skipped. Earlier programs did not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    updates: Option<u64>,
     /// Stored as bits, so that every value is exact.
     loss_sum_bits: u64,
     correct: u64,
@@ -56,28 +68,35 @@ pub(super) struct Header {
     /// Bits of the best test accuracy, and its epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     best: Option<(u64, u32)>,
+    /// Bits of the best value of the monitored number, and its epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    chosen: Option<(u64, u32)>,
     epoch_seconds: f64,
 }
 
-/// Version 1 has no digest, and identifies a run by fewer properties.
-const VERSION: u32 = 2;
+/// The latest version. Version 1 has no digest, and identifies a run by fewer properties. Version 3 has Adam's moments;
+/// a checkpoint without them has version 2, which earlier programs read.
+const VERSION: u32 = 3;
 
 impl Header {
     pub fn new(run: &RunIdentity, state: &TrainState) -> Self {
         Self {
-            version: VERSION,
+            version: if state.second_moment.is_empty() { 2 } else { VERSION },
             run: run.clone(),
             epoch: state.position.epoch,
             step_in_epoch: state.position.step_in_epoch,
             total_steps: state.position.total_steps,
             evaluation_pending: state.evaluation_pending,
             has_momentum: !state.momentum.is_empty(),
+            has_second_moment: !state.second_moment.is_empty(),
             has_average: !state.average.is_empty(),
+            updates: Some(state.update_count),
             loss_sum_bits: state.metrics.loss_sum.to_bits(),
             correct: state.metrics.correct,
             samples: state.metrics.samples,
             loss_scale: state.loss_scale.map(|scale| (scale.scale, scale.good_steps, scale.skipped_steps)),
             best: state.best.map(|best| (best.test_accuracy.to_bits(), best.epoch)),
+            chosen: state.chosen.map(|chosen| (chosen.value.to_bits(), chosen.epoch)),
             epoch_seconds: state.epoch_seconds,
         }
     }
@@ -87,16 +106,20 @@ impl Header {
         let &Self { epoch, step_in_epoch, total_steps, evaluation_pending, correct, samples, epoch_seconds, .. } = self;
         let loss_sum = f64::from_bits(self.loss_sum_bits);
         let scale = |(scale, good_steps, skipped_steps)| LossScale { scale, good_steps, skipped_steps };
+        let skipped = self.loss_scale.map_or(0, |(.., skipped)| skipped);
         TrainState {
             parameters: Vec::new(),
             statistics: Statistics::default(),
             momentum: Vec::new(),
+            second_moment: Vec::new(),
             average: Vec::new(),
+            update_count: self.updates.unwrap_or(total_steps.saturating_sub(skipped)),
             position: Position { epoch, step_in_epoch, total_steps },
             evaluation_pending,
             metrics: Metrics { loss_sum, correct, samples, steps: step_in_epoch, first_bad_step: None },
             loss_scale: self.loss_scale.map(scale),
             best: self.best.map(|(accuracy, epoch)| Best { test_accuracy: f64::from_bits(accuracy), epoch }),
+            chosen: self.chosen.map(|(value, epoch)| Chosen { value: f64::from_bits(value), epoch }),
             epoch_seconds,
         }
     }
@@ -109,8 +132,8 @@ impl Header {
             version <= VERSION,
             "it has version {version}, which a newer cnn-cuda wrote; this program reads versions up to {VERSION}"
         );
-        ensure!(version == 1 || version == VERSION && has_digest, "its header is damaged: it has no SHA-256");
-        let TrainState { position, metrics, loss_scale, best, epoch_seconds, .. } = self.state();
+        ensure!(version == 1 || version > 1 && has_digest, "its header is damaged: it has no SHA-256");
+        let TrainState { position, metrics, loss_scale, best, chosen, epoch_seconds, update_count, .. } = self.state();
         let is_within = |part: u64, whole: u64| part <= whole;
         let most = position.step_in_epoch.saturating_mul(self.run.batch_size as u64);
         let plausible = [
@@ -118,8 +141,11 @@ impl Header {
             ("number of correct images", is_within(metrics.correct, metrics.samples)),
             ("sum of losses", metrics.loss_sum.is_finite()),
             ("number of steps", is_within(position.step_in_epoch, position.total_steps)),
+            ("number of updates", is_within(update_count, position.total_steps)),
             ("loss scale", loss_scale.is_none_or(|it| it.scale.is_finite() && it.scale > 0.0)),
             ("best test accuracy", best.is_none_or(|best| (0.0..=1.0).contains(&best.test_accuracy))),
+            ("best value", chosen.is_none_or(|chosen| chosen.value.is_finite())),
+            ("best epoch", chosen.is_none_or(|chosen| chosen.epoch <= position.epoch.saturating_add(1))),
             ("best epoch", best.is_none_or(|best| best.epoch <= position.epoch.saturating_add(1))),
             ("time", epoch_seconds.is_finite() && epoch_seconds >= 0.0),
         ];
@@ -160,6 +186,8 @@ impl Header {
         if self.version == 1 {
             return Ok(());
         }
+        same("number of validation images", &there.val_images, &run.val_images)?;
+        same("validation data's fingerprint", &there.val_fingerprint, &run.val_fingerprint)?;
         same("number of test images", &there.test_images, &run.test_images)?;
         same("test data's fingerprint", &there.test_fingerprint, &run.test_fingerprint)
     }

@@ -10,12 +10,15 @@ use super::container::{check_digest, parse, parse_metadata, read_beginning};
 use super::header::{Header, RunIdentity};
 use super::recognise::refuse_other_formats;
 use super::state::{AVERAGE, header_of, read_header, refuse_checkpoint};
-use crate::train::Position;
+use super::weights::epoch_of;
+use crate::train::{Chosen, Position, TrainState};
 
 /// A checkpoint that has passed every check.
 #[derive(Debug)]
 pub struct InspectedCheckpoint {
     pub position: Position,
+    /// The best epoch by the monitored number.
+    pub chosen: Option<Chosen>,
     /// Whether the file has a digest, which it matches. Those of version 1 have none.
     pub has_digest: bool,
     header: Header,
@@ -35,6 +38,8 @@ pub struct InspectedWeights {
     pub has_digest: bool,
     /// Whether its tensors are those of the checkpoint; `None` without one to compare with.
     pub are_of_checkpoint: Option<bool>,
+    /// The epoch that they are from, if it is recorded.
+    pub epoch: Option<u32>,
 }
 
 /// # Errors
@@ -44,7 +49,8 @@ pub fn inspect_checkpoint(path: &Path) -> Result<InspectedCheckpoint> {
     parse(&bytes)?;
     let header = read_header(&bytes)?;
     let has_digest = check_digest(&bytes, &parse_metadata(&bytes)?)?;
-    Ok(InspectedCheckpoint { position: header.state().position, has_digest, header })
+    let TrainState { position, chosen, .. } = header.state();
+    Ok(InspectedCheckpoint { position, chosen, has_digest, header })
 }
 
 /// Compares the settings of the checkpoint at `path` with those of `run`, but not the data. A file that is no checkpoint
@@ -71,7 +77,7 @@ pub fn inspect_weights(path: &Path, checkpoint: Option<&Path>) -> Result<Inspect
         Ok::<_, Error>(are_equal(&weights, &parse(&state)?))
     };
     let are_of_checkpoint = checkpoint.map(compare).transpose().context("the checkpoint")?;
-    Ok(InspectedWeights { has_digest, are_of_checkpoint })
+    Ok(InspectedWeights { has_digest, are_of_checkpoint, epoch: epoch_of(&metadata) })
 }
 
 /// Whether a checkpoint has all tensors of a file of weights, averaged if the checkpoint has an average.

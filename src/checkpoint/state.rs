@@ -8,13 +8,18 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 use super::container::{check_digest, parse, parse_metadata};
 use super::foreign::refuse_extra;
 use super::header::{Header, RunIdentity};
+use super::recognise::refuse_other_formats;
 use super::statistics::{statistics_from_tensors, statistics_tensors};
+use super::tensor::Tensors;
 use super::tensors::{flat_from_tensors, named_tensors, read_file, write_tensors};
 use crate::network::Network;
 use crate::train::TrainState;
 
 /// Prefix of the names of momentum buffers.
 const MOMENTUM: &str = "momentum.";
+/// Prefixes of the names of Adam's first and second moments: PyTorch's names of its state.
+const FIRST_MOMENT: &str = "exp_avg.";
+const SECOND_MOMENT: &str = "exp_avg_sq.";
 /// Prefix of the names of averaged weights.
 pub(super) const AVERAGE: &str = "average.";
 
@@ -28,7 +33,10 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
     let mut tensors = named_tensors(network, "", &state.parameters);
     tensors.extend(statistics_tensors(network, &state.statistics));
     if header.has_momentum {
-        tensors.extend(named_tensors(network, MOMENTUM, &state.momentum));
+        tensors.extend(named_tensors(network, momentum_prefix(&header), &state.momentum));
+    }
+    if header.has_second_moment {
+        tensors.extend(named_tensors(network, SECOND_MOMENT, &state.second_moment));
     }
     if header.has_average {
         tensors.extend(named_tensors(network, AVERAGE, &state.average));
@@ -36,12 +44,17 @@ pub fn save_state(path: &Path, network: &Network, run: &RunIdentity, state: &Tra
     write_tensors(path, &tensors, &[(ENTRY, &header_text)])
 }
 
+fn momentum_prefix(header: &Header) -> &'static str {
+    if header.has_second_moment { FIRST_MOMENT } else { MOMENTUM }
+}
+
 /// Reads a checkpoint of `run`.
 ///
 /// # Errors
 /// The file is missing, damaged, or of another model, data set or run; the message says which.
 pub fn load_state(path: &Path, network: &Network, run: &RunIdentity) -> Result<TrainState> {
-    let bytes = read_file(path, network).map_err(damaged)?;
+    let (bytes, _) = read_file(path, network).map_err(damaged)?;
+    refuse_other_formats(path).map_err(damaged)?;
     from_bytes(&bytes, network, run).with_context(|| format!("cannot resume from {}", path.display()))
 }
 
@@ -50,15 +63,17 @@ fn damaged(error: Error) -> Error {
 }
 
 fn from_bytes(bytes: &[u8], network: &Network, run: &RunIdentity) -> Result<TrainState> {
-    let tensors = parse(bytes).map_err(damaged)?;
+    let tensors = Tensors::of(&parse(bytes).map_err(damaged)?);
     let header = read_header(bytes).map_err(damaged)?;
     header.check_run(run)?;
     let parameters = flat_from_tensors(network, "", &tensors)?;
     let statistics = statistics_from_tensors(network, &tensors, |_| true)?;
     let read = |prefix, there| if there { flat_from_tensors(network, prefix, &tensors) } else { Ok(Vec::new()) };
-    let (momentum, average) = (read(MOMENTUM, header.has_momentum)?, read(AVERAGE, header.has_average)?);
-    refuse_extra(network, &["", MOMENTUM, AVERAGE], &tensors)?;
-    Ok(TrainState { parameters, statistics, momentum, average, ..header.state() })
+    let momentum = read(momentum_prefix(&header), header.has_momentum)?;
+    let second_moment = read(SECOND_MOMENT, header.has_second_moment)?;
+    let average = read(AVERAGE, header.has_average)?;
+    refuse_extra(network, &["", momentum_prefix(&header), SECOND_MOMENT, AVERAGE], &tensors)?;
+    Ok(TrainState { parameters, statistics, momentum, second_moment, average, ..header.state() })
 }
 
 /// The header of a checkpoint, after checking the file's digest and the header's values.

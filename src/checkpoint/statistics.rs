@@ -1,8 +1,9 @@
 //! Running statistics in safetensors files: PyTorch's `running_mean`, `running_var` and `num_batches_tracked`.
 
 use anyhow::{Context, Result, bail};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::Dtype;
 
+use super::tensor::{Tensor, Tensors};
 use super::tensors::{NamedTensor, Values, finite_values, view_of};
 use crate::network::{Network, Statistics};
 
@@ -32,7 +33,7 @@ pub(super) fn statistics_tensors(network: &Network, statistics: &Statistics) -> 
 /// missing `num_batches_tracked` is 0, as in PyTorch.
 pub(super) fn statistics_from_tensors(
     network: &Network,
-    tensors: &SafeTensors,
+    tensors: &Tensors,
     include: impl Fn(usize) -> bool,
 ) -> Result<Statistics> {
     let mut statistics = network.initial_statistics();
@@ -40,23 +41,32 @@ pub(super) fn statistics_from_tensors(
         let values = &mut statistics.values[one.range()];
         for (what, values) in [MEAN, VARIANCE].into_iter().zip(values.chunks_exact_mut(one.channels)) {
             let name = format!("{}.{what}", one.name);
-            values.copy_from_slice(&finite_values(&name, &view_of(network, tensors, &name, &[one.channels])?)?);
+            values.copy_from_slice(&finite_values(&name, view_of(network, tensors, &name, &[one.channels])?)?);
             if let Some(channel) = values.iter().position(|&value| what == VARIANCE && value < 0.0) {
                 bail!("tensor {name} holds {} at index {channel}; a variance cannot be negative", values[channel]);
             }
         }
         let name = format!("{}.{TRACKED}", one.name);
-        if tensors.tensor(&name).is_ok() {
-            statistics.batches_tracked[index] = counter(&name, &view_of(network, tensors, &name, &[])?)?;
+        if tensors.get(&name).is_some() {
+            statistics.batches_tracked[index] = counter(&name, view_of(network, tensors, &name, &[])?)?;
         }
     }
     Ok(statistics)
 }
 
+/// The names and shapes of the running statistics for which `include` is true of their index, without counters, which may
+/// be missing.
+pub(super) fn statistics_shapes(network: &Network, include: impl Fn(usize) -> bool) -> Vec<(String, Vec<usize>)> {
+    let norms = network.statistics.iter().enumerate().filter(|(index, _)| include(*index));
+    norms
+        .flat_map(|(_, one)| [MEAN, VARIANCE].map(|what| (format!("{}.{what}", one.name), vec![one.channels])))
+        .collect()
+}
+
 /// A counter of any number type. Exporters convert all tensors of a file to the same type.
-fn counter(name: &str, view: &TensorView) -> Result<i64> {
-    let data = view.data();
-    let integer = match view.dtype() {
+fn counter(name: &str, tensor: &Tensor) -> Result<i64> {
+    let data = tensor.bytes();
+    let integer = match tensor.dtype {
         Dtype::I64 => data.first_chunk().map(|&bytes| i64::from_le_bytes(bytes)),
         Dtype::U64 => data.first_chunk().and_then(|&bytes| u64::from_le_bytes(bytes).try_into().ok()),
         Dtype::I32 => data.first_chunk().map(|&bytes| i32::from_le_bytes(bytes).into()),
@@ -66,7 +76,7 @@ fn counter(name: &str, view: &TensorView) -> Result<i64> {
         Dtype::I8 => data.first_chunk().map(|&bytes| i8::from_le_bytes(bytes).into()),
         Dtype::U8 => data.first_chunk().map(|&bytes| u8::from_le_bytes(bytes).into()),
         Dtype::F64 => data.first_chunk().map(|&bytes| f64::from_le_bytes(bytes)).and_then(whole),
-        _ => finite_values(name, view)?.first().map(|&value| f64::from(value)).and_then(whole),
+        _ => finite_values(name, tensor)?.first().map(|&value| f64::from(value)).and_then(whole),
     };
     integer.with_context(|| format!("tensor {name} is not a whole number that fits 64 bits"))
 }

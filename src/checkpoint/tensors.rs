@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, TensorView};
 
 use super::container::encode;
 use super::prefix::prefix_before;
-use super::recognise::refuse_other_formats;
+use super::recognise::{Format, recognise};
+use super::tensor::{Tensor, Tensors};
 use crate::files::write_atomically;
 use crate::network::{Network, Parameter};
 
@@ -68,13 +69,13 @@ pub(super) fn write_tensors(path: &Path, tensors: &[NamedTensor], entries: &[(&s
     write_atomically(path, |writer| Ok(writer.write_all(&file)?))
 }
 
-/// Reads a whole file, unless it is larger than any file of this network can be: three times its parameters (weights,
-/// momentum and average) and its running statistics in f64, and a header. A file of another format is named.
-pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
+/// Reads a whole file, unless it is larger than any file of this network can be: four times its parameters (weights,
+/// two moments and average) and its running statistics in f64, and a header. A file that does not hold weights is named.
+pub(super) fn read_file(path: &Path, network: &Network) -> Result<(Vec<u8>, Format)> {
     let metadata = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
     ensure!(metadata.is_file(), "{} is not a file; a .safetensors file is expected", path.display());
-    refuse_other_formats(path)?;
-    let most = 8 * (3 * network.parameter_count() + network.statistics_len()) as u64 + (1 << 20);
+    let format = recognise(path)?;
+    let most = 8 * (4 * network.parameter_count() + network.statistics_len()) as u64 + (1 << 20);
     ensure!(
         metadata.len() <= most,
         "{} has {} bytes, far more than the weights of {} can have; does it belong to another network? See --model",
@@ -82,11 +83,12 @@ pub(super) fn read_file(path: &Path, network: &Network) -> Result<Vec<u8>> {
         metadata.len(),
         network.name
     );
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok((bytes, format))
 }
 
 /// Fills a flat buffer in memory layout from the tensors named `prefix` + parameter name.
-pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &SafeTensors) -> Result<Vec<f32>> {
+pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &Tensors) -> Result<Vec<f32>> {
     flat_from_some(network, prefix, tensors, |_| true)
 }
 
@@ -94,7 +96,7 @@ pub(super) fn flat_from_tensors(network: &Network, prefix: &str, tensors: &SafeT
 pub(super) fn flat_from_some(
     network: &Network,
     prefix: &str,
-    tensors: &SafeTensors,
+    tensors: &Tensors,
     include: impl Fn(usize) -> bool,
 ) -> Result<Vec<f32>> {
     // All shapes are checked before the buffer is allocated.
@@ -106,50 +108,54 @@ pub(super) fn flat_from_some(
     }
     let mut flat = vec![0.0; network.parameter_count()];
     for (parameter, name, view) in views {
-        let values = finite_values(&name, &view)?;
+        let values = finite_values(&name, view)?;
         parameter.layout.memory_from_file(&values, &mut flat[parameter.range()]);
     }
     Ok(flat)
 }
 
 /// The tensor with the given name and shape.
-pub(super) fn view_of<'a>(
+pub(super) fn view_of<'a, 'b>(
     network: &Network,
-    tensors: &'a SafeTensors,
+    tensors: &'b Tensors<'a>,
     name: &str,
     shape: &[usize],
-) -> Result<TensorView<'a>> {
-    let view = tensors.tensor(name).map_err(|_| missing(network, name, tensors))?;
-    let (found, model) = (view.shape(), &network.name);
+) -> Result<&'b Tensor<'a>> {
+    let tensor = tensors.get(name).ok_or_else(|| missing(network, name, tensors))?;
+    let (found, model) = (&tensor.shape, &network.name);
     ensure!(
         found == shape,
         "tensor {name} has shape {found:?}, but {model} needs {shape:?} for these images and classes (see --classes)"
     );
-    Ok(view)
+    Ok(tensor)
 }
 
-fn missing(network: &Network, name: &str, tensors: &SafeTensors) -> anyhow::Error {
-    let mut names = tensors.names();
-    names.sort_unstable();
-    if let Some(prefix) = prefix_before(name, &names) {
-        return anyhow!(
-            "the names of its tensors begin with `{prefix}`, as those of a wrapped module do; save it without: \
-             {{name.removeprefix('{prefix}'): tensor for name, tensor in state_dict.items()}}"
-        );
-    }
+fn missing(network: &Network, name: &str, tensors: &Tensors) -> anyhow::Error {
+    let names = tensors.names();
     let shown = names.iter().take(4).copied().collect::<Vec<_>>().join(", ");
     let dots = if names.len() > 4 { ", …" } else { "" };
-    anyhow!(
-        "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Does it belong to another network? \
-         See --model",
-        network.name,
-        names.len()
-    )
+    wrapped(name, tensors).unwrap_or_else(|| {
+        anyhow!(
+            "tensor {name} of {} is missing; the file has {} tensors ({shown}{dots}). Does it belong to another network? \
+             See --model",
+            network.name,
+            names.len()
+        )
+    })
+}
+
+/// The error of a file that lacks the tensor `name` because all names have a prefix.
+pub(super) fn wrapped(name: &str, tensors: &Tensors) -> Option<anyhow::Error> {
+    let prefix = prefix_before(name, &tensors.names())?.to_string();
+    Some(anyhow!(
+        "the names of its tensors begin with `{prefix}`, as those of a wrapped module do; save it without: \
+         {{name.removeprefix('{prefix}'): tensor for name, tensor in state_dict.items()}}"
+    ))
 }
 
 /// A tensor's values as fp32, all of which must be finite.
-pub(super) fn finite_values(name: &str, view: &TensorView) -> Result<Vec<f32>> {
-    let values = values_of(name, view)?;
+pub(super) fn finite_values(name: &str, tensor: &Tensor) -> Result<Vec<f32>> {
+    let values = values_of(name, tensor)?;
     if let Some(index) = values.iter().position(|value| !value.is_finite()) {
         bail!("tensor {name} holds {} at index {index}; such weights cannot be used", values[index]);
     }
@@ -157,10 +163,10 @@ pub(super) fn finite_values(name: &str, view: &TensorView) -> Result<Vec<f32>> {
 }
 
 /// A tensor's values as fp32, from any of the floating-point types that PyTorch saves.
-fn values_of(name: &str, view: &TensorView) -> Result<Vec<f32>> {
-    let bytes = view.data();
+fn values_of(name: &str, tensor: &Tensor) -> Result<Vec<f32>> {
+    let bytes = tensor.bytes();
     let pairs = || bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-    Ok(match view.dtype() {
+    Ok(match tensor.dtype {
         Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::F16 => pairs().map(|pair| half::f16::from_le_bytes(pair).to_f32()).collect(),
         Dtype::BF16 => pairs().map(|pair| half::bf16::from_le_bytes(pair).to_f32()).collect(),

@@ -5,18 +5,23 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::container::{DIGEST, check_digest, parse, parse_metadata, read_beginning};
 use super::foreign::refuse_extra;
-use super::recognise::refuse_other_formats;
+use super::prefix::usual_prefix;
+use super::recognise::{Format, recognise};
 use super::state;
 use super::statistics::{statistics_from_tensors, statistics_tensors};
+use super::tensor::Tensors;
 use super::tensors::{NamedTensor, flat_from_some, named_tensors, read_file, write_tensors};
+use super::{timm, torch};
 use crate::network::{Network, Statistics, Weights};
 
 /// The metadata entry that describes what the weights were trained for.
 const DESCRIPTION: &str = "cnn-cuda.weights";
+/// That with the epoch after which the weights were saved, counted from 1.
+const EPOCH: &str = "cnn-cuda.epoch";
 /// That of PyTorch's tensors, which some programs require.
 const FORMAT: (&str, &str) = ("format", "pt");
 
@@ -25,15 +30,25 @@ pub fn save_weights(path: &Path, network: &Network, parameters: &[f32], statisti
     write_tensors(path, &tensors_of(network, parameters, statistics), &[FORMAT])
 }
 
-/// Like [`save_weights`], with a description of what the weights were trained for, which [`weights_description`] reads.
+/// Like [`save_weights`], with a description of what the weights were trained for, which [`weights_description`] reads, and
+/// the epoch that they are from, if they were evaluated.
 pub fn save_described_weights(
     path: &Path,
     network: &Network,
     parameters: &[f32],
     statistics: &Statistics,
     description: &str,
+    epoch: Option<u32>,
 ) -> Result<()> {
-    write_tensors(path, &tensors_of(network, parameters, statistics), &[FORMAT, (DESCRIPTION, description)])
+    let epoch = epoch.map(|epoch| epoch.to_string());
+    let entries = [Some(FORMAT), Some((DESCRIPTION, description)), epoch.as_deref().map(|epoch| (EPOCH, epoch))];
+    let entries: Vec<_> = entries.into_iter().flatten().collect();
+    write_tensors(path, &tensors_of(network, parameters, statistics), &entries)
+}
+
+/// The epoch that weights with this metadata are from, if it is recorded.
+pub(super) fn epoch_of(metadata: &HashMap<String, String>) -> Option<u32> {
+    metadata.get(EPOCH)?.parse().ok()
 }
 
 fn tensors_of(network: &Network, parameters: &[f32], statistics: &Statistics) -> Vec<NamedTensor> {
@@ -49,7 +64,9 @@ fn tensors_of(network: &Network, parameters: &[f32], statistics: &Statistics) ->
 pub fn weights_description(path: &Path) -> Result<Option<String>> {
     let cannot_read = || format!("cannot read {}", path.display());
     ensure!(fs::metadata(path).with_context(cannot_read)?.is_file(), "{} is not a file", path.display());
-    refuse_other_formats(path)?;
+    if recognise(path)? == Format::Torch {
+        return Ok(None);
+    }
     // Loading the weights reports a truncated file, because it knows how large the file must be.
     let Ok(metadata) = parse_metadata(&read_beginning(path).with_context(cannot_read)?) else { return Ok(None) };
     state::refuse_checkpoint(&metadata).with_context(|| path.display().to_string())?;
@@ -75,15 +92,42 @@ pub fn load_weights(path: &Path, network: &Network) -> Result<Weights> {
 /// # Errors
 /// Those of [`load_weights`].
 pub fn load_pretrained(path: &Path, network: &Network, seed: u64) -> Result<(Weights, bool)> {
-    let bytes = read_file(path, network)?;
+    with_tensors(path, network, |tensors| {
+        Ok((from_tensors(tensors, network, seed, &[])?, lacks_auxiliary(network, tensors)))
+    })
+}
+
+/// Calls `read` with the tensors of a file of weights in any format. What precedes their names is removed, and logged.
+pub(super) fn with_tensors<T>(path: &Path, network: &Network, read: impl FnOnce(&Tensors) -> Result<T>) -> Result<T> {
+    let (bytes, format) = read_file(path, network)?;
+    let shown = path.display();
     let read = || {
-        let metadata = check_metadata(&bytes)?;
-        if metadata.contains_key(DESCRIPTION) && !metadata.contains_key(DIGEST) {
-            warn!("{} has no SHA-256, as if another program changed it, so it is not verified", path.display());
+        let (tensors, keys) = match format {
+            Format::Torch => torch::tensors_of(&bytes)?,
+            Format::Safetensors => {
+                let metadata = check_metadata(&bytes)?;
+                if metadata.contains_key(DESCRIPTION) && !metadata.contains_key(DIGEST) {
+                    warn!("{shown} has no SHA-256, as if another program changed it, so it is not verified");
+                }
+                (Tensors::of(&parse(&bytes)?), String::new())
+            }
+        };
+        let prefix = usual_prefix(network, &tensors.names());
+        let mut tensors = tensors.without_prefix(prefix.len());
+        let is_timm = timm::is_vgg(network, &tensors);
+        if is_timm {
+            tensors = timm::as_torchvision(tensors);
         }
-        from_bytes(&bytes, network, seed)
+        let found = (!keys.is_empty()).then(|| format!("the weights are its entry {keys}"));
+        let stripped = (!prefix.is_empty()).then(|| format!("the prefix {prefix} of all names is removed"));
+        let renamed = is_timm.then(|| "timm's names of linear layers are read as torchvision's".to_string());
+        let said: Vec<String> = found.into_iter().chain(stripped).chain(renamed).collect();
+        if !said.is_empty() {
+            info!("{shown}: {}", said.join("; "));
+        }
+        read(&tensors)
     };
-    read().with_context(|| format!("cannot use the weights in {}", path.display()))
+    read().with_context(|| format!("cannot use the weights in {shown}"))
 }
 
 /// The metadata of a file that is not a checkpoint and matches its digest, if it has one.
@@ -95,22 +139,28 @@ fn check_metadata(bytes: &[u8]) -> Result<HashMap<String, String>> {
     Ok(metadata)
 }
 
-fn from_bytes(bytes: &[u8], network: &Network, seed: u64) -> Result<(Weights, bool)> {
-    let tensors = parse(bytes)?;
+/// The weights of `tensors`. Auxiliary classifiers that it lacks and parameters that are `skipped` get their initial
+/// values for `seed`.
+pub(super) fn from_tensors(tensors: &Tensors, network: &Network, seed: u64, skipped: &[bool]) -> Result<Weights> {
     let heads = network.auxiliary_state();
-    let of_head = |index: &usize| heads.parameters[*index];
-    let indices = 0..network.parameters.len();
-    // Either all auxiliary classifiers are missing or none: a file with some of them is damaged.
-    let absent = |index: usize| tensors.tensor(&network.parameters[index].name).is_err();
-    let lacks_auxiliary = !network.auxiliary.is_empty() && indices.clone().filter(of_head).all(absent);
-    let mut parameters = flat_from_some(network, "", &tensors, |index| !(lacks_auxiliary && heads.parameters[index]))?;
-    let statistics = statistics_from_tensors(network, &tensors, |index| !(lacks_auxiliary && heads.statistics[index]))?;
-    refuse_extra(network, &[""], &tensors)?;
-    if lacks_auxiliary {
+    let lacks_auxiliary = lacks_auxiliary(network, tensors);
+    let is_new = |index: usize| skipped.get(index) == Some(&true) || lacks_auxiliary && heads.parameters[index];
+    let mut parameters = flat_from_some(network, "", tensors, |index| !is_new(index))?;
+    let statistics = statistics_from_tensors(network, tensors, |index| !(lacks_auxiliary && heads.statistics[index]))?;
+    refuse_extra(network, &[""], tensors)?;
+    let new: Vec<usize> = (0..network.parameters.len()).filter(|&index| is_new(index)).collect();
+    if !new.is_empty() {
         let initial = network.initial_parameters(seed);
-        for range in indices.filter(of_head).map(|index| network.parameters[index].range()) {
+        for range in new.into_iter().map(|index| network.parameters[index].range()) {
             parameters[range.clone()].copy_from_slice(&initial[range]);
         }
     }
-    Ok((Weights { parameters, statistics }, lacks_auxiliary))
+    Ok(Weights { parameters, statistics })
+}
+
+/// Whether the file lacks the auxiliary classifiers of `network`: all of them, or it is damaged.
+pub(super) fn lacks_auxiliary(network: &Network, tensors: &Tensors) -> bool {
+    let heads = network.auxiliary_state();
+    let absent = |index: usize| tensors.get(&network.parameters[index].name).is_none();
+    !network.auxiliary.is_empty() && (0..network.parameters.len()).filter(|&index| heads.parameters[index]).all(absent)
 }

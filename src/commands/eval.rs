@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::device::{Task, check_device, with_backend};
 use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::load_weights;
-use crate::data::{self, Dataset, LoadOptions, Residency};
+use crate::data::{self, Dataset, LoadOptions, Residency, Split};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::Confusion;
@@ -25,9 +25,29 @@ use crate::settings::{
 use crate::shape::Shape;
 use crate::train::Evaluator;
 
+/// `--split`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum SplitName {
+    Train,
+    Val,
+    Test,
+}
+
+impl SplitName {
+    /// The split's name in words.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Train => "training",
+            Self::Val => "validation",
+            Self::Test => "test",
+        }
+    }
+}
+
 #[derive(Args)]
 pub struct EvalArgs {
-    /// Weights (safetensors in PyTorch's names and layout), or the folder of a run
+    /// Weights (safetensors, or .pth of torch.save), or the folder of a run
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     #[command(flatten)]
@@ -40,6 +60,9 @@ pub struct EvalArgs {
     device: Given<DeviceSettings>,
     #[command(flatten)]
     retired: RetiredFlags,
+    /// Images to evaluate: those of the test set, of the validation set or of the training set
+    #[arg(long, value_name = "NAME", default_value = "test")]
+    split: SplitName,
     /// Images per step
     #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "128")]
     batch_size: usize,
@@ -48,7 +71,7 @@ pub struct EvalArgs {
     json: bool,
 }
 
-/// Evaluates weights on the test set. The weights' metadata or the configuration next to them provides the settings that
+/// Evaluates weights on a split of a data set, by default the test set. The weights' metadata or the configuration next to them provides the settings that
 /// no flag gives.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     args.retired.warn();
@@ -69,7 +92,8 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
             normalisation.then(|| format!("their mean is {:?} and std {:?}", dataset.mean, dataset.std));
         warn_of_assumptions(&path, [model, data, normalisation.map(|text| text + " (--mean and --std)")]);
     }
-    let task = Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size };
+    let task =
+        Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size, split: args.split };
     let result = with_backend(&device, task)?;
     let mut out = Stdout::default();
     if args.json {
@@ -77,14 +101,16 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     } else {
         let images = result.images;
         let speed = images as f64 / result.seconds;
-        write!(out, "test loss {:.4}, accuracy {:.2}% of {images} images", result.loss, 100.0 * result.accuracy)?;
+        let (split, accuracy) = (args.split.words(), 100.0 * result.accuracy);
+        let top5 = result.top5_accuracy.map_or(String::new(), |top5| format!(" (top 5: {:.2}%)", 100.0 * top5));
+        write!(out, "{split} loss {:.4}, accuracy {accuracy:.2}%{top5} of {images} images", result.loss)?;
         writeln!(out, " in {:.2} s ({speed:.0} images/s)\n", result.seconds)?;
         result.confusion.print(&mut out)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads the test set according to the flags, and otherwise as the run did.
+/// Loads the images to evaluate, as the test set, according to the flags, and otherwise as the run did.
 fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     let mut options = config.map_or_else(LoadOptions::default, RunConfig::load_options);
     let given = &args.data.0;
@@ -113,9 +139,19 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     let normalisation = given.normalisation.given().or(options.normalisation);
     // A single value fits any number of channels; those of the images are not known yet.
     options.normalisation = normalisation.as_ref().map(|_| (vec![0.5], vec![0.5]));
-    (options.progress, options.test_only) = (true, true);
+    (options.progress, options.test_only) = (true, args.split == SplitName::Test);
+    given.check()?;
+    options.validation = given.validation().or(options.validation);
     options.residency = Residency::Auto;
     let mut dataset = data::load(name, &options)?;
+    match args.split {
+        SplitName::Train => dataset.test = std::mem::take(&mut dataset.train),
+        SplitName::Val => dataset.test = std::mem::take(&mut dataset.val),
+        SplitName::Test => {}
+    }
+    let needed = "it needs a folder val beside train and test, or --val-fraction as in training";
+    ensure!(dataset.test.count() > 0, "--split {} of {name} has no images; {needed}", args.split.words());
+    (dataset.train, dataset.val) = <(Split, Split)>::default();
     if let Some(normalisation) = normalisation {
         let channels = dataset.shape.channels;
         if let (Some(Shape { channels: trained, .. }), None) = (trained, given.normalisation.given()) {
@@ -176,12 +212,17 @@ struct Evaluation<'a> {
     weights: &'a Weights,
     dataset: Dataset,
     batch_size: usize,
+    split: SplitName,
 }
 
 #[derive(Serialize)]
 struct EvaluationResult {
+    split: SplitName,
     loss: f64,
     accuracy: f64,
+    /// The fraction of images whose class is among the five most likely; absent with at most five classes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top5_accuracy: Option<f64>,
     images: u64,
     /// From the first batch to the last, without loading.
     seconds: f64,
@@ -192,7 +233,7 @@ impl Task for Evaluation<'_> {
     type Output = EvaluationResult;
 
     fn run<B: Backend>(self, backend: B) -> Result<EvaluationResult> {
-        let Self { network, weights, mut dataset, batch_size } = self;
+        let Self { network, weights, mut dataset, batch_size, split } = self;
         Residency::Auto.place(&mut dataset, backend.device_memory().map(|[free, _]| free))?;
         let Dataset { shape, classes, mean, std, test, .. } = dataset;
         let labels = test.labels.clone();
@@ -200,11 +241,26 @@ impl Task for Evaluation<'_> {
         let mut evaluator = Evaluator::new(backend, network, weights, test, &normalise, batch_size)?;
         let mut confusion = Confusion::new(classes);
         let start = Instant::now();
-        let metrics = evaluator.run(|index, logits| confusion.add(labels[index], first_maximum(logits) as u32))?;
+        let mut in_top = 0;
+        let metrics = evaluator.run(|index, logits| {
+            confusion.add(labels[index], first_maximum(logits) as u32);
+            in_top += u64::from(rank(logits, labels[index] as usize) < TOP);
+        })?;
         let seconds = start.elapsed().as_secs_f64();
         let (loss, accuracy, images) = (metrics.loss(), metrics.accuracy(), metrics.samples);
-        Ok(EvaluationResult { loss, accuracy, images, seconds, confusion })
+        // With so few classes it is always 1.
+        let top5_accuracy = (network.classes() > TOP).then(|| in_top as f64 / images as f64);
+        Ok(EvaluationResult { split, loss, accuracy, top5_accuracy, images, seconds, confusion })
     }
+}
+
+/// The number of classes of the top-5 accuracy.
+const TOP: usize = 5;
+
+/// How many values are larger than that of `index`, or equal and before it.
+fn rank(values: &[f32], index: usize) -> usize {
+    let is_before = |(at, value): (usize, &f32)| *value > values[index] || *value == values[index] && at < index;
+    values.iter().enumerate().filter(|&it| is_before(it)).count()
 }
 
 /// Index of the maximum of finite values, the first of equals.

@@ -7,22 +7,26 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use tracing::info;
 
-use crate::data;
+use crate::data::{self, pretrained};
 use crate::settings::{DataFolder, Given};
 
 #[derive(Args)]
 pub struct FetchArgs {
-    /// Data set to download
-    #[arg(value_parser = PossibleValuesParser::new(data::fetchable()))]
-    dataset: String,
+    /// Data set or pretrained weights to download
+    #[arg(value_parser = PossibleValuesParser::new([data::fetchable(), pretrained::names()].concat()))]
+    name: String,
     #[command(flatten)]
     data: Given<DataFolder>,
 }
 
-/// Downloads the files of a data set that are missing.
+/// Downloads the files of a data set that are missing, or pretrained weights.
 pub fn run(args: &FetchArgs) -> Result<ExitCode> {
-    let folder = args.data.0.folder();
-    data::fetch::fetch(&args.dataset, &folder, true)?;
-    info!("{} is complete in {}", args.dataset, folder.join(&args.dataset).display());
+    let (folder, name) = (args.data.0.folder(), &args.name);
+    if let Some(known) = pretrained::find(name) {
+        info!("{name} is complete: {}", known.fetch(&folder, true)?.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    data::fetch::fetch(name, &folder, true)?;
+    info!("{name} is complete in {}", folder.join(name).display());
     Ok(ExitCode::SUCCESS)
 }

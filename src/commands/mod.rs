@@ -7,6 +7,7 @@ mod eval;
 mod fetch;
 mod limits;
 mod predict;
+mod pretrained;
 mod summary;
 mod train;
 mod verify;
@@ -63,7 +64,7 @@ enum Command {
     Summary(summary::SummaryArgs),
     /// Time training steps or forward passes
     Bench(bench::BenchArgs),
-    /// Download a data set and verify its checksums
+    /// Download a data set or pretrained weights, and verify checksums
     Fetch(fetch::FetchArgs),
     /// Print a script that completes subcommands and flags in a shell
     Completions(completions::CompletionsArgs),

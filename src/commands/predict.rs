@@ -28,7 +28,7 @@ use crate::train::{self, Prediction};
 
 #[derive(Args)]
 pub struct PredictArgs {
-    /// Weights (safetensors in PyTorch's names and layout), or the folder of a run
+    /// Weights (safetensors, or .pth of torch.save), or the folder of a run
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
     #[command(flatten)]

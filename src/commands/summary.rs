@@ -50,7 +50,7 @@ struct Summary {
     memory: Memory,
 }
 
-/// Memory in MB (10⁶ bytes) for one batch in fp32, without momentum, data sets and a backend's workspace.
+/// Memory in MB (10⁶ bytes) for one batch in fp32, without data sets and a backend's workspace.
 #[derive(Serialize)]
 struct Memory {
     batch_size: usize,
@@ -60,6 +60,9 @@ struct Memory {
     statistics_mb: f64,
     /// In training: activations and their gradients, and indices.
     activations_mb: f64,
+    /// In training: the state of the optimiser, which is not part of the other numbers.
+    momentum_mb: f64,
+    adam_mb: f64,
     /// In evaluation: the total.
     evaluation_mb: f64,
 }
@@ -206,6 +209,8 @@ fn memory(network: &Network, batch_size: usize) -> Result<Memory> {
         parameters_mb: megabytes(training.parameters + training.gradients),
         statistics_mb: megabytes(training.statistics),
         activations_mb: megabytes(training.arena + training.indices),
+        momentum_mb: megabytes(training.gradients),
+        adam_mb: megabytes(2 * training.gradients),
         evaluation_mb: megabytes(evaluation.parameters + evaluation.statistics + evaluation.arena + evaluation.indices),
     })
 }
@@ -249,13 +254,15 @@ fn print_totals(out: &mut impl Write, summary: &Summary) -> Result<()> {
         let statistics = grouped(summary.running_statistics as f64);
         writeln!(out, "{statistics} running means and variances of batch normalisations, which are not parameters")?;
     }
-    let Memory { batch_size, parameters_mb, statistics_mb, activations_mb, evaluation_mb } = summary.memory;
+    let Memory { batch_size, parameters_mb, statistics_mb, activations_mb, momentum_mb, adam_mb, evaluation_mb } =
+        summary.memory;
     writeln!(
         out,
         "memory at batch {batch_size}: {:.1} MB in training (parameters {parameters_mb:.1}, activations \
          {activations_mb:.1}, gradients of both included), {evaluation_mb:.1} MB in evaluation",
         parameters_mb + statistics_mb + activations_mb
     )?;
+    writeln!(out, "state of the optimiser in training: {momentum_mb:.1} MB with momentum, {adam_mb:.1} MB with Adam")?;
     Ok(())
 }
 

@@ -1,19 +1,19 @@
 //! `cnn-cuda train`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use tracing::{info, warn};
 
 use super::device::{Task, check_device, with_backend};
-use super::find_model;
+use super::{find_model, pretrained};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
-use crate::network::{Network, Weights};
+use crate::network::Network;
 use crate::ops::Backend;
 use crate::run::{
     FolderLock, INTERRUPTED, Outputs, RunObserver, damaged_outputs, ended_by, folder_to_resume, identity,
@@ -37,7 +37,7 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub retired: RetiredFlags,
     /// Resume the run in this folder, or the run that this file in its folder belongs to
-    #[arg(long, value_name = "DIR", help_heading = "Output", conflicts_with_all = ["out", "init"])]
+    #[arg(long, value_name = "DIR", help_heading = "Output", conflicts_with_all = ["out", "init", "pretrained"])]
     pub resume: Option<PathBuf>,
     /// Folder for the files of the run [default: runs/MODEL-DATASET-SEED]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
@@ -72,15 +72,23 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
     // Check the flags before anything is downloaded or created.
     let model = find_model(config.model())?;
     check_device(&device)?;
+    pretrained::check_model(&config)?;
     if let (Some(init), None) = (&mut config.settings.schedule.init, &args.resume) {
         *init = Outputs::weights_file("--init", init)?;
     }
     Outputs::check(args.out.as_deref())?;
     let dataset = load(&mut config, &args)?;
+    let pretrained = if args.resume.is_none() { pretrained::find(&config, !args.quiet)? } else { None };
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let network = config.settings.model.apply(network, None);
-    let network = config.settings.variation.apply(network)?;
-    with_backend(&device, Training { config, args, network, dataset, lock, stop })
+    let mut network = config.settings.variation.apply(network)?;
+    if let Some(prefixes) = &config.settings.finetuning.freeze {
+        network = network.with_frozen(prefixes).map_err(|error| UsageError(format!("--freeze {prefixes}: {error}")))?;
+        warn_of_frozen_noise(&config);
+    }
+    // The groups keep frozen parameters first.
+    let network = config.settings.optimiser.group(network)?;
+    with_backend(&device, Training { config, args, network, dataset, pretrained, lock, stop })
 }
 
 /// Loads the data set, with the recorded input of a resumed run, and records its input in the configuration.
@@ -90,6 +98,10 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     let mut dataset = data::load(config.dataset(), &options)?;
     let classes = options.classes.map(|classes| classes.len()).or(config.settings.data.classes);
     dataset.pad_classes(classes).map_err(|error| UsageError(error.to_string()))?;
+    if let Some(warning) = config.settings.schedule.choose_monitor(dataset.val.count() > 0)? {
+        warn!("{warning}");
+    }
+    pretrained::normalise(config, &mut dataset)?;
     let input = InputRecord::new(&dataset);
     match &config.record.input {
         Some(recorded) => {
@@ -108,17 +120,12 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Loads the weights of `--init`.
-fn pretrained_weights(path: &Path, network: &Network, seed: u64) -> Result<Weights> {
-    let (weights, lacks_auxiliary) = checkpoint::load_pretrained(path, network, seed)?;
-    if lacks_auxiliary {
-        info!(
-            "{} lacks the auxiliary classifiers of {}: they are initialised with seed {seed}",
-            path.display(),
-            network.name
-        );
+/// Warns that a run keeps random weights.
+fn warn_of_frozen_noise(config: &RunConfig) {
+    let settings = &config.settings;
+    if settings.schedule.init.is_none() && settings.finetuning.pretrained.is_none() {
+        warn!("--freeze without --pretrained or --init keeps weights that were never trained");
     }
-    Ok(weights)
 }
 
 /// Logs that a run to resume is complete.
@@ -138,6 +145,8 @@ struct Training {
     args: TrainArgs,
     network: Network,
     dataset: Dataset,
+    /// The file of `--pretrained`, for a new run.
+    pretrained: Option<PathBuf>,
     /// The lock of the folder of a run to resume.
     lock: Option<FolderLock>,
     stop: Arc<AtomicBool>,
@@ -147,7 +156,7 @@ impl Task for Training {
     type Output = ExitCode;
 
     fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
-        let Self { mut config, args, network, mut dataset, lock, stop } = self;
+        let Self { mut config, args, network, mut dataset, pretrained, lock, stop } = self;
         let hyper = config.hyperparameters();
         let identity = identity(&config, &dataset)?;
         let settings = &config.settings;
@@ -155,14 +164,18 @@ impl Task for Training {
         settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
         // Check the weights before creating the run's folder.
         let init = settings.schedule.init.as_ref().filter(|_| lock.is_none());
-        let initial = init.map(|path| pretrained_weights(path, &network, hyper.seed)).transpose()?;
+        let initial = match (init, pretrained) {
+            (Some(path), _) => Some(pretrained::load_initial(path, &network, hyper.seed)?),
+            (None, Some(path)) => Some(pretrained::load(&path, &network, &dataset, hyper.seed)?),
+            (None, None) => None,
+        };
         let records = settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto;
         let mut trainer = Trainer::new(backend, network, dataset, hyper)?;
         if records {
             config.record_choices(trainer.backend.choices());
         }
         if let Some(weights) = initial {
-            trainer.set_weights(&weights).context("--init")?;
+            trainer.set_weights(&weights).context("initial weights")?;
         }
         let is_new = lock.is_none();
         let outputs = match lock {
@@ -172,7 +185,16 @@ impl Task for Training {
                 None => return Ok(ExitCode::SUCCESS),
             },
         };
-        info!("{}: {} parameters; {}", config.model(), trainer.network.parameter_count(), outputs.folder().display());
+        if let Some(optimiser) = config.settings.optimiser.describe() {
+            info!("{optimiser}");
+        }
+        let head_scale = trainer.network.group_rules.head_rate_scale;
+        if let Some(head) = trainer.network.head().filter(|_| head_scale != 1.0) {
+            info!("the learning rate of the head, {head}, is multiplied by {head_scale}");
+        }
+        let (count, frozen) = (trainer.network.parameter_count(), trainer.network.frozen_len());
+        let fixed = if frozen > 0 { format!(", of which {frozen} are frozen") } else { String::new() };
+        info!("{}: {count} parameters{fixed}; {}", config.model(), outputs.folder().display());
         let mut observer = RunObserver::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
         observer.begin(&mut trainer, is_new)?;
         match trainer.run(&mut observer) {
@@ -200,12 +222,28 @@ fn resume<B: Backend>(
     let state = checkpoint::load_state(&folder.join(Outputs::CHECKPOINT), &trainer.network, identity)?;
     trainer.restore(&state)?;
     let done = trainer.position();
-    let Some(ending) = trainer.ending() else { return Outputs::resume(lock, config, done).map(Some) };
-    let damaged = damaged_outputs(&folder, &trainer.network, &state);
+    let Some(ending) = trainer.ending() else {
+        let outputs = Outputs::resume(lock, config, done)?;
+        outputs.warn_without_best(&trainer.network, state.chosen);
+        return Ok(Some(outputs));
+    };
+    let damaged = damaged_outputs(&folder, &trainer.network, &state, config);
     if !damaged.is_empty() {
         let mut outputs = Outputs::resume(lock, config, done)?;
-        outputs.save(&trainer.network, identity, state)?;
+        if let Some(chosen) = state.chosen.filter(|chosen| chosen.epoch == outputs.metrics.last_epoch()) {
+            outputs.keep_epoch(chosen.epoch, true, &state);
+        }
+        outputs.save(&trainer.network, identity, state.clone())?;
         outputs.finish()?;
+        let left = damaged_outputs(&folder, &trainer.network, &state, config);
+        ensure!(
+            !left.contains(&Outputs::WEIGHTS),
+            "{} in {} is missing or damaged, and cannot be written again: the checkpoint has the weights of the last \
+             epoch only; {} has them, too",
+            Outputs::WEIGHTS,
+            folder.display(),
+            Outputs::LAST
+        );
         let (was, is) = if damaged.len() == 1 { ("was", "is") } else { ("were", "are") };
         let (names, shown) = (damaged.join(", "), folder.display());
         warn!("{names} in {shown} {was} missing, damaged or incomplete, and {is} written again");

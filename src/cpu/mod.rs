@@ -15,6 +15,7 @@ mod join;
 mod linear;
 mod loss;
 mod lrn;
+mod muon;
 mod norm;
 mod norm_loops;
 mod optimizer;
@@ -43,6 +44,7 @@ pub struct Cpu {
     memory: Memory,
     gather: gather::State,
     norm: norm::State,
+    muon: muon::State,
     loss: loss::State,
     dropout: dropout::State,
     scratch: Scratch,
@@ -51,6 +53,8 @@ pub struct Cpu {
     /// Partial sums of bias gradients, kept between steps to avoid allocations.
     bias_partials: Vec<f32>,
     learning_rates: VecDeque<f32>,
+    /// The updates that the optimiser has made.
+    updates: u64,
     /// Partial sums of the squared gradients, kept between steps to avoid allocations.
     norm_partials: Vec<f64>,
 }
@@ -78,6 +82,7 @@ impl Cpu {
             memory: Memory::default(),
             gather: gather::State::default(),
             norm: norm::State::default(),
+            muon: muon::State::default(),
             loss: loss::State::default(),
             dropout: dropout::State::default(),
             scratch: Scratch::default(),
@@ -85,6 +90,7 @@ impl Cpu {
             instructions,
             bias_partials: Vec::new(),
             learning_rates: VecDeque::new(),
+            updates: 0,
             norm_partials: Vec::new(),
         })
     }

@@ -88,15 +88,24 @@ impl RunOn<Cpu> for BatchNorm2dBackwardSums {
 
 impl RunOn<Cpu> for BatchNorm2dBackwardInput {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let shape = self.op.input;
-        let pieces = Pieces::new(self.op.training_rows(self.input.len / shape.len())?, shape.channels);
-        let [saved, weight, bias, d_weight, d_bias] =
-            cpu.memory.floats([self.saved, self.weight, self.bias, self.d_weight, self.d_bias])?;
-        let (mean, inverse) = saved.split_at(pieces.channels);
+        let (op, nothing) = (self.op, self.weight.first(0));
+        let (shape, sums) = (op.input, self.d_weight.zip(self.d_bias));
+        let rows = match sums {
+            Some(_) => op.training_rows(self.input.len / shape.len())?,
+            None => self.input.len / shape.channels,
+        };
+        let pieces = Pieces::new(rows, shape.channels);
+        let (d_weight, d_bias) = sums.unwrap_or((nothing, nothing));
+        let [statistics, weight, bias, d_weight, d_bias] =
+            cpu.memory.floats([self.statistics, self.weight, self.bias, d_weight, d_bias])?;
+        let (mean, spread) = statistics.split_at(pieces.channels);
         let share = 1.0 / pieces.rows as f32;
         let factors = pieces.repeat(&mut cpu.norm.factors, |c| {
-            let scale = weight[c] * inverse[c];
-            let x_scale = -scale * inverse[c] * d_weight[c] * share;
+            if sums.is_none() {
+                return [mean[c], weight[c] * (1.0 / (spread[c] + op.epsilon).sqrt()), bias[c], 0.0, 0.0];
+            }
+            let (inverse, scale) = (spread[c], weight[c] * spread[c]);
+            let x_scale = -scale * inverse * d_weight[c] * share;
             [mean[c], scale, bias[c], x_scale, -scale * d_bias[c] * share]
         });
         let (set, activation) = (cpu.instructions, self.activation);

@@ -38,6 +38,15 @@ impl TrainingState for Cpu {
         Ok(())
     }
 
+    fn update_count(&mut self) -> Result<u64> {
+        Ok(self.updates)
+    }
+
+    fn set_update_count(&mut self, count: u64) -> Result<()> {
+        self.updates = count;
+        Ok(())
+    }
+
     fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()> {
         self.dropout = dropout::State { seed, step };
         Ok(())

@@ -20,6 +20,7 @@ pub(super) enum Buffer {
     HalfParameters,
     Gradients,
     Momentum,
+    SecondMoment,
     Average,
     Statistics,
     Indices,
@@ -44,6 +45,8 @@ pub(super) enum Buffer {
     /// `{next u64, last u64, rates f32[]}`; `next` and `last` are indices into `rates`.
     LearningRates,
     LossScaling,
+    /// `{updates u64}`: the updates that the optimiser has made.
+    UpdateCount,
     /// The norm of all gradients, followed by the partial sums it is computed from.
     GradientNorm,
     /// `{seed u64, step u64}`
@@ -127,6 +130,7 @@ pub(super) fn region_buffer(region: Region, precision: Precision) -> (Buffer, us
         Region::Parameters => (Buffer::Parameters, 4),
         Region::Gradients => (Buffer::Gradients, 4),
         Region::Momentum => (Buffer::Momentum, 4),
+        Region::SecondMoment => (Buffer::SecondMoment, 4),
         Region::Average => (Buffer::Average, 4),
         Region::Statistics => (Buffer::Statistics, 4),
         Region::Indices => (Buffer::Indices, 4),

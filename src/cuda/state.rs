@@ -48,6 +48,7 @@ pub(super) struct State {
 pub(super) fn allocate(memory: &mut Memory, precision: Precision) -> Result<()> {
     memory.allocate_pinned(Buffer::Metrics, METRICS_LEN)?;
     memory.allocate_pinned(Buffer::LearningRates, RATES_HEADER + 4)?;
+    memory.allocate_pinned(Buffer::UpdateCount, 8)?;
     memory.allocate_pinned(Buffer::DropoutStep, 16)?;
     memory.allocate_pinned(Buffer::AugmentationEpoch, 16)?;
     if precision == Precision::Fp16 {
@@ -117,6 +118,16 @@ impl TrainingState for Cuda {
             self.memory.allocate_pinned(Buffer::LearningRates, bytes.len())?;
         }
         self.memory.send(Buffer::LearningRates, &bytes)
+    }
+
+    fn update_count(&mut self) -> Result<u64> {
+        let bytes = self.memory.receive(Buffer::UpdateCount)?;
+        let count = bytes.first_chunk().context("the device's count of updates is truncated")?;
+        Ok(u64::from_le_bytes(*count))
+    }
+
+    fn set_update_count(&mut self, count: u64) -> Result<()> {
+        self.memory.send(Buffer::UpdateCount, &count.to_le_bytes())
     }
 
     fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()> {

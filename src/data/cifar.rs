@@ -281,6 +281,7 @@ impl Loader {
             mean: set.mean.to_vec(),
             std: set.std.to_vec(),
             train,
+            val: Split::default(),
             test,
         })
     }

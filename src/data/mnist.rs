@@ -44,6 +44,7 @@ fn load(set: &IdxSet, options: &LoadOptions) -> Result<Dataset> {
         mean: vec![0.5],
         std: vec![0.5],
         train,
+        val: Split::default(),
         test,
     })
 }

@@ -8,6 +8,7 @@ mod decode;
 pub mod digits;
 pub mod fetch;
 pub mod folder;
+mod held_out;
 pub mod idx;
 mod ink;
 mod jpeg;
@@ -17,6 +18,7 @@ mod mnist;
 mod mnist_files;
 mod partial;
 pub mod picture;
+pub mod pretrained;
 mod records;
 pub mod sampler;
 mod statistics;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 pub use folder::PictureOptions;
+pub use held_out::ValidationOptions;
 pub use streamed::{Residency, Streamed};
 
 use cifar::{CIFAR10, CIFAR100};
@@ -123,7 +126,9 @@ pub struct LoadOptions {
     /// The channels of a folder's images, 1 or 3, to which all pictures are converted. By default 1 if all training
     /// pictures are gray, else 3.
     pub channels: Option<usize>,
-    /// Only the test split is needed; the training images may be left out.
+    /// Holds out training images for validation.
+    pub validation: Option<ValidationOptions>,
+    /// Only the test split is needed; the other images may be left out.
     pub test_only: bool,
     /// Where to keep decoded images.
     pub residency: Residency,
@@ -164,6 +169,9 @@ pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
         }
         (find(name)?.load)(options)?
     };
+    if let (Some(validation), false) = (options.validation, options.test_only) {
+        dataset.hold_out_validation(validation)?;
+    }
     if let Some(given) = &options.normalisation {
         (dataset.mean, dataset.std) = per_channel(given.clone(), dataset.shape.channels)?;
     }
@@ -250,6 +258,8 @@ pub struct Dataset {
     pub mean: Vec<f32>,
     pub std: Vec<f32>,
     pub train: Split,
+    /// For choosing among epochs and settings; empty if there are none.
+    pub val: Split,
     pub test: Split,
 }
 
@@ -261,6 +271,9 @@ impl Dataset {
     /// normalisation is not one finite mean and one positive, finite standard deviation per channel.
     pub fn validate(&self) -> Result<()> {
         self.validate_split(&self.train).context("in the training split")?;
+        if self.val.count() > 0 {
+            self.validate_split(&self.val).context("in the validation split")?;
+        }
         self.validate_without_train()
     }
 
@@ -296,6 +309,11 @@ impl Dataset {
     /// that its data has not changed.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint_of(&self.train)
+    }
+
+    /// The same for the validation images and labels; 0 if there are none.
+    pub fn val_fingerprint(&self) -> u64 {
+        if self.val.count() == 0 { 0 } else { self.fingerprint_of(&self.val) }
     }
 
     /// The same for the test images and labels.

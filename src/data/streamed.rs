@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -51,13 +51,13 @@ impl Residency {
 #[derive(Clone)]
 pub struct Streamed {
     pub source: Arc<dyn ImageSource>,
-    /// The digest of all images, see `digest_of`.
-    pub digest: u64,
+    /// The hash of every image, see `hash_of`.
+    pub hashes: Arc<Vec<u64>>,
 }
 
 impl fmt::Debug for Streamed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "images of digest {:x}", self.digest)
+        write!(f, "images of digest {:x}", digest_of(&self.hashes))
     }
 }
 
@@ -75,33 +75,118 @@ pub fn digest_of(hashes: &[u64]) -> u64 {
 impl Split {
     /// The digest of all images, which have `image_len` bytes each; see `digest_of`.
     pub(super) fn digest(&self, image_len: usize) -> u64 {
+        digest_of(&self.hashes(image_len))
+    }
+
+    fn hashes(&self, image_len: usize) -> Arc<Vec<u64>> {
         match &self.streamed {
-            Some(streamed) => streamed.digest,
-            None => digest_of(&self.images.par_chunks(image_len.max(1)).map(hash_of).collect::<Vec<u64>>()),
+            Some(streamed) => Arc::clone(&streamed.hashes),
+            None => Arc::new(self.images.par_chunks(image_len.max(1)).map(hash_of).collect()),
         }
+    }
+
+    /// The images with these numbers, in their order.
+    pub(super) fn select(&self, numbers: &[u32], image_len: usize) -> Self {
+        let of = |number: &u32| *number as usize;
+        let labels = numbers.iter().map(|number| self.labels[of(number)]).collect();
+        let Some(Streamed { source, hashes }) = &self.streamed else {
+            let image = |number| &self.images[of(number) * image_len..][..image_len];
+            return Self { images: numbers.iter().flat_map(image).copied().collect(), labels, streamed: None };
+        };
+        let hashes = Arc::new(numbers.iter().map(|number| hashes[of(number)]).collect());
+        let source = Arc::new(Selected { source: Arc::clone(source), numbers: numbers.to_vec() });
+        Self { images: Vec::new(), labels, streamed: Some(Streamed { source, hashes }) }
+    }
+
+    /// The images of this split, then those of another.
+    pub(crate) fn join(self, other: Self, image_len: usize) -> Self {
+        if self.count() == 0 || other.count() == 0 {
+            return if self.count() == 0 { other } else { self };
+        }
+        let (first, labels) = (self.count(), [&self.labels[..], &other.labels].concat());
+        if self.streamed.is_none() && other.streamed.is_none() {
+            return Self { images: [self.images, other.images].concat(), labels, streamed: None };
+        }
+        let [a, b] = [self, other].map(|split| split.into_streamed(image_len));
+        let hashes = Arc::new([&a.hashes[..], &b.hashes].concat());
+        let source = Arc::new(Joined { sources: [a.source, b.source], first });
+        Self { images: Vec::new(), labels, streamed: Some(Streamed { source, hashes }) }
+    }
+
+    fn into_streamed(self, image_len: usize) -> Streamed {
+        let hashes = self.hashes(image_len);
+        let images = self.images;
+        self.streamed.unwrap_or_else(|| Streamed { source: Arc::new(HostImages { images, image_len }), hashes })
     }
 
     /// Moves the images into the source that `source` creates from them, so that a device does not copy all of them.
     fn stream(&mut self, image_len: usize, source: impl FnOnce(Vec<u8>) -> Result<Arc<dyn ImageSource>>) -> Result<()> {
         if self.streamed.is_none() {
-            let digest = self.digest(image_len);
+            let hashes = self.hashes(image_len);
             let source = source(std::mem::take(&mut self.images))?;
-            self.streamed = Some(Streamed { source, digest });
+            self.streamed = Some(Streamed { source, hashes });
+        }
+        Ok(())
+    }
+}
+
+/// Some of the images of another source.
+struct Selected {
+    source: Arc<dyn ImageSource>,
+    numbers: Vec<u32>,
+}
+
+impl ImageSource for Selected {
+    fn read(&self, indices: &[u32], bytes: &mut [u8]) -> Result<()> {
+        let number = |&index: &u32| self.numbers.get(index as usize).copied();
+        let numbers: Option<Vec<u32>> = indices.iter().map(number).collect();
+        self.source.read(&numbers.context("there is no such image")?, bytes)
+    }
+}
+
+/// The images of two sources, one after the other.
+struct Joined {
+    sources: [Arc<dyn ImageSource>; 2],
+    /// The number of images in the first.
+    first: usize,
+}
+
+impl ImageSource for Joined {
+    fn read(&self, indices: &[u32], bytes: &mut [u8]) -> Result<()> {
+        let (image_len, first) = (bytes.len() / indices.len().max(1), self.first as u32);
+        let mut begin = 0;
+        for run in indices.chunk_by(|a, b| (*a < first) == (*b < first)) {
+            let bytes = &mut bytes[begin * image_len..][..run.len() * image_len];
+            begin += run.len();
+            if run[0] < first {
+                self.sources[0].read(run, bytes)?;
+            } else {
+                let numbers: Vec<u32> = run.iter().map(|index| index - first).collect();
+                self.sources[1].read(&numbers, bytes)?;
+            }
         }
         Ok(())
     }
 }
 
 impl Dataset {
+    fn splits(&self) -> [&Split; 3] {
+        [&self.train, &self.val, &self.test]
+    }
+
+    fn splits_mut(&mut self) -> [&mut Split; 3] {
+        [&mut self.train, &mut self.val, &mut self.test]
+    }
+
     /// The size of all images in memory, in bytes.
     pub fn resident_bytes(&self) -> usize {
-        self.train.images.len() + self.test.images.len()
+        self.splits().map(|split| split.images.len()).iter().sum()
     }
 
     /// Keeps the images in host memory; a device receives them batch by batch.
     pub fn stream_from_memory(&mut self) -> Result<()> {
         let image_len = self.shape.len();
-        for split in [&mut self.train, &mut self.test] {
+        for split in self.splits_mut() {
             split.stream(image_len, |images| Ok(Arc::new(HostImages { images, image_len })))?;
         }
         Ok(())
@@ -113,7 +198,7 @@ impl Dataset {
     /// If the file cannot be written.
     pub fn stream_from_file(&mut self) -> Result<()> {
         let shape = self.shape;
-        for split in [&mut self.train, &mut self.test] {
+        for split in self.splits_mut() {
             split.stream(shape.len(), |images| {
                 let mut file = records::temporary()?;
                 records::write_at(&mut file, 0, &images)?;

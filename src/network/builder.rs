@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{FirstLayer, Initial, Layout, Network, Node, NodeId, Operator, Parameter, RunningStatistics};
+use super::{FirstLayer, GroupRules, Initial, Layout, Network, Node, NodeId, Operator, Parameter, RunningStatistics};
 use crate::ops::{Activation, AnyLayer, BatchNorm2d, Conv2d, Dropout, Linear};
 use crate::shape::{Shape, Window};
 
@@ -81,6 +81,8 @@ impl Builder {
             statistics: Vec::new(),
             auxiliary: Vec::new(),
             first_layer: FirstLayer::default(),
+            group_rules: GroupRules::default(),
+            frozen: Vec::new(),
         };
         Self { network, segments: vec![vec![input]] }
     }

@@ -40,20 +40,8 @@ impl Network {
             );
         }
         self.first_layer = first_layer;
+        self.arrange();
         Ok(self)
-    }
-
-    /// Whether training leaves a parameter unchanged.
-    pub fn is_frozen(&self, parameter: usize) -> bool {
-        self.parameters[parameter].range().end <= self.frozen_len()
-    }
-
-    /// The number of frozen values at the start of the flat parameter buffer.
-    pub fn frozen_len(&self) -> usize {
-        match (self.first_layer, self.first_convolution()) {
-            (FirstLayer::GaborFrozen, Some((weight, _))) => weight.range().end,
-            _ => 0,
-        }
     }
 
     /// Overwrites the first convolution's initial weight with the Gabor bank, if one was chosen.
@@ -75,7 +63,7 @@ impl Network {
         let first = self.nodes.iter().find(|node| node.weight.is_some())?;
         let weight = &self.parameters[first.weight?];
         match (&first.operator, &weight.layout) {
-            (Operator::Conv2d(op), Layout::Conv { .. }) if weight.offset == 0 => Some((weight, op.window.kernel)),
+            (Operator::Conv2d(op), Layout::Conv { .. }) if first.weight == Some(0) => Some((weight, op.window.kernel)),
             _ => None,
         }
     }

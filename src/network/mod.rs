@@ -1,14 +1,18 @@
 //! The network as a DAG of operators with named parameters: what is computed, independent of how and where.
 
 mod builder;
+mod freeze;
 mod gabor;
+mod groups;
 mod inspect;
 mod parameters;
 mod pooling;
 mod statistics;
 
 pub use builder::{Builder, Conv2dOptions, ConvInitial};
+pub use freeze::BACKBONE;
 pub use gabor::FirstLayer;
+pub use groups::GroupRules;
 pub use inspect::ReceptiveField;
 pub use parameters::{Initial, Layout, Parameter};
 pub use statistics::{RunningStatistics, Statistics, Weights};
@@ -64,6 +68,10 @@ pub struct Network {
     pub parameters: Vec<Parameter>,
     /// Initial filters of the first convolution.
     pub first_layer: FirstLayer,
+    /// How the optimiser treats parameters differently; set by [`Network::with_groups`], which orders the parameters.
+    pub group_rules: GroupRules,
+    /// Which parameters [`Network::with_frozen`] keeps fixed; empty if none.
+    frozen: Vec<bool>,
     /// Running statistics of the batch normalisations: not parameters, but part of the network's state.
     pub statistics: Vec<RunningStatistics>,
     /// Logits of the auxiliary heads, which exist only in training, and the weights of their losses.

@@ -20,6 +20,7 @@ pub struct MemorySizes {
     pub parameters: usize,
     pub gradients: usize,
     pub momentum: usize,
+    pub second_moment: usize,
     pub average: usize,
     pub statistics: usize,
     pub indices: usize,
@@ -196,6 +197,13 @@ pub trait TrainingState {
     fn set_loss_scale(&mut self, _loss_scale: LossScale) -> Result<()> {
         Ok(())
     }
+
+    /// The number of updates that the optimiser has made: all steps but those that an overflow skipped. Waits for the
+    /// device.
+    fn update_count(&mut self) -> Result<u64>;
+
+    /// Sets the number of updates that were made before the next one.
+    fn set_update_count(&mut self, count: u64) -> Result<()>;
 }
 
 /// A device with its memory, on which programs run. It is chosen once; the code that uses it is generic over it.

@@ -42,7 +42,9 @@ pub use norm::{
 };
 pub use op::{AnyLayer, Op, RunOn, Step};
 pub use operands::{Access, Layer, Operands};
-pub use optimizer::{LossScale, Sgd, SgdUpdate};
+pub use optimizer::{
+    Adam, Group, Groups, LossScale, MAX_GROUPS, Muon, MuonDirection, Optimizer, OptimizerUpdate, Rule, Sgd,
+};
 pub use pool::{
     AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
     AvgPool2dForward, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue,

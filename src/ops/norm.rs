@@ -150,7 +150,8 @@ impl<B> NormEpilogue<B> {
 
 operator! {
     /// The input gradient, after the sums: `d_input = weight / deviation · (g − mean(g) − x̂ · mean(g · x̂))`, with
-    /// means over the batch and all pixels.
+    /// means over the batch and all pixels. With running statistics, which do not depend on the input, `d_input = weight
+    /// / √(variance + epsilon) · g`.
     pub struct BatchNorm2dBackwardInput {
         value op: BatchNorm2d,
         /// [`Activation::Identity`] if `d_output` has been multiplied by the derivative.
@@ -159,9 +160,12 @@ operator! {
         reads d_output: B,
         reads weight: B,
         reads bias: B,
-        reads saved: B,
-        reads d_weight: B,
-        reads d_bias: B,
+        /// `[2][channels]`: the means, then the batch's inverse standard deviations or, without sums, the running
+        /// variances.
+        reads statistics: B,
+        /// Both sums, or neither if the statistics are the running ones.
+        reads d_weight: Option<B>,
+        reads d_bias: Option<B>,
         /// May be `d_output`.
         writes d_input: B,
     }

@@ -78,7 +78,8 @@ operators! {
     SubsampleForward,
     SubsampleBackward,
     SoftmaxCrossEntropy,
-    SgdUpdate,
+    MuonDirection,
+    OptimizerUpdate,
 }
 
 /// A parameter-free operator of a network with one input.

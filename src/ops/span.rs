@@ -9,8 +9,10 @@ pub enum Region {
     Parameters,
     /// The gradient of every parameter, in the same order.
     Gradients,
-    /// The momentum buffer of every parameter, in the same order; empty without momentum.
+    /// The momentum buffer of every parameter, or Adam's first moment, in the same order; empty without either.
     Momentum,
+    /// Adam's second moment of every parameter, in the same order; empty without Adam.
+    SecondMoment,
     /// The moving average of every parameter, in the same order; empty without one.
     Average,
     /// Statistics of batch normalisations, fp32 in every precision: the running statistics in the network's order,

@@ -11,6 +11,16 @@ use crate::ops::{
     Region,
 };
 
+/// What the input gradient of a batch normalisation depends on.
+struct NormGradient {
+    activation: Activation,
+    weight: ValueId,
+    bias: ValueId,
+    statistics: ValueId,
+    /// The gradients of weight and bias; `None` with running statistics.
+    sums: Option<[ValueId; 2]>,
+}
+
 impl Scheduler<'_> {
     /// The logits of a head and the gradient that the loss writes, both alive at the time of the loss.
     pub(super) fn head(&mut self, id: NodeId, auxiliary: Option<f32>) -> (ValueId, LossGradient<ValueId>) {
@@ -30,7 +40,7 @@ impl Scheduler<'_> {
         if !sums || self.fusion.pool[producer].is_some() {
             return None;
         }
-        let d_bias = self.parameter(node.bias, Region::Gradients);
+        let d_bias = self.parameter_gradient(node.bias);
         self.fused_backward[producer] |= d_bias.is_some();
         d_bias
     }
@@ -87,7 +97,7 @@ impl Scheduler<'_> {
         let network = self.network;
         let node = &network.nodes[id];
         let activation = self.fusion.epilogue[id];
-        let d_bias = self.parameter(node.bias, Region::Gradients);
+        let d_bias = self.parameter_gradient(node.bias);
         if !self.fused_backward[id] && (d_bias.is_some() || activation != Activation::Identity) {
             let channels = node.shape.channels;
             let op = BiasActivationBackward { activation, channels, d_bias, output, d_output };
@@ -144,11 +154,7 @@ impl Scheduler<'_> {
             self.gradients[from] = Some(d_output);
             self.pending[from] -= 1;
         }
-        let sums = self.norm_sums(id, op);
-        if !self.fused_backward[id] {
-            self.emit(node, "backward sums", sums.of_gradient(d_output));
-        }
-        let NormEpilogue { activation, weight, bias, saved, d_weight, d_bias, .. } = sums;
+        let NormGradient { activation, weight, bias, statistics, sums } = self.norm_gradient(id, op, d_output);
         // With a residual, the sums have multiplied the gradient by the activation's derivative.
         let activation = if residual.is_some() { Activation::Identity } else { activation };
         let step = |d_input| BatchNorm2dBackwardInput {
@@ -158,9 +164,9 @@ impl Scheduler<'_> {
             d_output,
             weight,
             bias,
-            saved,
-            d_weight,
-            d_bias,
+            statistics,
+            d_weight: sums.map(|[d_weight, _]| d_weight),
+            d_bias: sums.map(|[_, d_bias]| d_bias),
             d_input,
         };
         if in_place {
@@ -177,6 +183,28 @@ impl Scheduler<'_> {
             }
             Some(_) => self.contribute_copy(node, residual, d_output),
         }
+    }
+
+    /// Emits what precedes a batch normalisation's input gradient: its sums, or with running statistics and a residual
+    /// the gradient of the activation.
+    fn norm_gradient(&mut self, id: NodeId, op: BatchNorm2d, d_output: ValueId) -> NormGradient {
+        let node = &self.network.nodes[id];
+        if !self.network.is_frozen_norm(node) {
+            let epilogue = self.norm_sums(id, op);
+            if !self.fused_backward[id] {
+                self.emit(node, "backward sums", epilogue.of_gradient(d_output));
+            }
+            let NormEpilogue { activation, weight, bias, saved: statistics, d_weight, d_bias, .. } = epilogue;
+            return NormGradient { activation, weight, bias, statistics, sums: Some([d_weight, d_bias]) };
+        }
+        let (activation, channels) = (self.fusion.epilogue[id], op.input.channels);
+        if self.fusion.residual[id].is_some() && activation != Activation::Identity {
+            let (output, d_bias) = (self.output(id), None);
+            let op = BiasActivationBackward { activation, channels, d_bias, output, d_output };
+            self.emit(node, "backward activation", op);
+        }
+        let [weight, bias] = [node.weight, node.bias].map(|index| self.required_parameter(index, Region::Parameters));
+        NormGradient { activation, weight, bias, statistics: self.statistics(node, false), sums: None }
     }
 
     /// The sums of a batch normalisation's gradient.
@@ -204,7 +232,7 @@ impl Scheduler<'_> {
     fn norm_epilogue(&mut self, output: NodeId) -> Option<NormEpilogue<ValueId>> {
         let id = self.fusion.root[output];
         let Operator::BatchNorm2d(op) = self.network.nodes[id].operator else { return None };
-        if self.pending[id] > 1 {
+        if self.pending[id] > 1 || self.network.is_frozen_norm(&self.network.nodes[id]) {
             return None;
         }
         self.fused_backward[id] = true;
@@ -231,7 +259,7 @@ impl Scheduler<'_> {
         if !is_layer || !self.fusion.has_one_reader(producer) || node.shape.channels != channels {
             return None;
         }
-        let (activation, d_bias) = (self.fusion.epilogue[producer], self.parameter(node.bias, Region::Gradients));
+        let (activation, d_bias) = (self.fusion.epilogue[producer], self.parameter_gradient(node.bias));
         self.fused_backward[producer] = true;
         let needed = d_bias.is_some() || activation != Activation::Identity;
         let relu_mask = self.relu_masks[producer];

@@ -46,7 +46,7 @@ impl Fusion {
                     self.pool[producer] = Some((id, op));
                     self.absorbed[id] = true;
                 }
-                Operator::BatchNorm2d(_) if mode == Mode::Training => {
+                Operator::BatchNorm2d(_) if mode == Mode::Training && !network.is_frozen_norm(node) => {
                     self.statistics[producer].get_or_insert(id);
                 }
                 _ => {}

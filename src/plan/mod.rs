@@ -15,7 +15,7 @@ pub use sequence::{Sequence, TrainSettings};
 use anyhow::Result;
 
 use crate::network::Weights;
-use crate::ops::{Backend, LossGradient, MemorySizes, Region, Span, Step};
+use crate::ops::{Backend, Groups, LossGradient, MemorySizes, Region, Span, Step};
 use crate::shape::Shape;
 
 /// Index of a buffer of the plan: an activation, a gradient, an argmax, a parameter.
@@ -46,18 +46,32 @@ pub struct Plan {
     pub classes: usize,
     /// Total number of parameter values.
     pub parameter_count: usize,
+    /// The groups of the parameters.
+    groups: Groups,
+    /// The matrices that Muon orthogonalises.
+    matrices: Vec<Matrix>,
     /// The logits and loss gradients of the main head, then of the auxiliary heads.
     heads: Vec<(ValueId, LossGradient<ValueId>)>,
-    /// The whole of each region in [`SgdUpdate::REGIONS`](crate::ops::SgdUpdate::REGIONS).
-    whole_regions: [ValueId; 4],
+    /// The whole of each region in [`OptimizerUpdate::REGIONS`](crate::ops::OptimizerUpdate::REGIONS).
+    whole_regions: [ValueId; 5],
     /// The span of every buffer, for the largest batch.
     places: Vec<Span>,
-    /// Memory sizes without momentum and average.
+    /// Memory sizes without optimiser state and average.
     sizes: MemorySizes,
 }
 
+/// A parameter that Muon updates.
+#[derive(Clone, Debug)]
+struct Matrix {
+    name: String,
+    rows: usize,
+    gradient: ValueId,
+    momentum: ValueId,
+}
+
 impl Plan {
-    /// The memory that this plan needs, without a weight average; with momentum buffers only if `momentum` is true.
+    /// The memory that this plan needs, without a weight average and second moments; with momentum buffers only if
+    /// `momentum` is true.
     pub fn memory_sizes(&self, momentum: bool) -> MemorySizes {
         MemorySizes { momentum: if momentum { self.sizes.gradients } else { 0 }, ..self.sizes }
     }

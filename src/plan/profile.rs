@@ -22,9 +22,10 @@ pub struct StepTime {
 /// Restores weights, optimiser state, metrics and loss scale. Consumes batches of the image order, which must have at
 /// least [`TIMED_RUNS`](crate::ops::TIMED_RUNS).
 pub fn profile_step<B: Backend>(backend: &mut B, steps: &[Step], program: &mut B::Program) -> Result<Vec<StepTime>> {
-    // Buffers that are updated in place outside the arena persist across steps: weights, momentum, average, statistics.
+    // Buffers that are updated in place outside the arena persist across steps: weights, optimiser state, average, statistics.
     let persistent = steps.iter().flat_map(in_place).filter(|span| span.region != Region::Arena).collect();
     let (saved, metrics, loss_scale) = (read_all(backend, persistent)?, backend.read_metrics()?, backend.loss_scale()?);
+    let updates = backend.update_count()?;
     let mut times: Vec<StepTime> = Vec::new();
     let beginning = Instant::now();
     for (index, step) in steps.iter().enumerate() {
@@ -36,6 +37,7 @@ pub fn profile_step<B: Backend>(backend: &mut B, steps: &[Step], program: &mut B
     }
     write_all(backend, &saved)?;
     backend.set_metrics(metrics)?;
+    backend.set_update_count(updates)?;
     loss_scale.map_or(Ok(()), |loss_scale| backend.set_loss_scale(loss_scale))?;
     Ok(times)
 }

@@ -6,11 +6,11 @@ use anyhow::{Result, ensure};
 
 use super::fusion::{Fusion, fuse};
 use super::memory::{Lifetime, Value, place};
-use super::{Mode, Plan, ValueId};
+use super::{Matrix, Mode, Plan, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
 use crate::ops::{
     Activation, ActivationForward, Add, BatchNorm2d, BatchNorm2dForward, ChannelCopy, Conv2dForward, CopyChannels,
-    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, Op, PoolEpilogue, Region, SgdUpdate, Span,
+    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, Op, OptimizerUpdate, PoolEpilogue, Region, Span,
     StatisticsEpilogue, Step,
 };
 
@@ -39,7 +39,8 @@ impl Plan {
         }
         let input = scheduler.output(0);
         let whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
-        let whole_regions = SgdUpdate::REGIONS.map(whole);
+        let whole_regions = OptimizerUpdate::REGIONS.map(whole);
+        let matrices = scheduler.matrices();
         let (places, arena, indices) = place(&scheduler.values, max_batch);
         Ok(Self {
             mode,
@@ -53,6 +54,8 @@ impl Plan {
             whole_regions,
             classes: network.classes(),
             parameter_count: network.parameter_count(),
+            groups: network.groups()?,
+            matrices,
             places,
             sizes: sizes(network, mode, max_batch, arena, indices),
         })
@@ -116,8 +119,7 @@ impl<'a> Scheduler<'a> {
         let count = network.nodes.len();
         let mut needs_gradient = vec![false; count];
         for (id, node) in network.nodes.iter().enumerate() {
-            let own = node.weight.is_some_and(|weight| !network.is_frozen(weight)) || node.bias.is_some();
-            needs_gradient[id] = own || node.inputs.iter().any(|&input| needs_gradient[input]);
+            needs_gradient[id] = network.trains(node) || node.inputs.iter().any(|&input| needs_gradient[input]);
         }
         let live = match mode {
             Mode::Training => vec![true; count],
@@ -195,6 +197,11 @@ impl<'a> Scheduler<'a> {
         Some(self.fixed(Span::new(region, parameter.offset, parameter.len())))
     }
 
+    /// The gradient of a parameter that is not frozen.
+    pub(super) fn parameter_gradient(&mut self, index: Option<usize>) -> Option<ValueId> {
+        self.parameter(index.filter(|&index| !self.network.is_frozen(index)), Region::Gradients)
+    }
+
     /// A parameter that every node of its kind has: the weight of a convolution, linear layer or batch normalisation,
     /// and the bias of a batch normalisation.
     pub(super) fn required_parameter(&mut self, index: Option<usize>, region: Region) -> ValueId {
@@ -207,6 +214,18 @@ impl<'a> Scheduler<'a> {
         let range = node.statistics.map_or(0..0, |index| self.network.statistics[index].range());
         let offset = if saved { self.network.statistics_len() } else { 0 };
         self.fixed(Span::new(Region::Statistics, offset + range.start, range.len()))
+    }
+
+    /// The parameters that Muon updates.
+    fn matrices(&mut self) -> Vec<Matrix> {
+        let network = self.network;
+        let matrix = |index: usize| {
+            let parameter = &network.parameters[index];
+            let value = |scheduler: &mut Self, region| scheduler.required_parameter(Some(index), region);
+            let (gradient, momentum) = (value(self, Region::Gradients), value(self, Region::Momentum));
+            Matrix { name: parameter.name.clone(), rows: parameter.layout.file_shape()[0], gradient, momentum }
+        };
+        network.matrices().into_iter().map(matrix).collect()
     }
 
     fn forward(&mut self, id: NodeId) {
@@ -247,18 +266,18 @@ impl<'a> Scheduler<'a> {
         self.emit(node, "forward", op);
     }
 
-    /// In evaluation, the output overwrites the input if nothing else reads the input.
+    /// In evaluation, and if no gradient passes, the output overwrites the input if nothing else reads the input.
     fn batch_norm_forward(&mut self, id: NodeId, op: BatchNorm2d, input: ValueId) {
         let network = self.network;
         let (node, source) = (&network.nodes[id], network.nodes[id].inputs[0]);
-        let in_place =
-            self.mode == Mode::Inference && self.fusion.root[source] != 0 && self.fusion.has_one_reader(source);
+        let training = self.mode == Mode::Training && !network.is_frozen_norm(node);
+        let is_last_read = self.mode == Mode::Inference || !self.needs_gradient[id];
+        let in_place = is_last_read && self.fusion.root[source] != 0 && self.fusion.has_one_reader(source);
         if in_place {
             self.outputs[id] = Some(input);
         }
         let output = self.output(id);
         let residual = self.fusion.residual[id].map(|residual| self.output(residual));
-        let training = self.mode == Mode::Training;
         let is_fused = self.fusion.statistics[self.fusion.root[source]] == Some(id);
         if let Some(statistics) = self.statistics_epilogue(id).filter(|_| training && !is_fused) {
             self.emit(node, "statistics", statistics.of_input(input));
@@ -299,8 +318,10 @@ impl<'a> Scheduler<'a> {
             matches!(node.operator, Operator::Linear(_)) && self.live[reader] && self.fusion.root[node.inputs[0]] == id
         };
         let relu = self.fusion.epilogue[id] == Activation::Relu && self.fusion.has_one_reader(id);
-        let frozen = self.network.nodes[id].weight.is_some_and(|weight| self.network.is_frozen(weight));
-        let trained = self.mode == Mode::Training && self.needs_gradient[id] && !frozen;
+        let node = &self.network.nodes[id];
+        // The weight gradient may have to sum the bias gradient.
+        let is_whole = node.weight.iter().chain(&node.bias).all(|&parameter| !self.network.is_frozen(parameter));
+        let trained = self.mode == Mode::Training && self.needs_gradient[id] && is_whole;
         if relu && trained && self.network.nodes.iter().enumerate().any(is_reader) {
             self.relu_masks[id] = Some(self.next_value(Region::Indices, op.relu_mask_len()));
         }

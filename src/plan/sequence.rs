@@ -1,12 +1,15 @@
 //! The sequences of a plan's steps: a training step, an evaluation step and a forward pass.
 
-use super::{Plan, ValueId};
-use crate::ops::{Augmentation, Gather, LossGradient, Sgd, SgdUpdate, SoftmaxCrossEntropy, Span, Step, Subset};
+use super::{Matrix, Plan, ValueId};
+use crate::ops::{
+    Augmentation, Gather, LossGradient, MuonDirection, Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span,
+    Step, Subset,
+};
 
 /// The settings of a training step. Steps with equal settings share a program.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct TrainSettings {
-    pub sgd: Sgd,
+    pub optimizer: Optimizer,
     /// Label smoothing, in `[0, 1)`.
     pub label_smoothing: f32,
     pub augmentation: Option<Augmentation>,
@@ -32,12 +35,15 @@ impl Plan {
         };
         let forward = self.forward.iter().cloned();
         match *sequence {
-            Sequence::TrainStep(TrainSettings { sgd, label_smoothing, augmentation }) => {
-                let update = Step { label: "update".into(), op: SgdUpdate::new(sgd, self.whole_regions).into() };
+            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation }) => {
+                let update = OptimizerUpdate::new(optimizer, self.groups, self.whole_regions);
+                let directions = self.directions(optimizer.rule);
+                let update = Step { label: "update".into(), op: update.into() };
                 gather(Subset::Train, augmentation)
                     .chain(forward)
                     .chain(self.losses(label_smoothing))
                     .chain(self.backward.iter().cloned())
+                    .chain(directions)
                     .chain([update])
                     .collect()
             }
@@ -54,6 +60,18 @@ impl Plan {
     pub fn steps(&self, sequence: &Sequence, batch: usize) -> Vec<Step> {
         let placed = |step: Step<ValueId>| Step { label: step.label, op: step.op.map(|value| self.span(value, batch)) };
         self.sequence(sequence).into_iter().map(placed).collect()
+    }
+
+    /// The steps before an update that turn gradients into Muon's directions.
+    fn directions(&self, rule: Rule) -> impl Iterator<Item = Step<ValueId>> {
+        let muon = if let Rule::Muon(muon) = rule { Some(muon) } else { None };
+        let step = |op| {
+            move |it: &Matrix| {
+                let direction = MuonDirection { op, rows: it.rows, gradient: it.gradient, momentum: it.momentum };
+                Step { label: format!("{} direction", it.name), op: direction.into() }
+            }
+        };
+        muon.into_iter().flat_map(move |op| self.matrices.iter().map(step(op)))
     }
 
     /// The losses of the main head, then of the auxiliary heads.

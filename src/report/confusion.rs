@@ -1,4 +1,4 @@
-//! The confusion matrix: counts of true and predicted classes, accuracies, and their table.
+//! The confusion matrix: counts of true and predicted classes, scores, and their table.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,6 +22,25 @@ pub struct Confusion {
     /// The counts that are not 0: with many classes, nearly all are.
     counts: BTreeMap<(usize, usize), u64>,
     classes: Vec<String>,
+}
+
+/// The scores of a class, as scikit-learn defines them, but `None` where it would divide by zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassScores {
+    /// The fraction of its samples that were recognised.
+    pub recall: Option<f64>,
+    /// The fraction of the predictions of this class that were right.
+    pub precision: Option<f64>,
+    /// The harmonic mean of both.
+    pub f1: Option<f64>,
+}
+
+impl ClassScores {
+    const HEADER: &str = "    recall  precision        F1\n";
+
+    fn row(self) -> String {
+        format!("{:>10}{:>11}{:>10}\n", or_dash(self.recall), or_dash(self.precision), or_dash(self.f1))
+    }
 }
 
 impl Confusion {
@@ -49,14 +68,32 @@ impl Confusion {
         ratio(correct, self.counts.values().sum())
     }
 
-    /// The recall of each class: the fraction of its samples that were classified correctly; `None` without samples.
-    pub fn per_class(&self) -> Vec<Option<f64>> {
-        let mut totals = vec![0; self.classes.len()];
-        self.counts.iter().for_each(|(&(truth, _), count)| totals[truth] += count);
-        totals.into_iter().enumerate().map(|(class, total)| ratio(self.count(class, class), total)).collect()
+    /// How well each class is recognised.
+    pub fn per_class(&self) -> Vec<ClassScores> {
+        let mut totals = vec![[0; 2]; self.classes.len()];
+        for (&(truth, predicted), count) in &self.counts {
+            totals[truth][0] += count;
+            totals[predicted][1] += count;
+        }
+        let scores = totals.into_iter().enumerate().map(|(class, [samples, predictions])| {
+            let correct = self.count(class, class);
+            ClassScores {
+                recall: ratio(correct, samples),
+                precision: ratio(correct, predictions),
+                f1: ratio(2 * correct, samples + predictions),
+            }
+        });
+        scores.collect()
     }
 
-    /// Prints the matrix (for many classes, the most frequent mistakes) and the accuracy of each class.
+    /// The mean F1 score of the classes that have samples; `None` without samples.
+    pub fn macro_f1(&self) -> Option<f64> {
+        let scores = self.per_class();
+        let scores: Vec<f64> = scores.iter().filter(|it| it.recall.is_some()).filter_map(|it| it.f1).collect();
+        (!scores.is_empty()).then(|| scores.iter().sum::<f64>() / scores.len() as f64)
+    }
+
+    /// Prints the matrix (for many classes, the most frequent mistakes) and the scores of each class.
     ///
     /// # Errors
     /// Writing to `out` fails.
@@ -78,23 +115,27 @@ impl Confusion {
         let width = headers.iter().map(|header| header.width()).max().unwrap_or(0).max(count_width) + 2;
         let mut text = format!("{:<name_width$}", "true \\ predicted");
         text.extend(headers.iter().map(|header| " ".repeat(width - header.width()) + header));
-        text += "  accuracy\n";
-        for ((truth, name), recall) in names.iter().enumerate().zip(self.per_class()) {
+        text += ClassScores::HEADER;
+        for ((truth, name), scores) in names.iter().enumerate().zip(self.per_class()) {
             text += &padded(name, name_width);
             text.extend((0..names.len()).map(|predicted| format!("{:>width$}", self.count(truth, predicted))));
-            text += &format!("{:>10}\n", or_dash(recall));
+            text += &scores.row();
         }
-        text + &format!("accuracy {}\n", or_dash(self.accuracy()))
+        text + &self.totals()
+    }
+
+    fn totals(&self) -> String {
+        format!("accuracy {}, macro F1 {}\n", or_dash(self.accuracy()), or_dash(self.macro_f1()))
     }
 
     fn mistakes(&self) -> String {
         let names = self.names();
         let name_width = name_width(&names, "class");
-        let mut text = format!("{:<name_width$}  accuracy\n", "class");
-        for (name, recall) in names.iter().zip(self.per_class()) {
-            text += &format!("{}{:>10}\n", padded(name, name_width), or_dash(recall));
+        let mut text = format!("{:<name_width$}{}", "class", ClassScores::HEADER);
+        for (name, scores) in names.iter().zip(self.per_class()) {
+            text += &(padded(name, name_width) + &scores.row());
         }
-        text += &format!("accuracy {}\n", or_dash(self.accuracy()));
+        text += &self.totals();
         let mut wrong: Vec<_> = self.counts.iter().filter(|&(&(truth, predicted), _)| truth != predicted).collect();
         wrong.sort_by_key(|&(_, count)| std::cmp::Reverse(count)); // stable: ties stay in the order of classes
         for (&(truth, predicted), count) in wrong.into_iter().take(LISTED_MISTAKES) {
@@ -102,6 +143,11 @@ impl Confusion {
         }
         text
     }
+}
+
+/// A column of numbers of all classes.
+fn column(scores: &[ClassScores], of: fn(&ClassScores) -> Option<f64>) -> Vec<Option<f64>> {
+    scores.iter().map(of).collect()
 }
 
 /// A row of the matrix.
@@ -127,14 +173,19 @@ impl Serialize for Rows<'_> {
     }
 }
 
-/// The matrix as rows, with the accuracies.
+/// The matrix as rows, with the scores.
 impl Serialize for Confusion {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Confusion", 4)?;
+        let scores = self.per_class();
+        let mut fields = serializer.serialize_struct("Confusion", 7)?;
         fields.serialize_field("classes", &self.classes)?;
         fields.serialize_field("counts", &Rows(self))?;
         fields.serialize_field("accuracy", &self.accuracy())?;
-        fields.serialize_field("per_class", &self.per_class())?;
+        fields.serialize_field("macro_f1", &self.macro_f1())?;
+        // The recall has the name by which earlier versions wrote it.
+        fields.serialize_field("per_class", &column(&scores, |it| it.recall))?;
+        fields.serialize_field("precision", &column(&scores, |it| it.precision))?;
+        fields.serialize_field("f1", &column(&scores, |it| it.f1))?;
         fields.end()
     }
 }

@@ -1,5 +1,6 @@
 //! Console output during training: one line per epoch on stdout, and a progress bar on stderr if it is a terminal.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use anyhow::{Context, Result};
@@ -10,32 +11,39 @@ use super::records::EpochRecord;
 /// A table with one aligned line per epoch. Each line is flushed, so that it passes through a pipe at once.
 pub struct Table<W: Write> {
     out: W,
+    has_val: bool,
 }
 
 impl<W: Write> Table<W> {
-    /// Prints the header.
+    /// Prints the header, with columns for a validation set if there is one.
     ///
     /// # Errors
     /// Writing to `out` fails, as for every method.
-    pub fn new(out: W) -> Result<Self> {
-        let mut table = Self { out };
-        table.line(format_args!(
-            "{:>5}  {:>10}  {:>9}  {:>10}  {:>9}  {:>9}  {:>10}",
-            "epoch", "train loss", "train acc", "test loss", "test acc", "seconds", "images/s"
-        ))?;
+    pub fn new(out: W, has_val: bool) -> Result<Self> {
+        let mut table = Self { out, has_val };
+        let val = ["val loss", "val acc"].map(String::from);
+        table.cells("epoch", &["train loss", "train acc"], val, &["test loss", "test acc", "seconds", "images/s"])?;
         Ok(table)
     }
 
     pub fn row(&mut self, record: &EpochRecord) -> Result<()> {
-        self.line(format_args!(
-            "{:>5}  {:>10}  {:>9}  {:>10}  {:>9}  {:>9}  {:>10}",
-            record.epoch,
-            loss(record.train_loss),
-            percent(record.train_accuracy),
+        let [val_loss, val_accuracy] = [record.val_loss, record.val_accuracy].map(|it| it.unwrap_or(f64::NAN));
+        let rest = [
             loss(record.test_loss),
             percent(record.test_accuracy),
             format!("{:.2}", record.seconds),
             grouped(record.images_per_second),
+        ];
+        let val = [loss(val_loss), percent(val_accuracy)];
+        self.cells(&record.epoch.to_string(), &[loss(record.train_loss), percent(record.train_accuracy)], val, &rest)
+    }
+
+    fn cells<S: Display>(&mut self, epoch: &str, train: &[S; 2], val: [String; 2], rest: &[S; 4]) -> Result<()> {
+        let ([train_loss, train_accuracy], [val_loss, val_accuracy]) = (train, val);
+        let [test_loss, test_accuracy, seconds, rate] = rest;
+        let val = if self.has_val { format!("{val_loss:>10}  {val_accuracy:>9}  ") } else { String::new() };
+        self.line(format_args!(
+            "{epoch:>5}  {train_loss:>10}  {train_accuracy:>9}  {val}{test_loss:>10}  {test_accuracy:>9}  {seconds:>9}  {rate:>10}"
         ))
     }
 

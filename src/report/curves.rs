@@ -1,10 +1,11 @@
-//! `curves.svg`: training and test loss and accuracy over the epochs, in one self-contained image.
+//! `curves.svg`: training, validation and test loss and accuracy over the epochs, in one self-contained image.
 
 use std::fmt::Write;
 
 use super::axis::Axis;
 use super::console::percent;
-use super::records::EpochRecord;
+use super::records::{EpochRecord, best_epoch};
+use crate::train::Monitor;
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 400.0;
@@ -26,33 +27,52 @@ svg { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica,
 .title { font-size: 17px; font-weight: 600 } .panel { font-size: 13px; font-weight: 600 } .label { font-weight: 600 }
 .grid { stroke: #d9dee4; stroke-width: 1 } .axis { stroke: #8c959f; stroke-width: 1 }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }
-.train-line { stroke: #2166c4 } .train-fill { fill: #2166c4 } .test-line { stroke: #bc4c00 } .test-fill { fill: #bc4c00 }
+.train-line { stroke: #2166c4 } .train-fill { fill: #2166c4 } .val-line { stroke: #1a7f37 } .val-fill { fill: #1a7f37 }
+.test-line { stroke: #bc4c00 } .test-fill { fill: #bc4c00 }
 @media (prefers-color-scheme: dark) {
 .ground { fill: #0d1117 } .ink { fill: #e6edf3 } .muted { fill: #9198a1 }
 .grid { stroke: #2a313a } .axis { stroke: #6e7681 }
-.train-line { stroke: #6cb0ff } .train-fill { fill: #6cb0ff } .test-line { stroke: #f0883e } .test-fill { fill: #f0883e }
+.train-line { stroke: #6cb0ff } .train-fill { fill: #6cb0ff } .val-line { stroke: #56d364 } .val-fill { fill: #56d364 }
+.test-line { stroke: #f0883e } .test-fill { fill: #f0883e }
 }";
+
+/// The values of one split, as `(epoch, value)`.
+struct Series {
+    name: &'static str,
+    points: Vec<(f64, f64)>,
+}
 
 /// One of the two plots.
 struct Panel<'a> {
     title: &'a str,
     left: f64,
-    /// Training and test values, as `(epoch, value)`.
-    series: [Vec<(f64, f64)>; 2],
+    series: Vec<Series>,
     x: Axis,
     y: Axis,
     tick_suffix: &'a str,
     format: fn(f64) -> String,
 }
 
-/// Draws the curves of a run. Values that are not finite leave gaps.
-pub fn curves_svg(epochs: &[EpochRecord], title: &str) -> String {
-    let by_epoch = |value: fn(&EpochRecord) -> f64| -> Vec<(f64, f64)> {
-        epochs.iter().map(|record| (f64::from(record.epoch), value(record))).collect()
+/// Draws the curves of a run. Values that are not finite leave gaps. The best epoch is named, by `monitor` if given.
+pub fn curves_svg(epochs: &[EpochRecord], title: &str, monitor: Option<Monitor>) -> String {
+    let series = |name, value: fn(&EpochRecord) -> Option<f64>| {
+        let point = |record: &EpochRecord| Some((f64::from(record.epoch), value(record)?));
+        Series { name, points: epochs.iter().filter_map(point).collect() }
     };
-    let losses = [by_epoch(|record| record.train_loss), by_epoch(|record| record.test_loss)];
-    let accuracies =
-        [by_epoch(|record| 100.0 * record.train_accuracy), by_epoch(|record| 100.0 * record.test_accuracy)];
+    let losses = [
+        series("train", |record| Some(record.train_loss)),
+        series("val", |record| record.val_loss),
+        series("test", |record| Some(record.test_loss)),
+    ];
+    let accuracies = [
+        series("train", |record| Some(100.0 * record.train_accuracy)),
+        series("val", |record| record.val_accuracy.map(|accuracy| 100.0 * accuracy)),
+        series("test", |record| Some(100.0 * record.test_accuracy)),
+    ];
+    let with_values = |all: [Series; 3]| -> Vec<Series> {
+        all.into_iter().filter(|it| it.name != "val" || !it.points.is_empty()).collect()
+    };
+    let [losses, accuracies] = [losses, accuracies].map(with_values);
     let x = Axis::epochs(epochs.iter().map(|record| f64::from(record.epoch)).fold(1.0, f64::max), TICKS);
     let (_, max_loss) = range(&losses).unwrap_or((0.0, 1.0));
     let (min, max) = range(&accuracies).unwrap_or((0.0, 100.0));
@@ -77,7 +97,7 @@ pub fn curves_svg(epochs: &[EpochRecord], title: &str) -> String {
             format: |value| percent(value / 100.0),
         },
     ];
-    let mut svg = opening(title, &subtitle(epochs));
+    let mut svg = opening(title, &subtitle(epochs, monitor));
     for panel in &panels {
         panel.draw(&mut svg);
     }
@@ -96,12 +116,14 @@ fn opening(title: &str, subtitle: &str) -> String {
     )
 }
 
-fn subtitle(epochs: &[EpochRecord]) -> String {
-    let best =
-        epochs.iter().reduce(|best, record| if record.test_accuracy > best.test_accuracy { record } else { best });
-    match best {
-        Some(best) => format!("best test accuracy {} (epoch {})", percent(best.test_accuracy), best.epoch),
-        None => "no epoch yet".to_string(),
+fn subtitle(epochs: &[EpochRecord], monitor: Option<Monitor>) -> String {
+    let Some(best) = best_epoch(epochs, monitor.unwrap_or(Monitor::TestAccuracy)) else {
+        return "no epoch yet".to_string();
+    };
+    let (accuracy, epoch) = (percent(best.test_accuracy), best.epoch);
+    match monitor {
+        None => format!("best test accuracy {accuracy} (epoch {epoch})"),
+        Some(monitor) => format!("test accuracy {accuracy} in epoch {epoch}, the best by {}", monitor.words()),
     }
 }
 
@@ -109,7 +131,7 @@ impl Panel<'_> {
     fn draw(&self, svg: &mut String) {
         self.draw_axes(svg);
         self.draw_header(svg);
-        for (points, name) in self.series.iter().zip(["train", "test"]) {
+        for Series { name, points } in &self.series {
             self.draw_line(svg, points, name);
         }
         self.draw_last_values(svg);
@@ -158,8 +180,8 @@ impl Panel<'_> {
     fn draw_header(&self, svg: &mut String) {
         let (left, baseline, middle) = (self.left, PLOT_TOP - 16.0, PLOT_TOP - 20.0);
         push(svg, format_args!("<text class=\"ink panel\" x=\"{left}\" y=\"{baseline}\">{}</text>", self.title));
-        for (name, offset) in [("train", 120.0), ("test", 55.0)] {
-            let start = left + PLOT_WIDTH - offset;
+        for (from_last, Series { name, .. }) in self.series.iter().rev().enumerate() {
+            let start = left + PLOT_WIDTH - 55.0 - 65.0 * from_last as f64;
             let (end, text) = (start + 20.0, start + 26.0);
             push(
                 svg,
@@ -195,17 +217,18 @@ impl Panel<'_> {
 
     /// Labels the end of each line with its last value. Labels that would overlap are moved apart.
     fn draw_last_values(&self, svg: &mut String) {
-        let last = |index: usize| self.series[index].last().filter(|point| point.1.is_finite());
-        let mut labels: Vec<(f64, f64, &str, f64)> = [(0, "train"), (1, "test")]
-            .into_iter()
-            .filter_map(|(index, name)| last(index).map(|&(epoch, value)| (self.y_at(value), value, name, epoch)))
-            .collect();
+        let last = |series: &Series| series.points.last().copied().filter(|point| point.1.is_finite());
+        let label = |series| last(series).map(|(epoch, value)| (self.y_at(value), value, series.name, epoch));
+        let mut labels: Vec<(f64, f64, &str, f64)> = self.series.iter().filter_map(label).collect();
         labels.sort_by(|a, b| a.0.total_cmp(&b.0));
-        if let [upper, lower] = labels.as_mut_slice() {
-            let overlap = LABEL_GAP - (lower.0 - upper.0);
-            if overlap > 0.0 {
-                upper.0 -= overlap / 2.0;
-                lower.0 += overlap / 2.0;
+        // Every pass moves neighbours apart, which may move them closer to others.
+        for _ in 1..labels.len() {
+            for at in 1..labels.len() {
+                let overlap = LABEL_GAP - (labels[at].0 - labels[at - 1].0);
+                if overlap > 0.0 {
+                    labels[at - 1].0 -= overlap / 2.0;
+                    labels[at].0 += overlap / 2.0;
+                }
             }
         }
         for (y, value, name, epoch) in labels {
@@ -219,8 +242,8 @@ impl Panel<'_> {
 }
 
 /// Minimum and maximum of the finite values.
-fn range(series: &[Vec<(f64, f64)>; 2]) -> Option<(f64, f64)> {
-    let finite = series.iter().flatten().map(|point| point.1).filter(|value| value.is_finite());
+fn range(series: &[Series]) -> Option<(f64, f64)> {
+    let finite = series.iter().flat_map(|it| &it.points).map(|point| point.1).filter(|value| value.is_finite());
     finite.fold(None, |range, value| match range {
         None => Some((value, value)),
         Some((low, high)) => Some((low.min(value), high.max(value))),

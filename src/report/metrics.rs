@@ -97,6 +97,11 @@ impl MetricsLog {
         })
     }
 
+    /// The number of the last epoch with a record; 0 if there is none.
+    pub fn last_epoch(&self) -> u32 {
+        self.epochs().last().map_or(0, |epoch| epoch.epoch)
+    }
+
     /// The records of all epochs so far, in order.
     pub fn epochs(&self) -> Vec<EpochRecord> {
         let epoch = |record: &Record| match record {

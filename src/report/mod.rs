@@ -8,8 +8,8 @@ mod metrics;
 mod records;
 pub mod stream;
 
-pub use confusion::Confusion;
+pub use confusion::{ClassScores, Confusion};
 pub use console::{Progress, Table, grouped, loss, percent};
 pub use curves::curves_svg;
 pub use metrics::MetricsLog;
-pub use records::{EpochRecord, Record, StepRecord};
+pub use records::{EpochRecord, Record, StepRecord, best_epoch};

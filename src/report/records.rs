@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::train::Monitor;
+
 /// One epoch. Accuracies are fractions of 1, losses means over samples.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 pub struct EpochRecord {
@@ -12,6 +14,11 @@ pub struct EpochRecord {
     #[serde(deserialize_with = "number_or_null")]
     pub train_loss: f64,
     pub train_accuracy: f64,
+    /// Absent without a validation set, like the accuracy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_loss: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val_accuracy: Option<f64>,
     #[serde(deserialize_with = "number_or_null")]
     pub test_loss: f64,
     pub test_accuracy: f64,
@@ -20,6 +27,24 @@ pub struct EpochRecord {
     /// Training speed, without evaluation. Earlier versions wrote `null` if the clock was too coarse.
     #[serde(deserialize_with = "number_or_null")]
     pub images_per_second: f64,
+}
+
+impl EpochRecord {
+    /// The number by which `monitor` compares epochs; `None` if it needs a validation set and there was none.
+    pub fn monitored(&self, monitor: Monitor) -> Option<f64> {
+        match monitor {
+            Monitor::ValLoss => self.val_loss,
+            Monitor::ValAccuracy => self.val_accuracy,
+            Monitor::TestLoss => Some(self.test_loss),
+            Monitor::TestAccuracy => Some(self.test_accuracy),
+        }
+    }
+}
+
+/// The best epoch; of equal ones, the first.
+pub fn best_epoch(epochs: &[EpochRecord], monitor: Monitor) -> Option<&EpochRecord> {
+    let values = epochs.iter().filter_map(|epoch| Some((epoch.monitored(monitor)?, epoch)));
+    values.reduce(|best, next| if monitor.is_better(next.0, best.0) { next } else { best }).map(|(_, epoch)| epoch)
 }
 
 /// One optimiser step, counted from 0. Loss and accuracy are those before its update.

@@ -106,7 +106,7 @@ pub fn create_run_folder(out: Option<&Path>, config: &RunConfig) -> Result<PathB
 /// Removes the temporary files of `names` that a killed process left in a folder.
 pub fn remove_leftovers(folder: &Path, names: &[&str]) {
     let leftover =
-        |name: &str| names.iter().any(|file| name.starts_with(&format!(".{file}."))) && name.ends_with(".tmp");
+        |name: &str| names.iter().any(|file| name.starts_with(&format!(".{file}"))) && name.ends_with(".tmp");
     for entry in fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
         if leftover(&entry.file_name().to_string_lossy())
             && let Err(error) = fs::remove_file(entry.path())

@@ -1,6 +1,7 @@
 //! What a training run needs besides the trainer: its folder, console output, signals and saving.
 
 mod folder;
+mod kept;
 mod outputs;
 mod session;
 mod signals;

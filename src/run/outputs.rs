@@ -8,19 +8,24 @@ use anyhow::{Context, Result, bail, ensure};
 use tracing::warn;
 
 use super::folder::{FolderLock, create_run_folder, remove_leftovers};
+use super::kept::{EpochWeights, Kept, check_best, epoch_file};
 use super::signals::while_saving;
 use crate::checkpoint::{RunIdentity, load_weights, save_described_weights, save_state};
 use crate::files::{BackgroundWriter, write_atomically};
-use crate::network::{Network, Weights};
+use crate::network::Network;
 use crate::report::{MetricsLog, curves_svg};
 use crate::settings::{self, RunConfig, short_name};
-use crate::train::{Position, TrainState};
+use crate::train::{Chosen, Position, TrainState};
 
 /// The files of a run, whose folder is locked against other processes until this value is dropped.
 pub struct Outputs {
     title: String,
-    /// What `model.safetensors` says about itself.
+    /// What files of weights say about themselves.
     description: String,
+    kept: Kept,
+    /// Weights of epochs that are not on disk yet, and how many of them the save in progress writes.
+    evaluated: Vec<Arc<EpochWeights>>,
+    submitted: usize,
     pub metrics: MetricsLog,
     /// The total steps of the weights that were saved last.
     saved_weights: Option<u64>,
@@ -32,9 +37,11 @@ pub struct Outputs {
 impl Outputs {
     pub const CHECKPOINT: &str = "checkpoint.safetensors";
     pub const WEIGHTS: &str = "model.safetensors";
+    /// The weights after the last step, where [`Self::WEIGHTS`] has those of the best epoch.
+    pub const LAST: &str = "last.safetensors";
     pub const METRICS: &str = "metrics.jsonl";
     pub const CURVES: &str = "curves.svg";
-    const ALL: [&str; 5] = [settings::FILE, Self::METRICS, Self::WEIGHTS, Self::CHECKPOINT, Self::CURVES];
+    const ALL: [&str; 6] = [settings::FILE, Self::METRICS, Self::WEIGHTS, Self::LAST, Self::CHECKPOINT, Self::CURVES];
 
     /// The weights that `path`, the value of `flag`, means: a file, or those in a run's folder.
     pub fn weights_file(flag: &str, path: &Path) -> Result<PathBuf> {
@@ -90,7 +97,7 @@ impl Outputs {
         if check_overwritten(&folder)? {
             warn!("{} contains a run that ended before it saved anything, and is used again", folder.display());
         }
-        remove_leftovers(&folder, &Self::ALL);
+        Self::remove_leftovers(&folder);
         config.save(&folder)?;
         Self::new(config, MetricsLog::create(&folder.join(Self::METRICS))?, lock)
     }
@@ -98,16 +105,30 @@ impl Outputs {
     /// Opens the folder of a run that resumes at `position`, and removes partial files of a killed process.
     pub fn resume(lock: FolderLock, config: &RunConfig, position: Position) -> Result<Self> {
         let folder = lock.folder();
-        remove_leftovers(folder, &Self::ALL);
+        Self::remove_leftovers(folder);
         config.save(folder)?;
         let metrics = MetricsLog::resume(&folder.join(Self::METRICS), position.total_steps, position.epoch)?;
         Self::new(config, metrics, lock)
     }
 
+    fn remove_leftovers(folder: &Path) {
+        remove_leftovers(folder, &[&Self::ALL[..], &["epoch-"]].concat());
+    }
+
     fn new(config: &RunConfig, metrics: MetricsLog, lock: FolderLock) -> Result<Self> {
         let title = format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed());
         let (description, lock) = (config.weights_description()?, Arc::new(lock));
-        Ok(Self { title, description, metrics, saved_weights: None, writer: BackgroundWriter::default(), lock })
+        Ok(Self {
+            title,
+            description,
+            kept: Kept::of(config),
+            evaluated: Vec::new(),
+            submitted: 0,
+            metrics,
+            saved_weights: None,
+            writer: BackgroundWriter::default(),
+            lock,
+        })
     }
 
     pub fn folder(&self) -> &Path {
@@ -119,12 +140,33 @@ impl Outputs {
         self.lock.check().is_err()
     }
 
+    /// Keeps the weights of an evaluated epoch, and whether it is the best so far, for the next save.
+    pub fn keep_epoch(&mut self, epoch: u32, is_best: bool, state: &TrainState) {
+        let is_needed = is_best && self.kept.is_best || self.kept.epochs > 0;
+        if is_needed {
+            let (parameters, statistics) = (state.model().to_vec(), state.statistics.clone());
+            self.evaluated.push(Arc::new(EpochWeights { epoch, is_best, parameters, statistics }));
+        }
+    }
+
+    /// Warns if the weights of the best epoch so far are not in the folder, so that no file has them.
+    pub fn warn_without_best(&self, network: &Network, chosen: Option<Chosen>) {
+        if let Some(chosen) = chosen.filter(|_| self.kept.is_best)
+            && let Err(error) = check_best(&self.folder().join(Self::WEIGHTS), network, chosen)
+        {
+            let (name, epoch) = (Self::WEIGHTS, chosen.epoch);
+            warn!(
+                "the weights of the best epoch, {epoch}, are lost; {name} is written again when an epoch is better: {error:#}"
+            );
+        }
+    }
+
     /// Starts to save `state` in a background thread, for which [`Self::finish`] waits.
     ///
     /// # Errors
     /// The previous save failed, or the weights are not finite, in which case the earlier files are kept.
     pub fn save(&mut self, network: &Network, run: &RunIdentity, state: TrainState) -> Result<()> {
-        let all = [&state.parameters, &state.momentum, &state.average, &state.statistics.values];
+        let all = [&state.parameters, &state.momentum, &state.second_moment, &state.average, &state.statistics.values];
         let finite = all.into_iter().flatten().all(|value| value.is_finite());
         ensure!(finite, "the weights became NaN or infinite, so they are not saved; try a smaller --lr");
         self.finish()?;
@@ -133,12 +175,15 @@ impl Outputs {
             lock: Arc::clone(&self.lock),
             title: self.title.clone(),
             description: self.description.clone(),
+            kept: self.kept,
+            evaluated: self.evaluated.clone(),
             metrics: self.metrics.clone(),
             network: network.clone(),
             run: run.clone(),
             has_new_weights: self.saved_weights != steps,
             state,
         };
+        self.submitted = self.evaluated.len();
         self.writer.submit(move || while_saving(|| save.write()))?;
         self.saved_weights = steps;
         Ok(())
@@ -163,7 +208,10 @@ impl Outputs {
     /// # Errors
     /// A file could not be written.
     pub fn finish(&mut self) -> Result<()> {
-        self.writer.finish().inspect_err(|_| self.saved_weights = None)
+        let submitted = std::mem::take(&mut self.submitted);
+        self.writer.finish().inspect_err(|_| self.saved_weights = None)?;
+        self.evaluated.drain(..submitted);
+        Ok(())
     }
 }
 
@@ -172,6 +220,8 @@ struct Save {
     lock: Arc<FolderLock>,
     title: String,
     description: String,
+    kept: Kept,
+    evaluated: Vec<Arc<EpochWeights>>,
     metrics: MetricsLog,
     network: Network,
     run: RunIdentity,
@@ -193,13 +243,45 @@ impl Save {
             save_checkpoint()?;
         }
         self.metrics.save()?;
-        let curves = curves_svg(&self.metrics.epochs(), &self.title);
+        let curves = curves_svg(&self.metrics.epochs(), &self.title, self.kept.monitor);
         write_atomically(&folder.join(Outputs::CURVES), |writer| Ok(writer.write_all(curves.as_bytes())?))?;
         if self.has_new_weights {
-            let path = folder.join(Outputs::WEIGHTS);
-            save_described_weights(&path, network, state.model(), &state.statistics, &self.description)?;
+            // Before the first evaluation, no epoch is the best.
+            let without_best = !self.kept.is_best || state.chosen.is_none();
+            let names = [(Outputs::WEIGHTS, without_best), (Outputs::LAST, self.kept.is_best)];
+            for (name, _) in names.iter().filter(|(_, is_written)| *is_written) {
+                let (path, epoch) = (folder.join(name), None);
+                save_described_weights(&path, network, state.model(), &state.statistics, &self.description, epoch)?;
+            }
         }
+        self.write_epochs(folder)?;
         if is_first { Ok(()) } else { save_checkpoint() }
+    }
+
+    /// Writes the weights of the best epoch and those of the epochs to keep, and removes those of others.
+    fn write_epochs(&self, folder: &Path) -> Result<()> {
+        let kept = self.kept.epochs_of(&self.metrics);
+        for weights in &self.evaluated {
+            let EpochWeights { epoch, is_best, parameters, statistics } = &**weights;
+            let write = |name: &str| {
+                let path = folder.join(name);
+                save_described_weights(&path, &self.network, parameters, statistics, &self.description, Some(*epoch))
+            };
+            if *is_best && self.kept.is_best {
+                write(Outputs::WEIGHTS)?;
+            }
+            if kept.contains(epoch) {
+                write(&epoch_file(*epoch))?;
+            }
+        }
+        let is_superseded = |epoch: u32| self.kept.epochs > 0 && !kept.contains(&epoch);
+        for record in self.metrics.epochs().iter().filter(|record| is_superseded(record.epoch)) {
+            let path = folder.join(epoch_file(record.epoch));
+            if path.exists() {
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -222,21 +304,26 @@ fn check_overwritten(folder: &Path) -> Result<bool> {
 fn is_abandoned(folder: &Path) -> bool {
     let has = |name: &&str| folder.join(name).exists();
     let metrics = folder.join(Outputs::METRICS);
-    ![Outputs::CHECKPOINT, Outputs::WEIGHTS, Outputs::CURVES].iter().any(has)
+    ![Outputs::CHECKPOINT, Outputs::WEIGHTS, Outputs::LAST, Outputs::CURVES].iter().any(has)
         && (!metrics.exists() || metrics.metadata().is_ok_and(|it| it.is_file() && it.len() == 0))
         && RunConfig::read(folder).is_ok()
 }
 
 /// The files of a complete run that are missing, or differ from its last state.
-pub fn damaged_outputs(folder: &Path, network: &Network, state: &TrainState) -> Vec<&'static str> {
-    let weights = load_weights(&folder.join(Outputs::WEIGHTS), network).map(|it| {
-        let Weights { parameters, statistics } = it;
-        parameters == state.model() && statistics == state.statistics
-    });
-    let metrics = MetricsLog::is_complete(&folder.join(Outputs::METRICS), state.position.epoch);
+pub fn damaged_outputs(folder: &Path, network: &Network, state: &TrainState, config: &RunConfig) -> Vec<&'static str> {
+    let is_last = |name: &str| {
+        let weights = load_weights(&folder.join(name), network);
+        weights.is_ok_and(|it| it.parameters == state.model() && it.statistics == state.statistics)
+    };
+    let has_best = Kept::of(config).is_best;
+    let is_best = match state.chosen.filter(|_| has_best) {
+        Some(chosen) => check_best(&folder.join(Outputs::WEIGHTS), network, chosen).is_ok(),
+        None => is_last(Outputs::WEIGHTS),
+    };
     let files = [
-        (Outputs::WEIGHTS, weights.unwrap_or(false)),
-        (Outputs::METRICS, metrics),
+        (Outputs::WEIGHTS, is_best),
+        (Outputs::LAST, !has_best || is_last(Outputs::LAST)),
+        (Outputs::METRICS, MetricsLog::is_complete(&folder.join(Outputs::METRICS), state.position.epoch)),
         (Outputs::CURVES, check_curves(&folder.join(Outputs::CURVES)).is_ok()),
     ];
     files.into_iter().filter(|(_, fine)| !fine).map(|(name, _)| name).collect()

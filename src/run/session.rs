@@ -14,9 +14,9 @@ use super::signals::{begin_last_save, begin_run};
 use crate::checkpoint::RunIdentity;
 use crate::data::{Dataset, counted};
 use crate::ops::{Backend, StepLoss};
-use crate::report::{EpochRecord, Progress, Record, StepRecord, Table};
+use crate::report::{EpochRecord, Progress, Record, StepRecord, Table, best_epoch, loss, percent};
 use crate::settings::{RunConfig, SaveEvery};
-use crate::train::{Ending, EpochReport, Observer, Position, StepReport, Trainer};
+use crate::train::{Ending, EpochReport, Monitor, Observer, Position, StepReport, Trainer};
 
 /// Minimum time between two updates of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -34,6 +34,7 @@ pub struct RunObserver {
     epochs: u32,
     /// The test accuracy that the recipe is expected to reach.
     expected_accuracy: Option<f64>,
+    monitor: Option<Monitor>,
     steps_per_epoch: u64,
     quiet: bool,
     /// `None` if the run is quiet or stdout was closed.
@@ -61,14 +62,16 @@ impl RunObserver {
         stop: Arc<AtomicBool>,
     ) -> Self {
         let last_drawn = Instant::now();
+        let has_val = identity.val_images > 0;
         let (epochs, expected_accuracy) = (config.hyperparameters().epochs, config.record.expected_accuracy);
-        let table = if quiet { None } else { Table::new(stdout()).ok() };
+        let table = if quiet { None } else { Table::new(stdout(), has_val).ok() };
         Self {
             stop,
             outputs,
             identity,
             epochs,
             expected_accuracy,
+            monitor: config.settings.schedule.monitor,
             steps_per_epoch,
             quiet,
             table,
@@ -91,6 +94,20 @@ impl RunObserver {
         }
         self.last_save = Instant::now();
         let state = trainer.state()?;
+        self.outputs.save(&trainer.network, &self.identity, state)
+    }
+
+    /// Like [`Self::save`], after the evaluation of an epoch.
+    fn save_evaluated<B: Backend>(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()> {
+        if let Err(error) = self.outputs.finish() {
+            self.failure = Some(error);
+        }
+        let state = trainer.state()?;
+        self.outputs.keep_epoch(report.epoch, report.is_best, &state);
+        if self.failure.is_some() {
+            return Ok(());
+        }
+        self.last_save = Instant::now();
         self.outputs.save(&trainer.network, &self.identity, state)
     }
 
@@ -140,12 +157,27 @@ impl RunObserver {
             }
             Some(Ending::Epochs) | None => {}
         }
+        self.log_best();
         if let (Some(expected), Some(last)) = (self.expected_accuracy, self.outputs.metrics.epochs().last()) {
             let accuracy = 100.0 * last.test_accuracy;
             info!("test accuracy {accuracy:.2}%; the recipe's full run reaches at least {:.2}%", 100.0 * expected);
         }
         info!("saved {} and {}", self.outputs.folder().join(Outputs::WEIGHTS).display(), Outputs::CHECKPOINT);
         Ok(())
+    }
+
+    /// Logs which epoch is the best, and how it was chosen.
+    fn log_best(&self) {
+        let epochs = self.outputs.metrics.epochs();
+        let Some((monitor, best)) = self.monitor.and_then(|it| Some((it, best_epoch(&epochs, it)?))) else { return };
+        let (value, accuracy) = (best.monitored(monitor).unwrap_or(f64::NAN), percent(best.test_accuracy));
+        let value = if monitor.is_loss() { loss(value) } else { percent(value) };
+        let (epoch, words) = (best.epoch, monitor.words());
+        let by_test = match monitor.needs_validation() {
+            true => "",
+            false => "; it was chosen by the test set, so this accuracy is better than on new images",
+        };
+        info!("the best epoch is {epoch}, by its {words} of {value}: test accuracy {accuracy}{by_test}");
     }
 
     /// Saves a run that stopped early, and logs how to resume it. If the previous save failed, this one replaces it.
@@ -196,6 +228,8 @@ pub fn identity(config: &RunConfig, dataset: &Dataset) -> Result<RunIdentity> {
         data_fingerprint: dataset.fingerprint(),
         test_images: dataset.test.count(),
         test_fingerprint: dataset.test_fingerprint(),
+        val_images: dataset.val.count(),
+        val_fingerprint: dataset.val_fingerprint(),
         ..identity_without_data(config)?
     })
 }
@@ -250,6 +284,10 @@ impl<B: Backend> Observer<B> for RunObserver {
         self.stop.load(Ordering::Relaxed) || self.failure.is_some() || self.outputs.save_failed()
     }
 
+    fn on_unfreeze(&mut self, epoch: u32) {
+        info!("epoch {epoch}: nothing is frozen from now on");
+    }
+
     fn on_step(&mut self, report: &StepReport) {
         if self.quiet {
             return;
@@ -301,6 +339,8 @@ impl<B: Backend> Observer<B> for RunObserver {
             steps: report.total_steps,
             train_loss: report.train.loss(),
             train_accuracy: report.train.accuracy(),
+            val_loss: report.val.map(|val| val.loss()),
+            val_accuracy: report.val.map(|val| val.accuracy()),
             test_loss: report.test.loss(),
             test_accuracy: report.test.accuracy(),
             seconds: report.seconds,
@@ -308,7 +348,7 @@ impl<B: Backend> Observer<B> for RunObserver {
         };
         self.evaluation = Some(self.evaluation_begun.elapsed());
         self.outputs.metrics.push(Record::Epoch(record.clone()));
-        self.save(trainer)?;
+        self.save_evaluated(trainer, report)?;
         if let Some([_, bytes]) = trainer.backend.device_memory() {
             debug!("device memory in use after epoch {}: {bytes} bytes", report.epoch);
         }

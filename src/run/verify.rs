@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
+use super::kept::{Kept, check_epoch};
 use super::outputs::{Outputs, check_curves};
 use super::session::identity_without_data;
 use crate::checkpoint::{inspect_checkpoint, inspect_weights};
@@ -27,9 +28,12 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
         Ok(format!("{} on {}", config.model(), config.dataset()))
     };
     let config = config();
-    let weights = || {
+    // Without a usable configuration, the file itself tells.
+    let has_best = RunConfig::read(folder).map_or(path(Outputs::LAST).exists(), |config| Kept::of(&config).is_best);
+    let chosen = checkpoint.as_ref().ok().and_then(|it| it.chosen).filter(|_| has_best);
+    let of_checkpoint = |name| {
         let beside = checkpoint.is_ok().then(|| path(Outputs::CHECKPOINT));
-        let weights = inspect_weights(&path(Outputs::WEIGHTS), beside.as_deref())?;
+        let weights = inspect_weights(&path(name), beside.as_deref())?;
         let lag = "its weights are not those of the checkpoint; --resume writes them again";
         ensure!(weights.are_of_checkpoint != Some(false), "{lag}");
         let compared = match weights.are_of_checkpoint {
@@ -38,7 +42,13 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
         };
         Ok(format!("{}; {compared}", digest(weights.has_digest)))
     };
-    let weights = weights();
+    let of_best = |chosen| {
+        let weights = inspect_weights(&path(Outputs::WEIGHTS), None)?;
+        check_epoch(weights.epoch, chosen)?;
+        Ok(format!("{}; the weights of the best epoch, {}", digest(weights.has_digest), chosen.epoch))
+    };
+    let weights = chosen.map_or_else(|| of_checkpoint(Outputs::WEIGHTS), of_best);
+    let last = has_best.then(|| (Outputs::LAST, of_checkpoint(Outputs::LAST)));
     let metrics = MetricsLog::check(&path(Outputs::METRICS), epochs).map(|()| match &checkpoint {
         Ok(_) => format!("complete up to epoch {epochs}"),
         Err(_) => "every line is a record".into(),
@@ -48,11 +58,6 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
         let steps = it.position.total_steps;
         format!("{}; epochs done: {epochs}, steps: {steps}", digest(it.has_digest))
     });
-    vec![
-        (settings::FILE, config),
-        (Outputs::CHECKPOINT, done),
-        (Outputs::WEIGHTS, weights),
-        (Outputs::METRICS, metrics),
-        (Outputs::CURVES, curves),
-    ]
+    let first = [(settings::FILE, config), (Outputs::CHECKPOINT, done), (Outputs::WEIGHTS, weights)];
+    first.into_iter().chain(last).chain([(Outputs::METRICS, metrics), (Outputs::CURVES, curves)]).collect()
 }

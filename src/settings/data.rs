@@ -7,7 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{ImageSize, bounds, suggestion, usage};
-use crate::data::{self, Normalisation, PictureOptions};
+use crate::data::{self, Normalisation, PictureOptions, ValidationOptions};
 
 /// Settings of this group that may change when a run is resumed.
 pub(super) const CHANGEABLE: &[&str] = &["data"];
@@ -18,7 +18,7 @@ pub(super) const CHANGEABLE: &[&str] = &["data"];
 pub struct DataSettings {
     /// `mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `digits` (built in, needs no files), or the path of a folder or
     /// tar archive (.tar, .tar.gz, .tar.xz) with one folder of pictures per class, either directly or in train/ and
-    /// test/ (or training/, testing/, val/, validation/ and the like)
+    /// test/ (or training/, testing/, val/, validation/ and the like); val/ beside test/ is for validation
     #[arg(long, value_name = "NAME|PATH", default_value = "mnist")]
     pub dataset: Option<String>,
     #[command(flatten)]
@@ -27,9 +27,31 @@ pub struct DataSettings {
     /// Number of network outputs, if more than the data set has classes
     #[arg(long, value_name = "N", value_parser = bounds::classes, allow_negative_numbers = true)]
     pub classes: Option<usize>,
+    /// Fraction of every class's training images to validate with instead of training on them; `--monitor` chooses the
+    /// best epoch by them
+    #[arg(long, value_name = "X", value_parser = bounds::fraction, allow_negative_numbers = true)]
+    pub val_fraction: Option<f64>,
+    /// Random seed for choosing those validation images [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub val_seed: Option<u32>,
     #[command(flatten)]
     #[serde(flatten)]
     pub normalisation: NormalisationSettings,
+}
+
+impl DataSettings {
+    /// Which training images to validate with; `None` without `--val-fraction`.
+    pub fn validation(&self) -> Option<ValidationOptions> {
+        let seed = self.val_seed.unwrap_or_default().into();
+        self.val_fraction.map(|fraction| ValidationOptions { fraction, seed })
+    }
+
+    /// # Errors
+    /// `--val-seed` without `--val-fraction`.
+    pub fn check(&self) -> Result<()> {
+        let needed = self.val_fraction.is_some() || self.val_seed.is_none();
+        usage(needed, || "--val-seed chooses the images of --val-fraction, which is not given".into())
+    }
 }
 
 /// Where data sets are stored.

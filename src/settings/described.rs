@@ -23,6 +23,9 @@ pub struct Description {
     /// How test pictures were set aside, for a folder without its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<PictureSettings>,
+    /// The fraction of the training images that were held out for validation, and the seed of their choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<(f64, u32)>,
     pub input: InputRecord,
 }
 
@@ -39,7 +42,8 @@ pub enum Preparation {
 impl Description {
     pub fn new(model: &str, activation: Option<ActivationChoice>, dataset: String, input: InputRecord) -> Self {
         let (preparation, split) = (Preparation::Fit, None);
-        Self { version: VERSION, model: model.into(), activation, dataset, preparation, split, input }
+        let version = VERSION;
+        Self { version, model: model.into(), activation, dataset, preparation, split, validation: None, input }
     }
 
     /// # Errors
@@ -72,7 +76,18 @@ impl Description {
             Preparation::Crop => format!("./{}", self.dataset),
             Preparation::Fit => self.dataset,
         });
+        (given.data.val_fraction, given.data.val_seed) = self.validation.unzip();
         given.pictures = self.split.unwrap_or_default();
         (layer, Record { input: Some(self.input), ..Record::default() })
+    }
+}
+
+impl InputRecord {
+    /// What the description of a weights file says about its input.
+    ///
+    /// # Errors
+    /// The text is not a description that this program can read.
+    pub fn of_weights(description: &str) -> Result<Self> {
+        Ok(Description::parse(description)?.input)
     }
 }

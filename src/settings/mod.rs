@@ -7,6 +7,7 @@ mod data;
 mod described;
 mod device;
 mod file;
+mod finetuning;
 mod layers;
 mod network;
 mod optimiser;
@@ -25,10 +26,11 @@ pub use augmentation::AugmentationSettings;
 pub use data::{DataFolder, DataSettings, NormalisationSettings, PictureSettings, check_dataset, short_name};
 pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
 pub use file::{InputRecord, SettingsFile};
+pub use finetuning::FineTuningSettings;
 pub use layers::{Given, Layer, defaults};
 pub use network::{ActivationChoice, InputSettings, ModelSettings, VariationSettings, build_network};
-pub use optimiser::OptimiserSettings;
-pub use output::{OutputSettings, SaveEvery};
+pub use optimiser::{Betas, OptimiserSettings, OptimizerChoice};
+pub use output::{Keep, OutputSettings, SaveEvery};
 pub use run::{FILE, RunConfig};
 pub use schedule::ScheduleSettings;
 
@@ -54,6 +56,9 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     pub schedule: ScheduleSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub finetuning: FineTuningSettings,
     #[command(flatten)]
     #[serde(default, skip_serializing_if = "is_default")]
     pub augmentation: AugmentationSettings,

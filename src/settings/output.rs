@@ -22,6 +22,57 @@ pub struct OutputSettings {
     /// Also save within epochs: every N steps, or with `Nm` every N minutes
     #[arg(long, value_name = "STEPS|MINUTESm", allow_negative_numbers = true)]
     pub save_every: Option<SaveEvery>,
+    /// Weights to keep: `best`, those of the best epoch by --monitor and of the last; `last`, only those of the last; or
+    /// those of the N best epochs, too (without --monitor, of the last N), as epoch-N.safetensors [default: best]
+    #[arg(long, value_name = "best|last|N", allow_negative_numbers = true)]
+    pub keep: Option<Keep>,
+}
+
+/// `--keep`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum Keep {
+    #[default]
+    Best,
+    Last,
+    Epochs(u32),
+}
+
+impl FromStr for Keep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("best", _) => Ok(Self::Best),
+            ("last", _) => Ok(Self::Last),
+            (_, Ok(epochs @ 1..)) => Ok(Self::Epochs(epochs)),
+            _ => Err("it must be best, last, or a number of epochs, such as 3".into()),
+        }
+    }
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Best => f.write_str("best"),
+            Self::Last => f.write_str("last"),
+            Self::Epochs(epochs) => write!(f, "{epochs}"),
+        }
+    }
+}
+
+impl From<Keep> for String {
+    fn from(keep: Keep) -> Self {
+        keep.to_string()
+    }
+}
+
+impl TryFrom<String> for Keep {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
 }
 
 impl OutputSettings {

@@ -13,7 +13,10 @@ use super::data::{self, absolute, absolute_path, check_dataset, short_name};
 use super::described::{Description, Preparation};
 use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
-use super::{AugmentationSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, output, schedule};
+use super::{
+    AugmentationSettings, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, optimiser,
+    output, schedule, usage,
+};
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
 use crate::ops::{Choice, Precision};
@@ -72,9 +75,11 @@ impl RunConfig {
             config.record.input = None;
         }
         let settings = &mut config.settings;
+        settings.optimiser.complete(&[&recipe, flags]);
         settings.data.dataset = Some(absolute(named)?);
         settings.data.folder.data = Some(absolute_path(&settings.data.folder.folder())?);
         settings.schedule.init = settings.schedule.init.as_deref().map(absolute_path).transpose()?;
+        settings.finetuning.resolve()?;
         config.check()?;
         Ok(config)
     }
@@ -189,6 +194,8 @@ impl RunConfig {
             description.preparation = Preparation::Crop;
             description.split = Some(self.settings.pictures.split());
         }
+        let DataSettings { val_fraction, val_seed, .. } = &self.settings.data;
+        description.validation = val_fraction.map(|fraction| (fraction, val_seed.unwrap_or_default()));
         Ok(description)
     }
 
@@ -209,8 +216,10 @@ impl RunConfig {
         if let Some(input) = &self.record.input {
             all.extend(table(input)?);
         }
-        let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init"].contains(&key);
-        let fixed = values(&all).into_iter().filter(|(key, _)| fixed(key));
+        let defaults = table(&defaults::<Settings>())?;
+        let is_new = |key: &str, value| optimiser::NEWER.contains(&key) && defaults.get(key) == Some(value);
+        let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init", "pretrained"].contains(&key);
+        let fixed = values(&all).into_iter().filter(|&(key, value)| fixed(key) && !is_new(key, value));
         Ok(fixed.map(|(key, value)| (key.to_string(), number(value))).collect())
     }
 
@@ -223,9 +232,15 @@ impl RunConfig {
     /// # Errors
     /// Settings that contradict each other.
     fn check(&self) -> Result<()> {
-        let Settings { schedule, optimiser, device, .. } = &self.settings;
+        let Settings { schedule, optimiser, finetuning, device, .. } = &self.settings;
+        self.settings.data.check()?;
         schedule.check()?;
+        finetuning.check(schedule.epochs.unwrap_or_default())?;
+        usage(schedule.init.is_none() || finetuning.pretrained.is_none(), || {
+            "--init and --pretrained are two ways to start from weights; use one of them".into()
+        })?;
         optimiser.check()?;
+        optimiser.check_device(device)?;
         device.check()
     }
 
@@ -304,16 +319,18 @@ impl RunConfig {
             normalisation: input.map(InputRecord::normalisation).or_else(|| self.settings.data.normalisation.given()),
             classes: input.map(|input| input.classes.clone()),
             channels: None,
+            validation: self.settings.data.validation(),
             test_only: false,
             residency: self.settings.residency.residency.unwrap_or_default(),
         }
     }
 
     pub fn hyperparameters(&self) -> Hyperparameters {
-        let Settings { optimiser, schedule, augmentation, output, .. } = &self.settings;
+        let Settings { optimiser, schedule, finetuning, augmentation, output, .. } = &self.settings;
         let mut hyper = Hyperparameters { augmentation: augmentation.resolve(), ..Hyperparameters::default() };
         optimiser.apply(&mut hyper);
         schedule.apply(&mut hyper);
+        finetuning.apply(&mut hyper);
         output.apply(&mut hyper);
         hyper
     }

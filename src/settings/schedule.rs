@@ -7,7 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{bounds, usage};
-use crate::train::{Hyperparameters, Schedule};
+use crate::train::{Hyperparameters, Monitor, Schedule};
 
 /// Settings of this group that may change when a run is resumed.
 pub(super) const CHANGEABLE: &[&str] = &["epochs", "eval-batch-size", "max-steps", "target-accuracy", "patience"];
@@ -40,10 +40,14 @@ pub struct ScheduleSettings {
     /// Stop when the test accuracy reaches X, such as 0.99, and print the time it took
     #[arg(long, value_name = "X", value_parser = bounds::accuracy, allow_negative_numbers = true)]
     pub target_accuracy: Option<f64>,
-    /// Stop after N epochs without a better test accuracy
+    /// Number by which the best epoch is chosen, whose weights become model.safetensors: val-loss, val-accuracy, test-loss
+    /// or test-accuracy [default: val-loss if there is a validation set, else none: the last epoch]
+    #[arg(long, value_name = "NAME")]
+    pub monitor: Option<Monitor>,
+    /// Stop after N epochs without a better one by --monitor; without a validation set, by the test accuracy
     #[arg(long, value_name = "N", value_parser = bounds::epochs, allow_negative_numbers = true)]
     pub patience: Option<u32>,
-    /// Start from these weights (safetensors in PyTorch's names and layout)
+    /// Start from these weights, which must fit the network (safetensors, or .pth of torch.save)
     #[arg(long, value_name = "FILE")]
     pub init: Option<PathBuf>,
 }
@@ -58,7 +62,35 @@ impl ScheduleSettings {
         hyper.shuffle = self.shuffle.unwrap_or_default();
         hyper.max_steps = self.max_steps;
         hyper.target_accuracy = self.target_accuracy;
+        hyper.monitor = self.monitor;
         hyper.patience = self.patience;
+    }
+
+    /// Chooses how the best epoch is found, if that is not given. Returns a warning if it is by the test set.
+    ///
+    /// # Errors
+    /// `--monitor` needs a validation set, and there is none.
+    pub fn choose_monitor(&mut self, has_validation: bool) -> Result<Option<String>> {
+        if let Some(monitor) = self.monitor.filter(|monitor| monitor.needs_validation()) {
+            usage(has_validation, || {
+                format!(
+                    "--monitor {monitor} needs a validation set: --val-fraction, or a folder val beside train and test"
+                )
+            })?;
+        }
+        self.monitor = self.monitor.or(has_validation.then_some(Monitor::ValLoss));
+        Ok(match self.monitor {
+            None if self.patience.is_some() => Some(
+                "--patience watches the accuracy on the test set, which then is no longer unseen; --val-fraction holds \
+                 out images for it"
+                    .into(),
+            ),
+            Some(monitor) if !monitor.needs_validation() => Some(format!(
+                "--monitor {monitor} chooses the best epoch by the test set, so its test accuracy is better than on new \
+                 images"
+            )),
+            _ => None,
+        })
     }
 
     /// # Errors

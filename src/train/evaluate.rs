@@ -1,9 +1,12 @@
-//! Evaluation: every image of the test set once, in order.
+//! Evaluation: every image of the validation and the test set once, in order.
 
-use anyhow::{Result, ensure};
+use std::ops::Range;
 
+use anyhow::{Context, Result, ensure};
+
+use super::Trainer;
 use super::programs::Programs;
-use super::{Trainer, load_split};
+use super::setup::load_split;
 use crate::data::Split;
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Metrics, Normalise, Subset};
@@ -13,50 +16,67 @@ impl<B: Backend> Trainer<B> {
     /// Loss and accuracy over the whole test set, with the averaged weights if averaging is enabled. The metrics of the
     /// current epoch are restored afterwards.
     pub fn evaluate(&mut self) -> Result<Metrics> {
-        Ok(self.evaluate_until(|| false)?.0)
+        let test = self.val_count..self.val_count + self.test_count;
+        let metrics = self.evaluate_all([test], || false)?;
+        metrics.map(|[test]| test).context("the evaluation was stopped")
     }
 
-    /// Like [`Self::evaluate`]; `None` if `stop`, which is called before every step, became true.
-    pub(super) fn evaluate_unless(&mut self, stop: impl Fn() -> bool) -> Result<Option<Metrics>> {
-        let (metrics, complete) = self.evaluate_until(stop)?;
-        Ok(complete.then_some(metrics))
+    /// Loss and accuracy over the validation set, if there is one, and the test set, as by [`Self::evaluate`]; `None` if
+    /// `stop`, which is called before every step, became true.
+    pub(super) fn evaluate_unless(&mut self, stop: impl Fn() -> bool) -> Result<Option<(Option<Metrics>, Metrics)>> {
+        let (val, test) = (0..self.val_count, self.val_count..self.val_count + self.test_count);
+        if val.is_empty() {
+            return Ok(self.evaluate_all([test], stop)?.map(|[test]| (None, test)));
+        }
+        Ok(self.evaluate_all([val, test], stop)?.map(|[val, test]| (Some(val), test)))
     }
 
-    /// The metrics of the images before `stop` became true, and whether they are all images.
-    fn evaluate_until(&mut self, stop: impl Fn() -> bool) -> Result<(Metrics, bool)> {
+    /// The metrics of ranges of the evaluation images; `None` if `stop` became true before the last.
+    fn evaluate_all<const N: usize>(
+        &mut self,
+        ranges: [Range<usize>; N],
+        stop: impl Fn() -> bool,
+    ) -> Result<Option<[Metrics; N]>> {
         let training = self.backend.read_metrics()?;
         if self.has_average() {
             self.backend.swap_average()?;
         }
-        let (backend, plan) = (&mut self.backend, &self.eval_plan);
-        let result = evaluate(backend, plan, &mut self.programs, self.test_count, stop, |_, _, _| Ok(()))?;
+        let mut results = [Metrics::default(); N];
+        let mut complete = true;
+        for (range, result) in ranges.into_iter().zip(&mut results) {
+            let (backend, plan) = (&mut self.backend, &self.eval_plan);
+            (*result, complete) = evaluate(backend, plan, &mut self.programs, range, &stop, |_, _, _| Ok(()))?;
+            if !complete {
+                break;
+            }
+        }
         if self.has_average() {
             self.backend.swap_average()?;
         }
         self.backend.set_metrics(training)?;
-        Ok(result)
+        Ok(complete.then_some(results))
     }
 }
 
-/// Runs evaluation steps over `count` test images until `stop` is true before a step. Returns the metrics, and whether
-/// all images were evaluated. After every step, `each` receives the backend, the index of the
-/// step's first image and the batch size.
+/// Runs evaluation steps over a range of the images until `stop` is true before a step. Returns the metrics, and whether
+/// all images were evaluated. After every step, `each` receives the backend, the index of the step's first image and the
+/// batch size.
 fn evaluate<B: Backend>(
     backend: &mut B,
     plan: &Plan,
     programs: &mut Programs<B>,
-    count: usize,
+    range: Range<usize>,
     stop: impl Fn() -> bool,
     mut each: impl FnMut(&mut B, usize, usize) -> Result<()>,
 ) -> Result<(Metrics, bool)> {
-    let order: Vec<u32> = (0..count as u32).collect();
+    let order: Vec<u32> = (range.start as u32..range.end as u32).collect();
     backend.set_order(Subset::Test, &order, 0)?;
     backend.set_metrics(Metrics::default())?;
-    for begin in (0..count).step_by(plan.max_batch) {
+    for begin in range.clone().step_by(plan.max_batch) {
         if stop() {
             return Ok((backend.read_metrics()?, false));
         }
-        let batch = plan.max_batch.min(count - begin);
+        let batch = plan.max_batch.min(range.end - begin);
         let program = programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
         backend.run(program)?;
         each(backend, begin, batch)?;
@@ -138,6 +158,6 @@ impl<B: Backend> Evaluator<B> {
             }
             Ok(())
         };
-        Ok(evaluate(backend, plan, programs, *count, || false, each)?.0)
+        Ok(evaluate(backend, plan, programs, 0..*count, || false, each)?.0)
     }
 }

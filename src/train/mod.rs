@@ -1,25 +1,31 @@
 //! Training: the trainer, its position and state, and the epoch loop.
 
 mod evaluate;
+mod monitor;
 mod predict;
 mod programs;
 mod run;
 mod schedule;
+mod setup;
 mod state;
+mod unfreeze;
 
 pub use evaluate::Evaluator;
+pub use monitor::Monitor;
 pub use predict::{Prediction, predict};
 pub use run::{Ending, EpochReport, Observer, Outcome, StepReport};
 pub use schedule::{LearningRate, Schedule};
-pub use state::{Best, Position, TrainState};
+pub use state::{Best, Chosen, Position, TrainState};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::data::{Dataset, Split, sampler};
-use crate::network::{Network, Operator, Statistics, Weights};
-use crate::ops::{Augmentation, Backend, MemorySizes, Metrics, Normalise, Region, Sgd, Span, Subset};
+use crate::network::{Network, Statistics, Weights};
+use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
+use setup::{check_batch, check_rule, load_split, memory_sizes, state_of};
+use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -28,7 +34,7 @@ pub struct Hyperparameters {
     pub batch_size: usize,
     pub eval_batch_size: usize,
     pub learning_rate: LearningRate,
-    pub sgd: Sgd,
+    pub optimizer: Optimizer,
     /// Random augmentation of training images.
     pub augmentation: Augmentation,
     /// Fraction of each label that is spread over all classes, in training only.
@@ -39,8 +45,12 @@ pub struct Hyperparameters {
     pub max_steps: Option<u64>,
     /// Ends the run with the evaluation that reaches this test accuracy.
     pub target_accuracy: Option<f64>,
-    /// Ends the run after this many epochs without a better test accuracy.
+    /// By which number the best epoch is chosen. By default the validation loss, if there is a validation set.
+    pub monitor: Option<Monitor>,
+    /// Ends the run after this many epochs without a better one by `monitor`, or without it by the test accuracy.
     pub patience: Option<u32>,
+    /// The epoch, counted from 1, from which on nothing of the network is frozen.
+    pub unfreeze_at: Option<u32>,
     /// Whether to report the loss of every step.
     pub log_steps: bool,
 }
@@ -54,12 +64,17 @@ pub struct Trainer<B: Backend> {
     eval_plan: Plan,
     programs: Programs<B>,
     train_count: usize,
+    /// The images of the validation and of the test set, which are in this order on the backend.
+    val_count: usize,
     test_count: usize,
     position: Position,
     /// Whether the steps before the current position are yet to be evaluated.
     evaluation_pending: bool,
     best: Option<Best>,
-    /// `num_batches_tracked` of each batch normalisation before the first step of this run.
+    chosen: Option<Chosen>,
+    /// Replaces network and plan when a frozen part of the network is unfrozen.
+    unfrozen: Option<Unfrozen<B>>,
+    /// `num_batches_tracked` of each batch normalisation before the first step of this run, or if frozen, now.
     tracked_before: Vec<i64>,
     /// Seconds of training in the current epoch before this process resumed it.
     earlier_seconds: f64,
@@ -82,19 +97,30 @@ impl<B: Backend> Trainer<B> {
             dataset.shape,
             dataset.classes.len()
         );
-        let (train_count, test_count) = (dataset.train.count(), dataset.test.count());
+        check_rule(&network, &hyper)?;
+        let [train_count, val_count, test_count] = [&dataset.train, &dataset.val, &dataset.test].map(Split::count);
+        let default = (val_count > 0).then_some(Monitor::ValLoss);
+        let hyper = Hyperparameters { monitor: hyper.monitor.or(default), ..hyper };
+        ensure!(
+            val_count > 0 || !hyper.monitor.is_some_and(Monitor::needs_validation),
+            "--monitor {} needs a validation set: --val-fraction, or a folder val beside test",
+            hyper.monitor.map_or("", Monitor::name)
+        );
         let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
-        let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(test_count))?;
+        let unfrozen = Unfrozen::new(&network, &hyper, plan.max_batch)?;
+        let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(val_count.max(test_count)))?;
         for batch in [plan.max_batch, train_count % plan.max_batch] {
-            check_batch(&network, batch)?;
+            check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
-        load_split(&mut backend, Subset::Test, dataset.test, &normalise, eval_plan.max_batch)?;
+        let evaluated = dataset.val.join(dataset.test, dataset.shape.len());
+        load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;
         // Allocated after the data, so that a check against free memory takes the data into account.
-        backend.allocate(&memory_sizes(&plan, &eval_plan, &hyper))?;
+        let plans = [Some(&plan), unfrozen.as_ref().map(|it| &it.plan)];
+        backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper))?;
+        backend.set_update_count(0)?; // the backend may have trained before
         let initial = network.initial_weights(hyper.seed);
-        let hyper = Hyperparameters { sgd: Sgd { frozen: network.frozen_len(), ..hyper.sgd }, ..hyper };
         let mut trainer = Self {
             backend,
             network,
@@ -103,10 +129,13 @@ impl<B: Backend> Trainer<B> {
             eval_plan,
             programs: Programs::default(),
             train_count,
+            val_count,
             test_count,
             position: Position::default(),
             evaluation_pending: false,
             best: None,
+            chosen: None,
+            unfrozen,
             tracked_before: Vec::new(),
             earlier_seconds: 0.0,
         };
@@ -125,27 +154,27 @@ impl<B: Backend> Trainer<B> {
     /// A change that needs other memory: of a batch size, or of whether there is momentum or weight averaging.
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
-            (it.batch_size, it.eval_batch_size, it.sgd.momentum != 0.0, it.sgd.average_decay.is_some())
+            let Optimizer { rule, average_decay, .. } = it.optimizer;
+            (it.batch_size, it.eval_batch_size, state_of(&rule), average_decay.is_some())
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, and whether there is momentum or weight averaging, cannot change after a trainer is created"
+            "batch sizes, the optimiser, and whether there is momentum or weight averaging, cannot change after a \
+             trainer is created"
         );
-        self.hyper = Hyperparameters { sgd: Sgd { frozen: self.hyper.sgd.frozen, ..hyper.sgd }, ..hyper };
+        check_rule(&self.network, &hyper)?;
+        self.hyper = Hyperparameters { monitor: hyper.monitor.or(self.hyper.monitor), ..hyper };
         Ok(())
     }
 
     /// Compiles the programs for all batch sizes that occur: full batches and the last batch of an epoch.
     fn compile(&mut self) -> Result<()> {
-        let (plan, programs, backend) = (&self.plan, &mut self.programs, &mut self.backend);
-        let train = Sequence::TrainStep(settings(&self.hyper, 1));
-        for batch in [plan.max_batch, self.train_count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
-            programs.get(backend, plan, train, batch)?;
-        }
-        programs.get(backend, plan, Sequence::TrainStep(settings(&self.hyper, 0)), plan.max_batch)?;
-        let plan = &self.eval_plan;
-        for batch in [plan.max_batch, self.test_count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
-            programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
+        self.compile_training()?;
+        let (plan, programs, backend) = (&self.eval_plan, &mut self.programs, &mut self.backend);
+        for count in [self.val_count, self.test_count].into_iter().filter(|&count| count > 0) {
+            for batch in [plan.max_batch.min(count), count % plan.max_batch].into_iter().filter(|&batch| batch > 0) {
+                programs.get(backend, plan, Sequence::EvaluateStep, batch)?;
+            }
         }
         Ok(())
     }
@@ -157,6 +186,11 @@ impl<B: Backend> Trainer<B> {
 
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// The best epoch so far by the monitored number; `None` before the first evaluation, or if none is monitored.
+    pub fn chosen(&self) -> Option<Chosen> {
+        self.chosen
     }
 
     /// All parameters, flat, in memory layout.
@@ -179,7 +213,8 @@ impl<B: Backend> Trainer<B> {
     pub fn statistics(&mut self) -> Result<Statistics> {
         let values = self.backend.read(Span::new(Region::Statistics, 0, self.network.statistics_len()))?;
         let steps = self.position.total_steps as i64;
-        let batches_tracked = self.tracked_before.iter().map(|before| before.wrapping_add(steps)).collect();
+        let counted = |(before, counts): (&i64, bool)| if counts { before.wrapping_add(steps) } else { *before };
+        let batches_tracked = self.tracked_before.iter().zip(self.tracking()).map(counted).collect();
         Ok(Statistics { values, batches_tracked })
     }
 
@@ -199,13 +234,16 @@ impl<B: Backend> Trainer<B> {
             batches_tracked.len()
         );
         let steps = self.position.total_steps as i64;
-        self.tracked_before = batches_tracked.iter().map(|tracked| tracked.wrapping_sub(steps)).collect();
+        let before = |(tracked, counts): (&i64, bool)| if counts { tracked.wrapping_sub(steps) } else { *tracked };
+        self.tracked_before = batches_tracked.iter().zip(self.tracking()).map(before).collect();
         self.backend.write(Span::new(Region::Statistics, 0, len), values)
     }
 
     /// The state that another process needs to continue the run.
     pub fn state(&mut self) -> Result<TrainState> {
-        let momentum = self.read_state(Region::Momentum, self.has_momentum())?;
+        let Optimizer { rule, .. } = self.hyper.optimizer;
+        let momentum = self.read_state(Region::Momentum, rule.has_momentum())?;
+        let second_moment = self.read_state(Region::SecondMoment, rule.has_second_moment())?;
         let average = self.read_state(Region::Average, self.has_average())?;
         let metrics = match self.position.step_in_epoch {
             0 => Metrics::default(),
@@ -215,12 +253,15 @@ impl<B: Backend> Trainer<B> {
             parameters: self.parameters()?,
             statistics: self.statistics()?,
             momentum,
+            second_moment,
             average,
+            update_count: self.backend.update_count()?,
             position: self.position,
             evaluation_pending: self.evaluation_pending,
             metrics,
             loss_scale: self.backend.loss_scale()?,
             best: self.best,
+            chosen: self.chosen,
             epoch_seconds: self.earlier_seconds,
         })
     }
@@ -230,8 +271,16 @@ impl<B: Backend> Trainer<B> {
     /// # Errors
     /// The state has other parameters or another optimiser, or its position does not fit the data set.
     pub fn restore(&mut self, state: &TrainState) -> Result<()> {
+        let Optimizer { rule, .. } = self.hyper.optimizer;
+        ensure!(
+            state.second_moment.is_empty() != rule.has_second_moment(),
+            "the checkpoint is that of another optimiser than {}",
+            rule.name()
+        );
+        self.check_frozen_at(state.position.epoch)?;
         self.set_parameters(&state.parameters)?;
-        self.write_state(Region::Momentum, self.has_momentum(), "momentum values", &state.momentum)?;
+        self.write_state(Region::Momentum, rule.has_momentum(), "momentum values", &state.momentum)?;
+        self.write_state(Region::SecondMoment, rule.has_second_moment(), "second moments", &state.second_moment)?;
         self.write_state(Region::Average, self.has_average(), "averaged weights", &state.average)?;
         let (position, steps) = (state.position, self.steps_per_epoch());
         // The end of an epoch is a position of its own until the epoch is evaluated.
@@ -247,10 +296,13 @@ impl<B: Backend> Trainer<B> {
         if let Some(loss_scale) = state.loss_scale {
             self.backend.set_loss_scale(loss_scale)?;
         }
+        self.backend.set_update_count(state.update_count)?;
         self.position = position;
+        self.unfreeze_if_due();
         self.evaluation_pending = state.evaluation_pending;
         self.set_statistics(&state.statistics)?;
         self.best = state.best;
+        self.chosen = state.chosen;
         self.earlier_seconds = state.epoch_seconds;
         self.backend.set_metrics(state.metrics)
     }
@@ -292,63 +344,19 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    fn has_momentum(&self) -> bool {
-        self.hyper.sgd.momentum != 0.0
-    }
-
     /// Whether the weights are averaged.
     fn has_average(&self) -> bool {
-        self.hyper.sgd.average_decay.is_some()
+        self.hyper.optimizer.average_decay.is_some()
     }
 }
 
 /// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
 /// as PyTorch's `AveragedModel` does.
 fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
-    let average_decay = hyper.sgd.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
+    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
     TrainSettings {
-        sgd: Sgd { average_decay, ..hyper.sgd },
+        optimizer: Optimizer { average_decay, ..hyper.optimizer },
         label_smoothing: hyper.label_smoothing,
         augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
-    }
-}
-
-/// Loads the images of a split into a backend, or sets up their streaming.
-fn load_split<B: Backend>(
-    backend: &mut B,
-    subset: Subset,
-    split: Split,
-    normalise: &Normalise,
-    max_batch: usize,
-) -> Result<()> {
-    let Split { images, labels, streamed } = split;
-    match streamed {
-        Some(streamed) => backend.stream_subset(subset, normalise, streamed.source, labels, max_batch),
-        None => backend.load_subset(subset, normalise, images, labels),
-    }
-}
-
-/// Fails if a batch is too small for a batch normalisation.
-fn check_batch(network: &Network, batch: usize) -> Result<()> {
-    for node in &network.nodes {
-        if let (1, Operator::BatchNorm2d(op)) = (batch, &node.operator) {
-            op.training_rows(batch).with_context(|| node.name.clone())?;
-        }
-    }
-    Ok(())
-}
-
-/// The memory for both plans of a run, which never run at the same time. Evaluation needs more than training only if
-/// its batch or its arena is larger.
-fn memory_sizes(plan: &Plan, eval_plan: &Plan, hyper: &Hyperparameters) -> MemorySizes {
-    let average = if hyper.sgd.average_decay.is_some() { plan.parameter_count } else { 0 };
-    let (training, evaluation) = (plan.memory_sizes(hyper.sgd.momentum != 0.0), eval_plan.memory_sizes(false));
-    MemorySizes {
-        average,
-        arena: training.arena.max(evaluation.arena),
-        sample_arena: training.sample_arena.max(evaluation.sample_arena),
-        columns: training.columns.max(evaluation.columns),
-        max_batch: training.max_batch.max(evaluation.max_batch),
-        ..training
     }
 }

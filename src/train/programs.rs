@@ -15,6 +15,12 @@ impl<B: Backend> Default for Programs<B> {
 }
 
 impl<B: Backend> Programs<B> {
+    /// Replaces the programs of training steps by those of another plan.
+    pub fn replace_training(&mut self, others: Self) {
+        self.0.retain(|(sequence, ..)| !matches!(sequence, Sequence::TrainStep(_)));
+        self.0.extend(others.0);
+    }
+
     /// Returns the program of a sequence for a batch size. Compiles it on first use.
     pub fn get(&mut self, backend: &mut B, plan: &Plan, sequence: Sequence, batch: usize) -> Result<&mut B::Program> {
         let index = match self.0.iter().position(|(known, size, _)| (known, *size) == (&sequence, batch)) {

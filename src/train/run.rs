@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 
-use super::{Best, Hyperparameters, Trainer};
+use super::{Best, Chosen, Hyperparameters, Trainer};
 use crate::ops::{Backend, Metrics, StepLoss};
 
 /// The report after a step.
@@ -27,7 +27,11 @@ pub struct EpochReport {
     pub epoch: u32,
     pub total_steps: u64,
     pub train: Metrics,
+    /// `None` without a validation set.
+    pub val: Option<Metrics>,
     pub test: Metrics,
+    /// Whether it is the best so far by the monitored number.
+    pub is_best: bool,
     /// Duration of training and evaluation.
     pub seconds: f64,
     /// Training speed, without evaluation.
@@ -59,6 +63,9 @@ pub trait Observer<B: Backend> {
     fn wants_to_stop(&self) -> bool {
         false
     }
+
+    /// Called before the first step in which nothing is frozen, with its epoch, counted from 1.
+    fn on_unfreeze(&mut self, _epoch: u32) {}
 
     /// Called after every step.
     fn on_step(&mut self, _report: &StepReport) {}
@@ -130,17 +137,22 @@ impl<B: Backend> Trainer<B> {
         self.check_finite(Some(train))?;
         self.evaluation_pending = true;
         observer.on_evaluation(self)?;
-        let Some(test) = self.evaluate_unless(|| observer.wants_to_stop())? else {
+        let Some((val, test)) = self.evaluate_unless(|| observer.wants_to_stop())? else {
             return Ok(Outcome::Interrupted);
         };
-        if !test.loss().is_finite() {
-            bail!("the test loss is {} after {} steps; {REMEDY}", test.loss(), self.position.total_steps);
+        for (name, metrics) in [("validation", val), ("test", Some(test))] {
+            if let Some(loss) = metrics.map(|metrics| metrics.loss()).filter(|loss| !loss.is_finite()) {
+                bail!("the {name} loss is {loss} after {} steps; {REMEDY}", self.position.total_steps);
+            }
         }
+        let epoch = self.position.epoch + 1;
         let report = EpochReport {
-            epoch: self.position.epoch + 1,
+            epoch,
             total_steps: self.position.total_steps,
             train,
+            val,
             test,
+            is_best: self.choose(epoch, val, test),
             seconds: earlier_seconds + start.elapsed().as_secs_f64(),
             // A clock may be too coarse for a short epoch.
             images_per_second: train.samples as f64 / self.earlier_seconds.max(1e-9),
@@ -159,9 +171,24 @@ impl<B: Backend> Trainer<B> {
         Ok(Outcome::Finished)
     }
 
+    /// Whether an evaluation is the best so far by the monitored number; if so, it is remembered.
+    fn choose(&mut self, epoch: u32, val: Option<Metrics>, test: Metrics) -> bool {
+        let Some((monitor, value)) = self.hyper.monitor.and_then(|it| Some((it, it.value(val, test)?))) else {
+            return false;
+        };
+        let is_best = self.chosen.is_none_or(|chosen| monitor.is_better(value, chosen.value));
+        if is_best {
+            self.chosen = Some(Chosen { value, epoch });
+        }
+        is_best
+    }
+
     /// Runs the remaining steps of the current epoch.
     fn train_epoch(&mut self, start: Instant, observer: &mut impl Observer<B>) -> Result<Outcome> {
         let earlier_seconds = self.earlier_seconds;
+        if self.unfreeze_if_due() {
+            observer.on_unfreeze(self.position.epoch + 1);
+        }
         self.begin_epoch()?;
         let begun = self.position.step_in_epoch * self.plan.max_batch as u64;
         let steps = self.steps_per_epoch();
@@ -215,7 +242,11 @@ impl<B: Backend> Trainer<B> {
         }
         let Hyperparameters { epochs, target_accuracy, patience, .. } = self.hyper;
         let reached = |target| self.best.is_some_and(|best| best.test_accuracy >= target);
-        let is_exhausted = |patience| self.best.is_some_and(|best| self.position.epoch >= best.epoch + patience);
+        let best_epoch = match self.hyper.monitor {
+            Some(_) => self.chosen.map(|chosen| chosen.epoch),
+            None => self.best.map(|best| best.epoch),
+        };
+        let is_exhausted = |patience| best_epoch.is_some_and(|best| self.position.epoch >= best + patience);
         let endings = [
             (target_accuracy.is_some_and(reached), Ending::TargetAccuracy),
             (self.position.epoch >= epochs, Ending::Epochs),

@@ -25,16 +25,28 @@ pub struct Best {
     pub epoch: u32,
 }
 
+/// The best evaluation of a run by the monitored number; of equal ones, the first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chosen {
+    pub value: f64,
+    /// Epochs begun at the time of the evaluation.
+    pub epoch: u32,
+}
+
 /// Everything that changes during a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainState {
     /// Flat, in memory layout.
     pub parameters: Vec<f32>,
     pub statistics: Statistics,
-    /// In the order of the parameters; empty without momentum.
+    /// Momentum, or Adam's first moments, in the order of the parameters; empty without either.
     pub momentum: Vec<f32>,
+    /// Adam's second moments, in the order of the parameters; empty without Adam.
+    pub second_moment: Vec<f32>,
     /// The moving average of the parameters, in their order; empty without averaging.
     pub average: Vec<f32>,
+    /// The updates that the optimiser has made: all steps but those that an overflow skipped.
+    pub update_count: u64,
     pub position: Position,
     /// Whether the steps of the epoch, or all that `max_steps` allows, are done but not evaluated.
     pub evaluation_pending: bool,
@@ -44,6 +56,8 @@ pub struct TrainState {
     pub loss_scale: Option<LossScale>,
     /// `None` before the first evaluation.
     pub best: Option<Best>,
+    /// `None` before the first evaluation, or if nothing is monitored.
+    pub chosen: Option<Chosen>,
     /// Seconds spent in the current epoch.
     pub epoch_seconds: f64,
 }

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kills import Run
 
-ARGUMENTS = "--dataset digits --model lenet5 --batch-size 256 --epochs 1 --device cpu --threads 1 --save-every 15 --log-steps --quiet"
+ARGUMENTS = "--dataset digits --model lenet5 --batch-size 256 --epochs 1 --device cpu --threads 1 --val-fraction 0.2 --save-every 15 --log-steps --quiet"
 
 # Calls that the kernel never fails for a correct program, or that only wait.
 NEVER = set(

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills training runs at random moments, continues them, and compares the result with that of a run that was left alone.
 
-`kills.py PROGRAM KILLS [--seed N] [--power]`. All five files of a finished run must be equal, bit for bit apart from times.
+`kills.py PROGRAM KILLS [--seed N] [--power]`. All six files of a finished run must be equal, bit for bit apart from times.
 With `--power` each kill is a loss of power: what was not synchronised (fsync of the file, and of its folder) is gone too.
 After each kill `verify` must find what is left undamaged, and at least as many steps as before.
 """
@@ -21,9 +21,9 @@ import tempfile
 import time
 from pathlib import Path
 
-FILES = ["checkpoint.safetensors", "config.toml", "curves.svg", "metrics.jsonl", "model.safetensors"]
+FILES = ["checkpoint.safetensors", "config.toml", "curves.svg", "last.safetensors", "metrics.jsonl", "model.safetensors"]
 STEPS_PER_SAVE = 50
-ARGUMENTS = f"--dataset digits --model lenet5 --epochs 3 --device cpu --threads 1 --momentum 0.9 --ema 0.99 --save-every {STEPS_PER_SAVE} --log-steps --quiet"
+ARGUMENTS = f"--dataset digits --model lenet5 --epochs 3 --device cpu --threads 1 --momentum 0.9 --ema 0.99 --val-fraction 0.2 --save-every {STEPS_PER_SAVE} --log-steps --quiet"
 
 
 class Run:

@@ -3,21 +3,13 @@
 use std::fs;
 
 use cnn_cuda::checkpoint::{load_weights, save_weights, weights_description};
+use cnn_cuda::models::vgg;
+use cnn_cuda::network::Builder;
+use cnn_cuda::shape::Shape;
 use safetensors::tensor::Dtype;
 
 use super::{find_tensor, load_error, network, rewrite, saved_weights};
 use crate::support::tiny::tiny;
-
-/// A ZIP archive begins with the header and name of its first member.
-fn zip(member: &str) -> Vec<u8> {
-    let mut bytes = b"PK\x03\x04".to_vec();
-    bytes.resize(26, 0);
-    bytes.extend((member.len() as u16).to_le_bytes());
-    bytes.extend([0, 0]);
-    bytes.extend(member.as_bytes());
-    bytes.extend([0; 100]);
-    bytes
-}
 
 #[test]
 fn other_formats_are_named() {
@@ -27,19 +19,17 @@ fn other_formats_are_named() {
     let mut tar = b"tensors".to_vec();
     tar.resize(257, 0);
     tar.extend(b"ustar\x0000");
-    let cases: [(&[u8], &[&str]); 23] = [
+    let cases: [(&[u8], &[&str]); 21] = [
         (pointer.as_bytes(), &["Git LFS pointer", "git lfs pull"]),
         (b"<!DOCTYPE html><html><body>404</body></html>", &["a web page"]),
         (b"\n <HTML><head>", &["a web page"]),
-        (&zip("weight.npy"), &[".npz", "safetensors.torch.save_file"]),
-        (&zip("archive/data.pkl"), &["torch.save", "safetensors.torch.save_file"]),
-        (&legacy, &["a pickle", "torch.save", "safetensors.torch.save_file"]),
+        (&legacy, &["a pickle", "before PyTorch 1.6", "torch.save(torch.load(", "OLD.pth NEW.pth"]),
         (b"\x93NUMPY\x01\x00v\x00{'descr'", &["a NumPy array"]),
         (b"\x89HDF\r\n\x1a\n\x00", &["an HDF5 file"]),
         (b"GGUF\x03\x00\x00\x00", &["a GGUF file"]),
         (b"", &["an empty file"]),
-        (&tar, &["a tar archive", "torch.save", "safetensors.torch.save_file"]),
-        (b"L119547037146038801333356L\n.", &["a pickle", "safetensors.torch.save_file"]),
+        (&tar, &["a tar archive", "torch.save(torch.load("]),
+        (b"L119547037146038801333356L\n.", &["a pickle", "torch.save(torch.load("]),
         (b"ccollections\nOrderedDict\np0\n", &["a pickle"]),
         (b"(dp0\nS'conv1.weight'\n", &["a pickle"]),
         (b"{\"message\":\"Not Found\"}", &["JSON", "a server's answer"]),
@@ -64,8 +54,27 @@ fn other_formats_are_named() {
 }
 
 #[test]
-fn the_prefix_of_a_wrapped_module_is_named() {
-    for prefix in ["module.", "_orig_mod.", "model.", "module._orig_mod.", "state_dict.", "backbone.encoder."] {
+fn the_prefix_of_a_wrapped_module_is_removed() {
+    for prefix in ["module.", "_orig_mod.", "model.", "module._orig_mod.", "model.model.module."] {
+        let (_folder, path) = saved_weights();
+        rewrite(&path, |tensors| tensors.iter_mut().for_each(|tensor| tensor.0 = format!("{prefix}{}", tensor.0)));
+        assert_eq!(load_weights(&path, &network()).expect("loaded"), network().initial_weights(5));
+        // If one name is without it, the file is not that of a wrapped module.
+        rewrite(&path, |tensors| find_tensor(tensors, &format!("{prefix}fc1.bias")).0 = "fc1.bias".into());
+        assert!(load_error(&path).contains(&format!("begin with `{prefix}`")), "{}", load_error(&path));
+    }
+    // A name of the network's own is not a prefix.
+    let mut net = Builder::new("wrapped", Shape::flat(2));
+    net.linear("model.fc", 0, 2).expect("a layer");
+    let (network, folder) = (net.finish().expect("a network"), tempfile::tempdir().expect("a folder"));
+    let (path, weights) = (folder.path().join("model.safetensors"), network.initial_weights(1));
+    save_weights(&path, &network, &weights.parameters, &weights.statistics).expect("saved");
+    assert_eq!(load_weights(&path, &network).expect("loaded"), weights);
+}
+
+#[test]
+fn other_prefixes_are_named() {
+    for prefix in ["net.", "state_dict.", "backbone.encoder."] {
         let (_folder, path) = saved_weights();
         rewrite(&path, |tensors| tensors.iter_mut().for_each(|tensor| tensor.0 = format!("{prefix}{}", tensor.0)));
         let message = load_error(&path);
@@ -118,4 +127,41 @@ fn counters_of_every_number_type_are_read() {
         let message = format!("{:#}", write(dtype, &bytes).expect_err("it is no counter"));
         assert!(message.contains("num_batches_tracked is not a whole number"), "{message}");
     }
+}
+
+/// timm has VGG's linear layers as convolutions with names of their own.
+#[test]
+fn vgg_weights_of_timm_are_read() {
+    let widths = vgg::Widths { stages: [1; 5], channels: [2, 3, 4, 5, 6], hidden: 8, batch_norm: true };
+    let network = vgg::with_widths("vgg", Shape::new(32, 32, 3), 7, &widths).expect("a network");
+    let (weights, folder) = (network.initial_weights(2), tempfile::tempdir().expect("a folder"));
+    let path = folder.path().join("timm.safetensors");
+    let write = |change: &dyn Fn(&mut super::RawTensor)| {
+        save_weights(&path, &network, &weights.parameters, &weights.statistics).expect("saved");
+        rewrite(&path, |tensors| tensors.iter_mut().for_each(change));
+    };
+    let timm = |tensor: &mut super::RawTensor| {
+        for (ours, theirs, shape) in [
+            ("classifier.0.", "pre_logits.fc1.", vec![8, 6, 7, 7]),
+            ("classifier.3.", "pre_logits.fc2.", vec![8, 8, 1, 1]),
+            ("classifier.6.", "head.fc.", vec![7, 8]),
+        ] {
+            if let Some(rest) = tensor.0.clone().strip_prefix(ours) {
+                tensor.0 = format!("{theirs}{rest}");
+                if rest == "weight" {
+                    tensor.2 = shape;
+                }
+            }
+        }
+    };
+    write(&timm);
+    assert_eq!(load_weights(&path, &network).expect("timm's names"), weights);
+    // Some of them are not enough.
+    write(&|tensor| {
+        if tensor.0.starts_with("classifier.0") {
+            timm(tensor);
+        }
+    });
+    let message = format!("{:#}", load_weights(&path, &network).expect_err("classifier.0 is missing"));
+    assert!(message.contains("classifier.0.weight of vgg is missing"), "{message}");
 }

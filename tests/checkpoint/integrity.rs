@@ -52,7 +52,7 @@ fn a_flipped_bit_in_weights_is_noticed() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("model.safetensors");
     let (network, weights) = (tiny(), tiny().initial_weights(3));
-    save_described_weights(&path, &network, &weights.parameters, &weights.statistics, "{}").expect("saved");
+    save_described_weights(&path, &network, &weights.parameters, &weights.statistics, "{}", Some(2)).expect("saved");
     assert_eq!(weights_description(&path).expect("a description").as_deref(), Some("{}"));
     flip(&path, 3, || load_weights(&path, &network).is_err() && inspect_weights(&path, None).is_err());
 }
@@ -64,7 +64,8 @@ fn the_same_content_gives_the_same_file() {
     let (network, weights) = (tiny(), tiny().initial_weights(3));
     let files: Vec<Vec<u8>> = (0..8)
         .map(|_| {
-            save_described_weights(&path, &network, &weights.parameters, &weights.statistics, "{}").expect("saved");
+            save_described_weights(&path, &network, &weights.parameters, &weights.statistics, "{}", Some(2))
+                .expect("saved");
             fs::read(&path).expect("read")
         })
         .collect();

@@ -9,7 +9,7 @@ use std::path::Path;
 use cnn_cuda::checkpoint::{RunIdentity, inspect_checkpoint, load_state, load_weights};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::data::{Dataset, Split};
-use cnn_cuda::ops::Sgd;
+use cnn_cuda::ops::{Adam, Optimizer, Rule};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, LearningRate, Trainer};
 
@@ -28,17 +28,19 @@ fn images() -> Dataset {
         mean: vec![0.5],
         std: vec![0.5],
         train: Split { images, labels: (0..20).map(|index| index % 3).collect(), ..Split::default() },
+        val: Split::default(),
         test,
     }
 }
 
-/// The run of the files: two epochs with momentum and averaged weights.
-fn run() -> (Trainer<Cpu>, RunIdentity) {
+/// The run of a version's file: two epochs with momentum, in version 3 with Adam, and averaged weights.
+fn run(version: u32) -> (Trainer<Cpu>, RunIdentity) {
     let dataset = images();
+    let rule = if version < 3 { Rule::sgd(0.9, false) } else { Rule::Adam(Adam::default()) };
     let hyper = Hyperparameters {
         epochs: 2,
         learning_rate: LearningRate::constant(0.05),
-        sgd: Sgd { momentum: 0.9, average_decay: Some(0.75), ..Sgd::default() },
+        optimizer: Optimizer { rule, average_decay: Some(0.75), ..Optimizer::default() },
         seed: 3,
         shuffle: true,
         ..hyperparameters(8, 0.05)
@@ -64,17 +66,19 @@ fn are_close(a: &[f32], b: &[f32]) -> bool {
 
 #[test]
 fn checkpoints_of_every_version_resume() {
-    let (mut whole, mut listener) = (run().0, Listener { stop_after: Some(4), ..Listener::default() });
-    whole.run(&mut listener).expect("four steps");
-    let expected = whole.state().expect("a state");
-    whole.run(&mut Listener::default()).expect("the rest");
-    for version in [1, 2] {
+    for version in [1, 2, 3] {
+        let (mut whole, mut listener) = (run(version).0, Listener { stop_after: Some(4), ..Listener::default() });
+        whole.run(&mut listener).expect("four steps");
+        let expected = whole.state().expect("a state");
+        whole.run(&mut Listener::default()).expect("the rest");
         let path = format!("tests/reference/checkpoint-v{version}.safetensors");
         let path = Path::new(&path);
         assert_eq!(inspect_checkpoint(path).expect("a checkpoint").has_digest, version > 1);
-        let (mut trainer, identity) = run();
+        let (mut trainer, identity) = run(version);
         let state = load_state(path, &trainer.network, &identity).expect("a checkpoint of an earlier version");
         assert_eq!((state.position, state.best), (expected.position, expected.best));
+        // Versions 1 and 2 were written by programs that did not count updates.
+        assert_eq!((state.update_count, expected.update_count), (4, 4));
         assert_eq!(
             (state.metrics.correct, state.metrics.samples),
             (expected.metrics.correct, expected.metrics.samples)
@@ -83,6 +87,7 @@ fn checkpoints_of_every_version_resume() {
         for (read, expected) in [
             (&state.parameters, &expected.parameters),
             (&state.momentum, &expected.momentum),
+            (&state.second_moment, &expected.second_moment),
             (&state.average, &expected.average),
             (&state.statistics.values, &expected.statistics.values),
         ] {
@@ -101,7 +106,7 @@ fn checkpoints_of_every_version_resume() {
 #[test]
 fn weights_of_the_first_version_load() {
     let weights = load_weights(Path::new("tests/reference/model-v1.safetensors"), &tiny()).expect("weights");
-    let (trainer, identity) = run();
+    let (trainer, identity) = run(1);
     let path = Path::new("tests/reference/checkpoint-v1.safetensors");
     let state = load_state(path, &trainer.network, &identity).expect("a checkpoint");
     assert_eq!((weights.parameters, weights.statistics), (state.average, state.statistics));
@@ -118,7 +123,7 @@ fn a_newer_version_is_named() {
         let mut bytes = bytes.clone();
         bytes[at] = digit;
         std::fs::write(&path, bytes).expect("write");
-        let (trainer, identity) = run();
+        let (trainer, identity) = run(1);
         let message = format!("{:#}", load_state(&path, &trainer.network, &identity).expect_err("another version"));
         assert!(message.contains(words), "{message}");
     }

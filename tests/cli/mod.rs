@@ -1,5 +1,6 @@
 //! The program as users see it: commands, files, errors, exit codes, signals.
 
+mod best;
 mod cublas;
 mod cuda;
 mod cuda_mnist;
@@ -8,7 +9,9 @@ mod cudnn;
 mod datasets;
 mod dependent;
 mod errors;
+mod finetuning;
 mod limits;
+mod optimisers;
 mod pictures;
 mod recipes;
 mod resume;

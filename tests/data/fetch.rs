@@ -40,7 +40,7 @@ fn serve_requests(answer: impl Fn(&[String], &mut TcpStream) -> std::io::Result<
     address
 }
 
-fn serve_bytes(status: &'static str, body: Vec<u8>) -> String {
+pub fn serve_bytes(status: &'static str, body: Vec<u8>) -> String {
     serve(move |_, stream| send(stream, status, &body))
 }
 
@@ -61,7 +61,7 @@ fn failure_of(set: &str, folder: &Path, mirrors: &[&str]) -> String {
 }
 
 /// Downloads with short timeouts.
-fn from(mirrors: Vec<String>) -> Download {
+pub fn from(mirrors: Vec<String>) -> Download {
     Download {
         mirrors: Some(mirrors),
         stall_timeout: Duration::from_millis(300),
@@ -93,7 +93,7 @@ fn assert_interrupted(mirror: &str, parts: &[&str]) {
 }
 
 /// The URL of a port on which nothing listens.
-fn dead_mirror() -> String {
+pub fn dead_mirror() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}/", listener.local_addr().unwrap())
 }

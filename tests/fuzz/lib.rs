@@ -1,7 +1,11 @@
 //! What the fuzz targets share.
 
+#[path = "../support/stored_zip.rs"]
+mod stored_zip;
 #[path = "../support/tiny.rs"]
 mod tiny;
+
+pub use stored_zip::archive;
 
 use std::fs;
 use std::path::Path;

@@ -10,6 +10,7 @@ import lzma
 import struct
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +45,13 @@ def tensors(path: Path) -> dict[str, bytes]:
     header = json.loads(data[8 : 8 + length])
     header.pop("__metadata__", None)
     return {name: data[8 + length :][slice(*entry["data_offsets"])] for name, entry in header.items()}
+
+
+def torch(path: Path) -> list[bytes]:
+    """A file of torch.save, and its pickle after a byte that says so."""
+    with zipfile.ZipFile(path) as archive:
+        pickles = [archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl")]
+    return [path.read_bytes(), *(b"\0" + pickle for pickle in pickles)]
 
 
 def idx(*sizes: int) -> bytes:
@@ -82,6 +90,7 @@ def seeds() -> dict[str, list[bytes]]:
         "idx": [bytes([0]) + labels, bytes([1]) + images, bytes([3]) + gzip.compress(images)],
         "metrics": [METRICS.encode()],
         "picture": [bytes([channel]) + files[name] for name in names for channel in (0, 1)],
+        "torch": [content for path in sorted((REFERENCE / "torch").glob("*.pth")) if zipfile.is_zipfile(path) for content in torch(path)],
         "weights": [path.read_bytes() for path in sorted(REFERENCE.glob("model-v*.safetensors"))] + checkpoints,
     }
 

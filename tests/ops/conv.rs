@@ -1,11 +1,11 @@
 //! Convolution on many shapes.
 
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::{Activation, Backend, Conv2d, Conv2dForward, MemorySizes, Region, Sgd, Span, TrainingState};
+use cnn_cuda::ops::{Activation, Backend, Conv2d, Conv2dForward, MemorySizes, Optimizer, Region, Span, TrainingState};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::{Case, conv};
-use super::lab::{Lab, random, sgd_update, sizes_with_columns};
+use super::lab::{Lab, optimizer_update, random, sizes_with_columns};
 use super::{Tolerance, check_op, compare, cpu};
 
 /// Shapes that every backend is checked on.
@@ -108,7 +108,7 @@ fn the_forward_pass_uses_weights_that_were_written_or_updated() {
         assert_eq!(lab.get(output), with_first);
         assert_eq!(forward(&mut lab), with_second);
         lab.backend.set_learning_rates(&[1.0]).expect("set");
-        lab.run(sgd_update(Sgd::default(), weight.offset + weight.len));
+        lab.run(optimizer_update(Optimizer::default(), weight.offset + weight.len));
         let updated = forward(&mut lab);
         assert_ne!(updated, with_second);
         let weights = lab.get(weight);

@@ -5,12 +5,12 @@ use std::fs;
 
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{
-    Algorithm, Backend, LossGradient, LossScale, Metrics, Precision, Region, Sgd, SoftmaxCrossEntropy, Span, StepLoss,
-    TrainingState,
+    Algorithm, Backend, LossGradient, LossScale, Metrics, Muon, MuonDirection, Optimizer, Precision, Region, Rule,
+    SoftmaxCrossEntropy, Span, StepLoss, TrainingState,
 };
 
 use super::case::{Case, Results, conv, linear};
-use super::lab::{Lab, random, sgd_update};
+use super::lab::{Lab, optimizer_update, random};
 use super::{
     FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, norm, optimizer,
     pool, pytorch,
@@ -121,7 +121,7 @@ fn every_step_uses_its_learning_rate_and_the_last_rate_stays() {
         // First more rates than before, then fewer. They apply from the next step, without a wait.
         for (rates, steps) in [(&[1.0][..], 1), (&[10.0, 100.0], 3), (&[1000.0], 1)] {
             lab.backend.set_learning_rates(rates).expect("rates");
-            (0..steps).for_each(|_| lab.run(sgd_update(Sgd::default(), 1)));
+            (0..steps).for_each(|_| lab.run(optimizer_update(Optimizer::default(), 1)));
         }
         assert_eq!(lab.get(weight), [-1211.0]);
         assert!(lab.backend.set_learning_rates(&[]).is_err());
@@ -177,18 +177,32 @@ fn a_small_workspace_gives_the_same_results() {
 }
 
 #[test]
-fn gathering_and_sgd() {
+fn gathering_and_optimisers() {
     on_cuda(|| {
         gather::check_gather(&mut lab(Precision::Fp32), 1e-6);
         gather::check_gather(&mut lab(Precision::Fp16), 1e-3);
         gather::check_streaming(&mut lab(Precision::Fp32));
         gather::check_augmentation(&mut lab(Precision::Fp32), |value| value);
         gather::check_augmentation(&mut lab(Precision::Fp16), |value| half::f16::from_f32(value).to_f32());
-        optimizer::check_sgd(&mut lab(Precision::Fp32));
-        optimizer::check_sgd(&mut lab(Precision::Fp16));
-        for precision in [Precision::Fp32, Precision::Fp16] {
+        for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
+            optimizer::check_rules(&mut lab(precision));
+            optimizer::check_late_update(&mut lab(precision));
             optimizer::check_averaging(&mut lab(precision));
             optimizer::check_frozen(&mut lab(precision));
+        }
+    });
+}
+
+#[test]
+fn muon_is_refused() {
+    on_cuda(|| {
+        let mut lab = lab(Precision::Fp32);
+        let op = Optimizer { rule: Rule::Muon(Muon::default()), ..Optimizer::default() };
+        let [gradient, momentum] = [Region::Gradients, Region::Momentum].map(|region| Span::new(region, 0, 64));
+        let direction = MuonDirection { op: Muon::default(), rows: 8, gradient, momentum };
+        for error in [lab.try_run(optimizer_update(op, 64)), lab.try_run(direction)] {
+            let message = format!("{:#}", error.expect_err("there is no kernel"));
+            assert!(message.contains("use --device cpu"), "{message}");
         }
     });
 }
@@ -212,6 +226,8 @@ fn batch_normalisation() {
         norm::check_statistics(&mut lab(Precision::Fp16), FP16);
         norm::check_in_place(&mut lab(Precision::Fp32));
         norm::check_in_place(&mut lab(Precision::Fp16));
+        norm::check_running(&mut lab(Precision::Fp32), FP32);
+        norm::check_running(&mut lab(Precision::Fp16), FP16);
         norm::check_pytorch(&mut lab(Precision::Fp32), FP32);
     });
 }
@@ -287,16 +303,16 @@ fn fp16_skips_a_step_that_overflows_and_halves_the_loss_scale() {
         lab.backend.set_loss_scale(LossScale { scale: 1024.0, good_steps: 0, skipped_steps: 0 }).expect("scale");
         let scale = |lab: &mut Lab<Cuda>| lab.backend.loss_scale().expect("scale").expect("fp16 has one");
         lab.backend.write(span(Region::Gradients), &[f32::INFINITY; 64]).expect("write");
-        lab.run(sgd_update(Sgd::default(), 64));
+        lab.run(optimizer_update(Optimizer::default(), 64));
         assert_eq!(lab.get(span(Region::Parameters)), [1.0; 64], "the step was not skipped");
         assert_eq!(scale(&mut lab), LossScale { scale: 512.0, good_steps: 0, skipped_steps: 1 });
         lab.backend.write(span(Region::Gradients), &[512.0; 64]).expect("write");
-        lab.run(sgd_update(Sgd::default(), 64));
+        lab.run(optimizer_update(Optimizer::default(), 64));
         assert_eq!(lab.get(span(Region::Parameters)), [0.5; 64], "the gradient was not unscaled");
         assert_eq!(scale(&mut lab), LossScale { scale: 512.0, good_steps: 1, skipped_steps: 1 });
         let last = LossScale { scale: 512.0, good_steps: 1999, skipped_steps: 1 };
         lab.backend.set_loss_scale(last).expect("scale");
-        lab.run(sgd_update(Sgd::default(), 64));
+        lab.run(optimizer_update(Optimizer::default(), 64));
         assert_eq!(scale(&mut lab), LossScale { scale: 1024.0, good_steps: 0, skipped_steps: 1 });
     });
 }

@@ -28,6 +28,7 @@ fn lab(algorithm: Algorithm) -> Lab<Cuda> {
         parameters: size,
         gradients: size,
         momentum: 0,
+        second_moment: 0,
         average: 0,
         statistics: 0,
         indices: size,

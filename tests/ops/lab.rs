@@ -1,7 +1,7 @@
 //! A backend with a small memory, in which tests place tensors explicitly.
 
 use anyhow::Result;
-use cnn_cuda::ops::{Backend, MemorySizes, Op, Region, Sgd, SgdUpdate, Span, Step};
+use cnn_cuda::ops::{Backend, Groups, MemorySizes, Op, Optimizer, OptimizerUpdate, Region, Span, Step};
 use cnn_cuda::rng::{Philox, Purpose};
 
 /// The number of elements in every region of a lab.
@@ -70,6 +70,7 @@ pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes 
         parameters: SIZE,
         gradients: SIZE,
         momentum: SIZE,
+        second_moment: SIZE,
         average: SIZE,
         statistics: SIZE,
         indices: SIZE,
@@ -83,8 +84,13 @@ pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes 
 }
 
 /// An update of the first `count` parameters.
-pub fn sgd_update(op: Sgd, count: usize) -> SgdUpdate {
-    SgdUpdate::new(op, SgdUpdate::REGIONS.map(|region| Span::new(region, 0, count)))
+pub fn optimizer_update(op: Optimizer, count: usize) -> OptimizerUpdate {
+    grouped_update(op, Groups::default(), count)
+}
+
+/// The same in groups.
+pub fn grouped_update(op: Optimizer, groups: Groups, count: usize) -> OptimizerUpdate {
+    OptimizerUpdate::new(op, groups, OptimizerUpdate::REGIONS.map(|region| Span::new(region, 0, count)))
 }
 
 /// Random values in ±1 that fp16 represents exactly, so that every precision starts from the same numbers.

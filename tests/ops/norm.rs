@@ -97,8 +97,18 @@ fn lay_out<B: Backend>(
     // With a residual, the sums multiply the gradient by the activation's derivative.
     let activation = if residual.is_some() { Activation::Identity } else { activation };
     let d_input = lab.empty(Region::Arena, input.len);
-    let backward =
-        BatchNorm2dBackwardInput { op, activation, input, d_output, weight, bias, saved, d_weight, d_bias, d_input };
+    let backward = BatchNorm2dBackwardInput {
+        op,
+        activation,
+        input,
+        d_output,
+        weight,
+        bias,
+        statistics: saved,
+        d_weight: Some(d_weight),
+        d_bias: Some(d_bias),
+        d_input,
+    };
     Spans { statistics, forward, sums, backward }
 }
 
@@ -113,8 +123,8 @@ pub fn run<B: Backend>(
     let spans = lay_out(lab, op, activation, inputs, d_output);
     spans.run_forward(lab);
     spans.run_backward(lab);
-    let Spans { forward, backward, .. } = spans;
-    let mut gradients = [backward.d_input, backward.d_weight, backward.d_bias].map(|span| lab.get(span)).to_vec();
+    let Spans { forward, sums, backward, .. } = spans;
+    let mut gradients = [backward.d_input, sums.d_weight, sums.d_bias].map(|span| lab.get(span)).to_vec();
     if forward.residual.is_some() {
         gradients.push(lab.get(backward.d_output));
     }
@@ -141,7 +151,7 @@ pub fn check_statistics<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     };
     let inverse = |_: f64, variance: f64| 1.0 / (variance + f64::from(op.epsilon)).sqrt();
     let saved = [per_channel(&|mean, _| mean), per_channel(&inverse)].concat();
-    compare("saved statistics", &lab.get(spans.backward.saved), &saved, FP32);
+    compare("saved statistics", &lab.get(spans.sums.saved), &saved, FP32);
     let running_mean = per_channel(&|mean, _| 0.25 * mean);
     let running_variance = per_channel(&|_, variance| 0.75 + 0.25 * variance * rows / (rows - 1.0));
     let running = lab.get(spans.statistics.running);
@@ -192,6 +202,35 @@ pub fn check_in_place<B: Backend>(lab: &mut Lab<B>) {
     }
 }
 
+/// With running statistics, which do not depend on the input, the gradient is only scaled; also in place.
+pub fn check_running<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    for case in cases() {
+        let Case::BatchNorm2d { op, activation, residual: false, batch } = case else { continue };
+        let (inputs, channels) = (Case::random_inputs(&case), op.input.channels);
+        let d_output = random(batch * op.input.len(), 9);
+        lab.clear();
+        let spans = lay_out(lab, op, activation, &inputs, &d_output);
+        let variances: Vec<f32> = random(channels, 11).iter().map(|x| x * x + 0.5).collect();
+        let running = [random(channels, 10), variances].concat();
+        lab.backend.write(spans.statistics.running, &running).expect("write");
+        let statistics = spans.statistics.running;
+        let backward = BatchNorm2dBackwardInput { statistics, d_weight: None, d_bias: None, ..spans.backward };
+        lab.run(backward);
+        let expected: Vec<f64> = (0..d_output.len())
+            .map(|at| {
+                let c = at % channels;
+                let scale = f64::from(inputs[1][c]) / f64::from(running[channels + c] + op.epsilon).sqrt();
+                let before = f64::from(inputs[0][at] - running[c]) * scale + f64::from(inputs[2][c]);
+                scale * f64::from(activation.backward(activation.apply(before as f32), d_output[at]))
+            })
+            .collect();
+        compare("running statistics", &lab.get(backward.d_input), &expected, tolerance);
+        lab.run(BatchNorm2dBackwardInput { d_input: backward.d_output, ..backward });
+        assert_eq!(lab.get(backward.d_output), lab.get(backward.d_input), "{op:?} in place");
+        assert_eq!(lab.get(statistics), running);
+    }
+}
+
 /// `tests/reference/norm.safetensors`: PyTorch's outputs, gradients and running statistics.
 pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     let bytes = fs::read("tests/reference/norm.safetensors").expect("the committed reference");
@@ -221,8 +260,8 @@ pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
         };
         check("output", spans.forward.output);
         check("d_input", spans.backward.d_input);
-        check("d_weight", spans.backward.d_weight);
-        check("d_bias", spans.backward.d_bias);
+        check("d_weight", spans.sums.d_weight);
+        check("d_bias", spans.sums.d_bias);
         if residual {
             check("d_residual", spans.backward.d_output);
         }
@@ -238,6 +277,7 @@ pub fn check_pytorch<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
 fn statistics_are_recorded_and_used() {
     check_statistics(&mut cpu(), FP32);
     check_in_place(&mut cpu());
+    check_running(&mut cpu(), FP32);
 }
 
 #[test]
@@ -256,5 +296,5 @@ fn a_large_mean_costs_no_precision() {
     lab.run(spans.statistics);
     let x: Vec<f64> = x.into_iter().map(f64::from).collect();
     let inverse: Vec<f64> = (0..3).map(|c| 1.0 / (reference::moments(&x, c, 3).1 + 1e-5).sqrt()).collect();
-    compare("inverse deviation", &lab.get(spans.backward.saved)[3..], &inverse, FP32);
+    compare("inverse deviation", &lab.get(spans.sums.saved)[3..], &inverse, FP32);
 }

@@ -1,51 +1,281 @@
-//! Compares SGD with PyTorch's definition in f64, and clipping and averaging with PyTorch's numbers.
+//! Compares the optimisers with PyTorch's definitions in f64, and clipping and averaging with PyTorch's numbers.
 
-use cnn_cuda::ops::{Backend, LossScale, Region, Sgd, Span};
-
+use cnn_cuda::cpu::Cpu;
+use cnn_cuda::ops::{
+    Adam, Backend, Group, Groups, LossScale, Muon, MuonDirection, Optimizer, Region, Rule, Sgd, Span, TrainingState,
+};
 use serde_json::Value;
 
-use super::lab::{Lab, random, sgd_update, sizes_with_columns};
+use super::lab::{Lab, grouped_update, optimizer_update, random, sizes_with_columns};
 use super::{FP32, Tolerance, compare, cpu};
 
-/// Checks three steps of every variant. Tests of other backends use it too.
-pub fn check_sgd<B: Backend>(lab: &mut Lab<B>) {
-    let variants = [
-        Sgd::default(),
-        Sgd { weight_decay: 0.25, ..Sgd::default() },
-        Sgd { momentum: 0.875, ..Sgd::default() },
-        Sgd { momentum: 0.875, nesterov: true, weight_decay: 0.125, ..Sgd::default() },
+const LEN: usize = 1003;
+
+/// Groups whose boundaries are within and between vectors of four, one of them of a single parameter.
+fn groups() -> Groups {
+    let scaled = |end, rate_scale, decays| Group { rate_scale, decays, ..Group::plain(end) };
+    let groups = [
+        Group::frozen(6),
+        scaled(7, 0.5, false),
+        scaled(313, 2.0, true),
+        Group::frozen(316),
+        Group::plain(317),
+        Group::frozen(500),
+        scaled(802, 0.125, false),
     ];
-    const LEN: usize = 1003;
-    for op in variants {
-        let span = |region| Span::new(region, 0, LEN);
-        let (weights, rate) = (random(LEN, 0), 0.25);
-        lab.backend.write(span(Region::Parameters), &weights).expect("write");
-        lab.backend.write(span(Region::Momentum), &[0.0; LEN]).expect("write");
-        lab.backend.set_learning_rates(&[rate]).expect("rate");
-        if lab.backend.loss_scale().expect("scale").is_some() {
-            let scale = LossScale { scale: 1.0, good_steps: 0, skipped_steps: 0 };
-            lab.backend.set_loss_scale(scale).expect("scale");
+    Groups::new(&groups).expect("seven groups")
+}
+
+/// Every rule, without groups and with them.
+fn variants() -> Vec<(Optimizer, Groups)> {
+    let adam = |betas, decoupled| Rule::Adam(Adam { betas, decoupled, ..Adam::default() });
+    let plain = Optimizer::default();
+    let rules = [
+        plain,
+        Optimizer { weight_decay: 0.25, ..plain },
+        Optimizer { rule: Rule::sgd(0.875, false), ..plain },
+        Optimizer { rule: Rule::sgd(0.875, true), weight_decay: 0.125, ..plain },
+        Optimizer { rule: adam([0.9, 0.999], false), ..plain },
+        Optimizer { rule: adam([0.75, 0.875], false), weight_decay: 0.125, ..plain },
+        Optimizer { rule: adam([0.9, 0.999], true), weight_decay: 0.25, ..plain },
+        Optimizer { rule: Rule::Adam(Adam { betas: [0.0, 0.0], epsilon: 0.125, decoupled: true }), ..plain },
+    ];
+    let grouped = rules.map(|op| (Optimizer { average_decay: Some(0.75), ..op }, groups()));
+    rules.map(|op| (op, Groups::default())).into_iter().chain(grouped).collect()
+}
+
+/// One parameter and its state, in f64.
+#[derive(Clone, Copy, Default)]
+struct Reference {
+    weight: f64,
+    /// Momentum, or Adam's first moment.
+    first: f64,
+    second: f64,
+    average: f64,
+}
+
+impl Reference {
+    /// PyTorch's update number `step`, counted from 1, of a parameter of a group.
+    fn update(&mut self, op: &Optimizer, group: &Group, step: i32, rate: f64, gradient: f64) {
+        if group.frozen {
+            return;
         }
-        let mut w: Vec<f64> = weights.iter().map(|&w| f64::from(w)).collect();
-        let mut buffer = vec![0.0; LEN];
-        for step in 0..3 {
-            let gradients = random(LEN, 1 + step);
+        let decay = if group.decays { f64::from(op.weight_decay) } else { 0.0 };
+        let rate = rate * f64::from(group.rate_scale);
+        match op.rule {
+            Rule::Sgd(sgd) => {
+                let momentum = f64::from(sgd.momentum);
+                let g = gradient + decay * self.weight;
+                self.first = momentum * self.first + g;
+                self.weight -= rate * if sgd.nesterov { g + momentum * self.first } else { self.first };
+            }
+            Rule::Adam(adam) => {
+                let [first, second] = adam.betas;
+                let g = if adam.decoupled { gradient } else { gradient + decay * self.weight };
+                self.first = first * self.first + (1.0 - first) * g;
+                self.second = second * self.second + (1.0 - second) * g * g;
+                if adam.decoupled {
+                    self.weight *= 1.0 - rate * decay;
+                }
+                let root = self.second.sqrt() / (1.0 - second.powi(step)).sqrt();
+                self.weight -= rate / (1.0 - first.powi(step)) * self.first / (root + f64::from(adam.epsilon));
+            }
+            Rule::Muon(_) => unreachable!("Muon has tests of its own"),
+        }
+        let average = op.average_decay.unwrap_or(0.0);
+        self.average = average * self.average + (1.0 - average) * self.weight;
+    }
+}
+
+/// A region of an optimiser's results, and its value.
+type Results = (Region, fn(&Reference) -> f64);
+
+const RESULTS: [Results; 4] = [
+    (Region::Parameters, |it| it.weight),
+    (Region::Momentum, |it| it.first),
+    (Region::SecondMoment, |it| it.second),
+    (Region::Average, |it| it.average),
+];
+
+fn unit_loss_scale<B: Backend>(lab: &mut Lab<B>) -> bool {
+    let has_loss_scale = lab.backend.loss_scale().expect("scale").is_some();
+    let scale = LossScale { scale: 1.0, good_steps: 0, skipped_steps: 0 };
+    lab.backend.set_loss_scale(scale).expect("scale");
+    has_loss_scale
+}
+
+/// Checks three steps of every variant, with different learning rates. With a loss scale, a step that overflows comes
+/// between them: it changes nothing and is not counted. Tests of other backends use it too.
+pub fn check_rules<B: Backend>(lab: &mut Lab<B>) {
+    let span = |region| Span::new(region, 0, LEN);
+    for (op, groups) in variants() {
+        let weights = random(LEN, 0);
+        lab.backend.write(span(Region::Parameters), &weights).expect("write");
+        for region in [Region::Momentum, Region::SecondMoment, Region::Average] {
+            lab.backend.write(span(region), &[0.0; LEN]).expect("write");
+        }
+        lab.backend.set_update_count(0).expect("count");
+        let skips = unit_loss_scale(lab);
+        let rates = [0.25, 0.125, 0.0625];
+        let mut all: Vec<Reference> =
+            weights.iter().map(|&w| Reference { weight: w.into(), ..Reference::default() }).collect();
+        let ranges = groups.ranges(LEN);
+        let group = |at| ranges.iter().find(|(range, _)| range.contains(&at)).expect("a group").1;
+        for (step, rate) in (1..).zip(rates) {
+            lab.backend.set_learning_rates(&[rate]).expect("rate");
+            let mut gradients = random(LEN, step);
+            if skips && step == 2 {
+                let before = RESULTS.map(|(region, _)| lab.get(span(region)));
+                gradients[7] = f32::INFINITY;
+                lab.backend.write(span(Region::Gradients), &gradients).expect("write");
+                lab.run(grouped_update(op, groups, LEN));
+                assert!(RESULTS.map(|(region, _)| lab.get(span(region))) == before, "{op:?}: the step was not skipped");
+                gradients = random(LEN, step);
+                unit_loss_scale(lab);
+            }
             lab.backend.write(span(Region::Gradients), &gradients).expect("write");
-            lab.run(sgd_update(op, LEN));
-            for ((w, b), &gradient) in w.iter_mut().zip(&mut buffer).zip(&gradients) {
-                let momentum = f64::from(op.momentum);
-                let g = f64::from(gradient) + f64::from(op.weight_decay) * *w;
-                *b = momentum * *b + g;
-                let direction = match (op.momentum == 0.0, op.nesterov) {
-                    (true, _) => g,
-                    (false, true) => g + momentum * *b,
-                    (false, false) => *b,
-                };
-                *w -= f64::from(rate) * direction;
+            lab.run(grouped_update(op, groups, LEN));
+            for (at, (it, &gradient)) in all.iter_mut().zip(&gradients).enumerate() {
+                it.update(&op, &group(at), step as i32, rate.into(), gradient.into());
             }
         }
-        compare(&format!("{op:?}"), &lab.get(span(Region::Parameters)), &w, FP32);
+        assert_eq!(lab.backend.update_count().expect("count"), 3, "{op:?}");
+        let in_use = [true, op.rule.has_momentum(), op.rule.has_second_moment(), op.average_decay.is_some()];
+        for ((region, value), _) in RESULTS.into_iter().zip(in_use).filter(|(_, in_use)| *in_use) {
+            let expected: Vec<f64> = all.iter().map(value).collect();
+            compare(&format!("{region:?} of {op:?}"), &lab.get(span(region)), &expected, FP32);
+        }
     }
+}
+
+/// The bias corrections of Adam depend on the number of updates before, far beyond what f32 could count.
+pub fn check_late_update<B: Backend>(lab: &mut Lab<B>) {
+    let span = |region| Span::new(region, 0, 5);
+    for updates in [9, 999, 123_456, (1 << 40) + 12345] {
+        for (region, value) in [(Region::Parameters, 1.0), (Region::Momentum, 0.5), (Region::SecondMoment, 0.25)] {
+            lab.backend.write(span(region), &[value; 5]).expect("write");
+        }
+        unit_loss_scale(lab);
+        lab.backend.set_update_count(updates).expect("count");
+        lab.backend.set_learning_rates(&[0.5]).expect("rate");
+        lab.backend.write(span(Region::Gradients), &[0.5; 5]).expect("write");
+        let op = Optimizer { rule: Rule::Adam(Adam::default()), ..Optimizer::default() };
+        lab.run(optimizer_update(op, 5));
+        let corrections = [0.9f64, 0.999].map(|beta| 1.0 - (beta.ln() * (updates + 1) as f64).exp());
+        let expected = 1.0 - 0.5 * 0.5 / corrections[0] / (0.5 / corrections[1].sqrt());
+        compare(&format!("after {updates} updates"), &lab.get(span(Region::Parameters)), &[expected; 5], FP32);
+        assert_eq!(lab.backend.update_count().expect("count"), updates + 1);
+    }
+}
+
+/// Muon's direction of a matrix with `rows` rows in f64, from a gradient with momentum.
+fn direction(matrix: &[f64], rows: usize) -> Vec<f64> {
+    let columns = matrix.len() / rows;
+    if rows > columns {
+        let transposed = direction(&transpose(matrix, columns), columns);
+        let scale = (rows as f64 / columns as f64).sqrt();
+        return transpose(&transposed, rows).iter().map(|value| scale * value).collect();
+    }
+    let [a, b, c] = MuonDirection::COEFFICIENTS.map(f64::from);
+    let norm = matrix.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-7);
+    let mut x: Vec<f64> = matrix.iter().map(|value| value / norm).collect();
+    for _ in 0..MuonDirection::ITERATIONS {
+        let gram = product(&x, rows, &transpose(&x, columns), rows);
+        let square = product(&gram, rows, &gram, rows);
+        let polynomial: Vec<f64> = gram.iter().zip(square).map(|(g, square)| b * g + c * square).collect();
+        let step = product(&polynomial, rows, &x, columns);
+        x.iter_mut().zip(step).for_each(|(x, step)| *x = a * *x + step);
+    }
+    x
+}
+
+fn transpose(matrix: &[f64], columns: usize) -> Vec<f64> {
+    (0..columns).flat_map(|column| matrix.iter().skip(column).step_by(columns).copied()).collect()
+}
+
+/// `a [rows][inner] · b [inner][columns]`
+fn product(a: &[f64], rows: usize, b: &[f64], columns: usize) -> Vec<f64> {
+    let inner = a.len() / rows;
+    let row = |row: usize| {
+        let mut sums = vec![0.0; columns];
+        for (a, b) in a[row * inner..][..inner].iter().zip(b.chunks_exact(columns)) {
+            sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += a * b);
+        }
+        sums
+    };
+    (0..rows).flat_map(row).collect()
+}
+
+/// Five iterations multiply the rounding errors of small singular values by up to 3.4445⁵ = 485.
+const DIRECTION: Tolerance = Tolerance { absolute: 3e-4, relative: 1e-4 };
+
+/// Two steps of Muon's direction, for matrices narrower and wider than the blocks of a product.
+#[test]
+fn muons_directions_are_orthogonalised_momentum() {
+    for threads in [1, 3] {
+        let mut lab = Lab::new(Cpu::new(Some(threads)).expect("threads"));
+        for (rows, columns) in [(1, 9), (9, 1), (7, 7), (5, 45), (45, 5), (33, 70), (64, 130), (130, 33), (25, 300)] {
+            for nesterov in [false, true] {
+                let op = Muon { momentum: 0.75, nesterov, ..Muon::default() };
+                lab.clear();
+                let len = rows * columns;
+                let buffer = lab.put(Region::Momentum, &vec![0.0; len]);
+                let mut momentum = vec![0.0; len];
+                for step in 0..2 {
+                    let gradients = random(len, step);
+                    let gradient = Span::new(Region::Gradients, 3, len);
+                    lab.backend.write(gradient, &gradients).expect("write");
+                    lab.run(MuonDirection { op, rows, gradient, momentum: buffer });
+                    let mut sum = Vec::new();
+                    for (b, &g) in momentum.iter_mut().zip(&gradients) {
+                        *b = 0.75 * *b + f64::from(g);
+                        sum.push(if nesterov { f64::from(g) + 0.75 * *b } else { *b });
+                    }
+                    let what = format!("{rows}×{columns}, nesterov {nesterov}, step {step}");
+                    compare(&what, &lab.get(gradient), &direction(&sum, rows), DIRECTION);
+                    compare(&what, &lab.get(buffer), &momentum, FP32);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn muon_takes_a_gradient_of_zeros_and_shows_nan() {
+    let mut lab = cpu();
+    let (op, rows) = (Muon::default(), 3);
+    let [gradient, momentum] = [Region::Gradients, Region::Momentum].map(|region| Span::new(region, 0, 12));
+    for (value, expected) in [(0.0, Some(0.0)), (f32::NAN, None)] {
+        lab.backend.write(momentum, &[0.0; 12]).expect("write");
+        let mut gradients = [0.0; 12];
+        gradients[5] = value;
+        lab.backend.write(gradient, &gradients).expect("write");
+        lab.run(MuonDirection { op, rows, gradient, momentum });
+        let direction = lab.get(gradient);
+        assert!(direction.iter().all(|&it| expected.map_or(it.is_nan(), |expected| it == expected)), "{direction:?}");
+    }
+}
+
+/// Matrices move along their directions with decoupled weight decay; other parameters take steps of SGD.
+#[test]
+fn muons_update_moves_matrices_along_their_directions() {
+    let mut lab = cpu();
+    let muon = Muon { sgd: Sgd { momentum: 0.5, nesterov: true }, ..Muon::default() };
+    let op = Optimizer { rule: Rule::Muon(muon), weight_decay: 0.5, ..Optimizer::default() };
+    let groups =
+        Groups::new(&[Group { is_matrix: true, ..Group::plain(3) }, Group { rate_scale: 2.0, ..Group::plain(5) }])
+            .expect("groups");
+    let span = |region| Span::new(region, 0, 5);
+    for (region, value) in [(Region::Parameters, 4.0), (Region::Gradients, 1.0), (Region::Momentum, 8.0)] {
+        lab.backend.write(span(region), &[value; 5]).expect("write");
+    }
+    lab.backend.set_learning_rates(&[0.25]).expect("rate");
+    lab.run(grouped_update(op, groups, 5));
+    // 4 − 0.25 · (1 + 0.5 · 4), and with b = 0.5 · 8 + 3 = 7: 4 − 0.5 · (3 + 0.5 · 7).
+    assert_eq!(lab.get(span(Region::Parameters)), [3.25, 3.25, 3.25, 0.75, 0.75]);
+    assert_eq!(lab.get(span(Region::Momentum)), [8.0, 8.0, 8.0, 7.0, 7.0]);
+    let clipped = Optimizer { clip_norm: Some(1.0), ..op };
+    assert!(lab.try_run(grouped_update(clipped, groups, 5)).is_err(), "it is not clipped");
 }
 
 /// Compares clipped steps and averages with PyTorch's, given its gradients. Tests of other backends use it too.
@@ -60,22 +290,18 @@ pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
     lab.backend.write(span(Region::Parameters), &initial).expect("write");
     // Gradients after the last parameter must not count.
     lab.backend.write(Span::new(Region::Gradients, initial.len(), 64), &[100.0; 64]).expect("write");
-    if lab.backend.loss_scale().expect("scale").is_some() {
-        lab.backend.set_loss_scale(LossScale { scale: 1.0, good_steps: 0, skipped_steps: 0 }).expect("scale");
-    }
+    unit_loss_scale(lab);
     lab.backend.set_learning_rates(&[setting("lr") as f32]).expect("rate");
     for (index, step) in reference["steps"].as_array().expect("steps").iter().enumerate() {
         let decay = if index == 0 { 0.0 } else { setting("decay") };
-        let op = Sgd {
-            momentum: setting("momentum") as f32,
-            nesterov: true,
+        let op = Optimizer {
+            rule: Rule::sgd(setting("momentum") as f32, true),
             weight_decay: setting("weight_decay") as f32,
             clip_norm: Some(setting("clip") as f32),
             average_decay: Some(decay),
-            frozen: 0,
         };
         lab.backend.write(span(Region::Gradients), &numbers(&step["gradient"])).expect("write");
-        lab.run(sgd_update(op, initial.len()));
+        lab.run(optimizer_update(op, initial.len()));
         for (region, key) in [(Region::Parameters, "weight"), (Region::Average, "average")] {
             let expected: Vec<f64> = numbers(&step[key]).iter().map(|&value| value.into()).collect();
             let close = Tolerance { absolute: 5e-7, relative: 1e-6 }; // a few roundings
@@ -91,30 +317,48 @@ pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
 /// A NaN gradient must show in all trained weights, unless a loss scale skips the step. Frozen weights must not change.
 pub fn check_frozen<B: Backend>(lab: &mut Lab<B>) {
     let span = |region| Span::new(region, 0, 9);
-    let op = Sgd { momentum: 0.5, weight_decay: 0.5, average_decay: Some(0.5), frozen: 5, ..Sgd::default() };
+    let op =
+        Optimizer { rule: Rule::sgd(0.5, false), weight_decay: 0.5, average_decay: Some(0.5), ..Optimizer::default() };
     lab.backend.allocate(&sizes_with_columns(0, 0)).expect("memory");
     for region in [Region::Parameters, Region::Gradients] {
         lab.backend.write(span(region), &[1.0; 9]).expect("write");
     }
     lab.backend.set_learning_rates(&[0.5]).expect("rate");
-    if lab.backend.loss_scale().expect("scale").is_some() {
-        lab.backend.set_loss_scale(LossScale { scale: 1.0, good_steps: 0, skipped_steps: 0 }).expect("scale");
-    }
-    lab.run(sgd_update(op, 9));
+    unit_loss_scale(lab);
+    let frozen = Groups::frozen(5);
+    lab.run(grouped_update(op, frozen, 9));
     assert_eq!(lab.get(span(Region::Parameters)), [[1.0; 5].as_slice(), &[0.25; 4]].concat());
     assert_eq!(lab.get(span(Region::Momentum)), [[0.0; 5].as_slice(), &[1.5; 4]].concat());
     assert_eq!(lab.get(span(Region::Average)), [[0.0; 5].as_slice(), &[0.125; 4]].concat());
     lab.backend.write(span(Region::Gradients), &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, f32::NAN, 1.0, 1.0]).expect("write");
     let skips = lab.backend.loss_scale().expect("scale").is_some();
-    lab.run(sgd_update(Sgd { clip_norm: Some(1.0), ..op }, 9));
+    lab.run(grouped_update(Optimizer { clip_norm: Some(1.0), ..op }, frozen, 9));
     let weights = lab.get(span(Region::Parameters));
     assert_eq!(weights[..5], [1.0; 5]);
     assert!(weights[5..].iter().all(|weight| weight.is_nan() != skips), "{weights:?}");
 }
 
 #[test]
-fn sgd_matches_pytorch() {
-    check_sgd(&mut cpu());
+fn every_rule_matches_pytorch() {
+    check_rules(&mut cpu());
+    check_late_update(&mut cpu());
+}
+
+#[test]
+fn groups_cover_all_parameters_once() {
+    let ranges = |groups: &[Group], len| {
+        let ranges = Groups::new(groups).expect("groups").ranges(len);
+        ranges.into_iter().map(|(range, group)| (range, group.frozen)).collect::<Vec<_>>()
+    };
+    let frozen = |end| Group::frozen(end);
+    assert_eq!(ranges(&[], 5), [(0..5, false)]);
+    assert_eq!(ranges(&[frozen(0)], 5), [(0..5, false)]);
+    assert_eq!(ranges(&[frozen(2), Group::plain(2), frozen(4)], 5), [(0..2, true), (2..4, true), (4..5, false)]);
+    assert_eq!(ranges(&[frozen(3), Group::plain(9)], 5), [(0..3, true), (3..5, false)]);
+    assert_eq!(ranges(&[frozen(9)], 5), [(0..5, true)]);
+    assert_eq!(ranges(&[frozen(9)], 0), []);
+    assert!(Groups::new(&[frozen(3), frozen(2)]).is_err());
+    assert!(Groups::new(&[frozen(1); 9]).is_err());
 }
 
 #[test]

@@ -65,9 +65,10 @@ fn run_others(precision: Precision) {
     pool::check_edge_cases(lab);
     norm::check_statistics(lab, ANY);
     norm::check_in_place(lab);
+    norm::check_running(lab, ANY);
     dropout::check_mask(lab);
     // These checks need a new backend.
-    for check in [optimizer::check_sgd, optimizer::check_averaging, optimizer::check_frozen] {
+    for check in [optimizer::check_rules, optimizer::check_averaging, optimizer::check_frozen] {
         check(&mut lab_by(precision, Algorithm::Direct));
     }
 }

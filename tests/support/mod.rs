@@ -2,6 +2,7 @@
 
 pub mod cuda;
 pub mod program;
+pub mod stored_zip;
 pub mod tiny;
 pub mod torch_rng;
 

@@ -9,7 +9,7 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::data::Streamed;
 use cnn_cuda::images::{HostImages, ImageSource};
 use cnn_cuda::network::{FirstLayer, Network};
-use cnn_cuda::ops::{Augmentation, Backend, Region, Sgd, Span};
+use cnn_cuda::ops::{Augmentation, Backend, Optimizer, Region, Span};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
 
 use super::harness::{Listener, bits, digits, lenet5, two_epochs};
@@ -19,9 +19,9 @@ fn network() -> Network {
 }
 
 fn hyper(steps: Option<u64>) -> Hyperparameters {
-    let sgd = Sgd { clip_norm: Some(0.125), average_decay: Some(0.9), ..two_epochs().sgd };
+    let optimizer = Optimizer { clip_norm: Some(0.125), average_decay: Some(0.9), ..two_epochs().optimizer };
     let augmentation = Augmentation { crop_padding: 2, flip: true, cutout: 6, brightness: 0.25, contrast: 0.25 };
-    Hyperparameters { sgd, augmentation, max_steps: steps, ..two_epochs() }
+    Hyperparameters { optimizer, augmentation, max_steps: steps, ..two_epochs() }
 }
 
 fn trainer<B: Backend>(backend: B) -> Trainer<B> {
@@ -59,9 +59,13 @@ pub fn check_interruption<B: Backend>(backend: impl Fn() -> B, stops: &[u64]) {
         assert_eq!(bits(&state.average), bits(&end.average), "the average, stopped after {stop}");
         assert_eq!(after.epochs.last().expect("an epoch").test, listener.epochs.last().expect("an epoch").test);
     }
-    let mut plain =
-        Trainer::new(backend(), network(), digits(90, 32), Hyperparameters { sgd: two_epochs().sgd, ..hyper(None) })
-            .expect("a trainer");
+    let mut plain = Trainer::new(
+        backend(),
+        network(),
+        digits(90, 32),
+        Hyperparameters { optimizer: two_epochs().optimizer, ..hyper(None) },
+    )
+    .expect("a trainer");
     plain.set_parameters(&end.average).expect("written");
     assert_eq!(plain.evaluate().expect("metrics"), listener.epochs.last().expect("an epoch").test);
 }
@@ -105,7 +109,7 @@ fn an_unreadable_picture_ends_the_run_with_its_error_after_the_finished_epochs()
     let mut set = digits(90, 32);
     let held = HostImages { images: std::mem::take(&mut set.train.images), image_len: set.shape.len() };
     let source = Arc::new(Vanishing(held, AtomicUsize::new(0)));
-    set.train.streamed = Some(Streamed { source, digest: 0 });
+    set.train.streamed = Some(Streamed { source, hashes: Arc::default() });
     let mut trainer =
         Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), set, hyper(None)).expect("a trainer");
     let mut listener = Listener::default();
@@ -117,7 +121,7 @@ fn an_unreadable_picture_ends_the_run_with_its_error_after_the_finished_epochs()
 #[test]
 fn a_run_without_an_average_refuses_a_state_with_one() {
     let state = trainer(Cpu::new(Some(1)).expect("a thread")).state().expect("a state");
-    let hyper = Hyperparameters { sgd: two_epochs().sgd, ..hyper(None) };
+    let hyper = Hyperparameters { optimizer: two_epochs().optimizer, ..hyper(None) };
     let mut plain =
         Trainer::new(Cpu::new(Some(1)).expect("a thread"), network(), digits(90, 32), hyper).expect("a trainer");
     let message = format!("{:#}", plain.restore(&state).expect_err("the run keeps no average"));

@@ -3,7 +3,7 @@
 use cnn_cuda::data::{Dataset, Split};
 use cnn_cuda::models::find;
 use cnn_cuda::network::{Network, Weights};
-use cnn_cuda::ops::{Augmentation, Backend, Sgd, StepLoss};
+use cnn_cuda::ops::{Augmentation, Backend, Optimizer, Rule, StepLoss};
 use cnn_cuda::plan::{self, Plan, Sequence};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{EpochReport, Hyperparameters, LearningRate, Observer, StepReport, Trainer};
@@ -65,13 +65,15 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         eval_batch_size: batch_size,
         learning_rate: LearningRate::constant(learning_rate),
         target_accuracy: None,
+        monitor: None,
         patience: None,
-        sgd: Sgd::default(),
+        optimizer: Optimizer::default(),
         augmentation: Augmentation::default(),
         label_smoothing: 0.0,
         seed: 0,
         shuffle: false,
         max_steps: None,
+        unfreeze_at: None,
         log_steps: true,
     }
 }
@@ -84,8 +86,8 @@ pub fn lenet5() -> Network {
 
 /// Two epochs; 340 images give eleven steps an epoch, the last on a partial batch.
 pub fn two_epochs() -> Hyperparameters {
-    let sgd = Sgd { momentum: 0.9, nesterov: true, weight_decay: 5e-4, ..Sgd::default() };
-    Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, sgd, ..hyperparameters(32, 0.02) }
+    let optimizer = Optimizer { rule: Rule::sgd(0.9, true), weight_decay: 5e-4, ..Optimizer::default() };
+    Hyperparameters { epochs: 2, eval_batch_size: 100, shuffle: true, optimizer, ..hyperparameters(32, 0.02) }
 }
 
 /// The bits of `values`, for exact comparison.
@@ -103,6 +105,7 @@ pub fn dataset(shape: Shape, classes: usize, images: Vec<u8>, labels: Vec<u32>) 
         mean: vec![0.5; shape.channels],
         std: vec![0.5; shape.channels],
         train: Split { images, labels, ..Split::default() },
+        val: Split::default(),
         test,
     }
 }

@@ -6,7 +6,7 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::Cuda;
 use cnn_cuda::models::{alexnet, googlenet, vgg, zfnet};
 use cnn_cuda::network::{Network, Weights};
-use cnn_cuda::ops::{Backend, Precision, Sgd};
+use cnn_cuda::ops::{Backend, Optimizer, Precision, Rule};
 use cnn_cuda::plan::{Mode, Plan};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, Trainer};
@@ -72,8 +72,8 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
         compare(&format!("{name} logits"), &got, &expected("logits"), tolerance);
 
         let labels = tensors.integers(&format!("{name}.labels")).iter().map(|&label| label as u32).collect();
-        let sgd = Sgd { momentum: 0.9, ..Sgd::default() };
-        let hyper = Hyperparameters { epochs: 3, sgd, ..hyperparameters(4, 0.02) };
+        let optimizer = Optimizer { rule: Rule::sgd(0.9, false), ..Optimizer::default() };
+        let hyper = Hyperparameters { epochs: 3, optimizer, ..hyperparameters(4, 0.02) };
         let set = dataset(network.input(), CLASSES, images, labels);
         let mut trainer = Trainer::new(backend(), network, set, hyper).expect("a trainer");
         trainer.set_weights(&weights).expect("weights");

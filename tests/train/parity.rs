@@ -7,7 +7,7 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::data::{self, Dataset, LoadOptions};
 use cnn_cuda::models::{find, mnist_cnn};
 use cnn_cuda::network::{Initial, Network};
-use cnn_cuda::ops::{Backend, Sgd};
+use cnn_cuda::ops::{Backend, Optimizer, Rule};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, Trainer};
 use safetensors::SafeTensors;
@@ -27,13 +27,12 @@ const NARROW_WEIGHTS: Tolerance = Tolerance { absolute: 3e-6, relative: 1e-5 };
 
 fn optimiser(settings: &Value, batch_size: usize) -> Hyperparameters {
     let number = |key: &str| settings[key].as_f64().unwrap_or_else(|| panic!("{key} is missing")) as f32;
-    let sgd = Sgd {
-        momentum: number("momentum"),
-        nesterov: settings["nesterov"].as_bool().expect("nesterov"),
+    let optimizer = Optimizer {
+        rule: Rule::sgd(number("momentum"), settings["nesterov"].as_bool().expect("nesterov")),
         weight_decay: number("weight_decay"),
-        ..Sgd::default()
+        ..Optimizer::default()
     };
-    Hyperparameters { sgd, max_steps: Some(50), ..hyperparameters(batch_size, number("lr")) }
+    Hyperparameters { optimizer, max_steps: Some(50), ..hyperparameters(batch_size, number("lr")) }
 }
 
 /// How closely the losses of a run must match.

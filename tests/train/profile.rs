@@ -4,8 +4,8 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::Network;
 use cnn_cuda::ops::{
-    Activation, Backend, CopyBuffer, LossScale, MemorySizes, Metrics, Normalise, Op, Precision, Region, Sgd, Span,
-    Step, StepSeconds, Subset, TIMED_RUNS, TrainingState,
+    Activation, Backend, CopyBuffer, LossScale, MemorySizes, Metrics, Normalise, Op, Optimizer, Precision, Region,
+    Rule, Sgd, Span, Step, StepSeconds, Subset, TIMED_RUNS, TrainingState,
 };
 use cnn_cuda::plan::{self, Mode, Plan, Sequence, TrainSettings};
 use cnn_cuda::shape::Shape;
@@ -14,21 +14,19 @@ use super::dag::branching;
 use super::harness::bits;
 use super::norm::normalised;
 use crate::ops::cuda::options;
-use crate::ops::lab::{Lab, random, sgd_update};
+use crate::ops::lab::{Lab, optimizer_update, random};
 use crate::support::cuda::{on_cuda, on_the_emulator};
 
 const BATCH: usize = 3;
-const SGD: Sgd = Sgd {
-    momentum: 0.9,
-    nesterov: true,
+const SGD: Optimizer = Optimizer {
+    rule: Rule::Sgd(Sgd { momentum: 0.9, nesterov: true }),
     weight_decay: 1e-3,
     clip_norm: Some(0.5),
     average_decay: Some(0.9),
-    frozen: 0,
 };
 
 fn train_step(plan: &Plan) -> Vec<Step> {
-    plan.steps(&Sequence::TrainStep(TrainSettings { sgd: SGD, ..TrainSettings::default() }), BATCH)
+    plan.steps(&Sequence::TrainStep(TrainSettings { optimizer: SGD, ..TrainSettings::default() }), BATCH)
 }
 
 /// The state that outlives a step, as bits, after three training steps with `between` called before the last.
@@ -115,7 +113,8 @@ fn a_step_is_timed_between_two_events() {
         };
         let (one, once) = timed(CopyBuffer { input, output }.into());
         // The gradient norm with the overflow check, and the update.
-        let (two, twice) = timed(sgd_update(Sgd { clip_norm: Some(1.0), ..Sgd::default() }, 64).into());
+        let (two, twice) =
+            timed(optimizer_update(Optimizer { clip_norm: Some(1.0), ..Optimizer::default() }, 64).into());
         assert_eq!((one, two), (1, 2));
         assert!(0.0 < once && once < twice, "{once} for one launch, {twice} for two");
         if on_the_emulator() {

@@ -3,7 +3,7 @@
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::models::find;
 use cnn_cuda::network::Network;
-use cnn_cuda::ops::{Algorithm, Precision, Sgd};
+use cnn_cuda::ops::{Algorithm, Optimizer, Precision, Rule};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, Trainer};
 
@@ -19,8 +19,13 @@ fn train(network: &Network, precision: Precision, algorithm: Algorithm, batch: u
     let count = 2 * batch + batch.div_ceil(2);
     let images = (0..count * shape.len()).map(|i| (i * 71 % 251) as u8).collect();
     let set = dataset(shape, classes, images, (0..count).map(|i| (i * 7 % classes) as u32).collect());
-    let sgd = Sgd { momentum: 0.9, clip_norm: Some(1.0), average_decay: Some(0.9), ..Sgd::default() };
-    let hyper = Hyperparameters { sgd, label_smoothing: 0.1, ..hyperparameters(batch, 0.01) };
+    let optimizer = Optimizer {
+        rule: Rule::sgd(0.9, false),
+        clip_norm: Some(1.0),
+        average_decay: Some(0.9),
+        ..Optimizer::default()
+    };
+    let hyper = Hyperparameters { optimizer, label_smoothing: 0.1, ..hyperparameters(batch, 0.01) };
     let mut trainer = Trainer::new(Cuda::new(options).expect("a device"), network.clone(), set, hyper).expect("fits");
     let mut listener = Listener::default();
     trainer.run(&mut listener).expect("a run");

@@ -3,7 +3,7 @@
 use cnn_cuda::checkpoint::{RunIdentity, load_state, save_state};
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::models::find;
-use cnn_cuda::ops::Sgd;
+use cnn_cuda::ops::Optimizer;
 use cnn_cuda::train::{EpochReport, Hyperparameters, Observer, Outcome, TrainState, Trainer};
 
 use super::harness::{Listener, bits, digits, diverging, lenet5, two_epochs};
@@ -164,8 +164,8 @@ impl Observer<Cpu> for DuringEvaluation {
 fn an_evaluation_is_interrupted_between_its_steps() {
     let averaged = || {
         let hyper = two_epochs();
-        let sgd = Sgd { average_decay: Some(0.9), ..hyper.sgd };
-        let hyper = Hyperparameters { sgd, ..hyper };
+        let optimizer = Optimizer { average_decay: Some(0.9), ..hyper.optimizer };
+        let hyper = Hyperparameters { optimizer, ..hyper };
         Trainer::new(Cpu::new(Some(2)).expect("threads"), lenet5(), digits(340, 150), hyper).expect("a trainer")
     };
     let mut whole = averaged();

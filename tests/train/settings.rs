@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Augmentation, Backend, LossScale, Metrics, Precision, Region, Sgd, Span};
+use cnn_cuda::ops::{Adam, Augmentation, Backend, LossScale, Metrics, Optimizer, Precision, Region, Rule, Span};
 use cnn_cuda::shape::{Shape, Window};
 use cnn_cuda::train::{Hyperparameters, Position, TrainState, Trainer};
 
@@ -30,9 +30,16 @@ fn network() -> Network {
 }
 
 fn hyper(steps: u64) -> Hyperparameters {
-    let sgd = Sgd { clip_norm: Some(0.5), average_decay: Some(0.9), ..two_epochs().sgd };
+    let optimizer = Optimizer { clip_norm: Some(0.5), average_decay: Some(0.9), ..two_epochs().optimizer };
     let augmentation = Augmentation { crop_padding: 2, ..Augmentation::default() };
-    Hyperparameters { sgd, augmentation, label_smoothing: 0.1, batch_size: 4, max_steps: Some(steps), ..two_epochs() }
+    Hyperparameters {
+        optimizer,
+        augmentation,
+        label_smoothing: 0.1,
+        batch_size: 4,
+        max_steps: Some(steps),
+        ..two_epochs()
+    }
 }
 
 /// A trainer whose epochs have eight steps, the last on a partial batch.
@@ -44,12 +51,12 @@ type Change = fn(&mut Hyperparameters);
 
 /// The settings that may change between steps.
 const CHANGES: [(&str, Change); 8] = [
-    ("momentum", |hyper| hyper.sgd.momentum = 0.5),
-    ("nesterov", |hyper| hyper.sgd.nesterov = false),
-    ("weight decay", |hyper| hyper.sgd.weight_decay = 0.05),
-    ("clip norm", |hyper| hyper.sgd.clip_norm = Some(0.0625)),
-    ("no clipping", |hyper| hyper.sgd.clip_norm = None),
-    ("average", |hyper| hyper.sgd.average_decay = Some(0.5)),
+    ("momentum", |hyper| hyper.optimizer.rule = Rule::sgd(0.5, true)),
+    ("nesterov", |hyper| hyper.optimizer.rule = Rule::sgd(0.9, false)),
+    ("weight decay", |hyper| hyper.optimizer.weight_decay = 0.05),
+    ("clip norm", |hyper| hyper.optimizer.clip_norm = Some(0.0625)),
+    ("no clipping", |hyper| hyper.optimizer.clip_norm = None),
+    ("average", |hyper| hyper.optimizer.average_decay = Some(0.5)),
     ("label smoothing", |hyper| hyper.label_smoothing = 0.3),
     ("augmentation", |hyper| hyper.augmentation.flip = true),
 ];
@@ -91,11 +98,12 @@ fn check_changes<B: Backend>(backend: impl Fn() -> B) {
 #[test]
 fn settings_that_determine_memory_cannot_change() {
     let mut trainer = trainer(Cpu::new(Some(1)).expect("a thread"), hyper(1));
-    let changes: [Change; 4] = [
+    let changes: [Change; 5] = [
         |hyper| hyper.batch_size = 2,
         |hyper| hyper.eval_batch_size = 2,
-        |hyper| hyper.sgd.momentum = 0.0,
-        |hyper| hyper.sgd.average_decay = None,
+        |hyper| hyper.optimizer.rule = Rule::default(),
+        |hyper| hyper.optimizer.rule = Rule::Adam(Adam::default()),
+        |hyper| hyper.optimizer.average_decay = None,
     ];
     for change in changes {
         let mut settings = hyper(1);

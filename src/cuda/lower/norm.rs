@@ -74,16 +74,20 @@ impl RunOn<Lowering<'_>> for BatchNorm2dBackwardSums {
 
 impl RunOn<Lowering<'_>> for BatchNorm2dBackwardInput {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let Self { op, activation, input, d_output, weight, bias, saved, d_weight, d_bias, d_input } = *self;
+        let Self { op, activation, input, d_output, weight, bias, statistics, d_weight, d_bias, d_input } = *self;
         let channels = op.input.channels;
-        let rows = op.training_rows(input.len / op.input.len())?;
-        let spans = [input, d_output, weight, bias, saved, d_weight, d_bias, d_input];
+        let (rows, epsilon) = match (d_weight, d_bias) {
+            (Some(_), Some(_)) => (op.training_rows(input.len / op.input.len())?, NO_EPSILON),
+            _ => (input.len / channels, op.epsilon),
+        };
+        let [of_weight, of_bias] = [d_weight, d_bias].map(|sum| sum.unwrap_or(weight));
+        let spans = [input, d_output, weight, bias, statistics, of_weight, of_bias, d_input];
         let (kernel, lanes) = lowering.norm_variant("norm_backward_input", channels, activation, &spans);
         let (blocks, grid) = ColumnGrid::new(rows, channels, lanes, INPUT)?;
         let params = params!(
-            lowering.target, 88 bytes,
-            [input, d_output, weight, bias, saved, d_weight, d_bias, d_input],
-            grid: ColumnGrid, share: f32 = 1.0 / rows as f32, slope: f32 = activation.code(),
+            lowering.target, 96 bytes,
+            [input, d_output, weight, bias, statistics, d_weight, d_bias, d_input],
+            grid: ColumnGrid, epsilon: f32, share: f32 = 1.0 / rows as f32, slope: f32 = activation.code(),
         );
         lowering.launch_of(INPUT.threads, kernel, blocks, params)
     }

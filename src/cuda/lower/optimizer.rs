@@ -1,12 +1,12 @@
-//! SGD, with the learning rate and fp16's dynamic loss scale in device memory.
+//! Optimisers, with the learning rate, the number of updates and fp16's dynamic loss scale in device memory.
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 
-use super::params::params;
+use super::params::{Pod, params};
 use super::{Lowering, Target};
 use crate::cuda::program::{Address, BLOCK, Buffer, KernelLaunch, Launch};
 use crate::cuda::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
-use crate::ops::{Precision, RunOn, SgdUpdate};
+use crate::ops::{Adam, Groups, MAX_GROUPS, MuonDirection, Optimizer, OptimizerUpdate, Precision, Rule, RunOn, Sgd};
 
 /// Offsets in `Buffer::LossScaling`: `{scale f32, good_steps u32, skipped_steps u64, overflow i32}`.
 const SCALE: usize = 0;
@@ -37,9 +37,42 @@ fn half_parameters(target: Target) -> Option<Buffer> {
     (target.precision == Precision::Fp16).then_some(Buffer::HalfParameters)
 }
 
-impl RunOn<Lowering<'_>> for SgdUpdate {
+/// Muon has no kernels yet.
+const NO_MUON: &str = "Muon runs on the CPU only; use --device cpu, or another --optimizer";
+
+/// `Group` in `kernels/optimizer.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct GroupParams {
+    end: u64,
+    rate_scale: f32,
+    weight_decay: f32,
+}
+
+// SAFETY: the fields have no padding between or after them.
+unsafe impl Pod for [GroupParams; MAX_GROUPS] {}
+const _: () = assert!(size_of::<GroupParams>() == 16);
+
+/// The groups of `count` parameters as the kernel has them: the length of the frozen beginning, the groups, of which the
+/// last has no end, and a bit for each that is frozen.
+fn groups_of(op: &Optimizer, groups: &Groups, count: usize) -> Result<(usize, [GroupParams; MAX_GROUPS], u32)> {
+    let ranges = groups.ranges(count);
+    ensure!(ranges.len() <= MAX_GROUPS, "{} groups of parameters; CUDA kernels take {MAX_GROUPS}", ranges.len());
+    let mut all = [GroupParams { end: u64::MAX, rate_scale: 1.0, weight_decay: 0.0 }; MAX_GROUPS];
+    let mut frozen = 0;
+    for (index, (range, group)) in ranges.iter().enumerate() {
+        let end = if index + 1 == ranges.len() { u64::MAX } else { range.end as u64 };
+        let weight_decay = if group.decays { op.weight_decay } else { 0.0 };
+        all[index] = GroupParams { end, rate_scale: group.rate_scale, weight_decay };
+        frozen |= u32::from(group.frozen) << index;
+    }
+    let begin = ranges.iter().take_while(|(_, group)| group.frozen).last().map_or(0, |(range, _)| range.end);
+    Ok((begin, all, frozen))
+}
+
+impl RunOn<Lowering<'_>> for OptimizerUpdate {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let Self { ref op, weights, gradients, momentum: buffer, average } = *self;
+        let Self { ref op, ref groups, weights, gradients, momentum: buffer, second_moment: second, average } = *self;
         let target = lowering.target;
         let count = weights.len;
         let (block_counters, loss_scale, overflow) =
@@ -58,18 +91,32 @@ impl RunOn<Lowering<'_>> for SgdUpdate {
             lowering.launch("check_overflow", [blocks, 1], params)?;
         }
         let (decay, rest) = op.average_coefficients();
+        let (begin, groups, frozen) = groups_of(op, groups, count)?;
+        let (kernel, Sgd { momentum, nesterov }, adam) = match op.rule {
+            Rule::Sgd(sgd) => ("sgd", sgd, Adam::default()),
+            Rule::Adam(adam) => ("adam", Sgd::default(), adam),
+            Rule::Muon(_) => bail!(NO_MUON),
+        };
         let params = params!(
-            target, 136 bytes,
+            target, 304 bytes,
             [
-                gradients, norm, weights, weights_real = half_parameters(target), buffer, average,
+                gradients, norm, weights, weights_real = half_parameters(target), buffer, second, average,
                 rates = Buffer::LearningRates, loss_scale, good_steps = lowering.loss_scaling(GOOD_STEPS),
-                skipped_steps = lowering.loss_scaling(SKIPPED_STEPS), overflow, block_counters,
+                skipped_steps = lowering.loss_scaling(SKIPPED_STEPS), overflow, updates = Buffer::UpdateCount,
+                block_counters,
             ],
-            count: u64, frozen: u64 = op.frozen, momentum: f32 = op.momentum, weight_decay: f32 = op.weight_decay,
-            clip_norm: f32 = op.clip_norm.unwrap_or(0.0), decay: f32, rest: f32, nesterov: u32 = op.nesterov,
+            begin: u64, count: u64, betas: [f64; 2] = adam.betas, groups: [GroupParams; MAX_GROUPS],
+            momentum: f32, epsilon: f32 = adam.epsilon, clip_norm: f32 = op.clip_norm.unwrap_or(0.0),
+            decay: f32, rest: f32, frozen: u32, nesterov: u32, decoupled: u32 = adam.decoupled,
         );
-        let blocks = blocks_of(count.saturating_sub(op.frozen), UPDATE_BLOCK);
-        lowering.launch_of(UPDATE_BLOCK, "sgd", blocks, params)
+        let blocks = blocks_of(count - begin, UPDATE_BLOCK);
+        lowering.launch_of(UPDATE_BLOCK, kernel, blocks, params)
+    }
+}
+
+impl RunOn<Lowering<'_>> for MuonDirection {
+    fn run_on(&self, _lowering: &mut Lowering) -> Result<()> {
+        bail!(NO_MUON)
     }
 }
 

@@ -10,7 +10,8 @@ use crate::ops::Span;
 
 /// The parameters of a kernel; `kernels/` asserts the same size. Addresses come first, then numbers of 8 bytes, then
 /// numbers of 4 bytes. A field without `=` takes the value of the variable with its name. The value of an address is
-/// any [`HasAddress`], that of a number any number that [`fit`] converts.
+/// any [`HasAddress`], that of a number any number that [`fit`] converts. Arrays of 8-byte alignment are among the numbers
+/// of 8 bytes.
 ///
 /// # Errors
 /// Returns the error from the enclosing function if a number does not fit its type.
@@ -104,6 +105,8 @@ unsafe impl Pod for u64 {}
 unsafe impl Pod for u32 {}
 // SAFETY: as above.
 unsafe impl Pod for f32 {}
+// SAFETY: as above.
+unsafe impl Pod for [f64; 2] {}
 
 /// Writes a field of kernel parameters at an offset in bytes.
 pub(super) fn put<T: Pod>(words: &mut [u64], offset: usize, value: T) {

@@ -8,7 +8,7 @@ use crate::ops::{MemorySizes, Precision};
 pub(in crate::cuda) struct Requirements {
     /// The plan's regions and the scratch of its operators: buffer, bytes, and whether it must be zeroed, as state
     /// must.
-    pub buffers: [(Buffer, usize, bool); 11],
+    pub buffers: [(Buffer, usize, bool); 12],
     /// Bytes that do not depend on the batch size.
     fixed: usize,
     max_batch: usize,
@@ -37,6 +37,7 @@ impl Requirements {
             (Buffer::HalfParameters, half_parameters, zeroed),
             (Buffer::Gradients, 4 * sizes.gradients, zeroed),
             (Buffer::Momentum, 4 * sizes.momentum, zeroed),
+            (Buffer::SecondMoment, 4 * sizes.second_moment, zeroed),
             (Buffer::Average, 4 * sizes.average, zeroed),
             (Buffer::Statistics, 4 * sizes.statistics, zeroed),
             (Buffer::Indices, 4 * sizes.indices, uninitialised),

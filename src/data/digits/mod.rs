@@ -31,6 +31,7 @@ pub fn generate() -> Dataset {
         mean: vec![0.5],
         std: vec![0.5],
         train: draw_split(0, TRAIN_COUNT, FIRST_LABEL_STREAM),
+        val: Split::default(),
         test: draw_split(TRAIN_COUNT, TEST_COUNT, FIRST_LABEL_STREAM + 1),
     }
 }

@@ -11,6 +11,7 @@ use super::names::{Split, list_of, split_of};
 use super::splits::Splits;
 use super::tree::Location;
 use crate::data::counted;
+use crate::data::held_out::held_out;
 use crate::files::{is_escaped, printable};
 use crate::rng::{Philox, Purpose};
 
@@ -26,18 +27,20 @@ pub struct LabelledPicture {
     pub location: Location,
 }
 
-/// The result of [`arrange`]. Both splits are sorted by class, then by name.
+/// The result of [`arrange`]. The splits are sorted by class, then by name.
 #[derive(Debug)]
 pub struct Layout {
     pub classes: Vec<String>,
     pub train: Vec<LabelledPicture>,
+    /// Empty without a folder for validation beside one for testing.
+    pub val: Vec<LabelledPicture>,
     pub test: Vec<LabelledPicture>,
 }
 
 /// The names and locations of a split's pictures, by class.
 type ByClass = BTreeMap<String, Vec<(String, Location)>>;
 
-/// Arranges pictures at paths `[train|test/]class/…/picture` of any depth. Classes are numbered in the order of their
+/// Arranges pictures at paths `[train|val|test/]class/…/picture` of any depth. Classes are numbered in the order of their
 /// names, as in torchvision's `ImageFolder`, or in the order of `classes`. Without a test folder, some pictures of every
 /// class are held out for testing; which ones depends only on the split seed.
 ///
@@ -48,12 +51,14 @@ pub fn arrange(mut listing: Listing, options: &PictureOptions, classes: Option<&
     let (pictures, root) = strip_common_root(std::mem::take(&mut listing.pictures), &listing.folders);
     let splits = Splits::find(&pictures)?;
     splits.check(&listing, &root)?;
-    let (mut trains, mut tests, mut unassigned) = (ByClass::new(), ByClass::new(), Vec::new());
+    let [mut trains, mut vals, mut tests] = [(); 3].map(|()| ByClass::new());
+    let mut unassigned = Vec::new();
     for (parts, location) in pictures {
         let name = printable(&parts.join("/")).into_owned();
         let (set, class) = match splits.place(&parts) {
             Some((Split::Train, class)) => (&mut trains, class),
-            Some((_, class)) => (&mut tests, class),
+            Some((Split::Validation, class)) => (&mut vals, class),
+            Some((Split::Test, class)) => (&mut tests, class),
             None => {
                 unassigned.push(name);
                 continue;
@@ -72,10 +77,11 @@ pub fn arrange(mut listing: Listing, options: &PictureOptions, classes: Option<&
     let is_empty = |split: Split, class: &String| match split {
         // Given classes may come without training pictures.
         Split::Train => classes.is_none() && !trains.is_empty() && !trains.contains_key(class),
-        Split::Test | Split::Validation => !tests.contains_key(class),
+        Split::Validation => !vals.contains_key(class),
+        Split::Test => !tests.contains_key(class),
     };
     check_empty_classes(&listing, &root, &splits, is_empty)?;
-    check_names(trains.keys().chain(tests.keys()).chain(classes.unwrap_or_default()))?;
+    check_names(trains.keys().chain(vals.keys()).chain(tests.keys()).chain(classes.unwrap_or_default()))?;
     let class_names: Vec<String> = match classes {
         Some(classes) => classes.to_vec(),
         None => trains.keys().cloned().collect(),
@@ -85,9 +91,10 @@ pub fn arrange(mut listing: Listing, options: &PictureOptions, classes: Option<&
         tests = hold_out_test_set(&mut trains, options);
     }
     warn_of_untested(&class_names, &trains, &tests);
-    let (train, test) = (labelled(trains, &class_names)?, labelled(tests, &class_names)?);
+    let (train, val, test) =
+        (labelled(trains, &class_names)?, labelled(vals, &class_names)?, labelled(tests, &class_names)?);
     check_count(&class_names)?;
-    Ok(Layout { train, test, classes: class_names })
+    Ok(Layout { train, val, test, classes: class_names })
 }
 
 fn check_count(classes: &[String]) -> Result<()> {
@@ -178,22 +185,12 @@ fn strip_common_root(
     }
 }
 
-/// Moves the test fraction of every class to a test set. A class with two or more pictures keeps at least one picture and
-/// gives up at least one.
+/// Moves the test fraction of every class to a test set.
 fn hold_out_test_set(trains: &mut ByClass, options: &PictureOptions) -> ByClass {
     let mut tests = ByClass::new();
     for (number, (class, pictures)) in trains.iter_mut().enumerate() {
-        let count = pictures.len();
-        let test_count = (count as f64 * options.test_fraction).round() as usize;
-        let test_count = test_count.clamp(1, count.saturating_sub(1).max(1)).min(count - 1);
-        // A partial Fisher–Yates shuffle chooses the test pictures.
-        let mut order: Vec<usize> = (0..count).collect();
-        let mut random = Philox::new(options.split_seed, Purpose::Split, number as u32);
-        for position in 0..test_count {
-            let remaining = u32::try_from(count - position).unwrap_or(u32::MAX);
-            order.swap(position, position + random.below(remaining) as usize);
-        }
-        let chosen: BTreeSet<usize> = order[..test_count].iter().copied().collect();
+        let random = Philox::new(options.split_seed, Purpose::Split, number as u32);
+        let chosen = held_out(pictures.len(), options.test_fraction, random);
         let (test, train): (Vec<_>, Vec<_>) =
             std::mem::take(pictures).into_iter().enumerate().partition(|(index, _)| chosen.contains(index));
         *pictures = train.into_iter().map(|(_, picture)| picture).collect();

@@ -24,7 +24,7 @@ use self::redecoded::Redecoded;
 use self::store::{Finished, Pixels, Store};
 use self::tree::Location;
 use super::decode::{self as decoder, BACKDROP, Cropped, cropped};
-use super::{Dataset, LoadOptions, MAX_SIDE, archive, counted, statistics};
+use super::{Dataset, LoadOptions, MAX_SIDE, Split, archive, counted, statistics};
 use crate::files::printable;
 
 /// The most pictures to hold before they are decoded.
@@ -57,20 +57,23 @@ impl Default for PictureOptions {
 pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     let context = || format!("cannot use the pictures in {}", path.display());
     let arranged = layout::arrange(listing::list(path)?, &options.pictures, options.classes.as_deref());
-    let Layout { classes, mut train, test } = arranged.with_context(context)?;
+    let Layout { classes, mut train, mut val, test } = arranged.with_context(context)?;
+    if options.test_only {
+        val.clear();
+    }
     if options.test_only && options.normalisation.is_some() {
         train.clear();
     } else if train.is_empty() {
         bail!("{} has no folder train/ with training pictures", path.display());
     }
-    let counts = split_counts(train.len(), test.len());
+    let counts = split_counts([train.len(), val.len(), test.len()]);
     tracing::info!("{}: {} classes, {counts}", path.display(), classes.len());
-    let mut loader = Loader::new(&train, &test, options, path.is_file());
+    let mut loader = Loader::new([&train, &val, &test], options, path.is_file());
     let read = if path.is_dir() { loader.read_files() } else { loader.read_archive(path) };
     loader.bar.finish_and_clear();
     read.with_context(context)?;
     let labels: BTreeSet<u32> = loader.training_labels();
-    let Finished { shape, train, test, normalisation } = loader.finish();
+    let Finished { shape, splits: [train, val, test], normalisation } = loader.finish();
     if let Some(&lost) = labels.difference(&train.labels.iter().copied().collect()).next() {
         let class = printable(&classes[lost as usize]);
         bail!("{}: all training pictures of class {class} are corrupt or unreadable", path.display());
@@ -81,13 +84,13 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
         (None, None) => statistics::normalisation(&train.images, shape.channels),
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    Ok(Dataset { name: name.unwrap_or_else(|| "pictures".into()), shape, classes, mean, std, train, test })
+    Ok(Dataset { name: name.unwrap_or_else(|| "pictures".into()), shape, classes, mean, std, train, val, test })
 }
 
 /// The sizes of the splits, for messages.
-fn split_counts(train: usize, test: usize) -> String {
-    let training = if train == 0 { String::new() } else { counted(train, "training picture") + ", " };
-    training + &counted(test, "test picture")
+fn split_counts([train, val, test]: [usize; 3]) -> String {
+    let of = |count: usize, noun: &str| if count == 0 { String::new() } else { counted(count, noun) + ", " };
+    of(train, "training picture") + &of(val, "validation picture") + &counted(test, "test picture")
 }
 
 /// A picture that has yet to be decoded.
@@ -123,13 +126,13 @@ struct Loader<'a> {
 }
 
 impl<'a> Loader<'a> {
-    fn new(train: &'a [LabelledPicture], test: &'a [LabelledPicture], options: &LoadOptions, archived: bool) -> Self {
-        let pictures: Vec<&LabelledPicture> = train.iter().chain(test).collect();
+    fn new(splits: [&'a [LabelledPicture]; 3], options: &LoadOptions, archived: bool) -> Self {
+        let pictures: Vec<&LabelledPicture> = splits.into_iter().flatten().collect();
         let PictureOptions { image_size, max_bad, .. } = options.pictures;
         Self {
             bar: progress_bar(options.progress, pictures.len() as u64),
             pictures,
-            store: Store::new(train, test, options.residency, archived),
+            store: Store::new(splits, options.residency, archived),
             size: image_size,
             scales: image_size.is_some(),
             channels: options.channels,
@@ -273,7 +276,7 @@ impl<'a> Loader<'a> {
         });
         if !bad.is_empty() {
             let skipped = counted(bad.len(), "corrupt or unreadable picture");
-            let left = split_counts(finished.train.count(), finished.test.count());
+            let left = split_counts(finished.splits.each_ref().map(Split::count));
             tracing::warn!("skipped {skipped}, which leaves {left}");
         }
         finished

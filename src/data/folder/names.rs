@@ -28,7 +28,7 @@ const HELPERS: [&str; 13] = [
 pub enum Split {
     Train,
     Test,
-    /// Used for testing if there is no [`Split::Test`].
+    /// Used as the test set if there is no [`Split::Test`].
     Validation,
 }
 

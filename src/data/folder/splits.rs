@@ -15,6 +15,8 @@ pub struct Splits {
     /// Whether there are splits; if not, the folders at the top are classes.
     exist: bool,
     train: Option<String>,
+    /// Only beside a test set; alone it is the test set.
+    val: Option<String>,
     test: Option<String>,
     /// All folders at the top that contain pictures, with the folders in them that do.
     tops: BTreeMap<String, BTreeSet<String>>,
@@ -48,7 +50,10 @@ impl Splits {
         let mut splits = Self { exist, ..Self::default() };
         if exist {
             splits.train = only(train)?;
-            splits.test = only(named(Split::Test))?.or(only(named(Split::Validation))?);
+            (splits.val, splits.test) = match (only(named(Split::Validation))?, only(named(Split::Test))?) {
+                (val, None) => (None, val),
+                both => both,
+            };
         }
         splits.tops = tops;
         splits.check_unnamed()?;
@@ -118,22 +123,26 @@ impl Splits {
     /// The split and the class of the folder at this path, if it is that of a class.
     pub fn class<'a>(&self, parts: &'a [String]) -> Option<(Split, &'a String)> {
         match parts {
-            [top, class] if self.exist && self.train.as_ref() == Some(top) => Some((Split::Train, class)),
-            [top, class] if self.exist && self.test.as_ref() == Some(top) => Some((Split::Test, class)),
+            [top, class] if self.exist => Some((self.split(top)?, class)),
             [class] if !self.exist => Some((Split::Train, class)),
             _ => None,
         }
     }
 
+    /// The split that a folder at the top is used as.
+    fn split(&self, top: &String) -> Option<Split> {
+        let named = [(&self.train, Split::Train), (&self.val, Split::Validation), (&self.test, Split::Test)];
+        named.into_iter().find(|(name, _)| self.exist && name.as_ref() == Some(top)).map(|(_, split)| split)
+    }
+
     fn is_split(&self, top: &String) -> bool {
-        self.exist && (self.train.as_ref() == Some(top) || self.test.as_ref() == Some(top))
+        self.split(top).is_some()
     }
 
     /// The split and the class of a picture.
     pub fn place<'a>(&self, parts: &'a [String]) -> Option<(Split, &'a String)> {
         match parts {
-            [top, class, _, ..] if self.exist && self.train.as_ref() == Some(top) => Some((Split::Train, class)),
-            [top, class, _, ..] if self.exist && self.test.as_ref() == Some(top) => Some((Split::Test, class)),
+            [top, class, _, ..] if self.exist => Some((self.split(top)?, class)),
             [class, _, ..] if !self.exist => Some((Split::Train, class)),
             _ => None,
         }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use super::layout::LabelledPicture;
 use crate::data::records::{self, Records, convert_to};
 use crate::data::statistics::Histogram;
-use crate::data::streamed::{Residency, Streamed, digest_of, hash_of};
+use crate::data::streamed::{Residency, Streamed, hash_of};
 use crate::data::{Normalisation, Split};
 use crate::images::ImageSource;
 use crate::shape::Shape;
@@ -47,7 +47,8 @@ pub struct Store {
     labels: Vec<u32>,
     /// Whether each picture was stored.
     filled: Vec<bool>,
-    train_count: usize,
+    /// The numbers of pictures to train with, to validate with and to test with, in this order.
+    counts: [usize; 3],
     /// The shape of an image; it has no pixels until the size is known.
     shape: Shape,
     /// Whether a training picture is in colour.
@@ -60,16 +61,17 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(train: &[LabelledPicture], test: &[LabelledPicture], residency: Residency, archived: bool) -> Self {
-        let labels: Vec<u32> = train.iter().chain(test).map(|picture| picture.label).collect();
+    pub fn new(splits: [&[LabelledPicture]; 3], residency: Residency, archived: bool) -> Self {
+        let (labels, counts): (Vec<u32>, _) =
+            (splits.into_iter().flatten().map(|picture| picture.label).collect(), splits.map(<[_]>::len));
         let (filled, storage) = (vec![false; labels.len()], Storage::Memory(Vec::new()));
         let shape = Shape::new(0, 0, 1);
-        Self { labels, filled, train_count: train.len(), shape, train_colour: false, residency, archived, storage }
+        Self { labels, filled, counts, shape, train_colour: false, residency, archived, storage }
     }
 
     /// The number of training pictures, which come first.
     pub fn train_count(&self) -> usize {
-        self.train_count
+        self.counts[0]
     }
 
     /// Allocates space for all pictures of the given size. They go to memory if there is enough of it even for three
@@ -112,7 +114,7 @@ impl Store {
             self.shape.width
         );
         self.filled[index] = true;
-        let training = index < self.train_count;
+        let training = index < self.train_count();
         self.train_colour |= training && *channels > 1;
         if let Storage::External { file, metadata } = &mut self.storage {
             self.shape.channels = self.shape.channels.max(*channels);
@@ -162,12 +164,12 @@ impl Store {
         Ok(())
     }
 
-    /// Converts the stored images to gray if all training pictures are gray, whatever the test pictures are.
+    /// Converts the stored images to gray if all training pictures are gray, whatever the others are.
     fn convert_to_gray(&mut self) {
-        if self.train_colour || self.train_count == 0 || self.shape.channels == 1 {
+        if self.train_colour || self.train_count() == 0 || self.shape.channels == 1 {
             return;
         }
-        tracing::info!("all training pictures are gray, so test pictures in colour are read as gray");
+        tracing::info!("all training pictures are gray, so others in colour are read as gray");
         if let Storage::Memory(images) = &mut self.storage {
             let mut gray = vec![0; images.len() / self.shape.channels];
             convert_to(images, self.shape.channels, &mut gray, 1);
@@ -182,11 +184,14 @@ impl Store {
         self.convert_to_gray();
         let shape = self.shape;
         let present: Vec<usize> = (0..self.labels.len()).filter(|&index| self.filled[index]).collect();
-        let train_count = present.iter().filter(|&&index| index < self.train_count).count();
-        let labels: Vec<u32> = present.iter().map(|&index| self.labels[index]).collect();
-        let (train_labels, test_labels) = labels.split_at(train_count);
-        let mut train = Split { labels: train_labels.to_vec(), ..Split::default() };
-        let mut test = Split { labels: test_labels.to_vec(), ..Split::default() };
+        let [train, val, _] = self.counts;
+        let ends = [train, train + val].map(|end| present.partition_point(|&index| index < end));
+        let (of_train, others) = present.split_at(ends[0]);
+        let (of_val, of_test) = others.split_at(ends[1] - ends[0]);
+        let mut splits = [of_train, of_val, of_test].map(|indices| {
+            let labels = indices.iter().map(|&index| self.labels[index]).collect();
+            (indices, Split { labels, ..Split::default() })
+        });
         let normalisation = match &mut self.storage {
             Storage::Memory(images) => {
                 let len = shape.len();
@@ -194,32 +199,32 @@ impl Store {
                     images.copy_within(index * len..(index + 1) * len, target * len);
                 }
                 images.truncate(present.len() * len);
-                test.images = images.split_off(train_count * len);
-                train.images = std::mem::take(images);
+                splits[2].1.images = images.split_off(ends[1] * len);
+                splits[1].1.images = images.split_off(ends[0] * len);
+                splits[0].1.images = std::mem::take(images);
                 None
             }
             Storage::External { file, metadata } => {
-                let (train_indices, test_indices) = present.split_at(train_count);
                 let file = file.take().map(|file| Arc::new(Mutex::new(file)));
-                for (split, indices) in [(&mut train, train_indices), (&mut test, test_indices)] {
+                for (indices, split) in splits.iter_mut().filter(|(indices, _)| !indices.is_empty()) {
                     let source: Arc<dyn ImageSource> = match &file {
                         Some(file) => Arc::new(metadata.records(Arc::clone(file), indices, shape)),
                         None => decoded(indices.to_vec(), shape),
                     };
-                    split.streamed = Some(Streamed { source, digest: metadata.digest(indices, shape) });
+                    split.streamed = Some(Streamed { source, hashes: metadata.hashes(indices, shape) });
                 }
                 Some(metadata.histogram.normalisation(shape.channels))
             }
         };
-        Finished { shape, train, test, normalisation }
+        Finished { shape, splits: splits.map(|(_, split)| split), normalisation }
     }
 }
 
 /// The result of [`Store::finish`].
 pub struct Finished {
     pub shape: Shape,
-    pub train: Split,
-    pub test: Split,
+    /// To train with, to validate with and to test with.
+    pub splits: [Split; 3],
     /// The statistics of the training pictures; `None` if they are in memory.
     pub normalisation: Option<Normalisation>,
 }
@@ -237,9 +242,9 @@ impl Metadata {
         self.hashes[index] = if channels == 1 { hashes } else { [hashes[1], hashes[0]] };
     }
 
-    fn digest(&self, indices: &[usize], shape: Shape) -> u64 {
+    fn hashes(&self, indices: &[usize], shape: Shape) -> Arc<Vec<u64>> {
         let which = usize::from(shape.channels > 1);
-        digest_of(&indices.iter().map(|&index| self.hashes[index][which]).collect::<Vec<u64>>())
+        Arc::new(indices.iter().map(|&index| self.hashes[index][which]).collect())
     }
 
     fn records(&self, file: Arc<Mutex<File>>, indices: &[usize], shape: Shape) -> Records {

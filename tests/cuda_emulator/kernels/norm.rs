@@ -181,7 +181,7 @@ fn computes_gradients(device: Device) {
             assert!(device.download(k).iter().all(|&count| count == 0));
             let (share, slope) = (1.0 / rows as f32, if residual { 1.0 } else { slope });
             let (grid, name, z) = (case.grid(BLOCK), case.kernel("norm_backward_input"), &d);
-            launch!(device, &name, grid, &x, z, &w, &b, &s, v, u, z, n, c, &width, &share, &slope).unwrap();
+            launch!(device, &name, grid, &x, z, &w, &b, &s, v, u, z, n, c, &width, &-1.0f32, &share, &slope).unwrap();
             for (i, got) in device.download(&d).into_iter().enumerate() {
                 let ([sum, product], channel) = (sums[i % channels], i % channels);
                 let common = (sum + position(i) * product) / rows as f64;

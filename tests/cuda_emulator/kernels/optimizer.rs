@@ -1,4 +1,4 @@
-//! SGD steps and the loss scale.
+//! Updates and the loss scale.
 
 use cudarc::driver::{CudaSlice, LaunchConfig};
 use half::f16;
@@ -8,6 +8,7 @@ use super::{in_both_orders, whole};
 
 in_both_orders!(
     follows_pytorchs_sgd,
+    follows_pytorchs_adam,
     skips_an_overflowing_step,
     grows_and_halves_the_loss_scale,
     clips_and_averages_all_but_frozen_parameters,
@@ -16,6 +17,52 @@ in_both_orders!(
 /// `blocks` blocks of the update, which has a thread for every four parameters.
 fn updates(blocks: u32) -> LaunchConfig {
     LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (512, 1, 1), shared_mem_bytes: 0 }
+}
+
+/// The end, the factor of the learning rate and the weight decay of a group.
+type Group = (u64, f32, f32);
+
+/// The numbers of the kernels' `UpdateParams`, from `begin` on.
+struct Numbers {
+    begin: u64,
+    count: u64,
+    betas: [f64; 2],
+    groups: Vec<Group>,
+    momentum: f32,
+    epsilon: f32,
+    clip_norm: f32,
+    decay: f32,
+    rest: f32,
+    frozen: u32,
+    nesterov: bool,
+    decoupled: bool,
+}
+
+impl Numbers {
+    /// Of SGD on `count` parameters in one group.
+    fn new(count: usize, weight_decay: f32) -> Self {
+        let groups = vec![(u64::MAX, 1.0, weight_decay)];
+        let (begin, count, betas, frozen, zero) = (0, count as u64, [0.0; 2], 0, 0.0);
+        let (momentum, epsilon, clip_norm, decay, rest) = (zero, zero, zero, zero, zero);
+        let (nesterov, decoupled) = (false, false);
+        Self { begin, count, betas, groups, momentum, epsilon, clip_norm, decay, rest, frozen, nesterov, decoupled }
+    }
+}
+
+impl Field for Numbers {
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = [self.begin, self.count].map(u64::to_le_bytes).concat();
+        bytes.extend(self.betas.map(f64::to_le_bytes).concat());
+        for at in 0..8 {
+            let (end, rate_scale, weight_decay) = self.groups.get(at).copied().unwrap_or((u64::MAX, 1.0, 0.0));
+            bytes.extend(end.to_le_bytes());
+            bytes.extend([rate_scale, weight_decay].map(f32::to_le_bytes).concat());
+        }
+        let Self { momentum, epsilon, clip_norm, decay, rest, .. } = *self;
+        bytes.extend([momentum, epsilon, clip_norm, decay, rest].map(f32::to_le_bytes).concat());
+        bytes.extend([self.frozen, self.nesterov.into(), self.decoupled.into()].map(u32::to_le_bytes).concat());
+        bytes
+    }
 }
 
 /// One step of `torch.optim.SGD` with learning rate 0.1 and weight decay 0.01, as PyTorch documents it.
@@ -40,18 +87,17 @@ fn follows_pytorchs_sgd(device: Device) {
         // The position is past the last rate, which stays in effect.
         let rate = device.upload(&rates(3, &[7.0, 0.1]));
         let (good, skipped, overflow) = (device.upload(&[0u32]), device.upload(&[0u64]), device.upload(&[0i32]));
-        let block_counters = device.upload(&[0u32]);
-        let (count, flag, decay) = (weights.len() as u64, u32::from(nesterov), 0.01f32);
+        let (block_counters, done) = (device.upload(&[0u32]), device.upload(&[7u64]));
+        let numbers = Numbers { momentum, nesterov, ..Numbers::new(weights.len(), 0.01) };
         for _ in 0..3 {
             reference(&mut weights, &mut buffer, &gradients, momentum, nesterov);
             let (w, c, r, l) = (&on_device, &copy, &rate, &scale);
             let (g, s, o, a) = (&good, &skipped, &overflow, &block_counters);
-            let (n, m, d, f, z, q) = (&count, &momentum, &decay, &flag, &0.0f32, &none);
-            let (zero, name) = (&0u64, "sgd_f16");
+            let (q, u, name) = (&none, &done, "sgd_f16");
             let v: &dyn Field = if momentum == 0.0 { q } else { &velocity };
-            launch!(device, name, updates(3), &gradient, q, w, c, v, q, r, l, g, s, o, a, n, zero, m, d, z, z, z, f)
-                .unwrap();
+            launch!(device, name, updates(3), &gradient, q, w, c, v, q, q, r, l, g, s, o, u, a, &numbers).unwrap();
         }
+        assert_eq!(device.download(&done), [10]);
         let got = device.download(&on_device);
         for (got, wanted) in got.iter().zip(&weights) {
             // A fused multiply-add rounds once; the reference rounds twice.
@@ -74,13 +120,15 @@ fn rates(next: u64, rates: &[f32]) -> Vec<u64> {
 /// One SGD step on `weights` with the loss scale, counters and overflow flag of `state`.
 fn step(device: &Device, weights: &CudaSlice<f32>, gradient: &CudaSlice<f32>, state: &State) {
     let (rate, none, block_counters) = (device.upload(&rates(0, &[0.1])), 0u64, device.upload(&[0u32]));
-    let (count, zero, plain) = (weights.len() as u64, 0.0f32, 0u32);
+    let (numbers, done) = (Numbers::new(weights.len(), 0.0), device.upload(&[0u64]));
     let State { scale, good, skipped, overflow } = state;
-    let (w, r, n, a, z, f) = (weights, &rate, &none, &block_counters, &zero, &plain);
-    let (s, g, k, o, c) = (scale, good, skipped, overflow, &count);
-    launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &count).unwrap();
+    let (w, r, n, a, u) = (weights, &rate, &none, &block_counters, &done);
+    let (s, g, k, o) = (scale, good, skipped, overflow);
+    launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &(weights.len() as u64)).unwrap();
+    let skips = device.download(overflow) == [1];
     let name = "sgd_f32";
-    launch!(device, name, updates(2), gradient, n, w, n, n, n, r, s, g, k, o, a, c, &0u64, z, z, z, z, z, f).unwrap();
+    launch!(device, name, updates(2), gradient, n, w, n, n, n, n, r, s, g, k, o, u, a, &numbers).unwrap();
+    assert_eq!(device.download(&done), [u64::from(!skips)]);
 }
 
 struct State {
@@ -158,10 +206,18 @@ fn clips_and_averages_all_but_frozen_parameters(device: Device) {
         assert!((f64::from(got) - expected).abs() <= 1e-6 * expected, "{got} instead of {expected}");
         let (good, skipped, overflow) = (device.upload(&[0u32]), device.upload(&[0u64]), device.upload(&[0i32]));
         let (w, v, r, k, o, q) = (&weights, &average, &rate, &skipped, &overflow, &none);
-        let (l, first, z, clip, decay, rest, f) = (&good, frozen as u64, &0.0f32, &2.0f32, &0.75f32, &0.25f32, &0u32);
-        let (name, c, first) = ("sgd_f32", &count, &first);
-        launch!(device, name, updates(2), g, n, w, q, q, v, r, s, l, k, o, a, c, first, z, z, clip, decay, rest, f)
-            .unwrap();
+        let (l, u) = (&good, device.upload(&[0u64]));
+        let numbers = Numbers {
+            begin: frozen as u64,
+            groups: vec![(frozen as u64, 1.0, 0.0), (u64::MAX, 1.0, 0.0)],
+            frozen: 1,
+            clip_norm: 2.0,
+            decay: 0.75,
+            rest: 0.25,
+            ..Numbers::new(len, 0.0)
+        };
+        let name = "sgd_f32";
+        launch!(device, name, updates(2), g, n, w, q, q, q, v, r, s, l, k, o, &u, a, &numbers).unwrap();
         let (moved, averaged) = (device.download(&weights), device.download(&average));
         let factor = (2.0 / (got + 1e-6)).min(1.0);
         for i in 0..len {
@@ -174,5 +230,53 @@ fn clips_and_averages_all_but_frozen_parameters(device: Device) {
         launch!(device, "swap_average_f16", blocks(2), &weights, &copy, &average, &count).unwrap();
         assert_eq!((device.download(&weights), device.download(&average)), (averaged.clone(), moved));
         assert_eq!(device.download(&copy), averaged.iter().map(|&w| f16::from_f32(w)).collect::<Vec<_>>());
+    }
+}
+
+/// Steps of `torch.optim.Adam` and `AdamW` on gradients with a loss scale, in three groups of which one is frozen.
+fn follows_pytorchs_adam(device: Device) {
+    for (len, decoupled) in [(1003usize, false), (1003, true), (5, true), (2, false)] {
+        let groups: Vec<Group> = vec![(2, 0.5, 0.0), (4, 1.0, 0.0), (u64::MAX, 1.0, 0.125)];
+        let mut expected: Vec<f64> = whole(len, 1).iter().map(|&w| f64::from(w) / 8.0).collect();
+        let gradients = whole(len, 2);
+        let start: Vec<f32> = expected.iter().map(|&w| w as f32).collect();
+        let scaled: Vec<f32> = gradients.iter().map(|g| g * 512.0).collect();
+        let (weights, gradient) = (device.upload(&start), device.upload(&scaled));
+        let [first, second] = [0, 1].map(|_| device.upload(&vec![0.0f32; len]));
+        let (scale, none, rate) = (device.upload(&[512.0f32]), 0u64, device.upload(&rates(0, &[0.0625])));
+        let (good, skipped, overflow) = (device.upload(&[0u32]), device.upload(&[0u64]), device.upload(&[0i32]));
+        let (done, block_counters) = (device.upload(&[0u64]), device.upload(&[0u32]));
+        let numbers = Numbers {
+            betas: [0.75, 0.875],
+            groups,
+            epsilon: 0.0625,
+            frozen: 0b010,
+            decoupled,
+            ..Numbers::new(len, 0.0)
+        };
+        let mut moments = vec![[0.0f64; 2]; len];
+        for step in 1..=3 {
+            let (w, m, v, q, r, l) = (&weights, &first, &second, &none, &rate, &scale);
+            let (g, s, o, u, a) = (&good, &skipped, &overflow, &done, &block_counters);
+            launch!(device, "adam_f32", updates(2), &gradient, q, w, q, m, v, q, r, l, g, s, o, u, a, &numbers)
+                .unwrap();
+            for (at, (weight, [m, v])) in expected.iter_mut().zip(&mut moments).enumerate() {
+                let (rate, decay) = if at < 2 { (0.03125, 0.0) } else { (0.0625, 0.125) };
+                if (2..4).contains(&at) {
+                    continue;
+                }
+                let g = f64::from(gradients[at]) + if decoupled { 0.0 } else { decay * *weight };
+                *m = 0.75 * *m + 0.25 * g;
+                *v = 0.875 * *v + 0.125 * g * g;
+                *weight *= if decoupled { 1.0 - rate * decay } else { 1.0 };
+                let root = v.sqrt() / (1.0 - 0.875f64.powi(step)).sqrt();
+                *weight -= rate / (1.0 - 0.75f64.powi(step)) * *m / (root + 0.0625);
+            }
+        }
+        for (at, (&got, &wanted)) in device.download(&weights).iter().zip(&expected).enumerate() {
+            // A few roundings of f32 in each step.
+            assert!((f64::from(got) - wanted).abs() <= 2e-6 * (1.0 + wanted.abs()), "{at} of {len}: {got} {wanted}");
+        }
+        assert_eq!((device.download(&done), device.download(&block_counters)), (vec![3], vec![0]));
     }
 }

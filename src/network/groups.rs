@@ -1,0 +1,114 @@
+//! Parameter groups: which parameters share a learning rate and weight decay. A group is contiguous in memory.
+
+use anyhow::{Context, Result};
+
+use super::{Network, Operator};
+use crate::ops::{Group, Groups};
+
+/// How the optimiser treats parameters differently.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupRules {
+    /// Whether weight decay applies to biases, and to the scale and shift of batch normalisations.
+    pub decay_norm_bias: bool,
+    /// Factor of the learning rate of the head: the weight and bias of the last linear layer.
+    pub head_rate_scale: f32,
+    /// Factor of the learning rate of biases, including the shift of batch normalisations.
+    pub bias_rate_scale: f32,
+    /// With Muon, which updates the weights of hidden convolutions: the factor of the learning rate of all others.
+    pub muon: Option<f32>,
+}
+
+impl Default for GroupRules {
+    /// One group.
+    fn default() -> Self {
+        Self { decay_norm_bias: true, head_rate_scale: 1.0, bias_rate_scale: 1.0, muon: None }
+    }
+}
+
+impl Network {
+    /// The same network with these groups, each of which becomes contiguous in memory. Frozen parameters stay first;
+    /// within a group, the order does not change.
+    ///
+    /// # Errors
+    /// The head has a factor, but there is no linear layer.
+    pub fn with_groups(mut self, rules: GroupRules) -> Result<Self> {
+        if rules.head_rate_scale != 1.0 {
+            self.head().with_context(|| format!("{} has no linear layer, which would be its head", self.name))?;
+        }
+        self.group_rules = rules;
+        let (groups, mut distinct) = (self.group_of_each(), vec![Group::plain(0)]);
+        for &group in &groups {
+            if !distinct.contains(&group) {
+                distinct.push(group);
+            }
+        }
+        let mut order: Vec<usize> = (0..self.parameters.len()).collect();
+        order.sort_by_key(|&index| {
+            let place = distinct.iter().position(|group| *group == groups[index]);
+            (!self.is_frozen(index), place)
+        });
+        let mut offset = 0;
+        for index in order {
+            self.parameters[index].offset = offset;
+            offset += self.parameters[index].len();
+        }
+        Ok(self)
+    }
+
+    /// The name of the layer that [`GroupRules::head_rate_scale`] applies to; `None` without a linear layer.
+    pub fn head(&self) -> Option<&str> {
+        let is_linear = |id: &usize| matches!(self.nodes[*id].operator, Operator::Linear(_));
+        let evaluated = self.evaluated_nodes();
+        let head = (0..self.nodes.len()).rev().filter(|&id| evaluated[id]).find(is_linear)?;
+        Some(&self.nodes[head].name)
+    }
+
+    /// The groups of the flat parameters, in the order of memory.
+    ///
+    /// # Errors
+    /// There are more groups than an update can have.
+    pub fn groups(&self) -> Result<Groups> {
+        let unfrozen = self.group_of_each();
+        let mut order: Vec<usize> = (0..self.parameters.len()).collect();
+        order.sort_by_key(|&index| self.parameters[index].offset);
+        let mut groups: Vec<Group> = Vec::new();
+        for index in order {
+            let end = self.parameters[index].range().end;
+            let group = if self.is_frozen(index) { Group::frozen(end) } else { Group { end, ..unfrozen[index] } };
+            match groups.last_mut() {
+                Some(last) if Group { end, ..*last } == group => last.end = end,
+                _ => groups.push(group),
+            }
+        }
+        Groups::new(&groups)
+    }
+
+    /// The parameters that Muon updates: weights of hidden convolutions that are not frozen, as matrices with a row per
+    /// output channel. The order of columns, in which memory and files differ, does not affect the orthogonalisation.
+    pub fn matrices(&self) -> Vec<usize> {
+        let groups = self.group_of_each();
+        (0..groups.len()).filter(|&index| groups[index].is_matrix && !self.is_frozen(index)).collect()
+    }
+
+    /// The group of each parameter, without its end, as if nothing were frozen.
+    fn group_of_each(&self) -> Vec<Group> {
+        let (rules, head) = (self.group_rules, self.head());
+        let mut groups = vec![Group::plain(0); self.parameters.len()];
+        for node in &self.nodes {
+            let is_norm = matches!(node.operator, Operator::BatchNorm2d(_));
+            let head_scale = if Some(node.name.as_str()) == head { rules.head_rate_scale } else { 1.0 };
+            for (parameter, is_bias) in [(node.weight, false), (node.bias, true)] {
+                let Some(index) = parameter else { continue };
+                let bias_scale = if is_bias { rules.bias_rate_scale } else { 1.0 };
+                // The first convolution is not hidden.
+                let is_hidden = matches!(node.operator, Operator::Conv2d(_)) && !node.inputs.contains(&0);
+                let is_matrix = rules.muon.is_some() && is_hidden && !is_bias;
+                let sgd_scale = if is_matrix { 1.0 } else { rules.muon.unwrap_or(1.0) };
+                let decays = rules.decay_norm_bias || !(is_norm || is_bias);
+                let rate_scale = head_scale * bias_scale * sgd_scale;
+                groups[index] = Group { rate_scale, decays, is_matrix, ..groups[index] };
+            }
+        }
+        groups
+    }
+}

@@ -1,0 +1,72 @@
+//! What a trainer checks and derives before its first step: batches, memory, the settings of a step.
+
+use anyhow::{Context, Result, ensure};
+
+use super::Hyperparameters;
+use crate::data::Split;
+use crate::network::{Network, Operator};
+use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
+use crate::plan::Plan;
+
+/// Which state an optimiser keeps.
+pub(super) fn state_of(rule: &Rule) -> [bool; 2] {
+    [rule.has_momentum(), rule.has_second_moment()]
+}
+
+/// Loads the images of a split into a backend, or sets up their streaming.
+pub(super) fn load_split<B: Backend>(
+    backend: &mut B,
+    subset: Subset,
+    split: Split,
+    normalise: &Normalise,
+    max_batch: usize,
+) -> Result<()> {
+    let Split { images, labels, streamed } = split;
+    match streamed {
+        Some(streamed) => backend.stream_subset(subset, normalise, streamed.source, labels, max_batch),
+        None => backend.load_subset(subset, normalise, images, labels),
+    }
+}
+
+/// Fails if a batch is too small for a batch normalisation.
+pub(super) fn check_batch(network: &Network, batch: usize) -> Result<()> {
+    for node in &network.nodes {
+        if let (1, Operator::BatchNorm2d(op), false) = (batch, &node.operator, network.is_frozen_norm(node)) {
+            op.training_rows(batch).with_context(|| node.name.clone())?;
+        }
+    }
+    Ok(())
+}
+
+/// The memory for all plans of a run, which never run at the same time. They differ in what depends on activations, and
+/// evaluation in its batch.
+pub(super) fn memory_sizes<'a>(
+    plans: impl Iterator<Item = &'a Plan>,
+    eval_plan: &Plan,
+    hyper: &Hyperparameters,
+) -> MemorySizes {
+    let Optimizer { rule, average_decay, .. } = hyper.optimizer;
+    let in_use = |in_use| if in_use { eval_plan.parameter_count } else { 0 };
+    let training = plans.map(|plan| plan.memory_sizes(rule.has_momentum()));
+    let largest = |a: MemorySizes, b: MemorySizes| MemorySizes {
+        arena: a.arena.max(b.arena),
+        sample_arena: a.sample_arena.max(b.sample_arena),
+        indices: a.indices.max(b.indices),
+        sample_indices: a.sample_indices.max(b.sample_indices),
+        columns: a.columns.max(b.columns),
+        max_batch: a.max_batch.max(b.max_batch),
+        ..a
+    };
+    let evaluation = eval_plan.memory_sizes(false);
+    let all = training.reduce(largest).map_or(evaluation, |training| largest(training, evaluation));
+    MemorySizes { second_moment: in_use(rule.has_second_moment()), average: in_use(average_decay.is_some()), ..all }
+}
+
+/// Fails if the network's groups are not those of the optimiser.
+pub(super) fn check_rule(network: &Network, hyper: &Hyperparameters) -> Result<()> {
+    let (is_muon, has_matrices) = (matches!(hyper.optimizer.rule, Rule::Muon(_)), network.group_rules.muon.is_some());
+    ensure!(is_muon == has_matrices, "the groups of the network's parameters are not those of {}", {
+        hyper.optimizer.rule.name()
+    });
+    Ok(())
+}
