@@ -71,8 +71,8 @@ pub struct EvalArgs {
     json: bool,
 }
 
-/// Evaluates weights on a split of a data set, by default the test set. The weights' metadata or the configuration next to them provides the settings that
-/// no flag gives.
+/// Evaluates weights on a split of a data set, by default the test set. The weights' metadata or the configuration next to
+/// them provides the settings that no flag gives.
 pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     args.retired.warn();
     let (path, config) = weights_and_config(&args.weights)?;
@@ -149,8 +149,8 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
         SplitName::Val => dataset.test = std::mem::take(&mut dataset.val),
         SplitName::Test => {}
     }
-    let needed = "it needs a folder val beside train and test, or --val-fraction as in training";
-    ensure!(dataset.test.count() > 0, "--split {} of {name} has no images; {needed}", args.split.words());
+    let (split, needed) = (args.split.words(), "a folder val beside train and test, or --val-fraction as in training");
+    ensure!(dataset.test.count() > 0, "{name} has no {split} images for --split; they need {needed}");
     (dataset.train, dataset.val) = <(Split, Split)>::default();
     if let Some(normalisation) = normalisation {
         let channels = dataset.shape.channels;

@@ -1,4 +1,4 @@
-//! The weights of `--pretrained` and `--init`: where they are, what they were trained on, and what starts anew.
+//! The weights of `--pretrained` and `--init`: where they are, what they were trained on, and which layers they do not fit.
 
 use std::path::{Path, PathBuf};
 
@@ -59,8 +59,8 @@ pub(super) fn normalise(config: &RunConfig, dataset: &mut Dataset) -> Result<()>
     Ok(())
 }
 
-/// Loads the weights of `--pretrained`, and logs what starts anew and how the run's images differ from those of the
-/// weights.
+/// Loads the weights of `--pretrained`, and logs which layers they do not fit and how the run's images differ from those
+/// of the weights.
 pub(super) fn load(path: &Path, network: &Network, dataset: &Dataset, seed: u64) -> Result<Weights> {
     let shown = path.display();
     if let Some(description) = weights_description(path)? {
@@ -68,7 +68,7 @@ pub(super) fn load(path: &Path, network: &Network, dataset: &Dataset, seed: u64)
     }
     let FineTuned { weights, new_heads, lacks_auxiliary } = checkpoint::load_for_finetuning(path, network, seed)?;
     for NewHead { layer, shapes: [theirs, ours] } in new_heads {
-        info!("{layer} is {ours:?}, but {theirs:?} in {shown}: it starts anew, with seed {seed}");
+        info!("{layer} is {ours:?}, but {theirs:?} in {shown}: it starts from the initial values of seed {seed}");
     }
     log_auxiliary(path, network, lacks_auxiliary, seed);
     Ok(weights)

@@ -87,10 +87,11 @@ impl Network {
         (0..self.parameters.len()).filter(|&index| is_below(&self.parameters[index].name)).collect()
     }
 
-    /// Places the parameters in the flat buffer: frozen ones first, otherwise in order.
+    /// Places the parameters in the flat buffer: frozen ones first, then group by group, otherwise in order.
     pub(super) fn arrange(&mut self) {
+        let places = self.group_places();
         let mut order: Vec<usize> = (0..self.parameters.len()).collect();
-        order.sort_by_key(|&index| !self.is_frozen(index));
+        order.sort_by_key(|&index| (!self.is_frozen(index), places[index]));
         let mut offset = 0;
         for index in order {
             self.parameters[index].offset = offset;

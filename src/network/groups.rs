@@ -30,37 +30,32 @@ impl Network {
     /// within a group, the order does not change.
     ///
     /// # Errors
-    /// The head has a factor, but there is no linear layer.
+    /// The head has a factor, but the logits are not those of a linear layer.
     pub fn with_groups(mut self, rules: GroupRules) -> Result<Self> {
         if rules.head_rate_scale != 1.0 {
-            self.head().with_context(|| format!("{} has no linear layer, which would be its head", self.name))?;
+            self.head().with_context(|| format!("the logits of {} are not those of a linear layer", self.name))?;
         }
         self.group_rules = rules;
-        let (groups, mut distinct) = (self.group_of_each(), vec![Group::plain(0)]);
-        for &group in &groups {
-            if !distinct.contains(&group) {
-                distinct.push(group);
-            }
-        }
-        let mut order: Vec<usize> = (0..self.parameters.len()).collect();
-        order.sort_by_key(|&index| {
-            let place = distinct.iter().position(|group| *group == groups[index]);
-            (!self.is_frozen(index), place)
-        });
-        let mut offset = 0;
-        for index in order {
-            self.parameters[index].offset = offset;
-            offset += self.parameters[index].len();
-        }
+        self.arrange();
         Ok(self)
+    }
+
+    /// For each parameter, the place of its group among all, in the order in which they occur.
+    pub(super) fn group_places(&self) -> Vec<usize> {
+        let mut distinct = vec![Group::plain(0)];
+        let place = |group: Group| {
+            distinct.iter().position(|known| *known == group).unwrap_or_else(|| {
+                distinct.push(group);
+                distinct.len() - 1
+            })
+        };
+        self.group_of_each().into_iter().map(place).collect()
     }
 
     /// The name of the layer that [`GroupRules::head_rate_scale`] applies to; `None` without a linear layer.
     pub fn head(&self) -> Option<&str> {
-        let is_linear = |id: &usize| matches!(self.nodes[*id].operator, Operator::Linear(_));
-        let evaluated = self.evaluated_nodes();
-        let head = (0..self.nodes.len()).rev().filter(|&id| evaluated[id]).find(is_linear)?;
-        Some(&self.nodes[head].name)
+        let logits = self.nodes.len() - 1;
+        self.heads().contains(&logits).then(|| self.nodes[logits].name.as_str())
     }
 
     /// The groups of the flat parameters, in the order of memory.

@@ -206,5 +206,5 @@ fn a_choice_by_the_test_set_is_said() {
     assert!(!out.exists());
     let (out, _) = runs.train("plain", &["--no-val-fraction"]);
     let args = ["eval", "--device", "cpu", "--data", &runs.data, "--weights", text(&out), "--split", "val"];
-    fail(1, args, &["--split validation", "--val-fraction"]);
+    fail(1, args, &["no validation images for --split", "--val-fraction"]);
 }

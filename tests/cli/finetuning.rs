@@ -24,14 +24,18 @@ fn weights(folder: &Path, classes: usize) -> Weights {
 }
 
 #[test]
-fn a_head_of_another_shape_starts_anew_and_frozen_layers_keep_their_bits() {
+fn a_head_of_another_shape_gets_initial_values_and_frozen_layers_keep_their_bits() {
     let folder = tempfile::tempdir().expect("a folder");
     let [first, second, scratch] = ["first", "second", "scratch"].map(|name| folder.path().join(name));
     train(&first, &["--max-steps", "5", "--quiet"]);
     let tune = ["--pretrained", text(&first), "--classes", "11", "--quiet"];
     let ran = train(&second, &[&tune[..], &["--freeze", "backbone", "--max-steps", "3", "--seed", "4"]].concat());
     let named = "fc3 is [11, 84], but [10, 84] in";
-    assert!(ran.stderr.contains(named) && ran.stderr.contains("it starts anew, with seed 4"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains(named) && ran.stderr.contains("it starts from the initial values of seed 4"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("60856 are frozen"), "{}", ran.stderr);
     let (before, after) = (weights(&first, 10), weights(&second, 11));
     let (old, new) = (lenet5(10), lenet5(11));

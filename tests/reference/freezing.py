@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import CifarResNet
+from models import CifarResNet, draw_norms
 
 BATCH, STEPS_PER_EPOCH, EPOCHS, CLASSES = 8, 5, 10, 10
 
@@ -18,13 +18,7 @@ BATCH, STEPS_PER_EPOCH, EPOCHS, CLASSES = 8, 5, 10, 10
 def make() -> nn.Module:
     torch.manual_seed(0)
     net = CifarResNet(2, (4, 8, 12))
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            module.num_batches_tracked.fill_(5)
+    draw_norms(net)
     return net
 
 

@@ -148,3 +148,14 @@ def input_shape(name: str) -> tuple[int, int, int]:
 
 def classes(name: str) -> int:
     return 1000 if name in TORCHVISION else 10
+
+
+def draw_norms(net: nn.Module) -> None:
+    """Gives every batch normalisation parameters and running statistics that differ from the initial ones."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
+            nn.init.normal_(module.running_mean, std=0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            module.num_batches_tracked.fill_(5)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from models import CifarResNet
+from models import CifarResNet, draw_norms
 
 BATCH, STEPS, CLASSES = 8, 3, 10
 
@@ -31,13 +31,7 @@ def trajectory(make) -> dict[str, Tensor]:
     """The logits in evaluation, the losses of three training steps, and the state after them."""
     torch.manual_seed(0)
     net = make()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            module.num_batches_tracked.fill_(5)
+    draw_norms(net)
     images = torch.randint(256, (STEPS * BATCH, 32, 32, 3), dtype=torch.uint8)
     labels = torch.randint(CLASSES, (STEPS * BATCH,))
     x = ((images.float() / 255 - 0.5) / 0.5).permute(0, 3, 1, 2)
