@@ -31,7 +31,7 @@ impl Kept {
     pub fn epochs_of(self, metrics: &MetricsLog) -> Vec<u32> {
         let mut epochs = metrics.epochs();
         if let Some(monitor) = self.monitor {
-            // The sort is stable, so of equal epochs the first counts as better, after which the others are as new.
+            // The sort is stable: of equal epochs, the first is the better.
             let value = |epoch: &EpochRecord| epoch.monitored(monitor).unwrap_or(f64::NAN);
             epochs.sort_by(|a, b| {
                 let order = value(a).total_cmp(&value(b));
