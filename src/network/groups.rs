@@ -33,7 +33,9 @@ impl Network {
     /// The head has a factor, but the logits are not those of a linear layer.
     pub fn with_groups(mut self, rules: GroupRules) -> Result<Self> {
         if rules.head_rate_scale != 1.0 {
-            self.head().with_context(|| format!("{} has no linear layer that computes its logits, which would be its head", self.name))?;
+            self.head().with_context(|| {
+                format!("{} has no linear layer that computes its logits, which would be its head", self.name)
+            })?;
         }
         self.group_rules = rules;
         self.arrange();
