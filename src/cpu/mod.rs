@@ -19,6 +19,7 @@ mod muon;
 mod norm;
 mod norm_loops;
 mod optimizer;
+mod pointwise;
 mod pool;
 mod runtime;
 mod state;

@@ -26,6 +26,8 @@ pub(super) enum Buffer {
     Indices,
     /// As many im2col columns of a convolution as fit the workspace.
     Columns,
+    /// The matrices of Muon's iteration.
+    Directions,
     /// Partial sums of reductions.
     Partials,
     /// How many blocks of a launch have finished; zero between launches.

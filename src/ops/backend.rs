@@ -30,6 +30,8 @@ pub struct MemorySizes {
     /// Im2col elements of the largest convolution, for a whole batch and for one sample. A backend may work in chunks.
     pub columns: usize,
     pub sample_columns: usize,
+    /// Elements of Muon's iteration on the largest matrix; see `MuonDirection::scratch_len`.
+    pub directions: usize,
     /// The largest number of channels or features of a bias.
     pub max_channels: usize,
     /// The largest batch that a program may have.

@@ -19,6 +19,7 @@ mod norm;
 pub mod op;
 mod operands;
 mod optimizer;
+mod pointwise;
 mod pool;
 mod precision;
 mod span;
@@ -45,6 +46,7 @@ pub use operands::{Access, Layer, Operands};
 pub use optimizer::{
     Adam, Group, Groups, LossScale, MAX_GROUPS, Muon, MuonDirection, Optimizer, OptimizerUpdate, Rule, Sgd,
 };
+pub use pointwise::{Function, Pointwise, PointwiseBackward, PointwiseForward};
 pub use pool::{
     AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
     AvgPool2dForward, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue,

@@ -240,7 +240,6 @@ impl RunConfig {
             "--init and --pretrained are two ways to start from weights; use one of them".into()
         })?;
         optimiser.check()?;
-        optimiser.check_device(device)?;
         device.check()
     }
 

@@ -24,7 +24,7 @@ use crate::network::{Network, Statistics, Weights};
 use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
-use setup::{check_batch, check_rule, load_split, memory_sizes, state_of};
+use setup::{check_batch, check_rule, initial_weights, load_split, memory_sizes, state_of};
 use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
@@ -113,6 +113,7 @@ impl<B: Backend> Trainer<B> {
             check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
+        let initial = initial_weights(&network, hyper.seed, &dataset.train, &normalise)?;
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
         let evaluated = dataset.val.join(dataset.test, dataset.shape.len());
         load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;
@@ -120,7 +121,6 @@ impl<B: Backend> Trainer<B> {
         let plans = [Some(&plan), unfrozen.as_ref().map(|it| &it.plan)];
         backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper))?;
         backend.set_update_count(0)?; // the backend may have trained before
-        let initial = network.initial_weights(hyper.seed);
         let mut trainer = Self {
             backend,
             network,

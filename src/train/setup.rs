@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::Hyperparameters;
 use crate::data::Split;
-use crate::network::{Network, Operator};
+use crate::network::{Network, Operator, Weights};
 use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
 use crate::plan::Plan;
 
@@ -26,6 +26,18 @@ pub(super) fn load_split<B: Backend>(
         Some(streamed) => backend.stream_subset(subset, normalise, streamed.source, labels, max_batch),
         None => backend.load_subset(subset, normalise, images, labels),
     }
+}
+
+/// The initial weights, drawn from the seed; a first layer that whitens is computed from the training images.
+pub(super) fn initial_weights(network: &Network, seed: u64, train: &Split, normalise: &Normalise) -> Result<Weights> {
+    let (mut weights, image_len) = (network.initial_weights(seed), normalise.shape.len());
+    let count = network.images_to_whiten(image_len);
+    if count > 0 {
+        let images =
+            train.first_images(count, image_len).context("the first layer is computed from training images")?;
+        network.whiten(&mut weights.parameters, &images, normalise);
+    }
+    Ok(weights)
 }
 
 /// Fails if a batch is too small for a batch normalisation.
@@ -54,6 +66,7 @@ pub(super) fn memory_sizes<'a>(
         indices: a.indices.max(b.indices),
         sample_indices: a.sample_indices.max(b.sample_indices),
         columns: a.columns.max(b.columns),
+        directions: a.directions.max(b.directions),
         max_batch: a.max_batch.max(b.max_batch),
         ..a
     };
