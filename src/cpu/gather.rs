@@ -159,7 +159,7 @@ impl RunOn<Cpu> for Gather {
         y.par_chunks_exact_mut(len).zip(order).enumerate().with_min_len(8).for_each(|(row, (y, &index))| {
             let image = &bytes[if by_index { index as usize } else { row } * len..][..len];
             if let Some(augmentation) = self.augmentation {
-                let drawn = augmentation.draw(op.shape, seed, epoch, first + row as u64);
+                let drawn = augmentation.draw(op.shape, seed, epoch, first + row as u64, index);
                 return augment(op, table, &drawn, image, y);
             }
             for (y, image) in y.chunks_exact_mut(table.len()).zip(image.chunks_exact(table.len())) {

@@ -60,6 +60,9 @@ pub(super) enum Buffer {
     TrainLabels,
     TrainOrder,
     TrainPosition,
+    /// The image's index in the set at every position of the order. In a streamed set, the order has indices into the
+    /// ring of slots instead.
+    TrainIndices,
     TrainMean,
     TrainStd,
     TestImages,

@@ -32,7 +32,7 @@ pub use backend::{
 pub use bias::{BiasActivationBackward, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 pub use dropout::{Dropout, DropoutPass, NextDropoutStep};
-pub use gather::{Augmentation, AugmentationDraw, Gather, Normalise, Subset};
+pub use gather::{Augmentation, AugmentationDraw, Flip, Gather, Normalise, PaddingMode, Subset};
 pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};

@@ -232,8 +232,9 @@ impl RunConfig {
     /// # Errors
     /// Settings that contradict each other.
     fn check(&self) -> Result<()> {
-        let Settings { schedule, optimiser, finetuning, device, .. } = &self.settings;
+        let Settings { schedule, optimiser, finetuning, augmentation, device, .. } = &self.settings;
         self.settings.data.check()?;
+        augmentation.check()?;
         schedule.check()?;
         finetuning.check(schedule.epochs.unwrap_or_default())?;
         usage(schedule.init.is_none() || finetuning.pretrained.is_none(), || {

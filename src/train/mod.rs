@@ -98,6 +98,7 @@ impl<B: Backend> Trainer<B> {
             dataset.classes.len()
         );
         check_rule(&network, &hyper)?;
+        hyper.augmentation.check(dataset.shape)?;
         let [train_count, val_count, test_count] = [&dataset.train, &dataset.val, &dataset.test].map(Split::count);
         let default = (val_count > 0).then_some(Monitor::ValLoss);
         let hyper = Hyperparameters { monitor: hyper.monitor.or(default), ..hyper };
@@ -163,6 +164,7 @@ impl<B: Backend> Trainer<B> {
              trainer is created"
         );
         check_rule(&self.network, &hyper)?;
+        hyper.augmentation.check(self.network.input())?;
         self.hyper = Hyperparameters { monitor: hyper.monitor.or(self.hyper.monitor), ..hyper };
         Ok(())
     }

@@ -8,7 +8,7 @@ use cnn_cuda::shape::Shape;
 use super::parse;
 
 /// The configuration of a recipe and flags.
-fn config(recipe: &str, flags: &[&str]) -> anyhow::Result<RunConfig> {
+pub fn config(recipe: &str, flags: &[&str]) -> anyhow::Result<RunConfig> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("recipe.toml");
     std::fs::write(&path, format!("dataset = 'digits'\n{recipe}"))?;
