@@ -102,7 +102,7 @@ struct Group {
 };
 constexpr u32 MAX_GROUPS = 8;
 
-struct UpdateParams : Params<2, 14, 304> {
+struct UpdateParams : Params<2, 14, 312> {
     const float *gradients, *norm;  // A null `norm` disables clipping.
     float* weights;
     real* weights_real;      // With fp16 storage, the rounded copy that matrix products read; may be null.
@@ -122,6 +122,7 @@ struct UpdateParams : Params<2, 14, 304> {
     u32 frozen;                                       // Bit i is set if group i is frozen.
     u32 nesterov;                                     // Of SGD.
     u32 decoupled;                                    // Of Adam: AdamW's weight decay.
+    u32 warms_up;                                     // Whether the average's decay is at most (1 + t) / (10 + t).
 };
 
 // On overflow, halves the scale (never below 1), counts the skipped step and resets the flag for the next step. After
@@ -187,6 +188,7 @@ static __device__ __forceinline__ void store_parameters(const UpdateParams& p, u
 // β₁ᵗ) and 1 / √(1 − β₂ᵗ) in update t, counted from 1.
 struct StepState {
     float rate, factor, first_correction, root_correction;
+    float decay, rest;
     bool skipped;
 };
 
@@ -233,7 +235,7 @@ static __device__ __forceinline__ void update(const UpdateParams& p, const StepS
         float& weight = values.weights[lane];
         Rule::update(p, step, step.rate * its.rate_scale, its.weight_decay, values.gradients[lane] * step.factor,
                      weight, values.velocities[lane], values.squares[lane]);
-        values.averages[lane] = fmaf(p.rest, weight, p.decay * values.averages[lane]);
+        values.averages[lane] = fmaf(step.rest, weight, step.decay * values.averages[lane]);
     });
 }
 
@@ -258,7 +260,14 @@ static __device__ __forceinline__ StepState read_step(const UpdateParams& p, u64
     const float inverse_scale = 1.0f / loss_scale;  // A power of two: exact.
     const float clip = p.norm ? p.clip_norm / (norm + 1e-6f) : 1.0f;
     const float factor = clip > 1.0f ? inverse_scale : inverse_scale * clip;  // Propagates NaN.
-    StepState step = {rate, factor, 1.0f, 1.0f, skipped};
+    StepState step = {rate, factor, 1.0f, 1.0f, p.decay, p.rest, skipped};
+    if (p.warms_up) {
+        const double most = (1.0 + (double)updates) / (10.0 + (double)updates);
+        if (most < p.decay) {
+            step.decay = (float)most;
+            step.rest = (float)(1.0 - most);
+        }
+    }
     if (Rule::HAS_CORRECTIONS) {
         step.first_correction = (float)(1.0 / (1.0 - power(p.betas[0], updates + 1)));
         step.root_correction = (float)(1.0 / sqrt(1.0 - power(p.betas[1], updates + 1)));

@@ -56,6 +56,7 @@ fn values_out_of_range_are_usage_errors() {
 fn contradictory_settings_are_errors() {
     fail(2, ["train", "--dataset", "digits", "--nesterov"], &["--nesterov", "--momentum"]);
     fail(2, ["train", "--dataset", "digits", "--epochs", "2", "--warm-up", "2"], &["--warm-up 2", "2 epochs"]);
+    fail(2, ["train", "--dataset", "digits", "--ema-warm-up"], &["--ema-warm-up needs --ema"]);
     let twice = ["train", "--dataset", "digits", "--warm-up", "1", "--warm-up-steps", "5"];
     fail(2, twice, &["--warm-up-steps", "--no-warm-up"]);
     fail(2, ["train", "--dataset", "digits", "--device", "cpu", "--precision", "fp16"], &["--precision", "CPU"]);

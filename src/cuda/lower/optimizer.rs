@@ -90,7 +90,7 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
             let params = params!(target, 24 bytes, [gradients, overflow], count: u64);
             lowering.launch("check_overflow", [blocks, 1], params)?;
         }
-        let (decay, rest) = op.average_coefficients();
+        let (decay, rest) = Optimizer { average_warm_up: false, ..*op }.average_coefficients(0);
         let (begin, groups, frozen) = groups_of(op, groups, count)?;
         let (kernel, Sgd { momentum, nesterov }, adam) = match op.rule {
             Rule::Sgd(sgd) => ("sgd", sgd, Adam::default()),
@@ -98,7 +98,7 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
             Rule::Muon(_) => bail!(NO_MUON),
         };
         let params = params!(
-            target, 304 bytes,
+            target, 312 bytes,
             [
                 gradients, norm, weights, weights_real = half_parameters(target), buffer, second, average,
                 rates = Buffer::LearningRates, loss_scale, good_steps = lowering.loss_scaling(GOOD_STEPS),
@@ -108,6 +108,7 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
             begin: u64, count: u64, betas: [f64; 2] = adam.betas, groups: [GroupParams; MAX_GROUPS],
             momentum: f32, epsilon: f32 = adam.epsilon, clip_norm: f32 = op.clip_norm.unwrap_or(0.0),
             decay: f32, rest: f32, frozen: u32, nesterov: u32, decoupled: u32 = adam.decoupled,
+            warms_up: u32 = op.average_warm_up,
         );
         let blocks = blocks_of(count - begin, UPDATE_BLOCK);
         lowering.launch_of(UPDATE_BLOCK, kernel, blocks, params)
