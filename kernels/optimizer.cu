@@ -124,6 +124,7 @@ struct UpdateParams : Params<2, 14, 312> {
     u32 matrices;                                     // Bit i is set if Muon updates group i.
     u32 nesterov;                                     // Of SGD.
     u32 decoupled;                                    // Of Adam: AdamW's weight decay.
+    u32 warms_up;                                     // Whether the average's decay is at most (1 + t) / (10 + t).
 };
 
 // On overflow, halves the scale (never below 1), counts the skipped step and resets the flag for the next step. After
@@ -189,6 +190,7 @@ static __device__ __forceinline__ void store_parameters(const UpdateParams& p, u
 // β₁ᵗ) and 1 / √(1 − β₂ᵗ) in update t, counted from 1.
 struct StepState {
     float rate, factor, first_correction, root_correction;
+    float decay, rest;
     bool skipped;
 };
 
@@ -249,7 +251,7 @@ static __device__ __forceinline__ void update(const UpdateParams& p, const StepS
         float& weight = values.weights[lane];
         Rule::update(p, step, group, step.rate * its.rate_scale, its.weight_decay, values.gradients[lane] * step.factor,
                      weight, values.velocities[lane], values.squares[lane]);
-        values.averages[lane] = fmaf(p.rest, weight, p.decay * values.averages[lane]);
+        values.averages[lane] = fmaf(step.rest, weight, step.decay * values.averages[lane]);
     });
 }
 
@@ -274,7 +276,14 @@ static __device__ __forceinline__ StepState read_step(const UpdateParams& p, u64
     const float inverse_scale = 1.0f / loss_scale;  // A power of two: exact.
     const float clip = p.norm ? p.clip_norm / (norm + 1e-6f) : 1.0f;
     const float factor = clip > 1.0f ? inverse_scale : inverse_scale * clip;  // Propagates NaN.
-    StepState step = {rate, factor, 1.0f, 1.0f, skipped};
+    StepState step = {rate, factor, 1.0f, 1.0f, p.decay, p.rest, skipped};
+    if (p.warms_up) {
+        const double most = (1.0 + (double)updates) / (10.0 + (double)updates);
+        if (most < p.decay) {
+            step.decay = (float)most;
+            step.rest = (float)(1.0 - most);
+        }
+    }
     if (Rule::HAS_CORRECTIONS) {
         step.first_correction = (float)(1.0 / (1.0 - power(p.betas[0], updates + 1)));
         step.root_correction = (float)(1.0 / sqrt(1.0 - power(p.betas[1], updates + 1)));

@@ -41,7 +41,7 @@ impl RunOn<Cpu> for OptimizerUpdate {
                     update_adam(&step, weights, gradients, momentum, part(second_moment, &range));
                 }
             }
-            update_average(&op, weights, part(average, &range));
+            update_average(op.average_coefficients(cpu.updates), weights, part(average, &range));
         }
         cpu.updates += 1;
         Ok(())
@@ -152,8 +152,7 @@ fn update_adam(
     });
 }
 
-fn update_average(op: &Optimizer, weights: &[f32], average: &mut [f32]) {
-    let (decay, rest) = op.average_coefficients();
+fn update_average((decay, rest): (f32, f32), weights: &[f32], average: &mut [f32]) {
     let average = average.par_chunks_mut(ELEMENTWISE_CHUNK);
     average.zip(weights.par_chunks(ELEMENTWISE_CHUNK)).for_each(|(average, weights)| {
         average.iter_mut().zip(weights).for_each(|(a, &w)| *a = decay * *a + rest * w);

@@ -10,14 +10,16 @@ use super::operands::operator;
 /// How an update changes the parameters.
 ///
 /// With `clip_norm`, gradients are first clipped as in `torch.nn.utils.clip_grad_norm_`: multiplied by `clip_norm /
-/// (norm + 1e-6)` if that is below 1, with the L2 norm of all gradients but those of the frozen parameters at the beginning. With `average_decay`, the update also
-/// maintains an exponential moving average of the weights, `average = decay · average + (1 − decay) · w`.
+/// (norm + 1e-6)` if that is below 1, with the L2 norm of all gradients but those of the frozen parameters at the
+/// beginning. With `average_decay`, the update also maintains an exponential moving average of the weights, `average =
+/// decay · average + (1 − decay) · w`; with `average_warm_up`, the decay after `t` updates is at most `(1 + t) / (10 + t)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Optimizer {
     pub rule: Rule,
     pub weight_decay: f32,
     pub clip_norm: Option<f32>,
     pub average_decay: Option<f64>,
+    pub average_warm_up: bool,
 }
 
 /// The rule by which a gradient changes its weight. Rates and decays are those of the parameter's [`Group`].
@@ -223,9 +225,12 @@ impl Optimizer {
         if factor > 1.0 { 1.0 } else { factor }
     }
 
-    /// The coefficients of the average and of the weight in the average's update; 0 and 1 without an average.
-    pub fn average_coefficients(&self) -> (f32, f32) {
-        let decay = self.average_decay.unwrap_or(0.0);
+    /// The coefficients of the average and of the weight in the average's update after `updates` others, 0 and 1 without
+    /// an average. `kernels/optimizer.cu` does the same.
+    pub fn average_coefficients(&self, updates: u64) -> (f32, f32) {
+        let (decay, updates) = (self.average_decay.unwrap_or(0.0), updates as f64);
+        let most = if self.average_warm_up { (1.0 + updates) / (10.0 + updates) } else { 1.0 };
+        let decay = decay.min(most);
         (decay as f32, (1.0 - decay) as f32)
     }
 }

@@ -21,6 +21,7 @@ pub(super) const NEWER: &[&str] = &[
     "bias-lr-scale",
     "unscaled-decay",
     "muon-normalise",
+    "ema-warm-up",
     "crop-padding-mode",
 ];
 
@@ -89,6 +90,9 @@ pub struct OptimiserSettings {
     /// Evaluate and save an exponential moving average of the weights, with this decay per step, such as 0.999
     #[arg(long, value_name = "DECAY", value_parser = bounds::fraction, allow_negative_numbers = true)]
     pub ema: Option<f64>,
+    /// With --ema, a smaller decay at first: in step t, counted from 0, at most (1 + t) / (10 + t)
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
+    pub ema_warm_up: Option<bool>,
     /// Label smoothing, as in PyTorch's CrossEntropyLoss; the test loss is computed without it
     #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", allow_negative_numbers = true)]
     pub label_smoothing: Option<f32>,
@@ -175,6 +179,7 @@ impl OptimiserSettings {
             weight_decay: self.weight_decay.unwrap_or_default(),
             clip_norm: self.clip_grad_norm,
             average_decay: self.ema,
+            average_warm_up: self.ema_warm_up.unwrap_or_default(),
         };
     }
 
@@ -256,7 +261,8 @@ impl OptimiserSettings {
     }
 
     /// # Errors
-    /// Nesterov momentum without momentum, or a setting that the optimiser does not use.
+    /// Nesterov momentum without momentum, the warm-up of an average without one, or a setting that the optimiser does
+    /// not use.
     pub fn check(&self) -> Result<()> {
         let has_momentum = self.momentum.is_some_and(|momentum| momentum > 0.0);
         let (name, has_nesterov) = (self.choice().name(), self.nesterov == Some(true));
@@ -279,6 +285,9 @@ impl OptimiserSettings {
             let off = flag.trim_start_matches("--");
             usage(!given, || format!("{flag} has no effect with --optimizer {name}; leave it out, or add --no-{off}"))?;
         }
+        usage(self.ema.is_some() || self.ema_warm_up != Some(true), || {
+            "--ema-warm-up needs --ema, the decay after the warm-up".into()
+        })?;
         usage(!has_nesterov || has_momentum, || "--nesterov needs a --momentum above 0".into())
     }
 

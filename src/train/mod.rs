@@ -14,7 +14,7 @@ pub use evaluate::Evaluator;
 pub use monitor::Monitor;
 pub use predict::{Prediction, predict};
 pub use run::{Ending, EpochReport, Observer, Outcome, StepReport};
-pub use schedule::{LearningRate, Schedule};
+pub use schedule::{LearningRate, Schedule, WarmUp};
 pub use state::{Best, Chosen, Position, TrainState};
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +24,7 @@ use crate::network::{Network, Statistics, Weights};
 use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
-use setup::{check_batch, check_rule, initial_weights, load_split, memory_sizes, state_of};
+use setup::{check_batch, check_rule, check_warm_up, initial_weights, load_split, memory_sizes, state_of};
 use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
@@ -84,7 +84,8 @@ impl<B: Backend> Trainer<B> {
     /// Plans the network, loads the data set, allocates memory and draws the initial parameters from the seed.
     ///
     /// # Errors
-    /// The data set does not fit the network, a batch size is 0, or the device has too little memory.
+    /// The data set does not fit the network, a batch size is 0, the warm-up is as long as the run, or the device has too
+    /// little memory.
     pub fn new(mut backend: B, network: Network, dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
         ensure!(hyper.batch_size > 0 && hyper.eval_batch_size > 0, "a batch must have at least one image");
         ensure!(
@@ -140,6 +141,7 @@ impl<B: Backend> Trainer<B> {
             tracked_before: Vec::new(),
             earlier_seconds: 0.0,
         };
+        check_warm_up(&trainer.hyper, trainer.steps_per_epoch())?;
         trainer.compile()?;
         trainer.set_weights(&initial)?;
         Ok(trainer)

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::Hyperparameters;
+use super::{Hyperparameters, WarmUp};
 use crate::data::Split;
 use crate::network::{Network, Operator, Weights};
 use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
@@ -73,6 +73,14 @@ pub(super) fn memory_sizes<'a>(
     let evaluation = eval_plan.memory_sizes(false);
     let all = training.reduce(largest).map_or(evaluation, |training| largest(training, evaluation));
     MemorySizes { second_moment: in_use(rule.has_second_moment()), average: in_use(average_decay.is_some()), ..all }
+}
+
+/// Fails if the warm-up is not shorter than the run.
+pub(super) fn check_warm_up(hyper: &Hyperparameters, steps_per_epoch: u64) -> Result<()> {
+    let (warm_up, steps) = (hyper.learning_rate.warm_up, u64::from(hyper.epochs) * steps_per_epoch);
+    let WarmUp::Steps(given) = warm_up else { return Ok(()) };
+    ensure!(given < steps, "--warm-up-steps {given} must be shorter than the run of {steps} steps");
+    Ok(())
 }
 
 /// Fails if the network's groups are not those of the optimiser.

@@ -311,6 +311,12 @@ pub fn check_muon_update<B: Backend>(lab: &mut Lab<B>) {
 
 /// Compares clipped steps and averages with PyTorch's, given its gradients. Tests of other backends use it too.
 pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
+    check_average(lab, "decay", "average", false);
+    check_average(lab, "warm_decay", "warm_average", true);
+}
+
+/// Compares the average of a name, with the decay of a name.
+fn check_average<B: Backend>(lab: &mut Lab<B>, decay: &str, average: &str, average_warm_up: bool) {
     let text = include_str!("../reference/averaging.json");
     let reference: Value = serde_json::from_str(text).expect("the committed reference");
     let numbers = |value: &Value| -> Vec<f32> { serde_json::from_value(value.clone()).expect("numbers") };
@@ -322,18 +328,20 @@ pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
     // Gradients after the last parameter must not count.
     lab.backend.write(Span::new(Region::Gradients, initial.len(), 64), &[100.0; 64]).expect("write");
     unit_loss_scale(lab);
+    lab.backend.set_update_count(0).expect("count");
     lab.backend.set_learning_rates(&[setting("lr") as f32]).expect("rate");
     for (index, step) in reference["steps"].as_array().expect("steps").iter().enumerate() {
-        let decay = if index == 0 { 0.0 } else { setting("decay") };
+        let decay = if index == 0 { 0.0 } else { setting(decay) };
         let op = Optimizer {
             rule: Rule::sgd(setting("momentum") as f32, true),
             weight_decay: setting("weight_decay") as f32,
             clip_norm: Some(setting("clip") as f32),
             average_decay: Some(decay),
+            average_warm_up,
         };
         lab.backend.write(span(Region::Gradients), &numbers(&step["gradient"])).expect("write");
         lab.run(optimizer_update(op, initial.len()));
-        for (region, key) in [(Region::Parameters, "weight"), (Region::Average, "average")] {
+        for (region, key) in [(Region::Parameters, "weight"), (Region::Average, average)] {
             let expected: Vec<f64> = numbers(&step[key]).iter().map(|&value| value.into()).collect();
             let close = Tolerance { absolute: 5e-7, relative: 1e-6 }; // a few roundings
             compare(&format!("{key} after step {index}"), &lab.get(span(region)), &expected, close);

@@ -19,7 +19,8 @@ fn network() -> Network {
 }
 
 fn hyper(steps: Option<u64>) -> Hyperparameters {
-    let optimizer = Optimizer { clip_norm: Some(0.125), average_decay: Some(0.9), ..two_epochs().optimizer };
+    let averaged = Optimizer { average_decay: Some(0.3), average_warm_up: true, ..two_epochs().optimizer };
+    let optimizer = Optimizer { clip_norm: Some(0.125), ..averaged };
     let augmentation = Augmentation {
         crop_padding: 2,
         padding_mode: PaddingMode::Reflect,

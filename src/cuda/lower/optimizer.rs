@@ -100,7 +100,7 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
         } else {
             lowering.check_overflow(gradients)?;
         }
-        let (decay, rest) = op.average_coefficients();
+        let (decay, rest) = Optimizer { average_warm_up: false, ..*op }.average_coefficients(0);
         let (kernel, Sgd { momentum, nesterov }, adam) = match op.rule {
             Rule::Sgd(sgd) => ("sgd", sgd, Adam::default()),
             Rule::Adam(adam) => ("adam", Sgd::default(), adam),
@@ -117,6 +117,7 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
             begin: u64, count: u64, betas: [f64; 2] = adam.betas, groups: [GroupParams; MAX_GROUPS],
             momentum: f32, epsilon: f32 = adam.epsilon, clip_norm: f32 = op.clip_norm.unwrap_or(0.0),
             decay: f32, rest: f32, frozen: u32, matrices: u32, nesterov: u32, decoupled: u32 = adam.decoupled,
+            warms_up: u32 = op.average_warm_up,
         );
         let blocks = blocks_of(count - begin, UPDATE_BLOCK);
         lowering.launch_of(UPDATE_BLOCK, kernel, blocks, params)
