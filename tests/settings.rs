@@ -191,7 +191,7 @@ fn flags_switch_off_what_a_recipe_switches_on() {
         let base = match key {
             "momentum" => "",
             "betas" | "eps" => "optimizer = 'adam'\n",
-            "sgd-lr" | "sgd-momentum" => "optimizer = 'muon'\n",
+            "sgd-lr" | "sgd-momentum" | "ns-steps" | "muon-normalise" => "optimizer = 'muon'\n",
             "unfreeze-at" => "momentum = 0.5\nfreeze = \"conv1\"\n", // something must be frozen
             "ema-warm-up" => "momentum = 0.5\nema = 0.75\n",
             "val-seed" => "momentum = 0.5\nval-fraction = 0.5\n",

@@ -12,8 +12,8 @@ use cnn_cuda::ops::{
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, optimizer_update, random};
 use super::{
-    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, norm, optimizer,
-    pointwise, pool, pytorch,
+    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, muon, norm,
+    optimizer, pointwise, pool, pytorch,
 };
 use crate::support::{Need, cuda::on_cuda, skip, sources::MODULES};
 
@@ -201,11 +201,11 @@ fn muons_directions_and_updates() {
         // The iteration multiplies rounding errors of small singular values by up to 485.
         let coarse = Tolerance { absolute: 0.1, relative: 0.05 };
         for (precision, tolerance) in
-            [(Precision::Fp32, optimizer::DIRECTION), (Precision::Tf32, coarse), (Precision::Fp16, coarse)]
+            [(Precision::Fp32, muon::DIRECTION), (Precision::Tf32, coarse), (Precision::Fp16, coarse)]
         {
-            optimizer::check_directions(&mut lab(precision), tolerance);
-            optimizer::check_normalised_direction(&mut lab(precision), tolerance);
-            optimizer::check_muon_update(&mut lab(precision));
+            muon::check_directions(&mut lab(precision), tolerance);
+            muon::check_normalised_direction(&mut lab(precision), tolerance);
+            muon::check_muon_update(&mut lab(precision));
         }
         check_overflowing_direction(&mut lab(Precision::Fp16));
     });
