@@ -22,6 +22,7 @@ mod optimizer;
 mod pool;
 mod runtime;
 mod state;
+mod views;
 mod winograd;
 
 use std::collections::VecDeque;

@@ -77,6 +77,7 @@ operators! {
     CopyChannels,
     SubsampleForward,
     SubsampleBackward,
+    AddView,
     SoftmaxCrossEntropy,
     MuonDirection,
     OptimizerUpdate,

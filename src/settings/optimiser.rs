@@ -14,8 +14,7 @@ use crate::train::Hyperparameters;
 
 /// Settings of this group that checkpoints of earlier versions do not have. They are recorded unless they have their
 /// defaults, so that runs of earlier versions can be resumed.
-pub(super) const NEWER: &[&str] =
-    &["optimizer", "decay-norm-bias", "head-lr-scale", "bias-lr-scale", "crop-padding-mode"];
+pub(super) const NEWER: &[&str] = &["optimizer", "decay-norm-bias", "head-lr-scale", "bias-lr-scale"];
 
 /// The default of `--sgd-lr`.
 const SGD_LR: f32 = 0.1;

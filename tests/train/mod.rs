@@ -19,3 +19,4 @@ mod resume;
 mod schedule;
 mod settings;
 mod validation;
+mod views;

@@ -48,6 +48,7 @@ pub const MODULES: &[Module] = &[
     Module { storages: &["f16"], ..warpgroups("patch") },
     module("pool"),
     tensor_cores("thin"),
+    module("views"),
     warpgroups("warpgroup"),
 ];
 
