@@ -68,6 +68,7 @@ fn sample(key: &str) -> &'static str {
         "pretrained" => "resnet18",
         "crop-padding-mode" => "reflect",
         "flip" => "alternating",
+        "tta" => "flip-shift",
         "test-fraction" | "val-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness"
         | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" | "sgd-lr"
         | "sgd-momentum" => "0.75",

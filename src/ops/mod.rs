@@ -23,6 +23,7 @@ mod pointwise;
 mod pool;
 mod precision;
 mod span;
+mod views;
 
 pub use activation::{Activation, ActivationBackward, ActivationForward};
 pub use backend::{
@@ -32,7 +33,7 @@ pub use backend::{
 pub use bias::{BiasActivationBackward, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 pub use dropout::{Dropout, DropoutPass, NextDropoutStep};
-pub use gather::{Augmentation, AugmentationDraw, Flip, Gather, Normalise, PaddingMode, Subset};
+pub use gather::{Augmentation, AugmentationDraw, Flip, Gather, Normalise, PaddingMode, Subset, View};
 pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
@@ -54,3 +55,4 @@ pub use pool::{
 pub(crate) use pool::{describe_pooling, describe_window};
 pub use precision::Precision;
 pub use span::{Region, Span};
+pub use views::{AddView, TestViews};

@@ -79,6 +79,7 @@ operators! {
     CopyChannels,
     SubsampleForward,
     SubsampleBackward,
+    AddView,
     SoftmaxCrossEntropy,
     MuonDirection,
     OptimizerUpdate,

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{InputRecord, Record};
 use super::layers::Layer;
-use super::{ActivationChoice, PictureSettings};
+use super::{ActivationChoice, PictureSettings, is_default};
+use crate::ops::TestViews;
 
 const VERSION: u32 = 1;
 
@@ -26,6 +27,9 @@ pub struct Description {
     /// The fraction of the training images that were held out for validation, and the seed of their choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<(f64, u32)>,
+    /// The views of a test image whose logits were averaged.
+    #[serde(rename = "tta", default, skip_serializing_if = "is_default")]
+    pub views: TestViews,
     pub input: InputRecord,
 }
 
@@ -42,8 +46,8 @@ pub enum Preparation {
 impl Description {
     pub fn new(model: &str, activation: Option<ActivationChoice>, dataset: String, input: InputRecord) -> Self {
         let (preparation, split) = (Preparation::Fit, None);
-        let version = VERSION;
-        Self { version, model: model.into(), activation, dataset, preparation, split, validation: None, input }
+        let (version, validation, views) = (VERSION, None, TestViews::None);
+        Self { version, model: model.into(), activation, dataset, preparation, split, validation, views, input }
     }
 
     /// # Errors
@@ -77,6 +81,7 @@ impl Description {
             Preparation::Fit => self.dataset,
         });
         (given.data.val_fraction, given.data.val_seed) = self.validation.unzip();
+        given.evaluation.tta = Some(self.views);
         given.pictures = self.split.unwrap_or_default();
         (layer, Record { input: Some(self.input), ..Record::default() })
     }

@@ -7,6 +7,7 @@ use crate::data::Split;
 use crate::network::{Network, Operator, Weights};
 use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
 use crate::plan::Plan;
+use crate::shape::Shape;
 
 /// Which state an optimiser keeps.
 pub(super) fn state_of(rule: &Rule) -> [bool; 2] {
@@ -48,6 +49,12 @@ pub(super) fn check_batch(network: &Network, batch: usize) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Fails if images are too small to be augmented or seen as the settings say.
+pub(super) fn check_images(hyper: &Hyperparameters, shape: Shape) -> Result<()> {
+    hyper.augmentation.check(shape)?;
+    hyper.views.check(shape)
 }
 
 /// The memory for all plans of a run, which never run at the same time. They differ in what depends on activations, and

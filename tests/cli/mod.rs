@@ -19,6 +19,7 @@ mod runs;
 mod signals;
 mod tools;
 mod variations;
+mod views;
 mod weights;
 
 use std::path::Path;

@@ -27,6 +27,7 @@ pub mod pytorch;
 mod pytorch_flatten;
 mod races;
 mod reference;
+mod views;
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::ops::Backend;

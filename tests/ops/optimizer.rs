@@ -1,7 +1,6 @@
 //! Compares the optimisers with PyTorch's definitions in f64, and clipping and averaging with PyTorch's numbers.
 
-use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::{Adam, Backend, Group, Groups, LossScale, Optimizer, Region, Rule, Sgd, Span};
+use cnn_cuda::ops::{Adam, Backend, Group, Groups, LossScale, Optimizer, Region, Rule, Span};
 use serde_json::Value;
 
 use super::lab::{Lab, grouped_update, optimizer_update, random, sizes_with_columns};

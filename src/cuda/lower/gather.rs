@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Lowering;
 use super::params::{fit, params};
 use crate::cuda::program::Buffer;
-use crate::ops::{Augmentation, Gather, PaddingMode, RunOn};
+use crate::ops::{Augmentation, Gather, PaddingMode, RunOn, View};
 use crate::shape::Shape;
 
 /// Values of an image per block: enough to amortise the block's random draws and its table.
@@ -13,12 +13,22 @@ const VALUES_PER_BLOCK: usize = 8192;
 
 impl RunOn<Lowering<'_>> for Gather {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let Self { subset, shape, augmentation, output } = *self;
+        let Self { subset, shape, augmentation, view, output } = *self;
         let Shape { height, width, channels } = shape;
         let [images, labels, order, position, mean, std] = Buffer::of_set(subset);
         let (batch, batch_labels, block_counters) = (output.len / shape.len(), Buffer::Labels, Buffer::BlockCounters);
         let sample_size: u32 = fit(shape.len())?;
         let grid = [batch, shape.len().div_ceil(VALUES_PER_BLOCK).min(1 << 15)];
+        if augmentation.is_none() && view != View::default() {
+            let View { flip, shift, repeats } = view;
+            let params = params!(
+                lowering.target, 96 bytes,
+                [images, labels, order, mean, std, position, output, batch_labels, block_counters],
+                height: u32, width: u32, channels: u32,
+                flip: u32, shift: u32 = shift.cast_unsigned(), advances: u32 = !repeats,
+            );
+            return lowering.launch("gather_view", grid, params);
+        }
         let Some(Augmentation { crop_padding, padding_mode, flip, cutout, brightness, contrast }) = augmentation else {
             let params = params!(
                 lowering.target, 80 bytes,
