@@ -78,6 +78,7 @@ operators! {
     SubsampleForward,
     SubsampleBackward,
     SoftmaxCrossEntropy,
+    AccumulateGradients,
     MuonDirection,
     OptimizerUpdate,
 }

@@ -38,8 +38,8 @@ impl Plan {
             scheduler.touch(logits); // the logits may be read after the step
         }
         let input = scheduler.output(0);
-        let whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
-        let whole_regions = OptimizerUpdate::REGIONS.map(whole);
+        let mut whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
+        let (whole_regions, gradient_sum) = (OptimizerUpdate::REGIONS.map(&mut whole), whole(Region::GradientSum));
         let matrices = scheduler.matrices();
         let (places, arena, indices) = place(&scheduler.values, max_batch);
         Ok(Self {
@@ -52,6 +52,7 @@ impl Plan {
             logits,
             heads,
             whole_regions,
+            gradient_sum,
             classes: network.classes(),
             parameter_count: network.parameter_count(),
             groups: network.groups()?,
