@@ -15,6 +15,7 @@ mod optimizers;
 pub mod parity;
 mod profile;
 mod races;
+mod range_test;
 mod resnet;
 mod resume;
 mod schedule;
