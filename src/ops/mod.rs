@@ -5,6 +5,7 @@
 //! range of one of the backend's flat buffers, and holds exactly the batch that an operator runs on. Activations are
 //! NHWC.
 
+mod accumulate;
 mod activation;
 mod backend;
 mod bias;
@@ -25,6 +26,7 @@ mod precision;
 mod span;
 mod views;
 
+pub use accumulate::{AccumulateGradients, MicroBatch};
 pub use activation::{Activation, ActivationBackward, ActivationForward};
 pub use backend::{
     Algorithm, Backend, Candidate, Choice, DataSets, DeviceInfo, LimitSizes, MemorySizes, StepSeconds, TIMED_RUNS,

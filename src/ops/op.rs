@@ -81,6 +81,7 @@ operators! {
     SubsampleBackward,
     AddView,
     SoftmaxCrossEntropy,
+    AccumulateGradients,
     MuonDirection,
     OptimizerUpdate,
 }

@@ -64,7 +64,7 @@ pub(super) fn memory_sizes<'a>(
     eval_plan: &Plan,
     hyper: &Hyperparameters,
 ) -> MemorySizes {
-    let Optimizer { rule, average_decay, .. } = hyper.optimizer;
+    let (Optimizer { rule, average_decay, .. }, accumulates) = (hyper.optimizer, hyper.accumulated() > 1);
     let in_use = |in_use| if in_use { eval_plan.parameter_count } else { 0 };
     let training = plans.map(|plan| plan.memory_sizes(rule.has_momentum()));
     let largest = |a: MemorySizes, b: MemorySizes| MemorySizes {
@@ -79,7 +79,12 @@ pub(super) fn memory_sizes<'a>(
     };
     let evaluation = eval_plan.memory_sizes(false);
     let all = training.reduce(largest).map_or(evaluation, |training| largest(training, evaluation));
-    MemorySizes { second_moment: in_use(rule.has_second_moment()), average: in_use(average_decay.is_some()), ..all }
+    MemorySizes {
+        gradient_sum: in_use(accumulates),
+        second_moment: in_use(rule.has_second_moment()),
+        average: in_use(average_decay.is_some()),
+        ..all
+    }
 }
 
 /// Fails if the warm-up is not shorter than the run.

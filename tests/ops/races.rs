@@ -11,7 +11,9 @@ use half::f16;
 use super::case::{self, Case};
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
-use super::{Tolerance, activation, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm, pointwise};
+use super::{
+    Tolerance, accumulate, activation, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm, pointwise,
+};
 use super::{optimizer, pool, reference};
 use crate::support::emulator::{RACES, on_emulator};
 use crate::support::sources::MODULES;
@@ -70,6 +72,7 @@ fn run_others(precision: Precision) {
     norm::check_in_place(lab);
     norm::check_running(lab, ANY);
     dropout::check_mask(lab);
+    accumulate::check_accumulation(lab);
     // These checks need a new backend.
     for check in [optimizer::check_rules, optimizer::check_averaging, optimizer::check_frozen] {
         check(&mut lab_by(precision, Algorithm::Direct));
