@@ -13,6 +13,7 @@ use super::device::{Task, check_device, with_backend};
 use super::{find_model, pretrained};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
+use crate::files::printable;
 use crate::network::Network;
 use crate::ops::Backend;
 use crate::run::{
@@ -20,7 +21,7 @@ use crate::run::{
     identity_without_data, install_signal_handlers, progress_made,
 };
 use crate::settings::{
-    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
+    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network, check_weights,
 };
 use crate::train::{Ending, Outcome, Position, Trainer};
 
@@ -102,6 +103,7 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
         warn!("{warning}");
     }
     pretrained::normalise(config, &mut dataset)?;
+    weigh_classes(config, &dataset)?;
     let input = InputRecord::new(&dataset);
     match &config.record.input {
         Some(recorded) => {
@@ -118,6 +120,23 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
         info!("images of {} (channels×height×width), mean {mean}, standard deviation {std}", dataset.shape);
     }
     Ok(dataset)
+}
+
+/// Records the weights of the classes in the loss, unless they are those of a resumed run or a recipe.
+fn weigh_classes(config: &mut RunConfig, dataset: &Dataset) -> Result<()> {
+    let Some(given) = &config.settings.optimiser.class_weights else { return Ok(()) };
+    let weights = match &config.record.loss_weights {
+        Some(recorded) => recorded.clone(),
+        None => given.resolve(&dataset.classes, &dataset.train.labels)?,
+    };
+    check_weights(&weights, dataset.classes.len())?;
+    let by_weight = |a: &usize, b: &usize| weights[*a].total_cmp(&weights[*b]);
+    let least = (0..weights.len()).min_by(by_weight).unwrap_or_default();
+    let most = (0..weights.len()).max_by(by_weight).unwrap_or_default();
+    let shown = |class: usize| format!("{} ({})", weights[class], printable(&dataset.classes[class]));
+    info!("weights of the classes in the loss: from {} to {}", shown(least), shown(most));
+    config.record.loss_weights = Some(weights);
+    Ok(())
 }
 
 /// Warns that a run keeps random weights.
@@ -176,6 +195,9 @@ impl Task for Training {
         }
         if let Some(weights) = initial {
             trainer.set_weights(&weights).context("initial weights")?;
+        }
+        if let Some(weights) = &config.record.loss_weights {
+            trainer.backend.set_class_weights(weights)?;
         }
         let is_new = lock.is_none();
         let outputs = match lock {

@@ -17,6 +17,7 @@ pub mod lab;
 mod linear;
 mod loss;
 mod lrn;
+mod mix;
 mod norm;
 mod norm_epilogue;
 mod optimizer;

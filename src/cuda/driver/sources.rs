@@ -42,6 +42,7 @@ pub const MODULES: &[Module] = &[
     module("join"),
     module("loss"),
     module("lrn"),
+    module("mix"),
     Module { replaces: Some("implicit"), ..tensor_cores("multistage") },
     module("norm"),
     module("optimizer"),

@@ -16,6 +16,7 @@ mod join;
 mod linear;
 mod loss;
 mod lrn;
+mod mix;
 mod norm;
 mod optimizer;
 mod params;
