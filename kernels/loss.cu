@@ -155,12 +155,13 @@ static __device__ __forceinline__ Best row_best(const Row& row, LossScratch& scr
 // the row.
 static __device__ __forceinline__ float target_logit(const Row& row, float max, float& mass) {
     const Target& target = row.target;
-    if (target.label >= row.classes || target.partner >= row.classes) return mass = __int_as_float(0x7fc00000);
+    mass = 1.0f;
+    if (target.label >= row.classes || target.partner >= row.classes) return __int_as_float(0x7fc00000);
     const float label = load(row.logits[target.label]) - max;
-    if (target.other == 0.0f && !target.class_weights) return mass = 1.0f, label;
+    if (target.other == 0.0f && !target.class_weights) return label;
     const float own = target.own * target.weight(target.label);
     const float other = target.other * target.weight(target.partner);
-    mass = target.class_weights ? own + other : 1.0f;
+    if (target.class_weights) mass = own + other;
     // A probability of zero takes no part, even of a logit that is not finite.
     const float partner = other == 0.0f ? 0.0f : other * (load(row.logits[target.partner]) - max);
     return own == 0.0f ? partner : fmaf(own, label, partner);
