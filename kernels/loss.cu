@@ -163,8 +163,8 @@ static __device__ __forceinline__ float target_logit(const Row& row, float max, 
     const float other = target.other * target.weight(target.partner);
     if (target.class_weights) mass = own + other;
     // A probability of zero takes no part, even of a logit that is not finite.
-    const float partner = other == 0.0f ? 0.0f : other * (load(row.logits[target.partner]) - max);
-    return own == 0.0f ? partner : fmaf(own, label, partner);
+    const float partner = target.other == 0.0f ? 0.0f : other * (load(row.logits[target.partner]) - max);
+    return target.own == 0.0f ? partner : fmaf(own, label, partner);
 }
 
 // The sample's loss, Σ target · (log Σ exp(x − max) − (x − max)), and whether its largest logit is the label's. All threads
