@@ -22,6 +22,8 @@ pub enum Purpose {
     Augmentation = 17,
     /// Which images alternating flips mirror first. Also in `kernels/philox.cuh`.
     Flip = 20,
+    /// How the images of a batch are mixed.
+    Mixing = 21,
 }
 
 /// A stream of random numbers. It is cheap to create: use one per tensor, epoch or image.
@@ -39,6 +41,13 @@ impl Philox {
     pub fn new(seed: u64, purpose: Purpose, index: u32) -> Self {
         let key = [seed as u32, (seed >> 32) as u32];
         Self { key, counter: [0, 0, index, purpose as u32], block: [0; 4], used: 4 }
+    }
+
+    /// The same stream from a position on; positions count groups of four words.
+    pub fn starting_at(seed: u64, purpose: Purpose, index: u32, position: u64) -> Self {
+        let mut stream = Self::new(seed, purpose, index);
+        (stream.counter[0], stream.counter[1]) = (position as u32, (position >> 32) as u32);
+        stream
     }
 
     pub fn next_u32(&mut self) -> u32 {

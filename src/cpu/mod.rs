@@ -16,6 +16,7 @@ mod join;
 mod linear;
 mod loss;
 mod lrn;
+mod mix;
 mod muon;
 mod norm;
 mod norm_loops;
@@ -49,6 +50,7 @@ pub struct Cpu {
     norm: norm::State,
     muon: muon::State,
     loss: loss::State,
+    mix: mix::State,
     dropout: dropout::State,
     scratch: Scratch,
     weight_cache: PackedWeightCache,
@@ -87,6 +89,7 @@ impl Cpu {
             norm: norm::State::default(),
             muon: muon::State::default(),
             loss: loss::State::default(),
+            mix: mix::State::default(),
             dropout: dropout::State::default(),
             scratch: Scratch::default(),
             weight_cache: PackedWeightCache::default(),

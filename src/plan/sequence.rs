@@ -2,8 +2,8 @@
 
 use super::{Matrix, Plan, ValueId};
 use crate::ops::{
-    AccumulateGradients, AddView, Augmentation, Gather, LossGradient, MicroBatch, Muon, MuonDirection, Optimizer,
-    OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span, Step, Subset, View,
+    AccumulateGradients, AddView, Augmentation, Gather, LossGradient, MicroBatch, MixImages, Muon, MuonDirection,
+    Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span, Step, Subset, View,
 };
 
 /// The settings of a training step. Steps with equal settings share a program.
@@ -13,6 +13,8 @@ pub struct TrainSettings {
     /// Label smoothing, in `[0, 1)`.
     pub label_smoothing: f32,
     pub augmentation: Option<Augmentation>,
+    /// Whether each class has a weight in the loss.
+    pub weighted: bool,
     /// If the step has several micro-batches, each of which runs as one sequence.
     pub accumulation: Option<Accumulation>,
 }
@@ -39,17 +41,22 @@ pub enum Sequence {
 impl Plan {
     /// The steps of a sequence, in terms of the plan's values.
     pub fn sequence(&self, sequence: &Sequence) -> Vec<Step<ValueId>> {
-        let gather = |subset, augmentation, view| {
-            let op = Gather { subset, shape: self.input_shape, augmentation, view, output: self.input };
+        let gather = |subset, augmentation, view, output| {
+            let op = Gather { subset, shape: self.input_shape, augmentation, view, output };
             std::iter::once(Step { label: "gather".into(), op: op.into() })
         };
         let forward = self.forward.iter().cloned();
         match *sequence {
-            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation, accumulation }) => {
+            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation, weighted, accumulation }) => {
                 let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
-                gather(Subset::Train, augmentation, View::default())
+                let mix = self.unmixed.map(|unmixed| {
+                    let op = MixImages { shape: self.input_shape, input: unmixed, output: self.input };
+                    Step { label: "mix".into(), op: op.into() }
+                });
+                gather(Subset::Train, augmentation, View::default(), self.unmixed.unwrap_or(self.input))
+                    .chain(mix)
                     .chain(forward)
-                    .chain(self.losses(label_smoothing))
+                    .chain(self.losses(label_smoothing, weighted))
                     .chain(self.backward.iter().cloned())
                     .chain(accumulation.map(|it| self.accumulate(it)))
                     .chain(updates.then(|| self.update(&optimizer)).into_iter().flatten())
@@ -62,7 +69,7 @@ impl Plan {
                         let op = AddView { weight, logits: self.logits, before, average };
                         Step { label: format!("view {}", index + 1), op: op.into() }
                     });
-                    gather(Subset::Test, None, view).chain(forward.clone()).chain(add).collect::<Vec<_>>()
+                    gather(Subset::Test, None, view, self.input).chain(forward.clone()).chain(add).collect::<Vec<_>>()
                 };
                 let loss = SoftmaxCrossEntropy { classes: self.classes, logits: self.evaluated(), gradient: None };
                 let loss = Step { label: "loss".into(), op: loss.into() };
@@ -107,10 +114,10 @@ impl Plan {
     }
 
     /// The losses of the main head, then of the auxiliary heads.
-    fn losses(&self, smoothing: f32) -> impl Iterator<Item = Step<ValueId>> {
+    fn losses(&self, smoothing: f32, weighted: bool) -> impl Iterator<Item = Step<ValueId>> {
         self.heads.iter().map(move |&(logits, gradient)| {
             let label = if gradient.auxiliary.is_some() { "auxiliary loss" } else { "loss" };
-            let gradient = Some(LossGradient { smoothing, ..gradient });
+            let gradient = Some(LossGradient { smoothing, weighted, mixed: self.unmixed.is_some(), ..gradient });
             let op = SoftmaxCrossEntropy { classes: self.classes, logits, gradient };
             Step { label: label.into(), op: op.into() }
         })

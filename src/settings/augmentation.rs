@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::{bounds, usage};
-use crate::ops::{Augmentation, Flip, PaddingMode};
+use crate::ops::{Augmentation, Flip, Mixing, PaddingMode};
 
 /// As [`super::optimiser::NEWER`].
 pub(super) const NEWER: &[&str] = &["crop-padding-mode"];
@@ -33,6 +33,14 @@ pub struct AugmentationSettings {
     /// Random contrast: multiply each image's deviation from its mean by a factor in 1 ± X
     #[arg(long, value_name = "X", value_parser = bounds::zero_to_one, default_value = "0", allow_negative_numbers = true)]
     pub contrast: Option<f32>,
+    /// Mixup: mix each image and its label with another of the batch, with weights of the distribution Beta(A, A), as
+    /// torchvision's MixUp
+    #[arg(long, value_name = "A", value_parser = bounds::above_zero, allow_negative_numbers = true)]
+    pub mixup: Option<f32>,
+    /// Cutmix: replace a rectangle of each image by that of another of the batch, as torchvision's CutMix; its area is of
+    /// the distribution Beta(A, A). With --mixup too, each batch has one of the two, chosen at random
+    #[arg(long, value_name = "A", value_parser = bounds::above_zero, allow_negative_numbers = true)]
+    pub cutmix: Option<f32>,
 }
 
 /// `--flip`. Files of earlier versions have `true` for `random`, and so has `config.toml`.
@@ -107,8 +115,12 @@ impl AugmentationSettings {
         })
     }
 
+    pub fn mixing(&self) -> Mixing {
+        Mixing { mixup: self.mixup, cutmix: self.cutmix }
+    }
+
     /// Whether no augmentation is enabled.
     pub fn is_none(&self) -> bool {
-        self.resolve() == Augmentation::default()
+        self.resolve() == Augmentation::default() && !self.mixing().is_on()
     }
 }

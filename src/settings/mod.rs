@@ -15,6 +15,8 @@ mod optimiser;
 mod output;
 mod run;
 mod schedule;
+mod shown;
+mod weighting;
 
 use std::fmt;
 use std::str::FromStr;
@@ -35,6 +37,7 @@ pub use optimiser::{Betas, OptimiserSettings, OptimizerChoice};
 pub use output::{Keep, OutputSettings, SaveEvery};
 pub use run::{FILE, RunConfig};
 pub use schedule::ScheduleSettings;
+pub use weighting::{ClassWeights, check_weights};
 
 /// The settings of a training run, each a flag and a key of the same name. A field that is not given is `None`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

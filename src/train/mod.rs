@@ -24,7 +24,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Statistics, Weights};
-use crate::ops::{Augmentation, Backend, Metrics, MicroBatch, Normalise, Optimizer, Region, Span, Subset, TestViews};
+use crate::ops::{
+    Augmentation, Backend, Metrics, MicroBatch, Mix, Mixing, Normalise, Optimizer, Region, Span, Subset, TestViews,
+};
 use crate::plan::{Accumulation, Mode, Plan, Sequence, TrainSettings};
 use programs::Programs;
 use setup::{
@@ -44,6 +46,12 @@ pub struct Hyperparameters {
     pub optimizer: Optimizer,
     /// Random augmentation of training images.
     pub augmentation: Augmentation,
+    /// Mixing of the images of a training batch.
+    pub mixing: Mixing,
+    /// Whether each class has a weight in the training loss; [`TrainingState::set_class_weights`] sets them.
+    ///
+    /// [`TrainingState::set_class_weights`]: crate::ops::TrainingState::set_class_weights
+    pub weighted: bool,
     /// Fraction of each label that is spread over all classes, in training only.
     pub label_smoothing: f32,
     /// The views of each image whose logits evaluation averages.
@@ -125,10 +133,10 @@ impl<B: Backend> Trainer<B> {
             "--monitor {} needs a validation set: --val-fraction, or a folder val beside test",
             hyper.monitor.map_or("", Monitor::name)
         );
-        let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
+        let most = [hyper.batch_size.min(train_count), hyper.eval_batch_size.min(val_count.max(test_count))];
+        let plan = Plan::new(&network, Mode::Training, most[0])?.with_mixing(hyper.mixing.is_on());
         let unfrozen = Unfrozen::new(&network, &hyper, plan.max_batch)?;
-        let evaluated_batch = hyper.eval_batch_size.min(val_count.max(test_count));
-        let eval_plan = Plan::new(&network, Mode::Inference, evaluated_batch)?.with_views(hyper.views);
+        let eval_plan = Plan::new(&network, Mode::Inference, most[1])?.with_views(hyper.views);
         for batch in [plan.max_batch, train_count % plan.max_batch] {
             check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
@@ -177,13 +185,13 @@ impl<B: Backend> Trainer<B> {
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
             let Optimizer { rule, average_decay, .. } = it.optimizer;
-            let batches = (it.batch_size, it.accumulated(), it.eval_batch_size, it.views);
+            let batches = (it.batch_size, it.accumulated(), it.eval_batch_size, it.views, it.mixing.is_on());
             (batches, state_of(&rule), average_decay.is_some())
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, accumulation, the views of an evaluation, the optimiser, and whether there is momentum or weight \
-             averaging, cannot change after a trainer is created"
+            "batch sizes, accumulation, the views of an evaluation, the optimiser, and whether there is momentum, weight averaging \
+             or mixing, cannot change after a trainer is created"
         );
         check_rule(&self.network, &hyper)?;
         check_images(&hyper, self.network.input())?;
@@ -344,6 +352,12 @@ impl<B: Backend> Trainer<B> {
             self.backend.set_augmentation_epoch(self.hyper.seed, epoch)?;
         }
         let (steps, done) = (self.steps_per_epoch(), self.position.total_steps);
+        let mix = |batch| self.hyper.mixing.draw(self.network.input(), self.hyper.seed, epoch, batch);
+        let batches = self.train_count.div_ceil(self.plan.max_batch) as u64;
+        let mixes: Vec<Mix> = (self.batches_in_epoch()..batches).filter_map(mix).collect();
+        if !mixes.is_empty() {
+            self.backend.set_mixes(&mixes)?;
+        }
         let left = done..done + steps - step_in_epoch;
         let rates: Vec<f32> = left.map(|step| self.hyper.learning_rate.at(step, steps, self.hyper.epochs)).collect();
         self.backend.set_learning_rates(&rates)?;
@@ -383,6 +397,7 @@ fn settings(hyper: &Hyperparameters, step: u64, accumulation: Option<Accumulatio
     TrainSettings {
         optimizer,
         label_smoothing: hyper.label_smoothing,
+        weighted: hyper.weighted,
         augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
         accumulation,
     }

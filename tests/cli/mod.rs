@@ -1,6 +1,7 @@
 //! The program as users see it: commands, files, errors, exit codes, signals.
 
 mod best;
+mod class_weights;
 mod cublas;
 mod cuda;
 mod cuda_mnist;

@@ -13,8 +13,7 @@ use cudarc::driver::CudaStream;
 use super::driver::{Blas, Cudnn, Modules};
 use super::memory::Memory;
 use super::program::{Address, Buffer, Launch, LoweredStep};
-use crate::ops::{Op, Span, Step, Subset};
-use crate::shape::Shape;
+use crate::ops::{Gather, Op, Span, Step};
 use graph::Graph;
 
 /// The kernels and libraries that launches use, all on one stream.
@@ -54,8 +53,8 @@ impl Runner {
 /// A lowered sequence and the state of its capture.
 pub struct Program {
     pub(super) steps: Vec<LoweredStep>,
-    /// The batches it reads from the data sets: subset, batch size and image shape.
-    pub(super) gathers: Vec<(Subset, usize, Shape)>,
+    /// What it reads from the data sets.
+    pub(super) gathers: Vec<Gather>,
     state: State,
 }
 
@@ -71,9 +70,7 @@ enum State {
 impl Program {
     pub(super) fn new(steps: Vec<LoweredStep>) -> Self {
         let gathers = steps.iter().filter_map(|lowered| match &lowered.step.op {
-            Op::Gather(gather) if !gather.view.repeats => {
-                Some((gather.subset, gather.output.len / gather.shape.len(), gather.shape))
-            }
+            Op::Gather(gather) => Some(*gather),
             _ => None,
         });
         Self { gathers: gathers.collect(), steps, state: State::New }
