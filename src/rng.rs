@@ -20,6 +20,8 @@ pub enum Purpose {
     Dropout = 16,
     /// Augmentation of training images. Also in `kernels/philox.cuh`.
     Augmentation = 17,
+    /// Transforms of training images.
+    Transforms = 24,
 }
 
 /// A stream of random numbers. It is cheap to create: use one per tensor, epoch or image.
@@ -37,6 +39,13 @@ impl Philox {
     pub fn new(seed: u64, purpose: Purpose, index: u32) -> Self {
         let key = [seed as u32, (seed >> 32) as u32];
         Self { key, counter: [0, 0, index, purpose as u32], block: [0; 4], used: 4 }
+    }
+
+    /// The same stream from a group of four words on.
+    pub fn starting_at(mut self, group: u64) -> Self {
+        self.counter[0] = group as u32;
+        self.counter[1] = (group >> 32) as u32;
+        self
     }
 
     pub fn next_u32(&mut self) -> u32 {

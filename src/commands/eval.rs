@@ -140,6 +140,7 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     // A single value fits any number of channels; those of the images are not known yet.
     options.normalisation = normalisation.as_ref().map(|_| (vec![0.5], vec![0.5]));
     (options.progress, options.test_only) = (true, args.split == SplitName::Test);
+    options.to_evaluate = true;
     given.check()?;
     options.validation = given.validation().or(options.validation);
     options.residency = Residency::Auto;

@@ -4,6 +4,7 @@
 //! Results are therefore bit-identical for any number of threads.
 
 mod activation;
+mod augment;
 mod bias;
 mod conv;
 mod dropout;
@@ -19,6 +20,7 @@ mod muon;
 mod norm;
 mod norm_loops;
 mod optimizer;
+mod pixels;
 mod pool;
 mod runtime;
 mod state;
@@ -43,6 +45,7 @@ pub struct Cpu {
     pool: Arc<rayon::ThreadPool>,
     memory: Memory,
     gather: gather::State,
+    augment: augment::State,
     norm: norm::State,
     muon: muon::State,
     loss: loss::State,
@@ -81,6 +84,7 @@ impl Cpu {
             pool: runtime::threads::pool(threads)?,
             memory: Memory::default(),
             gather: gather::State::default(),
+            augment: augment::State::default(),
             norm: norm::State::default(),
             muon: muon::State::default(),
             loss: loss::State::default(),

@@ -26,6 +26,8 @@ pub(super) enum Buffer {
     Indices,
     /// As many im2col columns of a convolution as fit the workspace.
     Columns,
+    /// Training images while they are transformed.
+    Staged,
     /// Partial sums of reductions.
     Partials,
     /// How many blocks of a launch have finished; zero between launches.
@@ -53,6 +55,8 @@ pub(super) enum Buffer {
     DropoutStep,
     /// `{seed u64, epoch u64}`
     AugmentationEpoch,
+    /// What was drawn for the training images of the epoch.
+    PictureDraws,
     // The data sets.
     TrainImages,
     TrainLabels,

@@ -6,6 +6,7 @@
 //! NHWC.
 
 mod activation;
+mod augment;
 mod backend;
 mod bias;
 mod conv;
@@ -24,6 +25,7 @@ mod precision;
 mod span;
 
 pub use activation::{Activation, ActivationBackward, ActivationForward};
+pub use augment::{Augment, Draws, PictureDraw, PixelOp, RandAugment, ResizedCrop, Stage, Transforms};
 pub use backend::{
     Algorithm, Backend, Candidate, Choice, DataSets, DeviceInfo, LimitSizes, MemorySizes, StepSeconds, TIMED_RUNS,
     TrainingState,

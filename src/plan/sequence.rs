@@ -2,8 +2,8 @@
 
 use super::{Matrix, Plan, ValueId};
 use crate::ops::{
-    Augmentation, Gather, LossGradient, MuonDirection, Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span,
-    Step, Subset,
+    Augment, Augmentation, Gather, LossGradient, MuonDirection, Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy,
+    Span, Stage, Step, Subset,
 };
 
 /// The settings of a training step. Steps with equal settings share a program.
@@ -13,6 +13,7 @@ pub struct TrainSettings {
     /// Label smoothing, in `[0, 1)`.
     pub label_smoothing: f32,
     pub augmentation: Option<Augmentation>,
+    pub stage: Option<Stage>,
 }
 
 /// A sequence of steps that runs as one program.
@@ -29,17 +30,21 @@ pub enum Sequence {
 impl Plan {
     /// The steps of a sequence, in terms of the plan's values.
     pub fn sequence(&self, sequence: &Sequence) -> Vec<Step<ValueId>> {
-        let gather = |subset, augmentation| {
-            let op = Gather { subset, shape: self.input_shape, augmentation, output: self.input };
-            std::iter::once(Step { label: "gather".into(), op: op.into() })
+        let gather = |subset, augmentation, stage| {
+            let (shape, output) = (self.input_shape, self.input);
+            let op = match stage {
+                Some(stage) => Augment { stage, shape, augmentation, output }.into(),
+                None => Gather { subset, shape, augmentation, output }.into(),
+            };
+            std::iter::once(Step { label: "gather".into(), op })
         };
         let forward = self.forward.iter().cloned();
         match *sequence {
-            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation }) => {
+            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation, stage }) => {
                 let update = OptimizerUpdate::new(optimizer, self.groups, self.whole_regions);
                 let directions = self.directions(optimizer.rule);
                 let update = Step { label: "update".into(), op: update.into() };
-                gather(Subset::Train, augmentation)
+                gather(Subset::Train, augmentation, stage)
                     .chain(forward)
                     .chain(self.losses(label_smoothing))
                     .chain(self.backward.iter().cloned())
@@ -50,7 +55,7 @@ impl Plan {
             Sequence::EvaluateStep => {
                 let loss = SoftmaxCrossEntropy { classes: self.classes, logits: self.logits, gradient: None };
                 let loss = Step { label: "loss".into(), op: loss.into() };
-                gather(Subset::Test, None).chain(forward).chain([loss]).collect()
+                gather(Subset::Test, None, None).chain(forward).chain([loss]).collect()
             }
             Sequence::Forward => forward.collect(),
         }

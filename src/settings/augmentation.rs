@@ -4,7 +4,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::bounds;
-use crate::ops::Augmentation;
+use super::transforms::TransformSettings;
+use crate::ops::{Augmentation, Transforms};
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -25,6 +26,9 @@ pub struct AugmentationSettings {
     /// Random contrast: multiply each image's deviation from its mean by a factor in 1 ± X
     #[arg(long, value_name = "X", value_parser = bounds::zero_to_one, default_value = "0", allow_negative_numbers = true)]
     pub contrast: Option<f32>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub transforms: TransformSettings,
 }
 
 impl AugmentationSettings {
@@ -40,6 +44,6 @@ impl AugmentationSettings {
 
     /// Whether no augmentation is enabled.
     pub fn is_none(&self) -> bool {
-        self.resolve() == Augmentation::default()
+        self.resolve() == Augmentation::default() && self.transforms.resolve() == Transforms::default()
     }
 }

@@ -14,6 +14,7 @@ mod optimiser;
 mod output;
 mod run;
 mod schedule;
+mod transforms;
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,7 +24,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 pub use augmentation::AugmentationSettings;
-pub use data::{DataFolder, DataSettings, NormalisationSettings, PictureSettings, check_dataset, short_name};
+pub use data::{
+    CropSettings, DataFolder, DataSettings, NormalisationSettings, PictureSettings, check_dataset, short_name,
+};
 pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
 pub use file::{InputRecord, SettingsFile};
 pub use finetuning::FineTuningSettings;

@@ -193,6 +193,7 @@ impl RunConfig {
         if self.has_pictures() {
             description.preparation = Preparation::Crop;
             description.split = Some(self.settings.pictures.split());
+            description.crop(self.settings.pictures.crop.given());
         }
         let DataSettings { val_fraction, val_seed, .. } = &self.settings.data;
         description.validation = val_fraction.map(|fraction| (fraction, val_seed.unwrap_or_default()));
@@ -232,8 +233,9 @@ impl RunConfig {
     /// # Errors
     /// Settings that contradict each other.
     fn check(&self) -> Result<()> {
-        let Settings { schedule, optimiser, finetuning, device, .. } = &self.settings;
+        let Settings { augmentation, schedule, optimiser, finetuning, device, .. } = &self.settings;
         self.settings.data.check()?;
+        augmentation.transforms.check(augmentation.crop_padding.unwrap_or_default(), self.has_pictures())?;
         schedule.check()?;
         finetuning.check(schedule.epochs.unwrap_or_default())?;
         usage(schedule.init.is_none() || finetuning.pretrained.is_none(), || {
@@ -310,16 +312,18 @@ impl RunConfig {
 
     /// How to read the data set as the run does. The recorded normalisation and classes override those of the files.
     pub fn load_options(&self) -> LoadOptions {
-        let input = self.record.input.as_ref();
+        let (input, transforms) = (self.record.input.as_ref(), &self.settings.augmentation.transforms);
+        let pictures = self.pictures();
         LoadOptions {
             folder: self.settings.data.folder.folder(),
             download: true,
             progress: true,
-            pictures: self.pictures(),
+            pictures: PictureOptions { train_size: transforms.train_size(pictures.image_size), ..pictures },
             normalisation: input.map(InputRecord::normalisation).or_else(|| self.settings.data.normalisation.given()),
             classes: input.map(|input| input.classes.clone()),
             channels: None,
             validation: self.settings.data.validation(),
+            to_evaluate: false,
             test_only: false,
             residency: self.settings.residency.residency.unwrap_or_default(),
         }
@@ -327,7 +331,11 @@ impl RunConfig {
 
     pub fn hyperparameters(&self) -> Hyperparameters {
         let Settings { optimiser, schedule, finetuning, augmentation, output, .. } = &self.settings;
-        let mut hyper = Hyperparameters { augmentation: augmentation.resolve(), ..Hyperparameters::default() };
+        let mut hyper = Hyperparameters {
+            augmentation: augmentation.resolve(),
+            transforms: augmentation.transforms.resolve(),
+            ..Hyperparameters::default()
+        };
         optimiser.apply(&mut hyper);
         schedule.apply(&mut hyper);
         finetuning.apply(&mut hyper);
@@ -368,7 +376,9 @@ fn as_flag(key: &str, value: &Value) -> String {
         Value::Boolean(false) => format!("--no-{key}"),
         Value::String(text) => format!("--{key} {text}"),
         // Whole numbers are height and width.
-        Value::Array(sides) if sides.iter().all(Value::is_integer) => format!("--{key} {}", join(sides, "x")),
+        Value::Array(sides) if sides.iter().all(Value::is_integer) && key.ends_with("size") => {
+            format!("--{key} {}", join(sides, "x"))
+        }
         Value::Array(numbers) => format!("--{key} {}", join(numbers, ",")),
         value => format!("--{key} {}", number(value)),
     }

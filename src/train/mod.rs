@@ -21,10 +21,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Statistics, Weights};
-use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset};
+use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset, Transforms};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
+use crate::shape::Shape;
 use programs::Programs;
-use setup::{check_batch, check_rule, load_split, memory_sizes, state_of};
+use setup::{check_batch, check_rule, load_split, memory_sizes, state_of, stored_shape};
 use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
@@ -37,6 +38,8 @@ pub struct Hyperparameters {
     pub optimizer: Optimizer,
     /// Random augmentation of training images.
     pub augmentation: Augmentation,
+    /// Random transforms of training images besides those.
+    pub transforms: Transforms,
     /// Fraction of each label that is spread over all classes, in training only.
     pub label_smoothing: f32,
     pub seed: u64,
@@ -64,6 +67,8 @@ pub struct Trainer<B: Backend> {
     eval_plan: Plan,
     programs: Programs<B>,
     train_count: usize,
+    /// The shape of the training images before they are transformed.
+    stored: Shape,
     /// The images of the validation and of the test set, which are in this order on the backend.
     val_count: usize,
     test_count: usize,
@@ -112,13 +117,14 @@ impl<B: Backend> Trainer<B> {
         for batch in [plan.max_batch, train_count % plan.max_batch] {
             check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
+        let stored = stored_shape(&dataset, &hyper)?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
         let evaluated = dataset.val.join(dataset.test, dataset.shape.len());
         load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;
         // Allocated after the data, so that a check against free memory takes the data into account.
         let plans = [Some(&plan), unfrozen.as_ref().map(|it| &it.plan)];
-        backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper))?;
+        backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper, stored))?;
         backend.set_update_count(0)?; // the backend may have trained before
         let initial = network.initial_weights(hyper.seed);
         let mut trainer = Self {
@@ -129,6 +135,7 @@ impl<B: Backend> Trainer<B> {
             eval_plan,
             programs: Programs::default(),
             train_count,
+            stored,
             val_count,
             test_count,
             position: Position::default(),
@@ -319,6 +326,12 @@ impl<B: Backend> Trainer<B> {
         if self.hyper.augmentation != Augmentation::default() {
             self.backend.set_augmentation_epoch(self.hyper.seed, epoch)?;
         }
+        if self.hyper.transforms != Transforms::default() {
+            let (shapes, seed) = ([self.stored, self.network.input()], self.hyper.seed);
+            let crop = |position: usize| self.hyper.augmentation.draw(shapes[1], seed, epoch, position as u64);
+            let draws = self.hyper.transforms.draw(shapes, seed, epoch, self.train_count, crop);
+            self.backend.set_draws(draws)?;
+        }
         let (steps, done) = (self.steps_per_epoch(), self.position.total_steps);
         let left = done..done + steps - step_in_epoch;
         let rates: Vec<f32> = left.map(|step| self.hyper.learning_rate.at(step, steps, self.hyper.epochs)).collect();
@@ -335,7 +348,7 @@ impl<B: Backend> Trainer<B> {
     fn step(&mut self) -> Result<()> {
         let left = self.train_count - self.position.step_in_epoch as usize * self.plan.max_batch;
         let batch = self.plan.max_batch.min(left);
-        let sequence = Sequence::TrainStep(settings(&self.hyper, self.position.total_steps));
+        let sequence = Sequence::TrainStep(settings(&self.hyper, self.stored, self.position.total_steps));
         let program = self.programs.get(&mut self.backend, &self.plan, sequence, batch)?;
         self.backend.run(program)?;
         self.evaluation_pending = false; // more steps were allowed since it was
@@ -352,11 +365,12 @@ impl<B: Backend> Trainer<B> {
 
 /// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
 /// as PyTorch's `AveragedModel` does.
-fn settings(hyper: &Hyperparameters, step: u64) -> TrainSettings {
+fn settings(hyper: &Hyperparameters, stored: Shape, step: u64) -> TrainSettings {
     let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
     TrainSettings {
         optimizer: Optimizer { average_decay, ..hyper.optimizer },
         label_smoothing: hyper.label_smoothing,
         augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
+        stage: hyper.transforms.stage(stored),
     }
 }

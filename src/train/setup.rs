@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, ensure};
 
 use super::Hyperparameters;
-use crate::data::Split;
+use crate::data::{Dataset, Split};
 use crate::network::{Network, Operator};
 use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
 use crate::plan::Plan;
+use crate::shape::Shape;
 
 /// Which state an optimiser keeps.
 pub(super) fn state_of(rule: &Rule) -> [bool; 2] {
@@ -21,7 +22,8 @@ pub(super) fn load_split<B: Backend>(
     normalise: &Normalise,
     max_batch: usize,
 ) -> Result<()> {
-    let Split { images, labels, streamed } = split;
+    let Split { images, labels, streamed, shape } = split;
+    let normalise = &Normalise { shape: shape.unwrap_or(normalise.shape), ..normalise.clone() };
     match streamed {
         Some(streamed) => backend.stream_subset(subset, normalise, streamed.source, labels, max_batch),
         None => backend.load_subset(subset, normalise, images, labels),
@@ -44,6 +46,7 @@ pub(super) fn memory_sizes<'a>(
     plans: impl Iterator<Item = &'a Plan>,
     eval_plan: &Plan,
     hyper: &Hyperparameters,
+    stored: Shape,
 ) -> MemorySizes {
     let Optimizer { rule, average_decay, .. } = hyper.optimizer;
     let in_use = |in_use| if in_use { eval_plan.parameter_count } else { 0 };
@@ -59,7 +62,29 @@ pub(super) fn memory_sizes<'a>(
     };
     let evaluation = eval_plan.memory_sizes(false);
     let all = training.reduce(largest).map_or(evaluation, |training| largest(training, evaluation));
-    MemorySizes { second_moment: in_use(rule.has_second_moment()), average: in_use(average_decay.is_some()), ..all }
+    let (second_moment, average) = (in_use(rule.has_second_moment()), in_use(average_decay.is_some()));
+    let staged = hyper.transforms.stage(stored).map_or([0; 4], |stage| stage.bytes(eval_plan.input_shape));
+    MemorySizes { second_moment, average, staged, ..all }
+}
+
+/// The shape of the training images before they are transformed.
+///
+/// # Errors
+/// It is not that of the network, and no crop of them is resized; or they cannot be transformed.
+pub(super) fn stored_shape(dataset: &Dataset, hyper: &Hyperparameters) -> Result<Shape> {
+    let stored = dataset.train.shape.unwrap_or(dataset.shape);
+    let stage = hyper.transforms.stage(stored);
+    ensure!(
+        stored == dataset.shape || stage.is_some_and(|stage| stage.resizes),
+        "training images of {stored} do not fit a network for {}",
+        dataset.shape
+    );
+    let is_picture = [1, 3].contains(&stored.channels);
+    ensure!(
+        is_picture || !stage.is_some_and(|stage| stage.is_staged()),
+        "only images of 1 or 3 channels are transformed"
+    );
+    Ok(stored)
 }
 
 /// Fails if the network's groups are not those of the optimiser.

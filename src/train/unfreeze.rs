@@ -36,7 +36,7 @@ impl<B: Backend> Trainer<B> {
         let unfrozen = self.unfrozen.as_mut().map(|it| (&it.plan, &mut it.programs));
         for (plan, programs) in [Some((&self.plan, &mut self.programs)), unfrozen].into_iter().flatten() {
             let mut compile = |step, batch| {
-                let train = Sequence::TrainStep(settings(&self.hyper, step));
+                let train = Sequence::TrainStep(settings(&self.hyper, self.stored, step));
                 programs.get(&mut self.backend, plan, train, batch).map(|_| ())
             };
             batches.into_iter().filter(|&batch| batch > 0).try_for_each(|batch| compile(1, batch))?;

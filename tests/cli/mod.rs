@@ -1,6 +1,7 @@
 //! The program as users see it: commands, files, errors, exit codes, signals.
 
 mod best;
+mod crops;
 mod cublas;
 mod cuda;
 mod cuda_mnist;
@@ -18,6 +19,7 @@ mod resume;
 mod runs;
 mod signals;
 mod tools;
+mod transforms;
 mod variations;
 mod weights;
 

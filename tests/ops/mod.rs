@@ -1,9 +1,11 @@
 //! Compares every operator with a plain f64 reference, its central differences, and PyTorch's numbers.
 
 pub mod activation;
+mod augment;
 pub mod case;
 mod conv;
 pub mod cuda;
+mod cuda_augment;
 mod cuda_cudnn;
 mod cuda_implicit;
 mod cuda_lt;

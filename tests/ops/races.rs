@@ -11,7 +11,7 @@ use half::f16;
 use super::case::{self, Case};
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
-use super::{Tolerance, activation, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm};
+use super::{Tolerance, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm};
 use super::{optimizer, pool, reference};
 use crate::support::emulator::{RACES, on_emulator};
 use crate::support::sources::MODULES;
@@ -60,6 +60,7 @@ fn run_others(precision: Precision) {
         if precision == Precision::Fp16 { |value| f16::from_f32(value).to_f32() } else { |value| value };
     gather::check_gather(lab, 1.0);
     gather::check_augmentation(lab, rounded);
+    cuda_augment::run_transforms(precision);
     loss::check_loss(lab, ANY);
     loss::check_bias(lab, ANY);
     pool::check_edge_cases(lab);

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Lowering;
 use super::params::{fit, params};
-use crate::cuda::program::Buffer;
+use crate::cuda::program::{Address, Buffer};
 use crate::ops::{Augmentation, Gather, RunOn};
 use crate::shape::Shape;
 
@@ -13,26 +13,31 @@ const VALUES_PER_BLOCK: usize = 8192;
 
 impl RunOn<Lowering<'_>> for Gather {
     fn run_on(&self, lowering: &mut Lowering) -> Result<()> {
-        let Self { subset, shape, augmentation, output } = *self;
-        let Shape { height, width, channels } = shape;
-        let [images, labels, order, position, mean, std] = Buffer::of_set(subset);
-        let (batch, batch_labels, block_counters) = (output.len / shape.len(), Buffer::Labels, Buffer::BlockCounters);
-        let sample_size: u32 = fit(shape.len())?;
-        let grid = [batch, shape.len().div_ceil(VALUES_PER_BLOCK).min(1 << 15)];
-        let Some(Augmentation { crop_padding, flip, cutout, brightness, contrast }) = augmentation else {
-            let params = params!(
-                lowering.target, 80 bytes,
-                [images, labels, order, mean, std, position, output, batch_labels, block_counters],
-                sample_size: u32, channels: u32,
-            );
-            return lowering.launch("gather_normalise", grid, params);
-        };
-        let params = params!(
-            lowering.target, 112 bytes,
-            [images, labels, order, mean, std, draws = Buffer::AugmentationEpoch, position, output, batch_labels, block_counters],
-            height: u32, width: u32, channels: u32,
-            crop_padding: u32, flip: u32, cutout: u32, brightness: f32, contrast: f32,
-        );
-        lowering.launch("gather_augment", grid, params)
+        lower(self, lowering, None)
     }
+}
+
+/// Gathers a batch, whose images have been transformed to `staged` if that is given.
+pub(super) fn lower(gather: &Gather, lowering: &mut Lowering, staged: Option<Address>) -> Result<()> {
+    let Gather { subset, shape, augmentation, output } = *gather;
+    let Shape { height, width, channels } = shape;
+    let [images, labels, order, position, mean, std] = Buffer::of_set(subset);
+    let (batch, batch_labels, block_counters) = (output.len / shape.len(), Buffer::Labels, Buffer::BlockCounters);
+    let sample_size: u32 = fit(shape.len())?;
+    let grid = [batch, shape.len().div_ceil(VALUES_PER_BLOCK).min(1 << 15)];
+    let Some(Augmentation { crop_padding, flip, cutout, brightness, contrast }) = augmentation else {
+        let params = params!(
+            lowering.target, 88 bytes,
+            [images, staged, labels, order, mean, std, position, output, batch_labels, block_counters],
+            sample_size: u32, channels: u32,
+        );
+        return lowering.launch("gather_normalise", grid, params);
+    };
+    let params = params!(
+        lowering.target, 120 bytes,
+        [images, staged, labels, order, mean, std, draws = Buffer::AugmentationEpoch, position, output, batch_labels, block_counters],
+        height: u32, width: u32, channels: u32,
+        crop_padding: u32, flip: u32, cutout: u32, brightness: f32, contrast: f32,
+    );
+    lowering.launch("gather_augment", grid, params)
 }

@@ -2,6 +2,7 @@
 //! list that runs. There is one file per operator, named as in `ops/`.
 
 mod activation;
+mod augment;
 mod bias;
 mod conv;
 mod cudnn;

@@ -13,7 +13,7 @@ use cudarc::driver::CudaStream;
 use super::driver::{Blas, Cudnn, Modules};
 use super::memory::Memory;
 use super::program::{Address, Buffer, Launch, LoweredStep};
-use crate::ops::{Op, Span, Step, Subset};
+use crate::ops::{Augment, Op, Span, Step, Subset};
 use crate::shape::Shape;
 use graph::Graph;
 
@@ -72,6 +72,9 @@ impl Program {
     pub(super) fn new(steps: Vec<LoweredStep>) -> Self {
         let gathers = steps.iter().filter_map(|lowered| match &lowered.step.op {
             Op::Gather(gather) => Some((gather.subset, gather.output.len / gather.shape.len(), gather.shape)),
+            Op::Augment(Augment { stage, shape, output, .. }) => {
+                Some((Subset::Train, output.len / shape.len(), stage.stored))
+            }
             _ => None,
         });
         Self { gathers: gathers.collect(), steps, state: State::New }
@@ -123,6 +126,7 @@ pub(super) fn check_operands(memory: &Memory, step: &Step) -> Result<()> {
     spans.try_for_each(|span: Span| memory.check(span).map(|_| ())).with_context(|| step.label.clone())?;
     let batch = match &step.op {
         Op::Gather(gather) => gather.output.len / gather.shape.len(),
+        Op::Augment(augment) => augment.output.len / augment.shape.len(),
         Op::SoftmaxCrossEntropy(loss) => loss.logits.len / loss.classes,
         _ => return Ok(()),
     };
