@@ -31,16 +31,23 @@ thread_local! {
 }
 
 impl State {
-    /// Transforms the pictures from a position of the epoch's order on, `[batch]` of the stage's shape, and returns them in
-    /// `shape`.
-    pub fn stage(&mut self, stage: Stage, shape: Shape, first: usize, pictures: &[&[u8]]) -> Result<&[u8]> {
+    /// Transforms a batch of pictures, of which `picture` returns the bytes, from a position of the epoch's order on. Returns
+    /// them in `shape`.
+    pub fn stage<'a>(
+        &mut self,
+        stage: Stage,
+        shape: Shape,
+        first: usize,
+        batch: usize,
+        picture: impl Fn(usize) -> &'a [u8] + Sync,
+    ) -> Result<&[u8]> {
         let Self { draws, pictures: staged } = self;
-        ensure!(first + pictures.len() <= draws.pictures.len(), "nothing was drawn for the pictures of this step");
-        staged.resize(pictures.len() * shape.len(), 0);
-        let outputs = staged.par_chunks_exact_mut(shape.len()).zip(pictures).enumerate();
+        ensure!(first + batch <= draws.pictures.len(), "nothing was drawn for the pictures of this step");
+        staged.resize(batch * shape.len(), 0);
+        let outputs = staged.par_chunks_exact_mut(shape.len()).enumerate();
         match shape.channels {
-            1 => outputs.for_each(|(row, (to, from))| transform::<1>(stage, shape, draws, first + row, from, to)),
-            3 => outputs.for_each(|(row, (to, from))| transform::<3>(stage, shape, draws, first + row, from, to)),
+            1 => outputs.for_each(|(row, to)| transform::<1>(stage, shape, draws, first + row, picture(row), to)),
+            3 => outputs.for_each(|(row, to)| transform::<3>(stage, shape, draws, first + row, picture(row), to)),
             channels => anyhow::bail!("pictures of {channels} channels cannot be transformed"),
         }
         Ok(staged)

@@ -169,13 +169,12 @@ pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<us
     };
     let index = |row: usize| if by_index { order[row] as usize } else { row };
     let image = |row: usize| &bytes[index(row) * stored.len()..][..stored.len()];
-    let images: Vec<&[u8]> = (0..batch).map(image).collect();
     let staged = stage.filter(Stage::is_staged);
-    let staged = staged.map(|stage| cpu.augment.stage(stage, shape, set.position, &images)).transpose()?;
-    let images = staged.map_or(images, |staged| staged.chunks_exact(len).collect());
+    let staged = staged.map(|stage| cpu.augment.stage(stage, shape, set.position, batch, image)).transpose()?;
     let [y] = cpu.memory.floats([op.output])?;
     let (first, normalise, table) = (set.position, &set.op, &set.table);
-    y.par_chunks_exact_mut(len).zip(images).enumerate().with_min_len(8).for_each(|(row, (y, image))| {
+    y.par_chunks_exact_mut(len).enumerate().with_min_len(8).for_each(|(row, y)| {
+        let image = staged.map_or_else(|| image(row), |staged| &staged[row * len..][..len]);
         if let Some(augmentation) = op.augmentation {
             let drawn = augmentation.draw(shape, seed, epoch, (first + row) as u64);
             return augment(normalise, shape, table, &drawn, image, y);

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub use folder::PictureOptions;
+pub use folder::{PictureOptions, TrainPictures};
 pub use held_out::ValidationOptions;
 pub use streamed::{Residency, Streamed};
 
@@ -128,8 +128,6 @@ pub struct LoadOptions {
     pub channels: Option<usize>,
     /// Holds out training images for validation.
     pub validation: Option<ValidationOptions>,
-    /// The training images are evaluated, too, and are prepared like the others.
-    pub to_evaluate: bool,
     /// Only the test split is needed; the other images may be left out.
     pub test_only: bool,
     /// Where to keep decoded images.

@@ -145,7 +145,7 @@ impl PictureSettings {
         PictureOptions {
             image_size: self.image_size.map(|size| (size.height, size.width)).or(fallback.image_size),
             crop: self.crop.given().unwrap_or(fallback.crop),
-            train_size: fallback.train_size,
+            train: fallback.train,
             test_fraction: self.test_fraction.unwrap_or(fallback.test_fraction),
             split_seed: self.split_seed.map_or(fallback.split_seed, u64::from),
             max_bad: self.max_bad.unwrap_or(fallback.max_bad),

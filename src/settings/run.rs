@@ -318,12 +318,11 @@ impl RunConfig {
             folder: self.settings.data.folder.folder(),
             download: true,
             progress: true,
-            pictures: PictureOptions { train_size: transforms.train_size(pictures.image_size), ..pictures },
+            pictures: PictureOptions { train: transforms.train_pictures(pictures.image_size), ..pictures },
             normalisation: input.map(InputRecord::normalisation).or_else(|| self.settings.data.normalisation.given()),
             classes: input.map(|input| input.classes.clone()),
             channels: None,
             validation: self.settings.data.validation(),
-            to_evaluate: false,
             test_only: false,
             residency: self.settings.residency.residency.unwrap_or_default(),
         }

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{ImageSize, bounds, usage};
+use crate::data::TrainPictures;
 use crate::ops::{RandAugment, ResizedCrop, Transforms};
 
 /// The sides of stored pictures, of which crops are drawn, are those of the input divided by this.
@@ -61,14 +62,14 @@ impl TransformSettings {
         self.random_resized_crop.unwrap_or_default()
     }
 
-    /// The height and width of a folder's training pictures, if they are not those of the network's input.
-    pub fn train_size(&self, input: Option<(usize, usize)>) -> Option<(usize, usize)> {
-        if !self.is_resized() {
-            return None;
-        }
+    /// How a folder's training pictures are scaled, if the network's input has this height and width.
+    pub fn train_pictures(&self, input: Option<(usize, usize)>) -> TrainPictures {
         let larger = |side: usize| (side as f64 / STORED).floor() as usize;
-        let given = self.resize.map(|size| (size.height, size.width));
-        given.or_else(|| input.map(|(height, width)| (larger(height), larger(width))))
+        match (self.resize, input) {
+            (Some(size), _) => TrainPictures::Sized(size.height, size.width),
+            (None, Some((height, width))) if self.is_resized() => TrainPictures::Sized(larger(height), larger(width)),
+            _ => TrainPictures::Whole,
+        }
     }
 
     /// # Errors

@@ -162,12 +162,18 @@ impl<B: Backend> Trainer<B> {
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
             let Optimizer { rule, average_decay, .. } = it.optimizer;
-            (it.batch_size, it.eval_batch_size, state_of(&rule), average_decay.is_some())
+            (
+                it.batch_size,
+                it.eval_batch_size,
+                state_of(&rule),
+                average_decay.is_some(),
+                it.transforms.stage(self.stored),
+            )
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, the optimiser, and whether there is momentum or weight averaging, cannot change after a \
-             trainer is created"
+            "batch sizes, the optimiser, whether there is momentum or weight averaging, and which transforms there are, \
+             cannot change after a trainer is created"
         );
         check_rule(&self.network, &hyper)?;
         self.hyper = Hyperparameters { monitor: hyper.monitor.or(self.hyper.monitor), ..hyper };

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use cnn_cuda::data::picture::read_cropped;
-use cnn_cuda::data::{Dataset, Residency, ValidationOptions};
+use cnn_cuda::data::{Dataset, Residency, TrainPictures, ValidationOptions};
 use cnn_cuda::shape::Shape;
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -95,7 +95,8 @@ fn pictures_to_train_with_have_their_own_size_and_the_others_are_cropped() {
     let usual = load(Residency::Auto, &|_| {}).unwrap();
     for residency in [Residency::Resident, Residency::Stream] {
         let cropped = load(residency, &|pictures| pictures.crop = 0.875).unwrap();
-        let larger = load(residency, &|pictures| (pictures.crop, pictures.train_size) = (0.7, Some((36, 36)))).unwrap();
+        let larger =
+            load(residency, &|pictures| (pictures.crop, pictures.train) = (0.7, TrainPictures::Sized(36, 36))).unwrap();
         for (set, train, crop) in [(&cropped, read(28, 1.0), 0.875), (&larger, read(36, 1.0), 0.7)] {
             assert_eq!((set.shape, set.train.shape.unwrap().len()), (Shape::new(28, 28, 1), train.len()));
             // The same pictures are held out, whatever their size.

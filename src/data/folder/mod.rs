@@ -41,11 +41,10 @@ const SHOWN: usize = 20;
 pub struct PictureOptions {
     /// The height and width to scale and crop all pictures to. Without it, they must all have the same size.
     pub image_size: Option<(usize, usize)>,
-    /// The part of a scaled picture's shorter side that is cropped, in `(0, 1]`. Pictures to train with are cropped as if it
-    /// were 1.
+    /// The part of a scaled picture's shorter side that is cropped, in `(0, 1]`.
     pub crop: f64,
-    /// Another height and width for the pictures to train with.
-    pub train_size: Option<(usize, usize)>,
+    /// How pictures to train with are scaled and cropped.
+    pub train: TrainPictures,
     /// The fraction of every class to test with if there is no test folder.
     pub test_fraction: f64,
     /// Seed of the random choice of test pictures.
@@ -54,9 +53,21 @@ pub struct PictureOptions {
     pub max_bad: usize,
 }
 
+/// How pictures to train with are scaled and cropped, if all are scaled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrainPictures {
+    /// As if [`PictureOptions::crop`] were 1.
+    #[default]
+    Whole,
+    /// In the same way, but to another height and width.
+    Sized(usize, usize),
+    /// Like the others, because they are evaluated, too.
+    Evaluated,
+}
+
 impl Default for PictureOptions {
     fn default() -> Self {
-        Self { image_size: None, crop: 1.0, train_size: None, test_fraction: 0.1, split_seed: 0, max_bad: 0 }
+        Self { image_size: None, crop: 1.0, train: TrainPictures::Whole, test_fraction: 0.1, split_seed: 0, max_bad: 0 }
     }
 }
 
@@ -93,13 +104,17 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
 
 /// How pictures to train with and the others are scaled; `None` if they keep their size.
 fn targets(options: &LoadOptions) -> Result<[Option<Target>; 2]> {
-    let PictureOptions { image_size, crop, train_size, .. } = options.pictures;
+    let PictureOptions { image_size, crop, train, .. } = options.pictures;
     ensure!(
-        image_size.is_some() || crop == 1.0 && train_size.is_none(),
+        image_size.is_some() || crop == 1.0 && !matches!(train, TrainPictures::Sized(..)),
         "--crop-pct and --resize scale pictures; give the size of the images with --image-size"
     );
     let target = image_size.map(|(height, width)| Target { height, width, crop });
-    let train = if options.to_evaluate { target } else { train_size.or(image_size).map(Target::whole) };
+    let train = match train {
+        TrainPictures::Whole => image_size.map(Target::whole),
+        TrainPictures::Sized(height, width) => Some(Target::whole((height, width))),
+        TrainPictures::Evaluated => target,
+    };
     Ok([train, target])
 }
 
