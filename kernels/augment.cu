@@ -16,23 +16,29 @@ static __device__ __forceinline__ const u32* draw_at(const u32* draws, u64 posit
     return draws + MATRIX_WORDS + position * (DRAW_WORDS + 2 * op_count);
 }
 
-struct StageParams : Params<4, 8, 96> {
+struct StageParams : Params<4, 8, 104> {
     const u8* images;
     const u32* order;
     const u64* position;
     const u32* draws;
     u8 *pictures, *others;
     u32 *columns, *rows;
-    u32 stored_height, stored_width, height, width, channels, resizes, op_count, other_size;
+    u32 stored_height, stored_width, height, width, channels, resizes, reflect, op_count, other_size;
     static constexpr u32 SMALLEST = sizeof(u8);
 };
 
-// The crop of a picture of the same size after padding it with black, perhaps flipped.
+// The row or column that a mirror at the outermost pixels shows in the padding.
+static __device__ __forceinline__ int reflected(int at, u32 side) {
+    return at < 0 ? -at : min(at, 2 * ((int)side - 1) - at);
+}
+
+// The crop of a picture of the same size after padding it with black or with its reflection, perhaps flipped.
 static __device__ __forceinline__ void crop(const StageParams& p, const PictureDraw& drawn, const u8* image, u8* to) {
     for (u32 i = threadIdx.x; i < p.height * p.width * p.channels; i += BLOCK) {
         const u32 pixel = i / p.channels, channel = i % p.channels, column = pixel % p.width;
-        const int y = (int)(pixel / p.width) + drawn.top;
-        const int x = (int)(drawn.flip ? p.width - 1 - column : column) + drawn.left;
+        int y = (int)(pixel / p.width) + drawn.top;
+        int x = (int)(drawn.flip ? p.width - 1 - column : column) + drawn.left;
+        if (p.reflect) y = reflected(y, p.height), x = reflected(x, p.width);
         const bool inside = (u32)y < p.height && (u32)x < p.width;
         to[i] = inside ? image[((u32)y * p.width + (u32)x) * p.channels + channel] : 0;
     }

@@ -128,23 +128,26 @@ KERNEL(gather_normalise, GatherParams, BLOCK, 4) {
         *p.position = first + gridDim.x;
 }
 
-struct AugmentParams : Params<7, 11, 120> {
+struct AugmentParams : Params<8, 12, 136> {
     const u8 *images, *staged;  // As in GatherParams.
-    const u32 *labels, *order;
+    const u32 *labels, *order, *indices;
     const float *mean, *std;
     const u64* draws;  // Seed and epoch, which determine the augmentations.
     u64* position;
     real* output;
     u32 *batch_labels, *block_counters;
-    u32 height, width, channels, crop_padding, flip, cutout;
+    u32 height, width, channels, crop_padding, reflect, flip, cutout;
     float brightness, contrast;
     static constexpr u32 SMALLEST = sizeof(u8);
 };
 
+// Values of AugmentParams::flip: `Flip` in src/ops/gather.rs.
+constexpr u32 FLIP_RANDOM = 1, FLIP_ALTERNATING = 2;
+
 // The random augmentation of one image.
 struct AugmentationDraw {
     int top, left;
-    u32 flip;
+    u32 reflect, flip;
     int row, column;  // Top left corner of the cutout square.
     float brightness, contrast;
 };
@@ -165,7 +168,10 @@ static __device__ __forceinline__ AugmentationDraw draw_augmentation(const Augme
     AugmentationDraw drawn;
     drawn.top = uniform_below(a.x, 2 * p.crop_padding + 1) - (int)p.crop_padding;
     drawn.left = uniform_below(a.y, 2 * p.crop_padding + 1) - (int)p.crop_padding;
-    drawn.flip = p.flip && a.z >> 31;
+    drawn.reflect = p.reflect;
+    drawn.flip = p.flip == FLIP_RANDOM && a.z >> 31;
+    if (p.flip == FLIP_ALTERNATING)
+        drawn.flip = draw(seed, PURPOSE_FLIP, 0, __ldg(p.indices + position)).x >> 31 ^ epoch % 2;
     drawn.row = uniform_below(a.w, p.height) - (int)(p.cutout / 2);
     drawn.column = uniform_below(b.x, p.width) - (int)(p.cutout / 2);
     drawn.brightness = jitter_factor(b.y, p.brightness);
@@ -186,9 +192,14 @@ struct AugmentedImage {
         // Above and left of the square, the subtraction wraps around to a number beyond it.
         return (u32)(row - drawn.row) < cutout && (u32)(column - drawn.column) < cutout;
     }
-    // The byte of an output pixel; black in the padding.
+    // The row or column that a mirror at the outermost pixels shows in the padding.
+    static __device__ __forceinline__ int reflected(int at, int side) {
+        return at < 0 ? -at : min(at, 2 * (side - 1) - at);
+    }
+    // The byte of an output pixel; black in a padding that is not reflected.
     __device__ __forceinline__ u8 byte(int row, int column, u32 channel) const {
-        const int y = row + drawn.top, x = (drawn.flip ? width - 1 - column : column) + drawn.left;
+        int y = row + drawn.top, x = (drawn.flip ? width - 1 - column : column) + drawn.left;
+        if (drawn.reflect) y = reflected(y, height), x = reflected(x, width);
         const bool inside = y >= 0 && y < height && x >= 0 && x < width;
         return inside ? __ldg(bytes + ((u64)y * width + x) * table.channels + channel) : 0;
     }

@@ -1,12 +1,12 @@
-// SGD and Adam over the flat parameters in groups, gradient clipping, weight averaging, and the dynamic loss scale, which
+// SGD, Adam and Muon over the flat parameters in groups, gradient clipping, weight averaging, and the dynamic loss scale, which
 // stays on the device. Arithmetic is fp32.
 #include "reduce.cuh"
 
 constexpr u32 GROWTH_INTERVAL = 2000;
 constexpr float MAX_LOSS_SCALE = 65536.0f * 256.0f;
 
-// Calls `visit` for the gradients, four at a time, with IN_FLIGHT loads of 16 bytes in flight. The last call may have
-// fewer than four, followed by zeros.
+// Calls `visit` for the gradients, four at a time and with the index of the first, with IN_FLIGHT loads of 16 bytes in
+// flight. The last call may have fewer than four, followed by zeros.
 constexpr u32 IN_FLIGHT = 4;
 
 template <class Visit>
@@ -18,9 +18,9 @@ static __device__ __forceinline__ void for_gradients(const float* gradients, u64
             const u64 at = i + each * stride;
             loaded[each] = at < quads ? read_lanes<4>(gradients + 4 * at) : Lanes<4>{};
         });
-        unroll<IN_FLIGHT>([&](u32 each) { visit(loaded[each]); });
+        unroll<IN_FLIGHT>([&](u32 each) { visit(4 * (i + each * stride), loaded[each]); });
     }
-    if (first < count % 4) visit(Lanes<4>{read(gradients + 4 * quads + first)});
+    if (first < count % 4) visit(4 * quads + first, Lanes<4>{read(gradients + 4 * quads + first)});
 }
 
 static __device__ __forceinline__ bool all_finite(const Lanes<4>& g) {
@@ -44,16 +44,16 @@ struct OverflowParams : Params<1, 2, 24> {
 // 2.33 million of them 9.3 MB, which takes an H200 at least 1.9 + 1.3 µs.
 KERNEL(check_overflow, OverflowParams) {
     bool finite = true;
-    for_gradients(p.gradients, p.count, [&](const Lanes<4>& g) { finite = finite && all_finite(g); });
+    for_gradients(p.gradients, p.count, [&](u64, const Lanes<4>& g) { finite = finite && all_finite(g); });
     if (!finite) set_overflow(p.overflow);
 }
 
-struct NormParams : Params<2, 6, 56> {
+struct NormParams : Params<2, 6, 64> {
     const float *gradients, *loss_scale;  // A null `loss_scale` means 1.
     float *partial, *norm;                // `partial` has one float per block.
     int* overflow;                        // Null without a loss scale.
     u32* block_counters;
-    u64 count;
+    u64 begin, count;  // The gradients before `begin` do not count.
 };
 
 // norm = √Σ (gradient / loss_scale)², and what check_overflow does, in the same pass. The order of the sum is fixed: each
@@ -66,8 +66,9 @@ KERNEL(gradient_norm, NormParams) {
     const float inverse_scale = p.loss_scale ? 1.0f / read(p.loss_scale) : 1.0f;
     float sum = 0.0f;
     bool finite = true;
-    for_gradients(p.gradients, p.count, [&](const Lanes<4>& gradients) {
-        const Lanes<4> g = map_lanes([&](float gradient) { return gradient * inverse_scale; }, gradients);
+    for_gradients(p.gradients, p.count, [&](u64 at, const Lanes<4>& gradients) {
+        Lanes<4> g;
+        unroll<4>([&](u32 lane) { g[lane] = at + lane < p.begin ? 0.0f : gradients[lane] * inverse_scale; });
         sum += fmaf(g[0], g[0], g[1] * g[1]) + fmaf(g[2], g[2], g[3] * g[3]);
         finite = finite && all_finite(gradients);
     });
@@ -102,7 +103,7 @@ struct Group {
 };
 constexpr u32 MAX_GROUPS = 8;
 
-struct UpdateParams : Params<2, 14, 304> {
+struct UpdateParams : Params<2, 14, 312> {
     const float *gradients, *norm;  // A null `norm` disables clipping.
     float* weights;
     real* weights_real;      // With fp16 storage, the rounded copy that matrix products read; may be null.
@@ -120,8 +121,10 @@ struct UpdateParams : Params<2, 14, 304> {
     Group groups[MAX_GROUPS];
     float momentum, epsilon, clip_norm, decay, rest;  // The average = decay · average + rest · weight.
     u32 frozen;                                       // Bit i is set if group i is frozen.
+    u32 matrices;                                     // Bit i is set if Muon updates group i.
     u32 nesterov;                                     // Of SGD.
     u32 decoupled;                                    // Of Adam: AdamW's weight decay.
+    u32 warms_up;                                     // Whether the average's decay is at most (1 + t) / (10 + t).
 };
 
 // On overflow, halves the scale (never below 1), counts the skipped step and resets the flag for the next step. After
@@ -187,15 +190,16 @@ static __device__ __forceinline__ void store_parameters(const UpdateParams& p, u
 // β₁ᵗ) and 1 / √(1 − β₂ᵗ) in update t, counted from 1.
 struct StepState {
     float rate, factor, first_correction, root_correction;
+    float decay, rest;
     bool skipped;
 };
 
-// Each rule's update of one parameter from its gradient, which is already multiplied by `factor`. `rate` and
-// `weight_decay` are those of its group.
+// Each rule's update of one parameter of a group from its gradient, which is already multiplied by `factor`. `rate` and
+// `weight_decay` are those of the group.
 struct Sgd {
     static constexpr bool HAS_CORRECTIONS = false;
 
-    static __device__ __forceinline__ void update(const UpdateParams& p, const StepState&, float rate,
+    static __device__ __forceinline__ void update(const UpdateParams& p, const StepState&, u32, float rate,
                                                   float weight_decay, float scaled, float& weight, float& velocity,
                                                   float&) {
         float gradient = fmaf(weight_decay, weight, scaled);
@@ -207,10 +211,24 @@ struct Sgd {
     }
 };
 
+struct Muon {
+    static constexpr bool HAS_CORRECTIONS = false;
+
+    static __device__ __forceinline__ void update(const UpdateParams& p, const StepState& step, u32 group, float rate,
+                                                  float weight_decay, float scaled, float& weight, float& velocity,
+                                                  float& square) {
+        if (p.matrices >> group & 1) {
+            weight -= rate * fmaf(weight_decay, weight, scaled);
+        } else {
+            Sgd::update(p, step, group, rate, weight_decay, scaled, weight, velocity, square);
+        }
+    }
+};
+
 struct Adam {
     static constexpr bool HAS_CORRECTIONS = true;
 
-    static __device__ __forceinline__ void update(const UpdateParams& p, const StepState& step, float rate,
+    static __device__ __forceinline__ void update(const UpdateParams& p, const StepState& step, u32, float rate,
                                                   float weight_decay, float scaled, float& weight, float& first,
                                                   float& second) {
         const float first_rest = (float)(1.0 - p.betas[0]), second_rest = (float)(1.0 - p.betas[1]);
@@ -231,9 +249,9 @@ static __device__ __forceinline__ void update(const UpdateParams& p, const StepS
         if (p.frozen >> group & 1) return;
         const Group& its = p.groups[group];
         float& weight = values.weights[lane];
-        Rule::update(p, step, step.rate * its.rate_scale, its.weight_decay, values.gradients[lane] * step.factor,
+        Rule::update(p, step, group, step.rate * its.rate_scale, its.weight_decay, values.gradients[lane] * step.factor,
                      weight, values.velocities[lane], values.squares[lane]);
-        values.averages[lane] = fmaf(p.rest, weight, p.decay * values.averages[lane]);
+        values.averages[lane] = fmaf(step.rest, weight, step.decay * values.averages[lane]);
     });
 }
 
@@ -258,7 +276,14 @@ static __device__ __forceinline__ StepState read_step(const UpdateParams& p, u64
     const float inverse_scale = 1.0f / loss_scale;  // A power of two: exact.
     const float clip = p.norm ? p.clip_norm / (norm + 1e-6f) : 1.0f;
     const float factor = clip > 1.0f ? inverse_scale : inverse_scale * clip;  // Propagates NaN.
-    StepState step = {rate, factor, 1.0f, 1.0f, skipped};
+    StepState step = {rate, factor, 1.0f, 1.0f, p.decay, p.rest, skipped};
+    if (p.warms_up) {
+        const double most = (1.0 + (double)updates) / (10.0 + (double)updates);
+        if (most < p.decay) {
+            step.decay = (float)most;
+            step.rest = (float)(1.0 - most);
+        }
+    }
     if (Rule::HAS_CORRECTIONS) {
         step.first_correction = (float)(1.0 / (1.0 - power(p.betas[0], updates + 1)));
         step.root_correction = (float)(1.0 / sqrt(1.0 - power(p.betas[1], updates + 1)));
@@ -327,6 +352,10 @@ KERNEL(sgd, UpdateParams, UPDATE_BLOCK, 2) { update_all<Sgd>(p); }
 // Grid as sgd. Bound by memory: in fp16 30 bytes per parameter, for 2.33 million of them 69.8 MB, which takes an H200
 // at least 14.5 + 1.3 µs.
 KERNEL(adam, UpdateParams, UPDATE_BLOCK, 2) { update_all<Adam>(p); }
+
+// Muon: parameters of matrices, whose gradients are directions, take the step w −= learning_rate · (direction +
+// weight_decay · w); all others those of sgd. Grid and bound: as sgd.
+KERNEL(muon, UpdateParams, UPDATE_BLOCK, 2) { update_all<Muon>(p); }
 
 struct SwapParams : Params<0, 3, 32> {
     float* weights;

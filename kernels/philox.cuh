@@ -8,6 +8,7 @@
 // What a random stream is used for: `Purpose` in src/rng.rs.
 constexpr u32 PURPOSE_DROPOUT = 16;
 constexpr u32 PURPOSE_AUGMENTATION = 17;
+constexpr u32 PURPOSE_FLIP = 20;
 
 // The four random words at `position` of stream `index` of a purpose.
 static __device__ __forceinline__ uint4 draw(u64 seed, u32 purpose, u32 index, u64 position) {

@@ -20,6 +20,8 @@ pub enum Purpose {
     Dropout = 16,
     /// Augmentation of training images. Also in `kernels/philox.cuh`.
     Augmentation = 17,
+    /// Which images alternating flips mirror first. Also in `kernels/philox.cuh`.
+    Flip = 20,
     /// Transforms of training images.
     Transforms = 24,
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use super::{gather, pixels};
-use crate::ops::{Augment, Draws, PictureDraw, RunOn, Stage};
+use crate::ops::{Augment, Draws, PaddingMode, PictureDraw, RunOn, Stage};
 use crate::resample::{Area, Resizer};
 use crate::shape::Shape;
 
@@ -65,7 +65,7 @@ fn transform<const C: usize>(stage: Stage, shape: Shape, draws: &Draws, position
             let area = Area { top: top as usize, left: left as usize, height, width };
             resizer.resize::<C>((from, stage.stored.width), area, (pixels, shape.width), mirrored);
         } else {
-            crop::<C>(drawn, shape, from, pixels);
+            crop::<C>(drawn, stage.padding_mode, shape, from, pixels);
         }
         for &op in draws.ops_of(position) {
             pixels::apply::<C>(op, &draws.matrices, shape, pixels, other);
@@ -74,17 +74,16 @@ fn transform<const C: usize>(stage: Stage, shape: Shape, draws: &Draws, position
     });
 }
 
-/// Crops a picture of the same shape after padding it with black, and flips it.
-fn crop<const C: usize>(drawn: &PictureDraw, shape: Shape, from: &[u8], to: &mut [u8]) {
+/// Crops a picture of the same shape after padding it, and flips it.
+fn crop<const C: usize>(drawn: &PictureDraw, padding: PaddingMode, shape: Shape, from: &[u8], to: &mut [u8]) {
     let Shape { height, width, .. } = shape;
     for (row, line) in to.chunks_exact_mut(width * C).enumerate() {
         for (column, to) in line.chunks_exact_mut(C).enumerate() {
             let column = if drawn.mirrored { width - 1 - column } else { column };
-            let (row, column) = (row as i64 + drawn.top, column as i64 + drawn.left);
-            let inside = (0..height as i64).contains(&row) && (0..width as i64).contains(&column);
-            match inside {
-                true => to.copy_from_slice(&from[(row as usize * width + column as usize) * C..][..C]),
-                false => to.fill(0),
+            let row = padding.inside(row as i64 + drawn.top, height);
+            match row.zip(padding.inside(column as i64 + drawn.left, width)) {
+                Some((row, column)) => to.copy_from_slice(&from[(row * width + column) * C..][..C]),
+                None => to.fill(0),
             }
         }
     }

@@ -176,7 +176,7 @@ pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<us
     y.par_chunks_exact_mut(len).enumerate().with_min_len(8).for_each(|(row, y)| {
         let image = staged.map_or_else(|| image(row), |staged| &staged[row * len..][..len]);
         if let Some(augmentation) = op.augmentation {
-            let drawn = augmentation.draw(shape, seed, epoch, (first + row) as u64);
+            let drawn = augmentation.draw(shape, seed, epoch, (first + row) as u64, order[row]);
             return augment(normalise, shape, table, &drawn, image, y);
         }
         for (y, image) in y.chunks_exact_mut(table.len()).zip(image.chunks_exact(table.len())) {

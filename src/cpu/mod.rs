@@ -21,6 +21,7 @@ mod norm;
 mod norm_loops;
 mod optimizer;
 mod pixels;
+mod pointwise;
 mod pool;
 mod runtime;
 mod state;

@@ -30,12 +30,22 @@ pub(super) struct State {
 
 impl RunOn<Cpu> for MuonDirection {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let Self { op, rows, gradient, momentum } = *self;
-        let [direction, momentum] = cpu.memory.floats([gradient, momentum])?;
+        let Self { op, rows, gradient, momentum, weight, all_gradients: _ } = *self;
+        let nothing = gradient.first(0);
+        let [direction, momentum, weight] = cpu.memory.update([gradient, momentum, weight.unwrap_or(nothing)])?;
         add_momentum(op, direction, momentum);
-        cpu.muon.orthogonalise(cpu.instructions, direction, rows);
+        cpu.muon.orthogonalise(cpu.instructions, direction, rows, op.iterations);
+        direction.iter_mut().for_each(|value| *value *= self.scale());
+        let scale = (rows as f32).sqrt() * inverse_norm(weight);
+        weight.iter_mut().for_each(|value| *value *= scale);
         Ok(())
     }
+}
+
+/// `1 / ‖matrix‖`, bounded for tiny norms. NaN is propagated.
+fn inverse_norm(matrix: &[f32]) -> f32 {
+    let norm = matrix.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt() as f32;
+    1.0 / if norm < MuonDirection::MIN_NORM { MuonDirection::MIN_NORM } else { norm }
 }
 
 /// `b = momentum · b + g`; the gradient becomes `b`, or with Nesterov momentum `g + momentum · b`.
@@ -50,13 +60,11 @@ fn add_momentum(op: Muon, gradients: &mut [f32], momentum: &mut [f32]) {
 }
 
 impl State {
-    /// Orthogonalises a matrix with `rows` rows in place, and multiplies it by √max(1, rows / columns).
-    fn orthogonalise(&mut self, set: Instructions, matrix: &mut [f32], rows: usize) {
+    /// Orthogonalises a matrix with `rows` rows in place.
+    fn orthogonalise(&mut self, set: Instructions, matrix: &mut [f32], rows: usize, iterations: u32) {
         let columns = matrix.len() / rows;
         let (short, long) = (rows.min(columns), rows.max(columns));
-        let norm = matrix.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>().sqrt() as f32;
-        // NaN is propagated.
-        let inverse = 1.0 / if norm < MuonDirection::MIN_NORM { MuonDirection::MIN_NORM } else { norm };
+        let inverse = inverse_norm(matrix);
         matrix.iter_mut().for_each(|value| *value *= inverse);
         let x = grown(&mut self.x, matrix.len());
         if rows > columns {
@@ -64,7 +72,7 @@ impl State {
         } else {
             x.copy_from_slice(matrix);
         }
-        for _ in 0..MuonDirection::ITERATIONS {
+        for _ in 0..iterations {
             self.iterate(set, short, long);
         }
         let x = &self.x[..matrix.len()];
@@ -73,8 +81,6 @@ impl State {
         } else {
             matrix.copy_from_slice(x);
         }
-        let scale = (rows as f32 / columns as f32).max(1.0).sqrt();
-        matrix.iter_mut().for_each(|value| *value *= scale);
     }
 
     /// `x = a x + (b g + c g²) x` with `g = x xᵀ`.

@@ -18,7 +18,9 @@ impl RunOn<Cpu> for OptimizerUpdate {
         let is_muon = matches!(op.rule, Rule::Muon(_));
         ensure!(!(is_muon && op.clip_norm.is_some()), "gradients cannot be clipped with Muon");
         let factor = match op.clip_norm {
-            Some(clip_norm) => Optimizer::clip_factor(clip_norm, cpu.norm(gradients)?),
+            Some(clip_norm) => {
+                Optimizer::clip_factor(clip_norm, cpu.norm(gradients.from(groups.frozen_len(gradients.len)))?)
+            }
             None => 1.0,
         };
         let nothing = weights.first(0);
@@ -39,7 +41,7 @@ impl RunOn<Cpu> for OptimizerUpdate {
                     update_adam(&step, weights, gradients, momentum, part(second_moment, &range));
                 }
             }
-            update_average(&op, weights, part(average, &range));
+            update_average(op.average_coefficients(cpu.updates), weights, part(average, &range));
         }
         cpu.updates += 1;
         Ok(())
@@ -60,13 +62,13 @@ struct Scales {
 
 impl Scales {
     fn new(op: &Optimizer, group: &Group, learning_rate: f32, factor: f32) -> Self {
-        let weight_decay = if group.decays { op.weight_decay } else { 0.0 };
+        let weight_decay = op.weight_decay * group.decay_scale;
         Self { learning_rate: learning_rate * group.rate_scale, weight_decay, factor }
     }
 }
 
 impl Cpu {
-    /// The L2 norm of all gradients, from partial sums that are added in a fixed order.
+    /// The L2 norm of gradients, from partial sums that are added in a fixed order.
     fn norm(&mut self, gradients: Span) -> Result<f32> {
         let [gradients] = self.memory.floats([gradients])?;
         self.norm_partials.resize(gradients.len().div_ceil(ELEMENTWISE_CHUNK), 0.0);
@@ -150,8 +152,7 @@ fn update_adam(
     });
 }
 
-fn update_average(op: &Optimizer, weights: &[f32], average: &mut [f32]) {
-    let (decay, rest) = op.average_coefficients();
+fn update_average((decay, rest): (f32, f32), weights: &[f32], average: &mut [f32]) {
     let average = average.par_chunks_mut(ELEMENTWISE_CHUNK);
     average.zip(weights.par_chunks(ELEMENTWISE_CHUNK)).for_each(|(average, weights)| {
         average.iter_mut().zip(weights).for_each(|(a, &w)| *a = decay * *a + rest * w);

@@ -28,6 +28,8 @@ pub(super) enum Buffer {
     Columns,
     /// Training images while they are transformed.
     Staged,
+    /// The matrices of Muon's iteration.
+    Directions,
     /// Partial sums of reductions.
     Partials,
     /// How many blocks of a launch have finished; zero between launches.
@@ -62,6 +64,9 @@ pub(super) enum Buffer {
     TrainLabels,
     TrainOrder,
     TrainPosition,
+    /// The image's index in the set at every position of the order. In a streamed set, the order has indices into the
+    /// ring of slots instead.
+    TrainIndices,
     TrainMean,
     TrainStd,
     TestImages,

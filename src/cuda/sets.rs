@@ -22,6 +22,14 @@ pub(super) struct Set {
     next: usize,
 }
 
+/// The buffers that have an entry for every position of the order.
+fn order_buffers(subset: Subset) -> &'static [Buffer] {
+    match subset {
+        Subset::Train => &[Buffer::TrainOrder, Buffer::TrainIndices],
+        Subset::Test => &[Buffer::TestOrder],
+    }
+}
+
 impl DataSets for Cuda {
     fn load_subset(&mut self, subset: Subset, op: &Normalise, images: Vec<u8>, labels: Vec<u32>) -> Result<()> {
         let count = labels.len();
@@ -59,8 +67,10 @@ impl DataSets for Cuda {
         let set = self.sets[subset as usize].as_mut().context("no data set was loaded")?;
         let [_, _, order_buffer, position_buffer, ..] = Buffer::of_set(subset);
         ensure!(order.iter().all(|&index| (index as usize) < set.count), "the order has an index past the last image");
-        if 4 * order.len() > self.memory.get(order_buffer)?.len() {
-            self.memory.allocate_pinned(order_buffer, 4 * order.len())?;
+        for &buffer in order_buffers(subset) {
+            if 4 * order.len() > self.memory.get(buffer)?.len() {
+                self.memory.allocate_pinned(buffer, 4 * order.len())?;
+            }
         }
         self.memory.send(position_buffer, &(position as u64).to_le_bytes())?;
         let places = match &mut set.feed {
@@ -68,6 +78,9 @@ impl DataSets for Cuda {
             None => order,
         };
         self.memory.send(order_buffer, &bytes_of_u32(places))?;
+        if subset == Subset::Train {
+            self.memory.send(Buffer::TrainIndices, &bytes_of_u32(order))?;
+        }
         (set.order_len, set.next) = (order.len(), position);
         Ok(())
     }
@@ -116,8 +129,10 @@ impl Cuda {
     fn insert_set(&mut self, subset: Subset, op: &Normalise, count: usize, feed: Option<Feed>) -> Result<()> {
         let channels = op.shape.channels;
         ensure!(op.mean.len() == channels && op.std.len() == channels, "expected one mean and one std per channel");
-        let [_, _, order, position, mean, std] = Buffer::of_set(subset);
-        self.memory.allocate_pinned(order, 4 * count)?;
+        let [_, _, _, position, mean, std] = Buffer::of_set(subset);
+        for &buffer in order_buffers(subset) {
+            self.memory.allocate_pinned(buffer, 4 * count)?;
+        }
         self.memory.allocate_pinned(position, 8)?;
         self.memory.allocate_with(mean, &bytes_of_f32(&op.mean))?;
         self.memory.allocate_with(std, &bytes_of_f32(&op.std))?;

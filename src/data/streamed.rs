@@ -85,6 +85,18 @@ impl Split {
         }
     }
 
+    /// The first `count` images, or all if there are fewer, each of `image_len` bytes.
+    ///
+    /// # Errors
+    /// If an image can no longer be read.
+    pub fn first_images(&self, count: usize, image_len: usize) -> Result<Vec<u8>> {
+        let count = count.min(self.count());
+        let Some(streamed) = &self.streamed else { return Ok(self.images[..count * image_len].to_vec()) };
+        let (numbers, mut images) = ((0..count as u32).collect::<Vec<_>>(), vec![0; count * image_len]);
+        streamed.source.read(&numbers, &mut images)?;
+        Ok(images)
+    }
+
     /// The images with these numbers, in their order.
     pub(super) fn select(&self, numbers: &[u32], image_len: usize) -> Self {
         let of = |number: &u32| *number as usize;

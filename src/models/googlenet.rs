@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use super::{IMAGENET, Model};
-use crate::network::{Builder, Conv2dOptions, Initial, Network, NodeId};
+use crate::network::{Builder, Conv2dOptions, Initial, Network, NodeId, NormOptions};
 use crate::shape::{Shape, Window};
 
 pub const MODEL: Model = Model {
@@ -90,7 +90,11 @@ impl Layers {
         let options = Conv2dOptions { out_channels, kernel, stride, padding, bias: false, ..Default::default() };
         let x = self.net.conv2d(&format!("{name}.conv"), x, options)?;
         self.net.set_initial(x, Initial::Normal { deviation: 0.01 }, Initial::Constant(0.0));
-        let x = self.net.batch_norm2d_with(&format!("{name}.bn"), x, 1e-3)?;
+        let x = self.net.batch_norm2d_with(
+            &format!("{name}.bn"),
+            x,
+            NormOptions { epsilon: 1e-3, ..Default::default() },
+        )?;
         self.net.relu(x)
     }
 

@@ -1,5 +1,6 @@
 //! The table of all networks. Each network is one small file and one entry here.
 
+pub mod airnet;
 pub mod alexnet;
 pub mod googlenet;
 mod lenet5;
@@ -72,6 +73,7 @@ pub const TABLE: &[Model] = &[
     resnet::imagenet("resnet152", "torchvision's 152-layer residual network with bottleneck blocks", |i, c| {
         resnet::torchvision("resnet152", i, c, Kind::Bottleneck, [3, 8, 36, 3])
     }),
+    airnet::MODEL,
     multiscale::MODEL,
     alexnet::MODEL,
     zfnet::MODEL,

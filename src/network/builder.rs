@@ -19,6 +19,21 @@ pub struct Conv2dOptions {
     pub initial: ConvInitial,
 }
 
+/// The options of a batch normalisation; the defaults are PyTorch's.
+#[derive(Clone, Copy, Debug)]
+pub struct NormOptions {
+    pub epsilon: f32,
+    pub momentum: f32,
+    /// Whether training changes the scale; if not, it stays 1.
+    pub learned_scale: bool,
+}
+
+impl Default for NormOptions {
+    fn default() -> Self {
+        Self { epsilon: 1e-5, momentum: 0.1, learned_scale: true }
+    }
+}
+
 /// Initial weights of a convolution.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConvInitial {
@@ -27,6 +42,8 @@ pub enum ConvInitial {
     Uniform,
     /// Normal with variance 2 / fan_out (`kaiming_normal_(mode="fan_out")`), as in torchvision's networks.
     FanOut,
+    /// The identity (`dirac_`), and PyTorch's default for output channels beyond the input channels.
+    Identity,
 }
 
 impl Default for Conv2dOptions {
@@ -102,6 +119,7 @@ impl Builder {
         let fan_in = Initial::Uniform { fan_in: conv.patch_len() };
         let initial = match initial {
             ConvInitial::Uniform => fan_in,
+            ConvInitial::Identity => Initial::Identity { fan_in: conv.patch_len() },
             ConvInitial::FanOut => {
                 let fan_out = (out_channels * kernel * kernel) as f32;
                 Initial::Normal { deviation: (2.0 / fan_out).sqrt() }
@@ -114,6 +132,11 @@ impl Builder {
 
     /// A linear layer on a vector; `name` is PyTorch's module path.
     pub fn linear(&mut self, name: &str, input: NodeId, out_features: usize) -> Result<NodeId> {
+        self.linear_with(name, input, out_features, true)
+    }
+
+    /// A linear layer with or without bias.
+    pub fn linear_with(&mut self, name: &str, input: NodeId, out_features: usize, bias: bool) -> Result<NodeId> {
         let shape = self.shape(input);
         ensure!(shape.pixels() == 1, "{name}: a linear layer needs a vector; flatten its {shape} input first");
         ensure!(out_features > 0, "{name}: a linear layer needs at least one output");
@@ -121,24 +144,22 @@ impl Builder {
         let layout = Layout::Linear { out_features, segments: self.segments[input].clone() };
         let initial = Initial::Uniform { fan_in: linear.in_features };
         let weight = self.parameter(format!("{name}.weight"), layout, initial)?;
-        let bias = self.bias(name, true, out_features, initial)?;
+        let bias = self.bias(name, bias, out_features, initial)?;
         Ok(self.node(name, Operator::Linear(linear), vec![input], Shape::flat(out_features), Some(weight), bias))
     }
 
     /// A batch normalisation; `name` is PyTorch's module path.
     pub fn batch_norm2d(&mut self, name: &str, input: NodeId) -> Result<NodeId> {
-        self.batch_norm(name, input, BatchNorm2d::new(self.shape(input)))
+        self.batch_norm2d_with(name, input, NormOptions::default())
     }
 
-    /// A batch normalisation with an `epsilon` other than PyTorch's default.
-    pub fn batch_norm2d_with(&mut self, name: &str, input: NodeId, epsilon: f32) -> Result<NodeId> {
-        self.batch_norm(name, input, BatchNorm2d { epsilon, ..BatchNorm2d::new(self.shape(input)) })
-    }
-
-    fn batch_norm(&mut self, name: &str, input: NodeId, op: BatchNorm2d) -> Result<NodeId> {
+    /// A batch normalisation with options other than PyTorch's defaults.
+    pub fn batch_norm2d_with(&mut self, name: &str, input: NodeId, options: NormOptions) -> Result<NodeId> {
+        let NormOptions { epsilon, momentum, learned_scale } = options;
         let shape = self.shape(input);
-        let channels = shape.channels;
+        let (channels, op) = (shape.channels, BatchNorm2d { input: shape, momentum, epsilon });
         let weight = self.parameter(format!("{name}.weight"), Layout::Vector(channels), Initial::Constant(1.0))?;
+        self.network.parameters[weight].fixed = !learned_scale;
         let bias = self.bias(name, true, channels, Initial::Constant(0.0))?;
         let statistics = &mut self.network.statistics;
         let offset = statistics.last().map_or(0, |last| last.range().end);
@@ -231,7 +252,7 @@ impl Builder {
     /// If the logits are not a vector, there is no operator, an auxiliary head is invalid, or a node's output is
     /// unused.
     pub fn finish(self) -> Result<Network> {
-        let network = self.network;
+        let mut network = self.network;
         ensure!(network.nodes.len() > 1, "{}: a network needs at least one operator", network.name);
         let last = network.nodes.len() - 1;
         let shape = network.nodes[last].shape;
@@ -247,6 +268,7 @@ impl Builder {
         if let Some(dead) = (0..last).find(|&node| consumers[node] == 0 && !is_head(node)) {
             bail!("{}: the output of {} is not used", network.name, network.nodes[dead].name);
         }
+        network.arrange();
         Ok(network)
     }
 
@@ -285,7 +307,7 @@ impl Builder {
         let parameters = &mut self.network.parameters;
         ensure!(parameters.iter().all(|parameter| parameter.name != name), "two parameters are named {name}");
         let offset = parameters.last().map_or(0, |last| last.range().end);
-        parameters.push(Parameter { name, layout, initial, offset });
+        parameters.push(Parameter { name, layout, initial, offset, fixed: false });
         Ok(parameters.len() - 1)
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{FirstLayer, Network, Node, NodeId, Operator};
+use super::{Network, Node, NodeId, Operator};
 
 /// What `--freeze` calls all layers but the heads.
 pub const BACKBONE: &str = "backbone";
@@ -38,7 +38,7 @@ impl Network {
         Ok(self)
     }
 
-    /// Lets training change all parameters again, apart from Gabor filters that it never changes. The order of the flat
+    /// Lets training change all parameters again, apart from those that it never changes. The order of the flat
     /// buffer stays.
     pub fn unfreeze(&mut self) {
         self.frozen.clear();
@@ -46,7 +46,7 @@ impl Network {
 
     /// Whether training leaves a parameter unchanged.
     pub fn is_frozen(&self, parameter: usize) -> bool {
-        self.frozen.get(parameter) == Some(&true) || parameter == 0 && self.first_layer == FirstLayer::GaborFrozen
+        self.frozen.get(parameter) == Some(&true) || self.parameters[parameter].fixed
     }
 
     /// The number of frozen values, which are at the start of the flat parameter buffer.
@@ -91,7 +91,8 @@ impl Network {
     pub(super) fn arrange(&mut self) {
         let places = self.group_places();
         let mut order: Vec<usize> = (0..self.parameters.len()).collect();
-        order.sort_by_key(|&index| (!self.is_frozen(index), places[index]));
+        // Those that are never trained stay first when the others are unfrozen.
+        order.sort_by_key(|&index| (!self.parameters[index].fixed, !self.is_frozen(index), places[index]));
         let mut offset = 0;
         for index in order {
             self.parameters[index].offset = offset;

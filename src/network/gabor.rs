@@ -19,34 +19,45 @@ pub enum FirstLayer {
     Gabor,
     /// A bank of oriented Gabor filters, kept fixed during training
     GaborFrozen,
+    /// Filters that whiten the patches of the training images, kept fixed during training
+    Whitening,
 }
 
 /// Orientations of the filters, evenly spaced over 180°.
 const ORIENTATIONS: usize = 8;
 
+impl FirstLayer {
+    fn is_gabor(self) -> bool {
+        matches!(self, Self::Gabor | Self::GaborFrozen)
+    }
+}
+
 impl Network {
     /// The same network with the given initial filters in its first convolution.
     ///
     /// # Errors
-    /// If the first layer with parameters is not a convolution with a kernel of at least 3×3.
+    /// If the first layer with parameters is not a convolution, or for Gabor filters with a kernel below 3×3.
     pub fn with_first_layer(mut self, first_layer: FirstLayer) -> Result<Self> {
         if first_layer != FirstLayer::Drawn {
             let (_, kernel) =
                 self.first_convolution().with_context(|| format!("{} does not start with a convolution", self.name))?;
             ensure!(
-                kernel >= 3,
+                kernel >= 3 || !first_layer.is_gabor(),
                 "the {kernel}×{kernel} first convolution of {} is too small for Gabor filters",
                 self.name
             );
         }
         self.first_layer = first_layer;
+        if let Some(weight) = self.parameters.first_mut() {
+            weight.fixed = matches!(first_layer, FirstLayer::GaborFrozen | FirstLayer::Whitening);
+        }
         self.arrange();
         Ok(self)
     }
 
     /// Overwrites the first convolution's initial weight with the Gabor bank, if one was chosen.
     pub(super) fn fill_first_layer(&self, flat: &mut [f32]) {
-        let Some((weight, kernel)) = self.first_convolution().filter(|_| self.first_layer != FirstLayer::Drawn) else {
+        let Some((weight, kernel)) = self.first_convolution().filter(|_| self.first_layer.is_gabor()) else {
             return;
         };
         let out_channels = weight.layout.file_shape()[0];
@@ -59,7 +70,7 @@ impl Network {
     }
 
     /// The weight and kernel size of the first convolution; `None` if the first layer with parameters is another one.
-    fn first_convolution(&self) -> Option<(&Parameter, usize)> {
+    pub(super) fn first_convolution(&self) -> Option<(&Parameter, usize)> {
         let first = self.nodes.iter().find(|node| node.weight.is_some())?;
         let weight = &self.parameters[first.weight?];
         match (&first.operator, &weight.layout) {

@@ -14,14 +14,25 @@ pub struct GroupRules {
     pub head_rate_scale: f32,
     /// Factor of the learning rate of biases, including the shift of batch normalisations.
     pub bias_rate_scale: f32,
-    /// With Muon, which updates the weights of hidden convolutions: the factor of the learning rate of all others.
-    pub muon: Option<f32>,
+    /// Whether the factors of the learning rate are the inverse ones of weight decay, so that the weights of all groups
+    /// shrink equally fast.
+    pub unscaled_decay: bool,
+    pub muon: Option<MuonGroups>,
+}
+
+/// The groups of Muon, which updates the weights of hidden convolutions.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MuonGroups {
+    /// The factor of the learning rate of all other parameters.
+    pub sgd_rate_scale: f32,
+    /// Whether weight decay applies to the weights that Muon updates.
+    pub decays: bool,
 }
 
 impl Default for GroupRules {
     /// One group.
     fn default() -> Self {
-        Self { decay_norm_bias: true, head_rate_scale: 1.0, bias_rate_scale: 1.0, muon: None }
+        Self { decay_norm_bias: true, head_rate_scale: 1.0, bias_rate_scale: 1.0, unscaled_decay: false, muon: None }
     }
 }
 
@@ -100,10 +111,16 @@ impl Network {
                 // The first convolution is not hidden.
                 let is_hidden = matches!(node.operator, Operator::Conv2d(_)) && !node.inputs.contains(&0);
                 let is_matrix = rules.muon.is_some() && is_hidden && !is_bias;
-                let sgd_scale = if is_matrix { 1.0 } else { rules.muon.unwrap_or(1.0) };
-                let decays = rules.decay_norm_bias || !(is_norm || is_bias);
+                let sgd_scale = rules.muon.filter(|_| !is_matrix).map_or(1.0, |muon| muon.sgd_rate_scale);
+                let is_exempt = !rules.decay_norm_bias && (is_norm || is_bias)
+                    || is_matrix && rules.muon.is_some_and(|muon| !muon.decays);
+                let decay_scale = match rules.unscaled_decay {
+                    _ if is_exempt => 0.0,
+                    true => 1.0 / (head_scale * bias_scale),
+                    false => 1.0,
+                };
                 let rate_scale = head_scale * bias_scale * sgd_scale;
-                groups[index] = Group { rate_scale, decays, is_matrix, ..groups[index] };
+                groups[index] = Group { rate_scale, decay_scale, is_matrix, ..groups[index] };
             }
         }
         groups

@@ -8,11 +8,12 @@ mod inspect;
 mod parameters;
 mod pooling;
 mod statistics;
+mod whitening;
 
-pub use builder::{Builder, Conv2dOptions, ConvInitial};
+pub use builder::{Builder, Conv2dOptions, ConvInitial, NormOptions};
 pub use freeze::BACKBONE;
 pub use gabor::FirstLayer;
-pub use groups::GroupRules;
+pub use groups::{GroupRules, MuonGroups};
 pub use inspect::ReceptiveField;
 pub use parameters::{Initial, Layout, Parameter};
 pub use statistics::{RunningStatistics, Statistics, Weights};

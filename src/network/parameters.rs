@@ -14,6 +14,8 @@ pub struct Parameter {
     pub initial: Initial,
     /// Offset in the flat buffer.
     pub offset: usize,
+    /// Whether training never changes it.
+    pub fixed: bool,
 }
 
 /// The initial values of a parameter.
@@ -28,6 +30,11 @@ pub enum Initial {
         deviation: f32,
     },
     Constant(f32),
+    /// Of a convolution with an odd kernel: filter `i` passes on channel `i` (`torch.nn.init.dirac_`). Filters beyond
+    /// the input channels are `Uniform`.
+    Identity {
+        fan_in: usize,
+    },
 }
 
 /// The layout of a parameter in a file (PyTorch's order) and in memory.
@@ -59,10 +66,22 @@ impl Parameter {
     /// Initial values, in file order.
     pub(super) fn initial_values(&self, seed: u64, index: u32) -> Vec<f32> {
         let mut stream = Philox::new(seed, Purpose::Initialisation, index);
+        let mut uniform = |fan_in: usize| -> Vec<f32> {
+            let bound = 1.0 / (fan_in as f32).sqrt();
+            (0..self.len()).map(|_| stream.uniform(-bound, bound)).collect()
+        };
         match self.initial {
-            Initial::Uniform { fan_in } => {
-                let bound = 1.0 / (fan_in as f32).sqrt();
-                (0..self.len()).map(|_| stream.uniform(-bound, bound)).collect()
+            Initial::Uniform { fan_in } => uniform(fan_in),
+            Initial::Identity { fan_in } => {
+                let mut values = uniform(fan_in);
+                // A filter is `[in][k][k]` long, and the centre of channel i is at i k² + ⌊k² / 2⌋.
+                let shape = self.layout.file_shape();
+                let [area, len] = [2, 1].map(|from| shape[from..].iter().product::<usize>());
+                for (channel, filter) in values.chunks_exact_mut(len).take(shape[1]).enumerate() {
+                    filter.fill(0.0);
+                    filter[channel * area + area / 2] = 1.0;
+                }
+                values
             }
             Initial::Normal { deviation } => (0..self.len()).map(|_| deviation * stream.normal()).collect(),
             Initial::Constant(value) => vec![value; self.len()],

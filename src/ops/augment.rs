@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gather::{Augmentation, AugmentationDraw, Gather, Subset};
+use super::gather::{Augmentation, AugmentationDraw, Flip, Gather, PaddingMode, Subset};
 use super::operands::operator;
 use crate::resample::taps;
 use crate::rng::{Philox, Purpose};
@@ -241,11 +241,12 @@ impl Transforms {
     /// Groups of four words that the random numbers of a picture may take.
     const GROUPS: u64 = 256;
 
-    /// What a step does on pictures of the shape `stored`; `None` if there are no transforms.
-    pub fn stage(&self, stored: Shape) -> Option<Stage> {
+    /// What a step does on pictures of the shape `stored`, which may be padded; `None` if there are no transforms.
+    pub fn stage(&self, stored: Shape, padding_mode: PaddingMode) -> Option<Stage> {
         let jitters = self.color_jitter.iter().filter(|&&spread| spread > 0.0).count();
         let op_count = self.rand_augment.map_or(0, |it| it.count) + jitters;
-        let stage = Stage { stored, resizes: self.resized_crop.is_some(), op_count, erases: self.erasing > 0.0 };
+        let (resizes, erases) = (self.resized_crop.is_some(), self.erasing > 0.0);
+        let stage = Stage { stored, padding_mode, resizes, op_count, erases };
         (stage.is_staged() || stage.erases).then_some(stage)
     }
 
@@ -321,6 +322,7 @@ impl Transforms {
 pub struct Stage {
     /// The shape of the set's pictures.
     pub stored: Shape,
+    pub padding_mode: PaddingMode,
     /// Whether the crop is resized to the input of the network.
     pub resizes: bool,
     /// The number of operations on each picture.
@@ -367,7 +369,12 @@ impl<B: Copy> Augment<B> {
     /// The gather of pictures that have been transformed.
     pub fn gather(&self) -> Gather<B> {
         let Self { stage, shape, augmentation, output } = *self;
-        let rest = augmentation.map(|it| Augmentation { crop_padding: 0, flip: false, ..it });
+        let rest = augmentation.map(|it| Augmentation {
+            crop_padding: 0,
+            padding_mode: PaddingMode::Constant,
+            flip: Flip::Never,
+            ..it
+        });
         let rest = if stage.is_staged() { rest.filter(|it| *it != Augmentation::default()) } else { augmentation };
         Gather { subset: Subset::Train, shape, augmentation: rest, output }
     }

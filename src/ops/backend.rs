@@ -33,6 +33,8 @@ pub struct MemorySizes {
     pub sample_columns: usize,
     /// Bytes per sample, in each of four parts, of training images while they are transformed.
     pub staged: [usize; 4],
+    /// Elements of Muon's iteration on the largest matrix; see `MuonDirection::scratch_len`.
+    pub directions: usize,
     /// The largest number of channels or features of a bias.
     pub max_channels: usize,
     /// The largest batch that a program may have.

@@ -20,6 +20,7 @@ mod norm;
 pub mod op;
 mod operands;
 mod optimizer;
+mod pointwise;
 mod pool;
 mod precision;
 mod span;
@@ -33,7 +34,7 @@ pub use backend::{
 pub use bias::{BiasActivationBackward, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 pub use dropout::{Dropout, DropoutPass, NextDropoutStep};
-pub use gather::{Augmentation, AugmentationDraw, Gather, Normalise, Subset};
+pub use gather::{Augmentation, AugmentationDraw, Flip, Gather, Normalise, PaddingMode, Subset};
 pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
@@ -47,6 +48,7 @@ pub use operands::{Access, Layer, Operands};
 pub use optimizer::{
     Adam, Group, Groups, LossScale, MAX_GROUPS, Muon, MuonDirection, Optimizer, OptimizerUpdate, Rule, Sgd,
 };
+pub use pointwise::{Function, Pointwise, PointwiseBackward, PointwiseForward};
 pub use pool::{
     AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2d, AvgPool2dBackward,
     AvgPool2dForward, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue,

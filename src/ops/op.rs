@@ -69,6 +69,8 @@ operators! {
     AdaptiveAvgPool2dBackward,
     LrnForward,
     LrnBackward,
+    PointwiseForward,
+    PointwiseBackward,
     DropoutPass,
     NextDropoutStep,
     ActivationForward,
@@ -89,6 +91,7 @@ pub enum AnyLayer {
     AvgPool2d(AvgPool2d),
     AdaptiveAvgPool2d(AdaptiveAvgPool2d),
     Lrn(Lrn),
+    Pointwise(Pointwise),
     Subsample(Subsample),
 }
 
@@ -98,6 +101,7 @@ impl AnyLayer {
             Self::AvgPool2d(layer) => layer,
             Self::AdaptiveAvgPool2d(layer) => layer,
             Self::Lrn(layer) => layer,
+            Self::Pointwise(layer) => layer,
             Self::Subsample(layer) => layer,
         }
     }
@@ -107,6 +111,7 @@ impl AnyLayer {
             Self::AvgPool2d(op) => AvgPool2dForward { op, input, output }.into(),
             Self::AdaptiveAvgPool2d(op) => AdaptiveAvgPool2dForward { op, input, output }.into(),
             Self::Lrn(op) => LrnForward { op, input, output }.into(),
+            Self::Pointwise(op) => PointwiseForward { op, input, output }.into(),
             Self::Subsample(op) => SubsampleForward { op, input, output }.into(),
         }
     }
@@ -117,6 +122,7 @@ impl AnyLayer {
             Self::AvgPool2d(op) => AvgPool2dBackward { op, d_output, d_input }.into(),
             Self::AdaptiveAvgPool2d(op) => AdaptiveAvgPool2dBackward { op, d_output, d_input }.into(),
             Self::Lrn(op) => LrnBackward { op, input, d_output, d_input }.into(),
+            Self::Pointwise(op) => PointwiseBackward { op, input, d_output, d_input }.into(),
             Self::Subsample(op) => SubsampleBackward { op, d_output, d_input }.into(),
         }
     }

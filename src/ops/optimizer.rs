@@ -10,14 +10,16 @@ use super::operands::operator;
 /// How an update changes the parameters.
 ///
 /// With `clip_norm`, gradients are first clipped as in `torch.nn.utils.clip_grad_norm_`: multiplied by `clip_norm /
-/// (norm + 1e-6)` if that is below 1, with the L2 norm of all gradients. With `average_decay`, the update also
-/// maintains an exponential moving average of the weights, `average = decay · average + (1 − decay) · w`.
+/// (norm + 1e-6)` if that is below 1, with the L2 norm of all gradients but those of the frozen parameters at the
+/// beginning. With `average_decay`, the update also maintains an exponential moving average of the weights, `average =
+/// decay · average + (1 − decay) · w`; with `average_warm_up`, the decay after `t` updates is at most `(1 + t) / (10 + t)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Optimizer {
     pub rule: Rule,
     pub weight_decay: f32,
     pub clip_norm: Option<f32>,
     pub average_decay: Option<f64>,
+    pub average_warm_up: bool,
 }
 
 /// The rule by which a gradient changes its weight. Rates and decays are those of the parameter's [`Group`].
@@ -53,17 +55,23 @@ pub struct Adam {
 /// Muon for groups of matrices, `[rows][columns]`, as PyTorch defines it (`torch.optim.Muon`; Jordan et al., "Muon: An
 /// optimizer for hidden layers in neural networks", 2024): a step of size `learning_rate` along [`MuonDirection`], with
 /// decoupled weight decay. Other parameters take steps of `sgd`.
+///
+/// With `normalises`, as in airbench's `airbench94_muon`, each matrix is first scaled to the norm √rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Muon {
     pub momentum: f32,
     pub nesterov: bool,
+    /// Iterations of Newton and Schulz.
+    pub iterations: u32,
+    pub normalises: bool,
     pub sgd: Sgd,
 }
 
 impl Default for Muon {
     /// PyTorch's defaults of Muon, and SGD with Nesterov momentum for other parameters, as in airbench's `airbench94_muon`.
     fn default() -> Self {
-        Self { momentum: 0.95, nesterov: true, sgd: Sgd { momentum: 0.9, nesterov: true } }
+        let sgd = Sgd { momentum: 0.9, nesterov: true };
+        Self { momentum: 0.95, nesterov: true, iterations: 5, normalises: false, sgd }
     }
 }
 
@@ -138,8 +146,8 @@ pub struct Group {
     pub end: usize,
     /// The factor of the learning rate.
     pub rate_scale: f32,
-    /// Whether weight decay applies.
-    pub decays: bool,
+    /// The factor of weight decay, 0 where none applies.
+    pub decay_scale: f32,
     /// Whether the parameters do not change.
     pub frozen: bool,
     /// Whether Muon updates the parameters: their gradients are then its directions.
@@ -149,7 +157,7 @@ pub struct Group {
 impl Group {
     /// A group of ordinary parameters.
     pub const fn plain(end: usize) -> Self {
-        Self { end, rate_scale: 1.0, decays: true, frozen: false, is_matrix: false }
+        Self { end, rate_scale: 1.0, decay_scale: 1.0, frozen: false, is_matrix: false }
     }
 
     pub const fn frozen(end: usize) -> Self {
@@ -191,6 +199,12 @@ impl Groups {
         Self { all, count: 1 }
     }
 
+    /// How many of `len` parameters are frozen before the first that is not.
+    pub fn frozen_len(&self, len: usize) -> usize {
+        let ranges = self.ranges(len);
+        ranges.iter().take_while(|(_, group)| group.frozen).last().map_or(0, |(range, _)| range.end)
+    }
+
     /// The ranges of `len` parameters that are not empty, with their groups.
     pub fn ranges(&self, len: usize) -> Vec<(Range<usize>, Group)> {
         let mut begin = 0;
@@ -211,9 +225,12 @@ impl Optimizer {
         if factor > 1.0 { 1.0 } else { factor }
     }
 
-    /// The coefficients of the average and of the weight in the average's update; 0 and 1 without an average.
-    pub fn average_coefficients(&self) -> (f32, f32) {
-        let decay = self.average_decay.unwrap_or(0.0);
+    /// The coefficients of the average and of the weight in the average's update after `updates` others, 0 and 1 without
+    /// an average. `kernels/optimizer.cu` does the same.
+    pub fn average_coefficients(&self, updates: u64) -> (f32, f32) {
+        let (decay, updates) = (self.average_decay.unwrap_or(0.0), updates as f64);
+        let most = if self.average_warm_up { (1.0 + updates) / (10.0 + updates) } else { 1.0 };
+        let decay = decay.min(most);
         (decay as f32, (1.0 - decay) as f32)
     }
 }
@@ -286,27 +303,44 @@ operator! {
     /// Replaces the gradient `g` of a matrix by Muon's direction: with `b = momentum · b + g` and `u = b`, or with Nesterov
     /// momentum `u = g + momentum · b`, the orthogonalised `u` times √max(1, rows / columns).
     ///
-    /// `u / max(‖u‖, 10⁻⁷)` is nearly orthogonalised by five iterations of Newton and Schulz, `x = a x + (b x xᵀ + c (x
+    /// `u / max(‖u‖, 10⁻⁷)` is nearly orthogonalised by a few iterations of Newton and Schulz, `x = a x + (b x xᵀ + c (x
     /// xᵀ)²) x` with the coefficients of [`MuonDirection::COEFFICIENTS`]; for more rows than columns, of the transpose.
     pub struct MuonDirection {
         value op: Muon,
         value rows: usize,
         updates gradient: B,
         updates momentum: B,
+        /// The matrix itself, if it is normalised.
+        updates weight: Option<B>,
+        /// For the first matrix of a step, the gradients of all parameters. With a loss scale, the step must not change
+        /// any momentum if one of them is not finite.
+        reads all_gradients: Option<B>,
     }
     describe(self) { "Muon's direction".into() }
     flops(self, len) {
         let columns = len(self.gradient) / self.rows;
         let (short, long) = (self.rows.min(columns), self.rows.max(columns));
         let iteration = 4 * short * short * long + 2 * short * short * short;
-        MuonDirection::ITERATIONS * iteration + 4 * len(self.gradient)
+        self.op.iterations as usize * iteration + 4 * len(self.gradient)
     }
 }
 
 impl MuonDirection {
-    pub const ITERATIONS: usize = 5;
     /// a, b and c.
     pub const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
     /// The smallest norm that is divided by.
     pub const MIN_NORM: f32 = 1e-7;
+
+    /// Values that the iteration keeps, on a backend that divides the work between several launches: the matrix and its
+    /// successor, and two square matrices of the shorter side.
+    pub fn scratch_len(rows: usize, columns: usize) -> usize {
+        let short = rows.min(columns);
+        2 * (rows * columns + short * short)
+    }
+
+    /// √max(1, rows / columns)
+    pub fn scale(&self) -> f32 {
+        let columns = self.gradient.len / self.rows;
+        (self.rows as f32 / columns as f32).max(1.0).sqrt()
+    }
 }

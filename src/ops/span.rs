@@ -42,6 +42,12 @@ impl Span {
         Self { region, offset, len }
     }
 
+    /// The elements from `begin` on; none if there are fewer.
+    pub fn from(self, begin: usize) -> Self {
+        let begin = begin.min(self.len);
+        Self { offset: self.offset + begin, len: self.len - begin, ..self }
+    }
+
     /// The first `len` elements.
     ///
     /// # Panics

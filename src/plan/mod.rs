@@ -65,6 +65,7 @@ pub struct Plan {
 struct Matrix {
     name: String,
     rows: usize,
+    weight: ValueId,
     gradient: ValueId,
     momentum: ValueId,
 }

@@ -10,8 +10,8 @@ use super::{Matrix, Mode, Plan, ValueId};
 use crate::network::{Network, Node, NodeId, Operator};
 use crate::ops::{
     Activation, ActivationForward, Add, BatchNorm2d, BatchNorm2dForward, ChannelCopy, Conv2dForward, CopyChannels,
-    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, Op, OptimizerUpdate, PoolEpilogue, Region, Span,
-    StatisticsEpilogue, Step,
+    DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, MuonDirection, Op, OptimizerUpdate,
+    PoolEpilogue, Region, Span, StatisticsEpilogue, Step,
 };
 
 impl Plan {
@@ -66,6 +66,10 @@ impl Plan {
 /// as many batch statistics as there are running statistics.
 fn sizes(network: &Network, mode: Mode, max_batch: usize, arena: usize, indices: usize) -> MemorySizes {
     let training = usize::from(mode == Mode::Training);
+    let directions = |index: usize| {
+        let (rows, len) = (network.parameters[index].layout.file_shape()[0], network.parameters[index].len());
+        MuonDirection::scratch_len(rows, len / rows)
+    };
     let sample_columns = network.nodes.iter().map(sample_columns).max().unwrap_or(0);
     MemorySizes {
         arena,
@@ -77,6 +81,7 @@ fn sizes(network: &Network, mode: Mode, max_batch: usize, arena: usize, indices:
         statistics: (1 + training) * network.statistics_len(),
         columns: sample_columns * max_batch,
         sample_columns,
+        directions: training * network.matrices().into_iter().map(directions).max().unwrap_or(0),
         max_channels: network.nodes.iter().map(|node| node.shape.channels).max().unwrap_or(0),
         max_batch,
         ..MemorySizes::default()
@@ -222,8 +227,9 @@ impl<'a> Scheduler<'a> {
         let matrix = |index: usize| {
             let parameter = &network.parameters[index];
             let value = |scheduler: &mut Self, region| scheduler.required_parameter(Some(index), region);
-            let (gradient, momentum) = (value(self, Region::Gradients), value(self, Region::Momentum));
-            Matrix { name: parameter.name.clone(), rows: parameter.layout.file_shape()[0], gradient, momentum }
+            let (weight, gradient) = (value(self, Region::Parameters), value(self, Region::Gradients));
+            let (momentum, rows) = (value(self, Region::Momentum), parameter.layout.file_shape()[0]);
+            Matrix { name: parameter.name.clone(), rows, weight, gradient, momentum }
         };
         network.matrices().into_iter().map(matrix).collect()
     }

@@ -2,8 +2,8 @@
 
 use super::{Matrix, Plan, ValueId};
 use crate::ops::{
-    Augment, Augmentation, Gather, LossGradient, MuonDirection, Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy,
-    Span, Stage, Step, Subset,
+    Augment, Augmentation, Gather, LossGradient, Muon, MuonDirection, Optimizer, OptimizerUpdate, Rule,
+    SoftmaxCrossEntropy, Span, Stage, Step, Subset,
 };
 
 /// The settings of a training step. Steps with equal settings share a program.
@@ -70,13 +70,16 @@ impl Plan {
     /// The steps before an update that turn gradients into Muon's directions.
     fn directions(&self, rule: Rule) -> impl Iterator<Item = Step<ValueId>> {
         let muon = if let Rule::Muon(muon) = rule { Some(muon) } else { None };
-        let step = |op| {
-            move |it: &Matrix| {
-                let direction = MuonDirection { op, rows: it.rows, gradient: it.gradient, momentum: it.momentum };
+        let step = move |op: Muon| {
+            move |(index, it): (usize, &Matrix)| {
+                let Matrix { rows, weight, gradient, momentum, .. } = *it;
+                let weight = op.normalises.then_some(weight);
+                let all_gradients = (index == 0).then_some(self.whole_regions[1]);
+                let direction = MuonDirection { op, rows, gradient, momentum, weight, all_gradients };
                 Step { label: format!("{} direction", it.name), op: direction.into() }
             }
         };
-        muon.into_iter().flat_map(move |op| self.matrices.iter().map(step(op)))
+        muon.into_iter().flat_map(move |op| self.matrices.iter().enumerate().map(step(op)))
     }
 
     /// The losses of the main head, then of the auxiliary heads.

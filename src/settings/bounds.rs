@@ -31,6 +31,14 @@ pub fn epochs(text: &str) -> Result<u32, String> {
     u32::try_from(epochs).map_err(|_| "it must be at most 4294967295".into())
 }
 
+/// A number of iterations of Newton and Schulz.
+pub fn iterations(text: &str) -> Result<u32, String> {
+    match positive(text)? {
+        iterations @ 1..=100 => Ok(iterations as u32),
+        _ => Err("it must be at most 100".into()),
+    }
+}
+
 /// A number of threads.
 pub fn threads(text: &str) -> Result<usize, String> {
     match positive(text)? {

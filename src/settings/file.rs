@@ -106,6 +106,9 @@ fn check_types(written: &Table, layer: &Layer) -> Result<()> {
             (Value::String(text), parsed) if !parsed.is_str() && text.trim().parse::<f64>().is_ok() => {
                 "write it without quotes".into()
             }
+            (Value::String(text), Value::Boolean(_)) if text.parse::<bool>().is_ok() => {
+                "write it without quotes".into()
+            }
             (Value::Array(written), Value::Array(parsed)) if written.len() != parsed.len() => {
                 format!("it must be a single number, or an array of {}", parsed.len())
             }

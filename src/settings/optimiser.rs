@@ -7,14 +7,23 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::layers::Layer;
-use super::{DeviceChoice, DeviceSettings, bounds, usage};
-use crate::network::{GroupRules, Network};
+use super::{bounds, usage};
+use crate::network::{GroupRules, MuonGroups, Network};
 use crate::ops::{Adam, Muon, Optimizer, Rule, Sgd};
 use crate::train::Hyperparameters;
 
 /// Settings of this group that checkpoints of earlier versions do not have. They are recorded unless they have their
 /// defaults, so that runs of earlier versions can be resumed.
-pub(super) const NEWER: &[&str] = &["optimizer", "decay-norm-bias", "head-lr-scale", "bias-lr-scale"];
+pub(super) const NEWER: &[&str] = &[
+    "optimizer",
+    "decay-norm-bias",
+    "head-lr-scale",
+    "bias-lr-scale",
+    "unscaled-decay",
+    "muon-normalise",
+    "ema-warm-up",
+    "crop-padding-mode",
+];
 
 /// The default of `--sgd-lr`.
 const SGD_LR: f32 = 0.1;
@@ -44,6 +53,13 @@ pub struct OptimiserSettings {
     /// With muon, the Nesterov momentum of the parameters that SGD updates [default: 0.9]
     #[arg(long, value_name = "X", value_parser = bounds::below_one, allow_negative_numbers = true)]
     pub sgd_momentum: Option<f32>,
+    /// With muon, the iterations of Newton and Schulz [default: 5]
+    #[arg(long, value_name = "N", value_parser = bounds::iterations, allow_negative_numbers = true)]
+    pub ns_steps: Option<u32>,
+    /// With muon, scale the weight of each convolution to the norm √(output channels) in every step, as airbench does;
+    /// weight decay then does not apply to it
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
+    pub muon_normalise: Option<bool>,
     /// Coefficients of Adam's running averages of the gradient and of its square [default: 0.9,0.999]
     #[arg(long, value_name = "B1,B2", allow_negative_numbers = true)]
     pub betas: Option<Betas>,
@@ -64,12 +80,19 @@ pub struct OptimiserSettings {
     /// Factor of the learning rate of all biases, including the shift of batch normalisations
     #[arg(long, value_name = "X", value_parser = bounds::above_zero, default_value = "1", allow_negative_numbers = true)]
     pub bias_lr_scale: Option<f32>,
+    /// Divide weight decay by the factors of the learning rate, so that the weights of head and biases shrink as fast as
+    /// all others
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
+    pub unscaled_decay: Option<bool>,
     /// Scale all gradients down so that their norm is at most X, as PyTorch's clip_grad_norm_ does
     #[arg(long, value_name = "X", value_parser = bounds::above_zero, allow_negative_numbers = true)]
     pub clip_grad_norm: Option<f32>,
     /// Evaluate and save an exponential moving average of the weights, with this decay per step, such as 0.999
     #[arg(long, value_name = "DECAY", value_parser = bounds::fraction, allow_negative_numbers = true)]
     pub ema: Option<f64>,
+    /// With --ema, a smaller decay at first: in step t, counted from 0, at most (1 + t) / (10 + t)
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
+    pub ema_warm_up: Option<bool>,
     /// Label smoothing, as in PyTorch's CrossEntropyLoss; the test loss is computed without it
     #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", allow_negative_numbers = true)]
     pub label_smoothing: Option<f32>,
@@ -87,8 +110,7 @@ pub enum OptimizerChoice {
     Adam,
     /// Adam with decoupled weight decay, with --betas and --eps
     AdamW,
-    /// Muon for the weights of all convolutions but the first, and SGD with Nesterov momentum for other parameters; on
-    /// the CPU only
+    /// Muon for the weights of all convolutions but the first, and SGD with Nesterov momentum for other parameters
     Muon,
 }
 
@@ -157,6 +179,7 @@ impl OptimiserSettings {
             weight_decay: self.weight_decay.unwrap_or_default(),
             clip_norm: self.clip_grad_norm,
             average_decay: self.ema,
+            average_warm_up: self.ema_warm_up.unwrap_or_default(),
         };
     }
 
@@ -170,8 +193,11 @@ impl OptimiserSettings {
             decay_norm_bias: self.decay_norm_bias.unwrap_or(usual.decay_norm_bias),
             head_rate_scale: self.head_lr_scale.unwrap_or(usual.head_rate_scale),
             bias_rate_scale: self.bias_lr_scale.unwrap_or(usual.bias_rate_scale),
-            muon: (self.choice() == OptimizerChoice::Muon)
-                .then(|| self.sgd_lr.unwrap_or(SGD_LR) / self.lr.unwrap_or_default()),
+            unscaled_decay: self.unscaled_decay.unwrap_or(usual.unscaled_decay),
+            muon: (self.choice() == OptimizerChoice::Muon).then(|| MuonGroups {
+                sgd_rate_scale: self.sgd_lr.unwrap_or(SGD_LR) / self.lr.unwrap_or_default(),
+                decays: self.muon_normalise != Some(true),
+            }),
         };
         network.with_groups(rules).context("--head-lr-scale")
     }
@@ -192,9 +218,12 @@ impl OptimiserSettings {
             OptimizerChoice::AdamW => adam(true),
             OptimizerChoice::Muon => {
                 let (momentum, nesterov) = (self.momentum.unwrap_or_default(), self.nesterov.unwrap_or_default());
-                let sgd_momentum = self.sgd_momentum.unwrap_or(Muon::default().sgd.momentum);
+                let usual = Muon::default();
+                let sgd_momentum = self.sgd_momentum.unwrap_or(usual.sgd.momentum);
                 let sgd = Sgd { momentum: sgd_momentum, nesterov: sgd_momentum > 0.0 };
-                Rule::Muon(Muon { momentum, nesterov, sgd })
+                let iterations = self.ns_steps.unwrap_or(usual.iterations);
+                let normalises = self.muon_normalise.unwrap_or(usual.normalises);
+                Rule::Muon(Muon { momentum, nesterov, iterations, normalises, sgd })
             }
         }
     }
@@ -232,13 +261,19 @@ impl OptimiserSettings {
     }
 
     /// # Errors
-    /// Nesterov momentum without momentum, or a setting that the optimiser does not use.
+    /// Nesterov momentum without momentum, the warm-up of an average without one, or a setting that the optimiser does
+    /// not use.
     pub fn check(&self) -> Result<()> {
         let has_momentum = self.momentum.is_some_and(|momentum| momentum > 0.0);
         let (name, has_nesterov) = (self.choice().name(), self.nesterov == Some(true));
         let momentum = [("--momentum", has_momentum), ("--nesterov", has_nesterov)];
         let adam = [("--betas", self.betas.is_some()), ("--eps", self.eps.is_some())];
-        let muon = [("--sgd-lr", self.sgd_lr.is_some()), ("--sgd-momentum", self.sgd_momentum.is_some())];
+        let muon = [
+            ("--sgd-lr", self.sgd_lr.is_some()),
+            ("--sgd-momentum", self.sgd_momentum.is_some()),
+            ("--ns-steps", self.ns_steps.is_some()),
+            ("--muon-normalise", self.muon_normalise == Some(true)),
+        ];
         let clipping = ("--clip-grad-norm", self.clip_grad_norm.is_some());
         let unused = match self.choice() {
             OptimizerChoice::Sgd => [&adam[..], &muon].concat(),
@@ -250,6 +285,9 @@ impl OptimiserSettings {
             let off = flag.trim_start_matches("--");
             usage(!given, || format!("{flag} has no effect with --optimizer {name}; leave it out, or add --no-{off}"))?;
         }
+        usage(self.ema.is_some() || self.ema_warm_up != Some(true), || {
+            "--ema-warm-up needs --ema, the decay after the warm-up".into()
+        })?;
         usage(!has_nesterov || has_momentum, || "--nesterov needs a --momentum above 0".into())
     }
 
@@ -269,14 +307,5 @@ impl OptimiserSettings {
                 sgd.momentum
             )),
         }
-    }
-
-    /// # Errors
-    /// Muon on a CUDA device.
-    pub fn check_device(&self, device: &DeviceSettings) -> Result<()> {
-        let on_cuda = matches!(device.device, Some(DeviceChoice::Cuda(_)));
-        usage(!(on_cuda && self.choice() == OptimizerChoice::Muon), || {
-            "--optimizer muon runs on the CPU only; add --device cpu".into()
-        })
     }
 }

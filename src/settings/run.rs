@@ -235,6 +235,7 @@ impl RunConfig {
     fn check(&self) -> Result<()> {
         let Settings { augmentation, schedule, optimiser, finetuning, device, .. } = &self.settings;
         self.settings.data.check()?;
+        augmentation.check()?;
         augmentation.transforms.check(augmentation.crop_padding.unwrap_or_default(), self.has_pictures())?;
         schedule.check()?;
         finetuning.check(schedule.epochs.unwrap_or_default())?;
@@ -242,7 +243,6 @@ impl RunConfig {
             "--init and --pretrained are two ways to start from weights; use one of them".into()
         })?;
         optimiser.check()?;
-        optimiser.check_device(device)?;
         device.check()
     }
 
@@ -313,12 +313,11 @@ impl RunConfig {
     /// How to read the data set as the run does. The recorded normalisation and classes override those of the files.
     pub fn load_options(&self) -> LoadOptions {
         let (input, transforms) = (self.record.input.as_ref(), &self.settings.augmentation.transforms);
-        let pictures = self.pictures();
         LoadOptions {
             folder: self.settings.data.folder.folder(),
             download: true,
             progress: true,
-            pictures: PictureOptions { train: transforms.train_pictures(pictures.image_size), ..pictures },
+            pictures: PictureOptions { train: transforms.train_pictures(), ..self.pictures() },
             normalisation: input.map(InputRecord::normalisation).or_else(|| self.settings.data.normalisation.given()),
             classes: input.map(|input| input.classes.clone()),
             channels: None,

@@ -7,7 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::{bounds, usage};
-use crate::train::{Hyperparameters, Monitor, Schedule};
+use crate::train::{Hyperparameters, Monitor, Schedule, WarmUp};
 
 /// Settings of this group that may change when a run is resumed.
 pub(super) const CHANGEABLE: &[&str] = &["epochs", "eval-batch-size", "max-steps", "target-accuracy", "patience"];
@@ -19,12 +19,16 @@ pub struct ScheduleSettings {
     /// Passes over the training images
     #[arg(long, value_name = "N", value_parser = bounds::epochs, default_value = "20", allow_negative_numbers = true)]
     pub epochs: Option<u32>,
-    /// Learning-rate schedule: constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE
+    /// Learning-rate schedule: constant, step:EPOCHS:FACTOR, linear or linear:END (by default 0), cosine,
+    /// one-cycle or one-cycle:RISE
     #[arg(long, value_name = "SCHEDULE", default_value = "constant")]
     pub schedule: Option<Schedule>,
     /// Epochs of linear warm-up, in which the learning rate rises from nearly zero
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     pub warm_up: Option<u32>,
+    /// Optimiser steps of linear warm-up, instead of --warm-up
+    #[arg(long, value_name = "N", value_parser = bounds::steps, allow_negative_numbers = true)]
+    pub warm_up_steps: Option<u64>,
     /// Images per evaluation step
     #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "128", allow_negative_numbers = true)]
     pub eval_batch_size: Option<usize>,
@@ -57,7 +61,8 @@ impl ScheduleSettings {
         hyper.epochs = self.epochs.unwrap_or_default();
         hyper.eval_batch_size = self.eval_batch_size.unwrap_or_default();
         hyper.learning_rate.schedule = self.schedule.unwrap_or_default();
-        hyper.learning_rate.warm_up = self.warm_up.unwrap_or_default();
+        let epochs = WarmUp::Epochs(self.warm_up.unwrap_or_default());
+        hyper.learning_rate.warm_up = self.warm_up_steps.map_or(epochs, WarmUp::Steps);
         hyper.seed = self.seed.unwrap_or_default();
         hyper.shuffle = self.shuffle.unwrap_or_default();
         hyper.max_steps = self.max_steps;
@@ -94,14 +99,19 @@ impl ScheduleSettings {
     }
 
     /// # Errors
-    /// The warm-up is not shorter than the run.
+    /// The warm-up is not shorter than the run, or is given twice.
     pub fn check(&self) -> Result<()> {
         let (epochs, warm_up) = (self.epochs.unwrap_or_default(), self.warm_up.unwrap_or_default());
+        usage(warm_up == 0 || self.warm_up_steps.is_none(), || {
+            "--warm-up and --warm-up-steps are two lengths of the same warm-up; leave one out, or add --no-warm-up or \
+             --no-warm-up-steps"
+                .into()
+        })?;
         usage(warm_up < epochs, || format!("--warm-up {warm_up} must be shorter than the run of {epochs} epochs"))
     }
 
     /// Whether the learning rate depends on the number of epochs, which then may not change when a run is resumed.
     pub fn depends_on_epochs(&self) -> bool {
-        matches!(self.schedule, Some(Schedule::Cosine | Schedule::OneCycle { .. }))
+        matches!(self.schedule, Some(Schedule::Linear { .. } | Schedule::Cosine | Schedule::OneCycle { .. }))
     }
 }

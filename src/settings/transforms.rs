@@ -62,13 +62,12 @@ impl TransformSettings {
         self.random_resized_crop.unwrap_or_default()
     }
 
-    /// How a folder's training pictures are scaled, if the network's input has this height and width.
-    pub fn train_pictures(&self, input: Option<(usize, usize)>) -> TrainPictures {
-        let larger = |side: usize| (side as f64 / STORED).floor() as usize;
-        match (self.resize, input) {
-            (Some(size), _) => TrainPictures::Sized(size.height, size.width),
-            (None, Some((height, width))) if self.is_resized() => TrainPictures::Sized(larger(height), larger(width)),
-            _ => TrainPictures::Whole,
+    /// How a folder's training pictures are scaled.
+    pub fn train_pictures(&self) -> TrainPictures {
+        match self.resize {
+            Some(size) => TrainPictures::Sized(size.height, size.width),
+            None if self.is_resized() => TrainPictures::Larger(STORED),
+            None => TrainPictures::Whole,
         }
     }
 

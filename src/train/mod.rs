@@ -14,7 +14,7 @@ pub use evaluate::Evaluator;
 pub use monitor::Monitor;
 pub use predict::{Prediction, predict};
 pub use run::{Ending, EpochReport, Observer, Outcome, StepReport};
-pub use schedule::{LearningRate, Schedule};
+pub use schedule::{LearningRate, Schedule, WarmUp};
 pub use state::{Best, Chosen, Position, TrainState};
 
 use anyhow::{Context, Result, ensure};
@@ -25,7 +25,9 @@ use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, S
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use crate::shape::Shape;
 use programs::Programs;
-use setup::{check_batch, check_rule, load_split, memory_sizes, state_of, stored_shape};
+use setup::{
+    check_batch, check_rule, check_warm_up, initial_weights, load_split, memory_sizes, stage_of, state_of, stored_shape,
+};
 use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
@@ -89,7 +91,8 @@ impl<B: Backend> Trainer<B> {
     /// Plans the network, loads the data set, allocates memory and draws the initial parameters from the seed.
     ///
     /// # Errors
-    /// The data set does not fit the network, a batch size is 0, or the device has too little memory.
+    /// The data set does not fit the network, a batch size is 0, the warm-up is as long as the run, or the device has too
+    /// little memory.
     pub fn new(mut backend: B, network: Network, dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
         ensure!(hyper.batch_size > 0 && hyper.eval_batch_size > 0, "a batch must have at least one image");
         ensure!(
@@ -103,6 +106,7 @@ impl<B: Backend> Trainer<B> {
             dataset.classes.len()
         );
         check_rule(&network, &hyper)?;
+        hyper.augmentation.check(dataset.shape)?;
         let [train_count, val_count, test_count] = [&dataset.train, &dataset.val, &dataset.test].map(Split::count);
         let default = (val_count > 0).then_some(Monitor::ValLoss);
         let hyper = Hyperparameters { monitor: hyper.monitor.or(default), ..hyper };
@@ -119,6 +123,8 @@ impl<B: Backend> Trainer<B> {
         }
         let stored = stored_shape(&dataset, &hyper)?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
+        let initial =
+            initial_weights(&network, hyper.seed, &dataset.train, &Normalise { shape: stored, ..normalise.clone() })?;
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
         let evaluated = dataset.val.join(dataset.test, dataset.shape.len());
         load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;
@@ -126,7 +132,6 @@ impl<B: Backend> Trainer<B> {
         let plans = [Some(&plan), unfrozen.as_ref().map(|it| &it.plan)];
         backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper, stored))?;
         backend.set_update_count(0)?; // the backend may have trained before
-        let initial = network.initial_weights(hyper.seed);
         let mut trainer = Self {
             backend,
             network,
@@ -146,6 +151,7 @@ impl<B: Backend> Trainer<B> {
             tracked_before: Vec::new(),
             earlier_seconds: 0.0,
         };
+        check_warm_up(&trainer.hyper, trainer.steps_per_epoch())?;
         trainer.compile()?;
         trainer.set_weights(&initial)?;
         Ok(trainer)
@@ -162,13 +168,7 @@ impl<B: Backend> Trainer<B> {
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
             let Optimizer { rule, average_decay, .. } = it.optimizer;
-            (
-                it.batch_size,
-                it.eval_batch_size,
-                state_of(&rule),
-                average_decay.is_some(),
-                it.transforms.stage(self.stored),
-            )
+            (it.batch_size, it.eval_batch_size, state_of(&rule), average_decay.is_some(), stage_of(it, self.stored))
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
@@ -176,6 +176,7 @@ impl<B: Backend> Trainer<B> {
              cannot change after a trainer is created"
         );
         check_rule(&self.network, &hyper)?;
+        hyper.augmentation.check(self.network.input())?;
         self.hyper = Hyperparameters { monitor: hyper.monitor.or(self.hyper.monitor), ..hyper };
         Ok(())
     }
@@ -334,7 +335,8 @@ impl<B: Backend> Trainer<B> {
         }
         if self.hyper.transforms != Transforms::default() {
             let (shapes, seed) = ([self.stored, self.network.input()], self.hyper.seed);
-            let crop = |position: usize| self.hyper.augmentation.draw(shapes[1], seed, epoch, position as u64);
+            let augmentation = &self.hyper.augmentation;
+            let crop = |at: usize| augmentation.draw(shapes[1], seed, epoch, at as u64, order[at]);
             let draws = self.hyper.transforms.draw(shapes, seed, epoch, self.train_count, crop);
             self.backend.set_draws(draws)?;
         }
@@ -377,6 +379,6 @@ fn settings(hyper: &Hyperparameters, stored: Shape, step: u64) -> TrainSettings 
         optimizer: Optimizer { average_decay, ..hyper.optimizer },
         label_smoothing: hyper.label_smoothing,
         augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
-        stage: hyper.transforms.stage(stored),
+        stage: stage_of(hyper, stored),
     }
 }

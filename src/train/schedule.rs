@@ -13,6 +13,8 @@ pub enum Schedule {
     Constant,
     /// Multiplied by `factor` after every `epochs` epochs (`torch.optim.lr_scheduler.StepLR`).
     Step { epochs: u32, factor: f32 },
+    /// A linear fall to `end` times the rate (`LinearLR` with `start_factor=1`, stepped after every step).
+    Linear { end: f32 },
     /// Half a cosine from the rate to zero (`CosineAnnealingLR`, stepped after every step).
     Cosine,
     /// A linear rise to the rate over the fraction `rise` of the run, then a linear fall to nearly zero (`OneCycleLR`
@@ -20,12 +22,34 @@ pub enum Schedule {
     OneCycle { rise: f32 },
 }
 
+/// How long the rate rises linearly from nearly zero, before the schedule begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarmUp {
+    Epochs(u32),
+    Steps(u64),
+}
+
+impl Default for WarmUp {
+    fn default() -> Self {
+        Self::Epochs(0)
+    }
+}
+
+impl WarmUp {
+    pub fn steps(self, steps_per_epoch: u64) -> u64 {
+        match self {
+            Self::Epochs(epochs) => u64::from(epochs) * steps_per_epoch,
+            Self::Steps(steps) => steps,
+        }
+    }
+}
+
 /// Learning rate, schedule and warm-up of a run.
 ///
 /// ```
-/// use cnn_cuda::train::{LearningRate, Schedule};
+/// use cnn_cuda::train::{LearningRate, Schedule, WarmUp};
 ///
-/// let cosine = LearningRate { rate: 0.1, schedule: Schedule::Cosine, warm_up: 1 };
+/// let cosine = LearningRate { rate: 0.1, schedule: Schedule::Cosine, warm_up: WarmUp::Epochs(1) };
 /// let (steps_per_epoch, epochs) = (100, 5);
 /// assert_eq!(cosine.at(49, steps_per_epoch, epochs), 0.05);
 /// assert_eq!(cosine.at(300, steps_per_epoch, epochs), 0.05);
@@ -35,19 +59,18 @@ pub struct LearningRate {
     /// The initial learning rate; the highest one for one-cycle.
     pub rate: f32,
     pub schedule: Schedule,
-    /// Epochs over which the rate rises linearly from nearly zero, before the schedule begins.
-    pub warm_up: u32,
+    pub warm_up: WarmUp,
 }
 
 impl LearningRate {
     /// A rate that never changes.
     pub fn constant(rate: f32) -> Self {
-        Self { rate, schedule: Schedule::Constant, warm_up: 0 }
+        Self { rate, schedule: Schedule::Constant, warm_up: WarmUp::default() }
     }
 
     /// The learning rate of optimiser step `step`, counted from 0, in a run of `epochs` epochs.
     pub fn at(&self, step: u64, steps_per_epoch: u64, epochs: u32) -> f32 {
-        let warm_up = u64::from(self.warm_up) * steps_per_epoch;
+        let warm_up = self.warm_up.steps(steps_per_epoch);
         if step < warm_up {
             return (f64::from(self.rate) * (step + 1) as f64 / warm_up as f64) as f32;
         }
@@ -58,6 +81,7 @@ impl LearningRate {
                 let drops = step / (u64::from(epochs) * steps_per_epoch);
                 f64::from(factor).powi(i32::try_from(drops).unwrap_or(i32::MAX))
             }
+            Schedule::Linear { end } => 1.0 - step as f64 / total as f64 * (1.0 - f64::from(end)),
             Schedule::Cosine => (1.0 + (std::f64::consts::PI * step as f64 / total as f64).cos()) / 2.0,
             Schedule::OneCycle { rise } => one_cycle(step as f64, total as f64, f64::from(rise)),
         };
@@ -86,6 +110,12 @@ impl FromStr for Schedule {
         let fraction = |text: &str| text.parse::<f32>().ok().filter(|value| *value > 0.0 && *value < 1.0);
         match (name, &numbers[..]) {
             ("constant", []) => Ok(Self::Constant),
+            ("linear", []) => Ok(Self::Linear { end: 0.0 }),
+            ("linear", [end]) => {
+                let end = end.parse().ok().filter(|end| (0.0..1.0).contains(end));
+                let end = end.ok_or("linear:END takes a factor of at least 0 and below 1")?;
+                Ok(Self::Linear { end })
+            }
             ("cosine", []) => Ok(Self::Cosine),
             ("one-cycle", []) => Ok(Self::OneCycle { rise: 0.3 }),
             ("one-cycle", [rise]) => {
@@ -98,7 +128,10 @@ impl FromStr for Schedule {
                 let factor = fraction(factor).ok_or("step:EPOCHS:FACTOR takes a factor above 0 and below 1")?;
                 Ok(Self::Step { epochs, factor })
             }
-            _ => Err("it must be constant, step:EPOCHS:FACTOR, cosine, one-cycle or one-cycle:RISE".into()),
+            _ => {
+                let names = "constant, step:EPOCHS:FACTOR, linear, linear:END, cosine, one-cycle or one-cycle:RISE";
+                Err(format!("it must be {names}"))
+            }
         }
     }
 }
@@ -122,6 +155,7 @@ impl fmt::Display for Schedule {
         match self {
             Self::Constant => f.write_str("constant"),
             Self::Step { epochs, factor } => write!(f, "step:{epochs}:{factor}"),
+            Self::Linear { end } => write!(f, "linear:{end}"),
             Self::Cosine => f.write_str("cosine"),
             Self::OneCycle { rise } => write!(f, "one-cycle:{rise}"),
         }

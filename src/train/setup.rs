@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::Hyperparameters;
+use super::{Hyperparameters, WarmUp};
 use crate::data::{Dataset, Split};
-use crate::network::{Network, Operator};
-use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
+use crate::network::{Network, Operator, Weights};
+use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Stage, Subset};
 use crate::plan::Plan;
 use crate::shape::Shape;
 
@@ -28,6 +28,18 @@ pub(super) fn load_split<B: Backend>(
         Some(streamed) => backend.stream_subset(subset, normalise, streamed.source, labels, max_batch),
         None => backend.load_subset(subset, normalise, images, labels),
     }
+}
+
+/// The initial weights, drawn from the seed; a first layer that whitens is computed from the training images.
+pub(super) fn initial_weights(network: &Network, seed: u64, train: &Split, normalise: &Normalise) -> Result<Weights> {
+    let (mut weights, image_len) = (network.initial_weights(seed), normalise.shape.len());
+    let count = network.images_to_whiten(image_len);
+    if count > 0 {
+        let images =
+            train.first_images(count, image_len).context("the first layer is computed from training images")?;
+        network.whiten(&mut weights.parameters, &images, normalise);
+    }
+    Ok(weights)
 }
 
 /// Fails if a batch is too small for a batch normalisation.
@@ -57,14 +69,20 @@ pub(super) fn memory_sizes<'a>(
         indices: a.indices.max(b.indices),
         sample_indices: a.sample_indices.max(b.sample_indices),
         columns: a.columns.max(b.columns),
+        directions: a.directions.max(b.directions),
         max_batch: a.max_batch.max(b.max_batch),
         ..a
     };
     let evaluation = eval_plan.memory_sizes(false);
     let all = training.reduce(largest).map_or(evaluation, |training| largest(training, evaluation));
     let (second_moment, average) = (in_use(rule.has_second_moment()), in_use(average_decay.is_some()));
-    let staged = hyper.transforms.stage(stored).map_or([0; 4], |stage| stage.bytes(eval_plan.input_shape));
+    let staged = stage_of(hyper, stored).map_or([0; 4], |stage| stage.bytes(eval_plan.input_shape));
     MemorySizes { second_moment, average, staged, ..all }
+}
+
+/// How training images of the shape `stored` are transformed.
+pub(super) fn stage_of(hyper: &Hyperparameters, stored: Shape) -> Option<Stage> {
+    hyper.transforms.stage(stored, hyper.augmentation.padding_mode)
 }
 
 /// The shape of the training images before they are transformed.
@@ -73,7 +91,7 @@ pub(super) fn memory_sizes<'a>(
 /// It is not that of the network, and no crop of them is resized; or they cannot be transformed.
 pub(super) fn stored_shape(dataset: &Dataset, hyper: &Hyperparameters) -> Result<Shape> {
     let stored = dataset.train.shape.unwrap_or(dataset.shape);
-    let stage = hyper.transforms.stage(stored);
+    let stage = stage_of(hyper, stored);
     ensure!(
         stored == dataset.shape || stage.is_some_and(|stage| stage.resizes),
         "training images of {stored} do not fit a network for {}",
@@ -85,6 +103,14 @@ pub(super) fn stored_shape(dataset: &Dataset, hyper: &Hyperparameters) -> Result
         "only images of 1 or 3 channels are transformed"
     );
     Ok(stored)
+}
+
+/// Fails if the warm-up is not shorter than the run.
+pub(super) fn check_warm_up(hyper: &Hyperparameters, steps_per_epoch: u64) -> Result<()> {
+    let (warm_up, steps) = (hyper.learning_rate.warm_up, u64::from(hyper.epochs) * steps_per_epoch);
+    let WarmUp::Steps(given) = warm_up else { return Ok(()) };
+    ensure!(given < steps, "--warm-up-steps {given} must be shorter than the run of {steps} steps");
+    Ok(())
 }
 
 /// Fails if the network's groups are not those of the optimiser.

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use super::programs::Programs;
 use super::{Hyperparameters, Trainer, settings};
 use crate::network::Network;
-use crate::ops::{Backend, Region, Span};
+use crate::ops::Backend;
 use crate::plan::{Mode, Plan, Sequence};
 
 /// The network without frozen parameters, and how to train it, until it replaces the frozen one. The order of the flat
@@ -42,17 +42,7 @@ impl<B: Backend> Trainer<B> {
             batches.into_iter().filter(|&batch| batch > 0).try_for_each(|batch| compile(1, batch))?;
             compile(0, plan.max_batch)?;
         }
-        self.clear_frozen_gradients()
-    }
-
-    /// Compiling may have written gradients that no step computes, but that their norm includes.
-    fn clear_frozen_gradients(&mut self) -> Result<()> {
-        let frozen = self.network.frozen_len();
-        if frozen == 0 {
-            Ok(())
-        } else {
-            self.backend.write(Span::new(Region::Gradients, 0, frozen), &vec![0.0; frozen])
-        }
+        Ok(())
     }
 
     /// Unfreezes the network if the current epoch is the one from which on nothing is frozen. Returns whether it did.

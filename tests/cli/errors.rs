@@ -31,9 +31,10 @@ fn values_out_of_range_are_usage_errors() {
         ("--label-smoothing", "-0.1"),
         ("--momentum", "nan"),
         ("--weight-decay", "-0.1"),
-        ("--schedule", "linear"),
+        ("--schedule", "linear:1"),
         ("--schedule", "step:0:0.1"),
         ("--warm-up", "-1"),
+        ("--warm-up-steps", "0"),
         ("--target-accuracy", "99"),
         ("--patience", "0"),
         ("--max-steps", "0"),
@@ -55,6 +56,9 @@ fn values_out_of_range_are_usage_errors() {
 fn contradictory_settings_are_errors() {
     fail(2, ["train", "--dataset", "digits", "--nesterov"], &["--nesterov", "--momentum"]);
     fail(2, ["train", "--dataset", "digits", "--epochs", "2", "--warm-up", "2"], &["--warm-up 2", "2 epochs"]);
+    fail(2, ["train", "--dataset", "digits", "--ema-warm-up"], &["--ema-warm-up needs --ema"]);
+    let twice = ["train", "--dataset", "digits", "--warm-up", "1", "--warm-up-steps", "5"];
+    fail(2, twice, &["--warm-up-steps", "--no-warm-up"]);
     fail(2, ["train", "--dataset", "digits", "--device", "cpu", "--precision", "fp16"], &["--precision", "CPU"]);
     fail(2, ["train", "--model", "resnet9000", "--dataset", "digits"], &["resnet9000", "mnist-cnn"]);
     fail(2, ["train", "--dataset", "imagenet-22k"], &["imagenet-22k", "digits"]);

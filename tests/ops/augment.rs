@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use cnn_cuda::images::HostImages;
 use cnn_cuda::ops::{
-    Augment, Augmentation, AugmentationDraw, Backend, Draws, Normalise, PictureDraw, PixelOp, RandAugment, Region,
-    ResizedCrop, Stage, Subset, Transforms,
+    Augment, Augmentation, AugmentationDraw, Backend, Draws, Flip, Normalise, PaddingMode, PictureDraw, PixelOp,
+    RandAugment, Region, ResizedCrop, Stage, Subset, Transforms,
 };
 use cnn_cuda::rng::{Philox, Purpose};
 use cnn_cuda::shape::Shape;
@@ -93,7 +93,7 @@ pub fn check_against_torchvision<B: Backend>(lab: &mut Lab<B>) {
         let Reference { described, stored, shape, picture, drawn, resizes, ops, matrices, expected } = case;
         lab.clear();
         load(lab, stored, picture);
-        let stage = Stage { stored, resizes, op_count: ops.len(), erases: false };
+        let stage = Stage { stored, padding_mode: PaddingMode::Constant, resizes, op_count: ops.len(), erases: false };
         lab.backend.set_draws(Draws { pictures: vec![drawn], ops, matrices }).expect("draws");
         let output = lab.empty(Region::Arena, shape.len());
         lab.run(Augment { stage, shape, augmentation: None, output });
@@ -110,17 +110,17 @@ pub fn transformed<B: Backend>(lab: &mut Lab<B>, transforms: &Transforms, stored
     let images: Vec<u8> =
         (0..count * stored.len()).map(|at| (random.next_u32() % 64) as u8 + (at % 190) as u8).collect();
     let labels: Vec<u32> = (0..count as u32).collect();
-    let augmentation = Augmentation { crop_padding: 3, flip: true, brightness: 0.2, ..Augmentation::default() };
+    let augmentation = Augmentation { crop_padding: 3, flip: Flip::Random, brightness: 0.2, ..Augmentation::default() };
     let augmentation = if stored == shape { augmentation } else { Augmentation { crop_padding: 0, ..augmentation } };
     let normalise = Normalise { shape: stored, mean: vec![0.4; shape.channels], std: vec![0.3; shape.channels] };
-    let stage = transforms.stage(stored).expect("transforms");
+    let stage = transforms.stage(stored, augmentation.padding_mode).expect("transforms");
     let order = [3, 1, 6, 0, 2, 5, 4];
     let run = |lab: &mut Lab<B>| {
         let mut seen = Vec::new();
         for (epoch, position) in [(0, 0), (1, 2)] {
             lab.backend.set_augmentation_epoch(9, epoch).expect("settings");
             lab.backend.set_order(Subset::Train, &order, position).expect("order");
-            let crop = |position: usize| augmentation.draw(shape, 9, epoch, position as u64);
+            let crop = |position: usize| augmentation.draw(shape, 9, epoch, position as u64, order[position]);
             lab.backend.set_draws(transforms.draw([stored, shape], 9, epoch, count, crop)).expect("draws");
             for begin in (position..count).step_by(3) {
                 lab.clear();
@@ -183,7 +183,7 @@ fn near(what: &str, hits: usize, count: usize, p: f64) {
 
 fn draws(transforms: &Transforms, seed: u64, epoch: u32) -> Draws {
     let shape = Shape::new(40, 50, 3);
-    let still = |position| Augmentation::default().draw(shape, seed, epoch, position as u64);
+    let still = |position| Augmentation::default().draw(shape, seed, epoch, position as u64, 0);
     transforms
         .draw([shape, Shape::new(32, 32, 3)], seed, epoch, 20_000, |position| AugmentationDraw { ..still(position) })
 }
@@ -266,7 +266,8 @@ fn a_step_without_draws_is_an_error() {
     let shape = Shape::new(4, 4, 3);
     load(&mut lab, shape, vec![7; shape.len()]);
     let output = lab.empty(Region::Arena, shape.len());
-    let stage = Stage { stored: shape, resizes: false, op_count: 1, erases: false };
+    let padding_mode = PaddingMode::Constant;
+    let stage = Stage { stored: shape, padding_mode, resizes: false, op_count: 1, erases: false };
     assert!(lab.try_run(Augment { stage, shape, augmentation: None, output }).is_err());
     let stage = Stage { op_count: 0, erases: true, ..stage };
     assert!(lab.try_run(Augment { stage, shape, augmentation: None, output }).is_err());

@@ -5,7 +5,8 @@ use cnn_cuda::ops::{
     AdaptiveAvgPool2dForward, Add, AvgPool2d, AvgPool2dBackward, AvgPool2dForward, Backend, BatchNorm2d,
     BiasActivationBackward, Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, CopyBuffer, Linear,
     LinearBackwardInput, LinearBackwardWeight, LinearForward, Lrn, LrnBackward, LrnForward, MaxPool2d,
-    MaxPool2dBackward, MaxPool2dForward, Region, Subsample, SubsampleBackward, SubsampleForward,
+    MaxPool2dBackward, MaxPool2dForward, Pointwise, PointwiseBackward, PointwiseForward, Region, Subsample,
+    SubsampleBackward, SubsampleForward,
 };
 use cnn_cuda::shape::{Shape, Window};
 
@@ -48,6 +49,9 @@ pub enum Case {
     Lrn {
         op: Lrn,
         rows: usize,
+    },
+    Pointwise {
+        op: Pointwise,
     },
     Activation {
         op: Activation,
@@ -153,6 +157,7 @@ impl Case {
             Self::Subsample { op, batch } => vec![batch * op.input.len()],
             Self::AdaptiveAvgPool2d { op, batch } => vec![batch * op.input.len()],
             Self::Lrn { op, rows } => vec![rows * op.input.channels],
+            Self::Pointwise { op } => vec![op.input.len()],
             Self::Activation { len, .. } => vec![*len],
             Self::Add { len } => vec![*len, *len],
             Self::Concat { pixels, channels, batch } => channels.iter().map(|c| batch * pixels * c).collect(),
@@ -201,6 +206,10 @@ impl Case {
             Self::Lrn { op, .. } => {
                 lab.run(LrnForward { op, input, output });
                 lab.run(LrnBackward { op, input, d_output, d_input });
+            }
+            Self::Pointwise { op } => {
+                lab.run(PointwiseForward { op, input, output });
+                lab.run(PointwiseBackward { op, input, d_output, d_input });
             }
             Self::Activation { op, .. } => {
                 lab.run(ActivationForward { op, input, output });

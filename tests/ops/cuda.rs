@@ -13,7 +13,7 @@ use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, optimizer_update, random};
 use super::{
     FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, norm, optimizer,
-    pool, pytorch,
+    pointwise, pool, pytorch,
 };
 use crate::support::{Need, cuda::on_cuda, skip, sources::MODULES};
 
@@ -62,7 +62,8 @@ pub fn has_kernel(product: &str, tile: &str) -> bool {
 }
 
 fn all_cases() -> Vec<Case> {
-    let others = [pool::cases(), lrn::cases(), activation::cases(), join::cases(), norm::cases()].concat();
+    let others =
+        [pool::cases(), lrn::cases(), pointwise::cases(), activation::cases(), join::cases(), norm::cases()].concat();
     [super::conv::cases(), super::linear::cases(), others].concat()
 }
 
@@ -189,22 +190,48 @@ fn gathering_and_optimisers() {
             optimizer::check_late_update(&mut lab(precision));
             optimizer::check_averaging(&mut lab(precision));
             optimizer::check_frozen(&mut lab(precision));
+            optimizer::check_clipping_of_frozen(&mut lab(precision));
         }
     });
 }
 
 #[test]
-fn muon_is_refused() {
+fn muons_directions_and_updates() {
     on_cuda(|| {
-        let mut lab = lab(Precision::Fp32);
-        let op = Optimizer { rule: Rule::Muon(Muon::default()), ..Optimizer::default() };
-        let [gradient, momentum] = [Region::Gradients, Region::Momentum].map(|region| Span::new(region, 0, 64));
-        let direction = MuonDirection { op: Muon::default(), rows: 8, gradient, momentum };
-        for error in [lab.try_run(optimizer_update(op, 64)), lab.try_run(direction)] {
-            let message = format!("{:#}", error.expect_err("there is no kernel"));
-            assert!(message.contains("use --device cpu"), "{message}");
+        // The iteration multiplies rounding errors of small singular values by up to 485.
+        let coarse = Tolerance { absolute: 0.1, relative: 0.05 };
+        for (precision, tolerance) in
+            [(Precision::Fp32, optimizer::DIRECTION), (Precision::Tf32, coarse), (Precision::Fp16, coarse)]
+        {
+            optimizer::check_directions(&mut lab(precision), tolerance);
+            optimizer::check_normalised_direction(&mut lab(precision), tolerance);
+            optimizer::check_muon_update(&mut lab(precision));
         }
+        check_overflowing_direction(&mut lab(Precision::Fp16));
     });
+}
+
+/// If any gradient overflows, no momentum changes, and a direction counts for the loss scale that the update divides by.
+fn check_overflowing_direction(lab: &mut Lab<Cuda>) {
+    let (op, rows) = (Muon { iterations: 1, ..Muon::default() }, 4);
+    let [gradient, momentum] = [Region::Gradients, Region::Momentum].map(|region| Span::new(region, 8, 64));
+    let all = Span::new(Region::Gradients, 0, 100);
+    for (scale, extra) in [(1024.0, f32::INFINITY), (1024.0, 1.0), (1.0, 1.0)] {
+        lab.backend.set_loss_scale(LossScale { scale, ..LossScale::default() }).expect("a scale");
+        lab.backend.write(all, &[scale; 100]).expect("write");
+        lab.backend.write(Span::new(Region::Gradients, 90, 1), &[extra]).expect("write");
+        lab.backend.write(momentum, &[2.0; 64]).expect("write");
+        lab.run(MuonDirection { op, rows, gradient, momentum, weight: None, all_gradients: Some(all) });
+        let expected = if extra.is_finite() { 2.0 * op.momentum + 1.0 } else { 2.0 };
+        assert_eq!(lab.get(momentum), [expected; 64], "scale {scale}, {extra}");
+        // All values are equal, so the matrix has the one singular value 1, of which the iteration makes a + b + c.
+        let direction = lab.get(gradient)[0] / scale;
+        let equal = MuonDirection::<Span>::COEFFICIENTS.iter().sum::<f32>() / 8.0;
+        assert!((direction - equal).abs() < 2e-3, "{direction}, not {equal}");
+        // The update resets the flag.
+        lab.backend.set_learning_rates(&[0.0]).expect("rate");
+        lab.run(optimizer_update(Optimizer { rule: Rule::Muon(op), ..Optimizer::default() }, 100));
+    }
 }
 
 #[test]

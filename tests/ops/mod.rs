@@ -22,6 +22,7 @@ mod lrn;
 mod norm;
 mod norm_epilogue;
 mod optimizer;
+mod pointwise;
 mod pool;
 pub mod pytorch;
 mod pytorch_flatten;

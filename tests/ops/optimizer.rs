@@ -1,9 +1,7 @@
 //! Compares the optimisers with PyTorch's definitions in f64, and clipping and averaging with PyTorch's numbers.
 
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::{
-    Adam, Backend, Group, Groups, LossScale, Muon, MuonDirection, Optimizer, Region, Rule, Sgd, Span, TrainingState,
-};
+use cnn_cuda::ops::{Adam, Backend, Group, Groups, LossScale, Muon, MuonDirection, Optimizer, Region, Rule, Sgd, Span};
 use serde_json::Value;
 
 use super::lab::{Lab, grouped_update, optimizer_update, random, sizes_with_columns};
@@ -13,15 +11,15 @@ const LEN: usize = 1003;
 
 /// Groups whose boundaries are within and between vectors of four, one of them of a single parameter.
 fn groups() -> Groups {
-    let scaled = |end, rate_scale, decays| Group { rate_scale, decays, ..Group::plain(end) };
+    let scaled = |end, rate_scale, decay_scale| Group { rate_scale, decay_scale, ..Group::plain(end) };
     let groups = [
         Group::frozen(6),
-        scaled(7, 0.5, false),
-        scaled(313, 2.0, true),
+        scaled(7, 0.5, 0.0),
+        scaled(313, 2.0, 1.0),
         Group::frozen(316),
         Group::plain(317),
         Group::frozen(500),
-        scaled(802, 0.125, false),
+        scaled(802, 0.125, 0.0),
     ];
     Groups::new(&groups).expect("seven groups")
 }
@@ -60,7 +58,7 @@ impl Reference {
         if group.frozen {
             return;
         }
-        let decay = if group.decays { f64::from(op.weight_decay) } else { 0.0 };
+        let decay = f64::from(group.decay_scale) * f64::from(op.weight_decay);
         let rate = rate * f64::from(group.rate_scale);
         match op.rule {
             Rule::Sgd(sgd) => {
@@ -169,17 +167,17 @@ pub fn check_late_update<B: Backend>(lab: &mut Lab<B>) {
 }
 
 /// Muon's direction of a matrix with `rows` rows in f64, from a gradient with momentum.
-fn direction(matrix: &[f64], rows: usize) -> Vec<f64> {
+fn direction(matrix: &[f64], rows: usize, iterations: u32) -> Vec<f64> {
     let columns = matrix.len() / rows;
     if rows > columns {
-        let transposed = direction(&transpose(matrix, columns), columns);
+        let transposed = direction(&transpose(matrix, columns), columns, iterations);
         let scale = (rows as f64 / columns as f64).sqrt();
         return transpose(&transposed, rows).iter().map(|value| scale * value).collect();
     }
     let [a, b, c] = MuonDirection::COEFFICIENTS.map(f64::from);
     let norm = matrix.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-7);
     let mut x: Vec<f64> = matrix.iter().map(|value| value / norm).collect();
-    for _ in 0..MuonDirection::ITERATIONS {
+    for _ in 0..iterations {
         let gram = product(&x, rows, &transpose(&x, columns), rows);
         let square = product(&gram, rows, &gram, rows);
         let polynomial: Vec<f64> = gram.iter().zip(square).map(|(g, square)| b * g + c * square).collect();
@@ -207,37 +205,65 @@ fn product(a: &[f64], rows: usize, b: &[f64], columns: usize) -> Vec<f64> {
 }
 
 /// Five iterations multiply the rounding errors of small singular values by up to 3.4445⁵ = 485.
-const DIRECTION: Tolerance = Tolerance { absolute: 3e-4, relative: 1e-4 };
+pub const DIRECTION: Tolerance = Tolerance { absolute: 3e-4, relative: 1e-4 };
 
-/// Two steps of Muon's direction, for matrices narrower and wider than the blocks of a product.
 #[test]
 fn muons_directions_are_orthogonalised_momentum() {
     for threads in [1, 3] {
-        let mut lab = Lab::new(Cpu::new(Some(threads)).expect("threads"));
-        for (rows, columns) in [(1, 9), (9, 1), (7, 7), (5, 45), (45, 5), (33, 70), (64, 130), (130, 33), (25, 300)] {
-            for nesterov in [false, true] {
-                let op = Muon { momentum: 0.75, nesterov, ..Muon::default() };
-                lab.clear();
-                let len = rows * columns;
-                let buffer = lab.put(Region::Momentum, &vec![0.0; len]);
-                let mut momentum = vec![0.0; len];
-                for step in 0..2 {
-                    let gradients = random(len, step);
-                    let gradient = Span::new(Region::Gradients, 3, len);
-                    lab.backend.write(gradient, &gradients).expect("write");
-                    lab.run(MuonDirection { op, rows, gradient, momentum: buffer });
-                    let mut sum = Vec::new();
-                    for (b, &g) in momentum.iter_mut().zip(&gradients) {
-                        *b = 0.75 * *b + f64::from(g);
-                        sum.push(if nesterov { f64::from(g) + 0.75 * *b } else { *b });
-                    }
-                    let what = format!("{rows}×{columns}, nesterov {nesterov}, step {step}");
-                    compare(&what, &lab.get(gradient), &direction(&sum, rows), DIRECTION);
-                    compare(&what, &lab.get(buffer), &momentum, FP32);
+        check_directions(&mut Lab::new(Cpu::new(Some(threads)).expect("threads")), DIRECTION);
+    }
+}
+
+/// Two steps of Muon's direction, for matrices narrower and wider than the blocks of a product. Tests of other backends
+/// use it too.
+pub fn check_directions<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    for (rows, columns) in [(1, 9), (9, 1), (7, 7), (5, 45), (45, 5), (33, 70), (64, 130), (130, 33), (25, 300)] {
+        for nesterov in [false, true] {
+            let op = Muon { momentum: 0.75, nesterov, ..Muon::default() };
+            lab.clear();
+            unit_loss_scale(lab);
+            let len = rows * columns;
+            let buffer = lab.put(Region::Momentum, &vec![0.0; len]);
+            let mut momentum = vec![0.0; len];
+            for step in 0..2 {
+                let gradients = random(len, step);
+                let gradient = Span::new(Region::Gradients, 3, len);
+                lab.backend.write(gradient, &gradients).expect("write");
+                lab.run(MuonDirection { op, rows, gradient, momentum: buffer, weight: None, all_gradients: None });
+                let mut sum = Vec::new();
+                for (b, &g) in momentum.iter_mut().zip(&gradients) {
+                    *b = 0.75 * *b + f64::from(g);
+                    sum.push(if nesterov { f64::from(g) + 0.75 * *b } else { *b });
                 }
+                let what = format!("{rows}×{columns}, nesterov {nesterov}, step {step}");
+                compare(&what, &lab.get(gradient), &direction(&sum, rows, 5), tolerance);
+                compare(&what, &lab.get(buffer), &momentum, FP32);
             }
         }
     }
+}
+
+/// Fewer iterations, and a matrix that is scaled to the norm √rows.
+#[test]
+fn muon_normalises_its_matrices() {
+    check_normalised_direction(&mut cpu(), DIRECTION);
+}
+
+pub fn check_normalised_direction<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    let (rows, columns) = (5, 21);
+    let op = Muon { momentum: 0.5, nesterov: true, iterations: 3, normalises: true, ..Muon::default() };
+    lab.clear();
+    unit_loss_scale(lab);
+    let [gradients, weights] = [3, 4].map(|seed| random(rows * columns, seed));
+    let gradient = lab.put(Region::Gradients, &gradients);
+    let momentum = lab.put(Region::Momentum, &vec![0.0; rows * columns]);
+    let weight = lab.put(Region::Parameters, &weights);
+    lab.run(MuonDirection { op, rows, gradient, momentum, weight: Some(weight), all_gradients: None });
+    let sum: Vec<f64> = gradients.iter().map(|&g| 1.5 * f64::from(g)).collect();
+    compare("direction", &lab.get(gradient), &direction(&sum, rows, 3), tolerance);
+    let norm = weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
+    let scaled: Vec<f64> = weights.iter().map(|&w| f64::from(w) * 5.0_f64.sqrt() / norm).collect();
+    compare("weight", &lab.get(weight), &scaled, FP32);
 }
 
 #[test]
@@ -250,7 +276,7 @@ fn muon_takes_a_gradient_of_zeros_and_shows_nan() {
         let mut gradients = [0.0; 12];
         gradients[5] = value;
         lab.backend.write(gradient, &gradients).expect("write");
-        lab.run(MuonDirection { op, rows, gradient, momentum });
+        lab.run(MuonDirection { op, rows, gradient, momentum, weight: None, all_gradients: None });
         let direction = lab.get(gradient);
         assert!(direction.iter().all(|&it| expected.map_or(it.is_nan(), |expected| it == expected)), "{direction:?}");
     }
@@ -260,6 +286,12 @@ fn muon_takes_a_gradient_of_zeros_and_shows_nan() {
 #[test]
 fn muons_update_moves_matrices_along_their_directions() {
     let mut lab = cpu();
+    check_muon_update(&mut lab);
+    let clipped = Optimizer { rule: Rule::Muon(Muon::default()), clip_norm: Some(1.0), ..Optimizer::default() };
+    assert!(lab.try_run(optimizer_update(clipped, 5)).is_err(), "it is not clipped");
+}
+
+pub fn check_muon_update<B: Backend>(lab: &mut Lab<B>) {
     let muon = Muon { sgd: Sgd { momentum: 0.5, nesterov: true }, ..Muon::default() };
     let op = Optimizer { rule: Rule::Muon(muon), weight_decay: 0.5, ..Optimizer::default() };
     let groups =
@@ -269,17 +301,22 @@ fn muons_update_moves_matrices_along_their_directions() {
     for (region, value) in [(Region::Parameters, 4.0), (Region::Gradients, 1.0), (Region::Momentum, 8.0)] {
         lab.backend.write(span(region), &[value; 5]).expect("write");
     }
+    unit_loss_scale(lab);
     lab.backend.set_learning_rates(&[0.25]).expect("rate");
     lab.run(grouped_update(op, groups, 5));
     // 4 − 0.25 · (1 + 0.5 · 4), and with b = 0.5 · 8 + 3 = 7: 4 − 0.5 · (3 + 0.5 · 7).
     assert_eq!(lab.get(span(Region::Parameters)), [3.25, 3.25, 3.25, 0.75, 0.75]);
     assert_eq!(lab.get(span(Region::Momentum)), [8.0, 8.0, 8.0, 7.0, 7.0]);
-    let clipped = Optimizer { clip_norm: Some(1.0), ..op };
-    assert!(lab.try_run(grouped_update(clipped, groups, 5)).is_err(), "it is not clipped");
 }
 
 /// Compares clipped steps and averages with PyTorch's, given its gradients. Tests of other backends use it too.
 pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
+    check_average(lab, "decay", "average", false);
+    check_average(lab, "warm_decay", "warm_average", true);
+}
+
+/// Compares the average of a name, with the decay of a name.
+fn check_average<B: Backend>(lab: &mut Lab<B>, decay: &str, average: &str, average_warm_up: bool) {
     let text = include_str!("../reference/averaging.json");
     let reference: Value = serde_json::from_str(text).expect("the committed reference");
     let numbers = |value: &Value| -> Vec<f32> { serde_json::from_value(value.clone()).expect("numbers") };
@@ -291,18 +328,20 @@ pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
     // Gradients after the last parameter must not count.
     lab.backend.write(Span::new(Region::Gradients, initial.len(), 64), &[100.0; 64]).expect("write");
     unit_loss_scale(lab);
+    lab.backend.set_update_count(0).expect("count");
     lab.backend.set_learning_rates(&[setting("lr") as f32]).expect("rate");
     for (index, step) in reference["steps"].as_array().expect("steps").iter().enumerate() {
-        let decay = if index == 0 { 0.0 } else { setting("decay") };
+        let decay = if index == 0 { 0.0 } else { setting(decay) };
         let op = Optimizer {
             rule: Rule::sgd(setting("momentum") as f32, true),
             weight_decay: setting("weight_decay") as f32,
             clip_norm: Some(setting("clip") as f32),
             average_decay: Some(decay),
+            average_warm_up,
         };
         lab.backend.write(span(Region::Gradients), &numbers(&step["gradient"])).expect("write");
         lab.run(optimizer_update(op, initial.len()));
-        for (region, key) in [(Region::Parameters, "weight"), (Region::Average, "average")] {
+        for (region, key) in [(Region::Parameters, "weight"), (Region::Average, average)] {
             let expected: Vec<f64> = numbers(&step[key]).iter().map(|&value| value.into()).collect();
             let close = Tolerance { absolute: 5e-7, relative: 1e-6 }; // a few roundings
             compare(&format!("{key} after step {index}"), &lab.get(span(region)), &expected, close);
@@ -312,6 +351,29 @@ pub fn check_averaging<B: Backend>(lab: &mut Lab<B>) {
     let [weights, average] = all(lab);
     lab.backend.swap_average().expect("swapped");
     assert_eq!(all(lab), [average, weights]);
+}
+
+/// The gradients of frozen parameters do not count for the norm, at any alignment.
+pub fn check_clipping_of_frozen<B: Backend>(lab: &mut Lab<B>) {
+    lab.backend.allocate(&sizes_with_columns(0, 0)).expect("memory");
+    unit_loss_scale(lab);
+    lab.backend.set_learning_rates(&[1.0]).expect("rate");
+    let op = Optimizer { clip_norm: Some(1.0), ..Optimizer::default() };
+    for frozen in 0..9 {
+        let span = |region| Span::new(region, 0, frozen + 2);
+        let gradients = [vec![100.0; frozen], vec![3.0, 4.0]].concat();
+        lab.backend.write(span(Region::Parameters), &vec![0.0; frozen + 2]).expect("write");
+        lab.backend.write(span(Region::Gradients), &gradients).expect("write");
+        lab.run(grouped_update(op, Groups::frozen(frozen), frozen + 2));
+        // The norm is 5, and 1e-6 is added to it.
+        let expected = [vec![0.0; frozen], vec![-3.0 / 5.000_001, -4.0 / 5.000_001]].concat();
+        compare(&format!("{frozen} frozen"), &lab.get(span(Region::Parameters)), &expected, FP32);
+    }
+}
+
+#[test]
+fn frozen_gradients_do_not_count_for_clipping() {
+    check_clipping_of_frozen(&mut cpu());
 }
 
 /// A NaN gradient must show in all trained weights, unless a loss scale skips the step. Frozen weights must not change.

@@ -11,7 +11,9 @@ use half::f16;
 use super::case::{self, Case};
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
-use super::{Tolerance, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm};
+use super::{
+    Tolerance, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm, pointwise,
+};
 use super::{optimizer, pool, reference};
 use crate::support::emulator::{RACES, on_emulator};
 use crate::support::sources::MODULES;
@@ -51,7 +53,10 @@ fn run_tiles(precision: Precision, capability: u32) {
 
 fn run_others(precision: Precision) {
     let lab = &mut lab_by(precision, Algorithm::Direct);
-    run(lab, &[pool::cases(), lrn::cases(), activation::cases(), join::cases(), norm::cases()].concat());
+    run(
+        lab,
+        &[pool::cases(), lrn::cases(), pointwise::cases(), activation::cases(), join::cases(), norm::cases()].concat(),
+    );
     let whole_vectors = Case::Concat { pixels: 6, channels: vec![8, 16], batch: 3 };
     run(lab, &[whole_vectors]);
     let [a, b] = [1, 2].map(|stream| lab.put(Region::Arena, &random(1001, stream)));

@@ -1,6 +1,6 @@
 //! Every operator's forward pass in f64, written as simply as possible.
 
-use cnn_cuda::ops::{Activation, AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Layer, Linear, Lrn, Subsample};
+use cnn_cuda::ops::{Activation, AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Function, Layer, Linear, Lrn, Subsample};
 use cnn_cuda::shape::{Shape, Window};
 
 use super::case::Case;
@@ -23,6 +23,7 @@ pub fn forward(case: &Case, inputs: &[Vec<f64>]) -> Vec<f64> {
         }
         Case::AdaptiveAvgPool2d { op, batch } => adaptive_avg_pool(op, *batch, &inputs[0]),
         Case::Lrn { op, .. } => inputs[0].chunks_exact(op.input.channels).flat_map(|x| lrn(op, x)).collect(),
+        Case::Pointwise { op } => inputs[0].iter().map(|&x| pointwise(op.function, x)).collect(),
         Case::Activation { op, .. } => inputs[0].iter().map(|&x| activate(*op, x)).collect(),
         Case::Subsample { op, batch } => subsample(op, *batch, &inputs[0]),
         Case::Add { .. } => inputs[0].iter().zip(&inputs[1]).map(|(a, b)| a + b).collect(),
@@ -42,6 +43,23 @@ fn activate(op: Activation, x: f64) -> f64 {
         _ if x > 0.0 => x,
         _ => f64::from(op.code()) * x,
     }
+}
+
+fn pointwise(function: Function, x: f64) -> f64 {
+    match function {
+        Function::Gelu => x * (1.0 + erf(x / 2.0_f64.sqrt())) / 2.0,
+        Function::Scale { factor } => f64::from(factor) * x,
+    }
+}
+
+/// The error function by its Taylor series, within 1e-9 up to |x| = 4.
+pub fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
 }
 
 fn conv2d(op: &Conv2d, activation: Activation, batch: usize, inputs: &[Vec<f64>]) -> Vec<f64> {

@@ -36,6 +36,12 @@ RUNS = {
         "optimizer": "muon", "lr": 0.01, "momentum": 0.9, "nesterov": True, "sgd_lr": 0.02, "sgd_momentum": 0.8,
         "weight_decay": 0.01, "decay_norm_bias": False, "head_lr_scale": 0.5,
     },
+    # As airbench94_muon: three iterations, normalised weights, and a weight decay that the learning rate does not scale.
+    "muon_normalised": {
+        "optimizer": "muon", "lr": 0.02, "momentum": 0.6, "nesterov": True, "ns_steps": 3, "normalise": True,
+        "sgd_lr": 0.02, "sgd_momentum": 0.85, "weight_decay": 0.01, "unscaled_decay": True,
+        "head_lr_scale": 0.5, "bias_lr_scale": 4.0,
+    },
 }
 
 
@@ -75,6 +81,8 @@ def groups(net, run, skip=()):
         head = run.get("head_lr_scale", 1.0) if name.startswith("fc2.") else 1.0
         bias = run.get("bias_lr_scale", 1.0) if name.endswith(".bias") else 1.0
         decay = run.get("weight_decay", 0.0) if decays else 0.0
+        if run.get("unscaled_decay"):
+            decay /= head * bias
         yield {"params": [parameter], "lr": run.get("sgd_lr", run["lr"]) * head * bias, "weight_decay": decay}
 
 
@@ -84,7 +92,9 @@ def optimizers_of(net, run):
     if run["optimizer"] == "muon":
         # PyTorch's Muon takes matrices only: a view of the weight, whose gradient the training loop passes on.
         net.matrix = torch.nn.Parameter(net.conv2.weight.data.view(6, -1))
-        settings = {key: run[key] for key in ("lr", "momentum", "nesterov", "weight_decay")}
+        settings = {key: run[key] for key in ("lr", "momentum", "nesterov", "weight_decay", "ns_steps") if key in run}
+        if run.get("normalise"):
+            settings["weight_decay"] = 0.0
         sgd = torch.optim.SGD(groups(net, run, ("conv2.weight", "matrix")), momentum=run["sgd_momentum"], nesterov=True)
         return [torch.optim.Muon([net.matrix], **settings), sgd]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[run["optimizer"]]
@@ -106,6 +116,8 @@ def train(run, initial, images, labels, dtype):
             nn.utils.clip_grad_norm_(net.parameters(), run["clip"])
         if run["optimizer"] == "muon":
             net.matrix.grad = net.conv2.weight.grad.view(6, -1)
+            if run.get("normalise"):
+                net.matrix.data.mul_(len(net.matrix) ** 0.5 / net.matrix.data.norm())
         for optimizer in optimizers:
             optimizer.step()
         losses.append(loss.item())

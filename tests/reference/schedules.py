@@ -31,6 +31,8 @@ def one_cycle(rise: float):
 schedules = {
     "constant": lambda o: lr_scheduler.ConstantLR(o, factor=1.0),
     "step:2:0.1": lambda o: lr_scheduler.StepLR(o, step_size=2 * STEPS_PER_EPOCH, gamma=0.1),
+    "linear": lambda o: lr_scheduler.LinearLR(o, start_factor=1.0, end_factor=0.0, total_iters=TOTAL),
+    "linear:0.2": lambda o: lr_scheduler.LinearLR(o, start_factor=1.0, end_factor=0.2, total_iters=TOTAL),
     "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=TOTAL),
     "one-cycle": one_cycle(0.3),
     "one-cycle:0.5": one_cycle(0.5),

@@ -8,7 +8,7 @@ use cnn_cuda::shape::Shape;
 use super::parse;
 
 /// The configuration of a recipe and flags.
-fn config(recipe: &str, flags: &[&str]) -> anyhow::Result<RunConfig> {
+pub fn config(recipe: &str, flags: &[&str]) -> anyhow::Result<RunConfig> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("recipe.toml");
     std::fs::write(&path, format!("dataset = 'digits'\n{recipe}"))?;
@@ -34,7 +34,7 @@ fn defaults_are_those_of_pytorchs_optimiser() {
     assert_eq!(resolved("optimizer = 'adamw'", &["--lr=0.1", "--weight-decay=0"]), (adam(true), 0.1, 0.0));
     assert_eq!(resolved("optimizer = 'adamw'", &["--no-weight-decay"]), (adam(true), 0.001, 0.0));
     assert_eq!(resolved("optimizer = 'adamw'", &["--optimizer=sgd"]), (Rule::sgd(0.0, false), 0.1, 0.0));
-    let muon = |momentum, nesterov, sgd| Rule::Muon(Muon { momentum, nesterov, sgd });
+    let muon = |momentum, nesterov, sgd| Rule::Muon(Muon { momentum, nesterov, sgd, ..Muon::default() });
     let sgd = |momentum| Sgd { momentum, nesterov: momentum > 0.0 };
     assert_eq!(resolved("", &["--optimizer=muon"]), (muon(0.95, true, sgd(0.9)), 0.02, 0.0));
     assert_eq!(resolved("momentum = 0.5", &["--optimizer=muon"]), (muon(0.5, true, sgd(0.9)), 0.02, 0.0));
@@ -135,7 +135,7 @@ fn parameters_are_grouped_by_the_settings() {
         all.sort_unstable();
         all.into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(" ")
     };
-    let group = |end, rate_scale, decays| Group { rate_scale, decays, ..Group::plain(end) };
+    let group = |end, rate_scale, decay_scale| Group { rate_scale, decay_scale, ..Group::plain(end) };
     let usual = "conv1.weight bn.weight bn.bias conv2.weight conv2.bias fc1.weight fc1.bias fc2.weight fc2.bias";
     let plain = grouped(network(), &[]);
     assert_eq!((order(&plain).as_str(), plain.groups().expect("groups")), (usual, groups(&[Group::plain(194)])));
@@ -143,19 +143,19 @@ fn parameters_are_grouped_by_the_settings() {
     let weights_first =
         "conv1.weight conv2.weight fc1.weight fc2.weight bn.weight bn.bias conv2.bias fc1.bias fc2.bias";
     assert_eq!(order(&no_decay), weights_first);
-    assert_eq!(no_decay.groups().expect("groups"), groups(&[group(178, 1.0, true), group(194, 1.0, false)]));
+    assert_eq!(no_decay.groups().expect("groups"), groups(&[group(178, 1.0, 1.0), group(194, 1.0, 0.0)]));
     let head = grouped(network(), &["--head-lr-scale=10"]);
     assert_eq!((order(&head).as_str(), head.head()), (usual, Some("fc2")));
-    assert_eq!(head.groups().expect("groups"), groups(&[group(182, 1.0, true), group(194, 10.0, true)]));
+    assert_eq!(head.groups().expect("groups"), groups(&[group(182, 1.0, 1.0), group(194, 10.0, 1.0)]));
     let frozen = network().with_first_layer(FirstLayer::GaborFrozen).expect("a convolution");
     let all = grouped(frozen, &["--no-decay-norm-bias", "--head-lr-scale=10", "--bias-lr-scale=3"]);
     let expected = [
         Group::frozen(27),
-        group(168, 1.0, true),
-        group(171, 1.0, false),
-        group(182, 3.0, false),
-        group(192, 10.0, true),
-        group(194, 30.0, false),
+        group(168, 1.0, 1.0),
+        group(171, 1.0, 0.0),
+        group(182, 3.0, 0.0),
+        group(192, 10.0, 1.0),
+        group(194, 30.0, 0.0),
     ];
     assert_eq!(all.groups().expect("groups"), groups(&expected));
     assert!(all.is_frozen(0) && (1..9).all(|index| !all.is_frozen(index)));
@@ -163,7 +163,7 @@ fn parameters_are_grouped_by_the_settings() {
     let muon = grouped(network(), &["--optimizer=muon", "--no-decay-norm-bias", "--lr=0.02", "--sgd-lr=0.1"]);
     let sgd = 0.1 / 0.02;
     let matrix = Group { is_matrix: true, ..Group::plain(178) };
-    let expected = [group(27, sgd, true), group(97, sgd, true), matrix, group(194, sgd, false)];
+    let expected = [group(27, sgd, 1.0), group(97, sgd, 1.0), matrix, group(194, sgd, 0.0)];
     assert_eq!(muon.groups().expect("groups").ranges(194).len(), 3);
     let names: Vec<&str> = muon.matrices().into_iter().map(|index| muon.parameters[index].name.as_str()).collect();
     assert_eq!(names, ["conv2.weight"]);

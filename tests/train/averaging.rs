@@ -9,7 +9,7 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::data::Streamed;
 use cnn_cuda::images::{HostImages, ImageSource};
 use cnn_cuda::network::{FirstLayer, Network};
-use cnn_cuda::ops::{Augmentation, Backend, Optimizer, Region, Span};
+use cnn_cuda::ops::{Augmentation, Backend, Flip, Optimizer, PaddingMode, Region, Span};
 use cnn_cuda::train::{Hyperparameters, Outcome, Trainer};
 
 use super::harness::{Listener, bits, digits, lenet5, two_epochs};
@@ -19,8 +19,16 @@ fn network() -> Network {
 }
 
 fn hyper(steps: Option<u64>) -> Hyperparameters {
-    let optimizer = Optimizer { clip_norm: Some(0.125), average_decay: Some(0.9), ..two_epochs().optimizer };
-    let augmentation = Augmentation { crop_padding: 2, flip: true, cutout: 6, brightness: 0.25, contrast: 0.25 };
+    let averaged = Optimizer { average_decay: Some(0.3), average_warm_up: true, ..two_epochs().optimizer };
+    let optimizer = Optimizer { clip_norm: Some(0.125), ..averaged };
+    let augmentation = Augmentation {
+        crop_padding: 2,
+        padding_mode: PaddingMode::Reflect,
+        flip: Flip::Alternating,
+        cutout: 6,
+        brightness: 0.25,
+        contrast: 0.25,
+    };
     Hyperparameters { optimizer, augmentation, max_steps: steps, ..two_epochs() }
 }
 

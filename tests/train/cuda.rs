@@ -143,7 +143,7 @@ fn reruns_are_bit_identical_and_graphs_change_nothing() {
 #[test]
 fn a_replayed_step_uses_its_scheduled_learning_rate() {
     on_cuda(|| {
-        let learning_rate = LearningRate { rate: 0.05, schedule: Schedule::OneCycle { rise: 0.3 }, warm_up: 0 };
+        let learning_rate = LearningRate { schedule: Schedule::OneCycle { rise: 0.3 }, ..LearningRate::constant(0.05) };
         let hyper = Hyperparameters { learning_rate, ..two_epochs() };
         let mut host =
             Trainer::new(Cpu::new(Some(1)).expect("a thread"), lenet5(), digits(150, 40), hyper).expect("host");

@@ -1,5 +1,6 @@
 //! Training as a whole: agreement with PyTorch, branching graphs, determinism, resuming, and changed settings.
 
+mod airnet;
 mod assorted;
 mod averaging;
 mod cuda;

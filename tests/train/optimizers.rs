@@ -4,7 +4,7 @@ use std::fs;
 
 use cnn_cuda::checkpoint::{RunIdentity, load_state, save_state};
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::network::{Builder, Conv2dOptions, FirstLayer, GroupRules, Network};
+use cnn_cuda::network::{Builder, Conv2dOptions, FirstLayer, GroupRules, MuonGroups, Network};
 use cnn_cuda::ops::{Activation, Adam, Backend, Muon, Optimizer, Rule, Sgd};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{Hyperparameters, Outcome, TrainState, Trainer};
@@ -48,7 +48,9 @@ fn settings(run: &Value) -> (Hyperparameters, GroupRules) {
     let usual = Muon::default();
     let momentum = number("momentum").unwrap_or(usual.momentum);
     let sgd = Sgd { momentum: number("sgd_momentum").unwrap_or(usual.sgd.momentum), nesterov: true };
-    let muon = Muon { momentum, nesterov: true, sgd };
+    let iterations = run["ns_steps"].as_u64().map_or(usual.iterations, |steps| steps as u32);
+    let normalises = run["normalise"] == true;
+    let muon = Muon { momentum, nesterov: true, iterations, normalises, sgd };
     let is_adamw = match run["optimizer"].as_str() {
         Some("sgd" | "muon") => None,
         Some("adam") => Some(false),
@@ -74,7 +76,11 @@ fn settings(run: &Value) -> (Hyperparameters, GroupRules) {
         decay_norm_bias: run["decay_norm_bias"].as_bool().unwrap_or(true),
         head_rate_scale: number("head_lr_scale").unwrap_or(1.0),
         bias_rate_scale: number("bias_lr_scale").unwrap_or(1.0),
-        muon: number("sgd_lr").map(|rate| rate / hyper.learning_rate.rate),
+        unscaled_decay: run["unscaled_decay"] == true,
+        muon: number("sgd_lr").map(|rate| MuonGroups {
+            sgd_rate_scale: rate / hyper.learning_rate.rate,
+            decays: run["normalise"] != true,
+        }),
     };
     (hyper, rules)
 }
@@ -88,7 +94,7 @@ fn check_against_pytorch<B: Backend>(backend: impl Fn() -> B) {
     let description: Value = serde_json::from_str(description).expect("a description");
     let labels: Vec<u32> = tensors.integers("labels").iter().map(|&label| label as u32).collect();
     let runs = description["runs"].as_object().expect("runs");
-    assert!(runs.len() >= 6);
+    assert!(runs.len() >= 7);
     for (name, run) in runs {
         let (hyper, rules) = settings(run);
         let network = network().with_groups(rules).expect("groups");
@@ -117,13 +123,20 @@ fn variants() -> Vec<(Hyperparameters, GroupRules)> {
     let adam = |decoupled| Rule::Adam(Adam { decoupled, ..Adam::default() });
     let usual = Optimizer { weight_decay: 0.01, ..Optimizer::default() };
     let hyper = |optimizer| Hyperparameters { optimizer, ..two_epochs() };
-    let groups = GroupRules { decay_norm_bias: false, head_rate_scale: 3.0, bias_rate_scale: 2.0, muon: None };
+    let (head_rate_scale, bias_rate_scale) = (3.0, 2.0);
+    let groups = GroupRules { decay_norm_bias: false, head_rate_scale, bias_rate_scale, ..GroupRules::default() };
+    let muon = |decays| Some(MuonGroups { sgd_rate_scale: 2.0, decays });
+    let normalised = Muon { normalises: true, iterations: 3, ..Muon::default() };
     let averaged = Optimizer { clip_norm: Some(0.5), average_decay: Some(0.9), rule: adam(true), ..usual };
     vec![
         (hyper(Optimizer { rule: adam(false), ..usual }), GroupRules::default()),
         (hyper(averaged), groups),
         (hyper(Optimizer { rule: Rule::sgd(0.9, true), ..usual }), groups),
-        (hyper(Optimizer { rule: Rule::Muon(Muon::default()), ..usual }), GroupRules { muon: Some(2.0), ..groups }),
+        (hyper(Optimizer { rule: Rule::Muon(Muon::default()), ..usual }), GroupRules { muon: muon(true), ..groups }),
+        (
+            hyper(Optimizer { rule: Rule::Muon(normalised), ..usual }),
+            GroupRules { decay_norm_bias: true, unscaled_decay: true, muon: muon(false), ..groups },
+        ),
     ]
 }
 
@@ -230,7 +243,8 @@ fn groups_that_are_not_those_of_the_optimiser_are_refused() {
         optimizer: Optimizer { rule: Rule::Muon(Muon::default()), ..Optimizer::default() },
         ..two_epochs()
     };
-    let matrices = GroupRules { muon: Some(2.0), ..GroupRules::default() };
+    let matrices = Some(MuonGroups { sgd_rate_scale: 2.0, decays: true });
+    let matrices = GroupRules { muon: matrices, ..GroupRules::default() };
     for (hyper, rules) in [(muon, GroupRules::default()), (two_epochs(), matrices)] {
         let network = lenet5().with_groups(rules).expect("groups");
         let result = Trainer::new(Cpu::new(Some(1)).expect("a thread"), network, digits(340, 150), hyper);

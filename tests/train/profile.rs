@@ -23,6 +23,7 @@ const SGD: Optimizer = Optimizer {
     weight_decay: 1e-3,
     clip_norm: Some(0.5),
     average_decay: Some(0.9),
+    average_warm_up: true,
 };
 
 fn train_step(plan: &Plan) -> Vec<Step> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::network::{Builder, Conv2dOptions, Network};
-use cnn_cuda::ops::{Adam, Augmentation, Backend, LossScale, Metrics, Optimizer, Precision, Region, Rule, Span};
+use cnn_cuda::ops::{Adam, Augmentation, Backend, Flip, LossScale, Metrics, Optimizer, Precision, Region, Rule, Span};
 use cnn_cuda::shape::{Shape, Window};
 use cnn_cuda::train::{Hyperparameters, Position, TrainState, Trainer};
 
@@ -58,7 +58,7 @@ const CHANGES: [(&str, Change); 8] = [
     ("no clipping", |hyper| hyper.optimizer.clip_norm = None),
     ("average", |hyper| hyper.optimizer.average_decay = Some(0.5)),
     ("label smoothing", |hyper| hyper.label_smoothing = 0.3),
-    ("augmentation", |hyper| hyper.augmentation.flip = true),
+    ("augmentation", |hyper| hyper.augmentation.flip = Flip::Alternating),
 ];
 
 const STEPS_BEFORE_CHANGE: u64 = 3;

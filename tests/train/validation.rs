@@ -4,7 +4,7 @@ use cnn_cuda::cpu::Cpu;
 use cnn_cuda::cuda::Cuda;
 use cnn_cuda::data::{Dataset, Split};
 use cnn_cuda::ops::{Backend, Optimizer, Precision};
-use cnn_cuda::train::{Ending, Hyperparameters, LearningRate, Monitor, Trainer};
+use cnn_cuda::train::{Ending, Hyperparameters, LearningRate, Monitor, Trainer, WarmUp};
 
 use super::harness::{Listener, digits, lenet5, two_epochs};
 use crate::ops::cuda::options;
@@ -69,7 +69,7 @@ fn a_streamed_validation_set_gives_the_same_numbers() {
 fn forgetting(monitor: Option<Monitor>) -> Hyperparameters {
     Hyperparameters {
         epochs: 4,
-        learning_rate: LearningRate { warm_up: 3, ..LearningRate::constant(1.5) },
+        learning_rate: LearningRate { warm_up: WarmUp::Epochs(3), ..LearningRate::constant(1.5) },
         optimizer: Optimizer::default(),
         monitor,
         ..two_epochs()

@@ -6,7 +6,7 @@ use super::params::params;
 use super::{Lowering, gather};
 use crate::cuda::program::{Address, Buffer};
 use crate::cuda::scratch::staged_offsets;
-use crate::ops::{Augment, RunOn, Subset};
+use crate::ops::{Augment, PaddingMode, RunOn, Subset};
 use crate::shape::Shape;
 
 /// Blocks that erase a rectangle.
@@ -24,9 +24,10 @@ impl RunOn<Lowering<'_>> for Augment {
             staged_offsets(sizes, batch).map(|offset| Address::at(Buffer::Staged).plus(offset));
         if stage.is_staged() {
             let params = params!(
-                lowering.target, 96 bytes, [images, order, position, draws, pictures, others, columns, rows],
+                lowering.target, 104 bytes, [images, order, position, draws, pictures, others, columns, rows],
                 stored_height: u32, stored_width: u32, height: u32, width: u32, channels: u32,
-                resizes: u32 = stage.resizes, op_count: u32, other_size: u32 = sizes[1],
+                resizes: u32 = stage.resizes, reflect: u32 = stage.padding_mode == PaddingMode::Reflect, op_count: u32,
+                other_size: u32 = sizes[1],
             );
             lowering.launch("stage_pictures", [batch, 1], params)?;
         }

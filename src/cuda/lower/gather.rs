@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Lowering;
 use super::params::{fit, params};
 use crate::cuda::program::{Address, Buffer};
-use crate::ops::{Augmentation, Gather, RunOn};
+use crate::ops::{Augmentation, Gather, PaddingMode, RunOn};
 use crate::shape::Shape;
 
 /// Values of an image per block: enough to amortise the block's random draws and its table.
@@ -25,7 +25,7 @@ pub(super) fn lower(gather: &Gather, lowering: &mut Lowering, staged: Option<Add
     let (batch, batch_labels, block_counters) = (output.len / shape.len(), Buffer::Labels, Buffer::BlockCounters);
     let sample_size: u32 = fit(shape.len())?;
     let grid = [batch, shape.len().div_ceil(VALUES_PER_BLOCK).min(1 << 15)];
-    let Some(Augmentation { crop_padding, flip, cutout, brightness, contrast }) = augmentation else {
+    let Some(Augmentation { crop_padding, padding_mode, flip, cutout, brightness, contrast }) = augmentation else {
         let params = params!(
             lowering.target, 88 bytes,
             [images, staged, labels, order, mean, std, position, output, batch_labels, block_counters],
@@ -34,10 +34,14 @@ pub(super) fn lower(gather: &Gather, lowering: &mut Lowering, staged: Option<Add
         return lowering.launch("gather_normalise", grid, params);
     };
     let params = params!(
-        lowering.target, 120 bytes,
-        [images, staged, labels, order, mean, std, draws = Buffer::AugmentationEpoch, position, output, batch_labels, block_counters],
+        lowering.target, 136 bytes,
+        [
+            images, staged, labels, order, indices = Buffer::TrainIndices, mean, std,
+            draws = Buffer::AugmentationEpoch, position, output, batch_labels, block_counters,
+        ],
         height: u32, width: u32, channels: u32,
-        crop_padding: u32, flip: u32, cutout: u32, brightness: f32, contrast: f32,
+        crop_padding: u32, reflect: u32 = padding_mode == PaddingMode::Reflect,
+        flip: u32 = flip as u32, cutout: u32, brightness: f32, contrast: f32,
     );
     lowering.launch("gather_augment", grid, params)
 }

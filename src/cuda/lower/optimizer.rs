@@ -1,21 +1,26 @@
 //! Optimisers, with the learning rate, the number of updates and fp16's dynamic loss scale in device memory.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::params::{Pod, params};
 use super::{Lowering, Target};
 use crate::cuda::program::{Address, BLOCK, Buffer, KernelLaunch, Launch};
 use crate::cuda::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
-use crate::ops::{Adam, Groups, MAX_GROUPS, MuonDirection, Optimizer, OptimizerUpdate, Precision, Rule, RunOn, Sgd};
+use crate::ops::{Adam, Groups, MAX_GROUPS, Optimizer, OptimizerUpdate, Precision, Rule, RunOn, Sgd, Span};
 
 /// Offsets in `Buffer::LossScaling`: `{scale f32, good_steps u32, skipped_steps u64, overflow i32}`.
-const SCALE: usize = 0;
+pub(super) const SCALE: usize = 0;
 const GOOD_STEPS: usize = 4;
 const SKIPPED_STEPS: usize = 8;
-const OVERFLOW: usize = 16;
+pub(super) const OVERFLOW: usize = 16;
 
 /// Groups of four gradients that a thread loads at once; `IN_FLIGHT` in `kernels/optimizer.cu`.
 const IN_FLIGHT: usize = 4;
+
+/// Blocks of a pass over the gradients, in which no thread is without any.
+pub(super) fn norm_blocks(count: usize) -> usize {
+    count.div_ceil(4 * IN_FLIGHT * BLOCK).max(1)
+}
 
 /// Threads per block of the update; `UPDATE_BLOCK` in `kernels/optimizer.cu`.
 const UPDATE_BLOCK: usize = 512;
@@ -30,15 +35,20 @@ impl Lowering<'_> {
     pub(super) fn loss_scaling(&self, offset: usize) -> Option<Address> {
         self.is_fp16().then(|| Address::at(Buffer::LossScaling).plus(offset))
     }
+
+    /// With a loss scale, notes whether a gradient is not finite.
+    pub(super) fn check_overflow(&mut self, gradients: Span) -> Result<()> {
+        let Some(overflow) = self.loss_scaling(OVERFLOW) else { return Ok(()) };
+        let count = gradients.len;
+        let params = params!(self.target, 24 bytes, [gradients, overflow], count: u64);
+        self.launch("check_overflow", [norm_blocks(count), 1], params)
+    }
 }
 
 /// The rounded copy of the parameters; `None` unless the precision is fp16.
 fn half_parameters(target: Target) -> Option<Buffer> {
     (target.precision == Precision::Fp16).then_some(Buffer::HalfParameters)
 }
-
-/// Muon has no kernels yet.
-const NO_MUON: &str = "Muon runs on the CPU only; use --device cpu, or another --optimizer";
 
 /// `Group` in `kernels/optimizer.cu`.
 #[repr(C)]
@@ -54,20 +64,20 @@ unsafe impl Pod for [GroupParams; MAX_GROUPS] {}
 const _: () = assert!(size_of::<GroupParams>() == 16);
 
 /// The groups of `count` parameters as the kernel has them: the length of the frozen beginning, the groups, of which the
-/// last has no end, and a bit for each that is frozen.
-fn groups_of(op: &Optimizer, groups: &Groups, count: usize) -> Result<(usize, [GroupParams; MAX_GROUPS], u32)> {
+/// last has no end, and bits for those that are frozen, and for those that Muon updates.
+fn groups_of(op: &Optimizer, groups: &Groups, count: usize) -> Result<(usize, [GroupParams; MAX_GROUPS], [u32; 2])> {
     let ranges = groups.ranges(count);
     ensure!(ranges.len() <= MAX_GROUPS, "{} groups of parameters; CUDA kernels take {MAX_GROUPS}", ranges.len());
     let mut all = [GroupParams { end: u64::MAX, rate_scale: 1.0, weight_decay: 0.0 }; MAX_GROUPS];
-    let mut frozen = 0;
+    let [mut frozen, mut matrices] = [0; 2];
     for (index, (range, group)) in ranges.iter().enumerate() {
         let end = if index + 1 == ranges.len() { u64::MAX } else { range.end as u64 };
-        let weight_decay = if group.decays { op.weight_decay } else { 0.0 };
+        let weight_decay = op.weight_decay * group.decay_scale;
         all[index] = GroupParams { end, rate_scale: group.rate_scale, weight_decay };
         frozen |= u32::from(group.frozen) << index;
+        matrices |= u32::from(group.is_matrix) << index;
     }
-    let begin = ranges.iter().take_while(|(_, group)| group.frozen).last().map_or(0, |(range, _)| range.end);
-    Ok((begin, all, frozen))
+    Ok((groups.frozen_len(count), all, [frozen, matrices]))
 }
 
 impl RunOn<Lowering<'_>> for OptimizerUpdate {
@@ -78,27 +88,26 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
         let (block_counters, loss_scale, overflow) =
             (Buffer::BlockCounters, lowering.loss_scaling(SCALE), lowering.loss_scaling(OVERFLOW));
         // One pass over the gradients computes whatever is needed of them.
-        let blocks = count.div_ceil(4 * IN_FLIGHT * BLOCK).max(1);
+        let (begin, groups, [frozen, matrices]) = groups_of(op, groups, count)?;
         let norm = op.clip_norm.map(|_| Address::at(Buffer::GradientNorm));
         if let Some(norm) = norm {
             let partial = norm.plus(NORM_BYTES);
             let params = params!(
-                target, 56 bytes, [gradients, loss_scale, partial, norm, overflow, block_counters], count: u64
+                target, 64 bytes, [gradients, loss_scale, partial, norm, overflow, block_counters],
+                begin: u64, count: u64,
             );
-            lowering.launch("gradient_norm", [blocks.min(MAX_NORM_BLOCKS), 1], params)?;
-        } else if lowering.is_fp16() {
-            let params = params!(target, 24 bytes, [gradients, overflow], count: u64);
-            lowering.launch("check_overflow", [blocks, 1], params)?;
+            lowering.launch("gradient_norm", [norm_blocks(count).min(MAX_NORM_BLOCKS), 1], params)?;
+        } else {
+            lowering.check_overflow(gradients)?;
         }
-        let (decay, rest) = op.average_coefficients();
-        let (begin, groups, frozen) = groups_of(op, groups, count)?;
+        let (decay, rest) = Optimizer { average_warm_up: false, ..*op }.average_coefficients(0);
         let (kernel, Sgd { momentum, nesterov }, adam) = match op.rule {
             Rule::Sgd(sgd) => ("sgd", sgd, Adam::default()),
             Rule::Adam(adam) => ("adam", Sgd::default(), adam),
-            Rule::Muon(_) => bail!(NO_MUON),
+            Rule::Muon(muon) => ("muon", muon.sgd, Adam::default()),
         };
         let params = params!(
-            target, 304 bytes,
+            target, 312 bytes,
             [
                 gradients, norm, weights, weights_real = half_parameters(target), buffer, second, average,
                 rates = Buffer::LearningRates, loss_scale, good_steps = lowering.loss_scaling(GOOD_STEPS),
@@ -107,16 +116,11 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
             ],
             begin: u64, count: u64, betas: [f64; 2] = adam.betas, groups: [GroupParams; MAX_GROUPS],
             momentum: f32, epsilon: f32 = adam.epsilon, clip_norm: f32 = op.clip_norm.unwrap_or(0.0),
-            decay: f32, rest: f32, frozen: u32, nesterov: u32, decoupled: u32 = adam.decoupled,
+            decay: f32, rest: f32, frozen: u32, matrices: u32, nesterov: u32, decoupled: u32 = adam.decoupled,
+            warms_up: u32 = op.average_warm_up,
         );
         let blocks = blocks_of(count - begin, UPDATE_BLOCK);
         lowering.launch_of(UPDATE_BLOCK, kernel, blocks, params)
-    }
-}
-
-impl RunOn<Lowering<'_>> for MuonDirection {
-    fn run_on(&self, _lowering: &mut Lowering) -> Result<()> {
-        bail!(NO_MUON)
     }
 }
 

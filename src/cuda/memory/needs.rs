@@ -8,7 +8,7 @@ use crate::ops::{MemorySizes, Precision};
 pub(in crate::cuda) struct Requirements {
     /// The plan's regions and the scratch of its operators: buffer, bytes, and whether it must be zeroed, as state
     /// must.
-    pub buffers: [(Buffer, usize, bool); 13],
+    pub buffers: [(Buffer, usize, bool); 14],
     /// Bytes that do not depend on the batch size.
     fixed: usize,
     max_batch: usize,
@@ -43,6 +43,7 @@ impl Requirements {
             (Buffer::Indices, 4 * sizes.indices, uninitialised),
             (Buffer::Columns, columns_bytes(sizes, real_size, workspace), uninitialised),
             (Buffer::Staged, staged_offsets(sizes.staged, sizes.max_batch)[4], uninitialised),
+            (Buffer::Directions, sizes.directions * real_size, uninitialised),
             (Buffer::Partials, 4 * partials, uninitialised),
             (Buffer::BlockCounters, 4 * sizes.max_channels.max(1), zeroed),
         ];

@@ -4,9 +4,29 @@ use anyhow::{Result, ensure};
 
 use super::layout::LabelledPicture;
 use super::store::Finished;
-use super::{LoadOptions, Source, counted};
+use super::{LoadOptions, PictureOptions, Source, TrainPictures, counted};
 use crate::data::crop::Target;
 use crate::data::{Split, held_out, statistics};
+
+/// How pictures to train with and the others are scaled; `None` if they keep their size.
+pub fn targets(options: &LoadOptions) -> Result<[Option<Target>; 2]> {
+    let PictureOptions { image_size, crop, train, .. } = options.pictures;
+    ensure!(
+        image_size.is_some() || crop == 1.0 && !matches!(train, TrainPictures::Sized(..)),
+        "--crop-pct and --resize scale pictures; give the size of the images with --image-size"
+    );
+    let target = image_size.map(|(height, width)| Target { height, width, crop });
+    let train = match train {
+        TrainPictures::Whole => image_size.map(Target::whole),
+        TrainPictures::Larger(part) => image_size.map(|(height, width)| {
+            let [height, width] = [height, width].map(|side| (side as f64 / part).floor() as usize);
+            Target::whole((height, width))
+        }),
+        TrainPictures::Sized(height, width) => Some(Target::whole((height, width))),
+        TrainPictures::Evaluated => target,
+    };
+    Ok([train, target])
+}
 
 /// Reads each kind of pictures with its target. Pictures to hold out for validation are chosen among those to train with
 /// that can be read, and are read again with the target of the others.

@@ -54,12 +54,14 @@ pub struct PictureOptions {
 }
 
 /// How pictures to train with are scaled and cropped, if all are scaled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum TrainPictures {
     /// As if [`PictureOptions::crop`] were 1.
     #[default]
     Whole,
-    /// In the same way, but to another height and width.
+    /// In the same way, but to sides divided by this.
+    Larger(f64),
+    /// In the same way, but to this height and width.
     Sized(usize, usize),
     /// Like the others, because they are evaluated, too.
     Evaluated,
@@ -86,7 +88,7 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     }
     let counts = split_counts([train.len(), val.len(), test.len()]);
     tracing::info!("{}: {} classes, {counts}", path.display(), classes.len());
-    let [train_target, target] = targets(options).with_context(context)?;
+    let [train_target, target] = apart::targets(options).with_context(context)?;
     let (source, splits) = (Source { path, options, classes: &classes }, [&*train, &val, &test]);
     let read = match train.is_empty() || train_target == target {
         true => source.read(splits, target, 0),
@@ -100,22 +102,6 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(Dataset { name: name.unwrap_or_else(|| "pictures".into()), shape, classes, mean, std, train, val, test })
-}
-
-/// How pictures to train with and the others are scaled; `None` if they keep their size.
-fn targets(options: &LoadOptions) -> Result<[Option<Target>; 2]> {
-    let PictureOptions { image_size, crop, train, .. } = options.pictures;
-    ensure!(
-        image_size.is_some() || crop == 1.0 && !matches!(train, TrainPictures::Sized(..)),
-        "--crop-pct and --resize scale pictures; give the size of the images with --image-size"
-    );
-    let target = image_size.map(|(height, width)| Target { height, width, crop });
-    let train = match train {
-        TrainPictures::Whole => image_size.map(Target::whole),
-        TrainPictures::Sized(height, width) => Some(Target::whole((height, width))),
-        TrainPictures::Evaluated => target,
-    };
-    Ok([train, target])
 }
 
 /// A folder or archive of pictures, and how it is read.

@@ -91,21 +91,22 @@ fn augments_as_one_block_does(device: Device) {
         let Set { images, labels, order, levels: [mean, std], .. } = &set;
         let draws = device.upload(&[7u64, 3]);
         let [height, width, channels] = shape.map(|side| side as u32);
-        let augmented = |parts: u32, [crop, flip, cutout]: [u32; 3], spread: f32| {
+        let augmented = |parts: u32, [crop, reflect, flip, cutout]: [u32; 4], spread: f32| {
             let (position, block_counters) = (device.upload(&[2u64]), device.upload(&[0u32]));
             let output = device.poisoned::<f32>(BATCH * shape.iter().product::<usize>());
             let taken = device.poisoned::<u32>(BATCH);
             let (d, p, o, t, a, name) = (&draws, &position, &output, &taken, &block_counters, "gather_augment_f32");
-            let (y, x, c, k, f, u, s) = (&height, &width, &channels, &crop, &flip, &cutout, &spread);
+            let (y, x, c, k, r, f, u, s) = (&height, &width, &channels, &crop, &reflect, &flip, &cutout, &spread);
             let (i, l, n, m, q) = (images, labels, order, mean, std);
-            launch!(device, name, grid(parts), i, &NONE, l, n, m, q, d, p, o, t, a, y, x, c, k, f, u, s, s).unwrap();
+            launch!(device, name, grid(parts), i, &NONE, l, n, n, m, q, d, p, o, t, a, y, x, c, k, r, f, u, s, s)
+                .unwrap();
             assert_eq!((device.download(p), device.download(a)), (vec![5], vec![0]));
             assert_eq!(device.download(t), [6, 2, 1].map(|at| 10 + at));
             device.download(o)
         };
-        assert_eq!(augmented(2, [0, 0, 0], 0.0), set.expected(), "{shape:?}");
-        let whole = augmented(1, [3, 1, 4], 0.25);
+        assert_eq!(augmented(2, [0, 0, 0, 0], 0.0), set.expected(), "{shape:?}");
+        let whole = augmented(1, [3, 0, 1, 4], 0.25);
         assert!(whole.iter().all(|value| value.is_finite()) && whole != set.expected());
-        assert_eq!(augmented(3, [3, 1, 4], 0.25), whole, "{shape:?}");
+        assert_eq!(augmented(3, [3, 0, 1, 4], 0.25), whole, "{shape:?}");
     }
 }

@@ -36,6 +36,7 @@ struct Numbers {
     frozen: u32,
     nesterov: bool,
     decoupled: bool,
+    warms_up: bool,
 }
 
 impl Numbers {
@@ -44,8 +45,22 @@ impl Numbers {
         let groups = vec![(u64::MAX, 1.0, weight_decay)];
         let (begin, count, betas, frozen, zero) = (0, count as u64, [0.0; 2], 0, 0.0);
         let (momentum, epsilon, clip_norm, decay, rest) = (zero, zero, zero, zero, zero);
-        let (nesterov, decoupled) = (false, false);
-        Self { begin, count, betas, groups, momentum, epsilon, clip_norm, decay, rest, frozen, nesterov, decoupled }
+        let [nesterov, decoupled, warms_up] = [false; 3];
+        Self {
+            begin,
+            count,
+            betas,
+            groups,
+            momentum,
+            epsilon,
+            clip_norm,
+            decay,
+            rest,
+            frozen,
+            nesterov,
+            decoupled,
+            warms_up,
+        }
     }
 }
 
@@ -60,7 +75,10 @@ impl Field for Numbers {
         }
         let Self { momentum, epsilon, clip_norm, decay, rest, .. } = *self;
         bytes.extend([momentum, epsilon, clip_norm, decay, rest].map(f32::to_le_bytes).concat());
-        bytes.extend([self.frozen, self.nesterov.into(), self.decoupled.into()].map(u32::to_le_bytes).concat());
+        let flags = [self.nesterov, self.decoupled, self.warms_up].map(u32::from);
+        bytes.extend(self.frozen.to_le_bytes());
+        bytes.extend(flags.map(u32::to_le_bytes).concat());
+        bytes.extend([0; 4]); // the struct is padded
         bytes
     }
 }
