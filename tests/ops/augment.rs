@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use cnn_cuda::images::HostImages;
 use cnn_cuda::ops::{
-    Augment, Augmentation, AugmentationDraw, Backend, Draws, Flip, Normalise, PaddingMode, PictureDraw, PixelOp,
-    RandAugment, Region, ResizedCrop, Stage, Subset, Transforms,
+    Augment, Augmentation, AugmentationDraw, Backend, Draws, Flip, Gather, Normalise, PaddingMode, PictureDraw,
+    PixelOp, RandAugment, Region, ResizedCrop, Stage, Subset, Transforms,
 };
 use cnn_cuda::rng::{Philox, Purpose};
 use cnn_cuda::shape::Shape;
@@ -111,7 +111,12 @@ pub fn transformed<B: Backend>(lab: &mut Lab<B>, transforms: &Transforms, stored
         (0..count * stored.len()).map(|at| (random.next_u32() % 64) as u8 + (at % 190) as u8).collect();
     let labels: Vec<u32> = (0..count as u32).collect();
     let augmentation = Augmentation { crop_padding: 3, flip: Flip::Random, brightness: 0.2, ..Augmentation::default() };
-    let augmentation = if stored == shape { augmentation } else { Augmentation { crop_padding: 0, ..augmentation } };
+    let padding_mode = if shape.channels == 3 { PaddingMode::Reflect } else { PaddingMode::Constant };
+    let augmentation = if stored == shape {
+        Augmentation { padding_mode, ..augmentation }
+    } else {
+        Augmentation { crop_padding: 0, ..augmentation }
+    };
     let normalise = Normalise { shape: stored, mean: vec![0.4; shape.channels], std: vec![0.3; shape.channels] };
     let stage = transforms.stage(stored, augmentation.padding_mode).expect("transforms");
     let order = [3, 1, 6, 0, 2, 5, 4];
@@ -140,6 +145,35 @@ pub fn transformed<B: Backend>(lab: &mut Lab<B>, transforms: &Transforms, stored
     resident
 }
 
+/// Crop and flip of transformed pictures are those of a gather. Tests of other backends use it too.
+pub fn check_crops<B: Backend>(lab: &mut Lab<B>) {
+    let (shape, count) = (Shape::new(9, 11, 3), 6);
+    let images: Vec<u8> = (0..count * shape.len()).map(|at| (at * 37 % 251) as u8).collect();
+    load(lab, shape, images);
+    let order: Vec<u32> = (0..count as u32).rev().collect();
+    for (padding_mode, flip) in [
+        (PaddingMode::Constant, Flip::Random),
+        (PaddingMode::Reflect, Flip::Alternating),
+        (PaddingMode::Reflect, Flip::Never),
+    ] {
+        let op =
+            Augmentation { crop_padding: 4, padding_mode, flip, contrast: 0.5, cutout: 3, ..Augmentation::default() };
+        lab.clear();
+        let output = lab.empty(Region::Arena, count * shape.len());
+        lab.backend.set_augmentation_epoch(7, 1).expect("settings");
+        lab.backend.set_order(Subset::Train, &order, 0).expect("order");
+        lab.run(Gather { subset: Subset::Train, shape, augmentation: Some(op), output });
+        let expected = lab.get(output);
+        let crop = |at: usize| op.draw(shape, 7, 1, at as u64, order[at]);
+        let drawn = Transforms::default().draw([shape, shape], 7, 1, count, crop);
+        lab.backend.set_draws(Draws { ops: vec![PixelOp::Identity; count], ..drawn }).expect("draws");
+        lab.backend.set_order(Subset::Train, &order, 0).expect("order");
+        let stage = Stage { stored: shape, padding_mode, resizes: false, op_count: 1, erases: false };
+        lab.run(Augment { stage, shape, augmentation: Some(op), output });
+        assert_eq!(lab.get(output), expected, "{op:?}");
+    }
+}
+
 /// Several sets of transforms with the shapes of stored pictures and of inputs.
 pub fn settings() -> Vec<(Transforms, Shape, Shape)> {
     let crop = ResizedCrop { scale: [0.08, 1.0], ratio: [3.0 / 4.0, 4.0 / 3.0] };
@@ -159,6 +193,11 @@ pub fn settings() -> Vec<(Transforms, Shape, Shape)> {
         (Transforms { erasing: 1.0, ..none }, gray, gray),
         (Transforms { color_jitter: [0.0, 0.0, 0.0, 0.5], ..none }, small, small),
     ]
+}
+
+#[test]
+fn crops_and_flips_are_those_of_a_gather() {
+    check_crops(&mut cpu());
 }
 
 #[test]

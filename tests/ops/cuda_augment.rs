@@ -29,7 +29,10 @@ fn transforms_have_no_data_race() {
 
 #[test]
 fn pixels_are_those_of_torchvision() {
-    on_cuda(|| augment::check_against_torchvision(&mut lab(Precision::Fp32)));
+    on_cuda(|| {
+        augment::check_against_torchvision(&mut lab(Precision::Fp32));
+        augment::check_crops(&mut lab(Precision::Fp32));
+    });
 }
 
 #[test]
