@@ -83,8 +83,9 @@ def read(archive: Path) -> dict[str, tuple[Tensor, Tensor]]:
 def train_cnn_cuda(seed: int, arguments: argparse.Namespace) -> dict[str, float]:
     with TemporaryDirectory() as name:
         out = Path(name) / "run"
-        command = [arguments.program, "train", "--config", RECIPE, "--data", arguments.archive.parent.parent, "--quiet"]
-        command += ["--seed", seed, "--device", arguments.device, "--out", out]
+        command = [arguments.program, "train", "--config", RECIPE, "--dataset", arguments.archive, "--image-size", 32]
+        command += ["--mean", ",".join(map(str, MEAN)), "--std", ",".join(map(str, STD))]
+        command += ["--seed", seed, "--device", arguments.device, "--quiet", "--out", out]
         command += ["--threads", arguments.threads] if arguments.device == "cpu" else ["--precision", "fp16"]
         start = time.perf_counter()
         subprocess.run([str(part) for part in command], check=True)

@@ -228,6 +228,44 @@ struct AugmentedImage {
     }
 };
 
+struct ViewParams : Params<5, 9, 96> {
+    const u8* images;
+    const u32 *labels, *order;
+    const float *mean, *std;
+    u64* position;
+    real* output;
+    u32 *batch_labels, *block_counters;
+    u32 height, width, channels, flip;
+    int shift;
+    u32 advances;
+    static constexpr u32 SMALLEST = sizeof(u8);
+};
+
+// gather_normalise of images that are moved up and to the left by `shift` pixels, with their reflection around them, and
+// then mirrored with `flip`. The position only changes if it `advances`. Grid and bound: as gather_normalise.
+KERNEL(gather_view, ViewParams, BLOCK, 4) {
+    __shared__ real values[MOST_TABLE_CHANNELS * BYTES];
+    const u64 first = *p.position, sample = __ldg(p.order + first + blockIdx.x);
+    const u32 size = p.height * p.width * p.channels;
+    const AugmentedImage image{p.images + sample * size,
+                               {p.mean, p.std, 1.0f, 1.0f},
+                               {values, p.channels},
+                               (int)p.height,
+                               (int)p.width,
+                               0,
+                               {p.shift, p.shift, 1, p.flip, 0, 0, 1.0f, 1.0f}};
+    image.table.fill(image.levels);
+    __syncthreads();  // The table is complete, and all threads have read the position.
+    u32 announced = 0;
+    if (threadIdx.x == 0) {
+        announced = announce(p.block_counters);
+        if (blockIdx.y == 0) p.batch_labels[blockIdx.x] = __ldg(p.labels + sample);
+    }
+    write_image(p.output + (u64)blockIdx.x * size, size, image.table.fits(), image);
+    if (threadIdx.x == 0 && is_last_announced(p.block_counters, announced, gridDim.x * gridDim.y) && p.advances)
+        *p.position = first + gridDim.x;
+}
+
 // gather_normalise with random augmentation, drawn for each image's position in the epoch's order. Grid and bound: as
 // gather_normalise.
 KERNEL(gather_augment, AugmentParams, BLOCK, 4) {

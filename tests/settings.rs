@@ -72,6 +72,7 @@ fn sample(key: &str) -> &'static str {
         "pretrained" => "resnet18",
         "crop-padding-mode" => "reflect",
         "flip" => "alternating",
+        "tta" => "flip-shift",
         "test-fraction" | "val-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness"
         | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" | "sgd-lr"
         | "sgd-momentum" | "crop-pct" | "random-erasing" => "0.75",
@@ -195,7 +196,7 @@ fn flags_switch_off_what_a_recipe_switches_on() {
         let base = match key {
             "momentum" => "",
             "betas" | "eps" => "optimizer = 'adam'\n",
-            "sgd-lr" | "sgd-momentum" => "optimizer = 'muon'\n",
+            "sgd-lr" | "sgd-momentum" | "ns-steps" | "muon-normalise" => "optimizer = 'muon'\n",
             "unfreeze-at" => "momentum = 0.5\nfreeze = \"conv1\"\n", // something must be frozen
             "ema-warm-up" => "momentum = 0.5\nema = 0.75\n",
             "val-seed" => "momentum = 0.5\nval-fraction = 0.5\n",

@@ -15,12 +15,12 @@ use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::load_weights;
 use crate::data::{self, Dataset, LoadOptions, Residency, Split, TrainPictures};
 use crate::network::{Network, Weights};
-use crate::ops::{Backend, Normalise};
+use crate::ops::{Backend, Normalise, TestViews};
 use crate::report::Confusion;
 use crate::report::stream::{Stdout, write_json};
 use crate::settings::{
-    DataSettings, DeviceSettings, Given, InputRecord, ModelSettings, PictureSettings, RetiredFlags, RunConfig,
-    UsageError, bounds, build_network, check_dataset, defaults, usage,
+    DataSettings, DeviceSettings, EvaluationSettings, Given, InputRecord, ModelSettings, PictureSettings, RetiredFlags,
+    RunConfig, UsageError, bounds, build_network, check_dataset, defaults, usage,
 };
 use crate::shape::Shape;
 use crate::train::Evaluator;
@@ -57,6 +57,8 @@ pub struct EvalArgs {
     #[command(flatten)]
     pictures: Given<PictureSettings>,
     #[command(flatten)]
+    evaluation: Given<EvaluationSettings>,
+    #[command(flatten)]
     device: Given<DeviceSettings>,
     #[command(flatten)]
     retired: RetiredFlags,
@@ -92,8 +94,9 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
             normalisation.then(|| format!("their mean is {:?} and std {:?}", dataset.mean, dataset.std));
         warn_of_assumptions(&path, [model, data, normalisation.map(|text| text + " (--mean and --std)")]);
     }
-    let task =
-        Evaluation { network: &network, weights: &weights, dataset, batch_size: args.batch_size, split: args.split };
+    let views = args.evaluation.0.views(config.as_ref().map(|config| &config.settings.evaluation));
+    let (batch_size, split) = (args.batch_size, args.split);
+    let task = Evaluation { network: &network, weights: &weights, dataset, batch_size, split, views };
     let result = with_backend(&device, task)?;
     let mut out = Stdout::default();
     if args.json {
@@ -104,7 +107,8 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
         let (split, accuracy) = (args.split.words(), 100.0 * result.accuracy);
         let top5 = result.top5_accuracy.map_or(String::new(), |top5| format!(" (top 5: {:.2}%)", 100.0 * top5));
         write!(out, "{split} loss {:.4}, accuracy {accuracy:.2}%{top5} of {images} images", result.loss)?;
-        writeln!(out, " in {:.2} s ({speed:.0} images/s)\n", result.seconds)?;
+        let views = if views == TestViews::None { String::new() } else { format!(", with --tta {}", views.name()) };
+        writeln!(out, " in {:.2} s ({speed:.0} images/s){views}\n", result.seconds)?;
         result.confusion.print(&mut out)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -214,11 +218,15 @@ struct Evaluation<'a> {
     dataset: Dataset,
     batch_size: usize,
     split: SplitName,
+    views: TestViews,
 }
 
 #[derive(Serialize)]
 struct EvaluationResult {
     split: SplitName,
+    /// The test-time augmentation.
+    #[serde(rename = "tta")]
+    views: TestViews,
     loss: f64,
     accuracy: f64,
     /// The fraction of images whose class is among the five most likely; absent with at most five classes.
@@ -234,12 +242,12 @@ impl Task for Evaluation<'_> {
     type Output = EvaluationResult;
 
     fn run<B: Backend>(self, backend: B) -> Result<EvaluationResult> {
-        let Self { network, weights, mut dataset, batch_size, split } = self;
+        let Self { network, weights, mut dataset, batch_size, split, views } = self;
         Residency::Auto.place(&mut dataset, backend.device_memory().map(|[free, _]| free))?;
         let Dataset { shape, classes, mean, std, test, .. } = dataset;
         let labels = test.labels.clone();
         let normalise = Normalise { shape, mean, std };
-        let mut evaluator = Evaluator::new(backend, network, weights, test, &normalise, batch_size)?;
+        let mut evaluator = Evaluator::new(backend, network, weights, test, &normalise, batch_size, views)?;
         let mut confusion = Confusion::new(classes);
         let start = Instant::now();
         let mut in_top = 0;
@@ -251,7 +259,7 @@ impl Task for Evaluation<'_> {
         let (loss, accuracy, images) = (metrics.loss(), metrics.accuracy(), metrics.samples);
         // With so few classes it is always 1.
         let top5_accuracy = (network.classes() > TOP).then(|| in_top as f64 / images as f64);
-        Ok(EvaluationResult { split, loss, accuracy, top5_accuracy, images, seconds, confusion })
+        Ok(EvaluationResult { split, views, loss, accuracy, top5_accuracy, images, seconds, confusion })
     }
 }
 

@@ -17,11 +17,11 @@ use crate::data::{self, Normalisation};
 use crate::files::{name_of, printable};
 use crate::models::Model;
 use crate::network::{Network, Weights};
-use crate::ops::{Backend, Normalise};
+use crate::ops::{Backend, Normalise, TestViews};
 use crate::report::stream::{Stdout, write_json};
 use crate::settings::{
-    ActivationChoice, CropSettings, DeviceSettings, Given, InputRecord, InputSettings, ModelSettings,
-    NormalisationSettings, RetiredFlags, RunConfig, bounds, build_network,
+    ActivationChoice, CropSettings, DeviceSettings, EvaluationSettings, Given, InputRecord, InputSettings,
+    ModelSettings, NormalisationSettings, RetiredFlags, RunConfig, bounds, build_network,
 };
 use crate::shape::Shape;
 use crate::train::{self, Prediction};
@@ -45,6 +45,8 @@ pub struct PredictArgs {
     /// Number of classes to print per picture, most likely first
     #[arg(long, value_name = "N", value_parser = bounds::positive, default_value = "3")]
     top_k: usize,
+    #[command(flatten)]
+    evaluation: Given<EvaluationSettings>,
     #[command(flatten)]
     device: Given<DeviceSettings>,
     #[command(flatten)]
@@ -87,7 +89,11 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
         None => read_picture(path, shape),
     };
     let pictures = args.images.iter().map(read).collect::<Result<Vec<Picture>>>()?;
-    let task = Classification { network: &network, weights: &weights, pictures: &pictures, normalisation };
+    let views = args.evaluation.0.views(config.as_ref().map(|config| &config.settings.evaluation));
+    if views != TestViews::None {
+        info!("the logits are the mean of several views of each picture ({})", views.name());
+    }
+    let task = Classification { network: &network, weights: &weights, pictures: &pictures, normalisation, views };
     let predictions = with_backend(&args.device.or_defaults()?, task)?;
     let mut out = Stdout::default();
     for ((path, picture), prediction) in args.images.iter().zip(&pictures).zip(&predictions) {
@@ -169,6 +175,7 @@ struct Classification<'a> {
     weights: &'a Weights,
     pictures: &'a [Picture],
     normalisation: Normalisation,
+    views: TestViews,
 }
 
 impl Task for Classification<'_> {
@@ -178,6 +185,6 @@ impl Task for Classification<'_> {
         let (mean, std) = self.normalisation;
         let normalise = Normalise { shape: self.network.input(), mean, std };
         let images = self.pictures.iter().flat_map(|picture| picture.pixels.iter().copied()).collect();
-        train::predict(backend, self.network, self.weights, images, &normalise)
+        train::predict(backend, self.network, self.weights, images, &normalise, self.views)
     }
 }

@@ -30,8 +30,9 @@ struct Streamed {
     source: Arc<dyn ImageSource>,
     max_batch: usize,
     prefetch: Option<Prefetch>,
-    /// The current batch.
+    /// The current batch, and its position in the order; `None` before the first.
     batch: Vec<u8>,
+    held: Option<usize>,
 }
 
 struct Set {
@@ -107,7 +108,7 @@ impl DataSets for Cpu {
         labels: Vec<u32>,
         max_batch: usize,
     ) -> Result<()> {
-        let images = Images::Streamed(Streamed { source, max_batch, prefetch: None, batch: Vec::new() });
+        let images = Images::Streamed(Streamed { source, max_batch, prefetch: None, batch: Vec::new(), held: None });
         *self.gather.subset(subset) = Some(Set::new(op, images, labels)?);
         Ok(())
     }
@@ -119,8 +120,8 @@ impl DataSets for Cpu {
         set.order.clear();
         set.order.extend_from_slice(order);
         set.position = position;
-        if let Images::Streamed(Streamed { source, max_batch, prefetch, .. }) = &mut set.images {
-            *prefetch = None; // stops reading the previous order
+        if let Images::Streamed(Streamed { source, max_batch, prefetch, held, .. }) = &mut set.images {
+            (*prefetch, *held) = (None, None); // stops reading the previous order
             let rest = order.get(position..).unwrap_or_default().to_vec();
             *prefetch = Some(Prefetch::new(Arc::clone(source), rest, *max_batch, set.op.shape.len())?);
         }
@@ -160,10 +161,12 @@ pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<us
     let order = order.with_context(|| format!("fewer than {batch} images are left in this epoch"))?;
     let (bytes, by_index) = match &mut set.images {
         Images::Resident(images) => (&*images, true),
-        Images::Streamed(Streamed { prefetch, batch: current, .. }) => {
+        Images::Streamed(Streamed { prefetch, batch: current, held, .. }) => {
             let prefetch = prefetch.as_mut().context("no order was set")?;
-            prefetch.reuse(std::mem::take(current));
-            *current = prefetch.next(batch, stored.len())?;
+            if held.replace(set.position) != Some(set.position) {
+                prefetch.reuse(std::mem::take(current));
+                *current = prefetch.next(batch, stored.len())?;
+            }
             (&*current, false)
         }
     };
@@ -172,12 +175,15 @@ pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<us
     let staged = stage.filter(Stage::is_staged);
     let staged = staged.map(|stage| cpu.augment.stage(stage, shape, set.position, batch, image)).transpose()?;
     let [y] = cpu.memory.floats([op.output])?;
-    let (first, normalise, table) = (set.position, &set.op, &set.table);
+    let (first, normalise, table, seen) = (set.position, &set.op, &set.table, op.view.draw());
     y.par_chunks_exact_mut(len).enumerate().with_min_len(8).for_each(|(row, y)| {
         let image = staged.map_or_else(|| image(row), |staged| &staged[row * len..][..len]);
         if let Some(augmentation) = op.augmentation {
             let drawn = augmentation.draw(shape, seed, epoch, (first + row) as u64, order[row]);
             return augment(normalise, shape, table, &drawn, image, y);
+        }
+        if let Some(seen) = &seen {
+            return augment(normalise, shape, table, seen, image, y);
         }
         for (y, image) in y.chunks_exact_mut(table.len()).zip(image.chunks_exact(table.len())) {
             y.iter_mut().zip(image).zip(table).for_each(|((y, &x), table)| *y = table[usize::from(x)]);
@@ -185,6 +191,6 @@ pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<us
     });
     cpu.loss.labels.clear();
     cpu.loss.labels.extend(order.iter().map(|&index| set.labels[index as usize]));
-    set.position += batch;
+    set.position += if op.view.repeats { 0 } else { batch };
     Ok(first)
 }

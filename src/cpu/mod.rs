@@ -25,6 +25,7 @@ mod pointwise;
 mod pool;
 mod runtime;
 mod state;
+mod views;
 mod winograd;
 
 use std::collections::VecDeque;

@@ -63,11 +63,11 @@ fn erf(x: f32) -> f32 {
         -1.609_603_3e-2,
     ];
     const EVEN: [f32; 5] = [-1.456_607_2e-5, -2.133_740_6e-4, -1.682_827e-3, -7.373_329e-3, -1.426_474e-2];
-    // Beyond this range, erf is ±1 in f32.
-    let x = x.clamp(-4.0, 4.0);
+    // From here on, erf is ±1 in f32.
+    const LIMIT: f32 = 3.925;
     let square = x * x;
     let polynomial = |factors: &[f32]| factors.iter().fold(0.0_f32, |sum, factor| sum * square + factor);
-    x * polynomial(&ODD) / polynomial(&EVEN)
+    if x.abs() >= LIMIT { 1.0_f32.copysign(x) } else { x * polynomial(&ODD) / polynomial(&EVEN) }
 }
 
 /// `exp(x)` for x of at most 0, within 3e-7 of itself; 0 where that would not be a normal number. `x = n ln 2 + r`, and a

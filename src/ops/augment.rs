@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gather::{Augmentation, AugmentationDraw, Flip, Gather, PaddingMode, Subset};
+use super::gather::{Augmentation, AugmentationDraw, Flip, Gather, PaddingMode, Subset, View};
 use super::operands::operator;
 use crate::resample::taps;
 use crate::rng::{Philox, Purpose};
@@ -376,6 +376,6 @@ impl<B: Copy> Augment<B> {
             ..it
         });
         let rest = if stage.is_staged() { rest.filter(|it| *it != Augmentation::default()) } else { augmentation };
-        Gather { subset: Subset::Train, shape, augmentation: rest, output }
+        Gather { subset: Subset::Train, shape, augmentation: rest, view: View::default(), output }
     }
 }

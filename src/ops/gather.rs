@@ -169,14 +169,43 @@ impl AugmentationDraw {
     }
 }
 
+/// One view of an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct View {
+    /// Whether it is mirrored horizontally, after the shift.
+    pub flip: bool,
+    /// Row and column at which it begins, with the image's reflection around it.
+    pub shift: i32,
+    /// Whether the next gather reads the same images again.
+    pub repeats: bool,
+}
+
+impl View {
+    /// The same as the augmentation of an image; `None` for the image as it is.
+    pub fn draw(self) -> Option<AugmentationDraw> {
+        let Self { flip, shift, .. } = self;
+        (flip || shift != 0).then(|| AugmentationDraw {
+            top: shift.into(),
+            left: shift.into(),
+            padding_mode: PaddingMode::Reflect,
+            flip,
+            cutout: [0..0, 0..0],
+            brightness: 1.0,
+            contrast: 1.0,
+        })
+    }
+}
+
 operator! {
     /// Writes the next images of the order, normalised, to `output`, stores their labels for the loss, and advances the
-    /// position.
+    /// position unless the view repeats.
     pub struct Gather {
         value subset: Subset,
         /// The shape of one image.
         value shape: Shape,
         value augmentation: Option<Augmentation>,
+        /// What is seen of images without augmentation.
+        value view: View,
         /// `[batch][height][width][channels]`
         writes output: B,
     }

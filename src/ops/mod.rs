@@ -24,6 +24,7 @@ mod pointwise;
 mod pool;
 mod precision;
 mod span;
+mod views;
 
 pub use activation::{Activation, ActivationBackward, ActivationForward};
 pub use augment::{Augment, Draws, PictureDraw, PixelOp, RandAugment, ResizedCrop, Stage, Transforms};
@@ -34,7 +35,7 @@ pub use backend::{
 pub use bias::{BiasActivationBackward, GradientEpilogue};
 pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward};
 pub use dropout::{Dropout, DropoutPass, NextDropoutStep};
-pub use gather::{Augmentation, AugmentationDraw, Flip, Gather, Normalise, PaddingMode, Subset};
+pub use gather::{Augmentation, AugmentationDraw, Flip, Gather, Normalise, PaddingMode, Subset, View};
 pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
@@ -56,3 +57,4 @@ pub use pool::{
 pub(crate) use pool::{describe_pooling, describe_window};
 pub use precision::Precision;
 pub use span::{Region, Span};
+pub use views::{AddView, TestViews};

@@ -80,6 +80,7 @@ operators! {
     CopyChannels,
     SubsampleForward,
     SubsampleBackward,
+    AddView,
     SoftmaxCrossEntropy,
     MuonDirection,
     OptimizerUpdate,

@@ -4,7 +4,7 @@ use super::ValueId;
 use crate::ops::{Region, Span};
 
 /// Alignment of every buffer in elements: 256 bytes of fp32, enough for any vector access.
-const ALIGNMENT: usize = 64;
+pub(super) const ALIGNMENT: usize = 64;
 
 /// A buffer's length in elements, and the first and last step that accesses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,8 +15,9 @@ pub use sequence::{Sequence, TrainSettings};
 use anyhow::Result;
 
 use crate::network::Weights;
-use crate::ops::{Backend, Groups, LossGradient, MemorySizes, Region, Span, Step};
+use crate::ops::{Backend, Groups, LossGradient, MemorySizes, Region, Span, Step, TestViews};
 use crate::shape::Shape;
+use memory::ALIGNMENT;
 
 /// Index of a buffer of the plan: an activation, a gradient, an argmax, a parameter.
 pub type ValueId = usize;
@@ -44,6 +45,10 @@ pub struct Plan {
     /// `[max_batch][classes]`
     pub logits: ValueId,
     pub classes: usize,
+    /// The views of an image in an evaluation step.
+    views: TestViews,
+    /// The mean logits of several views, `[max_batch][classes]`.
+    average: Option<ValueId>,
     /// Total number of parameter values.
     pub parameter_count: usize,
     /// The groups of the parameters.
@@ -71,6 +76,21 @@ struct Matrix {
 }
 
 impl Plan {
+    /// The same plan with these views in evaluation steps. Several need a buffer for their mean logits, which no other
+    /// buffer overlaps.
+    pub fn with_views(mut self, views: TestViews) -> Self {
+        self.views = views;
+        if views == TestViews::None {
+            return self;
+        }
+        let len = self.max_batch * self.classes;
+        self.average = Some(self.places.len());
+        self.places.push(Span::new(Region::Arena, self.sizes.arena, len));
+        self.sizes.arena += len.next_multiple_of(ALIGNMENT);
+        self.sizes.sample_arena = self.sizes.arena.div_ceil(self.max_batch);
+        self
+    }
+
     /// The memory that this plan needs, without a weight average and second moments; with momentum buffers only if
     /// `momentum` is true.
     pub fn memory_sizes(&self, momentum: bool) -> MemorySizes {

@@ -11,7 +11,7 @@ use crate::network::{Network, Node, NodeId, Operator};
 use crate::ops::{
     Activation, ActivationForward, Add, BatchNorm2d, BatchNorm2dForward, ChannelCopy, Conv2dForward, CopyChannels,
     DropoutPass, Linear, LinearForward, MaxPool2dForward, MemorySizes, MuonDirection, Op, OptimizerUpdate,
-    PoolEpilogue, Region, Span, StatisticsEpilogue, Step,
+    PoolEpilogue, Region, Span, StatisticsEpilogue, Step, TestViews,
 };
 
 impl Plan {
@@ -53,6 +53,8 @@ impl Plan {
             heads,
             whole_regions,
             classes: network.classes(),
+            views: TestViews::None,
+            average: None,
             parameter_count: network.parameter_count(),
             groups: network.groups()?,
             matrices,

@@ -2,8 +2,8 @@
 
 use super::{Matrix, Plan, ValueId};
 use crate::ops::{
-    Augment, Augmentation, Gather, LossGradient, Muon, MuonDirection, Optimizer, OptimizerUpdate, Rule,
-    SoftmaxCrossEntropy, Span, Stage, Step, Subset,
+    AddView, Augment, Augmentation, Gather, LossGradient, Muon, MuonDirection, Optimizer, OptimizerUpdate, Rule,
+    SoftmaxCrossEntropy, Span, Stage, Step, Subset, View,
 };
 
 /// The settings of a training step. Steps with equal settings share a program.
@@ -21,7 +21,7 @@ pub struct TrainSettings {
 pub enum Sequence {
     /// One optimiser step on the next training images.
     TrainStep(TrainSettings),
-    /// Loss and accuracy of the next test images, added to the metrics.
+    /// Loss and accuracy of the next test images, by the mean logits of their views, added to the metrics.
     EvaluateStep,
     /// The forward pass, from [`Plan::input`] to [`Plan::logits`].
     Forward,
@@ -30,13 +30,13 @@ pub enum Sequence {
 impl Plan {
     /// The steps of a sequence, in terms of the plan's values.
     pub fn sequence(&self, sequence: &Sequence) -> Vec<Step<ValueId>> {
-        let gather = |subset, augmentation, stage| {
-            let (shape, output) = (self.input_shape, self.input);
-            let op = match stage {
-                Some(stage) => Augment { stage, shape, augmentation, output }.into(),
-                None => Gather { subset, shape, augmentation, output }.into(),
-            };
-            std::iter::once(Step { label: "gather".into(), op })
+        let gathered = |op| std::iter::once(Step { label: "gather".into(), op });
+        let gather = |subset, augmentation, view| {
+            Gather { subset, shape: self.input_shape, augmentation, view, output: self.input }.into()
+        };
+        let train = |augmentation, stage| match stage {
+            Some(stage) => Augment { stage, shape: self.input_shape, augmentation, output: self.input }.into(),
+            None => gather(Subset::Train, augmentation, View::default()),
         };
         let forward = self.forward.iter().cloned();
         match *sequence {
@@ -44,7 +44,7 @@ impl Plan {
                 let update = OptimizerUpdate::new(optimizer, self.groups, self.whole_regions);
                 let directions = self.directions(optimizer.rule);
                 let update = Step { label: "update".into(), op: update.into() };
-                gather(Subset::Train, augmentation, stage)
+                gathered(train(augmentation, stage))
                     .chain(forward)
                     .chain(self.losses(label_smoothing))
                     .chain(self.backward.iter().cloned())
@@ -53,9 +53,17 @@ impl Plan {
                     .collect()
             }
             Sequence::EvaluateStep => {
-                let loss = SoftmaxCrossEntropy { classes: self.classes, logits: self.logits, gradient: None };
+                let pass = |(index, &(view, weight)): (usize, &(View, f32))| {
+                    let add = self.average.map(|average| {
+                        let before = (index > 0).then_some(average);
+                        let op = AddView { weight, logits: self.logits, before, average };
+                        Step { label: format!("view {}", index + 1), op: op.into() }
+                    });
+                    gathered(gather(Subset::Test, None, view)).chain(forward.clone()).chain(add).collect::<Vec<_>>()
+                };
+                let loss = SoftmaxCrossEntropy { classes: self.classes, logits: self.evaluated(), gradient: None };
                 let loss = Step { label: "loss".into(), op: loss.into() };
-                gather(Subset::Test, None, None).chain(forward).chain([loss]).collect()
+                self.views.list().iter().enumerate().flat_map(pass).chain([loss]).collect()
             }
             Sequence::Forward => forward.collect(),
         }
@@ -90,6 +98,11 @@ impl Plan {
             let op = SoftmaxCrossEntropy { classes: self.classes, logits, gradient };
             Step { label: label.into(), op: op.into() }
         })
+    }
+
+    /// The logits that an evaluation step takes its loss of, `[max_batch][classes]`.
+    pub fn evaluated(&self) -> ValueId {
+        self.average.unwrap_or(self.logits)
     }
 
     /// The span of a buffer, for a batch of at most [`Plan::max_batch`].

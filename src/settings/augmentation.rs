@@ -8,6 +8,9 @@ use super::transforms::TransformSettings;
 use super::{bounds, usage};
 use crate::ops::{Augmentation, Flip, PaddingMode, Transforms};
 
+/// As [`super::optimiser::NEWER`].
+pub(super) const NEWER: &[&str] = &["crop-padding-mode"];
+
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Augmentation")]

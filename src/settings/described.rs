@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{InputRecord, Record};
 use super::layers::Layer;
-use super::{ActivationChoice, PictureSettings};
+use super::{ActivationChoice, PictureSettings, is_default};
+use crate::ops::TestViews;
 
 /// Version 2 has `crop-pct`, without which pictures would be cropped in another way.
 const VERSION: u32 = 2;
@@ -30,6 +31,9 @@ pub struct Description {
     /// The fraction of the training images that were held out for validation, and the seed of their choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<(f64, u32)>,
+    /// The views of a test image whose logits were averaged.
+    #[serde(rename = "tta", default, skip_serializing_if = "is_default")]
+    pub views: TestViews,
     pub input: InputRecord,
 }
 
@@ -45,8 +49,9 @@ pub enum Preparation {
 
 impl Description {
     pub fn new(model: &str, activation: Option<ActivationChoice>, dataset: String, input: InputRecord) -> Self {
-        let (version, preparation, crop_pct, split, validation) = (1, Preparation::Fit, None, None, None);
-        Self { version, model: model.into(), activation, dataset, preparation, crop_pct, split, validation, input }
+        let (version, preparation, crop_pct, split) = (1, Preparation::Fit, None, None);
+        let (model, validation, views) = (model.into(), None, TestViews::None);
+        Self { version, model, activation, dataset, preparation, crop_pct, split, validation, views, input }
     }
 
     /// Sets how pictures are cropped.
@@ -91,6 +96,7 @@ impl Description {
             Preparation::Fit => self.dataset,
         });
         (given.data.val_fraction, given.data.val_seed) = self.validation.unzip();
+        given.evaluation.tta = Some(self.views);
         given.pictures = self.split.unwrap_or_default();
         given.pictures.crop.crop_pct = self.crop_pct;
         (layer, Record { input: Some(self.input), ..Record::default() })

@@ -73,7 +73,7 @@ pub(super) fn is_switch(argument: &Arg) -> bool {
 /// Whether a setting is a switch, or is off by default.
 fn can_be_off(argument: &Arg) -> bool {
     let mut default = argument.get_default_values().iter();
-    is_switch(argument) || default.all(|value| matches!(&*value.to_string_lossy(), "0" | "constant" | "false"))
+    is_switch(argument) || default.all(|value| matches!(&*value.to_string_lossy(), "0" | "constant" | "false" | "none"))
 }
 
 /// Whether a setting is a switch that is on by default.

@@ -6,6 +6,7 @@ pub mod bounds;
 mod data;
 mod described;
 mod device;
+mod evaluation;
 mod file;
 mod finetuning;
 mod layers;
@@ -28,6 +29,7 @@ pub use data::{
     CropSettings, DataFolder, DataSettings, NormalisationSettings, PictureSettings, check_dataset, short_name,
 };
 pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
+pub use evaluation::EvaluationSettings;
 pub use file::{InputRecord, SettingsFile};
 pub use finetuning::FineTuningSettings;
 pub use layers::{Given, Layer, defaults};
@@ -65,6 +67,9 @@ pub struct Settings {
     #[command(flatten)]
     #[serde(default, skip_serializing_if = "is_default")]
     pub augmentation: AugmentationSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub evaluation: EvaluationSettings,
     #[command(flatten)]
     #[serde(flatten)]
     pub device: DeviceSettings,

@@ -22,7 +22,6 @@ pub(super) const NEWER: &[&str] = &[
     "unscaled-decay",
     "muon-normalise",
     "ema-warm-up",
-    "crop-padding-mode",
 ];
 
 /// The default of `--sgd-lr`.

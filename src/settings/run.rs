@@ -14,8 +14,8 @@ use super::described::{Description, Preparation};
 use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
 use super::{
-    AugmentationSettings, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, device, optimiser,
-    output, schedule, usage,
+    AugmentationSettings, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, augmentation, device,
+    evaluation, optimiser, output, schedule, usage,
 };
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
@@ -31,6 +31,9 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Settings that may change when a run is resumed: where and how long it runs, but not what is trained or how.
 const CHANGEABLE: [&[&str]; 4] = [data::CHANGEABLE, device::CHANGEABLE, schedule::CHANGEABLE, output::CHANGEABLE];
+
+/// Settings that checkpoints of earlier versions do not have.
+const NEWER: [&[&str]; 3] = [optimiser::NEWER, augmentation::NEWER, evaluation::NEWER];
 
 /// Everything needed to repeat a run: the content of `config.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -195,6 +198,7 @@ impl RunConfig {
             description.split = Some(self.settings.pictures.split());
             description.crop(self.settings.pictures.crop.given());
         }
+        description.views = self.settings.evaluation.views(None);
         let DataSettings { val_fraction, val_seed, .. } = &self.settings.data;
         description.validation = val_fraction.map(|fraction| (fraction, val_seed.unwrap_or_default()));
         Ok(description)
@@ -218,7 +222,7 @@ impl RunConfig {
             all.extend(table(input)?);
         }
         let defaults = table(&defaults::<Settings>())?;
-        let is_new = |key: &str, value| optimiser::NEWER.contains(&key) && defaults.get(key) == Some(value);
+        let is_new = |key: &str, value| NEWER.concat().contains(&key) && defaults.get(key) == Some(value);
         let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init", "pretrained"].contains(&key);
         let fixed = values(&all).into_iter().filter(|&(key, value)| fixed(key) && !is_new(key, value));
         Ok(fixed.map(|(key, value)| (key.to_string(), number(value))).collect())
@@ -328,10 +332,11 @@ impl RunConfig {
     }
 
     pub fn hyperparameters(&self) -> Hyperparameters {
-        let Settings { optimiser, schedule, finetuning, augmentation, output, .. } = &self.settings;
+        let Settings { optimiser, schedule, finetuning, augmentation, evaluation, output, .. } = &self.settings;
         let mut hyper = Hyperparameters {
             augmentation: augmentation.resolve(),
             transforms: augmentation.transforms.resolve(),
+            views: evaluation.views(None),
             ..Hyperparameters::default()
         };
         optimiser.apply(&mut hyper);

@@ -9,7 +9,7 @@ use super::programs::Programs;
 use super::setup::load_split;
 use crate::data::Split;
 use crate::network::{Network, Weights};
-use crate::ops::{Backend, Metrics, Normalise, Subset};
+use crate::ops::{Backend, Metrics, Normalise, Subset, TestViews};
 use crate::plan::{self, Mode, Plan, Sequence};
 
 impl<B: Backend> Trainer<B> {
@@ -88,7 +88,7 @@ fn evaluate<B: Backend>(
 ///
 /// ```
 /// use cnn_cuda::cpu::Cpu;
-/// use cnn_cuda::ops::Normalise;
+/// use cnn_cuda::ops::{Normalise, TestViews};
 /// use cnn_cuda::train::Evaluator;
 /// use cnn_cuda::{data, models};
 ///
@@ -98,7 +98,8 @@ fn evaluate<B: Backend>(
 /// let weights = network.initial_weights(0);
 /// let count = digits.test.count();
 /// let normalise = Normalise { shape: digits.shape, mean: digits.mean, std: digits.std };
-/// let mut evaluator = Evaluator::new(Cpu::new(None)?, &network, &weights, digits.test, &normalise, 500)?;
+/// let (backend, views) = (Cpu::new(None)?, TestViews::None);
+/// let mut evaluator = Evaluator::new(backend, &network, &weights, digits.test, &normalise, 500, views)?;
 /// let mut classes = Vec::new();
 /// let metrics = evaluator.run(|_, logits| {
 ///     classes.push((0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])));
@@ -116,10 +117,11 @@ pub struct Evaluator<B: Backend> {
 }
 
 impl<B: Backend> Evaluator<B> {
-    /// Plans the network for batches of up to `max_batch`, and loads images and weights.
+    /// Plans the network for batches of up to `max_batch`, and loads images and weights. The logits of an image are the
+    /// mean of those of its `views`.
     ///
     /// # Errors
-    /// The images do not fit the network, or the device has too little memory.
+    /// The images do not fit the network or its views, or the device has too little memory.
     pub fn new(
         mut backend: B,
         network: &Network,
@@ -127,9 +129,11 @@ impl<B: Backend> Evaluator<B> {
         images: Split,
         normalise: &Normalise,
         max_batch: usize,
+        views: TestViews,
     ) -> Result<Self> {
         let count = images.count();
-        let plan = Plan::new(network, Mode::Inference, max_batch.min(count))?;
+        views.check(network.input())?;
+        let plan = Plan::new(network, Mode::Inference, max_batch.min(count))?.with_views(views);
         load_split(&mut backend, Subset::Test, images, normalise, plan.max_batch)?;
         backend.allocate(&plan.memory_sizes(false))?;
         let mut programs = Programs::default();
@@ -148,7 +152,7 @@ impl<B: Backend> Evaluator<B> {
     pub fn run(&mut self, mut each: impl FnMut(usize, &[f32])) -> Result<Metrics> {
         let Self { backend, plan, programs, count } = self;
         let each = |backend: &mut B, begin: usize, batch: usize| {
-            let logits = backend.read(plan.span(plan.logits, batch))?;
+            let logits = backend.read(plan.span(plan.evaluated(), batch))?;
             for (index, logits) in (begin..).zip(logits.chunks_exact(plan.classes)) {
                 ensure!(
                     logits.iter().all(|logit| logit.is_finite()),

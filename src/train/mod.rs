@@ -21,12 +21,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Statistics, Weights};
-use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset, Transforms};
+use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset, TestViews, Transforms};
 use crate::plan::{Mode, Plan, Sequence, TrainSettings};
 use crate::shape::Shape;
 use programs::Programs;
 use setup::{
-    check_batch, check_rule, check_warm_up, initial_weights, load_split, memory_sizes, stage_of, state_of, stored_shape,
+    check_batch, check_images, check_rule, check_warm_up, initial_weights, load_split, memory_sizes, stage_of,
+    state_of, stored_shape,
 };
 use unfreeze::Unfrozen;
 
@@ -44,6 +45,8 @@ pub struct Hyperparameters {
     pub transforms: Transforms,
     /// Fraction of each label that is spread over all classes, in training only.
     pub label_smoothing: f32,
+    /// The views of each image whose logits evaluation averages.
+    pub views: TestViews,
     pub seed: u64,
     pub shuffle: bool,
     /// Ends the run after this many optimiser steps in total.
@@ -106,7 +109,7 @@ impl<B: Backend> Trainer<B> {
             dataset.classes.len()
         );
         check_rule(&network, &hyper)?;
-        hyper.augmentation.check(dataset.shape)?;
+        check_images(&hyper, dataset.shape)?;
         let [train_count, val_count, test_count] = [&dataset.train, &dataset.val, &dataset.test].map(Split::count);
         let default = (val_count > 0).then_some(Monitor::ValLoss);
         let hyper = Hyperparameters { monitor: hyper.monitor.or(default), ..hyper };
@@ -117,7 +120,8 @@ impl<B: Backend> Trainer<B> {
         );
         let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
         let unfrozen = Unfrozen::new(&network, &hyper, plan.max_batch)?;
-        let eval_plan = Plan::new(&network, Mode::Inference, hyper.eval_batch_size.min(val_count.max(test_count)))?;
+        let evaluated_batch = hyper.eval_batch_size.min(val_count.max(test_count));
+        let eval_plan = Plan::new(&network, Mode::Inference, evaluated_batch)?.with_views(hyper.views);
         for batch in [plan.max_batch, train_count % plan.max_batch] {
             check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
@@ -164,19 +168,20 @@ impl<B: Backend> Trainer<B> {
     /// Changes the settings for the following steps.
     ///
     /// # Errors
-    /// A change that needs other memory: of a batch size, or of whether there is momentum or weight averaging.
+    /// A change that needs other memory: of a batch size, the views of an evaluation, or of whether there is momentum or weight averaging.
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
             let Optimizer { rule, average_decay, .. } = it.optimizer;
-            (it.batch_size, it.eval_batch_size, state_of(&rule), average_decay.is_some(), stage_of(it, self.stored))
+            let state = (state_of(&rule), average_decay.is_some());
+            (it.batch_size, it.eval_batch_size, it.views, state, stage_of(it, self.stored))
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, the optimiser, whether there is momentum or weight averaging, and which transforms there are, \
+            "batch sizes, the views of an evaluation, the optimiser, transforms, and whether there is momentum or weight averaging, \
              cannot change after a trainer is created"
         );
         check_rule(&self.network, &hyper)?;
-        hyper.augmentation.check(self.network.input())?;
+        check_images(&hyper, self.network.input())?;
         self.hyper = Hyperparameters { monitor: hyper.monitor.or(self.hyper.monitor), ..hyper };
         Ok(())
     }

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Evaluator;
 use crate::data::Split;
 use crate::network::{Network, Weights};
-use crate::ops::{Backend, Normalise};
+use crate::ops::{Backend, Normalise, TestViews};
 
 /// What a network computed for an image.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +32,8 @@ impl Prediction {
     }
 }
 
-/// Runs a network on each of the images, `[count][height][width][channels]` of the network's input shape.
+/// Runs a network on each of the images, `[count][height][width][channels]` of the network's input shape. The logits of
+/// an image are the mean of those of its views.
 ///
 /// # Errors
 /// If the images do not fit the network, the device's memory is too small, or a logit is NaN or infinite.
@@ -42,12 +43,13 @@ pub fn predict<B: Backend>(
     weights: &Weights,
     images: Vec<u8>,
     normalise: &Normalise,
+    views: TestViews,
 ) -> Result<Vec<Prediction>> {
     // The true classes are unknown, and the loss is not used.
     let labels = vec![0; images.len() / network.input().len()];
     let images = Split { images, labels, ..Split::default() };
     let mut all = Vec::new();
-    Evaluator::new(backend, network, weights, images, normalise, 1)?
+    Evaluator::new(backend, network, weights, images, normalise, 1, views)?
         .run(|_, logits| all.push(Prediction { logits: logits.to_vec() }))?;
     Ok(all)
 }

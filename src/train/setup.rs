@@ -52,6 +52,12 @@ pub(super) fn check_batch(network: &Network, batch: usize) -> Result<()> {
     Ok(())
 }
 
+/// Fails if images are too small to be augmented or seen as the settings say.
+pub(super) fn check_images(hyper: &Hyperparameters, shape: Shape) -> Result<()> {
+    hyper.augmentation.check(shape)?;
+    hyper.views.check(shape)
+}
+
 /// The memory for all plans of a run, which never run at the same time. They differ in what depends on activations, and
 /// evaluation in its batch.
 pub(super) fn memory_sizes<'a>(

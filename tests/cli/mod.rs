@@ -21,6 +21,7 @@ mod signals;
 mod tools;
 mod transforms;
 mod variations;
+mod views;
 mod weights;
 
 use std::path::Path;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cnn_cuda::images::HostImages;
 use cnn_cuda::ops::{
     Augment, Augmentation, AugmentationDraw, Backend, Draws, Flip, Gather, Normalise, PaddingMode, PictureDraw,
-    PixelOp, RandAugment, Region, ResizedCrop, Stage, Subset, Transforms,
+    PixelOp, RandAugment, Region, ResizedCrop, Stage, Subset, Transforms, View,
 };
 use cnn_cuda::rng::{Philox, Purpose};
 use cnn_cuda::shape::Shape;
@@ -162,7 +162,7 @@ pub fn check_crops<B: Backend>(lab: &mut Lab<B>) {
         let output = lab.empty(Region::Arena, count * shape.len());
         lab.backend.set_augmentation_epoch(7, 1).expect("settings");
         lab.backend.set_order(Subset::Train, &order, 0).expect("order");
-        lab.run(Gather { subset: Subset::Train, shape, augmentation: Some(op), output });
+        lab.run(Gather { subset: Subset::Train, shape, augmentation: Some(op), view: View::default(), output });
         let expected = lab.get(output);
         let crop = |at: usize| op.draw(shape, 7, 1, at as u64, order[at]);
         let drawn = Transforms::default().draw([shape, shape], 7, 1, count, crop);

@@ -12,8 +12,8 @@ use cnn_cuda::ops::{
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, optimizer_update, random};
 use super::{
-    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, norm, optimizer,
-    pointwise, pool, pytorch,
+    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, muon, norm,
+    optimizer, pointwise, pool, pytorch, views,
 };
 use crate::support::{Need, cuda::on_cuda, skip, sources::MODULES};
 
@@ -36,6 +36,10 @@ pub fn options(precision: Precision) -> Options {
         recorded: BTreeMap::new(),
     }
 }
+
+/// The rounding of stored values in each precision.
+const STORED: [(Precision, fn(f32) -> f32); 2] =
+    [(Precision::Fp32, |value| value), (Precision::Fp16, |value| half::f16::from_f32(value).to_f32())];
 
 fn lab(precision: Precision) -> Lab<Cuda> {
     lab_by(precision, Algorithm::Direct)
@@ -183,6 +187,10 @@ fn gathering_and_optimisers() {
         gather::check_gather(&mut lab(Precision::Fp32), 1e-6);
         gather::check_gather(&mut lab(Precision::Fp16), 1e-3);
         gather::check_streaming(&mut lab(Precision::Fp32));
+        for (precision, rounded) in STORED {
+            views::check_views(&mut lab(precision), rounded);
+            views::check_average(&mut lab(precision), rounded);
+        }
         gather::check_augmentation(&mut lab(Precision::Fp32), |value| value);
         gather::check_augmentation(&mut lab(Precision::Fp16), |value| half::f16::from_f32(value).to_f32());
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
@@ -201,11 +209,11 @@ fn muons_directions_and_updates() {
         // The iteration multiplies rounding errors of small singular values by up to 485.
         let coarse = Tolerance { absolute: 0.1, relative: 0.05 };
         for (precision, tolerance) in
-            [(Precision::Fp32, optimizer::DIRECTION), (Precision::Tf32, coarse), (Precision::Fp16, coarse)]
+            [(Precision::Fp32, muon::DIRECTION), (Precision::Tf32, coarse), (Precision::Fp16, coarse)]
         {
-            optimizer::check_directions(&mut lab(precision), tolerance);
-            optimizer::check_normalised_direction(&mut lab(precision), tolerance);
-            optimizer::check_muon_update(&mut lab(precision));
+            muon::check_directions(&mut lab(precision), tolerance);
+            muon::check_normalised_direction(&mut lab(precision), tolerance);
+            muon::check_muon_update(&mut lab(precision));
         }
         check_overflowing_direction(&mut lab(Precision::Fp16));
     });

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use cnn_cuda::images::HostImages;
 use cnn_cuda::ops::{
-    Augmentation, Backend, DataSets, Flip, Gather, Metrics, Normalise, PaddingMode, Region, SoftmaxCrossEntropy, Subset,
+    Augmentation, Backend, DataSets, Flip, Gather, Metrics, Normalise, PaddingMode, Region, SoftmaxCrossEntropy,
+    Subset, View,
 };
 use cnn_cuda::rng::{Purpose, draw};
 use cnn_cuda::shape::Shape;
@@ -25,7 +26,7 @@ pub fn check_gather<B: Backend>(lab: &mut Lab<B>, relative: f32) {
     lab.backend.set_metrics(Metrics::default()).expect("metrics");
     for batch in [&order[1..4], &order[4..]] {
         let output = output.first(batch.len() * shape.len());
-        lab.run(Gather { subset: Subset::Test, shape, augmentation: None, output });
+        lab.run(Gather { subset: Subset::Test, shape, augmentation: None, view: View::default(), output });
         let got = lab.get(output);
         for (slot, &image) in batch.iter().enumerate() {
             for at in 0..shape.len() {
@@ -134,7 +135,7 @@ pub fn check_augmentation<B: Backend>(lab: &mut Lab<B>, rounded: fn(f32) -> f32)
         lab.backend.set_order(Subset::Train, &order, 1).expect("order");
         for batch in [1..4, 4..6] {
             let output = output.first(batch.len() * shape.len());
-            lab.run(Gather { subset: Subset::Train, shape, augmentation: Some(*op), output });
+            lab.run(Gather { subset: Subset::Train, shape, augmentation: Some(*op), view: View::default(), output });
             let got = lab.get(output);
             let image = |position: usize| {
                 let words = [0, 1].map(|half| draw(seed, Purpose::Augmentation, epoch, 2 * position as u64 + half));
@@ -147,7 +148,7 @@ pub fn check_augmentation<B: Backend>(lab: &mut Lab<B>, rounded: fn(f32) -> f32)
         }
         lab.backend.set_order(Subset::Test, &order, 0).expect("order");
         let output = output.first(shape.len());
-        lab.run(Gather { subset: Subset::Test, shape, augmentation: None, output });
+        lab.run(Gather { subset: Subset::Test, shape, augmentation: None, view: View::default(), output });
         let plain =
             augmented(&none, &normalise, &images[5 * shape.len()..], Drawn { words: [[0; 4]; 2], own: 0, epoch: 0 });
         let plain: Vec<f32> = plain.into_iter().map(rounded).collect();
@@ -168,7 +169,7 @@ pub fn check_streaming<B: Backend>(lab: &mut Lab<B>) {
     let op = Augmentation { crop_padding: 1, padding_mode, flip: Flip::Alternating, ..Augmentation::default() };
     let gather = |batch| {
         let output = output.first(batch * shape.len());
-        Gather { subset: Subset::Train, shape, augmentation: Some(op), output }
+        Gather { subset: Subset::Train, shape, augmentation: Some(op), view: View::default(), output }
     };
     // The logits favour one class per row, so the number of correct predictions depends on the labels.
     let mut logits = vec![0.0; 10];
@@ -285,7 +286,7 @@ fn gathering_past_the_end_of_the_order_is_an_error() {
     let shape = Shape::new(1, 1, 1);
     let normalise = Normalise { shape, mean: vec![0.5], std: vec![0.5] };
     let output = lab.empty(Region::Arena, 2);
-    let gather = Gather { subset: Subset::Train, shape, augmentation: None, output };
+    let gather = Gather { subset: Subset::Train, shape, augmentation: None, view: View::default(), output };
     assert!(lab.try_run(gather).is_err(), "nothing was loaded");
     lab.backend.load_subset(Subset::Train, &normalise, vec![1, 2], vec![0, 0]).expect("load");
     assert!(lab.backend.set_order(Subset::Train, &[0, 2], 0).is_err(), "image 2 does not exist");

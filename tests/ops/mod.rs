@@ -19,6 +19,7 @@ pub mod lab;
 mod linear;
 mod loss;
 mod lrn;
+mod muon;
 mod norm;
 mod norm_epilogue;
 mod optimizer;
@@ -28,6 +29,7 @@ pub mod pytorch;
 mod pytorch_flatten;
 mod races;
 mod reference;
+mod views;
 
 use cnn_cuda::cpu::Cpu;
 use cnn_cuda::ops::Backend;

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from torch import nn
 from torch.nn import functional
 
-SIDE, IMAGES, CLASSES, WIDTHS, STEPS = 28, 24, 5, (8, 12, 10), 12
+SIDE, IMAGES, CLASSES, WIDTHS, STEPS = 28, 24, 5, (8, 12, 10), 5
 MEAN, STD = (0.5, 0.45, 0.4), (0.25, 0.2, 0.3)
 LR, MOMENTUM, ITERATIONS = 0.05, 0.6, 3
 SGD_LR, SGD_MOMENTUM, WEIGHT_DECAY, BIAS_SCALE, HEAD_SCALE = 0.1, 0.85, 0.02, 8.0, 4.0

@@ -23,7 +23,7 @@ use crate::support::cuda::on_cuda;
 const SIDE: usize = 28;
 const IMAGES: usize = 24;
 const CLASSES: usize = 5;
-const STEPS: u32 = 12;
+const STEPS: u32 = 5;
 const SGD_RATE: f32 = 0.1;
 
 /// The filters have values up to 1 / √ε = 45, and each iteration of Newton and Schulz multiplies rounding errors of small

@@ -9,9 +9,9 @@ use cnn_cuda::train::{Hyperparameters, LearningRate, Outcome, Schedule, Trainer}
 
 use super::harness::{Listener, bits, digits, diverging, lenet5, two_epochs};
 use super::parity::Expectation;
-use super::{averaging, dag, parity};
-use crate::ops::Tolerance;
-use crate::ops::cuda::options;
+use super::{averaging, dag, parity, views};
+use crate::ops::cuda::{FP16, options};
+use crate::ops::{FP32, Tolerance};
 use crate::support::cuda::{on_cuda, on_the_emulator};
 
 fn cuda(precision: Precision) -> Cuda {
@@ -287,4 +287,17 @@ fn the_error_for_divergence_names_the_step() {
         let message = format!("{:#}", trainer.run(&mut Listener::default()).expect_err("it diverges"));
         assert!((1..=3).any(|step| message.contains(&format!("at step {step} "))), "{message}");
     });
+}
+
+#[test]
+fn views_are_averaged_as_in_pytorch() {
+    on_cuda(|| {
+        views::check_pytorch(|| cuda(Precision::Fp32), FP32);
+        views::check_pytorch(|| cuda(Precision::Fp16), FP16);
+    });
+}
+
+#[test]
+fn a_run_and_its_weights_are_evaluated_with_the_same_views() {
+    on_cuda(|| views::check_run(|| cuda(Precision::Fp32)));
 }

@@ -20,3 +20,4 @@ mod resume;
 mod schedule;
 mod settings;
 mod validation;
+mod views;

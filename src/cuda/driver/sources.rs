@@ -51,6 +51,7 @@ pub const MODULES: &[Module] = &[
     module("pointwise"),
     module("pool"),
     tensor_cores("thin"),
+    module("views"),
     warpgroups("warpgroup"),
 ];
 

@@ -26,6 +26,7 @@ mod pool;
 mod site;
 mod split_k;
 pub(super) mod tile;
+mod views;
 
 pub(super) use optimizer::swap_average;
 pub(super) use site::Site;

@@ -56,12 +56,15 @@ impl RunOn<Lowering<'_>> for MuonDirection {
 impl Lowering<'_> {
     /// Launches what computes the norm of fp32 values, and returns its address.
     fn norm_of(&mut self, values: Span) -> Result<Address> {
-        let (norm, count) = (Address::at(Buffer::GradientNorm), values.len);
+        let norm = Address::at(Buffer::GradientNorm);
+        // The kernel reads 16 bytes at a time, so it starts before values that are not aligned.
+        let begin = values.offset % 4;
+        let (values, count) = (Span { offset: values.offset - begin, ..values }, begin + values.len);
         let partial = norm.plus(NORM_BYTES);
         let (loss_scale, overflow) = (None::<Address>, None::<Address>);
         let params = params!(
             self.target, 64 bytes, [values, loss_scale, partial, norm, overflow, block_counters = Buffer::BlockCounters],
-            begin: u64 = 0_u64, count: u64,
+            begin: u64, count: u64,
         );
         self.launch("gradient_norm", [norm_blocks(count).min(MAX_NORM_BLOCKS), 1], params)?;
         Ok(norm)

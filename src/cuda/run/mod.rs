@@ -71,7 +71,9 @@ enum State {
 impl Program {
     pub(super) fn new(steps: Vec<LoweredStep>) -> Self {
         let gathers = steps.iter().filter_map(|lowered| match &lowered.step.op {
-            Op::Gather(gather) => Some((gather.subset, gather.output.len / gather.shape.len(), gather.shape)),
+            Op::Gather(gather) if !gather.view.repeats => {
+                Some((gather.subset, gather.output.len / gather.shape.len(), gather.shape))
+            }
             Op::Augment(Augment { stage, shape, output, .. }) => {
                 Some((Subset::Train, output.len / shape.len(), stage.stored))
             }
