@@ -106,7 +106,7 @@ pub struct PictureSettings {
 #[command(next_help_heading = "Data")]
 pub struct CropSettings {
     /// Scale the shorter side of pictures to evaluate to the image size divided by X and crop the centre, as timm does;
-    /// torchvision's weights want 0.875, which is 256 for 224 [default: 1]
+    /// most of torchvision's weights want 0.875, which is 256 for 224 [default: 1]
     #[arg(long, value_name = "X", value_parser = bounds::part, allow_negative_numbers = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crop_pct: Option<f64>,
