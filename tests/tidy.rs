@@ -370,7 +370,8 @@ fn documented_files_exist() {
 fn a_settings_name_occurs_in_few_files() {
     // Names that also occur with another meaning.
     const COMMON: &str = "activation batch_size brightness classes contrast conv1 data dataset device dropout epochs init \
-                          keep log_steps mean model momentum monitor nesterov optimizer precision pretrained residency resize \
+                          keep log_steps lr mean model momentum monitor nesterov optimizer precision pretrained residency \
+                          resize \
                           schedule seed shuffle std threads";
     let texts: Vec<String> = files("src", &[".rs"]).iter().map(|path| read(path)).collect();
     let mentions =

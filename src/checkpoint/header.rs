@@ -37,6 +37,14 @@ pub struct RunIdentity {
     pub settings: BTreeMap<String, String>,
 }
 
+impl RunIdentity {
+    /// The most images of an optimiser step.
+    fn images_per_step(&self) -> u64 {
+        let accumulated = self.settings.get("grad-accum-steps").and_then(|steps| steps.parse().ok()).unwrap_or(1);
+        (self.batch_size as u64).saturating_mul(accumulated)
+    }
+}
+
 /// The metadata entry of a checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a field of the file")]
@@ -135,7 +143,7 @@ impl Header {
         ensure!(version == 1 || version > 1 && has_digest, "its header is damaged: it has no SHA-256");
         let TrainState { position, metrics, loss_scale, best, chosen, epoch_seconds, update_count, .. } = self.state();
         let is_within = |part: u64, whole: u64| part <= whole;
-        let most = position.step_in_epoch.saturating_mul(self.run.batch_size as u64);
+        let most = position.step_in_epoch.saturating_mul(self.run.images_per_step());
         let plausible = [
             ("number of images in the epoch", is_within(metrics.samples, most)),
             ("number of correct images", is_within(metrics.correct, metrics.samples)),

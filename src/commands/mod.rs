@@ -6,6 +6,7 @@ mod device;
 mod eval;
 mod fetch;
 mod limits;
+mod lr_find;
 mod predict;
 mod pretrained;
 mod summary;
@@ -54,6 +55,8 @@ enum Command {
                       is 0, constant or nothing."
     )]
     Train(Box<train::TrainArgs>),
+    /// Find a learning rate: train briefly at growing rates, and show where the loss falls fastest
+    LrFind(Box<lr_find::LrFindArgs>),
     /// Evaluate a network on the test set: loss, accuracy, confusion matrix
     Eval(eval::EvalArgs),
     /// Check the files of runs for damage
@@ -128,6 +131,7 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Train(args) => train::run(*args),
+            Command::LrFind(args) => lr_find::run(*args),
             Command::Eval(args) => eval::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Predict(args) => predict::run(&args),

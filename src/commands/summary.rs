@@ -63,6 +63,8 @@ struct Memory {
     /// In training: the state of the optimiser, which is not part of the other numbers.
     momentum_mb: f64,
     adam_mb: f64,
+    /// In training with --grad-accum-steps: the sum of the gradients, which is not part of the other numbers.
+    accumulation_mb: f64,
     /// In evaluation: the total.
     evaluation_mb: f64,
 }
@@ -211,6 +213,7 @@ fn memory(network: &Network, batch_size: usize) -> Result<Memory> {
         activations_mb: megabytes(training.arena + training.indices),
         momentum_mb: megabytes(training.gradients),
         adam_mb: megabytes(2 * training.gradients),
+        accumulation_mb: megabytes(training.gradients),
         evaluation_mb: megabytes(evaluation.parameters + evaluation.statistics + evaluation.arena + evaluation.indices),
     })
 }
@@ -254,15 +257,19 @@ fn print_totals(out: &mut impl Write, summary: &Summary) -> Result<()> {
         let statistics = grouped(summary.running_statistics as f64);
         writeln!(out, "{statistics} running means and variances of batch normalisations, which are not parameters")?;
     }
-    let Memory { batch_size, parameters_mb, statistics_mb, activations_mb, momentum_mb, adam_mb, evaluation_mb } =
-        summary.memory;
+    let Memory { batch_size, parameters_mb, statistics_mb, activations_mb, evaluation_mb, .. } = summary.memory;
+    let Memory { momentum_mb, adam_mb, accumulation_mb, .. } = summary.memory;
     writeln!(
         out,
         "memory at batch {batch_size}: {:.1} MB in training (parameters {parameters_mb:.1}, activations \
          {activations_mb:.1}, gradients of both included), {evaluation_mb:.1} MB in evaluation",
         parameters_mb + statistics_mb + activations_mb
     )?;
-    writeln!(out, "state of the optimiser in training: {momentum_mb:.1} MB with momentum, {adam_mb:.1} MB with Adam")?;
+    writeln!(
+        out,
+        "state of the optimiser in training: {momentum_mb:.1} MB with momentum, {adam_mb:.1} MB with Adam; \
+         {accumulation_mb:.1} MB more with --grad-accum-steps"
+    )?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `cnn-cuda train`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,7 +13,8 @@ use super::device::{Task, check_device, with_backend};
 use super::{find_model, pretrained};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
-use crate::network::Network;
+use crate::models::Model;
+use crate::network::{Network, Weights};
 use crate::ops::Backend;
 use crate::run::{
     FolderLock, INTERRUPTED, Outputs, RunObserver, damaged_outputs, ended_by, folder_to_resume, identity,
@@ -77,24 +78,29 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         *init = Outputs::weights_file("--init", init)?;
     }
     Outputs::check(args.out.as_deref())?;
-    let dataset = load(&mut config, &args)?;
+    let dataset = load(&mut config, args.quiet)?;
     let pretrained = if args.resume.is_none() { pretrained::find(&config, !args.quiet)? } else { None };
+    let network = network_of(&config, model, &dataset)?;
+    with_backend(&device, Training { config, args, network, dataset, pretrained, lock, stop })
+}
+
+/// The network of a run, with its frozen parts and groups of parameters.
+pub(super) fn network_of(config: &RunConfig, model: &Model, dataset: &Dataset) -> Result<Network> {
     let network = build_network(model, dataset.shape, dataset.classes.len())?;
     let network = config.settings.model.apply(network, None);
     let mut network = config.settings.variation.apply(network)?;
     if let Some(prefixes) = &config.settings.finetuning.freeze {
         network = network.with_frozen(prefixes).map_err(|error| UsageError(format!("--freeze {prefixes}: {error}")))?;
-        warn_of_frozen_noise(&config);
+        warn_of_frozen_noise(config);
     }
     // The groups keep frozen parameters first.
-    let network = config.settings.optimiser.group(network)?;
-    with_backend(&device, Training { config, args, network, dataset, pretrained, lock, stop })
+    config.settings.optimiser.group(network)
 }
 
 /// Loads the data set, with the recorded input of a resumed run, and records its input in the configuration.
-fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
+pub(super) fn load(config: &mut RunConfig, quiet: bool) -> Result<Dataset> {
     let mut options = config.load_options();
-    options.progress = !args.quiet;
+    options.progress = !quiet;
     let mut dataset = data::load(config.dataset(), &options)?;
     let classes = options.classes.map(|classes| classes.len()).or(config.settings.data.classes);
     dataset.pad_classes(classes).map_err(|error| UsageError(error.to_string()))?;
@@ -118,6 +124,20 @@ fn load(config: &mut RunConfig, args: &TrainArgs) -> Result<Dataset> {
         info!("images of {} (channels×height×width), mean {mean}, standard deviation {std}", dataset.shape);
     }
     Ok(dataset)
+}
+
+/// The weights of `--init` or `--pretrained`, whose file is `pretrained`; `None` for random ones.
+pub(super) fn initial_weights(
+    config: &RunConfig,
+    network: &Network,
+    dataset: &Dataset,
+    pretrained: Option<&Path>,
+) -> Result<Option<Weights>> {
+    match (&config.settings.schedule.init, pretrained) {
+        (Some(path), _) => pretrained::load_initial(path, network, config.seed()).map(Some),
+        (None, Some(path)) => pretrained::load(path, network, dataset, config.seed()).map(Some),
+        (None, None) => Ok(None),
+    }
 }
 
 /// Warns that a run keeps random weights.
@@ -163,11 +183,9 @@ impl Task for Training {
         let free = backend.device_memory().map(|[free, _]| free);
         settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
         // Check the weights before creating the run's folder.
-        let init = settings.schedule.init.as_ref().filter(|_| lock.is_none());
-        let initial = match (init, pretrained) {
-            (Some(path), _) => Some(pretrained::load_initial(path, &network, hyper.seed)?),
-            (None, Some(path)) => Some(pretrained::load(&path, &network, &dataset, hyper.seed)?),
-            (None, None) => None,
+        let initial = match &lock {
+            None => initial_weights(&config, &network, &dataset, pretrained.as_deref())?,
+            Some(_) => None,
         };
         let records = settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto;
         let mut trainer = Trainer::new(backend, network, dataset, hyper)?;

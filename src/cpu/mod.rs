@@ -3,6 +3,7 @@
 //! Work is divided by the shape of the problem, never by the number of threads, and every sum has a fixed order.
 //! Results are therefore bit-identical for any number of threads.
 
+mod accumulate;
 mod activation;
 mod augment;
 mod bias;

@@ -19,6 +19,7 @@ pub(super) enum Buffer {
     /// With fp16 storage: the parameters rounded to half, in the same order, as matrix products read them.
     HalfParameters,
     Gradients,
+    GradientSum,
     Momentum,
     SecondMoment,
     Average,
@@ -138,6 +139,7 @@ pub(super) fn region_buffer(region: Region, precision: Precision) -> (Buffer, us
         Region::Arena => (Buffer::Arena, precision.real_size()),
         Region::Parameters => (Buffer::Parameters, 4),
         Region::Gradients => (Buffer::Gradients, 4),
+        Region::GradientSum => (Buffer::GradientSum, 4),
         Region::Momentum => (Buffer::Momentum, 4),
         Region::SecondMoment => (Buffer::SecondMoment, 4),
         Region::Average => (Buffer::Average, 4),

@@ -20,6 +20,7 @@ pub struct MemorySizes {
     pub arena: usize,
     pub parameters: usize,
     pub gradients: usize,
+    pub gradient_sum: usize,
     pub momentum: usize,
     pub second_moment: usize,
     pub average: usize,
@@ -177,11 +178,11 @@ pub trait TrainingState {
     /// Recent metrics, possibly a few steps old; `None` if they cannot be read without stalling the device.
     fn peek_metrics(&mut self) -> Option<Metrics>;
 
-    /// Starts recording the loss of every training step, for at most `capacity` steps between two calls of
+    /// Starts recording the loss of every training batch, for at most `capacity` batches between two calls of
     /// [`TrainingState::take_step_losses`].
     fn log_steps(&mut self, capacity: usize) -> Result<()>;
 
-    /// The losses of the steps since the last call; waits for the device.
+    /// The losses of the batches since the last call; waits for the device.
     fn take_step_losses(&mut self) -> Result<Vec<StepLoss>>;
 
     /// Sets the learning rates of the following steps, one per step; the last one stays in effect after that.
@@ -190,7 +191,7 @@ pub trait TrainingState {
     /// If `rates` is empty.
     fn set_learning_rates(&mut self, rates: &[f32]) -> Result<()>;
 
-    /// Sets the seed of dropout and the number of the next optimiser step, counted from 0.
+    /// Sets the seed of dropout and the number of the next training batch of the run, counted from 0.
     fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()>;
 
     /// Swaps the parameters with their average, so that the average is evaluated; a second call restores them.

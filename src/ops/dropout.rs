@@ -27,8 +27,8 @@ impl Dropout {
 
 operator! {
     /// `output = mask · scale · input`: the forward pass, and with gradients the backward pass, because a step's mask
-    /// is the same in both. The random bits of an element depend only on the seed, the optimiser step,
-    /// [`Dropout::index`] and the element's index in the batch. They are the same on every backend: word `element mod
+    /// is the same in both. The random bits of an element depend only on the seed, the step (of the
+    /// batches so far), [`Dropout::index`] and the element's index in the batch. They are the same on every backend: word `element mod
     /// 4` of [`crate::rng::draw`] at position `step · 2³² + element / 4`.
     pub struct DropoutPass {
         value op: Dropout,
@@ -40,7 +40,7 @@ operator! {
 }
 
 operator! {
-    /// Advances the optimiser step that the masks are generated for. It accesses no buffer.
+    /// Advances the step that the masks are generated for. It accesses no buffer.
     pub struct NextDropoutStep {
         reads nothing: PhantomData<B>,
     }

@@ -11,8 +11,9 @@ pub struct Metrics {
     /// Samples whose largest logit (the first, if several are equal) is the label's.
     pub correct: u64,
     pub samples: u64,
+    /// Batches.
     pub steps: u64,
-    /// The first step, counted from the reset, whose loss was NaN or infinite.
+    /// The first batch, counted from the reset, whose loss was NaN or infinite.
     pub first_bad_step: Option<u64>,
 }
 

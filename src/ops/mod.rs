@@ -5,6 +5,7 @@
 //! range of one of the backend's flat buffers, and holds exactly the batch that an operator runs on. Activations are
 //! NHWC.
 
+mod accumulate;
 mod activation;
 mod augment;
 mod backend;
@@ -26,6 +27,7 @@ mod precision;
 mod span;
 mod views;
 
+pub use accumulate::{AccumulateGradients, MicroBatch};
 pub use activation::{Activation, ActivationBackward, ActivationForward};
 pub use augment::{Augment, Draws, PictureDraw, PixelOp, RandAugment, ResizedCrop, Stage, Transforms};
 pub use backend::{

@@ -82,6 +82,7 @@ operators! {
     SubsampleBackward,
     AddView,
     SoftmaxCrossEntropy,
+    AccumulateGradients,
     MuonDirection,
     OptimizerUpdate,
 }

@@ -312,7 +312,7 @@ operator! {
         updates momentum: B,
         /// The matrix itself, if it is normalised.
         updates weight: Option<B>,
-        /// For the first matrix of a step, the gradients of all parameters. With a loss scale, the step must not change
+        /// For the first matrix of a step, the gradients of all trained parameters. With a loss scale, the step must not change
         /// any momentum if one of them is not finite.
         reads all_gradients: Option<B>,
     }

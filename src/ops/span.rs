@@ -9,6 +9,8 @@ pub enum Region {
     Parameters,
     /// The gradient of every parameter, in the same order.
     Gradients,
+    /// The gradients of the earlier micro-batches of a step, summed, in the same order; empty without accumulation.
+    GradientSum,
     /// The momentum buffer of every parameter, or Adam's first moment, in the same order; empty without either.
     Momentum,
     /// Adam's second moment of every parameter, in the same order; empty without Adam.

@@ -10,7 +10,7 @@ mod sequence;
 
 pub use cost::Cost;
 pub use profile::{StepTime, profile_step};
-pub use sequence::{Sequence, TrainSettings};
+pub use sequence::{Accumulation, Sequence, TrainSettings};
 
 use anyhow::Result;
 
@@ -59,9 +59,13 @@ pub struct Plan {
     heads: Vec<(ValueId, LossGradient<ValueId>)>,
     /// The whole of each region in [`OptimizerUpdate::REGIONS`](crate::ops::OptimizerUpdate::REGIONS).
     whole_regions: [ValueId; 5],
+    /// The whole of the region of summed gradients.
+    gradient_sum: ValueId,
+    /// The gradients from the first parameter on that is not frozen.
+    trained_gradients: ValueId,
     /// The span of every buffer, for the largest batch.
     places: Vec<Span>,
-    /// Memory sizes without optimiser state and average.
+    /// Memory sizes without optimiser state, average and summed gradients.
     sizes: MemorySizes,
 }
 
@@ -91,7 +95,8 @@ impl Plan {
         self
     }
 
-    /// The memory that this plan needs, without a weight average and second moments; with momentum buffers only if
+    /// The memory that this plan needs, without a weight average, second moments and summed gradients; with momentum
+    /// buffers only if
     /// `momentum` is true.
     pub fn memory_sizes(&self, momentum: bool) -> MemorySizes {
         MemorySizes { momentum: if momentum { self.sizes.gradients } else { 0 }, ..self.sizes }

@@ -38,8 +38,10 @@ impl Plan {
             scheduler.touch(logits); // the logits may be read after the step
         }
         let input = scheduler.output(0);
-        let whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
-        let whole_regions = OptimizerUpdate::REGIONS.map(whole);
+        let mut whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
+        let (whole_regions, gradient_sum) = (OptimizerUpdate::REGIONS.map(&mut whole), whole(Region::GradientSum));
+        let gradients = Span::new(Region::Gradients, 0, network.parameter_count());
+        let trained_gradients = scheduler.fixed(gradients.from(network.frozen_len()));
         let matrices = scheduler.matrices();
         let (places, arena, indices) = place(&scheduler.values, max_batch);
         Ok(Self {
@@ -52,6 +54,8 @@ impl Plan {
             logits,
             heads,
             whole_regions,
+            gradient_sum,
+            trained_gradients,
             classes: network.classes(),
             views: TestViews::None,
             average: None,

@@ -2,8 +2,8 @@
 
 use super::{Matrix, Plan, ValueId};
 use crate::ops::{
-    AddView, Augment, Augmentation, Gather, LossGradient, Muon, MuonDirection, Optimizer, OptimizerUpdate, Rule,
-    SoftmaxCrossEntropy, Span, Stage, Step, Subset, View,
+    AccumulateGradients, AddView, Augment, Augmentation, Gather, LossGradient, MicroBatch, Muon, MuonDirection,
+    Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span, Stage, Step, Subset, View,
 };
 
 /// The settings of a training step. Steps with equal settings share a program.
@@ -14,12 +14,22 @@ pub struct TrainSettings {
     pub label_smoothing: f32,
     pub augmentation: Option<Augmentation>,
     pub stage: Option<Stage>,
+    /// If the step has several micro-batches, each of which runs as one sequence.
+    pub accumulation: Option<Accumulation>,
+}
+
+/// How a micro-batch enters its optimiser step. The last one makes the update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accumulation {
+    pub micro_batch: MicroBatch,
+    /// Its share of the step's images.
+    pub weight: f32,
 }
 
 /// A sequence of steps that runs as one program.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sequence {
-    /// One optimiser step on the next training images.
+    /// One optimiser step on the next training images, or one of its micro-batches.
     TrainStep(TrainSettings),
     /// Loss and accuracy of the next test images, by the mean logits of their views, added to the metrics.
     EvaluateStep,
@@ -40,16 +50,14 @@ impl Plan {
         };
         let forward = self.forward.iter().cloned();
         match *sequence {
-            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation, stage }) => {
-                let update = OptimizerUpdate::new(optimizer, self.groups, self.whole_regions);
-                let directions = self.directions(optimizer.rule);
-                let update = Step { label: "update".into(), op: update.into() };
+            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation, stage, accumulation }) => {
+                let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
                 gathered(train(augmentation, stage))
                     .chain(forward)
                     .chain(self.losses(label_smoothing))
                     .chain(self.backward.iter().cloned())
-                    .chain(directions)
-                    .chain([update])
+                    .chain(accumulation.map(|it| self.accumulate(it)))
+                    .chain(updates.then(|| self.update(&optimizer)).into_iter().flatten())
                     .collect()
             }
             Sequence::EvaluateStep => {
@@ -75,6 +83,19 @@ impl Plan {
         self.sequence(sequence).into_iter().map(placed).collect()
     }
 
+    /// The step that adds a micro-batch's gradients to those before it.
+    fn accumulate(&self, Accumulation { micro_batch, weight }: Accumulation) -> Step<ValueId> {
+        let [_, gradients, ..] = self.whole_regions;
+        let op = AccumulateGradients { weight, micro_batch, gradients, sum: self.gradient_sum };
+        Step { label: "accumulation".into(), op: op.into() }
+    }
+
+    /// The steps that change the parameters.
+    fn update(&self, optimizer: &Optimizer) -> impl Iterator<Item = Step<ValueId>> {
+        let update = OptimizerUpdate::new(*optimizer, self.groups, self.whole_regions);
+        self.directions(optimizer.rule).chain([Step { label: "update".into(), op: update.into() }])
+    }
+
     /// The steps before an update that turn gradients into Muon's directions.
     fn directions(&self, rule: Rule) -> impl Iterator<Item = Step<ValueId>> {
         let muon = if let Rule::Muon(muon) = rule { Some(muon) } else { None };
@@ -82,7 +103,7 @@ impl Plan {
             move |(index, it): (usize, &Matrix)| {
                 let Matrix { rows, weight, gradient, momentum, .. } = *it;
                 let weight = op.normalises.then_some(weight);
-                let all_gradients = (index == 0).then_some(self.whole_regions[1]);
+                let all_gradients = (index == 0).then_some(self.trained_gradients);
                 let direction = MuonDirection { op, rows, gradient, momentum, weight, all_gradients };
                 Step { label: format!("{} direction", it.name), op: direction.into() }
             }

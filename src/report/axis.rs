@@ -63,6 +63,33 @@ impl Axis {
     }
 }
 
+/// A logarithmic axis.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LogAxis {
+    low: f64,
+    high: f64,
+}
+
+impl LogAxis {
+    /// An axis of exactly `low..=high`, both above 0.
+    pub fn new(low: f64, high: f64) -> Self {
+        Self { low, high }
+    }
+
+    /// The powers of ten within the axis; of a short one, also 2 and 5 times these.
+    pub fn ticks(&self) -> Vec<f64> {
+        let (first, last) = (self.low.log10().floor() as i32, self.high.log10().ceil() as i32);
+        let factors: &[f64] = if self.high / self.low > 1e3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+        let all = (first..=last).flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
+        all.filter(|tick| (self.low * 0.999_999..=self.high * 1.000_001).contains(tick)).collect()
+    }
+
+    /// The relative position of `value`: 0 at the low end, 1 at the high end.
+    pub fn fraction(&self, value: f64) -> f64 {
+        (value / self.low).ln() / (self.high / self.low).ln()
+    }
+}
+
 /// The smallest of 1, 2 and 5 times a power of ten that is at least `rough`.
 fn round_step(rough: f64) -> f64 {
     let power = 10f64.powf(rough.log10().floor());

@@ -7,18 +7,18 @@ use super::console::percent;
 use super::records::{EpochRecord, best_epoch};
 use crate::train::Monitor;
 
-const WIDTH: f64 = 960.0;
+pub(super) const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 400.0;
 const PLOT_WIDTH: f64 = 330.0;
-const PLOT_TOP: f64 = 108.0;
-const PLOT_BOTTOM: f64 = 350.0;
+pub(super) const PLOT_TOP: f64 = 108.0;
+pub(super) const PLOT_BOTTOM: f64 = 350.0;
 /// Left edges of the two plots.
-const PLOT_LEFTS: [f64; 2] = [64.0, 540.0];
+pub(super) const PLOT_LEFTS: [f64; 2] = [64.0, 540.0];
 /// With more epochs, a dot per epoch would hide the line.
 const MAX_DOTS: usize = 40;
 /// Labels that are closer would overlap.
 const LABEL_GAP: f64 = 15.0;
-const TICKS: usize = 5;
+pub(super) const TICKS: usize = 5;
 
 /// Text and curves have a contrast of 4.5:1 with either background, and the curves also differ in brightness.
 const STYLE: &str = "\
@@ -104,7 +104,7 @@ pub fn curves_svg(epochs: &[EpochRecord], title: &str, monitor: Option<Monitor>)
     svg + "</svg>\n"
 }
 
-fn opening(title: &str, subtitle: &str) -> String {
+pub(super) fn opening(title: &str, subtitle: &str) -> String {
     let title = escape(title);
     let [left, _] = PLOT_LEFTS;
     format!(
@@ -250,7 +250,7 @@ fn range(series: &[Series]) -> Option<(f64, f64)> {
     })
 }
 
-fn push(text: &mut String, line: std::fmt::Arguments) {
+pub(super) fn push(text: &mut String, line: std::fmt::Arguments) {
     let _ = writeln!(text, "{line}"); // writing to a String cannot fail
 }
 

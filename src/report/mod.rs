@@ -1,10 +1,12 @@
-//! Reports of a run: the console's table and progress bar, `metrics.jsonl`, `curves.svg`, the confusion matrix.
+//! Reports of a run: the console's table and progress bar, `metrics.jsonl`, `curves.svg`, the confusion matrix,
+//! `lr-find.svg`.
 
 mod axis;
 mod confusion;
 mod console;
 mod curves;
 mod metrics;
+mod range;
 mod records;
 pub mod stream;
 
@@ -12,4 +14,5 @@ pub use confusion::{ClassScores, Confusion};
 pub use console::{Progress, Table, grouped, loss, percent};
 pub use curves::curves_svg;
 pub use metrics::MetricsLog;
+pub use range::{range_svg, range_words};
 pub use records::{EpochRecord, Record, StepRecord, best_epoch};

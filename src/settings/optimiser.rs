@@ -22,6 +22,7 @@ pub(super) const NEWER: &[&str] = &[
     "unscaled-decay",
     "muon-normalise",
     "ema-warm-up",
+    "grad-accum-steps",
 ];
 
 /// The default of `--sgd-lr`.
@@ -31,9 +32,12 @@ const SGD_LR: f32 = 0.1;
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Optimiser")]
 pub struct OptimiserSettings {
-    /// Images per optimiser step
+    /// Images per optimiser step, or with --grad-accum-steps per forward and backward pass
     #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "64", allow_negative_numbers = true)]
     pub batch_size: Option<usize>,
+    /// Batches per optimiser step, whose gradient is the mean over their images: N times the batch in the memory of one
+    #[arg(long, value_name = "N", value_parser = bounds::batch_size, default_value = "1", allow_negative_numbers = true)]
+    pub grad_accum_steps: Option<usize>,
     /// Optimiser, as defined by PyTorch
     #[arg(long, value_enum, value_name = "NAME", default_value = "sgd")]
     pub optimizer: Option<OptimizerChoice>,
@@ -171,6 +175,7 @@ impl FromStr for Betas {
 impl OptimiserSettings {
     pub fn apply(&self, hyper: &mut Hyperparameters) {
         hyper.batch_size = self.batch_size.unwrap_or_default();
+        hyper.grad_accum_steps = self.grad_accum_steps;
         hyper.learning_rate.rate = self.lr.unwrap_or_default();
         hyper.label_smoothing = self.label_smoothing.unwrap_or_default();
         hyper.optimizer = Optimizer {

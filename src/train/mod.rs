@@ -1,18 +1,22 @@
 //! Training: the trainer, its position and state, and the epoch loop.
 
+mod accumulation;
 mod evaluate;
 mod monitor;
 mod predict;
 mod programs;
+mod range_test;
 mod run;
 mod schedule;
 mod setup;
 mod state;
+mod transforms;
 mod unfreeze;
 
 pub use evaluate::Evaluator;
 pub use monitor::Monitor;
 pub use predict::{Prediction, predict};
+pub use range_test::{RangeEnding, RangeStep, RangeTest, RateRange, Suggestion};
 pub use run::{Ending, EpochReport, Observer, Outcome, StepReport};
 pub use schedule::{LearningRate, Schedule, WarmUp};
 pub use state::{Best, Chosen, Position, TrainState};
@@ -22,13 +26,13 @@ use anyhow::{Context, Result, ensure};
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Statistics, Weights};
 use crate::ops::{Augmentation, Backend, Metrics, Normalise, Optimizer, Region, Span, Subset, TestViews, Transforms};
-use crate::plan::{Mode, Plan, Sequence, TrainSettings};
+use crate::plan::{Mode, Plan, Sequence};
 use crate::shape::Shape;
 use programs::Programs;
 use setup::{
-    check_batch, check_images, check_rule, check_warm_up, initial_weights, load_split, memory_sizes, stage_of,
-    state_of, stored_shape,
+    check_batch, check_images, check_rule, check_warm_up, initial_weights, load_split, memory_sizes, state_of,
 };
+use transforms::{stage_of, stored_shape};
 use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
@@ -36,6 +40,8 @@ use unfreeze::Unfrozen;
 pub struct Hyperparameters {
     pub epochs: u32,
     pub batch_size: usize,
+    /// Batches whose gradients an optimiser step accumulates; one by default.
+    pub grad_accum_steps: Option<usize>,
     pub eval_batch_size: usize,
     pub learning_rate: LearningRate,
     pub optimizer: Optimizer,
@@ -61,6 +67,13 @@ pub struct Hyperparameters {
     pub unfreeze_at: Option<u32>,
     /// Whether to report the loss of every step.
     pub log_steps: bool,
+}
+
+impl Hyperparameters {
+    /// The batches of an optimiser step.
+    pub fn accumulated(&self) -> usize {
+        self.grad_accum_steps.unwrap_or(1)
+    }
 }
 
 /// A network, its data and its optimiser state on a backend. The [crate's example](crate#example) trains one.
@@ -98,6 +111,7 @@ impl<B: Backend> Trainer<B> {
     /// little memory.
     pub fn new(mut backend: B, network: Network, dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
         ensure!(hyper.batch_size > 0 && hyper.eval_batch_size > 0, "a batch must have at least one image");
+        ensure!(hyper.accumulated() > 0, "an optimiser step must have at least one batch");
         ensure!(
             dataset.shape == network.input() && dataset.classes.len() == network.classes(),
             "{} takes inputs of {} and has {} classes, but {} has images of {} and {} classes",
@@ -168,17 +182,18 @@ impl<B: Backend> Trainer<B> {
     /// Changes the settings for the following steps.
     ///
     /// # Errors
-    /// A change that needs other memory: of a batch size, the views of an evaluation, or of whether there is momentum or weight averaging.
+    /// A change that needs other memory: of a batch size, the number of accumulated batches, the views of an evaluation, or
+    /// whether there is momentum or weight averaging.
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
             let Optimizer { rule, average_decay, .. } = it.optimizer;
-            let state = (state_of(&rule), average_decay.is_some());
-            (it.batch_size, it.eval_batch_size, it.views, state, stage_of(it, self.stored))
+            let batches = (it.batch_size, it.accumulated(), it.eval_batch_size, it.views);
+            (batches, state_of(&rule), average_decay.is_some(), stage_of(it, self.stored))
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, the views of an evaluation, the optimiser, transforms, and whether there is momentum or weight averaging, \
-             cannot change after a trainer is created"
+            "batch sizes, accumulation, the views of an evaluation, the optimiser, transforms, and whether there is momentum \
+             or weight averaging, cannot change after a trainer is created"
         );
         check_rule(&self.network, &hyper)?;
         check_images(&hyper, self.network.input())?;
@@ -198,9 +213,9 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// Optimiser steps in an epoch; the last may be a partial batch.
+    /// Optimiser steps in an epoch; the last may have fewer images.
     pub fn steps_per_epoch(&self) -> u64 {
-        self.train_count.div_ceil(self.plan.max_batch) as u64
+        self.train_count.div_ceil(self.images_per_step()) as u64
     }
 
     pub fn position(&self) -> Position {
@@ -231,7 +246,7 @@ impl<B: Backend> Trainer<B> {
     /// The running statistics of all batch normalisations.
     pub fn statistics(&mut self) -> Result<Statistics> {
         let values = self.backend.read(Span::new(Region::Statistics, 0, self.network.statistics_len()))?;
-        let steps = self.position.total_steps as i64;
+        let steps = self.batches_done() as i64;
         let counted = |(before, counts): (&i64, bool)| if counts { before.wrapping_add(steps) } else { *before };
         let batches_tracked = self.tracked_before.iter().zip(self.tracking()).map(counted).collect();
         Ok(Statistics { values, batches_tracked })
@@ -252,7 +267,7 @@ impl<B: Backend> Trainer<B> {
             values.len(),
             batches_tracked.len()
         );
-        let steps = self.position.total_steps as i64;
+        let steps = self.batches_done() as i64;
         let before = |(tracked, counts): (&i64, bool)| if counts { tracked.wrapping_sub(steps) } else { *tracked };
         self.tracked_before = batches_tracked.iter().zip(self.tracking()).map(before).collect();
         self.backend.write(Span::new(Region::Statistics, 0, len), values)
@@ -266,7 +281,7 @@ impl<B: Backend> Trainer<B> {
         let average = self.read_state(Region::Average, self.has_average())?;
         let metrics = match self.position.step_in_epoch {
             0 => Metrics::default(),
-            _ => self.backend.read_metrics()?,
+            steps => Metrics { steps, ..self.backend.read_metrics()? },
         };
         Ok(TrainState {
             parameters: self.parameters()?,
@@ -323,7 +338,7 @@ impl<B: Backend> Trainer<B> {
         self.best = state.best;
         self.chosen = state.chosen;
         self.earlier_seconds = state.epoch_seconds;
-        self.backend.set_metrics(state.metrics)
+        self.backend.set_metrics(Metrics { steps: self.batches_in_epoch(), ..state.metrics })
     }
 
     /// Sets the order of images, the learning rates and the random numbers for the rest of the current epoch.
@@ -333,23 +348,17 @@ impl<B: Backend> Trainer<B> {
             return Ok(()); // only the evaluation is left
         }
         let order = sampler::epoch_order(self.train_count, self.hyper.seed, epoch, self.hyper.shuffle);
-        let begin = usize::try_from(step_in_epoch).context("position")? * self.plan.max_batch;
+        let begin = usize::try_from(step_in_epoch).context("position")? * self.images_per_step();
         self.backend.set_order(Subset::Train, &order, begin)?;
         if self.hyper.augmentation != Augmentation::default() {
             self.backend.set_augmentation_epoch(self.hyper.seed, epoch)?;
         }
-        if self.hyper.transforms != Transforms::default() {
-            let (shapes, seed) = ([self.stored, self.network.input()], self.hyper.seed);
-            let augmentation = &self.hyper.augmentation;
-            let crop = |at: usize| augmentation.draw(shapes[1], seed, epoch, at as u64, order[at]);
-            let draws = self.hyper.transforms.draw(shapes, seed, epoch, self.train_count, crop);
-            self.backend.set_draws(draws)?;
-        }
+        self.set_draws(epoch, &order)?;
         let (steps, done) = (self.steps_per_epoch(), self.position.total_steps);
         let left = done..done + steps - step_in_epoch;
         let rates: Vec<f32> = left.map(|step| self.hyper.learning_rate.at(step, steps, self.hyper.epochs)).collect();
         self.backend.set_learning_rates(&rates)?;
-        self.backend.set_dropout_step(self.hyper.seed, done)?;
+        self.backend.set_dropout_step(self.hyper.seed, self.batches_done())?;
         if step_in_epoch == 0 {
             self.earlier_seconds = 0.0;
             self.backend.set_metrics(Metrics::default())?;
@@ -357,13 +366,12 @@ impl<B: Backend> Trainer<B> {
         Ok(())
     }
 
-    /// Runs one optimiser step on the next batch of the epoch.
+    /// Runs one optimiser step on the next batch of the epoch, or on the next batches if they are accumulated.
     fn step(&mut self) -> Result<()> {
-        let left = self.train_count - self.position.step_in_epoch as usize * self.plan.max_batch;
-        let batch = self.plan.max_batch.min(left);
-        let sequence = Sequence::TrainStep(settings(&self.hyper, self.stored, self.position.total_steps));
-        let program = self.programs.get(&mut self.backend, &self.plan, sequence, batch)?;
-        self.backend.run(program)?;
+        for (sequence, batch) in self.micro_steps(self.position.total_steps, self.position.step_in_epoch) {
+            let program = self.programs.get(&mut self.backend, &self.plan, sequence, batch)?;
+            self.backend.run(program)?;
+        }
         self.evaluation_pending = false; // more steps were allowed since it was
         self.position.step_in_epoch += 1;
         self.position.total_steps += 1;
@@ -373,17 +381,5 @@ impl<B: Backend> Trainer<B> {
     /// Whether the weights are averaged.
     fn has_average(&self) -> bool {
         self.hyper.optimizer.average_decay.is_some()
-    }
-}
-
-/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
-/// as PyTorch's `AveragedModel` does.
-fn settings(hyper: &Hyperparameters, stored: Shape, step: u64) -> TrainSettings {
-    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
-    TrainSettings {
-        optimizer: Optimizer { average_decay, ..hyper.optimizer },
-        label_smoothing: hyper.label_smoothing,
-        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
-        stage: stage_of(hyper, stored),
     }
 }

@@ -118,7 +118,7 @@ impl<B: Backend> Trainer<B> {
     /// Those of the device and the observer, and a loss that became NaN or infinite, with its step.
     pub fn run(&mut self, observer: &mut impl Observer<B>) -> Result<Outcome> {
         if self.hyper.log_steps {
-            self.backend.log_steps(self.steps_per_epoch() as usize)?;
+            self.backend.log_steps(self.batches_per_epoch() as usize)?;
         }
         while self.ending().is_none() {
             if self.epoch(observer)? == Outcome::Interrupted {
@@ -190,7 +190,7 @@ impl<B: Backend> Trainer<B> {
             observer.on_unfreeze(self.position.epoch + 1);
         }
         self.begin_epoch()?;
-        let begun = self.position.step_in_epoch * self.plan.max_batch as u64;
+        let begun = self.position.step_in_epoch * self.images_per_step() as u64;
         let steps = self.steps_per_epoch();
         let mut reported = self.position.total_steps;
         let mut outcome = Outcome::Finished;
@@ -229,7 +229,7 @@ impl<B: Backend> Trainer<B> {
 
     /// Reports the losses of the steps from `reported` on, which becomes the next step.
     fn report_losses(&mut self, reported: &mut u64, observer: &mut impl Observer<B>) -> Result<()> {
-        let losses = self.backend.take_step_losses()?;
+        let losses = self.take_step_losses(*reported)?;
         observer.on_step_losses(*reported, &losses)?;
         *reported = self.position.total_steps;
         Ok(())
@@ -274,7 +274,7 @@ impl<B: Backend> Trainer<B> {
         bail!(
             "the loss became {} at step {} (counted from 0; in epoch {}); {REMEDY}",
             metrics.loss_sum,
-            epoch_begin + bad,
+            epoch_begin + bad / self.hyper.accumulated() as u64,
             self.position.epoch + 1
         )
     }

@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::transforms::stage_of;
 use super::{Hyperparameters, WarmUp};
-use crate::data::{Dataset, Split};
+use crate::data::Split;
 use crate::network::{Network, Operator, Weights};
-use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Stage, Subset};
-use crate::plan::Plan;
+use crate::ops::{Augmentation, Backend, MemorySizes, MicroBatch, Normalise, Optimizer, Rule, Subset};
+use crate::plan::{Accumulation, Plan, TrainSettings};
 use crate::shape::Shape;
 
 /// Which state an optimiser keeps.
@@ -66,7 +67,7 @@ pub(super) fn memory_sizes<'a>(
     hyper: &Hyperparameters,
     stored: Shape,
 ) -> MemorySizes {
-    let Optimizer { rule, average_decay, .. } = hyper.optimizer;
+    let (Optimizer { rule, average_decay, .. }, accumulates) = (hyper.optimizer, hyper.accumulated() > 1);
     let in_use = |in_use| if in_use { eval_plan.parameter_count } else { 0 };
     let training = plans.map(|plan| plan.memory_sizes(rule.has_momentum()));
     let largest = |a: MemorySizes, b: MemorySizes| MemorySizes {
@@ -81,34 +82,13 @@ pub(super) fn memory_sizes<'a>(
     };
     let evaluation = eval_plan.memory_sizes(false);
     let all = training.reduce(largest).map_or(evaluation, |training| largest(training, evaluation));
-    let (second_moment, average) = (in_use(rule.has_second_moment()), in_use(average_decay.is_some()));
-    let staged = stage_of(hyper, stored).map_or([0; 4], |stage| stage.bytes(eval_plan.input_shape));
-    MemorySizes { second_moment, average, staged, ..all }
-}
-
-/// How training images of the shape `stored` are transformed.
-pub(super) fn stage_of(hyper: &Hyperparameters, stored: Shape) -> Option<Stage> {
-    hyper.transforms.stage(stored, hyper.augmentation.padding_mode)
-}
-
-/// The shape of the training images before they are transformed.
-///
-/// # Errors
-/// It is not that of the network, and no crop of them is resized; or they cannot be transformed.
-pub(super) fn stored_shape(dataset: &Dataset, hyper: &Hyperparameters) -> Result<Shape> {
-    let stored = dataset.train.shape.unwrap_or(dataset.shape);
-    let stage = stage_of(hyper, stored);
-    ensure!(
-        stored == dataset.shape || stage.is_some_and(|stage| stage.resizes),
-        "training images of {stored} do not fit a network for {}",
-        dataset.shape
-    );
-    let is_picture = [1, 3].contains(&stored.channels);
-    ensure!(
-        is_picture || !stage.is_some_and(|stage| stage.is_staged()),
-        "only images of 1 or 3 channels are transformed"
-    );
-    Ok(stored)
+    MemorySizes {
+        gradient_sum: in_use(accumulates),
+        second_moment: in_use(rule.has_second_moment()),
+        average: in_use(average_decay.is_some()),
+        staged: stage_of(hyper, stored).map_or([0; 4], |stage| stage.bytes(eval_plan.input_shape)),
+        ..all
+    }
 }
 
 /// Fails if the warm-up is not shorter than the run.
@@ -126,4 +106,25 @@ pub(super) fn check_rule(network: &Network, hyper: &Hyperparameters) -> Result<(
         hyper.optimizer.rule.name()
     });
     Ok(())
+}
+
+/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
+/// as PyTorch's `AveragedModel` does.
+pub(super) fn settings(
+    hyper: &Hyperparameters,
+    stored: Shape,
+    step: u64,
+    accumulation: Option<Accumulation>,
+) -> TrainSettings {
+    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
+    // Micro-batches without an update are the same whatever the optimiser.
+    let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
+    let optimizer = if updates { Optimizer { average_decay, ..hyper.optimizer } } else { Optimizer::default() };
+    TrainSettings {
+        optimizer,
+        label_smoothing: hyper.label_smoothing,
+        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
+        stage: stage_of(hyper, stored),
+        accumulation,
+    }
 }

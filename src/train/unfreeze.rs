@@ -3,10 +3,10 @@
 use anyhow::{Result, ensure};
 
 use super::programs::Programs;
-use super::{Hyperparameters, Trainer, settings};
+use super::{Hyperparameters, Trainer};
 use crate::network::Network;
 use crate::ops::Backend;
-use crate::plan::{Mode, Plan, Sequence};
+use crate::plan::{Mode, Plan};
 
 /// The network without frozen parameters, and how to train it, until it replaces the frozen one. The order of the flat
 /// buffers is the same, so everything else stays.
@@ -32,15 +32,12 @@ impl<B: Backend> Unfrozen<B> {
 impl<B: Backend> Trainer<B> {
     /// Compiles the training steps of the frozen and of the unfrozen network for all batch sizes that occur.
     pub(super) fn compile_training(&mut self) -> Result<()> {
-        let batches = [self.plan.max_batch, self.train_count % self.plan.max_batch];
+        let sequences = self.training_sequences();
         let unfrozen = self.unfrozen.as_mut().map(|it| (&it.plan, &mut it.programs));
         for (plan, programs) in [Some((&self.plan, &mut self.programs)), unfrozen].into_iter().flatten() {
-            let mut compile = |step, batch| {
-                let train = Sequence::TrainStep(settings(&self.hyper, self.stored, step));
-                programs.get(&mut self.backend, plan, train, batch).map(|_| ())
-            };
-            batches.into_iter().filter(|&batch| batch > 0).try_for_each(|batch| compile(1, batch))?;
-            compile(0, plan.max_batch)?;
+            for &(sequence, batch) in &sequences {
+                programs.get(&mut self.backend, plan, sequence, batch)?;
+            }
         }
         Ok(())
     }
@@ -51,7 +48,7 @@ impl<B: Backend> Trainer<B> {
         let Some(Unfrozen { network, plan, programs }) = self.unfrozen.take_if(|_| is_due) else { return false };
         for index in frozen_statistics(&self.network) {
             // From now on, it counts the steps.
-            self.tracked_before[index] = self.tracked_before[index].wrapping_sub(self.position.total_steps as i64);
+            self.tracked_before[index] = self.tracked_before[index].wrapping_sub(self.batches_done() as i64);
         }
         (self.network, self.plan) = (network, plan);
         self.programs.replace_training(programs);

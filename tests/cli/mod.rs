@@ -12,6 +12,7 @@ mod dependent;
 mod errors;
 mod finetuning;
 mod limits;
+mod lr_find;
 mod optimisers;
 mod pictures;
 mod recipes;

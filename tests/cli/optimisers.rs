@@ -120,3 +120,48 @@ fn a_run_with_muon_resumes_bit_identically() {
     assert!(weights(&whole) == weights(&cut), "the weights differ");
     assert_eq!(numbers(&whole), numbers(&cut));
 }
+
+const ACCUMULATED: [&str; 10] = [
+    "--batch-size",
+    "16",
+    "--grad-accum-steps",
+    "3",
+    "--warm-up-steps",
+    "5",
+    "--ema",
+    "0.9",
+    "--ema-warm-up",
+    "--quiet",
+];
+
+#[test]
+fn a_run_with_accumulation_and_warm_ups_resumes_bit_identically() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [whole, cut] = ["whole", "cut"].map(|name| folder.path().join(name));
+    let flags = [&ACCUMULATED[..], &["--schedule", "linear:0.1", "--epochs", "2"]].concat();
+    train(&whole, &[&flags[..], &["--max-steps", "9"]].concat());
+    for line in ["grad-accum-steps = 3", "warm-up-steps = 5", "ema-warm-up = true", "schedule = \"linear:0.1\""] {
+        assert!(config(&whole).lines().any(|it| it == line), "{line} is not in {}", config(&whole));
+    }
+    train(&cut, &[&flags[..], &["--max-steps", "4"]].concat());
+    assert_eq!(run(["verify", text(&cut)]).code, Some(0));
+    let resume = ["train", "--resume", text(&cut), "--quiet", "--max-steps", "9"];
+    for (flags, words) in [
+        (&["--grad-accum-steps", "2"][..], "--grad-accum-steps 2 contradicts"),
+        (&["--warm-up-steps", "6"], "--warm-up-steps 6 contradicts"),
+        (&["--no-ema-warm-up"], "--no-ema-warm-up contradicts"),
+        (&["--epochs", "3"], "--epochs 3 contradicts"),
+    ] {
+        fail(1, [&resume[..], flags].concat(), &[words]);
+    }
+    for (key, words) in [("grad-accum-steps = 3", "grad-accum-steps = 4"), ("warm-up-steps = 5", "warm-up-steps = 4")] {
+        let original = config(&cut);
+        fs::write(cut.join("config.toml"), original.replace(key, words)).expect("write");
+        fail(1, resume, &["the run was started with", key]);
+        fs::write(cut.join("config.toml"), original).expect("write");
+    }
+    succeed(resume);
+    assert!(numbers(&cut) == numbers(&whole) && weights(&cut) == weights(&whole));
+    let images = numbers(&whole).last().expect("an epoch")["steps"].as_u64();
+    assert_eq!(images, Some(9));
+}

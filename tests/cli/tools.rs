@@ -95,6 +95,7 @@ fn summary_shows_the_memory_of_a_batch() {
     assert!((number(&one, "parameters_mb") - 2.0 * 4.0 * 61.100_840).abs() < 1e-6);
     assert!((number(&one, "momentum_mb") - 4.0 * 61.100_840).abs() < 1e-6);
     assert!((number(&one, "adam_mb") - 2.0 * 4.0 * 61.100_840).abs() < 1e-6);
+    assert!((number(&one, "accumulation_mb") - 4.0 * 61.100_840).abs() < 1e-6);
     let growth = number(&eight, "activations_mb") / number(&one, "activations_mb");
     assert!((7.9..=8.1).contains(&growth), "{one} {eight}");
     assert!(number(&eight, "evaluation_mb") < number(&eight, "parameters_mb") / 2.0 + number(&eight, "activations_mb"));

@@ -12,8 +12,8 @@ use cnn_cuda::ops::{
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, optimizer_update, random};
 use super::{
-    FP32, SOME, Tolerance, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, muon, norm,
-    optimizer, pointwise, pool, pytorch, views,
+    FP32, SOME, Tolerance, accumulate, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn,
+    muon, norm, optimizer, pointwise, pool, pytorch, views,
 };
 use crate::support::{Need, cuda::on_cuda, skip, sources::MODULES};
 
@@ -199,6 +199,8 @@ fn gathering_and_optimisers() {
             optimizer::check_averaging(&mut lab(precision));
             optimizer::check_frozen(&mut lab(precision));
             optimizer::check_clipping_of_frozen(&mut lab(precision));
+            accumulate::check_accumulation(&mut lab(precision));
+            accumulate::check_overflow(&mut lab(precision));
         }
     });
 }

@@ -27,6 +27,7 @@ fn lab(algorithm: Algorithm) -> Lab<Cuda> {
         arena: size,
         parameters: size,
         gradients: size,
+        gradient_sum: 0,
         momentum: 0,
         second_moment: 0,
         average: 0,

@@ -69,6 +69,7 @@ pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes 
         arena: SIZE,
         parameters: SIZE,
         gradients: SIZE,
+        gradient_sum: SIZE,
         momentum: SIZE,
         second_moment: SIZE,
         average: SIZE,

@@ -1,6 +1,7 @@
 //! Compares every operator with a plain f64 reference, its central differences, and PyTorch's numbers.
 
-pub mod activation;
+pub mod accumulate;
+mod activation;
 mod augment;
 pub mod case;
 mod conv;

@@ -12,7 +12,8 @@ use super::case::{self, Case};
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
 use super::{
-    Tolerance, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm, pointwise,
+    Tolerance, accumulate, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm,
+    pointwise,
 };
 use super::{optimizer, pool, reference};
 use crate::support::emulator::{RACES, on_emulator};
@@ -73,6 +74,7 @@ fn run_others(precision: Precision) {
     norm::check_in_place(lab);
     norm::check_running(lab, ANY);
     dropout::check_mask(lab);
+    accumulate::check_accumulation(lab);
     // These checks need a new backend.
     for check in [optimizer::check_rules, optimizer::check_averaging, optimizer::check_frozen] {
         check(&mut lab_by(precision, Algorithm::Direct));

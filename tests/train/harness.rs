@@ -63,6 +63,7 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         transforms: Transforms::default(),
         epochs: 1,
         batch_size,
+        grad_accum_steps: None,
         eval_batch_size: batch_size,
         learning_rate: LearningRate::constant(learning_rate),
         target_accuracy: None,

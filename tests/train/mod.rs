@@ -1,5 +1,6 @@
 //! Training as a whole: agreement with PyTorch, branching graphs, determinism, resuming, and changed settings.
 
+mod accumulation;
 mod airnet;
 mod assorted;
 mod averaging;
@@ -15,6 +16,7 @@ mod optimizers;
 pub mod parity;
 mod profile;
 mod races;
+mod range_test;
 mod resnet;
 mod resume;
 mod schedule;

@@ -98,8 +98,9 @@ fn check_changes<B: Backend>(backend: impl Fn() -> B) {
 #[test]
 fn settings_that_determine_memory_cannot_change() {
     let mut trainer = trainer(Cpu::new(Some(1)).expect("a thread"), hyper(1));
-    let changes: [Change; 5] = [
+    let changes: [Change; 6] = [
         |hyper| hyper.batch_size = 2,
+        |hyper| hyper.grad_accum_steps = Some(2),
         |hyper| hyper.eval_batch_size = 2,
         |hyper| hyper.optimizer.rule = Rule::default(),
         |hyper| hyper.optimizer.rule = Rule::Adam(Adam::default()),

@@ -15,19 +15,27 @@ type FloatsAndIndices<'a, const N: usize> = ([&'a mut [f32]; N], Option<&'a mut 
 pub(in crate::cpu) struct Memory {
     floats: Vec<f32>,
     /// Start offsets of the regions of floats, in the order of [`region_index`], and the end of the last.
-    bounds: [usize; 8],
+    bounds: [usize; 9],
     indices: Vec<u32>,
     parameters_version: u64,
 }
 
 impl Memory {
     pub fn new(sizes: &MemorySizes) -> Result<Self> {
-        let state = [sizes.momentum, sizes.second_moment, sizes.average, sizes.statistics];
-        let lengths: Vec<usize> = [sizes.arena, sizes.parameters, sizes.gradients].into_iter().chain(state).collect();
+        let lengths = [
+            sizes.arena,
+            sizes.parameters,
+            sizes.gradients,
+            sizes.gradient_sum,
+            sizes.momentum,
+            sizes.second_moment,
+            sizes.average,
+            sizes.statistics,
+        ];
         let total: usize = lengths.iter().map(|len| len.next_multiple_of(LINE)).sum::<usize>() + LINE;
         let floats = zeroed(total)?;
         let misaligned = floats.as_ptr().align_offset(LINE * size_of::<f32>());
-        let mut bounds = [if misaligned < LINE { misaligned } else { 0 }; 8];
+        let mut bounds = [if misaligned < LINE { misaligned } else { 0 }; 9];
         for (region, len) in lengths.iter().enumerate() {
             bounds[region + 1] = bounds[region] + len.next_multiple_of(LINE);
         }
@@ -106,10 +114,11 @@ fn region_index(region: Region) -> Option<usize> {
         Region::Arena => Some(0),
         Region::Parameters => Some(1),
         Region::Gradients => Some(2),
-        Region::Momentum => Some(3),
-        Region::SecondMoment => Some(4),
-        Region::Average => Some(5),
-        Region::Statistics => Some(6),
+        Region::GradientSum => Some(3),
+        Region::Momentum => Some(4),
+        Region::SecondMoment => Some(5),
+        Region::Average => Some(6),
+        Region::Statistics => Some(7),
         Region::Indices => None,
     }
 }

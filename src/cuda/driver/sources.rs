@@ -31,6 +31,7 @@ pub struct Target {
 pub const DEPENDENT_LAUNCH: u32 = 90;
 
 pub const MODULES: &[Module] = &[
+    module("accumulate"),
     module("activation"),
     module("augment"),
     module("bias"),

@@ -1,6 +1,7 @@
 //! Lowers operators to launches. Lowering needs no driver and no device, so tests and `summary --plan` see exactly the
 //! list that runs. There is one file per operator, named as in `ops/`.
 
+mod accumulate;
 mod activation;
 mod augment;
 mod bias;

@@ -3,11 +3,10 @@
 use anyhow::Result;
 
 use super::Lowering;
-use super::optimizer::{OVERFLOW, SCALE, norm_blocks};
+use super::optimizer::{OVERFLOW, SCALE};
 use super::params::params;
 use crate::cuda::gemm::{Gemm, Operand};
 use crate::cuda::program::{Address, Buffer};
-use crate::cuda::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
 use crate::ops::{MuonDirection, RunOn, Span};
 
 impl RunOn<Lowering<'_>> for MuonDirection {
@@ -24,7 +23,7 @@ impl RunOn<Lowering<'_>> for MuonDirection {
             count: u64, factor: f32 = op.momentum, nesterov: u32 = op.nesterov,
         );
         lowering.launch_over("muon_momentum", count, params)?;
-        let norm = lowering.norm_of(gradient)?;
+        let norm = lowering.norm_of(gradient, false)?;
         let (short, long, real) = (rows.min(columns), rows.max(columns), lowering.real_size());
         // x and its successor [short][long], then the gram matrix and the polynomial [short][short].
         let place = |elements: usize| Address::at(Buffer::Directions).plus(elements * real);
@@ -54,25 +53,9 @@ impl RunOn<Lowering<'_>> for MuonDirection {
 }
 
 impl Lowering<'_> {
-    /// Launches what computes the norm of fp32 values, and returns its address.
-    fn norm_of(&mut self, values: Span) -> Result<Address> {
-        let norm = Address::at(Buffer::GradientNorm);
-        // The kernel reads 16 bytes at a time, so it starts before values that are not aligned.
-        let begin = values.offset % 4;
-        let (values, count) = (Span { offset: values.offset - begin, ..values }, begin + values.len);
-        let partial = norm.plus(NORM_BYTES);
-        let (loss_scale, overflow) = (None::<Address>, None::<Address>);
-        let params = params!(
-            self.target, 64 bytes, [values, loss_scale, partial, norm, overflow, block_counters = Buffer::BlockCounters],
-            begin: u64, count: u64,
-        );
-        self.launch("gradient_norm", [norm_blocks(count).min(MAX_NORM_BLOCKS), 1], params)?;
-        Ok(norm)
-    }
-
     /// Scales a matrix to the norm √rows.
     fn normalise(&mut self, weight: Span, rows: usize) -> Result<()> {
-        let (norm, overflow, count) = (self.norm_of(weight)?, self.loss_scaling(OVERFLOW), weight.len);
+        let (norm, overflow, count) = (self.norm_of(weight, false)?, self.loss_scaling(OVERFLOW), weight.len);
         let length = (rows as f32).sqrt();
         let params = params!(self.target, 40 bytes, [overflow, norm, weight], count: u64, length: f32);
         self.launch_over("muon_normalise", count, params)

@@ -18,8 +18,15 @@ pub(super) const OVERFLOW: usize = 16;
 const IN_FLIGHT: usize = 4;
 
 /// Blocks of a pass over the gradients, in which no thread is without any.
-pub(super) fn norm_blocks(count: usize) -> usize {
+fn norm_blocks(count: usize) -> usize {
     count.div_ceil(4 * IN_FLIGHT * BLOCK).max(1)
+}
+
+/// The values from the last multiple of 16 bytes on, as a pass over the gradients reads them, and how many of these come
+/// before the first value.
+fn aligned(values: Span) -> (Span, usize) {
+    let before = values.offset % 4;
+    (Span { offset: values.offset - before, len: before + values.len, ..values }, before)
 }
 
 /// Threads per block of the update; `UPDATE_BLOCK` in `kernels/optimizer.cu`.
@@ -39,9 +46,25 @@ impl Lowering<'_> {
     /// With a loss scale, notes whether a gradient is not finite.
     pub(super) fn check_overflow(&mut self, gradients: Span) -> Result<()> {
         let Some(overflow) = self.loss_scaling(OVERFLOW) else { return Ok(()) };
+        let (gradients, begin) = aligned(gradients);
         let count = gradients.len;
-        let params = params!(self.target, 24 bytes, [gradients, overflow], count: u64);
+        let params = params!(self.target, 32 bytes, [gradients, overflow], begin: u64, count: u64);
         self.launch("check_overflow", [norm_blocks(count), 1], params)
+    }
+
+    /// Launches what computes the norm of fp32 values, and returns its address. Of gradients, it is that without the loss
+    /// scale, and overflow is noted in the same pass.
+    pub(super) fn norm_of(&mut self, values: Span, are_gradients: bool) -> Result<Address> {
+        let (norm, (values, begin)) = (Address::at(Buffer::GradientNorm), aligned(values));
+        let [loss_scale, overflow] =
+            [SCALE, OVERFLOW].map(|offset| self.loss_scaling(offset).filter(|_| are_gradients));
+        let (partial, count) = (norm.plus(NORM_BYTES), values.len);
+        let params = params!(
+            self.target, 64 bytes, [values, loss_scale, partial, norm, overflow, block_counters = Buffer::BlockCounters],
+            begin: u64, count: u64,
+        );
+        self.launch("gradient_norm", [norm_blocks(count).min(MAX_NORM_BLOCKS), 1], params)?;
+        Ok(norm)
     }
 }
 
@@ -89,16 +112,10 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
             (Buffer::BlockCounters, lowering.loss_scaling(SCALE), lowering.loss_scaling(OVERFLOW));
         // One pass over the gradients computes whatever is needed of them.
         let (begin, groups, [frozen, matrices]) = groups_of(op, groups, count)?;
-        let norm = op.clip_norm.map(|_| Address::at(Buffer::GradientNorm));
-        if let Some(norm) = norm {
-            let partial = norm.plus(NORM_BYTES);
-            let params = params!(
-                target, 64 bytes, [gradients, loss_scale, partial, norm, overflow, block_counters],
-                begin: u64, count: u64,
-            );
-            lowering.launch("gradient_norm", [norm_blocks(count).min(MAX_NORM_BLOCKS), 1], params)?;
-        } else {
-            lowering.check_overflow(gradients)?;
+        let trained = gradients.from(begin);
+        let norm = op.clip_norm.map(|_| lowering.norm_of(trained, true)).transpose()?;
+        if norm.is_none() {
+            lowering.check_overflow(trained)?;
         }
         let (decay, rest) = Optimizer { average_warm_up: false, ..*op }.average_coefficients(0);
         let (kernel, Sgd { momentum, nesterov }, adam) = match op.rule {

@@ -8,7 +8,7 @@ use crate::ops::{MemorySizes, Precision};
 pub(in crate::cuda) struct Requirements {
     /// The plan's regions and the scratch of its operators: buffer, bytes, and whether it must be zeroed, as state
     /// must.
-    pub buffers: [(Buffer, usize, bool); 14],
+    pub buffers: [(Buffer, usize, bool); 15],
     /// Bytes that do not depend on the batch size.
     fixed: usize,
     max_batch: usize,
@@ -36,6 +36,7 @@ impl Requirements {
             (Buffer::Parameters, 4 * sizes.parameters, zeroed),
             (Buffer::HalfParameters, half_parameters, zeroed),
             (Buffer::Gradients, 4 * sizes.gradients, zeroed),
+            (Buffer::GradientSum, 4 * sizes.gradient_sum, zeroed),
             (Buffer::Momentum, 4 * sizes.momentum, zeroed),
             (Buffer::SecondMoment, 4 * sizes.second_moment, zeroed),
             (Buffer::Average, 4 * sizes.average, zeroed),
