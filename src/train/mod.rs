@@ -30,7 +30,8 @@ use crate::plan::{Mode, Plan, Sequence};
 use crate::shape::Shape;
 use programs::Programs;
 use setup::{
-    check_batch, check_images, check_rule, check_warm_up, initial_weights, load_split, memory_sizes, state_of,
+    check_batch, check_dataset, check_images, check_rule, check_warm_up, initial_weights, load_split, memory_sizes,
+    state_of,
 };
 use transforms::{stage_of, stored_shape};
 use unfreeze::Unfrozen;
@@ -112,16 +113,7 @@ impl<B: Backend> Trainer<B> {
     pub fn new(mut backend: B, network: Network, dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
         ensure!(hyper.batch_size > 0 && hyper.eval_batch_size > 0, "a batch must have at least one image");
         ensure!(hyper.accumulated() > 0, "an optimiser step must have at least one batch");
-        ensure!(
-            dataset.shape == network.input() && dataset.classes.len() == network.classes(),
-            "{} takes inputs of {} and has {} classes, but {} has images of {} and {} classes",
-            network.name,
-            network.input(),
-            network.classes(),
-            dataset.name,
-            dataset.shape,
-            dataset.classes.len()
-        );
+        check_dataset(&network, &dataset)?;
         check_rule(&network, &hyper)?;
         check_images(&hyper, dataset.shape)?;
         let [train_count, val_count, test_count] = [&dataset.train, &dataset.val, &dataset.test].map(Split::count);
@@ -141,8 +133,7 @@ impl<B: Backend> Trainer<B> {
         }
         let stored = stored_shape(&dataset, &hyper)?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
-        let initial =
-            initial_weights(&network, hyper.seed, &dataset.train, &Normalise { shape: stored, ..normalise.clone() })?;
+        let initial = initial_weights(&network, hyper.seed, &dataset.train, &normalise)?;
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
         let evaluated = dataset.val.join(dataset.test, dataset.shape.len());
         load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::transforms::stage_of;
 use super::{Hyperparameters, WarmUp};
-use crate::data::Split;
+use crate::data::{Dataset, Split};
 use crate::network::{Network, Operator, Weights};
 use crate::ops::{Augmentation, Backend, MemorySizes, MicroBatch, Normalise, Optimizer, Rule, Subset};
 use crate::plan::{Accumulation, Plan, TrainSettings};
@@ -33,6 +33,7 @@ pub(super) fn load_split<B: Backend>(
 
 /// The initial weights, drawn from the seed; a first layer that whitens is computed from the training images.
 pub(super) fn initial_weights(network: &Network, seed: u64, train: &Split, normalise: &Normalise) -> Result<Weights> {
+    let normalise = &Normalise { shape: train.shape.unwrap_or(normalise.shape), ..normalise.clone() };
     let (mut weights, image_len) = (network.initial_weights(seed), normalise.shape.len());
     let count = network.images_to_whiten(image_len);
     if count > 0 {
@@ -41,6 +42,21 @@ pub(super) fn initial_weights(network: &Network, seed: u64, train: &Split, norma
         network.whiten(&mut weights.parameters, &images, normalise);
     }
     Ok(weights)
+}
+
+/// Fails if a network does not fit a data set.
+pub(super) fn check_dataset(network: &Network, dataset: &Dataset) -> Result<()> {
+    ensure!(
+        dataset.shape == network.input() && dataset.classes.len() == network.classes(),
+        "{} takes inputs of {} and has {} classes, but {} has images of {} and {} classes",
+        network.name,
+        network.input(),
+        network.classes(),
+        dataset.name,
+        dataset.shape,
+        dataset.classes.len()
+    );
+    Ok(())
 }
 
 /// Fails if a batch is too small for a batch normalisation.

@@ -10,15 +10,16 @@ use crate::data::{Split, held_out, statistics};
 
 /// How pictures to train with and the others are scaled; `None` if they keep their size.
 pub fn targets(options: &LoadOptions) -> Result<[Option<Target>; 2]> {
-    let PictureOptions { image_size, crop, train, .. } = options.pictures;
+    let PictureOptions { crop, train, .. } = options.pictures;
+    let size = options.pictures.size();
     ensure!(
-        image_size.is_some() || crop == 1.0 && !matches!(train, TrainPictures::Sized(..)),
+        size.is_some() || crop == 1.0 && !matches!(train, TrainPictures::Sized(..)),
         "--crop-pct and --resize scale pictures; give the size of the images with --image-size"
     );
-    let target = image_size.map(|(height, width)| Target { height, width, crop });
+    let target = size.map(|(height, width)| Target { height, width, crop });
     let train = match train {
-        TrainPictures::Whole => image_size.map(Target::whole),
-        TrainPictures::Larger(part) => image_size.map(|(height, width)| {
+        TrainPictures::Whole => size.map(Target::whole),
+        TrainPictures::Larger(part) => size.map(|(height, width)| {
             let [height, width] = [height, width].map(|side| (side as f64 / part).floor() as usize);
             Target::whole((height, width))
         }),

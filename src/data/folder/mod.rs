@@ -53,6 +53,12 @@ pub struct PictureOptions {
     pub max_bad: usize,
 }
 
+impl PictureOptions {
+    fn size(&self) -> Option<(usize, usize)> {
+        self.image_size
+    }
+}
+
 /// How pictures to train with are scaled and cropped, if all are scaled.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum TrainPictures {
