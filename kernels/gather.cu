@@ -94,8 +94,9 @@ struct PlainImage {
     }
 };
 
-struct GatherParams : Params<5, 9, 80> {
-    const u8* images;
+struct GatherParams : Params<6, 10, 88> {
+    const u8 *images,
+        *staged;  // Images that were transformed are in the order of the batch, others in that of the set.
     const u32 *labels, *order;
     const float *mean, *std;
     u64* position;
@@ -113,7 +114,8 @@ struct GatherParams : Params<5, 9, 80> {
 KERNEL(gather_normalise, GatherParams, BLOCK, 4) {
     __shared__ real values[MOST_TABLE_CHANNELS * BYTES];
     const u64 first = *p.position, sample = __ldg(p.order + first + blockIdx.x);
-    const PlainImage image{p.images + sample * p.sample_size, {p.mean, p.std, 1.0f, 1.0f}, {values, p.channels}};
+    const u8* const bytes = p.staged ? p.staged + (u64)blockIdx.x * p.sample_size : p.images + sample * p.sample_size;
+    const PlainImage image{bytes, {p.mean, p.std, 1.0f, 1.0f}, {values, p.channels}};
     image.table.fill(image.levels);
     __syncthreads();  // The table is complete, and all threads have read the position.
     u32 announced = 0;
@@ -126,8 +128,8 @@ KERNEL(gather_normalise, GatherParams, BLOCK, 4) {
         *p.position = first + gridDim.x;
 }
 
-struct AugmentParams : Params<7, 11, 128> {
-    const u8* images;
+struct AugmentParams : Params<8, 12, 136> {
+    const u8 *images, *staged;  // As in GatherParams.
     const u32 *labels, *order, *indices;
     const float *mean, *std;
     const u64* draws;  // Seed and epoch, which determine the augmentations.
@@ -279,7 +281,7 @@ KERNEL(gather_augment, AugmentParams, BLOCK, 4) {
     if (threadIdx.x == 0) announced = announce(p.block_counters);
     const AugmentationDraw drawn = shared_draw;
     const u32 size = p.height * p.width * p.channels;
-    const AugmentedImage image{p.images + sample * size,
+    const AugmentedImage image{p.staged ? p.staged + (u64)blockIdx.x * size : p.images + sample * size,
                                {p.mean, p.std, drawn.brightness, drawn.contrast},
                                {values, p.channels},
                                (int)p.height,

@@ -68,6 +68,8 @@ pub mod plan;
 #[doc(hidden)]
 pub mod report;
 #[doc(hidden)]
+pub mod resample;
+#[doc(hidden)]
 pub mod rng;
 #[doc(hidden)]
 pub mod run;

@@ -24,6 +24,8 @@ pub enum Purpose {
     Flip = 20,
     /// How the images of a batch are mixed.
     Mixing = 21,
+    /// Transforms of training images.
+    Transforms = 24,
 }
 
 /// A stream of random numbers. It is cheap to create: use one per tensor, epoch or image.
@@ -43,11 +45,11 @@ impl Philox {
         Self { key, counter: [0, 0, index, purpose as u32], block: [0; 4], used: 4 }
     }
 
-    /// The same stream from a position on; positions count groups of four words.
-    pub fn starting_at(seed: u64, purpose: Purpose, index: u32, position: u64) -> Self {
-        let mut stream = Self::new(seed, purpose, index);
-        (stream.counter[0], stream.counter[1]) = (position as u32, (position >> 32) as u32);
-        stream
+    /// The same stream from a group of four words on.
+    pub fn starting_at(mut self, group: u64) -> Self {
+        self.counter[0] = group as u32;
+        self.counter[1] = (group >> 32) as u32;
+        self
     }
 
     pub fn next_u32(&mut self) -> u32 {

@@ -4,6 +4,7 @@ mod against_pil;
 mod archive;
 mod cifar;
 mod colour;
+mod crops;
 mod fetch;
 mod folder;
 mod idx;

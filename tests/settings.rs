@@ -57,7 +57,11 @@ fn sample(key: &str) -> &'static str {
         "dataset" => "digits",
         "data" | "init" => "/some/place",
         "mean" | "std" => "0.25,0.5,0.75",
-        "image-size" => "24x48",
+        "image-size" | "resize" => "24x48",
+        "crop-scale" => "0.25,0.75",
+        "crop-ratio" => "0.5,1.5",
+        "rand-augment" => "2,9",
+        "color-jitter" => "0.25,0.5,0.75,0.125",
         "schedule" => "step:3:0.5",
         "device" => "3",
         "precision" => "tf32",
@@ -73,7 +77,7 @@ fn sample(key: &str) -> &'static str {
         "class-weights" => "/some/weights.toml",
         "test-fraction" | "val-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness"
         | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" | "sgd-lr"
-        | "sgd-momentum" => "0.75",
+        | "sgd-momentum" | "crop-pct" | "random-erasing" => "0.75",
         _ => "7",
     }
 }
@@ -198,9 +202,11 @@ fn flags_switch_off_what_a_recipe_switches_on() {
             "unfreeze-at" => "momentum = 0.5\nfreeze = \"conv1\"\n", // something must be frozen
             "ema-warm-up" => "momentum = 0.5\nema = 0.75\n",
             "val-seed" => "momentum = 0.5\nval-fraction = 0.5\n",
+            "crop-scale" | "crop-ratio" | "resize" => "[augmentation]\nrandom-resized-crop = true\n",
             _ => "momentum = 0.5\n", // Nesterov momentum requires it
         };
-        let text = format!("{base}{}", file(&section, key, &value));
+        let is_open = base.starts_with(&format!("[{section}]"));
+        let text = format!("{base}{}", file(if is_open { "" } else { &section }, key, &value));
         let (on, off) = (config(&text, &[]), config(&text, &[&format!("--no-{key}")]));
         assert_eq!(off, config(base, &[]), "--no-{key}");
         assert_ne!(on.settings, off.settings, "{text}");

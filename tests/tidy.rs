@@ -11,13 +11,14 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("rng", &[]),
     ("files", &[]),
     ("images", &[]),
-    ("ops", &["shape", "rng", "images"]),
-    ("cpu", &["ops", "shape", "rng", "images"]),
+    ("resample", &[]),
+    ("ops", &["shape", "rng", "images", "resample"]),
+    ("cpu", &["ops", "shape", "rng", "images", "resample"]),
     ("cuda", &["ops", "shape", "rng", "files", "images"]),
     ("network", &["ops", "shape", "rng"]),
     ("models", &["network", "ops", "shape", "rng"]),
     ("plan", &["network", "ops", "shape", "rng"]),
-    ("data", &["shape", "rng", "files", "images"]),
+    ("data", &["shape", "rng", "files", "images", "resample"]),
     ("report", &["files", "train"]),
     ("train", &["data", "plan", "network", "ops", "shape", "rng", "images"]),
     ("checkpoint", &["train", "network", "ops", "shape", "rng", "files"]),
@@ -370,6 +371,7 @@ fn a_settings_name_occurs_in_few_files() {
     // Names that also occur with another meaning.
     const COMMON: &str = "activation batch_size brightness classes contrast conv1 data dataset device dropout epochs init \
                           keep log_steps lr mean model momentum monitor nesterov optimizer precision pretrained residency \
+                          resize \
                           schedule seed shuffle std threads";
     let texts: Vec<String> = files("src", &[".rs"]).iter().map(|path| read(path)).collect();
     let mentions =

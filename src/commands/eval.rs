@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::device::{Task, check_device, with_backend};
 use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::load_weights;
-use crate::data::{self, Dataset, LoadOptions, Residency, Split};
+use crate::data::{self, Dataset, LoadOptions, Residency, Split, TrainPictures};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise, TestViews};
 use crate::report::Confusion;
@@ -144,6 +144,7 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
     // A single value fits any number of channels; those of the images are not known yet.
     options.normalisation = normalisation.as_ref().map(|_| (vec![0.5], vec![0.5]));
     (options.progress, options.test_only) = (true, args.split == SplitName::Test);
+    options.pictures.train = TrainPictures::Evaluated;
     given.check()?;
     options.validation = given.validation().or(options.validation);
     options.residency = Residency::Auto;

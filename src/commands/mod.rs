@@ -89,11 +89,12 @@ fn definition() -> clap::Command {
         }
     };
     let eval = |flag: Arg| match flag.get_id().as_str() {
-        "model" | "dataset" => recorded(flag, None),
+        "model" | "dataset" | "crop_pct" => recorded(flag, None),
         _ => flag,
     };
     let predict = |flag: Arg| match (flag.get_id().as_str(), flag.get_help_heading()) {
         ("mean", _) => recorded(flag, Some("0.5]")),
+        ("crop_pct", _) => recorded(flag, Some("the whole picture is scaled to fit]")),
         (_, Some("Network")) => recorded(flag, None),
         _ => flag,
     };

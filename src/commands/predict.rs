@@ -20,8 +20,8 @@ use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise, TestViews};
 use crate::report::stream::{Stdout, write_json};
 use crate::settings::{
-    ActivationChoice, DeviceSettings, EvaluationSettings, Given, InputRecord, InputSettings, ModelSettings,
-    NormalisationSettings, RetiredFlags, RunConfig, bounds, build_network,
+    ActivationChoice, CropSettings, DeviceSettings, EvaluationSettings, Given, InputRecord, InputSettings,
+    ModelSettings, NormalisationSettings, RetiredFlags, RunConfig, bounds, build_network,
 };
 use crate::shape::Shape;
 use crate::train::{self, Prediction};
@@ -35,6 +35,8 @@ pub struct PredictArgs {
     model: Given<ModelSettings>,
     #[command(flatten)]
     input: Given<InputSettings>,
+    #[command(flatten)]
+    crop: Given<CropSettings>,
     #[command(flatten)]
     normalisation: Given<NormalisationSettings>,
     /// PNG or JPEG pictures of any size, in colour or grayscale
@@ -82,8 +84,11 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
     if config.is_none() {
         warn_of_defaults(args, &path, model, shape);
     }
-    let read = if crop { read_cropped } else { read_picture };
-    let pictures = args.images.iter().map(|path| read(path, shape)).collect::<Result<Vec<Picture>>>()?;
+    let read = |path: &PathBuf| match crop {
+        Some(crop) => read_cropped(path, shape, crop),
+        None => read_picture(path, shape),
+    };
+    let pictures = args.images.iter().map(read).collect::<Result<Vec<Picture>>>()?;
     let views = args.evaluation.0.views(config.as_ref().map(|config| &config.settings.evaluation));
     if views != TestViews::None {
         info!("the logits are the mean of several views of each picture ({})", views.name());
@@ -124,8 +129,8 @@ struct WeightsInfo {
     shape: Shape,
     classes: Vec<String>,
     normalisation: Normalisation,
-    /// Whether pictures are scaled and cropped like those of a folder.
-    crop: bool,
+    /// If pictures are scaled and cropped like those of a folder, the part of the shorter side that is cropped.
+    crop: Option<f64>,
 }
 
 impl WeightsInfo {
@@ -142,24 +147,25 @@ impl WeightsInfo {
         let default = || (vec![0.5], vec![0.5]);
         let (mean, std) = args.normalisation.0.given().or_else(recorded).unwrap_or_else(default);
         let normalisation = data::per_channel((mean, std), shape.channels)?;
-        let crop = config.is_some_and(RunConfig::has_pictures);
+        let recorded = config.filter(|config| config.has_pictures()).map(|config| config.pictures().crop);
+        let crop = args.crop.0.given().or(recorded);
         Ok(Self { model, activation, shape, classes, normalisation, crop })
     }
 }
 
 /// Warns that results depend on defaults that may not be those of the training.
 fn warn_of_defaults(args: &PredictArgs, path: &Path, model: &Model, shape: Shape) {
-    let PredictArgs { model: network, input, normalisation, .. } = args;
+    let PredictArgs { model: network, input, crop, normalisation, .. } = args;
     let prepared = match shape.channels {
         1 => "pictures are prepared like the digits of MNIST",
-        _ => "pictures are scaled to fit, not cropped",
+        _ => "pictures are scaled to fit, not cropped (--crop-pct)",
     };
     let assumed = [
         network.0.model.is_none().then(|| format!("the network is {} (--model)", model.name)),
         (!input.0.has_shape()).then(|| format!("it takes images of {shape} (--channels, --image-size)")),
         normalisation.0.given().is_none().then(|| "mean 0.5 and std 0.5 (--mean and --std)".into()),
         input.0.classes.is_none().then(|| format!("{} classes without names (--classes)", model.classes)),
-        Some(prepared.into()),
+        crop.0.given().is_none().then(|| prepared.into()),
     ];
     warn_of_assumptions(path, assumed);
 }

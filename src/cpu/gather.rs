@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use crate::images::{ImageSource, Prefetch};
-use crate::ops::{AugmentationDraw, DataSets, Gather, Normalise, RunOn, Subset};
+use crate::ops::{AugmentationDraw, DataSets, Draws, Gather, Normalise, RunOn, Stage, Subset};
+use crate::shape::Shape;
 
 /// The training and test set.
 #[derive(Default)]
@@ -69,9 +70,9 @@ impl Set {
     }
 }
 
-/// Writes the augmented `image` to `y`, normalised.
-fn augment(op: &Normalise, table: &[[f32; 256]], drawn: &AugmentationDraw, image: &[u8], y: &mut [f32]) {
-    let Normalise { shape, mean, std } = op;
+/// Writes the augmented `image` of a shape to `y`, normalised.
+fn augment(op: &Normalise, shape: Shape, table: &[[f32; 256]], drawn: &AugmentationDraw, image: &[u8], y: &mut [f32]) {
+    let Normalise { mean, std, .. } = op;
     let has_jitter = drawn.brightness != 1.0 || drawn.contrast != 1.0;
     for (pixel, y) in y.chunks_exact_mut(shape.channels).enumerate() {
         let (row, column) = (pixel / shape.width, pixel % shape.width);
@@ -79,7 +80,7 @@ fn augment(op: &Normalise, table: &[[f32; 256]], drawn: &AugmentationDraw, image
             y.fill(0.0);
             continue;
         }
-        let source = drawn.source(*shape, row, column);
+        let source = drawn.source(shape, row, column);
         let bytes = source.map(|source| &image[source * shape.channels..][..shape.channels]);
         for (channel, y) in y.iter_mut().enumerate() {
             let byte = bytes.map_or(0, |bytes| bytes[channel]);
@@ -132,6 +133,11 @@ impl DataSets for Cpu {
         Ok(())
     }
 
+    fn set_draws(&mut self, draws: Draws) -> Result<()> {
+        self.augment.draws = draws;
+        Ok(())
+    }
+
     fn set_labels(&mut self, labels: &[u32]) -> Result<()> {
         self.loss.labels.clear();
         self.loss.labels.extend_from_slice(labels);
@@ -141,41 +147,50 @@ impl DataSets for Cpu {
 
 impl RunOn<Cpu> for Gather {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let (len, (seed, epoch)) = (self.shape.len(), cpu.gather.augmentation);
-        let (batch, set) = (self.output.len / len, cpu.gather.loaded(self.subset)?);
-        ensure!(set.op.shape == self.shape, "the set's images are {}, not {}", set.op.shape, self.shape);
-        let order = set.order.get(set.position..set.position + batch);
-        let order = order.with_context(|| format!("fewer than {batch} images are left in this epoch"))?;
-        let (bytes, by_index) = match &mut set.images {
-            Images::Resident(images) => (&*images, true),
-            Images::Streamed(Streamed { prefetch, batch: current, held, .. }) => {
-                let prefetch = prefetch.as_mut().context("no order was set")?;
-                if held.replace(set.position) != Some(set.position) {
-                    prefetch.reuse(std::mem::take(current));
-                    *current = prefetch.next(batch, len)?;
-                }
-                (&*current, false)
-            }
-        };
-        let [y] = cpu.memory.floats([self.output])?;
-        let (first, op, table) = (set.position as u64, &set.op, &set.table);
-        let seen = self.view.draw();
-        y.par_chunks_exact_mut(len).zip(order).enumerate().with_min_len(8).for_each(|(row, (y, &index))| {
-            let image = &bytes[if by_index { index as usize } else { row } * len..][..len];
-            if let Some(augmentation) = self.augmentation {
-                let drawn = augmentation.draw(op.shape, seed, epoch, first + row as u64, index);
-                return augment(op, table, &drawn, image, y);
-            }
-            if let Some(seen) = &seen {
-                return augment(op, table, seen, image, y);
-            }
-            for (y, image) in y.chunks_exact_mut(table.len()).zip(image.chunks_exact(table.len())) {
-                y.iter_mut().zip(image).zip(table).for_each(|((y, &x), table)| *y = table[usize::from(x)]);
-            }
-        });
-        cpu.loss.labels.clear();
-        cpu.loss.labels.extend(order.iter().map(|&index| set.labels[index as usize]));
-        set.position += if self.view.repeats { 0 } else { batch };
-        Ok(())
+        run(self, cpu, None).map(|_| ())
     }
+}
+
+/// Gathers the next batch, of images that a stage transforms first, if there is one. Returns the batch's position.
+pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<usize> {
+    let (shape, len, (seed, epoch)) = (op.shape, op.shape.len(), cpu.gather.augmentation);
+    let (batch, set) = (op.output.len / len, cpu.gather.loaded(op.subset)?);
+    let stored = stage.map_or(shape, |stage| stage.stored);
+    ensure!(set.op.shape == stored, "the set's images are {}, not {stored}", set.op.shape);
+    let order = set.order.get(set.position..set.position + batch);
+    let order = order.with_context(|| format!("fewer than {batch} images are left in this epoch"))?;
+    let (bytes, by_index) = match &mut set.images {
+        Images::Resident(images) => (&*images, true),
+        Images::Streamed(Streamed { prefetch, batch: current, held, .. }) => {
+            let prefetch = prefetch.as_mut().context("no order was set")?;
+            if held.replace(set.position) != Some(set.position) {
+                prefetch.reuse(std::mem::take(current));
+                *current = prefetch.next(batch, stored.len())?;
+            }
+            (&*current, false)
+        }
+    };
+    let index = |row: usize| if by_index { order[row] as usize } else { row };
+    let image = |row: usize| &bytes[index(row) * stored.len()..][..stored.len()];
+    let staged = stage.filter(Stage::is_staged);
+    let staged = staged.map(|stage| cpu.augment.stage(stage, shape, set.position, batch, image)).transpose()?;
+    let [y] = cpu.memory.floats([op.output])?;
+    let (first, normalise, table, seen) = (set.position, &set.op, &set.table, op.view.draw());
+    y.par_chunks_exact_mut(len).enumerate().with_min_len(8).for_each(|(row, y)| {
+        let image = staged.map_or_else(|| image(row), |staged| &staged[row * len..][..len]);
+        if let Some(augmentation) = op.augmentation {
+            let drawn = augmentation.draw(shape, seed, epoch, (first + row) as u64, order[row]);
+            return augment(normalise, shape, table, &drawn, image, y);
+        }
+        if let Some(seen) = &seen {
+            return augment(normalise, shape, table, seen, image, y);
+        }
+        for (y, image) in y.chunks_exact_mut(table.len()).zip(image.chunks_exact(table.len())) {
+            y.iter_mut().zip(image).zip(table).for_each(|((y, &x), table)| *y = table[usize::from(x)]);
+        }
+    });
+    cpu.loss.labels.clear();
+    cpu.loss.labels.extend(order.iter().map(|&index| set.labels[index as usize]));
+    set.position += if op.view.repeats { 0 } else { batch };
+    Ok(first)
 }

@@ -5,6 +5,7 @@
 
 mod accumulate;
 mod activation;
+mod augment;
 mod bias;
 mod conv;
 mod dropout;
@@ -21,6 +22,7 @@ mod muon;
 mod norm;
 mod norm_loops;
 mod optimizer;
+mod pixels;
 mod pointwise;
 mod pool;
 mod runtime;
@@ -47,6 +49,7 @@ pub struct Cpu {
     pool: Arc<rayon::ThreadPool>,
     memory: Memory,
     gather: gather::State,
+    augment: augment::State,
     norm: norm::State,
     muon: muon::State,
     loss: loss::State,
@@ -86,6 +89,7 @@ impl Cpu {
             pool: runtime::threads::pool(threads)?,
             memory: Memory::default(),
             gather: gather::State::default(),
+            augment: augment::State::default(),
             norm: norm::State::default(),
             muon: muon::State::default(),
             loss: loss::State::default(),

@@ -27,6 +27,8 @@ pub(super) enum Buffer {
     Indices,
     /// As many im2col columns of a convolution as fit the workspace.
     Columns,
+    /// Training images while they are transformed.
+    Staged,
     /// The matrices of Muon's iteration.
     Directions,
     /// Partial sums of reductions.
@@ -60,6 +62,8 @@ pub(super) enum Buffer {
     DropoutStep,
     /// `{seed u64, epoch u64}`
     AugmentationEpoch,
+    /// What was drawn for the training images of the epoch.
+    PictureDraws,
     // The data sets.
     TrainImages,
     TrainLabels,

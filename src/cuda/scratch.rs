@@ -1,5 +1,14 @@
 //! Sizes of the kernels' scratch buffers, shared by their allocation and the launches that use them.
 
+/// Where the parts of a batch of transformed pictures begin, which have so many bytes per picture, and where the last ends.
+pub(super) fn staged_offsets(bytes: [usize; 4], batch: usize) -> [usize; 5] {
+    let mut offsets = [0; 5];
+    for (part, bytes) in bytes.into_iter().enumerate() {
+        offsets[part + 1] = offsets[part] + (bytes * batch).next_multiple_of(256);
+    }
+    offsets
+}
+
 /// Maximum blocks of a pass that sums columns, if several blocks sum the same columns.
 pub(super) const MAX_COLUMN_BLOCKS: usize = 528;
 

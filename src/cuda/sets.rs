@@ -5,10 +5,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 
 use super::Cuda;
-use super::memory::{Feed, SLOTS, bytes_of_f32, bytes_of_u32};
+use super::memory::{Allocation, Feed, SLOTS, bytes_of_f32, bytes_of_u32};
 use super::program::Buffer;
+use super::run::Taken;
 use crate::images::ImageSource;
-use crate::ops::{Backend, DataSets, Gather, Normalise, Subset};
+use crate::ops::{Backend, DataSets, Draws, Normalise, PictureDraw, Subset};
 use crate::shape::Shape;
 
 /// The host's state of a data set. Images, labels, order, means and standard deviations are in device memory, and so is
@@ -91,9 +92,34 @@ impl DataSets for Cuda {
         self.memory.send(Buffer::AugmentationEpoch, &[seed, epoch.into()].map(u64::to_le_bytes).concat())
     }
 
+    fn set_draws(&mut self, draws: Draws) -> Result<()> {
+        let bytes = bytes_of_u32(&words_of(&draws));
+        if self.memory.get(Buffer::PictureDraws).map_or(0, Allocation::len) < bytes.len() {
+            self.memory.allocate(Buffer::PictureDraws, bytes.len())?;
+        }
+        self.memory.get(Buffer::PictureDraws)?.upload(0, &bytes)
+    }
+
     fn set_labels(&mut self, labels: &[u32]) -> Result<()> {
         self.memory.get(Buffer::Labels)?.upload(0, &bytes_of_u32(labels))
     }
+}
+
+/// Words before the first picture's in [`words_of`].
+const MATRIX_WORDS: usize = 64;
+
+/// What is drawn for an epoch, as `kernels/augment.cu` reads it: the affine maps, then for each picture what is drawn for it
+/// and its operations.
+fn words_of(draws: &Draws) -> Vec<u32> {
+    let mut words: Vec<u32> = draws.matrices.iter().flatten().map(|&number| number as u32).collect();
+    words.resize(MATRIX_WORDS, 0);
+    for (position, drawn) in draws.pictures.iter().enumerate() {
+        let PictureDraw { top, left, height, width, mirrored, erased: [rows, columns] } = drawn;
+        words.extend([*top as u32, *left as u32, *height as u32, *width as u32, u32::from(*mirrored)]);
+        words.extend([rows.start, columns.start, rows.len(), columns.len()].map(|number| number as u32));
+        words.extend(draws.ops_of(position).iter().flat_map(|op| op.words()));
+    }
+    words
 }
 
 impl Cuda {
@@ -123,12 +149,11 @@ impl Cuda {
     ///
     /// # Errors
     /// If fewer than `batch` images are left in the order: the device would read past its end without an error.
-    pub(super) fn take_batch(&mut self, gather: &Gather) -> Result<()> {
-        let Gather { subset, shape, view, output, .. } = *gather;
-        let batch = output.len / shape.len();
+    pub(super) fn take_batch(&mut self, taken: &Taken) -> Result<()> {
+        let Taken { subset, batch, shape, repeats } = *taken;
         let set = self.sets[subset as usize].as_mut().context("no data set was loaded")?;
         ensure!(set.shape == shape, "the data set's images are {}, but the step gathers {shape}", set.shape);
-        if std::mem::replace(&mut set.is_taken, view.repeats) {
+        if std::mem::replace(&mut set.is_taken, repeats) {
             return Ok(());
         }
         ensure!(set.next + batch <= set.order_len, "fewer than {batch} images are left in this epoch");

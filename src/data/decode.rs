@@ -12,8 +12,9 @@ use image::{
 };
 
 use super::budget::{Budget, Permit};
+use super::crop::{self, Target};
+use super::jpeg;
 use super::records::{convert_to, gray_of};
-use super::{crop, jpeg};
 
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
 /// Phones take pictures of 200 megapixels.
@@ -67,12 +68,11 @@ pub fn read_bytes(path: &Path) -> Result<FileBytes> {
 }
 
 /// Decodes a picture after checking that its header is within the limits, applies its orientation and puts `backdrop`
-/// behind what is transparent. The memory to scale the picture to `target`, a height and width, is reserved with that to
-/// decode it.
+/// behind what is transparent. The memory to scale the picture to `target` is reserved with that to decode it.
 ///
 /// # Errors
 /// If the bytes are not a complete PNG or JPEG picture of a supported kind, or the picture is too large.
-pub fn decode(bytes: &[u8], backdrop: u8, target: Option<(usize, usize)>) -> Result<Upright> {
+pub fn decode(bytes: &[u8], backdrop: u8, target: Option<Target>) -> Result<Upright> {
     ensure!(!bytes.is_empty(), "the file is empty");
     ensure!(bytes.len() as u64 <= MAX_FILE_BYTES, "the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
     let Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) = image::guess_format(bytes) else {
@@ -106,7 +106,7 @@ pub fn decode(bytes: &[u8], backdrop: u8, target: Option<(usize, usize)>) -> Res
         || colour.has_alpha()
         || colour.bytes_per_pixel() > colour.channel_count();
     let coefficients = jpeg.map_or(0, |kind| bytes.len() as u64 + 6 * pixels * u64::from(kind.keeps_coefficients));
-    let scaling = target.map_or(0, |(to_height, to_width)| crop::working_bytes((width, height), to_height, to_width));
+    let scaling = target.map_or(0, |target| crop::working_bytes((width, height), target));
     let permit = DECODING.take(decoded * (1 + u64::from(copies)) + coefficients.max(scaling));
     if jpeg.is_some() {
         jpeg::check(bytes).map_err(fault)?;
@@ -199,11 +199,11 @@ pub fn into_gray(picture: DynamicImage) -> GrayImage {
 ///
 /// # Errors
 /// If the picture is too long and thin, or the channels are neither 1 nor 3.
-pub fn cropped(upright: Upright, height: usize, width: usize, channels: Option<usize>) -> Result<Cropped> {
+pub fn cropped(upright: Upright, target: Target, channels: Option<usize>) -> Result<Cropped> {
     let own = own_channels(&upright.picture);
     let values = match own {
-        1 => crop::resize_crop(upright.picture.into_luma8(), height, width)?,
-        _ => crop::resize_crop(upright.picture.into_rgb8(), height, width)?,
+        1 => crop::resize_crop(upright.picture.into_luma8(), target)?,
+        _ => crop::resize_crop(upright.picture.into_rgb8(), target)?,
     };
     let channels = channels.unwrap_or(own);
     ensure!(matches!(channels, 1 | 3), "a picture has 1 or 3 channels, but the network takes {channels}");

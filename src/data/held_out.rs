@@ -29,29 +29,34 @@ pub struct ValidationOptions {
     pub seed: u64,
 }
 
+/// The indices of the images to keep and of those to hold out, both sorted.
+pub fn choose(labels: &[u32], ValidationOptions { fraction, seed }: ValidationOptions) -> (Vec<u32>, Vec<u32>) {
+    let mut by_class = BTreeMap::<u32, Vec<u32>>::new();
+    for (index, &label) in labels.iter().enumerate() {
+        by_class.entry(label).or_default().push(index as u32);
+    }
+    let (mut kept, mut held) = (Vec::new(), Vec::new());
+    for (label, images) in by_class {
+        let chosen = held_out(images.len(), fraction, Philox::new(seed, Purpose::Validation, label));
+        for (number, image) in images.into_iter().enumerate() {
+            if chosen.contains(&number) { held.push(image) } else { kept.push(image) }
+        }
+    }
+    kept.sort_unstable();
+    held.sort_unstable();
+    (kept, held)
+}
+
 impl Dataset {
     /// Moves a part of every class's training images to the validation set. Both stay in their order.
     ///
     /// # Errors
     /// If the set has validation images of its own, or no class has a training image to spare.
     pub(super) fn hold_out_validation(&mut self, options: ValidationOptions) -> Result<()> {
-        let ValidationOptions { fraction, seed } = options;
         let own = counted(self.val.count(), "validation image");
         ensure!(self.val.count() == 0, "--val-fraction: {} has {own} of its own, in a folder val", self.name);
-        let mut by_class = BTreeMap::<u32, Vec<u32>>::new();
-        for (index, &label) in self.train.labels.iter().enumerate() {
-            by_class.entry(label).or_default().push(index as u32);
-        }
-        let (mut kept, mut held) = (Vec::new(), Vec::new());
-        for (label, images) in by_class {
-            let chosen = held_out(images.len(), fraction, Philox::new(seed, Purpose::Validation, label));
-            for (number, image) in images.into_iter().enumerate() {
-                if chosen.contains(&number) { held.push(image) } else { kept.push(image) }
-            }
-        }
+        let (kept, held) = choose(&self.train.labels, options);
         ensure!(!held.is_empty(), "--val-fraction: every class of {} has only one training image", self.name);
-        kept.sort_unstable();
-        held.sort_unstable();
         let image_len = self.shape.len();
         self.val = self.train.select(&held, image_len);
         self.train = self.train.select(&kept, image_len);

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub use folder::PictureOptions;
+pub use folder::{PictureOptions, TrainPictures};
 pub use held_out::ValidationOptions;
 pub use streamed::{Residency, Streamed};
 
@@ -169,7 +169,9 @@ pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
         }
         (find(name)?.load)(options)?
     };
-    if let (Some(validation), false) = (options.validation, options.test_only) {
+    // A folder whose training images have a shape of their own has held out the others already.
+    let is_apart = dataset.train.shape.is_some();
+    if let (Some(validation), false) = (options.validation, options.test_only || is_apart) {
         dataset.hold_out_validation(validation)?;
     }
     if let Some(given) = &options.normalisation {
@@ -239,6 +241,8 @@ pub struct Split {
     pub labels: Vec<u32>,
     /// The source of the images if they are not in `images`.
     pub streamed: Option<Streamed>,
+    /// The shape of the images, if it is not that of the data set.
+    pub shape: Option<Shape>,
 }
 
 impl Split {
@@ -322,10 +326,11 @@ impl Dataset {
     }
 
     fn fingerprint_of(&self, split: &Split) -> u64 {
-        let Shape { height, width, channels } = self.shape;
+        let own = split.shape.unwrap_or(self.shape);
+        let Shape { height, width, channels } = own;
         let shape: Vec<u8> = [height, width, channels].iter().flat_map(|&side| (side as u64).to_le_bytes()).collect();
         let labels: Vec<u8> = split.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-        let images = split.digest(self.shape.len()).to_le_bytes();
+        let images = split.digest(own.len()).to_le_bytes();
         rng::fingerprint([shape.as_slice(), images.as_slice(), &labels])
     }
 
@@ -334,11 +339,11 @@ impl Dataset {
         let count = split.count();
         ensure!(count > 0, "there are no images");
         ensure!(u32::try_from(count).is_ok(), "{count} images are too many; at most {} are supported", u32::MAX);
-        let expected = count.checked_mul(self.shape.len());
+        let shape = split.shape.unwrap_or(self.shape);
+        let expected = count.checked_mul(shape.len());
         ensure!(
             split.streamed.is_some() || expected == Some(split.images.len()),
-            "{count} images of {} do not have {} bytes",
-            self.shape,
+            "{count} images of {shape} do not have {} bytes",
             split.images.len()
         );
         for (index, &label) in split.labels.iter().enumerate() {

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use image::RgbImage;
 use image::imageops::{self, FilterType};
 
+use super::crop::Target;
 use super::decode::{BACKDROP, Upright, cropped, decode, into_gray, read_bytes};
 use super::ink;
 use crate::shape::Shape;
@@ -33,16 +34,18 @@ pub fn read_picture(path: &Path, shape: Shape) -> Result<Picture> {
 }
 
 /// Reads the picture at `path` in the same way as the pictures of a training folder: scaled and cropped to `shape`, and
-/// converted to its channels.
+/// converted to its channels. `crop` is the part of the scaled picture's shorter side that is
+/// cropped.
 ///
 /// # Errors
 /// Like [`read_picture`].
-pub fn read_cropped(path: &Path, shape: Shape) -> Result<Picture> {
+pub fn read_cropped(path: &Path, shape: Shape, crop: f64) -> Result<Picture> {
+    let target = Target { height: shape.height, width: shape.width, crop };
     let read = || -> Result<Picture> {
         let encoded = read_bytes(path)?;
-        let upright = decode(&encoded.bytes, BACKDROP, Some((shape.height, shape.width)))?;
+        let upright = decode(&encoded.bytes, BACKDROP, Some(target))?;
         let original = (upright.picture.width(), upright.picture.height());
-        let pixels = cropped(upright, shape.height, shape.width, Some(shape.channels))?.values;
+        let pixels = cropped(upright, target, Some(shape.channels))?.values;
         let minimum = pixels.iter().min().copied().unwrap_or(0);
         let blank = pixels.iter().all(|&pixel| pixel - minimum < ink::MIN_CONTRAST);
         Ok(Picture { pixels, inverted: false, blank, original })

@@ -103,11 +103,17 @@ impl Split {
         let labels = numbers.iter().map(|number| self.labels[of(number)]).collect();
         let Some(Streamed { source, hashes }) = &self.streamed else {
             let image = |number| &self.images[of(number) * image_len..][..image_len];
-            return Self { images: numbers.iter().flat_map(image).copied().collect(), labels, streamed: None };
+            let images = numbers.iter().flat_map(image).copied().collect();
+            return Self { images, labels, ..self.empty() };
         };
         let hashes = Arc::new(numbers.iter().map(|number| hashes[of(number)]).collect());
         let source = Arc::new(Selected { source: Arc::clone(source), numbers: numbers.to_vec() });
-        Self { images: Vec::new(), labels, streamed: Some(Streamed { source, hashes }) }
+        Self { labels, streamed: Some(Streamed { source, hashes }), ..self.empty() }
+    }
+
+    /// A split of the same shape without images.
+    fn empty(&self) -> Self {
+        Self { shape: self.shape, ..Self::default() }
     }
 
     /// The images of this split, then those of another.
@@ -117,12 +123,13 @@ impl Split {
         }
         let (first, labels) = (self.count(), [&self.labels[..], &other.labels].concat());
         if self.streamed.is_none() && other.streamed.is_none() {
-            return Self { images: [self.images, other.images].concat(), labels, streamed: None };
+            return Self { labels, images: [&self.images[..], &other.images].concat(), ..self.empty() };
         }
+        let empty = self.empty();
         let [a, b] = [self, other].map(|split| split.into_streamed(image_len));
         let hashes = Arc::new([&a.hashes[..], &b.hashes].concat());
         let source = Arc::new(Joined { sources: [a.source, b.source], first });
-        Self { images: Vec::new(), labels, streamed: Some(Streamed { source, hashes }) }
+        Self { labels, streamed: Some(Streamed { source, hashes }), ..empty }
     }
 
     fn into_streamed(self, image_len: usize) -> Streamed {
@@ -197,8 +204,9 @@ impl Dataset {
 
     /// Keeps the images in host memory; a device receives them batch by batch.
     pub fn stream_from_memory(&mut self) -> Result<()> {
-        let image_len = self.shape.len();
+        let shape = self.shape;
         for split in self.splits_mut() {
+            let image_len = split.shape.unwrap_or(shape).len();
             split.stream(image_len, |images| Ok(Arc::new(HostImages { images, image_len })))?;
         }
         Ok(())
@@ -209,8 +217,9 @@ impl Dataset {
     /// # Errors
     /// If the file cannot be written.
     pub fn stream_from_file(&mut self) -> Result<()> {
-        let shape = self.shape;
+        let common = self.shape;
         for split in self.splits_mut() {
+            let shape = split.shape.unwrap_or(common);
             split.stream(shape.len(), |images| {
                 let mut file = records::temporary()?;
                 records::write_at(&mut file, 0, &images)?;

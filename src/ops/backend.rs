@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::augment::Draws;
 use super::gather::{Normalise, Subset};
 use super::loss::{Metrics, StepLoss};
 use super::mix::Mix;
@@ -32,6 +33,8 @@ pub struct MemorySizes {
     /// Im2col elements of the largest convolution, for a whole batch and for one sample. A backend may work in chunks.
     pub columns: usize,
     pub sample_columns: usize,
+    /// Bytes per sample, in each of four parts, of training images while they are transformed.
+    pub staged: [usize; 4],
     /// Elements of Muon's iteration on the largest matrix; see `MuonDirection::scratch_len`.
     pub directions: usize,
     /// The largest number of channels or features of a bias.
@@ -157,6 +160,9 @@ pub trait DataSets {
 
     /// Sets the epoch for which augmentations are drawn.
     fn set_augmentation_epoch(&mut self, seed: u64, epoch: u32) -> Result<()>;
+
+    /// Sets what is drawn for the training images of the epoch, by their position in the order.
+    fn set_draws(&mut self, draws: Draws) -> Result<()>;
 
     /// Sets the labels for the next loss, for a sequence without a gather.
     fn set_labels(&mut self, labels: &[u32]) -> Result<()>;

@@ -56,6 +56,18 @@ pub enum PaddingMode {
     Reflect,
 }
 
+impl PaddingMode {
+    /// The row or column of the image at `at`, which may be in the padding.
+    pub fn inside(self, at: i64, side: usize) -> Option<usize> {
+        let at = match self {
+            Self::Constant => at,
+            Self::Reflect if at < 0 => -at,
+            Self::Reflect => at.min(2 * (side as i64 - 1) - at),
+        };
+        usize::try_from(at).ok().filter(|&at| at < side)
+    }
+}
+
 /// Which images are flipped horizontally. `kernels/gather.cu` has the same numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Flip {
@@ -141,18 +153,8 @@ impl AugmentationDraw {
     /// The index of the source pixel for an output pixel; `None` in the padding.
     pub fn source(&self, shape: Shape, row: usize, column: usize) -> Option<usize> {
         let column = if self.flip { shape.width - 1 - column } else { column };
-        let row = self.inside(row as i64 + self.top, shape.height)?;
-        Some(row * shape.width + self.inside(column as i64 + self.left, shape.width)?)
-    }
-
-    /// The row or column of the image at `at`, which may be in the padding.
-    fn inside(&self, at: i64, side: usize) -> Option<usize> {
-        let at = match self.padding_mode {
-            PaddingMode::Constant => at,
-            PaddingMode::Reflect if at < 0 => -at,
-            PaddingMode::Reflect => at.min(2 * (side as i64 - 1) - at),
-        };
-        usize::try_from(at).ok().filter(|&at| at < side)
+        let row = self.padding_mode.inside(row as i64 + self.top, shape.height)?;
+        Some(row * shape.width + self.padding_mode.inside(column as i64 + self.left, shape.width)?)
     }
 
     /// Whether an output pixel lies in the cutout square.

@@ -42,7 +42,7 @@ impl Mixing {
 
     /// How the batch of a step of an epoch is mixed; `None` if mixing is off. It depends only on seed, epoch and step.
     pub fn draw(&self, shape: Shape, seed: u64, epoch: u32, step: u64) -> Option<Mix> {
-        let mut stream = Philox::starting_at(seed, Purpose::Mixing, epoch, step << 32);
+        let mut stream = Philox::new(seed, Purpose::Mixing, epoch).starting_at(step << 32);
         let first = stream.next_u32() >> 31 == 0;
         match (self.mixup, self.cutmix) {
             (Some(alpha), None) => Some(Mix::mixup(beta(&mut stream, alpha))),

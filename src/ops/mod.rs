@@ -7,6 +7,7 @@
 
 mod accumulate;
 mod activation;
+mod augment;
 mod backend;
 mod bias;
 mod conv;
@@ -29,6 +30,7 @@ mod views;
 
 pub use accumulate::{AccumulateGradients, MicroBatch};
 pub use activation::{Activation, ActivationBackward, ActivationForward};
+pub use augment::{Augment, Draws, PictureDraw, PixelOp, RandAugment, ResizedCrop, Stage, Transforms};
 pub use backend::{
     Algorithm, Backend, Candidate, Choice, DataSets, DeviceInfo, LimitSizes, MemorySizes, StepSeconds, TIMED_RUNS,
     TrainingState,

@@ -49,6 +49,7 @@ macro_rules! operators {
 
 operators! {
     Gather,
+    Augment,
     MixImages,
     Conv2dForward,
     Conv2dBackwardWeight,

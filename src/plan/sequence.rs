@@ -2,8 +2,8 @@
 
 use super::{Matrix, Plan, ValueId};
 use crate::ops::{
-    AccumulateGradients, AddView, Augmentation, Gather, LossGradient, MicroBatch, MixImages, Muon, MuonDirection,
-    Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span, Step, Subset, View,
+    AccumulateGradients, AddView, Augment, Augmentation, Gather, LossGradient, MicroBatch, MixImages, Muon,
+    MuonDirection, Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span, Stage, Step, Subset, View,
 };
 
 /// The settings of a training step. Steps with equal settings share a program.
@@ -13,6 +13,7 @@ pub struct TrainSettings {
     /// Label smoothing, in `[0, 1)`.
     pub label_smoothing: f32,
     pub augmentation: Option<Augmentation>,
+    pub stage: Option<Stage>,
     /// Whether each class has a weight in the loss.
     pub weighted: bool,
     /// If the step has several micro-batches, each of which runs as one sequence.
@@ -41,19 +42,28 @@ pub enum Sequence {
 impl Plan {
     /// The steps of a sequence, in terms of the plan's values.
     pub fn sequence(&self, sequence: &Sequence) -> Vec<Step<ValueId>> {
+        let gathered = |op| std::iter::once(Step { label: "gather".into(), op });
         let gather = |subset, augmentation, view, output| {
-            let op = Gather { subset, shape: self.input_shape, augmentation, view, output };
-            std::iter::once(Step { label: "gather".into(), op: op.into() })
+            Gather { subset, shape: self.input_shape, augmentation, view, output }.into()
+        };
+        let train = |augmentation, stage| {
+            let output = self.unmixed.unwrap_or(self.input);
+            match stage {
+                Some(stage) => Augment { stage, shape: self.input_shape, augmentation, output }.into(),
+                None => gather(Subset::Train, augmentation, View::default(), output),
+            }
         };
         let forward = self.forward.iter().cloned();
         match *sequence {
-            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation, weighted, accumulation }) => {
+            Sequence::TrainStep(settings) => {
+                let TrainSettings { optimizer, label_smoothing, augmentation, stage, weighted, accumulation } =
+                    settings;
                 let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
                 let mix = self.unmixed.map(|unmixed| {
                     let op = MixImages { shape: self.input_shape, input: unmixed, output: self.input };
                     Step { label: "mix".into(), op: op.into() }
                 });
-                gather(Subset::Train, augmentation, View::default(), self.unmixed.unwrap_or(self.input))
+                gathered(train(augmentation, stage))
                     .chain(mix)
                     .chain(forward)
                     .chain(self.losses(label_smoothing, weighted))
@@ -69,7 +79,10 @@ impl Plan {
                         let op = AddView { weight, logits: self.logits, before, average };
                         Step { label: format!("view {}", index + 1), op: op.into() }
                     });
-                    gather(Subset::Test, None, view, self.input).chain(forward.clone()).chain(add).collect::<Vec<_>>()
+                    gathered(gather(Subset::Test, None, view, self.input))
+                        .chain(forward.clone())
+                        .chain(add)
+                        .collect::<Vec<_>>()
                 };
                 let loss = SoftmaxCrossEntropy { classes: self.classes, logits: self.evaluated(), gradient: None };
                 let loss = Step { label: "loss".into(), op: loss.into() };

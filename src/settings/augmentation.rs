@@ -4,8 +4,9 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use super::transforms::TransformSettings;
 use super::{bounds, usage};
-use crate::ops::{Augmentation, Flip, Mixing, PaddingMode};
+use crate::ops::{Augmentation, Flip, Mixing, PaddingMode, Transforms};
 
 /// As [`super::optimiser::NEWER`].
 pub(super) const NEWER: &[&str] = &["crop-padding-mode"];
@@ -33,6 +34,9 @@ pub struct AugmentationSettings {
     /// Random contrast: multiply each image's deviation from its mean by a factor in 1 ± X
     #[arg(long, value_name = "X", value_parser = bounds::zero_to_one, default_value = "0", allow_negative_numbers = true)]
     pub contrast: Option<f32>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub transforms: TransformSettings,
     /// Mixup: mix each image and its label with another of the batch, with weights of the distribution Beta(A, A), as
     /// torchvision's MixUp
     #[arg(long, value_name = "A", value_parser = bounds::above_zero, allow_negative_numbers = true)]
@@ -121,6 +125,7 @@ impl AugmentationSettings {
 
     /// Whether no augmentation is enabled.
     pub fn is_none(&self) -> bool {
-        self.resolve() == Augmentation::default() && !self.mixing().is_on()
+        let is_plain = self.resolve() == Augmentation::default() && self.transforms.resolve() == Transforms::default();
+        is_plain && !self.mixing().is_on()
     }
 }

@@ -79,6 +79,11 @@ pub fn accuracy(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A number in `(0, 1]`.
+pub fn part(text: &str) -> Result<f64, String> {
+    accuracy(text)
+}
+
 /// A number in `[0, 1]`.
 pub fn zero_to_one(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {

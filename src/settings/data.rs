@@ -86,6 +86,9 @@ pub struct PictureSettings {
     /// Scale and crop a folder's pictures to N × N, or to HEIGHTxWIDTH [default: their size, if all have the same]
     #[arg(long, value_name = "N")]
     pub image_size: Option<ImageSize>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub crop: CropSettings,
     /// Fraction of a folder's pictures to test with, if it has no test/ or val/
     #[arg(long, value_name = "X", value_parser = bounds::fraction, default_value = "0.1", allow_negative_numbers = true)]
     pub test_fraction: Option<f64>,
@@ -95,6 +98,18 @@ pub struct PictureSettings {
     /// Number of corrupt pictures in a folder to report and skip; more are an error
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
     pub max_bad: Option<usize>,
+}
+
+/// How pictures to evaluate are cropped.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Data")]
+pub struct CropSettings {
+    /// Scale the shorter side of pictures to evaluate to the image size divided by X and crop the centre, as timm does;
+    /// most of torchvision's weights want 0.875, which is 256 for 224 [default: 1]
+    #[arg(long, value_name = "X", value_parser = bounds::part, allow_negative_numbers = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crop_pct: Option<f64>,
 }
 
 fn default_folder() -> PathBuf {
@@ -114,6 +129,12 @@ impl NormalisationSettings {
     }
 }
 
+impl CropSettings {
+    pub fn given(&self) -> Option<f64> {
+        self.crop_pct
+    }
+}
+
 impl PictureSettings {
     pub fn resolve(&self) -> PictureOptions {
         self.resolve_with(PictureOptions::default())
@@ -123,6 +144,8 @@ impl PictureSettings {
     pub fn resolve_with(&self, fallback: PictureOptions) -> PictureOptions {
         PictureOptions {
             image_size: self.image_size.map(|size| (size.height, size.width)).or(fallback.image_size),
+            crop: self.crop.given().unwrap_or(fallback.crop),
+            train: fallback.train,
             test_fraction: self.test_fraction.unwrap_or(fallback.test_fraction),
             split_seed: self.split_seed.map_or(fallback.split_seed, u64::from),
             max_bad: self.max_bad.unwrap_or(fallback.max_bad),
@@ -140,8 +163,8 @@ impl PictureSettings {
         let given = *self != Self::default();
         usage(!given || data::is_path(dataset), || {
             format!(
-                "--image-size, --test-fraction, --split-seed and --max-bad, and the section [pictures] of a recipe, are for \
-                 folders of pictures, not for {dataset}"
+                "--image-size, --crop-pct, --test-fraction, --split-seed and --max-bad, and the section [pictures] of a \
+                 recipe, are for folders of pictures, not for {dataset}"
             )
         })
     }

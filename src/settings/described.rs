@@ -8,7 +8,8 @@ use super::layers::Layer;
 use super::{ActivationChoice, PictureSettings, is_default};
 use crate::ops::TestViews;
 
-const VERSION: u32 = 1;
+/// Version 2 has `crop-pct`, without which pictures would be cropped in another way.
+const VERSION: u32 = 2;
 
 /// The network of a weights file and its input, as JSON in the metadata.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,9 @@ pub struct Description {
     /// The name of the data set, or the last component of its path.
     pub dataset: String,
     pub preparation: Preparation,
+    /// How pictures are cropped, if it is not the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crop_pct: Option<f64>,
     /// How test pictures were set aside, for a folder without its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<PictureSettings>,
@@ -45,9 +49,15 @@ pub enum Preparation {
 
 impl Description {
     pub fn new(model: &str, activation: Option<ActivationChoice>, dataset: String, input: InputRecord) -> Self {
-        let (preparation, split) = (Preparation::Fit, None);
-        let (version, validation, views) = (VERSION, None, TestViews::None);
-        Self { version, model: model.into(), activation, dataset, preparation, split, validation, views, input }
+        let (version, preparation, crop_pct, split) = (1, Preparation::Fit, None, None);
+        let (model, validation, views) = (model.into(), None, TestViews::None);
+        Self { version, model, activation, dataset, preparation, crop_pct, split, validation, views, input }
+    }
+
+    /// Sets how pictures are cropped.
+    pub fn crop(&mut self, crop_pct: Option<f64>) {
+        self.crop_pct = crop_pct.filter(|&part| part != 1.0);
+        self.version = if self.crop_pct.is_some() { VERSION } else { 1 };
     }
 
     /// # Errors
@@ -59,6 +69,11 @@ impl Description {
             version <= VERSION,
             "its description of the network has version {version}, which a newer cnn-cuda wrote; this program reads \
              versions up to {VERSION}"
+        );
+        ensure!(
+            description.crop_pct.is_none_or(|part| part > 0.0 && part <= 1.0),
+            "its description of the network is damaged: crop-pct is {:?}",
+            description.crop_pct
         );
         description.input.check().context("its description of the network is damaged: input")?;
         Ok(description)
@@ -83,6 +98,7 @@ impl Description {
         (given.data.val_fraction, given.data.val_seed) = self.validation.unzip();
         given.evaluation.tta = Some(self.views);
         given.pictures = self.split.unwrap_or_default();
+        given.pictures.crop.crop_pct = self.crop_pct;
         (layer, Record { input: Some(self.input), ..Record::default() })
     }
 }

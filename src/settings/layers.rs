@@ -171,7 +171,7 @@ pub(super) fn values(file: &Table) -> Vec<(&str, &Value)> {
 
 fn switch_off(all: &mut Table, defaults: &Table, key: &str) {
     match (all.get_mut(key), defaults.get(key)) {
-        (Some(Value::Boolean(on)), _) => *on = false,
+        (Some(Value::Boolean(on)), Some(_)) => *on = false,
         (Some(value), Some(default)) => *value = default.clone(),
         (Some(_), None) => {
             all.remove(key);

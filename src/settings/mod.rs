@@ -16,6 +16,7 @@ mod output;
 mod run;
 mod schedule;
 mod shown;
+mod transforms;
 mod weighting;
 
 use std::fmt;
@@ -26,7 +27,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 pub use augmentation::AugmentationSettings;
-pub use data::{DataFolder, DataSettings, NormalisationSettings, PictureSettings, check_dataset, short_name};
+pub use data::{
+    CropSettings, DataFolder, DataSettings, NormalisationSettings, PictureSettings, check_dataset, short_name,
+};
 pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
 pub use evaluation::EvaluationSettings;
 pub use file::{InputRecord, SettingsFile};

@@ -205,6 +205,7 @@ impl RunConfig {
         if self.has_pictures() {
             description.preparation = Preparation::Crop;
             description.split = Some(self.settings.pictures.split());
+            description.crop(self.settings.pictures.crop.given());
         }
         description.views = self.settings.evaluation.views(None);
         let DataSettings { val_fraction, val_seed, .. } = &self.settings.data;
@@ -248,9 +249,10 @@ impl RunConfig {
     /// # Errors
     /// Settings that contradict each other.
     fn check(&self) -> Result<()> {
-        let Settings { schedule, optimiser, finetuning, augmentation, device, .. } = &self.settings;
+        let Settings { augmentation, schedule, optimiser, finetuning, device, .. } = &self.settings;
         self.settings.data.check()?;
         augmentation.check()?;
+        augmentation.transforms.check(augmentation.crop_padding.unwrap_or_default(), self.has_pictures())?;
         schedule.check()?;
         finetuning.check(schedule.epochs.unwrap_or_default())?;
         usage(schedule.init.is_none() || finetuning.pretrained.is_none(), || {
@@ -326,12 +328,12 @@ impl RunConfig {
 
     /// How to read the data set as the run does. The recorded normalisation and classes override those of the files.
     pub fn load_options(&self) -> LoadOptions {
-        let input = self.record.input.as_ref();
+        let (input, transforms) = (self.record.input.as_ref(), &self.settings.augmentation.transforms);
         LoadOptions {
             folder: self.settings.data.folder.folder(),
             download: true,
             progress: true,
-            pictures: self.pictures(),
+            pictures: PictureOptions { train: transforms.train_pictures(), ..self.pictures() },
             normalisation: input.map(InputRecord::normalisation).or_else(|| self.settings.data.normalisation.given()),
             classes: input.map(|input| input.classes.clone()),
             channels: None,
@@ -343,9 +345,13 @@ impl RunConfig {
 
     pub fn hyperparameters(&self) -> Hyperparameters {
         let Settings { optimiser, schedule, finetuning, augmentation, evaluation, output, .. } = &self.settings;
-        let (mixing, views) = (augmentation.mixing(), evaluation.views(None));
-        let augmentation = augmentation.resolve();
-        let mut hyper = Hyperparameters { augmentation, mixing, views, ..Hyperparameters::default() };
+        let mut hyper = Hyperparameters {
+            augmentation: augmentation.resolve(),
+            transforms: augmentation.transforms.resolve(),
+            mixing: augmentation.mixing(),
+            views: evaluation.views(None),
+            ..Hyperparameters::default()
+        };
         optimiser.apply(&mut hyper);
         schedule.apply(&mut hyper);
         finetuning.apply(&mut hyper);

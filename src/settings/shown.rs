@@ -14,7 +14,9 @@ pub(super) fn as_flag(key: &str, value: &Value) -> String {
         Value::Boolean(false) => format!("--no-{key}"),
         Value::String(text) => format!("--{key} {text}"),
         // Whole numbers are height and width.
-        Value::Array(sides) if sides.iter().all(Value::is_integer) => format!("--{key} {}", join(sides, "x")),
+        Value::Array(sides) if sides.iter().all(Value::is_integer) && key.ends_with("size") => {
+            format!("--{key} {}", join(sides, "x"))
+        }
         Value::Array(numbers) => format!("--{key} {}", join(numbers, ",")),
         value => format!("--{key} {}", number(value)),
     }

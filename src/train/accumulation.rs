@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 
-use super::{Trainer, settings};
+use super::Trainer;
+use super::setup::settings;
 use crate::ops::{Backend, MicroBatch, StepLoss};
 use crate::plan::{Accumulation, Sequence};
 
@@ -51,9 +52,10 @@ impl<B: Backend> Trainer<B> {
         step: u64,
         step_in_epoch: u64,
     ) -> impl Iterator<Item = (Sequence, usize)> + use<B> {
-        let hyper = self.hyper;
-        micro_batches(self.images_of(step_in_epoch), self.plan.max_batch)
-            .map(move |(batch, accumulation)| (Sequence::TrainStep(settings(&hyper, step, accumulation)), batch))
+        let (hyper, stored) = (self.hyper, self.stored);
+        micro_batches(self.images_of(step_in_epoch), self.plan.max_batch).map(move |(batch, accumulation)| {
+            (Sequence::TrainStep(settings(&hyper, stored, step, accumulation)), batch)
+        })
     }
 
     /// Batches of an epoch, each of which a program runs on.

@@ -10,6 +10,7 @@ mod run;
 mod schedule;
 mod setup;
 mod state;
+mod transforms;
 mod unfreeze;
 
 pub use evaluate::Evaluator;
@@ -25,13 +26,16 @@ use anyhow::{Context, Result, ensure};
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Statistics, Weights};
 use crate::ops::{
-    Augmentation, Backend, Metrics, MicroBatch, Mix, Mixing, Normalise, Optimizer, Region, Span, Subset, TestViews,
+    Augmentation, Backend, Metrics, Mix, Mixing, Normalise, Optimizer, Region, Span, Subset, TestViews, Transforms,
 };
-use crate::plan::{Accumulation, Mode, Plan, Sequence, TrainSettings};
+use crate::plan::{Mode, Plan, Sequence};
+use crate::shape::Shape;
 use programs::Programs;
 use setup::{
-    check_batch, check_images, check_rule, check_warm_up, initial_weights, load_split, memory_sizes, state_of,
+    check_batch, check_dataset, check_images, check_rule, check_warm_up, initial_weights, load_split, memory_sizes,
+    state_of,
 };
+use transforms::{stage_of, stored_shape};
 use unfreeze::Unfrozen;
 
 /// The settings of a run that affect its numbers, apart from network and data.
@@ -46,6 +50,8 @@ pub struct Hyperparameters {
     pub optimizer: Optimizer,
     /// Random augmentation of training images.
     pub augmentation: Augmentation,
+    /// Random transforms of training images besides those.
+    pub transforms: Transforms,
     /// Mixing of the images of a training batch.
     pub mixing: Mixing,
     /// Whether each class has a weight in the training loss; [`TrainingState::set_class_weights`] sets them.
@@ -88,6 +94,8 @@ pub struct Trainer<B: Backend> {
     eval_plan: Plan,
     programs: Programs<B>,
     train_count: usize,
+    /// The shape of the training images before they are transformed.
+    stored: Shape,
     /// The images of the validation and of the test set, which are in this order on the backend.
     val_count: usize,
     test_count: usize,
@@ -113,16 +121,7 @@ impl<B: Backend> Trainer<B> {
     pub fn new(mut backend: B, network: Network, dataset: Dataset, hyper: Hyperparameters) -> Result<Self> {
         ensure!(hyper.batch_size > 0 && hyper.eval_batch_size > 0, "a batch must have at least one image");
         ensure!(hyper.accumulated() > 0, "an optimiser step must have at least one batch");
-        ensure!(
-            dataset.shape == network.input() && dataset.classes.len() == network.classes(),
-            "{} takes inputs of {} and has {} classes, but {} has images of {} and {} classes",
-            network.name,
-            network.input(),
-            network.classes(),
-            dataset.name,
-            dataset.shape,
-            dataset.classes.len()
-        );
+        check_dataset(&network, &dataset)?;
         check_rule(&network, &hyper)?;
         check_images(&hyper, dataset.shape)?;
         let [train_count, val_count, test_count] = [&dataset.train, &dataset.val, &dataset.test].map(Split::count);
@@ -140,6 +139,7 @@ impl<B: Backend> Trainer<B> {
         for batch in [plan.max_batch, train_count % plan.max_batch] {
             check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
+        let stored = stored_shape(&dataset, &hyper)?;
         let normalise = Normalise { shape: dataset.shape, mean: dataset.mean, std: dataset.std };
         let initial = initial_weights(&network, hyper.seed, &dataset.train, &normalise)?;
         load_split(&mut backend, Subset::Train, dataset.train, &normalise, plan.max_batch)?;
@@ -147,7 +147,7 @@ impl<B: Backend> Trainer<B> {
         load_split(&mut backend, Subset::Test, evaluated, &normalise, eval_plan.max_batch)?;
         // Allocated after the data, so that a check against free memory takes the data into account.
         let plans = [Some(&plan), unfrozen.as_ref().map(|it| &it.plan)];
-        backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper))?;
+        backend.allocate(&memory_sizes(plans.into_iter().flatten(), &eval_plan, &hyper, stored))?;
         backend.set_update_count(0)?; // the backend may have trained before
         let mut trainer = Self {
             backend,
@@ -157,6 +157,7 @@ impl<B: Backend> Trainer<B> {
             eval_plan,
             programs: Programs::default(),
             train_count,
+            stored,
             val_count,
             test_count,
             position: Position::default(),
@@ -186,12 +187,12 @@ impl<B: Backend> Trainer<B> {
         let planned = |it: &Hyperparameters| {
             let Optimizer { rule, average_decay, .. } = it.optimizer;
             let batches = (it.batch_size, it.accumulated(), it.eval_batch_size, it.views, it.mixing.is_on());
-            (batches, state_of(&rule), average_decay.is_some())
+            (batches, state_of(&rule), average_decay.is_some(), stage_of(it, self.stored))
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, accumulation, the views of an evaluation, the optimiser, and whether there is momentum, weight averaging \
-             or mixing, cannot change after a trainer is created"
+            "batch sizes, accumulation, the views of an evaluation, the optimiser, transforms, and whether there is momentum, \
+             weight averaging or mixing, cannot change after a trainer is created"
         );
         check_rule(&self.network, &hyper)?;
         check_images(&hyper, self.network.input())?;
@@ -283,6 +284,7 @@ impl<B: Backend> Trainer<B> {
         if self.hyper.augmentation != Augmentation::default() {
             self.backend.set_augmentation_epoch(self.hyper.seed, epoch)?;
         }
+        self.set_draws(epoch, &order)?;
         let (steps, done) = (self.steps_per_epoch(), self.position.total_steps);
         let mix = |batch| self.hyper.mixing.draw(self.network.input(), self.hyper.seed, epoch, batch);
         let batches = self.train_count.div_ceil(self.plan.max_batch) as u64;
@@ -316,21 +318,5 @@ impl<B: Backend> Trainer<B> {
     /// Whether the weights are averaged.
     fn has_average(&self) -> bool {
         self.hyper.optimizer.average_decay.is_some()
-    }
-}
-
-/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
-/// as PyTorch's `AveragedModel` does.
-fn settings(hyper: &Hyperparameters, step: u64, accumulation: Option<Accumulation>) -> TrainSettings {
-    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
-    // Micro-batches without an update are the same whatever the optimiser.
-    let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
-    let optimizer = if updates { Optimizer { average_decay, ..hyper.optimizer } } else { Optimizer::default() };
-    TrainSettings {
-        optimizer,
-        label_smoothing: hyper.label_smoothing,
-        weighted: hyper.weighted,
-        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
-        accumulation,
     }
 }

@@ -47,7 +47,7 @@ pub fn predict<B: Backend>(
 ) -> Result<Vec<Prediction>> {
     // The true classes are unknown, and the loss is not used.
     let labels = vec![0; images.len() / network.input().len()];
-    let images = Split { images, labels, streamed: None };
+    let images = Split { images, labels, ..Split::default() };
     let mut all = Vec::new();
     Evaluator::new(backend, network, weights, images, normalise, 1, views)?
         .run(|_, logits| all.push(Prediction { logits: logits.to_vec() }))?;

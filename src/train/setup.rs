@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::transforms::stage_of;
 use super::{Hyperparameters, WarmUp};
-use crate::data::Split;
+use crate::data::{Dataset, Split};
 use crate::network::{Network, Operator, Weights};
-use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
-use crate::plan::Plan;
+use crate::ops::{Augmentation, Backend, MemorySizes, MicroBatch, Normalise, Optimizer, Rule, Subset};
+use crate::plan::{Accumulation, Plan, TrainSettings};
 use crate::shape::Shape;
 
 /// Which state an optimiser keeps.
@@ -22,15 +23,18 @@ pub(super) fn load_split<B: Backend>(
     normalise: &Normalise,
     max_batch: usize,
 ) -> Result<()> {
-    let Split { images, labels, streamed } = split;
+    let Split { images, labels, streamed, shape } = split;
+    let normalise = &Normalise { shape: shape.unwrap_or(normalise.shape), ..normalise.clone() };
     match streamed {
         Some(streamed) => backend.stream_subset(subset, normalise, streamed.source, labels, max_batch),
         None => backend.load_subset(subset, normalise, images, labels),
     }
 }
 
-/// The initial weights, drawn from the seed; a first layer that whitens is computed from the training images.
+/// The initial weights, drawn from the seed; a first layer that whitens is computed from the training images, as they are
+/// stored.
 pub(super) fn initial_weights(network: &Network, seed: u64, train: &Split, normalise: &Normalise) -> Result<Weights> {
+    let normalise = &Normalise { shape: train.shape.unwrap_or(normalise.shape), ..normalise.clone() };
     let (mut weights, image_len) = (network.initial_weights(seed), normalise.shape.len());
     let count = network.images_to_whiten(image_len);
     if count > 0 {
@@ -39,6 +43,21 @@ pub(super) fn initial_weights(network: &Network, seed: u64, train: &Split, norma
         network.whiten(&mut weights.parameters, &images, normalise);
     }
     Ok(weights)
+}
+
+/// Fails if a network does not fit a data set.
+pub(super) fn check_dataset(network: &Network, dataset: &Dataset) -> Result<()> {
+    ensure!(
+        dataset.shape == network.input() && dataset.classes.len() == network.classes(),
+        "{} takes inputs of {} and has {} classes, but {} has images of {} and {} classes",
+        network.name,
+        network.input(),
+        network.classes(),
+        dataset.name,
+        dataset.shape,
+        dataset.classes.len()
+    );
+    Ok(())
 }
 
 /// Fails if a batch is too small for a batch normalisation.
@@ -63,6 +82,7 @@ pub(super) fn memory_sizes<'a>(
     plans: impl Iterator<Item = &'a Plan>,
     eval_plan: &Plan,
     hyper: &Hyperparameters,
+    stored: Shape,
 ) -> MemorySizes {
     let (Optimizer { rule, average_decay, .. }, accumulates) = (hyper.optimizer, hyper.accumulated() > 1);
     let in_use = |in_use| if in_use { eval_plan.parameter_count } else { 0 };
@@ -83,6 +103,7 @@ pub(super) fn memory_sizes<'a>(
         gradient_sum: in_use(accumulates),
         second_moment: in_use(rule.has_second_moment()),
         average: in_use(average_decay.is_some()),
+        staged: stage_of(hyper, stored).map_or([0; 4], |stage| stage.bytes(eval_plan.input_shape)),
         ..all
     }
 }
@@ -102,4 +123,26 @@ pub(super) fn check_rule(network: &Network, hyper: &Hyperparameters) -> Result<(
         hyper.optimizer.rule.name()
     });
     Ok(())
+}
+
+/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
+/// as PyTorch's `AveragedModel` does.
+pub(super) fn settings(
+    hyper: &Hyperparameters,
+    stored: Shape,
+    step: u64,
+    accumulation: Option<Accumulation>,
+) -> TrainSettings {
+    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
+    // Micro-batches without an update are the same whatever the optimiser.
+    let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
+    let optimizer = if updates { Optimizer { average_decay, ..hyper.optimizer } } else { Optimizer::default() };
+    TrainSettings {
+        optimizer,
+        label_smoothing: hyper.label_smoothing,
+        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
+        stage: stage_of(hyper, stored),
+        weighted: hyper.weighted,
+        accumulation,
+    }
 }

@@ -2,6 +2,7 @@
 
 mod best;
 mod class_weights;
+mod crops;
 mod cublas;
 mod cuda;
 mod cuda_mnist;
@@ -20,6 +21,7 @@ mod resume;
 mod runs;
 mod signals;
 mod tools;
+mod transforms;
 mod variations;
 mod views;
 mod weights;

@@ -71,7 +71,7 @@ fn classes_labels_and_pixels_are_those_of_image_folder() {
             if most > if in_colour { 2 } else { 1 } {
                 failures.push(format!("{path} with {channels} channels: {most}, {count} values"));
             }
-            let one = read_cropped(&folder.path().join("train").join(path), set.shape).unwrap();
+            let one = read_cropped(&folder.path().join("train").join(path), set.shape, 1.0).unwrap();
             assert_eq!(one.pixels, pixels, "{path}: predict reads the picture in another way than training");
         }
     }

@@ -61,7 +61,7 @@ fn what_lies_behind_transparency_does_not_depend_on_the_ink() {
         write(&path, &[level, level, level, 255, 9, 9, 9, 0, level, 0, level, 128], Rgba8);
         let half = |value: u8| ((u32::from(value) * 128 + 255 * 127 + 127) / 255) as u8;
         let expected = [level, level, level, BACKDROP, BACKDROP, BACKDROP, half(level), half(0), half(level)];
-        assert_eq!(read_cropped(&path, Shape::new(1, 3, 3)).unwrap().pixels, expected);
+        assert_eq!(read_cropped(&path, Shape::new(1, 3, 3), 1.0).unwrap().pixels, expected);
     }
 }
 
@@ -133,11 +133,11 @@ fn given_channels_decide_how_test_pictures_are_read() {
     let set = load_all_ways(folder.path(), Some(1), true);
     assert_eq!((set.shape.channels, &set.test.images[..]), (1, &GRAYS[..]));
     let picture = folder.path().join("test/b/1.png");
-    assert_eq!(read_cropped(&picture, Shape::new(1, 2, 1)).unwrap().pixels, GRAYS[2..]);
+    assert_eq!(read_cropped(&picture, Shape::new(1, 2, 1), 1.0).unwrap().pixels, GRAYS[2..]);
     write_set(folder.path(), [false, false]);
     let set = load_all_ways(folder.path(), Some(3), true);
     assert_eq!((set.shape.channels, &set.test.images[..3]), (3, &[10; 3][..]));
-    assert_eq!(read_cropped(&picture, Shape::new(1, 2, 3)).unwrap().pixels, [20, 20, 20, 200, 200, 200]);
+    assert_eq!(read_cropped(&picture, Shape::new(1, 2, 3), 1.0).unwrap().pixels, [20, 20, 20, 200, 200, 200]);
 }
 
 /// The limit was 100 megapixels; phones take more.
@@ -147,7 +147,7 @@ fn pictures_of_108_megapixels_are_read() {
     let path = folder.path().join("train/a/1.png");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     image::GrayImage::from_pixel(12_000, 9_000, image::Luma([7])).save(&path).unwrap();
-    assert_eq!(read_cropped(&path, Shape::new(2, 2, 1)).unwrap().pixels, [7; 4]);
+    assert_eq!(read_cropped(&path, Shape::new(2, 2, 1), 1.0).unwrap().pixels, [7; 4]);
     for name in ["train/b/1.png", "test/a/1.png"] {
         write(&folder.path().join(name), &[7], L8);
     }

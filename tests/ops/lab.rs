@@ -79,6 +79,7 @@ pub fn sizes_with_columns(columns: usize, sample_columns: usize) -> MemorySizes 
         sample_indices: 0,
         columns,
         sample_columns,
+        staged: [0; 4],
         directions: SIZE,
         max_channels: 2048,
         max_batch: 1024,

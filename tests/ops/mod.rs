@@ -2,9 +2,11 @@
 
 pub mod accumulate;
 mod activation;
+mod augment;
 pub mod case;
 mod conv;
 pub mod cuda;
+mod cuda_augment;
 mod cuda_cudnn;
 mod cuda_implicit;
 mod cuda_lt;

@@ -3,7 +3,7 @@
 use cnn_cuda::data::{Dataset, Split};
 use cnn_cuda::models::find;
 use cnn_cuda::network::{Network, Weights};
-use cnn_cuda::ops::{Augmentation, Backend, Mixing, Optimizer, Rule, StepLoss, TestViews};
+use cnn_cuda::ops::{Augmentation, Backend, Mixing, Optimizer, Rule, StepLoss, TestViews, Transforms};
 use cnn_cuda::plan::{self, Plan, Sequence};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{EpochReport, Hyperparameters, LearningRate, Observer, StepReport, Trainer};
@@ -60,6 +60,7 @@ pub fn diverging(hyper: &Hyperparameters) -> Hyperparameters {
 /// One unshuffled epoch of plain SGD, with every step's loss logged.
 pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters {
     Hyperparameters {
+        transforms: Transforms::default(),
         epochs: 1,
         batch_size,
         grad_accum_steps: None,

@@ -185,6 +185,17 @@ inline unsigned __float_as_uint(float value) {
     return bits;
 }
 inline int __float_as_int(float value) { return static_cast<int>(__float_as_uint(value)); }
+// Volatile, so that the compiler does not fuse a product with a sum.
+inline float __fmul_rn(float a, float b) {
+    const volatile float product = a * b;
+    return product;
+}
+inline double __dmul_rn(double a, double b) {
+    const volatile double product = a * b;
+    return product;
+}
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
 inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float value) { return 1.0f / value; }

@@ -33,6 +33,7 @@ pub const DEPENDENT_LAUNCH: u32 = 90;
 pub const MODULES: &[Module] = &[
     module("accumulate"),
     module("activation"),
+    module("augment"),
     module("bias"),
     module("conv"),
     module("direct"),

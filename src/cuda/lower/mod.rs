@@ -3,6 +3,7 @@
 
 mod accumulate;
 mod activation;
+mod augment;
 mod bias;
 mod conv;
 mod cudnn;

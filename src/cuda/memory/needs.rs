@@ -1,18 +1,18 @@
 //! Device memory that a plan requires, and the largest batch that fits if that is too much.
 
 use crate::cuda::program::Buffer;
-use crate::cuda::scratch::{LOSS_PARTIAL, MAX_COLUMN_PARTIALS, MAX_DIRECT_PARTIALS, MAX_LOSS_BLOCKS};
+use crate::cuda::scratch::{LOSS_PARTIAL, MAX_COLUMN_PARTIALS, MAX_DIRECT_PARTIALS, MAX_LOSS_BLOCKS, staged_offsets};
 use crate::ops::{MemorySizes, Precision};
 
 /// Device memory that a plan requires, in bytes.
 pub(in crate::cuda) struct Requirements {
     /// The plan's regions and the scratch of its operators: buffer, bytes, and whether it must be zeroed, as state
     /// must.
-    pub buffers: [(Buffer, usize, bool); 14],
+    pub buffers: [(Buffer, usize, bool); 15],
     /// Bytes that do not depend on the batch size.
     fixed: usize,
     max_batch: usize,
-    /// Activations, their gradients and indices of one sample, the larger of training and evaluation.
+    /// Activations, their gradients, indices and transformed bytes of one sample, the larger of training and evaluation.
     sample: usize,
     /// The im2col columns of one sample.
     sample_columns: usize,
@@ -43,17 +43,18 @@ impl Requirements {
             (Buffer::Statistics, 4 * sizes.statistics, zeroed),
             (Buffer::Indices, 4 * sizes.indices, uninitialised),
             (Buffer::Columns, columns_bytes(sizes, real_size, workspace), uninitialised),
+            (Buffer::Staged, staged_offsets(sizes.staged, sizes.max_batch)[4], uninitialised),
             (Buffer::Directions, sizes.directions * real_size, uninitialised),
             (Buffer::Partials, 4 * partials, uninitialised),
             (Buffer::BlockCounters, 4 * sizes.max_channels.max(1), zeroed),
         ];
-        let batch_dependent = [Buffer::Arena, Buffer::Indices, Buffer::Columns];
+        let batch_dependent = [Buffer::Arena, Buffer::Indices, Buffer::Columns, Buffer::Staged];
         let fixed = buffers.iter().filter(|(buffer, ..)| !batch_dependent.contains(buffer)).map(|&(_, bytes, _)| bytes);
         Self {
             buffers,
             fixed: fixed.sum(),
             max_batch: sizes.max_batch,
-            sample: sizes.sample_arena * real_size + sizes.sample_indices * 4,
+            sample: sizes.sample_arena * real_size + sizes.sample_indices * 4 + sizes.staged.iter().sum::<usize>(),
             sample_columns: sizes.sample_columns * real_size,
             workspace,
         }

@@ -13,7 +13,8 @@ use cudarc::driver::CudaStream;
 use super::driver::{Blas, Cudnn, Modules};
 use super::memory::Memory;
 use super::program::{Address, Buffer, Launch, LoweredStep};
-use crate::ops::{Gather, Op, Span, Step};
+use crate::ops::{Augment, Op, Span, Step, Subset};
+use crate::shape::Shape;
 use graph::Graph;
 
 /// The kernels and libraries that launches use, all on one stream.
@@ -50,11 +51,21 @@ impl Runner {
     }
 }
 
+/// A batch that a program takes from a data set.
+pub struct Taken {
+    pub subset: Subset,
+    pub batch: usize,
+    /// The shape of the set's images.
+    pub shape: Shape,
+    /// Whether the next gather reads the same batch.
+    pub repeats: bool,
+}
+
 /// A lowered sequence and the state of its capture.
 pub struct Program {
     pub(super) steps: Vec<LoweredStep>,
     /// What it reads from the data sets.
-    pub(super) gathers: Vec<Gather>,
+    pub(super) taken: Vec<Taken>,
     state: State,
 }
 
@@ -69,11 +80,23 @@ enum State {
 
 impl Program {
     pub(super) fn new(steps: Vec<LoweredStep>) -> Self {
-        let gathers = steps.iter().filter_map(|lowered| match &lowered.step.op {
-            Op::Gather(gather) => Some(*gather),
+        let taken = steps.iter().filter_map(|lowered| match &lowered.step.op {
+            Op::Gather(gather) => {
+                let (shape, view) = (gather.shape, gather.view);
+                Some(Taken {
+                    subset: gather.subset,
+                    batch: gather.output.len / shape.len(),
+                    shape,
+                    repeats: view.repeats,
+                })
+            }
+            Op::Augment(Augment { stage, shape, output, .. }) => {
+                let (subset, batch) = (Subset::Train, output.len / shape.len());
+                Some(Taken { subset, batch, shape: stage.stored, repeats: false })
+            }
             _ => None,
         });
-        Self { gathers: gathers.collect(), steps, state: State::New }
+        Self { taken: taken.collect(), steps, state: State::New }
     }
 
     /// Runs the program: the first run launches it directly, the second captures it as a graph, and later runs replay
@@ -122,6 +145,7 @@ pub(super) fn check_operands(memory: &Memory, step: &Step) -> Result<()> {
     spans.try_for_each(|span: Span| memory.check(span).map(|_| ())).with_context(|| step.label.clone())?;
     let batch = match &step.op {
         Op::Gather(gather) => gather.output.len / gather.shape.len(),
+        Op::Augment(augment) => augment.output.len / augment.shape.len(),
         Op::SoftmaxCrossEntropy(loss) => loss.logits.len / loss.classes,
         _ => return Ok(()),
     };

@@ -1,5 +1,6 @@
 //! Loads a folder or tar archive with one subfolder of pictures per class, and decodes the pictures in parallel.
 
+mod apart;
 mod layout;
 mod listing;
 mod members;
@@ -23,6 +24,7 @@ use self::layout::{LabelledPicture, Layout};
 use self::redecoded::Redecoded;
 use self::store::{Finished, Pixels, Store};
 use self::tree::Location;
+use super::crop::Target;
 use super::decode::{self as decoder, BACKDROP, Cropped, cropped};
 use super::{Dataset, LoadOptions, MAX_SIDE, Split, archive, counted, statistics};
 use crate::files::printable;
@@ -39,6 +41,10 @@ const SHOWN: usize = 20;
 pub struct PictureOptions {
     /// The height and width to scale and crop all pictures to. Without it, they must all have the same size.
     pub image_size: Option<(usize, usize)>,
+    /// The part of a scaled picture's shorter side that is cropped, in `(0, 1]`.
+    pub crop: f64,
+    /// How pictures to train with are scaled and cropped.
+    pub train: TrainPictures,
     /// The fraction of every class to test with if there is no test folder.
     pub test_fraction: f64,
     /// Seed of the random choice of test pictures.
@@ -47,9 +53,29 @@ pub struct PictureOptions {
     pub max_bad: usize,
 }
 
+impl PictureOptions {
+    fn size(&self) -> Option<(usize, usize)> {
+        self.image_size
+    }
+}
+
+/// How pictures to train with are scaled and cropped, if all are scaled.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum TrainPictures {
+    /// As if [`PictureOptions::crop`] were 1.
+    #[default]
+    Whole,
+    /// In the same way, but to sides divided by this.
+    Larger(f64),
+    /// In the same way, but to this height and width.
+    Sized(usize, usize),
+    /// Like the others, because they are evaluated, too.
+    Evaluated,
+}
+
 impl Default for PictureOptions {
     fn default() -> Self {
-        Self { image_size: None, test_fraction: 0.1, split_seed: 0, max_bad: 0 }
+        Self { image_size: None, crop: 1.0, train: TrainPictures::Whole, test_fraction: 0.1, split_seed: 0, max_bad: 0 }
     }
 }
 
@@ -68,16 +94,13 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     }
     let counts = split_counts([train.len(), val.len(), test.len()]);
     tracing::info!("{}: {} classes, {counts}", path.display(), classes.len());
-    let mut loader = Loader::new([&train, &val, &test], options, path.is_file());
-    let read = if path.is_dir() { loader.read_files() } else { loader.read_archive(path) };
-    loader.bar.finish_and_clear();
-    read.with_context(context)?;
-    let labels: BTreeSet<u32> = loader.training_labels();
-    let Finished { shape, splits: [train, val, test], normalisation } = loader.finish();
-    if let Some(&lost) = labels.difference(&train.labels.iter().copied().collect()).next() {
-        let class = printable(&classes[lost as usize]);
-        bail!("{}: all training pictures of class {class} are corrupt or unreadable", path.display());
-    }
+    let [train_target, target] = apart::targets(options).with_context(context)?;
+    let (source, splits) = (Source { path, options, classes: &classes }, [&*train, &val, &test]);
+    let read = match train.is_empty() || train_target == target {
+        true => source.read(splits, target, 0),
+        false => apart::read(&source, splits, [train_target, target]),
+    };
+    let Finished { shape, splits: [train, val, test], normalisation, .. } = read.with_context(context)?;
     let (mean, std) = match (&options.normalisation, normalisation) {
         (Some(given), _) => given.clone(),
         (None, Some(found)) => found,
@@ -85,6 +108,31 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Dataset> {
     };
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
     Ok(Dataset { name: name.unwrap_or_else(|| "pictures".into()), shape, classes, mean, std, train, val, test })
+}
+
+/// A folder or archive of pictures, and how it is read.
+struct Source<'a> {
+    path: &'a Path,
+    options: &'a LoadOptions,
+    classes: &'a [String],
+}
+
+impl Source<'_> {
+    /// Reads splits, scaled to `target`. `earlier` corrupt pictures were skipped before.
+    fn read(&self, splits: [&[LabelledPicture]; 3], target: Option<Target>, earlier: usize) -> Result<Finished> {
+        let mut loader = Loader::new(splits, self.options, target, self.path.is_file());
+        loader.earlier = earlier;
+        let read = if self.path.is_dir() { loader.read_files() } else { loader.read_archive(self.path) };
+        loader.bar.finish_and_clear();
+        read?;
+        let labels: BTreeSet<u32> = loader.training_labels();
+        let finished = loader.finish();
+        if let Some(&lost) = labels.difference(&finished.splits[0].labels.iter().copied().collect()).next() {
+            let class = printable(&self.classes[lost as usize]);
+            bail!("all training pictures of class {class} are corrupt or unreadable");
+        }
+        Ok(finished)
+    }
 }
 
 /// The sizes of the splits, for messages.
@@ -115,28 +163,30 @@ struct Loader<'a> {
     store: Store,
     /// The height and width to scale to, or that all pictures must have; unknown before the first picture.
     size: Option<(usize, usize)>,
-    /// Whether to scale the pictures to `size`.
-    scales: bool,
+    /// How to scale the pictures to `size`, if they are scaled.
+    target: Option<Target>,
     /// The channels to convert all pictures to, if they are given.
     channels: Option<usize>,
     max_bad: usize,
+    /// The number of corrupt pictures that were skipped before.
+    earlier: usize,
     /// The names of the corrupt pictures, and of those that cannot be read with the reason.
     bad: Vec<String>,
     bar: ProgressBar,
 }
 
 impl<'a> Loader<'a> {
-    fn new(splits: [&'a [LabelledPicture]; 3], options: &LoadOptions, archived: bool) -> Self {
+    fn new(splits: [&'a [LabelledPicture]; 3], options: &LoadOptions, target: Option<Target>, archived: bool) -> Self {
         let pictures: Vec<&LabelledPicture> = splits.into_iter().flatten().collect();
-        let PictureOptions { image_size, max_bad, .. } = options.pictures;
         Self {
             bar: progress_bar(options.progress, pictures.len() as u64),
             pictures,
             store: Store::new(splits, options.residency, archived),
-            size: image_size,
-            scales: image_size.is_some(),
+            size: target.map(|target| (target.height, target.width)),
+            target,
             channels: options.channels,
-            max_bad,
+            max_bad: options.pictures.max_bad,
+            earlier: 0,
             bad: Vec::new(),
         }
     }
@@ -200,7 +250,7 @@ impl<'a> Loader<'a> {
         while self.size.is_none() {
             let Some(first) = chunk.next() else { return self.check_bad() };
             self.bar.inc(1);
-            let decoded = decode(&first.encoded, None, false, self.channels);
+            let decoded = decode(&first.encoded, None, None, self.channels);
             if let Ok(pixels) = &decoded {
                 ensure!(
                     pixels.height <= MAX_SIDE && pixels.width <= MAX_SIDE,
@@ -214,7 +264,7 @@ impl<'a> Loader<'a> {
             }
             self.store_picture(first.index, decoded)?;
         }
-        let (size, scales, channels, bar) = (self.size, self.scales, self.channels, self.bar.clone());
+        let (size, target, channels, bar) = (self.size, self.target, self.channels, self.bar.clone());
         let (height, width) = size.context("a size")?;
         self.store.reserve(height, width)?;
         // A group of decoded pictures takes memory in addition to the store, so groups of large pictures are small.
@@ -223,7 +273,7 @@ impl<'a> Loader<'a> {
         while !rest.is_empty() {
             let later = rest.split_off(group.min(rest.len()));
             let one = |pending: Pending| {
-                let pixels = decode(&pending.encoded, size, scales, channels);
+                let pixels = decode(&pending.encoded, size, target, channels);
                 bar.inc(1);
                 (pending.index, pixels)
             };
@@ -251,7 +301,7 @@ impl<'a> Loader<'a> {
     }
 
     fn check_bad(&self) -> Result<()> {
-        let (bad, limit) = (self.bad.len(), self.max_bad);
+        let (bad, limit) = (self.earlier + self.bad.len(), self.max_bad);
         if bad <= limit {
             return Ok(());
         }
@@ -266,19 +316,20 @@ impl<'a> Loader<'a> {
     }
 
     fn finish(self) -> Finished {
-        let Self { pictures, store, scales, bad, .. } = self;
+        let Self { pictures, store, target, earlier, bad, .. } = self;
         let file = |index: usize| match &pictures[index].location {
             Location::File(path) => Some(path.clone()),
             Location::Member(_) | Location::Sparse | Location::Broken(_) => None,
         };
-        let finished = store.finish(|indices, shape| {
-            Arc::new(Redecoded { files: indices.into_iter().filter_map(file).collect(), shape, scales })
+        let mut finished = store.finish(|indices, shape| {
+            Arc::new(Redecoded { files: indices.into_iter().filter_map(file).collect(), shape, target })
         });
         if !bad.is_empty() {
             let skipped = counted(bad.len(), "corrupt or unreadable picture");
             let left = split_counts(finished.splits.each_ref().map(Split::count));
             tracing::warn!("skipped {skipped}, which leaves {left}");
         }
+        finished.bad = earlier + bad.len();
         finished
     }
 }
@@ -292,9 +343,14 @@ fn pending(index: usize, picture: &LabelledPicture) -> Option<Pending> {
     Some(Pending { index, encoded })
 }
 
-/// Decodes a picture to `channels`, by default one if it is gray and three otherwise. If `scales` is set, it is scaled to
-/// `size`; if not, a picture of another size than `size` is returned without pixels.
-fn decode(encoded: &Encoded, size: Option<(usize, usize)>, scales: bool, channels: Option<usize>) -> Result<Pixels> {
+/// Decodes a picture to `channels`, by default one if it is gray and three otherwise. It is scaled to `target`; without
+/// one, a picture of another size than `size` is returned without pixels.
+fn decode(
+    encoded: &Encoded,
+    size: Option<(usize, usize)>,
+    target: Option<Target>,
+    channels: Option<usize>,
+) -> Result<Pixels> {
     let file;
     let bytes = match encoded {
         Encoded::Memory(bytes) => bytes,
@@ -305,13 +361,15 @@ fn decode(encoded: &Encoded, size: Option<(usize, usize)>, scales: bool, channel
         Encoded::TooLarge => bail!("the file is larger than {} MiB", decoder::MAX_FILE_BYTES >> 20),
         Encoded::Broken(why) => return Err(io::Error::other(why.clone()).into()),
     };
-    let upright = decoder::decode(bytes, BACKDROP, size.filter(|_| scales))?;
+    let upright = decoder::decode(bytes, BACKDROP, target)?;
     let own = (upright.picture.height() as usize, upright.picture.width() as usize);
-    let (height, width) = if scales { size.unwrap_or(own) } else { own };
-    if !scales && size.is_some_and(|size| size != own) {
-        return Ok(Pixels { channels: 1, height, width, values: Vec::new() });
-    }
-    let Cropped { channels, values } = cropped(upright, height, width, channels)?;
+    let target = match target {
+        Some(target) => target,
+        None if size.is_none_or(|size| size == own) => Target::whole(own),
+        None => return Ok(Pixels { channels: 1, height: own.0, width: own.1, values: Vec::new() }),
+    };
+    let Cropped { channels, values } = cropped(upright, target, channels)?;
+    let Target { height, width, .. } = target;
     Ok(Pixels { channels, height, width, values })
 }
 

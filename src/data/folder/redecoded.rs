@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::store::Pixels;
 use super::{Encoded, decode};
+use crate::data::crop::Target;
 use crate::images::ImageSource;
 use crate::shape::Shape;
 
@@ -14,8 +15,8 @@ use crate::shape::Shape;
 pub struct Redecoded {
     pub files: Vec<PathBuf>,
     pub shape: Shape,
-    /// Whether to scale the pictures; if not, they must already have the right size.
-    pub scales: bool,
+    /// How to scale the pictures; if they are not scaled, they must already have the right size.
+    pub target: Option<Target>,
 }
 
 impl ImageSource for Redecoded {
@@ -33,7 +34,7 @@ impl ImageSource for Redecoded {
 impl Redecoded {
     fn decode(&self, file: PathBuf, target: &mut [u8]) -> Result<()> {
         let size = (self.shape.height, self.shape.width);
-        let Pixels { values, .. } = decode(&Encoded::File(file), Some(size), self.scales, Some(self.shape.channels))?;
+        let Pixels { values, .. } = decode(&Encoded::File(file), Some(size), self.target, Some(self.shape.channels))?;
         ensure!(values.len() == target.len(), "it has a different size");
         target.copy_from_slice(&values);
         Ok(())

@@ -216,13 +216,18 @@ impl Store {
                 Some(metadata.histogram.normalisation(shape.channels))
             }
         };
-        Finished { shape, splits: splits.map(|(_, split)| split), normalisation }
+        let splits = splits.map(|(_, split)| split);
+        Finished { shape, present, bad: 0, splits, normalisation }
     }
 }
 
 /// The result of [`Store::finish`].
 pub struct Finished {
     pub shape: Shape,
+    /// The indices of the pictures that were stored, in the order of the splits.
+    pub present: Vec<usize>,
+    /// The number of corrupt pictures that were skipped.
+    pub bad: usize,
     /// To train with, to validate with and to test with.
     pub splits: [Split; 3],
     /// The statistics of the training pictures; `None` if they are in memory.

@@ -12,6 +12,9 @@ in_both_orders!(gathers_a_batch_at_the_position, augments_as_one_block_does);
 /// multiple of 16 bytes.
 const SHAPES: [[usize; 3]; 6] = [[2, 2, 3], [8, 4, 1], [17, 9, 3], [1, 1, 1], [64, 48, 4], [5, 3, 6]];
 
+/// No images that were transformed before.
+const NONE: u64 = 0;
+
 const BATCH: usize = 3;
 const ORDER: [u32; 7] = [4, 0, 6, 2, 1, 5, 3];
 
@@ -68,12 +71,13 @@ fn gathers_a_batch_at_the_position(device: Device) {
             let o = wide.device_ptr(&device.stream).0 + 4 * offset;
             let h = narrow.device_ptr(&device.stream).0 + 2 * offset;
             let name = "gather_normalise_f32";
-            launch!(device, name, grid(parts), images, labels, order, mean, std, p, &o, t, a, n, c).unwrap();
+            launch!(device, name, grid(parts), images, &NONE, labels, order, mean, std, p, &o, t, a, n, c).unwrap();
             assert_eq!(device.download(&wide)[offset as usize..][..set.expected().len()], set.expected(), "{shape:?}");
             assert_eq!((device.download(p), device.download(a)), (vec![5], vec![0]));
             assert_eq!(device.download(t), [6, 2, 1].map(|at| 10 + at));
             let (position, name) = (device.upload(&[2u64]), "gather_normalise_f16");
-            launch!(device, name, grid(parts), images, labels, order, mean, std, &position, &h, t, a, n, c).unwrap();
+            launch!(device, name, grid(parts), images, &NONE, labels, order, mean, std, &position, &h, t, a, n, c)
+                .unwrap();
             let rounded: Vec<f16> = set.expected().into_iter().map(f16::from_f32).collect();
             assert_eq!(device.download(&narrow)[offset as usize..][..rounded.len()], rounded, "{shape:?}");
         }
@@ -94,7 +98,8 @@ fn augments_as_one_block_does(device: Device) {
             let (d, p, o, t, a, name) = (&draws, &position, &output, &taken, &block_counters, "gather_augment_f32");
             let (y, x, c, k, r, f, u, s) = (&height, &width, &channels, &crop, &reflect, &flip, &cutout, &spread);
             let (i, l, n, m, q) = (images, labels, order, mean, std);
-            launch!(device, name, grid(parts), i, l, n, n, m, q, d, p, o, t, a, y, x, c, k, r, f, u, s, s).unwrap();
+            launch!(device, name, grid(parts), i, &NONE, l, n, n, m, q, d, p, o, t, a, y, x, c, k, r, f, u, s, s)
+                .unwrap();
             assert_eq!((device.download(p), device.download(a)), (vec![5], vec![0]));
             assert_eq!(device.download(t), [6, 2, 1].map(|at| 10 + at));
             device.download(o)
