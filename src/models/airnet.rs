@@ -10,7 +10,7 @@ use crate::shape::{Shape, Window};
 
 pub const MODEL: Model = Model {
     name: "airnet",
-    about: "a whitening layer and six 3×3 convolutions, 94% on CIFAR-10 after eight epochs of its recipe",
+    about: "airbench's network for CIFAR-10: a whitening layer and six 3×3 convolutions; see its recipe",
     input: Shape::new(32, 32, 3),
     classes: 10,
     build: |input, classes| build(input, classes, [64, 256, 256]),
