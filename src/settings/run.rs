@@ -234,7 +234,8 @@ impl RunConfig {
             all.insert("loss-weights".into(), weights.clone().into());
         }
         let defaults = table(&defaults::<Settings>())?;
-        let is_new = |key: &str, value| NEWER.concat().contains(&key) && defaults.get(key) == Some(value);
+        let defaults = values(&defaults);
+        let is_new = |key: &str, value| NEWER.concat().contains(&key) && defaults.contains(&(key, value));
         let fixed = |key: &str| !self.is_changeable(key) && !["dataset", "init", "pretrained"].contains(&key);
         let fixed = values(&all).into_iter().filter(|&(key, value)| fixed(key) && !is_new(key, value));
         Ok(fixed.map(|(key, value)| (key.to_string(), number(value))).collect())

@@ -96,6 +96,13 @@ fn new_settings_are_recorded_unless_they_have_their_defaults() {
     for key in ["optimizer", "betas", "eps", "decay-norm-bias", "head-lr-scale", "bias-lr-scale"] {
         assert!(!usual.contains_key(key), "{key}");
     }
+    for key in ["crop-padding-mode", "mixup", "cutmix", "class-weights", "loss-weights", "tta"] {
+        assert!(!usual.contains_key(key), "{key}");
+    }
+    let others = fixed(&["--crop-padding=2", "--crop-padding-mode=reflect", "--tta=flip", "--mixup=0.5"]);
+    for (key, value) in [("crop-padding-mode", "\"reflect\""), ("tta", "\"flip\""), ("mixup", "0.5")] {
+        assert_eq!(others.get(key).map(String::as_str), Some(value), "{key}");
+    }
     let all = ["--optimizer=adamw", "--no-decay-norm-bias", "--head-lr-scale=10", "--bias-lr-scale=2"];
     let given = fixed(&all);
     for (key, value) in [
