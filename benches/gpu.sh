@@ -138,6 +138,13 @@ print(f"test accuracies {accuracies}, mean {mean:.2%}, required 99.20%; seconds 
 sys.exit(mean < 0.992)' "$out"
 }
 part seeds seeds
+# The accuracy and time of airnet on CIFAR-10 beside PyTorch's, where the pictures are.
+airnet() {
+    local archive="$CNN_CUDA_DATA/cifar10/cifar10-jpeg.tar.xz"
+    [ -f "$archive" ] || { echo "skipped: there is no $archive"; return 0; }
+    python3 benches/airnet_cifar10.py --program "$CNN_CUDA_BIN" --archive "$archive" --device 0 --result "$out/airnet.json"
+}
+part airnet airnet
 # From the start of the program to the end of the first step, with warm caches.
 first_step() { timed "first-step-$1" "$CNN_CUDA_BIN" bench --device 0 --precision "$1" --steps 1; }
 for precision in tf32 fp16; do part "first-step-$precision" first_step $precision; done

@@ -1,6 +1,7 @@
 // Softmax cross-entropy over a batch with its gradient, and the metrics, which stay on the device until the epoch ends.
 //
 // A small batch takes one block. Of several blocks, the last to finish adds the sums over samples in a fixed order.
+#include "mix.cuh"
 #include "reduce.cuh"
 
 struct Metrics {
@@ -34,12 +35,14 @@ struct Totals {
 };
 static_assert(sizeof(Totals) == 16, "the size is shared with Rust");
 
-struct LossParams : Params<3, 9, 96> {
+struct LossParams : Params<5, 11, 112> {
     const real* logits;
     const u32* labels;
-    const float* loss_scale;  // Null means 1.
-    real* d_logits;           // May be the logits; null in evaluation.
-    float* d_bias;            // May be null.
+    const float* loss_scale;     // Null means 1.
+    const float* class_weights;  // Null means that all are 1.
+    const Mixes* mixes;          // Null if the batch was not mixed.
+    real* d_logits;              // May be the logits; null in evaluation.
+    float* d_bias;               // May be null.
     Metrics* metrics;
     StepLog* step_log;  // Null in evaluation.
     Totals* partial;    // One per block.
@@ -76,12 +79,27 @@ struct LossScratch {
     u32 flag;
 };
 
+// The target of a sample before smoothing: its label and, in a mixed batch, that of its partner, with probabilities.
+struct Target {
+    u32 label, partner;
+    float own, other;
+    const float* class_weights;
+
+    __device__ __forceinline__ float weight(u32 c) const { return class_weights ? read(class_weights + c) : 1.0f; }
+    // The weighted probability of a class.
+    __device__ __forceinline__ float at(u32 c) const {
+        const float probability = (c == label ? own : 0.0f) + (c == partner ? other : 0.0f);
+        return probability == 0.0f ? 0.0f : probability * weight(c);
+    }
+};
+
 // One sample, processed by `lanes` threads; `lane` is the calling thread's index among them. The threads that have no
 // sample take part in the reductions with a row of no classes.
 struct Row {
     const real* logits;
     real* d_logits;
-    u32 classes, lane, lanes, label;
+    u32 classes, lane, lanes;
+    Target target;
     float scale, smoothing;
 };
 
@@ -133,21 +151,44 @@ static __device__ __forceinline__ Best row_best(const Row& row, LossScratch& scr
     });
 }
 
-// The sample's loss, log Σ exp(x − max) − (x[label] − max), and whether its largest logit is the label's. An invalid
-// label gives NaN rather than a read outside the row. All threads of the block must call it.
+// Σ target · (x − max) before smoothing, and the sum of the target. An invalid label gives NaN rather than a read outside
+// the row.
+static __device__ __forceinline__ float target_logit(const Row& row, float max, float& mass) {
+    const Target& target = row.target;
+    mass = 1.0f;
+    if (target.label >= row.classes || target.partner >= row.classes) return __int_as_float(0x7fc00000);
+    const float label = load(row.logits[target.label]) - max;
+    if (target.other == 0.0f && !target.class_weights) return label;
+    const float own = target.own * target.weight(target.label);
+    const float other = target.other * target.weight(target.partner);
+    if (target.class_weights) mass = own + other;
+    // A probability of zero takes no part, even of a logit that is not finite.
+    const float partner = target.other == 0.0f ? 0.0f : other * (load(row.logits[target.partner]) - max);
+    return target.own == 0.0f ? partner : fmaf(own, label, partner);
+}
+
+// The sample's loss, Σ target · (log Σ exp(x − max) − (x − max)), and whether its largest logit is the label's. All threads
+// of the block must call it.
 template <u32 V>
 static __device__ __forceinline__ float row_loss(const Row& row, LossScratch& scratch, bool& correct) {
     const Best best = row_best<V>(row, scratch);
-    const bool is_class = row.label < row.classes;
-    const float target = is_class ? load(row.logits[row.label]) : __int_as_float(0x7fc00000);
     // Not log(sum) + max − target, because cancellation would lose a confident network's small loss.
-    float shifted_target = target - best.value;
+    float mass, shifted_target = target_logit(row, best.value, mass);
     if (row.smoothing > 0.0f) {
-        float all = 0.0f;
-        for_classes<V, 1>(
-            row, [&](u32, const Lanes<V>& logits) { unroll<V>([&](u32 lane) { all += logits[lane] - best.value; }); });
+        float all = 0.0f, weights = 0.0f;
+        for_classes<V, 1>(row, [&](u32 c, const Lanes<V>& logits) {
+            unroll<V>([&](u32 lane) {
+                const float weight = row.target.weight(c + lane);
+                weights += weight;
+                all += weight * (logits[lane] - best.value);
+            });
+        });
         const float mean = row_sum(all, row.lanes, scratch) / (float)row.classes;
         shifted_target = fmaf(row.smoothing, mean, (1.0f - row.smoothing) * shifted_target);
+        if (row.target.class_weights) {
+            const float mean_weight = row_sum(weights, row.lanes, scratch) / (float)row.classes;
+            mass = fmaf(row.smoothing, mean_weight, (1.0f - row.smoothing) * mass);
+        }
     }
     float sum = 0.0f;
     for_classes<V, 1>(row, [&](u32, const Lanes<V>& logits) {
@@ -160,14 +201,15 @@ static __device__ __forceinline__ float row_loss(const Row& row, LossScratch& sc
     if (row.d_logits) {
         for_classes<V, 1>(row, [&](u32 c, Lanes<V> logits) {
             unroll<V>([&](u32 lane) {
-                const float label = c + lane == row.label ? 1.0f - row.smoothing : 0.0f;
-                logits[lane] = (expf(logits[lane] - best.value) * inverse - spread - label) * row.scale;
+                const float label = row.target.at(c + lane) * (1.0f - row.smoothing);
+                const float spread_weight = spread * row.target.weight(c + lane);
+                logits[lane] = (mass * (expf(logits[lane] - best.value) * inverse) - spread_weight - label) * row.scale;
             });
             store_lanes(row.d_logits + c, logits);
         });
     }
-    correct = best.index == row.label;
-    return logf(sum) - shifted_target;
+    correct = best.index == row.target.label;
+    return mass * logf(sum) - shifted_target;
 }
 
 static __device__ __forceinline__ Totals sum_of(Totals a, Totals b) {
@@ -181,11 +223,25 @@ static __device__ __forceinline__ Totals block_totals(const Totals& mine, LossSc
     });
 }
 
+// What the mean loss divides by: the number of samples or, in a weighted batch that was not mixed, the weights of their
+// labels. All threads of the block must call it.
+static __device__ __forceinline__ float batch_divisor(const LossParams& p, LossScratch& scratch) {
+    if (!p.class_weights || p.mixes) return (float)p.rows;
+    float sum = 0.0f;
+#pragma unroll 1
+    for (u32 row = threadIdx.x; row < p.rows; row += blockDim.x) {
+        const u32 label = __ldg(p.labels + row);
+        if (label < p.classes) sum += read(p.class_weights + label);  // The loss of another is NaN.
+    }
+    return row_sum(sum, blockDim.x, scratch);
+}
+
 // Adds the batch's sums to the metrics, in one thread. An auxiliary classifier only adds its loss to the step of the
 // main classifier before it.
-static __device__ __forceinline__ void add_to_metrics(const LossParams& p, const Totals& totals) {
+static __device__ __forceinline__ void add_to_metrics(const LossParams& p, const Totals& totals, float divisor) {
     Metrics* const metrics = p.metrics;
-    const double loss = p.auxiliary ? p.weight * totals.loss : totals.loss;
+    const double weighted = p.auxiliary ? p.weight * totals.loss : totals.loss;
+    const double loss = weighted * ((double)p.rows / divisor);
     const float mean = (float)(loss / p.rows);
     const u64 step = metrics->steps - (p.auxiliary ? 1 : 0);
     StepResult* result = p.step_log ? p.step_log->at(step) : nullptr;
@@ -217,7 +273,13 @@ static __device__ __forceinline__ void sum_columns(const LossParams& p, LossScra
 template <u32 V>
 static __device__ __forceinline__ void cross_entropy(const LossParams& p, LossScratch& scratch) {
     const u32 lanes = p.lanes, rows_per_block = blockDim.x / lanes, lane = threadIdx.x % lanes;
-    const float scale = p.weight * (p.loss_scale ? *p.loss_scale : 1.0f) / (float)p.rows;
+    const float divisor = batch_divisor(p, scratch);
+    const float scale = p.weight * (p.loss_scale ? *p.loss_scale : 1.0f) / divisor;
+    float own = 1.0f, other = 0.0f;
+    if (p.mixes) {
+        const Mix& mix = p.mixes->at(p.mixes->next - 1);
+        own = mix.own, other = mix.other;
+    }
     Totals totals = {};
     for (u32 first = blockIdx.x * rows_per_block; first < p.rows; first += gridDim.x * rows_per_block) {
         const u32 index = first + threadIdx.x / lanes;
@@ -225,7 +287,9 @@ static __device__ __forceinline__ void cross_entropy(const LossParams& p, LossSc
         const u64 at = inside ? (u64)index * p.classes : 0;
         real* const d_logits = inside && p.d_logits ? p.d_logits + at : nullptr;
         const u32 label = inside ? __ldg(p.labels + index) : 0;
-        const Row row{p.logits + at, d_logits, inside ? p.classes : 0, lane, lanes, label, scale, p.smoothing};
+        const u32 partner = inside && p.mixes ? __ldg(p.labels + mix_partner(index, p.rows)) : label;
+        const Target target{label, partner, own, other, p.class_weights};
+        const Row row{p.logits + at, d_logits, inside ? p.classes : 0, lane, lanes, target, scale, p.smoothing};
         bool correct;
         const float loss = row_loss<V>(row, scratch, correct);
         if (inside && lane == 0) totals = sum_of(totals, Totals{loss, correct ? 1u : 0u});
@@ -240,12 +304,12 @@ static __device__ __forceinline__ void cross_entropy(const LossParams& p, LossSc
         totals = block_totals(totals, scratch);
     }
     if (p.d_bias) sum_columns(p, scratch);
-    if (threadIdx.x == 0) add_to_metrics(p, totals);
+    if (threadIdx.x == 0) add_to_metrics(p, totals, divisor);
 }
 
-// d_logits = (softmax(logits) − target) · weight · loss_scale / rows over [rows][classes], where target =
-// (1 − smoothing) · onehot(label) + smoothing / classes, as in torch.nn.CrossEntropyLoss. `d_bias` receives the column
-// sums of d_logits.
+// d_logits = (Σ target · softmax(logits) − target) · weight · loss_scale / divisor over [rows][classes], where target =
+// class weight · ((1 − smoothing) · onehot(label) + smoothing / classes), and in a mixed batch the label's share is divided
+// among two labels, as in torch.nn.CrossEntropyLoss. `d_bias` receives the column sums of d_logits.
 //
 // Grid: any number of blocks, of blockDim.x / lanes rows at a time; src/cuda/lower/loss.rs chooses both. Bound by
 // latency: a row is read, reduced twice and written. 128×1000 in fp16 moves 0.5 MB, which takes an H200 at least 1.4 µs.

@@ -22,6 +22,8 @@ pub enum Purpose {
     Augmentation = 17,
     /// Which images alternating flips mirror first. Also in `kernels/philox.cuh`.
     Flip = 20,
+    /// How the images of a batch are mixed.
+    Mixing = 21,
     /// Transforms of training images.
     Transforms = 24,
 }

@@ -2,6 +2,7 @@
 
 mod flip;
 mod optimiser;
+mod weighting;
 
 use clap::{Arg, Args, Command, CommandFactory, FromArgMatches};
 use cnn_cuda::commands::Cli;
@@ -73,6 +74,7 @@ fn sample(key: &str) -> &'static str {
         "crop-padding-mode" => "reflect",
         "flip" => "alternating",
         "tta" => "flip-shift",
+        "class-weights" => "/some/weights.toml",
         "test-fraction" | "val-fraction" | "dropout" | "momentum" | "ema" | "label-smoothing" | "brightness"
         | "contrast" | "target-accuracy" | "lr" | "weight-decay" | "clip-grad-norm" | "eps" | "sgd-lr"
         | "sgd-momentum" | "crop-pct" | "random-erasing" => "0.75",

@@ -13,6 +13,7 @@ use super::device::{Task, check_device, with_backend};
 use super::{find_model, pretrained};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
+use crate::files::printable;
 use crate::models::Model;
 use crate::network::{Network, Weights};
 use crate::ops::Backend;
@@ -21,7 +22,7 @@ use crate::run::{
     identity_without_data, install_signal_handlers, progress_made,
 };
 use crate::settings::{
-    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network,
+    ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network, check_weights,
 };
 use crate::train::{Ending, Outcome, Position, Trainer};
 
@@ -108,6 +109,7 @@ pub(super) fn load(config: &mut RunConfig, quiet: bool) -> Result<Dataset> {
         warn!("{warning}");
     }
     pretrained::normalise(config, &mut dataset)?;
+    weigh_classes(config, &dataset)?;
     let input = InputRecord::new(&dataset);
     match &config.record.input {
         Some(recorded) => {
@@ -138,6 +140,23 @@ pub(super) fn initial_weights(
         (None, Some(path)) => pretrained::load(path, network, dataset, config.seed()).map(Some),
         (None, None) => Ok(None),
     }
+}
+
+/// Records the weights of the classes in the loss, unless they are those of a resumed run or a recipe.
+fn weigh_classes(config: &mut RunConfig, dataset: &Dataset) -> Result<()> {
+    let Some(given) = &config.settings.optimiser.class_weights else { return Ok(()) };
+    let weights = match &config.record.loss_weights {
+        Some(recorded) => recorded.clone(),
+        None => given.resolve(&dataset.classes, &dataset.train.labels)?,
+    };
+    check_weights(&weights, dataset.classes.len())?;
+    let by_weight = |a: &usize, b: &usize| weights[*a].total_cmp(&weights[*b]);
+    let least = (0..weights.len()).min_by(by_weight).unwrap_or_default();
+    let most = (0..weights.len()).max_by(by_weight).unwrap_or_default();
+    let shown = |class: usize| format!("{} ({})", weights[class], printable(&dataset.classes[class]));
+    info!("weights of the classes in the loss: from {} to {}", shown(least), shown(most));
+    config.record.loss_weights = Some(weights);
+    Ok(())
 }
 
 /// Warns that a run keeps random weights.
@@ -194,6 +213,9 @@ impl Task for Training {
         }
         if let Some(weights) = initial {
             trainer.set_weights(&weights).context("initial weights")?;
+        }
+        if let Some(weights) = &config.record.loss_weights {
+            trainer.backend.set_class_weights(weights)?;
         }
         let is_new = lock.is_none();
         let outputs = match lock {

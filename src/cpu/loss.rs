@@ -1,15 +1,19 @@
 //! Softmax cross-entropy and metrics on the CPU.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::Cpu;
-use crate::ops::{Activation, BiasActivationBackward, LossGradient, Metrics, RunOn, SoftmaxCrossEntropy, StepLoss};
+use crate::ops::{
+    Activation, BiasActivationBackward, LossGradient, Metrics, Mix, RunOn, SoftmaxCrossEntropy, StepLoss,
+};
 
 /// State that persists across steps.
 #[derive(Default)]
 pub(super) struct State {
     /// Labels of the current batch.
     pub labels: Vec<u32>,
+    /// The weight of each class, if losses are weighted.
+    pub weights: Vec<f32>,
     pub metrics: Metrics,
     /// The losses since they were last taken, if they are logged.
     pub step_losses: Option<Vec<StepLoss>>,
@@ -22,25 +26,34 @@ impl RunOn<Cpu> for SoftmaxCrossEntropy {
         let d_logits_span = gradient.map_or(logits_span.first(0), |gradient| gradient.d_logits);
         let [logits, d_logits] = cpu.memory.floats([logits_span, d_logits_span])?;
         ensure!(cpu.loss.labels.len() == batch, "{} labels for a batch of {batch}", cpu.loss.labels.len());
-        let smoothing = gradient.map_or(0.0, |gradient| gradient.smoothing);
+        let labels = &cpu.loss.labels;
+        if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
+            bail!("label {label} is out of range for a network with {classes} classes");
+        }
+        let weights = gradient.filter(|gradient| gradient.weighted).map(|_| &*cpu.loss.weights);
+        ensure!(weights.is_none_or(|weights| weights.len() == classes), "the {classes} classes have no weights");
+        let mix = gradient.filter(|gradient| gradient.mixed).map(|_| cpu.mix.current()).transpose()?;
+        let divisor = match weights {
+            Some(weights) if mix.is_none() => labels.iter().map(|&label| f64::from(weights[label as usize])).sum(),
+            _ => batch as f64,
+        };
         let weight = gradient.map_or(1.0, |gradient| gradient.weight());
         let (mut loss_sum, mut correct) = (0.0_f64, 0);
-        for (sample, (row, &label)) in logits.chunks_exact(classes).zip(&cpu.loss.labels).enumerate() {
-            let label = label as usize;
-            ensure!(label < classes, "label {label} is out of range for a network with {classes} classes");
+        for (sample, row) in logits.chunks_exact(classes).enumerate() {
+            let [label, partner] = [sample, Mix::partner(sample, batch)].map(|sample| labels[sample] as usize);
+            let parts = mix.map_or([(label, 1.0), (label, 0.0)], |mix| [(label, mix.own), (partner, mix.other)]);
+            let target = Target { parts, smoothing: gradient.map_or(0.0, |gradient| gradient.smoothing), weights };
             let (best, max) = first_maximum(row);
             let exp_sum: f32 = row.iter().map(|logit| (logit - max).exp()).sum();
             // Not ln(Σ) + max − x: the loss of a confident prediction would be lost to cancellation.
-            loss_sum += f64::from(exp_sum.ln() - target(row, label, max, smoothing));
+            loss_sum += f64::from(target.mass(classes) * exp_sum.ln() - target.logit(row, max));
             correct += u64::from(best == label);
             if !d_logits.is_empty() {
                 let d_row = &mut d_logits[sample * classes..][..classes];
-                for (d, logit) in d_row.iter_mut().zip(row) {
-                    *d = weight * ((logit - max).exp() / exp_sum - smoothing / classes as f32) / batch as f32;
-                }
-                d_row[label] -= weight * (1.0 - smoothing) / batch as f32;
+                target.gradient(row, max, exp_sum, weight, divisor as f32, d_row);
             }
         }
+        loss_sum *= batch as f64 / divisor;
         match gradient.and_then(|gradient| gradient.auxiliary) {
             Some(weight) => cpu.loss.add_auxiliary(f64::from(weight) * loss_sum, batch),
             None => cpu.loss.add(loss_sum, correct, batch, gradient.is_some()),
@@ -51,14 +64,52 @@ impl RunOn<Cpu> for SoftmaxCrossEntropy {
     }
 }
 
-/// The logit of the smoothed target, minus the maximum.
-fn target(row: &[f32], label: usize, max: f32, smoothing: f32) -> f32 {
-    let target = row[label] - max;
-    if smoothing == 0.0 {
-        return target;
+/// The target of a sample: its label and that of its partner with their probabilities, smoothed, times the weights of
+/// the classes.
+struct Target<'a> {
+    parts: [(usize, f32); 2],
+    smoothing: f32,
+    weights: Option<&'a [f32]>,
+}
+
+impl Target<'_> {
+    fn weight(&self, class: usize) -> f32 {
+        self.weights.map_or(1.0, |weights| weights[class])
     }
-    let mean = row.iter().map(|logit| logit - max).sum::<f32>() / row.len() as f32;
-    (1.0 - smoothing) * target + smoothing * mean
+
+    /// The labels with their weighted probabilities before smoothing.
+    fn labels(&self) -> impl Iterator<Item = (usize, f32)> {
+        let present = self.parts.iter().filter(|(_, probability)| *probability != 0.0);
+        present.map(|&(label, probability)| (label, probability * self.weight(label)))
+    }
+
+    /// The sum of the target over the classes.
+    fn mass(&self, classes: usize) -> f32 {
+        let Some(weights) = self.weights else { return 1.0 };
+        let labels: f32 = self.labels().map(|(_, probability)| probability).sum();
+        (1.0 - self.smoothing) * labels + self.smoothing * (weights.iter().sum::<f32>() / classes as f32)
+    }
+
+    /// Σ target · (logit − max)
+    fn logit(&self, row: &[f32], max: f32) -> f32 {
+        let target = self.labels().map(|(label, probability)| probability * (row[label] - max)).sum();
+        if self.smoothing == 0.0 {
+            return target;
+        }
+        let all = row.iter().enumerate().map(|(class, logit)| self.weight(class) * (logit - max));
+        (1.0 - self.smoothing) * target + self.smoothing * (all.sum::<f32>() / row.len() as f32)
+    }
+
+    /// Writes the gradient of the loss, times `weight` and divided by `divisor`.
+    fn gradient(&self, row: &[f32], max: f32, exp_sum: f32, weight: f32, divisor: f32, d_row: &mut [f32]) {
+        let (mass, spread) = (self.mass(row.len()), self.smoothing / row.len() as f32);
+        for (class, (d, logit)) in d_row.iter_mut().zip(row).enumerate() {
+            *d = weight * (mass * ((logit - max).exp() / exp_sum) - self.weight(class) * spread) / divisor;
+        }
+        for (label, probability) in self.labels() {
+            d_row[label] -= weight * (1.0 - self.smoothing) * probability / divisor;
+        }
+    }
 }
 
 impl State {

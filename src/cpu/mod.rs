@@ -17,6 +17,7 @@ mod join;
 mod linear;
 mod loss;
 mod lrn;
+mod mix;
 mod muon;
 mod norm;
 mod norm_loops;
@@ -52,6 +53,7 @@ pub struct Cpu {
     norm: norm::State,
     muon: muon::State,
     loss: loss::State,
+    mix: mix::State,
     dropout: dropout::State,
     scratch: Scratch,
     weight_cache: PackedWeightCache,
@@ -91,6 +93,7 @@ impl Cpu {
             norm: norm::State::default(),
             muon: muon::State::default(),
             loss: loss::State::default(),
+            mix: mix::State::default(),
             dropout: dropout::State::default(),
             scratch: Scratch::default(),
             weight_cache: PackedWeightCache::default(),

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::{Cpu, dropout};
-use crate::ops::{Metrics, Region, StepLoss, TrainingState};
+use crate::ops::{Metrics, Mix, Region, StepLoss, TrainingState};
 
 impl TrainingState for Cpu {
     fn set_metrics(&mut self, metrics: Metrics) -> Result<()> {
@@ -49,6 +49,17 @@ impl TrainingState for Cpu {
 
     fn set_dropout_step(&mut self, seed: u64, step: u64) -> Result<()> {
         self.dropout = dropout::State { seed, step };
+        Ok(())
+    }
+
+    fn set_mixes(&mut self, mixes: &[Mix]) -> Result<()> {
+        ensure!(!mixes.is_empty(), "no mix was given");
+        self.mix.set(mixes);
+        Ok(())
+    }
+
+    fn set_class_weights(&mut self, weights: &[f32]) -> Result<()> {
+        self.loss.weights = weights.to_vec();
         Ok(())
     }
 

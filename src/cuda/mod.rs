@@ -158,8 +158,8 @@ impl Backend for Cuda {
 
     fn run(&mut self, program: &mut Program) -> Result<()> {
         bind(&self.context)?;
-        for &(subset, batch, shape) in &program.gathers {
-            self.take_batch(subset, batch, shape)?;
+        for taken in &program.taken {
+            self.take_batch(taken)?;
         }
         program.run(&self.runner, &self.memory, self.options.graphs)
     }

@@ -49,6 +49,10 @@ pub(super) enum Buffer {
     StepLog,
     /// `{next u64, last u64, rates f32[]}`; `next` and `last` are indices into `rates`.
     LearningRates,
+    /// `{next u64, last u64, mixes}`: how the batches of the following steps are mixed, as in `kernels/mix.cuh`.
+    Mixes,
+    /// `[classes]`
+    ClassWeights,
     LossScaling,
     /// `{updates u64}`: the updates that the optimiser has made.
     UpdateCount,

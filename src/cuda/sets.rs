@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::Cuda;
 use super::memory::{Allocation, Feed, SLOTS, bytes_of_f32, bytes_of_u32};
 use super::program::Buffer;
+use super::run::Taken;
 use crate::images::ImageSource;
 use crate::ops::{Backend, DataSets, Draws, Normalise, PictureDraw, Subset};
 use crate::shape::Shape;
@@ -20,6 +21,8 @@ pub(super) struct Set {
     order_len: usize,
     /// Position of the next batch in the order; a copy of the device's.
     next: usize,
+    /// Whether the current batch was taken, and the next gather reads it again.
+    is_taken: bool,
 }
 
 /// The buffers that have an entry for every position of the order.
@@ -81,7 +84,7 @@ impl DataSets for Cuda {
         if subset == Subset::Train {
             self.memory.send(Buffer::TrainIndices, &bytes_of_u32(order))?;
         }
-        (set.order_len, set.next) = (order.len(), position);
+        (set.order_len, set.next, set.is_taken) = (order.len(), position, false);
         Ok(())
     }
 
@@ -136,18 +139,23 @@ impl Cuda {
         self.memory.allocate_pinned(position, 8)?;
         self.memory.allocate_with(mean, &bytes_of_f32(&op.mean))?;
         self.memory.allocate_with(std, &bytes_of_f32(&op.std))?;
-        self.sets[subset as usize] = Some(Set { feed, shape: op.shape, count, order_len: 0, next: 0 });
+        self.sets[subset as usize] = Some(Set { feed, shape: op.shape, count, order_len: 0, next: 0, is_taken: false });
         // A feed writes the buffers on its own stream, so their allocation must have finished.
         self.synchronize()
     }
 
-    /// Advances a set by one batch, and uploads the batch if the set is streamed.
+    /// Advances a set by one batch, and uploads the batch if the set is streamed, unless an earlier gather has done so for
+    /// another view of the same images.
     ///
     /// # Errors
     /// If fewer than `batch` images are left in the order: the device would read past its end without an error.
-    pub(super) fn take_batch(&mut self, subset: Subset, batch: usize, shape: Shape) -> Result<()> {
+    pub(super) fn take_batch(&mut self, taken: &Taken) -> Result<()> {
+        let Taken { subset, batch, shape, repeats } = *taken;
         let set = self.sets[subset as usize].as_mut().context("no data set was loaded")?;
         ensure!(set.shape == shape, "the data set's images are {}, but the step gathers {shape}", set.shape);
+        if std::mem::replace(&mut set.is_taken, repeats) {
+            return Ok(());
+        }
         ensure!(set.next + batch <= set.order_len, "fewer than {batch} images are left in this epoch");
         set.next += batch;
         let Some(feed) = &mut set.feed else { return Ok(()) };

@@ -10,7 +10,7 @@ use super::memory::{Memory, bytes_of_f32, words};
 use super::program::Buffer;
 use super::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
 use super::{Cuda, bind};
-use crate::ops::{LossScale, Metrics, Precision, StepLoss, TrainingState};
+use crate::ops::{Cut, LossScale, Metrics, Mix, Precision, StepLoss, TrainingState};
 
 /// Bytes of `struct Metrics` in `kernels/loss.cu`: loss sum, correct, count, steps, first bad step, 8 bytes each.
 const METRICS_LEN: usize = 40;
@@ -26,6 +26,10 @@ const STEP_LOG_HEADER: usize = 8;
 
 /// Bytes of the indices, which precede the learning rates.
 const RATES_HEADER: usize = 16;
+
+/// Bytes of `struct Mixes` and `struct Mix` in `kernels/mix.cuh`.
+const MIXES_HEADER: usize = 16;
+const MIX_LEN: usize = 32;
 
 /// Bytes of `struct LossScaling` in `kernels/optimizer.cu`: scale, good steps, skipped steps, overflow.
 const SCALING_LEN: usize = 24;
@@ -48,6 +52,7 @@ pub(super) struct State {
 pub(super) fn allocate(memory: &mut Memory, precision: Precision) -> Result<()> {
     memory.allocate_pinned(Buffer::Metrics, METRICS_LEN)?;
     memory.allocate_pinned(Buffer::LearningRates, RATES_HEADER + 4)?;
+    memory.allocate_pinned(Buffer::Mixes, MIXES_HEADER + MIX_LEN)?;
     memory.allocate_pinned(Buffer::UpdateCount, 8)?;
     memory.allocate_pinned(Buffer::DropoutStep, 16)?;
     memory.allocate_pinned(Buffer::AugmentationEpoch, 16)?;
@@ -118,6 +123,24 @@ impl TrainingState for Cuda {
             self.memory.allocate_pinned(Buffer::LearningRates, bytes.len())?;
         }
         self.memory.send(Buffer::LearningRates, &bytes)
+    }
+
+    fn set_mixes(&mut self, mixes: &[Mix]) -> Result<()> {
+        let last = mixes.len().checked_sub(1).context("no mix was given")? as u64;
+        let entry = |mix: &Mix| {
+            let Cut { top, bottom, left, right } = mix.cut.unwrap_or(Cut { top: 0, bottom: 0, left: 0, right: 0 });
+            let is_cut = u32::from(mix.cut.is_some());
+            [mix.own.to_bits(), mix.other.to_bits(), top, bottom, left, right, is_cut, 0].map(u32::to_le_bytes).concat()
+        };
+        let bytes = [[0, last].map(u64::to_le_bytes).concat(), mixes.iter().flat_map(entry).collect()].concat();
+        if self.memory.get(Buffer::Mixes)?.len() < bytes.len() {
+            self.memory.allocate_pinned(Buffer::Mixes, bytes.len())?;
+        }
+        self.memory.send(Buffer::Mixes, &bytes)
+    }
+
+    fn set_class_weights(&mut self, weights: &[f32]) -> Result<()> {
+        self.memory.allocate_with(Buffer::ClassWeights, &bytes_of_f32(weights))
     }
 
     fn update_count(&mut self) -> Result<u64> {

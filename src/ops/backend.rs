@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::augment::Draws;
 use super::gather::{Normalise, Subset};
 use super::loss::{Metrics, StepLoss};
+use super::mix::Mix;
 use super::op::Step;
 use super::optimizer::LossScale;
 use super::precision::Precision;
@@ -206,6 +207,15 @@ pub trait TrainingState {
     fn set_loss_scale(&mut self, _loss_scale: LossScale) -> Result<()> {
         Ok(())
     }
+
+    /// Sets how the batches of the following steps are mixed, one by one; the last stays in effect after that.
+    ///
+    /// # Errors
+    /// If `mixes` is empty.
+    fn set_mixes(&mut self, mixes: &[Mix]) -> Result<()>;
+
+    /// Sets the weight of each class in losses that are weighted.
+    fn set_class_weights(&mut self, weights: &[f32]) -> Result<()>;
 
     /// The number of updates that the optimiser has made: all steps but those that an overflow skipped. Waits for the
     /// device.

@@ -45,6 +45,11 @@ operator! {
         writes d_bias: Option<B>,
         /// Label smoothing (`CrossEntropyLoss(label_smoothing=…)`), in `[0, 1)`.
         value smoothing: f32,
+        /// Whether the batch was mixed: the target is then `own · onehot(label) + other · onehot(label of the partner)`,
+        /// with the weights of the current [`Mix`](super::Mix).
+        value mixed: bool,
+        /// Whether each class has a weight (`CrossEntropyLoss(weight=…)`).
+        value weighted: bool,
         /// The loss weight of an auxiliary classifier, which runs after the main head in the same step; `None` for the
         /// main head.
         value auxiliary: Option<f32>,
@@ -52,9 +57,9 @@ operator! {
 }
 
 impl<B> LossGradient<B> {
-    /// The gradient for the main head, without label smoothing.
+    /// The gradient for the main head, without label smoothing, mixing or weights.
     pub fn new(d_logits: B) -> Self {
-        Self { d_logits, d_bias: None, smoothing: 0.0, auxiliary: None }
+        Self { d_logits, d_bias: None, smoothing: 0.0, mixed: false, weighted: false, auxiliary: None }
     }
 
     /// The head's weight in the total loss.
@@ -67,7 +72,10 @@ operator! {
     /// `loss = mean(logsumexp(logits) − logits[label])` for the labels of the last gather, added to the metrics. With
     /// `gradient`, also `d_logits = (softmax(logits) − onehot(label)) / batch`.
     ///
-    /// With label smoothing ε, the target is `(1 − ε) · onehot(label) + ε / classes`. The loss and gradient of an auxiliary
+    /// With label smoothing ε, the target is `(1 − ε) · onehot(label) + ε / classes`. With weights, the loss of a sample is
+    /// `Σ weight · target · (logsumexp(logits) − logits)` over the classes, and the mean divides by the sum of the labels'
+    /// weights; if the batch was mixed, by its size, as PyTorch's loss of probabilities does. The metrics receive the
+    /// mean, times the batch's size. The loss and gradient of an auxiliary
     /// head are multiplied by its weight. Its loss is added to the step's loss; samples and steps are not counted again.
     pub struct SoftmaxCrossEntropy {
         value classes: usize,

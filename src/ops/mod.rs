@@ -17,6 +17,7 @@ mod join;
 mod linear;
 mod loss;
 mod lrn;
+mod mix;
 mod norm;
 pub mod op;
 mod operands;
@@ -42,6 +43,7 @@ pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleB
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
 pub use lrn::{Lrn, LrnBackward, LrnForward};
+pub use mix::{Cut, Mix, MixImages, Mixing};
 pub use norm::{
     BatchNorm2d, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward, BatchNorm2dStatistics,
     NormEpilogue, StatisticsEpilogue,

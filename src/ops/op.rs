@@ -50,6 +50,7 @@ macro_rules! operators {
 operators! {
     Gather,
     Augment,
+    MixImages,
     Conv2dForward,
     Conv2dBackwardWeight,
     Conv2dBackwardInput,

@@ -49,6 +49,8 @@ pub struct Plan {
     views: TestViews,
     /// The mean logits of several views, `[max_batch][classes]`.
     average: Option<ValueId>,
+    /// The training images of a step before they are mixed, `[max_batch][height][width][channels]`, if they are.
+    unmixed: Option<ValueId>,
     /// Total number of parameter values.
     pub parameter_count: usize,
     /// The groups of the parameters.
@@ -91,6 +93,21 @@ impl Plan {
         self.average = Some(self.places.len());
         self.places.push(Span::new(Region::Arena, self.sizes.arena, len));
         self.sizes.arena += len.next_multiple_of(ALIGNMENT);
+        self.sizes.sample_arena = self.sizes.arena.div_ceil(self.max_batch);
+        self
+    }
+
+    /// The same plan, but if `mixing` is true, the images of a training step are mixed. Before, they are in a buffer beside
+    /// the input that the rest of the step may use.
+    pub fn with_mixing(mut self, mixing: bool) -> Self {
+        if !mixing {
+            return self;
+        }
+        let input = self.places[self.input];
+        let offset = if input.offset >= input.len { 0 } else { (input.offset + input.len).next_multiple_of(ALIGNMENT) };
+        self.unmixed = Some(self.places.len());
+        self.places.push(Span { offset, ..input });
+        self.sizes.arena = self.sizes.arena.max((offset + input.len).next_multiple_of(ALIGNMENT));
         self.sizes.sample_arena = self.sizes.arena.div_ceil(self.max_batch);
         self
     }

@@ -59,6 +59,7 @@ impl Plan {
             classes: network.classes(),
             views: TestViews::None,
             average: None,
+            unmixed: None,
             parameter_count: network.parameter_count(),
             groups: network.groups()?,
             matrices,

@@ -2,8 +2,8 @@
 
 use super::{Matrix, Plan, ValueId};
 use crate::ops::{
-    AccumulateGradients, AddView, Augment, Augmentation, Gather, LossGradient, MicroBatch, Muon, MuonDirection,
-    Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span, Stage, Step, Subset, View,
+    AccumulateGradients, AddView, Augment, Augmentation, Gather, LossGradient, MicroBatch, MixImages, Muon,
+    MuonDirection, Optimizer, OptimizerUpdate, Rule, SoftmaxCrossEntropy, Span, Stage, Step, Subset, View,
 };
 
 /// The settings of a training step. Steps with equal settings share a program.
@@ -14,6 +14,8 @@ pub struct TrainSettings {
     pub label_smoothing: f32,
     pub augmentation: Option<Augmentation>,
     pub stage: Option<Stage>,
+    /// Whether each class has a weight in the loss.
+    pub weighted: bool,
     /// If the step has several micro-batches, each of which runs as one sequence.
     pub accumulation: Option<Accumulation>,
 }
@@ -41,20 +43,30 @@ impl Plan {
     /// The steps of a sequence, in terms of the plan's values.
     pub fn sequence(&self, sequence: &Sequence) -> Vec<Step<ValueId>> {
         let gathered = |op| std::iter::once(Step { label: "gather".into(), op });
-        let gather = |subset, augmentation, view| {
-            Gather { subset, shape: self.input_shape, augmentation, view, output: self.input }.into()
+        let gather = |subset, augmentation, view, output| {
+            Gather { subset, shape: self.input_shape, augmentation, view, output }.into()
         };
-        let train = |augmentation, stage| match stage {
-            Some(stage) => Augment { stage, shape: self.input_shape, augmentation, output: self.input }.into(),
-            None => gather(Subset::Train, augmentation, View::default()),
+        let train = |augmentation, stage| {
+            let output = self.unmixed.unwrap_or(self.input);
+            match stage {
+                Some(stage) => Augment { stage, shape: self.input_shape, augmentation, output }.into(),
+                None => gather(Subset::Train, augmentation, View::default(), output),
+            }
         };
         let forward = self.forward.iter().cloned();
         match *sequence {
-            Sequence::TrainStep(TrainSettings { optimizer, label_smoothing, augmentation, stage, accumulation }) => {
+            Sequence::TrainStep(settings) => {
+                let TrainSettings { optimizer, label_smoothing, augmentation, stage, weighted, accumulation } =
+                    settings;
                 let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
+                let mix = self.unmixed.map(|unmixed| {
+                    let op = MixImages { shape: self.input_shape, input: unmixed, output: self.input };
+                    Step { label: "mix".into(), op: op.into() }
+                });
                 gathered(train(augmentation, stage))
+                    .chain(mix)
                     .chain(forward)
-                    .chain(self.losses(label_smoothing))
+                    .chain(self.losses(label_smoothing, weighted))
                     .chain(self.backward.iter().cloned())
                     .chain(accumulation.map(|it| self.accumulate(it)))
                     .chain(updates.then(|| self.update(&optimizer)).into_iter().flatten())
@@ -67,7 +79,10 @@ impl Plan {
                         let op = AddView { weight, logits: self.logits, before, average };
                         Step { label: format!("view {}", index + 1), op: op.into() }
                     });
-                    gathered(gather(Subset::Test, None, view)).chain(forward.clone()).chain(add).collect::<Vec<_>>()
+                    gathered(gather(Subset::Test, None, view, self.input))
+                        .chain(forward.clone())
+                        .chain(add)
+                        .collect::<Vec<_>>()
                 };
                 let loss = SoftmaxCrossEntropy { classes: self.classes, logits: self.evaluated(), gradient: None };
                 let loss = Step { label: "loss".into(), op: loss.into() };
@@ -112,10 +127,10 @@ impl Plan {
     }
 
     /// The losses of the main head, then of the auxiliary heads.
-    fn losses(&self, smoothing: f32) -> impl Iterator<Item = Step<ValueId>> {
+    fn losses(&self, smoothing: f32, weighted: bool) -> impl Iterator<Item = Step<ValueId>> {
         self.heads.iter().map(move |&(logits, gradient)| {
             let label = if gradient.auxiliary.is_some() { "auxiliary loss" } else { "loss" };
-            let gradient = Some(LossGradient { smoothing, ..gradient });
+            let gradient = Some(LossGradient { smoothing, weighted, mixed: self.unmixed.is_some(), ..gradient });
             let op = SoftmaxCrossEntropy { classes: self.classes, logits, gradient };
             Step { label: label.into(), op: op.into() }
         })

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::transforms::TransformSettings;
 use super::{bounds, usage};
-use crate::ops::{Augmentation, Flip, PaddingMode, Transforms};
+use crate::ops::{Augmentation, Flip, Mixing, PaddingMode, Transforms};
 
 /// As [`super::optimiser::NEWER`].
 pub(super) const NEWER: &[&str] = &["crop-padding-mode"];
@@ -37,6 +37,14 @@ pub struct AugmentationSettings {
     #[command(flatten)]
     #[serde(flatten)]
     pub transforms: TransformSettings,
+    /// Mixup: mix each image and its label with another of the batch, with weights of the distribution Beta(A, A), as
+    /// torchvision's MixUp
+    #[arg(long, value_name = "A", value_parser = bounds::above_zero, allow_negative_numbers = true)]
+    pub mixup: Option<f32>,
+    /// Cutmix: replace a rectangle of each image by that of another of the batch, as torchvision's CutMix; its area is of
+    /// the distribution Beta(A, A). With --mixup too, each batch has one of the two, chosen at random
+    #[arg(long, value_name = "A", value_parser = bounds::above_zero, allow_negative_numbers = true)]
+    pub cutmix: Option<f32>,
 }
 
 /// `--flip`. Files of earlier versions have `true` for `random`, and so has `config.toml`.
@@ -112,8 +120,13 @@ impl AugmentationSettings {
         })
     }
 
+    pub fn mixing(&self) -> Mixing {
+        Mixing { mixup: self.mixup, cutmix: self.cutmix }
+    }
+
     /// Whether no augmentation is enabled.
     pub fn is_none(&self) -> bool {
-        self.resolve() == Augmentation::default() && self.transforms.resolve() == Transforms::default()
+        let is_plain = self.resolve() == Augmentation::default() && self.transforms.resolve() == Transforms::default();
+        is_plain && !self.mixing().is_on()
     }
 }

@@ -26,6 +26,9 @@ pub struct Record {
     /// The algorithms that `--conv-algo auto` chose, by operator. A resumed run uses them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub algorithms: BTreeMap<String, String>,
+    /// The weights of the classes that `--class-weights` gave, in their order. A resumed run uses them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_weights: Option<Vec<f32>>,
     /// A description of the data set that was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<InputRecord>,
@@ -131,14 +134,14 @@ fn unusable(key: &str, value: Option<&Value>, reason: &str) -> String {
 const SECTIONS: [&str; 2] = ["augmentation", "pictures"];
 
 /// Keys that are not settings: the fields of [`Record`].
-const RECORD: [&str; 3] = ["expected-accuracy", "algorithms", "input"];
+const RECORD: [&str; 4] = ["expected-accuracy", "loss-weights", "algorithms", "input"];
 
 /// Flags of `cnn-cuda train` that are not settings.
 const ONLY_FLAGS: [&str; 7] = ["color", "config", "out", "quiet", "resident", "resume", "stream"];
 
 /// Whether a key is a section, which a run's `config.toml` or a recipe may have.
 fn is_section(key: &str) -> bool {
-    SECTIONS.contains(&key) || RECORD.contains(&key) && key != "expected-accuracy"
+    SECTIONS.contains(&key) || ["algorithms", "input"].contains(&key)
 }
 
 /// All keys with their sections. The section of top-level keys is empty.

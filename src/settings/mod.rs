@@ -15,7 +15,9 @@ mod optimiser;
 mod output;
 mod run;
 mod schedule;
+mod shown;
 mod transforms;
+mod weighting;
 
 use std::fmt;
 use std::str::FromStr;
@@ -38,6 +40,7 @@ pub use optimiser::{Betas, OptimiserSettings, OptimizerChoice};
 pub use output::{Keep, OutputSettings, SaveEvery};
 pub use run::{FILE, RunConfig};
 pub use schedule::ScheduleSettings;
+pub use weighting::{ClassWeights, check_weights};
 
 /// The settings of a training run, each a flag and a key of the same name. A field that is not given is `None`.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

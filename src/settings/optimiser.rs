@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use super::layers::Layer;
-use super::{bounds, usage};
+use super::{ClassWeights, bounds, usage};
 use crate::network::{GroupRules, MuonGroups, Network};
 use crate::ops::{Adam, Muon, Optimizer, Rule, Sgd};
 use crate::train::Hyperparameters;
@@ -99,6 +99,10 @@ pub struct OptimiserSettings {
     /// Label smoothing, as in PyTorch's CrossEntropyLoss; the test loss is computed without it
     #[arg(long, value_name = "X", value_parser = bounds::below_one, default_value = "0", allow_negative_numbers = true)]
     pub label_smoothing: Option<f32>,
+    /// Weights of the classes in the training loss, as PyTorch's CrossEntropyLoss(weight=…): balanced, which is inversely
+    /// proportional to their numbers of images, or a TOML file of lines class = weight
+    #[arg(long, value_name = "balanced|FILE")]
+    pub class_weights: Option<ClassWeights>,
 }
 
 /// `--optimizer`
@@ -178,6 +182,7 @@ impl OptimiserSettings {
         hyper.grad_accum_steps = self.grad_accum_steps;
         hyper.learning_rate.rate = self.lr.unwrap_or_default();
         hyper.label_smoothing = self.label_smoothing.unwrap_or_default();
+        hyper.weighted = self.class_weights.is_some();
         hyper.optimizer = Optimizer {
             rule: self.rule(),
             weight_decay: self.weight_decay.unwrap_or_default(),

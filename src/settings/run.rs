@@ -13,9 +13,10 @@ use super::data::{self, absolute, absolute_path, check_dataset, short_name};
 use super::described::{Description, Preparation};
 use super::file::{InputRecord, Record, SettingsFile};
 use super::layers::{Layer, defaults, overlay, table, values};
+use super::shown::{as_flag, contradiction, number};
 use super::{
-    AugmentationSettings, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings, augmentation, device,
-    evaluation, optimiser, output, schedule, usage,
+    AugmentationSettings, ClassWeights, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings,
+    augmentation, device, evaluation, optimiser, output, schedule, usage,
 };
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
@@ -78,6 +79,11 @@ impl RunConfig {
             config.record.input = None;
         }
         let settings = &mut config.settings;
+        let class_weights = settings.optimiser.class_weights.as_ref().map(ClassWeights::absolute).transpose()?;
+        if config.record.input.is_none() || class_weights != before.settings.optimiser.class_weights {
+            config.record.loss_weights = None;
+        }
+        settings.optimiser.class_weights = class_weights;
         settings.optimiser.complete(&[&recipe, flags]);
         settings.data.dataset = Some(absolute(named)?);
         settings.data.folder.data = Some(absolute_path(&settings.data.folder.folder())?);
@@ -109,6 +115,9 @@ impl RunConfig {
             let contradicts = || contradiction(&format!("--dataset {given}"), &format!("has {}", run.dataset()));
             ensure!(moved || given == run.dataset(), contradicts());
             flags.given.data.dataset = Some(given);
+        }
+        if let Some(given) = &mut flags.given.optimiser.class_weights {
+            *given = given.absolute()?;
         }
         run.check_unchanged(&flags)?;
         let mut config = Self { settings: overlay(&[&layer, &flags])?, ..run };
@@ -220,6 +229,9 @@ impl RunConfig {
         }
         if let Some(input) = &self.record.input {
             all.extend(table(input)?);
+        }
+        if let Some(weights) = &self.record.loss_weights {
+            all.insert("loss-weights".into(), weights.clone().into());
         }
         let defaults = table(&defaults::<Settings>())?;
         let is_new = |key: &str, value| NEWER.concat().contains(&key) && defaults.get(key) == Some(value);
@@ -335,6 +347,7 @@ impl RunConfig {
         let mut hyper = Hyperparameters {
             augmentation: augmentation.resolve(),
             transforms: augmentation.transforms.resolve(),
+            mixing: augmentation.mixing(),
             views: evaluation.views(None),
             ..Hyperparameters::default()
         };
@@ -365,35 +378,4 @@ fn read_recipe(path: &Path) -> Result<SettingsFile> {
     ensure!(metadata.is_file() && metadata.len() <= MAX_RECIPE_BYTES, "--config {file}: this is not a recipe");
     let text = fs::read_to_string(path).with_context(|| format!("--config {file}: cannot read it"))?;
     SettingsFile::parse(&text).with_context(|| format!("--config {file}"))
-}
-
-fn contradiction(flag: &str, run: &str) -> String {
-    format!("{flag} contradicts the run to resume, which {run}; start a new run to change it")
-}
-
-/// Formats a setting as its flag.
-fn as_flag(key: &str, value: &Value) -> String {
-    match value {
-        Value::Boolean(true) => format!("--{key}"),
-        Value::Boolean(false) => format!("--no-{key}"),
-        Value::String(text) => format!("--{key} {text}"),
-        // Whole numbers are height and width.
-        Value::Array(sides) if sides.iter().all(Value::is_integer) && key.ends_with("size") => {
-            format!("--{key} {}", join(sides, "x"))
-        }
-        Value::Array(numbers) => format!("--{key} {}", join(numbers, ",")),
-        value => format!("--{key} {}", number(value)),
-    }
-}
-
-fn join(numbers: &[Value], separator: &str) -> String {
-    numbers.iter().map(number).collect::<Vec<_>>().join(separator)
-}
-
-fn number(value: &Value) -> String {
-    match value {
-        // An f32 that was widened to f64 prints more digits than the user wrote.
-        Value::Float(number) if f64::from(*number as f32) == *number => (*number as f32).to_string(),
-        value => value.to_string(),
-    }
 }

@@ -26,7 +26,8 @@ use anyhow::{Context, Result, ensure};
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Statistics, Weights};
 use crate::ops::{
-    Augmentation, Backend, Metrics, MicroBatch, Normalise, Optimizer, Region, Span, Subset, TestViews, Transforms,
+    Augmentation, Backend, Metrics, MicroBatch, Mix, Mixing, Normalise, Optimizer, Region, Span, Subset, TestViews,
+    Transforms,
 };
 use crate::plan::{Accumulation, Mode, Plan, Sequence, TrainSettings};
 use crate::shape::Shape;
@@ -52,6 +53,12 @@ pub struct Hyperparameters {
     pub augmentation: Augmentation,
     /// Random transforms of training images besides those.
     pub transforms: Transforms,
+    /// Mixing of the images of a training batch.
+    pub mixing: Mixing,
+    /// Whether each class has a weight in the training loss; [`TrainingState::set_class_weights`] sets them.
+    ///
+    /// [`TrainingState::set_class_weights`]: crate::ops::TrainingState::set_class_weights
+    pub weighted: bool,
     /// Fraction of each label that is spread over all classes, in training only.
     pub label_smoothing: f32,
     /// The views of each image whose logits evaluation averages.
@@ -126,10 +133,10 @@ impl<B: Backend> Trainer<B> {
             "--monitor {} needs a validation set: --val-fraction, or a folder val beside test",
             hyper.monitor.map_or("", Monitor::name)
         );
-        let plan = Plan::new(&network, Mode::Training, hyper.batch_size.min(train_count))?;
+        let most = [hyper.batch_size.min(train_count), hyper.eval_batch_size.min(val_count.max(test_count))];
+        let plan = Plan::new(&network, Mode::Training, most[0])?.with_mixing(hyper.mixing.is_on());
         let unfrozen = Unfrozen::new(&network, &hyper, plan.max_batch)?;
-        let evaluated_batch = hyper.eval_batch_size.min(val_count.max(test_count));
-        let eval_plan = Plan::new(&network, Mode::Inference, evaluated_batch)?.with_views(hyper.views);
+        let eval_plan = Plan::new(&network, Mode::Inference, most[1])?.with_views(hyper.views);
         for batch in [plan.max_batch, train_count % plan.max_batch] {
             check_batch(unfrozen.as_ref().map_or(&network, |it| &it.network), batch)?;
         }
@@ -180,13 +187,13 @@ impl<B: Backend> Trainer<B> {
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
             let Optimizer { rule, average_decay, .. } = it.optimizer;
-            let batches = (it.batch_size, it.accumulated(), it.eval_batch_size, it.views);
+            let batches = (it.batch_size, it.accumulated(), it.eval_batch_size, it.views, it.mixing.is_on());
             (batches, state_of(&rule), average_decay.is_some(), stage_of(it, self.stored))
         };
         ensure!(
             planned(&hyper) == planned(&self.hyper),
-            "batch sizes, accumulation, the views of an evaluation, the optimiser, transforms, and whether there is momentum \
-             or weight averaging, cannot change after a trainer is created"
+            "batch sizes, accumulation, the views of an evaluation, the optimiser, transforms, and whether there is momentum, \
+             weight averaging or mixing, cannot change after a trainer is created"
         );
         check_rule(&self.network, &hyper)?;
         check_images(&hyper, self.network.input())?;
@@ -266,74 +273,6 @@ impl<B: Backend> Trainer<B> {
         self.backend.write(Span::new(Region::Statistics, 0, len), values)
     }
 
-    /// The state that another process needs to continue the run.
-    pub fn state(&mut self) -> Result<TrainState> {
-        let Optimizer { rule, .. } = self.hyper.optimizer;
-        let momentum = self.read_state(Region::Momentum, rule.has_momentum())?;
-        let second_moment = self.read_state(Region::SecondMoment, rule.has_second_moment())?;
-        let average = self.read_state(Region::Average, self.has_average())?;
-        let metrics = match self.position.step_in_epoch {
-            0 => Metrics::default(),
-            steps => Metrics { steps, ..self.backend.read_metrics()? },
-        };
-        Ok(TrainState {
-            parameters: self.parameters()?,
-            statistics: self.statistics()?,
-            momentum,
-            second_moment,
-            average,
-            update_count: self.backend.update_count()?,
-            position: self.position,
-            evaluation_pending: self.evaluation_pending,
-            metrics,
-            loss_scale: self.backend.loss_scale()?,
-            best: self.best,
-            chosen: self.chosen,
-            epoch_seconds: self.earlier_seconds,
-        })
-    }
-
-    /// Restores `state`, from which training then continues.
-    ///
-    /// # Errors
-    /// The state has other parameters or another optimiser, or its position does not fit the data set.
-    pub fn restore(&mut self, state: &TrainState) -> Result<()> {
-        let Optimizer { rule, .. } = self.hyper.optimizer;
-        ensure!(
-            state.second_moment.is_empty() != rule.has_second_moment(),
-            "the checkpoint is that of another optimiser than {}",
-            rule.name()
-        );
-        self.check_frozen_at(state.position.epoch)?;
-        self.set_parameters(&state.parameters)?;
-        self.write_state(Region::Momentum, rule.has_momentum(), "momentum values", &state.momentum)?;
-        self.write_state(Region::SecondMoment, rule.has_second_moment(), "second moments", &state.second_moment)?;
-        self.write_state(Region::Average, self.has_average(), "averaged weights", &state.average)?;
-        let (position, steps) = (state.position, self.steps_per_epoch());
-        // The end of an epoch is a position of its own until the epoch is evaluated.
-        let last = if state.evaluation_pending { steps } else { steps - 1 };
-        let total = u64::from(position.epoch).checked_mul(steps).and_then(|t| t.checked_add(position.step_in_epoch));
-        ensure!(
-            position.step_in_epoch <= last && total == Some(position.total_steps),
-            "the checkpoint is at step {} of epoch {}, {} steps in total, which does not fit epochs of {steps} steps",
-            position.step_in_epoch,
-            position.epoch + 1,
-            position.total_steps
-        );
-        if let Some(loss_scale) = state.loss_scale {
-            self.backend.set_loss_scale(loss_scale)?;
-        }
-        self.backend.set_update_count(state.update_count)?;
-        self.position = position;
-        self.unfreeze_if_due();
-        self.evaluation_pending = state.evaluation_pending;
-        self.set_statistics(&state.statistics)?;
-        self.best = state.best;
-        self.chosen = state.chosen;
-        self.earlier_seconds = state.epoch_seconds;
-        self.backend.set_metrics(Metrics { steps: self.batches_in_epoch(), ..state.metrics })
-    }
-
     /// Sets the order of images, the learning rates and the random numbers for the rest of the current epoch.
     fn begin_epoch(&mut self) -> Result<()> {
         let Position { epoch, step_in_epoch, .. } = self.position;
@@ -348,6 +287,12 @@ impl<B: Backend> Trainer<B> {
         }
         self.set_draws(epoch, &order)?;
         let (steps, done) = (self.steps_per_epoch(), self.position.total_steps);
+        let mix = |batch| self.hyper.mixing.draw(self.network.input(), self.hyper.seed, epoch, batch);
+        let batches = self.train_count.div_ceil(self.plan.max_batch) as u64;
+        let mixes: Vec<Mix> = (self.batches_in_epoch()..batches).filter_map(mix).collect();
+        if !mixes.is_empty() {
+            self.backend.set_mixes(&mixes)?;
+        }
         let left = done..done + steps - step_in_epoch;
         let rates: Vec<f32> = left.map(|step| self.hyper.learning_rate.at(step, steps, self.hyper.epochs)).collect();
         self.backend.set_learning_rates(&rates)?;
@@ -389,6 +334,7 @@ fn settings(hyper: &Hyperparameters, stored: Shape, step: u64, accumulation: Opt
         label_smoothing: hyper.label_smoothing,
         augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
         stage: stage_of(hyper, stored),
+        weighted: hyper.weighted,
         accumulation,
     }
 }

@@ -31,7 +31,8 @@ pub(super) fn load_split<B: Backend>(
     }
 }
 
-/// The initial weights, drawn from the seed; a first layer that whitens is computed from the training images.
+/// The initial weights, drawn from the seed; a first layer that whitens is computed from the training images, as they are
+/// stored.
 pub(super) fn initial_weights(network: &Network, seed: u64, train: &Split, normalise: &Normalise) -> Result<Weights> {
     let normalise = &Normalise { shape: train.shape.unwrap_or(normalise.shape), ..normalise.clone() };
     let (mut weights, image_len) = (network.initial_weights(seed), normalise.shape.len());

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::Trainer;
 use crate::network::Statistics;
-use crate::ops::{Backend, LossScale, Metrics, Region, Span};
+use crate::ops::{Backend, LossScale, Metrics, Optimizer, Region, Span};
 
 /// The progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,14 +70,82 @@ impl TrainState {
 }
 
 impl<B: Backend> Trainer<B> {
+    /// The state that another process needs to continue the run.
+    pub fn state(&mut self) -> Result<TrainState> {
+        let Optimizer { rule, .. } = self.hyper.optimizer;
+        let momentum = self.read_state(Region::Momentum, rule.has_momentum())?;
+        let second_moment = self.read_state(Region::SecondMoment, rule.has_second_moment())?;
+        let average = self.read_state(Region::Average, self.has_average())?;
+        let metrics = match self.position.step_in_epoch {
+            0 => Metrics::default(),
+            steps => Metrics { steps, ..self.backend.read_metrics()? },
+        };
+        Ok(TrainState {
+            parameters: self.parameters()?,
+            statistics: self.statistics()?,
+            momentum,
+            second_moment,
+            average,
+            update_count: self.backend.update_count()?,
+            position: self.position,
+            evaluation_pending: self.evaluation_pending,
+            metrics,
+            loss_scale: self.backend.loss_scale()?,
+            best: self.best,
+            chosen: self.chosen,
+            epoch_seconds: self.earlier_seconds,
+        })
+    }
+
+    /// Restores `state`, from which training then continues.
+    ///
+    /// # Errors
+    /// The state has other parameters or another optimiser, or its position does not fit the data set.
+    pub fn restore(&mut self, state: &TrainState) -> Result<()> {
+        let Optimizer { rule, .. } = self.hyper.optimizer;
+        ensure!(
+            state.second_moment.is_empty() != rule.has_second_moment(),
+            "the checkpoint is that of another optimiser than {}",
+            rule.name()
+        );
+        self.check_frozen_at(state.position.epoch)?;
+        self.set_parameters(&state.parameters)?;
+        self.write_state(Region::Momentum, rule.has_momentum(), "momentum values", &state.momentum)?;
+        self.write_state(Region::SecondMoment, rule.has_second_moment(), "second moments", &state.second_moment)?;
+        self.write_state(Region::Average, self.has_average(), "averaged weights", &state.average)?;
+        let (position, steps) = (state.position, self.steps_per_epoch());
+        // The end of an epoch is a position of its own until the epoch is evaluated.
+        let last = if state.evaluation_pending { steps } else { steps - 1 };
+        let total = u64::from(position.epoch).checked_mul(steps).and_then(|t| t.checked_add(position.step_in_epoch));
+        ensure!(
+            position.step_in_epoch <= last && total == Some(position.total_steps),
+            "the checkpoint is at step {} of epoch {}, {} steps in total, which does not fit epochs of {steps} steps",
+            position.step_in_epoch,
+            position.epoch + 1,
+            position.total_steps
+        );
+        if let Some(loss_scale) = state.loss_scale {
+            self.backend.set_loss_scale(loss_scale)?;
+        }
+        self.backend.set_update_count(state.update_count)?;
+        self.position = position;
+        self.unfreeze_if_due();
+        self.evaluation_pending = state.evaluation_pending;
+        self.set_statistics(&state.statistics)?;
+        self.best = state.best;
+        self.chosen = state.chosen;
+        self.earlier_seconds = state.epoch_seconds;
+        self.backend.set_metrics(Metrics { steps: self.batches_in_epoch(), ..state.metrics })
+    }
+
     /// Reads a region with one number per parameter; empty if the region is not in use.
-    pub(super) fn read_state(&mut self, region: Region, in_use: bool) -> Result<Vec<f32>> {
+    fn read_state(&mut self, region: Region, in_use: bool) -> Result<Vec<f32>> {
         let all = Span::new(region, 0, self.network.parameter_count());
         if in_use { self.backend.read(all) } else { Ok(Vec::new()) }
     }
 
     /// Writes such a region. Fails if the number of values is not what this run needs.
-    pub(super) fn write_state(&mut self, region: Region, in_use: bool, what: &str, values: &[f32]) -> Result<()> {
+    fn write_state(&mut self, region: Region, in_use: bool, what: &str, values: &[f32]) -> Result<()> {
         let count = if in_use { self.network.parameter_count() } else { 0 };
         ensure!(values.len() == count, "the checkpoint has {} {what}, this run needs {count}", values.len());
         if in_use { self.backend.write(Span::new(region, 0, count), values) } else { Ok(()) }

@@ -24,7 +24,7 @@ impl<B: Backend> Unfrozen<B> {
         }
         let mut network = network.clone();
         network.unfreeze();
-        let plan = Plan::new(&network, Mode::Training, max_batch)?;
+        let plan = Plan::new(&network, Mode::Training, max_batch)?.with_mixing(hyper.mixing.is_on());
         Ok(Some(Self { network, plan, programs: Programs::default() }))
     }
 }

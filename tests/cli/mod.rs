@@ -1,6 +1,7 @@
 //! The program as users see it: commands, files, errors, exit codes, signals.
 
 mod best;
+mod class_weights;
 mod crops;
 mod cublas;
 mod cuda;

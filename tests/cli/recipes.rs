@@ -69,7 +69,7 @@ fn errors_in_a_recipe_name_the_file_and_the_key() {
     refused("zzzzzzzzzzzzzzz = 1", &["zzzzzzzzzzzzzzz", "weight-decay"]);
     refused("epochs = 'ten'", &["the value of epochs", "ten"]);
     refused("epochs = -1", &["the value of epochs"]);
-    refused("schedule = 'linear'", &["the value of schedule", "one-cycle"]);
+    refused("schedule = 'quadratic'", &["the value of schedule", "one-cycle"]);
     refused("device = 'gpu'", &["the value of device", "gpu"]);
     refused("lr = 0.0", &["the value of lr, 0", "above 0"]);
     refused("batch-size = 0", &["the value of batch-size, 0", "at least 1"]);

@@ -12,7 +12,7 @@ use cnn_cuda::ops::{
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, optimizer_update, random};
 use super::{
-    FP32, SOME, Tolerance, accumulate, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn,
+    FP32, SOME, Tolerance, accumulate, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, mix,
     muon, norm, optimizer, pointwise, pool, pytorch, views,
 };
 use crate::support::{Need, cuda::on_cuda, skip, sources::MODULES};
@@ -37,9 +37,10 @@ pub fn options(precision: Precision) -> Options {
     }
 }
 
-/// The rounding of stored values in each precision.
-const STORED: [(Precision, fn(f32) -> f32); 2] =
-    [(Precision::Fp32, |value| value), (Precision::Fp16, |value| half::f16::from_f32(value).to_f32())];
+/// A value as fp16 stores it.
+fn half(value: f32) -> f32 {
+    half::f16::from_f32(value).to_f32()
+}
 
 fn lab(precision: Precision) -> Lab<Cuda> {
     lab_by(precision, Algorithm::Direct)
@@ -187,12 +188,12 @@ fn gathering_and_optimisers() {
         gather::check_gather(&mut lab(Precision::Fp32), 1e-6);
         gather::check_gather(&mut lab(Precision::Fp16), 1e-3);
         gather::check_streaming(&mut lab(Precision::Fp32));
-        for (precision, rounded) in STORED {
-            views::check_views(&mut lab(precision), rounded);
-            views::check_average(&mut lab(precision), rounded);
-        }
+        views::check_views(&mut lab(Precision::Fp32), |value| value);
+        views::check_views(&mut lab(Precision::Fp16), half);
+        views::check_average(&mut lab(Precision::Fp32), |value| value);
+        views::check_average(&mut lab(Precision::Fp16), half);
         gather::check_augmentation(&mut lab(Precision::Fp32), |value| value);
-        gather::check_augmentation(&mut lab(Precision::Fp16), |value| half::f16::from_f32(value).to_f32());
+        gather::check_augmentation(&mut lab(Precision::Fp16), half);
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
             optimizer::check_rules(&mut lab(precision));
             optimizer::check_late_update(&mut lab(precision));
@@ -366,4 +367,17 @@ fn embedded_kernels_are_ptx_for_their_target() {
         assert!(ptx.contains(&format!(".target sm_{target}")), "{stem}_{storage} is not for sm_{target}");
         assert!(ptx.contains(".visible .entry ") && ptx.contains(&format!("_{storage}(")), "{stem}_{storage}");
     }
+}
+
+#[test]
+fn batches_are_mixed_as_by_torchvision() {
+    on_cuda(|| {
+        mix::check_images(&mut lab(Precision::Fp32), Tolerance { absolute: 1e-12, relative: 0.0 });
+        mix::check_images(&mut lab(Precision::Fp16), FP16);
+        mix::check_order(&mut lab(Precision::Fp32));
+        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Fp16, FP16)] {
+            mix::check_losses(&mut lab(precision), tolerance);
+            mix::check_sizes(&mut lab(precision), tolerance);
+        }
+    });
 }

@@ -20,6 +20,7 @@ pub mod lab;
 mod linear;
 mod loss;
 mod lrn;
+mod mix;
 mod muon;
 mod norm;
 mod norm_epilogue;

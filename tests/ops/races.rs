@@ -12,10 +12,9 @@ use super::case::{self, Case};
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
 use super::{
-    Tolerance, accumulate, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, norm,
-    pointwise,
+    Tolerance, accumulate, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, mix,
+    norm, optimizer, pointwise, pool, reference, views,
 };
-use super::{optimizer, pool, reference};
 use crate::support::emulator::{RACES, on_emulator};
 use crate::support::sources::MODULES;
 
@@ -66,6 +65,10 @@ fn run_others(precision: Precision) {
         if precision == Precision::Fp16 { |value| f16::from_f32(value).to_f32() } else { |value| value };
     gather::check_gather(lab, 1.0);
     gather::check_augmentation(lab, rounded);
+    views::check_views(lab, rounded);
+    views::check_average(lab, rounded);
+    mix::check_images(lab, ANY);
+    mix::check_losses(lab, ANY);
     cuda_augment::run_transforms(precision);
     loss::check_loss(lab, ANY);
     loss::check_bias(lab, ANY);

@@ -9,7 +9,7 @@ use cnn_cuda::train::{Hyperparameters, LearningRate, Outcome, Schedule, Trainer}
 
 use super::harness::{Listener, bits, digits, diverging, lenet5, two_epochs};
 use super::parity::Expectation;
-use super::{averaging, dag, parity, views};
+use super::{averaging, dag, mixing, parity, views};
 use crate::ops::cuda::{FP16, options};
 use crate::ops::{FP32, Tolerance};
 use crate::support::cuda::{on_cuda, on_the_emulator};
@@ -300,4 +300,12 @@ fn views_are_averaged_as_in_pytorch() {
 #[test]
 fn a_run_and_its_weights_are_evaluated_with_the_same_views() {
     on_cuda(|| views::check_run(|| cuda(Precision::Fp32)));
+}
+
+#[test]
+fn mixed_and_weighted_runs_resume_bit_identical_and_have_the_losses_of_the_cpu() {
+    on_cuda(|| {
+        mixing::check_interruption(|| cuda(Precision::Fp32), &[4]);
+        mixing::check_losses(cuda(Precision::Fp32));
+    });
 }

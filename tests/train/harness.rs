@@ -3,7 +3,7 @@
 use cnn_cuda::data::{Dataset, Split};
 use cnn_cuda::models::find;
 use cnn_cuda::network::{Network, Weights};
-use cnn_cuda::ops::{Augmentation, Backend, Optimizer, Rule, StepLoss, TestViews, Transforms};
+use cnn_cuda::ops::{Augmentation, Backend, Mixing, Optimizer, Rule, StepLoss, TestViews, Transforms};
 use cnn_cuda::plan::{self, Plan, Sequence};
 use cnn_cuda::shape::Shape;
 use cnn_cuda::train::{EpochReport, Hyperparameters, LearningRate, Observer, StepReport, Trainer};
@@ -73,6 +73,8 @@ pub fn hyperparameters(batch_size: usize, learning_rate: f32) -> Hyperparameters
         augmentation: Augmentation::default(),
         label_smoothing: 0.0,
         views: TestViews::None,
+        mixing: Mixing::default(),
+        weighted: false,
         seed: 0,
         shuffle: false,
         max_steps: None,

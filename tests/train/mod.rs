@@ -10,6 +10,7 @@ mod finetuning;
 mod freezing;
 mod fusion;
 pub mod harness;
+mod mixing;
 mod networks;
 pub mod norm;
 mod optimizers;

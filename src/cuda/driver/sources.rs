@@ -44,6 +44,7 @@ pub const MODULES: &[Module] = &[
     module("join"),
     module("loss"),
     module("lrn"),
+    module("mix"),
     Module { replaces: Some("implicit"), ..tensor_cores("multistage") },
     module("muon"),
     module("norm"),

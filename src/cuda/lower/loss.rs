@@ -61,9 +61,11 @@ impl RunOn<Lowering<'_>> for SoftmaxCrossEntropy {
         // Of several blocks, the last would sum all gradients alone; that is left to a launch of its own.
         let fused_d_bias = gradient.and_then(|gradient| gradient.d_bias).filter(|_| blocks == 1);
         let params = params!(
-            lowering.target, 96 bytes,
+            lowering.target, 112 bytes,
             [
                 logits, labels = Buffer::Labels, loss_scale = lowering.loss_scaling(0),
+                weights = gradient.filter(|gradient| gradient.weighted).map(|_| Buffer::ClassWeights),
+                mixes = gradient.filter(|gradient| gradient.mixed).map(|_| Buffer::Mixes),
                 d_logits = gradient.map(|gradient| gradient.d_logits), d_bias = fused_d_bias,
                 metrics = Buffer::Metrics, step_log = gradient.map(|_| Buffer::StepLog),
                 partial = Buffer::Partials, block_counters = Buffer::BlockCounters,

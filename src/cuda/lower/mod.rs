@@ -18,6 +18,7 @@ mod join;
 mod linear;
 mod loss;
 mod lrn;
+mod mix;
 mod muon;
 mod norm;
 mod optimizer;

@@ -51,11 +51,21 @@ impl Runner {
     }
 }
 
+/// A batch that a program takes from a data set.
+pub struct Taken {
+    pub subset: Subset,
+    pub batch: usize,
+    /// The shape of the set's images.
+    pub shape: Shape,
+    /// Whether the next gather reads the same batch.
+    pub repeats: bool,
+}
+
 /// A lowered sequence and the state of its capture.
 pub struct Program {
     pub(super) steps: Vec<LoweredStep>,
-    /// The batches it reads from the data sets: subset, batch size and image shape.
-    pub(super) gathers: Vec<(Subset, usize, Shape)>,
+    /// What it reads from the data sets.
+    pub(super) taken: Vec<Taken>,
     state: State,
 }
 
@@ -70,16 +80,23 @@ enum State {
 
 impl Program {
     pub(super) fn new(steps: Vec<LoweredStep>) -> Self {
-        let gathers = steps.iter().filter_map(|lowered| match &lowered.step.op {
-            Op::Gather(gather) if !gather.view.repeats => {
-                Some((gather.subset, gather.output.len / gather.shape.len(), gather.shape))
+        let taken = steps.iter().filter_map(|lowered| match &lowered.step.op {
+            Op::Gather(gather) => {
+                let (shape, view) = (gather.shape, gather.view);
+                Some(Taken {
+                    subset: gather.subset,
+                    batch: gather.output.len / shape.len(),
+                    shape,
+                    repeats: view.repeats,
+                })
             }
             Op::Augment(Augment { stage, shape, output, .. }) => {
-                Some((Subset::Train, output.len / shape.len(), stage.stored))
+                let (subset, batch) = (Subset::Train, output.len / shape.len());
+                Some(Taken { subset, batch, shape: stage.stored, repeats: false })
             }
             _ => None,
         });
-        Self { gathers: gathers.collect(), steps, state: State::New }
+        Self { taken: taken.collect(), steps, state: State::New }
     }
 
     /// Runs the program: the first run launches it directly, the second captures it as a graph, and later runs replay

@@ -30,7 +30,9 @@ fn run(device: &Device, storage: &str, by: Division, tensors: [&dyn Field; 7], n
     let [rows, classes, smoothing, weight, auxiliary] = numbers;
     let (p, c, l) = (&partial, &block_counters, &lanes);
     let (x, y, s, d, b, m) = (logits, labels, scale, target, d_bias, metrics);
-    launch!(device, &name, config, x, y, s, d, b, m, log, p, c, rows, classes, l, smoothing, weight, auxiliary)
+    // Neither weights of classes nor a mixed batch.
+    let n = &0_u64;
+    launch!(device, &name, config, x, y, s, n, n, d, b, m, log, p, c, rows, classes, l, smoothing, weight, auxiliary)
         .unwrap();
     assert_eq!(device.download(&block_counters), [0], "{by:?}");
 }
