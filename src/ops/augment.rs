@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::gather::{Augmentation, AugmentationDraw, Flip, Gather, PaddingMode, Subset, View};
+use super::gather::{Augmentation, AugmentationDraw, Gather, PaddingMode, Subset, View};
 use super::operands::operator;
 use crate::resample::taps;
 use crate::rng::{Philox, Purpose};
@@ -32,7 +32,7 @@ pub struct RandAugment {
     pub magnitude: u32,
 }
 
-/// The transforms of training pictures, in the order of the fields, except that a flip follows the crop. The default
+/// The transforms of training pictures, in the order of the fields, except that pictures are mirrored after the crop. The default
 /// changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Transforms {
@@ -251,7 +251,7 @@ impl Transforms {
     }
 
     /// Draws for the first `count` positions of an epoch, of pictures of the shape `stored`, of which the network takes
-    /// `shape`. `crop` draws crop and flip of pictures at a position.
+    /// `shape`. `crop` draws the crop and the mirroring of pictures at a position.
     pub fn draw(
         &self,
         [stored, shape]: [Shape; 2],
@@ -263,7 +263,7 @@ impl Transforms {
         let one = |position: usize| {
             let start = position as u64 * Self::GROUPS;
             let mut random = Philox::new(seed, Purpose::Transforms, epoch).starting_at(start);
-            let AugmentationDraw { top, left, flip: mirrored, .. } = crop(position);
+            let (top, left, mirrored) = crop(position).origin();
             let area = self.resized_crop.map(|crop| crop.draw(stored, &mut random));
             let (top, left, height, width) = match area {
                 Some([top, left, height, width]) => (top as i64, left as i64, height, width),
@@ -355,7 +355,7 @@ operator! {
         value stage: Stage,
         /// The shape of the network's input.
         value shape: Shape,
-        /// Crop and flip are part of what is drawn, unless nothing is transformed before the pictures are normalised.
+        /// Crop and mirroring are part of what is drawn, unless nothing is transformed before the pictures are normalised.
         value augmentation: Option<Augmentation>,
         /// `[batch][height][width][channels]`
         writes output: B,
@@ -369,12 +369,7 @@ impl<B: Copy> Augment<B> {
     /// The gather of pictures that have been transformed.
     pub fn gather(&self) -> Gather<B> {
         let Self { stage, shape, augmentation, output } = *self;
-        let rest = augmentation.map(|it| Augmentation {
-            crop_padding: 0,
-            padding_mode: PaddingMode::Constant,
-            flip: Flip::Never,
-            ..it
-        });
+        let rest = augmentation.map(Augmentation::after_crop);
         let rest = if stage.is_staged() { rest.filter(|it| *it != Augmentation::default()) } else { augmentation };
         Gather { subset: Subset::Train, shape, augmentation: rest, view: View::default(), output }
     }

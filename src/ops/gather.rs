@@ -108,6 +108,11 @@ impl Augmentation {
         Ok(())
     }
 
+    /// What remains to be done with images that are cropped and flipped.
+    pub fn after_crop(self) -> Self {
+        Self { crop_padding: 0, padding_mode: PaddingMode::Constant, flip: Flip::Never, ..self }
+    }
+
     /// The augmentation of an image at `position` of the epoch's order. It depends only on seed, epoch, position and, if
     /// flips alternate, on the image's index in the set.
     pub fn draw(&self, shape: Shape, seed: u64, epoch: u32, position: u64, image: u32) -> AugmentationDraw {
@@ -150,6 +155,11 @@ fn jitter_factor(word: u32, spread: f32) -> f32 {
 }
 
 impl AugmentationDraw {
+    /// Row and column at which the crop starts, and whether it is flipped.
+    pub fn origin(&self) -> (i64, i64, bool) {
+        (self.top, self.left, self.flip)
+    }
+
     /// The index of the source pixel for an output pixel; `None` in the padding.
     pub fn source(&self, shape: Shape, row: usize, column: usize) -> Option<usize> {
         let column = if self.flip { shape.width - 1 - column } else { column };

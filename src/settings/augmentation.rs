@@ -111,9 +111,10 @@ impl AugmentationSettings {
     }
 
     /// # Errors
-    /// `--crop-padding-mode` without padding.
-    pub fn check(&self) -> Result<()> {
+    /// `--crop-padding-mode` without padding, and the errors of the transforms.
+    pub fn check(&self, has_pictures: bool) -> Result<()> {
         let Augmentation { crop_padding, padding_mode, .. } = self.resolve();
+        self.transforms.check(crop_padding, has_pictures)?;
         usage(crop_padding > 0 || padding_mode == PaddingMode::Constant, || {
             "--crop-padding-mode needs a --crop-padding above 0; leave it out, or add --no-crop-padding-mode".into()
         })

@@ -252,8 +252,7 @@ impl RunConfig {
     fn check(&self) -> Result<()> {
         let Settings { augmentation, schedule, optimiser, finetuning, device, .. } = &self.settings;
         self.settings.data.check()?;
-        augmentation.check()?;
-        augmentation.transforms.check(augmentation.crop_padding.unwrap_or_default(), self.has_pictures())?;
+        augmentation.check(self.has_pictures())?;
         schedule.check()?;
         finetuning.check(schedule.epochs.unwrap_or_default())?;
         usage(schedule.init.is_none() || finetuning.pretrained.is_none(), || {

@@ -72,8 +72,8 @@ impl TransformSettings {
     }
 
     /// # Errors
-    /// Settings without effect, or that contradict `crop_padding` or the data set.
-    pub fn check(&self, crop_padding: u32, has_pictures: bool) -> Result<()> {
+    /// Settings without effect, or that contradict padding of `padding` pixels or the data set.
+    pub fn check(&self, padding: u32, has_pictures: bool) -> Result<()> {
         let unused = [
             ("--crop-scale", self.crop_scale.is_some()),
             ("--crop-ratio", self.crop_ratio.is_some()),
@@ -82,7 +82,7 @@ impl TransformSettings {
         for (flag, given) in unused {
             usage(!given || self.is_resized(), || format!("{flag} has no effect without --random-resized-crop"))?;
         }
-        usage(!self.is_resized() || crop_padding == 0, || {
+        usage(!self.is_resized() || padding == 0, || {
             "--crop-padding and --random-resized-crop are two random crops; use one of them".into()
         })?;
         usage(self.resize.is_none() || has_pictures, || {

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 
-use super::Trainer;
-use super::setup::settings;
+use super::{Trainer, settings};
 use crate::ops::{Backend, MicroBatch, StepLoss};
 use crate::plan::{Accumulation, Sequence};
 

@@ -26,9 +26,10 @@ use anyhow::{Context, Result, ensure};
 use crate::data::{Dataset, Split, sampler};
 use crate::network::{Network, Statistics, Weights};
 use crate::ops::{
-    Augmentation, Backend, Metrics, Mix, Mixing, Normalise, Optimizer, Region, Span, Subset, TestViews, Transforms,
+    Augmentation, Backend, Metrics, MicroBatch, Mix, Mixing, Normalise, Optimizer, Region, Span, Subset, TestViews,
+    Transforms,
 };
-use crate::plan::{Mode, Plan, Sequence};
+use crate::plan::{Accumulation, Mode, Plan, Sequence, TrainSettings};
 use crate::shape::Shape;
 use programs::Programs;
 use setup::{
@@ -318,5 +319,22 @@ impl<B: Backend> Trainer<B> {
     /// Whether the weights are averaged.
     fn has_average(&self) -> bool {
         self.hyper.optimizer.average_decay.is_some()
+    }
+}
+
+/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
+/// as PyTorch's `AveragedModel` does.
+fn settings(hyper: &Hyperparameters, stored: Shape, step: u64, accumulation: Option<Accumulation>) -> TrainSettings {
+    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
+    // Micro-batches without an update are the same whatever the optimiser.
+    let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
+    let optimizer = if updates { Optimizer { average_decay, ..hyper.optimizer } } else { Optimizer::default() };
+    TrainSettings {
+        optimizer,
+        label_smoothing: hyper.label_smoothing,
+        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
+        stage: stage_of(hyper, stored),
+        weighted: hyper.weighted,
+        accumulation,
     }
 }

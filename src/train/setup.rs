@@ -6,8 +6,8 @@ use super::transforms::stage_of;
 use super::{Hyperparameters, WarmUp};
 use crate::data::{Dataset, Split};
 use crate::network::{Network, Operator, Weights};
-use crate::ops::{Augmentation, Backend, MemorySizes, MicroBatch, Normalise, Optimizer, Rule, Subset};
-use crate::plan::{Accumulation, Plan, TrainSettings};
+use crate::ops::{Backend, MemorySizes, Normalise, Optimizer, Rule, Subset};
+use crate::plan::Plan;
 use crate::shape::Shape;
 
 /// Which state an optimiser keeps.
@@ -123,26 +123,4 @@ pub(super) fn check_rule(network: &Network, hyper: &Hyperparameters) -> Result<(
         hyper.optimizer.rule.name()
     });
     Ok(())
-}
-
-/// The hyperparameters that an optimiser step is compiled for. The first step of a run sets the average to the weights,
-/// as PyTorch's `AveragedModel` does.
-pub(super) fn settings(
-    hyper: &Hyperparameters,
-    stored: Shape,
-    step: u64,
-    accumulation: Option<Accumulation>,
-) -> TrainSettings {
-    let average_decay = hyper.optimizer.average_decay.map(|decay| if step == 0 { 0.0 } else { decay });
-    // Micro-batches without an update are the same whatever the optimiser.
-    let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
-    let optimizer = if updates { Optimizer { average_decay, ..hyper.optimizer } } else { Optimizer::default() };
-    TrainSettings {
-        optimizer,
-        label_smoothing: hyper.label_smoothing,
-        augmentation: Some(hyper.augmentation).filter(|it| *it != Augmentation::default()),
-        stage: stage_of(hyper, stored),
-        weighted: hyper.weighted,
-        accumulation,
-    }
 }
