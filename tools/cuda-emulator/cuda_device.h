@@ -199,12 +199,6 @@ inline double __dadd_rn(double a, double b) { return a + b; }
 inline float rsqrtf(float value) { return 1.0f / std::sqrt(value); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float value) { return 1.0f / value; }
-
-// As on a GPU, the result is rounded, and not fused with a following sum.
-inline float __fmul_rn(float a, float b) {
-    const volatile float product = a * b;
-    return product;
-}
 #define __expf(value) expf(value)
 #define __logf(value) logf(value)
 
