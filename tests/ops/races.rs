@@ -12,8 +12,8 @@ use super::case::{self, Case};
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
 use super::{
-    Tolerance, accumulate, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, mix,
-    norm, optimizer, pointwise, pool, reference, views,
+    Tolerance, accumulate, activation, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, mix, norm, optimizer,
+    pointwise, pool, reference, views,
 };
 use crate::support::emulator::{RACES, on_emulator};
 use crate::support::sources::MODULES;
@@ -69,7 +69,6 @@ fn run_others(precision: Precision) {
     views::check_average(lab, rounded);
     mix::check_images(lab, ANY);
     mix::check_losses(lab, ANY);
-    cuda_augment::run_transforms(precision);
     loss::check_loss(lab, ANY);
     loss::check_bias(lab, ANY);
     pool::check_edge_cases(lab);
