@@ -12,8 +12,8 @@ use super::case::{self, Case};
 use super::cuda::{lab_by, lab_by_tile};
 use super::lab::{Lab, random};
 use super::{
-    Tolerance, accumulate, activation, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, mix, norm, optimizer,
-    pointwise, pool, reference, views,
+    Tolerance, accumulate, activation, cuda_augment, cuda_implicit, dropout, epilogue, gather, join, loss, lrn, mix,
+    muon, norm, optimizer, pointwise, pool, reference, views,
 };
 use crate::support::emulator::{RACES, on_emulator};
 use crate::support::sources::MODULES;
@@ -77,6 +77,10 @@ fn run_others(precision: Precision) {
     norm::check_running(lab, ANY);
     dropout::check_mask(lab);
     accumulate::check_accumulation(lab);
+    cuda_augment::run_transforms(precision);
+    muon::check_directions(lab, ANY);
+    muon::check_normalised_direction(lab, ANY);
+    muon::check_muon_update(lab);
     // These checks need a new backend.
     for check in [optimizer::check_rules, optimizer::check_averaging, optimizer::check_frozen] {
         check(&mut lab_by(precision, Algorithm::Direct));

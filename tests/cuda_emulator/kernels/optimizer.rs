@@ -75,10 +75,9 @@ impl Field for Numbers {
         }
         let Self { momentum, epsilon, clip_norm, decay, rest, .. } = *self;
         bytes.extend([momentum, epsilon, clip_norm, decay, rest].map(f32::to_le_bytes).concat());
-        let flags = [self.nesterov, self.decoupled, self.warms_up].map(u32::from);
-        bytes.extend(self.frozen.to_le_bytes());
-        bytes.extend(flags.map(u32::to_le_bytes).concat());
-        bytes.extend([0; 4]); // the struct is padded
+        let matrices = 0; // only of Muon
+        let [nesterov, decoupled, warms_up] = [self.nesterov, self.decoupled, self.warms_up].map(u32::from);
+        bytes.extend([self.frozen, matrices, nesterov, decoupled, warms_up].map(u32::to_le_bytes).concat());
         bytes
     }
 }
@@ -142,7 +141,7 @@ fn step(device: &Device, weights: &CudaSlice<f32>, gradient: &CudaSlice<f32>, st
     let State { scale, good, skipped, overflow } = state;
     let (w, r, n, a, u) = (weights, &rate, &none, &block_counters, &done);
     let (s, g, k, o) = (scale, good, skipped, overflow);
-    launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &(weights.len() as u64)).unwrap();
+    launch!(device, "check_overflow_f32", blocks(2), gradient, overflow, &0u64, &(weights.len() as u64)).unwrap();
     let skips = device.download(overflow) == [1];
     let name = "sgd_f32";
     launch!(device, name, updates(2), gradient, n, w, n, n, n, n, r, s, g, k, o, u, a, &numbers).unwrap();
@@ -167,7 +166,7 @@ fn skips_an_overflowing_step(device: Device) {
         gradients[at] = bad;
         let (gradient, weights) = (device.upload(&gradients), device.upload(&[1.0f32; 703]));
         let flag = device.upload(&[0i32]);
-        launch!(device, "check_overflow_f32", blocks(2), &gradient, &flag, &703u64).unwrap();
+        launch!(device, "check_overflow_f32", blocks(2), &gradient, &flag, &0u64, &703u64).unwrap();
         assert_eq!(device.download(&flag), [1]);
         let state = state(&device, 8.0, 5);
         step(&device, &weights, &gradient, &state);
@@ -177,13 +176,13 @@ fn skips_an_overflowing_step(device: Device) {
         let (flag, norm, none) = (device.upload(&[0i32]), device.poisoned::<f32>(1), 0u64);
         let (partial, block_counters) = (device.poisoned::<f32>(2), device.upload(&[0u32]));
         let (f, p, n, a) = (&flag, &partial, &norm, &block_counters);
-        launch!(device, "gradient_norm_f32", blocks(2), &gradient, &none, p, n, f, a, &703u64).unwrap();
+        launch!(device, "gradient_norm_f32", blocks(2), &gradient, &none, p, n, f, a, &0u64, &703u64).unwrap();
         assert_eq!((device.download(f)[0], device.download(n)[0].is_finite()), (1, false));
         // These gradients are finite, although their sum is not.
         let finite = device.upload(&[f32::MAX; 703]);
         let flag = device.upload(&[0i32]);
-        launch!(device, "check_overflow_f32", blocks(2), &finite, &flag, &703u64).unwrap();
-        launch!(device, "gradient_norm_f32", blocks(2), &finite, &none, p, n, &flag, a, &703u64).unwrap();
+        launch!(device, "check_overflow_f32", blocks(2), &finite, &flag, &0u64, &703u64).unwrap();
+        launch!(device, "gradient_norm_f32", blocks(2), &finite, &none, p, n, &flag, a, &0u64, &703u64).unwrap();
         assert_eq!(device.download(&flag), [0]);
     }
 }
@@ -217,9 +216,9 @@ fn clips_and_averages_all_but_frozen_parameters(device: Device) {
         let (block_counters, none, count) = (device.upload(&[0u32]), 0u64, len as u64);
         let (g, s, p, n, a) = (&gradient, &scale, &partial, &norm, &block_counters);
         let flag = device.upload(&[0i32]);
-        launch!(device, "gradient_norm_f32", blocks(3), g, s, p, n, &flag, a, &count).unwrap();
+        launch!(device, "gradient_norm_f32", blocks(3), g, s, p, n, &flag, a, &(frozen as u64), &count).unwrap();
         assert_eq!(device.download(&flag), [0]);
-        let expected = gradients.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let expected = gradients[frozen..].iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
         let got = device.download(&norm)[0];
         assert!((f64::from(got) - expected).abs() <= 1e-6 * expected, "{got} instead of {expected}");
         let (good, skipped, overflow) = (device.upload(&[0u32]), device.upload(&[0u64]), device.upload(&[0i32]));
