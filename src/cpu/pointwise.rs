@@ -81,11 +81,12 @@ fn exp(x: f32) -> f32 {
     const LN_2_LOW: f32 = (std::f64::consts::LN_2 - LN_2_HIGH as f64) as f32;
     const LEAST: f32 = -126.0 * LN_2;
     const FACTORS: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
-    let rounded = x.max(LEAST) * LOG2_E + ROUND;
+    let bounded = if x < LEAST { LEAST } else { x };
+    let rounded = bounded * LOG2_E + ROUND;
     let n = rounded - ROUND;
-    let r = x.max(LEAST) - n * LN_2_HIGH - n * LN_2_LOW;
+    let r = bounded - n * LN_2_HIGH - n * LN_2_LOW;
     let polynomial = FACTORS.iter().fold(0.0_f32, |sum, factor| sum * r + factor);
     let power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(1.0_f32.to_bits()));
     let result = (polynomial * r * r + r + 1.0) * power;
-    if x < LEAST { 0.0 } else { result + (x - x) }
+    if x < LEAST { 0.0 } else { result }
 }
