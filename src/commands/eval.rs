@@ -192,6 +192,19 @@ fn check_described(args: &EvalArgs, config: Option<&RunConfig>, dataset: &Datase
 /// Fails if flags split the run's own pictures in another way than the run did, because the test set would then contain
 /// pictures that the run was trained on.
 fn check_split(args: &EvalArgs, config: Option<&RunConfig>, name: &str) -> Result<()> {
+    let is_own = |config: &&RunConfig| config.dataset() == name || is_same_path(config.dataset(), name);
+    let validation = args.data.0.validation().filter(|_| args.split != SplitName::Test);
+    if let (Some(run), Some(given)) = (config.filter(is_own), validation) {
+        let held_out = run.load_options().validation;
+        usage(held_out == Some(given), || {
+            let run = held_out.map_or("none of them".into(), |it| {
+                format!("those of --val-fraction {} and --val-seed {}", it.fraction, it.seed)
+            });
+            format!(
+                "--val-fraction would evaluate on images that these weights were trained on; the run held out {run}"
+            )
+        })?;
+    }
     let Some(run) = config.filter(|config| is_same_path(config.dataset(), name)).map(RunConfig::pictures) else {
         return Ok(());
     };

@@ -89,12 +89,16 @@ fn definition() -> clap::Command {
         }
     };
     let eval = |flag: Arg| match flag.get_id().as_str() {
-        "model" | "dataset" | "crop_pct" => recorded(flag, None),
+        "model" | "dataset" | "crop_pct" | "tta" | "test_fraction" | "split_seed" | "val_seed" => recorded(flag, None),
+        "val_fraction" => flag.help(
+            "Fraction of every class's training images that --split val means [default: that of the weights' run]",
+        ),
         _ => flag,
     };
     let predict = |flag: Arg| match (flag.get_id().as_str(), flag.get_help_heading()) {
         ("mean", _) => recorded(flag, Some("0.5]")),
         ("crop_pct", _) => recorded(flag, Some("the whole picture is scaled to fit]")),
+        ("tta", _) => recorded(flag, None),
         (_, Some("Network")) => recorded(flag, None),
         _ => flag,
     };

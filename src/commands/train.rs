@@ -15,7 +15,7 @@ use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
 use crate::files::printable;
 use crate::models::Model;
-use crate::network::{Network, Weights};
+use crate::network::{FirstLayer, Network, Weights};
 use crate::ops::Backend;
 use crate::run::{
     FolderLock, INTERRUPTED, Outputs, RunObserver, damaged_outputs, ended_by, folder_to_resume, identity,
@@ -135,6 +135,13 @@ pub(super) fn initial_weights(
     dataset: &Dataset,
     pretrained: Option<&Path>,
 ) -> Result<Option<Weights>> {
+    let given = config.settings.schedule.init.as_deref().or(pretrained);
+    if let (Some(path), true) = (given, network.first_layer != FirstLayer::Drawn) {
+        warn!(
+            "the filters of the first convolution are those of {}, not the ones that --conv1 computes",
+            path.display()
+        );
+    }
     match (&config.settings.schedule.init, pretrained) {
         (Some(path), _) => pretrained::load_initial(path, network, config.seed()).map(Some),
         (None, Some(path)) => pretrained::load(path, network, dataset, config.seed()).map(Some),

@@ -19,7 +19,7 @@ pub enum FirstLayer {
     Gabor,
     /// A bank of oriented Gabor filters, kept fixed during training
     GaborFrozen,
-    /// Filters that whiten the patches of the training images, kept fixed during training
+    /// Filters that whiten the patches of the training images, kept fixed during training, but not their bias
     Whitening,
 }
 

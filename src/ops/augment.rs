@@ -212,7 +212,8 @@ impl ResizedCrop {
             }
         }
         let (ratio, [least, most]) = (width as f64 / height as f64, self.ratio);
-        let rounded = |side: f64| side.round_ties_even() as usize;
+        // torchvision fails for a side that is rounded to 0.
+        let rounded = |side: f64| (side.round_ties_even() as usize).max(1);
         let [h, w] = match ratio {
             ratio if ratio < least => [rounded(width as f64 / least), width],
             ratio if ratio > most => [height, rounded(height as f64 * most)],

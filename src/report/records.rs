@@ -41,9 +41,11 @@ impl EpochRecord {
     }
 }
 
-/// The best epoch; of equal ones, the first.
+/// The best epoch; of equal ones, the first. One that was cut short does not count after whole ones.
 pub fn best_epoch(epochs: &[EpochRecord], monitor: Monitor) -> Option<&EpochRecord> {
-    let values = epochs.iter().filter_map(|epoch| Some((epoch.monitored(monitor)?, epoch)));
+    let first = epochs.first()?;
+    let is_whole = |it: &&EpochRecord| it.steps * u64::from(first.epoch) >= first.steps * u64::from(it.epoch);
+    let values = epochs.iter().filter(is_whole).filter_map(|epoch| Some((epoch.monitored(monitor)?, epoch)));
     values.reduce(|best, next| if monitor.is_better(next.0, best.0) { next } else { best }).map(|(_, epoch)| epoch)
 }
 

@@ -140,6 +140,11 @@ impl Outputs {
         self.lock.check().is_err()
     }
 
+    /// Whether the weights are those of the best epoch.
+    pub fn keeps_best(&self) -> bool {
+        self.kept.is_best
+    }
+
     /// Keeps the weights of an evaluated epoch, and whether it is the best so far, for the next save.
     pub fn keep_epoch(&mut self, epoch: u32, is_best: bool, state: &TrainState) {
         let is_needed = is_best && self.kept.is_best || self.kept.epochs > 0;

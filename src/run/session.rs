@@ -177,7 +177,9 @@ impl RunObserver {
             true => "",
             false => "; it was chosen by the test set, so this accuracy is better than on new images",
         };
-        info!("the best epoch is {epoch}, by its {words} of {value}: test accuracy {accuracy}{by_test}");
+        let kept =
+            if self.outputs.keeps_best() { "" } else { "; as --keep says, the weights are those of the last epoch" };
+        info!("the best epoch is {epoch}, by its {words} of {value}: test accuracy {accuracy}{by_test}{kept}");
     }
 
     /// Saves a run that stopped early, and logs how to resume it. If the previous save failed, this one replaces it.

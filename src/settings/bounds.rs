@@ -79,9 +79,15 @@ pub fn accuracy(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A number in `(0, 1]`.
+/// The smallest `--crop-pct`.
+pub const LEAST_PART: f64 = 0.1;
+
+/// A number from [`LEAST_PART`] to 1.
 pub fn part(text: &str) -> Result<f64, String> {
-    accuracy(text)
+    match text.parse::<f64>() {
+        Ok(value) if (LEAST_PART..=1.0).contains(&value) => Ok(value),
+        _ => Err(format!("it must be from {LEAST_PART} to 1")),
+    }
 }
 
 /// A number in `[0, 1]`.

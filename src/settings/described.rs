@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{InputRecord, Record};
 use super::layers::Layer;
-use super::{ActivationChoice, PictureSettings, is_default};
+use super::{ActivationChoice, PictureSettings, bounds, is_default};
 use crate::ops::TestViews;
 
 /// Version 2 has `crop-pct`, without which pictures would be cropped in another way.
@@ -71,7 +71,7 @@ impl Description {
              versions up to {VERSION}"
         );
         ensure!(
-            description.crop_pct.is_none_or(|part| part > 0.0 && part <= 1.0),
+            description.crop_pct.is_none_or(|part| (bounds::LEAST_PART..=1.0).contains(&part)),
             "its description of the network is damaged: crop-pct is {:?}",
             description.crop_pct
         );

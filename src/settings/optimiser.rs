@@ -64,7 +64,7 @@ pub struct OptimiserSettings {
     #[arg(long, num_args = 0, default_missing_value = "true", default_value = "false")]
     pub muon_normalise: Option<bool>,
     /// Coefficients of Adam's running averages of the gradient and of its square [default: 0.9,0.999]
-    #[arg(long, value_name = "B1,B2", allow_negative_numbers = true)]
+    #[arg(long, value_name = "B1,B2", allow_hyphen_values = true)]
     pub betas: Option<Betas>,
     /// Added by Adam to the denominator [default: 1e-8]
     #[arg(long, value_name = "X", value_parser = bounds::above_zero, allow_negative_numbers = true)]

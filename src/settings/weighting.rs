@@ -107,6 +107,7 @@ fn read(path: &Path, classes: &[String]) -> Result<Vec<f32>> {
         ensure!(known, "the data set has no class {class:?}{}", names());
         weights.insert(class, number(value).with_context(|| format!("the weight of {class:?} is {value}"))?);
     }
+    ensure!(weights.values().any(|&weight| weight > 0.0), "all weights are 0");
     let weight = |class| weights.get(class).copied().with_context(|| format!("the class {class:?} has no weight"));
     classes.iter().map(weight).collect()
 }

@@ -146,38 +146,40 @@ impl<B: Backend> Trainer<B> {
             }
         }
         let epoch = self.position.epoch + 1;
+        let is_whole = self.position.step_in_epoch == self.steps_per_epoch();
         let report = EpochReport {
             epoch,
             total_steps: self.position.total_steps,
             train,
             val,
             test,
-            is_best: self.choose(epoch, val, test),
+            is_best: self.choose(epoch, val, test, is_whole),
             seconds: earlier_seconds + start.elapsed().as_secs_f64(),
             // A clock may be too coarse for a short epoch.
             images_per_second: train.samples as f64 / self.earlier_seconds.max(1e-9),
         };
         self.evaluation_pending = false;
-        if self.position.step_in_epoch == self.steps_per_epoch() {
+        if is_whole {
             self.position.epoch += 1;
             self.position.step_in_epoch = 0;
             self.earlier_seconds = 0.0;
         }
         let test_accuracy = report.test.accuracy();
-        if self.best.is_none_or(|best| test_accuracy > best.test_accuracy) {
+        if is_whole && self.best.is_none_or(|best| test_accuracy > best.test_accuracy) {
             self.best = Some(Best { test_accuracy, epoch: report.epoch });
         }
         observer.on_epoch(self, &report)?;
         Ok(Outcome::Finished)
     }
 
-    /// Whether an evaluation is the best so far by the monitored number; if so, it is remembered.
-    fn choose(&mut self, epoch: u32, val: Option<Metrics>, test: Metrics) -> bool {
+    /// Whether an evaluation is the best so far by the monitored number; if so, it is remembered. One within an epoch is
+    /// only the best as long as there is no other, and is not remembered: a resumed run evaluates that epoch again.
+    fn choose(&mut self, epoch: u32, val: Option<Metrics>, test: Metrics, is_whole: bool) -> bool {
         let Some((monitor, value)) = self.hyper.monitor.and_then(|it| Some((it, it.value(val, test)?))) else {
             return false;
         };
-        let is_best = self.chosen.is_none_or(|chosen| monitor.is_better(value, chosen.value));
-        if is_best {
+        let is_best = self.chosen.is_none_or(|chosen| is_whole && monitor.is_better(value, chosen.value));
+        if is_best && is_whole {
             self.chosen = Some(Chosen { value, epoch });
         }
         is_best
@@ -272,10 +274,11 @@ impl<B: Backend> Trainer<B> {
         };
         let epoch_begin = self.position.total_steps - self.position.step_in_epoch;
         bail!(
-            "the loss became {} at step {} (counted from 0; in epoch {}); {REMEDY}",
+            "the loss became {} at step {} (counted from 0; in epoch {}); {REMEDY}{}",
             metrics.loss_sum,
             epoch_begin + bad / self.hyper.accumulated() as u64,
-            self.position.epoch + 1
+            self.position.epoch + 1,
+            if self.hyper.weighted { ", or a batch had only labels of weight 0 (--class-weights)" } else { "" }
         )
     }
 }

@@ -125,6 +125,27 @@ fn the_best_and_the_last_weights_have_files_of_their_own() {
     assert!(curves.contains("the best by validation loss"), "{curves}");
 }
 
+/// Images that a run was trained on are not those of a validation set.
+#[test]
+fn eval_validates_on_the_images_that_the_run_held_out() {
+    let runs = Runs::new();
+    let (held_out, _) = runs.train("held-out", &["--max-steps", "2"]);
+    let all = runs.out("all");
+    let plain = ["train", "--device", "cpu", "--data", &runs.data, "--model", "lenet5", "--max-steps", "2"];
+    succeed([&plain[..], &["--out", text(&all)]].concat());
+    let given = |weights: &Path, more: &[&str]| {
+        let args = ["eval", "--device", "cpu", "--data", &runs.data, "--weights", text(weights), "--split", "val"];
+        [&args[..], more].concat().into_iter().map(String::from).collect::<Vec<_>>()
+    };
+    let fraction = FORGETTING[FORGETTING.iter().position(|it| *it == "--val-fraction").expect("a flag") + 1];
+    succeed(given(&held_out, &["--val-fraction", fraction]).iter().map(String::as_str));
+    for (weights, words) in [(&held_out, "the run held out those of --val-fraction"), (&all, "held out none of them")] {
+        let args = given(weights, &["--val-fraction", "0.3"]);
+        let trained = "would evaluate on images that these weights were trained on";
+        fail(2, args.iter().map(String::as_str), &[trained, words]);
+    }
+}
+
 /// Stops before, at and after the best epoch, of 12 steps each.
 #[test]
 fn a_resumed_run_keeps_the_best_weights() {

@@ -79,6 +79,7 @@ fn bad_weights_are_errors_that_name_file_and_class() {
     for (content, words) in [
         (all("7", ""), "the class \"7\" has no weight"),
         (all("", "ten = 1\n"), "the data set has no class \"ten\""),
+        ((0..10).map(|class| format!("{class} = 0\n")).collect(), "all weights are 0"),
         (all("7", "7 = -1\n"), "the weight of \"7\" is -1: it must be a finite number of at least 0"),
         (all("7", "7 = nan\n"), "the weight of \"7\" is nan"),
         (all("7", "7 = inf\n"), "the weight of \"7\" is inf"),

@@ -195,6 +195,18 @@ pub fn settings() -> Vec<(Transforms, Shape, Shape)> {
     ]
 }
 
+/// No such crop fits, so the largest of the ratio in the centre is taken; it has at least one pixel.
+#[test]
+fn crops_of_any_ratio_have_pixels() {
+    for ratio in [[60.0, 80.0], [0.01, 0.02]] {
+        let crop = ResizedCrop { scale: [0.5, 1.0], ratio };
+        let transforms = Transforms { resized_crop: Some(crop), ..Transforms::default() };
+        let stored = Shape::new(29, 24, 3);
+        let values = transformed(&mut cpu(), &transforms, stored, Shape::new(8, 8, 3));
+        assert!(values.iter().all(|&bits| f32::from_bits(bits).is_finite()), "{ratio:?}");
+    }
+}
+
 #[test]
 fn crops_and_flips_are_those_of_a_gather() {
     check_crops(&mut cpu());

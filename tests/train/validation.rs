@@ -95,6 +95,29 @@ fn the_best_epoch_is_that_of_the_monitored_number() {
     }
 }
 
+/// A step limit within the first or a later epoch, where the evaluation would be the best, does not change what a
+/// continued run chooses.
+#[test]
+fn an_epoch_that_is_cut_short_is_not_chosen() {
+    let set = with_validation(digits(1200, 200), 200);
+    let hyper = forgetting(Some(Monitor::ValAccuracy));
+    let whole = run(cpu(), set.clone(), hyper).0;
+    let steps = whole.steps_per_epoch();
+    for limit in [steps / 2, steps - 1, steps + 1, 2 * steps + 1] {
+        let (mut trainer, listener) = run(cpu(), set.clone(), Hyperparameters { max_steps: Some(limit), ..hyper });
+        let whole_epochs = limit / steps;
+        assert_eq!(listener.epochs.last().expect("an epoch").is_best, whole_epochs == 0, "after {limit} steps");
+        assert_eq!(trainer.chosen().map(|it| u64::from(it.epoch)).filter(|&it| it > whole_epochs), None);
+        trainer.set_hyper(hyper).expect("the same memory");
+        trainer.run(&mut Listener::default()).expect("a run");
+        assert_eq!(trainer.chosen(), whole.chosen(), "after {limit} steps");
+        assert_eq!(
+            trainer.state().expect("a state").best,
+            run(cpu(), set.clone(), hyper).0.state().expect("a state").best
+        );
+    }
+}
+
 #[test]
 fn patience_watches_the_monitored_number() {
     let set = with_validation(digits(1200, 200), 200);
