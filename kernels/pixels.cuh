@@ -87,6 +87,7 @@ static __device__ __forceinline__ void rgb_of(const u8* hsv, u8* rgb) {
 
 // The pixel of an output pixel by an affine map in 1/65536; black outside.
 static __device__ __forceinline__ void affine(const Picture& picture, const int* matrix, const u8* from, u8* to) {
+#pragma unroll 1
     for (u32 i = threadIdx.x; i < picture.height * picture.width; i += BLOCK) {
         const int x = (int)(i % picture.width), y = (int)(i / picture.width);
         const int column = (matrix[0] * x + matrix[1] * y + matrix[2]) >> 16;
@@ -100,6 +101,7 @@ static __device__ __forceinline__ void affine(const Picture& picture, const int*
 
 static __device__ __forceinline__ void sharpen(const Picture& picture, float factor, const u8* from, u8* to) {
     const u32 stride = picture.width * picture.channels, channels = picture.channels;
+#pragma unroll 1
     for (u32 i = threadIdx.x; i < picture.size(); i += BLOCK) {
         const u32 row = i / stride, column = i % stride / channels;
         u8 smooth = from[i];
@@ -142,6 +144,7 @@ static __device__ __forceinline__ void stretch(const u32* counts, u8* table) {
     while (high > 0 && counts[high] == 0) --high;
     const double scale = high > low ? 255.0 / (double)(high - low) : 1.0;
     const double offset = high > low ? __dmul_rn(-(double)low, scale) : 0.0;
+#pragma unroll 1
     for (u32 level = 0; level < LEVELS; ++level) {
         const double value = __dadd_rn(__dmul_rn((double)level, scale), offset);
         table[level] = (u8)fmin(fmax(value, 0.0), 255.0);
@@ -154,6 +157,7 @@ static __device__ __forceinline__ void equalize(const u32* counts, u32 total, u8
     while (last > 0 && counts[last] == 0) --last;
     const u32 step = (total - counts[last]) / 255;
     u32 sum = step / 2;
+#pragma unroll 1
     for (u32 level = 0; level < LEVELS; ++level) {
         table[level] = (u8)(step == 0 ? level : min(sum / step, 255u));
         sum += counts[level];
@@ -194,6 +198,7 @@ static __device__ __forceinline__ void map_levels(const Picture& picture, u32 ki
 
 // Saturation and hue, of pictures in colour.
 static __device__ __forceinline__ void map_colours(const Picture& picture, u32 kind, u32 argument, u8* pixels) {
+#pragma unroll 1
     for (u32 i = threadIdx.x; picture.channels == 3 && i < picture.height * picture.width; i += BLOCK) {
         u8* const pixel = pixels + 3 * i;
         if (kind == SATURATION) {

@@ -22,18 +22,21 @@ struct Axis {
     // In units of 1 / (2 · to) input pixels, the distance of two centres is a whole number.
     __device__ __forceinline__ void fill(u32 from, u32 to) const {
         const u32 support = 2 * max(from, to);
+#pragma unroll 1
         for (u32 output = threadIdx.x; output < to; output += BLOCK) {
             u32* const entry = numbers + output * stride;
             const u32 centre = (2 * output + 1) * from;
             const u32 first = centre + to > support ? (centre + to - support) / (2 * to) : 0;
             u32 count = 0;
             u64 sum = 0;
+#pragma unroll 1
             for (u32 input = first; input < from; ++input) {
                 const u32 at = (2 * input + 1) * to, distance = at > centre ? at - centre : centre - at;
                 if (distance >= support) break;
                 entry[2 + count++] = support - distance;
                 sum += support - distance;
             }
+#pragma unroll 1
             for (u32 tap = 0; tap < count; ++tap)
                 entry[2 + tap] = (u32)((((u64)entry[2 + tap] << (WEIGHT_BITS + 1)) + sum) / (2 * sum));
             entry[0] = first, entry[1] = count;
