@@ -32,8 +32,8 @@ use crate::network::Network;
 use crate::report::stream::Stderr;
 use crate::run::Outputs;
 use crate::settings::{
-    ActivationChoice, Given, InputSettings, ModelSettings, RunConfig, UsageError, VariationSettings, build_network,
-    suggestion,
+    ActivationChoice, Given, InputSettings, ModelSettings, RunConfig, SPLITTING, UsageError, VIEWS, VariationSettings,
+    build_network, suggestion,
 };
 
 /// Trains convolutional networks on an NVIDIA GPU or on the CPU.
@@ -89,7 +89,8 @@ fn definition() -> clap::Command {
         }
     };
     let eval = |flag: Arg| match flag.get_id().as_str() {
-        "model" | "dataset" | "crop_pct" | "tta" | "test_fraction" | "split_seed" | "val_seed" => recorded(flag, None),
+        "model" | "dataset" | "crop_pct" | VIEWS => recorded(flag, None),
+        name if SPLITTING.contains(&name) => recorded(flag, None),
         "val_fraction" => flag.help(
             "Fraction of every class's training images that --split val means [default: that of the weights' run]",
         ),
@@ -98,7 +99,7 @@ fn definition() -> clap::Command {
     let predict = |flag: Arg| match (flag.get_id().as_str(), flag.get_help_heading()) {
         ("mean", _) => recorded(flag, Some("0.5]")),
         ("crop_pct", _) => recorded(flag, Some("the whole picture is scaled to fit]")),
-        ("tta", _) => recorded(flag, None),
+        (VIEWS, _) => recorded(flag, None),
         (_, Some("Network")) => recorded(flag, None),
         _ => flag,
     };

@@ -100,6 +100,9 @@ pub struct PictureSettings {
     pub max_bad: Option<usize>,
 }
 
+/// The arguments that say how images were split, which the weights of a run record.
+pub const SPLITTING: [&str; 3] = ["test_fraction", "split_seed", "val_seed"];
+
 /// How pictures to evaluate are cropped.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -8,6 +8,9 @@ use crate::ops::TestViews;
 /// As [`super::optimiser::NEWER`].
 pub(super) const NEWER: &[&str] = &["tta"];
 
+/// The argument of these settings.
+pub const VIEWS: &str = "tta";
+
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[command(next_help_heading = "Augmentation")]

@@ -28,10 +28,11 @@ use serde::{Deserialize, Serialize};
 
 pub use augmentation::AugmentationSettings;
 pub use data::{
-    CropSettings, DataFolder, DataSettings, NormalisationSettings, PictureSettings, check_dataset, short_name,
+    CropSettings, DataFolder, DataSettings, NormalisationSettings, PictureSettings, SPLITTING, check_dataset,
+    short_name,
 };
 pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
-pub use evaluation::EvaluationSettings;
+pub use evaluation::{EvaluationSettings, VIEWS};
 pub use file::{InputRecord, SettingsFile};
 pub use finetuning::FineTuningSettings;
 pub use layers::{Given, Layer, defaults};
