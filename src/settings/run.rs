@@ -78,6 +78,10 @@ impl RunConfig {
         if !same_data || reads_differently || config.pictures() != before.pictures() {
             config.record.input = None;
         }
+        // So is its accuracy with another network.
+        if !same_data || config.model() != before.model() {
+            config.record.expected_accuracy = None;
+        }
         let settings = &mut config.settings;
         let class_weights = settings.optimiser.class_weights.as_ref().map(ClassWeights::absolute).transpose()?;
         if config.record.input.is_none() || class_weights != before.settings.optimiser.class_weights {

@@ -15,6 +15,16 @@ pub fn config(recipe: &str, flags: &[&str]) -> anyhow::Result<RunConfig> {
     RunConfig::new(&parse(flags)?, Some(&path))
 }
 
+/// A recipe's accuracy is that of its network on its data.
+#[test]
+fn another_network_or_data_set_has_no_expected_accuracy() {
+    let expected = |flags: &[&str]| {
+        config("model = 'lenet5'\nexpected-accuracy = 0.75", flags).expect("settings").record.expected_accuracy
+    };
+    assert_eq!([expected(&[]), expected(&["--model=lenet5", "--lr=0.5"])], [Some(0.75); 2]);
+    assert_eq!([expected(&["--model=mnist-cnn"]), expected(&["--dataset=mnist"])], [None; 2]);
+}
+
 /// The rule, learning rate and weight decay of a recipe and flags.
 fn resolved(recipe: &str, flags: &[&str]) -> (Rule, f32, f32) {
     let config = config(recipe, flags).unwrap_or_else(|error| panic!("{recipe} {flags:?}: {error:#}"));
