@@ -9,9 +9,7 @@ struct PointwiseParams : Params<2, 3, 40> {
 };
 
 // The cumulative distribution of the standard normal distribution, and its density.
-static __device__ __forceinline__ float normal_distribution(float x) {
-    return 0.5f + 0.5f * erff(x * 0.70710678f);
-}
+static __device__ __forceinline__ float normal_distribution(float x) { return 0.5f + 0.5f * erff(x * 0.70710678f); }
 static __device__ __forceinline__ float normal_density(float x) { return 0.39894228f * expf(-0.5f * x * x); }
 
 // output = input · Φ(input). Bound by memory: 2 values each.
