@@ -99,8 +99,7 @@ fn definition() -> clap::Command {
     let predict = |flag: Arg| match (flag.get_id().as_str(), flag.get_help_heading()) {
         ("mean", _) => recorded(flag, Some("0.5]")),
         ("crop_pct", _) => recorded(flag, Some("the whole picture is scaled to fit]")),
-        (VIEWS, _) => recorded(flag, None),
-        (_, Some("Network")) => recorded(flag, None),
+        (VIEWS, _) | (_, Some("Network")) => recorded(flag, None),
         _ => flag,
     };
     let all = Cli::command();
