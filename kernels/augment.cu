@@ -27,18 +27,13 @@ struct StageParams : Params<4, 8, 104> {
     static constexpr u32 SMALLEST = sizeof(u8);
 };
 
-// The row or column that a mirror at the outermost pixels shows in the padding.
-static __device__ __forceinline__ int reflected(int at, u32 side) {
-    return at < 0 ? -at : min(at, 2 * ((int)side - 1) - at);
-}
-
 // The crop of a picture of the same size after padding it with black or with its reflection, perhaps flipped.
 static __device__ __forceinline__ void crop(const StageParams& p, const PictureDraw& drawn, const u8* image, u8* to) {
     for (u32 i = threadIdx.x; i < p.height * p.width * p.channels; i += BLOCK) {
         const u32 pixel = i / p.channels, channel = i % p.channels, column = pixel % p.width;
         int y = (int)(pixel / p.width) + drawn.top;
         int x = (int)(drawn.flip ? p.width - 1 - column : column) + drawn.left;
-        if (p.reflect) y = reflected(y, p.height), x = reflected(x, p.width);
+        if (p.reflect) y = reflected(y, (int)p.height), x = reflected(x, (int)p.width);
         const bool inside = (u32)y < p.height && (u32)x < p.width;
         to[i] = inside ? image[((u32)y * p.width + (u32)x) * p.channels + channel] : 0;
     }

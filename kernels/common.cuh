@@ -218,6 +218,9 @@ __device__ __forceinline__ void map(real* to, u64 count, F f, const Sources*... 
     }
 }
 
+// The row or column that a mirror at the outermost pixels shows in the padding around `side` pixels.
+__device__ __forceinline__ int reflected(int at, int side) { return at < 0 ? -at : min(at, 2 * (side - 1) - at); }
+
 // Divides `value` by `divisor` in place and returns the remainder. 64-bit division is several times slower than
 // 32-bit on a GPU, and almost every index is small.
 __device__ __forceinline__ u32 divmod(u64& value, u32 divisor) {

@@ -192,10 +192,6 @@ struct AugmentedImage {
         // Above and left of the square, the subtraction wraps around to a number beyond it.
         return (u32)(row - drawn.row) < cutout && (u32)(column - drawn.column) < cutout;
     }
-    // The row or column that a mirror at the outermost pixels shows in the padding.
-    static __device__ __forceinline__ int reflected(int at, int side) {
-        return at < 0 ? -at : min(at, 2 * (side - 1) - at);
-    }
     // The byte of an output pixel; black in a padding that is not reflected.
     __device__ __forceinline__ u8 byte(int row, int column, u32 channel) const {
         int y = row + drawn.top, x = (drawn.flip ? width - 1 - column : column) + drawn.left;

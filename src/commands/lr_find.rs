@@ -10,7 +10,7 @@ use serde::Serialize;
 use tracing::info;
 
 use super::device::{Task, check_device, with_backend};
-use super::train::{initial_weights, load, network_of};
+use super::train::{initial_weights, load, network_of, trainer_of};
 use super::{find_model, pretrained};
 use crate::data::Dataset;
 use crate::files::{create_folder, write_atomically};
@@ -20,7 +20,7 @@ use crate::report::stream::{Stdout, write_json};
 use crate::report::{range_svg, range_words};
 use crate::run::Outputs;
 use crate::settings::{Layer, ResidencyFlags, RunConfig, Settings, bounds, short_name, usage};
-use crate::train::{RangeEnding, RangeTest, RateRange, Suggestion, Trainer};
+use crate::train::{RangeEnding, RangeTest, RateRange, Suggestion};
 
 /// Fewer steps leave too few after those that do not count.
 const FEWEST_STEPS: usize = 10;
@@ -116,15 +116,10 @@ impl Task for Finding {
     type Output = ExitCode;
 
     fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
-        let Self { range, config, out, network, mut dataset, pretrained } = self;
-        let (hyper, device) = (config.hyperparameters(), backend.info());
-        let free = backend.device_memory().map(|[free, _]| free);
-        config.settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
+        let Self { range, config, out, network, dataset, pretrained } = self;
+        let device = backend.info();
         let initial = initial_weights(&config, &network, &dataset, pretrained.as_deref())?;
-        let mut trainer = Trainer::new(backend, network, dataset, hyper)?;
-        if let Some(weights) = initial {
-            trainer.set_weights(&weights).context("initial weights")?;
-        }
+        let mut trainer = trainer_of(backend, &config, network, dataset, initial)?;
         let RateRange { min, max, steps } = range;
         info!("{}: {steps} steps with learning rates from {min:e} to {max:e}", config.model());
         let test = trainer.range_test(range)?;

@@ -149,6 +149,26 @@ pub(super) fn initial_weights(
     }
 }
 
+/// A trainer with the settings of a run, and with these initial weights, if they are not random.
+pub(super) fn trainer_of<B: Backend>(
+    backend: B,
+    config: &RunConfig,
+    network: Network,
+    mut dataset: Dataset,
+    initial: Option<Weights>,
+) -> Result<Trainer<B>> {
+    let free = backend.device_memory().map(|[free, _]| free);
+    config.settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
+    let mut trainer = Trainer::new(backend, network, dataset, config.hyperparameters())?;
+    if let Some(weights) = initial {
+        trainer.set_weights(&weights).context("initial weights")?;
+    }
+    if let Some(weights) = &config.record.loss_weights {
+        trainer.backend.set_class_weights(weights)?;
+    }
+    Ok(trainer)
+}
+
 /// Records the weights of the classes in the loss, unless they are those of a resumed run or a recipe.
 fn weigh_classes(config: &mut RunConfig, dataset: &Dataset) -> Result<()> {
     let Some(given) = &config.settings.optimiser.class_weights else { return Ok(()) };
@@ -202,27 +222,16 @@ impl Task for Training {
     type Output = ExitCode;
 
     fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
-        let Self { mut config, args, network, mut dataset, pretrained, lock, stop } = self;
-        let hyper = config.hyperparameters();
+        let Self { mut config, args, network, dataset, pretrained, lock, stop } = self;
         let identity = identity(&config, &dataset)?;
-        let settings = &config.settings;
-        let free = backend.device_memory().map(|[free, _]| free);
-        settings.residency.residency.unwrap_or_default().place(&mut dataset, free)?;
         // Check the weights before creating the run's folder.
         let initial = match &lock {
             None => initial_weights(&config, &network, &dataset, pretrained.as_deref())?,
             Some(_) => None,
         };
-        let records = settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto;
-        let mut trainer = Trainer::new(backend, network, dataset, hyper)?;
-        if records {
+        let mut trainer = trainer_of(backend, &config, network, dataset, initial)?;
+        if config.settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto {
             config.record_choices(trainer.backend.choices());
-        }
-        if let Some(weights) = initial {
-            trainer.set_weights(&weights).context("initial weights")?;
-        }
-        if let Some(weights) = &config.record.loss_weights {
-            trainer.backend.set_class_weights(weights)?;
         }
         let is_new = lock.is_none();
         let outputs = match lock {

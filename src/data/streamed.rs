@@ -85,14 +85,16 @@ impl Split {
         }
     }
 
-    /// The first `count` images, or all if there are fewer, each of `image_len` bytes.
+    /// `count` images, or all if there are fewer, each of `image_len` bytes. They are evenly spread over the split, which may
+    /// be sorted by class.
     ///
     /// # Errors
     /// If an image can no longer be read.
-    pub fn first_images(&self, count: usize, image_len: usize) -> Result<Vec<u8>> {
-        let count = count.min(self.count());
-        let Some(streamed) = &self.streamed else { return Ok(self.images[..count * image_len].to_vec()) };
-        let (numbers, mut images) = ((0..count as u32).collect::<Vec<_>>(), vec![0; count * image_len]);
+    pub fn sample(&self, count: usize, image_len: usize) -> Result<Vec<u8>> {
+        let (all, count) = (self.count(), count.min(self.count()));
+        let numbers: Vec<u32> = (0..count).map(|index| (index * all / count) as u32).collect();
+        let Some(streamed) = &self.streamed else { return Ok(self.select(&numbers, image_len).images) };
+        let mut images = vec![0; count * image_len];
         streamed.source.read(&numbers, &mut images)?;
         Ok(images)
     }

@@ -113,8 +113,7 @@ impl Plan {
     }
 
     /// The memory that this plan needs, without a weight average, second moments and summed gradients; with momentum
-    /// buffers only if
-    /// `momentum` is true.
+    /// buffers only if `momentum` is true.
     pub fn memory_sizes(&self, momentum: bool) -> MemorySizes {
         MemorySizes { momentum: if momentum { self.sizes.gradients } else { 0 }, ..self.sizes }
     }

@@ -182,8 +182,8 @@ impl<B: Backend> Trainer<B> {
     /// Changes the settings for the following steps.
     ///
     /// # Errors
-    /// A change that needs other memory: of a batch size, the number of accumulated batches, the views of an evaluation, or
-    /// whether there is momentum or weight averaging.
+    /// A change that needs other memory: of a batch size, the number of accumulated batches, the views of an evaluation,
+    /// transforms, or whether there is momentum, weight averaging or mixing.
     pub fn set_hyper(&mut self, hyper: Hyperparameters) -> Result<()> {
         let planned = |it: &Hyperparameters| {
             let Optimizer { rule, average_decay, .. } = it.optimizer;

@@ -38,8 +38,7 @@ pub(super) fn initial_weights(network: &Network, seed: u64, train: &Split, norma
     let (mut weights, image_len) = (network.initial_weights(seed), normalise.shape.len());
     let count = network.images_to_whiten(image_len);
     if count > 0 {
-        let images =
-            train.first_images(count, image_len).context("the first layer is computed from training images")?;
+        let images = train.sample(count, image_len).context("the first layer is computed from training images")?;
         network.whiten(&mut weights.parameters, &images, normalise);
     }
     Ok(weights)

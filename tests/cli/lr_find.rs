@@ -62,6 +62,23 @@ fn the_suggested_rate_trains_well() {
     assert!(accuracy > 0.9, "{accuracy} with a learning rate of {rate}");
 }
 
+/// Weights of the classes are part of the loss that is tested.
+#[test]
+fn a_test_uses_the_weights_of_the_classes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let losses = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        // So few steps may not suffice for a suggestion.
+        run([&SET[..], &["--out", text(&out), "--steps", "12", "--max-lr", "1"], more].concat());
+        list(&report(&out), "losses")
+    };
+    let file = folder.path().join("weights.toml");
+    fs::write(&file, (0..10).map(|class| format!("{class} = {}\n", class + 1)).collect::<String>()).expect("write");
+    let (usual, weighted) = (losses("usual", &[]), losses("weighted", &["--class-weights", text(&file)]));
+    assert_eq!(usual.len(), weighted.len());
+    assert_ne!(usual, weighted);
+}
+
 #[test]
 fn a_test_without_a_suggestion_fails_and_says_why() {
     let folder = tempfile::tempdir().expect("a folder");

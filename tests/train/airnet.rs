@@ -113,9 +113,9 @@ fn the_first_layer_whitens_the_training_images() {
     assert_eq!(parameters[weight.range().end..], drawn[weight.range().end..]);
 }
 
-/// Streamed images give the same filters; so do more images than are used.
+/// The images are spread over the set, whose first ones may all be of one class. Streamed images are the same.
 #[test]
-fn whitening_uses_the_first_images_of_any_set() {
+fn whitening_uses_a_sample_of_any_set() {
     let network = find("airnet").map(|model| (model.build)(model.input, 10)).expect("a model").expect("a network");
     assert_eq!(network.images_to_whiten(3072), 0, "it is not chosen");
     let network = network.with_first_layer(FirstLayer::Whitening).expect("a convolution");
@@ -126,11 +126,11 @@ fn whitening_uses_the_first_images_of_any_set() {
     let mut streamed = set.clone();
     streamed.stream_from_memory().expect("streamed");
     let len = set.shape.len();
-    for count in [1, 10, 1000] {
-        let first = set.train.first_images(count, len).expect("images");
-        assert_eq!(first.len(), count.min(IMAGES) * len);
-        assert!(first == set.train.images[..first.len()]);
-        assert!(streamed.train.first_images(count, len).expect("images") == first, "{count}");
+    let image = |number: usize| &set.train.images[number * len..][..len];
+    for (count, numbers) in [(1, vec![0]), (5, vec![0, 4, 9, 14, 19]), (1000, (0..IMAGES).collect())] {
+        let sample = set.train.sample(count, len).expect("images");
+        assert!(sample == numbers.into_iter().flat_map(image).copied().collect::<Vec<_>>(), "{count}");
+        assert!(streamed.train.sample(count, len).expect("images") == sample, "{count}");
     }
 }
 
