@@ -46,10 +46,9 @@ fn main() {
     }
     if let Some(nvrtc) = &nvrtc {
         for module in sources::MODULES {
-            for (storage, target) in module.storages.iter().flat_map(|it| module.targets.iter().map(move |to| (it, to)))
-            {
+            for (storage, target) in module.storages.iter().flat_map(|it| module.targets(it).map(move |to| (it, to))) {
                 let (name, target_name) = (module.name, target.name());
-                let ptx = compile(nvrtc, &kernels, &headers, name, *target, storage);
+                let ptx = compile(nvrtc, &kernels, &headers, name, target, storage);
                 let path = out.join(format!("{name}_{storage}_{target_name}.ptx"));
                 let compressed = path.with_extension("zlib");
                 fs::write(&path, &ptx).expect("OUT_DIR can be written"); // for .ci/check_ptx

@@ -118,7 +118,7 @@ warm() {
     "$CNN_CUDA_BIN" train --device 0 --precision "$1" --epochs 1 --quiet --out "$out/warm" || return 1
     rm -rf "$out/warm"
 }
-for precision in fp32 tf32 fp16; do
+for precision in fp32 tf32 fp16 bf16; do
     part "train-warm-$precision" warm $precision
     part "train-$precision" train $precision
 done
@@ -173,7 +173,7 @@ part device-memory memory
 rm -rf "$out/memory"
 
 bench() { "$CNN_CUDA_BIN" bench --device 0 --steps 300 --json "$@" | tee "$out/$name.json"; }
-for precision in fp32 tf32 fp16; do
+for precision in fp32 tf32 fp16 bf16; do
     for batch in 64 256 1024; do
         name=bench-$precision-$batch
         part "$name" bench --precision $precision --batch-size $batch

@@ -20,6 +20,9 @@ from ptxas import Kernel, kernels, newest_build, number, nvrtc_version, ptxas_ve
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# The storage type of activations, by which kernels are named.
+STORAGE = {"fp32": "f32", "tf32": "f32", "fp16": "f16", "bf16": "bf16"}
+
 # Networks with batch size and precision whose nodes are listed.
 NETWORKS = (("mnist-cnn", 64, "fp16"), ("mnist-cnn", 64, "tf32"), ("resnet20", 128, "fp16"), ("resnet18", 128, "fp16"), ("resnet50", 64, "fp16"))
 
@@ -82,7 +85,7 @@ def plan(program: Path, network: tuple[str, int, str]) -> dict:
 
 def launch(name: str, precision: str, loaded: dict[str, Kernel]) -> str:
     """The name of a launch, with the kernel's registers and code size if it is one of ours."""
-    kernel = loaded.get(f"{name}_{'f16' if precision == 'fp16' else 'f32'}")
+    kernel = loaded.get(f"{name}_{STORAGE[precision]}")
     return f"{name} ({kernel.registers}, {kernel.code_bytes})" if kernel else name
 
 

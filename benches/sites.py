@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-PRECISIONS = ("fp16", "tf32", "fp32")
+PRECISIONS = ("fp16", "bf16", "tf32", "fp32")
 HEAD = re.compile(r"(\w+) ([\d×]+)(?: to (\d+))?(?: k(\d+) s(\d+) p(\d+))?")
 
 

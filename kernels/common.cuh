@@ -1,6 +1,7 @@
 // Shared by every kernel: the storage type, the KERNEL macro, 16-byte vector access and index arithmetic.
 //
-// Each file is compiled once per storage type: `real` is float, or a 16-bit half if the host compiles with -DREAL_F16.
+// Each file is compiled once per storage type: `real` is float, a half if the host compiles with -DREAL_F16, or a
+// bfloat16 with -DREAL_BF16.
 // Arithmetic is always fp32. A sum of two products is written with fmaf, because otherwise the compiler would choose which product to round.
 // Buffers start on 16-byte boundaries, as vector access requires.
 #pragma once
@@ -54,6 +55,9 @@ __device__ __forceinline__ void wait_for_previous_kernel() {
 #ifdef REAL_F16
 typedef half real;
 #define KERNEL_NAME(name) name##_f16
+#elif defined(REAL_BF16)
+typedef bfloat16 real;
+#define KERNEL_NAME(name) name##_bf16
 #else
 typedef float real;
 #define KERNEL_NAME(name) name##_f32
@@ -84,9 +88,11 @@ typedef float real;
     for (u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x; i < (count); i += (u64)gridDim.x * blockDim.x)
 
 __device__ __forceinline__ float load(float value) { return value; }
-__device__ __forceinline__ float load(half value) { return half_to_float(value); }
+__device__ __forceinline__ float load(half value) { return to_float(value); }
+__device__ __forceinline__ float load(bfloat16 value) { return to_float(value); }
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
-__device__ __forceinline__ void store(half* to, float value) { *to = float_to_half(value); }
+__device__ __forceinline__ void store(half* to, float value) { from_float(to, value); }
+__device__ __forceinline__ void store(bfloat16* to, float value) { from_float(to, value); }
 
 // Calls `f(0)` to `f(N - 1)`, unrolled, so that `f` may index arrays in registers.
 template <u32 N, class F>
@@ -100,7 +106,7 @@ __device__ __forceinline__ void unroll_from(F f) {
     for (u32 i = FIRST; i < N; ++i) f(i);
 }
 
-// Elements per 16 bytes: 4 floats or 8 halves.
+// Elements per 16 bytes: 4 floats or 8 16-bit numbers.
 constexpr u32 VEC = 16 / sizeof(real);
 
 // V consecutive elements, aligned to their total size: one access, or several of 16 bytes.

@@ -73,7 +73,7 @@ struct Operands {
 // The mainloop of a WarpTile.
 template <class Tile, class LayoutA, bool A_ALONG_K, class LayoutB, bool B_ALONG_K, class A, class B>
 __device__ __forceinline__ void multiply_stages(float (&sums)[Tile::SUMS], u32 shared, A& a, B& b, u32 count) {
-    constexpr Mma KIND = sizeof(real) == 4 ? MMA_TF32_K8 : MMA_F16_K16;
+    constexpr Mma KIND = MMA_REAL;
     constexpr u32 STAGE = LayoutA::BYTES + LayoutB::BYTES, AHEAD = Tile::STAGES - 1;
     const u32 end = shared + Tile::STAGES * STAGE;
     const auto copy_next = [&](u32 stage, bool more) {

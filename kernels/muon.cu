@@ -1,5 +1,5 @@
 // Muon's directions: momentum, and the parts of the Newton–Schulz iteration that are not matrix products, which cuBLAS
-// computes. Arithmetic is fp32; with fp16 storage, the iteration's matrices are halves.
+// computes. Arithmetic is fp32; the iteration's matrices have the storage type.
 #include "common.cuh"
 
 struct MomentumParams : Params<2, 4, 48> {

@@ -115,7 +115,7 @@ constexpr u32 MAX_GROUPS = 8;
 struct UpdateParams : Params<2, 14, 312> {
     const float *gradients, *norm;  // A null `norm` disables clipping.
     float* weights;
-    real* weights_real;      // With fp16 storage, the rounded copy that matrix products read; may be null.
+    real* weights_real;      // With 16-bit storage, the rounded copy that matrix products read; may be null.
     float *buffer, *second;  // Momentum or Adam's first moment, and Adam's second moment; each may be null.
     float* average;          // The average of the weights; may be null.
     u64* rates;  // The index of this step's rate, the index of the last rate (which stays in use), then the floats.
@@ -152,7 +152,7 @@ static __device__ __forceinline__ void update_loss_scale(const UpdateParams& p) 
     if (*p.loss_scale < MAX_LOSS_SCALE) *p.loss_scale *= 2.0f;
 }
 
-// With fp16 storage, stores the rounded copy of the N weights starting at `i`.
+// With 16-bit storage, stores the rounded copy of the N weights starting at `i`.
 template <u32 N>
 static __device__ __forceinline__ void store_rounded(real* weights_real, u64 i, const Lanes<N>& weights) {
     if (sizeof(real) < sizeof(float) && weights_real) store_lanes(weights_real + i, weights);

@@ -1,5 +1,5 @@
-// Convolutions of stride 1 whose input stays in shared memory (patch.cuh), in fp16 on compute_90a. A tile is named
-// patch_ROWSxCOLS_wWARPS.
+// Convolutions of stride 1 whose input stays in shared memory (patch.cuh), with 16-bit storage on compute_90a. A tile is
+// named patch_ROWSxCOLS_wWARPS.
 #include "patch.cuh"
 
 KERNEL(conv2d_forward_patch_128x64_w8, Conv2dForwardParams, 256, 2) { patch_forward<WgmmaTile<2, 1, 64, 4>, 2>(p); }

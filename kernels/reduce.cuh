@@ -36,7 +36,8 @@ __device__ __forceinline__ bool is_last_announced(u32* block_counter, u32 announ
 }
 
 __device__ __forceinline__ void add(float& sum, float value) { sum += value; }
-__device__ __forceinline__ void add(float& sum, half value) { sum += half_to_float(value); }
+__device__ __forceinline__ void add(float& sum, half value) { sum += to_float(value); }
+__device__ __forceinline__ void add(float& sum, bfloat16 value) { sum += to_float(value); }
 __device__ __forceinline__ void add(float4& sum, float4 value) {
     sum.x += value.x, sum.y += value.y, sum.z += value.z, sum.w += value.w;
 }

@@ -62,8 +62,8 @@ struct ThinRows {
     }
 };
 
-// The inner dimension of the forward pass: for every row of the window its elements, in units of four bytes. In fp16 a
-// unit is a pair of elements at an even address: if the windows begin at odd ones, a row has a leading element, whose
+// The inner dimension of the forward pass: for every row of the window its elements, in units of four bytes. A unit of
+// 16-bit elements is a pair at an even address: if the windows begin at odd ones, a row has a leading element, whose
 // weight is zero. If only some do, a second copy of the rows, shifted by one element, has those at even addresses.
 struct ThinDepth {
     static constexpr u32 UNIT = 4 / sizeof(real);
@@ -149,7 +149,7 @@ __device__ __forceinline__ void store_thin_weights(unsigned char* shared, const 
 template <class Tile>
 __device__ __forceinline__ void multiply_thin(float (&sums)[Tile::SUMS], u32 shared, const ThinStage& stage, u32 steps,
                                               const u32 (&windows)[Tile::DOWN * 2]) {
-    constexpr Mma KIND = sizeof(real) == 4 ? MMA_TF32_K8 : MMA_F16_K16;
+    constexpr Mma KIND = MMA_REAL;
     const u32 lane = threadIdx.x % WARP, line = (lane & 7) + (lane >> 4) * 8;
     const u32 weights = shared + line * stage.weights_pitch + (lane >> 3 & 1) * 16;
     const u32 table = shared + stage.table + lane % 4 * sizeof(ThinUnit);
@@ -266,7 +266,7 @@ __device__ __forceinline__ void add_warps(float (&own)[Tile::OWN], const float (
 // pixels.
 template <class Tile>
 __device__ __forceinline__ void thin_backward_weight(const Conv2dWeightParams& p) {
-    constexpr Mma KIND = sizeof(real) == 4 ? MMA_TF32_K8 : MMA_F16_K16;
+    constexpr Mma KIND = MMA_REAL;
     unsigned char* const shared = stages_of<Tile>();
     const Geometry& op = p.op;
     const ThinRows rows(op);

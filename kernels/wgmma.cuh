@@ -1,6 +1,6 @@
 // Matrix products of a warpgroup (wgmma, compute_90a) on operands in shared memory, as inline PTX.
 //
-// d[64][COLS] += a[64][K] · b[K][COLS], where K is 32 bytes: 16 halves or 8 TF32 numbers. The 128 threads of a warpgroup
+// d[64][COLS] += a[64][K] · b[K][COLS], where K is 32 bytes: 16 numbers of 16 bits or 8 TF32 numbers. The 128 threads of a warpgroup
 // take part. Warp w has rows 16w to 16w + 15, each in the layout of mma.cuh: with g = lane / 4 and t = lane % 4, d[4j]
 // and d[4j + 1] are columns 8j + 2t and 8j + 2t + 1 of row g, d[4j + 2] and d[4j + 3] the same columns of row g + 8.
 //
@@ -18,6 +18,13 @@ __device__ __forceinline__ u64 operand_descriptor(u32 address, u32 panel, u32 gr
     return (u64)(address >> 4 & 0x3fff) | (u64)(panel >> 4) << 16 | (u64)(group >> 4) << 32 | 1ull << 62;
 }
 
+// The type of 16-bit operands.
+#ifdef REAL_BF16
+#define WGMMA_TYPE bf16
+#else
+#define WGMMA_TYPE f16
+#endif
+
 #ifdef CNN_CUDA_EMULATOR
 __device__ __forceinline__ void wgmma_fence(EMULATOR_CALLER) { emulator_wgmma_fence(file, line); }
 __device__ __forceinline__ void wgmma_commit(EMULATOR_CALLER) { emulator_wgmma_commit(file, line); }
@@ -31,11 +38,13 @@ __device__ __forceinline__ void hold_registers(float (&)[N]) {}
 
 template <bool TF32, bool LEFT_MAJOR_LINES, bool RIGHT_MAJOR_LINES, u32 N>
 __device__ __forceinline__ void wgmma(float (&d)[N], u64 a, u64 b, EMULATOR_CALLER) {
-    emulator_wgmma(WgmmaCall{TF32, LEFT_MAJOR_LINES, RIGHT_MAJOR_LINES, 2 * N, d, nullptr, a, b}, file, line);
+    constexpr Number NUMBER = TF32 ? Number::tf32 : Number::WGMMA_TYPE;
+    emulator_wgmma(WgmmaCall{NUMBER, LEFT_MAJOR_LINES, RIGHT_MAJOR_LINES, 2 * N, d, nullptr, a, b}, file, line);
 }
 template <bool TF32, bool RIGHT_MAJOR_LINES, u32 N>
 __device__ __forceinline__ void wgmma(float (&d)[N], const u32 (&a)[4], u64 b, EMULATOR_CALLER) {
-    emulator_wgmma(WgmmaCall{TF32, false, RIGHT_MAJOR_LINES, 2 * N, d, a, 0, b}, file, line);
+    constexpr Number NUMBER = TF32 ? Number::tf32 : Number::WGMMA_TYPE;
+    emulator_wgmma(WgmmaCall{NUMBER, false, RIGHT_MAJOR_LINES, 2 * N, d, a, 0, b}, file, line);
 }
 #else
 // Orders accesses of registers before the next product: required before the first product of a group, and whenever a
@@ -73,6 +82,9 @@ __device__ __forceinline__ void hold_registers(float (&d)[N]) {
 #define SUMS_64(i) SUMS_32(i), SUMS_32(i + 32)
 #define SUMS_128(i) SUMS_64(i), SUMS_64(i + 64)
 
+#define WGMMA_TYPES(type) WGMMA_TYPES_OF(type)
+#define WGMMA_TYPES_OF(type) #type "." #type
+
 // One instruction for each number type; p0, p1, ... are the numbers of the operands after the accumulators.
 #define WGMMA_SHARED(n, cols, p0, p1, p2, p3)                                                                     \
     if constexpr (TF32) {                                                                                         \
@@ -81,22 +93,22 @@ __device__ __forceinline__ void hold_registers(float (&d)[N]) {
                      : SUMS_##n(0)                                                                                \
                      : "l"(a), "l"(b));                                                                           \
     } else {                                                                                                      \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #cols "k16.f32.f16.f16 {" TEXT_##n                       \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #cols "k16.f32." WGMMA_TYPES(WGMMA_TYPE) " {" TEXT_##n   \
                      "}, %" #p0 ", %" #p1 ", 1, 1, 1, %" #p2 ", %" #p3 ";"                                        \
                      : SUMS_##n(0)                                                                                \
                      : "l"(a), "l"(b), "n"((int)LEFT_MAJOR_LINES), "n"((int)RIGHT_MAJOR_LINES));                  \
     }
-#define WGMMA_REGISTERS(n, cols, p0, p1, p2, p3, p4, p5)                                                 \
-    if constexpr (TF32) {                                                                                \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #cols "k8.f32.tf32.tf32 {" TEXT_##n             \
-                     "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", 1, 1, 1;"                   \
-                     : SUMS_##n(0)                                                                       \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                              \
-    } else {                                                                                             \
-        asm volatile("wgmma.mma_async.sync.aligned.m64n" #cols "k16.f32.f16.f16 {" TEXT_##n              \
-                     "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", 1, 1, 1, %" #p5 ";"         \
-                     : SUMS_##n(0)                                                                       \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)RIGHT_MAJOR_LINES)); \
+#define WGMMA_REGISTERS(n, cols, p0, p1, p2, p3, p4, p5)                                                        \
+    if constexpr (TF32) {                                                                                       \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #cols "k8.f32.tf32.tf32 {" TEXT_##n                    \
+                     "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", 1, 1, 1;"                          \
+                     : SUMS_##n(0)                                                                              \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                     \
+    } else {                                                                                                    \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #cols "k16.f32." WGMMA_TYPES(WGMMA_TYPE) " {" TEXT_##n \
+                     "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", 1, 1, 1, %" #p5 ";"                \
+                     : SUMS_##n(0)                                                                              \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)RIGHT_MAJOR_LINES));        \
     }
 
 template <u32 N>

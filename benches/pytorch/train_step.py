@@ -35,7 +35,8 @@ from models import MODELS, TORCHVISION, build, classes, input_shape  # noqa: E40
 
 MODES = ("eager", "compile", "graph")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-PRECISIONS = ("fp32", "tf32", "fp16")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 WARM_UP = 5
 
 # The number of steps between two synchronisations with a GPU, as in `cnn-cuda bench`.
@@ -103,9 +104,9 @@ def compiled(args: argparse.Namespace, model: nn.Module) -> Callable[[torch.Tens
 
 def autocast(args: argparse.Namespace) -> Callable[[], object]:
     """The context for the forward pass. The cast cache is off, so that a captured step casts the weights on every replay."""
-    if args.precision != "fp16":
+    if args.precision not in AUTOCAST:
         return nullcontext
-    return lambda: torch.autocast(torch.device(args.device).type, torch.float16, cache_enabled=False)
+    return lambda: torch.autocast(torch.device(args.device).type, AUTOCAST[args.precision], cache_enabled=False)
 
 
 def device_memory(device: str) -> float:

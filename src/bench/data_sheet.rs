@@ -10,7 +10,7 @@ fn operations_per_second(precision: Precision) -> f64 {
     match precision {
         Precision::Fp32 => 67e12,
         Precision::Tf32 => 494e12,
-        Precision::Fp16 => 989e12,
+        Precision::Fp16 | Precision::Bf16 => 989e12,
     }
 }
 

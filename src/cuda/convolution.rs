@@ -31,7 +31,7 @@ pub(super) struct Convolution<A = u64> {
     pub problem: Problem,
     /// The input `[batch][height][width][in_channels]`, the weight `[out_channels][kernel][kernel][in_channels / groups]`
     /// and the output `[batch][height][width][out_channels]`, or their gradients. One of them is the result. All have the
-    /// storage type, because cuDNN has no engines for an fp32 weight gradient of fp16 tensors.
+    /// storage type, because cuDNN has no engines for an fp32 weight gradient of 16-bit tensors.
     pub tensors: [A; 3],
     pub workspace: A,
 }

@@ -79,7 +79,7 @@ impl Cuda {
             CudaContext::new(ordinal).map_err(error::driver).with_context(|| format!("CUDA device {ordinal}"))?;
         // SAFETY: the streams synchronise through explicit events, and nothing has been allocated yet.
         unsafe { context.disable_event_tracking() };
-        driver::check_device(&context)?;
+        driver::check_device(&context, precision)?;
         let stream = context.new_stream().map_err(error::driver).context("creating a CUDA stream")?;
         let (capability, shared) = (driver::capability(&context)?, driver::shared_limit(&context));
         let modules = Modules::load(&context, capability, precision, options.dependent_launches)?;

@@ -16,8 +16,8 @@ pub(super) enum Buffer {
     // Regions and scratch of a plan, up to `BlockCounters`.
     Arena,
     Parameters,
-    /// With fp16 storage: the parameters rounded to half, in the same order, as matrix products read them.
-    HalfParameters,
+    /// With 16-bit storage: the parameters rounded to it, in the same order, as matrix products read them.
+    RoundedParameters,
     Gradients,
     GradientSum,
     Momentum,

@@ -56,7 +56,7 @@ pub(super) fn allocate(memory: &mut Memory, precision: Precision) -> Result<()> 
     memory.allocate_pinned(Buffer::UpdateCount, 8)?;
     memory.allocate_pinned(Buffer::DropoutStep, 16)?;
     memory.allocate_pinned(Buffer::AugmentationEpoch, 16)?;
-    if precision == Precision::Fp16 {
+    if precision.has_loss_scale() {
         memory.allocate_pinned(Buffer::LossScaling, SCALING_LEN)?;
     }
     memory.allocate_zeroed(Buffer::Labels, 4)?;
@@ -166,7 +166,7 @@ impl TrainingState for Cuda {
     }
 
     fn loss_scale(&mut self) -> Result<Option<LossScale>> {
-        if self.options.precision != Precision::Fp16 {
+        if !self.options.precision.has_loss_scale() {
             return Ok(None);
         }
         let bytes = self.memory.receive(Buffer::LossScaling)?;
@@ -178,7 +178,7 @@ impl TrainingState for Cuda {
 
     /// Also clears the overflow flag.
     fn set_loss_scale(&mut self, loss_scale: LossScale) -> Result<()> {
-        if self.options.precision != Precision::Fp16 {
+        if !self.options.precision.has_loss_scale() {
             return Ok(());
         }
         let LossScale { scale, good_steps, skipped_steps } = loss_scale;

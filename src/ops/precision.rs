@@ -16,6 +16,9 @@ pub enum Precision {
     Tf32,
     /// 16-bit storage and matrix products, 32-bit accumulators and master weights, dynamic loss scale (CUDA only)
     Fp16,
+    /// 16-bit storage and matrix products with the range of 32 bits, so without a loss scale (CUDA, from compute capability
+    /// 8.0)
+    Bf16,
 }
 
 impl Precision {
@@ -25,12 +28,23 @@ impl Precision {
             Self::Fp32 => "fp32",
             Self::Tf32 => "tf32",
             Self::Fp16 => "fp16",
+            Self::Bf16 => "bf16",
         }
     }
 
     /// Bytes per activation element.
     pub fn real_size(self) -> usize {
-        if self == Self::Fp16 { 2 } else { 4 }
+        if self.is_16_bit() { 2 } else { 4 }
+    }
+
+    /// Whether activations are stored in 16 bits.
+    pub fn is_16_bit(self) -> bool {
+        matches!(self, Self::Fp16 | Self::Bf16)
+    }
+
+    /// Whether the loss is scaled, so that small gradients do not vanish.
+    pub fn has_loss_scale(self) -> bool {
+        self == Self::Fp16
     }
 }
 

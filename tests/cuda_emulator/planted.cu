@@ -97,6 +97,7 @@ static __device__ void multiply(const u32* a, const u32* b, float* d) {
 
 KERNEL(planted_mma_f16_k8)(const u32* a, const u32* b, float* d) { multiply<MMA_F16_K8>(a, b, d); }
 KERNEL(planted_mma_f16_k16)(const u32* a, const u32* b, float* d) { multiply<MMA_F16_K16>(a, b, d); }
+KERNEL(planted_mma_bf16_k16)(const u32* a, const u32* b, float* d) { multiply<MMA_BF16_K16>(a, b, d); }
 KERNEL(planted_mma_tf32_k8)(const u32* a, const u32* b, float* d) { multiply<MMA_TF32_K8>(a, b, d); }
 KERNEL(planted_round_to_tf32)(u32* values) { values[threadIdx.x] = round_to_tf32(values[threadIdx.x]); }
 

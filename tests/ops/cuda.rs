@@ -1,4 +1,4 @@
-//! Compares every operator on CUDA with f64, the CPU and PyTorch, in fp32, tf32 and fp16.
+//! Compares every operator on CUDA with f64, the CPU and PyTorch, in fp32, tf32, fp16 and bf16.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,16 +12,23 @@ use cnn_cuda::ops::{
 use super::case::{Case, Results, conv, linear};
 use super::lab::{Lab, optimizer_update, random};
 use super::{
-    FP32, SOME, Tolerance, accumulate, activation, check_some_on, compare, cpu, epilogue, gather, join, loss, lrn, mix,
-    muon, norm, optimizer, pointwise, pool, pytorch, views,
+    Expected, FP32, SOME, Tolerance, accumulate, activation, check_some_on, compare, cpu, epilogue, gather, join, loss,
+    lrn, mix, muon, norm, optimizer, pointwise, pool, pytorch, views,
 };
 use crate::support::{Need, cuda::on_cuda, skip, sources::MODULES};
 
 /// Storage rounds every activation to 11 bits (4.9e-4), and a gradient sums a few of them.
 pub const FP16: Tolerance = Tolerance { absolute: 4e-3, relative: 4e-3 };
 
+/// The same with 8 bits.
+pub const BF16: Tolerance = Tolerance { absolute: 3.2e-2, relative: 3.2e-2 };
+
 /// Operands are rounded to 11 bits. The error of a sum of a hundred products is about ten times that of one.
 pub const TF32: Tolerance = Tolerance { absolute: 5e-3, relative: 2e-3 };
+
+/// Each precision with the tolerance of its results.
+pub const ALL_PRECISIONS: [(Precision, Tolerance); 4] =
+    [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16), (Precision::Bf16, BF16)];
 
 /// Graphs are off, so that an error appears at the launch that causes it; only tests of graphs turn them on.
 pub fn options(precision: Precision) -> Options {
@@ -40,6 +47,11 @@ pub fn options(precision: Precision) -> Options {
 /// A value as fp16 stores it.
 fn half(value: f32) -> f32 {
     half::f16::from_f32(value).to_f32()
+}
+
+/// A value as bf16 stores it.
+pub fn bfloat16(value: f32) -> f32 {
+    half::bf16::from_f32(value).to_f32()
 }
 
 fn lab(precision: Precision) -> Lab<Cuda> {
@@ -89,6 +101,13 @@ fn all_operators_in_fp16() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
+fn all_operators_in_bf16() {
+    let check = |case: &Case| Expected::of_rounded(case, SOME, bfloat16).check_on(&mut lab(Precision::Bf16), BF16);
+    on_cuda(|| all_cases().iter().for_each(check));
+}
+
+#[test]
 fn all_operators_match_pytorch() {
     on_cuda(|| assert!(pytorch::check_all(&mut lab(Precision::Fp32), FP32) >= 50));
 }
@@ -98,6 +117,7 @@ fn fused_epilogues_match_separate_operators() {
     on_cuda(|| {
         epilogue::check_epilogues(&mut lab(Precision::Fp32), FP32);
         epilogue::check_epilogues(&mut lab(Precision::Fp16), FP16);
+        epilogue::check_epilogues(&mut lab(Precision::Bf16), BF16);
         epilogue::check_ties(&mut lab(Precision::Fp32));
         epilogue::check_ties(&mut lab(Precision::Fp16));
         epilogue::check_nan(&mut lab(Precision::Fp32));
@@ -187,14 +207,18 @@ fn gathering_and_optimisers() {
     on_cuda(|| {
         gather::check_gather(&mut lab(Precision::Fp32), 1e-6);
         gather::check_gather(&mut lab(Precision::Fp16), 1e-3);
+        gather::check_gather(&mut lab(Precision::Bf16), 1e-2);
         gather::check_streaming(&mut lab(Precision::Fp32));
         views::check_views(&mut lab(Precision::Fp32), |value| value);
         views::check_views(&mut lab(Precision::Fp16), half);
+        views::check_views(&mut lab(Precision::Bf16), bfloat16);
         views::check_average(&mut lab(Precision::Fp32), |value| value);
         views::check_average(&mut lab(Precision::Fp16), half);
+        views::check_average(&mut lab(Precision::Bf16), bfloat16);
         gather::check_augmentation(&mut lab(Precision::Fp32), |value| value);
         gather::check_augmentation(&mut lab(Precision::Fp16), half);
-        for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
+        gather::check_augmentation(&mut lab(Precision::Bf16), bfloat16);
+        for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16, Precision::Bf16] {
             optimizer::check_rules(&mut lab(precision));
             optimizer::check_late_update(&mut lab(precision));
             optimizer::check_averaging(&mut lab(precision));
@@ -211,9 +235,12 @@ fn muons_directions_and_updates() {
     on_cuda(|| {
         // The iteration multiplies rounding errors of small singular values by up to 485.
         let coarse = Tolerance { absolute: 0.1, relative: 0.05 };
-        for (precision, tolerance) in
-            [(Precision::Fp32, muon::DIRECTION), (Precision::Tf32, coarse), (Precision::Fp16, coarse)]
-        {
+        for (precision, tolerance) in [
+            (Precision::Fp32, muon::DIRECTION),
+            (Precision::Tf32, coarse),
+            (Precision::Fp16, coarse),
+            (Precision::Bf16, coarse),
+        ] {
             muon::check_directions(&mut lab(precision), tolerance);
             muon::check_normalised_direction(&mut lab(precision), tolerance);
             muon::check_muon_update(&mut lab(precision));
@@ -250,6 +277,7 @@ fn losses_and_the_edge_cases_of_pooling() {
     on_cuda(|| {
         loss::check_loss(&mut lab(Precision::Fp32), FP32);
         loss::check_loss(&mut lab(Precision::Fp16), FP16);
+        loss::check_loss(&mut lab(Precision::Bf16), BF16);
         loss::check_confident(&mut lab(Precision::Fp32));
         pool::check_edge_cases(&mut lab(Precision::Fp32));
         pool::check_edge_cases(&mut lab(Precision::Fp16));
@@ -262,8 +290,10 @@ fn batch_normalisation() {
     on_cuda(|| {
         norm::check_statistics(&mut lab(Precision::Fp32), FP32);
         norm::check_statistics(&mut lab(Precision::Fp16), FP16);
+        norm::check_statistics(&mut lab(Precision::Bf16), BF16);
         norm::check_in_place(&mut lab(Precision::Fp32));
         norm::check_in_place(&mut lab(Precision::Fp16));
+        norm::check_in_place(&mut lab(Precision::Bf16));
         norm::check_running(&mut lab(Precision::Fp32), FP32);
         norm::check_running(&mut lab(Precision::Fp16), FP16);
         norm::check_pytorch(&mut lab(Precision::Fp32), FP32);
@@ -375,7 +405,7 @@ fn batches_are_mixed_as_by_torchvision() {
         mix::check_images(&mut lab(Precision::Fp32), Tolerance { absolute: 1e-12, relative: 0.0 });
         mix::check_images(&mut lab(Precision::Fp16), FP16);
         mix::check_order(&mut lab(Precision::Fp32));
-        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Fp16, FP16)] {
+        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Fp16, FP16), (Precision::Bf16, BF16)] {
             mix::check_losses(&mut lab(precision), tolerance);
             mix::check_sizes(&mut lab(precision), tolerance);
         }

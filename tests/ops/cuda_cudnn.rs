@@ -5,9 +5,9 @@ use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{Algorithm, Backend, Precision};
 
 use super::case::conv;
-use super::cuda::{FP16, TF32, lab_by, options};
+use super::cuda::{ALL_PRECISIONS, FP16, lab_by, options};
 use super::lab::Lab;
-use super::{FP32, SOME, check_some_on, epilogue, norm_epilogue};
+use super::{SOME, check_some_on, epilogue, norm_epilogue};
 use crate::support::cuda::{has_cudnn, on_cuda};
 use crate::support::emulator::on_emulator;
 
@@ -34,7 +34,7 @@ fn convolutions_by_cudnn() {
         if !has_cudnn() {
             return;
         }
-        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
+        for (precision, tolerance) in ALL_PRECISIONS {
             let mut lab = lab_by(precision, Algorithm::Cudnn);
             for case in super::conv::cases() {
                 check_some_on(&mut lab, &case, tolerance, SOME);

@@ -5,7 +5,7 @@ use cnn_cuda::cuda::{self, Cuda};
 use cnn_cuda::ops::{Algorithm, Backend, Precision};
 
 use super::case::{Case, conv, linear};
-use super::cuda::{FP16, TF32, has_kernel, lab_by, lab_by_tile};
+use super::cuda::{ALL_PRECISIONS, FP16, TF32, has_kernel, lab_by, lab_by_tile};
 use super::lab::Lab;
 use super::{Expected, FP32, SOME, Tolerance, check_some_on, epilogue, norm_epilogue};
 use crate::support::cuda::on_cuda;
@@ -82,10 +82,10 @@ pub fn check_epilogues_of(lab: &mut Lab<Cuda>, tile: &str, tolerance: Tolerance)
 #[ignore = "long; CI runs it"]
 fn implicit_products_with_norm_epilogues() {
     on_cuda(|| {
-        for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
+        for (precision, _) in ALL_PRECISIONS {
             let lab = &mut lab_by(precision, Algorithm::Implicit);
             norm_epilogue::check_forward(lab);
-            norm_epilogue::check_input_gradients(lab, precision == Precision::Fp16);
+            norm_epilogue::check_input_gradients(lab, precision.is_16_bit());
         }
     });
 }
@@ -96,7 +96,7 @@ fn every_tile_of_implicit_products() {
     on_cuda(|| {
         let cases = tile_cases();
         let all_expected = cases.each_ref().map(|case| Expected::new(case, SOME));
-        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
+        for (precision, tolerance) in ALL_PRECISIONS {
             for tile in cuda::tiles(precision, 90) {
                 let mut lab = lab_by_tile(precision, tile);
                 let mut is_used = false;
@@ -114,7 +114,7 @@ fn every_tile_of_implicit_products() {
 #[test]
 fn implicit_products_with_epilogues() {
     on_cuda(|| {
-        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
+        for (precision, tolerance) in ALL_PRECISIONS {
             epilogue::check_epilogues(&mut lab_by(precision, Algorithm::Implicit), tolerance);
         }
         epilogue::check_ties(&mut lab_by(Precision::Fp32, Algorithm::Implicit));

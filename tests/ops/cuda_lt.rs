@@ -9,7 +9,7 @@ use cnn_cuda::ops::{
     LinearBackwardInput, LinearBackwardWeight, LinearForward, Op, Precision, Region, Span, Step,
 };
 
-use super::cuda::{FP16, TF32, lab_by, options};
+use super::cuda::{ALL_PRECISIONS, FP16, lab_by, options};
 use super::lab::{Lab, random};
 use super::{FP32, SOME, Tolerance, check_some_on, compare, cpu};
 use crate::support::cuda::on_cuda;
@@ -110,7 +110,7 @@ fn check_two_layers(lab: &mut Lab<Cuda>, tolerance: Tolerance) {
 #[test]
 fn cublaslt_fuses_relu_and_its_gradient() {
     on_cuda(|| {
-        for (precision, tolerance) in [(Precision::Fp32, FP32), (Precision::Tf32, TF32), (Precision::Fp16, FP16)] {
+        for (precision, tolerance) in ALL_PRECISIONS {
             let mut lab = lab_by(precision, Algorithm::CublasLt);
             check_two_layers(&mut lab, tolerance);
             for direction in ["linear_forward", "linear_backward_input", "linear_backward_weight"] {
@@ -118,8 +118,8 @@ fn cublaslt_fuses_relu_and_its_gradient() {
                     choice.site.starts_with(direction) && choice.candidate.algorithm == Algorithm::CublasLt
                 };
                 let is_used = lab.backend.choices().iter().any(used);
-                // Except in fp16, the input gradient's launch sums the bias gradient.
-                let expected = precision == Precision::Fp16 || direction != "linear_backward_weight";
+                // Except with 16-bit storage, the input gradient's launch sums the bias gradient.
+                let expected = precision.is_16_bit() || direction != "linear_backward_weight";
                 assert_eq!(is_used, expected, "{precision}: {direction} by cuBLASLt");
             }
         }

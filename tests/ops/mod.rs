@@ -89,10 +89,16 @@ pub struct Expected<'a> {
 impl<'a> Expected<'a> {
     /// With central differences for about `count` evenly spaced elements of every gradient.
     pub fn new(case: &'a Case, count: usize) -> Self {
-        let inputs = case.random_inputs();
+        Self::of_rounded(case, count, |value| value)
+    }
+
+    /// The same, of values that are rounded first.
+    pub fn of_rounded(case: &'a Case, count: usize, round: fn(f32) -> f32) -> Self {
+        let rounded = |values: Vec<f32>| values.into_iter().map(round).collect::<Vec<f32>>();
+        let inputs: Vec<Vec<f32>> = case.random_inputs().into_iter().map(rounded).collect();
         let as_f64: Vec<Vec<f64>> = inputs.iter().map(|values| values.iter().map(|&v| v.into()).collect()).collect();
         let output = reference::forward(case, &as_f64);
-        let d_output = lab::random(output.len(), 99);
+        let d_output = rounded(lab::random(output.len(), 99));
         let gradients = case.run(&mut cpu(), &inputs, &d_output).gradients;
         let differences = gradients.iter().enumerate().map(|(which, gradient)| {
             // An odd step reaches all channels and positions.

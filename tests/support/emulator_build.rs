@@ -164,13 +164,14 @@ type Job = (PathBuf, Vec<&'static str>);
 /// Every module and the kernels of the emulator's tests, once per storage type, with code that registers their kernels.
 fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
     let modules = MODULES.iter().map(|it| (format!("{KERNELS}/{}.cu", it.name).into(), it.storages));
-    let planted = files(PLANTED, &["cu"]).into_iter().map(|file| (file, ["f32", "f16"].as_slice()));
+    let planted = files(PLANTED, &["cu"]).into_iter().map(|file| (file, ["f32", "f16", "bf16"].as_slice()));
     let mut jobs = Vec::new();
     for (file, storages) in modules.chain(planted) {
         for &storage in storages {
             let name = format!("{}_{storage}", stem(&file));
             let source = work.join(format!("{name}.cpp"));
-            let define = if storage == "f16" { "#define REAL_F16\n" } else { "" };
+            let define =
+                if storage == "f32" { "".into() } else { format!("#define REAL_{}\n", storage.to_uppercase()) };
             let shared = format!("#define EMULATOR_SHARED emulator_shared_{name}\n");
             fs::write(&source, format!("{define}{shared}{}", registration(&file))).expect("target/ can be written");
             jobs.push((source, [FOR_KERNELS, more_flags].concat()));

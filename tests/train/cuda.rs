@@ -47,6 +47,9 @@ fn a_narrow_network_is_close_to_pytorch_in_lower_precision() {
     on_cuda(|| {
         parity::check_narrow(|| cuda(Precision::Tf32), expected(), None);
         parity::check_narrow(|| cuda(Precision::Fp16), expected(), None);
+        // With 8 bits, by eight times as much.
+        let coarse = Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.1 }, steps: 10 };
+        parity::check_narrow(|| cuda(Precision::Bf16), coarse, None);
     });
 }
 
@@ -70,6 +73,8 @@ fn implicit_gemm_is_close_to_pytorch_in_lower_precision() {
     on_cuda(|| {
         parity::check_narrow(|| implicit(Precision::Tf32), expected(), None);
         parity::check_narrow(|| implicit(Precision::Fp16), expected(), None);
+        let coarse = Expectation { tolerance: Tolerance { absolute: 0.0, relative: 0.1 }, steps: 10 };
+        parity::check_narrow(|| implicit(Precision::Bf16), coarse, None);
     });
 }
 
@@ -77,7 +82,7 @@ fn implicit_gemm_is_close_to_pytorch_in_lower_precision() {
 #[ignore = "long; CI runs it"]
 fn implicit_gemm_is_bit_identical_in_reruns_and_graphs() {
     on_cuda(|| {
-        for precision in [Precision::Fp32, Precision::Fp16] {
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
             let with_graphs = few_steps(implicit(precision));
             assert!(with_graphs == few_steps(implicit(precision)), "two runs differ in {precision}");
             let algorithm = Some(Algorithm::Implicit);
@@ -131,7 +136,7 @@ fn gradients_of_a_branching_graph_match_finite_differences() {
 #[ignore = "long; CI runs it"]
 fn reruns_are_bit_identical_and_graphs_change_nothing() {
     on_cuda(|| {
-        for precision in [Precision::Fp32, Precision::Fp16] {
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
             let with_graphs = whole_run(cuda(precision));
             assert!(with_graphs == whole_run(cuda(precision)), "two runs differ in {precision}");
             let eager = whole_run(Cuda::new(options(precision)).expect("a CUDA device"));

@@ -136,7 +136,7 @@ fn launched(network: &Network, variant: Variant, batch: usize) -> Vec<Vec<String
 #[test]
 fn a_device_launches_what_is_listed_without_a_device() {
     on_cuda(|| {
-        for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16] {
+        for precision in [Precision::Fp32, Precision::Tf32, Precision::Fp16, Precision::Bf16] {
             let shape = Shape::new(28, 28, 1);
             let more = [branching(shape, 8, 0.0), normalised(shape, 8, Activation::Relu)];
             let networks = ["mnist-cnn", "lenet5", "resnet20"].map(model).into_iter().chain(more);
@@ -172,7 +172,8 @@ fn a_requested_algorithm_overrides_a_recorded_choice_with_and_without_a_device()
 
 #[test]
 fn a_step_of_mnist_cnn_takes_few_launches() {
-    for (precision, count) in [(Precision::Fp32, 25), (Precision::Tf32, 25), (Precision::Fp16, 26)] {
+    let counts = [(Precision::Fp32, 25), (Precision::Tf32, 25), (Precision::Fp16, 26), (Precision::Bf16, 25)];
+    for (precision, count) in counts {
         let listed = listed(&model("mnist-cnn"), (precision, None), 64);
         assert_eq!(listed.len(), count, "{precision}: {listed:?}");
         // The first layer's two products use direct kernels, all others implicit GEMM.

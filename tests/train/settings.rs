@@ -133,7 +133,7 @@ fn changed_settings_take_effect() {
 #[test]
 fn changed_settings_take_effect_on_cuda() {
     on_cuda(|| {
-        for precision in [Precision::Fp32, Precision::Fp16] {
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
             check_changes(|| Cuda::new(Options { graphs: true, ..options(precision) }).expect("a CUDA device"));
         }
     });
@@ -172,7 +172,7 @@ fn tuning_leaves_no_trace_in_the_training_state() {
     // An empty tuning cache.
     let cache = tempfile::tempdir().expect("a folder");
     on_cuda_with(&[("XDG_CACHE_HOME", cache.path().to_str().expect("a UTF-8 path"))], || {
-        for precision in [Precision::Fp32, Precision::Fp16] {
+        for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {
             let loss_scale = (precision == Precision::Fp16).then(LossScale::default);
             let new = |recorded: BTreeMap<String, String>| {
                 let options = Options { graphs: true, algorithm: None, recorded, ..options(precision) };

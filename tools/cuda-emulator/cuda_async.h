@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "number.h"
+
 // The last parameters of functions that report errors with the line that calls them.
 #define EMULATOR_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
@@ -29,7 +31,8 @@ void emulator_load_matrices(unsigned (&to)[4], unsigned from, bool transposed, c
 // wgmma: one thread's operands. Those in shared memory are given by descriptors; `a_registers` is null if the left one
 // is. The thread has cols / 2 accumulators.
 struct WgmmaCall {
-    bool tf32, left_major_lines, right_major_lines;
+    Number number;
+    bool left_major_lines, right_major_lines;
     unsigned cols;
     float* d;
     const unsigned* a_registers;

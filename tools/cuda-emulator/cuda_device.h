@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "number.h"
+
 #define __global__
 #define __device__
 #define __host__
@@ -104,17 +106,17 @@ T emulator_shuffle(WarpOp op, const char* file, int line, unsigned mask, T value
 }
 
 // One lane's operands of `rows` × `cols` tensor-core products, whose registers are consecutive. Each product has
-// `groups` groups of four words along k; a word is a TF32 number or two halves.
+// `groups` groups of four words along k; a word is a TF32 number or two 16-bit numbers.
 struct MmaCall {
-    bool tf32;
+    Number number;
     unsigned groups, rows, cols;
     float* d;
     const unsigned *a, *b;
 };
 
-inline void emulator_mma(bool tf32, unsigned groups, unsigned rows, unsigned cols, float* d, const unsigned* a,
+inline void emulator_mma(Number number, unsigned groups, unsigned rows, unsigned cols, float* d, const unsigned* a,
                          const unsigned* b, const char* file, int line) {
-    const MmaCall call{tf32, groups, rows, cols, d, a, b};
+    const MmaCall call{number, groups, rows, cols, d, a, b};
     emulator_warp(WarpOp::mma, ~0u, reinterpret_cast<uint64_t>(&call), 0, 32, file, line);
 }
 

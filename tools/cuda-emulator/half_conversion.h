@@ -1,4 +1,5 @@
-// IEEE half precision in software: rounds to nearest even, and handles subnormals, infinities and NaN as the GPU does.
+// 16-bit floats in software: IEEE half precision and bfloat16. Both round to nearest even, and handle subnormals,
+// infinities and NaN as the GPU does.
 #pragma once
 
 #include <cstdint>
@@ -42,4 +43,18 @@ inline uint16_t emulator_float_to_half(float value) {
     const uint32_t odd = bits >> 13 & 1;
     bits += 0xfff + odd;
     return static_cast<uint16_t>(sign | ((bits >> 13) - (112u << 10)));
+}
+
+inline float emulator_bfloat16_to_float(uint16_t upper) {
+    const uint32_t bits = static_cast<uint32_t>(upper) << 16;
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+inline uint16_t emulator_float_to_bfloat16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return 0x7fff;  // The NaN that cvt.rn.bf16.f32 returns.
+    return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }

@@ -10,18 +10,18 @@ constexpr unsigned LANES = 32, ROWS = 16, COLS = 8, DEEPEST = 16, MOST_TILES = 3
 
 struct Warp {
     const MmaCall* const* lanes;
-    bool tf32;
+    Number number;
     unsigned groups, cols;
 
-    unsigned depth() const { return groups * (tf32 ? 4 : 8); }
+    unsigned depth() const { return groups * (number == Number::tf32 ? 4 : 8); }
 
     // Writes the numbers of a word along k: to[k][line].
     void unpack(uint32_t word, unsigned index, float* to, unsigned length) const {
-        if (tf32) {
+        if (number == Number::tf32) {
             to[index * length] = tf32_number(word);
         } else {
-            to[2 * index * length] = widen(static_cast<uint16_t>(word));
-            to[(2 * index + 1) * length] = widen(static_cast<uint16_t>(word >> 16));
+            to[2 * index * length] = widen(number, static_cast<uint16_t>(word));
+            to[(2 * index + 1) * length] = widen(number, static_cast<uint16_t>(word >> 16));
         }
     }
 
@@ -65,11 +65,11 @@ bool multiply_in_warp(const MmaCall* const* lanes) {
     const MmaCall& first = *lanes[0];
     for (unsigned lane = 1; lane < LANES; ++lane) {
         const MmaCall& call = *lanes[lane];
-        if (call.tf32 != first.tf32 || call.groups != first.groups) return false;
+        if (call.number != first.number || call.groups != first.groups) return false;
         if (call.rows != first.rows || call.cols != first.cols) return false;
     }
     if (first.cols > MOST_TILES) fail_running(CUDA_ERROR_LAUNCH_FAILED, "a product has more tiles than are supported");
-    const Warp warp{lanes, first.tf32, first.groups, first.cols};
+    const Warp warp{lanes, first.number, first.groups, first.cols};
     float a[DEEPEST * ROWS], b[DEEPEST * MOST_TILES * COLS];
     warp.right(b);
     for (unsigned row = 0; row < first.rows; ++row) {

@@ -134,7 +134,10 @@ bool take_option(Program* program, const std::string& option) {
     for (const char* name : {"--include-path=", "-I"}) {
         if (starts_with(option, name)) program->include_folders.push_back(option.substr(strlen(name)));
     }
-    if (option == "-DREAL_F16" || option == "--define-macro=REAL_F16") program->storage = "_f16";
+    for (const char* define : {"-D", "--define-macro="}) {
+        if (option == std::string(define) + "REAL_F16") program->storage = "_f16";
+        if (option == std::string(define) + "REAL_BF16") program->storage = "_bf16";
+    }
     return starts_with(option, "-");
 }
 

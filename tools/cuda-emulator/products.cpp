@@ -65,7 +65,7 @@ struct Accumulators {
 
 // A product that has not been waited for.
 struct Issued {
-    bool tf32;
+    Number number;
     unsigned cols;
     wgmma::Operand a, b;
     bool from_registers;
@@ -75,7 +75,7 @@ struct Issued {
     std::vector<const unsigned*> registers;
 
     bool same(const Issued& other) const {
-        return tf32 == other.tf32 && cols == other.cols && from_registers == other.from_registers &&
+        return number == other.number && cols == other.cols && from_registers == other.from_registers &&
                (from_registers || a == other.a) && b == other.b;
     }
 };
@@ -172,7 +172,7 @@ void issue(Warpgroup& group, unsigned thread, Issued product, const WgmmaCall& c
 
 // Makes a product on the true values of its accumulators.
 void make(Warpgroup& group, const Issued& product) {
-    const wgmma::Product operands{product.tf32, product.cols, product.a, product.b,
+    const wgmma::Product operands{product.number, product.cols, product.a, product.b,
                                   product.from_registers ? product.registers.data() : nullptr};
     wgmma::multiply(operands, group.accumulators[product.accumulators].tile.data(), product.place);
 }
@@ -269,7 +269,7 @@ void emulator_wgmma(const WgmmaCall& call, const char* file, int line) {
     require_target(90, true, "wgmma", place);
     const unsigned thread = running_thread_index(), first = thread / THREADS * THREADS;
     if (first + THREADS > running_thread_count()) fail("wgmma needs the 128 threads of a warpgroup", place);
-    if (call.tf32 && (call.left_major_lines || call.right_major_lines)) {
+    if (call.number == Number::tf32 && (call.left_major_lines || call.right_major_lines)) {
         fail("TF32 operands must be contiguous along k", place);
     }
     if (!this_thread().fenced) {
@@ -278,7 +278,7 @@ void emulator_wgmma(const WgmmaCall& call, const char* file, int line) {
     const bool from_registers = call.a_registers;
     const wgmma::Operand a = from_registers ? wgmma::Operand{} : wgmma::decode(call.a, call.left_major_lines, place);
     const wgmma::Operand b = wgmma::decode(call.b, call.right_major_lines, place);
-    const Issued product{call.tf32, call.cols, a, b, from_registers, 0, place, __builtin_return_address(0), {}};
+    const Issued product{call.number, call.cols, a, b, from_registers, 0, place, __builtin_return_address(0), {}};
     products::used = true;
     issue(of_thread(thread), thread % THREADS, product, call);
     if (races::checking && thread % wgmma::LANES == 0) note_reads(product, thread % THREADS / wgmma::LANES);

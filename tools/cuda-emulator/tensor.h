@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half_conversion.h"
+#include "number.h"
+
 namespace emulator {
 
 typedef float Vector __attribute__((vector_size(32)));
@@ -12,7 +15,7 @@ typedef float VectorInMemory __attribute__((vector_size(32), aligned(4), may_ali
 constexpr unsigned VECTOR_WIDTH = sizeof(Vector) / sizeof(float);
 
 // A half as a float. Unlike emulator_half_to_float it has no branches, so that loops of it are vectorised.
-inline float widen(uint16_t half) {
+inline float widen_half(uint16_t half) {
     uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
     const uint32_t infinite = bits >= 0x0f800000 ? 0x7f800000 : 0;
     float value;
@@ -22,6 +25,11 @@ inline float widen(uint16_t half) {
     bits |= infinite | static_cast<uint32_t>(half & 0x8000) << 16;
     std::memcpy(&value, &bits, 4);
     return value;
+}
+
+// A 16-bit number as a float.
+inline float widen(Number number, uint16_t bits) {
+    return number == Number::bf16 ? emulator_bfloat16_to_float(bits) : widen_half(bits);
 }
 
 // A TF32 number; its low 13 bits are ignored.

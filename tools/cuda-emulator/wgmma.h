@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "number.h"
+
 namespace emulator {
 
 struct Place;
@@ -37,7 +39,7 @@ struct Operand {
 Operand decode(uint64_t descriptor, bool major_lines, const Place& place);
 
 struct Product {
-    bool tf32;
+    Number number;
     unsigned cols;
     Operand a, b;
     const unsigned* const*

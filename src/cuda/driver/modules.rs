@@ -27,7 +27,7 @@ include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 pub struct Embedded {
     /// Its file in `kernels/`, without the extension.
     pub module: &'static str,
-    /// The storage type, `f32` or `f16`.
+    /// The storage type, `f32`, `f16` or `bf16`.
     pub storage: &'static str,
     /// The architecture that it was compiled for, such as `75` or `90a`.
     pub target: &'static str,
@@ -106,7 +106,11 @@ impl Kernel {
 
 /// The storage type of a precision, as the suffix of kernel names.
 fn storage_of(precision: Precision) -> &'static str {
-    if precision == Precision::Fp16 { "f16" } else { "f32" }
+    match precision {
+        Precision::Fp32 | Precision::Tf32 => "f32",
+        Precision::Fp16 => "f16",
+        Precision::Bf16 => "bf16",
+    }
 }
 
 /// All kernels of one storage type on one device.
@@ -278,7 +282,7 @@ pub(in crate::cuda) fn kernels_for(capability: u32, precision: Precision) -> Vec
 
 #[cfg(test)]
 mod tests {
-    use super::{EMBEDDED, SOURCES, entries, kernels_in, modules_for};
+    use super::{EMBEDDED, Module, SOURCES, entries, kernels_in, modules_for};
     use crate::cuda::driver::sources::MODULES;
 
     #[test]
@@ -292,21 +296,31 @@ mod tests {
         assert_eq!([names(80, "f32", true), names(120, "f16", true)], [["multistage", "thin"], ["multistage", "thin"]]);
         assert_eq!(names(90, "f32", true), ["multistage", "thin", "warpgroup"]);
         assert_eq!(names(90, "f16", true), ["multistage", "patch", "thin", "warpgroup"]);
+        assert_eq!(
+            [names(80, "bf16", true), names(120, "bf16", true)],
+            [["multistage", "thin"], ["multistage", "thin"]]
+        );
+        assert_eq!(names(90, "bf16", true), ["multistage", "patch", "thin", "warpgroup"]);
+        assert!(modules_for(75, "bf16", true).is_empty());
     }
 
     #[test]
     fn a_device_loads_the_highest_target_that_it_can_use() {
-        let targets = |capability| {
-            let modules = modules_for(capability, "f16", true).into_iter();
+        let targets_of = |capability, storage| {
+            let modules = modules_for(capability, storage, true).into_iter();
             let three = modules.filter(|(module, _)| ["pool", "thin", "patch"].contains(&module.name));
             three.map(|(_, target)| target.name()).collect::<Vec<_>>()
         };
+        let targets = |capability| targets_of(capability, "f16");
         assert_eq!(targets(75), ["75"]);
+        assert_eq!([targets_of(86, "bf16"), targets_of(120, "bf16")], [["80", "80"], ["90", "90"]]);
         assert_eq!([targets(80), targets(89)], [["75", "80"], ["75", "80"]]);
         assert_eq!(targets(90), ["90a", "90", "90"]);
         assert_eq!([targets(100), targets(120)], [["90", "90"], ["90", "90"]]);
         for module in MODULES {
-            assert!(module.targets.is_sorted_by_key(|target| target.capability), "{}", module.name);
+            for storage in module.storages {
+                assert!(module.targets(storage).is_sorted_by_key(|it| it.capability), "{} {storage}", module.name);
+            }
         }
     }
 
@@ -318,7 +332,8 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), count, "two kernels have the same name");
         // Either all modules are embedded or none.
-        let all = MODULES.iter().map(|module| module.storages.len() * module.targets.len()).sum::<usize>();
+        let targets = |module: &Module| module.storages.iter().map(|it| module.targets(it).count()).sum::<usize>();
+        let all: usize = MODULES.iter().map(targets).sum();
         assert!(EMBEDDED.is_empty() || EMBEDDED.len() == all);
     }
 

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use cudarc::driver::{CudaContext, result, sys};
 
 use super::error;
-use super::sources::DEPENDENT_LAUNCH;
-use crate::ops::LimitSizes;
+use super::sources::{BFLOAT16, DEPENDENT_LAUNCH};
+use crate::ops::{LimitSizes, Precision};
 
 /// The oldest supported driver, by the CUDA version it supports.
 const OLDEST_DRIVER: (i32, i32) = (12, 0);
@@ -58,7 +58,7 @@ pub(in crate::cuda) fn driver_version() -> Result<(i32, i32)> {
 }
 
 /// Checks that the device's compute capability is high enough for the kernels.
-pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
+pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>, precision: Precision) -> Result<()> {
     let (major, minor) = context.compute_capability().map_err(error::driver)?;
     let name = context.name().map_err(error::driver)?;
     ensure!(
@@ -66,6 +66,12 @@ pub(in crate::cuda) fn check_device(context: &Arc<CudaContext>) -> Result<()> {
         "{name} has compute capability {major}.{minor}, but {}.{} is needed",
         OLDEST_DEVICE.0,
         OLDEST_DEVICE.1
+    );
+    ensure!(
+        precision != Precision::Bf16 || capability(context)? >= BFLOAT16,
+        "{name} has compute capability {major}.{minor}, but bf16 needs {}.{}; use --precision fp16",
+        BFLOAT16 / 10,
+        BFLOAT16 % 10
     );
     Ok(())
 }

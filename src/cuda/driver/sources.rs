@@ -6,11 +6,11 @@ pub struct Module {
     /// Its file in `kernels/`, without the extension.
     pub name: &'static str,
     /// What it is compiled for, in increasing order. A device loads the last that it can use; the first has what the
-    /// kernels need.
-    pub targets: &'static [Target],
+    /// kernels need with storage in `f32` and `f16`.
+    targets: &'static [Target],
     /// The storage types that it is compiled for, as suffixes of kernel names.
     pub storages: &'static [&'static str],
-    /// Whether it multiplies with tensor cores, which round fp32. It is then loaded only for tf32 and fp16.
+    /// Whether it multiplies with tensor cores, which round fp32. It is then not loaded for fp32.
     pub tensor_cores: bool,
     /// The module that is not needed if this one is loaded.
     pub replaces: Option<&'static str>,
@@ -30,6 +30,9 @@ pub struct Target {
 /// launch requires; `wait_for_previous_kernel` in `kernels/common.cuh`.
 pub const DEPENDENT_LAUNCH: u32 = 90;
 
+/// The first compute capability with instructions for bfloat16, as 10·major + minor.
+pub const BFLOAT16: u32 = 80;
+
 pub const MODULES: &[Module] = &[
     module("accumulate"),
     module("activation"),
@@ -40,7 +43,7 @@ pub const MODULES: &[Module] = &[
     module("dropout"),
     module("gather"),
     module("grouped"),
-    module("implicit"),
+    Module { storages: &["f32", "f16"], ..module("implicit") },
     module("join"),
     module("loss"),
     module("lrn"),
@@ -49,7 +52,7 @@ pub const MODULES: &[Module] = &[
     module("muon"),
     module("norm"),
     module("optimizer"),
-    Module { storages: &["f16"], ..warpgroups("patch") },
+    Module { storages: &["f16", "bf16"], ..warpgroups("patch") },
     module("pointwise"),
     module("pool"),
     tensor_cores("thin"),
@@ -60,7 +63,7 @@ pub const MODULES: &[Module] = &[
 /// A module for all devices and precisions.
 const fn module(name: &'static str) -> Module {
     let targets = const { &[Target::since(75), Target::since(DEPENDENT_LAUNCH)] };
-    Module { name, targets, storages: &["f32", "f16"], tensor_cores: false, replaces: None }
+    Module { name, targets, storages: &["f32", "f16", "bf16"], tensor_cores: false, replaces: None }
 }
 
 /// A module that uses the tensor cores and asynchronous copies of compute_80.
@@ -90,20 +93,26 @@ impl Target {
         if self.specific { self.capability == capability } else { self.capability <= capability }
     }
 
-    /// NVRTC's options for one storage type, `f32` or `f16`.
+    /// NVRTC's options for one storage type, `f32`, `f16` or `bf16`.
     pub fn options(self, storage: &str) -> Vec<String> {
         let mut options = vec![format!("--gpu-architecture=compute_{}", self.name()), "--std=c++17".into()];
-        if storage == "f16" {
-            options.push("-DREAL_F16".into());
+        if storage != "f32" {
+            options.push(format!("-DREAL_{}", storage.to_uppercase()));
         }
         options
     }
 }
 
 impl Module {
+    /// What it is compiled for with a storage type, in increasing order.
+    pub fn targets(&self, storage: &str) -> impl DoubleEndedIterator<Item = Target> {
+        let first = if storage == "bf16" { BFLOAT16 } else { 0 };
+        self.targets.iter().map(move |target| Target { capability: target.capability.max(first), ..*target })
+    }
+
     /// What a device of a compute capability loads; `None` if it cannot use the module.
-    pub fn target_for(&self, capability: u32) -> Option<Target> {
-        self.targets.iter().rfind(|target| target.runs_on(capability)).copied()
+    pub fn target_for(&self, capability: u32, storage: &str) -> Option<Target> {
+        self.targets(storage).rfind(|target| target.runs_on(capability))
     }
 }
 
@@ -112,7 +121,7 @@ impl Module {
 pub fn modules_for(capability: u32, storage: &str, tensor_cores: bool) -> Vec<(&'static Module, Target)> {
     let usable = |module: &'static Module| {
         let fits = module.storages.contains(&storage) && (tensor_cores || !module.tensor_cores);
-        fits.then_some((module, module.target_for(capability)?))
+        fits.then_some((module, module.target_for(capability, storage)?))
     };
     let modules: Vec<(&Module, Target)> = MODULES.iter().filter_map(usable).collect();
     let is_replaced = |module: &Module| modules.iter().any(|(other, _)| other.replaces == Some(module.name));

@@ -8,7 +8,7 @@ use crate::cuda::convolution::{Convolution, Direction, MAX_ALIGNMENT, Problem};
 use crate::cuda::program::{Address, Buffer, Launch};
 use crate::ops::{Conv2d, Conv2dBackwardWeight, Conv2dForward, Span};
 
-/// The workspace, that of the im2col columns. With fp16 storage, it starts with the weight gradient as cuDNN writes it.
+/// The workspace, that of the im2col columns. With 16-bit storage, it starts with the weight gradient as cuDNN writes it.
 const WORKSPACE: Address = Address::at(Buffer::Columns);
 
 impl Lowering<'_> {
@@ -20,25 +20,25 @@ impl Lowering<'_> {
         input: Span,
         [weight, output]: [Address; 2],
     ) -> Convolution<Address> {
-        let half_gradient = self.half_gradient_bytes(direction, op);
-        let weight = if half_gradient > 0 { WORKSPACE } else { weight };
+        let rounded_gradient = self.rounded_gradient_bytes(direction, op);
+        let weight = if rounded_gradient > 0 { WORKSPACE } else { weight };
         let tensors = [self.address(input), weight, output];
         let alignments = tensors.map(|address| address.alignment(MAX_ALIGNMENT));
-        let workspace = self.target.columns.saturating_sub(half_gradient);
+        let workspace = self.target.columns.saturating_sub(rounded_gradient);
         let problem = Problem { direction, op: *op, batch: input.len / op.input.len(), alignments, workspace };
-        Convolution { problem, tensors, workspace: WORKSPACE.plus(half_gradient) }
+        Convolution { problem, tensors, workspace: WORKSPACE.plus(rounded_gradient) }
     }
 
     /// Whether cuDNN is a candidate for a problem.
     pub(super) fn cudnn_applies(&mut self, problem: &Problem) -> bool {
-        let half_gradient = self.half_gradient_bytes(problem.direction, &problem.op);
-        problem.batch > 0 && half_gradient <= self.target.columns && self.choose.cudnn_applies(problem)
+        let rounded_gradient = self.rounded_gradient_bytes(problem.direction, &problem.op);
+        problem.batch > 0 && rounded_gradient <= self.target.columns && self.choose.cudnn_applies(problem)
     }
 
     /// Bytes of the weight gradient in the workspace; 0 if cuDNN writes it to its place.
-    fn half_gradient_bytes(&self, direction: Direction, op: &Conv2d) -> usize {
-        let is_half = direction == Direction::BackwardWeight && self.is_fp16();
-        if is_half { (2 * op.weight_len()).next_multiple_of(256) } else { 0 }
+    fn rounded_gradient_bytes(&self, direction: Direction, op: &Conv2d) -> usize {
+        let is_rounded = direction == Direction::BackwardWeight && self.is_16_bit();
+        if is_rounded { (2 * op.weight_len()).next_multiple_of(256) } else { 0 }
     }
 
     pub(super) fn cudnn_forward(&mut self, conv: &Conv2dForward, convolution: Convolution<Address>) -> Result<()> {
@@ -52,7 +52,7 @@ impl Lowering<'_> {
         convolution: Convolution<Address>,
     ) -> Result<()> {
         self.cudnn(convolution);
-        if !self.is_fp16() {
+        if !self.is_16_bit() {
             return Ok(());
         }
         let Conv2dBackwardWeight { d_weight, .. } = *conv;

@@ -97,7 +97,7 @@ impl RunOn<Lowering<'_>> for LinearBackwardInput {
             (Algorithm::Implicit, _) => lowering.implicit_backward_input(&conv, candidate),
             (Algorithm::CublasLt, Some(lt_epilogue)) => {
                 lowering.launches.push(Launch::LtGemm(gemm, lt_epilogue));
-                if lowering.is_fp16() {
+                if lowering.is_16_bit() {
                     lowering.deferred.extend(epilogue.and_then(|it| it.d_bias));
                 }
                 Ok(())
@@ -143,12 +143,12 @@ impl Lowering<'_> {
     }
 
     /// The epilogue that cuBLASLt can fuse into an input gradient: the gradient of a ReLU whose mask the forward
-    /// product has written. In fp16 the bias gradient is deferred to the weight gradient, because cuBLASLt would round
-    /// it to half here.
+    /// product has written. With 16-bit storage the bias gradient is deferred to the weight gradient, because
+    /// cuBLASLt would round it here.
     fn input_epilogue(&self, op: &Linear, epilogue: Option<GradientEpilogue>) -> Option<LtEpilogue<Address>> {
         let epilogue = epilogue.filter(|epilogue| epilogue.activation == Activation::Relu)?;
         let mask = epilogue.relu_mask.filter(|mask| self.masks.contains(mask))?;
-        let bias = epilogue.d_bias.filter(|_| !self.is_fp16()).map(|d_bias| self.address(d_bias));
+        let bias = epilogue.d_bias.filter(|_| !self.is_16_bit()).map(|d_bias| self.address(d_bias));
         Some(LtEpilogue { kind: EpilogueKind::ReluGradient, bias, mask: Some(self.relu_mask(mask, op.in_features)) })
     }
 

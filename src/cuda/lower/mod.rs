@@ -121,8 +121,8 @@ impl<'a> Lowering<'a> {
         self.choose.choose(site, candidates)
     }
 
-    fn is_fp16(&self) -> bool {
-        self.target.precision == Precision::Fp16
+    fn is_16_bit(&self) -> bool {
+        self.target.precision.is_16_bit()
     }
 
     /// Bytes per element of activations.
@@ -139,10 +139,10 @@ impl<'a> Lowering<'a> {
         span.address(self.target)
     }
 
-    /// The address of a weight as products read it: with fp16, of its rounded copy.
+    /// The address of a weight as products read it: with 16-bit storage, of its rounded copy.
     fn weight(&self, span: Span) -> Address {
         match span.region {
-            Region::Parameters if self.is_fp16() => Address::at(Buffer::HalfParameters).plus(span.offset * 2),
+            Region::Parameters if self.is_16_bit() => Address::at(Buffer::RoundedParameters).plus(span.offset * 2),
             _ => self.address(span),
         }
     }

@@ -1,4 +1,4 @@
-//! Optimisers, with the learning rate, the number of updates and fp16's dynamic loss scale in device memory.
+//! Optimisers, with the learning rate, the number of updates and the dynamic loss scale of fp16 in device memory.
 
 use anyhow::{Result, ensure};
 
@@ -6,7 +6,7 @@ use super::params::{Pod, params};
 use super::{Lowering, Target};
 use crate::cuda::program::{Address, BLOCK, Buffer, KernelLaunch, Launch};
 use crate::cuda::scratch::{MAX_NORM_BLOCKS, NORM_BYTES};
-use crate::ops::{Adam, Groups, MAX_GROUPS, Optimizer, OptimizerUpdate, Precision, Rule, RunOn, Sgd, Span};
+use crate::ops::{Adam, Groups, MAX_GROUPS, Optimizer, OptimizerUpdate, Rule, RunOn, Sgd, Span};
 
 /// Offsets in `Buffer::LossScaling`: `{scale f32, good_steps u32, skipped_steps u64, overflow i32}`.
 pub(super) const SCALE: usize = 0;
@@ -40,7 +40,7 @@ fn blocks_of(parameters: usize, threads: usize) -> [usize; 2] {
 impl Lowering<'_> {
     /// The address at `offset` in the loss scale's state; `None` if the precision does not use loss scaling.
     pub(super) fn loss_scaling(&self, offset: usize) -> Option<Address> {
-        self.is_fp16().then(|| Address::at(Buffer::LossScaling).plus(offset))
+        self.target.precision.has_loss_scale().then(|| Address::at(Buffer::LossScaling).plus(offset))
     }
 
     /// With a loss scale, notes whether a gradient is not finite.
@@ -68,9 +68,9 @@ impl Lowering<'_> {
     }
 }
 
-/// The rounded copy of the parameters; `None` unless the precision is fp16.
-fn half_parameters(target: Target) -> Option<Buffer> {
-    (target.precision == Precision::Fp16).then_some(Buffer::HalfParameters)
+/// The rounded copy of the parameters; `None` unless activations are stored in 16 bits.
+fn rounded_parameters(target: Target) -> Option<Buffer> {
+    target.precision.is_16_bit().then_some(Buffer::RoundedParameters)
 }
 
 /// `Group` in `kernels/optimizer.cu`.
@@ -126,7 +126,7 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
         let params = params!(
             target, 312 bytes,
             [
-                gradients, norm, weights, weights_real = half_parameters(target), buffer, second, average,
+                gradients, norm, weights, weights_real = rounded_parameters(target), buffer, second, average,
                 rates = Buffer::LearningRates, loss_scale, good_steps = lowering.loss_scaling(GOOD_STEPS),
                 skipped_steps = lowering.loss_scaling(SKIPPED_STEPS), overflow, updates = Buffer::UpdateCount,
                 block_counters,
@@ -145,7 +145,7 @@ impl RunOn<Lowering<'_>> for OptimizerUpdate {
 pub(in crate::cuda) fn swap_average(count: usize, target: Target) -> Result<Launch> {
     let params = params!(
         target, 32 bytes,
-        [weights = Buffer::Parameters, weights_real = half_parameters(target), average = Buffer::Average],
+        [weights = Buffer::Parameters, weights_real = rounded_parameters(target), average = Buffer::Average],
         count: u64,
     );
     Ok(Launch::Kernel(KernelLaunch::new("swap_average", blocks_of(count, BLOCK), 0, params)?))

@@ -67,7 +67,7 @@ pub(in crate::cuda) struct Tile {
 }
 
 use Engine::{Multistage, Patch, Synchronous, Thin, Warpgroup};
-use Precision::{Fp16, Fp32, Tf32};
+use Precision::{Bf16, Fp16, Fp32, Tf32};
 use Product::{BackwardInput, BackwardWeight, Forward, ForwardPooled};
 
 const ALL: &[Product] = &[Forward, ForwardPooled, BackwardWeight, BackwardInput];
@@ -150,7 +150,7 @@ const fn multistage(
         threads,
         products,
         loads: &[Loads::Vectors, Loads::StridedVectors],
-        precisions: &[Tf32, Fp16],
+        precisions: &[Tf32, Fp16, Bf16],
         capabilities: 80..=u32::MAX,
     }
 }
@@ -168,7 +168,7 @@ const fn warpgroup(
 
 const fn patch(name: &'static str, [rows, cols]: [usize; 2], threads: u32, products: &'static [Product]) -> Tile {
     let tile = warpgroup(name, [rows, cols], 4, threads, products);
-    Tile { engine: Patch, precisions: &[Fp16], loads: &[Loads::Vectors], ..tile }
+    Tile { engine: Patch, precisions: &[Fp16, Bf16], loads: &[Loads::Vectors], ..tile }
 }
 
 const fn thin(name: &'static str, [rows, cols]: [usize; 2], products: &'static [Product]) -> Tile {

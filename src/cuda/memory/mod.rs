@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use cudarc::driver::CudaStream;
+use half::{bf16, f16};
 
 use super::driver::error;
 use super::program::{Address, Buffer, region_buffer};
@@ -152,16 +153,16 @@ impl Memory {
         Ok((allocation, size))
     }
 
-    /// Copies `values` to the beginning of `span`, converted to its storage type. With fp16, parameters are also
-    /// written to their rounded copy.
+    /// Copies `values` to the beginning of `span`, converted to its storage type. With 16-bit storage,
+    /// parameters are also written to their rounded copy.
     pub fn write(&self, span: Span, values: &[f32]) -> Result<()> {
         ensure!(values.len() <= span.len, "{} values do not fit in {span:?}", values.len());
         let (allocation, size) = self.check(span)?;
-        let halves = || values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect::<Vec<u8>>();
-        allocation.upload(span.offset * size, &if size == 2 { halves() } else { bytes_of_f32(values) })?;
+        let rounded = || values.iter().flat_map(|&value| round(value, self.precision)).collect::<Vec<u8>>();
+        allocation.upload(span.offset * size, &if size == 2 { rounded() } else { bytes_of_f32(values) })?;
         match span.region {
-            Region::Parameters if self.precision == Precision::Fp16 => {
-                self.get(Buffer::HalfParameters)?.upload(span.offset * 2, &halves())
+            Region::Parameters if self.precision.is_16_bit() => {
+                self.get(Buffer::RoundedParameters)?.upload(span.offset * 2, &rounded())
             }
             _ => Ok(()),
         }
@@ -173,9 +174,24 @@ impl Memory {
         let bytes = allocation.download(span.offset * size, span.len * size)?;
         Ok(match (span.region, size) {
             (Region::Indices, _) => words(&bytes).map(|word| u32::from_le_bytes(word) as f32).collect(),
-            (_, 2) => bytes.chunks_exact(2).map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+            (_, 2) => bytes.as_chunks::<2>().0.iter().map(|&bytes| widen(bytes, self.precision)).collect(),
             _ => words(&bytes).map(f32::from_le_bytes).collect(),
         })
+    }
+}
+
+/// A value in the 16-bit storage of a precision.
+fn round(value: f32, precision: Precision) -> [u8; 2] {
+    match precision {
+        Precision::Bf16 => bf16::from_f32(value).to_le_bytes(),
+        _ => f16::from_f32(value).to_le_bytes(),
+    }
+}
+
+fn widen(bytes: [u8; 2], precision: Precision) -> f32 {
+    match precision {
+        Precision::Bf16 => bf16::from_le_bytes(bytes).to_f32(),
+        _ => f16::from_le_bytes(bytes).to_f32(),
     }
 }
 

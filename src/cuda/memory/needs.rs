@@ -28,13 +28,13 @@ pub(in crate::cuda) fn columns_bytes(sizes: &MemorySizes, real_size: usize, work
 impl Requirements {
     pub fn new(sizes: &MemorySizes, precision: Precision, workspace: usize) -> Self {
         let real_size = precision.real_size();
-        let half_parameters = if precision == Precision::Fp16 { 2 * sizes.parameters } else { 0 };
+        let rounded_parameters = if precision.is_16_bit() { 2 * sizes.parameters } else { 0 };
         let partials = MAX_COLUMN_PARTIALS.max(MAX_DIRECT_PARTIALS).max(LOSS_PARTIAL * MAX_LOSS_BLOCKS);
         let (uninitialised, zeroed) = (false, true);
         let buffers = [
             (Buffer::Arena, sizes.arena * real_size, uninitialised),
             (Buffer::Parameters, 4 * sizes.parameters, zeroed),
-            (Buffer::HalfParameters, half_parameters, zeroed),
+            (Buffer::RoundedParameters, rounded_parameters, zeroed),
             (Buffer::Gradients, 4 * sizes.gradients, zeroed),
             (Buffer::GradientSum, 4 * sizes.gradient_sum, zeroed),
             (Buffer::Momentum, 4 * sizes.momentum, zeroed),

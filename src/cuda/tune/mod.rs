@@ -16,7 +16,7 @@ use super::lower::{Lowering, Target};
 use super::memory::Memory;
 use super::program::Launch;
 use super::run::{self, Runner};
-use crate::ops::{Algorithm, Candidate, Choice, LinearForward, Op, Precision, Span, Step};
+use crate::ops::{Algorithm, Candidate, Choice, LinearForward, Op, Span, Step};
 use cache::TuningCache;
 use choose::{Trial, fastest, recorded_candidate};
 
@@ -93,8 +93,8 @@ impl Tuner {
 }
 
 /// Steps of a linear layer that must be chosen together, by their indices. With cuBLASLt, the forward product writes a
-/// ReLU mask, which lets the input gradient of the next layer apply the ReLU's gradient; in fp16 that input gradient
-/// defers the bias gradient to the layer's weight gradient. A choice that is faster for one step may slow down another
+/// ReLU mask, which lets the input gradient of the next layer apply the ReLU's gradient; with 16-bit storage that
+/// input gradient defers the bias gradient to the layer's weight gradient. A choice that is faster for one step may slow down another
 /// by more.
 struct Group {
     forward: usize,
@@ -165,7 +165,7 @@ impl Measure<'_> {
             let mask = (first.algorithm == Algorithm::CublasLt).then_some(group.mask);
             let input = self.time_in_group(&steps[group.input_gradient], CarriedState { mask, deferred: None })?;
             for (second, second_time) in input.by_library() {
-                let defers = second.algorithm == Algorithm::CublasLt && self.target.precision == Precision::Fp16;
+                let defers = second.algorithm == Algorithm::CublasLt && self.target.precision.is_16_bit();
                 let carried = CarriedState { mask, deferred: group.d_bias.filter(|_| defers) };
                 let mut chosen = vec![(forward.site.clone(), first), (input.site.clone(), second)];
                 let mut total = first_time + second_time;

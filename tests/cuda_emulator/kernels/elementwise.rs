@@ -1,7 +1,7 @@
 //! Bias, activations, joins and conversions, also with counts that are not multiples of a vector.
 
 use cudarc::driver::LaunchConfig;
-use half::f16;
+use half::{bf16, f16};
 
 use super::super::device::{Device, blocks, launch, launch_planted};
 use super::{halves, in_both_orders, whole};
@@ -145,14 +145,21 @@ fn copies_channels(device: Device) {
     }
 }
 
-/// Compares all halves, and the floats around every rounding boundary, with the `half` crate.
 fn rounds_as_ieee_does(device: Device) {
-    let all: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
+    check_rounding(&device, "f16", |bits| f16::from_bits(bits).to_f32(), |value| f16::from_f32(value).to_bits());
+    check_rounding(&device, "bf16", |bits| bf16::from_bits(bits).to_f32(), |value| bf16::from_f32(value).to_bits());
+}
+
+/// Compares all numbers of a 16-bit storage type, and the floats around every rounding boundary, with the `half` crate.
+fn check_rounding(device: &Device, storage: &str, widen: fn(u16) -> f32, round: fn(f32) -> u16) {
+    let all: Vec<u16> = (0..=u16::MAX).collect();
     let (source, target, count) = (device.upload(&all), device.poisoned::<f32>(all.len()), all.len() as u32);
-    launch_planted!(device, "planted_to_float_f16", blocks(4), &source, &target, &count).unwrap();
+    let to_float = format!("planted_to_float_{storage}");
+    launch_planted!(device, &to_float, blocks(4), &source, &target, &count).unwrap();
     let floats = device.download(&target);
-    for (half, float) in all.iter().zip(&floats) {
-        assert!(half.to_f32() == *float || half.is_nan() && float.is_nan(), "{half:?} {float}");
+    for (&bits, &float) in all.iter().zip(&floats) {
+        let expected = widen(bits);
+        assert!(expected == float || expected.is_nan() && float.is_nan(), "{bits:#x} {float}");
     }
     let near: Vec<f32> = floats
         .windows(2)
@@ -164,9 +171,10 @@ fn rounds_as_ieee_does(device: Device) {
         .chain([65519.99, 65520.0, -65520.0, 1e30, f32::INFINITY, f32::NEG_INFINITY, 1e-30, -0.0])
         .filter(|v| !v.is_nan())
         .collect();
-    let (source, target, count) = (device.upload(&near), device.poisoned::<f16>(near.len()), near.len() as u32);
-    launch_planted!(device, "planted_to_real_f16", blocks(4), &source, &target, &count).unwrap();
-    for (float, half) in near.iter().zip(device.download(&target)) {
-        assert_eq!(half.to_bits(), f16::from_f32(*float).to_bits(), "{float}");
+    let (source, target, count) = (device.upload(&near), device.poisoned::<u16>(near.len()), near.len() as u32);
+    let to_real = format!("planted_to_real_{storage}");
+    launch_planted!(device, &to_real, blocks(4), &source, &target, &count).unwrap();
+    for (&float, bits) in near.iter().zip(device.download(&target)) {
+        assert_eq!(bits, round(float), "{storage} of {float}");
     }
 }

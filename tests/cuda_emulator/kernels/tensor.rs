@@ -6,11 +6,11 @@ use super::super::device::{Device, launch_planted};
 use super::in_both_orders;
 use crate::cuda_emulator::device::blocks;
 
-in_both_orders!(multiplies_halves_k8, multiplies_halves_k16, multiplies_tf32, rounds_to_tf32);
+in_both_orders!(multiplies_halves_k8, multiplies_halves_k16, multiplies_bfloat16, multiplies_tf32, rounds_to_tf32);
 
 const WARP: LaunchConfig = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (32, 1, 1), shared_mem_bytes: 0 };
 
-/// Whole numbers that fp16 and TF32 represent exactly, varied enough that a misplaced register shows.
+/// Whole numbers that fp16, bfloat16 and TF32 represent exactly, varied enough that a misplaced register shows.
 fn number(index: usize) -> f32 {
     (index * 37 % 101) as f32 - 50.0
 }
@@ -43,6 +43,11 @@ fn multiplies_halves_k8(device: Device) {
 
 fn multiplies_halves_k16(device: Device) {
     check(&device, "planted_mma_f16_k16_f32", 16, 2, half_bits);
+}
+
+fn multiplies_bfloat16(device: Device) {
+    let bits = |value| half::bf16::from_f32(value).to_bits().into();
+    check(&device, "planted_mma_bf16_k16_f32", 16, 2, bits);
 }
 
 fn multiplies_tf32(device: Device) {

@@ -22,6 +22,7 @@ const MAX_NOTES: usize = 32;
 
 const FLOAT: DataType = DataType(cudnnDataType_t::CUDNN_DATA_FLOAT as i32);
 const HALF: DataType = DataType(cudnnDataType_t::CUDNN_DATA_HALF as i32);
+const BFLOAT16: DataType = DataType(cudnnDataType_t::CUDNN_DATA_BFLOAT16 as i32);
 const CROSS_CORRELATION: ConvolutionMode = ConvolutionMode(cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION as i32);
 
 /// The heuristics, in the order in which they are asked: the usual one, and one that needs no model of the device.
@@ -135,7 +136,11 @@ const TENSOR_IDS: [i64; 3] = [1, 2, 3];
 fn graph(handle: &Handle, problem: &Problem, precision: Precision, parts: &mut Vec<Descriptor>) -> Outcome<Descriptor> {
     let Problem { direction, op, batch, alignments, .. } = *problem;
     let Ok(shape) = op.output() else { unreachable!("the lowering computed the output's shape") };
-    let real = if precision == Precision::Fp16 { HALF } else { FLOAT };
+    let real = match precision {
+        Precision::Fp16 => HALF,
+        Precision::Bf16 => BFLOAT16,
+        Precision::Fp32 | Precision::Tf32 => FLOAT,
+    };
     // In cuDNN's order, which is that of PyTorch: number, channels, height, width. Channels are adjacent in memory.
     let (input, kernel) = (op.input, op.window.kernel);
     let sizes = [
