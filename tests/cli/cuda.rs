@@ -45,7 +45,7 @@ fn every_command_works_on_a_device() {
     let out = folder.path().join("run");
     let data = small_set(folder.path());
     let set = ["--data", &data, "--model", "lenet5", "--device", "0", "--batch-size", "16", "--max-steps", "6"];
-    for precision in ["tf32", "fp16"] {
+    for precision in ["tf32", "fp16", "bf16"] {
         let out = folder.path().join(precision);
         succeed(run_with(libraries, &[], &train(&out, &[&set[..], &["--precision", precision]].concat())));
     }
@@ -75,10 +75,13 @@ fn every_command_works_on_a_device() {
     assert!((limits["launch"].as_f64().expect("seconds") - 1.356e-6).abs() < 1e-9, "{limits}");
     assert!(parts.iter().all(|part| part["milliseconds"].as_f64().is_some_and(|time| time >= 1e-3)), "{parts:?}");
     assert!(result["graph_nodes"].as_u64().is_some_and(|nodes| nodes > 10), "{result}");
-    // A half-precision run can resume on the CPU, in fp32.
-    let half = folder.path().join("fp16");
-    let args = ["train", "--resume", half.to_str().expect("UTF-8"), "--device", "cpu", "--max-steps", "8"];
-    succeed(run_with(libraries, &[], &args));
+    // Runs resume in another precision, and on the CPU in fp32.
+    for (precision, other) in [("fp16", "bf16"), ("bf16", "fp16")] {
+        let run = folder.path().join(precision);
+        let args = ["train", "--resume", run.to_str().expect("UTF-8"), "--max-steps"];
+        succeed(run_with(libraries, &[], &[&args[..], &["8", "--device", "0", "--precision", other]].concat()));
+        succeed(run_with(libraries, &[], &[&args[..], &["9", "--device", "cpu"]].concat()));
+    }
     // `auto` chooses the device, and the run can then resume on the CPU.
     let out_name = out.to_str().expect("UTF-8");
     let ran =
@@ -105,6 +108,8 @@ fn unusable_devices_and_drivers_are_reported() {
     refused(&[("CUDA_EMULATOR_DEVICES", "0")], &device, &["--device 0", "CUDA_ERROR_NO_DEVICE"]);
     refused(&[("CUDA_EMULATOR_DRIVER", "11040")], &device, &["CUDA 11.4", "12.0", "update the driver"]);
     refused(&[("CUDA_EMULATOR_CC", "7.0")], &device, &["compute capability 7.0", "7.5"]);
+    let bfloat16 = [&device[..], &["--precision", "bf16"]].concat();
+    refused(&[("CUDA_EMULATOR_CC", "7.5")], &bfloat16, &["compute capability 7.5", "bf16 needs 8.0", "fp16"]);
     let second = [&device[..6], &["1"], &QUICK].concat();
     refused(&[], &second, &["no CUDA device 1", "0: CUDA emulator"]);
     let large = [&device[..], &["--batch-size", "100000"]].concat();

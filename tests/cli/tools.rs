@@ -171,6 +171,7 @@ fn summary_shows_the_plan_without_a_device() {
     assert_eq!(summary["graph_nodes"], launches(&summary));
     // fp16 adds a launch that checks for an overflow.
     assert_eq!(plan("fp16")["graph_nodes"], launches(&summary) + 1);
+    assert_eq!(plan("bf16")["graph_nodes"], launches(&summary));
 }
 
 #[test]
