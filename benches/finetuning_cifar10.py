@@ -4,7 +4,7 @@
 
 The network is trained with `recipes/airnet-cifar10.toml` on all pictures of the first five classes. Then it is trained on
 500 pictures of each of the other classes, once from the weights of the first training and once from random ones, with the
-same settings. Each is tested on all test pictures of these classes.
+same settings. Each is tested on all test pictures of these classes, without test-time augmentation.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
         folder = Path(name)
         first, others = unpack(arguments.archive, folder)
         before = train(folder / "before", first, 0, [], arguments)
-        small = ["--epochs", EPOCHS, "--batch-size", BATCH, "--eval-batch-size", BATCH]
+        small = ["--epochs", EPOCHS, "--batch-size", BATCH, "--eval-batch-size", BATCH, "--tta", "none"]
         weights = folder / "before" / "model.safetensors"
         tuned, scratch = [], []
         for seed in range(arguments.seeds):

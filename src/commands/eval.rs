@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::device::{Task, check_device, with_backend};
 use super::{model_of_weights, warn_of_assumptions, weights_and_config};
-use crate::checkpoint::load_weights;
+use crate::checkpoint::{inspect_weights, load_weights};
 use crate::data::{self, Dataset, LoadOptions, Residency, Split, TrainPictures};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise, TestViews};
@@ -23,7 +23,7 @@ use crate::settings::{
     RunConfig, UsageError, bounds, build_network, check_dataset, defaults, usage,
 };
 use crate::shape::Shape;
-use crate::train::Evaluator;
+use crate::train::{Evaluator, Monitor};
 
 /// `--split`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
@@ -96,7 +96,10 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     }
     let views = args.evaluation.0.views(config.as_ref().map(|config| &config.settings.evaluation));
     let (batch_size, split) = (args.batch_size, args.split);
-    let task = Evaluation { network: &network, weights: &weights, dataset, batch_size, split, views };
+    // Only the weights of an evaluated epoch record it, and only in safetensors.
+    let is_chosen = |_: &Monitor| inspect_weights(&path, None).is_ok_and(|weights| weights.epoch.is_some());
+    let chosen_by = config.as_ref().and_then(|config| chosen_by(args, config)).filter(is_chosen);
+    let task = Evaluation { network: &network, weights: &weights, dataset, batch_size, split, views, chosen_by };
     let result = with_backend(&device, task)?;
     let mut out = Stdout::default();
     if args.json {
@@ -108,7 +111,12 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
         let top5 = result.top5_accuracy.map_or(String::new(), |top5| format!(" (top 5: {:.2}%)", 100.0 * top5));
         write!(out, "{split} loss {:.4}, accuracy {accuracy:.2}%{top5} of {images} images", result.loss)?;
         let views = if views == TestViews::None { String::new() } else { format!(", with --tta {}", views.name()) };
-        writeln!(out, " in {:.2} s ({speed:.0} images/s){views}\n", result.seconds)?;
+        writeln!(out, " in {:.2} s ({speed:.0} images/s){views}", result.seconds)?;
+        if let Some(monitor) = result.chosen_by {
+            let words = monitor.words();
+            writeln!(out, "these weights were chosen by their {words}, so this is better than on new images")?;
+        }
+        writeln!(out)?;
         result.confusion.print(&mut out)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -225,6 +233,13 @@ fn is_same_path(a: &str, b: &str) -> bool {
         && fs::canonicalize(a).ok().is_some_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
 }
 
+/// What chose the best epoch of a run, if that was the result on the images that the flags name.
+fn chosen_by(args: &EvalArgs, run: &RunConfig) -> Option<Monitor> {
+    let is_own = args.data.0.dataset.as_deref().is_none_or(|given| given == run.dataset());
+    let monitor = run.settings.schedule.monitor.filter(|monitor| !monitor.needs_validation());
+    monitor.filter(|_| is_own && args.split == SplitName::Test)
+}
+
 struct Evaluation<'a> {
     network: &'a Network,
     weights: &'a Weights,
@@ -232,6 +247,7 @@ struct Evaluation<'a> {
     batch_size: usize,
     split: SplitName,
     views: TestViews,
+    chosen_by: Option<Monitor>,
 }
 
 #[derive(Serialize)]
@@ -248,6 +264,9 @@ struct EvaluationResult {
     images: u64,
     /// From the first batch to the last, without loading.
     seconds: f64,
+    /// What chose the epoch of the weights, if that was the result on these images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chosen_by: Option<Monitor>,
     confusion: Confusion,
 }
 
@@ -255,7 +274,7 @@ impl Task for Evaluation<'_> {
     type Output = EvaluationResult;
 
     fn run<B: Backend>(self, backend: B) -> Result<EvaluationResult> {
-        let Self { network, weights, mut dataset, batch_size, split, views } = self;
+        let Self { network, weights, mut dataset, batch_size, split, views, chosen_by } = self;
         Residency::Auto.place(&mut dataset, backend.device_memory().map(|[free, _]| free))?;
         let Dataset { shape, classes, mean, std, test, .. } = dataset;
         let labels = test.labels.clone();
@@ -272,7 +291,7 @@ impl Task for Evaluation<'_> {
         let (loss, accuracy, images) = (metrics.loss(), metrics.accuracy(), metrics.samples);
         // With so few classes it is always 1.
         let top5_accuracy = (network.classes() > TOP).then(|| in_top as f64 / images as f64);
-        Ok(EvaluationResult { split, views, loss, accuracy, top5_accuracy, images, seconds, confusion })
+        Ok(EvaluationResult { split, views, loss, accuracy, top5_accuracy, images, seconds, chosen_by, confusion })
     }
 }
 

@@ -42,10 +42,12 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
         };
         Ok(format!("{}; {compared}", digest(weights.has_digest)))
     };
+    let monitor = RunConfig::read(folder).ok().and_then(|config| config.settings.schedule.monitor);
+    let by = monitor.map_or_else(String::new, |monitor| format!(", by its {}", monitor.words()));
     let of_best = |chosen| {
         let weights = inspect_weights(&path(Outputs::WEIGHTS), None)?;
         check_epoch(weights.epoch, chosen)?;
-        Ok(format!("{}; the weights of the best epoch, {}", digest(weights.has_digest), chosen.epoch))
+        Ok(format!("{}; the weights of the best epoch, {}{by}", digest(weights.has_digest), chosen.epoch))
     };
     let weights = chosen.map_or_else(|| of_checkpoint(Outputs::WEIGHTS), of_best);
     let last = has_best.then(|| (Outputs::LAST, of_checkpoint(Outputs::LAST)));

@@ -7,6 +7,7 @@ use super::file::{InputRecord, Record};
 use super::layers::Layer;
 use super::{ActivationChoice, PictureSettings, bounds, is_default};
 use crate::ops::TestViews;
+use crate::train::Monitor;
 
 /// Version 2 has `crop-pct`, without which pictures would be cropped in another way.
 const VERSION: u32 = 2;
@@ -34,6 +35,9 @@ pub struct Description {
     /// The views of a test image whose logits were averaged.
     #[serde(rename = "tta", default, skip_serializing_if = "is_default")]
     pub views: TestViews,
+    /// What chose the best epoch of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<Monitor>,
     pub input: InputRecord,
 }
 
@@ -50,8 +54,8 @@ pub enum Preparation {
 impl Description {
     pub fn new(model: &str, activation: Option<ActivationChoice>, dataset: String, input: InputRecord) -> Self {
         let (version, preparation, crop_pct, split) = (1, Preparation::Fit, None, None);
-        let (model, validation, views) = (model.into(), None, TestViews::None);
-        Self { version, model, activation, dataset, preparation, crop_pct, split, validation, views, input }
+        let (model, validation, views, monitor) = (model.into(), None, TestViews::None, None);
+        Self { version, model, activation, dataset, preparation, crop_pct, split, validation, views, monitor, input }
     }
 
     /// Sets how pictures are cropped.
@@ -81,7 +85,8 @@ impl Description {
 
     /// Whether both describe the same network and input. The name of the data set may differ, because folders move.
     pub fn is_of_run(&self, other: &Self) -> bool {
-        Self { version: other.version, dataset: other.dataset.clone(), ..self.clone() } == *other
+        let (version, dataset, monitor) = (other.version, other.dataset.clone(), other.monitor);
+        Self { version, dataset, monitor, ..self.clone() } == *other
     }
 
     /// The settings and the record of a run that would have produced the weights.
@@ -97,6 +102,7 @@ impl Description {
         });
         (given.data.val_fraction, given.data.val_seed) = self.validation.unzip();
         given.evaluation.tta = Some(self.views);
+        given.schedule.monitor = self.monitor;
         given.pictures = self.split.unwrap_or_default();
         given.pictures.crop.crop_pct = self.crop_pct;
         (layer, Record { input: Some(self.input), ..Record::default() })

@@ -212,6 +212,7 @@ impl RunConfig {
             description.crop(self.settings.pictures.crop.given());
         }
         description.views = self.settings.evaluation.views(None);
+        description.monitor = self.settings.schedule.monitor;
         let DataSettings { val_fraction, val_seed, .. } = &self.settings.data;
         description.validation = val_fraction.map(|fraction| (fraction, val_seed.unwrap_or_default()));
         Ok(description)

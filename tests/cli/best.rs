@@ -213,9 +213,23 @@ fn damaged_weights_of_the_best_epoch_are_reported_and_those_of_the_last_written_
 #[test]
 fn a_choice_by_the_test_set_is_said() {
     let runs = Runs::new();
-    let (_, ran) = runs.train("test", &["--no-val-fraction", "--monitor", "test-accuracy"]);
+    let (out, ran) = runs.train("test", &["--no-val-fraction", "--monitor", "test-accuracy"]);
     assert!(ran.stderr.contains("chosen by the test set"), "{}", ran.stderr);
     assert!(!ran.stdout.contains("val loss"), "{}", ran.stdout);
+    // So do later reports, also of a copy of the file, but not those of the last epoch.
+    let best = out.join("model.safetensors");
+    let alone = runs.out("chosen.safetensors");
+    fs::copy(&best, &alone).expect("a copy");
+    let last = out.join("last.safetensors");
+    for (weights, chosen_by) in
+        [(&best, "test-accuracy".into()), (&alone, "test-accuracy".into()), (&last, Value::Null)]
+    {
+        assert_eq!(runs.eval(weights, "test")["chosen_by"], chosen_by, "{}", weights.display());
+        let args = ["eval", "--device", "cpu", "--data", &runs.data, "--weights", text(weights)];
+        let said = succeed(args).stdout.contains("these weights were chosen by their test accuracy");
+        assert_eq!(said, !chosen_by.is_null(), "{}", weights.display());
+    }
+    assert!(succeed(["verify", text(&out)]).stdout.contains(", by its test accuracy"));
     let (_, ran) = runs.train("patient", &["--no-val-fraction", "--patience", "3"]);
     assert!(ran.stderr.contains("--patience watches the accuracy on the test set"), "{}", ran.stderr);
     let out = runs.out("none");
