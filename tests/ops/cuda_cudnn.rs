@@ -5,9 +5,10 @@ use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{Algorithm, Backend, Precision};
 
 use super::case::conv;
-use super::cuda::{ALL_PRECISIONS, FP16, lab_by, options};
+use super::cuda::{ALL_PRECISIONS, FP16, bfloat16, lab_by, options};
+use super::cuda_implicit::check_usual_epilogues;
 use super::lab::Lab;
-use super::{SOME, check_some_on, epilogue, norm_epilogue};
+use super::{Expected, SOME, check_some_on, norm_epilogue};
 use crate::support::cuda::{has_cudnn, on_cuda};
 use crate::support::emulator::on_emulator;
 
@@ -37,10 +38,11 @@ fn convolutions_by_cudnn() {
         for (precision, tolerance) in ALL_PRECISIONS {
             let mut lab = lab_by(precision, Algorithm::Cudnn);
             for case in super::conv::cases() {
-                check_some_on(&mut lab, &case, tolerance, SOME);
+                let round = if precision == Precision::Bf16 { bfloat16 } else { |value| value };
+                Expected::of_rounded(&case, SOME, round).check_on(&mut lab, tolerance);
             }
             assert_eq!(chosen(&lab.backend), [true; 3], "{precision}");
-            epilogue::check_epilogues(&mut lab, tolerance);
+            check_usual_epilogues(&mut lab, tolerance);
             norm_epilogue::check_forward(&mut lab);
             norm_epilogue::check_input_gradients(&mut lab, false);
         }

@@ -82,7 +82,7 @@ pub fn check_average<B: Backend>(lab: &mut Lab<B>, rounded: fn(f32) -> f32) {
         let average = lab.empty(Region::Arena, len);
         let mut expected = vec![0.0_f32; len];
         for (index, (_, weight)) in TestViews::FlipShift.list().into_iter().enumerate() {
-            let values = random(len, index as u32);
+            let values: Vec<f32> = random(len, index as u32).into_iter().map(rounded).collect();
             let logits = lab.put(Region::Arena, &values);
             lab.run(AddView { weight, logits, before: (index > 0).then_some(average), average });
             expected.iter_mut().zip(&values).for_each(|(sum, value)| *sum = rounded(weight * value + *sum));
