@@ -5,8 +5,8 @@ use std::fs;
 
 use cnn_cuda::cuda::{Cuda, Options};
 use cnn_cuda::ops::{
-    Algorithm, Backend, LossGradient, LossScale, Metrics, Muon, MuonDirection, Optimizer, Precision, Region, Rule,
-    SoftmaxCrossEntropy, Span, StepLoss, TrainingState,
+    Algorithm, Backend, LossGradient, LossScale, Metrics, Optimizer, Precision, Region, SoftmaxCrossEntropy, Span,
+    StepLoss, TrainingState,
 };
 
 use super::case::{Case, Results, conv, linear};
@@ -248,31 +248,8 @@ fn muons_directions_and_updates() {
             muon::check_normalised_direction(&mut lab(precision), tolerance);
             muon::check_muon_update(&mut lab(precision));
         }
-        check_overflowing_direction(&mut lab(Precision::Fp16));
+        muon::check_overflowing_direction(&mut lab(Precision::Fp16));
     });
-}
-
-/// If any gradient overflows, no momentum changes, and a direction counts for the loss scale that the update divides by.
-fn check_overflowing_direction(lab: &mut Lab<Cuda>) {
-    let (op, rows) = (Muon { iterations: 1, ..Muon::default() }, 4);
-    let [gradient, momentum] = [Region::Gradients, Region::Momentum].map(|region| Span::new(region, 8, 64));
-    let all = Span::new(Region::Gradients, 0, 100);
-    for (scale, extra) in [(1024.0, f32::INFINITY), (1024.0, 1.0), (1.0, 1.0)] {
-        lab.backend.set_loss_scale(LossScale { scale, ..LossScale::default() }).expect("a scale");
-        lab.backend.write(all, &[scale; 100]).expect("write");
-        lab.backend.write(Span::new(Region::Gradients, 90, 1), &[extra]).expect("write");
-        lab.backend.write(momentum, &[2.0; 64]).expect("write");
-        lab.run(MuonDirection { op, rows, gradient, momentum, weight: None, all_gradients: Some(all) });
-        let expected = if extra.is_finite() { 2.0 * op.momentum + 1.0 } else { 2.0 };
-        assert_eq!(lab.get(momentum), [expected; 64], "scale {scale}, {extra}");
-        // All values are equal, so the matrix has the one singular value 1, of which the iteration makes a + b + c.
-        let direction = lab.get(gradient)[0] / scale;
-        let equal = MuonDirection::<Span>::COEFFICIENTS.iter().sum::<f32>() / 8.0;
-        assert!((direction - equal).abs() < 2e-3, "{direction}, not {equal}");
-        // The update resets the flag.
-        lab.backend.set_learning_rates(&[0.0]).expect("rate");
-        lab.run(optimizer_update(Optimizer { rule: Rule::Muon(op), ..Optimizer::default() }, 100));
-    }
 }
 
 #[test]

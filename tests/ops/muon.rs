@@ -1,7 +1,7 @@
 //! Muon's directions against an f64 iteration, and the update along them.
 
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::{Backend, Group, Groups, Muon, MuonDirection, Optimizer, Region, Rule, Sgd, Span};
+use cnn_cuda::ops::{Backend, Group, Groups, LossScale, Muon, MuonDirection, Optimizer, Region, Rule, Sgd, Span};
 
 use super::lab::{Lab, grouped_update, optimizer_update, random};
 use super::optimizer::unit_loss_scale;
@@ -47,6 +47,29 @@ fn product(a: &[f64], rows: usize, b: &[f64], columns: usize) -> Vec<f64> {
 
 /// Five iterations multiply the rounding errors of small singular values by up to 3.4445⁵ = 485.
 pub const DIRECTION: Tolerance = Tolerance { absolute: 3e-4, relative: 1e-4 };
+
+/// If any gradient overflows, no momentum changes, and a direction counts for the loss scale that the update divides by.
+pub fn check_overflowing_direction<B: Backend>(lab: &mut Lab<B>) {
+    let (op, rows) = (Muon { iterations: 1, ..Muon::default() }, 4);
+    let [gradient, momentum] = [Region::Gradients, Region::Momentum].map(|region| Span::new(region, 8, 64));
+    let all = Span::new(Region::Gradients, 0, 100);
+    for (scale, extra) in [(1024.0, f32::INFINITY), (1024.0, 1.0), (1.0, 1.0)] {
+        lab.backend.set_loss_scale(LossScale { scale, ..LossScale::default() }).expect("a scale");
+        lab.backend.write(all, &[scale; 100]).expect("write");
+        lab.backend.write(Span::new(Region::Gradients, 90, 1), &[extra]).expect("write");
+        lab.backend.write(momentum, &[2.0; 64]).expect("write");
+        lab.run(MuonDirection { op, rows, gradient, momentum, weight: None, all_gradients: Some(all) });
+        let expected = if extra.is_finite() { 2.0 * op.momentum + 1.0 } else { 2.0 };
+        assert_eq!(lab.get(momentum), [expected; 64], "scale {scale}, {extra}");
+        // All values are equal, so the matrix has the one singular value 1, of which the iteration makes a + b + c.
+        let direction = lab.get(gradient)[0] / scale;
+        let equal = MuonDirection::<Span>::COEFFICIENTS.iter().sum::<f32>() / 8.0;
+        assert!((direction - equal).abs() < 2e-3, "{direction}, not {equal}");
+        // The update resets the flag.
+        lab.backend.set_learning_rates(&[0.0]).expect("rate");
+        lab.run(optimizer_update(Optimizer { rule: Rule::Muon(op), ..Optimizer::default() }, 100));
+    }
+}
 
 #[test]
 fn muons_directions_are_orthogonalised_momentum() {

@@ -188,7 +188,9 @@ CudnnStatus convolution_of(const Descriptor& graph, Convolution* c) {
         const auto size = *sizes[i] = tensor.sizes<4>(902);
         if (tensor.sizes<4>(903) != std::array{size[1] * size[2] * size[3], int64_t{1}, size[1] * size[3], size[1]})
             return LAYOUT;
-        if (!type_of(tensor.get<int>(901), &c->types[i])) return CUDNN_NOT_SUPPORTED;
+        // In cuDNN's numbering bfloat16 is 9, in CUDA's 14.
+        const int type = tensor.get<int>(901);
+        if (!type_of(type == 9 ? 14 : type, &c->types[i])) return CUDNN_NOT_SUPPORTED;
     }
     const auto along = [&](size_t side) {
         const int64_t extent = c->dilation[side] * (c->weight[side + 2] - 1) + 1;
