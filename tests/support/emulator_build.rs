@@ -171,7 +171,7 @@ fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
             let name = format!("{}_{storage}", stem(&file));
             let source = work.join(format!("{name}.cpp"));
             let define =
-                if storage == "f32" { "".into() } else { format!("#define REAL_{}\n", storage.to_uppercase()) };
+                if storage == "f32" { String::new() } else { format!("#define REAL_{}\n", storage.to_uppercase()) };
             let shared = format!("#define EMULATOR_SHARED emulator_shared_{name}\n");
             fs::write(&source, format!("{define}{shared}{}", registration(&file))).expect("target/ can be written");
             jobs.push((source, [FOR_KERNELS, more_flags].concat()));

@@ -188,8 +188,7 @@ CudnnStatus convolution_of(const Descriptor& graph, Convolution* c) {
         const auto size = *sizes[i] = tensor.sizes<4>(902);
         if (tensor.sizes<4>(903) != std::array{size[1] * size[2] * size[3], int64_t{1}, size[1] * size[3], size[1]})
             return LAYOUT;
-        // In cuDNN's numbering bfloat16 is 9, in CUDA's 14.
-        const int type = tensor.get<int>(901);
+        const int type = tensor.get<int>(901);  // bfloat16 is 9, but 14 in CUDA's numbering.
         if (!type_of(type == 9 ? 14 : type, &c->types[i])) return CUDNN_NOT_SUPPORTED;
     }
     const auto along = [&](size_t side) {
