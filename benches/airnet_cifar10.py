@@ -92,7 +92,8 @@ def train_cnn_cuda(seed: int, arguments: argparse.Namespace) -> dict[str, float]
         seconds = time.perf_counter() - start
         lines = (out / "metrics.jsonl").read_text().splitlines()
     epochs = [record for record in map(json.loads, lines) if record["kind"] == "epoch"]
-    training = sum(epoch["steps"] * BATCH / epoch["images_per_second"] for epoch in epochs)
+    images = epochs[0]["steps"] * BATCH  # In each epoch.
+    training = sum(images / epoch["images_per_second"] for epoch in epochs)
     result = {"accuracy": epochs[-1]["test_accuracy"], "training_seconds": training, "seconds": seconds}
     print("cnn-cuda", result, flush=True)
     return result
