@@ -93,7 +93,9 @@ fn all_kernels() -> BTreeSet<String> {
         let source = fs::read_to_string(format!("kernels/{}.cu", module.name)).expect("a source");
         let declared = source.lines().filter_map(|line| line.strip_prefix("KERNEL(")?.split_once(','));
         let names: Vec<String> = declared.map(|(name, _)| name.to_string()).collect();
-        names.into_iter().flat_map(|name| module.storages.iter().map(move |storage| format!("{name}_{storage}")))
+        // The build that checks for races has no kernels in bf16.
+        let storages = module.storages.iter().filter(|&&storage| storage != "bf16");
+        names.into_iter().flat_map(move |name| storages.clone().map(move |storage| format!("{name}_{storage}")))
     });
     kernels.collect()
 }

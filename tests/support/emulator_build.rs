@@ -89,14 +89,15 @@ pub fn build(compiler: &str, races: bool) -> PathBuf {
     let finished = root.join(fingerprint(compiler));
     if !finished.is_dir() {
         let work = create_work_folder(root);
-        compile_all(compiler, [kernels(&work, &[]), others()].concat(), &work);
+        compile_all(compiler, [kernels(&work, &[], |_| true), others()].concat(), &work);
         link_all(compiler, &work);
         publish(&work, &finished);
     }
     let checked = finished.with_extension("races");
     if races && !checked.is_dir() {
         let work = create_work_folder(root);
-        compile_all(compiler, kernels(&work, &race_flags(compiler)), &work);
+        // In bf16, kernels differ from those in fp16 by conversions of single values only.
+        compile_all(compiler, kernels(&work, &race_flags(compiler), |storage| storage != "bf16"), &work);
         link_checked(compiler, &finished, &work);
         publish(&work, &checked);
     }
@@ -162,22 +163,23 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<PathBuf> {
 type Job = (PathBuf, Vec<&'static str>);
 
 /// Every module and the kernels of the emulator's tests, once per storage type, with code that registers their kernels.
-fn kernels(work: &Path, more_flags: &[&'static str]) -> Vec<Job> {
-    let modules = MODULES.iter().map(|it| (format!("{KERNELS}/{}.cu", it.name).into(), it.storages));
-    let planted = files(PLANTED, &["cu"]).into_iter().map(|file| (file, ["f32", "f16", "bf16"].as_slice()));
-    let mut jobs = Vec::new();
-    for (file, storages) in modules.chain(planted) {
-        for &storage in storages {
-            let name = format!("{}_{storage}", stem(&file));
-            let source = work.join(format!("{name}.cpp"));
-            let define =
-                if storage == "f32" { String::new() } else { format!("#define REAL_{}\n", storage.to_uppercase()) };
-            let shared = format!("#define EMULATOR_SHARED emulator_shared_{name}\n");
-            fs::write(&source, format!("{define}{shared}{}", registration(&file))).expect("target/ can be written");
-            jobs.push((source, [FOR_KERNELS, more_flags].concat()));
-        }
-    }
-    jobs
+/// `is_built` chooses the storage types of the modules.
+fn kernels(work: &Path, more_flags: &[&'static str], is_built: fn(&str) -> bool) -> Vec<Job> {
+    let modules = MODULES.iter().flat_map(|it| it.storages.iter().map(|storage| (it.name, *storage)));
+    let modules = modules.filter(|(_, storage)| is_built(storage));
+    let modules = modules.map(|(name, storage)| (format!("{KERNELS}/{name}.cu").into(), storage));
+    let planted = files(PLANTED, &["cu"]).into_iter();
+    let planted = planted.flat_map(|file| ["f32", "f16", "bf16"].map(|storage| (file.clone(), storage)));
+    let job = |(file, storage): (PathBuf, &str)| {
+        let name = format!("{}_{storage}", stem(&file));
+        let source = work.join(format!("{name}.cpp"));
+        let define =
+            if storage == "f32" { String::new() } else { format!("#define REAL_{}\n", storage.to_uppercase()) };
+        let shared = format!("#define EMULATOR_SHARED emulator_shared_{name}\n");
+        fs::write(&source, format!("{define}{shared}{}", registration(&file))).expect("target/ can be written");
+        (source, [FOR_KERNELS, more_flags].concat())
+    };
+    modules.chain(planted).map(job).collect()
 }
 
 /// The emulator's own sources.
