@@ -22,7 +22,11 @@ __device__ __forceinline__ float to_float(half value) {
     asm("cvt.f32.f16 %0, %1;" : "=f"(result) : "h"(value.bits));
     return result;
 }
-__device__ __forceinline__ float to_float(bfloat16 value) { return __uint_as_float((unsigned)value.bits << 16); }
+__device__ __forceinline__ float to_float(bfloat16 value) {
+    float result;
+    asm("mov.b32 %0, {%1, %2};" : "=f"(result) : "h"((unsigned short)0), "h"(value.bits));
+    return result;
+}
 
 __device__ __forceinline__ void from_float(half* to, float value) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to->bits) : "f"(value));
