@@ -1,6 +1,6 @@
 // The kernels of convolution as an implicit GEMM: one entry point per tile. fp32 uses fused multiply-adds; fp16 uses the
-// m16n8k8 tensor-core instruction of compute_75. Later devices multiply all but fp32 by multistage.cu and
-// warpgroup.cu.
+// m16n8k8 tensor-core instruction of compute_75. Later devices multiply all but fp32 by
+// multistage.cu, thin.cu, warpgroup.cu and patch.cu.
 //
 // gridDim.x is the number of tiles, gridDim.y the number of splits of the inner dimension; src/cuda/lower/split_k.rs
 // chooses both. `scalar` kernels read single elements, for sizes and addresses that do not allow vector loads.

@@ -1,9 +1,9 @@
 // Warp-level matrix products on tensor cores: `mma.sync` as inline PTX, and the rounding of operands to TF32.
 //
 // Registers have the layout that the PTX ISA defines. Let g = lane / 4 and t = lane % 4, and let a word be one TF32
-// number or two 16-bit numbers that are consecutive along k. Then a[0] and a[1] are word t of rows g and g + 8; a[2] and a[3]
-// are word t + 4 of the same rows; b[0] and b[1] are words t and t + 4 of column g; d[0] and d[1] are columns 2t
-// and 2t + 1 of row g; d[2] and d[3] are the same columns of row g + 8.
+// number or two 16-bit numbers that are consecutive along k. Then a[0] and a[1] are word t of rows g and g + 8; a[2] and
+// a[3] are word t + 4 of the same rows; b[0] and b[1] are words t and t + 4 of column g; d[0] and d[1] are columns 2t and
+// 2t + 1 of row g; d[2] and d[3] are the same columns of row g + 8.
 #pragma once
 
 #include "common.cuh"
@@ -35,6 +35,13 @@ __device__ __forceinline__ u32 round_to_tf32(u32 bits) {
     return result;
 }
 
+// The instruction of a shape and operand type with two groups of words along k.
+#define MMA_OF_TWO_GROUPS(shape, type)                                                  \
+    asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type                \
+                 ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                       \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+
 template <Mma KIND>
 __device__ __forceinline__ void mma_one(float* d, const u32* a, const u32* b) {
     if constexpr (KIND == MMA_F16_K8) {
@@ -43,23 +50,11 @@ __device__ __forceinline__ void mma_one(float* d, const u32* a, const u32* b) {
             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
             : "r"(a[0]), "r"(a[1]), "r"(b[0]));
     } else if constexpr (KIND == MMA_F16_K16) {
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-            "{%0, %1, %2, %3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        MMA_OF_TWO_GROUPS("m16n8k16", "f16")
     } else if constexpr (KIND == MMA_BF16_K16) {
-        asm volatile(
-            "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-            "{%0, %1, %2, %3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        MMA_OF_TWO_GROUPS("m16n8k16", "bf16")
     } else {
-        asm volatile(
-            "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-            "{%0, %1, %2, %3};"
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+        MMA_OF_TWO_GROUPS("m16n8k8", "tf32")
     }
 }
 #endif

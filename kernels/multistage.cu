@@ -1,6 +1,7 @@
-// Convolutions as products on the tensor cores of compute_80: one entry point per tile and direction. 16-bit storage uses
-// m16n8k16, fp32 storage TF32 m16n8k8. A tile is named ROWSxCOLSxBYTES_WARPS, where BYTES is the length of a stage along the inner
-// dimension. `scalar` kernels read single elements, for channel counts and addresses that do not allow copies of 16 bytes.
+// Convolutions as products on the tensor cores of compute_80: one entry point per tile and direction. 16-bit storage
+// uses m16n8k16, fp32 storage TF32 m16n8k8. A tile is named ROWSxCOLSxBYTES_WARPS, where BYTES is the length of a stage
+// along the inner dimension. `scalar` kernels read single elements, for channel counts and addresses that do not allow
+// copies of 16 bytes.
 #include "multistage.cuh"
 #include "products.cuh"
 

@@ -73,7 +73,6 @@ struct Operands {
 // The mainloop of a WarpTile.
 template <class Tile, class LayoutA, bool A_ALONG_K, class LayoutB, bool B_ALONG_K, class A, class B>
 __device__ __forceinline__ void multiply_stages(float (&sums)[Tile::SUMS], u32 shared, A& a, B& b, u32 count) {
-    constexpr Mma KIND = MMA_REAL;
     constexpr u32 STAGE = LayoutA::BYTES + LayoutB::BYTES, AHEAD = Tile::STAGES - 1;
     const u32 end = shared + Tile::STAGES * STAGE;
     const auto copy_next = [&](u32 stage, bool more) {
@@ -114,7 +113,7 @@ __device__ __forceinline__ void multiply_stages(float (&sums)[Tile::SUMS], u32 s
             u32(&y)[Tile::ACROSS * 2] = right[step % Tile::BUFFERS];
             unroll<Tile::DOWN * 4>([&](u32 i) { x[i] = rounded_operand(x[i]); });
             unroll<Tile::ACROSS * 2>([&](u32 i) { y[i] = rounded_operand(y[i]); });
-            mma<KIND, Tile::DOWN, Tile::ACROSS>(sums, x, y);
+            mma<MMA_REAL, Tile::DOWN, Tile::ACROSS>(sums, x, y);
         });
         if (Tile::BUFFERS == 1) next_stage(read);
     }

@@ -149,7 +149,6 @@ __device__ __forceinline__ void store_thin_weights(unsigned char* shared, const 
 template <class Tile>
 __device__ __forceinline__ void multiply_thin(float (&sums)[Tile::SUMS], u32 shared, const ThinStage& stage, u32 steps,
                                               const u32 (&windows)[Tile::DOWN * 2]) {
-    constexpr Mma KIND = MMA_REAL;
     const u32 lane = threadIdx.x % WARP, line = (lane & 7) + (lane >> 4) * 8;
     const u32 weights = shared + line * stage.weights_pitch + (lane >> 3 & 1) * 16;
     const u32 table = shared + stage.table + lane % 4 * sizeof(ThinUnit);
@@ -168,7 +167,7 @@ __device__ __forceinline__ void multiply_thin(float (&sums)[Tile::SUMS], u32 sha
             load_matrices<false>(four, weights + j * 16 * stage.weights_pitch + step * 32);
             unroll<4>([&](u32 i) { b[4 * j + i] = rounded_operand(four[i]); });
         });
-        mma<KIND, Tile::DOWN, Tile::ACROSS>(sums, a, b);
+        mma<MMA_REAL, Tile::DOWN, Tile::ACROSS>(sums, a, b);
     }
 }
 
@@ -266,7 +265,6 @@ __device__ __forceinline__ void add_warps(float (&own)[Tile::OWN], const float (
 // pixels.
 template <class Tile>
 __device__ __forceinline__ void thin_backward_weight(const Conv2dWeightParams& p) {
-    constexpr Mma KIND = MMA_REAL;
     unsigned char* const shared = stages_of<Tile>();
     const Geometry& op = p.op;
     const ThinRows rows(op);
@@ -325,7 +323,7 @@ __device__ __forceinline__ void thin_backward_weight(const Conv2dWeightParams& p
                            load_shared_half(windows[i % 2 * 2 + 1] + offset) << 16;
                 }
             });
-            mma<KIND, Tile::DOWN, Tile::ACROSS>(sums, a, b);
+            mma<MMA_REAL, Tile::DOWN, Tile::ACROSS>(sums, a, b);
         }
     }
     float own[Tile::OWN];

@@ -183,7 +183,7 @@ fn load(args: &EvalArgs, config: Option<&RunConfig>) -> Result<Dataset> {
 fn check_described(args: &EvalArgs, config: Option<&RunConfig>, dataset: &Dataset) -> Result<()> {
     let Some((run, input)) = config.and_then(|run| Some((run, run.record.input.as_ref()?))) else { return Ok(()) };
     let (name, trained, found) = (&dataset.name, input.shape(), dataset.shape);
-    let is_own = args.data.0.dataset.as_deref().is_none_or(|given| given == run.dataset());
+    let is_own = is_own(args, run);
     let same_size = (trained.height, trained.width) == (found.height, found.width);
     ensure!(
         same_size || !is_own || args.pictures.0.image_size.is_some(),
@@ -200,9 +200,8 @@ fn check_described(args: &EvalArgs, config: Option<&RunConfig>, dataset: &Datase
 /// Fails if flags split the run's own pictures in another way than the run did, because the test set would then contain
 /// pictures that the run was trained on.
 fn check_split(args: &EvalArgs, config: Option<&RunConfig>, name: &str) -> Result<()> {
-    let is_own = |config: &&RunConfig| config.dataset() == name || is_same_path(config.dataset(), name);
     let validation = args.data.0.validation().filter(|_| args.split != SplitName::Test);
-    if let (Some(run), Some(given)) = (config.filter(is_own), validation) {
+    if let (Some(run), Some(given)) = (config.filter(|run| is_own(args, run)), validation) {
         let held_out = run.load_options().validation;
         usage(held_out == Some(given), || {
             let run = held_out.map_or("none of them".into(), |it| {
@@ -233,11 +232,16 @@ fn is_same_path(a: &str, b: &str) -> bool {
         && fs::canonicalize(a).ok().is_some_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
 }
 
+/// Whether the images to evaluate are those of the run's data set.
+fn is_own(args: &EvalArgs, run: &RunConfig) -> bool {
+    let own = run.dataset();
+    args.data.0.dataset.as_deref().is_none_or(|given| given == own || is_same_path(given, own))
+}
+
 /// What chose the best epoch of a run, if that was the result on the images that the flags name.
 fn chosen_by(args: &EvalArgs, run: &RunConfig) -> Option<Monitor> {
-    let is_own = args.data.0.dataset.as_deref().is_none_or(|given| given == run.dataset());
     let monitor = run.settings.schedule.monitor.filter(|monitor| !monitor.needs_validation());
-    monitor.filter(|_| is_own && args.split == SplitName::Test)
+    monitor.filter(|_| is_own(args, run) && args.split == SplitName::Test)
 }
 
 struct Evaluation<'a> {

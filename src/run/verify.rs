@@ -29,7 +29,9 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
     };
     let config = config();
     // Without a usable configuration, the file itself tells.
-    let has_best = RunConfig::read(folder).map_or(path(Outputs::LAST).exists(), |config| Kept::of(&config).is_best);
+    let kept = RunConfig::read(folder).map(|config| Kept::of(&config)).ok();
+    let has_best = kept.map_or(path(Outputs::LAST).exists(), |kept| kept.is_best);
+    let monitor = kept.and_then(|kept| kept.monitor);
     let chosen = checkpoint.as_ref().ok().and_then(|it| it.chosen).filter(|_| has_best);
     let of_checkpoint = |name| {
         let beside = checkpoint.is_ok().then(|| path(Outputs::CHECKPOINT));
@@ -42,7 +44,6 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
         };
         Ok(format!("{}; {compared}", digest(weights.has_digest)))
     };
-    let monitor = RunConfig::read(folder).ok().and_then(|config| config.settings.schedule.monitor);
     let by = monitor.map_or_else(String::new, |monitor| format!(", by its {}", monitor.words()));
     let of_best = |chosen| {
         let weights = inspect_weights(&path(Outputs::WEIGHTS), None)?;

@@ -89,24 +89,11 @@ Pool& pool() {
     return *made;
 }
 
-uint32_t bits_of(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    return bits;
-}
-
-float from_bits(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, 4);
-    return value;
-}
-
-// Drops `dropped` mantissa bits, rounding to nearest even; infinity and NaN do not change.
-float round_mantissa(float value, int dropped) {
-    const uint32_t bits = bits_of(value);
+// Drops 13 mantissa bits, rounding to nearest even; infinity and NaN do not change.
+float round_to_tf32(float value) {
+    const uint32_t bits = emulator_bits_of(value);
     if ((bits & 0x7f800000) == 0x7f800000) return value;
-    const uint32_t rounded = bits + ((1u << (dropped - 1)) - 1) + (bits >> dropped & 1);
-    return from_bits(rounded & ~((1u << dropped) - 1));
+    return emulator_from_bits((bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu);
 }
 
 struct HalfTable {
@@ -124,9 +111,9 @@ float half_value(uint16_t bits) {
 float rounded(float value, Rounding rounding) {
     switch (rounding) {
         case Rounding::tf32:
-            return round_mantissa(value, 13);
+            return round_to_tf32(value);
         case Rounding::bf16:
-            return round_mantissa(value, 16);
+            return emulator_bfloat16_to_float(emulator_float_to_bfloat16(value));
         case Rounding::f16:
             return half_value(emulator_float_to_half(value));
         default:
@@ -222,7 +209,7 @@ void block(const Gemm& g, long row, long mc, long col, long nc) {
 float load_element(const void* data, Type type, long index) {
     if (type == Type::f32) return static_cast<const float*>(data)[index];
     const uint16_t bits = static_cast<const uint16_t*>(data)[index];
-    return type == Type::f16 ? half_value(bits) : from_bits(static_cast<uint32_t>(bits) << 16);
+    return type == Type::f16 ? half_value(bits) : emulator_bfloat16_to_float(bits);
 }
 
 void store_element(void* data, Type type, long index, float value) {
@@ -231,7 +218,7 @@ void store_element(void* data, Type type, long index, float value) {
     } else if (type == Type::f16) {
         static_cast<uint16_t*>(data)[index] = emulator_float_to_half(value);
     } else {
-        static_cast<uint16_t*>(data)[index] = static_cast<uint16_t>(bits_of(round_mantissa(value, 16)) >> 16);
+        static_cast<uint16_t*>(data)[index] = emulator_float_to_bfloat16(value);
     }
 }
 

@@ -16,15 +16,10 @@ constexpr unsigned VECTOR_WIDTH = sizeof(Vector) / sizeof(float);
 
 // A half as a float. Unlike emulator_half_to_float it has no branches, so that loops of it are vectorised.
 inline float widen_half(uint16_t half) {
-    uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
-    const uint32_t infinite = bits >= 0x0f800000 ? 0x7f800000 : 0;
-    float value;
-    std::memcpy(&value, &bits, 4);
-    value *= 0x1p112f;  // Moves the exponent to a float's bias: exact, for subnormals too.
-    std::memcpy(&bits, &value, 4);
-    bits |= infinite | static_cast<uint32_t>(half & 0x8000) << 16;
-    std::memcpy(&value, &bits, 4);
-    return value;
+    const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;
+    const uint32_t infinite = bits >= 0x0f800000 ? 0x7f800000 : 0, sign = static_cast<uint32_t>(half & 0x8000) << 16;
+    // Moves the exponent to a float's bias: exact, for subnormals too.
+    return emulator_from_bits(emulator_bits_of(emulator_from_bits(bits) * 0x1p112f) | infinite | sign);
 }
 
 // A 16-bit number as a float.
@@ -33,12 +28,7 @@ inline float widen(Number number, uint16_t bits) {
 }
 
 // A TF32 number; its low 13 bits are ignored.
-inline float tf32_number(uint32_t word) {
-    word &= ~0x1fffu;
-    float value;
-    std::memcpy(&value, &word, 4);
-    return value;
-}
+inline float tf32_number(uint32_t word) { return emulator_from_bits(word & ~0x1fffu); }
 
 // sums[row][col] += Σ a[k][row] · b[k][col] for four rows and VECTOR_WIDTH · VECTORS columns; each is an array of rows
 // of the given length.

@@ -93,9 +93,9 @@ impl Tuner {
 }
 
 /// Steps of a linear layer that must be chosen together, by their indices. With cuBLASLt, the forward product writes a
-/// ReLU mask, which lets the input gradient of the next layer apply the ReLU's gradient; with 16-bit storage that
-/// input gradient defers the bias gradient to the layer's weight gradient. A choice that is faster for one step may slow down another
-/// by more.
+/// ReLU mask, which lets the input gradient of the next layer apply the ReLU's gradient; with 16-bit storage that input
+/// gradient defers the bias gradient to the layer's weight gradient. A choice that is faster for one step may slow down
+/// another by more.
 struct Group {
     forward: usize,
     /// The input gradient of the next layer.
