@@ -16,7 +16,7 @@ pub enum Precision {
     Tf32,
     /// 16-bit storage and matrix products, 32-bit accumulators and master weights, dynamic loss scale (CUDA only)
     Fp16,
-    /// as fp16, with the range of fp32 and fewer digits, so without a loss scale (CUDA only, compute capability 8.0)
+    /// as fp16, with the range of fp32 and fewer digits, so without a loss scale (CUDA only, from compute capability 8.0)
     Bf16,
 }
 
