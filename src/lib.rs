@@ -57,6 +57,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod data;
 #[doc(hidden)]
+pub mod explain;
 pub mod files;
 #[doc(hidden)]
 pub mod images;

@@ -8,6 +8,7 @@ mod cli;
 mod cuda_emulator;
 mod data;
 mod digits;
+mod explain;
 mod files;
 mod models;
 mod ops;

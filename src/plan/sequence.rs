@@ -37,6 +37,8 @@ pub enum Sequence {
     EvaluateStep,
     /// The forward pass, from [`Plan::input`] to [`Plan::logits`].
     Forward,
+    /// The backward pass of an attribution, from the gradient of the last node to that of the input.
+    Backward,
 }
 
 impl Plan {
@@ -89,6 +91,7 @@ impl Plan {
                 self.views.list().iter().enumerate().flat_map(pass).chain([loss]).collect()
             }
             Sequence::Forward => forward.collect(),
+            Sequence::Backward => self.backward.clone(),
         }
     }
 
