@@ -19,7 +19,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("models", &["network", "ops", "shape", "rng"]),
     ("plan", &["network", "ops", "shape", "rng"]),
     ("data", &["shape", "rng", "files", "images", "resample"]),
-    ("report", &["files", "train"]),
+    ("report", &["files", "train", "network", "shape"]),
     ("train", &["data", "plan", "network", "ops", "shape", "rng", "images"]),
     ("checkpoint", &["train", "network", "ops", "shape", "rng", "files"]),
     ("settings", &["data", "train", "models", "network", "ops", "shape", "files"]),
