@@ -12,6 +12,9 @@ use cnn_cuda::report::{
 use cnn_cuda::train::Monitor;
 use indicatif::{ProgressDrawTarget, TermLike};
 
+mod page;
+mod picture;
+
 fn epoch(epoch: u32) -> EpochRecord {
     EpochRecord {
         epoch,

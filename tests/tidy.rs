@@ -20,7 +20,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("plan", &["network", "ops", "shape", "rng"]),
     ("data", &["shape", "rng", "files", "images", "resample"]),
     ("explain", &["plan", "network", "ops", "shape", "rng"]),
-    ("report", &["files", "train"]),
+    ("report", &["files", "train", "explain", "network", "shape"]),
     ("train", &["data", "plan", "network", "ops", "shape", "rng", "images"]),
     ("checkpoint", &["train", "network", "ops", "shape", "rng", "files"]),
     ("settings", &["data", "train", "models", "network", "ops", "shape", "files"]),

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::axis::Axis;
 use super::console::percent;
+use super::page::escape;
 use super::records::{EpochRecord, best_epoch};
 use crate::train::Monitor;
 
@@ -252,21 +253,4 @@ fn range(series: &[Series]) -> Option<(f64, f64)> {
 
 pub(super) fn push(text: &mut String, line: std::fmt::Arguments) {
     let _ = writeln!(text, "{line}"); // writing to a String cannot fail
-}
-
-/// Escapes text for XML, and replaces or removes characters that XML does not allow.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\u{FFFE}' | '\u{FFFF}' => {}
-            character if character.is_control() => escaped.push(' '),
-            character => escaped.push(character),
-        }
-    }
-    escaped
 }
