@@ -4,6 +4,7 @@ mod bench;
 mod completions;
 mod device;
 mod eval;
+mod evaluated;
 mod fetch;
 mod limits;
 mod lr_find;
@@ -11,6 +12,7 @@ mod predict;
 mod pretrained;
 mod summary;
 mod train;
+mod trained;
 mod verify;
 
 pub use limits::{Allocator, prepare as prepare_for_limits};
