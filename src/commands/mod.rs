@@ -10,6 +10,7 @@ mod limits;
 mod lr_find;
 mod predict;
 mod pretrained;
+mod serve;
 mod summary;
 mod train;
 mod trained;
@@ -65,6 +66,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Classify pictures
     Predict(predict::PredictArgs),
+    /// Show in the browser how a network answers: draw a digit, and see every layer; while a run trains, its curves
+    Serve(Box<serve::ServeArgs>),
     /// Show a network's layers, shapes, parameters and multiply-adds
     Summary(summary::SummaryArgs),
     /// Time training steps or forward passes
@@ -105,7 +108,9 @@ fn definition() -> clap::Command {
         _ => flag,
     };
     let all = Cli::command();
-    all.mut_subcommand("eval", |it| it.mut_args(eval)).mut_subcommand("predict", |it| it.mut_args(predict))
+    all.mut_subcommand("eval", |it| it.mut_args(eval))
+        .mut_subcommand("predict", |it| it.mut_args(predict))
+        .mut_subcommand("serve", |it| it.mut_args(predict))
 }
 
 /// The value of `--color`, which also applies to errors in the other arguments.
@@ -141,6 +146,7 @@ impl Cli {
             Command::Eval(args) => eval::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Predict(args) => predict::run(&args),
+            Command::Serve(args) => serve::run(&args),
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Fetch(args) => fetch::run(&args),

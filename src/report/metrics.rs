@@ -64,6 +64,15 @@ impl MetricsLog {
         Ok(log)
     }
 
+    /// The records of a file that another process may be writing, and the number of the first line that is not one.
+    ///
+    /// # Errors
+    /// The file is missing or cannot be read.
+    pub fn read(path: &Path) -> Result<(Vec<Record>, Option<usize>)> {
+        let content = read_if_exists(path)?;
+        Ok(parse(&content.with_context(|| format!("{} is missing", path.display()))?))
+    }
+
     /// Whether the file at `path` is undamaged and has the records of all epochs up to `epochs_done`.
     pub fn is_complete(path: &Path, epochs_done: u32) -> bool {
         Self::check(path, epochs_done).is_ok()

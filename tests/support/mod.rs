@@ -1,7 +1,9 @@
 //! Helpers that tests share: skipped tests, the program, the CUDA emulator, PyTorch's initial weights.
 
+pub mod browser;
 pub mod cuda;
 pub mod program;
+pub mod server;
 pub mod stored_zip;
 pub mod tiny;
 pub mod torch_rng;
@@ -21,6 +23,7 @@ pub enum Need {
     Cifar10,
     CppCompiler,
     Python,
+    Browser,
     Nvrtc,
     Cudnn,
     Gpu,
