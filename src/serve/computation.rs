@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
+use super::names::names;
 use crate::explain::{Attribution, Unit};
 use crate::network::{Network, NodeId, Operator, Weights};
 use crate::ops::{AnyLayer, Backend, BatchNorm2d, Conv2d, Linear};
@@ -197,7 +198,7 @@ impl<B: Backend> Reader<'_, '_, B> {
                 0 => self.explain(input, place)?,
                 _ => self.attribution.activations(input)?[place.index(it.shape)],
             };
-            addends.push((self.network.nodes[input].name.clone(), value));
+            addends.push((names(self.network, input).0, value));
         }
         Ok(Step::Addition { addends, value })
     }
@@ -208,7 +209,7 @@ impl<B: Backend> Reader<'_, '_, B> {
             let channels = network.nodes[input].shape.channels;
             if place.channel < channels {
                 self.explain(input, place)?;
-                return Ok(Step::Copy { layer: network.nodes[input].name.clone(), channel: place.channel, value });
+                return Ok(Step::Copy { layer: names(network, input).0, channel: place.channel, value });
             }
             place.channel -= channels;
         }
@@ -273,7 +274,7 @@ impl<B: Backend> Reader<'_, '_, B> {
         let bias = self.parameter(it.bias).map(|bias| bias[output]);
         let sum = all + f64::from(bias.unwrap_or_default());
         let (name, text) = (it.name.clone(), it.operator.describe());
-        let layer = self.network.nodes[source].name.clone();
+        let layer = names(self.network, source).0;
         Ok(Step::Linear { name, text, layer, products, other_inputs, others, bias, sum, value })
     }
 
@@ -314,7 +315,7 @@ impl<B: Backend> Reader<'_, '_, B> {
     }
 
     fn nowhere(&self, input: NodeId) -> Area {
-        let layer = self.network.nodes[self.behind_views(input)].name.clone();
+        let layer = names(self.network, self.behind_views(input)).0;
         Area { layer, is_input: input == 0, rows: Vec::new(), columns: Vec::new() }
     }
 

@@ -6,6 +6,7 @@ mod computation;
 mod connections;
 mod engine;
 mod guard;
+mod names;
 mod page_data;
 mod pictures;
 mod routes;

@@ -2,11 +2,12 @@
 
 use serde::Serialize;
 
+use super::names::names;
 use super::run_folder::{History, RunFolder};
 use super::samples::SamplesState;
 use super::site::Site;
 use crate::explain::{explained_layer, shown_layers};
-use crate::network::{Network, NodeId, Operator};
+use crate::network::{Network, NodeId};
 use crate::shape::Shape;
 
 /// A layer whose activations are shown.
@@ -44,23 +45,6 @@ impl Described {
         let shown = shown_layers(network).into_iter().filter(|&node| node > 0);
         Self { layers: shown.map(layer).collect(), explained: explained_layer(network).ok() }
     }
-}
-
-/// The name of the operator with a window or weights that a shown layer begins with, and a description of it and of what
-/// follows.
-fn names(network: &Network, node: NodeId) -> (String, String) {
-    let (mut at, mut texts) = (node, Vec::new());
-    loop {
-        let it = &network.nodes[at];
-        texts.push(it.operator.describe());
-        let follows = matches!(it.operator, Operator::BatchNorm2d(_) | Operator::Activation(_));
-        match it.inputs.first().filter(|_| follows) {
-            Some(&input) => at = input,
-            None => break,
-        }
-    }
-    texts.reverse();
-    (network.nodes[at].name.clone(), texts.join(" → "))
 }
 
 /// The answer of `/api/site`: what does not change.

@@ -5,13 +5,16 @@ import * as server from './server.js';
 import { showUnit } from './unit.js';
 
 /// Feature maps are enlarged to about this many pixels; a vector's values are squares.
-const MAP = 60;
+const MAP = 56;
+const LARGE_MAP = 120;
+/// The height of a sheet up to which its maps are enlarged further.
+const SHEET = 250;
 const CELL = 14;
 const LARGE_CELL = 26;
 const GAP = 4;
 /// Values that are loaded at first, and with each click on the button.
 const VALUES = 1 << 18;
-const CHANNELS = 64;
+const CHANNELS = matchMedia('(max-width: 40rem)').matches ? 32 : 128;
 const VECTOR = 2048;
 
 const element = (tag, className, text) => {
@@ -110,19 +113,16 @@ export class Layer {
   }
 
   draw() {
-    const room = this.sheet.clientWidth - 16;
+    const room = this.section.clientWidth - 2 * parseFloat(getComputedStyle(this.section).paddingLeft) - 16;
     if (room <= 0) return;
     const { height, width, count, canvas } = this;
-    if (this.isVector) {
-      this.pixel = count <= 64 ? LARGE_CELL : CELL;
-    } else {
-      this.pixel = Math.max(1, Math.floor(MAP / Math.max(height, width)));
-    }
-    this.pixel = Math.min(this.pixel, room / width);
     this.gap = this.isVector ? 2 : GAP;
+    this.pixel = Math.min(this.scaleFor(room), room / width);
     const [across, down] = [this.pixel * width + this.gap, this.pixel * height + this.gap];
-    this.columns = Math.max(1, Math.min(count, Math.floor((room + this.gap) / across)));
-    const rows = Math.ceil(count / this.columns);
+    const most = Math.max(1, Math.min(count, Math.floor((room + this.gap) / across)));
+    const rows = Math.ceil(count / most);
+    // Rows of about equal length.
+    this.columns = Math.max(1, Math.ceil(count / rows));
     const ratio = devicePixelRatio;
     const sizes = [Math.max(1, this.columns * across - this.gap), Math.max(1, rows * down - this.gap)];
     [canvas.width, canvas.height] = sizes.map(size => Math.round(size * ratio));
@@ -132,6 +132,19 @@ export class Layer {
     if (count > 0) this.paint(canvas.getContext('2d'), ratio, across, down);
     this.place(this.cursor, this.at);
     this.place(this.mark, this.chosen);
+  }
+
+  /// The size of a value on the screen, so that a sheet of `room` is neither small nor high.
+  scaleFor(room) {
+    const { height, width, count, gap } = this;
+    if (this.isVector) return count <= 64 ? LARGE_CELL : CELL;
+    const side = Math.max(height, width);
+    const smallest = Math.max(1, Math.floor(MAP / side));
+    for (let scale = Math.floor(LARGE_MAP / side); scale > smallest; scale--) {
+      const columns = Math.floor((room + gap) / (scale * width + gap));
+      if (columns > 0 && Math.ceil(count / columns) * (scale * height + gap) <= SHEET) return scale;
+    }
+    return smallest;
   }
 
   paint(context, ratio, across, down) {

@@ -149,9 +149,9 @@ function takeSample(cls, count) {
 
 function showSamples(samples) {
   if (samplesShown) return;
-  byId('samples-why').textContent = samples.state === 'loading' ? 'The test pictures are being read.'
+  byId('samples-why').textContent = samples.state === 'loading' ? 'The test set is being read.'
     : samples.state === 'missing' ? `There are none: ${samples.why}.`
-    : `Test pictures of ${samples.dataset}; again for another.`;
+    : `of the test set of ${samples.dataset}; again for the next`;
   if (samples.state !== 'ready') return;
   samplesShown = true;
   const classes = samples.counts.map((count, cls) => [cls, count]).filter(([, count]) => count > 0);
@@ -221,7 +221,8 @@ function describe() {
   }
   byId('gradcam-row').hidden = site.explained === null;
   const list = byId('gradcam-class');
-  list.append(new Option('for the prediction', ''), ...site.classes.map((name, cls) => new Option(`for ${name}`, cls)));
+  list.append(new Option('prediction', ''), ...site.classes.map((name, cls) => new Option(name, cls)));
+  byId('chips').classList.toggle('words', site.classes.some(name => name.length > 3));
   byId('input').style.aspectRatio = `${Math.max(height, width)} / ${Math.max(height, width)}`;
 }
 

@@ -19,7 +19,7 @@ let shown = '';
 export function showRun(title, { history, generation, error }, loadedAt) {
   const { epochs, fault } = history;
   byId('run').hidden = false;
-  byId('run-title').textContent = `Training: ${title}`;
+  byId('curves').title = title;
   const last = epochs.at(-1);
   const said = [
     last ? `epoch ${last.epoch}: test accuracy ${percent(last.test_accuracy)}` : 'no epoch has ended yet',

@@ -54,7 +54,7 @@ const RENDER = {
       const columns = area.columns.length;
       const window = grid(part.window, columns, `window of channel ${part.channel}`);
       const filter = grid(part.filter, columns, `filter of channel ${part.channel}`);
-      const name = area.is_input ? 'input' : area.layer;
+      const name = area.is_input ? 'normalised input' : area.layer;
       if (at > 0) formula.append(span('', '+'));
       formula.append(element('span', 'term',
         stack(`${name}, channel ${part.channel}`, window), span('', '×'), stack('filter', filter),
@@ -146,6 +146,7 @@ export function showUnit(panel, unit, { layer, image, field, close }) {
   button.addEventListener('click', close);
   const title = element('h4', '', `${layer.name}, ${place} = ${short(value)}`);
   const list = element('ol', '');
+  const body = element('div', 'body');
   if (image && field) {
     const thumbnail = element('canvas', '');
     thumbnail.width = thumbnail.height = THUMBNAIL * devicePixelRatio;
@@ -154,7 +155,7 @@ export function showUnit(panel, unit, { layer, image, field, close }) {
     thumbnail.setAttribute('aria-label', `sees rows ${field.top} to ${field.top + field.size - 1} and columns `
       + `${field.left} to ${field.left + field.size - 1} of the input`);
     drawInput(thumbnail.getContext('2d'), thumbnail.width, image, null, field);
-    list.append(element('li', '', element('p', 'title muted', 'depends on this part of the input'), thumbnail));
+    body.append(element('div', 'thumbnail', element('p', 'title muted', 'sees'), thumbnail));
   }
   for (const step of steps) {
     const heading = element('p', 'title muted');
@@ -162,6 +163,7 @@ export function showUnit(panel, unit, { layer, image, field, close }) {
     heading.append(TITLES[step.kind] ?? step.text);
     list.append(element('li', step.kind, heading, RENDER[step.kind](step)));
   }
-  panel.replaceChildren(button, title, list);
+  body.append(list);
+  panel.replaceChildren(button, title, body);
   panel.hidden = false;
 }
