@@ -5,6 +5,7 @@ mod completions;
 mod device;
 mod eval;
 mod evaluated;
+mod explain;
 mod fetch;
 mod limits;
 mod lr_find;
@@ -65,6 +66,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Classify pictures
     Predict(predict::PredictArgs),
+    /// Show what in a picture decides its class, and what each layer sees: PNG files and a page
+    Explain(Box<explain::ExplainArgs>),
     /// Show a network's layers, shapes, parameters and multiply-adds
     Summary(summary::SummaryArgs),
     /// Time training steps or forward passes
@@ -105,7 +108,9 @@ fn definition() -> clap::Command {
         _ => flag,
     };
     let all = Cli::command();
-    all.mut_subcommand("eval", |it| it.mut_args(eval)).mut_subcommand("predict", |it| it.mut_args(predict))
+    all.mut_subcommand("eval", |it| it.mut_args(eval))
+        .mut_subcommand("predict", |it| it.mut_args(predict))
+        .mut_subcommand("explain", |it| it.mut_args(predict))
 }
 
 /// The value of `--color`, which also applies to errors in the other arguments.
@@ -141,6 +146,7 @@ impl Cli {
             Command::Eval(args) => eval::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Predict(args) => predict::run(&args),
+            Command::Explain(args) => explain::run(&args),
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Fetch(args) => fetch::run(&args),

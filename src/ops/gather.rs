@@ -27,6 +27,14 @@ pub struct Normalise {
     pub std: Vec<f32>,
 }
 
+impl Normalise {
+    /// The network's input for images `[n][height][width][channels]`.
+    pub fn apply(&self, images: &[u8]) -> Vec<f32> {
+        let channels = self.mean.iter().zip(&self.std).cycle();
+        images.iter().zip(channels).map(|(&byte, (mean, std))| (f32::from(byte) / 255.0 - mean) / std).collect()
+    }
+}
+
 /// Random augmentation of training images, in this order: crop with padding, horizontal flip, brightness, contrast,
 /// and, after normalisation, cutout. The default changes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

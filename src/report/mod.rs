@@ -5,6 +5,7 @@ mod axis;
 mod confusion;
 mod console;
 mod curves;
+pub mod explained;
 mod filters;
 mod metrics;
 pub mod page;
