@@ -104,7 +104,8 @@ fn check_deconvolution<B: Backend>(
     let at: Vec<i64> = units.iter().flat_map(|unit| [unit.row as i64, unit.column as i64]).collect();
     assert_eq!(at, tensors.integers(&format!("{name}.units")), "{name}");
     let (expected, shape) = tensors.get(&format!("{name}.deconv"));
-    let got = deconvolve(&mut part, input, &units[..shape[0]]).expect("projections");
+    let got = deconvolve(&mut part, &units[..shape[0]].iter().map(|&unit| (input, unit)).collect::<Vec<_>>())
+        .expect("projections");
     let image = Shape::new(shape[2], shape[3], shape[1]);
     let expected: Vec<f32> =
         expected.chunks_exact(image.len()).flat_map(|values| channels_last(values, image)).collect();
@@ -280,7 +281,7 @@ fn settings_that_make_no_sense_are_refused() {
         occlusion(&mut all, &input, 0, Occlusion { window: 2, stride: 3 }).map(drop),
         occlusion(&mut all, &input, 11, Occlusion { window: 2, stride: 1 }).map(drop),
         smooth_grad(&mut all, &input, 0, SmoothGrad { samples: 0, ..NOISE }).map(drop),
-        deconvolve(&mut all, &input, &[Unit { channel: 10, row: 0, column: 0, activation: 1.0 }]).map(drop),
+        deconvolve(&mut all, &[(&input, Unit { channel: 10, row: 0, column: 0, activation: 1.0 })]).map(drop),
     ];
     let messages = errors.map(|result| result.expect_err("refused").to_string());
     let size = network.input();

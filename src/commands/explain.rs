@@ -256,12 +256,13 @@ impl Explanation<'_> {
         let mut units = strongest_units(part.output_shape(), &part.forward(input)?);
         units.sort_by(|a, b| b.activation.total_cmp(&a.activation));
         units.truncate(UNITS);
-        let projections = deconvolve(part, input, &units)?;
+        let of_input: Vec<_> = units.iter().map(|&unit| (input, unit)).collect();
+        let projections = deconvolve(part, &of_input)?;
         let patch = |(&unit, projection): (&Unit, Vec<f32>)| Patch { unit, input: picture.clone(), projection };
         let patches: Vec<Patch> = units.iter().zip(projections).map(patch).collect();
         let network = &self.trained.network;
         let field = network.receptive_fields()[self.layer];
-        let sheet = patch_sheet(&patches, part.input(), field, UNITS);
+        let sheet = patch_sheet(&patches, part.input(), field);
         let channels: Vec<String> = units.iter().map(|unit| unit.channel.to_string()).collect();
         let caption = format!(
             "What the strongest units of {} respond to, one per channel (channels {}): what a unit sees, and below it what \
@@ -274,7 +275,7 @@ impl Explanation<'_> {
 }
 
 /// How many pictures a pass may take: as many as keep activations and gradients below a gigabyte.
-fn batch_for(network: &Network) -> Result<usize> {
+pub(super) fn batch_for(network: &Network) -> Result<usize> {
     const MOST: usize = 32;
     const FLOATS: usize = 250_000_000;
     let plan = Plan::new(network, Mode::Attribution(ReluGradient::True), 1)?;
@@ -297,7 +298,7 @@ fn write_all(out: &Path, network: &str, all: &mut [Explained]) -> Result<()> {
     write_file(&out.join("index.html"), explanation_page(network, all)?.as_bytes())
 }
 
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |file| Ok(file.write_all(bytes)?))
 }
 

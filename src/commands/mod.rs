@@ -7,6 +7,7 @@ mod eval;
 mod evaluated;
 mod explain;
 mod fetch;
+mod filters;
 mod limits;
 mod lr_find;
 mod predict;
@@ -68,6 +69,8 @@ enum Command {
     Predict(predict::PredictArgs),
     /// Show what in a picture decides its class, and what each layer sees: PNG files and a page
     Explain(Box<explain::ExplainArgs>),
+    /// Show a network's filters, and the parts of images that excite its channels most: PNG files and a page
+    Filters(Box<filters::FiltersArgs>),
     /// Show a network's layers, shapes, parameters and multiply-adds
     Summary(summary::SummaryArgs),
     /// Time training steps or forward passes
@@ -109,6 +112,7 @@ fn definition() -> clap::Command {
     };
     let all = Cli::command();
     all.mut_subcommand("eval", |it| it.mut_args(eval))
+        .mut_subcommand("filters", |it| it.mut_args(eval))
         .mut_subcommand("predict", |it| it.mut_args(predict))
         .mut_subcommand("explain", |it| it.mut_args(predict))
 }
@@ -147,6 +151,7 @@ impl Cli {
             Command::Verify(args) => verify::run(&args),
             Command::Predict(args) => predict::run(&args),
             Command::Explain(args) => explain::run(&args),
+            Command::Filters(args) => filters::run(&args),
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Fetch(args) => fetch::run(&args),

@@ -1,12 +1,14 @@
 //! What explains a network's answers to pictures: PNG files, and one page that shows them.
 
+mod filters;
 mod maps;
 mod page;
 mod sheets;
 
+pub use filters::{Channel, LayerFilters, filters_page};
 pub use maps::{magnitudes, overlay, signed};
 pub use page::explanation_page;
-pub use sheets::{Patch, Sheet, patch_sheet};
+pub use sheets::{Patch, Sheet, channel_sheet, patch_sheet};
 
 use super::picture::Picture;
 

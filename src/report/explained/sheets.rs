@@ -14,6 +14,7 @@ const BACKGROUND: Rgb = [128, 132, 138];
 /// Maps and patches are enlarged to at least this many pixels.
 const MAP_SIDE: usize = 32;
 const PATCH_SIDE: usize = 64;
+const SMALL_PATCH_SIDE: usize = 40;
 /// Single values, such as those of a linear layer, are squares of this size.
 const VALUE_SIDE: usize = 14;
 
@@ -97,14 +98,25 @@ impl Patch {
     }
 }
 
-/// Patches in rows of `columns`, each above its deconvolution. `shape` is that of the network's input.
-pub fn patch_sheet(patches: &[Patch], shape: Shape, field: Option<ReceptiveField>, columns: usize) -> Picture {
+/// Patches in a row, each above its deconvolution. `shape` is that of the network's input.
+pub fn patch_sheet(patches: &[Patch], shape: Shape, field: Option<ReceptiveField>) -> Picture {
     let tile = |patch: &Patch| {
-        let [above, below] = patch.pictures(shape, field).map(|picture| {
-            let factor = PATCH_SIDE.div_ceil(picture.width).max(1);
-            picture.enlarged(factor)
-        });
-        contact_sheet(&[above, below], 1, 1, BACKGROUND)
+        let both = patch.pictures(shape, field);
+        contact_sheet(&both.map(|picture| enlarged_to(&picture, PATCH_SIDE)), 1, 1, BACKGROUND)
     };
-    contact_sheet(&patches.iter().map(tile).collect::<Vec<_>>(), columns, GAP, BACKGROUND)
+    contact_sheet(&patches.iter().map(tile).collect::<Vec<_>>(), patches.len(), GAP, BACKGROUND)
+}
+
+/// The patches of a channel as a square, and to the right their deconvolutions in the same order.
+pub fn channel_sheet(patches: &[Patch], shape: Shape, field: Option<ReceptiveField>) -> Picture {
+    let columns = (1..).find(|columns| columns * columns >= patches.len()).unwrap_or(1);
+    let both = patches.iter().map(|patch| patch.pictures(shape, field));
+    let (inputs, projections): (Vec<_>, Vec<_>) =
+        both.map(|both| both.map(|picture| enlarged_to(&picture, SMALL_PATCH_SIDE))).map(|[a, b]| (a, b)).unzip();
+    let blocks = [inputs, projections].map(|tiles| contact_sheet(&tiles, columns, 3, BACKGROUND));
+    contact_sheet(&blocks, 2, 3, BACKGROUND)
+}
+
+fn enlarged_to(picture: &Picture, side: usize) -> Picture {
+    picture.enlarged(side.div_ceil(picture.width.max(1)).max(1))
 }
