@@ -61,7 +61,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "NAME")]
     layer: Option<String>,
     /// Class to explain, by name or number from 0 [default: the most likely class of each picture]
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", allow_negative_numbers = true)]
     class: Option<String>,
     /// Feature maps to show per layer
     #[arg(long, value_name = "N", value_parser = bounds::positive, default_value = "64")]

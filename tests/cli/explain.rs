@@ -59,7 +59,7 @@ fn pictures_are_explained_by_files_and_a_page() {
     assert_eq!(lines[2], text(&explained.join("index.html")));
     let maps = ["deconv", "gradcam", "occlusion", "saliency", "smoothgrad"];
     let layers =
-        ["conv1", "conv2", "fc1", "fc2", "fc3", "maxpool.1", "maxpool.2"].map(|layer| format!("layer-{layer}"));
+        ["conv1", "conv2", "fc1", "fc2", "fc3", "avgpool.1", "avgpool.2"].map(|layer| format!("layer-{layer}"));
     let names = maps.map(String::from).into_iter().chain(layers);
     let pictures: Vec<String> = names.map(|name| format!("{name}.png")).collect();
     let mut expected = vec!["index.html".to_string()];
