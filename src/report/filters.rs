@@ -4,7 +4,7 @@ use super::picture::{Picture, Rgb, columns_for, contact_sheet, diverging};
 use crate::network::{Layout, Network, Weights};
 
 /// Filters are enlarged to at least this many pixels.
-const SIDE: usize = 48;
+const SIDE: usize = 56;
 const GAP: usize = 4;
 
 /// The filters of a convolution, `[out][kernel][kernel][in]` in memory, each as a picture with a pixel per position. Each
