@@ -12,6 +12,7 @@ mod limits;
 mod lr_find;
 mod predict;
 mod pretrained;
+mod report;
 mod summary;
 mod train;
 mod trained;
@@ -63,6 +64,8 @@ enum Command {
     LrFind(Box<lr_find::LrFindArgs>),
     /// Evaluate a network on the test set: loss, accuracy, confusion matrix
     Eval(eval::EvalArgs),
+    /// Write a run's report: one HTML page with curves, confusion matrix, mistakes, filters, settings
+    Report(report::ReportArgs),
     /// Check the files of runs for damage
     Verify(verify::VerifyArgs),
     /// Classify pictures
@@ -148,6 +151,7 @@ impl Cli {
             Command::Train(args) => train::run(*args),
             Command::LrFind(args) => lr_find::run(*args),
             Command::Eval(args) => eval::run(&args),
+            Command::Report(args) => report::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Predict(args) => predict::run(&args),
             Command::Explain(args) => explain::run(&args),

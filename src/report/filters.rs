@@ -5,7 +5,7 @@ use crate::network::{Layout, Network, Weights};
 use crate::shape::Shape;
 
 /// Filters are enlarged to at least this many pixels.
-const SIDE: usize = 48;
+const SIDE: usize = 56;
 const GAP: usize = 4;
 
 /// The filters of a convolution, `[out][kernel][kernel][in]` in memory, each as a picture with a pixel per position. Each
