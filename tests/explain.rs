@@ -20,8 +20,10 @@ use crate::ops::{Tolerance, compare};
 use crate::support::cuda::on_cuda;
 use crate::train::{networks, resnet};
 
-/// Relative to the largest value of a map; what is explained is at most a few units.
+/// Relative to the largest value of a map.
 const TOLERANCE: f64 = 1e-4;
+/// An occlusion is a difference of two logits, which are near 1 and have the rounding errors of fp32.
+const ROUNDING: f64 = 3e-7;
 
 /// The same as in `tests/reference/explanations.py`.
 const OCCLUSION: Occlusion = Occlusion { window: 7, stride: 4 };
@@ -61,7 +63,8 @@ fn compare_maps(name: &str, got: &[f32], expected: &[f32]) {
     let largest = expected.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
     assert!(largest > 0.0, "{name} is compared with nothing");
     let expected: Vec<f64> = expected.iter().map(|&value| f64::from(value)).collect();
-    compare(name, got, &expected, Tolerance { absolute: TOLERANCE * f64::from(largest), relative: 0.0 });
+    let rounding = if name.ends_with("occlusion") { ROUNDING } else { 0.0 };
+    compare(name, got, &expected, Tolerance { absolute: TOLERANCE * f64::from(largest) + rounding, relative: 0.0 });
 }
 
 fn check<B: Backend>(backend: &mut B) {
@@ -104,7 +107,8 @@ fn check_deconvolution<B: Backend>(
     let at: Vec<i64> = units.iter().flat_map(|unit| [unit.row as i64, unit.column as i64]).collect();
     assert_eq!(at, tensors.integers(&format!("{name}.units")), "{name}");
     let (expected, shape) = tensors.get(&format!("{name}.deconv"));
-    let got = deconvolve(&mut part, input, &units[..shape[0]]).expect("projections");
+    let got = deconvolve(&mut part, &units[..shape[0]].iter().map(|&unit| (input, unit)).collect::<Vec<_>>())
+        .expect("projections");
     let image = Shape::new(shape[2], shape[3], shape[1]);
     let expected: Vec<f32> =
         expected.chunks_exact(image.len()).flat_map(|values| channels_last(values, image)).collect();
@@ -280,7 +284,7 @@ fn settings_that_make_no_sense_are_refused() {
         occlusion(&mut all, &input, 0, Occlusion { window: 2, stride: 3 }).map(drop),
         occlusion(&mut all, &input, 11, Occlusion { window: 2, stride: 1 }).map(drop),
         smooth_grad(&mut all, &input, 0, SmoothGrad { samples: 0, ..NOISE }).map(drop),
-        deconvolve(&mut all, &input, &[Unit { channel: 10, row: 0, column: 0, activation: 1.0 }]).map(drop),
+        deconvolve(&mut all, &[(&input, Unit { channel: 10, row: 0, column: 0, activation: 1.0 })]).map(drop),
     ];
     let messages = errors.map(|result| result.expect_err("refused").to_string());
     let size = network.input();

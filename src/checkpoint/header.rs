@@ -133,6 +133,15 @@ impl Header {
     }
 
     /// # Errors
+    /// The run was tested on other images. A checkpoint of the first version does not say which.
+    pub fn check_test_images(&self, count: usize, fingerprint: u64) -> Result<()> {
+        let RunIdentity { test_images, test_fingerprint, .. } = self.run;
+        let is_same = test_images == 0 || (test_images, test_fingerprint) == (count, fingerprint);
+        ensure!(is_same, "the test images are not those of the run");
+        Ok(())
+    }
+
+    /// # Errors
     /// A version that this program cannot read, or values that no run can have.
     pub fn check(&self, has_digest: bool) -> Result<()> {
         let version = self.version;

@@ -30,6 +30,12 @@ impl InspectedCheckpoint {
     pub fn check_settings(&self, run: &RunIdentity) -> Result<()> {
         self.header.check_settings(run)
     }
+
+    /// # Errors
+    /// The run was tested on other images than `count` of this fingerprint.
+    pub fn check_test_images(&self, count: usize, fingerprint: u64) -> Result<()> {
+        self.header.check_test_images(count, fingerprint)
+    }
 }
 
 /// A file of weights that has passed every check.

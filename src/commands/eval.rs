@@ -13,8 +13,8 @@ use super::evaluated::{Evaluated, EvaluatedFlags, SplitName};
 use crate::data::{Dataset, Residency};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise, TestViews};
-use crate::report::Confusion;
 use crate::report::stream::{Stdout, write_json};
+use crate::report::{Confusion, TOP, first_maximum, rank};
 use crate::settings::{DeviceSettings, EvaluationSettings, Given, RetiredFlags, bounds};
 use crate::train::{Evaluator, Monitor};
 
@@ -120,18 +120,4 @@ impl Task for Evaluation<'_> {
         let top5_accuracy = (network.classes() > TOP).then(|| in_top as f64 / images as f64);
         Ok(EvaluationResult { split, views, loss, accuracy, top5_accuracy, images, seconds, chosen_by, confusion })
     }
-}
-
-/// The number of classes of the top-5 accuracy.
-const TOP: usize = 5;
-
-/// How many values are larger than that of `index`, or equal and before it.
-fn rank(values: &[f32], index: usize) -> usize {
-    let is_before = |(at, value): (usize, &f32)| *value > values[index] || *value == values[index] && at < index;
-    values.iter().enumerate().filter(|&it| is_before(it)).count()
-}
-
-/// Index of the maximum of finite values, the first of equals.
-fn first_maximum(values: &[f32]) -> usize {
-    (0..values.len()).fold(0, |best, index| if values[index] > values[best] { index } else { best })
 }

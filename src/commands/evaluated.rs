@@ -68,6 +68,30 @@ pub struct Evaluated {
 }
 
 impl EvaluatedFlags {
+    /// Whether a flag or the weights' run says which images to evaluate on.
+    ///
+    /// # Errors
+    /// If the weights are missing or damaged.
+    pub fn has_images(&self) -> Result<bool> {
+        Ok(self.data.0.dataset.is_some() || weights_and_config(&self.weights)?.1.is_some())
+    }
+
+    /// Loads the weights without images. The network has the input and the classes of the weights' run, else those of the
+    /// model.
+    ///
+    /// # Errors
+    /// If the weights are missing, damaged, or not those of the network.
+    pub fn load_network(&self) -> Result<(Network, Weights)> {
+        let (path, config) = weights_and_config(&self.weights)?;
+        let (model, activation) = model_of_weights(&self.model, &path, config.as_ref())?;
+        let input = config.as_ref().and_then(|config| config.record.input.as_ref());
+        let shape = input.map_or(model.input, InputRecord::shape);
+        let network = build_network(model, shape, input.map_or(model.classes, |input| input.classes.len()))?;
+        let network = self.model.0.apply(network, activation);
+        let weights = load_weights(&path, &network)?;
+        Ok((network, weights))
+    }
+
     /// Loads weights and images. The weights' metadata or the configuration next to them provides the settings that no flag
     /// gives.
     ///

@@ -5,11 +5,14 @@ mod completions;
 mod device;
 mod eval;
 mod evaluated;
+mod explain;
 mod fetch;
+mod filters;
 mod limits;
 mod lr_find;
 mod predict;
 mod pretrained;
+mod report;
 mod serve;
 mod summary;
 mod train;
@@ -62,10 +65,16 @@ enum Command {
     LrFind(Box<lr_find::LrFindArgs>),
     /// Evaluate a network on the test set: loss, accuracy, confusion matrix
     Eval(eval::EvalArgs),
+    /// Write a run's report: one HTML page with curves, confusion matrix, mistakes, filters, settings
+    Report(report::ReportArgs),
     /// Check the files of runs for damage
     Verify(verify::VerifyArgs),
     /// Classify pictures
     Predict(predict::PredictArgs),
+    /// Show what in a picture decides its class, and what each layer sees: PNG files and a page
+    Explain(Box<explain::ExplainArgs>),
+    /// Show a network's filters, and the parts of images that excite its channels most: PNG files and a page
+    Filters(Box<filters::FiltersArgs>),
     /// Show in the browser how a network answers: draw a digit, and see every layer; while a run trains, its curves
     Serve(Box<serve::ServeArgs>),
     /// Show a network's layers, shapes, parameters and multiply-adds
@@ -109,7 +118,9 @@ fn definition() -> clap::Command {
     };
     let all = Cli::command();
     all.mut_subcommand("eval", |it| it.mut_args(eval))
+        .mut_subcommand("filters", |it| it.mut_args(eval))
         .mut_subcommand("predict", |it| it.mut_args(predict))
+        .mut_subcommand("explain", |it| it.mut_args(predict))
         .mut_subcommand("serve", |it| it.mut_args(predict))
 }
 
@@ -144,8 +155,11 @@ impl Cli {
             Command::Train(args) => train::run(*args),
             Command::LrFind(args) => lr_find::run(*args),
             Command::Eval(args) => eval::run(&args),
+            Command::Report(args) => report::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Predict(args) => predict::run(&args),
+            Command::Explain(args) => explain::run(&args),
+            Command::Filters(args) => filters::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),

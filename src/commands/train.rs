@@ -10,6 +10,7 @@ use clap::Args;
 use tracing::{info, warn};
 
 use super::device::{Task, check_device, with_backend};
+use super::report::{EvaluatedImages, report_of};
 use super::{find_model, pretrained};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
@@ -229,7 +230,10 @@ impl Task for Training {
             None => initial_weights(&config, &network, &dataset, pretrained.as_deref())?,
             Some(_) => None,
         };
+        let reports = config.settings.output.report.unwrap_or_default();
+        let (images, labels) = (EvaluatedImages::of(&dataset), dataset.train.labels.clone());
         let mut trainer = trainer_of(backend, &config, network, dataset, initial)?;
+        config.record_environment(&trainer.backend.info().name);
         if config.settings.device.conv_algo.unwrap_or_default() == ConvAlgo::Auto {
             config.record_choices(trainer.backend.choices());
         }
@@ -253,9 +257,16 @@ impl Task for Training {
         info!("{}: {count} parameters{fixed}; {}", config.model(), outputs.folder().display());
         let mut observer = RunObserver::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
         observer.begin(&mut trainer, is_new)?;
+        if is_new && reports {
+            let batch = trainer.first_batch().with_context(|| observer.failed())?;
+            observer.write_batch(&batch, &images.normalise, &labels, &images.classes);
+        }
         match trainer.run(&mut observer) {
             Ok(Outcome::Finished) => {
                 observer.finish(&mut trainer).with_context(|| observer.failed())?;
+                if reports {
+                    observer.report(|folder| report_of(folder, &config, trainer, &images));
+                }
                 Ok(ExitCode::SUCCESS)
             }
             Ok(Outcome::Interrupted) => {
@@ -280,6 +291,7 @@ fn resume<B: Backend>(
     let done = trainer.position();
     let Some(ending) = trainer.ending() else {
         let outputs = Outputs::resume(lock, config, done)?;
+        outputs.remove_report()?;
         outputs.warn_without_best(&trainer.network, state.chosen);
         return Ok(Some(outputs));
     };

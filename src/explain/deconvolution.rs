@@ -38,8 +38,8 @@ pub fn strongest_units(shape: Shape, output: &[f32]) -> Vec<Unit> {
     strongest
 }
 
-/// For each unit of the last node, the activations of all other units are set to 0 and the layer is projected to the
-/// input: unpooling by the switches of the forward pass, rectification, transposed filters. Returns
+/// For each input and a unit of the last node, the activations of all other units are set to 0 and the layer is projected to
+/// the input: unpooling by the switches of the forward pass, rectification, transposed filters. Returns
 /// `[units][height][width][channels]`, in the scale of the normalised input.
 ///
 /// `network` must be that of [`ReluGradient::Rectified`](crate::plan::ReluGradient::Rectified), and end with the layer
@@ -47,23 +47,20 @@ pub fn strongest_units(shape: Shape, output: &[f32]) -> Vec<Unit> {
 ///
 /// # Errors
 /// If a unit does not exist.
-pub fn deconvolve<B: Backend>(
-    network: &mut Attribution<'_, B>,
-    input: &[f32],
-    units: &[Unit],
-) -> Result<Vec<Vec<f32>>> {
-    let shape = network.output_shape();
+pub fn deconvolve<B: Backend>(network: &mut Attribution<'_, B>, units: &[(&[f32], Unit)]) -> Result<Vec<Vec<f32>>> {
+    let (shape, input_len) = (network.output_shape(), network.input().len());
     let mut all = Vec::with_capacity(units.len());
     for group in units.chunks(network.max_batch()) {
-        network.forward(&input.repeat(group.len()))?;
+        let inputs: Vec<f32> = group.iter().flat_map(|(input, _)| input.iter().copied()).collect();
+        network.forward(&inputs)?;
         let mut seeds = vec![0.0; group.len() * shape.len()];
-        for (seed, unit) in seeds.chunks_exact_mut(shape.len()).zip(group) {
+        for (seed, (_, unit)) in seeds.chunks_exact_mut(shape.len()).zip(group) {
             let exists = unit.channel < shape.channels && unit.row < shape.height && unit.column < shape.width;
             ensure!(exists, "{unit:?} is not in a layer of {shape}");
             seed[unit.index(shape)] = unit.activation;
         }
         network.backward(&seeds)?;
-        all.extend(network.gradients(0)?.chunks_exact(input.len()).map(<[f32]>::to_vec));
+        all.extend(network.gradients(0)?.chunks_exact(input_len).map(<[f32]>::to_vec));
     }
     Ok(all)
 }

@@ -47,6 +47,48 @@ pub fn shown_layers(network: &Network) -> Vec<NodeId> {
     (0..network.nodes.len()).filter(|&id| live[id] && !is_view(id) && follower(network, id).is_none()).collect()
 }
 
+/// The layers among [`shown_layers`] that start with a convolution, or join some, and have several positions.
+pub fn convolution_layers(network: &Network) -> Vec<NodeId> {
+    let starts = |node: &NodeId| {
+        let first = network.nodes[*joined_from(network, *node).last().unwrap_or(node)].operator.clone();
+        matches!(first, Operator::Conv2d(_) | Operator::Add | Operator::Concat)
+    };
+    shown_layers(network).into_iter().filter(|&node| network.nodes[node].shape.pixels() > 1).filter(starts).collect()
+}
+
+/// A node, and those before it of which each is followed by the next.
+fn joined_from(network: &Network, node: NodeId) -> Vec<NodeId> {
+    let mut nodes = vec![node];
+    while let [before] = network.nodes[nodes[nodes.len() - 1]].inputs[..]
+        && follower(network, before) == nodes.last().copied()
+    {
+        nodes.push(before);
+    }
+    nodes
+}
+
+/// A layer's name and description for display: the module whose output it is if there is one, such as `layer4.1`, else
+/// the convolution or linear layer, such as `features.3`, else the node; and what that computes, such as
+/// `conv 3×3, 16→32, batch norm, ReLU`.
+pub fn layer_title(network: &Network, node: NodeId) -> (String, String) {
+    let parts = joined_from(network, node);
+    let first = &network.nodes[parts[parts.len() - 1]];
+    if parts.len() == 1 && first.weight.is_some() {
+        return (first.name.clone(), first.operator.describe());
+    }
+    // The last layer with weights among those that a sum or a concatenation joins.
+    let joined = first.inputs.iter().max().filter(|_| first.inputs.len() > 1);
+    let weighted = (0..=joined.copied().unwrap_or(parts[parts.len() - 1])).rev();
+    let weighted = weighted.map(|id| &network.nodes[id]).find(|node| node.weight.is_some());
+    let module = weighted.filter(|_| first.weight.is_some() || joined.is_some()).and_then(|weighted| {
+        let ends = weighted.name.match_indices('.').map(|(end, _)| &weighted.name[..end]);
+        ends.rev().find(|module| find_layer(network, module).is_ok_and(|it| it == node))
+    });
+    let name = module.unwrap_or(if first.weight.is_some() { &first.name } else { &network.nodes[node].name });
+    let described: Vec<String> = parts.iter().rev().map(|&id| network.nodes[id].operator.describe()).collect();
+    (name.to_string(), described.join(", "))
+}
+
 /// The last of the nodes that [`follower`] finds one after the other.
 fn output_of(network: &Network, mut id: NodeId) -> NodeId {
     while let Some(next) = follower(network, id) {

@@ -11,7 +11,7 @@ mod saliency;
 pub use attribution::Attribution;
 pub use deconvolution::{Excitation, Strongest, Unit, deconvolve, strongest_units};
 pub use gradcam::grad_cam;
-pub use layers::{explained_layer, find_layer, shown_layers};
+pub use layers::{convolution_layers, explained_layer, find_layer, layer_title, shown_layers};
 pub use map::Map;
 pub use occlusion::{Occlusion, occlusion};
 pub use saliency::{SmoothGrad, saliency, smooth_grad};

@@ -33,6 +33,12 @@ impl Normalise {
         let channels = self.mean.iter().zip(&self.std).cycle();
         images.iter().zip(channels).map(|(&byte, (mean, std))| (f32::from(byte) / 255.0 - mean) / std).collect()
     }
+
+    /// The pixels of normalised values: the inverse, rounded, and clamped to black and white.
+    pub fn pixels(&self, values: &[f32]) -> Vec<u8> {
+        let channels = self.mean.iter().zip(&self.std).cycle();
+        values.iter().zip(channels).map(|(value, (mean, std))| (255.0 * (value * std + mean)).round() as u8).collect()
+    }
 }
 
 /// Random augmentation of training images, in this order: crop with padding, horizontal flip, brightness, contrast,

@@ -1,4 +1,4 @@
-//! The sequences of a plan's steps: a training step, an evaluation step and a forward pass.
+//! The sequences of a plan's steps: a training step, an evaluation step, a forward pass, and only the images of either step.
 
 use super::{Matrix, Plan, ValueId};
 use crate::ops::{
@@ -39,6 +39,10 @@ pub enum Sequence {
     Forward,
     /// The backward pass of an attribution, from the gradient of the last node to that of the input.
     Backward,
+    /// The images of a training step with these settings, transformed and mixed, in [`Plan::input`].
+    TrainImages(TrainSettings),
+    /// The next test images, in [`Plan::input`].
+    TestImages,
 }
 
 impl Plan {
@@ -55,18 +59,20 @@ impl Plan {
                 None => gather(Subset::Train, augmentation, View::default(), output),
             }
         };
+        let mix = || {
+            self.unmixed.map(|unmixed| {
+                let op = MixImages { shape: self.input_shape, input: unmixed, output: self.input };
+                Step { label: "mix".into(), op: op.into() }
+            })
+        };
         let forward = self.forward.iter().cloned();
         match *sequence {
             Sequence::TrainStep(settings) => {
                 let TrainSettings { optimizer, label_smoothing, augmentation, stage, weighted, accumulation } =
                     settings;
                 let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
-                let mix = self.unmixed.map(|unmixed| {
-                    let op = MixImages { shape: self.input_shape, input: unmixed, output: self.input };
-                    Step { label: "mix".into(), op: op.into() }
-                });
                 gathered(train(augmentation, stage))
-                    .chain(mix)
+                    .chain(mix())
                     .chain(forward)
                     .chain(self.losses(label_smoothing, weighted))
                     .chain(self.backward.iter().cloned())
@@ -92,6 +98,10 @@ impl Plan {
             }
             Sequence::Forward => forward.collect(),
             Sequence::Backward => self.backward.clone(),
+            Sequence::TrainImages(TrainSettings { augmentation, stage, .. }) => {
+                gathered(train(augmentation, stage)).chain(mix()).collect()
+            }
+            Sequence::TestImages => gathered(gather(Subset::Test, None, View::default(), self.input)).collect(),
         }
     }
 

@@ -62,6 +62,30 @@ impl Confusion {
         self.counts.get(&(true_label, predicted)).copied().unwrap_or(0)
     }
 
+    /// The names of the classes, by label.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// The counts that are not 0, by true and predicted class.
+    pub fn counts(&self) -> impl Iterator<Item = ((usize, usize), u64)> + '_ {
+        self.counts.iter().map(|(&classes, &count)| (classes, count))
+    }
+
+    /// The samples of each class.
+    pub fn samples(&self) -> Vec<u64> {
+        let mut samples = vec![0; self.classes.len()];
+        self.counts().for_each(|((truth, _), count)| samples[truth] += count);
+        samples
+    }
+
+    /// The counts of mistakes, the most frequent first, by true and predicted class.
+    pub fn frequent_mistakes(&self) -> Vec<((usize, usize), u64)> {
+        let mut wrong: Vec<_> = self.counts().filter(|((truth, predicted), _)| truth != predicted).collect();
+        wrong.sort_by_key(|&(_, count)| std::cmp::Reverse(count)); // stable: ties stay in the order of classes
+        wrong
+    }
+
     /// The fraction of samples that were classified correctly; `None` without samples.
     pub fn accuracy(&self) -> Option<f64> {
         let correct = (0..self.classes.len()).map(|class| self.count(class, class)).sum();
@@ -136,9 +160,7 @@ impl Confusion {
             text += &(padded(name, name_width) + &scores.row());
         }
         text += &self.totals();
-        let mut wrong: Vec<_> = self.counts.iter().filter(|&(&(truth, predicted), _)| truth != predicted).collect();
-        wrong.sort_by_key(|&(_, count)| std::cmp::Reverse(count)); // stable: ties stay in the order of classes
-        for (&(truth, predicted), count) in wrong.into_iter().take(LISTED_MISTAKES) {
+        for ((truth, predicted), count) in self.frequent_mistakes().into_iter().take(LISTED_MISTAKES) {
             text += &format!("{} classified as {}: {count}\n", names[truth], names[predicted]);
         }
         text

@@ -10,7 +10,7 @@ use crate::train::Monitor;
 
 pub(super) const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 400.0;
-const PLOT_WIDTH: f64 = 330.0;
+pub(super) const PLOT_WIDTH: f64 = 330.0;
 pub(super) const PLOT_TOP: f64 = 108.0;
 pub(super) const PLOT_BOTTOM: f64 = 350.0;
 /// Left edges of the two plots.
@@ -38,24 +38,33 @@ svg { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica,
 }";
 
 /// The values of one split, as `(epoch, value)`.
-struct Series {
-    name: &'static str,
-    points: Vec<(f64, f64)>,
+pub(super) struct Series {
+    pub name: &'static str,
+    pub points: Vec<(f64, f64)>,
 }
 
 /// One of the two plots.
-struct Panel<'a> {
-    title: &'a str,
-    left: f64,
-    series: Vec<Series>,
+pub(super) struct Panel<'a> {
+    pub title: &'a str,
+    pub left: f64,
+    pub series: Vec<Series>,
     x: Axis,
     y: Axis,
     tick_suffix: &'a str,
-    format: fn(f64) -> String,
+    pub format: fn(f64) -> String,
 }
 
 /// Draws the curves of a run. Values that are not finite leave gaps. The best epoch is named, by `monitor` if given.
 pub fn curves_svg(epochs: &[EpochRecord], title: &str, monitor: Option<Monitor>) -> String {
+    let mut svg = opening(title, &subtitle(epochs, monitor));
+    for panel in &panels(epochs) {
+        panel.draw(&mut svg);
+    }
+    svg + "</svg>\n"
+}
+
+/// The plots of the losses and of the accuracies.
+pub(super) fn panels(epochs: &[EpochRecord]) -> [Panel<'static>; 2] {
     let series = |name, value: fn(&EpochRecord) -> Option<f64>| {
         let point = |record: &EpochRecord| Some((f64::from(record.epoch), value(record)?));
         Series { name, points: epochs.iter().filter_map(point).collect() }
@@ -78,7 +87,7 @@ pub fn curves_svg(epochs: &[EpochRecord], title: &str, monitor: Option<Monitor>)
     let (_, max_loss) = range(&losses).unwrap_or((0.0, 1.0));
     let (min, max) = range(&accuracies).unwrap_or((0.0, 100.0));
     let [loss_left, accuracy_left] = PLOT_LEFTS;
-    let panels = [
+    [
         Panel {
             title: "Loss",
             left: loss_left,
@@ -97,12 +106,7 @@ pub fn curves_svg(epochs: &[EpochRecord], title: &str, monitor: Option<Monitor>)
             tick_suffix: "%",
             format: |value| percent(value / 100.0),
         },
-    ];
-    let mut svg = opening(title, &subtitle(epochs, monitor));
-    for panel in &panels {
-        panel.draw(&mut svg);
-    }
-    svg + "</svg>\n"
+    ]
 }
 
 pub(super) fn opening(title: &str, subtitle: &str) -> String {
@@ -129,7 +133,7 @@ fn subtitle(epochs: &[EpochRecord], monitor: Option<Monitor>) -> String {
 }
 
 impl Panel<'_> {
-    fn draw(&self, svg: &mut String) {
+    pub fn draw(&self, svg: &mut String) {
         self.draw_axes(svg);
         self.draw_header(svg);
         for Series { name, points } in &self.series {
@@ -138,11 +142,11 @@ impl Panel<'_> {
         self.draw_last_values(svg);
     }
 
-    fn x_at(&self, epoch: f64) -> f64 {
+    pub fn x_at(&self, epoch: f64) -> f64 {
         self.left + PLOT_WIDTH * self.x.fraction(epoch)
     }
 
-    fn y_at(&self, value: f64) -> f64 {
+    pub fn y_at(&self, value: f64) -> f64 {
         PLOT_BOTTOM - (PLOT_BOTTOM - PLOT_TOP) * self.y.fraction(value)
     }
 

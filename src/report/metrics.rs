@@ -73,6 +73,17 @@ impl MetricsLog {
         Ok(parse(&content.with_context(|| format!("{} is missing", path.display()))?))
     }
 
+    /// The records of all epochs in the file at `path`.
+    ///
+    /// # Errors
+    /// The file is missing, cannot be read, or is damaged.
+    pub fn read_epochs(path: &Path) -> Result<Vec<EpochRecord>> {
+        let (records, bad_line) = Self::read(path)?;
+        let line = bad_line.unwrap_or_default();
+        ensure!(bad_line.is_none(), "{} is damaged in line {line}", path.display());
+        Ok(Self { path: path.to_path_buf(), records }.epochs())
+    }
+
     /// Whether the file at `path` is undamaged and has the records of all epochs up to `epochs_done`.
     pub fn is_complete(path: &Path, epochs_done: u32) -> bool {
         Self::check(path, epochs_done).is_ok()

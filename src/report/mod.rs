@@ -2,21 +2,33 @@
 //! `lr-find.svg`, pages and pictures.
 
 mod axis;
+mod batch_picture;
 mod confusion;
+mod confusion_picture;
 mod console;
 mod curves;
+mod curves_page;
+mod evaluation;
+mod evaluation_page;
+pub mod explained;
 mod filters;
 mod metrics;
 pub mod page;
 pub mod picture;
 mod range;
 mod records;
+mod run_page;
 pub mod stream;
+mod text;
 
+pub use batch_picture::{batch_picture, batch_words};
 pub use confusion::{ClassScores, Confusion};
+pub use confusion_picture::confusion_picture;
 pub use console::{Progress, Table, grouped, loss, percent};
 pub use curves::curves_svg;
+pub use evaluation::{Evaluation, Mistake, TOP, evaluate_for_report, first_maximum, rank};
 pub use filters::{filter_pictures, first_layer_filters};
 pub use metrics::MetricsLog;
 pub use range::{range_svg, range_words};
 pub use records::{EpochRecord, Record, StepRecord, best_epoch};
+pub use run_page::{ListedSetting, RunPage};

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use crate::checkpoint::{inspect_weights, load_weights};
 use crate::network::{Network, Statistics};
 use crate::report::{EpochRecord, MetricsLog};
-use crate::settings::{Keep, RunConfig};
+use crate::settings::{Keep, RunConfig, short_name};
 use crate::train::{Chosen, Monitor};
 
 /// Which weights of a run are kept beside those of the last step.
@@ -50,6 +50,11 @@ pub(super) struct EpochWeights {
     pub is_best: bool,
     pub parameters: Vec<f32>,
     pub statistics: Statistics,
+}
+
+/// What a run is called.
+pub(super) fn title(config: &RunConfig) -> String {
+    format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed())
 }
 
 /// The name of the file with an epoch's weights.

@@ -3,12 +3,14 @@
 mod folder;
 mod kept;
 mod outputs;
+mod report;
 mod session;
 mod signals;
 mod verify;
 
 pub use folder::{FolderLock, folder_to_resume};
 pub use outputs::{Outputs, damaged_outputs};
+pub use report::Report;
 pub use session::{RunObserver, ended_by, identity, identity_without_data, progress_made};
 pub use signals::{INTERRUPTED, install_signal_handlers};
 pub use verify::verify;

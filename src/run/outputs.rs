@@ -8,13 +8,13 @@ use anyhow::{Context, Result, bail, ensure};
 use tracing::warn;
 
 use super::folder::{FolderLock, create_run_folder, remove_leftovers};
-use super::kept::{EpochWeights, Kept, check_best, epoch_file};
+use super::kept::{EpochWeights, Kept, check_best, epoch_file, title};
 use super::signals::while_saving;
 use crate::checkpoint::{RunIdentity, load_weights, save_described_weights, save_state};
 use crate::files::{BackgroundWriter, write_atomically};
 use crate::network::Network;
 use crate::report::{MetricsLog, curves_svg};
-use crate::settings::{self, RunConfig, short_name};
+use crate::settings::{self, RunConfig};
 use crate::train::{Chosen, Position, TrainState};
 
 /// The files of a run, whose folder is locked against other processes until this value is dropped.
@@ -41,7 +41,21 @@ impl Outputs {
     pub const LAST: &str = "last.safetensors";
     pub const METRICS: &str = "metrics.jsonl";
     pub const CURVES: &str = "curves.svg";
-    const ALL: [&str; 6] = [settings::FILE, Self::METRICS, Self::WEIGHTS, Self::LAST, Self::CHECKPOINT, Self::CURVES];
+    /// The report, and its pictures of the first training batch and of the confusion matrix.
+    pub const REPORT: &str = "report.html";
+    pub const TRAIN_BATCH: &str = "train_batch.png";
+    pub const CONFUSION: &str = "confusion.png";
+    const ALL: [&str; 9] = [
+        settings::FILE,
+        Self::METRICS,
+        Self::WEIGHTS,
+        Self::LAST,
+        Self::CHECKPOINT,
+        Self::CURVES,
+        Self::REPORT,
+        Self::TRAIN_BATCH,
+        Self::CONFUSION,
+    ];
 
     /// The weights that `path`, the value of `flag`, means: a file, or those in a run's folder.
     pub fn weights_file(flag: &str, path: &Path) -> Result<PathBuf> {
@@ -111,12 +125,25 @@ impl Outputs {
         Self::new(config, metrics, lock)
     }
 
+    /// Removes the report of a run that continues, because it would no longer be true.
+    ///
+    /// # Errors
+    /// A file cannot be removed.
+    pub fn remove_report(&self) -> Result<()> {
+        for path in [Self::REPORT, Self::CONFUSION].map(|name| self.folder().join(name)) {
+            if path.is_file() {
+                fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     fn remove_leftovers(folder: &Path) {
         remove_leftovers(folder, &[&Self::ALL[..], &["epoch-"]].concat());
     }
 
     fn new(config: &RunConfig, metrics: MetricsLog, lock: FolderLock) -> Result<Self> {
-        let title = format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed());
+        let title = title(config);
         let (description, lock) = (config.weights_description()?, Arc::new(lock));
         Ok(Self {
             title,
@@ -135,9 +162,9 @@ impl Outputs {
         self.lock.folder()
     }
 
-    /// Whether the run's folder was moved or removed, so that its path leads elsewhere.
-    pub fn is_moved(&self) -> bool {
-        self.lock.check().is_err()
+    /// Fails if the run's folder was moved or removed, so that its path leads elsewhere.
+    pub fn check_folder(&self) -> Result<()> {
+        self.lock.check()
     }
 
     /// Whether the weights are those of the best epoch.

@@ -10,13 +10,14 @@ use anyhow::{Error, Result};
 use tracing::{debug, info, warn};
 
 use super::outputs::Outputs;
-use super::signals::{begin_last_save, begin_run};
+use super::report::write_batch;
+use super::signals::{begin_last_save, begin_report, begin_run};
 use crate::checkpoint::RunIdentity;
 use crate::data::{Dataset, counted};
-use crate::ops::{Backend, StepLoss};
+use crate::ops::{Backend, Normalise, StepLoss};
 use crate::report::{EpochRecord, Progress, Record, StepRecord, Table, best_epoch, loss, percent};
 use crate::settings::{RunConfig, SaveEvery};
-use crate::train::{Ending, EpochReport, Monitor, Observer, Position, StepReport, Trainer};
+use crate::train::{Ending, EpochReport, FirstBatch, Monitor, Observer, Position, StepReport, Trainer};
 
 /// Minimum time between two updates of the progress bar.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -166,6 +167,26 @@ impl RunObserver {
         Ok(())
     }
 
+    /// Writes the picture of the first training batch. Without it the run continues, with a warning.
+    pub fn write_batch(&self, batch: &FirstBatch, normalise: &Normalise, labels: &[u32], classes: &[String]) {
+        if let Err(error) = write_batch(self.outputs.folder(), batch, normalise, labels, classes) {
+            warn!("{error:#}; the run continues without it");
+        }
+    }
+
+    /// Makes the report of a run that is complete and saved. A failure is a warning, because the run needs no report.
+    pub fn report(&self, write: impl FnOnce(&Path) -> Result<()>) {
+        begin_report();
+        let folder = self.outputs.folder();
+        match self.outputs.check_folder().and_then(|()| write(folder)) {
+            Ok(()) => info!("report: {}", folder.join(Outputs::REPORT).display()),
+            Err(error) => {
+                let folder = quoted(folder);
+                warn!("the run is saved, but has no report: {error:#}; to try again: cnn-cuda report --run {folder}");
+            }
+        }
+    }
+
     /// Logs which epoch is the best, and how it was chosen.
     fn log_best(&self) {
         let epochs = self.outputs.metrics.epochs();
@@ -205,7 +226,7 @@ impl RunObserver {
         if let Err(error) = self.outputs.finish() {
             warn!("{error:#}");
         }
-        if self.outputs.is_moved() {
+        if self.outputs.check_folder().is_err() {
             let shown = self.outputs.folder().display();
             return format!("training stopped; the last checkpoint is in the folder {shown} that was moved or removed");
         }

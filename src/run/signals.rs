@@ -31,6 +31,8 @@ const STARTING: u8 = 0;
 const RUNNING: u8 = 1;
 /// The last save is in progress, after which the process ends.
 const ENDING: u8 = 2;
+/// The run is complete and saved, and its report is being made: a signal ends the process without a report.
+const REPORTING: u8 = 3;
 
 /// Wrappers such as `timeout` send a signal twice, so one this soon after the first is not a second request.
 #[cfg(unix)]
@@ -53,6 +55,11 @@ pub(super) fn begin_run() {
 /// From now on signals have no effect, because the process saves and ends.
 pub(super) fn begin_last_save() {
     PHASE.store(ENDING, Ordering::SeqCst);
+}
+
+/// From now on a signal ends the process, because the run is saved and only its report is not.
+pub(super) fn begin_report() {
+    PHASE.store(REPORTING, Ordering::SeqCst);
 }
 
 /// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) end the process, or once the run has begun, set the returned flag,
@@ -107,6 +114,10 @@ fn handle(stop: &AtomicBool, first: &mut Option<Instant>) {
         RUNNING if stop.swap(true, Ordering::SeqCst) => {
             warn!("interrupted a second time; the steps since the last save are lost");
             signal_hook::low_level::exit(UNSAVED.into());
+        }
+        REPORTING => {
+            warn!("interrupted; the run is complete and saved, but has no report; cnn-cuda report makes it");
+            signal_hook::low_level::exit(INTERRUPTED.into());
         }
         _ => info!("saving and ending"),
     }

@@ -1,11 +1,12 @@
 //! Checks the files in a run's folder.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 
 use super::kept::{Kept, check_epoch};
 use super::outputs::{Outputs, check_curves};
+use super::report::{check_picture, check_report};
 use super::session::identity_without_data;
 use crate::checkpoint::{inspect_checkpoint, inspect_weights};
 use crate::report::MetricsLog;
@@ -62,5 +63,23 @@ pub fn verify(folder: &Path) -> Vec<Verified> {
         format!("{}; epochs done: {epochs}, steps: {steps}", digest(it.has_digest))
     });
     let first = [(settings::FILE, config), (Outputs::CHECKPOINT, done), (Outputs::WEIGHTS, weights)];
-    first.into_iter().chain(last).chain([(Outputs::METRICS, metrics), (Outputs::CURVES, curves)]).collect()
+    let others = [(Outputs::METRICS, metrics), (Outputs::CURVES, curves)];
+    first.into_iter().chain(last).chain(others).chain(verify_report(folder)).collect()
+}
+
+/// The files of a report, which a run need not have.
+fn verify_report(folder: &Path) -> impl Iterator<Item = Verified> {
+    let or_remedy = |result: Result<()>, remedy: &str| match result {
+        Ok(()) => Ok("complete".into()),
+        Err(error) => Err(anyhow!("{error:#}; {remedy}")),
+    };
+    let again = |result| or_remedy(result, "cnn-cuda report writes it again");
+    let lost = |result| or_remedy(result, "it can be removed, but not written again");
+    let path = |name| Some(folder.join(name)).filter(|path: &PathBuf| path.symlink_metadata().is_ok());
+    let files = [
+        path(Outputs::REPORT).map(|path| (Outputs::REPORT, again(check_report(&path)))),
+        path(Outputs::CONFUSION).map(|path| (Outputs::CONFUSION, again(check_picture(&path)))),
+        path(Outputs::TRAIN_BATCH).map(|path| (Outputs::TRAIN_BATCH, lost(check_picture(&path)))),
+    ];
+    files.into_iter().flatten()
 }

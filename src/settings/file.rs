@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::layers::{Layer, arguments, is_switch, key, table, values};
-use super::{AugmentationSettings, PictureSettings, Settings};
+use super::{AugmentationSettings, Environment, PictureSettings, Settings};
 use crate::data::{Dataset, MAX_SIDE, Normalisation};
 use crate::shape::Shape;
 
@@ -29,6 +29,9 @@ pub struct Record {
     /// The weights of the classes that `--class-weights` gave, in their order. A resumed run uses them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_weights: Option<Vec<f32>>,
+    /// The machine that a run was trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<Environment>,
     /// A description of the data set that was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<InputRecord>,
@@ -134,14 +137,14 @@ fn unusable(key: &str, value: Option<&Value>, reason: &str) -> String {
 const SECTIONS: [&str; 2] = ["augmentation", "pictures"];
 
 /// Keys that are not settings: the fields of [`Record`].
-const RECORD: [&str; 4] = ["expected-accuracy", "loss-weights", "algorithms", "input"];
+const RECORD: [&str; 5] = ["expected-accuracy", "loss-weights", "algorithms", "environment", "input"];
 
 /// Flags of `cnn-cuda train` that are not settings.
 const ONLY_FLAGS: [&str; 7] = ["color", "config", "out", "quiet", "resident", "resume", "stream"];
 
 /// Whether a key is a section, which a run's `config.toml` or a recipe may have.
 fn is_section(key: &str) -> bool {
-    SECTIONS.contains(&key) || ["algorithms", "input"].contains(&key)
+    SECTIONS.contains(&key) || ["algorithms", "environment", "input"].contains(&key)
 }
 
 /// All keys with their sections. The section of top-level keys is empty.

@@ -6,10 +6,12 @@ pub mod bounds;
 mod data;
 mod described;
 mod device;
+mod environment;
 mod evaluation;
 mod file;
 mod finetuning;
 mod layers;
+mod listed;
 mod network;
 mod optimiser;
 mod output;
@@ -32,10 +34,12 @@ pub use data::{
     short_name,
 };
 pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
+pub use environment::{Environment, date_and_time};
 pub use evaluation::{EvaluationSettings, VIEWS};
 pub use file::{InputRecord, SettingsFile};
 pub use finetuning::FineTuningSettings;
 pub use layers::{Given, Layer, defaults};
+pub use listed::ValueOfSetting;
 pub use network::{ActivationChoice, InputSettings, ModelSettings, VariationSettings, build_network};
 pub use optimiser::{Betas, OptimiserSettings, OptimizerChoice};
 pub use output::{Keep, OutputSettings, SaveEvery};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::train::Hyperparameters;
 
 /// Settings of this group that may change when a run is resumed.
-pub(super) const CHANGEABLE: &[&str] = &["log-steps", "save-every"];
+pub(super) const CHANGEABLE: &[&str] = &["log-steps", "report", "save-every"];
 
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -26,6 +26,10 @@ pub struct OutputSettings {
     /// those of the N best epochs, too (without --monitor, of the last N), as epoch-N.safetensors [default: best]
     #[arg(long, value_name = "best|last|N", allow_negative_numbers = true)]
     pub keep: Option<Keep>,
+    /// At the end, evaluate the weights once more for report.html and confusion.png; also write train_batch.png;
+    /// --no-report leaves out all three
+    #[arg(long, num_args = 0, default_missing_value = "true", default_value = "true")]
+    pub report: Option<bool>,
 }
 
 /// `--keep`

@@ -57,7 +57,7 @@ impl RunConfig {
                 for key in file.retired {
                     warn!("{key} no longer has any effect, because it gave no speedup");
                 }
-                (file.layer, file.record)
+                (file.layer, Record { environment: None, ..file.record })
             }
             None => (Layer::default(), Record::default()),
         };

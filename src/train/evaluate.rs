@@ -9,7 +9,7 @@ use super::programs::Programs;
 use super::setup::load_split;
 use crate::data::Split;
 use crate::network::{Network, Weights};
-use crate::ops::{Backend, Metrics, Normalise, Subset, TestViews};
+use crate::ops::{Backend, DeviceInfo, Metrics, Normalise, Subset, TestViews};
 use crate::plan::{self, Mode, Plan, Sequence};
 
 impl<B: Backend> Trainer<B> {
@@ -55,6 +55,16 @@ impl<B: Backend> Trainer<B> {
         }
         self.backend.set_metrics(training)?;
         Ok(complete.then_some(results))
+    }
+
+    /// Ends the training, and evaluates these weights on the test set, with the memory and the programs of the run.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn into_evaluator(self, weights: &Weights) -> Result<Evaluator<B>> {
+        let Self { mut backend, eval_plan: plan, programs, val_count, test_count, .. } = self;
+        plan::write_weights(&mut backend, weights)?;
+        Ok(Evaluator { backend, plan, programs, range: val_count..val_count + test_count })
     }
 }
 
@@ -113,7 +123,8 @@ pub struct Evaluator<B: Backend> {
     backend: B,
     plan: Plan,
     programs: Programs<B>,
-    count: usize,
+    /// The images to evaluate, among those on the backend.
+    range: Range<usize>,
 }
 
 impl<B: Backend> Evaluator<B> {
@@ -141,7 +152,7 @@ impl<B: Backend> Evaluator<B> {
             programs.get(&mut backend, &plan, Sequence::EvaluateStep, batch)?;
         }
         plan::write_weights(&mut backend, weights)?;
-        Ok(Self { backend, plan, programs, count })
+        Ok(Self { backend, plan, programs, range: 0..count })
     }
 
     /// Runs the network on all images. `each` receives an image's index and its logits, `[classes]`. Returns loss and
@@ -150,7 +161,8 @@ impl<B: Backend> Evaluator<B> {
     /// # Errors
     /// A logit is NaN or infinite.
     pub fn run(&mut self, mut each: impl FnMut(usize, &[f32])) -> Result<Metrics> {
-        let Self { backend, plan, programs, count } = self;
+        let Self { backend, plan, programs, range } = self;
+        let first = range.start;
         let each = |backend: &mut B, begin: usize, batch: usize| {
             let logits = backend.read(plan.span(plan.evaluated(), batch))?;
             for (index, logits) in (begin..).zip(logits.chunks_exact(plan.classes)) {
@@ -158,10 +170,32 @@ impl<B: Backend> Evaluator<B> {
                     logits.iter().all(|logit| logit.is_finite()),
                     "the network's logits for an image are {logits:?}: these weights have diverged"
                 );
-                each(index, logits);
+                each(index - first, logits);
             }
             Ok(())
         };
-        Ok(evaluate(backend, plan, programs, 0..*count, || false, each)?.0)
+        Ok(evaluate(backend, plan, programs, range.clone(), || false, each)?.0)
+    }
+
+    /// The device that it runs on.
+    pub fn device(&self) -> DeviceInfo {
+        self.backend.info()
+    }
+
+    /// The images with these indices, normalised, as the network receives them: `[indices][height][width][channels]`.
+    ///
+    /// # Errors
+    /// An image can no longer be read.
+    pub fn images(&mut self, indices: &[usize]) -> Result<Vec<f32>> {
+        let Self { backend, plan, programs, range } = self;
+        let order: Vec<u32> = indices.iter().map(|index| (range.start + index) as u32).collect();
+        backend.set_order(Subset::Test, &order, 0)?;
+        let mut images = Vec::new();
+        for batch in order.chunks(plan.max_batch).map(<[u32]>::len) {
+            let program = programs.get(backend, plan, Sequence::TestImages, batch)?;
+            backend.run(program)?;
+            images.extend(backend.read(plan.span(plan.input, batch))?);
+        }
+        Ok(images)
     }
 }

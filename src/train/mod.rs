@@ -2,6 +2,7 @@
 
 mod accumulation;
 mod evaluate;
+mod images;
 mod monitor;
 mod predict;
 mod programs;
@@ -14,6 +15,7 @@ mod transforms;
 mod unfreeze;
 
 pub use evaluate::Evaluator;
+pub use images::FirstBatch;
 pub use monitor::Monitor;
 pub use predict::{Prediction, predict};
 pub use range_test::{RangeEnding, RangeStep, RangeTest, RateRange, Suggestion};

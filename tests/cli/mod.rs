@@ -11,6 +11,7 @@ mod cudnn;
 mod datasets;
 mod dependent;
 mod errors;
+mod explain;
 mod finetuning;
 mod limits;
 mod lr_find;

@@ -107,7 +107,7 @@ fn a_networks_first_layer_is_a_contact_sheet() {
         let first = network.parameters[0].range();
         let weights = Weights { parameters, statistics: Statistics::default() };
         let sheet = first_layer_filters(&network, &weights, WHITE).expect("filters");
-        let factor = 48_usize.div_ceil(kernel);
+        let factor = 56_usize.div_ceil(kernel);
         let expected = [columns, rows].map(|tiles| tiles * (kernel * factor + 4) + 4);
         assert_eq!([sheet.width, sheet.height], expected, "{name}");
         // The first pixel is that of the first filter.
