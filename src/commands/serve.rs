@@ -84,7 +84,7 @@ fn of_run(folder: &Path) -> Result<(PathBuf, Option<RunConfig>, Option<RunFolder
     let config = RunConfig::read(folder).with_context(|| format!("--run {shown} is not the folder of a run"))?;
     let title = format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed());
     let (weights, metrics) = (folder.join(Outputs::WEIGHTS), folder.join(Outputs::METRICS));
-    let run = RunFolder::new(weights.clone(), metrics, title, config.hyperparameters().monitor);
+    let run = RunFolder::new(weights.clone(), metrics, title);
     Ok((weights, Some(config), Some(run)))
 }
 

@@ -2,8 +2,8 @@
 
 use std::sync::LazyLock;
 
-use crate::report::page;
 use crate::report::picture::{diverging, sequential};
+use crate::report::{CURVES_SCRIPT, CURVES_STYLE, page};
 
 /// A file: its path, its type and its content.
 pub struct Asset {
@@ -24,6 +24,8 @@ const fn asset(path: &'static str, kind: &'static str, content: &'static [u8]) -
 pub static ASSETS: &[Asset] = &[
     asset("/", HTML, include_bytes!("page/index.html")),
     asset("/base.css", CSS, page::STYLE.as_bytes()),
+    asset("/curves.css", CSS, CURVES_STYLE.as_bytes()),
+    asset("/curves.js", SCRIPT, CURVES_SCRIPT.as_bytes()),
     asset("/style.css", CSS, include_bytes!("page/style.css")),
     asset("/icon.svg", SVG, include_bytes!("page/icon.svg")),
     asset("/main.js", SCRIPT, include_bytes!("page/main.js")),

@@ -26,7 +26,7 @@ use super::pictures::Prepared;
 use super::samples::SamplesState;
 use super::site::Site;
 use crate::data::picture::{Picture, decode_cropped, decode_picture, prepare_drawing};
-use crate::report::curves_svg;
+use crate::report::curves_page;
 use crate::train::Prediction;
 
 /// The largest picture file, and the largest side of a drawing.
@@ -56,7 +56,7 @@ pub fn routes(site: Arc<Site>, hosts: Hosts) -> Router {
         .route("/api/colours", get(|| async { bytes(COLOURS.clone()) }))
         .route("/api/site", get(|State(site): Shared| async move { json(&SiteData::new(&site)) }))
         .route("/api/state", get(|State(site): Shared| async move { json(&StateData::new(&site)) }))
-        .route("/api/curves.svg", get(curves))
+        .route("/api/curves", get(curves))
         .route("/api/picture", post(picture))
         .route("/api/sample", post(sample))
         .route("/api/maps", get(maps))
@@ -116,10 +116,12 @@ fn bytes(content: Vec<u8>) -> Response {
     ([(CONTENT_TYPE, "application/octet-stream")], content).into_response()
 }
 
+/// The curves and the epochs of the run as a part of a page, of which every text is escaped.
 async fn curves(State(site): Shared) -> Answered {
     let Some(run) = &site.run else { return missing("the page shows no run".into()) };
-    let drawing = curves_svg(&run.history().epochs, &run.title, run.monitor);
-    Ok(([(CONTENT_TYPE, "image/svg+xml")], drawing).into_response())
+    let epochs = run.history().epochs;
+    let curves = if epochs.is_empty() { String::new() } else { curves_page(&epochs) };
+    Ok(([(CONTENT_TYPE, "text/html; charset=utf-8")], curves).into_response())
 }
 
 #[derive(Deserialize)]

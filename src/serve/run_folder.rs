@@ -13,7 +13,6 @@ use super::engine::Job;
 use super::site::Site;
 use crate::checkpoint::load_weights;
 use crate::report::{EpochRecord, MetricsLog, Record};
-use crate::train::Monitor;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -23,8 +22,6 @@ pub struct RunFolder {
     pub weights: PathBuf,
     pub metrics: PathBuf,
     pub title: String,
-    /// By what the run chooses its best epoch.
-    pub monitor: Option<Monitor>,
     history: Mutex<History>,
 }
 
@@ -40,8 +37,8 @@ pub struct History {
 type Stamp = Option<(SystemTime, u64)>;
 
 impl RunFolder {
-    pub fn new(weights: PathBuf, metrics: PathBuf, title: String, monitor: Option<Monitor>) -> Self {
-        Self { weights, metrics, title, monitor, history: Mutex::default() }
+    pub fn new(weights: PathBuf, metrics: PathBuf, title: String) -> Self {
+        Self { weights, metrics, title, history: Mutex::default() }
     }
 
     pub fn history(&self) -> History {

@@ -45,7 +45,9 @@ fn every_file_of_the_page_is_served_with_its_type_and_a_strict_policy() {
     let sources = fs::read_dir("src/serve/page").expect("the page").map(|entry| entry.expect("a file").file_name());
     let mut files: Vec<String> = sources.map(|name| format!("/{}", name.to_string_lossy())).collect();
     files.retain(|name| name != "/index.html");
-    files.extend(["/", "/base.css", "/api/colours", "/api/site", "/api/state"].map(String::from));
+    files.extend(
+        ["/", "/base.css", "/curves.css", "/curves.js", "/api/colours", "/api/site", "/api/state"].map(String::from),
+    );
     let mut size = 0;
     for file in files {
         let response = server.get(&file);
@@ -146,7 +148,7 @@ fn unknown_things_are_refused_with_a_sentence() {
         ("GET", "/nothing".into(), "", b"", 404),
         ("GET", "/../../etc/passwd".into(), "", b"", 404),
         ("GET", "/%2e%2e/Cargo.toml".into(), "", b"", 404),
-        ("GET", "/api/curves.svg".into(), "", b"", 404),
+        ("GET", "/api/curves".into(), "", b"", 404),
         ("POST", "/".into(), "", b"", 405),
         ("GET", "/api/picture".into(), "", b"", 405),
         ("DELETE", "/api/state".into(), "", b"", 405),

@@ -142,7 +142,11 @@ fn a_run_shows_its_curves_and_waits_for_its_weights() {
         fs::copy(TRAINED.join(name), folder.path().join(name)).expect("a copy");
     }
     browser.wait(&format!("return {state}.includes('epoch 1: test accuracy')"));
-    browser.wait("const it = document.getElementById('curves'); return it.complete && it.naturalWidth > 0");
+    browser.wait("return document.querySelectorAll('#curves svg').length === 2");
+    // The curves answer to the keyboard.
+    browser.run("document.querySelector('#curves svg').focus()");
+    browser.press(&[RIGHT]);
+    browser.wait("return document.querySelector('#curves .readout').textContent.startsWith('Epoch 1')");
     browser.wait(HAS_ANSWER);
     check_quiet(&browser);
 }

@@ -112,10 +112,6 @@ impl Server {
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("the process").is_none()
     }
-
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Server {

@@ -189,7 +189,7 @@ async function poll() {
       if (generation === 0 || send === null) generation = state.generation;
       if (send && state.generation > 0) submit(send);
     }
-    if (site.run) showRun(site.run, state, loadedAt);
+    if (site.run) await showRun(site.run, state, loadedAt);
     showSamples(state.samples);
     if (generation > 0 && firstSample) {
       if (send === null) firstSample();

@@ -27,6 +27,8 @@ const floats = async (...args) => new Float32Array(await (await request(...args)
 
 export const site = () => json('/api/site');
 export const state = () => json('/api/state');
+/// The curves of the run, as HTML.
+export const curves = async () => (await request('/api/curves')).text();
 export const colours = async () => new Uint8Array(await (await request('/api/colours')).arrayBuffer());
 
 const send = (query, type, body) =>
