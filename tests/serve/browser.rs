@@ -69,12 +69,12 @@ fn try_page(window: Window) {
     let bars = "return [...document.querySelectorAll('#bars .value')].reduce((sum, it) => sum + parseFloat(it.textContent), 0)";
     assert!((browser.run(bars).as_f64().expect("a sum") - 100.0).abs() < 0.5);
 
-    // A click on a map shows the window, the filter, the sum and the ReLU.
+    // A click on a map shows the window, the filter, the sum and the activation.
     browser.click("[data-layer='conv1'] .sheet");
     let shown = "return !document.querySelector(\"[data-layer='conv1'] .unit\").hidden";
     browser.wait(shown);
     let unit = browser.text("return document.querySelector(\"[data-layer='conv1'] .unit\").innerText");
-    for part in ["window", "filter", "sum of products", "bias", "ReLU"] {
+    for part in ["window", "filter", "sum of products", "bias", "tanh"] {
         let found = unit.contains(part)
             || browser.text("return document.querySelector(\"[data-layer='conv1'] .unit\").innerHTML").contains(part);
         assert!(found, "{part} is missing from {unit}");
@@ -177,6 +177,32 @@ fn a_large_network_shows_colour_pictures() {
     browser.wait(&format!("return {loaded}.at(-1)"));
     check_screenshot(&browser.screenshot(), DESKTOP);
     check_quiet(&browser);
+}
+
+/// The time from the movement of a pointer to the bars of the answer, for the default network. No test asserts a time.
+#[test]
+#[ignore = "measures a time; `just test-long` runs it"]
+fn a_stroke_is_answered_in_milliseconds() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let weights = untrained(folder.path(), "mnist-cnn");
+    let server = Server::start(["--weights".as_ref(), weights.as_os_str()]);
+    let Some(browser) = open(&server, DESKTOP) else { return };
+    browser.wait(HAS_ANSWER);
+    let mut times = Vec::new();
+    for number in 0..40 {
+        let row = 0.1 + 0.02 * f64::from(number);
+        browser.stroke("#pad", &[(0.3, row), (0.4, row)]);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        times.push(browser.run("return Number(document.getElementById('timing').dataset.milliseconds)").as_f64());
+    }
+    let mut times: Vec<f64> = times.into_iter().flatten().collect();
+    times.sort_by(f64::total_cmp);
+    println!(
+        "stroke to bars: median {:.1} ms, slowest of {} {:.1} ms",
+        times[times.len() / 2],
+        times.len(),
+        times[times.len() - 1]
+    );
 }
 
 /// Writes the pictures of the documentation to the folder `CNN_CUDA_SCREENSHOTS`; `just screenshots` runs it.

@@ -94,7 +94,9 @@ export class Drawing {
   /// The gray levels, row by row.
   levels() {
     const pixels = this.context.getImageData(0, 0, SIDE, SIDE).data;
-    return Uint8Array.from({ length: SIDE * SIDE }, (_, at) => pixels[4 * at]);
+    const levels = new Uint8Array(SIDE * SIDE);
+    for (let at = 0; at < levels.length; at++) levels[at] = pixels[4 * at];
+    return levels;
   }
 
   get width() {

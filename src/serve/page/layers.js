@@ -120,9 +120,15 @@ export class Layer {
     this.pixel = Math.min(this.scaleFor(room), room / width);
     const [across, down] = [this.pixel * width + this.gap, this.pixel * height + this.gap];
     const most = Math.max(1, Math.min(count, Math.floor((room + this.gap) / across)));
-    const rows = Math.ceil(count / most);
-    // Rows of about equal length.
-    this.columns = Math.max(1, Math.ceil(count / rows));
+    // Rows of equal length, or nearly so.
+    this.columns = Math.max(1, Math.ceil(count / Math.ceil(count / most)));
+    for (let columns = most; columns >= 0.7 * most; columns--) {
+      if (count % columns === 0) {
+        this.columns = columns;
+        break;
+      }
+    }
+    const rows = Math.ceil(count / this.columns);
     const ratio = devicePixelRatio;
     const sizes = [Math.max(1, this.columns * across - this.gap), Math.max(1, rows * down - this.gap)];
     [canvas.width, canvas.height] = sizes.map(size => Math.round(size * ratio));
