@@ -10,7 +10,6 @@ export class Bars {
   constructor(list, answer, probability, spoken, classes) {
     Object.assign(this, { answer, probability, spoken, classes });
     this.all = classes.length <= MOST;
-    list.classList.toggle('words', classes.some(name => name.length > 2));
     this.rows = Array.from({ length: this.all ? classes.length : SHOWN }, () => {
       const row = document.createElement('li');
       const [name, track, fill, value] = ['span', 'div', 'div', 'span'].map(tag => document.createElement(tag));

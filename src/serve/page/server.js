@@ -41,7 +41,22 @@ export const drawing = (levels, width) =>
 export const file = blob => send({}, blob.type, blob);
 export const sample = (cls, index) => json('/api/sample', { class: cls, index }, { method: 'POST' });
 
-export const maps = (picture, layer, first, count) => floats('/api/maps', { picture, layer, first, count });
+/// A browser opens few connections, and a new picture must not wait for the maps of the last one.
+const MAPS_AT_ONCE = 3;
+let open = 0;
+const waiting = [];
+
+export async function maps(picture, layer, first, count) {
+  while (open >= MAPS_AT_ONCE) await new Promise(resolve => waiting.push(resolve));
+  open++;
+  try {
+    return await floats('/api/maps', { picture, layer, first, count });
+  } finally {
+    open--;
+    waiting.shift()?.();
+  }
+}
+
 export const gradcam = (picture, cls) => floats('/api/gradcam', { picture, class: cls });
 export const unit = (picture, layer, channel, row, column) =>
   json('/api/unit', { picture, layer, channel, row, column });
