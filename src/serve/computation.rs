@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use super::names::names;
+use super::layers::names;
 use crate::explain::{Attribution, Unit};
 use crate::network::{Network, NodeId, Operator, Weights};
 use crate::ops::{AnyLayer, Backend, BatchNorm2d, Conv2d, Linear};

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::client::Client;
-use super::page_data::Described;
+use super::layers::Described;
 use super::pictures::Pictures;
 use super::run_folder::RunFolder;
 use super::samples::SamplesState;

@@ -130,7 +130,8 @@ fn maps_are_the_layers_of_the_picture_that_is_named() {
     }
     // The last layer is the logits.
     let logits = maps(&first, layers.last().expect("layers"), 0, 10);
-    assert_eq!(logits.iter().map(|&it| f64::from(it)).collect::<Vec<_>>(), numbers(&first["logits"]));
+    let expected: Vec<f32> = numbers(&first["logits"]).into_iter().map(|value| value as f32).collect();
+    assert_eq!(logits, expected);
     let cam = server.get(&format!("/api/gradcam?picture={}&class=3", name(&first))).floats();
     let largest = cam.iter().fold(0.0_f32, |largest, &value| largest.max(value));
     assert_eq!(cam.len(), 28 * 28);
@@ -175,5 +176,5 @@ fn unknown_things_are_refused_with_a_sentence() {
         assert_eq!(server.get(&target).status, 400, "{target}");
     }
     assert_eq!(server.get(&format!("/api/maps?picture=0&layer={layer}&first=0&count=1")).status, 410);
-    assert_eq!(server.get(&format!("/api/unit?picture={picture}&layer={layer}&channel=0&row=24&column=0")).status, 404);
+    assert_eq!(server.get(&format!("/api/unit?picture={picture}&layer={layer}&channel=0&row=28&column=0")).status, 404);
 }

@@ -6,7 +6,7 @@ use cnn_cuda::models;
 use cnn_cuda::network::{Network, Weights};
 use cnn_cuda::plan::ReluGradient;
 use cnn_cuda::rng::{Philox, Purpose};
-use cnn_cuda::serve::{Computation, Step, computation};
+use cnn_cuda::serve::{Area, Computation, Part, Step, computation};
 
 use crate::ops::pytorch::Tensors;
 use crate::train::{networks, resnet};
@@ -20,6 +20,12 @@ fn close(got: f64, value: f32, what: &str) {
     assert!((got - value).abs() <= 1e-4 * value.abs().max(1.0), "{what}: the arithmetic gives {got}, not {value}");
 }
 
+fn check_part(part: &Part, area: &Area, what: &str) {
+    assert_eq!(part.window.len(), area.rows.len() * area.columns.len(), "{what}");
+    let products = part.window.iter().zip(&part.filter);
+    close(products.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum(), part.sum as f32, what);
+}
+
 /// Computes every step again from what the page shows.
 fn check(computation: &Computation, what: &str) {
     let mut before = 0.0;
@@ -27,12 +33,8 @@ fn check(computation: &Computation, what: &str) {
         let what = &format!("{what}, {step:?}");
         before = match step {
             Step::Convolution { parts, others, bias, sum, value, area, other_channels, .. } => {
-                for part in parts {
-                    assert_eq!(part.window.len(), area.rows.len() * area.columns.len(), "{what}");
-                    let products = part.window.iter().zip(&part.filter);
-                    close(products.map(|(&a, &b)| f64::from(a) * f64::from(b)).sum(), part.sum as f32, what);
-                }
-                assert!((*other_channels > 0) == (*others != 0.0) || *others == 0.0, "{what}");
+                parts.iter().for_each(|part| check_part(part, area, what));
+                assert!(*other_channels > 0 || *others == 0.0, "{what}");
                 let shown: f64 = parts.iter().map(|part| part.sum).sum();
                 close(shown + others + f64::from(bias.unwrap_or(0.0)), *sum as f32, what);
                 close(*sum, *value, what);

@@ -60,15 +60,32 @@ impl Server {
 
     /// Sends bytes and reads until the server closes the connection.
     pub fn send(&self, bytes: &[u8]) -> Response {
-        let mut stream = TcpStream::connect(self.address).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
-        // The server may answer and close before it has read everything.
-        let _ = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
-        let mut all = Vec::new();
-        if let Err(error) = stream.read_to_end(&mut all) {
+        let (_, answer) = self.exchange(bytes, Duration::from_secs(60));
+        Response::new(&answer)
+    }
+
+    /// Like [`Self::send`], but if there is no answer soon, the request may lack its end, and is ended.
+    pub fn send_malformed(&self, bytes: &[u8]) -> Response {
+        let (mut stream, mut answer) = self.exchange(bytes, Duration::from_millis(100));
+        // The server may have closed the connection.
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
+        if let Err(error) = stream.read_to_end(&mut answer) {
             assert!(error.kind() != ErrorKind::WouldBlock, "the server neither answers nor closes the connection");
         }
-        Response::new(&all)
+        Response::new(&answer)
+    }
+
+    /// A connection after bytes were sent, and what the server answered until it closed the connection or nothing came for
+    /// some time.
+    fn exchange(&self, bytes: &[u8], patience: Duration) -> (TcpStream, Vec<u8>) {
+        let mut stream = TcpStream::connect(self.address).expect("a connection");
+        stream.set_read_timeout(Some(patience)).expect("a timeout");
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        (stream, answer)
     }
 
     /// A request with `headers`, each with its end of line.

@@ -56,17 +56,18 @@ async function submit(request, since = performance.now()) {
   }
   isSending = true;
   try {
-    show(await request());
+    const answer = await request();
+    // The page may have been cleared meanwhile.
+    if (send !== null) show(answer);
     notice(null);
   } catch (error) {
     if (error.status === 410) console.warn(error.message);
     else fail(error);
   }
   isSending = false;
-  if (isStale) {
-    isStale = false;
-    submit(send, begun ?? performance.now());
-  }
+  if (!isStale) return;
+  isStale = false;
+  if (send !== null) submit(send, begun ?? performance.now());
 }
 
 function show(answer) {
@@ -113,6 +114,7 @@ async function explain() {
 function clear() {
   press(null);
   drawing.clear();
+  begun = null;
   [send, shared.picture, shared.image, shared.version, probabilities] = [null, null, null, null, null];
   bars.show(null);
   byId('timing').textContent = byId('input-text').textContent = '';
