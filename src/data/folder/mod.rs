@@ -57,6 +57,12 @@ impl PictureOptions {
     fn size(&self) -> Option<(usize, usize)> {
         self.image_size
     }
+
+    /// The same for pictures to evaluate: all scaled to the size of `trained`, the shape of a network's input, if it is known.
+    pub fn evaluated(self, trained: Option<Shape>) -> Self {
+        let size = trained.map(|trained| (trained.height, trained.width));
+        Self { image_size: size.or(self.image_size), train: TrainPictures::Evaluated, ..self }
+    }
 }
 
 /// How pictures to train with are scaled and cropped, if all are scaled.
