@@ -12,8 +12,10 @@ use cnn_cuda::report::{
 use cnn_cuda::train::Monitor;
 use indicatif::{ProgressDrawTarget, TermLike};
 
+mod evaluation;
 mod page;
 mod picture;
+mod run_page;
 
 fn epoch(epoch: u32) -> EpochRecord {
     EpochRecord {

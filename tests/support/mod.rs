@@ -24,6 +24,7 @@ pub enum Need {
     Nvrtc,
     Cudnn,
     Gpu,
+    Browser,
     /// The absence of a CUDA toolkit.
     NoToolkit,
 }

@@ -28,6 +28,7 @@ use super::crop::Target;
 use super::decode::{self as decoder, BACKDROP, Cropped, cropped};
 use super::{Dataset, LoadOptions, MAX_SIDE, Split, archive, counted, statistics};
 use crate::files::printable;
+use crate::shape::Shape;
 
 /// The most pictures to hold before they are decoded.
 const CHUNK: usize = 512;
