@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use tracing::warn;
 
+use super::display::title_of;
 use super::folder::{FolderLock, create_run_folder, remove_leftovers};
 use super::kept::{EpochWeights, Kept, check_best, epoch_file};
 use super::signals::while_saving;
@@ -14,7 +15,7 @@ use crate::checkpoint::{RunIdentity, load_weights, save_described_weights, save_
 use crate::files::{BackgroundWriter, write_atomically};
 use crate::network::Network;
 use crate::report::{MetricsLog, curves_svg};
-use crate::settings::{self, RunConfig, short_name};
+use crate::settings::{self, RunConfig};
 use crate::train::{Chosen, Position, TrainState};
 
 /// The files of a run, whose folder is locked against other processes until this value is dropped.
@@ -116,7 +117,7 @@ impl Outputs {
     }
 
     fn new(config: &RunConfig, metrics: MetricsLog, lock: FolderLock) -> Result<Self> {
-        let title = format!("{} on {}, seed {}", config.model(), short_name(config.dataset()), config.seed());
+        let title = title_of(config);
         let (description, lock) = (config.weights_description()?, Arc::new(lock));
         Ok(Self {
             title,
