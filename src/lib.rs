@@ -75,6 +75,8 @@ pub mod rng;
 #[doc(hidden)]
 pub mod run;
 #[doc(hidden)]
+pub mod serve;
+#[doc(hidden)]
 pub mod settings;
 pub mod shape;
 pub mod train;

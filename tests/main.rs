@@ -15,6 +15,7 @@ mod ops;
 mod pictures;
 mod report;
 mod run;
+mod serve;
 mod settings;
 mod support;
 mod tidy;

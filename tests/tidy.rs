@@ -25,12 +25,14 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("checkpoint", &["train", "network", "ops", "shape", "rng", "files"]),
     ("settings", &["data", "train", "models", "network", "ops", "shape", "files"]),
     ("run", &["settings", "train", "checkpoint", "report", "data", "network", "ops", "files"]),
+    ("serve", &["report", "explain", "checkpoint", "train", "data", "plan", "network", "ops", "shape"]),
     ("bench", &["plan", "network", "ops", "rng", "files"]),
     (
         "commands",
         &[
             "run",
             "bench",
+            "serve",
             "report",
             "explain",
             "settings",
@@ -81,6 +83,7 @@ const ACYCLIC_MODULES: &[&str] = &[
     "report",
     "settings",
     "run",
+    "serve",
     "bench",
     "commands",
 ];

@@ -120,6 +120,15 @@ impl EvaluatedFlags {
     }
 }
 
+/// The test set of a run, without a download.
+///
+/// # Errors
+/// If its files are missing or damaged.
+pub fn test_set(config: &RunConfig) -> Result<Dataset> {
+    let (weights, model, data, pictures) = <(_, _, _, _)>::default();
+    load(&EvaluatedFlags { weights, model, data, pictures, split: SplitName::Test }, Some(config))
+}
+
 /// Loads the images to evaluate, as the test set, according to the flags, and otherwise as the run did.
 fn load(flags: &EvaluatedFlags, config: Option<&RunConfig>) -> Result<Dataset> {
     let mut options = config.map_or_else(LoadOptions::default, RunConfig::load_options);

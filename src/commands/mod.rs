@@ -13,6 +13,7 @@ mod lr_find;
 mod predict;
 mod pretrained;
 mod report;
+mod serve;
 mod summary;
 mod train;
 mod trained;
@@ -75,6 +76,8 @@ enum Command {
     Explain(Box<explain::ExplainArgs>),
     /// Show a network's filters, and the parts of images that excite its channels most: PNG files and a page
     Filters(Box<filters::FiltersArgs>),
+    /// Show in the browser how a network answers: draw a digit, and see every layer; while a run trains, its curves
+    Serve(Box<serve::ServeArgs>),
     /// Show a network's layers, shapes, parameters and multiply-adds
     Summary(summary::SummaryArgs),
     /// Time training steps or forward passes
@@ -119,6 +122,7 @@ fn definition() -> clap::Command {
         .mut_subcommand("filters", |it| it.mut_args(eval))
         .mut_subcommand("predict", |it| it.mut_args(predict))
         .mut_subcommand("explain", |it| it.mut_args(predict))
+        .mut_subcommand("serve", |it| it.mut_args(predict))
 }
 
 /// The value of `--color`, which also applies to errors in the other arguments.
@@ -170,6 +174,7 @@ impl Cli {
             Command::Predict(args) => predict::run(&args),
             Command::Explain(args) => explain::run(&args),
             Command::Filters(args) => filters::run(&args),
+            Command::Serve(args) => serve::run(&args),
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Fetch(args) => fetch::run(&args),

@@ -9,7 +9,6 @@ use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::load_weights;
 use crate::data;
 use crate::data::picture::{Picture, read_cropped, read_picture};
-use crate::models::Model;
 use crate::network::{Network, Weights};
 use crate::ops::Normalise;
 use crate::settings::{
@@ -23,6 +22,13 @@ pub struct TrainedFlags {
     /// Weights (safetensors, or .pth of torch.save), or the folder of a run
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
+    #[command(flatten)]
+    described: DescribedFlags,
+}
+
+/// The flags that say what weights were trained for, if nothing else does.
+#[derive(Args)]
+pub struct DescribedFlags {
     #[command(flatten)]
     model: Given<ModelSettings>,
     #[command(flatten)]
@@ -46,12 +52,37 @@ pub struct Trained {
     pub config: Option<RunConfig>,
 }
 
+/// What is known of a network without its weights.
+pub struct Described {
+    pub network: Network,
+    pub classes: Vec<String>,
+    pub normalise: Normalise,
+    /// See [`Trained`].
+    pub crop: Option<f64>,
+    pub config: Option<RunConfig>,
+}
+
 impl TrainedFlags {
     /// # Errors
     /// If the weights are missing, damaged, or not those of the network.
     pub fn load(&self) -> Result<Trained> {
         let (path, config) = weights_and_config(&self.weights)?;
-        let (model, activation) = model_of_weights(&self.model, &path, config.as_ref())?;
+        let Described { network, classes, normalise, crop, config } = self.described.describe(&path, config)?;
+        let weights = load_weights(&path, &network)?;
+        if config.is_none() {
+            self.described.warn_of_defaults(&path, &network, normalise.shape);
+        }
+        Ok(Trained { network, weights, classes, normalise, crop, config })
+    }
+}
+
+impl DescribedFlags {
+    /// The network of the weights in `path`, as the flags and the configuration of their run describe it.
+    ///
+    /// # Errors
+    /// If there is no such network.
+    pub fn describe(&self, path: &Path, config: Option<RunConfig>) -> Result<Described> {
+        let (model, activation) = model_of_weights(&self.model, path, config.as_ref())?;
         let input = config.as_ref().and_then(|config| config.record.input.as_ref());
         let shape = self.input.0.shape(input.map_or(model.input, InputRecord::shape));
         let mut classes = input.map_or_else(Vec::new, |input| input.classes.clone());
@@ -66,25 +97,21 @@ impl TrainedFlags {
         let recorded = config.as_ref().filter(|config| config.has_pictures()).map(|config| config.pictures().crop);
         let crop = self.crop.0.given().or(recorded);
         let network = self.model.0.apply(build_network(model, shape, classes.len())?, activation);
-        let weights = load_weights(&path, &network)?;
-        if config.is_none() {
-            self.warn_of_defaults(&path, model, shape);
-        }
-        Ok(Trained { network, weights, classes, normalise: Normalise { shape, mean, std }, crop, config })
+        Ok(Described { network, classes, normalise: Normalise { shape, mean, std }, crop, config })
     }
 
     /// Warns that results depend on defaults that may not be those of the training.
-    fn warn_of_defaults(&self, path: &Path, model: &Model, shape: Shape) {
+    pub fn warn_of_defaults(&self, path: &Path, built: &Network, shape: Shape) {
         let Self { model: network, input, crop, normalisation, .. } = self;
         let prepared = match shape.channels {
             1 => "pictures are prepared like the digits of MNIST",
             _ => "pictures are scaled to fit, not cropped (--crop-pct)",
         };
         let assumed = [
-            network.0.model.is_none().then(|| format!("the network is {} (--model)", model.name)),
+            network.0.model.is_none().then(|| format!("the network is {} (--model)", built.name)),
             (!input.0.has_shape()).then(|| format!("it takes images of {shape} (--channels, --image-size)")),
             normalisation.0.given().is_none().then(|| "mean 0.5 and std 0.5 (--mean and --std)".into()),
-            input.0.classes.is_none().then(|| format!("{} classes without names (--classes)", model.classes)),
+            input.0.classes.is_none().then(|| format!("{} classes without names (--classes)", built.classes())),
             crop.0.given().is_none().then(|| prepared.into()),
         ];
         warn_of_assumptions(path, assumed);

@@ -57,6 +57,14 @@ impl<'a, B: Backend> Attribution<'a, B> {
         Ok(Self { backend, plan, shapes, forward, backward, count: 0 })
     }
 
+    /// Replaces the weights by others of the same network.
+    ///
+    /// # Errors
+    /// If the device does not take them.
+    pub fn load(&mut self, weights: &Weights) -> Result<()> {
+        plan::write_weights(self.backend, weights)
+    }
+
     /// The most inputs of a forward pass.
     pub fn max_batch(&self) -> usize {
         self.plan.max_batch

@@ -29,6 +29,7 @@ pub use confusion::{ClassScores, Confusion};
 pub use confusion_picture::confusion_picture;
 pub use console::{Progress, ProgressLines, Table, grouped, loss, percent};
 pub use curves::curves_svg;
+pub use curves_page::{CURVES_SCRIPT, CURVES_STYLE, curves_page};
 pub use dashboard::{Dashboard, LEAST_COLUMNS, LEAST_ROWS, RunFacts, RunState, View, clock, fits_terminal};
 pub use evaluation::{Evaluation, Mistake, TOP, evaluate_for_report, first_maximum, rank};
 pub use filters::{filter_pictures, first_layer_filters};

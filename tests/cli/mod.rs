@@ -14,6 +14,7 @@ mod datasets;
 mod dependent;
 mod errors;
 mod explain;
+mod explain_browser;
 mod finetuning;
 mod limits;
 mod lr_find;
