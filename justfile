@@ -95,6 +95,10 @@ docs:
     rm -rf target/docs
     .ci/docs target/release/cnn-cuda target/docs
 
+# Draw the dashboard for docs/images and for its tests.
+screenshots:
+    CNN_CUDA_RENEW=1 cargo test --test all -- the_dashboard_looks_as_in_the_documentation
+
 # Benchmark single operators on the CPU.
 bench *ARGS:
     cargo bench -p cnn-cuda-benches {{ ARGS }}

@@ -8,6 +8,8 @@ mod cuda;
 mod cuda_mnist;
 mod cuda_tiles;
 mod cudnn;
+#[cfg(unix)]
+mod dashboard;
 mod datasets;
 mod dependent;
 mod errors;

@@ -2,6 +2,9 @@
 
 pub mod cuda;
 pub mod program;
+#[cfg(unix)]
+pub mod pty;
+pub mod screenshot;
 pub mod stored_zip;
 pub mod tiny;
 pub mod torch_rng;
