@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::{inspect_weights, load_weights};
-use crate::data::{self, Dataset, LoadOptions, Residency, Split, TrainPictures};
+use crate::data::{self, Dataset, LoadOptions, Residency, Split};
 use crate::network::{Network, Weights};
 use crate::settings::{
     DataSettings, Given, InputRecord, ModelSettings, PictureSettings, RunConfig, UsageError, build_network,
@@ -150,16 +150,12 @@ fn load(flags: &EvaluatedFlags, config: Option<&RunConfig>) -> Result<Dataset> {
     // A set that only a file names is read, but not downloaded.
     options.download = given.dataset.is_some();
     let trained = config.and_then(|config| config.record.input.as_ref()).map(InputRecord::shape);
-    if let Some(trained) = trained {
-        options.pictures.image_size = Some((trained.height, trained.width));
-        options.channels = Some(trained.channels);
-    }
-    options.pictures = flags.pictures.0.resolve_with(options.pictures);
+    options.channels = trained.map(|trained| trained.channels);
+    options.pictures = flags.pictures.0.resolve_with(options.pictures.evaluated(trained));
     let normalisation = given.normalisation.given().or(options.normalisation);
     // A single value fits any number of channels; those of the images are not known yet.
     options.normalisation = normalisation.as_ref().map(|_| (vec![0.5], vec![0.5]));
     (options.progress, options.test_only) = (true, flags.split == SplitName::Test);
-    options.pictures.train = TrainPictures::Evaluated;
     given.check()?;
     options.validation = given.validation().or(options.validation);
     options.residency = Residency::Auto;

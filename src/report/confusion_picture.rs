@@ -8,9 +8,9 @@ use super::text::{CHARACTER, LINE_HEIGHT, fitted, mixed, text_width};
 pub const MAX_COUNTED: usize = 30;
 /// Names are cut to this many pixels.
 const NAME: usize = 20 * CHARACTER;
-/// The side that a heat map has at least, and the most classes that have pixels of their own.
-const SIDE: usize = 720;
-const MAX_CELLS: usize = 1000;
+/// The largest side of a heat map, and the most classes that have cells of their own, of at least two pixels.
+const SIDE: usize = 860;
+const MAX_CELLS: usize = 430;
 const MARGIN: usize = 16;
 const INK: Rgb = [0x1f, 0x23, 0x28];
 const MUTED: Rgb = [0x59, 0x63, 0x6e];
@@ -73,12 +73,12 @@ fn counted(confusion: &Confusion) -> Picture {
     picture
 }
 
-/// A cell of at least a pixel per class; with more classes than that, a pixel has several, and its counts are added up.
+/// A cell per class; with more than [`MAX_CELLS`], a cell has several neighbouring classes, whose counts are added up.
 fn heat_map(confusion: &Confusion) -> Picture {
     let classes = confusion.classes().len();
     let bin = classes.div_ceil(MAX_CELLS);
     let cells = classes.div_ceil(bin);
-    let side = SIDE.div_ceil(cells);
+    let side = SIDE / cells;
     let (mut counts, mut samples) = (vec![0_u64; cells * cells], vec![0_u64; cells]);
     for ((truth, predicted), count) in confusion.counts() {
         counts[truth / bin * cells + predicted / bin] += count;

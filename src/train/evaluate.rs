@@ -187,6 +187,9 @@ impl<B: Backend> Evaluator<B> {
     /// # Errors
     /// An image can no longer be read.
     pub fn images(&mut self, indices: &[usize]) -> Result<Vec<f32>> {
+        if indices.is_empty() {
+            return Ok(Vec::new());
+        }
         let Self { backend, plan, programs, range } = self;
         let order: Vec<u32> = indices.iter().map(|index| (range.start + index) as u32).collect();
         backend.set_order(Subset::Test, &order, 0)?;

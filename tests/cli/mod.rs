@@ -8,16 +8,21 @@ mod cuda;
 mod cuda_mnist;
 mod cuda_tiles;
 mod cudnn;
+#[cfg(unix)]
+mod dashboard;
 mod datasets;
 mod dependent;
 mod errors;
 mod explain;
+mod explain_browser;
 mod finetuning;
 mod limits;
 mod lr_find;
 mod optimisers;
 mod pictures;
 mod recipes;
+mod report;
+mod report_browser;
 mod resume;
 mod runs;
 mod signals;
@@ -33,10 +38,11 @@ use serde_json::Value;
 
 use crate::support::program::{Ran, succeed};
 
-/// The arguments of a short run on the embedded digits.
+/// The arguments of a short run on the embedded digits, without a report.
 pub fn short_run<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     let out = out.to_str().expect("a UTF-8 path");
     let mut args = vec!["train", "--dataset", "digits", "--model", "lenet5", "--device", "cpu", "--out", out];
+    args.push("--no-report");
     args.extend(more);
     args
 }

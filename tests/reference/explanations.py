@@ -81,9 +81,10 @@ def activations(net: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
 
 def deconvolve(net: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """The strongest unit of every channel of a layer, and its deconvolution, by autograd with another ReLU."""
-    true_relu, functional_relu = nn.ReLU.forward, functional.relu
+    others = nn.ReLU.forward, functional.relu, torch.relu_
     nn.ReLU.forward = lambda _self, x: RectifiedRelu.apply(x)
     functional.relu = lambda x, inplace=False: RectifiedRelu.apply(x)
+    torch.relu_ = RectifiedRelu.apply
     x = x.clone().requires_grad_()
     output = activations(net, layer, x)
     units, projections = [], []
@@ -92,7 +93,7 @@ def deconvolve(net: nn.Module, layer: nn.Module, x: Tensor) -> tuple[Tensor, Ten
         units.append([at // channel.shape[1], at % channel.shape[1]])
         seed = channel.flatten()[at]
         projections.append(torch.autograd.grad(seed, x, seed.detach(), retain_graph=True)[0][0])
-    nn.ReLU.forward, functional.relu = true_relu, functional_relu
+    nn.ReLU.forward, functional.relu, torch.relu_ = others
     return torch.tensor(units), torch.stack(projections)
 
 

@@ -123,6 +123,15 @@ impl Browser {
         [0, 1, 2, 3].map(|at| place[at].as_f64().unwrap_or_else(|| panic!("{selector} is not on the page")))
     }
 
+    /// Moves the pointer to a point of an element, a fraction of its width and height.
+    pub fn hover(&self, selector: &str, (x, y): (f64, f64)) {
+        let [left, top, width, height] = self.place(selector);
+        let [x, y] = [left + x * width, top + y * height].map(f64::round);
+        let moved = json!({ "type": "pointerMove", "duration": 0, "x": x as i64, "y": y as i64 });
+        let pointer = json!({ "type": "pointer", "id": "mouse", "actions": [moved] });
+        self.call("/actions", json!({ "actions": [pointer] }));
+    }
+
     /// Presses at the first of some points of an element, each a fraction of its width and height, and moves over the others.
     pub fn stroke(&self, selector: &str, points: &[(f64, f64)]) {
         let [left, top, width, height] = self.place(selector);

@@ -3,6 +3,9 @@
 pub mod browser;
 pub mod cuda;
 pub mod program;
+#[cfg(unix)]
+pub mod pty;
+pub mod screenshot;
 pub mod server;
 pub mod stored_zip;
 pub mod tiny;

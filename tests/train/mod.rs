@@ -10,6 +10,7 @@ mod finetuning;
 mod freezing;
 mod fusion;
 pub mod harness;
+mod images;
 mod mixing;
 pub mod networks;
 pub mod norm;
