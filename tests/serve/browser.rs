@@ -54,6 +54,14 @@ fn draw(browser: &Browser, points: &[(f64, f64)], digit: &str) {
     browser.wait(&format!("return {ANSWER} === '{digit}'"));
 }
 
+/// Scrolls to a layer, waits until it has been loaded, and clicks a value of its first map.
+fn click_in_map(browser: &Browser, layer: &str) {
+    let canvas = format!("[data-layer='{layer}'] .sheet canvas");
+    browser.run(&format!("document.querySelector(\"{canvas}\").scrollIntoView({{ block: 'center' }})"));
+    browser.wait(&format!("return document.querySelector(\"{canvas}\").height > 20"));
+    browser.stroke(&canvas, &[IN_A_MAP]);
+}
+
 fn try_page(window: Window) {
     let server = Server::start(["--weights".as_ref(), TRAINED.as_os_str()]);
     let Some(browser) = open(&server, window) else { return };
@@ -72,7 +80,7 @@ fn try_page(window: Window) {
     assert!((browser.run(bars).as_f64().expect("a sum") - 100.0).abs() < 0.5);
 
     // A click on a map shows the window, the filter, the sum and the activation.
-    browser.stroke("[data-layer='conv1'] .sheet canvas", &[IN_A_MAP]);
+    click_in_map(&browser, "conv1");
     let shown = "return !document.querySelector(\"[data-layer='conv1'] .unit\").hidden";
     browser.wait(shown);
     let unit = browser.text("return document.querySelector(\"[data-layer='conv1'] .unit\").innerText");
@@ -82,7 +90,7 @@ fn try_page(window: Window) {
         assert!(found, "{part} is missing from {unit}");
     }
     assert_eq!(browser.run("return document.querySelectorAll(\"[data-layer='conv1'] .unit .grid\").length"), 2);
-    browser.stroke("[data-layer='fc3'] .sheet canvas", &[IN_A_MAP]);
+    click_in_map(&browser, "fc3");
     browser.wait("return document.querySelectorAll(\"[data-layer='fc3'] .products tbody tr\").length > 10");
 
     // Grad-CAM changes the picture of the input.
