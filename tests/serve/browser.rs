@@ -224,8 +224,9 @@ fn screenshots() {
     fs::create_dir_all(&folder).expect("a folder");
     let run = std::env::var_os("CNN_CUDA_SCREENSHOT_RUN").map_or_else(|| TRAINED.clone(), PathBuf::from);
     let server = Server::start(["--weights".as_ref(), run.as_os_str()]);
-    let dark = Window { is_dark: true, ..DESKTOP };
-    for (name, window) in [("serve", DESKTOP), ("serve-dark", dark), ("serve-phone", PHONE)] {
+    let light = Window { height: 1500, ..DESKTOP };
+    let dark = Window { is_dark: true, ..light };
+    for (name, window) in [("serve", light), ("serve-dark", dark), ("serve-phone", PHONE)] {
         let Some(browser) = open(&server, window) else { return };
         save(&browser, &folder.join(format!("{name}.png")), window);
     }
@@ -236,8 +237,11 @@ fn save(browser: &Browser, path: &Path, window: Window) {
     draw(browser, &SEVEN, "7");
     browser.click("#gradcam");
     browser.wait("return document.getElementById('timing').textContent.startsWith('Answered')");
-    browser.run("document.activeElement.blur(); window.scrollTo(0, 0)");
+    browser.run("document.querySelector('.layer canvas').scrollIntoView({ block: 'center' })");
     browser.wait("return document.querySelector('.layer canvas').height > 30");
+    browser.stroke(".layer .sheet canvas", &[(0.055, 0.25)]);
+    browser.wait("return !document.querySelector('.unit').hidden");
+    browser.run("document.activeElement.blur(); window.scrollTo(0, 0)");
     let picture = browser.screenshot();
     check_screenshot(&picture, window);
     fs::write(path, picture).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
