@@ -95,6 +95,16 @@ docs:
     rm -rf target/docs
     .ci/docs target/release/cnn-cuda target/docs
 
+# Write the screenshots of README.md and docs/, of a network that is trained for them; needs Chromium and chromedriver.
+screenshots:
+    cargo build --release
+    rm -rf target/screenshots && mkdir -p target/screenshots
+    target/release/cnn-cuda train --dataset digits --epochs 3 --device cpu --out target/screenshots/run
+    CNN_CUDA_SCREENSHOT_RUN=target/screenshots/run CNN_CUDA_SCREENSHOTS=docs/images \
+        cargo test --test all -- --ignored screenshots
+    CNN_CUDA_RENEW=1 cargo test --test all -- the_dashboard_looks_as_in_the_documentation
+    tools/report_screenshots.py target/screenshots/run/report.html docs/images
+
 # Benchmark single operators on the CPU.
 bench *ARGS:
     cargo bench -p cnn-cuda-benches {{ ARGS }}

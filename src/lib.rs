@@ -57,6 +57,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod data;
 #[doc(hidden)]
+pub mod explain;
 pub mod files;
 #[doc(hidden)]
 pub mod images;
@@ -73,6 +74,8 @@ pub mod resample;
 pub mod rng;
 #[doc(hidden)]
 pub mod run;
+#[doc(hidden)]
+pub mod serve;
 #[doc(hidden)]
 pub mod settings;
 pub mod shape;

@@ -26,6 +26,8 @@ pub enum Purpose {
     Mixing = 21,
     /// Transforms of training images.
     Transforms = 24,
+    /// Noise added to a picture to explain it.
+    Explanation = 28,
 }
 
 /// A stream of random numbers. It is cheap to create: use one per tensor, epoch or image.

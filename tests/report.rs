@@ -1,13 +1,16 @@
 //! What a run reports: metrics.jsonl and resuming it, the table, the progress bar, the curves, the confusion matrix.
 
+mod dashboard;
+
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cnn_cuda::report::{
-    ClassScores, Confusion, EpochRecord, MetricsLog, Progress, Record, StepRecord, Table, best_epoch, curves_svg,
-    grouped, loss,
+    ClassScores, Confusion, EpochRecord, MetricsLog, Progress, ProgressLines, Record, StepRecord, Table, best_epoch,
+    curves_svg, grouped, loss,
 };
 use cnn_cuda::train::Monitor;
 use indicatif::{ProgressDrawTarget, TermLike};
@@ -186,14 +189,26 @@ epoch  train loss  train acc    val loss    val acc   test loss   test acc    se
     assert_eq!(best_epoch(&[epoch(1)], Monitor::ValLoss), None);
 }
 
-/// With `quiet`, nothing is shown even if the tests' stderr is a terminal.
 #[test]
-fn quiet_progress_accepts_any_values() {
-    let progress = Progress::new(10, 1, 2, true);
+fn progress_accepts_any_values() {
+    let progress = Progress::on(ProgressDrawTarget::hidden(), 10, 1, 2);
     progress.tick(1, None, None);
     progress.tick(20, Some(f64::NAN), Some(f64::INFINITY));
     progress.message(20, "evaluating");
     progress.finish();
+}
+
+#[test]
+fn lines_of_progress_have_no_control_characters() {
+    let mut out = Vec::new();
+    let mut lines = ProgressLines::new(&mut out, Duration::ZERO);
+    lines.step([3, 20], [120, 938], [Some(0.12345), Some(48_774.2)]);
+    lines.step([3, 20], [121, 938], [None, None]);
+    let expected = "epoch 3/20  step 120/938  loss 0.1235  48,774 images/s\nepoch 3/20  step 121/938\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+    let mut out = Vec::new();
+    ProgressLines::new(&mut out, Duration::from_secs(60)).step([1, 1], [1, 2], [None, None]);
+    assert!(out.is_empty(), "a line came too soon");
 }
 
 /// A terminal of the given width that records what is written to it.
@@ -260,7 +275,7 @@ fn the_longest_progress_line_fits_80_columns() {
     let screen = Screen { columns: 80, lines: Arc::default() };
     let progress = Progress::on(ProgressDrawTarget::term_like(Box::new(screen.clone())), 938, 99, 100);
     progress.tick(400, None, None);
-    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(20));
     progress.tick(401, Some(1.2345), Some(1_234_567.0));
     let last = screen.lines.lock().unwrap().iter().rfind(|line| !line.is_empty()).unwrap().clone();
     assert!(last.contains("401/938  loss 1.2345  ") && last.ends_with(" left  1,234,567 images/s"), "{last}");

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use clap::{Args, Command, FromArgMatches};
 use cnn_cuda::checkpoint::{self, RunIdentity};
 use cnn_cuda::cpu::Cpu;
-use cnn_cuda::run::{Outputs, RunObserver, identity};
+use cnn_cuda::report::ProgressMode;
+use cnn_cuda::run::{Display, Outputs, RunObserver, identity};
 use cnn_cuda::settings::{InputRecord, Layer, RunConfig, build_network};
 use cnn_cuda::train::{Observer, Trainer};
 use cnn_cuda::{data, models};
@@ -26,8 +27,8 @@ fn begun_run(out: &Path, stop: &Arc<AtomicBool>) -> (RunObserver, Trainer<Cpu>, 
     let backend = Cpu::new(Some(2)).expect("two threads");
     let mut trainer = Trainer::new(backend, network, dataset, config.hyperparameters()).expect("a trainer");
     let outputs = Outputs::create(Some(out), &config).expect("a folder");
-    let mut run =
-        RunObserver::new(outputs, identity.clone(), &config, true, trainer.steps_per_epoch(), Arc::clone(stop));
+    let display = Display::new(ProgressMode::None, false, &config, &identity, &trainer, Vec::new());
+    let mut run = RunObserver::new(outputs, identity.clone(), &config, display, Arc::clone(stop));
     run.begin(&mut trainer, true).expect("saved");
     (run, trainer, identity)
 }

@@ -10,6 +10,9 @@ use anyhow::{Result, anyhow};
 use rayon::ThreadPoolBuilder;
 use tracing::warn;
 
+#[cfg(unix)]
+use crate::report::cover;
+
 /// Whether the system has refused an allocation.
 static REFUSED: AtomicBool = AtomicBool::new(false);
 
@@ -63,12 +66,16 @@ pub fn prepare() {
 #[cfg(not(unix))]
 pub fn prepare() {}
 
-/// Handles `SIGABRT`: returns if memory was not refused, so that the program aborts.
+/// Handles `SIGABRT`: uncovers the terminal, and returns if memory was not refused, so that the program aborts.
 #[cfg(unix)]
 extern "C" fn exit_if_out_of_memory(_signal: libc::c_int) {
     const SENTENCE: &[u8] =
         b"error: the system has too little memory; try a smaller --batch-size or --eval-batch-size, smaller images, or \
         another model\n";
+    if cover::is_on() {
+        // SAFETY: the function may be called in a signal handler, and the text has this length.
+        unsafe { libc::write(2, cover::LEAVE.as_ptr().cast(), cover::LEAVE.len()) };
+    }
     if REFUSED.load(Ordering::Relaxed) {
         // SAFETY: both functions may be called in a signal handler, and the text has this length.
         unsafe {

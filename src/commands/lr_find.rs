@@ -95,7 +95,7 @@ pub fn run(args: LrFindArgs) -> Result<ExitCode> {
         *init = Outputs::weights_file("--init", init)?;
     }
     Outputs::check(args.out.as_deref())?;
-    let dataset = load(&mut config, args.quiet)?;
+    let dataset = load(&mut config, !args.quiet)?;
     let pretrained = pretrained::find(&config, !args.quiet)?;
     let network = network_of(&config, model, &dataset)?;
     let range = RateRange { min, max, steps };

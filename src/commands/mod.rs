@@ -4,14 +4,19 @@ mod bench;
 mod completions;
 mod device;
 mod eval;
+mod evaluated;
+mod explain;
 mod fetch;
+mod filters;
 mod limits;
 mod lr_find;
 mod predict;
 mod pretrained;
 mod report;
+mod serve;
 mod summary;
 mod train;
+mod trained;
 mod verify;
 
 pub use limits::{Allocator, prepare as prepare_for_limits};
@@ -30,6 +35,7 @@ use crate::checkpoint::weights_description;
 use crate::files::printable;
 use crate::models::{self, Model};
 use crate::network::Network;
+use crate::report::ProgressMode;
 use crate::report::stream::Stderr;
 use crate::run::Outputs;
 use crate::settings::{
@@ -66,6 +72,12 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Classify pictures
     Predict(predict::PredictArgs),
+    /// Show what in a picture decides its class, and what each layer sees: PNG files and a page
+    Explain(Box<explain::ExplainArgs>),
+    /// Show a network's filters, and the parts of images that excite its channels most: PNG files and a page
+    Filters(Box<filters::FiltersArgs>),
+    /// Show in the browser how a network answers: draw a digit, and see every layer; while a run trains, its curves
+    Serve(Box<serve::ServeArgs>),
     /// Show a network's layers, shapes, parameters and multiply-adds
     Summary(summary::SummaryArgs),
     /// Time training steps or forward passes
@@ -106,7 +118,11 @@ fn definition() -> clap::Command {
         _ => flag,
     };
     let all = Cli::command();
-    all.mut_subcommand("eval", |it| it.mut_args(eval)).mut_subcommand("predict", |it| it.mut_args(predict))
+    all.mut_subcommand("eval", |it| it.mut_args(eval))
+        .mut_subcommand("filters", |it| it.mut_args(eval))
+        .mut_subcommand("predict", |it| it.mut_args(predict))
+        .mut_subcommand("explain", |it| it.mut_args(predict))
+        .mut_subcommand("serve", |it| it.mut_args(predict))
 }
 
 /// The value of `--color`, which also applies to errors in the other arguments.
@@ -131,18 +147,34 @@ impl Cli {
         })
     }
 
+    /// Whether to write colours to stderr. Only those of `--color always` are control characters of `--progress plain`.
+    fn is_coloured(&self) -> bool {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let is_plain = matches!(&self.command, Command::Train(args) if args.progress() == ProgressMode::Plain);
+        let without = is_plain || set("NO_COLOR").is_some() || set("TERM").is_some_and(|term| term == "dumb");
+        match self.color {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => std::io::stderr().is_terminal() && !without,
+        }
+    }
+
     /// Runs the subcommand.
     ///
     /// # Errors
     /// Those of the subcommand, with their context; `main` prints them.
     pub fn run(self) -> Result<ExitCode> {
+        let coloured = self.is_coloured();
         match self.command {
-            Command::Train(args) => train::run(*args),
+            Command::Train(args) => train::run(*args, coloured),
             Command::LrFind(args) => lr_find::run(*args),
             Command::Eval(args) => eval::run(&args),
             Command::Report(args) => report::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Predict(args) => predict::run(&args),
+            Command::Explain(args) => explain::run(&args),
+            Command::Filters(args) => filters::run(&args),
+            Command::Serve(args) => serve::run(&args),
             Command::Summary(args) => summary::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Fetch(args) => fetch::run(&args),
@@ -158,7 +190,7 @@ fn print_usage_error(error: &clap::Error) -> std::io::Result<()> {
     let text = error.render().to_string();
     let lines = text.split('\n').map(printable).collect::<Vec<_>>();
     match error.use_stderr() && lines.iter().any(|line| matches!(line, Cow::Owned(_))) {
-        true => Stderr::default().write_all(lines.join("\n").as_bytes()),
+        true => Stderr.write_all(lines.join("\n").as_bytes()),
         false => error.print(),
     }
 }
@@ -167,19 +199,12 @@ fn print_usage_error(error: &clap::Error) -> std::io::Result<()> {
 pub fn init_logging(cli: &Cli) {
     use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt};
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let plain = set("NO_COLOR").is_some() || set("TERM").is_some_and(|term| term == "dumb");
-    let colour = match cli.color {
-        ColorChoice::Always => true,
-        ColorChoice::Never => false,
-        ColorChoice::Auto => std::io::stderr().is_terminal() && !plain,
-    };
     fmt()
         .with_env_filter(filter)
         .with_target(false)
         .without_time()
-        .with_ansi(colour)
-        .with_writer(Stderr::default)
+        .with_ansi(cli.is_coloured())
+        .with_writer(|| Stderr)
         .log_internal_errors(false)
         .init();
 }
@@ -190,7 +215,7 @@ pub fn report_error(error: &anyhow::Error) -> ExitCode {
     let paragraph = text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     // File names from an archive may contain control characters, which a terminal would interpret.
     // If stderr is closed, only the exit code reports the error.
-    let _ = writeln!(Stderr::default(), "error: {}", printable(&paragraph));
+    let _ = writeln!(Stderr, "error: {}", printable(&paragraph));
     ExitCode::from(if error.downcast_ref::<UsageError>().is_some() { 2 } else { 1 })
 }
 

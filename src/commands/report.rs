@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use super::device::{Task, check_device, with_backend};
 use super::find_model;
 use crate::checkpoint::{inspect_checkpoint, load_weights};
-use crate::data::{self, Dataset, Residency, TrainPictures};
+use crate::data::{self, Dataset, Residency};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::{Evaluation, evaluate_for_report};
@@ -95,9 +95,8 @@ fn load(args: &ReportArgs, config: &RunConfig) -> Result<Dataset> {
         options.folder = args.folder.0.folder();
     }
     (options.download, options.test_only, options.residency) = (false, true, Residency::Auto);
-    options.pictures.image_size = Some((shape.height, shape.width));
     options.channels = Some(shape.channels);
-    options.pictures.train = TrainPictures::Evaluated;
+    options.pictures = options.pictures.evaluated(Some(shape));
     let mut dataset = data::load(config.dataset(), &options)?;
     dataset.pad_classes(Some(recorded.classes.len()))?;
     if let Some(difference) = recorded.difference(&InputRecord::new(&dataset)) {

@@ -18,8 +18,9 @@ use crate::files::printable;
 use crate::models::Model;
 use crate::network::{FirstLayer, Network, Weights};
 use crate::ops::Backend;
+use crate::report::ProgressMode;
 use crate::run::{
-    FolderLock, INTERRUPTED, Outputs, RunObserver, damaged_outputs, ended_by, folder_to_resume, identity,
+    Display, FolderLock, INTERRUPTED, Outputs, RunObserver, damaged_outputs, ended_by, folder_to_resume, identity,
     identity_without_data, install_signal_handlers, progress_made,
 };
 use crate::settings::{
@@ -45,13 +46,22 @@ pub struct TrainArgs {
     /// Folder for the files of the run [default: runs/MODEL-DATASET-SEED]
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub out: Option<PathBuf>,
-    /// Print neither the table nor progress bars
-    #[arg(long, help_heading = "Output")]
+    /// What to show of the current epoch, besides the table of epochs
+    #[arg(long, value_enum, value_name = "HOW", default_value = "bar", help_heading = "Output")]
+    pub progress: ProgressMode,
+    /// Same as --progress none
+    #[arg(long, help_heading = "Output", conflicts_with = "progress")]
     pub quiet: bool,
 }
 
+impl TrainArgs {
+    pub fn progress(&self) -> ProgressMode {
+        if self.quiet { ProgressMode::None } else { self.progress }
+    }
+}
+
 /// Starts or resumes a training run.
-pub fn run(args: TrainArgs) -> Result<ExitCode> {
+pub fn run(args: TrainArgs, coloured: bool) -> Result<ExitCode> {
     args.retired.warn();
     let stop = install_signal_handlers()?;
     let mut flags = args.settings.clone();
@@ -80,10 +90,11 @@ pub fn run(args: TrainArgs) -> Result<ExitCode> {
         *init = Outputs::weights_file("--init", init)?;
     }
     Outputs::check(args.out.as_deref())?;
-    let dataset = load(&mut config, args.quiet)?;
-    let pretrained = if args.resume.is_none() { pretrained::find(&config, !args.quiet)? } else { None };
+    let has_bars = args.progress().has_bars();
+    let dataset = load(&mut config, has_bars)?;
+    let pretrained = if args.resume.is_none() { pretrained::find(&config, has_bars)? } else { None };
     let network = network_of(&config, model, &dataset)?;
-    with_backend(&device, Training { config, args, network, dataset, pretrained, lock, stop })
+    with_backend(&device, Training { config, args, coloured, network, dataset, pretrained, lock, stop })
 }
 
 /// The network of a run, with its frozen parts and groups of parameters.
@@ -100,9 +111,9 @@ pub(super) fn network_of(config: &RunConfig, model: &Model, dataset: &Dataset) -
 }
 
 /// Loads the data set, with the recorded input of a resumed run, and records its input in the configuration.
-pub(super) fn load(config: &mut RunConfig, quiet: bool) -> Result<Dataset> {
+pub(super) fn load(config: &mut RunConfig, has_bars: bool) -> Result<Dataset> {
     let mut options = config.load_options();
-    options.progress = !quiet;
+    options.progress = has_bars;
     let mut dataset = data::load(config.dataset(), &options)?;
     let classes = options.classes.map(|classes| classes.len()).or(config.settings.data.classes);
     dataset.pad_classes(classes).map_err(|error| UsageError(error.to_string()))?;
@@ -210,6 +221,7 @@ fn log_completed(config: &RunConfig, ending: Ending, done: Position) {
 struct Training {
     config: RunConfig,
     args: TrainArgs,
+    coloured: bool,
     network: Network,
     dataset: Dataset,
     /// The file of `--pretrained`, for a new run.
@@ -223,7 +235,7 @@ impl Task for Training {
     type Output = ExitCode;
 
     fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
-        let Self { mut config, args, network, dataset, pretrained, lock, stop } = self;
+        let Self { mut config, args, coloured, network, dataset, pretrained, lock, stop } = self;
         let identity = identity(&config, &dataset)?;
         // Check the weights before creating the run's folder.
         let initial = match &lock {
@@ -255,7 +267,9 @@ impl Task for Training {
         let (count, frozen) = (trainer.network.parameter_count(), trainer.network.frozen_len());
         let fixed = if frozen > 0 { format!(", of which {frozen} are frozen") } else { String::new() };
         info!("{}: {count} parameters{fixed}; {}", config.model(), outputs.folder().display());
-        let mut observer = RunObserver::new(outputs, identity, &config, args.quiet, trainer.steps_per_epoch(), stop);
+        let records = outputs.metrics.epochs();
+        let display = Display::new(args.progress(), coloured, &config, &identity, &trainer, records);
+        let mut observer = RunObserver::new(outputs, identity, &config, display, stop);
         observer.begin(&mut trainer, is_new)?;
         if is_new && reports {
             let batch = trainer.first_batch().with_context(|| observer.failed())?;

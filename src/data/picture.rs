@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use image::RgbImage;
 use image::imageops::{self, FilterType};
+use image::{GrayImage, RgbImage};
 
-use super::crop::Target;
+use super::crop::{Target, resize_crop};
 use super::decode::{BACKDROP, Upright, cropped, decode, into_gray, read_bytes};
 use super::ink;
 use crate::shape::Shape;
@@ -33,24 +33,57 @@ pub fn read_picture(path: &Path, shape: Shape) -> Result<Picture> {
     decode_picture(&read_bytes(path).with_context(context)?.bytes, shape).with_context(context)
 }
 
-/// Reads the picture at `path` in the same way as the pictures of a training folder: scaled and cropped to `shape`, and
-/// converted to its channels. `crop` is the part of the scaled picture's shorter side that is
-/// cropped.
+/// Reads the picture at `path` in the same way as the pictures of a training folder; see [`decode_cropped`].
 ///
 /// # Errors
 /// Like [`read_picture`].
 pub fn read_cropped(path: &Path, shape: Shape, crop: f64) -> Result<Picture> {
+    let context = || format!("cannot read the picture {}", path.display());
+    decode_cropped(&read_bytes(path).with_context(context)?.bytes, shape, crop).with_context(context)
+}
+
+/// Decodes the bytes of a PNG or JPEG file in the same way as the pictures of a training folder: scaled and cropped to
+/// `shape`, and converted to its channels. `crop` is the part of the scaled picture's shorter side that is cropped.
+///
+/// # Errors
+/// Like [`decode_picture`].
+pub fn decode_cropped(bytes: &[u8], shape: Shape, crop: f64) -> Result<Picture> {
     let target = Target { height: shape.height, width: shape.width, crop };
-    let read = || -> Result<Picture> {
-        let encoded = read_bytes(path)?;
-        let upright = decode(&encoded.bytes, BACKDROP, Some(target))?;
-        let original = (upright.picture.width(), upright.picture.height());
-        let pixels = cropped(upright, target, Some(shape.channels))?.values;
-        let minimum = pixels.iter().min().copied().unwrap_or(0);
-        let blank = pixels.iter().all(|&pixel| pixel - minimum < ink::MIN_CONTRAST);
-        Ok(Picture { pixels, inverted: false, blank, original })
+    let upright = decode(bytes, BACKDROP, Some(target))?;
+    let original = (upright.picture.width(), upright.picture.height());
+    let pixels = cropped(upright, target, Some(shape.channels))?.values;
+    Ok(Picture { blank: is_blank(&pixels), pixels, inverted: false, original })
+}
+
+/// Converts a drawing, the gray levels `[height][width]`, to the one channel of `shape`, as [`decode_cropped`] or without
+/// `crop` [`decode_picture`] do with a file of the same pixels.
+///
+/// # Errors
+/// If there are no pixels or not `height · width`, or `shape` has more than one channel.
+pub fn prepare_drawing(
+    pixels: Vec<u8>,
+    (width, height): (u32, u32),
+    shape: Shape,
+    crop: Option<f64>,
+) -> Result<Picture> {
+    ensure!(!shape.is_empty() && shape.channels == 1, "a drawing is gray, but the network takes {shape}");
+    ensure!(width > 0 && height > 0, "the drawing has no pixels");
+    let count = pixels.len();
+    let drawing = GrayImage::from_raw(width, height, pixels).filter(|it| it.as_raw().len() == count);
+    let drawing = drawing.with_context(|| format!("{count} values are not a drawing of {width}×{height} pixels"))?;
+    let original = (width, height);
+    let Some(crop) = crop else {
+        let ink::Prepared { pixels, inverted, blank } = ink::prepare(drawing, shape.height, shape.width);
+        return Ok(Picture { pixels, inverted, blank, original });
     };
-    read().with_context(|| format!("cannot read the picture {}", path.display()))
+    let pixels = resize_crop(drawing, Target { height: shape.height, width: shape.width, crop })?;
+    Ok(Picture { blank: is_blank(&pixels), pixels, inverted: false, original })
+}
+
+/// Whether the levels of all values are nearly the same.
+fn is_blank(pixels: &[u8]) -> bool {
+    let minimum = pixels.iter().min().copied().unwrap_or(0);
+    pixels.iter().all(|&pixel| pixel - minimum < ink::MIN_CONTRAST)
 }
 
 /// Decodes the bytes of a PNG or JPEG file and converts the picture to `shape`.

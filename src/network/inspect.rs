@@ -11,6 +11,8 @@ pub struct ReceptiveField {
     pub size: usize,
     /// Distance between the fields of neighbouring activations, in input pixels.
     pub step: usize,
+    /// The first row and column of the first activation's square; negative if it begins in the padding.
+    pub start: isize,
 }
 
 impl Network {
@@ -21,13 +23,15 @@ impl Network {
         for node in &self.nodes {
             let input = node.inputs.iter().map(|&input| fields[input]).max_by_key(|field| field.map_or(0, |f| f.size));
             let field = match (&node.operator, input) {
-                (Operator::Input, _) => Some(ReceptiveField { size: 1, step: 1 }),
+                (Operator::Input, _) => Some(ReceptiveField { size: 1, step: 1, start: 0 }),
                 (Operator::Linear(_), _) | (_, None | Some(None)) => None,
                 (operator, Some(Some(field))) => Some(match operator.window() {
                     None => field,
-                    Some(Window { kernel, stride, .. }) => {
-                        ReceptiveField { size: field.size + (kernel - 1) * field.step, step: field.step * stride }
-                    }
+                    Some(Window { kernel, stride, padding }) => ReceptiveField {
+                        size: field.size + (kernel - 1) * field.step,
+                        step: field.step * stride,
+                        start: field.start - (padding * field.step) as isize,
+                    },
                 }),
             };
             fields.push(field);

@@ -133,6 +133,13 @@ impl Network {
         self
     }
 
+    /// The same network up to a node, whose values are then its output. Parameters of later layers remain.
+    pub fn up_to(mut self, node: NodeId) -> Self {
+        self.nodes.truncate(node + 1);
+        self.auxiliary.clear();
+        self
+    }
+
     /// The number of operators that read each node.
     pub fn consumer_counts(&self) -> Vec<usize> {
         self.consumer_counts_among(&vec![true; self.nodes.len()])

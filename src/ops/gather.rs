@@ -28,6 +28,12 @@ pub struct Normalise {
 }
 
 impl Normalise {
+    /// The network's input for images `[n][height][width][channels]`.
+    pub fn apply(&self, images: &[u8]) -> Vec<f32> {
+        let channels = self.mean.iter().zip(&self.std).cycle();
+        images.iter().zip(channels).map(|(&byte, (mean, std))| (f32::from(byte) / 255.0 - mean) / std).collect()
+    }
+
     /// The pixels of normalised values: the inverse, rounded, and clamped to black and white.
     pub fn pixels(&self, values: &[f32]) -> Vec<u8> {
         let channels = self.mean.iter().zip(&self.std).cycle();

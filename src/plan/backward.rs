@@ -1,14 +1,14 @@
 //! The backward pass of the schedule: the gradients of each operator in reverse order, summed if an activation feeds
 //! several operators.
 
-use super::ValueId;
 use super::schedule::Scheduler;
+use super::{Kept, Mode, ReluGradient, ValueId};
 use crate::network::{Node, NodeId, Operator};
 use crate::ops::{
-    Activation, ActivationBackward, Add, BatchNorm2d, BatchNorm2dBackwardInput, BiasActivationBackward,
-    Conv2dBackwardInput, Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass, GradientEpilogue,
-    LinearBackwardInput, LinearBackwardWeight, LossGradient, MaxPool2dBackward, NextDropoutStep, NormEpilogue, Op,
-    Region,
+    Activation, ActivationBackward, ActivationForward, Add, BatchNorm2d, BatchNorm2dBackwardInput,
+    BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, CopyBuffer, CopyChannels, DropoutPass,
+    GradientEpilogue, LinearBackwardInput, LinearBackwardWeight, LossGradient, MaxPool2dBackward, NextDropoutStep,
+    NormEpilogue, Op, Region,
 };
 
 /// What the input gradient of a batch normalisation depends on.
@@ -55,6 +55,21 @@ impl Scheduler<'_> {
         *self.gradients[root].insert(value)
     }
 
+    /// Emits the backward pass of an attribution, and keeps every activation and gradient until its end.
+    pub(super) fn attribution(&mut self) -> Vec<Option<Kept>> {
+        let count = self.network.nodes.len();
+        self.gradient(count - 1);
+        (0..count).rev().for_each(|id| self.backward(id));
+        let live = self.live.clone();
+        let keep = |(id, live): (usize, bool)| {
+            let kept = live.then(|| Kept { output: self.output(id), gradient: self.gradient(id) })?;
+            self.touch(kept.output);
+            self.touch(kept.gradient);
+            Some(kept)
+        };
+        live.into_iter().enumerate().map(keep).collect()
+    }
+
     pub(super) fn backward(&mut self, id: NodeId) {
         let network = self.network;
         let node = &network.nodes[id];
@@ -81,9 +96,12 @@ impl Scheduler<'_> {
             Operator::Dropout(op) => {
                 self.contribute(node, source, |output| DropoutPass { op, input: d_output, output });
             }
-            Operator::Activation(op) => {
-                self.contribute(node, source, |d_input| ActivationBackward { op, output, d_output, d_input });
-            }
+            Operator::Activation(op) => match self.mode {
+                Mode::Attribution(ReluGradient::Rectified) if op == Activation::Relu => {
+                    self.contribute(node, source, |output| ActivationForward { op, input: d_output, output });
+                }
+                _ => self.contribute(node, source, |d_input| ActivationBackward { op, output, d_output, d_input }),
+            },
             Operator::Add => node.inputs.iter().for_each(|&input| self.contribute_copy(node, input, d_output)),
             Operator::Concat => {
                 for (input, op) in self.concat_copies(node) {
@@ -117,7 +135,7 @@ impl Scheduler<'_> {
             }
             _ => return,
         };
-        if !node.weight.is_some_and(|weight| network.is_frozen(weight)) {
+        if node.weight.is_some_and(|weight| self.trains_parameter(weight)) {
             self.emit(node, "backward weight", op);
         }
         if !self.needs_gradient[source] {
@@ -149,7 +167,8 @@ impl Scheduler<'_> {
         let (source, residual) = (node.inputs[0], self.fusion.residual[id]);
         let input = self.output(source);
         let from = self.fusion.root[source];
-        let in_place = residual.is_none() && self.needs_gradient[source] && self.gradients[from].is_none();
+        let may_overwrite = self.mode == Mode::Training && self.needs_gradient[source];
+        let in_place = may_overwrite && residual.is_none() && self.gradients[from].is_none();
         if in_place {
             self.gradients[from] = Some(d_output);
             self.pending[from] -= 1;
@@ -189,7 +208,7 @@ impl Scheduler<'_> {
     /// the gradient of the activation.
     fn norm_gradient(&mut self, id: NodeId, op: BatchNorm2d, d_output: ValueId) -> NormGradient {
         let node = &self.network.nodes[id];
-        if !self.network.is_frozen_norm(node) {
+        if self.has_batch_statistics(node) {
             let epilogue = self.norm_sums(id, op);
             if !self.fused_backward[id] {
                 self.emit(node, "backward sums", epilogue.of_gradient(d_output));
@@ -232,7 +251,7 @@ impl Scheduler<'_> {
     fn norm_epilogue(&mut self, output: NodeId) -> Option<NormEpilogue<ValueId>> {
         let id = self.fusion.root[output];
         let Operator::BatchNorm2d(op) = self.network.nodes[id].operator else { return None };
-        if self.pending[id] > 1 || self.network.is_frozen_norm(&self.network.nodes[id]) {
+        if self.pending[id] > 1 || !self.has_batch_statistics(&self.network.nodes[id]) {
             return None;
         }
         self.fused_backward[id] = true;

@@ -57,8 +57,10 @@ impl Fusion {
 
 /// Fuses an activation into the preceding convolution, linear layer or batch normalisation, a sum into the later of its
 /// terms if that is a batch normalisation, and a max pooling into the preceding convolution, each only if nothing else
-/// reads the value in between. The statistics of a batch normalisation are fused into the convolution before it.
+/// reads the value in between. The statistics of a batch normalisation are fused into the convolution before it. In an
+/// attribution, nothing is fused.
 pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
+    let fuses = !matches!(mode, Mode::Attribution(_));
     let consumers = network.consumer_counts_among(live);
     let count = network.nodes.len();
     let mut fusion = Fusion {
@@ -77,7 +79,7 @@ pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
                 fusion.root[id] = fusion.root[node.inputs[0]];
                 fusion.absorbed[id] = true;
             }
-            Operator::Activation(activation) => {
+            Operator::Activation(activation) if fuses => {
                 let input = node.inputs[0];
                 let has_epilogue = match network.nodes[input].operator {
                     Operator::Conv2d(_) | Operator::Linear(_) | Operator::BatchNorm2d(_) => true,
@@ -91,7 +93,7 @@ pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
                     fusion.absorbed[id] = true;
                 }
             }
-            Operator::Add => {
+            Operator::Add if fuses => {
                 // The earlier term has been computed by the time of the later one.
                 let (last, other) = (node.inputs[0].max(node.inputs[1]), node.inputs[0].min(node.inputs[1]));
                 if matches!(network.nodes[last].operator, Operator::BatchNorm2d(_)) && consumers[last] == 1 {
@@ -107,6 +109,8 @@ pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
             node.inputs.iter().for_each(|&input| fusion.readers[fusion.root[input]] += 1);
         }
     }
-    fusion.fuse_into_convolutions(network, mode, live);
+    if fuses {
+        fusion.fuse_into_convolutions(network, mode, live);
+    }
     fusion
 }

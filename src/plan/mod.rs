@@ -29,6 +29,29 @@ pub enum Mode {
     Training,
     /// Forward only: an activation's memory is reused after its last read.
     Inference,
+    /// Forward as in evaluation, and backward from the last node to the input, to explain a network: nothing is fused,
+    /// every activation and every gradient of one has a buffer of its own, and parameters have no gradients.
+    Attribution(ReluGradient),
+}
+
+/// What the backward pass of [`Mode::Attribution`] computes at a ReLU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReluGradient {
+    /// The gradient: that of the output where the input was positive.
+    #[default]
+    True,
+    /// The ReLU of the output's gradient, whatever the input was (Zeiler and Fergus, "Visualizing and Understanding
+    /// Convolutional Networks", 2013).
+    Rectified,
+}
+
+/// The buffers of a node in a plan of [`Mode::Attribution`], which nothing overwrites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// `[max_batch][height][width][channels]`; a view has the buffer of its input.
+    pub output: ValueId,
+    /// The gradient of the last node with respect to this output, of the same shape.
+    pub gradient: ValueId,
 }
 
 /// How to run a network on batches of up to `max_batch` samples.
@@ -39,6 +62,8 @@ pub struct Plan {
     pub forward: Vec<Step<ValueId>>,
     /// Empty for inference.
     pub backward: Vec<Step<ValueId>>,
+    /// The buffers of every node, if the mode is [`Mode::Attribution`]; `None` for nodes of auxiliary heads.
+    pub kept: Vec<Option<Kept>>,
     /// The network's input, `[max_batch][height][width][channels]`.
     pub input: ValueId,
     pub input_shape: Shape,

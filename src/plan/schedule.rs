@@ -37,6 +37,7 @@ impl Plan {
             scheduler.end_dropout();
             scheduler.touch(logits); // the logits may be read after the step
         }
+        let kept = if let Mode::Attribution(_) = mode { scheduler.attribution() } else { Vec::new() };
         let input = scheduler.output(0);
         let mut whole = |region| scheduler.fixed(Span::new(region, 0, network.parameter_count()));
         let (whole_regions, gradient_sum) = (OptimizerUpdate::REGIONS.map(&mut whole), whole(Region::GradientSum));
@@ -49,6 +50,7 @@ impl Plan {
             max_batch,
             forward,
             backward: scheduler.steps,
+            kept,
             input,
             input_shape: network.input(),
             logits,
@@ -107,9 +109,9 @@ pub(super) struct Scheduler<'a> {
     pub(super) network: &'a Network,
     pub(super) mode: Mode,
     pub(super) fusion: Fusion,
-    /// The nodes that are computed: all of them in training, those outside auxiliary heads in evaluation.
-    live: Vec<bool>,
-    /// Whether a node, or one before it, has a trained parameter.
+    /// The nodes that are computed: all of them in training, otherwise those outside auxiliary heads.
+    pub(super) live: Vec<bool>,
+    /// Whether a node, or one before it, has a trained parameter; in an attribution, whether it is live.
     pub(super) needs_gradient: Vec<bool>,
     pub(super) steps: Vec<Step<ValueId>>,
     pub(super) clock: usize,
@@ -130,13 +132,16 @@ impl<'a> Scheduler<'a> {
     fn new(network: &'a Network, mode: Mode) -> Self {
         let count = network.nodes.len();
         let mut needs_gradient = vec![false; count];
-        for (id, node) in network.nodes.iter().enumerate() {
-            needs_gradient[id] = network.trains(node) || node.inputs.iter().any(|&input| needs_gradient[input]);
-        }
         let live = match mode {
             Mode::Training => vec![true; count],
-            Mode::Inference => network.evaluated_nodes(),
+            Mode::Inference | Mode::Attribution(_) => network.evaluated_nodes(),
         };
+        for (id, node) in network.nodes.iter().enumerate() {
+            needs_gradient[id] = match mode {
+                Mode::Attribution(_) => live[id],
+                _ => network.trains(node) || node.inputs.iter().any(|&input| needs_gradient[input]),
+            };
+        }
         let fusion = fuse(network, mode, &live);
         let mut scheduler = Self {
             network,
@@ -209,9 +214,19 @@ impl<'a> Scheduler<'a> {
         Some(self.fixed(Span::new(region, parameter.offset, parameter.len())))
     }
 
-    /// The gradient of a parameter that is not frozen.
+    /// Whether the plan computes the gradient of a parameter.
+    pub(super) fn trains_parameter(&self, index: usize) -> bool {
+        self.mode == Mode::Training && !self.network.is_frozen(index)
+    }
+
+    /// The gradient of a parameter, if it has one.
     pub(super) fn parameter_gradient(&mut self, index: Option<usize>) -> Option<ValueId> {
-        self.parameter(index.filter(|&index| !self.network.is_frozen(index)), Region::Gradients)
+        self.parameter(index.filter(|&index| self.trains_parameter(index)), Region::Gradients)
+    }
+
+    /// Whether a batch normalisation uses the statistics of the batch, and not the running statistics.
+    pub(super) fn has_batch_statistics(&self, node: &Node) -> bool {
+        self.mode == Mode::Training && !self.network.is_frozen_norm(node)
     }
 
     /// A parameter that every node of its kind has: the weight of a convolution, linear layer or batch normalisation,
@@ -283,7 +298,7 @@ impl<'a> Scheduler<'a> {
     fn batch_norm_forward(&mut self, id: NodeId, op: BatchNorm2d, input: ValueId) {
         let network = self.network;
         let (node, source) = (&network.nodes[id], network.nodes[id].inputs[0]);
-        let training = self.mode == Mode::Training && !network.is_frozen_norm(node);
+        let training = self.has_batch_statistics(node);
         let is_last_read = self.mode == Mode::Inference || !self.needs_gradient[id];
         let in_place = is_last_read && self.fusion.root[source] != 0 && self.fusion.has_one_reader(source);
         if in_place {
@@ -318,7 +333,7 @@ impl<'a> Scheduler<'a> {
 
     /// The buffer of a pooling's argmax, if a backward pass follows.
     fn argmax(&mut self, id: NodeId) -> Option<ValueId> {
-        if self.mode == Mode::Training && self.needs_gradient[id] {
+        if self.mode != Mode::Inference && self.needs_gradient[id] {
             self.argmax[id] = Some(self.next_value(Region::Indices, self.network.nodes[id].shape.len()));
         }
         self.argmax[id]

@@ -37,6 +37,8 @@ pub enum Sequence {
     EvaluateStep,
     /// The forward pass, from [`Plan::input`] to [`Plan::logits`].
     Forward,
+    /// The backward pass of an attribution, from the gradient of the last node to that of the input.
+    Backward,
     /// The images of a training step with these settings, transformed and mixed, in [`Plan::input`].
     TrainImages(TrainSettings),
     /// The next test images, in [`Plan::input`].
@@ -95,6 +97,7 @@ impl Plan {
                 self.views.list().iter().enumerate().flat_map(pass).chain([loss]).collect()
             }
             Sequence::Forward => forward.collect(),
+            Sequence::Backward => self.backward.clone(),
             Sequence::TrainImages(TrainSettings { augmentation, stage, .. }) => {
                 gathered(train(augmentation, stage)).chain(mix()).collect()
             }

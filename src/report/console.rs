@@ -1,7 +1,8 @@
-//! Console output during training: one line per epoch on stdout, and a progress bar on stderr if it is a terminal.
+//! Console output during training: one line per epoch on stdout; progress on stderr, as a bar or as lines.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
@@ -75,16 +76,48 @@ pub fn grouped(number: f64) -> String {
     text
 }
 
+/// Lines of progress within long epochs, without control characters.
+pub struct ProgressLines<W: Write> {
+    out: W,
+    /// Time between two lines.
+    every: Duration,
+    last: Instant,
+}
+
+impl<W: Write> ProgressLines<W> {
+    pub fn new(out: W, every: Duration) -> Self {
+        Self { out, every, last: Instant::now() }
+    }
+
+    /// Prints a line if it is time for one. The epoch is counted from 1.
+    pub fn step(&mut self, [epoch, epochs]: [u32; 2], [step, steps]: [u64; 2], loss_and_rate: [Option<f64>; 2]) {
+        if self.last.elapsed() < self.every {
+            return;
+        }
+        self.last = Instant::now();
+        let [mean_loss, rate] = loss_and_rate;
+        let mean_loss = mean_loss.map_or(String::new(), |value| format!("  loss {}", loss(value)));
+        let rate = rate.map_or(String::new(), |rate| format!("  {} images/s", grouped(rate)));
+        // Like log messages, progress that cannot be printed does not end the run.
+        let _ = writeln!(self.out, "epoch {epoch}/{epochs}  step {step}/{steps}{mean_loss}{rate}");
+    }
+
+    /// An epoch ended, which has a line in the table.
+    pub fn restart(&mut self) {
+        self.last = Instant::now();
+    }
+}
+
 /// A progress bar over the steps of one epoch. It fits 80 columns; a narrower terminal cuts off its end. It is shown
-/// only if stderr is a terminal and `quiet` is not set. It is erased when finished or dropped, so that an error message
+/// only if stderr is a terminal. It is erased when finished or dropped, so that an error message
 /// starts on an empty line.
 pub struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    pub fn new(steps_in_epoch: u64, epoch: u32, epochs: u32, quiet: bool) -> Self {
-        if quiet || !std::io::stderr().is_terminal() {
+    pub fn new(steps_in_epoch: u64, epoch: u32, epochs: u32) -> Self {
+        if !std::io::stderr().is_terminal() {
             return Self { bar: ProgressBar::hidden() };
         }
         Self::on(ProgressDrawTarget::stderr(), steps_in_epoch, epoch, epochs)

@@ -13,6 +13,11 @@ const RIGHT: f64 = 60.0;
 const ABOVE: f64 = 36.0;
 const BELOW: f64 = 44.0;
 
+/// What a page with curves needs: their style, and a script with a function `followCurves(root)`, which makes the drawings
+/// inside an element answer.
+pub const CURVES_STYLE: &str = include_str!("curves_page.css");
+pub const CURVES_SCRIPT: &str = include_str!("curves_page.js");
+
 /// With more epochs, the table is folded.
 const MAX_OPEN: usize = 8;
 

@@ -64,13 +64,21 @@ impl MetricsLog {
         Ok(log)
     }
 
+    /// The records of a file that another process may be writing, and the number of the first line that is not one.
+    ///
+    /// # Errors
+    /// The file is missing or cannot be read.
+    pub fn read(path: &Path) -> Result<(Vec<Record>, Option<usize>)> {
+        let content = read_if_exists(path)?;
+        Ok(parse(&content.with_context(|| format!("{} is missing", path.display()))?))
+    }
+
     /// The records of all epochs in the file at `path`.
     ///
     /// # Errors
     /// The file is missing, cannot be read, or is damaged.
     pub fn read_epochs(path: &Path) -> Result<Vec<EpochRecord>> {
-        let content = read_if_exists(path)?.with_context(|| format!("{} is missing", path.display()))?;
-        let (records, bad_line) = parse(&content);
+        let (records, bad_line) = Self::read(path)?;
         let line = bad_line.unwrap_or_default();
         ensure!(bad_line.is_none(), "{} is damaged in line {line}", path.display());
         Ok(Self { path: path.to_path_buf(), records }.epochs())

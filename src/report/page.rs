@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::files::printable;
 
 /// Colours, type and the frame of every page.
-const STYLE: &str = include_str!("page.css");
+pub const STYLE: &str = include_str!("page.css");
 
 /// A page that loads nothing: its style, script and pictures are inside it.
 pub struct Page<'a> {

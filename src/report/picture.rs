@@ -51,6 +51,39 @@ impl Picture {
         Self { width, height: values.len() / width, pixels: values.iter().copied().map(colour).collect() }
     }
 
+    /// A picture of values `[height][width][channels]` of either sign, on a scale symmetric about 0 that `largest`, the
+    /// largest magnitude, fills. With three channels, 0 is middle gray, and a channel's `largest` is 255, or 0 if negative.
+    /// With any other number of channels, the picture shows their mean: 0 is white, positive red and negative blue.
+    ///
+    /// # Panics
+    /// If `values` does not have the length of `shape`.
+    pub fn from_signed(values: &[f32], shape: Shape, largest: f32) -> Self {
+        let Shape { height, width, channels } = shape;
+        assert_eq!(values.len(), shape.len(), "values of {shape}");
+        let scale = if largest > 0.0 { largest } else { 1.0 };
+        let level = |value: f32| (127.5 + 127.5 * value / scale).round() as u8;
+        let pixels = match channels {
+            3 => values.chunks_exact(3).map(|pixel| [0, 1, 2].map(|channel| level(pixel[channel]))).collect(),
+            _ => {
+                let mean = |pixel: &[f32]| pixel.iter().sum::<f32>() / channels as f32;
+                values.chunks_exact(channels).map(|pixel| diverging(mean(pixel) / scale)).collect()
+            }
+        };
+        Self { width, height, pixels }
+    }
+
+    /// The part with its upper left corner at `left`, `top`, which may lie outside the picture. What is outside has the
+    /// colour `background`.
+    pub fn part(&self, left: isize, top: isize, width: usize, height: usize, background: Rgb) -> Self {
+        let inside = |at: isize, side: usize| usize::try_from(at).ok().filter(|&at| at < side);
+        let pixel = |index: usize| {
+            let row = inside(top + (index / width) as isize, self.height)?;
+            Some(self.pixels[row * self.width + inside(left + (index % width) as isize, self.width)?])
+        };
+        let pixels = (0..width * height).map(|index| pixel(index).unwrap_or(background)).collect();
+        Self { width, height, pixels }
+    }
+
     /// Every pixel as a square of `factor` × `factor` pixels.
     pub fn enlarged(&self, factor: usize) -> Self {
         let row = |row: &[Rgb]| row.iter().flat_map(|&pixel| std::iter::repeat_n(pixel, factor)).collect::<Vec<_>>();
@@ -113,8 +146,8 @@ pub fn contact_sheet(tiles: &[Picture], columns: usize, gap: usize, background: 
 /// The columns of a contact sheet of `count` tiles that is at least as wide as high: a power of two, as the numbers of a
 /// network's channels mostly are, so that the rows are full.
 pub fn columns_for(count: usize) -> usize {
-    let columns = (0..).map(|power| 1_usize << power).find(|columns| columns * columns >= count).unwrap_or(1);
-    columns.min(count.max(1))
+    let side = count.isqrt() + usize::from(count.isqrt().pow(2) < count);
+    side.next_power_of_two().min(count.max(1))
 }
 
 /// Blue for −1, white for 0, red for 1: ColorBrewer's RdBu (Brewer, Harrower and Woodruff), with white instead of its

@@ -12,8 +12,8 @@ use super::page::{Page, data_uri, escape};
 use super::picture::Picture;
 use super::records::EpochRecord;
 
-const STYLE: &str = include_str!("run_page.css");
-const SCRIPT: &str = include_str!("run_page.js");
+const STYLE: &str = concat!(include_str!("curves_page.css"), include_str!("run_page.css"));
+const SCRIPT: &str = concat!(include_str!("curves_page.js"), "followCurves(document);\n");
 
 /// With this many classes or fewer, the top-5 accuracy says little.
 const MIN_FOR_TOP5: usize = 20;

@@ -6,6 +6,8 @@ use anyhow::Result;
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter};
 
+use super::cover::{self, Stream};
+
 /// Standard output, for results. If the reader has closed the pipe (`| head`), the program exits without an error.
 pub struct Stdout(io::Stdout);
 
@@ -56,23 +58,31 @@ impl Formatter for Escaping {
     }
 }
 
-/// Standard error, for logs and errors. Write errors are ignored, because they could not be reported.
-pub struct Stderr(io::Stderr);
-
-impl Default for Stderr {
-    fn default() -> Self {
-        Self(io::stderr())
-    }
-}
+/// Standard error, for logs and errors. Write errors are ignored, because they could not be reported. While the dashboard
+/// covers the terminal, it shows what is written here.
+pub struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let _ = self.0.write_all(bytes);
+        let _ = cover::write(Stream::Err, bytes);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let _ = self.0.flush();
+        Ok(())
+    }
+}
+
+/// Standard output of a run, whose reader may close it without ending the run. What the dashboard would hide appears
+/// after it.
+pub struct RunStdout;
+
+impl Write for RunStdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        cover::write(Stream::Out, bytes).map(|()| bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! The observer of a training run: it prints progress, saves files and stops the run.
 
-use std::io::{Stdout, stdout};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,18 +8,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use tracing::{debug, info, warn};
 
+use super::display::Display;
 use super::outputs::Outputs;
 use super::report::write_batch;
 use super::signals::{begin_last_save, begin_report, begin_run};
 use crate::checkpoint::RunIdentity;
 use crate::data::{Dataset, counted};
 use crate::ops::{Backend, Normalise, StepLoss};
-use crate::report::{EpochRecord, Progress, Record, StepRecord, Table, best_epoch, loss, percent};
+use crate::report::{EpochRecord, Record, StepRecord, best_epoch, loss, percent};
 use crate::settings::{RunConfig, SaveEvery};
 use crate::train::{Ending, EpochReport, FirstBatch, Monitor, Observer, Position, StepReport, Trainer};
-
-/// Minimum time between two updates of the progress bar.
-const REDRAW: Duration = Duration::from_millis(100);
 
 /// An epoch is saved before its evaluation unless the last evaluation was shorter than the first of these, and the last
 /// save is more recent than the second: another save follows the evaluation, and would have to wait for this one.
@@ -32,18 +29,10 @@ pub struct RunObserver {
     stop: Arc<AtomicBool>,
     outputs: Outputs,
     identity: RunIdentity,
-    epochs: u32,
     /// The test accuracy that the recipe is expected to reach.
     expected_accuracy: Option<f64>,
     monitor: Option<Monitor>,
-    steps_per_epoch: u64,
-    quiet: bool,
-    /// `None` if the run is quiet or stdout was closed.
-    table: Option<Table<Stdout>>,
-    progress: Option<Progress>,
-    /// Steps done in the current epoch.
-    step_in_epoch: u64,
-    last_drawn: Instant,
+    display: Display,
     save_every: Option<SaveEvery>,
     last_save: Instant,
     /// The error of a save that is to be repeated.
@@ -58,31 +47,21 @@ impl RunObserver {
         outputs: Outputs,
         identity: RunIdentity,
         config: &RunConfig,
-        quiet: bool,
-        steps_per_epoch: u64,
+        display: Display,
         stop: Arc<AtomicBool>,
     ) -> Self {
-        let last_drawn = Instant::now();
-        let has_val = identity.val_images > 0;
-        let (epochs, expected_accuracy) = (config.hyperparameters().epochs, config.record.expected_accuracy);
-        let table = if quiet { None } else { Table::new(stdout(), has_val).ok() };
+        let now = Instant::now();
         Self {
             stop,
             outputs,
             identity,
-            epochs,
-            expected_accuracy,
+            expected_accuracy: config.record.expected_accuracy,
             monitor: config.settings.schedule.monitor,
-            steps_per_epoch,
-            quiet,
-            table,
-            progress: None,
-            step_in_epoch: 0,
-            last_drawn,
+            display,
             save_every: config.settings.output.save_every,
-            last_save: last_drawn,
+            last_save: now,
             failure: None,
-            evaluation_begun: last_drawn,
+            evaluation_begun: now,
             evaluation: None,
         }
     }
@@ -142,6 +121,7 @@ impl RunObserver {
     /// Waits for pending writes, then logs where the results are and, if the run did not complete all epochs, why it
     /// ended.
     pub fn finish<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
+        self.display.close();
         self.finish_saves(trainer, false)?;
         let position = trainer.position();
         match trainer.ending() {
@@ -208,7 +188,7 @@ impl RunObserver {
     /// # Errors
     /// The state cannot be saved, or it was a failed save and not a signal that stopped the run.
     pub fn interrupted<B: Backend>(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
-        self.progress = None;
+        self.display.close();
         let failure = self.finish_saves(trainer, true)?;
         let (folder, steps) = (quoted(self.outputs.folder()), counted(trainer.position().total_steps as usize, "step"));
         let saved = format!("after {steps} and saved; resume with: cnn-cuda train --resume {folder}");
@@ -221,7 +201,7 @@ impl RunObserver {
 
     /// Saves the metrics of a run that failed, and returns a message that names its last checkpoint.
     pub fn failed(&mut self) -> String {
-        self.progress = None;
+        self.display.close();
         // Finish the pending save first: it may write the last good checkpoint, and it writes older metrics.
         if let Err(error) = self.outputs.finish() {
             warn!("{error:#}");
@@ -312,17 +292,7 @@ impl<B: Backend> Observer<B> for RunObserver {
     }
 
     fn on_step(&mut self, report: &StepReport) {
-        if self.quiet {
-            return;
-        }
-        let new = || Progress::new(self.steps_per_epoch, report.epoch + 1, self.epochs, self.quiet);
-        let progress = self.progress.get_or_insert_with(new);
-        self.step_in_epoch = report.step_in_epoch;
-        if self.last_drawn.elapsed() >= REDRAW {
-            self.last_drawn = Instant::now();
-            let loss = report.metrics.map(|metrics| metrics.loss());
-            progress.tick(report.step_in_epoch, loss, report.images_per_second);
-        }
+        self.display.step(report);
     }
 
     fn on_step_losses(&mut self, first_step: u64, losses: &[StepLoss]) -> Result<()> {
@@ -342,9 +312,7 @@ impl<B: Backend> Observer<B> for RunObserver {
     }
 
     fn on_evaluation(&mut self, trainer: &mut Trainer<B>) -> Result<()> {
-        if let Some(progress) = &self.progress {
-            progress.message(self.step_in_epoch, "evaluating");
-        }
+        self.display.evaluating();
         let is_long = self.evaluation.is_none_or(|last| last >= SHORT_EVALUATION);
         if is_long || self.last_save.elapsed() >= RECENT_SAVE {
             self.save(trainer)?;
@@ -354,9 +322,7 @@ impl<B: Backend> Observer<B> for RunObserver {
     }
 
     fn on_epoch(&mut self, trainer: &mut Trainer<B>, report: &EpochReport) -> Result<()> {
-        if let Some(progress) = self.progress.take() {
-            progress.finish();
-        }
+        self.display.hide_bar();
         let record = EpochRecord {
             epoch: report.epoch,
             steps: report.total_steps,
@@ -375,11 +341,7 @@ impl<B: Backend> Observer<B> for RunObserver {
         if let Some([_, bytes]) = trainer.backend.device_memory() {
             debug!("device memory in use after epoch {}: {bytes} bytes", report.epoch);
         }
-        // A closed stdout (`| head`) must not end the run.
-        if let Some(Err(error)) = self.table.as_mut().map(|table| table.row(&record)) {
-            warn!("{error:#}; the run continues without it");
-            self.table = None;
-        }
+        self.display.epoch(&record, trainer);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use tracing::{info, warn};
 
 #[cfg(unix)]
-use crate::report::stream::Stderr;
+use crate::report::{cover, stream::Stderr};
 
 /// Exit code of an interrupted run that was saved: 128 + SIGINT, as shells report Ctrl-C.
 pub const INTERRUPTED: u8 = 130;
@@ -95,8 +95,8 @@ fn handle(stop: &AtomicBool, first: &mut Option<Instant>) {
         return;
     }
     // The cursor is behind the progress bar, or behind the ^C that the terminal shows.
-    if stderr().is_terminal() {
-        let _ = writeln!(Stderr::default());
+    if stderr().is_terminal() && !cover::is_on() {
+        let _ = writeln!(Stderr);
     }
     if is_running && !stop.swap(true, Ordering::SeqCst) {
         *first = Some(Instant::now());
@@ -109,10 +109,12 @@ fn handle(stop: &AtomicBool, first: &mut Option<Instant>) {
     match PHASE.load(Ordering::SeqCst) {
         STARTING => {
             warn!("interrupted before the first step; nothing was saved");
+            cover::close();
             signal_hook::low_level::exit(UNSAVED.into());
         }
         RUNNING if stop.swap(true, Ordering::SeqCst) => {
             warn!("interrupted a second time; the steps since the last save are lost");
+            cover::close();
             signal_hook::low_level::exit(UNSAVED.into());
         }
         REPORTING => {
@@ -135,7 +137,7 @@ fn listen(signals: Vec<i32>, stop: &Arc<AtomicBool>) -> Result<()> {
 }
 
 /// Whether this process was started with a signal ignored, according to Linux's `/proc`.
-fn is_ignored(signal: i32) -> bool {
+pub(super) fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);

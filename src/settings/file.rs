@@ -140,7 +140,7 @@ const SECTIONS: [&str; 2] = ["augmentation", "pictures"];
 const RECORD: [&str; 5] = ["expected-accuracy", "loss-weights", "algorithms", "environment", "input"];
 
 /// Flags of `cnn-cuda train` that are not settings.
-const ONLY_FLAGS: [&str; 7] = ["color", "config", "out", "quiet", "resident", "resume", "stream"];
+const ONLY_FLAGS: [&str; 8] = ["color", "config", "out", "progress", "quiet", "resident", "resume", "stream"];
 
 /// Whether a key is a section, which a run's `config.toml` or a recipe may have.
 fn is_section(key: &str) -> bool {

@@ -263,6 +263,12 @@ impl<B: Backend> Trainer<B> {
         self.position.step_in_epoch == self.steps_per_epoch() || self.reached_max_steps()
     }
 
+    /// The optimiser steps of the whole run, if it does not end early.
+    pub fn steps_in_run(&self) -> u64 {
+        let all = u64::from(self.hyper.epochs) * self.steps_per_epoch();
+        self.hyper.max_steps.map_or(all, |max| max.min(all))
+    }
+
     fn reached_max_steps(&self) -> bool {
         self.hyper.max_steps.is_some_and(|max| self.position.total_steps >= max)
     }

@@ -8,9 +8,13 @@ mod cuda;
 mod cuda_mnist;
 mod cuda_tiles;
 mod cudnn;
+#[cfg(unix)]
+mod dashboard;
 mod datasets;
 mod dependent;
 mod errors;
+mod explain;
+mod explain_browser;
 mod finetuning;
 mod limits;
 mod lr_find;

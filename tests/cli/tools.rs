@@ -229,7 +229,7 @@ fn bench_lists_algorithms_of_cuda_devices_only() {
 
 #[test]
 fn help_documents_every_flag() {
-    for command in ["train", "eval", "predict", "summary", "bench", "fetch"] {
+    for command in ["train", "eval", "predict", "explain", "filters", "summary", "bench", "fetch"] {
         let help = succeed([command, "--help"]).stdout;
         let lines: Vec<&str> = help.lines().collect();
         // Explanations are indented further than flags.
@@ -246,7 +246,9 @@ fn help_documents_every_flag() {
     );
     // The help of a command is about that command.
     let recorded = "that of the weights' run, else";
-    for (command, count) in [("train", 0), ("eval", 7), ("predict", 7), ("summary", 0), ("bench", 0)] {
+    for (command, count) in
+        [("train", 0), ("eval", 7), ("predict", 7), ("explain", 6), ("filters", 6), ("summary", 0), ("bench", 0)]
+    {
         let help = succeed([command, "--help"]).stdout;
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(!help.contains("predict:") && help.matches(recorded).count() == count, "{command}: {help}");

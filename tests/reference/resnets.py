@@ -50,17 +50,24 @@ def trajectory(make) -> dict[str, Tensor]:
     return {**result, "images": images, "labels": labels, "losses": torch.tensor(losses)}
 
 
-torch.set_num_threads(1)
-networks = {
+NETWORKS = {
     "basic": lambda: narrow(BasicBlock, [4, 4, 8, 8], [2, 1, 1, 1]),
     "bottleneck": lambda: narrow(Bottleneck, [2, 4, 4, 4], [1, 2, 1, 1]),
     "cifar": lambda: CifarResNet(2, (4, 8, 12)),
 }
-tensors = {
-    f"{name}.{key}": tensor.detach().clone().contiguous()
-    for name, make in networks.items()
-    for key, tensor in trajectory(make).items()
-}
-for name in networks:
-    print(name, tensors[f"{name}.losses"].tolist())
-save_file(tensors, Path(__file__).parent / "resnets.safetensors")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    tensors = {
+        f"{name}.{key}": tensor.detach().clone().contiguous()
+        for name, make in NETWORKS.items()
+        for key, tensor in trajectory(make).items()
+    }
+    for name in NETWORKS:
+        print(name, tensors[f"{name}.losses"].tolist())
+    save_file(tensors, Path(__file__).parent / "resnets.safetensors")
+
+
+if __name__ == "__main__":
+    main()

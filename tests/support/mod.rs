@@ -1,7 +1,12 @@
 //! Helpers that tests share: skipped tests, the program, the CUDA emulator, PyTorch's initial weights.
 
+pub mod browser;
 pub mod cuda;
 pub mod program;
+#[cfg(unix)]
+pub mod pty;
+pub mod screenshot;
+pub mod server;
 pub mod stored_zip;
 pub mod tiny;
 pub mod torch_rng;
@@ -21,10 +26,10 @@ pub enum Need {
     Cifar10,
     CppCompiler,
     Python,
+    Browser,
     Nvrtc,
     Cudnn,
     Gpu,
-    Browser,
     /// The absence of a CUDA toolkit.
     NoToolkit,
 }

@@ -49,6 +49,27 @@ fn channels_last(bytes: &[u8], shape: Shape) -> Vec<u8> {
     images
 }
 
+/// The weights of a network.
+pub fn weights(network: &Network, tensors: &Tensors) -> Weights {
+    let value = |key: &str| tensors.get(&format!("{}.weight.{key}", network.name)).0;
+    let mut statistics = network.initial_statistics();
+    for batch_norm in &network.statistics {
+        let both = ["running_mean", "running_var"].map(|what| value(&format!("{}.{what}", batch_norm.name)));
+        statistics.values[batch_norm.range()].copy_from_slice(&both.concat());
+    }
+    Weights { parameters: from_tensors(network, value), statistics }
+}
+
+/// The images of a network, `[n][height][width][channels]`.
+fn images(network: &Network, tensors: &Tensors) -> Vec<u8> {
+    channels_last(tensors.bytes(&format!("{}.images", network.name)), network.input())
+}
+
+/// The same, normalised.
+pub fn inputs(network: &Network, tensors: &Tensors) -> Vec<f32> {
+    images(network, tensors).iter().map(|&byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect()
+}
+
 fn check<B: Backend>(backend: impl Fn() -> B) {
     let bytes = fs::read("tests/reference/networks.safetensors").expect("the committed reference");
     let tensors = Tensors::new(&bytes);
@@ -56,19 +77,11 @@ fn check<B: Backend>(backend: impl Fn() -> B) {
     let tolerance = Tolerance { absolute: 1e-4, relative: 1e-4 };
     for network in networks() {
         let name = network.name.clone();
-        let value = |key: &str| tensors.get(&format!("{name}.weight.{key}")).0;
-        let mut statistics = network.initial_statistics();
-        for batch_norm in &network.statistics {
-            let both = ["running_mean", "running_var"].map(|what| value(&format!("{}.{what}", batch_norm.name)));
-            statistics.values[batch_norm.range()].copy_from_slice(&both.concat());
-        }
-        let weights = Weights { parameters: from_tensors(&network, value), statistics };
-        let images = channels_last(tensors.bytes(&format!("{name}.images")), network.input());
+        let (weights, images) = (weights(&network, &tensors), images(&network, &tensors));
         let expected =
             |what: &str| -> Vec<f64> { tensors.get(&format!("{name}.{what}")).0.into_iter().map(f64::from).collect() };
         let plan = Plan::new(&network, Mode::Inference, 4).expect("a plan");
-        let input: Vec<f32> = images.iter().map(|&byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect();
-        let got = logits(&mut backend(), &plan, &weights, &input);
+        let got = logits(&mut backend(), &plan, &weights, &inputs(&network, &tensors));
         compare(&format!("{name} logits"), &got, &expected("logits"), tolerance);
 
         let labels = tensors.integers(&format!("{name}.labels")).iter().map(|&label| label as u32).collect();

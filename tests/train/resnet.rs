@@ -47,11 +47,23 @@ fn weights(network: &Network, bytes: &[u8], prefix: &str, path: &Path) -> Weight
     load_weights(path, network).expect("PyTorch's names and shapes")
 }
 
+/// The weights and normalised images of a network.
+pub fn initial(name: &str, network: &Network) -> (Weights, Vec<f32>) {
+    let bytes = fs::read("tests/reference/resnets.safetensors").expect("the committed reference");
+    let folder = tempfile::tempdir().expect("a folder");
+    let weights = weights(network, &bytes, &format!("{name}.initial."), &folder.path().join("weights.safetensors"));
+    let tensors = Tensors::new(&bytes);
+    (weights, normalised(tensors.bytes(&format!("{name}.images"))))
+}
+
+fn normalised(images: &[u8]) -> Vec<f32> {
+    images.iter().map(|&byte| (f32::from(byte) / 255.0 - 0.5) / 0.5).collect()
+}
+
 fn evaluated<B: Backend>(mut backend: B, network: &Network, weights: &Weights, images: &[u8]) -> Vec<f32> {
     let plan = Plan::new(network, Mode::Inference, BATCH).expect("a plan");
     let images = &images[..BATCH * network.input().len()];
-    let input: Vec<f32> = images.iter().map(|&x| (f32::from(x) / 255.0 - 0.5) / 0.5).collect();
-    logits(&mut backend, &plan, weights, &input)
+    logits(&mut backend, &plan, weights, &normalised(images))
 }
 
 fn check<B: Backend>(backend: impl Fn() -> B) {

@@ -28,6 +28,7 @@ use super::crop::Target;
 use super::decode::{self as decoder, BACKDROP, Cropped, cropped};
 use super::{Dataset, LoadOptions, MAX_SIDE, Split, archive, counted, statistics};
 use crate::files::printable;
+use crate::shape::Shape;
 
 /// The most pictures to hold before they are decoded.
 const CHUNK: usize = 512;
@@ -56,6 +57,12 @@ pub struct PictureOptions {
 impl PictureOptions {
     fn size(&self) -> Option<(usize, usize)> {
         self.image_size
+    }
+
+    /// The same for pictures to evaluate: all scaled to the size of `trained`, the shape of a network's input, if it is known.
+    pub fn evaluated(self, trained: Option<Shape>) -> Self {
+        let size = trained.map(|trained| (trained.height, trained.width));
+        Self { image_size: size.or(self.image_size), train: TrainPictures::Evaluated, ..self }
     }
 }
 
