@@ -108,7 +108,7 @@ impl<'a, B: Backend> Engine<'a, B> {
             let shape = self.network.input();
             return Ok(Answer::Values(map.normalised().resized(shape.height, shape.width).normalised().values));
         }
-        if !self.current.as_ref().is_some_and(|current| current.id == picture.id) {
+        if self.current.as_ref().is_none_or(|current| current.id != picture.id) {
             let input = self.normalise.apply(&picture.pixels);
             self.attribution.forward(&input)?;
             self.current = Some(Arc::clone(picture));
