@@ -51,8 +51,7 @@ fn the_receptive_field_of_a_chosen_unit_is_marked() {
     browser.press(&[DOWN, DOWN, DOWN, RIGHT, RIGHT, RIGHT, RIGHT, PAGE_DOWN]);
     let inside = "Channel 1 row 3, column 4: sees rows 1 to 5, columns 2 to 6.".to_string();
     assert_eq!(chosen(&browser), (inside, json!([7, 4, 18, 18])));
-    // The pointer in the middle of the sheet of two rows or one is over some unit.
-    browser.click(".maps");
+    browser.stroke(".maps", &[(0.27, 0.52)]);
     let (text, field) = chosen(&browser);
     assert!(
         text.starts_with("Channel ") && !text.starts_with("Channel 1 row 3,") && field.is_array(),
