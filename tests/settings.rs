@@ -187,7 +187,8 @@ fn flags_switch_off_what_a_recipe_switches_on() {
     for flag in flags() {
         let key = long(&flag);
         if !exists(key)
-            || ["mean", "std", "shuffle", "dependent-launch", "decay-norm-bias", "init", "dataset"].contains(&key)
+            || ["mean", "std", "shuffle", "dependent-launch", "decay-norm-bias", "report", "init", "dataset"]
+                .contains(&key)
             || key == "crop-padding-mode"
         // needs a padding; tests/settings/flip.rs switches it off
         {
@@ -300,7 +301,7 @@ fn the_error_for_an_unknown_key_suggests_the_intended_one() {
         ("epoch = 3", "did you mean epochs?"),
         ("[picture]\nimage-size = 32", "did you mean pictures?"),
         ("branchs = 1", "the keys are: "),
-        ("branchs = 1", "the sections are: [augmentation], [pictures], [algorithms], [input]"),
+        ("branchs = 1", "the sections are: [augmentation], [pictures], [algorithms], [environment], [input]"),
         ("learning-rate = 0.1", "there is no key learning-rate; did you mean lr?"),
         ("[optimiser]\nlr = 0.1", "there is no section optimiser; write its keys at the top of the file"),
         ("[data]\ndataset = 'digits'", "there is no section data; write its keys at the top of the file"),

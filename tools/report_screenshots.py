@@ -43,12 +43,9 @@ def main():
     # A window has at least 500 pixels, so the narrow page is in a frame.
     with tempfile.TemporaryDirectory() as frames:
         frame = Path(frames) / "phone.html"
-        style = "border:0;display:block"
-        frame.write_text(
-            f'<body style="margin:0"><iframe src="{html.escape(url)}" width="390" height="{given.height}" '
-            f'style="{style}"></iframe>',
-            encoding="utf-8",
-        )
+        style = f"border:0;border-radius:12px;display:block;width:390px;height:{given.height - 48}px"
+        body = f'<iframe src="{html.escape(url)}" style="{style}"></iframe>'
+        frame.write_text(f'<body style="margin:0;padding:24px 55px;background:#d9dee4">{body}', encoding="utf-8")
         picture(given.chromium, frame.as_uri(), folder / "report-phone.png", 500, given.height)
 
 

@@ -111,7 +111,7 @@ fn load(args: &FiltersArgs) -> Result<(Network, Weights, Option<Dataset>)> {
             let (network, weights) = args.evaluated.load_network()?;
             match failed {
                 Some(Err(error)) => {
-                    warn!("only the first layer is shown, because the images cannot be read: {error:#}")
+                    warn!("only the first layer is shown, because the images cannot be read: {error:#}");
                 }
                 _ => info!("only the first layer is shown; for deeper layers, --dataset names the images to search"),
             }

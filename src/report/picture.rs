@@ -146,8 +146,8 @@ pub fn contact_sheet(tiles: &[Picture], columns: usize, gap: usize, background: 
 /// The columns of a contact sheet of `count` tiles that is at least as wide as high: a power of two, as the numbers of a
 /// network's channels mostly are, so that the rows are full.
 pub fn columns_for(count: usize) -> usize {
-    let columns = (0..).map(|power| 1_usize << power).find(|columns| columns * columns >= count).unwrap_or(1);
-    columns.min(count.max(1))
+    let side = count.isqrt() + usize::from(count.isqrt().pow(2) < count);
+    side.next_power_of_two().min(count.max(1))
 }
 
 /// Blue for −1, white for 0, red for 1: ColorBrewer's RdBu (Brewer, Harrower and Woodruff), with white instead of its

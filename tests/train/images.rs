@@ -28,6 +28,7 @@ fn augmented() -> Hyperparameters {
 /// Without transforms, the first batch has the images of the data set; asking for it does not change a run.
 fn check_first_batch<B: Backend>(backend: impl Fn() -> B) {
     for (hyper, streamed) in [(two_epochs(), false), (two_epochs(), true), (augmented(), false)] {
+        let hyper = Hyperparameters { max_steps: Some(2), ..hyper };
         let trainer = || {
             let mut set = digits(90, 32);
             if streamed {
@@ -62,7 +63,7 @@ fn check_first_batch<B: Backend>(backend: impl Fn() -> B) {
 fn check_evaluator<B: Backend>(backend: impl Fn() -> B) {
     let (mut set, test) = (digits(90, 45), digits(1, 45).test);
     set.val = digits(1, 13).test;
-    let hyper = Hyperparameters { eval_batch_size: 20, ..two_epochs() };
+    let hyper = Hyperparameters { eval_batch_size: 20, max_steps: Some(1), ..two_epochs() };
     let mut trainer = Trainer::new(backend(), lenet5(), set, hyper).expect("a trainer");
     trainer.run(&mut Listener::default()).expect("a run");
     let weights = lenet5().initial_weights(3);

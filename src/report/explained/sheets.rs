@@ -109,7 +109,7 @@ pub fn patch_sheet(patches: &[Patch], shape: Shape, field: Option<ReceptiveField
 
 /// The patches of a channel as a square, and to the right their deconvolutions in the same order.
 pub fn channel_sheet(patches: &[Patch], shape: Shape, field: Option<ReceptiveField>) -> Picture {
-    let columns = (1..).find(|columns| columns * columns >= patches.len()).unwrap_or(1);
+    let columns = (patches.len() as f64).sqrt().ceil() as usize;
     let both = patches.iter().map(|patch| patch.pictures(shape, field));
     let (inputs, projections): (Vec<_>, Vec<_>) =
         both.map(|both| both.map(|picture| enlarged_to(&picture, SMALL_PATCH_SIDE))).map(|[a, b]| (a, b)).unzip();
