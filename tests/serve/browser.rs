@@ -239,7 +239,7 @@ fn save(browser: &Browser, path: &Path, window: Window) {
     browser.wait("return document.getElementById('timing').textContent.startsWith('Answered')");
     browser.run("document.querySelector('.layer canvas').scrollIntoView({ block: 'center' })");
     browser.wait("return document.querySelector('.layer canvas').height > 30");
-    browser.stroke(".layer .sheet canvas", &[(0.055, 0.25)]);
+    browser.stroke(".layer .sheet canvas", &[(0.055, 0.1)]);
     browser.wait("return !document.querySelector('.unit').hidden");
     browser.run("document.activeElement.blur(); window.scrollTo(0, 0)");
     let picture = browser.screenshot();
