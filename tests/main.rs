@@ -18,3 +18,4 @@ mod settings;
 mod support;
 mod tidy;
 mod train;
+mod wavelets;
