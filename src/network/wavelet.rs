@@ -18,14 +18,14 @@ const ORIENTATIONS: usize = 4;
 /// vary the orientation `θ = π · l / L` first, then the part (real, imaginary), then the scale, from fine to coarse. `L` is
 /// the smallest number of orientations for which there are enough filters.
 pub(super) fn wavelet_bank(out_channels: usize, kernel: usize) -> Vec<Vec<f64>> {
-    let fitting = (0..).take_while(|&scale| deviation(scale) <= kernel as f64 / 3.0).count();
+    let fitting = (0..=16).take_while(|&scale| deviation(scale) <= kernel as f64 / 3.0).count();
     let scales = fitting.min(out_channels / (2 * ORIENTATIONS)).max(1);
     let orientations = out_channels.div_ceil(2 * scales);
     (0..out_channels)
         .map(|out| {
             let theta = PI * (out % orientations) as f64 / orientations as f64;
             let [real, imaginary] = morlet(kernel, theta, (out / (2 * orientations)) as i32);
-            if out / orientations % 2 == 0 { real } else { imaginary }
+            if (out / orientations).is_multiple_of(2) { real } else { imaginary }
         })
         .collect()
 }
