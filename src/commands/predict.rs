@@ -13,6 +13,7 @@ use super::device::{Task, with_backend};
 use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::load_weights;
 use crate::data::picture::{Picture, read_cropped, read_picture};
+use crate::data::slic::average_segments;
 use crate::data::{self, Normalisation};
 use crate::files::{name_of, printable};
 use crate::models::Model;
@@ -21,7 +22,7 @@ use crate::ops::{Backend, Normalise, TestViews};
 use crate::report::stream::{Stdout, write_json};
 use crate::settings::{
     ActivationChoice, CropSettings, DeviceSettings, EvaluationSettings, Given, InputRecord, InputSettings,
-    ModelSettings, NormalisationSettings, RetiredFlags, RunConfig, bounds, build_network,
+    ModelSettings, NormalisationSettings, RetiredFlags, RunConfig, SegmentationSettings, bounds, build_network,
 };
 use crate::shape::Shape;
 use crate::train::{self, Prediction};
@@ -37,6 +38,8 @@ pub struct PredictArgs {
     input: Given<InputSettings>,
     #[command(flatten)]
     crop: Given<CropSettings>,
+    #[command(flatten)]
+    segmentation: Given<SegmentationSettings>,
     #[command(flatten)]
     normalisation: Given<NormalisationSettings>,
     /// PNG or JPEG pictures of any size, in colour or grayscale
@@ -88,7 +91,12 @@ pub fn run(args: &PredictArgs) -> Result<ExitCode> {
         Some(crop) => read_cropped(path, shape, crop),
         None => read_picture(path, shape),
     };
-    let pictures = args.images.iter().map(read).collect::<Result<Vec<Picture>>>()?;
+    let mut pictures = args.images.iter().map(read).collect::<Result<Vec<Picture>>>()?;
+    let recorded = config.as_ref().map(|config| &config.settings.data.segmentation);
+    if let Some(count) = args.segmentation.0.given_or(recorded) {
+        info!("each picture is divided into {count} segments of one colour (SLIC)");
+        pictures.iter_mut().for_each(|picture| average_segments(&mut picture.pixels, shape, count));
+    }
     let views = args.evaluation.0.views(config.as_ref().map(|config| &config.settings.evaluation));
     if views != TestViews::None {
         info!("the logits are the mean of several views of each picture ({})", views.name());

@@ -20,6 +20,7 @@ mod recipes;
 mod resume;
 mod runs;
 mod signals;
+mod superpixels;
 mod tools;
 mod transforms;
 mod variations;
