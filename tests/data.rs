@@ -13,6 +13,7 @@ mod members;
 mod mnist;
 mod pretrained;
 mod streamed;
+mod superpixels;
 mod validation;
 
 use std::path::PathBuf;

@@ -20,3 +20,4 @@ mod settings;
 mod support;
 mod tidy;
 mod train;
+mod wavelets;

@@ -159,6 +159,7 @@ fn load(flags: &EvaluatedFlags, config: Option<&RunConfig>) -> Result<Dataset> {
     given.check()?;
     options.validation = given.validation().or(options.validation);
     options.residency = Residency::Auto;
+    options.segments = given.segmentation.given_or(config.map(|config| &config.settings.data.segmentation));
     let mut dataset = data::load(name, &options)?;
     match flags.split {
         SplitName::Train => dataset.test = std::mem::take(&mut dataset.train),

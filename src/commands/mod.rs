@@ -104,7 +104,7 @@ fn definition() -> clap::Command {
         }
     };
     let eval = |flag: Arg| match flag.get_id().as_str() {
-        "model" | "dataset" | "crop_pct" | VIEWS => recorded(flag, None),
+        "model" | "dataset" | "crop_pct" | "superpixels" | VIEWS => recorded(flag, None),
         name if SPLITTING.contains(&name) => recorded(flag, None),
         "val_fraction" => flag.help(
             "Fraction of every class's training images that --split val means [default: that of the weights' run]",
@@ -114,7 +114,7 @@ fn definition() -> clap::Command {
     let predict = |flag: Arg| match (flag.get_id().as_str(), flag.get_help_heading()) {
         ("mean", _) => recorded(flag, Some("0.5]")),
         ("crop_pct", _) => recorded(flag, Some("the whole picture is scaled to fit]")),
-        (VIEWS, _) | (_, Some("Network")) => recorded(flag, None),
+        (VIEWS | "superpixels", _) | (_, Some("Network")) => recorded(flag, None),
         _ => flag,
     };
     let all = Cli::command();

@@ -133,7 +133,7 @@ impl Task for Serving {
 
     fn run<B: Backend>(self, mut backend: B) -> Result<()> {
         let Self { described, weights, path, stamp, run, listener } = self;
-        let Described { network, classes, normalise, crop, config } = described;
+        let Described { network, classes, normalise, preparation, config } = described;
         let (client, jobs): (Client, Receiver<Job>) = Client::new();
         let views = config.as_ref().map_or(TestViews::None, |config| config.settings.evaluation.views(None));
         let note = format!(
@@ -142,7 +142,7 @@ impl Task for Serving {
         );
         let notes = if views == TestViews::None { Vec::new() } else { vec![note] };
         let about = About { weights: path.display().to_string(), device: backend.info().name, notes };
-        let site = Site::new(network, classes, crop, about, client, run);
+        let site = Site::new(network, classes, preparation, about, client, run);
         let initial = || site.network.initial_weights(0);
         let loaded = weights.is_some();
         let engine = Engine::new(&mut backend, &site.network, &normalise, weights.unwrap_or_else(initial))?;

@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
+use tracing::info;
 
 use super::{model_of_weights, warn_of_assumptions, weights_and_config};
 use crate::checkpoint::load_weights;
 use crate::data;
-use crate::data::picture::{Picture, read_cropped, read_picture};
+use crate::data::picture::{Picture, PicturePreparation};
 use crate::network::{Network, Weights};
 use crate::ops::Normalise;
 use crate::settings::{
-    CropSettings, Given, InputRecord, InputSettings, ModelSettings, NormalisationSettings, RunConfig, build_network,
+    CropSettings, Given, InputRecord, InputSettings, ModelSettings, NormalisationSettings, RunConfig,
+    SegmentationSettings, build_network,
 };
 use crate::shape::Shape;
 
@@ -36,6 +38,8 @@ pub struct DescribedFlags {
     #[command(flatten)]
     crop: Given<CropSettings>,
     #[command(flatten)]
+    segmentation: Given<SegmentationSettings>,
+    #[command(flatten)]
     normalisation: Given<NormalisationSettings>,
 }
 
@@ -46,8 +50,7 @@ pub struct Trained {
     pub weights: Weights,
     pub classes: Vec<String>,
     pub normalise: Normalise,
-    /// If pictures are scaled and cropped like those of a folder, the part of the shorter side that is cropped.
-    crop: Option<f64>,
+    preparation: PicturePreparation,
     /// The configuration of the run that produced the weights, if that is known.
     pub config: Option<RunConfig>,
 }
@@ -57,8 +60,7 @@ pub struct Described {
     pub network: Network,
     pub classes: Vec<String>,
     pub normalise: Normalise,
-    /// See [`Trained`].
-    pub crop: Option<f64>,
+    pub preparation: PicturePreparation,
     pub config: Option<RunConfig>,
 }
 
@@ -67,12 +69,15 @@ impl TrainedFlags {
     /// If the weights are missing, damaged, or not those of the network.
     pub fn load(&self) -> Result<Trained> {
         let (path, config) = weights_and_config(&self.weights)?;
-        let Described { network, classes, normalise, crop, config } = self.described.describe(&path, config)?;
+        let Described { network, classes, normalise, preparation, config } = self.described.describe(&path, config)?;
         let weights = load_weights(&path, &network)?;
         if config.is_none() {
             self.described.warn_of_defaults(&path, &network, normalise.shape);
         }
-        Ok(Trained { network, weights, classes, normalise, crop, config })
+        if let Some(count) = preparation.segments {
+            info!("each picture is divided into {count} segments of one colour (SLIC)");
+        }
+        Ok(Trained { network, weights, classes, normalise, preparation, config })
     }
 }
 
@@ -96,8 +101,10 @@ impl DescribedFlags {
         let (mean, std) = data::per_channel(normalisation, shape.channels)?;
         let recorded = config.as_ref().filter(|config| config.has_pictures()).map(|config| config.pictures().crop);
         let crop = self.crop.0.given().or(recorded);
+        let recorded = config.as_ref().map(|config| &config.settings.data.segmentation);
+        let preparation = PicturePreparation { crop, segments: self.segmentation.0.given_or(recorded) };
         let network = self.model.0.apply(build_network(model, shape, classes.len())?, activation);
-        Ok(Described { network, classes, normalise: Normalise { shape, mean, std }, crop, config })
+        Ok(Described { network, classes, normalise: Normalise { shape, mean, std }, preparation, config })
     }
 
     /// Warns that results depend on defaults that may not be those of the training.
@@ -124,9 +131,6 @@ impl Trained {
     /// # Errors
     /// If the file is missing or is not a PNG or JPEG picture.
     pub fn read(&self, path: &Path) -> Result<Picture> {
-        match self.crop {
-            Some(crop) => read_cropped(path, self.network.input(), crop),
-            None => read_picture(path, self.network.input()),
-        }
+        self.preparation.read(path, self.network.input())
     }
 }

@@ -21,6 +21,7 @@ pub mod picture;
 pub mod pretrained;
 mod records;
 pub mod sampler;
+pub mod slic;
 mod statistics;
 mod streamed;
 
@@ -132,6 +133,8 @@ pub struct LoadOptions {
     pub test_only: bool,
     /// Where to keep decoded images.
     pub residency: Residency,
+    /// Replaces each of about so many segments of an image by its mean colour.
+    pub segments: Option<usize>,
 }
 
 /// Mean and standard deviation, one value per channel.
@@ -182,6 +185,9 @@ pub fn load(name: &str, options: &LoadOptions) -> Result<Dataset> {
         dataset.validate_without_train().with_context(unusable)?;
     } else {
         dataset.validate().with_context(unusable)?;
+    }
+    if let Some(count) = options.segments {
+        dataset.average_segments(count)?;
     }
     Ok(dataset)
 }

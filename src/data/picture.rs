@@ -9,6 +9,7 @@ use image::{GrayImage, RgbImage};
 use super::crop::{Target, resize_crop};
 use super::decode::{BACKDROP, Upright, cropped, decode, into_gray, read_bytes};
 use super::ink;
+use super::slic::average_segments;
 use crate::shape::Shape;
 
 /// A picture as the input of a network, before normalisation.
@@ -22,6 +23,56 @@ pub struct Picture {
     pub blank: bool,
     /// The width and height of the picture in the file, after its orientation was applied.
     pub original: (u32, u32),
+}
+
+/// How the pictures that users bring become inputs of a network.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PicturePreparation {
+    /// If pictures are scaled and cropped like those of a folder, the part of the shorter side that is cropped.
+    pub crop: Option<f64>,
+    /// The number of segments of one colour that an image is divided into, if it is.
+    pub segments: Option<usize>,
+}
+
+impl PicturePreparation {
+    /// Reads and prepares the picture at `path`.
+    ///
+    /// # Errors
+    /// Like [`read_picture`].
+    pub fn read(&self, path: &Path, shape: Shape) -> Result<Picture> {
+        let picture = match self.crop {
+            Some(crop) => read_cropped(path, shape, crop),
+            None => read_picture(path, shape),
+        };
+        Ok(self.segmented(picture?, shape))
+    }
+
+    /// Decodes and prepares the bytes of a PNG or JPEG file.
+    ///
+    /// # Errors
+    /// Like [`decode_picture`].
+    pub fn decode(&self, bytes: &[u8], shape: Shape) -> Result<Picture> {
+        let picture = match self.crop {
+            Some(crop) => decode_cropped(bytes, shape, crop),
+            None => decode_picture(bytes, shape),
+        };
+        Ok(self.segmented(picture?, shape))
+    }
+
+    /// Prepares a drawing.
+    ///
+    /// # Errors
+    /// Like [`prepare_drawing`].
+    pub fn draw(&self, pixels: Vec<u8>, size: (u32, u32), shape: Shape) -> Result<Picture> {
+        Ok(self.segmented(prepare_drawing(pixels, size, shape, self.crop)?, shape))
+    }
+
+    fn segmented(&self, mut picture: Picture, shape: Shape) -> Picture {
+        if let Some(count) = self.segments {
+            average_segments(&mut picture.pixels, shape, count);
+        }
+        picture
+    }
 }
 
 /// Reads the picture at `path` and converts it to `shape`; see [`decode_picture`].

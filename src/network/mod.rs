@@ -1,6 +1,7 @@
 //! The network as a DAG of operators with named parameters: what is computed, independent of how and where.
 
 mod builder;
+mod first_layer;
 mod freeze;
 mod gabor;
 mod groups;
@@ -8,11 +9,12 @@ mod inspect;
 mod parameters;
 mod pooling;
 mod statistics;
+mod wavelet;
 mod whitening;
 
 pub use builder::{Builder, Conv2dOptions, ConvInitial, NormOptions};
+pub use first_layer::FirstLayer;
 pub use freeze::BACKBONE;
-pub use gabor::FirstLayer;
 pub use groups::{GroupRules, MuonGroups};
 pub use inspect::ReceptiveField;
 pub use parameters::{Initial, Layout, Parameter};

@@ -25,7 +25,7 @@ use super::page_data::{PictureData, SiteData, StateData};
 use super::pictures::Prepared;
 use super::samples::SamplesState;
 use super::site::Site;
-use crate::data::picture::{Picture, decode_cropped, decode_picture, prepare_drawing};
+use crate::data::picture::Picture;
 use crate::report::curves_page;
 use crate::train::Prediction;
 
@@ -150,13 +150,12 @@ async fn picture(State(site): Shared, size: Given<DrawingSize>, headers: HeaderM
     let permit = if drawing.is_none() { Some(upload().await?) } else { None };
     let limit = drawing.map_or(MAX_BODY, |(width, height)| width as usize * height as usize);
     let body = receive(body, limit).await?;
-    let (shape, crop) = (site.network.input(), site.crop);
+    let (shape, preparation) = (site.network.input(), site.preparation);
     let prepare = move || {
         let _permit = permit;
-        match (drawing, crop) {
-            (Some(size), crop) => prepare_drawing(body, size, shape, crop),
-            (None, Some(crop)) => decode_cropped(&body, shape, crop),
-            (None, None) => decode_picture(&body, shape),
+        match drawing {
+            Some(size) => preparation.draw(body, size, shape),
+            None => preparation.decode(&body, shape),
         }
     };
     match spawn_blocking(prepare).await {

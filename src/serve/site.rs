@@ -7,6 +7,7 @@ use super::layers::Described;
 use super::pictures::Pictures;
 use super::run_folder::RunFolder;
 use super::samples::SamplesState;
+use crate::data::picture::PicturePreparation;
 use crate::network::Network;
 
 /// Everything that requests are answered from.
@@ -14,8 +15,7 @@ use crate::network::Network;
 pub struct Site {
     pub network: Network,
     pub classes: Vec<String>,
-    /// See [`crate::data::picture::decode_cropped`].
-    pub crop: Option<f64>,
+    pub preparation: PicturePreparation,
     /// What the page says about the network's device and weights.
     pub about: About,
     pub client: Client,
@@ -48,14 +48,14 @@ impl Site {
     pub fn new(
         network: Network,
         classes: Vec<String>,
-        crop: Option<f64>,
+        preparation: PicturePreparation,
         about: About,
         client: Client,
         run: Option<RunFolder>,
     ) -> Arc<Self> {
         let described = Described::new(&network);
         let (pictures, samples, status) = (Pictures::default(), Mutex::new(SamplesState::Loading), Mutex::default());
-        Arc::new(Self { network, classes, crop, about, client, run, described, pictures, samples, status })
+        Arc::new(Self { network, classes, preparation, about, client, run, described, pictures, samples, status })
     }
 
     /// Sets the samples, or why there are none.

@@ -39,6 +39,14 @@ pub fn iterations(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A number of segments of an image; at most one per pixel of the largest image.
+pub fn segment_count(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        count @ 1..=16_777_216 => Ok(count),
+        _ => Err("it must be at most 16777216".into()),
+    }
+}
+
 /// A number of threads.
 pub fn threads(text: &str) -> Result<usize, String> {
     match positive(text)? {

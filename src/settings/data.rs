@@ -37,6 +37,9 @@ pub struct DataSettings {
     #[command(flatten)]
     #[serde(flatten)]
     pub normalisation: NormalisationSettings,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub segmentation: SegmentationSettings,
 }
 
 impl DataSettings {
@@ -76,6 +79,24 @@ pub struct NormalisationSettings {
     /// Standard deviation to divide by, in the same form
     #[arg(long, value_name = "X,…", value_delimiter = ',', value_parser = bounds::above_zero, requires = "mean", allow_negative_numbers = true)]
     pub std: Option<Vec<f32>>,
+}
+
+/// How images are divided into segments.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[command(next_help_heading = "Data")]
+pub struct SegmentationSettings {
+    /// Divide every image into about N superpixels (SLIC), and replace each of them by its mean colour before the network
+    /// and all augmentation [default: none]
+    #[arg(long, value_name = "N", value_parser = bounds::segment_count, allow_negative_numbers = true)]
+    pub superpixels: Option<usize>,
+}
+
+impl SegmentationSettings {
+    /// The number of segments that is given, else that of a run.
+    pub fn given_or(&self, run: Option<&Self>) -> Option<usize> {
+        self.superpixels.or_else(|| run?.superpixels)
+    }
 }
 
 /// How a folder of pictures is read.

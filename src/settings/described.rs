@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use super::file::{InputRecord, Record};
 use super::layers::Layer;
-use super::{ActivationChoice, PictureSettings, bounds, is_default};
+use super::{ActivationChoice, PictureSettings, SegmentationSettings, bounds, is_default};
 use crate::ops::TestViews;
 use crate::train::Monitor;
 
-/// Version 2 has `crop-pct`, without which pictures would be cropped in another way.
-const VERSION: u32 = 2;
+/// Version 2 has `crop-pct`, without which pictures would be cropped in another way, and version 3 `superpixels`, without
+/// which images would not be divided into them.
+const VERSION: u32 = 3;
 
 /// The network of a weights file and its input, as JSON in the metadata.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,9 @@ pub struct Description {
     /// How pictures are cropped, if it is not the default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     crop_pct: Option<f64>,
+    /// The number of superpixels of an image, if it was divided into them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    superpixels: Option<usize>,
     /// How test pictures were set aside, for a folder without its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<PictureSettings>,
@@ -53,15 +57,41 @@ pub enum Preparation {
 
 impl Description {
     pub fn new(model: &str, activation: Option<ActivationChoice>, dataset: String, input: InputRecord) -> Self {
-        let (version, preparation, crop_pct, split) = (1, Preparation::Fit, None, None);
-        let (model, validation, views, monitor) = (model.into(), None, TestViews::None, None);
-        Self { version, model, activation, dataset, preparation, crop_pct, split, validation, views, monitor, input }
+        Self {
+            version: 1,
+            model: model.into(),
+            activation,
+            dataset,
+            preparation: Preparation::Fit,
+            crop_pct: None,
+            superpixels: None,
+            split: None,
+            validation: None,
+            views: TestViews::None,
+            monitor: None,
+            input,
+        }
     }
 
     /// Sets how pictures are cropped.
     pub fn crop(&mut self, crop_pct: Option<f64>) {
         self.crop_pct = crop_pct.filter(|&part| part != 1.0);
-        self.version = if self.crop_pct.is_some() { VERSION } else { 1 };
+        self.version = self.needed_version();
+    }
+
+    /// Sets how images are divided into segments.
+    pub fn segment(&mut self, settings: &SegmentationSettings) {
+        self.superpixels = settings.superpixels;
+        self.version = self.needed_version();
+    }
+
+    /// The earliest version that has all fields in use.
+    fn needed_version(&self) -> u32 {
+        match (self.superpixels, self.crop_pct) {
+            (Some(_), _) => VERSION,
+            (None, Some(_)) => 2,
+            (None, None) => 1,
+        }
     }
 
     /// # Errors
@@ -78,6 +108,11 @@ impl Description {
             description.crop_pct.is_none_or(|part| (bounds::LEAST_PART..=1.0).contains(&part)),
             "its description of the network is damaged: crop-pct is {:?}",
             description.crop_pct
+        );
+        ensure!(
+            description.superpixels.is_none_or(|count| bounds::segment_count(&count.to_string()).is_ok()),
+            "its description of the network is damaged: superpixels is {:?}",
+            description.superpixels
         );
         description.input.check().context("its description of the network is damaged: input")?;
         Ok(description)
@@ -105,6 +140,7 @@ impl Description {
         given.schedule.monitor = self.monitor;
         given.pictures = self.split.unwrap_or_default();
         given.pictures.crop.crop_pct = self.crop_pct;
+        given.data.segmentation.superpixels = self.superpixels;
         (layer, Record { input: Some(self.input), ..Record::default() })
     }
 }

@@ -30,8 +30,8 @@ use serde::{Deserialize, Serialize};
 
 pub use augmentation::AugmentationSettings;
 pub use data::{
-    CropSettings, DataFolder, DataSettings, NormalisationSettings, PictureSettings, SPLITTING, check_dataset,
-    short_name,
+    CropSettings, DataFolder, DataSettings, NormalisationSettings, PictureSettings, SPLITTING, SegmentationSettings,
+    check_dataset, short_name,
 };
 pub use device::{ConvAlgo, DeviceChoice, DeviceSettings, ResidencyFlags, ResidencySettings, RetiredFlags};
 pub use environment::{Environment, date_and_time};

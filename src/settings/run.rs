@@ -211,6 +211,7 @@ impl RunConfig {
             description.split = Some(self.settings.pictures.split());
             description.crop(self.settings.pictures.crop.given());
         }
+        description.segment(&self.settings.data.segmentation);
         description.views = self.settings.evaluation.views(None);
         description.monitor = self.settings.schedule.monitor;
         let DataSettings { val_fraction, val_seed, .. } = &self.settings.data;
@@ -345,6 +346,7 @@ impl RunConfig {
             validation: self.settings.data.validation(),
             test_only: false,
             residency: self.settings.residency.residency.unwrap_or_default(),
+            segments: self.settings.data.segmentation.given_or(None),
         }
     }
 

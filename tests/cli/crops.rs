@@ -47,7 +47,7 @@ fn logits_are_those_of_torchvisions_transforms_and_a_model() {
 }
 
 /// Writes two classes of pictures of 60×44, bright and dark, with a frame that a crop removes.
-fn write_set(root: &Path) {
+pub fn write_set(root: &Path) {
     for (class, level) in [("bright", 200), ("dark", 20)] {
         for (split, count) in [("train", 8), ("test", 4)] {
             let folder = root.join(split).join(class);

@@ -172,6 +172,7 @@ fn missing_libraries_are_reported() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn kernels_are_compiled_at_run_time_if_the_driver_is_too_old_for_embedded_ones() {
     let Some(libraries) = emulator() else { return };
     // This tries algorithms, which uses a different timing call on older drivers.

@@ -125,7 +125,7 @@ fn a_dumb_terminal_and_plain_progress_have_no_control_characters() {
     let cases = [("dumb", "dashboard"), ("dumb", "bar"), ("xterm", "plain"), ("xterm", "none")];
     for (index, (term, mode)) in cases.into_iter().enumerate() {
         let out = folder.path().join(index.to_string());
-        let more = ["--progress", mode, "--max-steps", "400", "--color", if mode == "none" { "never" } else { "auto" }];
+        let more = ["--progress", mode, "--max-steps", "20", "--color", if mode == "none" { "never" } else { "auto" }];
         let mut run = start(&out, (100, 30), term, &more);
         assert_eq!(run.wait().code(), Some(0), "{}", run.output());
         let output = run.output().replace("\r\n", "\n");

@@ -26,6 +26,7 @@ mod report_browser;
 mod resume;
 mod runs;
 mod signals;
+mod superpixels;
 mod tools;
 mod transforms;
 mod variations;

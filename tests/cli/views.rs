@@ -18,6 +18,7 @@ fn eval(weights: &Path, more: &[&str]) -> Value {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn weights_are_evaluated_with_the_views_of_their_run_unless_a_flag_says_otherwise() {
     let folder = tempfile::tempdir().expect("a folder");
     let [run, plain, resumed] = ["run", "plain", "resumed"].map(|name| folder.path().join(name));

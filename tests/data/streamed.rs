@@ -63,6 +63,25 @@ fn assert_same(resident: &Dataset, streamed: &Dataset) {
 }
 
 #[test]
+fn superpixels_of_streamed_pictures_are_those_of_pictures_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    write_mixed_set(folder.path());
+    let archive = folder.path().join("pictures.tar");
+    fs::write(&archive, tar(folder.path())).unwrap();
+    let load = |path: &Path, residency, segments| {
+        load_with(path, |options| {
+            (options.residency, options.pictures.max_bad, options.segments) = (residency, 1, segments);
+        })
+        .unwrap()
+    };
+    let resident = load(folder.path(), Residency::Resident, Some(4));
+    assert_same(&resident, &load(folder.path(), Residency::Stream, Some(4)));
+    assert_same(&resident, &load(&archive, Residency::Stream, Some(4)));
+    let plain = load(folder.path(), Residency::Resident, None);
+    assert!(plain.train.images != resident.train.images && plain.test.images != resident.test.images);
+}
+
+#[test]
 fn a_streamed_folder_or_archive_gives_the_same_set() {
     let folder = tempfile::tempdir().unwrap();
     write_mixed_set(folder.path());

@@ -96,6 +96,7 @@ fn all_operators_in_tf32() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn all_operators_in_fp16() {
     on_cuda(|| all_cases().iter().for_each(|case| check_some_on(&mut lab(Precision::Fp16), case, FP16, SOME)));
 }
