@@ -149,7 +149,12 @@ fn a_module_means_its_output() {
         ("resnet18", "layer4.1", "activation.17 ReLU"),
         ("resnet18", "layer4", "activation.17 ReLU"),
         ("resnet18", "layer4.1.bn2", "layer4.1.bn2 batch norm"),
+        ("resnet50", "layer4.0", "activation.43 ReLU"),
+        ("resnet50", "layer4.0.downsample", "layer4.0.downsample.1 batch norm"),
         ("googlenet", "inception3a", "concat.1 concat"),
+        ("googlenet", "inception3a.branch1", "activation.4 ReLU"),
+        ("googlenet", "inception3a.branch2", "activation.6 ReLU"),
+        ("googlenet", "conv1", "activation.1 ReLU"),
     ];
     for (model, name, expected) in cases {
         let network = network(model);

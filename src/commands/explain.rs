@@ -75,6 +75,8 @@ pub struct ExplainArgs {
     retired: RetiredFlags,
 }
 
+/// The file name of the page.
+const PAGE: &str = "index.html";
 /// The number of units whose deconvolution is shown.
 const UNITS: usize = 9;
 /// The most classes whose probability is shown.
@@ -100,6 +102,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
         "--layer {} has a single position, of which Grad-CAM can make no map",
         args.layer.as_deref().unwrap_or_default()
     );
+    create_folder(&args.out).with_context(|| format!("--out: cannot create the folder {}", args.out.display()))?;
     let task = Explanation { args, trained: &trained, pictures: &pictures, methods, layer, class };
     let mut explained = with_backend(&device, task)?;
     write_all(&args.out, &trained.network.name, &mut explained)?;
@@ -113,7 +116,7 @@ pub fn run(args: &ExplainArgs) -> Result<ExitCode> {
             .collect();
         writeln!(out, "{}: {}", printable(&explained.name), top.join(", "))?;
     }
-    writeln!(out, "{}", printable(&args.out.join("index.html").display().to_string()))?;
+    writeln!(out, "{}", printable(&args.out.join(PAGE).display().to_string()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -172,8 +175,9 @@ impl Explanation<'_> {
         let layers = if self.methods.contains(&Method::Activations) { self.layers(network)? } else { Vec::new() };
         let input_picture = picture::Picture::from_pixels(&picture.pixels, network.input());
         let mut figures = Vec::new();
-        info!("explaining {}", printable(&name));
         for &method in self.methods {
+            let method_name = method.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string());
+            info!("{}: {method_name}", printable(&name));
             figures.extend(self.figure(method, network, input, &input_picture, class)?);
         }
         Ok(Explained {
@@ -284,7 +288,7 @@ pub(super) fn batch_for(network: &Network) -> Result<usize> {
 
 /// Writes the PNG files of every picture in a folder of its own, and the page.
 fn write_all(out: &Path, network: &str, all: &mut [Explained]) -> Result<()> {
-    let mut taken = HashSet::new();
+    let mut taken = HashSet::from([PAGE.to_string()]);
     for explained in &mut *all {
         explained.folder = free_name(&explained.name, &mut taken);
         let folder = out.join(&explained.folder);
@@ -295,7 +299,7 @@ fn write_all(out: &Path, network: &str, all: &mut [Explained]) -> Result<()> {
             write_file(&folder.join(file + ".png"), &png?)?;
         }
     }
-    write_file(&out.join("index.html"), explanation_page(network, all)?.as_bytes())
+    write_file(&out.join(PAGE), explanation_page(network, all)?.as_bytes())
 }
 
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -1,5 +1,6 @@
 //! `cnn-cuda filters`
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,8 +36,8 @@ pub struct FiltersArgs {
     #[arg(long, value_name = "N", value_parser = bounds::positive, default_value = "16")]
     maps: usize,
     /// Images to show per channel, those that excite it most
-    #[arg(long, value_name = "N", value_parser = bounds::positive, default_value = "9")]
-    top: usize,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=100), default_value = "9")]
+    top: u8,
     /// Images to search, evenly spread over the set
     #[arg(long, value_name = "N", value_parser = bounds::positive, default_value = "1000")]
     images: usize,
@@ -58,6 +59,7 @@ pub fn run(args: &FiltersArgs) -> Result<ExitCode> {
     let device = args.device.or_defaults()?;
     check_device(&device)?;
     let (network, weights, dataset) = load(args)?;
+    create_folder(&args.out).with_context(|| format!("--out: cannot create the folder {}", args.out.display()))?;
     let first = first_layer_filters(&network, &weights, BACKGROUND);
     if first.is_none() {
         info!("the first layer of {} is not a convolution, so it has no filters to show", network.name);
@@ -68,7 +70,8 @@ pub fn run(args: &FiltersArgs) -> Result<ExitCode> {
             let layers = match &args.layer[..] {
                 [] => convolution_layers(&network),
                 given => {
-                    given.iter().map(|name| find_layer(&network, name)).collect::<Result<_>>().context("--layer")?
+                    let layers = given.iter().map(|name| find_layer(&network, name)).collect::<Result<BTreeSet<_>>>();
+                    layers.context("--layer")?.into_iter().collect()
                 }
             };
             let count = args.images.min(dataset.test.count());
@@ -77,7 +80,6 @@ pub fn run(args: &FiltersArgs) -> Result<ExitCode> {
             (with_backend(&device, task)?, images)
         }
     };
-    create_folder(&args.out).with_context(|| format!("cannot create the folder {}", args.out.display()))?;
     if let Some(first) = &first {
         write_file(&args.out.join("first-layer.png"), &first.png()?)?;
     }
@@ -156,7 +158,7 @@ impl Search<'_> {
         let batch = batch_for(&part)?;
         let mut part = Attribution::new(backend, &part, self.weights, ReluGradient::Rectified, batch)?;
         let (input, shape) = (part.input(), part.output_shape());
-        let mut strongest = Strongest::new(self.args.top, shape.channels);
+        let mut strongest = Strongest::new(self.args.top.into(), shape.channels.min(self.args.maps));
         for (group, bytes) in images.chunks(batch * input.len()).enumerate() {
             let outputs = part.forward(&normalise.apply(bytes))?;
             for (index, output) in outputs.chunks_exact(shape.len()).enumerate() {
@@ -164,7 +166,7 @@ impl Search<'_> {
             }
         }
         let field = self.network.receptive_fields()[layer];
-        let channels = strongest.channels().iter().take(self.args.maps).enumerate();
+        let channels = strongest.channels().iter().enumerate();
         let channels = channels.map(|(channel, kept)| -> Result<Channel> {
             let active: Vec<&Excitation> = kept.iter().filter(|kept| kept.unit.activation > 0.0).collect();
             let bytes = |kept: &Excitation| &images[kept.image * input.len()..][..input.len()];

@@ -1,5 +1,7 @@
 //! `cnn-cuda report`, and the report at the end of `cnn-cuda train`.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -23,6 +25,9 @@ use crate::train::{Evaluator, Trainer};
 /// Images per step of an evaluation.
 const BATCH: usize = 128;
 
+/// How pages of this program begin.
+const PAGE: &[u8; 15] = b"<!DOCTYPE html>";
+
 #[derive(Args)]
 pub struct ReportArgs {
     /// Folder of a run
@@ -44,6 +49,7 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     args.retired.warn();
     let folder = &args.run;
     ensure!(folder.is_dir(), "--run {} is not a folder; report takes the folder of a run", folder.display());
+    args.out.as_deref().map_or(Ok(()), check_target)?;
     let config = RunConfig::read(folder).with_context(|| format!("--run {}", folder.display()))?;
     let device = args.device.or_defaults()?;
     check_device(&device)?;
@@ -64,6 +70,19 @@ pub fn run(args: &ReportArgs) -> Result<ExitCode> {
     let written = args.out.clone().unwrap_or_else(|| folder.join(Outputs::REPORT));
     info!("wrote {}", written.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fails if `--out` names something other than a new file or a page, such as the weights of a run.
+fn check_target(path: &Path) -> Result<()> {
+    let Ok(metadata) = path.metadata() else { return Ok(()) };
+    let mut start = [0; PAGE.len()];
+    let mut is_page = || File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *PAGE;
+    ensure!(
+        metadata.is_file() && (metadata.len() == 0 || is_page()),
+        "--out {} exists and is not a report; choose another file",
+        path.display()
+    );
+    Ok(())
 }
 
 /// The network of a run, with its weights.

@@ -272,8 +272,7 @@ impl Task for Training {
         let mut observer = RunObserver::new(outputs, identity, &config, display, stop);
         observer.begin(&mut trainer, is_new)?;
         if is_new && reports {
-            let batch = trainer.first_batch().with_context(|| observer.failed())?;
-            observer.write_batch(&batch, &images.normalise, &labels, &images.classes);
+            observer.write_batch(trainer.first_batch(), &images.normalise, &labels, &images.classes);
         }
         match trainer.run(&mut observer) {
             Ok(Outcome::Finished) => {

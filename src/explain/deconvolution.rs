@@ -80,7 +80,7 @@ pub struct Strongest {
 }
 
 impl Strongest {
-    /// Keeps `count` images for each of `channels`.
+    /// Keeps `count` images for each of the first `channels` of a layer.
     pub fn new(count: usize, channels: usize) -> Self {
         Self { count, channels: vec![Vec::new(); channels] }
     }

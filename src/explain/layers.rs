@@ -6,7 +6,8 @@ use crate::network::{Network, NodeId, Operator};
 use crate::ops::AnyLayer;
 
 /// The layer that `name` means: the node of that name, or for the name of a module its output, which is that of its last
-/// layer with the normalisation, sum, concatenation and activation that follow.
+/// layer with the normalisation, sum, concatenation and activation that follow, as far as they take nothing from other
+/// modules than those before.
 ///
 /// # Errors
 /// If there is no such layer, or it exists only in training.
@@ -15,8 +16,9 @@ pub fn find_layer(network: &Network, name: &str) -> Result<NodeId> {
     let nodes = &network.nodes;
     let exact = nodes.iter().position(|node| node.name == name);
     let module = || {
-        let last = nodes.iter().rposition(|node| node.weight.is_some() && is_inside(&node.name))?;
-        Some(output_of(network, last))
+        let inside: Vec<bool> = nodes.iter().map(|node| node.weight.is_some() && is_inside(&node.name)).collect();
+        let last = inside.iter().rposition(|&inside| inside)?;
+        Some(output_of_module(network, last, inside))
     };
     let Some(node) = exact.or_else(module) else {
         bail!("{0} has no layer {name:?}; `cnn-cuda summary --model {0}` lists the layers", network.name)
@@ -87,6 +89,35 @@ pub fn layer_title(network: &Network, node: NodeId) -> (String, String) {
     let name = module.unwrap_or(if first.weight.is_some() { &first.name } else { &network.nodes[node].name });
     let described: Vec<String> = parts.iter().rev().map(|&id| network.nodes[id].operator.describe()).collect();
     (name.to_string(), described.join(", "))
+}
+
+/// The same for a module with the nodes `inside`, the last of which is `id`. A sum or concatenation belongs to the module if
+/// all its inputs do, or come from before the module, as the shortcut of a residual block does.
+fn output_of_module(network: &Network, mut id: NodeId, mut inside: Vec<bool>) -> NodeId {
+    // What the module's layers depend on, and what depends on them alone.
+    for node in (0..=id).rev().filter(|&node| inside[node]).collect::<Vec<_>>() {
+        mark_inputs(network, node, &mut inside);
+    }
+    for node in 0..network.nodes.len() {
+        let inputs = &network.nodes[node].inputs;
+        inside[node] |=
+            network.nodes[node].weight.is_none() && !inputs.is_empty() && inputs.iter().all(|&it| inside[it]);
+    }
+    while let Some(next) = follower(network, id).filter(|&next| network.nodes[next].inputs.iter().all(|&it| inside[it]))
+    {
+        inside[next] = true;
+        id = next;
+    }
+    id
+}
+
+fn mark_inputs(network: &Network, node: NodeId, marked: &mut [bool]) {
+    for &input in &network.nodes[node].inputs {
+        if !marked[input] {
+            marked[input] = true;
+            mark_inputs(network, input, marked);
+        }
+    }
 }
 
 /// The last of the nodes that [`follower`] finds one after the other.

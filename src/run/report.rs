@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::kept::{Kept, title};
 use super::outputs::Outputs;
 use super::signals::while_saving;
-use crate::checkpoint::inspect_weights;
+use crate::checkpoint::{inspect_checkpoint, inspect_weights};
 use crate::files::write_atomically;
 use crate::network::{Network, Weights};
 use crate::ops::Normalise;
@@ -62,7 +62,7 @@ impl Report<'_> {
         ];
         Ok(RunPage {
             title: title(config),
-            lead: lead(config, epochs.as_deref().unwrap_or_default()),
+            lead: lead(folder, config, epochs.as_deref().unwrap_or_default()),
             evaluated: evaluated(folder, config, &evaluation),
             train_batch: train_batch(folder, config).map_err(|error| format!("{error:#}")),
             filters: weights.and_then(|(network, weights)| filters(network, weights)),
@@ -136,12 +136,17 @@ fn filters(network: &Network, weights: &Weights) -> Result<(Picture, String), St
 }
 
 /// When the run began, how far it is and how long that took.
-fn lead(config: &RunConfig, epochs: &[EpochRecord]) -> String {
+fn lead(folder: &Path, config: &RunConfig, epochs: &[EpochRecord]) -> String {
     let mut parts = Vec::new();
     parts.extend(config.record.environment.as_ref().map(|it| format!("{} UTC", it.started)));
     if let Some(last) = epochs.last() {
         let steps = grouped(last.steps as f64);
         parts.push(format!("epoch {} of {}, {steps} steps", last.epoch, config.hyperparameters().epochs));
+        if let Some(done) = inspect_checkpoint(&folder.join(Outputs::CHECKPOINT)).ok().map(|it| it.position.total_steps)
+            && done > last.steps
+        {
+            parts.push(format!("interrupted after {} steps", grouped(done as f64)));
+        }
         parts.push(duration(total_seconds(epochs)));
     }
     parts.join(" · ")

@@ -148,16 +148,20 @@ impl RunObserver {
     }
 
     /// Writes the picture of the first training batch. Without it the run continues, with a warning.
-    pub fn write_batch(&self, batch: &FirstBatch, normalise: &Normalise, labels: &[u32], classes: &[String]) {
-        if let Err(error) = write_batch(self.outputs.folder(), batch, normalise, labels, classes) {
-            warn!("{error:#}; the run continues without it");
+    pub fn write_batch(&self, batch: Result<FirstBatch>, normalise: &Normalise, labels: &[u32], classes: &[String]) {
+        let folder = self.outputs.folder();
+        if let Err(error) = batch.and_then(|batch| write_batch(folder, &batch, normalise, labels, classes)) {
+            warn!("{error:#}; the run continues without {}", Outputs::TRAIN_BATCH);
         }
     }
 
     /// Makes the report of a run that is complete and saved. A failure is a warning, because the run needs no report.
     pub fn report(&self, write: impl FnOnce(&Path) -> Result<()>) {
-        begin_report();
         let folder = self.outputs.folder();
+        if !begin_report() {
+            info!("interrupted; cnn-cuda report --run {} makes the report", quoted(folder));
+            return;
+        }
         match self.outputs.check_folder().and_then(|()| write(folder)) {
             Ok(()) => info!("report: {}", folder.join(Outputs::REPORT).display()),
             Err(error) => {

@@ -34,6 +34,9 @@ const ENDING: u8 = 2;
 /// The run is complete and saved, and its report is being made: a signal ends the process without a report.
 const REPORTING: u8 = 3;
 
+/// Whether there was a signal during the last save.
+static SIGNALLED_AT_END: AtomicBool = AtomicBool::new(false);
+
 /// Wrappers such as `timeout` send a signal twice, so one this soon after the first is not a second request.
 #[cfg(unix)]
 const REPEATED: Duration = Duration::from_secs(1);
@@ -57,9 +60,11 @@ pub(super) fn begin_last_save() {
     PHASE.store(ENDING, Ordering::SeqCst);
 }
 
-/// From now on a signal ends the process, because the run is saved and only its report is not.
-pub(super) fn begin_report() {
+/// From now on a signal ends the process, because the run is saved and only its report is not. False if there was a signal
+/// since the last save began, so that no report is wanted.
+pub(super) fn begin_report() -> bool {
     PHASE.store(REPORTING, Ordering::SeqCst);
+    !SIGNALLED_AT_END.load(Ordering::SeqCst)
 }
 
 /// Makes Ctrl-C, SIGTERM and SIGHUP (a lost terminal) end the process, or once the run has begun, set the returned flag,
@@ -121,7 +126,10 @@ fn handle(stop: &AtomicBool, first: &mut Option<Instant>) {
             warn!("interrupted; the run is complete and saved, but has no report; cnn-cuda report makes it");
             signal_hook::low_level::exit(INTERRUPTED.into());
         }
-        _ => info!("saving and ending"),
+        _ => {
+            SIGNALLED_AT_END.store(true, Ordering::SeqCst);
+            info!("saving and ending");
+        }
     }
 }
 

@@ -3,8 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 
-use super::layers::names;
-use crate::explain::{Attribution, Unit};
+use crate::explain::{Attribution, Unit, layer_title};
 use crate::network::{Network, NodeId, Operator, Weights};
 use crate::ops::{AnyLayer, Backend, BatchNorm2d, Conv2d, Linear};
 use crate::shape::{Shape, Window, adaptive_window};
@@ -198,7 +197,7 @@ impl<B: Backend> Reader<'_, '_, B> {
                 0 => self.explain(input, place)?,
                 _ => self.attribution.activations(input)?[place.index(it.shape)],
             };
-            addends.push((names(self.network, input).0, value));
+            addends.push((layer_title(self.network, input).0, value));
         }
         Ok(Step::Addition { addends, value })
     }
@@ -209,7 +208,7 @@ impl<B: Backend> Reader<'_, '_, B> {
             let channels = network.nodes[input].shape.channels;
             if place.channel < channels {
                 self.explain(input, place)?;
-                return Ok(Step::Copy { layer: names(network, input).0, channel: place.channel, value });
+                return Ok(Step::Copy { layer: layer_title(network, input).0, channel: place.channel, value });
             }
             place.channel -= channels;
         }
@@ -274,7 +273,7 @@ impl<B: Backend> Reader<'_, '_, B> {
         let bias = self.parameter(it.bias).map(|bias| bias[output]);
         let sum = all + f64::from(bias.unwrap_or_default());
         let (name, text) = (it.name.clone(), it.operator.describe());
-        let layer = names(self.network, source).0;
+        let layer = layer_title(self.network, source).0;
         Ok(Step::Linear { name, text, layer, products, other_inputs, others, bias, sum, value })
     }
 
@@ -315,7 +314,7 @@ impl<B: Backend> Reader<'_, '_, B> {
     }
 
     fn nowhere(&self, input: NodeId) -> Area {
-        let layer = names(self.network, self.behind_views(input)).0;
+        let layer = layer_title(self.network, self.behind_views(input)).0;
         Area { layer, is_input: input == 0, rows: Vec::new(), columns: Vec::new() }
     }
 

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
+use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -18,6 +18,8 @@ use super::client::Problem;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
@@ -45,7 +47,8 @@ impl Hosts {
 
 /// Refuses requests for other hosts and from other sites, and adds the headers.
 pub async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
-    let mut response = match check(*hosts, request.headers()) {
+    let is_link = request.method() == Method::GET && request.uri().path() == "/";
+    let mut response = match check(*hosts, request.headers(), is_link) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
@@ -63,7 +66,9 @@ pub async fn guard(State(hosts): State<Arc<Hosts>>, request: Request, next: Next
     response
 }
 
-fn check(hosts: Hosts, headers: &HeaderMap) -> Result<(), Problem> {
+/// Fails unless a request is for this server and comes from its own page. A link elsewhere may open the page, because what
+/// it shows cannot be read from there; `is_link` says whether the request is for the page.
+fn check(hosts: Hosts, headers: &HeaderMap, is_link: bool) -> Result<(), Problem> {
     let problem = |status, text: &str| Err(Problem(status, text.into()));
     let mut all = headers.get_all(HOST).iter();
     let (Some(Ok(host)), None) = (all.next().map(HeaderValue::to_str), all.next()) else {
@@ -75,7 +80,10 @@ fn check(hosts: Hosts, headers: &HeaderMap) -> Result<(), Problem> {
     let from_here = |origin: &HeaderValue| origin.to_str().is_ok_and(|it| it.strip_prefix("http://") == Some(host));
     let is_own = headers.get_all(ORIGIN).iter().all(from_here);
     let mut sites = headers.get_all(FETCH_SITE).iter();
-    if !is_own || !sites.all(|site| site == "same-origin" || site == "none") {
+    let is = |name: &HeaderName, value: &str| headers.get_all(name).iter().all(|it| it == value);
+    let opens =
+        is_link && headers.contains_key(FETCH_MODE) && is(&FETCH_MODE, "navigate") && is(&FETCH_DEST, "document");
+    if !is_own || !(opens || sites.all(|site| site == "same-origin" || site == "none")) {
         return problem(StatusCode::FORBIDDEN, "requests of other sites are not answered");
     }
     Ok(())

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::explain::{explained_layer, shown_layers};
-use crate::network::{Network, NodeId, Operator};
+use crate::explain::{explained_layer, layer_title, shown_layers};
+use crate::network::{Network, NodeId};
 use crate::shape::Shape;
 
 /// A layer whose activations are shown.
@@ -34,28 +34,11 @@ impl Described {
         let fields = network.receptive_fields();
         let layer = |node: NodeId| {
             let Shape { height, width, channels } = network.nodes[node].shape;
-            let (name, text) = names(network, node);
+            let (name, text) = layer_title(network, node);
             let field = fields[node].map(|field| (field.start, field.step, field.size));
             Layer { node, name, text, height, width, channels, field }
         };
         let shown = shown_layers(network).into_iter().filter(|&node| node > 0);
         Self { layers: shown.map(layer).collect(), explained: explained_layer(network).ok() }
     }
-}
-
-/// The name of the operator with a window or weights that a shown layer begins with, and a description of it and of what
-/// follows.
-pub fn names(network: &Network, node: NodeId) -> (String, String) {
-    let (mut at, mut texts) = (node, Vec::new());
-    loop {
-        let it = &network.nodes[at];
-        texts.push(it.operator.describe());
-        let follows = matches!(it.operator, Operator::BatchNorm2d(_) | Operator::Activation(_));
-        match it.inputs.first().filter(|_| follows) {
-            Some(&input) => at = input,
-            None => break,
-        }
-    }
-    texts.reverse();
-    (network.nodes[at].name.clone(), texts.join(" → "))
 }

@@ -135,7 +135,8 @@ async fn picture(State(site): Shared, size: Given<DrawingSize>, headers: HeaderM
     site.check_weights()?;
     let size = read(size)?;
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let drawing = match kind {
+    // Without parameters, such as a character set.
+    let drawing = match kind.split(';').next().unwrap_or_default().trim_end() {
         "image/png" | "image/jpeg" => None,
         "application/octet-stream" => match (size.width, size.height) {
             (Some(width @ 1..=MAX_SIDE), Some(height @ 1..=MAX_SIDE)) => Some((width, height)),

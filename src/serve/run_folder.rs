@@ -38,7 +38,7 @@ impl RunFolder {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads `metrics.jsonl` again.
+    /// Reads `metrics.jsonl` again. If it cannot be read, the epochs that are known stay.
     pub fn read_metrics(&self) {
         let history = match MetricsLog::read(&self.metrics) {
             Ok((records, bad_line)) => {
@@ -46,7 +46,7 @@ impl RunFolder {
                 let fault = bad_line.map(|line| format!("metrics.jsonl is damaged in line {line}"));
                 History { epochs: records.into_iter().filter_map(epoch).collect(), fault }
             }
-            Err(error) => History { fault: Some(format!("{error:#}")), ..History::default() },
+            Err(error) => History { fault: Some(format!("{error:#}")), ..self.history() },
         };
         *self.history.lock().unwrap_or_else(PoisonError::into_inner) = history;
     }

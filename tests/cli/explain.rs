@@ -75,9 +75,13 @@ fn pictures_are_explained_by_files_and_a_page() {
     assert!(page.contains("&lt;b&gt;one&amp;.png") && !page.contains("<b>one"), "the name is not escaped");
     assert!(!page.contains("http://") && !page.contains("https://"), "the page loads something");
     assert_eq!(page.matches("data:image/png").count(), 2 * (pictures.len() + 1), "each picture and the two inputs");
+    // The page and the folder of a picture of its name get along.
+    let page_name = picture(&folder.path().join("index.html.png"), 5);
+    succeed([&common[..], &["--method", "saliency", text(&page_name)]].concat());
+    assert!(explained.join("index.html").is_file() && explained.join("index.html-2/saliency.png").is_file());
     // Again into the same folder, with fewer methods, of another class.
     let ran = succeed([&common[..], &["--method", "gradcam", "--class", "3", "--layer", "conv1", text(&one)]].concat());
-    assert!(ran.stderr.contains("explaining"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("<b>one&.png: gradcam"), "{}", ran.stderr);
     let page = fs::read_to_string(explained.join("index.html")).expect("a page");
     assert!(page.contains("Why “3”") && page.contains("Where conv1 speaks for the class"), "{page}");
     assert!(!page.contains("Saliency"));
@@ -102,6 +106,7 @@ fn what_cannot_be_explained_is_refused() {
     refused(1, &["--layer", "conv9", text(&one)], &["--layer", "lenet5 has no layer \"conv9\"", "cnn-cuda summary"]);
     refused(1, &["--layer", "fc1", "--method", "gradcam", text(&one)], &["--layer fc1 has a single position"]);
     refused(1, &["no.png"], &["no.png"]);
+    fs::remove_dir(&explained).ok();
     fs::write(&explained, "a file").expect("written");
     let args = ["explain", "--device", "cpu", "--weights", text(&out), "--out", text(&explained), text(&one)];
     fail(1, args, &["cannot create the folder"]);

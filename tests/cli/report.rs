@@ -165,3 +165,23 @@ fn a_recipe_can_switch_the_report_off() {
     train(&again, &["--config", text(&out.join("config.toml")), "--report", "--quiet"]);
     assert!(again.join("report.html").is_file());
 }
+
+#[test]
+fn a_report_replaces_no_other_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("run");
+    train(&out, &["--dataset", "digits", "--max-steps", "1"]);
+    let report =
+        |target: &Path| ["report", "--device", "cpu", "--run", text(&out), "--out", text(target)].map(String::from);
+    for name in ["model.safetensors", "config.toml", "checkpoint.safetensors"] {
+        let before = fs::read(out.join(name)).expect("read");
+        fail(1, report(&out.join(name)), &["--out", name, "exists and is not a report"]);
+        assert!(fs::read(out.join(name)).expect("read") == before, "{name} has changed");
+    }
+    fail(1, report(folder.path()), &["exists and is not a report"]);
+    let page = folder.path().join("page.html");
+    for _ in 0..2 {
+        succeed(report(&page)); // the second replaces the first
+        assert!(fs::read_to_string(&page).expect("a page").ends_with("</html>\n"));
+    }
+}

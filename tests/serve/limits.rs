@@ -53,6 +53,12 @@ fn only_loopback_names_and_the_own_page_are_answered() {
     for (site, expected) in [("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)] {
         assert_eq!(with(&format!("Host: localhost\r\nSec-Fetch-Site: {site}\r\n")).status, expected, "{site}");
     }
+    // A link elsewhere may open the page, but nothing else of it.
+    let link = |target: &str, dest: &str| {
+        let headers = format!("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: {dest}\r\n");
+        server.request("GET", target, &headers, &[]).status
+    };
+    assert_eq!([link("/", "document"), link("/", "iframe"), link("/api/state", "document")], [200, 403, 403]);
     // Without these, no other page can read an answer.
     let response = with("Host: localhost\r\n");
     assert_eq!(response.header("access-control-allow-origin"), None);
