@@ -13,6 +13,7 @@ mod layers;
 mod network;
 mod optimiser;
 mod output;
+mod rule;
 mod run;
 mod schedule;
 mod shown;

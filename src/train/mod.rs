@@ -1,6 +1,7 @@
 //! Training: the trainer, its position and state, and the epoch loop.
 
 mod accumulation;
+mod cells;
 mod evaluate;
 mod monitor;
 mod predict;
@@ -13,6 +14,7 @@ mod state;
 mod transforms;
 mod unfreeze;
 
+pub use cells::{Learned, LearnedLayer, learn_cells};
 pub use evaluate::Evaluator;
 pub use monitor::Monitor;
 pub use predict::{Prediction, predict};

@@ -14,6 +14,7 @@ mod errors;
 mod finetuning;
 mod limits;
 mod lr_find;
+mod neocognitron;
 mod optimisers;
 mod pictures;
 mod recipes;
