@@ -1,4 +1,4 @@
-// GELU and scaling. One thread per 16 bytes; input and output may be the same buffer.
+// GELU, scaling, square and square root. One thread per 16 bytes; input and output may be the same buffer.
 #include "common.cuh"
 
 struct PointwiseParams : Params<2, 3, 40> {
@@ -28,4 +28,25 @@ KERNEL(gelu_backward, PointwiseParams) {
 // output = factor · input. Bound by memory: 2 values each.
 KERNEL(scale_values, PointwiseParams) {
     map(p.output, p.count, [&](float value) { return p.factor * value; }, p.input);
+}
+
+// output = input². Bound by memory: 2 values each.
+KERNEL(square_forward, PointwiseParams) {
+    map(p.output, p.count, [](float value) { return value * value; }, p.input);
+}
+
+// output = 2 x · input. Bound by memory: 3 values each.
+KERNEL(square_backward, PointwiseParams) {
+    map(p.output, p.count, [](float x, float d_output) { return 2.0f * x * d_output; }, p.x, p.input);
+}
+
+// output = √input. Bound by memory: 2 values each.
+KERNEL(sqrt_forward, PointwiseParams) {
+    map(p.output, p.count, [](float value) { return sqrtf(value); }, p.input);
+}
+
+// output = input / (2 √x), and 0 where x is 0. Bound by memory: 3 values each.
+KERNEL(sqrt_backward, PointwiseParams) {
+    const auto gradient = [](float x, float d_output) { return x == 0.0f ? 0.0f : d_output / (2.0f * sqrtf(x)); };
+    map(p.output, p.count, gradient, p.x, p.input);
 }

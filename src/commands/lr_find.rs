@@ -14,6 +14,7 @@ use super::train::{initial_weights, load, network_of, trainer_of};
 use super::{find_model, pretrained};
 use crate::data::Dataset;
 use crate::files::{create_folder, write_atomically};
+use crate::models::has_own_rule;
 use crate::network::Network;
 use crate::ops::{Backend, DeviceInfo};
 use crate::report::stream::{Stdout, write_json};
@@ -87,6 +88,9 @@ pub fn run(args: LrFindArgs) -> Result<ExitCode> {
     let residency = &mut flags.given.residency.residency;
     *residency = args.residency.given().or(*residency);
     let mut config = RunConfig::new(&flags, args.config.as_deref())?;
+    usage(!has_own_rule(config.model()), || {
+        format!("--model {} has no learning rate: it learns by a rule of its own", config.model())
+    })?;
     let device = config.device();
     let model = find_model(config.model())?;
     check_device(&device)?;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -15,7 +16,7 @@ use super::{find_model, pretrained};
 use crate::checkpoint::{self, RunIdentity};
 use crate::data::{self, Dataset};
 use crate::files::printable;
-use crate::models::Model;
+use crate::models::{Model, has_own_rule};
 use crate::network::{FirstLayer, Network, Weights};
 use crate::ops::Backend;
 use crate::report::ProgressMode;
@@ -26,7 +27,7 @@ use crate::run::{
 use crate::settings::{
     ConvAlgo, InputRecord, Layer, ResidencyFlags, RetiredFlags, RunConfig, UsageError, build_network, check_weights,
 };
-use crate::train::{Ending, Outcome, Position, Trainer};
+use crate::train::{Ending, Learned, LearnedLayer, Outcome, Position, Trainer, learn_cells};
 
 #[derive(Args)]
 pub struct TrainArgs {
@@ -208,7 +209,8 @@ fn warn_of_frozen_noise(config: &RunConfig) {
 
 /// Logs that a run to resume is complete.
 fn log_completed(config: &RunConfig, ending: Ending, done: Position) {
-    let may_continue = ending == Ending::Epochs && !config.settings.schedule.depends_on_epochs();
+    let is_fixed = config.settings.schedule.depends_on_epochs() || has_own_rule(config.model());
+    let may_continue = ending == Ending::Epochs && !is_fixed;
     let longer = match ending {
         Ending::MaxSteps => "; to train longer: --no-max-steps, or --max-steps N",
         _ if may_continue => "; to train longer: --epochs N",
@@ -236,9 +238,10 @@ impl Task for Training {
 
     fn run<B: Backend>(self, backend: B) -> Result<ExitCode> {
         let Self { mut config, args, coloured, network, dataset, pretrained, lock, stop } = self;
-        let identity = identity(&config, &dataset)?;
+        let (mut backend, identity) = (backend, identity(&config, &dataset)?);
         // Check the weights before creating the run's folder.
         let initial = match &lock {
+            None if network.has_cells() => Some(learn(&mut backend, &config, &network, &dataset, &stop)?),
             None => initial_weights(&config, &network, &dataset, pretrained.as_deref())?,
             Some(_) => None,
         };
@@ -265,7 +268,11 @@ impl Task for Training {
             info!("the learning rate of the head, {head}, is multiplied by {head_scale}");
         }
         let (count, frozen) = (trainer.network.parameter_count(), trainer.network.frozen_len());
-        let fixed = if frozen > 0 { format!(", of which {frozen} are frozen") } else { String::new() };
+        let fixed = match frozen {
+            0 => String::new(),
+            _ if trainer.network.has_cells() => "; this run counts its errors".into(),
+            _ => format!(", of which {frozen} are frozen"),
+        };
         info!("{}: {count} parameters{fixed}; {}", config.model(), outputs.folder().display());
         let records = outputs.metrics.epochs();
         let display = Display::new(args.progress(), coloured, &config, &identity, &trainer, records);
@@ -289,6 +296,28 @@ impl Task for Training {
             Err(error) => Err(error.context(observer.failed())),
         }
     }
+}
+
+/// The weights of a network that learns by the rule of its cells. The run then only counts its errors.
+fn learn<B: Backend>(
+    backend: &mut B,
+    config: &RunConfig,
+    network: &Network,
+    dataset: &Dataset,
+    stop: &AtomicBool,
+) -> Result<Weights> {
+    info!("{}: the cells learn by their own rule, without gradients", config.model());
+    let start = Instant::now();
+    let shuffle = config.hyperparameters().shuffle;
+    let learned = learn_cells(backend, network, dataset, config.seed(), shuffle, || stop.load(Ordering::Relaxed))?;
+    let Learned { weights, layers } =
+        learned.context("interrupted while the cells were learning, before there was anything to save; start again")?;
+    for LearnedLayer { name, features, capacity, images } in layers {
+        let full = if features == capacity { ", all that it has room for" } else { "" };
+        info!("{name}: {features} features{full}, from {images} images");
+    }
+    info!("the cells have learned in {:.1} s", start.elapsed().as_secs_f64());
+    Ok(weights)
 }
 
 /// Restores the state of a run. `None` if nothing is left to do; its missing or damaged files are then written again.

@@ -1,4 +1,4 @@
-//! GELU and scaling on the CPU, with approximations of erf and exp that vectorise, unlike calls of the C library.
+//! Functions of single values on the CPU; GELU with approximations of erf and exp that vectorise, unlike calls of the C library.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E};
 
@@ -14,6 +14,8 @@ impl RunOn<Cpu> for PointwiseForward {
         let apply = |x: &[f32], y: &mut [f32]| match self.op.function {
             Function::Gelu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * normal_distribution(x)),
             Function::Scale { factor } => y.iter_mut().zip(x).for_each(|(y, &x)| *y = factor * x),
+            Function::Square => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * x),
+            Function::SquareRoot => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x.sqrt()),
         };
         let chunks = y.par_chunks_mut(ELEMENTWISE_CHUNK).zip(x.par_chunks(ELEMENTWISE_CHUNK));
         chunks.for_each(|(y, x)| set.run(|| apply(x, y)));
@@ -29,6 +31,12 @@ impl RunOn<Cpu> for PointwiseBackward {
                 *d_x = d_y * (normal_distribution(x) + x * normal_density(x));
             }),
             Function::Scale { factor } => d_x.iter_mut().zip(d_y).for_each(|(d_x, &d_y)| *d_x = factor * d_y),
+            Function::Square => {
+                d_x.iter_mut().zip(x.iter().zip(d_y)).for_each(|(d_x, (&x, &d_y))| *d_x = 2.0 * x * d_y);
+            }
+            Function::SquareRoot => d_x.iter_mut().zip(x.iter().zip(d_y)).for_each(|(d_x, (&x, &d_y))| {
+                *d_x = if x == 0.0 { 0.0 } else { d_y / (2.0 * x.sqrt()) };
+            }),
         };
         let sources = x.par_chunks(ELEMENTWISE_CHUNK).zip(d_y.par_chunks(ELEMENTWISE_CHUNK));
         let chunks = d_x.par_chunks_mut(ELEMENTWISE_CHUNK).zip(sources);

@@ -93,9 +93,17 @@ impl Split {
     pub fn sample(&self, count: usize, image_len: usize) -> Result<Vec<u8>> {
         let (all, count) = (self.count(), count.min(self.count()));
         let numbers: Vec<u32> = (0..count).map(|index| (index * all / count) as u32).collect();
-        let Some(streamed) = &self.streamed else { return Ok(self.select(&numbers, image_len).images) };
-        let mut images = vec![0; count * image_len];
-        streamed.source.read(&numbers, &mut images)?;
+        self.read(&numbers, image_len)
+    }
+
+    /// The images with these numbers, each of `image_len` bytes.
+    ///
+    /// # Errors
+    /// If an image can no longer be read.
+    pub fn read(&self, numbers: &[u32], image_len: usize) -> Result<Vec<u8>> {
+        let Some(streamed) = &self.streamed else { return Ok(self.select(numbers, image_len).images) };
+        let mut images = vec![0; numbers.len() * image_len];
+        streamed.source.read(numbers, &mut images)?;
         Ok(images)
     }
 

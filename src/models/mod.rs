@@ -6,6 +6,7 @@ pub mod googlenet;
 mod lenet5;
 pub mod mnist_cnn;
 mod multiscale;
+pub mod neocognitron;
 pub mod resnet;
 pub mod vgg;
 pub mod zfnet;
@@ -75,6 +76,7 @@ pub const TABLE: &[Model] = &[
     }),
     airnet::MODEL,
     multiscale::MODEL,
+    neocognitron::MODEL,
     alexnet::MODEL,
     zfnet::MODEL,
     vgg::VGG11,
@@ -87,6 +89,11 @@ pub const TABLE: &[Model] = &[
     vgg::VGG19_BN,
     googlenet::MODEL,
 ];
+
+/// Whether the model of this name learns by a rule of its own instead of gradient descent.
+pub fn has_own_rule(name: &str) -> bool {
+    name == neocognitron::MODEL.name
+}
 
 /// The model with the given name.
 ///

@@ -44,6 +44,8 @@ pub enum ConvInitial {
     FanOut,
     /// The identity (`dirac_`), and PyTorch's default for output channels beyond the input channels.
     Identity,
+    /// Edges in as many directions as there are output channels.
+    Edges,
 }
 
 impl Default for Conv2dOptions {
@@ -73,7 +75,7 @@ impl Default for Conv2dOptions {
 /// # }
 /// ```
 pub struct Builder {
-    network: Network,
+    pub(super) network: Network,
     /// For each node with a vector as output, the shapes of the activations that were flattened into it. They determine
     /// the order of a linear layer's columns in PyTorch's files.
     segments: Vec<Vec<Shape>>,
@@ -100,6 +102,7 @@ impl Builder {
             first_layer: FirstLayer::default(),
             group_rules: GroupRules::default(),
             frozen: Vec::new(),
+            cells: Vec::new(),
         };
         Self { network, segments: vec![vec![input]] }
     }
@@ -120,6 +123,7 @@ impl Builder {
         let initial = match initial {
             ConvInitial::Uniform => fan_in,
             ConvInitial::Identity => Initial::Identity { fan_in: conv.patch_len() },
+            ConvInitial::Edges => Initial::Edges,
             ConvInitial::FanOut => {
                 let fan_out = (out_channels * kernel * kernel) as f32;
                 Initial::Normal { deviation: (2.0 / fan_out).sqrt() }

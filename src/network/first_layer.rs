@@ -61,7 +61,7 @@ impl Network {
             }
         }
         self.first_layer = first_layer;
-        if let Some(weight) = self.parameters.first_mut() {
+        if let Some(weight) = self.parameters.first_mut().filter(|_| self.cells.is_empty()) {
             weight.fixed = first_layer.is_fixed();
         }
         self.arrange();

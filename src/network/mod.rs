@@ -1,6 +1,7 @@
 //! The network as a DAG of operators with named parameters: what is computed, independent of how and where.
 
 mod builder;
+mod cells;
 mod first_layer;
 mod freeze;
 mod gabor;
@@ -13,6 +14,7 @@ mod wavelet;
 mod whitening;
 
 pub use builder::{Builder, Conv2dOptions, ConvInitial, NormOptions};
+pub use cells::{CellLayer, CellOptions};
 pub use first_layer::FirstLayer;
 pub use freeze::BACKBONE;
 pub use groups::{GroupRules, MuonGroups};
@@ -75,6 +77,8 @@ pub struct Network {
     pub group_rules: GroupRules,
     /// Which parameters [`Network::with_frozen`] keeps fixed; empty if none.
     frozen: Vec<bool>,
+    /// The layers of S-cells, from the first to the last; empty in a network that learns by gradient descent.
+    pub cells: Vec<CellLayer>,
     /// Running statistics of the batch normalisations: not parameters, but part of the network's state.
     pub statistics: Vec<RunningStatistics>,
     /// Logits of the auxiliary heads, which exist only in training, and the weights of their losses.
@@ -112,6 +116,7 @@ impl Network {
             parameter.layout.memory_from_file(&values, &mut flat[parameter.range()]);
         }
         self.fill_first_layer(&mut flat);
+        self.fill_cells(&mut flat);
         flat
     }
 

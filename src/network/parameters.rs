@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::cells::edge_filters;
 use crate::rng::{Philox, Purpose};
 use crate::shape::Shape;
 
@@ -35,6 +36,8 @@ pub enum Initial {
     Identity {
         fan_in: usize,
     },
+    /// Of a convolution: filters for edges in as many directions as there are filters, the same for all input channels.
+    Edges,
 }
 
 /// The layout of a parameter in a file (PyTorch's order) and in memory.
@@ -72,6 +75,11 @@ impl Parameter {
         };
         match self.initial {
             Initial::Uniform { fan_in } => uniform(fan_in),
+            Initial::Edges => {
+                let shape = self.layout.file_shape();
+                let filters = edge_filters(shape[0], shape[2]);
+                filters.into_iter().flat_map(|filter| filter.repeat(shape[1])).collect()
+            }
             Initial::Identity { fan_in } => {
                 let mut values = uniform(fan_in);
                 // A filter is `[in][k][k]` long, and the centre of channel i is at i k² + ⌊k² / 2⌋.

@@ -1,4 +1,5 @@
-//! Functions of single values whose gradient needs the input, or that no other operator includes: GELU, and scaling.
+//! Functions of single values whose gradient needs the input, or that no other operator includes: GELU, scaling, the
+//! square and the square root.
 
 use anyhow::{Result, ensure};
 
@@ -19,6 +20,10 @@ pub enum Function {
     Gelu,
     /// `factor · x`
     Scale { factor: f32 },
+    /// `x²` (`torch.square`)
+    Square,
+    /// `√x` (`torch.sqrt`), but with the gradient 0 at 0, as that of `torch.linalg.vector_norm`.
+    SquareRoot,
 }
 
 impl Layer for Pointwise {
@@ -26,6 +31,8 @@ impl Layer for Pointwise {
         match self.function {
             Function::Gelu => "gelu",
             Function::Scale { .. } => "scale",
+            Function::Square => "square",
+            Function::SquareRoot => "sqrt",
         }
     }
 
@@ -42,6 +49,8 @@ impl Layer for Pointwise {
         match self.function {
             Function::Gelu => "GELU".into(),
             Function::Scale { factor } => format!("times {factor}"),
+            Function::Square => "square".into(),
+            Function::SquareRoot => "square root".into(),
         }
     }
 }
@@ -73,7 +82,7 @@ impl Pointwise {
     fn flops_per_value(&self) -> usize {
         match self.function {
             Function::Gelu => 20,
-            Function::Scale { .. } => 1,
+            Function::Scale { .. } | Function::Square | Function::SquareRoot => 1,
         }
     }
 }

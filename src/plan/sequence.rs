@@ -70,7 +70,8 @@ impl Plan {
             Sequence::TrainStep(settings) => {
                 let TrainSettings { optimizer, label_smoothing, augmentation, stage, weighted, accumulation } =
                     settings;
-                let updates = accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
+                let trains = self.places[self.trained_gradients].len > 0;
+                let updates = trains && accumulation.is_none_or(|it| it.micro_batch == MicroBatch::Last);
                 gathered(train(augmentation, stage))
                     .chain(mix())
                     .chain(forward)

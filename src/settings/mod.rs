@@ -15,6 +15,7 @@ mod listed;
 mod network;
 mod optimiser;
 mod output;
+mod rule;
 mod run;
 mod schedule;
 mod shown;

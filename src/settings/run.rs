@@ -16,7 +16,7 @@ use super::layers::{Layer, defaults, overlay, table, values};
 use super::shown::{as_flag, contradiction, number};
 use super::{
     AugmentationSettings, ClassWeights, DataSettings, DeviceChoice, DeviceSettings, PictureSettings, Settings,
-    augmentation, device, evaluation, optimiser, output, schedule, usage,
+    augmentation, device, evaluation, optimiser, output, rule, schedule, usage,
 };
 use crate::data::{LoadOptions, PictureOptions, is_path};
 use crate::files::write_atomically;
@@ -82,6 +82,8 @@ impl RunConfig {
         if !same_data || config.model() != before.model() {
             config.record.expected_accuracy = None;
         }
+        let model = config.model().to_string();
+        rule::refuse_unused(&model, &recipe, flags)?;
         let settings = &mut config.settings;
         let class_weights = settings.optimiser.class_weights.as_ref().map(ClassWeights::absolute).transpose()?;
         if config.record.input.is_none() || class_weights != before.settings.optimiser.class_weights {
@@ -89,6 +91,7 @@ impl RunConfig {
         }
         settings.optimiser.class_weights = class_weights;
         settings.optimiser.complete(&[&recipe, flags]);
+        rule::complete(&model, settings);
         settings.data.dataset = Some(absolute(named)?);
         settings.data.folder.data = Some(absolute_path(&settings.data.folder.folder())?);
         settings.schedule.init = settings.schedule.init.as_deref().map(absolute_path).transpose()?;
@@ -123,6 +126,7 @@ impl RunConfig {
         if let Some(given) = &mut flags.given.optimiser.class_weights {
             *given = given.absolute()?;
         }
+        rule::refuse_unused(run.model(), &Layer::default(), &flags)?;
         run.check_unchanged(&flags)?;
         let mut config = Self { settings: overlay(&[&layer, &flags])?, ..run };
         let checked = check_dataset(config.dataset());

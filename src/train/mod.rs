@@ -1,6 +1,7 @@
 //! Training: the trainer, its position and state, and the epoch loop.
 
 mod accumulation;
+mod cells;
 mod evaluate;
 mod images;
 mod monitor;
@@ -14,6 +15,7 @@ mod state;
 mod transforms;
 mod unfreeze;
 
+pub use cells::{Learned, LearnedLayer, learn_cells};
 pub use evaluate::Evaluator;
 pub use images::FirstBatch;
 pub use monitor::Monitor;

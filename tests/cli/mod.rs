@@ -18,6 +18,7 @@ mod explain_browser;
 mod finetuning;
 mod limits;
 mod lr_find;
+mod neocognitron;
 mod optimisers;
 mod pictures;
 mod recipes;

@@ -1,4 +1,4 @@
-//! GELU and scaling as separate operators.
+//! GELU, scaling, square and square root as separate operators.
 
 use cnn_cuda::ops::{Function, Pointwise};
 use cnn_cuda::shape::Shape;
@@ -8,7 +8,7 @@ use super::{Tolerance, check_op, compare, cpu, reference};
 
 /// Lengths that are not multiples of a vector.
 pub fn cases() -> Vec<Case> {
-    let functions = [Function::Gelu, Function::Scale { factor: -0.375 }];
+    let functions = [Function::Gelu, Function::Scale { factor: -0.375 }, Function::Square, Function::SquareRoot];
     functions.iter().flat_map(|&function| [1, 7, 257].map(|len| case(function, len))).collect()
 }
 
@@ -58,6 +58,15 @@ fn gelu_matches_f64() {
     assert!(results.output[0].is_nan() && results.gradients[0][0].is_nan());
     assert_eq!(results.output[1..], [1e30, 0.0, 20.0, 0.0]);
     assert_eq!(results.gradients[0][1..], [1.0, 0.0, 1.0, 0.0]);
+}
+
+/// The slope of the root is infinite at 0, where its gradient is 0, as that of a norm in PyTorch.
+#[test]
+fn the_root_of_zero_has_no_gradient_and_negative_numbers_have_no_root() {
+    let results = case(Function::SquareRoot, 3).run(&mut cpu(), &[vec![0.0, -1.0, 4.0]], &[3.0; 3]);
+    assert_eq!((results.output[0], results.output[2]), (0.0, 2.0));
+    assert_eq!((results.gradients[0][0], results.gradients[0][2]), (0.0, 0.75));
+    assert!(results.output[1].is_nan() && results.gradients[0][1].is_nan());
 }
 
 #[test]

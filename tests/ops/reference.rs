@@ -48,6 +48,8 @@ fn activate(op: Activation, x: f64) -> f64 {
 fn pointwise(function: Function, x: f64) -> f64 {
     match function {
         Function::Gelu => x * (1.0 + erf(x / 2.0_f64.sqrt())) / 2.0,
+        Function::Square => x * x,
+        Function::SquareRoot => x.sqrt(),
         Function::Scale { factor } => f64::from(factor) * x,
     }
 }

@@ -1,4 +1,4 @@
-//! GELU and scaling, 16 bytes per thread.
+//! Functions of single values, 16 bytes per thread.
 
 use anyhow::Result;
 
@@ -11,6 +11,8 @@ impl RunOn<Lowering<'_>> for PointwiseForward {
         match self.op.function {
             Function::Gelu => lowering.pointwise("gelu_forward", None, self.input, self.output, 1.0),
             Function::Scale { factor } => lowering.pointwise("scale_values", None, self.input, self.output, factor),
+            Function::Square => lowering.pointwise("square_forward", None, self.input, self.output, 1.0),
+            Function::SquareRoot => lowering.pointwise("sqrt_forward", None, self.input, self.output, 1.0),
         }
     }
 }
@@ -21,6 +23,8 @@ impl RunOn<Lowering<'_>> for PointwiseBackward {
         match op.function {
             Function::Gelu => lowering.pointwise("gelu_backward", Some(input), d_output, d_input, 1.0),
             Function::Scale { factor } => lowering.pointwise("scale_values", None, d_output, d_input, factor),
+            Function::Square => lowering.pointwise("square_backward", Some(input), d_output, d_input, 1.0),
+            Function::SquareRoot => lowering.pointwise("sqrt_backward", Some(input), d_output, d_input, 1.0),
         }
     }
 }
