@@ -1,5 +1,5 @@
 //! Fukushima's neocognitron with the three stages of 1980: edges, features of the digits, and whole digits. Its S-cells learn
-//! by their own rule (`train/neocognitron.rs`), without gradients.
+//! by their own rule (`train/cells.rs`), without gradients.
 
 use anyhow::Result;
 

@@ -1,12 +1,12 @@
 //! Ctrl-C and SIGTERM save the run; a kill at any moment leaves the last checkpoint.
 
 use std::fs;
-#[cfg(unix)]
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{numbers, short_run, train, weights};
+#[cfg(unix)]
+use crate::support::program::heeding_interrupts;
 use crate::support::program::{binary, succeed};
 
 /// Starts a run of many epochs.
@@ -19,15 +19,7 @@ fn start(out: &std::path::Path, more: &[&str]) -> Child {
 fn start_program(args: &[&str]) -> Child {
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    // If a script runs the tests in the background, they inherit an ignored SIGINT, which the program would keep.
-    // SAFETY: signal() may be called between fork and exec.
-    unsafe {
-        command.pre_exec(|| match libc::signal(libc::SIGINT, libc::SIG_DFL) {
-            libc::SIG_ERR => Err(std::io::Error::last_os_error()),
-            _ => Ok(()),
-        });
-    }
-    command.spawn().expect("it starts")
+    heeding_interrupts(&mut command).spawn().expect("it starts")
 }
 
 /// Polls until `ready`, for up to a minute.

@@ -247,7 +247,7 @@ fn help_documents_every_flag() {
     // The help of a command is about that command.
     let recorded = "that of the weights' run, else";
     for (command, count) in
-        [("train", 0), ("eval", 7), ("predict", 7), ("explain", 7), ("filters", 7), ("summary", 0), ("bench", 0)]
+        [("train", 0), ("eval", 8), ("predict", 8), ("explain", 7), ("filters", 7), ("summary", 0), ("bench", 0)]
     {
         let help = succeed([command, "--help"]).stdout;
         let help = help.split_whitespace().collect::<Vec<_>>().join(" ");

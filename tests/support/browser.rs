@@ -141,6 +141,8 @@ impl Browser {
         });
         let mut actions: Vec<Value> = moves.collect();
         actions.insert(1.min(actions.len()), json!({ "type": "pointerDown", "button": 0 }));
+        // A finger rests for a while, without which a touch may not count as one.
+        actions.push(json!({ "type": "pause", "duration": if self.window.is_phone { 80 } else { 0 } }));
         actions.push(json!({ "type": "pointerUp", "button": 0 }));
         let kind = if self.window.is_phone { "touch" } else { "mouse" };
         let pointer =

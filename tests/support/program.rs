@@ -16,6 +16,20 @@ pub fn command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     command
 }
 
+/// Lets a command end at SIGINT. If a script runs the tests in the background, they inherit an ignored SIGINT, which the
+/// program would keep.
+#[cfg(unix)]
+pub fn heeding_interrupts(command: &mut Command) -> &mut Command {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: signal() may be called between fork and exec.
+    unsafe {
+        command.pre_exec(|| match libc::signal(libc::SIGINT, libc::SIG_DFL) {
+            libc::SIG_ERR => Err(std::io::Error::last_os_error()),
+            _ => Ok(()),
+        })
+    }
+}
+
 /// The exit code and output of the program.
 pub struct Ran {
     pub code: Option<i32>,
