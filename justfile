@@ -103,7 +103,6 @@ screenshots:
     CNN_CUDA_SCREENSHOT_RUN=target/screenshots/run CNN_CUDA_SCREENSHOTS=docs/images \
         cargo test --test all -- --ignored screenshots
     CNN_CUDA_RENEW=1 cargo test --test all -- the_dashboard_looks_as_in_the_documentation
-    tools/report_screenshots.py target/screenshots/run/report.html docs/images
 
 # Benchmark single operators on the CPU.
 bench *ARGS:

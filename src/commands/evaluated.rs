@@ -1,7 +1,7 @@
 //! Trained weights and the images of a split to evaluate them on.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
@@ -83,13 +83,7 @@ impl EvaluatedFlags {
     /// If the weights are missing, damaged, or not those of the network.
     pub fn load_network(&self) -> Result<(Network, Weights)> {
         let (path, config) = weights_and_config(&self.weights)?;
-        let (model, activation) = model_of_weights(&self.model, &path, config.as_ref())?;
-        let input = config.as_ref().and_then(|config| config.record.input.as_ref());
-        let shape = input.map_or(model.input, InputRecord::shape);
-        let network = build_network(model, shape, input.map_or(model.classes, |input| input.classes.len()))?;
-        let network = self.model.0.apply(network, activation);
-        let weights = load_weights(&path, &network)?;
-        Ok((network, weights))
+        load_network(&self.model, &path, config.as_ref())
     }
 
     /// Loads weights and images. The weights' metadata or the configuration next to them provides the settings that no flag
@@ -127,6 +121,22 @@ impl EvaluatedFlags {
 pub fn test_set(config: &RunConfig) -> Result<Dataset> {
     let (weights, model, data, pictures) = <(_, _, _, _)>::default();
     load(&EvaluatedFlags { weights, model, data, pictures, split: SplitName::Test }, Some(config))
+}
+
+/// Loads the weights in `path` into the network that flags or the configuration of their run describe, with the input and
+/// the classes of that run, else those of the model.
+pub(super) fn load_network(
+    given: &Given<ModelSettings>,
+    path: &Path,
+    config: Option<&RunConfig>,
+) -> Result<(Network, Weights)> {
+    let (model, activation) = model_of_weights(given, path, config)?;
+    let input = config.and_then(|config| config.record.input.as_ref());
+    let shape = input.map_or(model.input, InputRecord::shape);
+    let network = build_network(model, shape, input.map_or(model.classes, |input| input.classes.len()))?;
+    let network = given.0.apply(network, activation);
+    let weights = load_weights(path, &network)?;
+    Ok((network, weights))
 }
 
 /// Loads the images to evaluate, as the test set, according to the flags, and otherwise as the run did.

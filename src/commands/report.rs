@@ -10,16 +10,14 @@ use clap::Args;
 use tracing::{info, warn};
 
 use super::device::{Task, check_device, with_backend};
-use super::find_model;
+use super::evaluated::load_network;
 use crate::checkpoint::{inspect_checkpoint, load_weights};
 use crate::data::{self, Dataset, Residency};
 use crate::network::{Network, Weights};
 use crate::ops::{Backend, Normalise};
 use crate::report::{Evaluation, evaluate_for_report};
 use crate::run::{FolderLock, Outputs, Report};
-use crate::settings::{
-    DataFolder, DeviceSettings, Given, InputRecord, RetiredFlags, RunConfig, build_network, check_dataset,
-};
+use crate::settings::{DataFolder, DeviceSettings, Given, InputRecord, RetiredFlags, RunConfig, check_dataset};
 use crate::train::{Evaluator, Trainer};
 
 /// Images per step of an evaluation.
@@ -87,11 +85,8 @@ fn check_target(path: &Path) -> Result<()> {
 
 /// The network of a run, with its weights.
 fn weights_of(folder: &Path, config: &RunConfig) -> Result<(Network, Weights)> {
-    let input = config.record.input.as_ref().context("config.toml does not say what the network was trained for")?;
-    let network = build_network(find_model(config.model())?, input.shape(), input.classes.len())?;
-    let network = config.settings.model.apply(network, None);
-    let weights = load_weights(&folder.join(Outputs::WEIGHTS), &network)?;
-    Ok((network, weights))
+    ensure!(config.record.input.is_some(), "config.toml does not say what the network was trained for");
+    load_network(&Given::default(), &folder.join(Outputs::WEIGHTS), Some(config))
 }
 
 fn evaluate(

@@ -120,7 +120,7 @@ impl Cover {
 
     fn leave(&mut self) {
         if IS_ON.swap(false, Ordering::SeqCst) {
-            // If the terminal is lost, nobody can be told.
+            // If the terminal is lost, there is nowhere to report that.
             let _ = io::stderr().write_all(LEAVE);
             for (stream, bytes) in self.kept.drain(..) {
                 let _ = print(stream, &bytes);

@@ -37,14 +37,7 @@ impl Samples {
         let mut images = vec![Vec::new(); classes];
         for (number, &label) in test.labels.iter().enumerate() {
             let Some(of_class) = images.get_mut(label as usize).filter(|it| it.len() < PER_CLASS) else { continue };
-            of_class.push(match &test.streamed {
-                None => test.images[number * shape.len()..][..shape.len()].to_vec(),
-                Some(streamed) => {
-                    let mut image = vec![0; shape.len()];
-                    streamed.source.read(&[number as u32], &mut image)?;
-                    image
-                }
-            });
+            of_class.push(test.read(&[number as u32], shape.len())?);
         }
         Ok(Self { dataset: dataset.name.clone(), images })
     }

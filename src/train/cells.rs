@@ -194,11 +194,8 @@ impl<B: Backend, Stop: Fn() -> bool> Learning<'_, B, Stop> {
     /// The responses to training images.
     fn run(&mut self, stage: &mut Stage<B>, numbers: &[u32]) -> Result<Vec<f32>> {
         let Stage { plan, programs, .. } = stage;
-        let Normalise { shape, mean, std } = self.normalise;
-        let images = self.train.read(numbers, shape.len())?;
-        let pixels = images.iter().zip((0..shape.channels).cycle());
-        let input: Vec<f32> = pixels.map(|(&level, c)| (f32::from(level) / 255.0 - mean[c]) / std[c]).collect();
-        self.backend.write(plan.span(plan.input, numbers.len()), &input)?;
+        let images = self.train.read(numbers, self.normalise.shape.len())?;
+        self.backend.write(plan.span(plan.input, numbers.len()), &self.normalise.apply(&images))?;
         let program = programs.get(self.backend, plan, Sequence::Forward, numbers.len())?;
         self.backend.run(program)?;
         self.backend.read(plan.span(plan.logits, numbers.len()))

@@ -1,6 +1,6 @@
 //! The report in a real browser: no error on the console, and values at the pointer and by keys.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -15,10 +15,18 @@ const CURVE: &str = "svg[data-curve]";
 
 /// Trains two epochs, and opens the report.
 fn report(out: &Path, window: Window) -> Option<Browser> {
-    let browser = Browser::start(window)?;
+    train(out);
+    open(out, window)
+}
+
+fn train(out: &Path) {
     let name = out.to_str().expect("UTF-8");
     let args = ["--dataset", "digits", "--model", "lenet5", "--device", "cpu", "--epochs", "2", "--quiet"];
     succeed([&["train", "--batch-size", "1000", "--out", name], &args[..]].concat());
+}
+
+fn open(out: &Path, window: Window) -> Option<Browser> {
+    let browser = Browser::start(window)?;
     let file = std::fs::canonicalize(out.join("report.html")).expect("a report");
     browser.open(&format!("file://{}", file.display()));
     Some(browser)
@@ -72,4 +80,28 @@ fn the_report_fits_a_phone() {
     let widths = browser.run("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]");
     assert_eq!(widths[0], widths[1], "the page scrolls sideways");
     assert_eq!(browser.console(), Vec::<String>::new());
+}
+
+/// Writes pictures of the documentation to the folder `CNN_CUDA_SCREENSHOTS`; `just screenshots` runs it.
+#[test]
+#[ignore = "writes pictures of the documentation; `just screenshots` runs it"]
+fn screenshots_of_reports() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = std::env::var_os("CNN_CUDA_SCREENSHOTS").map_or_else(|| folder.path().to_path_buf(), PathBuf::from);
+    let run = std::env::var_os("CNN_CUDA_SCREENSHOT_RUN").map_or_else(
+        || {
+            let run = folder.path().join("run");
+            train(&run);
+            run
+        },
+        PathBuf::from,
+    );
+    let page = Window { width: 1100, height: 1380, ..DESKTOP };
+    let windows = [("light", page), ("dark", Window { is_dark: true, ..page }), ("phone", PHONE)];
+    for (name, window) in windows {
+        let Some(browser) = open(&run, window) else { return };
+        let picture = browser.screenshot();
+        assert!(picture.len() > 20_000, "the picture is nearly empty");
+        std::fs::write(target.join(format!("report-{name}.png")), picture).expect("written");
+    }
 }
