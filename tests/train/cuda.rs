@@ -303,11 +303,13 @@ fn views_are_averaged_as_in_pytorch() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_run_and_its_weights_are_evaluated_with_the_same_views() {
     on_cuda(|| views::check_run(|| cuda(Precision::Fp32)));
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn mixed_and_weighted_runs_resume_bit_identical_and_have_the_losses_of_the_cpu() {
     on_cuda(|| {
         mixing::check_interruption(|| cuda(Precision::Fp32), &[4]);

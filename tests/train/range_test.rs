@@ -107,6 +107,7 @@ fn a_range_test_trains_at_its_rates() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn a_range_test_on_cuda_is_as_on_the_cpu() {
     on_cuda(|| {
         let (expected, _) = tested(cpu(), two_epochs());

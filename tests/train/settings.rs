@@ -131,6 +131,7 @@ fn changed_settings_take_effect() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn changed_settings_take_effect_on_cuda() {
     on_cuda(|| {
         for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16] {

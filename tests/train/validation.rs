@@ -49,6 +49,7 @@ fn the_validation_set_is_evaluated_like_a_test_set() {
 }
 
 #[test]
+#[ignore = "long; CI runs it"]
 fn the_validation_set_is_evaluated_like_a_test_set_on_cuda() {
     on_cuda(|| check_metrics(|| Cuda::new(options(Precision::Fp32)).expect("a device")));
 }

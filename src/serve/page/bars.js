@@ -21,8 +21,9 @@ export class Bars {
     });
   }
 
-  /// Shows probabilities, or nothing.
-  show(probabilities) {
+  /// Shows probabilities, or nothing. `truth` is the picture's class, if that is known; `verdict` then says whether the
+  /// prediction is right.
+  show(probabilities, truth) {
     const order = (probabilities ?? []).map((_, cls) => cls).sort((a, b) => probabilities[b] - probabilities[a]);
     this.rows.forEach(({ row, name, fill, value }, at) => {
       const cls = this.all ? at : order[at];
@@ -36,8 +37,11 @@ export class Bars {
     this.answer.textContent = first;
     this.answer.classList.toggle('word', first.length > 2);
     this.probability.textContent = probabilities ? percent(probabilities[order[0]]) : '';
+    const isKnown = probabilities && truth !== undefined;
+    const outcome = order[0] === truth ? 'right' : 'wrong';
+    this.verdict = isKnown ? `The sample is of class ${this.classes[truth]}: the prediction is ${outcome}.` : '';
     clearTimeout(this.timer);
-    const text = probabilities ? `Prediction: ${first}, ${percent(probabilities[order[0]])}` : '';
+    const text = probabilities ? `Prediction: ${first}, ${percent(probabilities[order[0]])}. ${this.verdict}` : '';
     // While a stroke grows, only the last answer is worth reading out.
     this.timer = setTimeout(() => (this.spoken.textContent = text), 600);
   }

@@ -23,7 +23,7 @@ export class Input {
   constructor(canvas) {
     this.canvas = canvas;
     this.image = this.map = this.field = null;
-    new ResizeObserver(() => this.draw()).observe(canvas);
+    new ResizeObserver(() => requestAnimationFrame(() => this.draw())).observe(canvas);
   }
 
   setImage(image) {

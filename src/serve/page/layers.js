@@ -74,7 +74,8 @@ export class Layer {
     this.sheet.addEventListener('blur', () => this.point(null));
     this.sheet.addEventListener('click', event => this.choose(this.find(event)));
     this.sheet.addEventListener('keydown', event => this.press(event));
-    new ResizeObserver(() => this.draw()).observe(this.section);
+    // In the next frame: drawing may change the size again.
+    new ResizeObserver(() => requestAnimationFrame(() => this.draw())).observe(this.section);
   }
 
   /// Loads and draws the maps of the shared picture, if they are in view and not those that are shown.

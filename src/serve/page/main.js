@@ -76,11 +76,12 @@ function show(answer) {
   const isNew = shared.version !== version;
   [shared.picture, shared.version, generation] = [answer.picture, version, answer.generation];
   probabilities = answer.blank ? null : answer.probabilities;
-  bars.show(probabilities);
+  bars.show(probabilities, send?.truth);
   const milliseconds = performance.now() - begun;
   begun = null;
   byId('timing').textContent = answer.blank
     ? 'The picture is blank, so an answer would mean nothing.' : `Answered in ${milliseconds.toFixed(1)} ms.`;
+  byId('truth').textContent = bars.verdict;
   byId('timing').dataset.milliseconds = milliseconds;
   shared.image = imageOf(pixels, site.input);
   shared.input.setImage(shared.image);
@@ -117,22 +118,20 @@ function clear() {
   begun = null;
   [send, shared.picture, shared.image, shared.version, probabilities] = [null, null, null, null, null];
   bars.show(null);
-  byId('timing').textContent = byId('input-text').textContent = '';
+  byId('timing').textContent = byId('truth').textContent = byId('input-text').textContent = '';
   shared.input.setMap(null);
   shared.input.setImage(null);
   layers.update();
 }
 
-/// A request whose input also becomes the drawing.
-function shown(request) {
-  request.showsInput = true;
-  return request;
-}
+/// A request whose input also becomes the drawing. `truth` is the picture's class, if that is known.
+const shown = (request, truth) => Object.assign(request, { showsInput: true, truth });
 
 function open(file) {
   press(null);
-  if (['image/png', 'image/jpeg'].includes(file.type)) submit(shown(() => server.file(file)));
-  else notice(`${file.name} is neither a PNG nor a JPEG picture.`);
+  if (!['image/png', 'image/jpeg'].includes(file.type)) notice(`${file.name} is neither a PNG nor a JPEG picture.`);
+  else if (file.size > site.largest_file) notice(`${file.name} has more than ${site.largest_file / 1e6} MB.`);
+  else submit(shown(() => server.file(file)));
 }
 
 /// Marks the class whose sample is shown.
@@ -146,7 +145,7 @@ function takeSample(cls, count) {
   const index = (turns.get(cls) ?? -1) + 1;
   turns.set(cls, index);
   press(cls);
-  submit(shown(() => server.sample(cls, index % count)));
+  submit(shown(() => server.sample(cls, index % count), cls));
 }
 
 function showSamples(samples) {
