@@ -100,8 +100,9 @@ screenshots:
     cargo build --release
     rm -rf target/screenshots && mkdir -p target/screenshots
     target/release/cnn-cuda train --dataset digits --epochs 3 --device cpu --out target/screenshots/run
-    CNN_CUDA_SCREENSHOT_RUN=target/screenshots/run CNN_CUDA_SCREENSHOTS=docs/images \
-        cargo test --test all -- --ignored screenshots
+    CNN_CUDA_BIN="$PWD/target/release/cnn-cuda" CNN_CUDA_SCREENSHOT_RUN=target/screenshots/run \
+    CNN_CUDA_SCREENSHOTS=docs/images \
+        cargo test --test all -- --ignored --test-threads 1 screenshots
     CNN_CUDA_RENEW=1 cargo test --test all -- the_dashboard_looks_as_in_the_documentation
 
 # Benchmark single operators on the CPU.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::layers::Layer;
-use super::routes::MAX_BODY;
+use super::pictures::MAX_FILE;
 use super::run_folder::{History, RunFolder};
 use super::samples::SamplesState;
 use super::site::Site;
@@ -41,7 +41,7 @@ impl<'a> SiteData<'a> {
             explained: site.described.explained,
             layers: &site.described.layers,
             run: site.run.as_ref().map(|run| run.title.as_str()),
-            largest_file: MAX_BODY,
+            largest_file: MAX_FILE,
         }
     }
 }

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
+/// The largest picture file, in bytes.
+pub const MAX_FILE: usize = 24_000_000;
+
 /// Pictures are forgotten, the oldest first, beyond either limit.
 const MOST: usize = 256;
 const MOST_BYTES: usize = 32 << 20;

@@ -22,15 +22,14 @@ use super::client::Problem;
 use super::engine::{Answer, Question};
 use super::guard::{Hosts, guard};
 use super::page_data::{PictureData, SiteData, StateData};
-use super::pictures::Prepared;
+use super::pictures::{MAX_FILE, Prepared};
 use super::samples::SamplesState;
 use super::site::Site;
 use crate::data::picture::Picture;
 use crate::report::curves_page;
 use crate::train::Prediction;
 
-/// The largest picture file, and the largest side of a drawing.
-pub(super) const MAX_BODY: usize = 24_000_000;
+/// The largest side of a drawing.
 const MAX_SIDE: u32 = 1024;
 /// How long a client may take to send a picture.
 const BODY_TIME: Duration = Duration::from_secs(20);
@@ -152,7 +151,7 @@ async fn picture(State(site): Shared, size: Given<DrawingSize>, headers: HeaderM
         }
     };
     let permit = if drawing.is_none() { Some(upload().await?) } else { None };
-    let limit = drawing.map_or(MAX_BODY, |(width, height)| width as usize * height as usize);
+    let limit = drawing.map_or(MAX_FILE, |(width, height)| width as usize * height as usize);
     let body = receive(body, limit).await?;
     let (shape, preparation) = (site.network.input(), site.preparation);
     let prepare = move || {
