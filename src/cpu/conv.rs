@@ -162,10 +162,10 @@ impl Conv2dBackwardInput {
         let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
         let (output, set, row_len) = (geometry.output, cpu.instructions, geometry.row_len);
         let [d_y, weight, d_x] = cpu.memory.floats([self.d_output, self.weight, self.d_input])?;
-        if let Some(winograd) = Winograd::new(op, output) {
+        if let Some(winograd) = Winograd::of_input_gradient(op, output) {
             let weights = grown(&mut cpu.scratch.packed, winograd.weight_len());
-            winograd.transform_weights_backward(set, weight, weights);
-            winograd.backward_input(set, d_y, weights, d_x);
+            winograd.transform_flipped_weights(set, weight, weights);
+            winograd.forward(set, d_y, weights, Epilogue::NONE, d_x, None);
             return Ok(());
         }
         if !op.is_plain() {

@@ -145,12 +145,13 @@ pub fn check_epilogues<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
     }
 }
 
-/// Whole numbers make all kinds of ties, including between maxima of zero and below.
+/// Whole numbers make all kinds of ties, including between maxima of zero and below. Sums of them are exact, except in the
+/// CPU's Winograd convolutions, where another test compares ties.
 pub fn check_ties<B: Backend>(lab: &mut Lab<B>) {
     let few =
         |len: usize, seed: u32| -> Vec<f32> { random(len, seed).iter().map(|value| (2.0 * value).round()).collect() };
     for activation in ACTIVATIONS {
-        for &case in POOLED {
+        for &case in POOLED.iter().filter(|(input, ..)| input[2] < 16) {
             let expected = conv_pool(&mut cpu(), case, activation, false, few);
             let got = conv_pool(lab, case, activation, true, few);
             assert_eq!(got[0], expected[0], "{case:?} {activation}");
@@ -189,10 +190,10 @@ fn fused_epilogues_match_separate_operators() {
 #[test]
 fn pooling_in_winograd_tiles_matches_separate_pooling() {
     let cases: [Pooled; 4] = [
-        ([6, 6, 16], 48, [3, 1, 0], [2, 2, 0], 40), // pieces of several samples, a narrow panel
+        ([6, 10, 16], 48, [3, 1, 0], [2, 2, 0], 40), // pieces of several samples, a narrow panel
         ([28, 12, 16], 16, [3, 1, 1], [2, 2, 0], 1), // pieces of one sample
-        ([9, 8, 16], 16, [3, 1, 0], [2, 2, 0], 1),  // partial tiles are pooled afterwards
-        ([8, 8, 16], 16, [3, 1, 0], [3, 2, 1], 2),  // other windows too
+        ([9, 8, 16], 16, [3, 1, 0], [2, 2, 0], 1),   // partial tiles are pooled afterwards
+        ([8, 8, 16], 16, [3, 1, 0], [3, 2, 1], 2),   // other windows too
     ];
     // All kinds of ties, and one NaN.
     let values = |len: usize, seed: u32| -> Vec<f32> {

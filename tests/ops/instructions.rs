@@ -27,6 +27,7 @@ fn wide_cases() -> Vec<Case> {
 fn large_cases() -> Vec<Case> {
     vec![
         conv([23, 24, 16], 16, [3, 1, 0], 1), // many pieces of one sample
+        conv([18, 19, 16], 16, [3, 1, 1], 1), // tiles with and without padding
         conv([9, 7, 16], 32, [3, 1, 1], 35),  // odd sizes, several samples per piece, fewer in the last
         conv([4, 6, 16], 144, [3, 1, 0], 2),  // more panels than a piece of the weight gradient has
         conv([4, 6, 144], 16, [3, 1, 1], 1),
@@ -34,7 +35,7 @@ fn large_cases() -> Vec<Case> {
 }
 
 /// Outputs here are sums of up to 1,296 products of values near 1, with a standard deviation of 12.
-const LARGE: Tolerance = Tolerance { absolute: 2e-5, ..FP32 };
+const LARGE: Tolerance = Tolerance { absolute: 1e-4, ..FP32 };
 
 #[test]
 fn every_instruction_set_computes_every_operator() {

@@ -12,6 +12,8 @@ pub(in crate::cpu) trait Vector: Copy {
     unsafe fn load(from: *const f32) -> Self;
     /// The first `count` values, followed by zeros; `count` is in `1..=LANES`.
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
+    /// Zeros, without an access to memory, unless `condition` is true.
+    unsafe fn load_if(from: *const f32, condition: bool) -> Self;
     unsafe fn store(self, to: *mut f32);
     unsafe fn store_first(self, to: *mut f32, count: usize);
     unsafe fn add(self, other: Self) -> Self;
@@ -50,6 +52,12 @@ impl Vector for Portable {
         // SAFETY: the caller guarantees that the memory is valid.
         values[..count].copy_from_slice(unsafe { std::slice::from_raw_parts(from, count) });
         Self(values)
+    }
+
+    #[inline(always)]
+    unsafe fn load_if(from: *const f32, condition: bool) -> Self {
+        // SAFETY: the caller guarantees that the memory is valid.
+        if condition { unsafe { Self::load(from) } } else { Self([0.0; 8]) }
     }
 
     #[inline(always)]
@@ -139,6 +147,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_if(from: *const f32, condition: bool) -> Self {
+            unsafe { Self(_mm256_maskload_ps(from, _mm256_set1_epi32(-i32::from(condition)))) }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm256_storeu_ps(to, self.0) }
         }
@@ -206,6 +219,11 @@ mod x86 {
         #[inline(always)]
         unsafe fn load_first(from: *const f32, count: usize) -> Self {
             Self(unsafe { _mm512_maskz_loadu_ps(0xffff_u16 >> (16 - count), from) })
+        }
+
+        #[inline(always)]
+        unsafe fn load_if(from: *const f32, condition: bool) -> Self {
+            Self(unsafe { _mm512_maskz_loadu_ps(u16::from(condition).wrapping_neg(), from) })
         }
 
         #[inline(always)]

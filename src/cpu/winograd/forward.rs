@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::maps::TILE;
 use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES};
 use crate::cpu::runtime::scratch::PANEL;
@@ -15,16 +16,20 @@ pub(in crate::cpu) struct Epilogue<'a> {
     /// One value per channel, or empty.
     pub bias: &'a [f32],
     pub activation: Activation,
-    /// Whether to write only the maximum of each 2×2 tile.
+    /// Whether to write only the maxima of 2×2 windows.
     pub pooled: bool,
 }
 
+impl Epilogue<'_> {
+    pub const NONE: Self = Self { bias: &[], activation: Activation::Identity, pooled: false };
+}
+
 impl Winograd {
-    /// Whether the pooling's windows coincide with the tiles, and the activation can be fused too.
+    /// Whether the tiles consist of whole windows of the pooling, and the activation can be fused too.
     pub fn can_fuse_pool(&self, pool: &MaxPool2d, activation: Activation) -> bool {
         pool.window == Window { kernel: 2, stride: 2, padding: 0 }
-            && self.output.height.is_multiple_of(2)
-            && self.output.width.is_multiple_of(2)
+            && self.to.height.is_multiple_of(TILE)
+            && self.to.width.is_multiple_of(TILE)
             && matches!(activation, Activation::Identity | Activation::Relu)
     }
 
@@ -40,8 +45,8 @@ impl Winograd {
         argmax: Option<&mut [u32]>,
     ) {
         let (per_sample, per_line) = match epilogue.pooled {
-            true => (self.lines * self.cols * self.output.channels, self.cols * self.output.channels),
-            false => (self.output.len(), 2 * self.output.width * self.output.channels),
+            true => (self.to.len() / 4, TILE / 2 * (self.to.width / 2) * self.to.channels),
+            false => (self.to.len(), TILE * self.to.width * self.to.channels),
         };
         let (samples, lines) = self.piece(y.len() / per_sample);
         let piece_len = samples * per_sample;
@@ -54,7 +59,7 @@ impl Winograd {
         let Some(argmax) = argmax else {
             return pieces.for_each(|(piece, y)| {
                 y.par_chunks_mut(part_len).enumerate().for_each(|(index, y)| {
-                    let x = &x[piece * samples * self.op.input.len()..];
+                    let x = &x[piece * samples * self.from.len()..];
                     self.forward_part(set, part(y, index * lines), x, weights, epilogue, y, &mut []);
                 });
             });
@@ -62,7 +67,7 @@ impl Winograd {
         pieces.zip(argmax.par_chunks_mut(piece_len)).for_each(|((piece, y), argmax)| {
             let parts = y.par_chunks_mut(part_len).zip(argmax.par_chunks_mut(part_len)).enumerate();
             parts.for_each(|(index, (y, argmax))| {
-                let x = &x[piece * samples * self.op.input.len()..];
+                let x = &x[piece * samples * self.from.len()..];
                 self.forward_part(set, part(y, index * lines), x, weights, epilogue, y, argmax);
             });
         });
@@ -80,7 +85,7 @@ impl Winograd {
         y: &mut [f32],
         argmax: &mut [u32],
     ) {
-        let (channels, relu) = (self.op.input.channels, epilogue.activation == Activation::Relu);
+        let (channels, relu) = (self.from.channels, epilogue.activation == Activation::Relu);
         self.with_input(set, part, x, |tiles| {
             for (index, weights) in weights.chunks(PLANES * channels * PANEL).enumerate() {
                 let first = index * PANEL;

@@ -1,14 +1,14 @@
-//! Gradients of Winograd convolutions, with the weight transforms and the sixteen products per tile that the forward
-//! pass uses too. F(2×2, 3×3) needs 4/9 of the multiplications of a direct convolution.
+//! The weight gradient of Winograd convolutions, and the weight transforms and the 36 products per tile that the forward
+//! pass uses too. F(4×4, 3×3) needs a quarter of the multiplications of a direct convolution.
 
 use rayon::prelude::*;
 
+use super::maps::Clip;
 use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES, Tiles, Transform};
 use crate::cpu::Instructions;
 use crate::cpu::gemm::kernel::{Gemm, LeftStrides, Start};
 use crate::cpu::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
-use crate::shape::Shape;
 
 /// Minimum number of pieces of work, if the batch is large enough. Every piece reads all weights, so weights that
 /// exceed the caches get fewer pieces.
@@ -27,26 +27,27 @@ const WEIGHT_PANELS: usize = 4;
 impl Winograd {
     /// Length of the transformed weights.
     pub fn weight_len(&self) -> usize {
-        PLANES * self.op.input.channels * self.op.out_channels
+        PLANES * self.from.channels * self.to.channels
     }
 
     /// Transforms the weights for the forward pass: `[panel of oc][plane][ic][PANEL]`.
     pub fn transform_weights(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
-        let (patch, channels) = (self.op.patch_len(), self.op.input.channels);
+        let (patch, channels) = (9 * self.from.channels, self.from.channels);
         let panels = target.par_chunks_mut(PLANES * channels * PANEL).zip(weight.par_chunks(patch * PANEL));
         panels.for_each(|(target, weight)| {
             let width = weight.len() / patch;
             let len = channels * width;
             scratch::with(Buffer::Packed, weight.len(), |transposed| {
                 set.run(|| scratch::transpose(weight, patch, transposed, width));
-                weight_tile(len).transform(set, Transform::Weight, transposed, target);
+                weight_tile(len).transform(set, Transform::Weight, transposed, 0, target);
             });
         });
     }
 
-    /// Transforms the weights for the input gradient: `[panel of ic][plane][oc][PANEL]`.
-    pub fn transform_weights_backward(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
-        let (channels, out_channels) = (self.op.input.channels, self.op.out_channels);
+    /// Transforms the weights for an input gradient, which is a convolution from the output channels of the weights to
+    /// their input channels: `[panel of ic][plane][oc][PANEL]`.
+    pub fn transform_flipped_weights(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
+        let (channels, out_channels) = (self.to.channels, self.from.channels);
         target.par_chunks_mut(PLANES * out_channels * PANEL).enumerate().for_each(|(panel, target)| {
             let width = target.len() / (PLANES * out_channels);
             let tiles = Tiles {
@@ -57,8 +58,9 @@ impl Winograd {
                 tile: 9 * channels,
                 plane: out_channels * width,
                 row: width,
+                clip: Clip::NONE,
             };
-            tiles.transform(set, Transform::Weight, &weight[panel * PANEL..], target);
+            tiles.transform(set, Transform::FlippedWeight, weight, (panel * PANEL) as isize, target);
         });
     }
 
@@ -74,42 +76,6 @@ impl Winograd {
         (1, lines.min(MAX_TILES / self.cols).clamp(1, self.lines))
     }
 
-    /// The input gradient. `weights` come from [`Winograd::transform_weights_backward`].
-    pub fn backward_input(&self, set: Instructions, d_y: &[f32], weights: &[f32], d_x: &mut [f32]) {
-        let (input, output) = (self.op.input, self.output);
-        let (samples, _) = self.piece(d_x.len() / input.len());
-        d_x.par_chunks_mut(samples * input.len()).zip(d_y.par_chunks(samples * output.len())).for_each(|(d_x, d_y)| {
-            if self.covers_input() {
-                return self.sum_input(set, d_y, weights, d_x, input);
-            }
-            for (d_x, d_y) in d_x.chunks_exact_mut(input.len()).zip(d_y.chunks_exact(output.len())) {
-                let covered = self.covered_input();
-                scratch::with(Buffer::Packed, covered.len(), |padded| {
-                    self.sum_input(set, d_y, weights, padded, covered);
-                    self.crop(padded, d_x);
-                });
-            }
-        });
-    }
-
-    /// The input gradient of whole samples, with a `shape` that the tiles cover exactly.
-    fn sum_input(&self, set: Instructions, d_y: &[f32], weights: &[f32], d_x: &mut [f32], shape: Shape) {
-        d_x.fill(0.0);
-        let channels = self.output.channels;
-        let samples = d_y.len() / self.output.len();
-        let lines = if samples > 1 { self.lines } else { (MAX_TILES / self.cols).clamp(1, self.lines) };
-        for first_line in (0..self.lines).step_by(lines) {
-            let part = Part { samples, first_line, lines: lines.min(self.lines - first_line) };
-            self.with_output_gradient(set, Buffer::Tiles, part, d_y, 0..channels, |tiles| {
-                for (index, weights) in weights.chunks(PLANES * channels * PANEL).enumerate() {
-                    self.with_products(set, part, tiles, weights, channels, |products, width| {
-                        self.add_to_input(set, part, products, width, &mut d_x[index * PANEL..], shape);
-                    });
-                }
-            });
-        }
-    }
-
     /// The weight gradient of a batch; `partials` is a buffer for partial sums.
     pub fn backward_weight(
         &self,
@@ -119,9 +85,9 @@ impl Winograd {
         d_weight: &mut [f32],
         partials: &mut Vec<f32>,
     ) {
-        let (channels, patch) = (self.op.input.channels, self.op.patch_len());
-        let lines = d_y.len() / self.output.len() * self.lines;
-        let panels = self.op.out_channels.div_ceil(PANEL);
+        let (channels, patch) = (self.from.channels, 9 * self.from.channels);
+        let lines = d_y.len() / self.to.len() * self.lines;
+        let panels = self.to.channels.div_ceil(PANEL);
         let panels_per_piece = panels.min(WEIGHT_PANELS);
         let pieces = panels.div_ceil(panels_per_piece);
         // Each group sums the products of its tiles, [panel][plane][ic][PANEL].
@@ -161,7 +127,7 @@ impl Winograd {
         first_channel: usize,
         partial: &mut [f32],
     ) {
-        let (input, output) = (self.op.input, self.output);
+        let (input, output) = (self.from, self.to);
         let (mut at, mut start) = (group.start, Start::Zero);
         while at < group.end {
             let (sample, first_line) = (at / self.lines, at % self.lines);
@@ -179,7 +145,7 @@ impl Winograd {
                     if begin >= end {
                         break;
                     }
-                    self.with_output_gradient(set, Buffer::Products, part, d_y, begin..end, |d_tiles| {
+                    self.with_output_gradient(set, part, d_y, begin..end, |d_tiles| {
                         let product = Gemm {
                             lines: 1,
                             rows: input.channels,
@@ -238,5 +204,5 @@ impl Winograd {
 
 /// All weights of a panel as a single tile with `len` channels: `[3][3][len]`, transformed to `[plane][len]`.
 fn weight_tile(len: usize) -> Tiles {
-    Tiles { count: 1, channels: len, line: 3 * len, pixel: len, plane: len, ..Tiles::default() }
+    Tiles { count: 1, channels: len, line: 3 * len, pixel: len, tile: 0, plane: len, row: 0, clip: Clip::NONE }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::maps::{Clip, SIDE, TILE};
 use super::transform::{CHANNELS, InverseTransform, PLANES, Tiles, Transform};
 use super::transform_pool::PooledEpilogue;
 use crate::cpu::Instructions;
@@ -12,11 +13,13 @@ use crate::shape::Shape;
 /// Floats of padding per plane, so that planes do not map to the same cache sets.
 const SKEW: usize = 16;
 
-/// A convolution that Winograd's algorithm applies to, and the number of its output tiles.
+/// A convolution that Winograd's algorithm applies to, from images of shape `from` to images of shape `to`, and the number
+/// of tiles of the latter. The input gradient of a convolution is one too: that of the output gradient.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) struct Winograd {
-    pub op: Conv2d,
-    pub output: Shape,
+    pub from: Shape,
+    pub to: Shape,
+    pub padding: usize,
     /// Number of lines of tiles, and of tiles per line.
     pub lines: usize,
     pub cols: usize,
@@ -30,13 +33,13 @@ pub(in crate::cpu) struct Part {
     pub lines: usize,
 }
 
-/// An image to transform in tiles, which are two pixels apart.
+/// Images to transform in tiles, which are [`TILE`] pixels apart.
 struct Source {
     transform: Transform,
     shape: Shape,
     padding: usize,
-    /// Pixels by which tiles overlap.
-    overlap: usize,
+    /// Pixels per side of a tile.
+    side: usize,
 }
 
 impl Part {
@@ -49,16 +52,25 @@ impl Part {
 }
 
 impl Winograd {
-    /// `None` if Winograd's algorithm does not apply, or is slower than a direct product.
+    /// `None` if Winograd's algorithm does not apply to a convolution, or is slower than a direct product.
     pub fn new(op: &Conv2d, output: Shape) -> Option<Self> {
-        let applicable = op.is_plain()
-            && op.window.kernel == 3
-            && op.window.stride == 1
-            && op.input.channels.is_multiple_of(CHANNELS)
-            && op.out_channels.is_multiple_of(CHANNELS)
-            && output.height.min(output.width) >= 2;
-        let (lines, cols) = (output.height.div_ceil(2), output.width.div_ceil(2));
-        applicable.then_some(Self { op: *op, output, lines, cols })
+        // With more padding, tiles could lie wholly within it.
+        let fits = op.is_plain() && op.window.kernel == 3 && op.window.stride == 1 && op.window.padding <= 2;
+        if fits { Self::between(op.input, output, op.window.padding) } else { None }
+    }
+
+    /// The same for the input gradient: the convolution of the output gradient with the flipped kernels.
+    pub fn of_input_gradient(op: &Conv2d, output: Shape) -> Option<Self> {
+        let forward = Self::new(op, output)?;
+        Self::between(output, op.input, 2 - forward.padding)
+    }
+
+    fn between(from: Shape, to: Shape, padding: usize) -> Option<Self> {
+        let fill_vectors = from.channels.is_multiple_of(CHANNELS) && to.channels.is_multiple_of(CHANNELS);
+        // Tiles of smaller images would mostly be beyond the edges.
+        let is_large = to.height.min(to.width) > TILE / 2;
+        let (lines, cols) = (to.height.div_ceil(TILE), to.width.div_ceil(TILE));
+        (fill_vectors && is_large).then_some(Self { from, to, padding, lines, cols })
     }
 
     /// Number of tiles of a part.
@@ -73,23 +85,21 @@ impl Winograd {
 
     /// Calls `body` with the transformed input, `[plane][tile][channels]`; `x` starts at the part's first sample.
     pub fn with_input(&self, set: Instructions, part: Part, x: &[f32], body: impl FnOnce(&[f32])) {
-        let (shape, padding) = (self.op.input, self.op.window.padding);
-        let source = Source { transform: Transform::Input, shape, padding, overlap: 2 };
-        self.with_transformed(set, &source, Buffer::Tiles, part, x, 0..shape.channels, body);
+        let source = Source { transform: Transform::Input, shape: self.from, padding: self.padding, side: SIDE };
+        self.with_transformed(set, &source, Buffer::Tiles, part, x, 0..self.from.channels, body);
     }
 
-    /// Like [`Winograd::with_input`], for some channels of the output gradient.
+    /// The same for some channels of the output gradient.
     pub fn with_output_gradient(
         &self,
         set: Instructions,
-        buffer: Buffer,
         part: Part,
         d_y: &[f32],
         channels: Range<usize>,
         body: impl FnOnce(&[f32]),
     ) {
-        let source = Source { transform: Transform::OutputGradient, shape: self.output, padding: 0, overlap: 0 };
-        self.with_transformed(set, &source, buffer, part, d_y, channels, body);
+        let source = Source { transform: Transform::OutputGradient, shape: self.to, padding: 0, side: TILE };
+        self.with_transformed(set, &source, Buffer::Products, part, d_y, channels, body);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the common part of the two functions above")]
@@ -108,19 +118,25 @@ impl Winograd {
         scratch::with(buffer, PLANES * plane, |planes| {
             for (sample, line, index) in part.each_line() {
                 let image = &image[sample * shape.len()..][..shape.len()];
-                source.with_lines(self.cols, line, image, |lines, line_len| {
-                    let tiles = Tiles {
-                        count: self.cols,
-                        channels: width,
-                        line: line_len,
-                        pixel: shape.channels,
-                        tile: 2 * shape.channels,
-                        plane,
-                        row: width,
-                    };
-                    let planes = &mut planes[index * self.cols * width..];
-                    tiles.transform(set, source.transform, &lines[channels.start..], planes);
-                });
+                each_run(
+                    self.cols,
+                    |col| source.clip(line, col),
+                    |cols, clip| {
+                        let tiles = Tiles {
+                            count: cols.len(),
+                            channels: width,
+                            line: shape.width * shape.channels,
+                            pixel: shape.channels,
+                            tile: TILE * shape.channels,
+                            plane,
+                            row: width,
+                            clip,
+                        };
+                        let first = source.first(line, cols.start) + channels.start as isize;
+                        let planes = &mut planes[(index * self.cols + cols.start) * width..];
+                        tiles.transform(set, source.transform, image, first, planes);
+                    },
+                );
             }
             body(planes);
         });
@@ -137,33 +153,36 @@ impl Winograd {
         width: usize,
         y: &mut [f32],
     ) {
-        let (shape, plane) = (self.output, self.plane_len(part, width));
+        let (shape, plane) = (self.to, self.plane_len(part, width));
         let (line_len, pixel) = (shape.width * shape.channels, shape.channels);
         for (sample, line, index) in part.each_line() {
             let products = &products[index * self.cols * width..];
-            let y = &mut y[sample * shape.len() + 2 * (line - part.first_line) * line_len..];
-            let height = (shape.height - 2 * line).min(2);
-            let tiles =
-                Tiles { count: self.cols, channels: width, line: line_len, pixel, tile: 2 * pixel, plane, row: width };
-            if height == 2 && 2 * self.cols == shape.width {
-                tiles.inverse_transform(set, inverse, products, y);
-                continue;
-            }
-            let covered = 2 * self.cols * width;
-            scratch::with(Buffer::Padded, 2 * covered, |lines| {
-                Tiles { line: covered, pixel: width, tile: 2 * width, ..tiles }
-                    .inverse_transform(set, inverse, products, lines);
-                for (index, pixels) in lines.chunks_exact(covered).take(height).enumerate() {
-                    for (x, values) in pixels.chunks_exact(width).take(shape.width).enumerate() {
-                        y[index * line_len + x * pixel..][..width].copy_from_slice(values);
-                    }
-                }
+            let y = &mut y[sample * shape.len() + TILE * (line - part.first_line) * line_len..];
+            let rows = (0, shape.height - TILE * line);
+            let clip = |col| Clip { rows, cols: (0, shape.width - TILE * col) }.within(TILE);
+            each_run(self.cols, clip, |cols, clip| {
+                let tiles = Tiles {
+                    count: cols.len(),
+                    channels: width,
+                    line: line_len,
+                    pixel,
+                    tile: TILE * pixel,
+                    plane,
+                    row: width,
+                    clip,
+                };
+                tiles.inverse_transform(
+                    set,
+                    inverse,
+                    &products[cols.start * width..],
+                    &mut y[TILE * cols.start * pixel..],
+                );
             });
         }
     }
 
-    /// Writes the maximum of each output tile of a part's `products` for `width` channels, and its position to `argmax`
-    /// unless that is empty. Both start at the first of these channels in the part's first tile.
+    /// Writes the maxima of the 2×2 windows of a part's `products` for `width` channels, and their positions to `argmax`
+    /// unless that is empty. Both start at the first of these channels in the part's first window.
     #[expect(clippy::too_many_arguments, reason = "the counterpart of `write_output`")]
     pub fn write_maxima(
         &self,
@@ -175,75 +194,59 @@ impl Winograd {
         y: &mut [f32],
         argmax: &mut [u32],
     ) {
-        let (channels, plane) = (self.output.channels, self.plane_len(part, width));
-        let tiles = Tiles { count: self.cols, channels: width, tile: channels, plane, row: width, ..Tiles::default() };
+        let (pixel, plane) = (self.to.channels, self.plane_len(part, width));
+        let line_len = self.to.width / 2 * pixel;
+        let tiles = Tiles {
+            count: self.cols,
+            channels: width,
+            line: line_len,
+            pixel,
+            tile: TILE / 2 * pixel,
+            plane,
+            row: width,
+            clip: Clip::NONE,
+        };
         for (_, line, index) in part.each_line() {
-            let at = index * self.cols;
-            let argmax = argmax.get_mut(at * channels..).unwrap_or_default();
-            let epilogue = PooledEpilogue { bias, relu, first: 2 * line * self.output.width, width: self.output.width };
-            tiles.inverse_transform_pooled(set, &epilogue, &products[at * width..], &mut y[at * channels..], argmax);
-        }
-    }
-
-    /// Adds the input gradients of a part's `products` for `width` channels to images of `shape`, which the tiles cover
-    /// exactly; `d_x` starts at the first of these channels in the first pixel of the part's first sample.
-    pub fn add_to_input(
-        &self,
-        set: Instructions,
-        part: Part,
-        products: &[f32],
-        width: usize,
-        d_x: &mut [f32],
-        shape: Shape,
-    ) {
-        let (line_len, pixel) = (shape.width * shape.channels, shape.channels);
-        let plane = self.plane_len(part, width);
-        for (sample, line, index) in part.each_line() {
-            let tiles =
-                Tiles { count: self.cols, channels: width, line: line_len, pixel, tile: 2 * pixel, plane, row: width };
-            let d_x = &mut d_x[sample * shape.len() + 2 * line * line_len..];
-            tiles.inverse_transform(set, InverseTransform::InputGradient, &products[index * self.cols * width..], d_x);
-        }
-    }
-
-    /// The area that the tiles read: the input, its padding, and possibly pixels beyond.
-    pub fn covered_input(&self) -> Shape {
-        Shape::new(2 * self.lines + 2, 2 * self.cols + 2, self.op.input.channels)
-    }
-
-    /// Whether that area is exactly the input.
-    pub fn covers_input(&self) -> bool {
-        self.op.window.padding == 0 && self.covered_input() == self.op.input
-    }
-
-    /// Copies the input's area out of the covered area.
-    pub fn crop(&self, covered: &[f32], d_x: &mut [f32]) {
-        let (input, padding) = (self.op.input, self.op.window.padding);
-        let lines = covered.chunks_exact(self.covered_input().width * input.channels).skip(padding);
-        for (d_x, line) in d_x.chunks_exact_mut(input.width * input.channels).zip(lines) {
-            d_x.copy_from_slice(&line[padding * input.channels..][..d_x.len()]);
+            let at = index * TILE / 2 * line_len;
+            let argmax = argmax.get_mut(at..).unwrap_or_default();
+            let epilogue = PooledEpilogue { bias, relu, first: TILE * line * self.to.width, width: self.to.width };
+            tiles.inverse_transform_pooled(
+                set,
+                &epilogue,
+                &products[index * self.cols * width..],
+                &mut y[at..],
+                argmax,
+            );
         }
     }
 }
 
-impl Source {
-    /// Calls `body` with the pixels of one line of tiles, and their line stride.
-    fn with_lines(&self, cols: usize, tile_line: usize, image: &[f32], body: impl FnOnce(&[f32], usize)) {
-        let &Self { shape, padding, overlap, .. } = self;
-        let (first, height, width) = (2 * tile_line, 2 + overlap, 2 * cols + overlap);
-        let line_len = shape.width * shape.channels;
-        if padding == 0 && first + height <= shape.height && width <= shape.width {
-            return body(&image[first * line_len..], line_len);
+/// Calls `body` with consecutive tiles of a line that are clipped in the same way.
+fn each_run(count: usize, clip: impl Fn(usize) -> Clip, mut body: impl FnMut(Range<usize>, Clip)) {
+    let mut col = 0;
+    while col < count {
+        let (first, common) = (col, clip(col));
+        while col < count && clip(col) == common {
+            col += 1;
         }
-        let padded_len = width * shape.channels;
-        scratch::with(Buffer::Padded, height * padded_len, |padded| {
-            padded.fill(0.0);
-            for (y, padded) in padded.chunks_exact_mut(padded_len).enumerate() {
-                if let Some(y) = (first + y).checked_sub(padding).filter(|&y| y < shape.height) {
-                    padded[padding * shape.channels..][..line_len].copy_from_slice(&image[y * line_len..][..line_len]);
-                }
-            }
-            body(padded, padded_len);
-        });
+        body(first..col, common);
+    }
+}
+
+impl Source {
+    /// The part of a tile that lies within the image.
+    fn clip(&self, line: usize, col: usize) -> Clip {
+        let &Self { shape, padding, side, .. } = self;
+        let along = |tile: usize, size: usize| {
+            (padding.saturating_sub(TILE * tile), (size + padding).saturating_sub(TILE * tile))
+        };
+        Clip { rows: along(line, shape.height), cols: along(col, shape.width) }.within(side)
+    }
+
+    /// The index of a tile's first pixel in its image, which is negative or that of another line in the padding.
+    fn first(&self, line: usize, col: usize) -> isize {
+        let Shape { width, channels, .. } = self.shape;
+        let position = |tile: usize| (TILE * tile) as isize - self.padding as isize;
+        (position(line) * width as isize + position(col)) * channels as isize
     }
 }

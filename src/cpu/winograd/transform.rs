@@ -1,20 +1,20 @@
-//! The transforms of Winograd's F(2×2, 3×3), from tiles of an image to sixteen planes and back, for each instruction
-//! set.
+//! The transforms of Winograd's F(4×4, 3×3), from tiles of an image to 36 planes and back, for each instruction set.
 
 use super::maps::{
-    Input, InputGradient, Output, OutputGradient, TransformMatrix, Weight, WeightGradient, transform_2d,
+    Clip, FlippedWeight, Input, Output, OutputGradient, SIDE, TILE, TransformMatrix, Weight, WeightGradient,
+    transform_column, transform_rows,
 };
 use crate::cpu::Instructions;
 use crate::cpu::gemm::vector::{Portable, Vector};
 
 /// Values per transformed tile; each goes to its own plane.
-pub(in crate::cpu) const PLANES: usize = 16;
+pub(in crate::cpu) const PLANES: usize = SIDE * SIDE;
 
 /// The number of channels must be a multiple of this: the lanes of the widest instruction set.
 pub(in crate::cpu) const CHANNELS: usize = 16;
 
 /// The layout of a row of tiles in an image and in the planes. All strides are in floats.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) struct Tiles {
     pub count: usize,
     pub channels: usize,
@@ -25,39 +25,43 @@ pub(in crate::cpu) struct Tiles {
     /// Strides of planes, and of tiles within a plane.
     pub plane: usize,
     pub row: usize,
+    /// The part of each tile that lies within the image.
+    pub clip: Clip,
 }
 
 /// A transform from an image to the planes.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) enum Transform {
-    /// The 4×4 input pixels of an output tile, `Bᵀ d B`.
+    /// The 6×6 input pixels of an output tile, `Bᵀ d B`.
     Input,
     /// The transpose of [`InverseTransform::Output`], `A d Aᵀ`.
     OutputGradient,
     /// A 3×3 kernel, `G g Gᵀ`.
     Weight,
+    /// The same for the kernel with its rows and columns in reverse order.
+    FlippedWeight,
 }
 
 /// A transform from the planes to an image.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::cpu) enum InverseTransform<'a> {
-    /// 2×2 output pixels, `Aᵀ m A`, optionally followed by a bias and ReLU.
+    /// 4×4 output pixels, `Aᵀ m A`, optionally followed by a bias and ReLU.
     Output { bias: &'a [f32], relu: bool },
-    /// The transpose of [`Transform::Input`], added to the existing values.
-    InputGradient,
     /// The transpose of [`Transform::Weight`].
     WeightGradient,
 }
 
 impl Tiles {
-    pub fn transform(&self, set: Instructions, transform: Transform, image: &[f32], planes: &mut [f32]) {
+    /// Transforms the tiles, of which the first begins at value `first` of `image`. That may be outside, as far as the
+    /// tiles are clipped.
+    pub fn transform(&self, set: Instructions, transform: Transform, image: &[f32], first: isize, planes: &mut [f32]) {
         let side = match transform {
-            Transform::Input => 4,
-            Transform::OutputGradient => 2,
-            Transform::Weight => 3,
+            Transform::Input => SIDE,
+            Transform::OutputGradient => TILE,
+            Transform::Weight | Transform::FlippedWeight => 3,
         };
-        self.check(side, image.len(), planes.len());
-        let (image, planes) = (image.as_ptr(), planes.as_mut_ptr());
+        self.check(side, image.len(), first, planes.len());
+        let (image, planes) = (image.as_ptr().wrapping_offset(first), planes.as_mut_ptr());
         // SAFETY: the bounds were checked above, and support for the instructions when the backend was created.
         unsafe {
             match set {
@@ -74,12 +78,11 @@ impl Tiles {
         let side = match inverse {
             InverseTransform::Output { bias, .. } => {
                 assert!(bias.is_empty() || bias.len() >= self.channels, "{} bias values for {self:?}", bias.len());
-                2
+                TILE
             }
-            InverseTransform::InputGradient => 4,
             InverseTransform::WeightGradient => 3,
         };
-        self.check(side, image.len(), planes.len());
+        self.check(side, image.len(), 0, planes.len());
         let (image, planes) = (image.as_mut_ptr(), planes.as_ptr());
         // SAFETY: the bounds were checked above, and support for the instructions when the backend was created.
         unsafe {
@@ -93,15 +96,21 @@ impl Tiles {
         }
     }
 
-    /// Asserts that tiles of `side` × `side` pixels lie within the image, and their transforms within the planes.
-    pub fn check(&self, side: usize, image: usize, planes: usize) {
+    /// Asserts that the unclipped part of tiles of `side` × `side` pixels lies within the image, if the first tile begins at
+    /// its value `first`, and their transforms within the planes.
+    pub fn check(&self, side: usize, image: usize, first: isize, planes: usize) {
         assert!(
             self.count > 0 && self.channels.is_multiple_of(CHANNELS),
             "the channels do not fill whole vectors: {self:?}"
         );
-        let (tiles, pixels) = (self.count - 1, side - 1);
-        let end = tiles * self.tile + pixels * (self.line + self.pixel) + self.channels;
-        assert!(end <= image, "{self:?} extends past the {image} values of its image");
+        let tiles = self.count - 1;
+        let Clip { rows, cols } = self.clip;
+        let (last_row, last_col) = (rows.1.min(side) - 1, cols.1.min(side) - 1);
+        let begin = first.checked_add_unsigned(rows.0 * self.line + cols.0 * self.pixel);
+        let end = tiles * self.tile + last_row * self.line + last_col * self.pixel + self.channels;
+        let end = first.checked_add_unsigned(end).and_then(|end| usize::try_from(end).ok());
+        let is_inside = begin.is_some_and(|begin| begin >= 0) && end.is_some_and(|end| end <= image);
+        assert!(is_inside, "{self:?} at {first} extends beyond the {image} values of its image");
         let end = (PLANES - 1) * self.plane + tiles * self.row + self.channels;
         assert!(end <= planes, "{self:?} extends past the {planes} values of its planes");
     }
@@ -149,9 +158,14 @@ impl Tiles {
         // SAFETY: the caller upholds the contract.
         unsafe {
             match transform {
-                Transform::Input => self.transform_by::<V, Input>(image, planes),
-                Transform::OutputGradient => self.transform_by::<V, OutputGradient>(image, planes),
-                Transform::Weight => self.transform_by::<V, Weight>(image, planes),
+                Transform::Input if self.clip.is_whole() => self.transform_by::<V, Input, false>(image, planes),
+                Transform::Input => self.transform_by::<V, Input, true>(image, planes),
+                Transform::OutputGradient if self.clip.is_whole() => {
+                    self.transform_by::<V, OutputGradient, false>(image, planes)
+                }
+                Transform::OutputGradient => self.transform_by::<V, OutputGradient, true>(image, planes),
+                Transform::Weight => self.transform_by::<V, Weight, false>(image, planes),
+                Transform::FlippedWeight => self.transform_by::<V, FlippedWeight, false>(image, planes),
             }
         }
     }
@@ -165,13 +179,13 @@ impl Tiles {
             match inverse {
                 InverseTransform::Output { bias, relu } => {
                     let bias = if bias.is_empty() { std::ptr::null() } else { bias.as_ptr() };
-                    self.inverse_by::<V, Output>(planes, image, bias, relu);
-                }
-                InverseTransform::InputGradient => {
-                    self.inverse_by::<V, InputGradient>(planes, image, std::ptr::null(), false);
+                    match self.clip.is_whole() {
+                        true => self.inverse_by::<V, Output, false>(planes, image, bias, relu),
+                        false => self.inverse_by::<V, Output, true>(planes, image, bias, relu),
+                    }
                 }
                 InverseTransform::WeightGradient => {
-                    self.inverse_by::<V, WeightGradient>(planes, image, std::ptr::null(), false);
+                    self.inverse_by::<V, WeightGradient, false>(planes, image, std::ptr::null(), false);
                 }
             }
         }
@@ -184,23 +198,22 @@ impl Tiles {
         clippy::needless_range_loop,
         reason = "vectors must not be passed to functions without the instruction set"
     )]
-    unsafe fn transform_by<V: Vector, M: TransformMatrix>(&self, image: *const f32, planes: *mut f32) {
+    unsafe fn transform_by<V: Vector, M: TransformMatrix, const CLIPPED: bool>(
+        &self,
+        image: *const f32,
+        planes: *mut f32,
+    ) {
         // SAFETY: only elements of the tiles are accessed, for which the caller upholds the contract.
         unsafe {
             for index in 0..self.count {
                 for channel in (0..self.channels).step_by(V::LANES) {
-                    let image = image.add(index * self.tile + channel);
-                    let mut values = [[V::splat(0.0); 4]; 4];
-                    for y in 0..M::FROM {
-                        for x in 0..M::FROM {
-                            values[y][x] = V::load(image.add(y * self.line + x * self.pixel));
-                        }
-                    }
-                    let values = transform_2d::<V, M>(values);
+                    let image = image.wrapping_add(index * self.tile + channel);
+                    let rows = transform_rows::<V, M, CLIPPED>(image, (self.line, self.pixel), &self.clip);
                     let planes = planes.add(index * self.row + channel);
-                    for y in 0..4 {
-                        for x in 0..4 {
-                            values[y][x].store(planes.add((4 * y + x) * self.plane));
+                    for x in 0..SIDE {
+                        let column = transform_column::<V, M>(&rows, x);
+                        for y in 0..SIDE {
+                            column[y].store(planes.add((SIDE * y + x) * self.plane));
                         }
                     }
                 }
@@ -215,7 +228,7 @@ impl Tiles {
         clippy::needless_range_loop,
         reason = "vectors must not be passed to functions without the instruction set"
     )]
-    unsafe fn inverse_by<V: Vector, M: TransformMatrix>(
+    unsafe fn inverse_by<V: Vector, M: TransformMatrix, const CLIPPED: bool>(
         &self,
         planes: *const f32,
         image: *mut f32,
@@ -227,26 +240,18 @@ impl Tiles {
             for index in 0..self.count {
                 for channel in (0..self.channels).step_by(V::LANES) {
                     let planes = planes.add(index * self.row + channel);
-                    let mut values = [[V::splat(0.0); 4]; 4];
-                    for y in 0..4 {
-                        for x in 0..4 {
-                            values[y][x] = V::load(planes.add((4 * y + x) * self.plane));
-                        }
-                    }
-                    let values = transform_2d::<V, M>(values);
+                    let rows = transform_rows::<V, M, false>(planes, (SIDE * self.plane, self.plane), &Clip::NONE);
                     let image = image.add(index * self.tile + channel);
                     let bias = if bias.is_null() { V::splat(0.0) } else { V::load(bias.add(channel)) };
-                    for y in 0..M::TO {
-                        for x in 0..M::TO {
-                            let (mut value, image) = (values[y][x], image.add(y * self.line + x * self.pixel));
-                            if M::ACCUMULATES {
-                                value = value.add(V::load(image));
+                    for x in 0..M::TO {
+                        let column = transform_column::<V, M>(&rows, x);
+                        for y in 0..M::TO {
+                            if CLIPPED && !(self.clip.has_row(y) && self.clip.has_col(x)) {
+                                continue;
                             }
-                            if M::HAS_EPILOGUE {
-                                value = value.add(bias);
-                                value = if relu { value.relu() } else { value };
-                            }
-                            value.store(image);
+                            let value = column[y].add(bias);
+                            let value = if relu { value.relu() } else { value };
+                            value.store(image.add(y * self.line + x * self.pixel));
                         }
                     }
                 }

@@ -1,7 +1,7 @@
-//! The output transform of a Winograd convolution with a fused 2×2 max pooling: only the maximum of each tile is
+//! The output transform of a Winograd convolution with a fused 2×2 max pooling: only the four maxima of each tile are
 //! written.
 
-use super::maps::{Output, transform_2d};
+use super::maps::{Clip, Output, SIDE, TILE, transform_column, transform_rows};
 use super::transform::Tiles;
 use crate::cpu::Instructions;
 use crate::cpu::gemm::vector::{Portable, Vector};
@@ -17,8 +17,8 @@ pub(in crate::cpu) struct PooledEpilogue<'a> {
 }
 
 impl Tiles {
-    /// Like [`Tiles::inverse_transform`] of an output, but `y` receives the maximum of each tile, at stride
-    /// [`Tiles::tile`]. Unless it is empty, `argmax` receives the index of the maximum's pixel.
+    /// Like [`Tiles::inverse_transform`] of an output, but `y` receives the maxima of the 2×2 windows of each tile. Unless
+    /// it is empty, `argmax` receives the index of each maximum's pixel.
     pub fn inverse_transform_pooled(
         &self,
         set: Instructions,
@@ -33,7 +33,7 @@ impl Tiles {
             epilogue.bias.len()
         );
         assert!(argmax.is_empty() || argmax.len() == y.len(), "{} indices for {} maxima", argmax.len(), y.len());
-        self.check(1, y.len(), planes.len());
+        self.check(TILE / 2, y.len(), 0, planes.len());
         let argmax = if argmax.is_empty() { std::ptr::null_mut() } else { argmax.as_mut_ptr() };
         let (planes, y) = (planes.as_ptr(), y.as_mut_ptr());
         // SAFETY: the bounds were checked above, and support for the instructions when the backend was created.
@@ -78,42 +78,43 @@ impl Tiles {
         &self,
         epilogue: &PooledEpilogue,
         planes: *const f32,
-        y: *mut f32,
+        maxima: *mut f32,
         argmax: *mut u32,
     ) {
         // SAFETY: only elements of the tiles are accessed, for which the caller upholds the contract.
         unsafe {
             for index in 0..self.count {
-                let first = epilogue.first + 2 * index;
-                // Indices are stored in the bits of floats, which are only moved, never computed with.
-                let index_of = |y: usize, x: usize| V::splat(f32::from_bits((first + y * epilogue.width + x) as u32));
+                let first = epilogue.first + TILE * index;
                 for channel in (0..self.channels).step_by(V::LANES) {
                     let planes = planes.add(index * self.row + channel);
-                    let mut values = [[V::splat(0.0); 4]; 4];
-                    for y in 0..4 {
-                        for x in 0..4 {
-                            values[y][x] = V::load(planes.add((4 * y + x) * self.plane));
-                        }
-                    }
-                    let values = transform_2d::<V, Output>(values);
+                    let rows = transform_rows::<V, Output, false>(planes, (SIDE * self.plane, self.plane), &Clip::NONE);
                     let has_bias = !epilogue.bias.is_empty();
                     let bias = if has_bias { V::load(epilogue.bias.as_ptr().add(channel)) } else { V::splat(0.0) };
-                    let (mut best, mut winner) = (V::splat(0.0), index_of(0, 0));
-                    for y in 0..2 {
-                        for x in 0..2 {
-                            let value = values[y][x].add(bias);
-                            let value = if epilogue.relu { value.relu() } else { value };
-                            if (y, x) == (0, 0) {
-                                best = value;
-                                continue;
+                    for x in (0..TILE).step_by(2) {
+                        let columns =
+                            [transform_column::<V, Output>(&rows, x), transform_column::<V, Output>(&rows, x + 1)];
+                        for y in (0..TILE).step_by(2) {
+                            // Indices are stored in the bits of floats, which are only moved, never computed with.
+                            let index_of = |dy: usize, dx: usize| {
+                                V::splat(f32::from_bits((first + (y + dy) * epilogue.width + x + dx) as u32))
+                            };
+                            let (mut best, mut winner) = (V::splat(0.0), index_of(0, 0));
+                            for (dy, dx) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                                let value = columns[dx][y + dy].add(bias);
+                                let value = if epilogue.relu { value.relu() } else { value };
+                                if (dy, dx) == (0, 0) {
+                                    best = value;
+                                    continue;
+                                }
+                                winner = value.if_greater(best, index_of(dy, dx), winner);
+                                best = value.if_greater(best, value, best);
                             }
-                            winner = value.if_greater(best, index_of(y, x), winner);
-                            best = value.if_greater(best, value, best);
+                            let at = index * self.tile + y / 2 * self.line + x / 2 * self.pixel + channel;
+                            best.store(maxima.add(at));
+                            if !argmax.is_null() {
+                                winner.store(argmax.cast::<f32>().add(at));
+                            }
                         }
-                    }
-                    best.store(y.add(index * self.tile + channel));
-                    if !argmax.is_null() {
-                        winner.store(argmax.cast::<f32>().add(index * self.tile + channel));
                     }
                 }
             }
