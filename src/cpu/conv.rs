@@ -10,7 +10,7 @@ use super::winograd::forward::Epilogue;
 use super::winograd::tiling::Winograd;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
-    Activation, Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward,
+    Activation, Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
     MaxPool2dForward, PoolEpilogue, RunOn,
 };
 
@@ -23,7 +23,9 @@ const WEIGHT_PIXELS: usize = 128;
 impl RunOn<Cpu> for Conv2dForward {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
         let winograd = Winograd::new(&self.op, self.op.output()?);
-        let fused = winograd.and_then(|it| self.pool.filter(|pool| it.can_fuse_pool(&pool.op, self.activation)));
+        let batch = self.input.len / self.op.input.len();
+        let fits = |it: &Winograd, pool: &MaxPool2d| !it.is_by_panels(batch) && it.can_fuse_pool(pool, self.activation);
+        let fused = winograd.and_then(|it| self.pool.filter(|pool| fits(&it, &pool.op)));
         match winograd {
             Some(winograd) => self.convolve_winograd(cpu, &winograd, fused)?,
             None => self.convolve(cpu)?,
@@ -43,7 +45,10 @@ impl RunOn<Cpu> for Conv2dBackwardWeight {
         let [x, d_y, d_weight] = cpu.memory.floats([self.input, self.d_output, self.d_weight])?;
         let (x, d_y) = (&*x, &*d_y);
         if let Some(winograd) = Winograd::new(op, output) {
-            winograd.backward_weight(set, x, d_y, d_weight, &mut cpu.scratch.partials);
+            match winograd.is_by_panels(x.len() / op.input.len()) {
+                true => winograd.backward_weight_by_panels(set, x, d_y, d_weight, &mut cpu.scratch),
+                false => winograd.backward_weight(set, x, d_y, d_weight, &mut cpu.scratch.partials),
+            }
             return Ok(());
         }
         if !op.is_plain() {
@@ -100,6 +105,10 @@ impl Conv2dForward {
         let version = cpu.memory.parameters_version();
         let floats = [self.input, self.weight, bias, output];
         let ([x, weight, bias, y], argmax) = cpu.memory.floats_and_indices(floats, argmax)?;
+        if winograd.is_by_panels(x.len() / self.op.input.len()) {
+            winograd.forward_by_panels(set, x, weight, (bias, self.activation), y, &mut cpu.scratch);
+            return Ok(());
+        }
         let pack = |target: &mut [f32]| winograd.transform_weights(set, weight, target);
         let weights = cpu.weight_cache.weights(&self.op, self.weight, version, winograd.weight_len(), pack);
         let epilogue = Epilogue { bias, activation: self.activation, pooled: pool.is_some() };
@@ -163,8 +172,13 @@ impl Conv2dBackwardInput {
         let (output, set, row_len) = (geometry.output, cpu.instructions, geometry.row_len);
         let [d_y, weight, d_x] = cpu.memory.floats([self.d_output, self.weight, self.d_input])?;
         if let Some(winograd) = Winograd::of_input_gradient(op, output) {
+            if winograd.is_by_panels(d_x.len() / op.input.len()) {
+                let epilogue = (&[][..], Activation::Identity);
+                winograd.forward_by_panels(set, d_y, weight, epilogue, d_x, &mut cpu.scratch);
+                return Ok(());
+            }
             let weights = grown(&mut cpu.scratch.packed, winograd.weight_len());
-            winograd.transform_flipped_weights(set, weight, weights);
+            winograd.transform_weights(set, weight, weights);
             winograd.forward(set, d_y, weights, Epilogue::NONE, d_x, None);
             return Ok(());
         }

@@ -174,7 +174,12 @@ fn winograd_is_nearly_as_exact_as_direct_sums() {
 fn many_channels_on_few_pixels() {
     let size = 3 << 20;
     let sizes = MemorySizes { arena: size, parameters: size, gradients: size, ..sizes_with_columns(0, 0) };
-    for (input, out_channels, window, batch) in [([3, 3, 400], 336, [3, 1, 1], 9), ([5, 4, 272], 496, [3, 2, 1], 3)] {
+    let cases = [
+        ([3, 3, 400], 336, [3, 1, 1], 9),
+        ([9, 6, 272], 272, [3, 1, 1], 7), // more tiles than are multiplied at once
+        ([5, 4, 272], 496, [3, 2, 1], 3),
+    ];
+    for (input, out_channels, window, batch) in cases {
         let case = conv(input, out_channels, window, batch);
         let Case::Conv2d { op, .. } = case else { unreachable!() };
         let mut inputs = case.random_inputs();

@@ -28,6 +28,8 @@ pub(in crate::cpu) struct Scratch {
     pub packed: Vec<f32>,
     /// Results that still have to be summed or transposed.
     pub partials: Vec<f32>,
+    /// Transformed tiles of images.
+    pub tiles: Vec<f32>,
 }
 
 /// Packed weights of convolutions for the forward pass, repacked only after the parameters have changed. The key is the

@@ -4,7 +4,7 @@
 use rayon::prelude::*;
 
 use super::maps::Clip;
-use super::tiling::{Part, Winograd};
+use super::tiling::{Part, Winograd, row_len};
 use super::transform::{InverseTransform, PLANES, Tiles, Transform};
 use crate::cpu::Instructions;
 use crate::cpu::gemm::kernel::{Gemm, LeftStrides, Start};
@@ -14,12 +14,15 @@ use crate::cpu::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 /// exceed the caches get fewer pieces.
 const MIN_PIECES: usize = 16;
 const MIN_PIECES_LARGE_WEIGHTS: usize = 4;
-const LARGE_WEIGHT_LEN: usize = 1 << 21;
+pub(super) const LARGE_WEIGHT_LEN: usize = 1 << 21;
 
 /// Tiles per piece: enough rows for efficient products, and few enough to stay in L2.
 const MIN_TILES: usize = 8;
 const TARGET_TILES: usize = 32;
 const MAX_TILES: usize = 64;
+
+/// Input channels per product, so that their weights stay in L1.
+const DEPTH: usize = 128;
 
 /// Panels of output channels that share one transformed input in the weight gradient.
 const WEIGHT_PANELS: usize = 4;
@@ -30,37 +33,35 @@ impl Winograd {
         PLANES * self.from.channels * self.to.channels
     }
 
-    /// Transforms the weights for the forward pass: `[panel of oc][plane][ic][PANEL]`.
+    /// Transforms all weights: `[panel of output channels][plane][input channel][PANEL]`.
     pub fn transform_weights(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
-        let (patch, channels) = (9 * self.from.channels, self.from.channels);
-        let panels = target.par_chunks_mut(PLANES * channels * PANEL).zip(weight.par_chunks(patch * PANEL));
-        panels.for_each(|(target, weight)| {
-            let width = weight.len() / patch;
-            let len = channels * width;
-            scratch::with(Buffer::Packed, weight.len(), |transposed| {
-                set.run(|| scratch::transpose(weight, patch, transposed, width));
-                weight_tile(len).transform(set, Transform::Weight, transposed, 0, target);
-            });
-        });
+        let panels = target.par_chunks_mut(PLANES * self.from.channels * PANEL).enumerate();
+        panels.for_each(|(panel, target)| self.transform_panel(set, weight, panel, target));
     }
 
-    /// Transforms the weights for an input gradient, which is a convolution from the output channels of the weights to
-    /// their input channels: `[panel of ic][plane][oc][PANEL]`.
-    pub fn transform_flipped_weights(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
-        let (channels, out_channels) = (self.to.channels, self.from.channels);
-        target.par_chunks_mut(PLANES * out_channels * PANEL).enumerate().for_each(|(panel, target)| {
-            let width = target.len() / (PLANES * out_channels);
+    /// Transforms the weights of one panel.
+    pub fn transform_panel(&self, set: Instructions, weight: &[f32], panel: usize, target: &mut [f32]) {
+        let (channels, first) = (self.from.channels, panel * PANEL);
+        let width = target.len() / (PLANES * channels);
+        if self.flipped {
+            let pixel = self.to.channels;
             let tiles = Tiles {
-                count: out_channels,
+                count: channels,
                 channels: width,
-                line: 3 * channels,
-                pixel: channels,
-                tile: 9 * channels,
-                plane: out_channels * width,
+                line: 3 * pixel,
+                pixel,
+                tile: 9 * pixel,
+                plane: channels * width,
                 row: width,
                 clip: Clip::NONE,
             };
-            tiles.transform(set, Transform::FlippedWeight, weight, (panel * PANEL) as isize, target);
+            return tiles.transform(set, Transform::FlippedWeight, weight, first as isize, target);
+        }
+        let patch = 9 * channels;
+        let weight = &weight[first * patch..][..width * patch];
+        scratch::with(Buffer::Packed, weight.len(), |transposed| {
+            set.run(|| scratch::transpose(weight, patch, transposed, width));
+            weight_tile(channels * width).transform(set, Transform::Weight, transposed, 0, target);
         });
     }
 
@@ -110,10 +111,18 @@ impl Winograd {
                     sum.iter_mut().zip(&group[panel * panel_len..]).for_each(|(sum, term)| *sum += term);
                 }
             });
-            scratch::with(Buffer::Packed, d_weight.len(), |transposed| {
-                weight_tile(channels * width).inverse_transform(set, InverseTransform::WeightGradient, sum, transposed);
-                set.run(|| scratch::transpose(transposed, width, d_weight, patch));
-            });
+            self.write_weight_gradient(set, sum, d_weight);
+        });
+    }
+
+    /// Writes the gradient of a panel's weights from the sums of products, `[plane][input channel][PANEL]`.
+    pub(super) fn write_weight_gradient(&self, set: Instructions, sums: &[f32], d_weight: &mut [f32]) {
+        let patch = 9 * self.from.channels;
+        let width = d_weight.len() / patch;
+        scratch::with(Buffer::Packed, d_weight.len(), |transposed| {
+            let tile = weight_tile(self.from.channels * width);
+            tile.inverse_transform(set, InverseTransform::WeightGradient, sums, transposed);
+            set.run(|| scratch::transpose(transposed, width, d_weight, patch));
         });
     }
 
@@ -127,46 +136,52 @@ impl Winograd {
         first_channel: usize,
         partial: &mut [f32],
     ) {
-        let (input, output) = (self.from, self.to);
-        let (mut at, mut start) = (group.start, Start::Zero);
-        while at < group.end {
-            let (sample, first_line) = (at / self.lines, at % self.lines);
-            let lines = (MAX_TILES / self.cols).max(1).min(group.end - at);
-            // Either several whole samples, or some lines of one sample.
-            let part = match lines / self.lines {
-                samples if samples > 0 && first_line == 0 => Part { samples, first_line, lines: self.lines },
-                _ => Part { samples: 1, first_line, lines: lines.min(self.lines - first_line) },
-            };
-            let (x, d_y) = (&x[sample * input.len()..], &d_y[sample * output.len()..]);
+        let mut start = Start::Zero;
+        for (sample, part) in self.parts(group, MAX_TILES) {
+            let (x, d_y) = (&x[sample * self.from.len()..], &d_y[sample * self.to.len()..]);
             self.with_input(set, part, x, |tiles| {
-                for (index, partial) in partial.chunks_mut(PLANES * input.channels * PANEL).enumerate() {
-                    let begin = first_channel + index * PANEL;
-                    let end = (begin + PANEL).min(output.channels);
-                    if begin >= end {
-                        break;
-                    }
-                    self.with_output_gradient(set, part, d_y, begin..end, |d_tiles| {
-                        let product = Gemm {
-                            lines: 1,
-                            rows: input.channels,
-                            cols: end - begin,
-                            outer: 1,
-                            inner: self.tiles(part),
-                            a: LeftStrides { row: 1, inner: input.channels, ..LeftStrides::default() },
-                            b_inner: end - begin,
-                            c_row: end - begin,
-                            ..Gemm::default()
-                        };
-                        for (plane, sums) in partial.chunks_mut(product.rows * product.cols).take(PLANES).enumerate() {
-                            let tiles = &tiles[plane * self.plane_len(part, product.rows)..];
-                            let d_tiles = &d_tiles[plane * self.plane_len(part, product.cols)..];
-                            product.run(set, tiles, d_tiles, sums, start, false);
-                        }
-                    });
+                let channels = (first_channel..self.to.channels).step_by(PANEL);
+                for (sums, begin) in partial.chunks_mut(PLANES * self.from.channels * PANEL).zip(channels) {
+                    let outputs = begin..(begin + PANEL).min(self.to.channels);
+                    self.sum_products(set, part, tiles, d_y, outputs, sums, start);
                 }
             });
-            (at, start) = (at + part.samples * part.lines, Start::Accumulate);
+            start = Start::Accumulate;
         }
+    }
+
+    /// Starts or continues sums of the products of a part's transformed input and output gradient, of which `outputs` are
+    /// the channels: `[plane][input channel][output channel]`. `d_y` starts at the part's first sample.
+    #[expect(clippy::too_many_arguments, reason = "the two operands, where they are, and the result")]
+    pub(super) fn sum_products(
+        &self,
+        set: Instructions,
+        part: Part,
+        tiles: &[f32],
+        d_y: &[f32],
+        outputs: std::ops::Range<usize>,
+        sums: &mut [f32],
+        start: Start,
+    ) {
+        let (channels, width) = (self.from.channels, outputs.len());
+        self.with_output_gradient(set, part, d_y, outputs, |d_tiles| {
+            let product = Gemm {
+                lines: 1,
+                rows: channels,
+                cols: width,
+                outer: 1,
+                inner: self.tiles(part),
+                a: LeftStrides { row: 1, inner: row_len(channels), ..LeftStrides::default() },
+                b_inner: width,
+                c_row: width,
+                ..Gemm::default()
+            };
+            for (plane, sums) in sums.chunks_mut(channels * width).take(PLANES).enumerate() {
+                let tiles = &tiles[plane * self.plane_len(part, channels)..];
+                let d_tiles = &d_tiles[plane * self.plane_len(part, width)..];
+                product.run(set, tiles, d_tiles, sums, start, false);
+            }
+        });
     }
 
     /// Calls `body` with the products `[plane][tile][width]` of a part's tiles and one panel of weights, and the
@@ -186,8 +201,7 @@ impl Winograd {
             rows: self.tiles(part),
             cols: width,
             outer: 1,
-            inner: depth,
-            a: LeftStrides { row: depth, inner: 1, ..LeftStrides::default() },
+            a: LeftStrides { row: row_len(depth), inner: 1, ..LeftStrides::default() },
             b_inner: width,
             c_row: width,
             ..Gemm::default()
@@ -195,7 +209,12 @@ impl Winograd {
         let (from, to) = (self.plane_len(part, depth), self.plane_len(part, width));
         scratch::with(Buffer::Products, PLANES * to, |products| {
             for (plane, weights) in weights.chunks_exact(depth * width).enumerate() {
-                product.run(set, &tiles[plane * from..], weights, &mut products[plane * to..], Start::Zero, false);
+                let products = &mut products[plane * to..];
+                for (block, weights) in weights.chunks(DEPTH * width).enumerate() {
+                    let product = Gemm { inner: weights.len() / width, ..product };
+                    let start = if block == 0 { Start::Zero } else { Start::Accumulate };
+                    product.run(set, &tiles[plane * from + block * DEPTH..], weights, products, start, false);
+                }
             }
             body(products, width);
         });

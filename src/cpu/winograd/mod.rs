@@ -3,6 +3,7 @@
 pub(super) mod forward;
 pub(super) mod gradients;
 pub(super) mod maps;
+mod panels;
 pub(super) mod tiling;
 pub(super) mod transform;
 pub(super) mod transform_pool;

@@ -10,8 +10,13 @@ use crate::cpu::runtime::scratch::{self, Buffer};
 use crate::ops::Conv2d;
 use crate::shape::Shape;
 
-/// Floats of padding per plane, so that planes do not map to the same cache sets.
+/// Floats of padding, so that planes or tiles do not map to the same cache sets.
 const SKEW: usize = 16;
+
+/// Floats between the tiles of a plane: those of one tile, and padding if the tiles would map to the same cache sets.
+pub(in crate::cpu) fn row_len(channels: usize) -> usize {
+    channels + if channels.is_multiple_of(128) { SKEW } else { 0 }
+}
 
 /// A convolution that Winograd's algorithm applies to, from images of shape `from` to images of shape `to`, and the number
 /// of tiles of the latter. The input gradient of a convolution is one too: that of the output gradient.
@@ -20,6 +25,8 @@ pub(in crate::cpu) struct Winograd {
     pub from: Shape,
     pub to: Shape,
     pub padding: usize,
+    /// Whether the rows and columns of the kernels are reversed, and their input and output channels exchanged.
+    pub flipped: bool,
     /// Number of lines of tiles, and of tiles per line.
     pub lines: usize,
     pub cols: usize,
@@ -56,21 +63,43 @@ impl Winograd {
     pub fn new(op: &Conv2d, output: Shape) -> Option<Self> {
         // With more padding, tiles could lie wholly within it.
         let fits = op.is_plain() && op.window.kernel == 3 && op.window.stride == 1 && op.window.padding <= 2;
-        if fits { Self::between(op.input, output, op.window.padding) } else { None }
+        if fits { Self::between(op.input, output, op.window.padding, false) } else { None }
     }
 
     /// The same for the input gradient: the convolution of the output gradient with the flipped kernels.
     pub fn of_input_gradient(op: &Conv2d, output: Shape) -> Option<Self> {
         let forward = Self::new(op, output)?;
-        Self::between(output, op.input, 2 - forward.padding)
+        Self::between(output, op.input, 2 - forward.padding, true)
     }
 
-    fn between(from: Shape, to: Shape, padding: usize) -> Option<Self> {
+    fn between(from: Shape, to: Shape, padding: usize, flipped: bool) -> Option<Self> {
         let fill_vectors = from.channels.is_multiple_of(CHANNELS) && to.channels.is_multiple_of(CHANNELS);
         // Tiles of smaller images would mostly be beyond the edges.
         let is_large = to.height.min(to.width) > TILE / 2;
         let (lines, cols) = (to.height.div_ceil(TILE), to.width.div_ceil(TILE));
-        (fill_vectors && is_large).then_some(Self { from, to, padding, lines, cols })
+        (fill_vectors && is_large).then_some(Self { from, to, padding, flipped, lines, cols })
+    }
+
+    /// Divides lines of tiles, counted through the batch, into parts of about `tiles` tiles: several whole samples, or some
+    /// lines of one. Each part comes with its first sample.
+    pub fn parts(&self, lines: Range<usize>, tiles: usize) -> impl Iterator<Item = (usize, Part)> {
+        let most = (tiles / self.cols).max(1);
+        let mut at = lines.start;
+        std::iter::from_fn(move || {
+            let (sample, first_line) = (at / self.lines, at % self.lines);
+            let left = lines.end.checked_sub(at).filter(|&left| left > 0)?.min(most);
+            let part = match left / self.lines {
+                samples if samples > 0 && first_line == 0 => Part { samples, first_line, lines: self.lines },
+                _ => Part { samples: 1, first_line, lines: left.min(self.lines - first_line) },
+            };
+            at += part.samples * part.lines;
+            Some((sample, part))
+        })
+    }
+
+    /// Index of the first value of a part in the images of shape `to`.
+    pub fn first_output(&self, sample: usize, part: Part) -> usize {
+        sample * self.to.len() + TILE * part.first_line * self.to.width * self.to.channels
     }
 
     /// Number of tiles of a part.
@@ -80,16 +109,24 @@ impl Winograd {
 
     /// Distance between the planes of a part.
     pub fn plane_len(&self, part: Part, channels: usize) -> usize {
-        self.tiles(part) * channels + SKEW
+        self.tiles(part) * row_len(channels) + SKEW
     }
 
     /// Calls `body` with the transformed input, `[plane][tile][channels]`; `x` starts at the part's first sample.
     pub fn with_input(&self, set: Instructions, part: Part, x: &[f32], body: impl FnOnce(&[f32])) {
-        let source = Source { transform: Transform::Input, shape: self.from, padding: self.padding, side: SIDE };
-        self.with_transformed(set, &source, Buffer::Tiles, part, x, 0..self.from.channels, body);
+        scratch::with(Buffer::Tiles, PLANES * self.plane_len(part, self.from.channels), |planes| {
+            self.transform_input(set, part, x, planes);
+            body(planes);
+        });
     }
 
-    /// The same for some channels of the output gradient.
+    /// Writes the transformed input to `planes`.
+    pub fn transform_input(&self, set: Instructions, part: Part, x: &[f32], planes: &mut [f32]) {
+        let source = Source { transform: Transform::Input, shape: self.from, padding: self.padding, side: SIDE };
+        self.transform(set, &source, part, x, 0..self.from.channels, planes);
+    }
+
+    /// Calls `body` with some channels of the transformed output gradient; `d_y` starts at the part's first sample.
     pub fn with_output_gradient(
         &self,
         set: Instructions,
@@ -99,47 +136,44 @@ impl Winograd {
         body: impl FnOnce(&[f32]),
     ) {
         let source = Source { transform: Transform::OutputGradient, shape: self.to, padding: 0, side: TILE };
-        self.with_transformed(set, &source, Buffer::Products, part, d_y, channels, body);
+        scratch::with(Buffer::Products, PLANES * self.plane_len(part, channels.len()), |planes| {
+            self.transform(set, &source, part, d_y, channels, planes);
+            body(planes);
+        });
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the common part of the two functions above")]
-    fn with_transformed(
+    fn transform(
         &self,
         set: Instructions,
         source: &Source,
-        buffer: Buffer,
         part: Part,
-        image: &[f32],
+        images: &[f32],
         channels: Range<usize>,
-        body: impl FnOnce(&[f32]),
+        planes: &mut [f32],
     ) {
         let (shape, width) = (source.shape, channels.len());
-        let plane = self.plane_len(part, width);
-        scratch::with(buffer, PLANES * plane, |planes| {
-            for (sample, line, index) in part.each_line() {
-                let image = &image[sample * shape.len()..][..shape.len()];
-                each_run(
-                    self.cols,
-                    |col| source.clip(line, col),
-                    |cols, clip| {
-                        let tiles = Tiles {
-                            count: cols.len(),
-                            channels: width,
-                            line: shape.width * shape.channels,
-                            pixel: shape.channels,
-                            tile: TILE * shape.channels,
-                            plane,
-                            row: width,
-                            clip,
-                        };
-                        let first = source.first(line, cols.start) + channels.start as isize;
-                        let planes = &mut planes[(index * self.cols + cols.start) * width..];
-                        tiles.transform(set, source.transform, image, first, planes);
-                    },
-                );
-            }
-            body(planes);
-        });
+        for (sample, line, index) in part.each_line() {
+            let image = &images[sample * shape.len()..][..shape.len()];
+            each_run(
+                self.cols,
+                |col| source.clip(line, col),
+                |cols, clip| {
+                    let tiles = Tiles {
+                        count: cols.len(),
+                        channels: width,
+                        line: shape.width * shape.channels,
+                        pixel: shape.channels,
+                        tile: TILE * shape.channels,
+                        plane: self.plane_len(part, width),
+                        row: row_len(width),
+                        clip,
+                    };
+                    let first = source.first(line, cols.start) + channels.start as isize;
+                    let planes = &mut planes[(index * self.cols + cols.start) * row_len(width)..];
+                    tiles.transform(set, source.transform, image, first, planes);
+                },
+            );
+        }
     }
 
     /// Writes the output of a part's `products` for `width` channels; `y` starts at the first of these channels in the
