@@ -59,12 +59,12 @@ impl Clip {
 
     #[inline(always)]
     pub fn has_row(&self, y: usize) -> bool {
-        (y >= self.rows.0) & (y < self.rows.1)
+        (self.rows.0..self.rows.1).contains(&y)
     }
 
     #[inline(always)]
     pub fn has_col(&self, x: usize) -> bool {
-        (x >= self.cols.0) & (x < self.cols.1)
+        (self.cols.0..self.cols.1).contains(&x)
     }
 }
 

@@ -161,7 +161,7 @@ impl Tiles {
                 Transform::Input if self.clip.is_whole() => self.transform_by::<V, Input, false>(image, planes),
                 Transform::Input => self.transform_by::<V, Input, true>(image, planes),
                 Transform::OutputGradient if self.clip.is_whole() => {
-                    self.transform_by::<V, OutputGradient, false>(image, planes)
+                    self.transform_by::<V, OutputGradient, false>(image, planes);
                 }
                 Transform::OutputGradient => self.transform_by::<V, OutputGradient, true>(image, planes),
                 Transform::Weight => self.transform_by::<V, Weight, false>(image, planes),

@@ -70,10 +70,6 @@ impl Tiles {
     /// The tiles must lie within the planes, and their maxima within `y` and, unless it is null, `argmax`. A bias must
     /// have one value per channel. The machine must support `V`'s instructions.
     #[inline(always)]
-    #[expect(
-        clippy::needless_range_loop,
-        reason = "vectors must not be passed to functions without the instruction set"
-    )]
     unsafe fn pool_with<V: Vector>(
         &self,
         epilogue: &PooledEpilogue,
