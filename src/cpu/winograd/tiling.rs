@@ -61,6 +61,12 @@ impl Winograd {
         applicable.then_some(Self { op: *op, output, lines, cols })
     }
 
+    /// Floating-point operations of the products over a batch; a multiply-add counts as two. Both gradients have as many.
+    pub fn flops(&self, batch: usize) -> usize {
+        let (channels, tiles) = (self.op.input.channels * self.op.out_channels, batch * self.lines * self.cols);
+        2 * PLANES * tiles * channels
+    }
+
     /// Number of tiles of a part.
     pub fn tiles(&self, part: Part) -> usize {
         part.samples * part.lines * self.cols
