@@ -7,7 +7,7 @@ use rayon::ThreadPool;
 
 use super::caches::Cache;
 use super::loops::{Access, BLOCK, access, access_by_system};
-use super::{Instructions, best, rate};
+use super::{Instructions, LONG_WINDOWS, WINDOWS, best, rate};
 use crate::cpu::runtime::memory::zeroed;
 use crate::ops::{MemoryLevel, Rate};
 
@@ -17,7 +17,10 @@ const LEAST_MEMORY: usize = 64 << 20;
 const MOST_MEMORY: usize = 1 << 30;
 
 /// Bytes that are accessed between two looks at the clock, unless the buffer is larger.
-const BYTES_PER_LOOK: usize = 4 << 20;
+const BYTES_PER_LOOK: usize = 2 << 20;
+
+/// Bytes per thread that take longer to access than a short measurement.
+const LONG: usize = 32 << 20;
 
 /// Bytes of a cache line and of the widest vector, to which the buffer is aligned.
 const LINE: usize = 64;
@@ -115,8 +118,9 @@ fn parts(buffer: &mut [f32], threads: usize) -> Vec<Mutex<&mut [f32]>> {
 /// system's functions if these are faster.
 fn speed(pool: &ThreadPool, set: Instructions, what: Access, buffer: &mut [f32], len: usize, threads: usize) -> f64 {
     let (parts, calls) = (parts(buffer, threads), (BYTES_PER_LOOK / FLOAT / len).max(1));
+    let count = if len * FLOAT > LONG { LONG_WINDOWS } else { WINDOWS };
     let run = |body: &(dyn Fn(&mut [f32]) + Sync)| {
-        best(pool, threads > 1, |thread| {
+        best(pool, threads > 1, count, |thread| {
             let mut part = lock(&parts[thread]);
             rate((calls * len * FLOAT) as f64, || (0..calls).for_each(|_| body(&mut part[..len])))
         })

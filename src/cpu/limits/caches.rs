@@ -68,3 +68,19 @@ fn count(list: &str) -> usize {
     };
     list.split(',').filter_map(of_range).sum::<usize>().max(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptions_of_the_system_are_parsed() {
+        assert_eq!(
+            ["32K", "1M", "512", "0K", "K", "8X"].map(parse_size),
+            [Some(32 << 10), Some(1 << 20), Some(512), None, None, None]
+        );
+        assert_eq!(["0", "0-3", "0-1,8-9,16", "", "3-1"].map(count), [1, 4, 5, 1, 1]);
+        let shared = Cache { level: 3, bytes: 1 << 20, shared_by: 8 };
+        assert_eq!([1, 2, 64].map(|threads| shared.share(threads)), [1 << 20, 1 << 19, 1 << 17]);
+    }
+}

@@ -1,6 +1,6 @@
 //! Measures the processor: its arithmetic, the bandwidth of its caches and memory, and the cost of parallel work.
 //!
-//! A limit is the best of several short measurements, so that other programs disturb it little.
+//! A limit is the best of many short measurements, so that other programs disturb it little.
 
 mod arithmetic;
 mod bandwidth;
@@ -15,14 +15,17 @@ use anyhow::{Context, Result};
 use rayon::ThreadPool;
 
 use super::{Cpu, Instructions};
-use crate::ops::{Precision, ProcessorLimits, Rate};
+use crate::ops::{Precision, ProcessorLimits};
 
 /// The number of measurements of a speed, of which the best counts, and the least duration of each.
-const WINDOWS: usize = 5;
-const WINDOW: Duration = Duration::from_millis(8);
+const WINDOWS: usize = 20;
+const WINDOW: Duration = Duration::from_millis(2);
+
+/// The number of measurements of what takes longer than that.
+const LONG_WINDOWS: usize = 5;
 
 /// Empty parallel regions per measurement.
-const REGIONS: u32 = 500;
+const REGIONS: u32 = 200;
 
 impl Cpu {
     /// Measures the limits of the processor with this backend's threads, in a few seconds.
@@ -57,29 +60,22 @@ fn rate(work: f64, mut body: impl FnMut()) -> f64 {
     }
 }
 
-/// Calls `measure` several times with the index of a thread, on one thread or at the same time on all, and returns the
+/// Calls `measure` so many times with the index of a thread, on one thread or at the same time on all, and returns the
 /// sum of the threads' rates where it is best.
-fn best(pool: &ThreadPool, all_threads: bool, measure: impl Fn(usize) -> f64 + Sync) -> f64 {
+fn best(pool: &ThreadPool, all_threads: bool, count: usize, measure: impl Fn(usize) -> f64 + Sync) -> f64 {
     let barrier = Barrier::new(if all_threads { pool.current_num_threads() } else { 1 });
     let windows = |thread: usize| {
         let window = |_| {
             barrier.wait();
             measure(thread)
         };
-        (0..WINDOWS).map(window).collect::<Vec<f64>>()
+        (0..count).map(window).collect::<Vec<f64>>()
     };
     let rates = match all_threads {
         true => pool.broadcast(|context| windows(context.index())),
         false => vec![pool.install(|| windows(0))],
     };
-    (0..WINDOWS).map(|window| rates.iter().map(|rates| rates[window]).sum()).fold(0.0, f64::max)
-}
-
-/// The best rate of one thread, and of all threads.
-fn best_rates(pool: &ThreadPool, measure: impl Fn(usize) -> f64 + Sync) -> Rate {
-    let one_thread = best(pool, false, &measure);
-    let all_threads = if pool.current_num_threads() == 1 { one_thread } else { best(pool, true, &measure) };
-    Rate { one_thread, all_threads }
+    (0..count).map(|window| rates.iter().map(|rates| rates[window]).sum()).fold(0.0, f64::max)
 }
 
 /// Seconds that a piece of work on every thread takes if it is empty. The pool is entered before, as it is by a step.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::{Cpu, Instructions, WINDOWS};
+use super::{Cpu, Instructions, LONG_WINDOWS};
 use crate::ops::{Activation, Backend, Linear, LinearForward, MemorySizes, ProcessorLimits, Rate, Region, Span, Step};
 
 /// Floating-point operations per second of one thread and of `threads` threads.
@@ -25,7 +25,7 @@ fn with_threads(set: Instructions, threads: usize) -> Result<f64> {
     let product = LinearForward { op, activation, input, weight, bias: None, output, relu_mask: None };
     let mut program = cpu.compile(vec![Step { label: "product".into(), op: product.into() }])?;
     let mut least = f64::INFINITY;
-    for _ in 0..WINDOWS {
+    for _ in 0..LONG_WINDOWS {
         least = least.min(cpu.time_step(&mut program, 0)?.seconds);
     }
     Ok(2.0 * (matrix * side) as f64 / least)
