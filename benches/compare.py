@@ -440,7 +440,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mnist-cnn", help="a network that both sides have")
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a CUDA device")
-    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "tf32", "fp16", "bf16"], help="of both sides; PyTorch's bf16 and fp16 are autocast [default: fp32]")
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "tf32", "fp16", "bf16"], help="PyTorch autocasts to 16 bits")
     parser.add_argument("--threads", type=int, nargs="+", help="CPU threads [default: 1 2; on a GPU 2]")
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--infer-batch-sizes", type=int, nargs="*", default=[1, 128])

@@ -285,7 +285,8 @@ class WithPyTorch(unittest.TestCase):
         self.assertIn("fails and is skipped: no compiler", part["said"])
 
     def test_features_are_those_of_the_first_processor(self) -> None:
-        x86 = "processor\t: 0\nmodel name\t: A processor\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile\n\nprocessor\t: 1\nmodel name\t: Other\nflags\t: fpu\n"
+        first = "processor\t: 0\nmodel name\t: A processor\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile\n"
+        x86 = first + "\nprocessor\t: 1\nmodel name\t: Other\nflags\t: fpu\n"
         self.assertEqual(compare.parse_cpuinfo(x86), {"name": "A processor", "features": ["avx2", "avx512f", "avx512_bf16", "amx_tile"]})
         self.assertEqual(compare.parse_cpuinfo("processor\t: 0\nFeatures\t: fp asimd bf16\n")["features"], ["asimd", "bf16"])
         self.assertIsNone(compare.parse_cpuinfo("")["features"])

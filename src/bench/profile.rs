@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::limits::{Limits, REPEATS, Work};
+use super::limits::{Limits, REPEATS, Work, limits};
 use super::site::site;
 use crate::ops::{Backend, Op, Step, Subset, TIMED_RUNS};
 use crate::plan::{self, Cost, Plan, StepTime};
@@ -45,15 +45,9 @@ pub struct Profile {
     pub step: Vec<StepTime>,
 }
 
-/// Profiles steps on the first resident images. The plan's memory must be allocated. Only the order of the images is
-/// changed.
-pub fn profile<B: Backend>(
-    backend: &mut B,
-    plan: &Plan,
-    limits: Limits,
-    steps: &[Step],
-    program: &mut B::Program,
-) -> Result<Profile> {
+/// Profiles steps on the first resident images, then measures the device's limits. The plan's memory must be allocated; it
+/// is replaced.
+pub fn profile<B: Backend>(backend: &mut B, plan: &Plan, steps: &[Step], program: &mut B::Program) -> Result<Profile> {
     let batch = plan.max_batch;
     let order: Vec<u32> = (0..(batch * TIMED_RUNS) as u32).map(|index| index % batch as u32).collect();
     let (warm_up, repeats) = if backend.is_asynchronous() { (0, DEVICE_REPEATS) } else { (2, REPEATS) };
@@ -70,6 +64,7 @@ pub fn profile<B: Backend>(
     };
     let seconds: Vec<f64> = (0..runs[0].len()).map(median).collect();
     let total: f64 = seconds.iter().sum();
+    let limits = limits(backend)?;
     let precision = backend.info().precision;
     let executed = |op: &Op| backend.executed_flops(op) as f64;
     let part = |((step, &seconds), timed): ((&StepTime, &f64), &Step)| {

@@ -189,8 +189,6 @@ impl Task for Benchmark<'_> {
         usage(!args.algorithms || backend.device_memory().is_some(), || {
             format!("--algorithms requires a CUDA device; {} has no choice of algorithms", backend.info().name)
         })?;
-        let profiled = args.profile || args.trace.is_some();
-        let limits = profiled.then(|| bench::limits(&mut backend)).transpose()?;
         let (mode, sequence) = match args.mode {
             BenchMode::Train => (Mode::Training, Sequence::TrainStep(TrainSettings::default())),
             BenchMode::Infer => (Mode::Inference, Sequence::Forward),
@@ -209,10 +207,10 @@ impl Task for Benchmark<'_> {
         let chosen =
             |backend: &B| bench::chosen(&steps, &B::sites(&program), &backend.choices(), backend.info().precision);
         let algorithms = if args.algorithms { chosen(&backend) } else { Vec::new() };
-        let profile = match limits {
-            Some(limits) => Some(bench::profile(&mut backend, &plan, limits, &steps, &mut program)?),
-            None => None,
-        };
+        // Before the profile, whose limits are measured on buffers of their own.
+        let (peak_memory_mb, device_memory) = (peak_memory_mb(), backend.device_memory());
+        let profiled = args.profile || args.trace.is_some();
+        let profile = profiled.then(|| bench::profile(&mut backend, &plan, &steps, &mut program)).transpose()?;
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
         Ok(BenchResult {
             model: network.name.clone(),
@@ -226,8 +224,8 @@ impl Task for Benchmark<'_> {
             ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
             images_per_second: batch as f64 / median * 1e3,
             graph_nodes,
-            peak_memory_mb: peak_memory_mb(),
-            device_memory_mb: backend.device_memory().map(|[_, in_use]| in_use as f64 / 1e6),
+            peak_memory_mb,
+            device_memory_mb: device_memory.map(|[_, in_use]| in_use as f64 / 1e6),
             profile,
             algorithms,
         })

@@ -58,7 +58,10 @@ fn limits_describe_the_processor() {
     let levels = list(processor, "levels");
     let (memory, caches) = levels.split_last().expect("levels");
     assert!(memory["name"] == "memory" && memory.get("cache_bytes").is_none(), "{memory}");
-    assert!(caches.windows(2).all(|pair| number(&pair[0], "cache_bytes") < number(&pair[1], "cache_bytes")), "{levels:?}");
+    assert!(
+        caches.windows(2).all(|pair| number(&pair[0], "cache_bytes") < number(&pair[1], "cache_bytes")),
+        "{levels:?}"
+    );
     for level in levels {
         ["read", "write", "copy"].iter().for_each(|key| check_rate(&level[*key]));
         assert!(number(level, "one_thread_bytes") > 0.0 && number(level, "all_threads_bytes") > 0.0, "{level}");
@@ -69,7 +72,9 @@ fn limits_describe_the_processor() {
 fn limits_are_printed_as_tables() {
     let text = succeed(["bench", "--limits", "--device", "cpu", "--threads", "1", "--instructions", "portable"]).stdout;
     let portable = Instructions::Portable.name();
-    for word in ["CPU (1 thread, ", portable, "empty parallel region", "on registers", "1024³ product", "memory", "copy"] {
+    for word in
+        ["CPU (1 thread, ", portable, "empty parallel region", "on registers", "1024³ product", "memory", "copy"]
+    {
         assert!(text.contains(word), "{word:?} is missing from: {text}");
     }
     for set in Instructions::available() {
