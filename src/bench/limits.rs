@@ -85,21 +85,21 @@ impl Limits {
     }
 
     /// The limits that a profile compares with.
-    pub(super) fn in_a_line(&self) -> String {
+    pub(super) fn in_short(&self) -> String {
         if let Some(processor) = &self.processor {
             let speed = |level: &MemoryLevel| {
                 format!("{} {:.0} and {:.0}", level.name, level.read.all_threads / 1e9, level.write.all_threads / 1e9)
             };
             let levels: Vec<String> = processor.levels.iter().map(speed).collect();
             return format!(
-                "{:.0} GFLOP/s with {}, {:.0} in a {}³ matrix product; GB/s read and written: {}; {:.1} µs for an empty \
-                 parallel region",
+                "{:.0} GFLOP/s with {}, {:.0} in a {}³ matrix product; {:.1} µs for an empty parallel region\n\
+                 GB/s read and written: {}",
                 processor.peak_flops / 1e9,
                 processor.instructions,
                 self.flops / 1e9,
                 self.product_side,
-                levels.join(", "),
-                processor.parallel_region * 1e6
+                processor.parallel_region * 1e6,
+                levels.join(", ")
             );
         }
         let launch =

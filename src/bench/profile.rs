@@ -90,7 +90,7 @@ pub fn profile<B: Backend>(backend: &mut B, plan: &Plan, steps: &[Step], program
 
 /// Prints a table, in the order of the step.
 pub fn print(out: &mut impl Write, profile: &Profile) -> Result<()> {
-    writeln!(out, "limits: {}; bytes are counted as fp32\n", profile.limits.in_a_line())?;
+    writeln!(out, "limits: {}; bytes are counted as fp32\n", profile.limits.in_short())?;
     let width = profile.parts.iter().map(|part| part.label.len()).max().unwrap_or(0);
     writeln!(
         out,
