@@ -19,6 +19,7 @@ use crate::report::stream::{Stdout, write_json};
 use crate::settings::{DeviceSettings, Given, RetiredFlags, bounds, usage};
 
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct BenchArgs {
     #[command(flatten)]
     network: NetworkFlags,
@@ -156,9 +157,9 @@ fn run_limits(args: &BenchArgs) -> Result<ExitCode> {
     let limits = with_instructions(&args.device.or_defaults()?, args.instructions, MeasureLimits)?;
     let mut out = Stdout::default();
     if args.json {
-        write_json(&mut out, &limits)?
+        write_json(&mut out, &limits)?;
     } else {
-        bench::print_limits(&mut out, &limits)?
+        bench::print_limits(&mut out, &limits)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -66,7 +66,7 @@ fn check_instructions(args: &DeviceSettings, instructions: Option<Instructions>)
     let on_cuda = matches!(args.device, Some(DeviceChoice::Cuda(_)));
     usage(!on_cuda, || "--instructions is for the CPU; use it with --device cpu".into())?;
     usage(instructions.is_available(), || {
-        let available: Vec<String> = Instructions::available().map(|set| set.flag()).collect();
+        let available: Vec<String> = Instructions::available().map(Instructions::flag).collect();
         format!("this machine does not support {}; --instructions can be {}", instructions.name(), available.join(", "))
     })
 }

@@ -211,11 +211,12 @@ unsafe fn access_with<V: Vector>(access: Access, buffer: &mut [f32]) {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn multiply_add_bf16() -> f64 {
-    use std::arch::x86_64::{__m512bh, _mm512_dpbf16_ps, _mm512_set1_epi16, _mm512_set1_ps, _mm512_storeu_ps};
+    use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps, _mm512_set1_epi16, _mm512_set1_ps, _mm512_storeu_ps};
+    use std::mem::transmute;
     // 1 and 2⁻⁷ as bf16.
     let [one, small] = [0x3f80, 0x3c00].map(|bits| _mm512_set1_epi16(black_box(bits)));
     // SAFETY: both types are 64 bytes of plain data.
-    let (one, small): (__m512bh, __m512bh) = unsafe { (std::mem::transmute(one), std::mem::transmute(small)) };
+    let [one, small] = unsafe { [one, small].map(|bits| transmute::<__m512i, __m512bh>(bits)) };
     let mut sums = [_mm512_set1_ps(black_box(1.0)); SUMS];
     for _ in 0..ROUNDS {
         for sum in &mut sums {
