@@ -2,6 +2,7 @@
 
     cargo build --release
     python benches/compare.py --device cpu --data data
+    python benches/compare.py --device cpu --precisions fp32 bf16 --data data
     python benches/compare.py --device 0 --precisions fp32 tf32 fp16 --data data
     python benches/compare.py --model resnet18 --batch-sizes 8 --data data
 
@@ -9,7 +10,8 @@ First checks that both sides compute the same losses from the same weights and i
 `tests/reference/check_torchvision.py` does it for torchvision's networks. Then runs one process of each side after the other,
 A B C D A B C D …, so that variations in the machine's speed affect all sides equally. Prints for each side the median over
 the rounds, the spread, and the median of the ratios within each round. Writes all numbers to a JSON file after every block.
-A PyTorch mode that fails is reported, recorded in the file and skipped.
+A PyTorch mode that fails is reported, recorded in the file and skipped. So is cnn-cuda in a precision that it does not have
+on the CPU; PyTorch's times then have no relative time.
 
     python benches/compare.py --tables
 
@@ -37,10 +39,20 @@ import step_table  # in the same folder
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benches" / "results"
 TRAIN_STEP = ROOT / "benches" / "pytorch" / "train_step.py"
-CPU_MODES = ("eager-contiguous", "eager-channels_last", "compile-channels_last")
+CPU_MODES = tuple(f"{mode}-{layout}" for mode in ("eager", "compile") for layout in ("contiguous", "channels_last"))
+CPU_PRECISIONS = ("fp32", "bf16")
 GPU_MODES = tuple(f"{mode}-{layout}" for mode in ("eager", "compile", "graph") for layout in ("contiguous", "channels_last"))
 OURS = "cnn-cuda"
 CHECKED_STEPS = 10
+
+# The processor's features that matter for speed, as Linux names them: vector and matrix units, and 16-bit formats.
+FEATURES = (
+    "sse4_2 avx avx2 fma f16c avx512f avx512bw avx512_vnni avx512_bf16 avx512_fp16 avx_vnni amx_tile amx_int8 amx_bf16 amx_fp16 "
+    "asimd asimdhp sve sve2 bf16 i8mm sme"
+).split()
+
+# How cnn-cuda says that it does not have a precision on the CPU.
+UNAVAILABLE = re.compile(r"the CPU supports [a-z0-9, ]+ only")
 
 
 class CommandFailed(Exception):
@@ -93,13 +105,30 @@ def check_same_losses(args: argparse.Namespace, binary: Path) -> float:
     return max(differences)
 
 
-def cpu_name() -> str:
-    """The name of the processor, or its architecture if the system does not report the name."""
+def processor() -> dict:
+    """The processor: its name, or its architecture if the system does not report the name, its features and its number."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    return {**parse_cpuinfo(text), "processors": os.cpu_count()}
+
+
+def parse_cpuinfo(text: str) -> dict:
+    """Name and features of the first processor in Linux's /proc/cpuinfo; the features are None if they are not in it."""
+    values: dict[str, str] = {}
+    for key, separator, value in (line.partition(":") for line in text.splitlines()):
+        if separator:
+            values.setdefault(key.strip(), value.strip())
+    flags = values.get("flags", values.get("Features"))
+    features = None if flags is None else [name for name in FEATURES if name in flags.split()]
+    return {"name": values.get("model name") or platform.processor() or platform.machine(), "features": features}
+
+
+def software(binary: Path) -> dict[str, str]:
+    """The versions of cnn-cuda, Python and the system. PyTorch's is among the versions of the sides."""
+    version = call([binary, "--version"], 1).strip()
+    return {OURS: version.removeprefix(OURS).strip(), "python": platform.python_version(), "system": platform.platform()}
 
 
 def timed_steps(args: argparse.Namespace, batch: int) -> int:
@@ -127,19 +156,22 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
             try:
                 rounds[name].append(run(command, threads))
             except CommandFailed as error:
-                if name == OURS:
+                missing = name == OURS and UNAVAILABLE.search(str(error))
+                if name == OURS and not missing:
                     raise
                 failed[name] = str(error)
                 rounds.pop(name)
-                print(f"{name} fails and is skipped: {error}", file=sys.stderr, flush=True)
+                reason = f"is not available in {precision}: {missing[0]}" if missing else f"fails and is skipped: {error}"
+                print(f"{name} {reason}", file=sys.stderr, flush=True)
     memory = "peak_memory_mb" if args.device == "cpu" else "device_memory_mb"
     times = {name: [result["ms_per_step"]["median"] for result in results] for name, results in rounds.items()}
+    ours = times.get(OURS)
     rows = [
         {
             "side": name,
             "ms": statistics.median(values),
             "spread": [min(values), max(values)],
-            "times_slower": statistics.median(t / o for t, o in zip(values, times[OURS])),
+            "times_slower": statistics.median(t / o for t, o in zip(values, ours)) if ours else None,
             "peak_memory_mb": statistics.median(result[memory] for result in rounds[name]),
         }
         for name, values in times.items()
@@ -147,8 +179,10 @@ def interleave(args: argparse.Namespace, binary: Path, what: str, batch: int, th
     versions = {name: results[0].get("framework") or results[0]["device"] for name, results in rounds.items()}
     settings = {"what": what, "batch_size": batch, "threads": threads, "precision": precision, "steps": timed_steps(args, batch)}
     # The number of launches in the CUDA graph of a step.
-    recorded = {key: [result.get(key) for result in rounds[OURS]] for key in ("graph_nodes",)}
-    return {**settings, "rows": rows, "versions": versions, "failed": failed, "ours": recorded}
+    recorded = {key: [result.get(key) for result in rounds.get(OURS, [])] for key in ("graph_nodes",)}
+    # The instructions that PyTorch was compiled for and uses here, such as AVX512.
+    capabilities = sorted({result["cpu_capability"] for results in rounds.values() for result in results if "cpu_capability" in result})
+    return {**settings, "rows": rows, "versions": versions, "failed": failed, "ours": recorded, "pytorch_cpu_capability": capabilities}
 
 
 def epochs(args: argparse.Namespace, binary: Path) -> dict:
@@ -192,27 +226,43 @@ def evaluations(args: argparse.Namespace, binary: Path) -> list[dict]:
     return parts
 
 
+def machine(result: dict) -> str:
+    """The processor's name, with its features if the file has them."""
+    features = result.get("processor", {}).get("features")
+    return result["machine"] + (f" ({', '.join(features)})" if features else "")
+
+
+def ratio(row: dict) -> str:
+    """The relative time of a side; a dash if cnn-cuda was not measured."""
+    return "–" if row["times_slower"] is None else f"{row['times_slower']:.2f}×"
+
+
 def markdown(result: dict) -> str:
     """The full tables of one comparison, as Markdown."""
     on_cpu = result["device"] == "cpu"
     steps = sorted({part["steps"] for part in result["parts"]})
     counted = " to ".join(dict.fromkeys(str(count) for count in [*steps[:1], *steps[-1:]])) or "no"
-    setting, memory = ("threads", "peak memory") if on_cpu else ("precision", "device memory")
+    settings, memory = (["threads"], "peak memory") if on_cpu else (["precision"], "device memory")
+    if on_cpu and {part.get("precision", "fp32") for part in result["parts"]} != {"fp32"}:
+        settings.append("precision")
     lines = [
-        f"{result['machine']}, {result['date']}; {result['rounds']} interleaved rounds of {counted} steps, "
+        f"{machine(result)}, {result['date']}; {result['rounds']} interleaved rounds of {counted} steps, "
         f"median of the rounds' medians; {'; '.join(result['versions'])}. Relative time: the time of a side divided by "
         "cnn-cuda's, as the median of the ratios within each round.",
         "",
-        f"| measurement | batch size | {setting} | side | ms | spread | relative time | {memory} |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| measurement | batch size | {' | '.join(settings)} | side | ms | spread | relative time | {memory} |",
+        "| --- " * (7 + len(settings)) + "|",
     ]
     for part in result["parts"]:
         name = {"train": "training step", "infer": "forward pass"}[part["what"]]
+        begin = " | ".join(["", name, str(part["batch_size"]), *(str(part.get(setting, "fp32")) for setting in settings)]).strip()
+        if OURS not in (row["side"] for row in part["rows"]):
+            lines.append(f"{begin} | {OURS} | not available | – | – | – |")
         for row in part["rows"]:
             low, high = row["spread"]
             lines.append(
-                f"| {name} | {part['batch_size']} | {part[setting]} | {row['side']} | {row['ms']:.2f} "
-                f"| {low:.2f} to {high:.2f} | {row['times_slower']:.2f}× | {row['peak_memory_mb']:.0f} MB |"
+                f"{begin} | {row['side']} | {row['ms']:.2f} "
+                f"| {low:.2f} to {high:.2f} | {ratio(row)} | {row['peak_memory_mb']:.0f} MB |"
             )
     if result.get("evaluation"):
         lines += ["", "| evaluation of MNIST's test images | batch size | seconds | relative time |", "| --- | --- | --- | --- |"]
@@ -239,6 +289,8 @@ def networks_markdown() -> str:
     for path in sorted(RESULTS.glob("*-cpu.json")):
         result = json.loads(path.read_text())
         for part in result["parts"]:
+            if part.get("precision", "fp32") != "fp32":
+                continue
             ours, theirs = fastest(part)
             name = f"{theirs['ms']:.0f} ms, {theirs['peak_memory_mb']:.0f} MB ({theirs['mode']})"
             lines.append(
@@ -312,9 +364,9 @@ def gpu_markdown() -> str:
 
 
 def find_part(result: dict, what: str, batch: int, threads: int) -> dict:
-    """The block with the given settings."""
-    wanted = {"what": what, "batch_size": batch, "threads": threads}
-    return next(part for part in result["parts"] if all(part[key] == value for key, value in wanted.items()))
+    """The block with the given settings in fp32."""
+    wanted = {"what": what, "batch_size": batch, "threads": threads, "precision": "fp32"}
+    return next(part for part in result["parts"] if all(part.get(key, "fp32") == value for key, value in wanted.items()))
 
 
 def claims_markdown() -> str:
@@ -362,26 +414,33 @@ def short_markdown() -> str:
     return "\n".join([*lines, ""])
 
 
-def write_tables() -> None:
-    """Regenerates the tables between the markers in README.md and docs/benchmarks.md from benches/results."""
+def pages_with_tables() -> dict[str, str]:
+    """README.md and docs/benchmarks.md with the tables between their markers generated from benches/results."""
     full = markdown(json.loads((RESULTS / "cpu.json").read_text()))
     readme = {"claims": claims_markdown(), "short table": short_markdown()}
     benchmarks = {"CPU": full, "networks on the CPU": networks_markdown(), "GPU": gpu_markdown()}
+    pages, end = {}, "<!-- end -->"
     for page, tables in {"README.md": readme, "docs/benchmarks.md": benchmarks}.items():
-        path, end = ROOT / page, "<!-- end -->"
-        text = path.read_text(encoding="utf-8")
+        text = (ROOT / page).read_text(encoding="utf-8")
         for what, table in tables.items():
             begin = f"<!-- benches/compare.py --tables: {what} -->\n"
             head, rest = text.split(begin)
             text = head + begin + "\n" + table + "\n" + rest[rest.index(end) :]
-        path.write_text(text, encoding="utf-8")
+        pages[page] = text
+    return pages
+
+
+def write_tables() -> None:
+    """Regenerates the tables in README.md and docs/benchmarks.md."""
+    for page, text in pages_with_tables().items():
+        (ROOT / page).write_text(text, encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mnist-cnn", help="a network that both sides have")
     parser.add_argument("--device", default="cpu", help="cpu, or the number of a CUDA device")
-    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "tf32", "fp16", "bf16"])
+    parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=["fp32", "tf32", "fp16", "bf16"], help="PyTorch autocasts to 16 bits")
     parser.add_argument("--threads", type=int, nargs="+", help="CPU threads [default: 1 2; on a GPU 2]")
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 16, 64, 256, 1024])
     parser.add_argument("--infer-batch-sizes", type=int, nargs="*", default=[1, 128])
@@ -404,8 +463,8 @@ def main() -> None:
     on_cpu = args.device == "cpu"
     if not (on_cpu or args.device.isdigit()):
         parser.error("--device must be cpu or the number of a CUDA device")
-    if on_cpu and args.precisions != ["fp32"]:
-        parser.error("the CPU supports only fp32")
+    if on_cpu and not set(args.precisions) <= set(CPU_PRECISIONS):
+        parser.error(f"--precisions on the CPU can be {' and '.join(CPU_PRECISIONS)}")
     if args.readme and not on_cpu:
         parser.error("--readme is only for results of the CPU; the GPU tables come from benches/gpu.sh --quick")
     args.threads = args.threads or ([1, 2] if on_cpu else [2])
@@ -434,10 +493,13 @@ def compare(args: argparse.Namespace, binary: Path) -> str:
     if on_mnist:
         print(f"the first {CHECKED_STEPS} losses agree to {difference:.1e}", flush=True)
     parts: list[dict] = []
+    cpu = processor()
     result = {
         "model": args.model,
         "device": args.device,
-        "machine": cpu_name(),
+        "machine": cpu["name"],
+        "processor": cpu,
+        "software": software(binary),
         "date": date.today().isoformat(),
         "command": " ".join(sys.argv[1:]),
         "rounds": args.rounds,
@@ -460,7 +522,7 @@ def compare(args: argparse.Namespace, binary: Path) -> str:
         if not has_time(block):
             continue
         parts.append(interleave(args, binary, what, batch, threads, precision))
-        rows = [f"{row['side']} {row['ms']:.2f} ms ({row['times_slower']:.2f}×)" for row in parts[-1]["rows"]]
+        rows = [f"{row['side']} {row['ms']:.2f} ms ({ratio(row)})" for row in parts[-1]["rows"]]
         print(f"{block}: {', '.join(rows)}", flush=True)
         result["versions"] = sorted({version for part in parts for version in part["versions"].values()})
         save(args, result)

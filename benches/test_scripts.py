@@ -1,14 +1,17 @@
 """Tests of the scripts in this folder, without PyTorch, a GPU or ptxas: `python3 -m unittest discover -s benches`."""
 
+import contextlib
+import io
 import json
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+import compare  # noqa: E402
 import kernel_table  # noqa: E402
 import kernels  # noqa: E402
 import ptxas  # noqa: E402
@@ -208,6 +211,112 @@ class KernelTable(unittest.TestCase):
         lines = kernel_table.node_table(summary | {"parts": parts}, {"k_f16": ptxas.Kernel("k_f16", 1024, 34, 0, 0)})
         self.assertIn("| a | 2 | convolution | 10.0 | 1.00 | 2.5 | k (34, 1024), cuBLAS product |", lines)
         self.assertIn("| all | 2 | | | | 5.0 | |", lines)
+
+
+def block(*rows: tuple[str, float, float | None], **settings) -> dict:
+    sides = [{"side": side, "ms": ms, "spread": [ms, ms], "times_slower": ratio, "peak_memory_mb": 50.0} for side, ms, ratio in rows]
+    return {"what": "train", "batch_size": 64, "threads": 2, "steps": 20, "rows": sides, **settings}
+
+
+def comparison(*parts: dict, **more) -> dict:
+    run = {"machine": "A processor", "date": "2026-01-01", "rounds": 3, "versions": ["PyTorch 2"]}
+    return {"model": "mnist-cnn", "device": "cpu", "parts": list(parts), **run, **more}
+
+
+class WithPyTorch(unittest.TestCase):
+    OURS, EAGER = ("cnn-cuda", 10.0, 1.0), ("PyTorch eager, contiguous", 20.0, 2.0)
+
+    def interleave(self, run, precision: str) -> dict:
+        """A block of two rounds with one mode of PyTorch, in which `run` stands for the programs."""
+        args = SimpleNamespace(device="cpu", model="m", steps=5, compile_batch_sizes=None, modes=["eager-contiguous"], rounds=2)
+        with patch.object(compare, "run", run), contextlib.redirect_stderr(io.StringIO()) as said:
+            part = compare.interleave(args, Path("cnn-cuda"), "train", 64, 2, precision)
+        return {**part, "said": said.getvalue()}
+
+    @staticmethod
+    def is_ours(command: list) -> bool:
+        return "bench" in command
+
+    def result(self, command: list) -> dict:
+        side = {"device": "CPU (2 threads, AVX2)"} if self.is_ours(command) else {"framework": "PyTorch 2", "cpu_capability": "AVX2"}
+        return {"ms_per_step": {"median": 10.0 if self.is_ours(command) else 20.0}, "peak_memory_mb": 1.0, **side}
+
+    def test_both_sides_are_asked_for_the_same_precision(self) -> None:
+        commands = []
+
+        def run(command: list, threads: int) -> dict:
+            commands.append([str(part) for part in command])
+            return self.result(command)
+
+        part = self.interleave(run, "bf16")
+        self.assertEqual(len(commands), 4)
+        for command in commands:
+            self.assertEqual(command[command.index("--precision") + 1], "bf16")
+        self.assertEqual([(row["side"], row["times_slower"]) for row in part["rows"]], [("cnn-cuda", 1.0), (self.EAGER[0], 2.0)])
+        self.assertEqual((part["failed"], part["pytorch_cpu_capability"]), ({}, ["AVX2"]))
+
+    def test_a_precision_that_only_pytorch_has_is_timed_without_a_ratio(self) -> None:
+        def run(command: list, threads: int) -> dict:
+            if self.is_ours(command):
+                raise compare.CommandFailed("cnn-cuda bench\nerror: the CPU supports fp32 only (--device cpu)")
+            return self.result(command)
+
+        part = self.interleave(run, "bf16")
+        self.assertEqual([(row["side"], row["ms"], row["times_slower"]) for row in part["rows"]], [(self.EAGER[0], 20.0, None)])
+        self.assertIn("cnn-cuda is not available in bf16: the CPU supports fp32 only", part["said"])
+        self.assertEqual(list(part["failed"]), ["cnn-cuda"])
+        self.assertIn("| cnn-cuda | not available | – | – | – |", compare.markdown(comparison(part)))
+
+    def test_other_failures_of_cnn_cuda_end_the_comparison(self) -> None:
+        def run(command: list, threads: int) -> dict:
+            raise compare.CommandFailed("cnn-cuda bench\nerror: not enough memory")
+
+        with self.assertRaisesRegex(compare.CommandFailed, "not enough memory"):
+            self.interleave(run, "bf16")
+
+    def test_a_failing_mode_of_pytorch_is_skipped(self) -> None:
+        def run(command: list, threads: int) -> dict:
+            if not self.is_ours(command):
+                raise compare.CommandFailed("no compiler")
+            return self.result(command)
+
+        part = self.interleave(run, "fp32")
+        self.assertEqual(([row["side"] for row in part["rows"]], list(part["failed"])), (["cnn-cuda"], [self.EAGER[0]]))
+        self.assertIn("fails and is skipped: no compiler", part["said"])
+
+    def test_features_are_those_of_the_first_processor(self) -> None:
+        first = "processor\t: 0\nmodel name\t: A processor\nflags\t\t: fpu avx2 avx512f avx512_bf16 amx_tile\n"
+        x86 = first + "\nprocessor\t: 1\nmodel name\t: Other\nflags\t: fpu\n"
+        self.assertEqual(compare.parse_cpuinfo(x86), {"name": "A processor", "features": ["avx2", "avx512f", "avx512_bf16", "amx_tile"]})
+        self.assertEqual(compare.parse_cpuinfo("processor\t: 0\nFeatures\t: fp asimd bf16\n")["features"], ["asimd", "bf16"])
+        self.assertIsNone(compare.parse_cpuinfo("")["features"])
+
+    def test_tables_show_features_and_precisions_if_there_are_several(self) -> None:
+        parts = [block(self.OURS, self.EAGER, precision=precision) for precision in ("fp32", "bf16")]
+        processor = {"name": "A processor", "features": ["avx2", "avx512_bf16"]}
+        text = compare.markdown(comparison(*parts, processor=processor))
+        self.assertIn("A processor (avx2, avx512_bf16), 2026-01-01;", text)
+        self.assertIn("| measurement | batch size | threads | precision | side |", text)
+        self.assertIn("| training step | 64 | 2 | bf16 | PyTorch eager, contiguous | 20.00 |", text)
+        columns = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+        self.assertEqual(columns, {10})
+
+    def test_files_without_the_newer_fields_give_tables(self) -> None:
+        result = comparison(block(self.OURS, self.EAGER))
+        text = compare.markdown(result)
+        self.assertIn("\nA processor, 2026-01-01;", "\n" + text)
+        self.assertIn("| training step | 64 | 2 | cnn-cuda | 10.00 | 10.00 to 10.00 | 1.00× | 50 MB |", text)
+        self.assertEqual(compare.find_part(result, "train", 64, 2), result["parts"][0])
+
+    def test_the_published_tables_are_those_of_the_stored_results(self) -> None:
+        for page, text in compare.pages_with_tables().items():
+            self.assertEqual(text, (compare.ROOT / page).read_text(encoding="utf-8"), page)
+
+    def test_a_precision_that_neither_side_has_is_refused(self) -> None:
+        said = io.StringIO()
+        with patch.object(sys, "argv", ["compare.py", "--precisions", "fp16"]), contextlib.redirect_stderr(said):
+            self.assertRaises(SystemExit, compare.main)
+        self.assertIn("--precisions on the CPU can be fp32 and bf16", said.getvalue())
 
 
 class StoredResults(unittest.TestCase):

@@ -6,6 +6,7 @@
 A step does the same as in `cnn-cuda bench`: it gathers and normalises a batch from bytes in memory, then runs the forward
 pass, the loss, the backward pass and SGD. The data is resident and there is no DataLoader, so this is PyTorch at its best.
 `--mode` is `eager`, `compile` (`torch.compile`, on a GPU with `max-autotune`) or `graph` (the whole step as one CUDA graph).
+`--precision` is fp32 or bf16 (autocast), on a GPU also tf32 and fp16 (autocast with a loss scale).
 With several modes and precisions, all combinations are timed, and each result is printed on a separate line. `--what infer`
 times forward passes under `torch.no_grad()`, `--what eval` an evaluation of MNIST's test images, and `--what epoch` an epoch
 of the usual tutorial script with its DataLoader.
@@ -37,6 +38,8 @@ MODES = ("eager", "compile", "graph")
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+# tf32 and a loss scale for fp16 are only for GPUs.
+CPU_PRECISIONS = ("fp32", "bf16")
 WARM_UP = 5
 
 # The number of steps between two synchronisations with a GPU, as in `cnn-cuda bench`.
@@ -254,6 +257,7 @@ def result(args: argparse.Namespace, times: list[float]) -> dict:
     return {
         "framework": f"PyTorch {torch.__version__}",
         "device": torch.cuda.get_device_name(args.device) if on_gpu else "CPU",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "mode": args.mode,
         "layout": args.layout,
         "precision": args.precision,
@@ -296,8 +300,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     on_gpu = args.device.startswith("cuda")
-    if not on_gpu and ("graph" in args.mode or args.precision != ["fp32"]):
-        parser.error("--mode graph and precisions other than fp32 need --device cuda:N")
+    if not on_gpu and ("graph" in args.mode or not set(args.precision) <= set(CPU_PRECISIONS)):
+        parser.error(f"--mode graph and precisions other than {' and '.join(CPU_PRECISIONS)} need --device cuda:N")
     if "graph" in args.mode and args.what == "eval":
         parser.error("--what eval does not support --mode graph")
     if on_gpu and not torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 mod algorithms;
 mod data_sheet;
+mod limits;
 mod profile;
 mod roofline;
 mod site;
@@ -9,7 +10,8 @@ mod timing;
 mod trace;
 
 pub use algorithms::{Chosen, chosen, print as print_algorithms};
-pub use profile::{Limits, Part, Profile, limits, print as print_profile, profile};
+pub use limits::{DeviceLimits, Limits, limits, print as print_limits};
+pub use profile::{Part, Profile, print as print_profile, profile};
 pub use roofline::{PlanSummary, print as print_plan};
 pub use timing::{load_random_images, resident_batches, time_steps};
 pub use trace::write as write_trace;

@@ -10,15 +10,16 @@ use serde::Serialize;
 use tracing::info;
 
 use super::NetworkFlags;
-use super::device::{Task, with_backend};
-use crate::bench::{self, Chosen, Profile, load_random_images, resident_batches, time_steps};
+use super::device::{Instructions, Task, with_instructions};
+use crate::bench::{self, Chosen, DeviceLimits, Profile, load_random_images, resident_batches, time_steps};
 use crate::network::Network;
-use crate::ops::{Backend, Metrics, Precision};
+use crate::ops::{Backend, DeviceInfo, Metrics, Precision};
 use crate::plan::{self, Mode, Plan, Sequence, TrainSettings};
 use crate::report::stream::{Stdout, write_json};
 use crate::settings::{DeviceSettings, Given, RetiredFlags, bounds, usage};
 
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub struct BenchArgs {
     #[command(flatten)]
     network: NetworkFlags,
@@ -31,9 +32,16 @@ pub struct BenchArgs {
     /// What to time: whole training steps, or forward passes only
     #[arg(long, value_enum, value_name = "MODE", default_value = "train")]
     pub mode: BenchMode,
-    /// Profile a training step: time, GFLOP/s, GB/s and percentage of the device's limits for each part
+    /// Profile a training step: for each part its time, GFLOP/s, GB/s, and percentage of the limit that binds it
     #[arg(long)]
     profile: bool,
+    /// Measure the device alone: on the CPU the arithmetic with every instruction set, the bandwidth of caches and memory,
+    /// and the start of parallel work; on a CUDA device a matrix product, an addition and a launch
+    #[arg(long, conflicts_with_all = ["profile", "trace", "algorithms", "mode", "steps", "batch_size"])]
+    limits: bool,
+    /// Instruction set on the CPU [default: the widest that it has]
+    #[arg(long, value_enum, value_name = "SET")]
+    instructions: Option<Instructions>,
     /// Write a profiled training step as a Chrome trace, for chrome://tracing or Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -94,6 +102,9 @@ struct Spread {
 /// Times training steps (gather, forward, loss, backward, update) or forward passes on random images.
 pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     args.retired.warn();
+    if args.limits {
+        return run_limits(args);
+    }
     let network = args.network.build()?;
     let training = args.mode == BenchMode::Train;
     usage(training || !args.profile, || "--profile requires --mode train".into())?;
@@ -102,7 +113,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
         ensure!(folder.is_dir(), "the folder of --trace, {}, does not exist; create it first", folder.display());
     }
     let task = Benchmark { network: &network, args };
-    let mut result = with_backend(&args.device.or_defaults()?, task)?;
+    let mut result = with_instructions(&args.device.or_defaults()?, args.instructions, task)?;
     if let (Some(path), Some(profile)) = (&args.trace, &result.profile) {
         bench::write_trace(path, &profile.step)?;
         info!("trace of a step: {}", path.display());
@@ -138,6 +149,33 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Measures and prints the limits of the device.
+fn run_limits(args: &BenchArgs) -> Result<ExitCode> {
+    usage(args.network == NetworkFlags::default(), || {
+        "--limits measures the device alone; leave out the flags that describe a network".into()
+    })?;
+    let limits = with_instructions(&args.device.or_defaults()?, args.instructions, MeasureLimits)?;
+    let mut out = Stdout::default();
+    if args.json {
+        write_json(&mut out, &limits)?;
+    } else {
+        bench::print_limits(&mut out, &limits)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+struct MeasureLimits;
+
+impl Task for MeasureLimits {
+    type Output = DeviceLimits;
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<DeviceLimits> {
+        let limits = bench::limits(&mut backend)?;
+        let DeviceInfo { name: device, precision } = backend.info();
+        Ok(DeviceLimits { device, precision, limits })
+    }
+}
+
 struct Benchmark<'a> {
     network: &'a Network,
     args: &'a BenchArgs,
@@ -152,8 +190,6 @@ impl Task for Benchmark<'_> {
         usage(!args.algorithms || backend.device_memory().is_some(), || {
             format!("--algorithms requires a CUDA device; {} has no choice of algorithms", backend.info().name)
         })?;
-        let profiled = args.profile || args.trace.is_some();
-        let limits = profiled.then(|| bench::limits(&mut backend)).transpose()?;
         let (mode, sequence) = match args.mode {
             BenchMode::Train => (Mode::Training, Sequence::TrainStep(TrainSettings::default())),
             BenchMode::Infer => (Mode::Inference, Sequence::Forward),
@@ -172,10 +208,10 @@ impl Task for Benchmark<'_> {
         let chosen =
             |backend: &B| bench::chosen(&steps, &B::sites(&program), &backend.choices(), backend.info().precision);
         let algorithms = if args.algorithms { chosen(&backend) } else { Vec::new() };
-        let profile = match limits {
-            Some(limits) => Some(bench::profile(&mut backend, &plan, limits, &steps, &mut program)?),
-            None => None,
-        };
+        // Before the profile, whose limits are measured on buffers of their own.
+        let (peak_memory_mb, device_memory) = (peak_memory_mb(), backend.device_memory());
+        let profiled = args.profile || args.trace.is_some();
+        let profile = profiled.then(|| bench::profile(&mut backend, &plan, &steps, &mut program)).transpose()?;
         let (median, info) = (milliseconds[milliseconds.len() / 2], backend.info());
         Ok(BenchResult {
             model: network.name.clone(),
@@ -189,8 +225,8 @@ impl Task for Benchmark<'_> {
             ms_per_step: Spread { median, min: milliseconds[0], max: milliseconds[milliseconds.len() - 1] },
             images_per_second: batch as f64 / median * 1e3,
             graph_nodes,
-            peak_memory_mb: peak_memory_mb(),
-            device_memory_mb: backend.device_memory().map(|[_, in_use]| in_use as f64 / 1e6),
+            peak_memory_mb,
+            device_memory_mb: device_memory.map(|[_, in_use]| in_use as f64 / 1e6),
             profile,
             algorithms,
         })

@@ -5,9 +5,10 @@ use tracing::info;
 
 use super::limits::{bounded_threads, start_pool};
 use crate::cpu::Cpu;
+pub use crate::cpu::Instructions;
 use crate::cuda::{self, Cuda, Options};
 use crate::ops::{Backend, MemorySizes, Precision, Step};
-use crate::settings::{DeviceChoice, DeviceSettings};
+use crate::settings::{DeviceChoice, DeviceSettings, usage};
 
 /// Work to run on the chosen backend.
 pub trait Task {
@@ -21,10 +22,24 @@ pub trait Task {
 /// # Errors
 /// A CUDA device given by number cannot be used, or a precision other than fp32 is requested on the CPU.
 pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output> {
+    with_instructions(args, None, task)
+}
+
+/// Like [`with_backend`]. On the CPU, the given instruction set is used instead of the widest.
+///
+/// # Errors
+/// Also if an instruction set is given that this machine does not have, or one for a CUDA device.
+pub fn with_instructions<T: Task>(
+    args: &DeviceSettings,
+    instructions: Option<Instructions>,
+    task: T,
+) -> Result<T::Output> {
+    check_instructions(args, instructions)?;
     let threads = bounded_threads(args.threads);
     start_pool(threads)?;
     let why = match args.device.unwrap_or_default() {
         DeviceChoice::Cpu => "--device cpu".to_string(),
+        DeviceChoice::Auto if instructions.is_some() => "--instructions is for the CPU".to_string(),
         DeviceChoice::Cuda(ordinal) => {
             let backend = open_cuda(args, ordinal).with_context(|| unusable(ordinal))?;
             info!("device: {} (--device {ordinal})", backend.info().name);
@@ -41,9 +56,19 @@ pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output
     if args.precision.unwrap_or_default() != Precision::Fp32 {
         bail!("the CPU supports fp32 only ({why}); --precision is for CUDA devices");
     }
-    let backend = Cpu::new(threads)?;
+    let backend = Cpu::with_instructions(threads, instructions.unwrap_or_else(Instructions::widest))?;
     info!("device: {}: {why}", backend.info().name);
     task.run(backend)
+}
+
+fn check_instructions(args: &DeviceSettings, instructions: Option<Instructions>) -> Result<()> {
+    let Some(instructions) = instructions else { return Ok(()) };
+    let on_cuda = matches!(args.device, Some(DeviceChoice::Cuda(_)));
+    usage(!on_cuda, || "--instructions is for the CPU; use it with --device cpu".into())?;
+    usage(instructions.is_available(), || {
+        let available: Vec<String> = Instructions::available().map(Instructions::flag).collect();
+        format!("this machine does not support {}; --instructions can be {}", instructions.name(), available.join(", "))
+    })
 }
 
 /// Checks the device flags before anything is loaded, and starts the threads that load: a CUDA device given by number must

@@ -11,7 +11,7 @@ use super::winograd::tiling::Winograd;
 use super::{Cpu, Instructions, activate};
 use crate::ops::{
     Activation, Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
-    MaxPool2dForward, PoolEpilogue, RunOn,
+    MaxPool2dForward, Op, PoolEpilogue, RunOn,
 };
 
 /// Minimum number of pieces of a forward pass, so that a small batch keeps all threads busy.
@@ -19,6 +19,21 @@ const MIN_PIECES: usize = 16;
 
 /// Output pixels per piece of the weight gradient, so that their inputs and gradients nearly fit in L1.
 const WEIGHT_PIXELS: usize = 128;
+
+/// The floating-point operations of the products by which Winograd's algorithm computes an operator, without its
+/// transforms; `None` if the operator is computed in another way.
+pub(super) fn executed_flops(op: &Op) -> Option<usize> {
+    let (op, input) = match op {
+        Op::Conv2dForward(it) => (it.op, it.input),
+        Op::Conv2dBackwardWeight(it) => (it.op, it.input),
+        Op::Conv2dBackwardInput(it) => {
+            let winograd = Winograd::of_input_gradient(&it.op, it.op.output().ok()?)?;
+            return Some(winograd.flops(it.d_input.len / it.op.input.len()));
+        }
+        _ => return None,
+    };
+    Some(Winograd::new(&op, op.output().ok()?)?.flops(input.len / op.input.len()))
+}
 
 impl RunOn<Cpu> for Conv2dForward {
     fn run_on(&self, cpu: &mut Cpu) -> Result<()> {

@@ -14,6 +14,7 @@ mod gemm;
 mod geometry;
 mod grouped;
 mod join;
+mod limits;
 mod linear;
 mod loss;
 mod lrn;
@@ -36,7 +37,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::ops::{Activation, Backend, DeviceInfo, MemorySizes, Precision, Region, RunOn, Span, Step, StepSeconds};
+use crate::ops::{
+    Activation, Backend, DeviceInfo, MemorySizes, Op, Precision, ProcessorLimits, Region, RunOn, Span, Step,
+    StepSeconds,
+};
 pub use gemm::Instructions;
 use runtime::memory::Memory;
 use runtime::scratch::{PackedWeightCache, Scratch};
@@ -161,9 +165,22 @@ impl Backend for Cpu {
 
     fn time_step(&mut self, program: &mut Program, step: usize) -> Result<StepSeconds> {
         let step = program.steps.get(step).with_context(|| format!("the program has no step {step}"))?;
-        let begin = Instant::now();
-        self.run_steps(std::slice::from_ref(step))?;
-        Ok(StepSeconds { seconds: begin.elapsed().as_secs_f64(), runs: 1 })
+        let pool = Arc::clone(&self.pool);
+        // Within a program, a step begins inside the pool, whose threads are awake.
+        pool.install(|| {
+            pool.broadcast(|_| ());
+            let begin = Instant::now();
+            step.op.run_on(self).with_context(|| step.label.clone())?;
+            Ok(StepSeconds { seconds: begin.elapsed().as_secs_f64(), runs: 1 })
+        })
+    }
+
+    fn processor_limits(&self) -> Result<Option<ProcessorLimits>> {
+        self.measure_limits().map(Some)
+    }
+
+    fn executed_flops(&self, op: &Op) -> usize {
+        conv::executed_flops(op).unwrap_or_else(|| op.operands().flops(&|span| span.len))
     }
 
     fn synchronize(&mut self) -> Result<()> {

@@ -7,9 +7,10 @@ use anyhow::Result;
 
 use super::augment::Draws;
 use super::gather::{Normalise, Subset};
+use super::limits::ProcessorLimits;
 use super::loss::{Metrics, StepLoss};
 use super::mix::Mix;
-use super::op::Step;
+use super::op::{Op, Step};
 use super::optimizer::LossScale;
 use super::precision::Precision;
 use super::span::Span;
@@ -283,7 +284,18 @@ pub trait Backend: DataSets + TrainingState + Send {
 
     /// Problem sizes for measuring the device's limits.
     fn limit_sizes(&self) -> Result<LimitSizes> {
-        Ok(LimitSizes { product_side: 1024, vector_len: 32 << 20 })
+        Ok(LimitSizes { product_side: ProcessorLimits::PRODUCT_SIDE, vector_len: 32 << 20 })
+    }
+
+    /// Measures the processor that this backend runs on, in a few seconds; `None` for a device with its own processor.
+    fn processor_limits(&self) -> Result<Option<ProcessorLimits>> {
+        Ok(None)
+    }
+
+    /// The floating-point operations with which this backend computes an operator. Without an algorithm that needs
+    /// fewer, these are the operations of [`Operands::flops`].
+    fn executed_flops(&self, op: &Op) -> usize {
+        op.operands().flops(&|span| span.len)
     }
 
     /// Waits until all submitted work is done.

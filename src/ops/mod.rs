@@ -14,6 +14,7 @@ mod conv;
 mod dropout;
 mod gather;
 mod join;
+mod limits;
 mod linear;
 mod loss;
 mod lrn;
@@ -40,6 +41,7 @@ pub use conv::{Conv2d, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward}
 pub use dropout::{Dropout, DropoutPass, NextDropoutStep};
 pub use gather::{Augmentation, AugmentationDraw, Flip, Gather, Normalise, PaddingMode, Subset, View};
 pub use join::{Add, ChannelCopy, CopyBuffer, CopyChannels, Subsample, SubsampleBackward, SubsampleForward};
+pub use limits::{Arithmetic, MemoryLevel, ProcessorLimits, Rate};
 pub use linear::{Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward};
 pub use loss::{LossGradient, Metrics, SoftmaxCrossEntropy, StepLoss};
 pub use lrn::{Lrn, LrnBackward, LrnForward};

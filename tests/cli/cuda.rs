@@ -92,6 +92,21 @@ fn every_command_works_on_a_device() {
 }
 
 #[test]
+fn the_limits_of_a_device_are_measured() {
+    let Some(libraries) = emulator() else { return };
+    let args = [&["bench", "--limits", "--device", "0"][..], &QUICK].concat();
+    let printed = succeed(run_with(libraries, &[], &[&args[..], &["--json"]].concat())).stdout;
+    let result: Value = serde_json::from_str(&printed).expect("JSON");
+    let limits = &result["limits"];
+    assert!(limits["flops"].as_f64().is_some_and(|speed| speed > 0.0), "{result}");
+    assert!(limits["launch"].as_f64().is_some_and(|seconds| seconds > 0.0), "{result}");
+    assert!(limits.get("processor").is_none(), "{result}");
+    let text = succeed(run_with(libraries, &[], &args)).stdout;
+    assert!(text.contains("CUDA emulator") && text.contains("64³ matrix product"), "{text}");
+    assert!(text.contains("µs per launch") && !text.contains("parallel region"), "{text}");
+}
+
+#[test]
 fn unusable_devices_and_drivers_are_reported() {
     let Some(libraries) = emulator() else { return };
     let device = ["bench", "--model", "lenet5", "--steps", "1", "--device", "0"];

@@ -1,5 +1,6 @@
 //! The program as users see it: commands, files, errors, exit codes, signals.
 
+mod bench;
 mod best;
 mod class_weights;
 mod crops;

@@ -1,11 +1,15 @@
 //! The instruction sets that the CPU backend is compiled for, and their selection at run time.
 
+use clap::ValueEnum;
+
 /// A vector instruction set that the backend is compiled for. Support is detected at run time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Instructions {
+    /// What every processor of the architecture has
     Portable,
-    /// With FMA.
+    /// AVX2 with FMA
     Avx2,
+    /// AVX-512
     Avx512,
 }
 
@@ -37,6 +41,11 @@ impl Instructions {
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
         }
+    }
+
+    /// The name of the set as a flag's value.
+    pub fn flag(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
     }
 
     /// Runs `body`, compiled with these instructions enabled. The set must be available; `Cpu::with_instructions`

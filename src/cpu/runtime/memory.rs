@@ -131,7 +131,7 @@ fn indices_of(indices: &mut [u32], span: Span) -> Result<&mut [u32]> {
 }
 
 /// A zeroed vector, or an error if there is not enough memory.
-fn zeroed(len: usize) -> Result<Vec<f32>> {
+pub(in crate::cpu) fn zeroed(len: usize) -> Result<Vec<f32>> {
     // Linux overcommits memory and kills processes when it runs out, so compare with the memory that is really
     // available.
     if available_bytes().is_some_and(|available| len.saturating_mul(size_of::<f32>()) > available) {

@@ -25,7 +25,7 @@ pub(in crate::cpu) fn pool(threads: usize) -> Result<Arc<ThreadPool>> {
 
 /// The processors that this process may use; empty if the system does not report them.
 #[cfg(target_os = "linux")]
-fn processors() -> Vec<usize> {
+pub(in crate::cpu) fn processors() -> Vec<usize> {
     // SAFETY: an all-zero `cpu_set_t` is a valid empty set, and the call receives the set's size.
     let (set, failed) = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -49,7 +49,7 @@ fn pin_to(processor: usize) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn processors() -> Vec<usize> {
+pub(in crate::cpu) fn processors() -> Vec<usize> {
     Vec::new()
 }
 

@@ -102,6 +102,11 @@ impl Winograd {
         sample * self.to.len() + TILE * part.first_line * self.to.width * self.to.channels
     }
 
+    /// Floating-point operations of the products over a batch; a multiply-add counts as two.
+    pub fn flops(&self, batch: usize) -> usize {
+        2 * self.weight_len() * batch * self.lines * self.cols
+    }
+
     /// Number of tiles of a part.
     pub fn tiles(&self, part: Part) -> usize {
         part.samples * part.lines * self.cols
