@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES};
 use crate::cpu::runtime::scratch::PANEL;
-use crate::cpu::{Instructions, activate};
+use crate::cpu::{Instructions, activate, add_and_activate};
 use crate::ops::{Activation, MaxPool2d};
 use crate::shape::Window;
 
@@ -14,6 +14,8 @@ use crate::shape::Window;
 pub(in crate::cpu) struct Epilogue<'a> {
     /// One value per channel, or empty.
     pub bias: &'a [f32],
+    /// A residual of the output's shape, added before the activation; not with `pooled`.
+    pub residual: Option<&'a [f32]>,
     pub activation: Activation,
     /// Whether to write only the maximum of each 2×2 tile.
     pub pooled: bool,
@@ -28,7 +30,7 @@ impl Winograd {
             && matches!(activation, Activation::Identity | Activation::Relu)
     }
 
-    /// `y = activation(convolution(x) + bias)`, optionally pooled. `weights` come from [`Winograd::transform_weights`].
+    /// `y = activation(convolution(x) + bias + residual)`, optionally pooled. `weights` come from [`Winograd::transform_weights`].
     /// With pooling, `argmax` receives the position of each maximum, if it is given.
     pub fn forward(
         &self,
@@ -55,6 +57,8 @@ impl Winograd {
             return pieces.for_each(|(piece, y)| {
                 y.par_chunks_mut(part_len).enumerate().for_each(|(index, y)| {
                     let x = &x[piece * samples * self.op.input.len()..];
+                    let residual = epilogue.residual.map(|all| &all[piece * piece_len + index * part_len..]);
+                    let epilogue = Epilogue { residual, ..epilogue };
                     self.forward_part(set, part(y, index * lines), x, weights, epilogue, y, &mut []);
                 });
             });
@@ -68,7 +72,8 @@ impl Winograd {
         });
     }
 
-    /// Computes one part of the tiles. `x` starts at the part's first sample, `y` and `argmax` at its first tile.
+    /// Computes one part of the tiles. `x` starts at the part's first sample, `y`, `argmax` and the residual at its first
+    /// tile.
     #[expect(clippy::too_many_arguments, reason = "extracted from `forward`, which calls it in two places")]
     fn forward_part(
         &self,
@@ -80,7 +85,8 @@ impl Winograd {
         y: &mut [f32],
         argmax: &mut [u32],
     ) {
-        let (channels, relu) = (self.op.input.channels, epilogue.activation == Activation::Relu);
+        let channels = self.op.input.channels;
+        let relu = epilogue.activation == Activation::Relu && epilogue.residual.is_none();
         self.with_input(set, part, x, |tiles| {
             for (index, weights) in weights.chunks(PLANES * channels * PANEL).enumerate() {
                 let first = index * PANEL;
@@ -95,6 +101,9 @@ impl Winograd {
                 });
             }
         });
-        activate(set, epilogue.activation, y);
+        match epilogue.residual {
+            Some(residual) => add_and_activate(set, epilogue.activation, residual, y),
+            None => activate(set, epilogue.activation, y),
+        }
     }
 }
