@@ -109,7 +109,18 @@ fn convolutions(criterion: &mut Criterion) {
         let activation = Activation::Identity;
         group.throughput(Throughput::Elements(2 * (BATCH * output.pixels() * op.weight_len()) as u64));
         let ops = [
-            Conv2dForward { op, activation, input, weight, bias: None, output: y, pool: None, statistics: None }.into(),
+            Conv2dForward {
+                op,
+                activation,
+                input,
+                weight,
+                bias: None,
+                residual: None,
+                output: y,
+                pool: None,
+                statistics: None,
+            }
+            .into(),
             Conv2dBackwardWeight { op, input, d_output: y, d_weight }.into(),
             Conv2dBackwardInput { op, d_output: y, weight, d_input, added: None, epilogue: None, norm: None }.into(),
         ];

@@ -24,6 +24,32 @@ static __device__ __forceinline__ void add_bias(const BiasForwardParams& p) {
 KERNEL(bias_activation_forward, BiasForwardParams) { add_bias<1>(p); }
 KERNEL(bias_activation_forward_vec, BiasForwardParams) { add_bias<VEC>(p); }
 
+struct BiasResidualParams : Params<2, 3, 40> {
+    const float* bias;  // May be null.
+    const real* residual;
+    real* output;
+    u64 count;
+    u32 channels;
+    float slope;
+};
+
+template <u32 V>
+static __device__ __forceinline__ void add_residual(const BiasResidualParams& p) {
+    for_channels<V>(p.count, p.channels, [&](u64 at, u64, u32 channel) {
+        Lanes<V> values = load_lanes<V>(p.output + at);
+        const Lanes<V> residual = load_lanes<V>(p.residual + at);
+        unroll<V>([&](u32 lane) {
+            if (p.bias) values[lane] += read(p.bias + channel + lane);
+            values[lane] = activate(values[lane] + residual[lane], p.slope);
+        });
+        store_lanes(p.output + at, values);
+    });
+}
+
+// output[i] = act(output[i] + bias[i mod channels] + residual[i]) over [count / channels][channels].
+KERNEL(bias_residual_forward, BiasResidualParams) { add_residual<1>(p); }
+KERNEL(bias_residual_forward_vec, BiasResidualParams) { add_residual<VEC>(p); }
+
 struct BiasBackwardParams : Params<1, 5, 64> {
     const real* output;
     real* d_output;

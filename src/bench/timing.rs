@@ -29,7 +29,8 @@ pub fn resident_batches<B: Backend>(backend: &B, plan: &Plan) -> usize {
 }
 
 /// Times `groups` groups of steps on the resident images. Returns each group's milliseconds per step, in ascending
-/// order. A plan for inference runs on noise.
+/// order. A plan for inference runs on noise, which is written before every group, because a step reuses the memory of its
+/// input.
 pub fn time_steps<B: Backend>(
     backend: &mut B,
     plan: &Plan,
@@ -38,13 +39,17 @@ pub fn time_steps<B: Backend>(
 ) -> Result<Vec<f64>> {
     let (group, batch) = (resident_batches(backend, plan), plan.max_batch);
     let [input, logits] = [plan.input, plan.logits].map(|value| plan.span(value, batch));
-    if plan.mode == Mode::Inference {
-        let mut stream = Philox::new(0, Purpose::Benchmark, 0);
-        let noise: Vec<f32> = (0..input.len).map(|_| stream.uniform(-1.0, 1.0)).collect();
-        backend.write(input, &noise)?;
-    }
-    seconds(backend, program, batch, (WARM_UP, group))?;
-    let times = (0..groups).map(|_| Ok(seconds(backend, program, batch, (group, group))? * 1e3 / group as f64));
+    let mut stream = Philox::new(0, Purpose::Benchmark, 0);
+    let count = if plan.mode == Mode::Inference { input.len } else { 0 };
+    let noise: Vec<f32> = (0..count).map(|_| stream.uniform(-1.0, 1.0)).collect();
+    let mut seconds_of = |steps| {
+        if !noise.is_empty() {
+            backend.write(input, &noise)?;
+        }
+        seconds(backend, program, batch, (steps, group))
+    };
+    seconds_of(WARM_UP)?;
+    let times = (0..groups).map(|_| Ok(seconds_of(group)? * 1e3 / group as f64));
     let mut milliseconds = times.collect::<Result<Vec<f64>>>()?;
     let loss = backend.read_metrics()?.loss();
     let finite = loss.is_finite() && backend.read(logits)?.iter().all(|logit| logit.is_finite());

@@ -12,7 +12,7 @@ use tracing::info;
 use super::NetworkFlags;
 use super::device::{Instructions, Task, with_instructions};
 use crate::bench::{self, Chosen, DeviceLimits, Profile, load_random_images, resident_batches, time_steps};
-use crate::network::Network;
+use crate::network::{Network, Weights};
 use crate::ops::{Backend, DeviceInfo, Metrics, Precision};
 use crate::plan::{self, Mode, Plan, Sequence, TrainSettings};
 use crate::report::stream::{Stdout, write_json};
@@ -112,7 +112,10 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if let Some(folder) = args.trace.as_deref().and_then(Path::parent).filter(|it| !it.as_os_str().is_empty()) {
         ensure!(folder.is_dir(), "the folder of --trace, {}, does not exist; create it first", folder.display());
     }
-    let task = Benchmark { network: &network, args };
+    let initial = network.initial_weights(0);
+    // Forward passes are those of `eval` and `predict`.
+    let (network, weights) = if training { (network, initial) } else { network.folded(&initial) };
+    let task = Benchmark { network: &network, weights: &weights, args };
     let mut result = with_instructions(&args.device.or_defaults()?, args.instructions, task)?;
     if let (Some(path), Some(profile)) = (&args.trace, &result.profile) {
         bench::write_trace(path, &profile.step)?;
@@ -178,6 +181,7 @@ impl Task for MeasureLimits {
 
 struct Benchmark<'a> {
     network: &'a Network,
+    weights: &'a Weights,
     args: &'a BenchArgs,
 }
 
@@ -185,7 +189,7 @@ impl Task for Benchmark<'_> {
     type Output = BenchResult;
 
     fn run<B: Backend>(self, mut backend: B) -> Result<BenchResult> {
-        let Self { network, args } = self;
+        let Self { network, weights, args } = self;
         let batch = args.batch_size;
         usage(!args.algorithms || backend.device_memory().is_some(), || {
             format!("--algorithms requires a CUDA device; {} has no choice of algorithms", backend.info().name)
@@ -200,7 +204,7 @@ impl Task for Benchmark<'_> {
         backend.allocate(&plan.memory_sizes(false))?;
         let steps = plan.steps(&sequence, batch);
         let mut program = backend.compile(steps.clone())?;
-        plan::write_weights(&mut backend, &network.initial_weights(0))?;
+        plan::write_weights(&mut backend, weights)?;
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, &mut program, args.steps)?;

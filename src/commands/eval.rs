@@ -42,6 +42,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode> {
     let device = args.device.or_defaults()?;
     check_device(&device)?;
     let Evaluated { network, weights, dataset, config, chosen_by } = args.evaluated.load()?;
+    let (network, weights) = network.folded(&weights);
     let views = args.evaluation.0.views(config.as_ref().map(|config| &config.settings.evaluation));
     let (batch_size, split) = (args.batch_size, args.evaluated.split);
     let task = Evaluation { network: &network, weights: &weights, dataset, batch_size, split, views, chosen_by };

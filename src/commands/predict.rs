@@ -104,7 +104,8 @@ impl Task for Classification<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output> {
         let Trained { network, weights, normalise, .. } = self.trained;
+        let (network, weights) = network.folded(weights);
         let images = self.pictures.iter().flat_map(|picture| picture.pixels.iter().copied()).collect();
-        train::predict(backend, network, weights, images, normalise, self.views)
+        train::predict(backend, &network, &weights, images, normalise, self.views)
     }
 }

@@ -8,10 +8,10 @@ use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::winograd::forward::Epilogue;
 use super::winograd::tiling::Winograd;
-use super::{Cpu, Instructions, activate};
+use super::{Cpu, Instructions, activate, add_and_activate};
 use crate::ops::{
     Activation, Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
-    MaxPool2dForward, Op, PoolEpilogue, RunOn,
+    MaxPool2dForward, Op, PoolEpilogue, RunOn, Span,
 };
 
 /// Minimum number of pieces of a forward pass, so that a small batch keeps all threads busy.
@@ -116,17 +116,18 @@ impl Conv2dForward {
     fn convolve_winograd(&self, cpu: &mut Cpu, winograd: &Winograd, pool: Option<PoolEpilogue>) -> Result<()> {
         let set = cpu.instructions;
         let (output, argmax) = pool.map_or((self.output, None), |pool| (pool.output, pool.argmax));
-        let bias = self.bias.unwrap_or(self.weight.first(0));
         let version = cpu.memory.parameters_version();
-        let floats = [self.input, self.weight, bias, output];
-        let ([x, weight, bias, y], argmax) = cpu.memory.floats_and_indices(floats, argmax)?;
+        let [bias, residual] = self.optional_operands();
+        let floats = [self.input, self.weight, bias, residual, output];
+        let ([x, weight, bias, residual, y], argmax) = cpu.memory.floats_and_indices(floats, argmax)?;
+        let residual = self.residual_of(x, residual);
+        let epilogue = Epilogue { bias, residual, activation: self.activation, pooled: pool.is_some() };
         if winograd.is_by_panels(x.len() / self.op.input.len()) {
-            winograd.forward_by_panels(set, x, weight, (bias, self.activation), y, &mut cpu.scratch);
+            winograd.forward_by_panels(set, x, weight, epilogue, y, &mut cpu.scratch);
             return Ok(());
         }
         let pack = |target: &mut [f32]| winograd.transform_weights(set, weight, target);
         let weights = cpu.weight_cache.weights(&self.op, self.weight, version, winograd.weight_len(), pack);
-        let epilogue = Epilogue { bias, activation: self.activation, pooled: pool.is_some() };
         winograd.forward(set, x, weights, epilogue, y, argmax);
         Ok(())
     }
@@ -135,10 +136,11 @@ impl Conv2dForward {
     fn convolve(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
         let (output, patch, set) = (geometry.output, op.patch_len(), cpu.instructions);
-        let bias = self.bias.unwrap_or(self.weight.first(0));
         let version = cpu.memory.parameters_version();
-        let [x, weight, bias, y] = cpu.memory.floats([self.input, self.weight, bias, self.output])?;
-        let (x, weight, bias) = (&*x, &*weight, &*bias);
+        let [bias, residual] = self.optional_operands();
+        let [x, weight, bias, residual, y] =
+            cpu.memory.floats([self.input, self.weight, bias, residual, self.output])?;
+        let (x, weight, bias, residual) = (&*x, &*weight, &*bias, self.residual_of(x, residual));
         // Wᵀ, packed in panels of columns, [panel][k·k·ic][PANEL]
         let panels = cpu.weight_cache.weights(op, self.weight, version, op.weight_len(), |panels| {
             if !op.is_plain() {
@@ -157,7 +159,7 @@ impl Conv2dForward {
         });
         pieces.for_each(|(sample, first, y)| {
             let lines = y.len() / (output.width * output.channels);
-            let relu = self.activation == Activation::Relu;
+            let relu = self.activation == Activation::Relu && residual.is_none();
             geometry.with_padded(&x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
                 if !op.is_plain() {
                     return geometry.grouped_forward(set, x, panels, bias, y, relu);
@@ -174,9 +176,26 @@ impl Conv2dForward {
                     );
                 }
             });
-            activate(set, self.activation, y);
+            match residual {
+                Some(all) => {
+                    let at = sample * output.len() + first * output.width * output.channels;
+                    add_and_activate(set, self.activation, &all[at..], y);
+                }
+                None => activate(set, self.activation, y),
+            }
         });
         Ok(())
+    }
+
+    /// The spans of bias and residual, empty if there is none or if the residual is the input.
+    fn optional_operands(&self) -> [Span; 2] {
+        let residual = self.residual.filter(|&residual| residual != self.input);
+        [self.bias, residual].map(|operand| operand.unwrap_or(self.weight.first(0)))
+    }
+
+    /// The residual, if there is one, whose span by [`Self::optional_operands`] has the values `own`.
+    fn residual_of<'a>(&self, input: &'a [f32], own: &'a [f32]) -> Option<&'a [f32]> {
+        self.residual.map(|residual| if residual == self.input { input } else { own })
     }
 }
 
@@ -188,8 +207,7 @@ impl Conv2dBackwardInput {
         let [d_y, weight, d_x] = cpu.memory.floats([self.d_output, self.weight, self.d_input])?;
         if let Some(winograd) = Winograd::of_input_gradient(op, output) {
             if winograd.is_by_panels(d_x.len() / op.input.len()) {
-                let epilogue = (&[][..], Activation::Identity);
-                winograd.forward_by_panels(set, d_y, weight, epilogue, d_x, &mut cpu.scratch);
+                winograd.forward_by_panels(set, d_y, weight, Epilogue::NONE, d_x, &mut cpu.scratch);
                 return Ok(());
             }
             let weights = grown(&mut cpu.scratch.packed, winograd.weight_len());

@@ -197,3 +197,18 @@ fn activate(set: Instructions, activation: Activation, y: &mut [f32]) {
         Activation::Tanh => set.run(|| y.iter_mut().for_each(|y| *y = Activation::Tanh.apply(*y))),
     }
 }
+
+/// `y = activation(y + residual)`; the residual may be longer.
+fn add_and_activate(set: Instructions, activation: Activation, residual: &[f32], y: &mut [f32]) {
+    set.run(|| match activation {
+        Activation::Identity => add_loop(residual, y, |value| value),
+        Activation::Relu => add_loop(residual, y, |value| Activation::Relu.apply(value)),
+        Activation::LeakyRelu { .. } => add_loop(residual, y, |value| activation.apply(value)),
+        Activation::Tanh => add_loop(residual, y, |value| Activation::Tanh.apply(value)),
+    });
+}
+
+#[inline(always)]
+fn add_loop(residual: &[f32], y: &mut [f32], activation: impl Fn(f32) -> f32) {
+    y.iter_mut().zip(residual).for_each(|(y, residual)| *y = activation(*y + residual));
+}

@@ -3,6 +3,7 @@
 mod builder;
 mod cells;
 mod first_layer;
+mod fold;
 mod freeze;
 mod gabor;
 mod groups;

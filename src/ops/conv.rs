@@ -75,8 +75,8 @@ impl Conv2d {
 }
 
 operator! {
-    /// The forward pass, `output = activation(columns · Wᵀ + bias)`, optionally with max pooling. `columns` is the
-    /// im2col of the input, `[batch·oh·ow, patch_len]`.
+    /// The forward pass, `output = activation(columns · Wᵀ + bias + residual)`, optionally with max pooling. `columns` is
+    /// the im2col of the input, `[batch·oh·ow, patch_len]`.
     pub struct Conv2dForward {
         value op: Conv2d,
         value activation: Activation,
@@ -85,6 +85,9 @@ operator! {
         reads weight: B,
         /// `[out_channels]`
         reads bias: Option<B>,
+        /// A residual of the output's shape, added before the activation; it may be the input. Only without `pool` and
+        /// `statistics`.
+        reads residual: Option<B>,
         /// Its contents are unspecified with `pool`.
         writes output: B,
         /// Max pooling of the output, if nothing else reads the output.
@@ -93,7 +96,9 @@ operator! {
         part statistics: Option<StatisticsEpilogue<B>>,
     }
     describe(self) {
-        let text = describe_fused("convolution", self.bias.is_some(), self.activation);
+        let convolution = if self.bias.is_some() { "convolution + bias" } else { "convolution" };
+        let sum = if self.residual.is_some() { " + sum" } else { "" };
+        let text = describe_fused(&format!("{convolution}{sum}"), false, self.activation);
         match (self.pool, self.statistics) {
             (Some(_), _) => text + " + max pooling",
             (None, Some(_)) => text + " + statistics",

@@ -15,7 +15,7 @@ pub(super) struct Fusion {
     pub pool: Vec<Option<(NodeId, MaxPool2d)>>,
     /// The batch normalisation whose statistics a convolution computes in training.
     pub statistics: Vec<Option<NodeId>>,
-    /// The residual that a batch normalisation adds before its activation.
+    /// The residual that a batch normalisation, or in inference a convolution, adds before its activation.
     pub residual: Vec<Option<NodeId>>,
     /// Whether the node has no forward step of its own.
     pub absorbed: Vec<bool>,
@@ -42,7 +42,7 @@ impl Fusion {
                 continue;
             }
             match node.operator {
-                Operator::MaxPool2d(op) if self.has_one_reader(producer) => {
+                Operator::MaxPool2d(op) if self.has_one_reader(producer) && self.residual[producer].is_none() => {
                     self.pool[producer] = Some((id, op));
                     self.absorbed[id] = true;
                 }
@@ -56,9 +56,9 @@ impl Fusion {
 }
 
 /// Fuses an activation into the preceding convolution, linear layer or batch normalisation, a sum into the later of its
-/// terms if that is a batch normalisation, and a max pooling into the preceding convolution, each only if nothing else
-/// reads the value in between. The statistics of a batch normalisation are fused into the convolution before it. In an
-/// attribution, nothing is fused.
+/// terms if that is a batch normalisation or, in inference, a convolution, and a max pooling into the preceding
+/// convolution, each only if nothing else reads the value in between. The statistics of a batch normalisation are fused
+/// into the convolution before it. In an attribution, nothing is fused.
 pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
     let fuses = !matches!(mode, Mode::Attribution(_));
     let consumers = network.consumer_counts_among(live);
@@ -96,7 +96,12 @@ pub(super) fn fuse(network: &Network, mode: Mode, live: &[bool]) -> Fusion {
             Operator::Add if fuses => {
                 // The earlier term has been computed by the time of the later one.
                 let (last, other) = (node.inputs[0].max(node.inputs[1]), node.inputs[0].min(node.inputs[1]));
-                if matches!(network.nodes[last].operator, Operator::BatchNorm2d(_)) && consumers[last] == 1 {
+                let adds = match network.nodes[last].operator {
+                    Operator::BatchNorm2d(_) => true,
+                    Operator::Conv2d(_) => mode == Mode::Inference,
+                    _ => false,
+                };
+                if adds && consumers[last] == 1 {
                     fusion.residual[last] = Some(other);
                     fusion.root[id] = last;
                     fusion.absorbed[id] = true;

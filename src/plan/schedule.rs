@@ -271,7 +271,8 @@ impl<'a> Scheduler<'a> {
                 let weight = self.required_parameter(node.weight, Region::Parameters);
                 let (bias, pool) = (self.parameter(node.bias, Region::Parameters), self.pool_epilogue(id));
                 let statistics = self.fusion.statistics[id].and_then(|norm| self.statistics_epilogue(norm));
-                Conv2dForward { op, activation, weight, bias, input, output, pool, statistics }.into()
+                let residual = self.fusion.residual[id].map(|residual| self.output(residual));
+                Conv2dForward { op, activation, weight, bias, residual, input, output, pool, statistics }.into()
             }
             Operator::Linear(op) => {
                 let weight = self.required_parameter(node.weight, Region::Parameters);

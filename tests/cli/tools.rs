@@ -221,6 +221,14 @@ fn bench_prints_one_json_object() {
     assert!(result["images_per_second"].as_f64().expect("a rate") > 0.0);
 }
 
+/// A forward pass overwrites its input. From its own results as input, the numbers of this network would grow to infinity,
+/// which `bench` refuses.
+#[test]
+fn bench_runs_every_forward_pass_on_the_same_input() {
+    let args = ["bench", "--model", "resnet20", "--device", "cpu", "--mode", "infer", "--batch-size", "1"];
+    succeed([&args[..], &["--steps", "400"]].concat());
+}
+
 #[test]
 fn bench_lists_algorithms_of_cuda_devices_only() {
     let args = ["bench", "--model", "lenet5", "--device", "cpu", "--steps", "1", "--batch-size", "2", "--algorithms"];

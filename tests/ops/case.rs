@@ -246,7 +246,17 @@ fn run_conv<B: Backend>(
     let weight = lab.put(Region::Parameters, &inputs[1]);
     let bias = Some(lab.put(Region::Parameters, &inputs[2]));
     let output = lab.empty(Region::Arena, d_output.len());
-    lab.run(Conv2dForward { op, activation, input, weight, bias, output, pool: None, statistics: None });
+    lab.run(Conv2dForward {
+        op,
+        activation,
+        input,
+        weight,
+        bias,
+        residual: None,
+        output,
+        pool: None,
+        statistics: None,
+    });
     let d_output = lab.put(Region::Arena, d_output);
     let (d_weight, d_bias) = (lab.empty(Region::Gradients, weight.len), lab.empty(Region::Gradients, op.out_channels));
     let d_input = lab.empty(Region::Arena, input.len);

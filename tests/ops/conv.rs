@@ -92,8 +92,8 @@ fn the_forward_pass_uses_weights_that_were_written_or_updated() {
         let weight = lab.put(Region::Parameters, &first);
         let output = lab.empty(Region::Arena, op.output().expect("fits").len());
         let activation = Activation::Identity;
-        let (bias, pool, statistics) = (None, None, None);
-        let with_parameters = Conv2dForward { op, activation, input, weight, bias, output, pool, statistics };
+        let (bias, residual, pool, statistics) = (None, None, None, None);
+        let with_parameters = Conv2dForward { op, activation, input, weight, bias, residual, output, pool, statistics };
         let forward = |lab: &mut Lab<Cpu>| {
             lab.run(with_parameters);
             lab.get(output)

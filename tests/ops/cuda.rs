@@ -120,6 +120,10 @@ fn fused_epilogues_match_separate_operators() {
     on_cuda(|| {
         epilogue::check_epilogues(&mut lab(Precision::Fp32), FP32);
         epilogue::check_epilogues(&mut lab(Precision::Fp16), FP16);
+        for algorithm in [Algorithm::Direct, Algorithm::Gemm, Algorithm::Implicit] {
+            epilogue::check_residuals(&mut lab_by(Precision::Fp32, algorithm), FP32);
+        }
+        epilogue::check_residuals(&mut lab(Precision::Fp16), FP16);
         epilogue::check_ties(&mut lab(Precision::Fp32));
         epilogue::check_ties(&mut lab(Precision::Fp16));
         epilogue::check_ties(&mut lab(Precision::Bf16));

@@ -3,11 +3,14 @@
 
 use cnn_cuda::cpu::{Cpu, Instructions};
 use cnn_cuda::ops::{
-    Activation, Backend, BiasActivationBackward, Conv2d, Conv2dBackwardInput, Conv2dForward, GradientEpilogue, Linear,
-    LinearBackwardInput, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue, Region,
+    Activation, ActivationForward, Add, Backend, BiasActivationBackward, Conv2d, Conv2dBackwardInput, Conv2dForward,
+    GradientEpilogue, Linear, LinearBackwardInput, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, PoolEpilogue,
+    Region,
 };
 use cnn_cuda::shape::{Shape, Window};
 
+use super::case::{Case, conv};
+use super::conv::cases as conv_cases;
 use super::lab::{Lab, random};
 use super::{FP32, Tolerance, compare, cpu};
 
@@ -54,7 +57,17 @@ fn conv_pool<B: Backend>(
     let argmax = lab.empty(Region::Indices, outputs);
     let d_bias = lab.empty(Region::Gradients, out_channels);
     let end = fused.then_some(PoolEpilogue { op: pool, output: pooled, argmax: Some(argmax) });
-    lab.run(Conv2dForward { op, activation, input: x, weight, bias, output, pool: end, statistics: None });
+    lab.run(Conv2dForward {
+        op,
+        activation,
+        input: x,
+        weight,
+        bias,
+        residual: None,
+        output,
+        pool: end,
+        statistics: None,
+    });
     if !fused {
         lab.run(MaxPool2dForward { op: pool, input: output, output: pooled, argmax: Some(argmax) });
     }
@@ -180,6 +193,60 @@ pub fn check_nan<B: Backend>(lab: &mut Lab<B>) {
     }
 }
 
+/// The output of a convolution to which a residual is added, fused or in sequence. The residual is the input if that has
+/// its shape.
+fn conv_residual<B: Backend>(lab: &mut Lab<B>, case: &Case, fused: bool) -> Vec<f32> {
+    lab.clear();
+    let &Case::Conv2d { op, activation, batch } = case else { panic!("{case:?} is no convolution") };
+    let shape = op.output().expect("fits");
+    let input = lab.put(Region::Arena, &random(batch * op.input.len(), 1));
+    let weight = lab.put(Region::Parameters, &random(op.weight_len(), 2));
+    let bias = Some(lab.put(Region::Parameters, &random(op.out_channels, 3)));
+    let other = lab.put(Region::Arena, &random(batch * shape.len(), 4));
+    let term = if shape == op.input { input } else { other };
+    let output = lab.empty(Region::Arena, other.len);
+    let (residual, pool, statistics) = (Some(term), None, None);
+    let conv = Conv2dForward { op, activation, input, weight, bias, residual, output, pool, statistics };
+    if fused {
+        lab.run(conv);
+    } else {
+        lab.run(Conv2dForward { activation: Activation::Identity, residual: None, ..conv });
+        lab.run(Add { a: output, b: term, output });
+        let activated = lab.empty(Region::Arena, other.len);
+        lab.run(ActivationForward { op: activation, input: output, output: activated });
+        return lab.get(activated);
+    }
+    lab.get(output)
+}
+
+fn residual_cases() -> impl Iterator<Item = Case> {
+    let blocks = [[6, 6, 16], [7, 5, 4]].map(|shape| conv(shape, shape[2], [3, 1, 1], 3));
+    let activated = blocks.into_iter().flat_map(|case| ACTIVATIONS.map(|activation| case.clone().with(activation)));
+    conv_cases().into_iter().chain(activated)
+}
+
+/// Compares a backend's sums of convolution and residual with separate operators on the CPU.
+pub fn check_residuals<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    for case in residual_cases() {
+        let expected: Vec<f64> = conv_residual(&mut cpu(), &case, false).iter().map(|&value| value.into()).collect();
+        let scale = expected.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
+        let tolerance = Tolerance { absolute: tolerance.absolute * scale, ..tolerance };
+        compare(&format!("{case:?} + residual"), &conv_residual(lab, &case, true), &expected, tolerance);
+    }
+}
+
+#[test]
+fn a_fused_residual_changes_no_bit() {
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    for set in Instructions::available() {
+        let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+        for case in residual_cases() {
+            let expected = conv_residual(&mut lab, &case, false);
+            assert_eq!(bits(&conv_residual(&mut lab, &case, true)), bits(&expected), "{}: {case:?}", set.name());
+        }
+    }
+}
+
 #[test]
 fn fused_epilogues_match_separate_operators() {
     check_epilogues(&mut cpu(), FP32);
@@ -226,7 +293,7 @@ fn fused_pooling_works_without_argmax() {
     let (output, pooled) = (lab.empty(Region::Arena, 16), lab.empty(Region::Arena, 1));
     let pool = Some(PoolEpilogue { op: pool, output: pooled, argmax: None });
     let (activation, statistics) = (Activation::Identity, None);
-    lab.run(Conv2dForward { op, activation, input, weight, bias: None, output, pool, statistics });
+    lab.run(Conv2dForward { op, activation, input, weight, bias: None, residual: None, output, pool, statistics });
     let largest = random(16, 0).into_iter().fold(f32::NEG_INFINITY, f32::max);
     assert_eq!(lab.get(pooled), [largest]);
 }

@@ -45,7 +45,7 @@ fn check_statistics<B: Backend>(lab: &mut Lab<B>, case: Case, activation: Activa
     let running = lab.put(Region::Statistics, &before);
     let saved = lab.empty(Region::Statistics, 2 * channels);
     let statistics = Some(StatisticsEpilogue { op: norm, running, saved });
-    lab.run(Conv2dForward { op, activation, input, weight, bias, output, pool: None, statistics });
+    lab.run(Conv2dForward { op, activation, input, weight, bias, residual: None, output, pool: None, statistics });
     let y: Vec<f64> = lab.get(output).into_iter().map(f64::from).collect();
     let rows = (y.len() / channels) as f64;
     let moments: Vec<(f64, f64)> = (0..channels).map(|channel| reference::moments(&y, channel, channels)).collect();

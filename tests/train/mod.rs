@@ -8,6 +8,7 @@ mod cells;
 mod cuda;
 pub mod dag;
 mod finetuning;
+mod folding;
 mod freezing;
 mod fusion;
 pub mod harness;

@@ -6,7 +6,7 @@ use super::maps::TILE;
 use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES};
 use crate::cpu::runtime::scratch::PANEL;
-use crate::cpu::{Instructions, activate};
+use crate::cpu::{Instructions, activate, add_and_activate};
 use crate::ops::{Activation, MaxPool2d};
 use crate::shape::Window;
 
@@ -15,13 +15,28 @@ use crate::shape::Window;
 pub(in crate::cpu) struct Epilogue<'a> {
     /// One value per channel, or empty.
     pub bias: &'a [f32],
+    /// A residual of the output's shape, added before the activation; not with `pooled`.
+    pub residual: Option<&'a [f32]>,
     pub activation: Activation,
     /// Whether to write only the maxima of 2×2 windows.
     pub pooled: bool,
 }
 
 impl Epilogue<'_> {
-    pub const NONE: Self = Self { bias: &[], activation: Activation::Identity, pooled: false };
+    pub const NONE: Self = Self { bias: &[], residual: None, activation: Activation::Identity, pooled: false };
+
+    /// Whether ReLU can follow the bias directly.
+    pub fn fuses_relu(&self) -> bool {
+        self.activation == Activation::Relu && self.residual.is_none()
+    }
+
+    /// What is left to do on complete outputs `y`. The residual starts at them.
+    pub fn finish(&self, set: Instructions, y: &mut [f32]) {
+        match self.residual {
+            Some(residual) => add_and_activate(set, self.activation, residual, y),
+            None => activate(set, self.activation, y),
+        }
+    }
 }
 
 impl Winograd {
@@ -33,7 +48,7 @@ impl Winograd {
             && matches!(activation, Activation::Identity | Activation::Relu)
     }
 
-    /// `y = activation(convolution(x) + bias)`, optionally pooled. `weights` come from [`Winograd::transform_weights`].
+    /// `y = activation(convolution(x) + bias + residual)`, optionally pooled. `weights` come from [`Winograd::transform_weights`].
     /// With pooling, `argmax` receives the position of each maximum, if it is given.
     pub fn forward(
         &self,
@@ -60,6 +75,8 @@ impl Winograd {
             return pieces.for_each(|(piece, y)| {
                 y.par_chunks_mut(part_len).enumerate().for_each(|(index, y)| {
                     let x = &x[piece * samples * self.from.len()..];
+                    let residual = epilogue.residual.map(|all| &all[piece * piece_len + index * part_len..]);
+                    let epilogue = Epilogue { residual, ..epilogue };
                     self.forward_part(set, part(y, index * lines), x, weights, epilogue, y, &mut []);
                 });
             });
@@ -73,7 +90,8 @@ impl Winograd {
         });
     }
 
-    /// Computes one part of the tiles. `x` starts at the part's first sample, `y` and `argmax` at its first tile.
+    /// Computes one part of the tiles. `x` starts at the part's first sample, `y`, `argmax` and the residual at its first
+    /// tile.
     #[expect(clippy::too_many_arguments, reason = "extracted from `forward`, which calls it in two places")]
     fn forward_part(
         &self,
@@ -85,7 +103,7 @@ impl Winograd {
         y: &mut [f32],
         argmax: &mut [u32],
     ) {
-        let (channels, relu) = (self.from.channels, epilogue.activation == Activation::Relu);
+        let (channels, relu) = (self.from.channels, epilogue.fuses_relu());
         self.with_input(set, part, x, |tiles| {
             for (index, weights) in weights.chunks(PLANES * channels * PANEL).enumerate() {
                 let first = index * PANEL;
@@ -100,6 +118,6 @@ impl Winograd {
                 });
             }
         });
-        activate(set, epilogue.activation, y);
+        epilogue.finish(set, y);
     }
 }

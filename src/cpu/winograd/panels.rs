@@ -4,13 +4,13 @@
 
 use rayon::prelude::*;
 
+use super::forward::Epilogue;
 use super::gradients::LARGE_WEIGHT_LEN;
 use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES};
+use crate::cpu::Instructions;
 use crate::cpu::gemm::kernel::Start;
 use crate::cpu::runtime::scratch::{self, Buffer, PANEL, Scratch, grown};
-use crate::cpu::{Instructions, activate};
-use crate::ops::Activation;
 use crate::shape::Shape;
 
 /// Tiles that are multiplied at once.
@@ -59,7 +59,7 @@ impl Winograd {
         set: Instructions,
         x: &[f32],
         weight: &[f32],
-        (bias, activation): (&[f32], Activation),
+        epilogue: Epilogue,
         y: &mut [f32],
         scratch: &mut Scratch,
     ) {
@@ -69,8 +69,8 @@ impl Winograd {
         let outputs = grown(&mut scratch.partials, y.len());
         outputs.par_chunks_mut(pixels * PANEL).enumerate().for_each(|(panel, output)| {
             let width = output.len() / pixels;
-            let bias = if bias.is_empty() { bias } else { &bias[panel * PANEL..] };
-            let inverse = InverseTransform::Output { bias, relu: activation == Activation::Relu };
+            let bias = if epilogue.bias.is_empty() { epilogue.bias } else { &epilogue.bias[panel * PANEL..] };
+            let inverse = InverseTransform::Output { bias, relu: epilogue.fuses_relu() };
             // The same convolution to the channels of the panel.
             let narrow = Self { to: Shape { channels: width, ..self.to }, ..*self };
             scratch::with(Buffer::Tiles, narrow.weight_len(), |weights| {
@@ -92,7 +92,8 @@ impl Winograd {
                     y[panel * PANEL..][..width].copy_from_slice(values);
                 }
             }
-            activate(set, activation, y);
+            let residual = epilogue.residual.map(|all| &all[index * JOINED_PIXELS * channels..]);
+            Epilogue { residual, ..epilogue }.finish(set, y);
         });
     }
 

@@ -114,6 +114,23 @@ impl Lowering<'_> {
         epilogue.map_or(Ok(()), |it| BiasActivationBackward::of_epilogue(channels, d_input, it).run_on(self))
     }
 
+    /// `output = activation(output + bias + residual)`, in place, over `[rows][channels]`.
+    pub(super) fn bias_residual_forward(
+        &mut self,
+        activation: Activation,
+        channels: usize,
+        bias: Option<Span>,
+        residual: Span,
+        output: Span,
+    ) -> Result<()> {
+        let params = params!(
+            self.target, 40 bytes, [bias, residual, output],
+            count: u64 = output.len, channels: u32, slope: f32 = activation.code(),
+        );
+        let (kernel, lanes) = self.variant("bias_residual_forward", &[channels], &[residual, output]);
+        self.launch_over(kernel, output.len / lanes, params)
+    }
+
     /// `output = activation(output + bias)`, in place, over `[rows][channels]`.
     pub(super) fn bias_activation_forward(
         &mut self,

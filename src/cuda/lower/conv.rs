@@ -29,11 +29,12 @@ impl RunOn<Lowering<'_>> for Conv2dForward {
         let convolution = lowering.convolution(Direction::Forward, &self.op, self.input, [weight, output]);
         let candidate = lowering.choose_for(&convolution.problem, epilogue, product);
         let is_implicit = candidate.algorithm == Algorithm::Implicit;
-        // A separate pooling pass also applies bias and activation.
+        // A separate pooling pass also applies bias and activation, and so does the pass that adds a residual.
         let pool = self.pool.filter(|_| !is_implicit || implicit.pool.is_none());
-        let conv = match pool {
-            Some(_) => &Self { activation: Activation::Identity, bias: None, pool: None, ..*self },
-            None => self,
+        let conv = match (pool, self.residual) {
+            (Some(_), _) => &Self { activation: Activation::Identity, bias: None, pool: None, ..*self },
+            (None, Some(_)) => &Self { activation: Activation::Identity, bias: None, residual: None, ..*self },
+            (None, None) => self,
         };
         match candidate.algorithm {
             Algorithm::Implicit => lowering.implicit_forward(conv, candidate),
@@ -44,6 +45,10 @@ impl RunOn<Lowering<'_>> for Conv2dForward {
         }?;
         if let Some(pool) = pool {
             lowering.max_pool_forward((self.activation, self.bias), self.output, pool)?;
+        }
+        if let Some(residual) = self.residual {
+            let Self { ref op, activation, bias, output, .. } = *self;
+            lowering.bias_residual_forward(activation, op.out_channels, bias, residual, output)?;
         }
         // Implicit GEMM has computed them.
         let statistics = self.statistics.filter(|_| !is_implicit);

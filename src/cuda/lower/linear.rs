@@ -25,7 +25,17 @@ impl RunOn<Lowering<'_>> for LinearForward {
         let mask = relu_mask.is_some() && activation == Activation::Relu;
         let site = Site { mask, ..lowering.linear_site(Direction::Forward, &op, batch) };
         let (pool, statistics) = (None, None);
-        let conv = Conv2dForward { op: as_conv(&op), activation, input, weight, bias, output, pool, statistics };
+        let conv = Conv2dForward {
+            op: as_conv(&op),
+            activation,
+            input,
+            weight,
+            bias,
+            residual: None,
+            output,
+            pool,
+            statistics,
+        };
         let product = lowering.forward_product(&conv);
         let candidate = lowering.choose_product(&site, &gemm, epilogue, product);
         match (candidate.algorithm, epilogue) {
