@@ -11,12 +11,21 @@ struct BiasForwardParams : Params<2, 3, 40> {
     float slope;
 };
 
+// output[i] = act(x) for the values x that `change(values, at, channel)` makes of input[i].
+template <u32 V, typename P, typename Change>
+static __device__ __forceinline__ void activate_changed(const P& p, const real* input, Change change) {
+    for_channels<V>(p.count, p.channels, [&](u64 at, u64, u32 channel) {
+        Lanes<V> values = load_lanes<V>(input + at);
+        change(values, at, channel);
+        unroll<V>([&](u32 lane) { values[lane] = activate(values[lane], p.slope); });
+        store_lanes(p.output + at, values);
+    });
+}
+
 template <u32 V>
 static __device__ __forceinline__ void add_bias(const BiasForwardParams& p) {
-    for_channels<V>(p.count, p.channels, [&](u64 at, u64, u32 channel) {
-        Lanes<V> values = load_lanes<V>(p.input + at);
-        unroll<V>([&](u32 lane) { values[lane] = activate(values[lane] + read(p.bias + channel + lane), p.slope); });
-        store_lanes(p.output + at, values);
+    activate_changed<V>(p, p.input, [&](Lanes<V>& values, u64, u32 channel) {
+        unroll<V>([&](u32 lane) { values[lane] += read(p.bias + channel + lane); });
     });
 }
 
@@ -35,14 +44,12 @@ struct BiasResidualParams : Params<2, 3, 40> {
 
 template <u32 V>
 static __device__ __forceinline__ void add_residual(const BiasResidualParams& p) {
-    for_channels<V>(p.count, p.channels, [&](u64 at, u64, u32 channel) {
-        Lanes<V> values = load_lanes<V>(p.output + at);
+    activate_changed<V>(p, p.output, [&](Lanes<V>& values, u64 at, u32 channel) {
         const Lanes<V> residual = load_lanes<V>(p.residual + at);
         unroll<V>([&](u32 lane) {
             if (p.bias) values[lane] += read(p.bias + channel + lane);
-            values[lane] = activate(values[lane] + residual[lane], p.slope);
+            values[lane] += residual[lane];
         });
-        store_lanes(p.output + at, values);
     });
 }
 

@@ -24,18 +24,8 @@ impl RunOn<Lowering<'_>> for LinearForward {
         let gemm = Gemm::new([batch, op.out_features, op.in_features], x, w, lowering.address(output));
         let mask = relu_mask.is_some() && activation == Activation::Relu;
         let site = Site { mask, ..lowering.linear_site(Direction::Forward, &op, batch) };
-        let (pool, statistics) = (None, None);
-        let conv = Conv2dForward {
-            op: as_conv(&op),
-            activation,
-            input,
-            weight,
-            bias,
-            residual: None,
-            output,
-            pool,
-            statistics,
-        };
+        let (pointwise, residual, pool, statistics) = (as_conv(&op), None, None, None);
+        let conv = Conv2dForward { op: pointwise, activation, input, weight, bias, residual, output, pool, statistics };
         let product = lowering.forward_product(&conv);
         let candidate = lowering.choose_product(&site, &gemm, epilogue, product);
         match (candidate.algorithm, epilogue) {
