@@ -293,7 +293,7 @@ pub trait Backend: DataSets + TrainingState + Send {
     }
 
     /// The floating-point operations with which this backend computes an operator. Without an algorithm that needs
-    /// fewer, these are the operations of [`Operands::flops`].
+    /// fewer, these are the operations of [`Operands::flops`](crate::ops::Operands::flops).
     fn executed_flops(&self, op: &Op) -> usize {
         op.operands().flops(&|span| span.len)
     }
