@@ -140,14 +140,18 @@ pub fn limits<B: Backend>(backend: &mut B) -> Result<Limits> {
     let op = Linear { in_features: side, out_features: side };
     let (input, activation, output) = (span(0, matrix), Activation::Identity, span(1, matrix));
     let product = LinearForward { op, activation, input, weight, bias: None, output, relu_mask: None };
-    let product = seconds(backend, product)?;
+    let processor = backend.processor_limits()?;
+    let flops = match &processor {
+        Some(processor) => processor.product_flops,
+        None => 2.0 * (matrix * side) as f64 / seconds(backend, product)?,
+    };
     let [a, b] = [0, 1].map(|index| span(index, vector_len));
     let sum = seconds(backend, Add { a, b, output: a })?;
     let copy = CopyBuffer { input: span(0, 1), output: span(1, 1) };
     let launch = if backend.is_asynchronous() { Some(seconds(backend, copy)?) } else { None };
-    let (flops, bytes) = (2.0 * (matrix * side) as f64 / product, (12 * vector_len) as f64 / sum);
+    let bytes = (12 * vector_len) as f64 / sum;
     backend.allocate(&MemorySizes::default())?;
-    Ok(Limits { flops, bytes, product_side: side, launch, processor: backend.processor_limits()? })
+    Ok(Limits { flops, bytes, product_side: side, launch, processor })
 }
 
 /// Seconds that one operator takes, by the device's clock, or the median by the host's clock.

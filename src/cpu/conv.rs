@@ -8,7 +8,7 @@ use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::winograd::forward::Epilogue;
 use super::winograd::tiling::Winograd;
-use super::{Cpu, Instructions, activate, add_and_activate};
+use super::{Cpu, Instructions, finish};
 use crate::ops::{
     Activation, Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
     MaxPool2dForward, Op, PoolEpilogue, RunOn, Span,
@@ -176,13 +176,8 @@ impl Conv2dForward {
                     );
                 }
             });
-            match residual {
-                Some(all) => {
-                    let at = sample * output.len() + first * output.width * output.channels;
-                    add_and_activate(set, self.activation, &all[at..], y);
-                }
-                None => activate(set, self.activation, y),
-            }
+            let at = sample * output.len() + first * output.width * output.channels;
+            finish(set, self.activation, residual.map(|all| &all[at..]), y);
         });
         Ok(())
     }

@@ -188,6 +188,15 @@ impl Backend for Cpu {
     }
 }
 
+/// What is left to do on sums `y` that a micro-kernel has written: to add the residual, which may be longer, and the
+/// activation. Without a residual, the micro-kernel has applied ReLU.
+fn finish(set: Instructions, activation: Activation, residual: Option<&[f32]>, y: &mut [f32]) {
+    match residual {
+        Some(residual) => add_and_activate(set, activation, residual, y),
+        None => activate(set, activation, y),
+    }
+}
+
 /// `y = activation(y)` for the activations that are not fused into the micro-kernel.
 fn activate(set: Instructions, activation: Activation, y: &mut [f32]) {
     // One loop per activation, so that there is no branch inside the loop.

@@ -49,6 +49,8 @@ pub struct ProcessorLimits {
     pub instructions: &'static str,
     /// Peak of all threads with the instructions and the precision in use.
     pub peak_flops: f64,
+    /// The same in a product of two large square matrices.
+    pub product_flops: f64,
     pub arithmetic: Vec<Arithmetic>,
     /// Whether the system reports the sizes of the caches; otherwise usual sizes are assumed.
     pub cache_sizes_known: bool,

@@ -124,9 +124,9 @@ fn fused_epilogues_match_separate_operators() {
             epilogue::check_residuals(&mut lab_by(Precision::Fp32, algorithm), FP32);
         }
         epilogue::check_residuals(&mut lab(Precision::Fp16), FP16);
-        epilogue::check_ties(&mut lab(Precision::Fp32));
-        epilogue::check_ties(&mut lab(Precision::Fp16));
-        epilogue::check_ties(&mut lab(Precision::Bf16));
+        epilogue::check_ties(&mut lab(Precision::Fp32), false);
+        epilogue::check_ties(&mut lab(Precision::Fp16), false);
+        epilogue::check_ties(&mut lab(Precision::Bf16), false);
         epilogue::check_nan(&mut lab(Precision::Fp32));
         epilogue::check_nan(&mut lab(Precision::Fp16));
         epilogue::check_nan(&mut lab(Precision::Bf16));

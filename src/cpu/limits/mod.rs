@@ -33,12 +33,15 @@ impl Cpu {
         let (pool, threads, set) = (&*self.pool, self.threads(), self.instructions);
         let arithmetic = arithmetic::measure(pool)?;
         let in_use = arithmetic.iter().find(|it| it.instructions == set.name() && it.precision == Precision::Fp32);
-        let peak_flops = in_use.context("the instructions in use were not measured")?.peak.all_threads;
+        let in_use = in_use.context("the instructions in use were not measured")?;
+        let product = in_use.product.context("the product with the instructions in use was not measured")?;
+        let (peak_flops, product_flops) = (in_use.peak.all_threads, product.all_threads);
         let caches = caches::of_system();
         Ok(ProcessorLimits {
             threads,
             instructions: set.name(),
             peak_flops,
+            product_flops,
             cache_sizes_known: caches.is_some(),
             levels: bandwidth::measure(pool, set, &caches.unwrap_or_else(caches::usual))?,
             parallel_region: parallel_region(pool),

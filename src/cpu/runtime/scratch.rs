@@ -76,7 +76,7 @@ pub(in crate::cpu) enum Buffer {
     Padded,
     /// One operand of a product.
     Packed,
-    /// Transformed tiles of an image.
+    /// Transformed tiles of an image, or transformed weights or their gradient.
     Tiles,
     /// Products of transformed tiles, or transformed tiles of a second image.
     Products,

@@ -6,7 +6,7 @@ use super::maps::TILE;
 use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES};
 use crate::cpu::runtime::scratch::PANEL;
-use crate::cpu::{Instructions, activate, add_and_activate};
+use crate::cpu::{Instructions, finish};
 use crate::ops::{Activation, MaxPool2d};
 use crate::shape::Window;
 
@@ -29,14 +29,6 @@ impl Epilogue<'_> {
     pub fn fuses_relu(&self) -> bool {
         self.activation == Activation::Relu && self.residual.is_none()
     }
-
-    /// What is left to do on complete outputs `y`. The residual starts at them.
-    pub fn finish(&self, set: Instructions, y: &mut [f32]) {
-        match self.residual {
-            Some(residual) => add_and_activate(set, self.activation, residual, y),
-            None => activate(set, self.activation, y),
-        }
-    }
 }
 
 impl Winograd {
@@ -48,8 +40,8 @@ impl Winograd {
             && matches!(activation, Activation::Identity | Activation::Relu)
     }
 
-    /// `y = activation(convolution(x) + bias + residual)`, optionally pooled. `weights` come from [`Winograd::transform_weights`].
-    /// With pooling, `argmax` receives the position of each maximum, if it is given.
+    /// `y = activation(convolution(x) + bias + residual)`, optionally pooled. `weights` come from
+    /// [`Winograd::transform_weights`]. With pooling, `argmax` receives the position of each maximum, if it is given.
     pub fn forward(
         &self,
         set: Instructions,
@@ -118,6 +110,6 @@ impl Winograd {
                 });
             }
         });
-        epilogue.finish(set, y);
+        finish(set, epilogue.activation, epilogue.residual, y);
     }
 }

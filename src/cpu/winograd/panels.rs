@@ -8,9 +8,9 @@ use super::forward::Epilogue;
 use super::gradients::LARGE_WEIGHT_LEN;
 use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES};
-use crate::cpu::Instructions;
 use crate::cpu::gemm::kernel::Start;
 use crate::cpu::runtime::scratch::{self, Buffer, PANEL, Scratch, grown};
+use crate::cpu::{Instructions, finish};
 use crate::shape::Shape;
 
 /// Tiles that are multiplied at once.
@@ -93,7 +93,7 @@ impl Winograd {
                 }
             }
             let residual = epilogue.residual.map(|all| &all[index * JOINED_PIXELS * channels..]);
-            Epilogue { residual, ..epilogue }.finish(set, y);
+            finish(set, epilogue.activation, residual, y);
         });
     }
 
