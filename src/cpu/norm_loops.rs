@@ -218,14 +218,14 @@ pub(super) fn input_gradient(
     d_x: &mut [f32],
     factors: [&[f32]; 5],
 ) {
-    scratch::with(Buffer::Packed, factors[0].len(), |distances| {
+    scratch::with(Buffer::Packed, 2 * factors[0].len(), |buffers| {
         set.run(|| match activation {
-            Activation::Identity => input_gradient_loop(Activation::Identity, x, d_y, d_x, factors, distances),
-            Activation::Relu => input_gradient_loop(Activation::Relu, x, d_y, d_x, factors, distances),
+            Activation::Identity => input_gradient_loop(Activation::Identity, x, d_y, d_x, factors, buffers),
+            Activation::Relu => input_gradient_loop(Activation::Relu, x, d_y, d_x, factors, buffers),
             Activation::LeakyRelu { slope } => {
-                input_gradient_loop(Activation::LeakyRelu { slope }, x, d_y, d_x, factors, distances);
+                input_gradient_loop(Activation::LeakyRelu { slope }, x, d_y, d_x, factors, buffers);
             }
-            Activation::Tanh => input_gradient_loop(Activation::Tanh, x, d_y, d_x, factors, distances),
+            Activation::Tanh => input_gradient_loop(Activation::Tanh, x, d_y, d_x, factors, buffers),
         });
     });
 }
@@ -237,22 +237,26 @@ fn input_gradient_loop(
     d_y: Option<&[f32]>,
     d_x: &mut [f32],
     [mean, scale, bias, x_scale, constant]: [&[f32]; 5],
-    distances: &mut [f32],
+    buffers: &mut [f32],
 ) {
     let width = mean.len();
+    let (distances, gradients) = buffers.split_at_mut(width);
     for (block, d_x) in d_x.chunks_mut(width).enumerate() {
         let part = block * width..block * width + d_x.len();
-        if let Some(d_y) = d_y {
-            d_x.copy_from_slice(&d_y[part.clone()]);
-        }
-        let distances = &mut distances[..d_x.len()];
+        let (distances, gradients) = (&mut distances[..d_x.len()], &mut gradients[..d_x.len()]);
+        let d_y = d_y.map_or(&*d_x, |d_y| &d_y[part.clone()]);
+        // Several short loops: the compiler does not inline longer chains of iterators, and outside this function they
+        // would not have the instruction set.
         let values = x[part].iter().zip(mean);
         distances.iter_mut().zip(values).for_each(|(distance, (x, mean))| *distance = x - mean);
-        let factors = scale.iter().zip(bias).zip(x_scale.iter().zip(constant));
-        let values = distances.iter().zip(factors);
-        d_x.iter_mut().zip(values).for_each(|(d_x, (distance, ((scale, bias), (x_scale, constant))))| {
-            let g = activation.backward(activation.apply(distance * scale + bias), *d_x);
-            *d_x = g * scale + distance * x_scale + constant;
+        let values = d_y.iter().zip(distances.iter().zip(scale.iter().zip(bias)));
+        gradients.iter_mut().zip(values).for_each(|(g, (d_y, (distance, (scale, bias))))| {
+            *g = activation.backward(activation.apply(distance * scale + bias), *d_y);
+        });
+        gradients.iter_mut().zip(scale).for_each(|(g, scale)| *g *= scale);
+        let values = gradients.iter().zip(distances.iter().zip(x_scale.iter().zip(constant)));
+        d_x.iter_mut().zip(values).for_each(|(d_x, (g, (distance, (x_scale, constant))))| {
+            *d_x = g + distance * x_scale + constant;
         });
     }
 }
