@@ -284,18 +284,20 @@ def fastest(part: dict) -> tuple[dict, dict]:
 
 
 def networks_markdown() -> str:
-    """The table of training steps of all networks except `mnist-cnn` on the CPU."""
-    lines = ["| network | batch size | cnn-cuda | PyTorch's fastest mode | PyTorch / cnn-cuda |", "| --- | --- | --- | --- | --- |"]
+    """The table of training steps on the CPU in the files `benches/results/*-cpu.json`, one or more for each network."""
+    lines = [
+        "| network | batch size | precision | cnn-cuda | PyTorch's fastest mode | PyTorch / cnn-cuda | processor, date |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for path in sorted(RESULTS.glob("*-cpu.json")):
         result = json.loads(path.read_text())
         for part in result["parts"]:
-            if part.get("precision", "fp32") != "fp32":
-                continue
             ours, theirs = fastest(part)
             name = f"{theirs['ms']:.0f} ms, {theirs['peak_memory_mb']:.0f} MB ({theirs['mode']})"
             lines.append(
-                f"| {result['model']} | {part['batch_size']} | {ours['ms']:.0f} ms, {ours['peak_memory_mb']:.0f} MB | {name} "
-                f"| {theirs['times_slower']:.2f}× |"
+                f"| {result['model']} | {part['batch_size']} | {part.get('precision', 'fp32')} "
+                f"| {ours['ms']:.0f} ms, {ours['peak_memory_mb']:.0f} MB | {name} | {theirs['times_slower']:.2f}× "
+                f"| {result['machine']}, {result['date']} |"
             )
     return "\n".join([*lines, ""])
 

@@ -185,8 +185,7 @@ fn print_arithmetic(out: &mut impl Write, processor: &ProcessorLimits) -> Result
     writeln!(out, "{:<22}  {:>9}  {threads:>9}  {:>9}  {threads:>9}", "", "1 thread", "1 thread")?;
     for Arithmetic { instructions, precision, peak, product } in &processor.arithmetic {
         let name = format!("{instructions}, {precision}");
-        let product = product.map(|rate| columns(rate, 0)).unwrap_or_default();
-        writeln!(out, "{}", format!("{name:<22}  {}  {product}", columns(*peak, 0)).trim_end())?;
+        writeln!(out, "{name:<22}  {}  {}", columns(*peak, 0), columns(*product, 0))?;
     }
     Ok(())
 }

@@ -112,10 +112,12 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode> {
     if let Some(folder) = args.trace.as_deref().and_then(Path::parent).filter(|it| !it.as_os_str().is_empty()) {
         ensure!(folder.is_dir(), "the folder of --trace, {}, does not exist; create it first", folder.display());
     }
-    let initial = network.initial_weights(0);
-    // Forward passes are those of `eval` and `predict`.
-    let (network, weights) = if training { (network, initial) } else { network.folded(&initial) };
-    let task = Benchmark { network: &network, weights: &weights, args };
+    let (network, weights) = {
+        let initial = network.initial_weights(0);
+        // Forward passes are those of `eval` and `predict`.
+        if training { (network, initial) } else { network.folded(&initial) }
+    };
+    let task = Benchmark { network: &network, weights, args };
     let mut result = with_instructions(&args.device.or_defaults()?, args.instructions, task)?;
     if let (Some(path), Some(profile)) = (&args.trace, &result.profile) {
         bench::write_trace(path, &profile.step)?;
@@ -181,7 +183,7 @@ impl Task for MeasureLimits {
 
 struct Benchmark<'a> {
     network: &'a Network,
-    weights: &'a Weights,
+    weights: Weights,
     args: &'a BenchArgs,
 }
 
@@ -204,7 +206,8 @@ impl Task for Benchmark<'_> {
         backend.allocate(&plan.memory_sizes(false))?;
         let steps = plan.steps(&sequence, batch);
         let mut program = backend.compile(steps.clone())?;
-        plan::write_weights(&mut backend, weights)?;
+        plan::write_weights(&mut backend, &weights)?;
+        drop(weights); // they would count as the step's memory
         backend.set_learning_rates(&[0.01])?;
         backend.set_metrics(Metrics::default())?;
         let milliseconds = time_steps(&mut backend, &plan, &mut program, args.steps)?;

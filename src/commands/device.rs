@@ -20,7 +20,7 @@ pub trait Task {
 /// Runs `task` on the device that the settings select, and logs which one that is and why.
 ///
 /// # Errors
-/// A CUDA device given by number cannot be used, or a precision other than fp32 is requested on the CPU.
+/// A CUDA device given by number cannot be used, or a precision that the CPU does not support is requested there.
 pub fn with_backend<T: Task>(args: &DeviceSettings, task: T) -> Result<T::Output> {
     with_instructions(args, None, task)
 }
@@ -53,10 +53,11 @@ pub fn with_instructions<T: Task>(
             Err(error) => format!("{error:#}"),
         },
     };
-    if args.precision.unwrap_or_default() != Precision::Fp32 {
-        bail!("the CPU supports fp32 only ({why}); --precision is for CUDA devices");
+    let precision = args.precision.unwrap_or_default();
+    if !precision.is_on_cpu() {
+        bail!("the CPU supports {} only ({why}); --precision {precision} is for CUDA devices", Precision::ON_CPU);
     }
-    let backend = Cpu::with_instructions(threads, instructions.unwrap_or_else(Instructions::widest))?;
+    let backend = Cpu::with_options(threads, instructions.unwrap_or_else(Instructions::widest), precision)?;
     info!("device: {}: {why}", backend.info().name);
     task.run(backend)
 }

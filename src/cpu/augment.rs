@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use anyhow::{Result, ensure};
 use rayon::prelude::*;
 
-use super::Cpu;
+use super::{Cpu, Real, RunAs};
 use super::{gather, pixels};
-use crate::ops::{Augment, Draws, PaddingMode, PictureDraw, RunOn, Stage};
+use crate::ops::{Augment, Draws, PaddingMode, PictureDraw, Stage};
 use crate::resample::{Area, Resizer};
 use crate::shape::Shape;
 
@@ -89,21 +89,21 @@ fn crop<const C: usize>(drawn: &PictureDraw, padding: PaddingMode, shape: Shape,
     }
 }
 
-impl RunOn<Cpu> for Augment {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for Augment {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let Self { stage, shape, output, .. } = *self;
-        let first = gather::run(&self.gather(), cpu, Some(stage))?;
+        let first = gather::run::<R>(&self.gather(), cpu, Some(stage))?;
         if !stage.erases {
             return Ok(());
         }
         let drawn = cpu.augment.draws.pictures.get(first..first + output.len / shape.len());
         ensure!(drawn.is_some(), "nothing was drawn for the pictures of this step");
-        let [output] = cpu.memory.floats([output])?;
+        let [output] = cpu.memory.values::<R, _>([output])?;
         for (picture, drawn) in output.chunks_exact_mut(shape.len()).zip(drawn.unwrap_or_default()) {
             let [rows, columns] = drawn.erased.clone();
             for row in rows {
                 let begin = (row * shape.width + columns.start) * shape.channels;
-                picture[begin..begin + columns.len() * shape.channels].fill(0.0);
+                picture[begin..begin + columns.len() * shape.channels].fill(R::ZERO);
             }
         }
         Ok(())

@@ -3,12 +3,13 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::gemm::kernel::{Gemm, LeftStrides, Start};
+use super::gemm::kernel::Start;
+use super::gemm::pairs;
 use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::winograd::forward::Epilogue;
 use super::winograd::tiling::Winograd;
-use super::{Cpu, Instructions, finish};
+use super::{Cpu, Instructions, Real, RunAs, finish};
 use crate::ops::{
     Activation, Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
     MaxPool2dForward, Op, PoolEpilogue, RunOn, Span,
@@ -16,9 +17,6 @@ use crate::ops::{
 
 /// Minimum number of pieces of a forward pass, so that a small batch keeps all threads busy.
 const MIN_PIECES: usize = 16;
-
-/// Output pixels per piece of the weight gradient, so that their inputs and gradients nearly fit in L1.
-const WEIGHT_PIXELS: usize = 128;
 
 /// The floating-point operations of the products by which Winograd's algorithm computes an operator, without its
 /// transforms; `None` if the operator is computed in another way.
@@ -35,15 +33,15 @@ pub(super) fn executed_flops(op: &Op) -> Option<usize> {
     Some(Winograd::new(&op, op.output().ok()?)?.flops(input.len / op.input.len()))
 }
 
-impl RunOn<Cpu> for Conv2dForward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for Conv2dForward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let winograd = Winograd::new(&self.op, self.op.output()?);
         let batch = self.input.len / self.op.input.len();
         let fits = |it: &Winograd, pool: &MaxPool2d| !it.is_by_panels(batch) && it.can_fuse_pool(pool, self.activation);
         let fused = winograd.and_then(|it| self.pool.filter(|pool| fits(&it, &pool.op)));
         match winograd {
-            Some(winograd) => self.convolve_winograd(cpu, &winograd, fused)?,
-            None => self.convolve(cpu)?,
+            Some(winograd) => self.convolve_winograd::<R>(cpu, &winograd, fused)?,
+            None => self.convolve::<R>(cpu)?,
         }
         if let Some(PoolEpilogue { op, output, argmax }) = self.pool.filter(|_| fused.is_none()) {
             MaxPool2dForward { op, input: self.output, output, argmax }.run_on(cpu)?;
@@ -52,12 +50,13 @@ impl RunOn<Cpu> for Conv2dForward {
     }
 }
 
-impl RunOn<Cpu> for Conv2dBackwardWeight {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for Conv2dBackwardWeight {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
         let (output, patch, set) = (geometry.output, op.patch_len(), cpu.instructions);
         let lines = self.d_output.len / output.len() * output.height;
-        let [x, d_y, d_weight] = cpu.memory.floats([self.input, self.d_output, self.d_weight])?;
+        let views = cpu.memory.views::<R, 2, 1>([self.input, self.d_output], [self.d_weight], None)?;
+        let ([x, d_y], [d_weight]) = (views.values, views.floats);
         let (x, d_y) = (&*x, &*d_y);
         if let Some(winograd) = Winograd::new(op, output) {
             match winograd.is_by_panels(x.len() / op.input.len()) {
@@ -97,10 +96,10 @@ impl RunOn<Cpu> for Conv2dBackwardWeight {
     }
 }
 
-impl RunOn<Cpu> for Conv2dBackwardInput {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for Conv2dBackwardInput {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (channels, d_input) = (self.op.input.channels, self.d_input);
-        self.input_gradient(cpu)?;
+        self.input_gradient::<R>(cpu)?;
         if let Some(added) = self.added {
             Add { a: d_input, b: added, output: d_input }.run_on(cpu)?;
         }
@@ -113,14 +112,14 @@ impl RunOn<Cpu> for Conv2dBackwardInput {
 
 impl Conv2dForward {
     /// The Winograd convolution, with `pool` fused into it.
-    fn convolve_winograd(&self, cpu: &mut Cpu, winograd: &Winograd, pool: Option<PoolEpilogue>) -> Result<()> {
+    fn convolve_winograd<R: Real>(&self, cpu: &mut Cpu, winograd: &Winograd, pool: Option<PoolEpilogue>) -> Result<()> {
         let set = cpu.instructions;
         let (output, argmax) = pool.map_or((self.output, None), |pool| (pool.output, pool.argmax));
         let version = cpu.memory.parameters_version();
         let [bias, residual] = self.optional_operands();
-        let floats = [self.input, self.weight, bias, residual, output];
-        let ([x, weight, bias, residual, y], argmax) = cpu.memory.floats_and_indices(floats, argmax)?;
-        let residual = self.residual_of(x, residual);
+        let views = cpu.memory.views::<R, 4, 1>([self.input, self.weight, residual, output], [bias], argmax)?;
+        let ([x, weight, residual, y], [bias]) = (views.values, views.floats);
+        let (residual, argmax) = (self.residual_of(x, residual), argmax.map(|_| views.indices));
         let epilogue = Epilogue { bias, residual, activation: self.activation, pooled: pool.is_some() };
         if winograd.is_by_panels(x.len() / self.op.input.len()) {
             winograd.forward_by_panels(set, x, weight, epilogue, y, &mut cpu.scratch);
@@ -133,24 +132,45 @@ impl Conv2dForward {
     }
 
     /// The convolution by direct products, without its pooling.
-    fn convolve(&self, cpu: &mut Cpu) -> Result<()> {
-        let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
-        let (output, patch, set) = (geometry.output, op.patch_len(), cpu.instructions);
-        let version = cpu.memory.parameters_version();
+    fn convolve<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
+        let (op, set, version) = (&self.op, cpu.instructions, cpu.memory.parameters_version());
         let [bias, residual] = self.optional_operands();
-        let [x, weight, bias, residual, y] =
-            cpu.memory.floats([self.input, self.weight, bias, residual, self.output])?;
-        let (x, weight, bias, residual) = (&*x, &*weight, &*bias, self.residual_of(x, residual));
-        // Wᵀ, packed in panels of columns, [panel][k·k·ic][PANEL]
-        let panels = cpu.weight_cache.weights(op, self.weight, version, op.weight_len(), |panels| {
-            if !op.is_plain() {
-                return geometry.grouped_weights(weight, panels);
+        let views = cpu.memory.views::<R, 4, 1>([self.input, self.weight, residual, self.output], [bias], None)?;
+        let ([x, weight, residual, y], [bias]) = (views.values, views.floats);
+        let (x, weight, residual) = (&*x, &*weight, self.residual_of(x, residual));
+        let has_pairs = op.is_plain() && op.input.channels.is_multiple_of(2);
+        let pairs = pairs::of_values(set, x).zip(pairs::of_values(set, weight)).filter(|_| has_pairs);
+        let (cache, epilogue) = (&mut cpu.weight_cache, Epilogue { bias, residual, ..Epilogue::NONE });
+        match pairs {
+            Some((x, weight)) => {
+                let geometry = Geometry::of_pairs(op)?;
+                let weights = cache.weights(op, self.weight, version, geometry.op.weight_len(), |panels| {
+                    geometry.pack_weights(set, weight, panels);
+                });
+                self.convolve_with(set, &geometry, x, weights, epilogue, y);
             }
-            panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
-                let width = weight.len() / patch;
-                set.run(|| scratch::transpose(weight, patch, panel, width));
-            });
-        });
+            None => {
+                let geometry = Geometry::new(op)?;
+                let weights = cache.weights(op, self.weight, version, op.weight_len(), |panels| {
+                    geometry.pack_weights(set, weight, panels);
+                });
+                self.convolve_with(set, &geometry, x, weights, epilogue, y);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same with weights by [`Geometry::pack_weights`]. The input consists of pairs if the geometry has them.
+    fn convolve_with<E: Real, R: Real>(
+        &self,
+        set: Instructions,
+        geometry: &Geometry,
+        x: &[E],
+        weights: &[f32],
+        Epilogue { bias, residual, .. }: Epilogue<R>,
+        y: &mut [R],
+    ) {
+        let (op, output, patch) = (&geometry.op, geometry.output, geometry.op.patch_len());
         let batch = x.len() / op.input.len();
         let lines_per_piece = output.height.div_ceil(MIN_PIECES.div_ceil(batch));
         let piece_len = lines_per_piece * output.width * output.channels;
@@ -160,26 +180,21 @@ impl Conv2dForward {
         pieces.for_each(|(sample, first, y)| {
             let lines = y.len() / (output.width * output.channels);
             let relu = self.activation == Activation::Relu && residual.is_none();
-            geometry.with_padded(&x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
-                if !op.is_plain() {
-                    return geometry.grouped_forward(set, x, panels, bias, y, relu);
-                }
-                for (index, panel) in panels.chunks(patch * PANEL).enumerate() {
-                    let start = if bias.is_empty() { Start::Zero } else { Start::Bias(&bias[index * PANEL..]) };
-                    geometry.forward(lines, panel.len() / patch).run(
-                        set,
-                        x,
-                        panel,
-                        &mut y[index * PANEL..],
-                        start,
-                        relu,
-                    );
-                }
+            scratch::with_output(set, y, |y| {
+                geometry.with_padded(set, &x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
+                    if !op.is_plain() {
+                        return geometry.grouped_forward(set, x, weights, bias, y, relu);
+                    }
+                    for (index, panel) in weights.chunks(patch * PANEL).enumerate() {
+                        let start = if bias.is_empty() { Start::Zero } else { Start::Bias(&bias[index * PANEL..]) };
+                        let product = geometry.forward(lines, panel.len() / patch);
+                        product.run(set, x, panel, &mut y[index * PANEL..], start, relu);
+                    }
+                });
+                let at = sample * output.len() + first * output.width * output.channels;
+                finish(set, self.activation, residual.map(|all| &all[at..]), y);
             });
-            let at = sample * output.len() + first * output.width * output.channels;
-            finish(set, self.activation, residual.map(|all| &all[at..]), y);
         });
-        Ok(())
     }
 
     /// The spans of bias and residual, empty if there is none or if the residual is the input.
@@ -189,17 +204,17 @@ impl Conv2dForward {
     }
 
     /// The residual, if there is one, whose span by [`Self::optional_operands`] has the values `own`.
-    fn residual_of<'a>(&self, input: &'a [f32], own: &'a [f32]) -> Option<&'a [f32]> {
+    fn residual_of<'a, R>(&self, input: &'a [R], own: &'a [R]) -> Option<&'a [R]> {
         self.residual.map(|residual| if residual == self.input { input } else { own })
     }
 }
 
 impl Conv2dBackwardInput {
     /// The input gradient without its epilogue.
-    fn input_gradient(&self, cpu: &mut Cpu) -> Result<()> {
+    fn input_gradient<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, geometry) = (&self.op, Geometry::new(&self.op)?);
         let (output, set, row_len) = (geometry.output, cpu.instructions, geometry.row_len);
-        let [d_y, weight, d_x] = cpu.memory.floats([self.d_output, self.weight, self.d_input])?;
+        let [d_y, weight, d_x] = cpu.memory.values::<R, _>([self.d_output, self.weight, self.d_input])?;
         if let Some(winograd) = Winograd::of_input_gradient(op, output) {
             if winograd.is_by_panels(d_x.len() / op.input.len()) {
                 winograd.forward_by_panels(set, d_y, weight, Epilogue::NONE, d_x, &mut cpu.scratch);
@@ -212,119 +227,38 @@ impl Conv2dBackwardInput {
         }
         if !op.is_plain() {
             let samples = d_x.par_chunks_mut(op.input.len()).zip(d_y.par_chunks(output.len()));
-            samples.for_each(|(d_x, d_y)| geometry.grouped_backward_input(set, d_y, weight, d_x));
-            return Ok(());
-        }
-        // W, split by kernel row and packed in panels of columns, [ky][panel][oc][PANEL]
-        let packed = grown(&mut cpu.scratch.packed, op.weight_len());
-        packed.par_chunks_mut(output.channels * row_len).enumerate().for_each(|(ky, packed)| {
-            scratch::pack_panels(&weight[ky * row_len..], op.patch_len(), row_len, packed, output.channels);
-        });
-        let (packed, d_y) = (&*packed, &*d_y);
-        let padding = op.window.padding;
-        d_x.par_chunks_mut(op.input.len()).enumerate().for_each(|(sample, d_x)| {
-            let d_y = &d_y[sample * output.len()..][..output.len()];
-            if padding == 0 {
-                return geometry.scatter(set, d_y, packed, d_x);
-            }
-            scratch::with(Buffer::Padded, (op.input.height + 2 * padding) * geometry.line, |padded| {
-                geometry.scatter(set, d_y, packed, padded);
-                let width = op.input.width * op.input.channels;
-                let lines = padded.chunks_exact(geometry.line).skip(padding);
-                for (d_x, line) in d_x.chunks_exact_mut(width).zip(lines) {
-                    d_x.copy_from_slice(&line[padding * op.input.channels..][..width]);
-                }
-            });
-        });
-        Ok(())
-    }
-}
-
-impl Geometry {
-    /// `y [lines][ow][..cols] = x · Wᵀ`, for one panel of `Wᵀ`.
-    fn forward(&self, lines: usize, cols: usize) -> Gemm {
-        let (line, row) = self.strides();
-        Gemm {
-            lines,
-            rows: self.output.width,
-            cols,
-            outer: self.op.window.kernel,
-            inner: self.row_len,
-            a: LeftStrides { line, row, outer: self.line, inner: 1 },
-            b_outer: self.row_len * cols,
-            b_inner: cols,
-            c_line: self.output.width * self.output.channels,
-            c_row: self.output.channels,
-        }
-    }
-
-    /// `partial [k·k·ic][PANEL] = xᵀ · d_y` over the output lines of `group`, for one panel of output channels.
-    fn sum_weights(
-        &self,
-        set: Instructions,
-        x: &[f32],
-        d_y: &[f32],
-        group: std::ops::Range<usize>,
-        panel: usize,
-        partial: &mut [f32],
-    ) {
-        let (output, input_len) = (self.output, self.op.input.len());
-        let cols = (output.channels - panel * PANEL).min(PANEL);
-        let line_len = output.width * output.channels;
-        let (outer, inner) = self.strides();
-        let (mut at, mut start) = (group.start, Start::Zero);
-        while at < group.end {
-            let (sample, first) = (at / output.height, at % output.height);
-            let lines = (WEIGHT_PIXELS / output.width).max(1).min(output.height - first).min(group.end - at);
-            let product = Gemm {
-                lines: self.op.window.kernel,
-                rows: self.row_len,
-                cols,
-                outer: lines,
-                inner: output.width,
-                a: LeftStrides { line: self.line, row: 1, outer, inner },
-                b_outer: output.width * cols,
-                b_inner: cols,
-                c_line: self.row_len * cols,
-                c_row: cols,
-            };
-            let d_y = &d_y[at * line_len + panel * PANEL..];
-            self.with_padded(&x[sample * input_len..][..input_len], first, lines, |x| {
-                let pixels = lines * output.width;
-                if cols == output.channels {
-                    return product.run(set, x, d_y, partial, start, false);
-                }
-                scratch::with(Buffer::Packed, pixels * cols, |packed| {
-                    scratch::pack_panels(d_y, output.channels, cols, packed, pixels);
-                    product.run(set, x, packed, partial, start, false);
+            let weight = &*weight;
+            samples.for_each(|(d_x, d_y)| {
+                scratch::with_floats(set, d_y, Buffer::Converted, |d_y| {
+                    scratch::with_floats(set, weight, Buffer::OtherConverted, |weight| {
+                        geometry.grouped_backward_input(set, d_y, weight, d_x);
+                    });
                 });
             });
-            (at, start) = (at + lines, Start::Accumulate);
+            return Ok(());
         }
-    }
-
-    /// `d_x = col2im(d_y · W)` of one sample, in padded coordinates: every output pixel adds to the input pixels of its
-    /// window, one kernel row at a time.
-    fn scatter(&self, set: Instructions, d_y: &[f32], packed: &[f32], d_x: &mut [f32]) {
-        let (output, (c_line, c_row)) = (self.output, self.strides());
-        d_x.fill(0.0);
-        for (ky, panels) in packed.chunks_exact(output.channels * self.row_len).enumerate() {
-            for (index, panel) in panels.chunks(output.channels * PANEL).enumerate() {
-                let cols = panel.len() / output.channels;
-                let product = Gemm {
-                    lines: output.height,
-                    rows: output.width,
-                    cols,
-                    outer: 1,
-                    inner: output.channels,
-                    a: LeftStrides { line: output.width * output.channels, row: output.channels, outer: 0, inner: 1 },
-                    b_outer: 0,
-                    b_inner: cols,
-                    c_line,
-                    c_row,
-                };
-                product.run(set, d_y, panel, &mut d_x[ky * self.line + index * PANEL..], Start::Accumulate, false);
+        // W, split by kernel row and packed in panels of columns, [ky][panel][oc][PANEL], of which oc may be pairs
+        let pairs = pairs::of_values(set, d_y).zip(R::as_bf16(weight)).filter(|_| output.channels.is_multiple_of(2));
+        let depth = if pairs.is_some() { output.channels / 2 } else { output.channels };
+        let packed = grown(&mut cpu.scratch.packed, op.window.kernel * depth * row_len);
+        packed.par_chunks_mut(depth * row_len).enumerate().for_each(|(ky, packed)| match pairs {
+            Some((_, weight)) => {
+                let size = (output.channels, row_len);
+                pairs::pack_panels(set, &weight[ky * row_len..], op.patch_len(), size, packed);
             }
-        }
+            None => set.run(|| {
+                scratch::pack_panels(&weight[ky * row_len..], op.patch_len(), row_len, packed, depth);
+            }),
+        });
+        let (packed, d_y) = (&*packed, &*d_y);
+        d_x.par_chunks_mut(op.input.len()).enumerate().for_each(|(sample, d_x)| {
+            let mut scatter = |d_y: &[f32]| geometry.scatter(set, d_y, packed, d_x);
+            let len = output.pixels() * depth;
+            match pairs {
+                Some((pairs, _)) => scatter(&pairs[sample * len..][..len]),
+                None => scratch::with_floats(set, &d_y[sample * len..][..len], Buffer::Converted, scatter),
+            }
+        });
+        Ok(())
     }
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
 
-use super::Cpu;
+use super::{Cpu, Real, RunAs};
 use crate::images::{ImageSource, Prefetch};
-use crate::ops::{AugmentationDraw, DataSets, Draws, Gather, Normalise, RunOn, Stage, Subset};
+use crate::ops::{AugmentationDraw, DataSets, Draws, Gather, Normalise, Stage, Subset};
 use crate::shape::Shape;
 
 /// The training and test set.
@@ -71,23 +71,30 @@ impl Set {
 }
 
 /// Writes the augmented `image` of a shape to `y`, normalised.
-fn augment(op: &Normalise, shape: Shape, table: &[[f32; 256]], drawn: &AugmentationDraw, image: &[u8], y: &mut [f32]) {
+fn augment<R: Real>(
+    op: &Normalise,
+    shape: Shape,
+    table: &[[f32; 256]],
+    drawn: &AugmentationDraw,
+    image: &[u8],
+    y: &mut [R],
+) {
     let Normalise { mean, std, .. } = op;
     let has_jitter = drawn.brightness != 1.0 || drawn.contrast != 1.0;
     for (pixel, y) in y.chunks_exact_mut(shape.channels).enumerate() {
         let (row, column) = (pixel / shape.width, pixel % shape.width);
         if drawn.is_cut_out(row, column) {
-            y.fill(0.0);
+            y.fill(R::ZERO);
             continue;
         }
         let source = drawn.source(shape, row, column);
         let bytes = source.map(|source| &image[source * shape.channels..][..shape.channels]);
         for (channel, y) in y.iter_mut().enumerate() {
             let byte = bytes.map_or(0, |bytes| bytes[channel]);
-            *y = match has_jitter {
+            *y = R::new(match has_jitter {
                 true => drawn.normalised(byte, mean[channel], std[channel]),
                 false => table[channel][usize::from(byte)],
-            };
+            });
         }
     }
 }
@@ -145,14 +152,14 @@ impl DataSets for Cpu {
     }
 }
 
-impl RunOn<Cpu> for Gather {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        run(self, cpu, None).map(|_| ())
+impl RunAs for Gather {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
+        run::<R>(self, cpu, None).map(|_| ())
     }
 }
 
 /// Gathers the next batch, of images that a stage transforms first, if there is one. Returns the batch's position.
-pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<usize> {
+pub(super) fn run<R: Real>(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<usize> {
     let (shape, len, (seed, epoch)) = (op.shape, op.shape.len(), cpu.gather.augmentation);
     let (batch, set) = (op.output.len / len, cpu.gather.loaded(op.subset)?);
     let stored = stage.map_or(shape, |stage| stage.stored);
@@ -174,7 +181,7 @@ pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<us
     let image = |row: usize| &bytes[index(row) * stored.len()..][..stored.len()];
     let staged = stage.filter(Stage::is_staged);
     let staged = staged.map(|stage| cpu.augment.stage(stage, shape, set.position, batch, image)).transpose()?;
-    let [y] = cpu.memory.floats([op.output])?;
+    let [y] = cpu.memory.values::<R, _>([op.output])?;
     let (first, normalise, table, seen) = (set.position, &set.op, &set.table, op.view.draw());
     y.par_chunks_exact_mut(len).enumerate().with_min_len(8).for_each(|(row, y)| {
         let image = staged.map_or_else(|| image(row), |staged| &staged[row * len..][..len]);
@@ -186,7 +193,7 @@ pub(super) fn run(op: &Gather, cpu: &mut Cpu, stage: Option<Stage>) -> Result<us
             return augment(normalise, shape, table, seen, image, y);
         }
         for (y, image) in y.chunks_exact_mut(table.len()).zip(image.chunks_exact(table.len())) {
-            y.iter_mut().zip(image).zip(table).for_each(|((y, &x), table)| *y = table[usize::from(x)]);
+            y.iter_mut().zip(image).zip(table).for_each(|((y, &x), table)| *y = R::new(table[usize::from(x)]));
         }
     });
     cpu.loss.labels.clear();

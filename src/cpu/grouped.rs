@@ -2,10 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::Instructions;
 use super::gemm::kernel::{Gemm, LeftStrides, Start};
 use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, grown};
+use super::{Instructions, Real};
 
 /// Number of partial sums of the weight gradient, which are then added in a fixed order.
 const WEIGHT_GROUPS: usize = 8;
@@ -37,14 +37,14 @@ impl Geometry {
     }
 
     /// Packs the weights as [`Geometry::grouped_forward`] reads them, `[group][ky][kx][ic][oc]`.
-    pub fn grouped_weights(&self, weight: &[f32], target: &mut [f32]) {
+    pub fn grouped_weights<R: Real>(&self, weight: &[R], target: &mut [f32]) {
         let GroupSizes { kernel, in_channels, out_channels, .. } = self.group_sizes();
         let block = in_channels * out_channels;
         target.chunks_exact_mut(block).enumerate().for_each(|(index, target)| {
             let (group, place) = (index / (kernel * kernel), index % (kernel * kernel));
             for (at, target) in target.iter_mut().enumerate() {
                 let (ic, oc) = (at / out_channels, at % out_channels);
-                *target = weight[((group * out_channels + oc) * kernel * kernel + place) * in_channels + ic];
+                *target = weight[((group * out_channels + oc) * kernel * kernel + place) * in_channels + ic].get();
             }
         });
     }
@@ -72,6 +72,7 @@ impl Geometry {
             b_inner: out_channels,
             c_line: self.output.width * self.output.channels,
             c_row: self.output.channels,
+            pairs: false,
         };
         let rows = weights.chunks_exact(kernel * in_channels * out_channels);
         for (index, weights) in rows.enumerate().take(groups * kernel) {
@@ -87,11 +88,11 @@ impl Geometry {
     }
 
     /// The weight gradient of a batch; `partials` is a buffer for partial sums.
-    pub fn grouped_backward_weight(
+    pub fn grouped_backward_weight<R: Real>(
         &self,
         set: Instructions,
-        x: &[f32],
-        d_y: &[f32],
+        x: &[R],
+        d_y: &[R],
         d_weight: &mut [f32],
         partials: &mut Vec<f32>,
     ) {
@@ -120,7 +121,7 @@ impl Geometry {
     }
 
     /// Adds the contribution of one output line to `partial`, `[group][ky][kx][ic][oc]`.
-    fn grouped_add_line(&self, set: Instructions, x: &[f32], d_y: &[f32], at: usize, partial: &mut [f32]) {
+    fn grouped_add_line<R: Real>(&self, set: Instructions, x: &[R], d_y: &[R], at: usize, partial: &mut [f32]) {
         let GroupSizes { kernel, in_channels, out_channels, .. } = self.group_sizes();
         let (sample, line) = (at / self.output.height, at % self.output.height);
         let product = Gemm {
@@ -134,18 +135,20 @@ impl Geometry {
             c_row: out_channels,
             ..Gemm::default()
         };
-        let d_y = &d_y[at * self.output.width * self.output.channels..];
-        self.with_padded(&x[sample * self.op.input.len()..][..self.op.input.len()], line, 1, |x| {
-            for (index, sum) in partial.chunks_exact_mut(in_channels * out_channels).enumerate() {
-                let (group, place) = (index / (kernel * kernel), index % (kernel * kernel));
-                let x = &x[self.grouped_input(group, place / kernel, place % kernel)..];
-                product.run(set, x, &d_y[group * out_channels..], sum, Start::Accumulate, false);
-            }
+        let line_len = self.output.width * self.output.channels;
+        scratch::with_floats(set, &d_y[at * line_len..][..line_len], Buffer::Converted, |d_y| {
+            self.with_padded(set, &x[sample * self.op.input.len()..][..self.op.input.len()], line, 1, |x| {
+                for (index, sum) in partial.chunks_exact_mut(in_channels * out_channels).enumerate() {
+                    let (group, place) = (index / (kernel * kernel), index % (kernel * kernel));
+                    let x = &x[self.grouped_input(group, place / kernel, place % kernel)..];
+                    product.run(set, x, &d_y[group * out_channels..], sum, Start::Accumulate, false);
+                }
+            });
         });
     }
 
     /// The input gradient of one sample.
-    pub fn grouped_backward_input(&self, set: Instructions, d_y: &[f32], weight: &[f32], d_x: &mut [f32]) {
+    pub fn grouped_backward_input<R: Real>(&self, set: Instructions, d_y: &[f32], weight: &[f32], d_x: &mut [R]) {
         let (input, padding) = (self.op.input, self.op.window.padding);
         let GroupSizes { groups, kernel, in_channels, out_channels } = self.group_sizes();
         let (c_line, c_row) = self.strides();
@@ -166,6 +169,7 @@ impl Geometry {
             b_inner: patch,
             c_line,
             c_row,
+            pairs: false,
         };
         scratch::with(Buffer::Padded, (input.height + 2 * padding) * self.line, |padded| {
             padded.fill(0.0);
@@ -177,7 +181,8 @@ impl Geometry {
             let width = input.width * input.channels;
             let lines = padded.chunks_exact(self.line).skip(padding);
             for (d_x, line) in d_x.chunks_exact_mut(width).zip(lines) {
-                d_x.copy_from_slice(&line[padding * input.channels..][..width]);
+                let floats = &line[padding * input.channels..][..width];
+                set.call(scratch::FromFloats { floats, values: d_x });
             }
         });
     }

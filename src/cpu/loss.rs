@@ -2,7 +2,8 @@
 
 use anyhow::{Result, bail, ensure};
 
-use super::Cpu;
+use super::runtime::scratch::{self, Buffer};
+use super::{Cpu, Real, RunAs};
 use crate::ops::{
     Activation, BiasActivationBackward, LossGradient, Metrics, Mix, RunOn, SoftmaxCrossEntropy, StepLoss,
 };
@@ -19,12 +20,12 @@ pub(super) struct State {
     pub step_losses: Option<Vec<StepLoss>>,
 }
 
-impl RunOn<Cpu> for SoftmaxCrossEntropy {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for SoftmaxCrossEntropy {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let &Self { classes, logits: logits_span, gradient } = self;
-        let batch = logits_span.len / classes;
+        let (batch, set) = (logits_span.len / classes, cpu.instructions);
         let d_logits_span = gradient.map_or(logits_span.first(0), |gradient| gradient.d_logits);
-        let [logits, d_logits] = cpu.memory.floats([logits_span, d_logits_span])?;
+        let [logits, d_logits] = cpu.memory.values::<R, _>([logits_span, d_logits_span])?;
         ensure!(cpu.loss.labels.len() == batch, "{} labels for a batch of {batch}", cpu.loss.labels.len());
         let labels = &cpu.loss.labels;
         if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
@@ -43,15 +44,19 @@ impl RunOn<Cpu> for SoftmaxCrossEntropy {
             let [label, partner] = [sample, Mix::partner(sample, batch)].map(|sample| labels[sample] as usize);
             let parts = mix.map_or([(label, 1.0), (label, 0.0)], |mix| [(label, mix.own), (partner, mix.other)]);
             let target = Target { parts, smoothing: gradient.map_or(0.0, |gradient| gradient.smoothing), weights };
-            let (best, max) = first_maximum(row);
-            let exp_sum: f32 = row.iter().map(|logit| (logit - max).exp()).sum();
-            // Not ln(Σ) + max − x: the loss of a confident prediction would be lost to cancellation.
-            loss_sum += f64::from(target.mass(classes) * exp_sum.ln() - target.logit(row, max));
-            correct += u64::from(best == label);
-            if !d_logits.is_empty() {
-                let d_row = &mut d_logits[sample * classes..][..classes];
-                target.gradient(row, max, exp_sum, weight, divisor as f32, d_row);
-            }
+            scratch::with_floats(set, row, Buffer::Converted, |row| {
+                let (best, max) = first_maximum(row);
+                let exp_sum: f32 = row.iter().map(|logit| (logit - max).exp()).sum();
+                // Not ln(Σ) + max − x: the loss of a confident prediction would be lost to cancellation.
+                loss_sum += f64::from(target.mass(classes) * exp_sum.ln() - target.logit(row, max));
+                correct += u64::from(best == label);
+                if !d_logits.is_empty() {
+                    let d_row = &mut d_logits[sample * classes..][..classes];
+                    scratch::with_output(set, d_row, |d_row| {
+                        target.gradient(row, max, exp_sum, weight, divisor as f32, d_row);
+                    });
+                }
+            });
         }
         loss_sum *= batch as f64 / divisor;
         match gradient.and_then(|gradient| gradient.auxiliary) {

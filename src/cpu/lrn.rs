@@ -4,56 +4,86 @@ use anyhow::Result;
 use rayon::prelude::*;
 
 use super::runtime::scratch::{self, Buffer};
-use super::{Cpu, ELEMENTWISE_CHUNK, Instructions};
-use crate::ops::{Lrn, LrnBackward, LrnForward, RunOn};
+use super::{Cpu, ELEMENTWISE_CHUNK, Instructions, Loop, Real, RunAs};
+use crate::ops::{Lrn, LrnBackward, LrnForward};
 
-impl RunOn<Cpu> for LrnForward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for LrnForward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, set, piece) = (&self.op, cpu.instructions, piece(&self.op));
-        let [x, y] = cpu.memory.floats([self.input, self.output])?;
+        let [x, y] = cpu.memory.values::<R, _>([self.input, self.output])?;
         x.par_chunks(piece).zip(y.par_chunks_mut(piece)).for_each(|(x, y)| {
-            for (x, y) in x.chunks_exact(op.input.channels).zip(y.chunks_exact_mut(op.input.channels)) {
-                denominators(set, op, x, y);
-                powers(set, op.beta, y);
-                set.run(|| y.iter_mut().zip(x).for_each(|(y, x)| *y *= x));
-            }
+            scratch::with_floats(set, x, Buffer::Converted, |x| {
+                scratch::with_output(set, y, |y| {
+                    for (x, y) in x.chunks_exact(op.input.channels).zip(y.chunks_exact_mut(op.input.channels)) {
+                        denominators(set, op, x, y);
+                        powers(set, op.beta, y);
+                        set.run(|| y.iter_mut().zip(x).for_each(|(y, x)| *y *= x));
+                    }
+                });
+            });
         });
         Ok(())
     }
 }
 
-impl RunOn<Cpu> for LrnBackward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for LrnBackward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, set, piece) = (&self.op, cpu.instructions, piece(&self.op));
-        let [x, d_y, d_x] = cpu.memory.floats([self.input, self.d_output, self.d_input])?;
-        let factor = -2.0 * op.alpha * op.beta / op.size as f32;
+        let [x, d_y, d_x] = cpu.memory.values::<R, _>([self.input, self.d_output, self.d_input])?;
         let pieces = x.par_chunks(piece).zip(d_y.par_chunks(piece)).zip(d_x.par_chunks_mut(piece));
         pieces.for_each(|((x, d_y), d_x)| {
-            let rows = x.chunks_exact(op.input.channels).zip(d_y.chunks_exact(op.input.channels));
-            scratch::with(Buffer::Packed, 2 * op.input.channels, |buffer| {
-                let (sums, terms) = buffer.split_at_mut(op.input.channels);
-                for ((x, d_y), d_x) in rows.zip(d_x.chunks_exact_mut(op.input.channels)) {
-                    denominators(set, op, x, sums);
-                    d_x.copy_from_slice(sums);
-                    powers(set, op.beta, d_x);
-                    set.run(|| {
-                        // d_x = d_y · d^−β, terms = d_y · x · d^−(β+1)
-                        for ((d_x, term), ((x, d_y), sum)) in
-                            d_x.iter_mut().zip(&mut *terms).zip(x.iter().zip(d_y).zip(&*sums))
-                        {
-                            *d_x *= d_y;
-                            *term = *d_x * x / sum;
-                        }
-                        // The channels with c in their window form the mirrored window.
-                        windowed(terms, (op.size - 1) / 2, op.size / 2, sums);
-                        for ((d_x, x), sum) in d_x.iter_mut().zip(x).zip(&*sums) {
-                            *d_x += factor * x * sum;
-                        }
-                    });
-                }
+            scratch::with_floats(set, x, Buffer::Converted, |x| {
+                scratch::with_floats(set, d_y, Buffer::OtherConverted, |d_y| {
+                    scratch::with_output(set, d_x, |d_x| backward(set, op, x, d_y, d_x));
+                });
             });
         });
         Ok(())
+    }
+}
+
+/// The input gradient of some pixels.
+fn backward(set: Instructions, op: &Lrn, x: &[f32], d_y: &[f32], d_x: &mut [f32]) {
+    let factor = -2.0 * op.alpha * op.beta / op.size as f32;
+    let rows = x.chunks_exact(op.input.channels).zip(d_y.chunks_exact(op.input.channels));
+    scratch::with(Buffer::Packed, 2 * op.input.channels, |buffer| {
+        let (sums, terms) = buffer.split_at_mut(op.input.channels);
+        for ((x, d_y), d_x) in rows.zip(d_x.chunks_exact_mut(op.input.channels)) {
+            denominators(set, op, x, sums);
+            d_x.copy_from_slice(sums);
+            powers(set, op.beta, d_x);
+            set.call(PixelGradient { size: op.size, factor, x, d_y, d_x, sums, terms });
+        }
+    });
+}
+
+/// The gradient of one pixel, from `d^−β` in `d_x` and the denominators in `sums`.
+struct PixelGradient<'a> {
+    size: usize,
+    factor: f32,
+    x: &'a [f32],
+    d_y: &'a [f32],
+    d_x: &'a mut [f32],
+    sums: &'a mut [f32],
+    terms: &'a mut [f32],
+}
+
+impl Loop for PixelGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { size, factor, x, d_y, d_x, sums, terms } = self;
+        // d_x = d_y · d^−β, terms = d_y · x · d^−(β+1)
+        for ((d_x, term), ((x, d_y), sum)) in d_x.iter_mut().zip(&mut *terms).zip(x.iter().zip(d_y).zip(&*sums)) {
+            *d_x *= d_y;
+            *term = *d_x * x / sum;
+        }
+        // The channels with c in their window form the mirrored window.
+        windowed(terms, (size - 1) / 2, size / 2, sums);
+        for ((d_x, x), sum) in d_x.iter_mut().zip(x).zip(&*sums) {
+            *d_x += factor * x * sum;
+        }
     }
 }
 
@@ -65,13 +95,28 @@ fn piece(op: &Lrn) -> usize {
 /// `d` of every channel of one pixel.
 fn denominators(set: Instructions, op: &Lrn, x: &[f32], d: &mut [f32]) {
     scratch::with(Buffer::Padded, op.input.channels, |squares| {
-        set.run(|| {
-            squares.iter_mut().zip(x).for_each(|(square, x)| *square = x * x);
-            windowed(squares, op.size / 2, (op.size - 1) / 2, d);
-            let factor = op.alpha / op.size as f32;
-            d.iter_mut().for_each(|d| *d = op.k + factor * *d);
-        });
+        set.call(PixelDenominators { op, x, d, squares });
     });
+}
+
+struct PixelDenominators<'a> {
+    op: &'a Lrn,
+    x: &'a [f32],
+    d: &'a mut [f32],
+    squares: &'a mut [f32],
+}
+
+impl Loop for PixelDenominators<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { op, x, d, squares } = self;
+        squares.iter_mut().zip(x).for_each(|(square, x)| *square = x * x);
+        windowed(squares, op.size / 2, (op.size - 1) / 2, d);
+        let factor = op.alpha / op.size as f32;
+        d.iter_mut().for_each(|d| *d = op.k + factor * *d);
+    }
 }
 
 /// `sums[c] = Σ values[c − before ..= c + after]` over the existing values, in order.

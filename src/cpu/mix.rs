@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
-use super::Cpu;
-use crate::ops::{Mix, MixImages, RunOn};
+use super::{Cpu, Real, RunAs};
+use crate::ops::{Mix, MixImages};
 
 /// How the batches of the following steps are mixed.
 #[derive(Default)]
@@ -34,17 +34,17 @@ impl State {
     }
 }
 
-impl RunOn<Cpu> for MixImages {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for MixImages {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let &Self { shape, input, output } = self;
         let Mix { own, other, cut } = cpu.mix.advance()?;
-        let (len, [x, y]) = (shape.len(), cpu.memory.floats([input, output])?);
+        let (len, [x, y]) = (shape.len(), cpu.memory.values::<R, _>([input, output])?);
         let (x, count) = (&*x, x.len() / len);
         y.par_chunks_exact_mut(len).enumerate().for_each(|(index, y)| {
             let [image, partner] = [index, Mix::partner(index, count)].map(|index| &x[index * len..][..len]);
             let Some(cut) = cut else {
                 let pairs = y.iter_mut().zip(image.iter().zip(partner));
-                return pairs.for_each(|(y, (image, partner))| *y = partner * other + image * own);
+                return pairs.for_each(|(y, (image, partner))| *y = R::new(partner.get() * other + image.get() * own));
             };
             y.copy_from_slice(image);
             for row in cut.top..cut.bottom {

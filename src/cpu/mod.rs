@@ -8,6 +8,7 @@ mod activation;
 mod augment;
 mod bias;
 mod conv;
+mod conv_products;
 mod dropout;
 mod gather;
 mod gemm;
@@ -26,6 +27,7 @@ mod optimizer;
 mod pixels;
 mod pointwise;
 mod pool;
+mod real;
 mod runtime;
 mod state;
 mod views;
@@ -36,12 +38,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use half::bf16;
 
 use crate::ops::{
-    Activation, Backend, DeviceInfo, MemorySizes, Op, Precision, ProcessorLimits, Region, RunOn, Span, Step,
-    StepSeconds,
+    Activation, Backend, DeviceInfo, MemorySizes, Op, Precision, ProcessorLimits, RunOn, Span, Step, StepSeconds,
 };
 pub use gemm::Instructions;
+use gemm::Loop;
+use real::Real;
 use runtime::memory::Memory;
 use runtime::scratch::{PackedWeightCache, Scratch};
 
@@ -50,6 +54,7 @@ const ELEMENTWISE_CHUNK: usize = 32 * 1024;
 
 /// The CPU as a device.
 pub struct Cpu {
+    precision: Precision,
     pool: Arc<rayon::ThreadPool>,
     memory: Memory,
     gather: gather::State,
@@ -72,24 +77,26 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// A backend with `threads` threads; `None` uses all available processors.
+    /// A backend in fp32 with `threads` threads; `None` uses all available processors.
     ///
     /// # Errors
     /// If `threads` is zero, or the threads cannot be started.
     pub fn new(threads: Option<usize>) -> Result<Self> {
-        Self::with_instructions(threads, Instructions::widest())
+        Self::with_options(threads, Instructions::widest(), Precision::Fp32)
     }
 
-    /// Like [`Cpu::new`], but with the given instruction set instead of the widest one.
+    /// Like [`Cpu::new`], but with the given instruction set instead of the widest one, and the given precision.
     ///
     /// # Errors
-    /// The same, and if this machine does not support the instruction set.
-    pub fn with_instructions(threads: Option<usize>, instructions: Instructions) -> Result<Self> {
+    /// The same, and if this machine does not support the instruction set, or the CPU does not have the precision.
+    pub fn with_options(threads: Option<usize>, instructions: Instructions, precision: Precision) -> Result<Self> {
+        ensure!(precision.is_on_cpu(), "the CPU supports {} only, not {precision}", Precision::ON_CPU);
         ensure!(instructions.is_available(), "this machine does not support {}", instructions.name());
         let available = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = threads.unwrap_or(available);
         ensure!(threads > 0, "at least one thread is needed");
         Ok(Self {
+            precision,
             pool: runtime::threads::pool(threads)?,
             memory: Memory::default(),
             gather: gather::State::default(),
@@ -120,6 +127,20 @@ impl Cpu {
     }
 }
 
+/// An operator with activations of any number format.
+trait RunAs {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()>;
+}
+
+impl<T: RunAs> RunOn<Cpu> for T {
+    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+        match cpu.precision {
+            Precision::Bf16 => self.run_as::<bf16>(cpu),
+            _ => self.run_as::<f32>(cpu),
+        }
+    }
+}
+
 /// A sequence of operators, which the CPU runs without compiling it.
 pub struct Program {
     steps: Vec<Step>,
@@ -133,12 +154,12 @@ impl Backend for Cpu {
         let plural = if threads == 1 { "" } else { "s" };
         DeviceInfo {
             name: format!("CPU ({threads} thread{plural}, {})", self.instructions.name()),
-            precision: Precision::Fp32,
+            precision: self.precision,
         }
     }
 
     fn allocate(&mut self, sizes: &MemorySizes) -> Result<()> {
-        self.memory = Memory::new(sizes)?;
+        self.memory = Memory::new(sizes, self.precision)?;
         self.weight_cache = PackedWeightCache::default();
         Ok(())
     }
@@ -148,11 +169,7 @@ impl Backend for Cpu {
     }
 
     fn read(&mut self, span: Span) -> Result<Vec<f32>> {
-        if span.region == Region::Indices {
-            return Ok(self.memory.indices(span)?.iter().map(|&index| index as f32).collect());
-        }
-        let [source] = self.memory.floats([span])?;
-        Ok(source.to_vec())
+        self.memory.read(span)
     }
 
     fn compile(&mut self, steps: Vec<Step>) -> Result<Program> {
@@ -190,7 +207,7 @@ impl Backend for Cpu {
 
 /// What is left to do on sums `y` that a micro-kernel has written: to add the residual, which may be longer, and the
 /// activation. Without a residual, the micro-kernel has applied ReLU.
-fn finish(set: Instructions, activation: Activation, residual: Option<&[f32]>, y: &mut [f32]) {
+fn finish<R: Real, Y: Real>(set: Instructions, activation: Activation, residual: Option<&[R]>, y: &mut [Y]) {
     match residual {
         Some(residual) => add_and_activate(set, activation, residual, y),
         None => activate(set, activation, y),
@@ -198,26 +215,39 @@ fn finish(set: Instructions, activation: Activation, residual: Option<&[f32]>, y
 }
 
 /// `y = activation(y)` for the activations that are not fused into the micro-kernel.
-fn activate(set: Instructions, activation: Activation, y: &mut [f32]) {
+fn activate<R: Real>(set: Instructions, activation: Activation, y: &mut [R]) {
     // One loop per activation, so that there is no branch inside the loop.
     match activation {
         Activation::Identity | Activation::Relu => {}
-        Activation::LeakyRelu { .. } => set.run(|| y.iter_mut().for_each(|y| *y = activation.apply(*y))),
-        Activation::Tanh => set.run(|| y.iter_mut().for_each(|y| *y = Activation::Tanh.apply(*y))),
+        Activation::LeakyRelu { .. } => {
+            set.run(|| y.iter_mut().for_each(|y| *y = R::new(activation.apply(y.get()))));
+        }
+        Activation::Tanh => set.run(|| y.iter_mut().for_each(|y| *y = R::new(Activation::Tanh.apply(y.get())))),
     }
 }
 
 /// `y = activation(y + residual)`; the residual may be longer.
-fn add_and_activate(set: Instructions, activation: Activation, residual: &[f32], y: &mut [f32]) {
-    set.run(|| match activation {
-        Activation::Identity => add_loop(residual, y, |value| value),
-        Activation::Relu => add_loop(residual, y, |value| Activation::Relu.apply(value)),
-        Activation::LeakyRelu { .. } => add_loop(residual, y, |value| activation.apply(value)),
-        Activation::Tanh => add_loop(residual, y, |value| Activation::Tanh.apply(value)),
-    });
+fn add_and_activate<R: Real, Y: Real>(set: Instructions, activation: Activation, residual: &[R], y: &mut [Y]) {
+    match activation {
+        Activation::Identity => set.call(AddLoop { residual, y, activation: |value| value }),
+        Activation::Relu => set.call(AddLoop { residual, y, activation: |value| Activation::Relu.apply(value) }),
+        Activation::LeakyRelu { .. } => set.call(AddLoop { residual, y, activation: |value| activation.apply(value) }),
+        Activation::Tanh => set.call(AddLoop { residual, y, activation: |value| Activation::Tanh.apply(value) }),
+    }
 }
 
-#[inline(always)]
-fn add_loop(residual: &[f32], y: &mut [f32], activation: impl Fn(f32) -> f32) {
-    y.iter_mut().zip(residual).for_each(|(y, residual)| *y = activation(*y + residual));
+struct AddLoop<'a, R, Y, A> {
+    residual: &'a [R],
+    y: &'a mut [Y],
+    activation: A,
+}
+
+impl<R: Real, Y: Real, A: Fn(f32) -> f32> Loop for AddLoop<'_, R, Y, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { residual, y, activation } = self;
+        y.iter_mut().zip(residual).for_each(|(y, residual)| *y = Y::new(activation(y.get() + residual.get())));
+    }
 }

@@ -5,9 +5,9 @@ use rayon::prelude::*;
 
 use super::norm_loops::{Pieces, gradient_sums, input_gradient, normalise, piece_moments};
 use super::runtime::memory::Memory;
-use super::{Cpu, Instructions};
+use super::{Cpu, Instructions, Real, RunAs};
 use crate::ops::{
-    BatchNorm2d, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward, BatchNorm2dStatistics, RunOn,
+    BatchNorm2d, BatchNorm2dBackwardInput, BatchNorm2dBackwardSums, BatchNorm2dForward, BatchNorm2dStatistics,
 };
 
 /// Buffers kept between steps to avoid allocations.
@@ -19,11 +19,12 @@ pub(super) struct State {
     factors: Vec<f32>,
 }
 
-impl RunOn<Cpu> for BatchNorm2dStatistics {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for BatchNorm2dStatistics {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let Self { ref op, input, running, saved } = *self;
         let pieces = Pieces::new(op.training_rows(input.len / op.input.len())?, op.input.channels);
-        let [x, running, saved] = cpu.memory.floats([input, running, saved])?;
+        let views = cpu.memory.views::<R, 1, 2>([input], [running, saved], None)?;
+        let ([x], [running, saved]) = (views.values, views.floats);
         let partials = pieces.partials(&mut cpu.norm.partials);
         moments(cpu.instructions, &pieces, x, partials);
         update_statistics(op, &pieces, partials, running, saved);
@@ -31,8 +32,8 @@ impl RunOn<Cpu> for BatchNorm2dStatistics {
     }
 }
 
-impl RunOn<Cpu> for BatchNorm2dForward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for BatchNorm2dForward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (channels, set) = (self.op.input.channels, cpu.instructions);
         let pieces = Pieces::new(self.input.len / channels, channels);
         let [statistics, weight, bias] = cpu.memory.floats([self.statistics, self.weight, self.bias])?;
@@ -41,7 +42,7 @@ impl RunOn<Cpu> for BatchNorm2dForward {
             if self.training { spread[channel] } else { 1.0 / (spread[channel] + self.op.epsilon).sqrt() }
         };
         let factors = pieces.repeat(&mut cpu.norm.factors, |c| [mean[c], weight[c] * inverse(c), bias[c]]);
-        let (x, residual, y) = forward_views(&mut cpu.memory, self)?;
+        let (x, residual, y) = forward_views::<R>(&mut cpu.memory, self)?;
         y.par_chunks_mut(pieces.len).enumerate().for_each(|(index, y)| {
             let part = pieces.part(index);
             let (x, residual) = (x.map(|x| &x[part.clone()]), residual.map(|residual| &residual[part]));
@@ -51,21 +52,15 @@ impl RunOn<Cpu> for BatchNorm2dForward {
     }
 }
 
-impl RunOn<Cpu> for BatchNorm2dBackwardSums {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for BatchNorm2dBackwardSums {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (shape, set) = (self.op.input, cpu.instructions);
         let channels = shape.channels;
         let pieces = Pieces::new(self.op.training_rows(self.input.len / shape.len())?, channels);
-        let [x, y, d_y, saved, weight, bias, d_weight, d_bias] = cpu.memory.floats([
-            self.input,
-            self.output.unwrap_or(self.input.first(0)),
-            self.d_output,
-            self.saved,
-            self.weight,
-            self.bias,
-            self.d_weight,
-            self.d_bias,
-        ])?;
+        let values = [self.input, self.output.unwrap_or(self.input.first(0)), self.d_output];
+        let floats = [self.saved, self.weight, self.bias, self.d_weight, self.d_bias];
+        let views = cpu.memory.views::<R, 3, 5>(values, floats, None)?;
+        let ([x, y, d_y], [saved, weight, bias, d_weight, d_bias]) = (views.values, views.floats);
         let (x, y) = (&*x, self.output.map(|_| &*y));
         let (mean, inverse) = saved.split_at(channels);
         let factors = pieces.repeat(&mut cpu.norm.factors, |c| [mean[c], weight[c] * inverse[c], bias[c]]);
@@ -86,8 +81,8 @@ impl RunOn<Cpu> for BatchNorm2dBackwardSums {
     }
 }
 
-impl RunOn<Cpu> for BatchNorm2dBackwardInput {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for BatchNorm2dBackwardInput {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, nothing) = (self.op, self.weight.first(0));
         let (shape, sums) = (op.input, self.d_weight.zip(self.d_bias));
         let rows = match sums {
@@ -109,7 +104,7 @@ impl RunOn<Cpu> for BatchNorm2dBackwardInput {
             [mean[c], scale, bias[c], x_scale, -scale * d_bias[c] * share]
         });
         let (set, activation) = (cpu.instructions, self.activation);
-        let (x, d_y, d_x) = backward_views(&mut cpu.memory, self)?;
+        let (x, d_y, d_x) = backward_views::<R>(&mut cpu.memory, self)?;
         d_x.par_chunks_mut(pieces.len).enumerate().for_each(|(index, d_x)| {
             let part = pieces.part(index);
             let (x, d_y) = (&x[part.clone()], d_y.map(|d_y| &d_y[part]));
@@ -119,29 +114,32 @@ impl RunOn<Cpu> for BatchNorm2dBackwardInput {
     }
 }
 
-type ForwardViews<'a> = (Option<&'a [f32]>, Option<&'a [f32]>, &'a mut [f32]);
+type ForwardViews<'a, R> = (Option<&'a [R]>, Option<&'a [R]>, &'a mut [R]);
 
 /// Input (`None` if it is the output), residual and output.
-fn forward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dForward) -> Result<ForwardViews<'a>> {
+fn forward_views<'a, R: Real>(memory: &'a mut Memory, spans: &BatchNorm2dForward) -> Result<ForwardViews<'a, R>> {
     let (nothing, in_place) = (spans.output.first(0), spans.input == spans.output);
     let input = if in_place { nothing } else { spans.input };
-    let [x, residual, y] = memory.floats([input, spans.residual.unwrap_or(nothing), spans.output])?;
-    let optional = |values: &'a mut [f32], present: bool| present.then_some(&*values);
+    let [x, residual, y] = memory.values::<R, _>([input, spans.residual.unwrap_or(nothing), spans.output])?;
+    let optional = |values: &'a mut [R], present: bool| present.then_some(&*values);
     Ok((optional(x, !in_place), optional(residual, spans.residual.is_some()), y))
 }
 
-type BackwardViews<'a> = (&'a [f32], Option<&'a [f32]>, &'a mut [f32]);
+type BackwardViews<'a, R> = (&'a [R], Option<&'a [R]>, &'a mut [R]);
 
 /// Input, output gradient (`None` if it is the buffer of the input gradient), and input gradient.
-fn backward_views<'a>(memory: &'a mut Memory, spans: &BatchNorm2dBackwardInput) -> Result<BackwardViews<'a>> {
+fn backward_views<'a, R: Real>(
+    memory: &'a mut Memory,
+    spans: &BatchNorm2dBackwardInput,
+) -> Result<BackwardViews<'a, R>> {
     let in_place = spans.d_output == spans.d_input;
     let d_output = if in_place { spans.d_input.first(0) } else { spans.d_output };
-    let [x, d_y, d_x] = memory.floats([spans.input, d_output, spans.d_input])?;
+    let [x, d_y, d_x] = memory.values::<R, _>([spans.input, d_output, spans.d_input])?;
     Ok((x, (!in_place).then_some(d_y), d_x))
 }
 
 /// For each piece and channel, the mean and the sum of squared deviations from it.
-fn moments(set: Instructions, pieces: &Pieces, x: &[f32], partials: &mut [f32]) {
+fn moments<R: Real>(set: Instructions, pieces: &Pieces, x: &[R], partials: &mut [f32]) {
     let work = x.par_chunks(pieces.len).zip(partials.par_chunks_mut(2 * pieces.channels));
     work.for_each(|(x, partials)| piece_moments(set, pieces, x, partials));
 }

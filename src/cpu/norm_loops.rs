@@ -4,12 +4,17 @@
 use std::ops::Range;
 
 use super::runtime::scratch::{self, Buffer};
-use super::{ELEMENTWISE_CHUNK, Instructions};
+use super::{ELEMENTWISE_CHUNK, Instructions, Loop, Real};
 use crate::ops::Activation;
 
 /// Minimum width of an inner loop. Per-channel factors are repeated to that width, so that layers with few channels
 /// also use full vectors.
 const MIN_WIDTH: usize = 256;
+
+/// Values that the loops of gradients handle at once. They are arrays, not slices, so that the compiler knows that they do not
+/// overlap, and are computed by plain loops: it does not inline long chains of iterators, which outside of the calling
+/// function would not have the instruction set.
+const LANES: usize = 32;
 
 /// The division of `[rows][channels]` into pieces, and of pieces into inner loops.
 #[derive(Clone, Copy)]
@@ -70,76 +75,105 @@ impl Pieces {
 }
 
 /// For each channel of one piece, the mean and the sum of squared deviations from it.
-pub(super) fn piece_moments(set: Instructions, pieces: &Pieces, x: &[f32], moments: &mut [f32]) {
-    let (mean, squares) = moments.split_at_mut(pieces.channels);
-    let rows = (x.len() / pieces.channels) as f32;
+pub(super) fn piece_moments<R: Real>(set: Instructions, pieces: &Pieces, x: &[R], moments: &mut [f32]) {
     scratch::with(Buffer::Packed, 2 * pieces.width, |buffers| {
-        let (wide, center) = buffers.split_at_mut(pieces.width);
-        set.run(|| {
-            wide.fill(0.0);
-            for x in x.chunks(pieces.width) {
-                wide.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
-            }
-            pieces.fold(wide, mean);
-            mean.iter_mut().for_each(|mean| *mean /= rows);
-            center.chunks_exact_mut(pieces.channels).for_each(|center| center.copy_from_slice(mean));
-            wide.fill(0.0);
-            // The piece is still in the cache for this second pass.
-            for x in x.chunks(pieces.width) {
-                wide.iter_mut().zip(x.iter().zip(&*center)).for_each(|(sum, (x, center))| {
-                    *sum += (x - center) * (x - center);
-                });
-            }
-            pieces.fold(wide, squares);
-        });
+        set.call(Moments { pieces, x, means_and_squares: moments, buffers });
     });
+}
+
+struct Moments<'a, R> {
+    pieces: &'a Pieces,
+    x: &'a [R],
+    means_and_squares: &'a mut [f32],
+    buffers: &'a mut [f32],
+}
+
+impl<R: Real> Loop for Moments<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { pieces, x, means_and_squares, buffers } = self;
+        let (mean, squares) = means_and_squares.split_at_mut(pieces.channels);
+        let (wide, center) = buffers.split_at_mut(pieces.width);
+        let rows = (x.len() / pieces.channels) as f32;
+        wide.fill(0.0);
+        for x in x.chunks(pieces.width) {
+            wide.iter_mut().zip(x).for_each(|(sum, x)| *sum += x.get());
+        }
+        pieces.fold(wide, mean);
+        mean.iter_mut().for_each(|mean| *mean /= rows);
+        center.chunks_exact_mut(pieces.channels).for_each(|center| center.copy_from_slice(mean));
+        wide.fill(0.0);
+        // The piece is still in the cache for this second pass.
+        for x in x.chunks(pieces.width) {
+            wide.iter_mut().zip(x.iter().zip(&*center)).for_each(|(sum, (x, center))| {
+                let distance = x.get() - center;
+                *sum += distance * distance;
+            });
+        }
+        pieces.fold(wide, squares);
+    }
 }
 
 /// `y = activation((x − mean) · scale + bias + residual)` over one piece, with the factors in that order. Without `x`,
 /// the input is read from `y`.
-pub(super) fn normalise(
+pub(super) fn normalise<R: Real>(
     set: Instructions,
     activation: Activation,
-    x: Option<&[f32]>,
-    residual: Option<&[f32]>,
-    y: &mut [f32],
+    x: Option<&[R]>,
+    residual: Option<&[R]>,
+    y: &mut [R],
     factors: [&[f32]; 3],
 ) {
     // One loop per activation, so that there is no branch inside the loop.
-    set.run(|| match activation {
-        Activation::Identity => normalise_loop(x, residual, y, factors, |v| v),
-        Activation::Relu => normalise_loop(x, residual, y, factors, |v| Activation::Relu.apply(v)),
-        Activation::LeakyRelu { .. } => normalise_loop(x, residual, y, factors, |v| activation.apply(v)),
-        Activation::Tanh => normalise_loop(x, residual, y, factors, |v| Activation::Tanh.apply(v)),
-    });
+    match activation {
+        Activation::Identity => set.call(Normalise { x, residual, y, factors, activation: |v| v }),
+        Activation::Relu => set.call(Normalise { x, residual, y, factors, activation: |v| Activation::Relu.apply(v) }),
+        Activation::LeakyRelu { .. } => {
+            set.call(Normalise { x, residual, y, factors, activation: |v| activation.apply(v) });
+        }
+        Activation::Tanh => set.call(Normalise { x, residual, y, factors, activation: |v| Activation::Tanh.apply(v) }),
+    }
 }
 
-#[inline(always)]
-fn normalise_loop(
-    x: Option<&[f32]>,
-    residual: Option<&[f32]>,
-    y: &mut [f32],
-    [mean, scale, bias]: [&[f32]; 3],
-    activation: impl Fn(f32) -> f32,
-) {
-    let width = mean.len();
-    let affine = |x: f32, (mean, (scale, bias)): (&f32, (&f32, &f32))| (x - mean) * scale + bias;
-    for (block, y) in y.chunks_mut(width).enumerate() {
-        let factors = mean.iter().zip(scale.iter().zip(bias));
-        let part = block * width..block * width + y.len();
-        match (x.map(|x| &x[part.clone()]), residual.map(|residual| &residual[part])) {
-            (Some(x), None) => {
-                y.iter_mut().zip(x.iter().zip(factors)).for_each(|(y, (x, f))| *y = activation(affine(*x, f)));
-            }
-            (Some(x), Some(residual)) => {
-                let values = residual.iter().zip(x.iter().zip(factors));
-                y.iter_mut().zip(values).for_each(|(y, (r, (x, f)))| *y = activation(affine(*x, f) + r));
-            }
-            (None, None) => y.iter_mut().zip(factors).for_each(|(y, f)| *y = activation(affine(*y, f))),
-            (None, Some(residual)) => {
-                y.iter_mut()
-                    .zip(residual.iter().zip(factors))
-                    .for_each(|(y, (r, f))| *y = activation(affine(*y, f) + r));
+struct Normalise<'a, R, A> {
+    x: Option<&'a [R]>,
+    residual: Option<&'a [R]>,
+    y: &'a mut [R],
+    factors: [&'a [f32]; 3],
+    activation: A,
+}
+
+impl<R: Real, A: Fn(f32) -> f32> Loop for Normalise<'_, R, A> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, residual, y, factors: [mean, scale, bias], activation } = self;
+        let width = mean.len();
+        let affine = |x: R, (mean, (scale, bias)): (&f32, (&f32, &f32))| (x.get() - mean) * scale + bias;
+        for (block, y) in y.chunks_mut(width).enumerate() {
+            let factors = mean.iter().zip(scale.iter().zip(bias));
+            let part = block * width..block * width + y.len();
+            match (x.map(|x| &x[part.clone()]), residual.map(|residual| &residual[part])) {
+                (Some(x), None) => {
+                    y.iter_mut()
+                        .zip(x.iter().zip(factors))
+                        .for_each(|(y, (x, f))| *y = R::new(activation(affine(*x, f))));
+                }
+                (Some(x), Some(residual)) => {
+                    let values = residual.iter().zip(x.iter().zip(factors));
+                    y.iter_mut()
+                        .zip(values)
+                        .for_each(|(y, (r, (x, f)))| *y = R::new(activation(affine(*x, f) + r.get())));
+                }
+                (None, None) => y.iter_mut().zip(factors).for_each(|(y, f)| *y = R::new(activation(affine(*y, f)))),
+                (None, Some(residual)) => {
+                    y.iter_mut()
+                        .zip(residual.iter().zip(factors))
+                        .for_each(|(y, (r, f))| *y = R::new(activation(affine(*y, f) + r.get())));
+                }
             }
         }
     }
@@ -147,116 +181,204 @@ fn normalise_loop(
 
 /// Over one piece, the sums of `g = d_y · activation′` and of `g · (x − mean)`. With `y`, the derivative is computed
 /// from `y`, and `g` overwrites `d_y`.
-pub(super) fn gradient_sums(
+pub(super) fn gradient_sums<R: Real>(
     set: Instructions,
     activation: Activation,
     pieces: &Pieces,
     factors: [&[f32]; 3],
-    (x, y): (&[f32], Option<&[f32]>),
-    d_y: &mut [f32],
+    (x, y): (&[R], Option<&[R]>),
+    d_y: &mut [R],
     sums: &mut [f32],
 ) {
-    scratch::with(Buffer::Packed, 4 * pieces.width, |buffers| {
-        set.run(|| match activation {
-            Activation::Identity => {
-                gradient_sums_loop(Activation::Identity, pieces, factors, (x, y), d_y, sums, buffers);
-            }
-            Activation::Relu => gradient_sums_loop(Activation::Relu, pieces, factors, (x, y), d_y, sums, buffers),
-            Activation::LeakyRelu { slope } => {
-                gradient_sums_loop(Activation::LeakyRelu { slope }, pieces, factors, (x, y), d_y, sums, buffers);
-            }
-            Activation::Tanh => gradient_sums_loop(Activation::Tanh, pieces, factors, (x, y), d_y, sums, buffers),
-        });
+    scratch::with(Buffer::Packed, 2 * pieces.width, |totals| {
+        totals.fill(0.0);
+        set.call(GradientSums { activation, factors, x, y, d_y, totals });
+        let (sum, product) = totals.split_at(pieces.width);
+        let (channel_sum, channel_product) = sums.split_at_mut(pieces.channels);
+        pieces.fold(sum, channel_sum);
+        pieces.fold(product, channel_product);
     });
 }
 
-#[inline(always)]
-fn gradient_sums_loop(
+struct GradientSums<'a, R> {
     activation: Activation,
-    pieces: &Pieces,
-    [mean, scale, bias]: [&[f32]; 3],
-    (x, y): (&[f32], Option<&[f32]>),
-    d_y: &mut [f32],
-    sums: &mut [f32],
-    buffers: &mut [f32],
-) {
-    // Several short loops: in one loop over all of these slices, the compiler could not prove that they do not overlap.
-    let (totals, block_values) = buffers.split_at_mut(2 * pieces.width);
-    totals.fill(0.0);
-    let (sum, product) = totals.split_at_mut(pieces.width);
-    let (distances, gradients) = block_values.split_at_mut(pieces.width);
-    for (block, d_y) in d_y.chunks_mut(pieces.width).enumerate() {
-        let part = block * pieces.width..block * pieces.width + d_y.len();
-        let (distances, gradients) = (&mut distances[..d_y.len()], &mut gradients[..d_y.len()]);
-        let values = x[part.clone()].iter().zip(mean);
-        distances.iter_mut().zip(values).for_each(|(distance, (x, mean))| *distance = x - mean);
-        if let Some(y) = y {
-            d_y.iter_mut().zip(&y[part]).for_each(|(d_y, y)| *d_y = activation.backward(*y, *d_y));
-            gradients.copy_from_slice(d_y);
-        } else {
-            let values = d_y.iter().zip(distances.iter().zip(scale.iter().zip(bias)));
-            gradients.iter_mut().zip(values).for_each(|(g, (d_y, (distance, (scale, bias))))| {
-                *g = activation.backward(activation.apply(distance * scale + bias), *d_y);
-            });
+    factors: [&'a [f32]; 3],
+    x: &'a [R],
+    y: Option<&'a [R]>,
+    d_y: &'a mut [R],
+    /// The sums of gradients, and of their products, for every column of the factors.
+    totals: &'a mut [f32],
+}
+
+impl<R: Real> Loop for GradientSums<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        // One loop per activation, so that there is no branch inside the loop.
+        match self.activation {
+            Activation::Identity => self.run_with(Activation::Identity),
+            Activation::Relu => self.run_with(Activation::Relu),
+            Activation::LeakyRelu { slope } => self.run_with(Activation::LeakyRelu { slope }),
+            Activation::Tanh => self.run_with(Activation::Tanh),
         }
-        sum.iter_mut().zip(&*gradients).for_each(|(sum, g)| *sum += g);
-        let values = gradients.iter().zip(&*distances);
-        product.iter_mut().zip(values).for_each(|(product, (g, distance))| *product += g * distance);
     }
-    let (channel_sum, channel_product) = sums.split_at_mut(pieces.channels);
-    pieces.fold(sum, channel_sum);
-    pieces.fold(product, channel_product);
+}
+
+impl<R: Real> GradientSums<'_, R> {
+    #[inline(always)]
+    fn run_with(self, activation: Activation) {
+        let Self { factors: [mean, scale, bias], x, y, d_y, totals, .. } = self;
+        let (sum, product) = totals.split_at_mut(mean.len());
+        for (block, d_y) in d_y.chunks_mut(mean.len()).enumerate() {
+            let part = block * mean.len()..block * mean.len() + d_y.len();
+            let (x, y) = (&x[part.clone()], y.map(|y| &y[part]));
+            let wide = d_y.len() - d_y.len() % LANES;
+            macro_rules! add {
+                ($count:expr, $at:expr) => {
+                    add_gradients::<R, $count>(
+                        activation,
+                        [lanes(mean, $at), lanes(scale, $at), lanes(bias, $at)],
+                        (lanes(x, $at), y.map(|y| lanes(y, $at))),
+                        lanes_mut(d_y, $at),
+                        lanes_mut(sum, $at),
+                        lanes_mut(product, $at),
+                    )
+                };
+            }
+            for at in (0..wide).step_by(LANES) {
+                add!(LANES, at);
+            }
+            for at in wide..d_y.len() {
+                add!(1, at);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn add_gradients<R: Real, const N: usize>(
+    activation: Activation,
+    [mean, scale, bias]: [&[f32; N]; 3],
+    (x, y): (&[R; N], Option<&[R; N]>),
+    d_y: &mut [R; N],
+    sum: &mut [f32; N],
+    product: &mut [f32; N],
+) {
+    let (mut gradients, mut distances) = ([0.0; N], [0.0; N]);
+    for i in 0..N {
+        distances[i] = x[i].get() - mean[i];
+    }
+    if let Some(y) = y {
+        let mut rounded = [R::ZERO; N];
+        for i in 0..N {
+            rounded[i] = R::new(activation.backward(y[i].get(), d_y[i].get()));
+            gradients[i] = rounded[i].get();
+        }
+        *d_y = rounded;
+    } else {
+        for i in 0..N {
+            gradients[i] = activation.backward(activation.apply(distances[i] * scale[i] + bias[i]), d_y[i].get());
+        }
+    }
+    let mut totals = [*sum, *product];
+    for i in 0..N {
+        totals[0][i] += gradients[i];
+        totals[1][i] += gradients[i] * distances[i];
+    }
+    [*sum, *product] = totals;
 }
 
 /// `d_x = g · scale + (x − mean) · x_scale + constant` over one piece, with the factors in the order mean, scale, bias,
 /// x_scale, constant. Without `d_y`, the output gradient is read from `d_x`.
-pub(super) fn input_gradient(
+pub(super) fn input_gradient<R: Real>(
     set: Instructions,
     activation: Activation,
-    x: &[f32],
-    d_y: Option<&[f32]>,
-    d_x: &mut [f32],
+    x: &[R],
+    d_y: Option<&[R]>,
+    d_x: &mut [R],
     factors: [&[f32]; 5],
 ) {
-    scratch::with(Buffer::Packed, 2 * factors[0].len(), |buffers| {
-        set.run(|| match activation {
-            Activation::Identity => input_gradient_loop(Activation::Identity, x, d_y, d_x, factors, buffers),
-            Activation::Relu => input_gradient_loop(Activation::Relu, x, d_y, d_x, factors, buffers),
-            Activation::LeakyRelu { slope } => {
-                input_gradient_loop(Activation::LeakyRelu { slope }, x, d_y, d_x, factors, buffers);
+    set.call(InputGradient { activation, x, d_y, d_x, factors });
+}
+
+struct InputGradient<'a, R> {
+    activation: Activation,
+    x: &'a [R],
+    d_y: Option<&'a [R]>,
+    d_x: &'a mut [R],
+    factors: [&'a [f32]; 5],
+}
+
+impl<R: Real> Loop for InputGradient<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        match self.activation {
+            Activation::Identity => self.run_with(Activation::Identity),
+            Activation::Relu => self.run_with(Activation::Relu),
+            Activation::LeakyRelu { slope } => self.run_with(Activation::LeakyRelu { slope }),
+            Activation::Tanh => self.run_with(Activation::Tanh),
+        }
+    }
+}
+
+impl<R: Real> InputGradient<'_, R> {
+    #[inline(always)]
+    fn run_with(self, activation: Activation) {
+        let Self { x, d_y, d_x, factors: [mean, scale, bias, x_scale, constant], .. } = self;
+        for (block, d_x) in d_x.chunks_mut(mean.len()).enumerate() {
+            let part = block * mean.len()..block * mean.len() + d_x.len();
+            let (x, d_y) = (&x[part.clone()], d_y.map(|d_y| &d_y[part]));
+            let wide = d_x.len() - d_x.len() % LANES;
+            macro_rules! gradients {
+                ($count:expr, $at:expr) => {{
+                    let d_y: [R; $count] = match d_y {
+                        Some(d_y) => *lanes(d_y, $at),
+                        None => *lanes(d_x, $at),
+                    };
+                    let factors = [lanes(mean, $at), lanes(scale, $at), lanes(bias, $at)];
+                    let more = [lanes(x_scale, $at), lanes(constant, $at)];
+                    *lanes_mut(d_x, $at) = input_gradients(activation, lanes(x, $at), d_y, factors, more);
+                }};
             }
-            Activation::Tanh => input_gradient_loop(Activation::Tanh, x, d_y, d_x, factors, buffers),
-        });
-    });
+            for at in (0..wide).step_by(LANES) {
+                gradients!(LANES, at);
+            }
+            for at in wide..d_x.len() {
+                gradients!(1, at);
+            }
+        }
+    }
 }
 
 #[inline(always)]
-fn input_gradient_loop(
+fn input_gradients<R: Real, const N: usize>(
     activation: Activation,
-    x: &[f32],
-    d_y: Option<&[f32]>,
-    d_x: &mut [f32],
-    [mean, scale, bias, x_scale, constant]: [&[f32]; 5],
-    buffers: &mut [f32],
-) {
-    let width = mean.len();
-    let (distances, gradients) = buffers.split_at_mut(width);
-    for (block, d_x) in d_x.chunks_mut(width).enumerate() {
-        let part = block * width..block * width + d_x.len();
-        let (distances, gradients) = (&mut distances[..d_x.len()], &mut gradients[..d_x.len()]);
-        let d_y = d_y.map_or(&*d_x, |d_y| &d_y[part.clone()]);
-        // Several short loops: the compiler does not inline longer chains of iterators, and outside this function they
-        // would not have the instruction set.
-        let values = x[part].iter().zip(mean);
-        distances.iter_mut().zip(values).for_each(|(distance, (x, mean))| *distance = x - mean);
-        let values = d_y.iter().zip(distances.iter().zip(scale.iter().zip(bias)));
-        gradients.iter_mut().zip(values).for_each(|(g, (d_y, (distance, (scale, bias))))| {
-            *g = activation.backward(activation.apply(distance * scale + bias), *d_y);
-        });
-        gradients.iter_mut().zip(scale).for_each(|(g, scale)| *g *= scale);
-        let values = gradients.iter().zip(distances.iter().zip(x_scale.iter().zip(constant)));
-        d_x.iter_mut().zip(values).for_each(|(d_x, (g, (distance, (x_scale, constant))))| {
-            *d_x = g + distance * x_scale + constant;
-        });
+    x: &[R; N],
+    d_y: [R; N],
+    [mean, scale, bias]: [&[f32; N]; 3],
+    [x_scale, constant]: [&[f32; N]; 2],
+) -> [R; N] {
+    let mut d_x = [R::ZERO; N];
+    for i in 0..N {
+        let distance = x[i].get() - mean[i];
+        let g = activation.backward(activation.apply(distance * scale[i] + bias[i]), d_y[i].get());
+        d_x[i] = R::new(g * scale[i] + distance * x_scale[i] + constant[i]);
     }
+    d_x
+}
+
+/// `N` values from `at` on.
+#[inline(always)]
+fn lanes<T, const N: usize>(values: &[T], at: usize) -> &[T; N] {
+    let (values, _) = values[at..].split_first_chunk().expect("the caller checks the length");
+    values
+}
+
+#[inline(always)]
+fn lanes_mut<T, const N: usize>(values: &mut [T], at: usize) -> &mut [T; N] {
+    let (values, _) = values[at..].split_first_chunk_mut().expect("the caller checks the length");
+    values
 }

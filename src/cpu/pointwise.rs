@@ -5,43 +5,79 @@ use std::f32::consts::{FRAC_1_SQRT_2, LN_2, LOG2_E};
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::{Cpu, ELEMENTWISE_CHUNK};
-use crate::ops::{Function, PointwiseBackward, PointwiseForward, RunOn};
+use super::{Cpu, ELEMENTWISE_CHUNK, Loop, Real, RunAs};
+use crate::ops::{Function, PointwiseBackward, PointwiseForward};
 
-impl RunOn<Cpu> for PointwiseForward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let (set, [x, y]) = (cpu.instructions, cpu.memory.floats([self.input, self.output])?);
-        let apply = |x: &[f32], y: &mut [f32]| match self.op.function {
-            Function::Gelu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * normal_distribution(x)),
-            Function::Scale { factor } => y.iter_mut().zip(x).for_each(|(y, &x)| *y = factor * x),
-            Function::Square => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * x),
-            Function::SquareRoot => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x.sqrt()),
-        };
+impl RunAs for PointwiseForward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
+        let (set, [x, y]) = (cpu.instructions, cpu.memory.values::<R, _>([self.input, self.output])?);
         let chunks = y.par_chunks_mut(ELEMENTWISE_CHUNK).zip(x.par_chunks(ELEMENTWISE_CHUNK));
-        chunks.for_each(|(y, x)| set.run(|| apply(x, y)));
+        chunks.for_each(|(y, x)| match self.op.function {
+            Function::Gelu => set.call(Map { x, y, function: |x| x * normal_distribution(x) }),
+            Function::Scale { factor } => set.call(Map { x, y, function: |x| factor * x }),
+            Function::Square => set.call(Map { x, y, function: |x| x * x }),
+            Function::SquareRoot => set.call(Map { x, y, function: f32::sqrt }),
+        });
         Ok(())
     }
 }
 
-impl RunOn<Cpu> for PointwiseBackward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
-        let (set, [x, d_y, d_x]) = (cpu.instructions, cpu.memory.floats([self.input, self.d_output, self.d_input])?);
-        let apply = |x: &[f32], d_y: &[f32], d_x: &mut [f32]| match self.op.function {
-            Function::Gelu => d_x.iter_mut().zip(x.iter().zip(d_y)).for_each(|(d_x, (&x, &d_y))| {
-                *d_x = d_y * (normal_distribution(x) + x * normal_density(x));
-            }),
-            Function::Scale { factor } => d_x.iter_mut().zip(d_y).for_each(|(d_x, &d_y)| *d_x = factor * d_y),
-            Function::Square => {
-                d_x.iter_mut().zip(x.iter().zip(d_y)).for_each(|(d_x, (&x, &d_y))| *d_x = 2.0 * x * d_y);
-            }
-            Function::SquareRoot => d_x.iter_mut().zip(x.iter().zip(d_y)).for_each(|(d_x, (&x, &d_y))| {
-                *d_x = if x == 0.0 { 0.0 } else { d_y / (2.0 * x.sqrt()) };
-            }),
-        };
+impl RunAs for PointwiseBackward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
+        let [x, d_y, d_x] = cpu.memory.values::<R, _>([self.input, self.d_output, self.d_input])?;
+        let set = cpu.instructions;
         let sources = x.par_chunks(ELEMENTWISE_CHUNK).zip(d_y.par_chunks(ELEMENTWISE_CHUNK));
         let chunks = d_x.par_chunks_mut(ELEMENTWISE_CHUNK).zip(sources);
-        chunks.for_each(|(d_x, (x, d_y))| set.run(|| apply(x, d_y, d_x)));
+        chunks.for_each(|(d_x, (x, d_y))| match self.op.function {
+            Function::Gelu => set.call(MapGradient { x, d_y, d_x, gradient: gelu_gradient }),
+            Function::Scale { factor } => set.call(Map { x: d_y, y: d_x, function: |d_y| factor * d_y }),
+            Function::Square => set.call(MapGradient { x, d_y, d_x, gradient: |x, d_y| 2.0 * x * d_y }),
+            Function::SquareRoot => set.call(MapGradient { x, d_y, d_x, gradient: square_root_gradient }),
+        });
         Ok(())
+    }
+}
+
+#[inline(always)]
+fn gelu_gradient(x: f32, d_y: f32) -> f32 {
+    d_y * (normal_distribution(x) + x * normal_density(x))
+}
+
+#[inline(always)]
+fn square_root_gradient(x: f32, d_y: f32) -> f32 {
+    if x == 0.0 { 0.0 } else { d_y / (2.0 * x.sqrt()) }
+}
+
+struct Map<'a, R, F> {
+    x: &'a [R],
+    y: &'a mut [R],
+    function: F,
+}
+
+impl<R: Real, F: Fn(f32) -> f32> Loop for Map<'_, R, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, y, function } = self;
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = R::new(function(x.get())));
+    }
+}
+
+struct MapGradient<'a, R, F> {
+    x: &'a [R],
+    d_y: &'a [R],
+    d_x: &'a mut [R],
+    gradient: F,
+}
+
+impl<R: Real, F: Fn(f32, f32) -> f32> Loop for MapGradient<'_, R, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { x, d_y, d_x, gradient } = self;
+        d_x.iter_mut().zip(x.iter().zip(d_y)).for_each(|(d_x, (x, d_y))| *d_x = R::new(gradient(x.get(), d_y.get())));
     }
 }
 

@@ -1,117 +1,133 @@
 //! Pooling on the CPU, one sample at a time, channels innermost.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rayon::prelude::*;
 
-use super::Cpu;
+use super::runtime::scratch;
+use super::{Cpu, Loop, Real, RunAs};
 use crate::ops::{
     AdaptiveAvgPool2d, AdaptiveAvgPool2dBackward, AdaptiveAvgPool2dForward, AvgPool2dBackward, AvgPool2dForward,
     BiasActivationBackward, Layer, MaxPool2d, MaxPool2dBackward, MaxPool2dForward, RunOn,
 };
 use crate::shape::{Shape, Window, adaptive_window};
 
-impl RunOn<Cpu> for MaxPool2dForward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for MaxPool2dForward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, shape, set) = (&self.op, self.op.output()?, cpu.instructions);
-        let ([x, y], argmax) = cpu.memory.floats_and_indices([self.input, self.output], self.argmax)?;
+        let views = cpu.memory.views::<R, 2, 0>([self.input, self.output], [], self.argmax)?;
+        let ([x, y], argmax) = (views.values, self.argmax.map(|_| views.indices));
         let samples = x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len()));
         match argmax {
             Some(argmax) => samples
                 .zip(argmax.par_chunks_mut(shape.len()))
-                .for_each(|((x, y), argmax)| set.run(|| max_pool(op, shape, x, y, argmax))),
-            None => samples.for_each(|(x, y)| set.run(|| max_pool(op, shape, x, y, &mut []))),
+                .for_each(|((x, y), argmax)| set.call(MaxPool { op, shape, x, y, argmax })),
+            None => samples.for_each(|(x, y)| set.call(MaxPool { op, shape, x, y, argmax: &mut [] })),
         }
         Ok(())
     }
 }
 
-impl RunOn<Cpu> for MaxPool2dBackward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for MaxPool2dBackward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let &Self { op, d_output, argmax, d_input, epilogue } = self;
-        let (shape, channels) = (op.output()?, op.input.channels);
+        let (shape, channels, set) = (op.output()?, op.input.channels, cpu.instructions);
         if let Some(epilogue) = epilogue {
             // Before the gradients are scattered, because the pooled output is smaller.
             BiasActivationBackward::of_epilogue(channels, d_output, epilogue).run_on(cpu)?;
         }
-        let ([d_y, d_x], argmax) = cpu.memory.floats_and_indices([d_output, d_input], Some(argmax))?;
-        let argmax = argmax.context("max pooling has no argmax")?;
+        let views = cpu.memory.views::<R, 2, 0>([d_output, d_input], [], Some(argmax))?;
+        let ([d_y, d_x], argmax) = (views.values, views.indices);
         let samples = d_y.par_chunks(shape.len()).zip(argmax.par_chunks(shape.len()));
         d_x.par_chunks_mut(op.input.len()).zip(samples).for_each(|(d_x, (d_y, argmax))| {
-            d_x.fill(0.0);
-            for (d_y, argmax) in d_y.chunks_exact(channels).zip(argmax.chunks_exact(channels)) {
-                for (channel, (d_y, &winner)) in d_y.iter().zip(argmax).enumerate() {
-                    d_x[winner as usize * channels + channel] += d_y;
+            scratch::with_output(set, d_x, |d_x| {
+                d_x.fill(0.0);
+                for (d_y, argmax) in d_y.chunks_exact(channels).zip(argmax.chunks_exact(channels)) {
+                    for (channel, (d_y, &winner)) in d_y.iter().zip(argmax).enumerate() {
+                        d_x[winner as usize * channels + channel] += d_y.get();
+                    }
                 }
-            }
+            });
         });
         Ok(())
     }
 }
 
-impl RunOn<Cpu> for AvgPool2dForward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for AvgPool2dForward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, shape, channels) = (&self.op, self.op.output()?, self.op.input.channels);
-        let [x, y] = cpu.memory.floats([self.input, self.output])?;
+        let set = cpu.instructions;
+        let [x, y] = cpu.memory.values::<R, _>([self.input, self.output])?;
         x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len())).for_each(|(x, y)| {
-            for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
-                y.fill(0.0);
-                for_each_pixel(op.input, op.window, shape, pixel, |at| {
-                    y.iter_mut().zip(&x[at * channels..]).for_each(|(y, x)| *y += x);
-                });
-                let area = op.divisor(pixel / shape.width, pixel % shape.width);
-                y.iter_mut().for_each(|y| *y /= area);
-            }
+            scratch::with_output(set, y, |y| {
+                for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
+                    y.fill(0.0);
+                    for_each_pixel(op.input, op.window, shape, pixel, |at| {
+                        y.iter_mut().zip(&x[at * channels..]).for_each(|(y, x)| *y += x.get());
+                    });
+                    let area = op.divisor(pixel / shape.width, pixel % shape.width);
+                    y.iter_mut().for_each(|y| *y /= area);
+                }
+            });
         });
         Ok(())
     }
 }
 
-impl RunOn<Cpu> for AvgPool2dBackward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for AvgPool2dBackward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, shape, channels) = (&self.op, self.op.output()?, self.op.input.channels);
-        let [d_y, d_x] = cpu.memory.floats([self.d_output, self.d_input])?;
+        let set = cpu.instructions;
+        let [d_y, d_x] = cpu.memory.values::<R, _>([self.d_output, self.d_input])?;
         d_y.par_chunks(shape.len()).zip(d_x.par_chunks_mut(op.input.len())).for_each(|(d_y, d_x)| {
-            d_x.fill(0.0);
-            for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {
-                let area = op.divisor(pixel / shape.width, pixel % shape.width);
-                for_each_pixel(op.input, op.window, shape, pixel, |at| {
-                    d_x[at * channels..].iter_mut().zip(d_y).for_each(|(d_x, d_y)| *d_x += d_y / area);
-                });
-            }
+            scratch::with_output(set, d_x, |d_x| {
+                d_x.fill(0.0);
+                for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {
+                    let area = op.divisor(pixel / shape.width, pixel % shape.width);
+                    for_each_pixel(op.input, op.window, shape, pixel, |at| {
+                        d_x[at * channels..].iter_mut().zip(d_y).for_each(|(d_x, d_y)| *d_x += d_y.get() / area);
+                    });
+                }
+            });
         });
         Ok(())
     }
 }
 
-impl RunOn<Cpu> for AdaptiveAvgPool2dForward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for AdaptiveAvgPool2dForward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, shape, channels) = (&self.op, self.op.output()?, self.op.input.channels);
-        let [x, y] = cpu.memory.floats([self.input, self.output])?;
+        let set = cpu.instructions;
+        let [x, y] = cpu.memory.values::<R, _>([self.input, self.output])?;
         x.par_chunks(op.input.len()).zip(y.par_chunks_mut(shape.len())).for_each(|(x, y)| {
-            for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
-                y.fill(0.0);
-                let area = for_each_adaptive(op, pixel, |at| {
-                    y.iter_mut().zip(&x[at * channels..]).for_each(|(y, x)| *y += x);
-                });
-                y.iter_mut().for_each(|y| *y /= area);
-            }
+            scratch::with_output(set, y, |y| {
+                for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
+                    y.fill(0.0);
+                    let area = for_each_adaptive(op, pixel, |at| {
+                        y.iter_mut().zip(&x[at * channels..]).for_each(|(y, x)| *y += x.get());
+                    });
+                    y.iter_mut().for_each(|y| *y /= area);
+                }
+            });
         });
         Ok(())
     }
 }
 
-impl RunOn<Cpu> for AdaptiveAvgPool2dBackward {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for AdaptiveAvgPool2dBackward {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (op, shape, channels) = (&self.op, self.op.output()?, self.op.input.channels);
-        let [d_y, d_x] = cpu.memory.floats([self.d_output, self.d_input])?;
+        let set = cpu.instructions;
+        let [d_y, d_x] = cpu.memory.values::<R, _>([self.d_output, self.d_input])?;
         d_y.par_chunks(shape.len()).zip(d_x.par_chunks_mut(op.input.len())).for_each(|(d_y, d_x)| {
-            d_x.fill(0.0);
-            for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {
-                let area = for_each_adaptive(op, pixel, |_| {});
-                for_each_adaptive(op, pixel, |at| {
-                    d_x[at * channels..].iter_mut().zip(d_y).for_each(|(d_x, d_y)| *d_x += d_y / area);
-                });
-            }
+            scratch::with_output(set, d_x, |d_x| {
+                d_x.fill(0.0);
+                for (pixel, d_y) in d_y.chunks_exact(channels).enumerate() {
+                    let area = for_each_adaptive(op, pixel, |_| {});
+                    for_each_adaptive(op, pixel, |at| {
+                        d_x[at * channels..].iter_mut().zip(d_y).for_each(|(d_x, d_y)| *d_x += d_y.get() / area);
+                    });
+                }
+            });
         });
         Ok(())
     }
@@ -130,30 +146,43 @@ fn for_each_adaptive(op: &AdaptiveAvgPool2d, pixel: usize, mut visit: impl FnMut
     (rows.len() * cols.len()) as f32
 }
 
-/// Pools one sample; `argmax` may be empty.
-#[inline(always)]
-fn max_pool(op: &MaxPool2d, shape: Shape, x: &[f32], y: &mut [f32], argmax: &mut [u32]) {
-    let channels = op.input.channels;
-    for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
-        let argmax = argmax.get_mut(pixel * channels..(pixel + 1) * channels);
-        let mut unused = [];
-        let argmax = argmax.unwrap_or(&mut unused);
-        let mut first = true;
-        for_each_pixel(op.input, op.window, shape, pixel, |at| {
-            let x = &x[at * channels..][..channels];
-            if std::mem::take(&mut first) {
-                y.copy_from_slice(x);
-                argmax.fill(at as u32);
-                return;
-            }
-            // Strictly greater keeps the first of equal maxima; NaN is propagated.
-            for ((&x, y), argmax) in x.iter().zip(&*y).zip(&mut *argmax) {
-                *argmax = if x > *y || x.is_nan() { at as u32 } else { *argmax };
-            }
-            for (&x, y) in x.iter().zip(&mut *y) {
-                *y = if x > *y || x.is_nan() { x } else { *y };
-            }
-        });
+/// Max pooling of one sample; `argmax` may be empty.
+struct MaxPool<'a, R> {
+    op: &'a MaxPool2d,
+    shape: Shape,
+    x: &'a [R],
+    y: &'a mut [R],
+    argmax: &'a mut [u32],
+}
+
+impl<R: Real> Loop for MaxPool<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { op, shape, x, y, argmax } = self;
+        let channels = op.input.channels;
+        for (pixel, y) in y.chunks_exact_mut(channels).enumerate() {
+            let argmax = argmax.get_mut(pixel * channels..(pixel + 1) * channels);
+            let mut unused = [];
+            let argmax = argmax.unwrap_or(&mut unused);
+            let mut first = true;
+            for_each_pixel(op.input, op.window, shape, pixel, |at| {
+                let x = &x[at * channels..][..channels];
+                if std::mem::take(&mut first) {
+                    y.copy_from_slice(x);
+                    argmax.fill(at as u32);
+                    return;
+                }
+                // Strictly greater keeps the first of equal maxima; NaN is propagated.
+                for ((x, y), argmax) in x.iter().zip(&*y).zip(&mut *argmax) {
+                    *argmax = if x.get() > y.get() || x.get().is_nan() { at as u32 } else { *argmax };
+                }
+                for (x, y) in x.iter().zip(&mut *y) {
+                    *y = if x.get() > y.get() || x.get().is_nan() { *x } else { *y };
+                }
+            });
+        }
     }
 }
 

@@ -2,16 +2,17 @@
 
 use anyhow::{Result, ensure};
 
-use super::Cpu;
-use crate::ops::{AddView, RunOn};
+use super::{Cpu, Real, RunAs};
+use crate::ops::AddView;
 
-impl RunOn<Cpu> for AddView {
-    fn run_on(&self, cpu: &mut Cpu) -> Result<()> {
+impl RunAs for AddView {
+    fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let &Self { weight, logits, before, average } = self;
         ensure!(before.is_none_or(|before| before == average), "views are added in place");
-        let [logits, sums] = cpu.memory.floats([logits, average])?;
+        let [logits, sums] = cpu.memory.values::<R, _>([logits, average])?;
         for (sum, logit) in sums.iter_mut().zip(&*logits) {
-            *sum = if before.is_some() { weight.mul_add(*logit, *sum) } else { weight * logit };
+            let (logit, before) = (logit.get(), before.map(|_| sum.get()));
+            *sum = R::new(before.map_or(weight * logit, |sum| weight.mul_add(logit, sum)));
         }
         Ok(())
     }

@@ -18,9 +18,8 @@ pub struct Arithmetic {
     pub precision: Precision,
     /// With multiply-adds on registers, which nothing exceeds.
     pub peak: Rate,
-    /// In this program's product of two large square matrices; `None` if it has none with these instructions.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub product: Option<Rate>,
+    /// In this program's product of two large square matrices.
+    pub product: Rate,
 }
 
 /// Bytes per second from and to a cache level or memory.

@@ -16,7 +16,8 @@ pub enum Precision {
     Tf32,
     /// 16-bit storage and matrix products, 32-bit accumulators and master weights, dynamic loss scale (CUDA only)
     Fp16,
-    /// as fp16, with the range of fp32 and fewer digits, so without a loss scale (CUDA only, from compute capability 8.0)
+    /// as fp16, with the range of fp32 and fewer digits, so without a loss scale (the CPU, and CUDA from compute capability
+    /// 8.0)
     Bf16,
 }
 
@@ -29,6 +30,14 @@ impl Precision {
             Self::Fp16 => "fp16",
             Self::Bf16 => "bf16",
         }
+    }
+
+    /// The precisions that the CPU supports, for messages.
+    pub const ON_CPU: &str = "fp32 and bf16";
+
+    /// Whether the CPU supports the precision.
+    pub fn is_on_cpu(self) -> bool {
+        matches!(self, Self::Fp32 | Self::Bf16)
     }
 
     /// Bytes per activation element.

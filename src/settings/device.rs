@@ -23,7 +23,7 @@ pub struct DeviceSettings {
     /// `auto`, `cpu` or the number of a CUDA device
     #[arg(long, value_name = "DEVICE", default_value = "auto", allow_negative_numbers = true)]
     pub device: Option<DeviceChoice>,
-    /// Arithmetic precision; the CPU supports fp32 only
+    /// Arithmetic precision; the CPU supports fp32 and bf16
     #[arg(long, value_enum, value_name = "PRECISION", default_value = "fp32")]
     pub precision: Option<Precision>,
     /// CPU threads [default: all cores]
@@ -87,10 +87,12 @@ impl ResidencyFlags {
 
 impl DeviceSettings {
     /// # Errors
-    /// A precision other than fp32 is requested on the CPU.
+    /// A precision that the CPU does not support is requested there.
     pub fn check(&self) -> Result<()> {
-        let on_cpu = self.device == Some(DeviceChoice::Cpu) && self.precision.unwrap_or_default() != Precision::Fp32;
-        usage(!on_cpu, || "--precision is for CUDA devices; the CPU supports fp32 only".into())
+        let precision = self.precision.unwrap_or_default();
+        usage(self.device != Some(DeviceChoice::Cpu) || precision.is_on_cpu(), || {
+            format!("--precision {precision} is for CUDA devices; the CPU supports {} only", Precision::ON_CPU)
+        })
     }
 }
 

@@ -138,8 +138,9 @@ impl RunConfig {
             config.settings.data.folder.data = Some(absolute_path(folder)?);
         }
         let device = &mut config.settings.device;
-        if device.device == Some(DeviceChoice::Cpu) && flags.given.device.precision.is_none() {
-            device.precision = Some(Precision::Fp32); // the CPU has no other; checkpoints are fp32 in every precision
+        let is_on_cpu = device.precision.unwrap_or_default().is_on_cpu();
+        if device.device == Some(DeviceChoice::Cpu) && !is_on_cpu && flags.given.device.precision.is_none() {
+            device.precision = Some(Precision::Fp32); // checkpoints are fp32 in every precision
         }
         config.check()?;
         Ok(config)

@@ -2,6 +2,7 @@
 
 mod bench;
 mod best;
+mod bf16;
 mod class_weights;
 mod crops;
 mod cublas;

@@ -6,7 +6,7 @@ use cnn_cuda::shape::{Shape, Window};
 
 use super::case::{Case, conv};
 use super::lab::{Lab, optimizer_update, random, sizes_with_columns};
-use super::{Tolerance, check_op, compare, cpu};
+use super::{Tolerance, check_op, compare, cpu, cpu_with};
 
 /// Shapes that every backend is checked on.
 pub fn cases() -> Vec<Case> {
@@ -156,7 +156,7 @@ fn winograd_is_nearly_as_exact_as_direct_sums() {
     let d_output = random(4 * op.output().expect("fits").len(), 9);
     let expected = by_definition(&op, &inputs[0], &inputs[1], &d_output);
     for set in Instructions::available() {
-        let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+        let mut lab = cpu_with(set);
         let results = case.run(&mut lab, &inputs, &d_output);
         let got = [&results.output, &results.gradients[0], &results.gradients[1]];
         for ((what, got), expected) in ["output", "d_input", "d_weight"].into_iter().zip(got).zip(&expected) {

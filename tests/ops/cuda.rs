@@ -78,7 +78,7 @@ pub fn has_kernel(product: &str, tile: &str) -> bool {
     })
 }
 
-fn all_cases() -> Vec<Case> {
+pub fn all_cases() -> Vec<Case> {
     let others =
         [pool::cases(), lrn::cases(), pointwise::cases(), activation::cases(), join::cases(), norm::cases()].concat();
     [super::conv::cases(), super::linear::cases(), others].concat()

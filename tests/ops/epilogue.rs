@@ -12,7 +12,7 @@ use cnn_cuda::shape::{Shape, Window};
 use super::case::{Case, conv};
 use super::conv::cases as conv_cases;
 use super::lab::{Lab, random};
-use super::{FP32, Tolerance, compare, cpu};
+use super::{FP32, Tolerance, compare, cpu, cpu_with};
 
 const ACTIVATIONS: [Activation; 3] = [Activation::Identity, Activation::Relu, Activation::LeakyRelu { slope: 0.25 }];
 
@@ -149,26 +149,33 @@ fn layers() -> Vec<Layer> {
 
 /// Compares a backend's fused operators with separate operators on the CPU.
 pub fn check_epilogues<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
-    let close = |what: String, got: &[f32], expected: &[f32]| {
-        let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
-        let scale = expected.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
-        compare(&what, got, &expected, Tolerance { absolute: tolerance.absolute * scale, ..tolerance });
-    };
     for activation in ACTIVATIONS {
         for &case in POOLED {
             let expected = conv_pool(&mut cpu(), case, activation, Form::Separate, random);
             let got = conv_pool(lab, case, activation, Form::Fused, random);
-            for (part, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                close(format!("{case:?} {activation} part {part}"), got, expected);
-            }
+            compare_parts(&format!("{case:?} {activation}"), &got, &expected, tolerance);
         }
+    }
+    check_gradient_epilogues(lab, tolerance);
+}
+
+/// The same of input gradients only, where no rounding decides about a maximum.
+pub fn check_gradient_epilogues<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
+    for activation in ACTIVATIONS {
         for layer in layers() {
             let expected = input_gradient(&mut cpu(), layer, activation, false);
             let got = input_gradient(lab, layer, activation, true);
-            for (part, (got, expected)) in got.iter().zip(&expected).enumerate() {
-                close(format!("{layer:?} {activation} part {part}"), got, expected);
-            }
+            compare_parts(&format!("{layer:?} {activation}"), &got, &expected, tolerance);
         }
+    }
+}
+
+fn compare_parts(what: &str, got: &[Vec<f32>], expected: &[Vec<f32>], tolerance: Tolerance) {
+    for (part, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let expected: Vec<f64> = expected.iter().map(|&value| value.into()).collect();
+        let scale = expected.iter().fold(1.0_f64, |max, value| max.max(value.abs()));
+        let tolerance = Tolerance { absolute: tolerance.absolute * scale, ..tolerance };
+        compare(&format!("{what} part {part}"), got, &expected, tolerance);
     }
 }
 
@@ -254,7 +261,7 @@ pub fn check_residuals<B: Backend>(lab: &mut Lab<B>, tolerance: Tolerance) {
 fn a_fused_residual_changes_no_bit() {
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     for set in Instructions::available() {
-        let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+        let mut lab = cpu_with(set);
         for case in residual_cases() {
             let expected = conv_residual(&mut lab, &case, false);
             assert_eq!(bits(&conv_residual(&mut lab, &case, true)), bits(&expected), "{}: {case:?}", set.name());
@@ -287,7 +294,7 @@ fn pooling_in_winograd_tiles_matches_separate_pooling() {
     };
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     for set in Instructions::available() {
-        let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+        let mut lab = cpu_with(set);
         for (case, activation) in cases.into_iter().flat_map(|case| ACTIVATIONS.map(|activation| (case, activation))) {
             let expected = conv_pool(&mut lab, case, activation, Form::Separate, values);
             let got = conv_pool(&mut lab, case, activation, Form::Fused, values);

@@ -4,8 +4,7 @@ use cnn_cuda::cpu::{Cpu, Instructions};
 use cnn_cuda::ops::Activation;
 
 use super::case::{Case, conv, linear, max_pool};
-use super::lab::Lab;
-use super::{FP32, SOME, Tolerance, activation, check_some_on, linear as linears, pool};
+use super::{FP32, SOME, Tolerance, activation, check_some_on, cpu_with, linear as linears, pool};
 
 /// Shapes with full and partial vectors, panels and tiles of every instruction set.
 fn wide_cases() -> Vec<Case> {
@@ -40,7 +39,7 @@ const LARGE: Tolerance = Tolerance { absolute: 6e-5, ..FP32 };
 #[test]
 fn every_instruction_set_computes_every_operator() {
     for set in Instructions::available() {
-        let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+        let mut lab = cpu_with(set);
         let cases = [wide_cases(), super::conv::cases(), linears::cases(), pool::cases(), activation::cases()];
         for case in cases.concat() {
             println!("{}: {case:?}", set.name());
@@ -66,7 +65,7 @@ fn small_shapes_stay_within_their_memory() {
             conv([4, 5, 16], 16, [3, 1, 1], 1).with(Activation::Relu),
             max_pool([3, 4, 5], [2, 2, 0], 2),
         ] {
-            let mut lab = Lab::new(Cpu::with_instructions(Some(2), set).expect("an available set"));
+            let mut lab = cpu_with(set);
             check_some_on(&mut lab, &case, FP32, 2);
         }
     }

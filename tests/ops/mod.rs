@@ -3,6 +3,7 @@
 pub mod accumulate;
 mod activation;
 mod augment;
+mod bf16;
 pub mod case;
 mod conv;
 pub mod cuda;
@@ -33,8 +34,8 @@ mod races;
 mod reference;
 mod views;
 
-use cnn_cuda::cpu::Cpu;
-use cnn_cuda::ops::Backend;
+use cnn_cuda::cpu::{Cpu, Instructions};
+use cnn_cuda::ops::{Backend, Precision};
 
 use case::{Case, Results};
 use lab::Lab;
@@ -53,6 +54,11 @@ pub const FP32: Tolerance = Tolerance { absolute: 1e-5, relative: 1e-5 };
 /// A CPU backend with two threads, so that work is divided.
 pub fn cpu() -> Lab<Cpu> {
     Lab::new(Cpu::new(Some(2)).expect("two threads"))
+}
+
+/// The same with an available instruction set.
+pub fn cpu_with(set: Instructions) -> Lab<Cpu> {
+    Lab::new(Cpu::with_options(Some(2), set, Precision::Fp32).expect("an available set"))
 }
 
 /// How many elements of a gradient are checked by central differences if all are also compared with the CPU's.

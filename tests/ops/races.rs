@@ -63,6 +63,7 @@ fn run_others(precision: Precision) {
     lab.run(Add { a, b, output: a });
     let rounded: fn(f32) -> f32 =
         if precision == Precision::Fp16 { |value| f16::from_f32(value).to_f32() } else { |value| value };
+    epilogue::check_residuals(lab, ANY);
     gather::check_gather(lab, 1.0);
     gather::check_augmentation(lab, rounded);
     views::check_views(lab, rounded);

@@ -90,17 +90,21 @@ fn gradients_of_a_branching_graph_match_finite_differences() {
     check_gradients(&mut Cpu::new(Some(2)).expect("two threads"));
 }
 
-#[test]
-fn a_branching_graph_learns() {
+/// Trains a branching graph on the digits.
+pub fn check_learns<B: Backend>(backend: B) {
     let network = branching(Shape::new(28, 28, 1), 8, 0.0);
     let hyper = Hyperparameters { epochs: 4, eval_batch_size: 128, shuffle: true, ..hyperparameters(16, 0.05) };
-    let backend = Cpu::new(Some(2)).expect("two threads");
     let mut trainer = Trainer::new(backend, network, digits(1600, 400), hyper).expect("a trainer");
     let mut listener = Listener::default();
     trainer.run(&mut listener).expect("a run");
     let last = listener.epochs.last().expect("four epochs");
     assert!(last.test.accuracy() > 0.8, "accuracy {}", last.test.accuracy());
     assert!(last.train.loss() < 0.5 * listener.epochs[0].train.loss());
+}
+
+#[test]
+fn a_branching_graph_learns() {
+    check_learns(Cpu::new(Some(2)).expect("two threads"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod accumulation;
 mod airnet;
 mod assorted;
 mod averaging;
+mod bf16;
 mod cells;
 mod cuda;
 pub mod dag;

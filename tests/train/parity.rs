@@ -42,31 +42,56 @@ pub struct Expectation {
     pub steps: usize,
 }
 
-/// Trains a narrow network as PyTorch did, on any backend, and compares the losses and final weights.
-pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Expectation, weights: Option<Tolerance>) {
-    let bytes = fs::read("tests/reference/trajectory_narrow.safetensors").expect("the committed reference");
-    let tensors = Tensors::new(&bytes);
-    let (_, header) = SafeTensors::read_metadata(&bytes).expect("a header");
-    let description = &header.metadata().as_ref().expect("metadata")["description"];
-    let description: Value = serde_json::from_str(description).expect("a description");
-    let widths = mnist_cnn::Widths { channels: [4, 8, 8, 16], hidden: [32, 16] };
-    let network = mnist_cnn::with_widths("narrow", Shape::new(28, 28, 1), 10, &widths).expect("a network");
-    let labels: Vec<u32> = tensors.integers("labels").iter().map(|&label| label as u32).collect();
-    for run in ["sgd", "nesterov"] {
-        let steps = if weights.is_some() { 50 } else { losses.steps };
-        let hyper = Hyperparameters { max_steps: Some(steps as u64), ..optimiser(&description["optimisers"][run], 8) };
-        let set = dataset(network.input(), 10, tensors.bytes("images").to_vec(), labels.clone());
-        let mut trainer = Trainer::new(backend(), network.clone(), set, hyper).expect("a trainer");
-        let initial = from_tensors(&network, |name| tensors.get(&format!("initial.{name}")).0);
+/// The committed training run of a narrow network in PyTorch.
+pub struct Narrow {
+    bytes: Vec<u8>,
+    network: Network,
+}
+
+impl Narrow {
+    pub fn new() -> Self {
+        let bytes = fs::read("tests/reference/trajectory_narrow.safetensors").expect("the committed reference");
+        let widths = mnist_cnn::Widths { channels: [4, 8, 8, 16], hidden: [32, 16] };
+        let network = mnist_cnn::with_widths("narrow", Shape::new(28, 28, 1), 10, &widths).expect("a network");
+        Self { bytes, network }
+    }
+
+    /// The settings of its optimisers.
+    fn optimisers(&self) -> Value {
+        let (_, header) = SafeTensors::read_metadata(&self.bytes).expect("a header");
+        let description = &header.metadata().as_ref().expect("metadata")["description"];
+        let description: Value = serde_json::from_str(description).expect("a description");
+        description["optimisers"].clone()
+    }
+
+    /// Trains on its images from its weights, on any backend. Returns the trainer and the losses.
+    pub fn train<B: Backend>(&self, backend: B, settings: &Value, steps: usize) -> (Trainer<B>, Vec<f32>) {
+        let tensors = Tensors::new(&self.bytes);
+        let labels: Vec<u32> = tensors.integers("labels").iter().map(|&label| label as u32).collect();
+        let hyper = Hyperparameters { max_steps: Some(steps as u64), ..optimiser(settings, 8) };
+        let set = dataset(self.network.input(), 10, tensors.bytes("images").to_vec(), labels);
+        let mut trainer = Trainer::new(backend, self.network.clone(), set, hyper).expect("a trainer");
+        let initial = from_tensors(&self.network, |name| tensors.get(&format!("initial.{name}")).0);
         trainer.set_parameters(&initial).expect("weights");
         let mut listener = Listener::default();
         trainer.run(&mut listener).expect("a run");
+        (trainer, listener.losses)
+    }
+}
+
+/// Trains a narrow network as PyTorch did, on any backend, and compares the losses and final weights.
+pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Expectation, weights: Option<Tolerance>) {
+    let narrow = Narrow::new();
+    let tensors = Tensors::new(&narrow.bytes);
+    for run in ["sgd", "nesterov"] {
+        let steps = if weights.is_some() { 50 } else { losses.steps };
+        let (mut trainer, got) = narrow.train(backend(), &narrow.optimisers()[run], steps);
         let expected: Vec<f64> = tensors.get(&format!("losses.{run}")).0.into_iter().map(f64::from).collect();
         assert_eq!(expected.len(), 50);
         let steps = ..losses.steps;
-        compare(&format!("{run} losses"), &listener.losses[steps], &expected[steps], losses.tolerance);
+        compare(&format!("{run} losses"), &got[steps], &expected[steps], losses.tolerance);
         if let Some(tolerance) = weights {
-            let last = from_tensors(&network, |name| tensors.get(&format!("final.{run}.{name}")).0);
+            let last = from_tensors(&narrow.network, |name| tensors.get(&format!("final.{run}.{name}")).0);
             let last: Vec<f64> = last.into_iter().map(f64::from).collect();
             compare(&format!("{run} weights"), &trainer.parameters().expect("weights"), &last, tolerance);
         }
@@ -76,28 +101,34 @@ pub fn check_narrow<B: Backend>(backend: impl Fn() -> B, losses: Expectation, we
 /// Trains `mnist-cnn` on real MNIST from PyTorch's initial weights, on any backend. Returns false if MNIST's files are
 /// missing, after reporting the skipped test.
 pub fn check_mnist<B: Backend>(backend: impl Fn() -> B, losses: Expectation) -> bool {
-    let Some(mnist) = mnist() else { return false };
     let text = fs::read_to_string("tests/reference/trajectory_mnist.json").expect("the committed reference");
     let reference: Value = serde_json::from_str(&text).expect("JSON");
-    let model = find("mnist-cnn").expect("the reference network");
-    let network = (model.build)(model.input, model.classes).expect("a network");
     for run in ["sgd", "nesterov"] {
         let settings = &reference["optimisers"][run];
-        let hyper = Hyperparameters { max_steps: Some(losses.steps as u64), ..optimiser(settings, 64) };
-        let mut trainer = Trainer::new(backend(), network.clone(), mnist.clone(), hyper).expect("a trainer");
-        trainer.set_parameters(&pytorchs_initial_parameters(&network, 0)).expect("weights");
-        let mut listener = Listener::default();
-        trainer.run(&mut listener).expect("a run");
-        let expected: Vec<f64> = settings["losses_float32"]
-            .as_array()
-            .expect("a list")
-            .iter()
-            .map(|x| x.as_f64().expect("a loss"))
-            .collect();
+        let Some(got) = train_on_mnist(backend(), settings, losses.steps) else { return false };
+        let expected = numbers(&settings["losses_float32"]);
         assert_eq!(expected.len(), 50);
-        compare(&format!("{run} losses"), &listener.losses, &expected[..losses.steps], losses.tolerance);
+        compare(&format!("{run} losses"), &got, &expected[..losses.steps], losses.tolerance);
     }
     true
+}
+
+/// The losses of `mnist-cnn` on real MNIST from PyTorch's initial weights; `None` if MNIST's files are missing, after
+/// reporting the skipped test.
+pub fn train_on_mnist<B: Backend>(backend: B, settings: &Value, steps: usize) -> Option<Vec<f32>> {
+    let mnist = mnist()?;
+    let model = find("mnist-cnn").expect("the reference network");
+    let network = (model.build)(model.input, model.classes).expect("a network");
+    let hyper = Hyperparameters { max_steps: Some(steps as u64), ..optimiser(settings, 64) };
+    let mut trainer = Trainer::new(backend, network.clone(), mnist, hyper).expect("a trainer");
+    trainer.set_parameters(&pytorchs_initial_parameters(&network, 0)).expect("weights");
+    let mut listener = Listener::default();
+    trainer.run(&mut listener).expect("a run");
+    Some(listener.losses)
+}
+
+pub fn numbers(list: &Value) -> Vec<f64> {
+    list.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect()
 }
 
 /// Real MNIST, truncated to the images that 50 steps read.

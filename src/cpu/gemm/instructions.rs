@@ -43,17 +43,28 @@ impl Instructions {
         }
     }
 
+    /// Whether there are products of pairs of bf16, with sums of floats.
+    pub(in crate::cpu) fn multiplies_pairs(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// The name of the set as a flag's value.
     pub fn flag(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
     }
 
-    /// Runs `body`, compiled with these instructions enabled. The set must be available; `Cpu::with_instructions`
+    /// Runs `body`, compiled with these instructions enabled. The set must be available; `Cpu::with_options`
     /// checks that when a backend is created.
+    ///
+    /// The compiler inlines only short bodies. It compiles a longer one as a function of its own, without the instructions:
+    /// such a body must be a [`Loop`] for [`Instructions::call`].
     #[inline(always)]
     pub(in crate::cpu) fn run<R>(self, body: impl FnOnce() -> R) -> R {
         match self {
-            // SAFETY: `Cpu::with_instructions` rejects a set that the machine does not support.
+            // SAFETY: `Cpu::with_options` rejects a set that the machine does not support.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { with_avx2(body) },
             // SAFETY: as above.
@@ -62,6 +73,41 @@ impl Instructions {
             _ => body(),
         }
     }
+
+    /// Runs a loop, compiled with these instructions enabled.
+    #[inline(always)]
+    pub(in crate::cpu) fn call<L: Loop>(self, body: L) -> L::Output {
+        match self {
+            // SAFETY: `Cpu::with_options` rejects a set that the machine does not support.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => unsafe { call_avx2(body) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => unsafe { call_avx512(body) },
+            _ => body.run(),
+        }
+    }
+}
+
+/// A loop with its operands.
+pub(in crate::cpu) trait Loop {
+    type Output;
+
+    /// Runs the loop. The method must be `#[inline(always)]`, and so must be the functions that it calls: others are compiled
+    /// without the instructions. Unlike a closure's, its body is inlined however long it is.
+    fn run(self) -> Self::Output;
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn call_avx2<L: Loop>(body: L) -> L::Output {
+    body.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn call_avx512<L: Loop>(body: L) -> L::Output {
+    body.run()
 }
 
 #[cfg(target_arch = "x86_64")]

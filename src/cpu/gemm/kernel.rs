@@ -7,9 +7,9 @@ use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
 use super::vector::{Portable, Vector};
 use crate::cpu::Instructions;
 
-/// Floats per cache line.
+/// Bytes per cache line.
 #[cfg(target_arch = "x86_64")]
-const LINE: usize = 16;
+const LINE: usize = 64;
 
 /// Minimum number of terms of a sum for which prefetching its result pays off.
 #[cfg(target_arch = "x86_64")]
@@ -39,6 +39,8 @@ pub(in crate::cpu) struct Gemm {
     pub b_inner: usize,
     pub c_line: usize,
     pub c_row: usize,
+    /// Whether the operands are pairs of bf16 in the bits of floats; [`Instructions::multiplies_pairs`] must be true.
+    pub pairs: bool,
 }
 
 /// The initial value of a sum.
@@ -68,11 +70,14 @@ impl Gemm {
         if let Start::Bias(bias) = start {
             assert!(bias.len() >= self.cols, "{} bias values for {self:?}", bias.len());
         }
+        assert!(!self.pairs || set.multiplies_pairs(), "{} has no products of pairs", set.name());
         // SAFETY: the asserts above check the largest index of all three operands. The machine's support for the
-        // instructions was checked when the backend was created.
+        // instructions was checked when the backend was created, and that for pairs above.
         unsafe {
             let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
             match set {
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 if self.pairs => self.tiles_pairs(a, b, c, start, relu),
                 #[cfg(target_arch = "x86_64")]
                 Instructions::Avx512 => self.tiles_avx512(a, b, c, start, relu),
                 #[cfg(target_arch = "x86_64")]
@@ -98,6 +103,15 @@ impl Gemm {
     unsafe fn tiles_avx512(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
         // SAFETY: the caller upholds the contract.
         unsafe { self.tiles::<super::vector::Avx512>(a, b, c, start, relu) }
+    }
+
+    /// # Safety
+    /// See [`Gemm::tiles`].
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512bf16,avx512f,avx2,fma")]
+    unsafe fn tiles_pairs(&self, a: *const f32, b: *const f32, c: *mut f32, start: Start, relu: bool) {
+        // SAFETY: the caller upholds the contract.
+        unsafe { self.tiles::<super::pairs::Pairs>(a, b, c, start, relu) }
     }
 
     /// # Safety
@@ -142,9 +156,9 @@ pub(in crate::cpu) fn tile_rows(set: Instructions) -> usize {
 
 /// Prefetches `values` into the cache, if the architecture supports it.
 #[inline(always)]
-pub(in crate::cpu) fn prefetch(values: &[f32]) {
+pub(in crate::cpu) fn prefetch<R>(values: &[R]) {
     #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(LINE) {
+    for line in values.chunks(LINE / size_of::<R>()) {
         // SAFETY: a prefetch is a hint and accesses no memory.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
     }

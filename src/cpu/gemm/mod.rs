@@ -2,6 +2,8 @@
 
 pub(super) mod instructions;
 pub(super) mod kernel;
+pub(super) mod pairs;
 pub(super) mod vector;
 
 pub use instructions::Instructions;
+pub(super) use instructions::Loop;

@@ -1,5 +1,24 @@
 //! Vectors of floats for each instruction set, used by the micro-kernel.
 
+use half::bf16;
+
+/// The value of a bf16, exactly.
+#[inline(always)]
+pub(in crate::cpu) fn widen(value: bf16) -> f32 {
+    f32::from_bits(u32::from(value.to_bits()) << 16)
+}
+
+/// The nearest bf16; of two, the even one. Unlike that of `half`, it vectorises.
+#[inline(always)]
+pub(in crate::cpu) fn round(value: f32) -> bf16 {
+    // Half a unit in the last place is added, and a little less if the value is even. Infinity stays, and the largest
+    // numbers become infinity. A NaN could become a number, and is made quiet instead.
+    let bits = value.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let bits = if value.is_nan() { bits | 0x40_0000 } else { rounded };
+    bf16::from_bits((bits >> 16) as u16)
+}
+
 /// A vector of floats. All methods are unsafe: memory that they access must be valid, and the machine must support the
 /// instruction set.
 pub(in crate::cpu) trait Vector: Copy {
@@ -14,7 +33,10 @@ pub(in crate::cpu) trait Vector: Copy {
     unsafe fn load_first(from: *const f32, count: usize) -> Self;
     /// Zeros, without an access to memory, unless `condition` is true.
     unsafe fn load_if(from: *const f32, condition: bool) -> Self;
+    unsafe fn load_bf16(from: *const bf16) -> Self;
     unsafe fn store(self, to: *mut f32);
+    /// Stores the values, each like [`round`].
+    unsafe fn store_bf16(self, to: *mut bf16);
     unsafe fn store_first(self, to: *mut f32, count: usize);
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
@@ -61,9 +83,21 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16(from: *const bf16) -> Self {
+        // SAFETY: the caller guarantees that the memory is valid.
+        Self(unsafe { from.cast::<[bf16; 8]>().read_unaligned() }.map(widen))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller guarantees that the memory is valid.
         unsafe { to.cast::<[f32; 8]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16) {
+        // SAFETY: the caller guarantees that the memory is valid.
+        unsafe { to.cast::<[bf16; 8]>().write_unaligned(self.0.map(round)) }
     }
 
     #[inline(always)]
@@ -113,6 +147,8 @@ pub(in crate::cpu) use x86::{Avx2, Avx512};
 mod x86 {
     use std::arch::x86_64::*;
 
+    use half::bf16;
+
     use super::Vector;
 
     #[derive(Clone, Copy)]
@@ -152,8 +188,30 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Self {
+            unsafe {
+                let values = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                Self(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(values)))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm256_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16) {
+            unsafe {
+                let bits = _mm256_castps_si256(self.0);
+                let is_odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+                let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7fff)));
+                let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x40_0000));
+                let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(self.0, self.0));
+                let high = _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan));
+                let packed = _mm256_permute4x64_epi64::<0b1000>(_mm256_packus_epi32(high, high));
+                _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(packed));
+            }
         }
 
         #[inline(always)]
@@ -198,7 +256,7 @@ mod x86 {
     }
 
     #[derive(Clone, Copy)]
-    pub struct Avx512(__m512);
+    pub struct Avx512(pub(in crate::cpu::gemm) __m512);
 
     // SAFETY of all bodies: the caller guarantees AVX-512 and valid memory.
     impl Vector for Avx512 {
@@ -227,8 +285,28 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn load_bf16(from: *const bf16) -> Self {
+            unsafe {
+                let values = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(values)))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: *mut f32) {
             unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_bf16(self, to: *mut bf16) {
+            unsafe {
+                let bits = _mm512_castps_si512(self.0);
+                let is_odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+                let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(is_odd, _mm512_set1_epi32(0x7fff)));
+                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+                let result = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x40_0000));
+                _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(result)));
+            }
         }
 
         #[inline(always)]

@@ -9,20 +9,23 @@ use crate::ops::{Arithmetic, Precision, Rate};
 /// Calls of a loop between two looks at the clock.
 const CALLS: usize = 8;
 
-/// The peak and the speed of this program's matrix product for every instruction set, and the peak in bf16.
+/// The name of [`Instructions::Avx512`] with products of pairs of bf16.
+pub(super) const BF16: &str = "AVX-512 BF16";
+
+/// The peak and the speed of this program's matrix product for every instruction set, and for pairs of bf16.
 pub(super) fn measure(pool: &ThreadPool) -> Result<Vec<Arithmetic>> {
     let mut all = Vec::new();
     for set in Instructions::available() {
         let peak = peak_of(pool, &|| loops::multiply_add(set));
-        let product = Some(product::flops(set, pool.current_num_threads())?);
+        let product = product::flops(set, Precision::Fp32, pool.current_num_threads())?;
         all.push(Arithmetic { instructions: set.name(), precision: Precision::Fp32, peak, product });
     }
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16") {
+    if Instructions::Avx512.is_available() && Instructions::Avx512.multiplies_pairs() {
         // SAFETY: support for the instructions was checked above.
         let peak = peak_of(pool, &|| unsafe { loops::multiply_add_bf16() });
-        let (instructions, precision) = ("AVX-512 BF16", Precision::Bf16);
-        all.push(Arithmetic { instructions, precision, peak, product: None });
+        let product = product::flops(Instructions::Avx512, Precision::Bf16, pool.current_num_threads())?;
+        all.push(Arithmetic { instructions: BF16, precision: Precision::Bf16, peak, product });
     }
     Ok(all)
 }

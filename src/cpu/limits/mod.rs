@@ -32,14 +32,15 @@ impl Cpu {
     pub(super) fn measure_limits(&self) -> Result<ProcessorLimits> {
         let (pool, threads, set) = (&*self.pool, self.threads(), self.instructions);
         let arithmetic = arithmetic::measure(pool)?;
-        let in_use = arithmetic.iter().find(|it| it.instructions == set.name() && it.precision == Precision::Fp32);
+        let by_pairs = self.precision == Precision::Bf16 && set.multiplies_pairs();
+        let instructions = if by_pairs { arithmetic::BF16 } else { set.name() };
+        let in_use = arithmetic.iter().find(|it| it.instructions == instructions);
         let in_use = in_use.context("the instructions in use were not measured")?;
-        let product = in_use.product.context("the product with the instructions in use was not measured")?;
-        let (peak_flops, product_flops) = (in_use.peak.all_threads, product.all_threads);
+        let (peak_flops, product_flops) = (in_use.peak.all_threads, in_use.product.all_threads);
         let caches = caches::of_system();
         Ok(ProcessorLimits {
             threads,
-            instructions: set.name(),
+            instructions,
             peak_flops,
             product_flops,
             cache_sizes_known: caches.is_some(),

@@ -3,18 +3,20 @@
 use anyhow::Result;
 
 use super::{Cpu, Instructions, LONG_WINDOWS};
-use crate::ops::{Activation, Backend, Linear, LinearForward, MemorySizes, ProcessorLimits, Rate, Region, Span, Step};
+use crate::ops::{
+    Activation, Backend, Linear, LinearForward, MemorySizes, Precision, ProcessorLimits, Rate, Region, Span, Step,
+};
 
 /// Floating-point operations per second of one thread and of `threads` threads.
-pub(super) fn flops(set: Instructions, threads: usize) -> Result<Rate> {
-    let one_thread = with_threads(set, 1)?;
-    let all_threads = if threads == 1 { one_thread } else { with_threads(set, threads)? };
+pub(super) fn flops(set: Instructions, precision: Precision, threads: usize) -> Result<Rate> {
+    let one_thread = with_threads(set, precision, 1)?;
+    let all_threads = if threads == 1 { one_thread } else { with_threads(set, precision, threads)? };
     Ok(Rate { one_thread, all_threads })
 }
 
-fn with_threads(set: Instructions, threads: usize) -> Result<f64> {
+fn with_threads(set: Instructions, precision: Precision, threads: usize) -> Result<f64> {
     let side = ProcessorLimits::PRODUCT_SIDE;
-    let (matrix, mut cpu) = (side * side, Cpu::with_instructions(Some(threads), set)?);
+    let (matrix, mut cpu) = (side * side, Cpu::with_options(Some(threads), set, precision)?);
     cpu.allocate(&MemorySizes { arena: 2 * matrix, parameters: matrix, max_batch: side, ..MemorySizes::default() })?;
     let [input, output] = [0, matrix].map(|offset| Span::new(Region::Arena, offset, matrix));
     let weight = Span::new(Region::Parameters, 0, matrix);

@@ -3,7 +3,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use crate::ops::{Conv2d, Region, Span};
+use crate::cpu::real::Real;
+use crate::cpu::{Instructions, Loop};
+use crate::ops::{Conv2d, Precision, Region, Span};
 
 /// Columns per panel: two vectors of the widest instruction set. Packing into panels makes the right operand
 /// contiguous.
@@ -80,15 +82,72 @@ pub(in crate::cpu) enum Buffer {
     Tiles,
     /// Products of transformed tiles, or transformed tiles of a second image.
     Products,
+    /// Operands that are not stored as floats, converted.
+    Converted,
+    OtherConverted,
+    /// A result before it is rounded.
+    Output,
 }
 
 thread_local! {
-    static BUFFERS: [RefCell<Vec<f32>>; 4] = const { [const { RefCell::new(Vec::new()) }; 4] };
+    static BUFFERS: [RefCell<Vec<f32>>; 7] = const { [const { RefCell::new(Vec::new()) }; 7] };
 }
 
 /// Runs `body` with `len` floats of one of this thread's buffers. Their initial contents are unspecified.
 pub(in crate::cpu) fn with<R>(buffer: Buffer, len: usize, body: impl FnOnce(&mut [f32]) -> R) -> R {
     BUFFERS.with(|buffers| body(grown(&mut buffers[buffer as usize].borrow_mut(), len)))
+}
+
+/// Calls `body` with values as floats. Those that are not floats are converted into one of this thread's buffers.
+pub(in crate::cpu) fn with_floats<R: Real>(set: Instructions, values: &[R], buffer: Buffer, body: impl FnOnce(&[f32])) {
+    match R::as_floats(values) {
+        Some(floats) => body(floats),
+        None => with(buffer, values.len(), |floats| {
+            set.call(ToFloats { values, floats });
+            body(floats);
+        }),
+    }
+}
+
+/// Calls `body` with floats that become `values`. Their initial contents are unspecified.
+pub(in crate::cpu) fn with_output<R: Real>(set: Instructions, values: &mut [R], body: impl FnOnce(&mut [f32])) {
+    if R::PRECISION == Precision::Fp32 {
+        return body(R::as_floats_mut(values).unwrap_or_default());
+    }
+    with(Buffer::Output, values.len(), |floats| {
+        body(floats);
+        set.call(FromFloats { floats, values });
+    });
+}
+
+/// [`Real::copy_to_floats`]
+pub(in crate::cpu) struct ToFloats<'a, R> {
+    pub values: &'a [R],
+    pub floats: &'a mut [f32],
+}
+
+impl<R: Real> Loop for ToFloats<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        R::copy_to_floats(self.values, self.floats);
+    }
+}
+
+/// [`Real::copy_from_floats`]
+pub(in crate::cpu) struct FromFloats<'a, R> {
+    pub floats: &'a [f32],
+    pub values: &'a mut [R],
+}
+
+impl<R: Real> Loop for FromFloats<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        R::copy_from_floats(self.floats, self.values);
+    }
 }
 
 /// The first `len` values of `buffer`, which grows if it is too short.
@@ -101,13 +160,13 @@ pub(in crate::cpu) fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 
 /// `target [cols][target_stride] = source [rows][cols]ᵀ`, in blocks that stay in L1.
 #[inline(always)]
-pub(in crate::cpu) fn transpose(source: &[f32], cols: usize, target: &mut [f32], target_stride: usize) {
+pub(in crate::cpu) fn transpose<R: Real>(source: &[R], cols: usize, target: &mut [f32], target_stride: usize) {
     const BLOCK: usize = 16;
     for begin in (0..cols).step_by(BLOCK) {
         let end = (begin + BLOCK).min(cols);
         for (row, source) in source.chunks_exact(cols).enumerate() {
             for (col, value) in source[begin..end].iter().enumerate() {
-                target[(begin + col) * target_stride + row] = *value;
+                target[(begin + col) * target_stride + row] = value.get();
             }
         }
     }
@@ -115,11 +174,11 @@ pub(in crate::cpu) fn transpose(source: &[f32], cols: usize, target: &mut [f32],
 
 /// Packs the first `cols` columns of `source`, with row stride `stride`, into `target [panel][rows][PANEL]`. The last
 /// panel has only as many columns as remain.
-pub(in crate::cpu) fn pack_panels(source: &[f32], stride: usize, cols: usize, target: &mut [f32], rows: usize) {
+pub(in crate::cpu) fn pack_panels<R: Real>(source: &[R], stride: usize, cols: usize, target: &mut [f32], rows: usize) {
     for (panel, target) in target[..rows * cols].chunks_mut(rows * PANEL).enumerate() {
         let width = target.len() / rows;
         for (row, target) in target.chunks_exact_mut(width).enumerate() {
-            target.copy_from_slice(&source[row * stride + panel * PANEL..][..width]);
+            R::copy_to_floats(&source[row * stride + panel * PANEL..][..width], target);
         }
     }
 }

@@ -6,23 +6,23 @@ use super::maps::TILE;
 use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES};
 use crate::cpu::runtime::scratch::PANEL;
-use crate::cpu::{Instructions, finish};
+use crate::cpu::{Instructions, Real, finish};
 use crate::ops::{Activation, MaxPool2d};
 use crate::shape::Window;
 
 /// The epilogue of a forward pass.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct Epilogue<'a> {
+pub(in crate::cpu) struct Epilogue<'a, R> {
     /// One value per channel, or empty.
     pub bias: &'a [f32],
     /// A residual of the output's shape, added before the activation; not with `pooled`.
-    pub residual: Option<&'a [f32]>,
+    pub residual: Option<&'a [R]>,
     pub activation: Activation,
     /// Whether to write only the maxima of 2×2 windows.
     pub pooled: bool,
 }
 
-impl Epilogue<'_> {
+impl<R> Epilogue<'_, R> {
     pub const NONE: Self = Self { bias: &[], residual: None, activation: Activation::Identity, pooled: false };
 
     /// Whether ReLU can follow the bias directly.
@@ -42,13 +42,13 @@ impl Winograd {
 
     /// `y = activation(convolution(x) + bias + residual)`, optionally pooled. `weights` come from
     /// [`Winograd::transform_weights`]. With pooling, `argmax` receives the position of each maximum, if it is given.
-    pub fn forward(
+    pub fn forward<R: Real>(
         &self,
         set: Instructions,
-        x: &[f32],
+        x: &[R],
         weights: &[f32],
-        epilogue: Epilogue,
-        y: &mut [f32],
+        epilogue: Epilogue<R>,
+        y: &mut [R],
         argmax: Option<&mut [u32]>,
     ) {
         let (per_sample, per_line) = match epilogue.pooled {
@@ -58,7 +58,7 @@ impl Winograd {
         let (samples, lines) = self.piece(y.len() / per_sample);
         let piece_len = samples * per_sample;
         let part_len = if samples > 1 { piece_len } else { lines * per_line };
-        let part = |y: &[f32], first_line| {
+        let part = |y: &[R], first_line| {
             let samples = y.len().div_ceil(per_sample);
             Part { samples, first_line, lines: (y.len() / samples).div_ceil(per_line) }
         };
@@ -85,14 +85,14 @@ impl Winograd {
     /// Computes one part of the tiles. `x` starts at the part's first sample, `y`, `argmax` and the residual at its first
     /// tile.
     #[expect(clippy::too_many_arguments, reason = "extracted from `forward`, which calls it in two places")]
-    fn forward_part(
+    fn forward_part<R: Real>(
         &self,
         set: Instructions,
         part: Part,
-        x: &[f32],
+        x: &[R],
         weights: &[f32],
-        epilogue: Epilogue,
-        y: &mut [f32],
+        epilogue: Epilogue<R>,
+        y: &mut [R],
         argmax: &mut [u32],
     ) {
         let (channels, relu) = (self.from.channels, epilogue.fuses_relu());

@@ -6,9 +6,9 @@ use rayon::prelude::*;
 use super::maps::Clip;
 use super::tiling::{Part, Winograd, row_len};
 use super::transform::{InverseTransform, PLANES, Tiles, Transform};
-use crate::cpu::Instructions;
 use crate::cpu::gemm::kernel::{Gemm, LeftStrides, Start};
 use crate::cpu::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
+use crate::cpu::{Instructions, Real};
 
 /// Minimum number of pieces of work, if the batch is large enough. Every piece reads all weights, so weights that
 /// exceed the caches get fewer pieces.
@@ -34,13 +34,13 @@ impl Winograd {
     }
 
     /// Transforms all weights: `[panel of output channels][plane][input channel][PANEL]`.
-    pub fn transform_weights(&self, set: Instructions, weight: &[f32], target: &mut [f32]) {
+    pub fn transform_weights<R: Real>(&self, set: Instructions, weight: &[R], target: &mut [f32]) {
         let panels = target.par_chunks_mut(PLANES * self.from.channels * PANEL).enumerate();
         panels.for_each(|(panel, target)| self.transform_panel(set, weight, panel, target));
     }
 
     /// Transforms the weights of one panel.
-    pub fn transform_panel(&self, set: Instructions, weight: &[f32], panel: usize, target: &mut [f32]) {
+    pub fn transform_panel<R: Real>(&self, set: Instructions, weight: &[R], panel: usize, target: &mut [f32]) {
         let (channels, first) = (self.from.channels, panel * PANEL);
         let width = target.len() / (PLANES * channels);
         if self.flipped {
@@ -61,7 +61,7 @@ impl Winograd {
         let weight = &weight[first * patch..][..width * patch];
         scratch::with(Buffer::Packed, weight.len(), |transposed| {
             set.run(|| scratch::transpose(weight, patch, transposed, width));
-            weight_tile(channels * width).transform(set, Transform::Weight, transposed, 0, target);
+            weight_tile(channels * width).transform(set, Transform::Weight, &*transposed, 0, target);
         });
     }
 
@@ -78,11 +78,11 @@ impl Winograd {
     }
 
     /// The weight gradient of a batch; `partials` is a buffer for partial sums.
-    pub fn backward_weight(
+    pub fn backward_weight<R: Real>(
         &self,
         set: Instructions,
-        x: &[f32],
-        d_y: &[f32],
+        x: &[R],
+        d_y: &[R],
         d_weight: &mut [f32],
         partials: &mut Vec<f32>,
     ) {
@@ -127,11 +127,11 @@ impl Winograd {
     }
 
     /// Sums the products of transformed tiles over the lines of `group`, for the output channels from `first_channel`.
-    fn sum_weights(
+    fn sum_weights<R: Real>(
         &self,
         set: Instructions,
-        x: &[f32],
-        d_y: &[f32],
+        x: &[R],
+        d_y: &[R],
         group: std::ops::Range<usize>,
         first_channel: usize,
         partial: &mut [f32],
@@ -153,12 +153,12 @@ impl Winograd {
     /// Starts or continues sums of the products of a part's transformed input and output gradient, of which `outputs` are
     /// the channels: `[plane][input channel][output channel]`. `d_y` starts at the part's first sample.
     #[expect(clippy::too_many_arguments, reason = "the two operands, where they are, and the result")]
-    pub(super) fn sum_products(
+    pub(super) fn sum_products<R: Real>(
         &self,
         set: Instructions,
         part: Part,
         tiles: &[f32],
-        d_y: &[f32],
+        d_y: &[R],
         outputs: std::ops::Range<usize>,
         sums: &mut [f32],
         start: Start,

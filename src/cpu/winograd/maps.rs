@@ -8,6 +8,7 @@
 //! much rounding errors grow. With the usual 0, ±1, ±2 the error of random sums over 64 channels is 4 times that of direct
 //! summation, with these it is twice as large; and all constants but those of `G` are exact.
 
+use crate::cpu::Real;
 use crate::cpu::gemm::vector::Vector;
 
 /// Pixels per side of an output tile, and of the input that it depends on.
@@ -74,8 +75,8 @@ impl Clip {
 /// # Safety
 /// `M::FROM` × `M::FROM` vectors must be readable, except outside `clip`. The machine must support `V`'s instructions.
 #[inline(always)]
-pub(in crate::cpu) unsafe fn transform_rows<V: Vector, M: TransformMatrix, const CLIPPED: bool>(
-    from: *const f32,
+pub(in crate::cpu) unsafe fn transform_rows<V: Vector, M: TransformMatrix, R: Real, const CLIPPED: bool>(
+    from: *const R,
     (line, pixel): (usize, usize),
     clip: &Clip,
 ) -> [[V; SIDE]; SIDE] {
@@ -86,8 +87,8 @@ pub(in crate::cpu) unsafe fn transform_rows<V: Vector, M: TransformMatrix, const
         macro_rules! pixel {
             ($y:literal, $x:literal) => {
                 match ($x < M::FROM, CLIPPED) {
-                    (true, true) => V::load_if(from.wrapping_add($y * line + $x * pixel), clip.has_col($x)),
-                    (true, false) => V::load(from.wrapping_add($y * line + $x * pixel)),
+                    (true, true) => R::load_if::<V>(from.wrapping_add($y * line + $x * pixel), clip.has_col($x)),
+                    (true, false) => R::load::<V>(from.wrapping_add($y * line + $x * pixel)),
                     (false, _) => zero,
                 }
             };

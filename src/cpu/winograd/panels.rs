@@ -10,7 +10,7 @@ use super::tiling::{Part, Winograd};
 use super::transform::{InverseTransform, PLANES};
 use crate::cpu::gemm::kernel::Start;
 use crate::cpu::runtime::scratch::{self, Buffer, PANEL, Scratch, grown};
-use crate::cpu::{Instructions, finish};
+use crate::cpu::{Instructions, Real, finish};
 use crate::shape::Shape;
 
 /// Tiles that are multiplied at once.
@@ -41,7 +41,7 @@ impl Winograd {
     }
 
     /// Transforms all tiles of a batch.
-    fn transform_tiles<'a>(&self, set: Instructions, x: &[f32], tiles: &'a mut Vec<f32>) -> Transformed<'a> {
+    fn transform_tiles<'a, R: Real>(&self, set: Instructions, x: &[R], tiles: &'a mut Vec<f32>) -> Transformed<'a> {
         let lines = x.len() / self.from.len() * self.lines;
         let parts: Vec<(usize, Part)> = self.parts(0..lines, PART_TILES).collect();
         let part_len = parts.iter().map(|&(_, part)| PLANES * self.plane_len(part, self.from.channels)).max();
@@ -54,13 +54,13 @@ impl Winograd {
     }
 
     /// Like [`Winograd::forward`], with weights that are not transformed, and without pooling.
-    pub fn forward_by_panels(
+    pub fn forward_by_panels<R: Real>(
         &self,
         set: Instructions,
-        x: &[f32],
-        weight: &[f32],
-        epilogue: Epilogue,
-        y: &mut [f32],
+        x: &[R],
+        weight: &[R],
+        epilogue: Epilogue<R>,
+        y: &mut [R],
         scratch: &mut Scratch,
     ) {
         let channels = self.to.channels;
@@ -89,7 +89,7 @@ impl Winograd {
                 let width = output.len() / pixels;
                 let output = output[index * JOINED_PIXELS * width..].chunks_exact(width);
                 for (y, values) in y.chunks_exact_mut(channels).zip(output) {
-                    y[panel * PANEL..][..width].copy_from_slice(values);
+                    R::copy_from_floats(values, &mut y[panel * PANEL..][..width]);
                 }
             }
             let residual = epilogue.residual.map(|all| &all[index * JOINED_PIXELS * channels..]);
@@ -98,11 +98,11 @@ impl Winograd {
     }
 
     /// Like [`Winograd::backward_weight`].
-    pub fn backward_weight_by_panels(
+    pub fn backward_weight_by_panels<R: Real>(
         &self,
         set: Instructions,
-        x: &[f32],
-        d_y: &[f32],
+        x: &[R],
+        d_y: &[R],
         d_weight: &mut [f32],
         scratch: &mut Scratch,
     ) {

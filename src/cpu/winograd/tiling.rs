@@ -5,8 +5,8 @@ use std::ops::Range;
 use super::maps::{Clip, SIDE, TILE};
 use super::transform::{CHANNELS, InverseTransform, PLANES, Tiles, Transform};
 use super::transform_pool::PooledEpilogue;
-use crate::cpu::Instructions;
 use crate::cpu::runtime::scratch::{self, Buffer};
+use crate::cpu::{Instructions, Real};
 use crate::ops::Conv2d;
 use crate::shape::Shape;
 
@@ -118,7 +118,7 @@ impl Winograd {
     }
 
     /// Calls `body` with the transformed input, `[plane][tile][channels]`; `x` starts at the part's first sample.
-    pub fn with_input(&self, set: Instructions, part: Part, x: &[f32], body: impl FnOnce(&[f32])) {
+    pub fn with_input<R: Real>(&self, set: Instructions, part: Part, x: &[R], body: impl FnOnce(&[f32])) {
         scratch::with(Buffer::Tiles, PLANES * self.plane_len(part, self.from.channels), |planes| {
             self.transform_input(set, part, x, planes);
             body(planes);
@@ -126,17 +126,17 @@ impl Winograd {
     }
 
     /// Writes the transformed input to `planes`.
-    pub fn transform_input(&self, set: Instructions, part: Part, x: &[f32], planes: &mut [f32]) {
+    pub fn transform_input<R: Real>(&self, set: Instructions, part: Part, x: &[R], planes: &mut [f32]) {
         let source = Source { transform: Transform::Input, shape: self.from, padding: self.padding, side: SIDE };
         self.transform(set, &source, part, x, 0..self.from.channels, planes);
     }
 
     /// Calls `body` with some channels of the transformed output gradient; `d_y` starts at the part's first sample.
-    pub fn with_output_gradient(
+    pub fn with_output_gradient<R: Real>(
         &self,
         set: Instructions,
         part: Part,
-        d_y: &[f32],
+        d_y: &[R],
         channels: Range<usize>,
         body: impl FnOnce(&[f32]),
     ) {
@@ -147,12 +147,12 @@ impl Winograd {
         });
     }
 
-    fn transform(
+    fn transform<R: Real>(
         &self,
         set: Instructions,
         source: &Source,
         part: Part,
-        images: &[f32],
+        images: &[R],
         channels: Range<usize>,
         planes: &mut [f32],
     ) {
@@ -183,14 +183,14 @@ impl Winograd {
 
     /// Writes the output of a part's `products` for `width` channels; `y` starts at the first of these channels in the
     /// part's first pixel.
-    pub fn write_output(
+    pub fn write_output<R: Real>(
         &self,
         set: Instructions,
         inverse: InverseTransform,
         part: Part,
         products: &[f32],
         width: usize,
-        y: &mut [f32],
+        y: &mut [R],
     ) {
         let (shape, plane) = (self.to, self.plane_len(part, width));
         let (line_len, pixel) = (shape.width * shape.channels, shape.channels);
@@ -223,14 +223,14 @@ impl Winograd {
     /// Writes the maxima of the 2×2 windows of a part's `products` for `width` channels, and their positions to `argmax`
     /// unless that is empty. Both start at the first of these channels in the part's first window.
     #[expect(clippy::too_many_arguments, reason = "the counterpart of `write_output`")]
-    pub fn write_maxima(
+    pub fn write_maxima<R: Real>(
         &self,
         set: Instructions,
         (bias, relu): (&[f32], bool),
         part: Part,
         products: &[f32],
         width: usize,
-        y: &mut [f32],
+        y: &mut [R],
         argmax: &mut [u32],
     ) {
         let (pixel, plane) = (self.to.channels, self.plane_len(part, width));

@@ -4,8 +4,8 @@ use super::maps::{
     Clip, FlippedWeight, Input, Output, OutputGradient, SIDE, TILE, TransformMatrix, Weight, WeightGradient,
     transform_column, transform_rows,
 };
-use crate::cpu::Instructions;
 use crate::cpu::gemm::vector::{Portable, Vector};
+use crate::cpu::{Instructions, Real};
 
 /// Values per transformed tile; each goes to its own plane.
 pub(in crate::cpu) const PLANES: usize = SIDE * SIDE;
@@ -54,7 +54,14 @@ pub(in crate::cpu) enum InverseTransform<'a> {
 impl Tiles {
     /// Transforms the tiles, of which the first begins at value `first` of `image`. That may be outside, as far as the
     /// tiles are clipped.
-    pub fn transform(&self, set: Instructions, transform: Transform, image: &[f32], first: isize, planes: &mut [f32]) {
+    pub fn transform<R: Real>(
+        &self,
+        set: Instructions,
+        transform: Transform,
+        image: &[R],
+        first: isize,
+        planes: &mut [f32],
+    ) {
         let side = match transform {
             Transform::Input => SIDE,
             Transform::OutputGradient => TILE,
@@ -69,12 +76,18 @@ impl Tiles {
                 Instructions::Avx512 => self.transform_avx512(transform, image, planes),
                 #[cfg(target_arch = "x86_64")]
                 Instructions::Avx2 => self.transform_avx2(transform, image, planes),
-                _ => self.transform_with::<Portable>(transform, image, planes),
+                _ => self.transform_with::<Portable, R>(transform, image, planes),
             }
         }
     }
 
-    pub fn inverse_transform(&self, set: Instructions, inverse: InverseTransform, planes: &[f32], image: &mut [f32]) {
+    pub fn inverse_transform<R: Real>(
+        &self,
+        set: Instructions,
+        inverse: InverseTransform,
+        planes: &[f32],
+        image: &mut [R],
+    ) {
         let side = match inverse {
             InverseTransform::Output { bias, .. } => {
                 assert!(bias.is_empty() || bias.len() >= self.channels, "{} bias values for {self:?}", bias.len());
@@ -91,7 +104,7 @@ impl Tiles {
                 Instructions::Avx512 => self.inverse_avx512(inverse, planes, image),
                 #[cfg(target_arch = "x86_64")]
                 Instructions::Avx2 => self.inverse_avx2(inverse, planes, image),
-                _ => self.inverse_with::<Portable>(inverse, planes, image),
+                _ => self.inverse_with::<Portable, R>(inverse, planes, image),
             }
         }
     }
@@ -119,53 +132,53 @@ impl Tiles {
     /// See [`Tiles::transform_with`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn transform_avx2(&self, transform: Transform, image: *const f32, planes: *mut f32) {
+    unsafe fn transform_avx2<R: Real>(&self, transform: Transform, image: *const R, planes: *mut f32) {
         // SAFETY: the caller upholds the contract.
-        unsafe { self.transform_with::<crate::cpu::gemm::vector::Avx2>(transform, image, planes) }
+        unsafe { self.transform_with::<crate::cpu::gemm::vector::Avx2, R>(transform, image, planes) }
     }
 
     /// # Safety
     /// See [`Tiles::transform_with`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma")]
-    unsafe fn transform_avx512(&self, transform: Transform, image: *const f32, planes: *mut f32) {
+    unsafe fn transform_avx512<R: Real>(&self, transform: Transform, image: *const R, planes: *mut f32) {
         // SAFETY: the caller upholds the contract.
-        unsafe { self.transform_with::<crate::cpu::gemm::vector::Avx512>(transform, image, planes) }
+        unsafe { self.transform_with::<crate::cpu::gemm::vector::Avx512, R>(transform, image, planes) }
     }
 
     /// # Safety
     /// See [`Tiles::inverse_with`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn inverse_avx2(&self, inverse: InverseTransform, planes: *const f32, image: *mut f32) {
+    unsafe fn inverse_avx2<R: Real>(&self, inverse: InverseTransform, planes: *const f32, image: *mut R) {
         // SAFETY: the caller upholds the contract.
-        unsafe { self.inverse_with::<crate::cpu::gemm::vector::Avx2>(inverse, planes, image) }
+        unsafe { self.inverse_with::<crate::cpu::gemm::vector::Avx2, R>(inverse, planes, image) }
     }
 
     /// # Safety
     /// See [`Tiles::inverse_with`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma")]
-    unsafe fn inverse_avx512(&self, inverse: InverseTransform, planes: *const f32, image: *mut f32) {
+    unsafe fn inverse_avx512<R: Real>(&self, inverse: InverseTransform, planes: *const f32, image: *mut R) {
         // SAFETY: the caller upholds the contract.
-        unsafe { self.inverse_with::<crate::cpu::gemm::vector::Avx512>(inverse, planes, image) }
+        unsafe { self.inverse_with::<crate::cpu::gemm::vector::Avx512, R>(inverse, planes, image) }
     }
 
     /// # Safety
     /// The tiles must lie within the image and the planes, and the machine must support `V`'s instructions.
     #[inline(always)]
-    unsafe fn transform_with<V: Vector>(&self, transform: Transform, image: *const f32, planes: *mut f32) {
+    unsafe fn transform_with<V: Vector, R: Real>(&self, transform: Transform, image: *const R, planes: *mut f32) {
         // SAFETY: the caller upholds the contract.
         unsafe {
             match transform {
-                Transform::Input if self.clip.is_whole() => self.transform_by::<V, Input, false>(image, planes),
-                Transform::Input => self.transform_by::<V, Input, true>(image, planes),
+                Transform::Input if self.clip.is_whole() => self.transform_by::<V, Input, R, false>(image, planes),
+                Transform::Input => self.transform_by::<V, Input, R, true>(image, planes),
                 Transform::OutputGradient if self.clip.is_whole() => {
-                    self.transform_by::<V, OutputGradient, false>(image, planes);
+                    self.transform_by::<V, OutputGradient, R, false>(image, planes);
                 }
-                Transform::OutputGradient => self.transform_by::<V, OutputGradient, true>(image, planes),
-                Transform::Weight => self.transform_by::<V, Weight, false>(image, planes),
-                Transform::FlippedWeight => self.transform_by::<V, FlippedWeight, false>(image, planes),
+                Transform::OutputGradient => self.transform_by::<V, OutputGradient, R, true>(image, planes),
+                Transform::Weight => self.transform_by::<V, Weight, R, false>(image, planes),
+                Transform::FlippedWeight => self.transform_by::<V, FlippedWeight, R, false>(image, planes),
             }
         }
     }
@@ -173,19 +186,19 @@ impl Tiles {
     /// # Safety
     /// See [`Tiles::transform_with`]; a bias must have one value per channel.
     #[inline(always)]
-    unsafe fn inverse_with<V: Vector>(&self, inverse: InverseTransform, planes: *const f32, image: *mut f32) {
+    unsafe fn inverse_with<V: Vector, R: Real>(&self, inverse: InverseTransform, planes: *const f32, image: *mut R) {
         // SAFETY: the caller upholds the contract.
         unsafe {
             match inverse {
                 InverseTransform::Output { bias, relu } => {
                     let bias = if bias.is_empty() { std::ptr::null() } else { bias.as_ptr() };
                     match self.clip.is_whole() {
-                        true => self.inverse_by::<V, Output, false>(planes, image, bias, relu),
-                        false => self.inverse_by::<V, Output, true>(planes, image, bias, relu),
+                        true => self.inverse_by::<V, Output, R, false>(planes, image, bias, relu),
+                        false => self.inverse_by::<V, Output, R, true>(planes, image, bias, relu),
                     }
                 }
                 InverseTransform::WeightGradient => {
-                    self.inverse_by::<V, WeightGradient, false>(planes, image, std::ptr::null(), false);
+                    self.inverse_by::<V, WeightGradient, R, false>(planes, image, std::ptr::null(), false);
                 }
             }
         }
@@ -198,9 +211,9 @@ impl Tiles {
         clippy::needless_range_loop,
         reason = "vectors must not be passed to functions without the instruction set"
     )]
-    unsafe fn transform_by<V: Vector, M: TransformMatrix, const CLIPPED: bool>(
+    unsafe fn transform_by<V: Vector, M: TransformMatrix, R: Real, const CLIPPED: bool>(
         &self,
-        image: *const f32,
+        image: *const R,
         planes: *mut f32,
     ) {
         // SAFETY: only elements of the tiles are accessed, for which the caller upholds the contract.
@@ -208,7 +221,7 @@ impl Tiles {
             for index in 0..self.count {
                 for channel in (0..self.channels).step_by(V::LANES) {
                     let image = image.wrapping_add(index * self.tile + channel);
-                    let rows = transform_rows::<V, M, CLIPPED>(image, (self.line, self.pixel), &self.clip);
+                    let rows = transform_rows::<V, M, R, CLIPPED>(image, (self.line, self.pixel), &self.clip);
                     let planes = planes.add(index * self.row + channel);
                     for x in 0..SIDE {
                         let column = transform_column::<V, M>(&rows, x);
@@ -228,10 +241,10 @@ impl Tiles {
         clippy::needless_range_loop,
         reason = "vectors must not be passed to functions without the instruction set"
     )]
-    unsafe fn inverse_by<V: Vector, M: TransformMatrix, const CLIPPED: bool>(
+    unsafe fn inverse_by<V: Vector, M: TransformMatrix, R: Real, const CLIPPED: bool>(
         &self,
         planes: *const f32,
-        image: *mut f32,
+        image: *mut R,
         bias: *const f32,
         relu: bool,
     ) {
@@ -240,7 +253,7 @@ impl Tiles {
             for index in 0..self.count {
                 for channel in (0..self.channels).step_by(V::LANES) {
                     let planes = planes.add(index * self.row + channel);
-                    let rows = transform_rows::<V, M, false>(planes, (SIDE * self.plane, self.plane), &Clip::NONE);
+                    let rows = transform_rows::<V, M, f32, false>(planes, (SIDE * self.plane, self.plane), &Clip::NONE);
                     let image = image.add(index * self.tile + channel);
                     let bias = if bias.is_null() { V::splat(0.0) } else { V::load(bias.add(channel)) };
                     for x in 0..M::TO {
@@ -251,7 +264,7 @@ impl Tiles {
                             }
                             let value = column[y].add(bias);
                             let value = if relu { value.relu() } else { value };
-                            value.store(image.add(y * self.line + x * self.pixel));
+                            R::store(value, image.add(y * self.line + x * self.pixel));
                         }
                     }
                 }

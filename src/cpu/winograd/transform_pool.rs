@@ -3,8 +3,8 @@
 
 use super::maps::{Clip, Output, SIDE, TILE, transform_column, transform_rows};
 use super::transform::Tiles;
-use crate::cpu::Instructions;
 use crate::cpu::gemm::vector::{Portable, Vector};
+use crate::cpu::{Instructions, Real};
 
 /// The epilogue of a row of tiles with max pooling.
 pub(in crate::cpu) struct PooledEpilogue<'a> {
@@ -19,12 +19,12 @@ pub(in crate::cpu) struct PooledEpilogue<'a> {
 impl Tiles {
     /// Like [`Tiles::inverse_transform`] of an output, but `y` receives the maxima of the 2×2 windows of each tile. Unless
     /// it is empty, `argmax` receives the index of each maximum's pixel.
-    pub fn inverse_transform_pooled(
+    pub fn inverse_transform_pooled<R: Real>(
         &self,
         set: Instructions,
         epilogue: &PooledEpilogue,
         planes: &[f32],
-        y: &mut [f32],
+        y: &mut [R],
         argmax: &mut [u32],
     ) {
         assert!(
@@ -43,7 +43,7 @@ impl Tiles {
                 Instructions::Avx512 => self.pool_avx512(epilogue, planes, y, argmax),
                 #[cfg(target_arch = "x86_64")]
                 Instructions::Avx2 => self.pool_avx2(epilogue, planes, y, argmax),
-                _ => self.pool_with::<Portable>(epilogue, planes, y, argmax),
+                _ => self.pool_with::<Portable, R>(epilogue, planes, y, argmax),
             }
         }
     }
@@ -52,29 +52,29 @@ impl Tiles {
     /// See [`Tiles::pool_with`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn pool_avx2(&self, epilogue: &PooledEpilogue, planes: *const f32, y: *mut f32, argmax: *mut u32) {
+    unsafe fn pool_avx2<R: Real>(&self, epilogue: &PooledEpilogue, planes: *const f32, y: *mut R, argmax: *mut u32) {
         // SAFETY: the caller upholds the contract.
-        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx2>(epilogue, planes, y, argmax) }
+        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx2, R>(epilogue, planes, y, argmax) }
     }
 
     /// # Safety
     /// See [`Tiles::pool_with`].
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx2,fma")]
-    unsafe fn pool_avx512(&self, epilogue: &PooledEpilogue, planes: *const f32, y: *mut f32, argmax: *mut u32) {
+    unsafe fn pool_avx512<R: Real>(&self, epilogue: &PooledEpilogue, planes: *const f32, y: *mut R, argmax: *mut u32) {
         // SAFETY: the caller upholds the contract.
-        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx512>(epilogue, planes, y, argmax) }
+        unsafe { self.pool_with::<crate::cpu::gemm::vector::Avx512, R>(epilogue, planes, y, argmax) }
     }
 
     /// # Safety
     /// The tiles must lie within the planes, and their maxima within `y` and, unless it is null, `argmax`. A bias must
     /// have one value per channel. The machine must support `V`'s instructions.
     #[inline(always)]
-    unsafe fn pool_with<V: Vector>(
+    unsafe fn pool_with<V: Vector, R: Real>(
         &self,
         epilogue: &PooledEpilogue,
         planes: *const f32,
-        maxima: *mut f32,
+        maxima: *mut R,
         argmax: *mut u32,
     ) {
         // SAFETY: only elements of the tiles are accessed, for which the caller upholds the contract.
@@ -83,7 +83,8 @@ impl Tiles {
                 let first = epilogue.first + TILE * index;
                 for channel in (0..self.channels).step_by(V::LANES) {
                     let planes = planes.add(index * self.row + channel);
-                    let rows = transform_rows::<V, Output, false>(planes, (SIDE * self.plane, self.plane), &Clip::NONE);
+                    let rows =
+                        transform_rows::<V, Output, f32, false>(planes, (SIDE * self.plane, self.plane), &Clip::NONE);
                     let has_bias = !epilogue.bias.is_empty();
                     let bias = if has_bias { V::load(epilogue.bias.as_ptr().add(channel)) } else { V::splat(0.0) };
                     for x in (0..TILE).step_by(2) {
@@ -106,7 +107,7 @@ impl Tiles {
                                 best = value.if_greater(best, value, best);
                             }
                             let at = index * self.tile + y / 2 * self.line + x / 2 * self.pixel + channel;
-                            best.store(maxima.add(at));
+                            R::store(best, maxima.add(at));
                             if !argmax.is_null() {
                                 winner.store(argmax.cast::<f32>().add(at));
                             }
