@@ -16,7 +16,11 @@ use super::{dag, networks, parity};
 use crate::ops::pytorch::Tensors;
 
 fn cpu(threads: usize) -> Cpu {
-    Cpu::with_options(Some(threads), Instructions::widest(), Precision::Bf16).expect("threads")
+    cpu_with(Instructions::widest(), threads)
+}
+
+fn cpu_with(set: Instructions, threads: usize) -> Cpu {
+    Cpu::with_options(Some(threads), set, Precision::Bf16).expect("an available set")
 }
 
 fn reference() -> Value {
@@ -44,7 +48,10 @@ fn losses_are_as_close_to_float64_as_pytorchs_bfloat16() {
     let (reference, narrow) = (reference(), parity::Narrow::new());
     for run in ["sgd", "nesterov"] {
         let expected = &reference["narrow"][run];
-        check_losses(&format!("narrow, {run}"), &narrow.train(cpu(2), expected, 50).1, expected);
+        for set in Instructions::available() {
+            let losses = narrow.train(cpu_with(set, 2), expected, 50).1;
+            check_losses(&format!("narrow, {run}, {}", set.name()), &losses, expected);
+        }
         let expected = &reference["mnist"][run];
         let Some(losses) = parity::train_on_mnist(cpu(2), expected, 50) else { return };
         check_losses(&format!("mnist-cnn, {run}"), &losses, expected);
