@@ -82,8 +82,9 @@ pub(in crate::cpu) enum Buffer {
     Tiles,
     /// Products of transformed tiles, or transformed tiles of a second image.
     Products,
-    /// Operands that are not stored as floats, converted.
+    /// An operand that is not stored as floats, converted.
     Converted,
+    /// A second one.
     OtherConverted,
     /// A result before it is rounded.
     Output,
