@@ -6,6 +6,31 @@ use rayon::prelude::*;
 use super::{Cpu, ELEMENTWISE_CHUNK, Real, RunAs};
 use crate::ops::{ActivationBackward, ActivationForward};
 
+/// Evaluates an expression with the activation as a constant `$constant`, so that a loop in it has no branch.
+macro_rules! with_constant {
+    ($activation:expr, $constant:ident => $body:expr) => {
+        match $activation {
+            Activation::Identity => {
+                let $constant = Activation::Identity;
+                $body
+            }
+            Activation::Relu => {
+                let $constant = Activation::Relu;
+                $body
+            }
+            Activation::LeakyRelu { slope } => {
+                let $constant = Activation::LeakyRelu { slope };
+                $body
+            }
+            Activation::Tanh => {
+                let $constant = Activation::Tanh;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_constant;
+
 impl RunAs for ActivationForward {
     fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let [x, y] = cpu.memory.values::<R, _>([self.input, self.output])?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::{Cpu, ELEMENTWISE_CHUNK, Loop, Real, RunAs};
+use super::{Cpu, ELEMENTWISE_CHUNK, Loop, Real, RunAs, with_constant};
 use crate::ops::{Activation, BiasActivationBackward, Region, Span};
 
 impl RunAs for BiasActivationBackward {
@@ -18,19 +18,7 @@ impl RunAs for BiasActivationBackward {
         let partials = &mut cpu.bias_partials[..len];
         let (work, set) = (d_y.par_chunks_mut(piece_len).zip(y.par_chunks(piece_len)), cpu.instructions);
         work.zip(partials.par_chunks_mut(channels)).for_each(|((d_y, y), sums)| {
-            // One loop per activation: a match inside the loop would prevent vectorisation.
-            match activation {
-                Activation::Identity => set.call(ColumnSums { y, d_y, sums, backward: |_, d_y| d_y }),
-                Activation::Relu => {
-                    set.call(ColumnSums { y, d_y, sums, backward: |y, d_y| Activation::Relu.backward(y, d_y) });
-                }
-                Activation::LeakyRelu { .. } => {
-                    set.call(ColumnSums { y, d_y, sums, backward: |y, d_y| activation.backward(y, d_y) });
-                }
-                Activation::Tanh => {
-                    set.call(ColumnSums { y, d_y, sums, backward: |y, d_y| Activation::Tanh.backward(y, d_y) });
-                }
-            }
+            set.run(ColumnSums { activation, y, d_y, sums });
         });
         if !d_bias.is_empty() {
             sum_in_order(partials, d_bias);
@@ -39,22 +27,24 @@ impl RunAs for BiasActivationBackward {
     }
 }
 
-/// `d_y = backward(y, d_y)` and `sums[c] = Σ_rows d_y[row][c]`.
-struct ColumnSums<'a, R, F> {
+/// `d_y = d_y · activation′` from `y`, and `sums[c] = Σ_rows d_y[row][c]`.
+struct ColumnSums<'a, R> {
+    activation: Activation,
     y: &'a [R],
     d_y: &'a mut [R],
     sums: &'a mut [f32],
-    backward: F,
 }
 
-impl<R: Real, F: Fn(f32, f32) -> f32> Loop for ColumnSums<'_, R, F> {
-    type Output = ();
-
+impl<R: Real> Loop for ColumnSums<'_, R> {
     #[inline(always)]
     fn run(self) {
-        let Self { y, d_y, sums, backward } = self;
+        let Self { y, d_y, sums, .. } = self;
+        with_constant!(self.activation, activation => {
+            for (d_y, y) in d_y.iter_mut().zip(y) {
+                *d_y = R::new(activation.backward(y.get(), d_y.get()));
+            }
+        });
         sums.fill(0.0);
-        d_y.iter_mut().zip(y).for_each(|(d_y, y)| *d_y = R::new(backward(y.get(), d_y.get())));
         for row in d_y.chunks_exact(sums.len()) {
             sums.iter_mut().zip(row).for_each(|(sum, d_y)| *sum += d_y.get());
         }

@@ -3,20 +3,16 @@
 use anyhow::Result;
 use rayon::prelude::*;
 
-use super::gemm::kernel::Start;
 use super::gemm::pairs;
 use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, PANEL, grown, weight_groups};
 use super::winograd::forward::Epilogue;
 use super::winograd::tiling::Winograd;
-use super::{Cpu, Instructions, Real, RunAs, finish};
+use super::{Cpu, Real, RunAs};
 use crate::ops::{
-    Activation, Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d,
-    MaxPool2dForward, Op, PoolEpilogue, RunOn, Span,
+    Add, BiasActivationBackward, Conv2dBackwardInput, Conv2dBackwardWeight, Conv2dForward, MaxPool2d, MaxPool2dForward,
+    Op, PoolEpilogue, RunOn, Span,
 };
-
-/// Minimum number of pieces of a forward pass, so that a small batch keeps all threads busy.
-const MIN_PIECES: usize = 16;
 
 /// The floating-point operations of the products by which Winograd's algorithm computes an operator, without its
 /// transforms; `None` if the operator is computed in another way.
@@ -84,13 +80,8 @@ impl RunAs for Conv2dBackwardWeight {
         work.for_each(|(panel, (sum, d_weight))| {
             let width = d_weight.len() / patch;
             let sum = &mut sum[..patch * width];
-            set.run(|| {
-                for group in others.chunks_exact(panels * patch * PANEL) {
-                    let terms = &group[panel * patch * PANEL..];
-                    sum.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
-                }
-                scratch::transpose(sum, width, d_weight, patch);
-            });
+            scratch::add_groups(set, others, panels * patch * PANEL, panel * patch * PANEL, sum);
+            scratch::transpose(set, sum, width, d_weight, patch);
         });
         Ok(())
     }
@@ -140,61 +131,25 @@ impl Conv2dForward {
         let (x, weight, residual) = (&*x, &*weight, self.residual_of(x, residual));
         let has_pairs = op.is_plain() && op.input.channels.is_multiple_of(2);
         let pairs = pairs::of_values(set, x).zip(pairs::of_values(set, weight)).filter(|_| has_pairs);
-        let (cache, epilogue) = (&mut cpu.weight_cache, Epilogue { bias, residual, ..Epilogue::NONE });
+        let epilogue = Epilogue { bias, residual, activation: self.activation, pooled: false };
+        let cache = &mut cpu.weight_cache;
         match pairs {
             Some((x, weight)) => {
                 let geometry = Geometry::of_pairs(op)?;
                 let weights = cache.weights(op, self.weight, version, geometry.op.weight_len(), |panels| {
                     geometry.pack_weights(set, weight, panels);
                 });
-                self.convolve_with(set, &geometry, x, weights, epilogue, y);
+                geometry.convolve(set, x, weights, epilogue, y);
             }
             None => {
                 let geometry = Geometry::new(op)?;
                 let weights = cache.weights(op, self.weight, version, op.weight_len(), |panels| {
                     geometry.pack_weights(set, weight, panels);
                 });
-                self.convolve_with(set, &geometry, x, weights, epilogue, y);
+                geometry.convolve(set, x, weights, epilogue, y);
             }
         }
         Ok(())
-    }
-
-    /// The same with weights by [`Geometry::pack_weights`]. The input consists of pairs if the geometry has them.
-    fn convolve_with<E: Real, R: Real>(
-        &self,
-        set: Instructions,
-        geometry: &Geometry,
-        x: &[E],
-        weights: &[f32],
-        Epilogue { bias, residual, .. }: Epilogue<R>,
-        y: &mut [R],
-    ) {
-        let (op, output, patch) = (&geometry.op, geometry.output, geometry.op.patch_len());
-        let batch = x.len() / op.input.len();
-        let lines_per_piece = output.height.div_ceil(MIN_PIECES.div_ceil(batch));
-        let piece_len = lines_per_piece * output.width * output.channels;
-        let pieces = y.par_chunks_mut(output.len()).enumerate().flat_map(|(sample, y)| {
-            y.par_chunks_mut(piece_len).enumerate().map(move |(piece, y)| (sample, piece * lines_per_piece, y))
-        });
-        pieces.for_each(|(sample, first, y)| {
-            let lines = y.len() / (output.width * output.channels);
-            let relu = self.activation == Activation::Relu && residual.is_none();
-            scratch::with_output(set, y, |y| {
-                geometry.with_padded(set, &x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
-                    if !op.is_plain() {
-                        return geometry.grouped_forward(set, x, weights, bias, y, relu);
-                    }
-                    for (index, panel) in weights.chunks(patch * PANEL).enumerate() {
-                        let start = if bias.is_empty() { Start::Zero } else { Start::Bias(&bias[index * PANEL..]) };
-                        let product = geometry.forward(lines, panel.len() / patch);
-                        product.run(set, x, panel, &mut y[index * PANEL..], start, relu);
-                    }
-                });
-                let at = sample * output.len() + first * output.width * output.channels;
-                finish(set, self.activation, residual.map(|all| &all[at..]), y);
-            });
-        });
     }
 
     /// The spans of bias and residual, empty if there is none or if the residual is the input.
@@ -240,15 +195,11 @@ impl Conv2dBackwardInput {
         // W, split by kernel row and packed in panels of columns, [ky][panel][oc][PANEL], of which oc may be pairs
         let pairs = pairs::of_values(set, d_y).zip(R::as_bf16(weight)).filter(|_| output.channels.is_multiple_of(2));
         let depth = if pairs.is_some() { output.channels / 2 } else { output.channels };
-        let packed = grown(&mut cpu.scratch.packed, op.window.kernel * depth * row_len);
+        let (size, kernel) = ((output.channels, row_len), op.window.kernel);
+        let packed = grown(&mut cpu.scratch.packed, kernel * depth * row_len);
         packed.par_chunks_mut(depth * row_len).enumerate().for_each(|(ky, packed)| match pairs {
-            Some((_, weight)) => {
-                let size = (output.channels, row_len);
-                pairs::pack_panels(set, &weight[ky * row_len..], op.patch_len(), size, packed);
-            }
-            None => set.run(|| {
-                scratch::pack_panels(&weight[ky * row_len..], op.patch_len(), row_len, packed, depth);
-            }),
+            Some((_, weight)) => pairs::pack_panels(set, &weight[ky * row_len..], op.patch_len(), size, packed),
+            None => scratch::pack_panels(set, &weight[ky * row_len..], op.patch_len(), size, packed),
         });
         let (packed, d_y) = (&*packed, &*d_y);
         d_x.par_chunks_mut(op.input.len()).enumerate().for_each(|(sample, d_x)| {

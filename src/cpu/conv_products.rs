@@ -7,7 +7,11 @@ use super::gemm::kernel::{Gemm, LeftStrides, Start};
 use super::gemm::pairs;
 use super::geometry::Geometry;
 use super::runtime::scratch::{self, Buffer, PANEL};
-use super::{Instructions, Real};
+use super::winograd::forward::Epilogue;
+use super::{Instructions, Real, finish};
+
+/// Minimum number of pieces of a forward pass, so that a small batch keeps all threads busy.
+const MIN_PIECES: usize = 16;
 
 /// Output pixels per piece of the weight gradient, so that their inputs and gradients nearly fit in L1.
 const WEIGHT_PIXELS: usize = 128;
@@ -22,12 +26,49 @@ impl Geometry {
         let patch = self.op.patch_len();
         panels.par_chunks_mut(patch * PANEL).zip(weight.par_chunks(patch * PANEL)).for_each(|(panel, weight)| {
             let width = weight.len() / patch;
-            set.run(|| scratch::transpose(weight, patch, panel, width));
+            scratch::transpose(set, weight, patch, panel, width);
+        });
+    }
+
+    /// `y = activation(convolution(x) + bias + residual)` with weights by [`Geometry::pack_weights`]. The input consists of pairs
+    /// if [`Geometry::pairs`] is set.
+    pub fn convolve<E: Real, R: Real>(
+        &self,
+        set: Instructions,
+        x: &[E],
+        weights: &[f32],
+        epilogue: Epilogue<R>,
+        y: &mut [R],
+    ) {
+        let (op, output, patch) = (&self.op, self.output, self.op.patch_len());
+        let (bias, relu) = (epilogue.bias, epilogue.fuses_relu());
+        let batch = x.len() / op.input.len();
+        let lines_per_piece = output.height.div_ceil(MIN_PIECES.div_ceil(batch));
+        let piece_len = lines_per_piece * output.width * output.channels;
+        let pieces = y.par_chunks_mut(output.len()).enumerate().flat_map(|(sample, y)| {
+            y.par_chunks_mut(piece_len).enumerate().map(move |(piece, y)| (sample, piece * lines_per_piece, y))
+        });
+        pieces.for_each(|(sample, first, y)| {
+            let lines = y.len() / (output.width * output.channels);
+            scratch::with_output(set, y, |y| {
+                self.with_padded(set, &x[sample * op.input.len()..][..op.input.len()], first, lines, |x| {
+                    if !op.is_plain() {
+                        return self.grouped_forward(set, x, weights, bias, y, relu);
+                    }
+                    for (index, panel) in weights.chunks(patch * PANEL).enumerate() {
+                        let start = if bias.is_empty() { Start::Zero } else { Start::Bias(&bias[index * PANEL..]) };
+                        let product = self.forward(lines, panel.len() / patch);
+                        product.run(set, x, panel, &mut y[index * PANEL..], start, relu);
+                    }
+                });
+                let at = sample * output.len() + first * output.width * output.channels;
+                finish(set, epilogue.activation, epilogue.residual.map(|all| &all[at..]), y);
+            });
         });
     }
 
     /// `y [lines][ow][..cols] = x · Wᵀ`, for one panel of `Wᵀ`.
-    pub fn forward(&self, lines: usize, cols: usize) -> Gemm {
+    fn forward(&self, lines: usize, cols: usize) -> Gemm {
         let (line, row) = self.strides();
         Gemm {
             lines,
@@ -87,7 +128,7 @@ impl Geometry {
                     });
                 }
                 scratch::with(Buffer::Packed, pixels * cols, |packed| {
-                    scratch::pack_panels(d_y, output.channels, cols, packed, pixels);
+                    scratch::pack_panels(set, d_y, output.channels, (pixels, cols), packed);
                     product.run(set, x, packed, partial, start, false);
                 });
             });
@@ -152,12 +193,7 @@ impl Geometry {
         }
         scratch::with(Buffer::Padded, (input.height + 2 * padding) * self.line, |padded| {
             self.scatter_padded(set, d_y, packed, padded);
-            let width = input.width * input.channels;
-            let lines = padded.chunks_exact(self.line).skip(padding);
-            for (d_x, line) in d_x.chunks_exact_mut(width).zip(lines) {
-                let floats = &line[padding * input.channels..][..width];
-                set.call(scratch::FromFloats { floats, values: d_x });
-            }
+            self.without_padding(set, padded, d_x);
         });
     }
 

@@ -60,10 +60,20 @@ impl Geometry {
                 let y = (begin + index).checked_sub(window.padding).filter(|&y| y < input.height);
                 if let Some(y) = y {
                     let padded = &mut padded[window.padding * input.channels..][..width];
-                    set.call(scratch::ToFloats { values: &x[y * width..][..width], floats: padded });
+                    set.run(scratch::ToFloats { values: &x[y * width..][..width], floats: padded });
                 }
             }
             body(padded);
         });
+    }
+
+    /// Copies a sample without its padding.
+    pub fn without_padding<R: Real>(&self, set: Instructions, padded: &[f32], x: &mut [R]) {
+        let (input, padding) = (self.op.input, self.op.window.padding);
+        let width = input.width * input.channels;
+        let lines = padded.chunks_exact(self.line).skip(padding);
+        for (x, line) in x.chunks_exact_mut(width).zip(lines) {
+            set.run(scratch::FromFloats { floats: &line[padding * input.channels..][..width], values: x });
+        }
     }
 }

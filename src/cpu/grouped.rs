@@ -178,12 +178,7 @@ impl Geometry {
                 let d_x = &mut padded[self.grouped_input(group, place / kernel, place % kernel)..];
                 product.run(set, &d_y[group * out_channels..], weight, d_x, Start::Accumulate, false);
             }
-            let width = input.width * input.channels;
-            let lines = padded.chunks_exact(self.line).skip(padding);
-            for (d_x, line) in d_x.chunks_exact_mut(width).zip(lines) {
-                let floats = &line[padding * input.channels..][..width];
-                set.call(scratch::FromFloats { floats, values: d_x });
-            }
+            self.without_padding(set, padded, d_x);
         });
     }
 }

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::gemm::kernel::{Gemm, LeftStrides, Start, prefetch, tile_rows};
 use super::gemm::pairs;
 use super::runtime::scratch::{self, Buffer, PANEL, grown};
-use super::{Cpu, Instructions, Real, RunAs, activate};
+use super::{Cpu, Instructions, Loop, Real, RunAs, finish};
 use crate::ops::{
     Activation, BiasActivationBackward, Linear, LinearBackwardInput, LinearBackwardWeight, LinearForward, RunOn,
 };
@@ -42,7 +42,7 @@ impl RunAs for LinearForward {
         if batch < SMALL_BATCH {
             let work = y_transposed.par_chunks_mut(BLOCK_ROWS * batch).zip(weight.par_chunks(BLOCK_ROWS * depth));
             let min_blocks = MIN_WORK / (BLOCK_ROWS * depth);
-            work.with_min_len(min_blocks.max(1)).for_each(|(y, weight)| set.run(|| dot_products(depth, weight, x, y)));
+            work.with_min_len(min_blocks.max(1)).for_each(|(y, weight)| set.run(DotProducts { depth, weight, x, y }));
         } else {
             let has_pairs = depth.is_multiple_of(2);
             let pairs = pairs::of_values(set, x).zip(pairs::of_values(set, weight)).filter(|_| has_pairs);
@@ -55,17 +55,15 @@ impl RunAs for LinearForward {
         let samples_per_piece = if batch < SMALL_BATCH { batch } else { batch.div_ceil(8).min(PANEL) };
         y.par_chunks_mut(samples_per_piece * op.out_features).enumerate().for_each(|(piece, y)| {
             scratch::with_output(set, y, |y| {
-                set.run(|| {
-                    for (index, y) in y.chunks_exact_mut(op.out_features).enumerate() {
-                        let sample = piece * samples_per_piece + index;
-                        for (feature, y) in y.iter_mut().enumerate() {
-                            let bias = bias.get(feature).copied().unwrap_or(0.0);
-                            let sum = y_transposed[feature * batch + sample] + bias;
-                            *y = if activation == Activation::Relu { activation.apply(sum) } else { sum };
-                        }
+                for (index, y) in y.chunks_exact_mut(op.out_features).enumerate() {
+                    let sample = piece * samples_per_piece + index;
+                    for (feature, y) in y.iter_mut().enumerate() {
+                        let bias = bias.get(feature).copied().unwrap_or(0.0);
+                        let sum = y_transposed[feature * batch + sample] + bias;
+                        *y = if activation == Activation::Relu { activation.apply(sum) } else { sum };
                     }
-                });
-                activate(set, activation, y);
+                }
+                finish::<R, f32>(set, activation, None, y);
             });
         });
         Ok(())
@@ -87,7 +85,7 @@ impl RunAs for LinearBackwardWeight {
             let (at, width) = (panel * PANEL, target.len() / depth);
             match pairs {
                 Some((x, _)) => pairs::pack_panels(set, &x[at..], cols, (batch, width), target),
-                None => set.run(|| scratch::pack_panels(&x[at..], cols, width, target, batch)),
+                None => scratch::pack_panels(set, &x[at..], cols, (batch, width), target),
             }
         });
         let (d_y, stride) = match pairs {
@@ -148,29 +146,40 @@ fn multiply<E: Real>(
     // xᵀ, packed in panels of samples, [panel][in][PANEL], so that yᵀ = W · xᵀ reads the weight in place.
     let x_panels = grown(packed, batch * depth);
     x_panels.par_chunks_mut(depth * PANEL).zip(x.par_chunks(depth * PANEL)).for_each(|(panel, x)| {
-        set.run(|| scratch::transpose(x, depth, panel, x.len() / depth));
+        scratch::transpose(set, x, depth, panel, x.len() / depth);
     });
     let work = y.par_chunks_mut(BLOCK_ROWS * batch).zip(weight.par_chunks(BLOCK_ROWS * depth));
     work.for_each(|(y, weight)| transposed_block(set, depth, pairs, weight, x_panels, y));
 }
 
 /// `y [rows][batch] = weight [rows][depth] · x [batch][depth]ᵀ`, vectorised along the depth.
-#[inline(always)]
-fn dot_products<R: Real>(depth: usize, weight: &[R], x: &[R], y: &mut [f32]) {
-    // Measured: two accumulator vectors reach a higher memory throughput than four, and one row than several.
-    const LANES: usize = 32;
-    let batch = x.len() / depth;
-    for (weight, y) in weight.chunks_exact(depth).zip(y.chunks_exact_mut(batch)) {
-        for (x, y) in x.chunks_exact(depth).zip(y) {
-            let mut sums = [0.0_f32; LANES];
-            let (weights, inputs) = (weight.chunks_exact(LANES), x.chunks_exact(LANES));
-            let rest: f32 = weights.remainder().iter().zip(inputs.remainder()).map(|(w, x)| w.get() * x.get()).sum();
-            for (weights, inputs) in weights.zip(inputs) {
-                for lane in 0..LANES {
-                    sums[lane] += weights[lane].get() * inputs[lane].get();
+struct DotProducts<'a, R> {
+    depth: usize,
+    weight: &'a [R],
+    x: &'a [R],
+    y: &'a mut [f32],
+}
+
+impl<R: Real> Loop for DotProducts<'_, R> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { depth, weight, x, y } = self;
+        // Measured: two accumulator vectors reach a higher memory throughput than four, and one row than several.
+        const LANES: usize = 32;
+        let batch = x.len() / depth;
+        for (weight, y) in weight.chunks_exact(depth).zip(y.chunks_exact_mut(batch)) {
+            for (x, y) in x.chunks_exact(depth).zip(y) {
+                let mut sums = [0.0_f32; LANES];
+                let (weights, inputs) = (weight.chunks_exact(LANES), x.chunks_exact(LANES));
+                let rest: f32 =
+                    weights.remainder().iter().zip(inputs.remainder()).map(|(w, x)| w.get() * x.get()).sum();
+                for (weights, inputs) in weights.zip(inputs) {
+                    for lane in 0..LANES {
+                        sums[lane] += weights[lane].get() * inputs[lane].get();
+                    }
                 }
+                *y = sums.iter().sum::<f32>() + rest;
             }
-            *y = sums.iter().sum::<f32>() + rest;
         }
     }
 }
@@ -191,7 +200,7 @@ fn transposed_block<E: Real>(
             let inner = DEPTH.min(depth - begin);
             for (block, weight) in block.chunks_exact_mut(DEPTH + SKEW).zip(weight.chunks_exact(depth)) {
                 let values = &weight[begin..begin + inner];
-                set.call(scratch::ToFloats { values, floats: &mut block[..inner] });
+                set.run(scratch::ToFloats { values, floats: &mut block[..inner] });
             }
             let start = if begin == 0 { Start::Zero } else { Start::Accumulate };
             for (index, panel) in x_panels.chunks(depth * PANEL).enumerate() {
@@ -267,7 +276,7 @@ fn input_block<R: Real>(
                 let columns = &weight[index * PANEL..];
                 match R::as_bf16(columns).filter(|_| pairs) {
                     Some(columns) => pairs::pack_panels(set, columns, op.in_features, (inner, width), packed),
-                    None => set.run(|| scratch::pack_panels(columns, op.in_features, width, packed, inner)),
+                    None => scratch::pack_panels(set, columns, op.in_features, (inner, width), packed),
                 }
                 let next = match (index + 1) * PANEL {
                     next if next < cols => &weight[next..],

@@ -17,7 +17,7 @@ impl RunAs for LrnForward {
                     for (x, y) in x.chunks_exact(op.input.channels).zip(y.chunks_exact_mut(op.input.channels)) {
                         denominators(set, op, x, y);
                         powers(set, op.beta, y);
-                        set.run(|| y.iter_mut().zip(x).for_each(|(y, x)| *y *= x));
+                        set.run(Multiply { x, y });
                     }
                 });
             });
@@ -52,7 +52,7 @@ fn backward(set: Instructions, op: &Lrn, x: &[f32], d_y: &[f32], d_x: &mut [f32]
             denominators(set, op, x, sums);
             d_x.copy_from_slice(sums);
             powers(set, op.beta, d_x);
-            set.call(PixelGradient { size: op.size, factor, x, d_y, d_x, sums, terms });
+            set.run(PixelGradient { size: op.size, factor, x, d_y, d_x, sums, terms });
         }
     });
 }
@@ -69,8 +69,6 @@ struct PixelGradient<'a> {
 }
 
 impl Loop for PixelGradient<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
         let Self { size, factor, x, d_y, d_x, sums, terms } = self;
@@ -95,7 +93,7 @@ fn piece(op: &Lrn) -> usize {
 /// `d` of every channel of one pixel.
 fn denominators(set: Instructions, op: &Lrn, x: &[f32], d: &mut [f32]) {
     scratch::with(Buffer::Padded, op.input.channels, |squares| {
-        set.call(PixelDenominators { op, x, d, squares });
+        set.run(PixelDenominators { op, x, d, squares });
     });
 }
 
@@ -107,8 +105,6 @@ struct PixelDenominators<'a> {
 }
 
 impl Loop for PixelDenominators<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
         let Self { op, x, d, squares } = self;
@@ -131,15 +127,36 @@ fn windowed(values: &[f32], before: usize, after: usize, sums: &mut [f32]) {
     }
 }
 
-/// `values^−β`. The usual β = ¾ is computed with two square roots, which vectorise, unlike calls of `powf`.
+/// `y = y · x`
+struct Multiply<'a> {
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl Loop for Multiply<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.y.iter_mut().zip(self.x).for_each(|(y, x)| *y *= x);
+    }
+}
+
+/// `values^−β`
 fn powers(set: Instructions, beta: f32, values: &mut [f32]) {
     match beta {
-        0.75 => set.run(|| {
-            for value in values.iter_mut() {
-                let root = value.sqrt();
-                *value = 1.0 / (root * root.sqrt());
-            }
-        }),
+        0.75 => set.run(UsualPowers(values)),
         _ => values.iter_mut().for_each(|value| *value = value.powf(-beta)),
+    }
+}
+
+/// `values^−β` for the usual β = ¾, with two square roots, which vectorise, unlike calls of `powf`.
+struct UsualPowers<'a>(&'a mut [f32]);
+
+impl Loop for UsualPowers<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for value in self.0 {
+            let root = value.sqrt();
+            *value = 1.0 / (root * root.sqrt());
+        }
     }
 }

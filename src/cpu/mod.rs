@@ -43,6 +43,7 @@ use half::bf16;
 use crate::ops::{
     Activation, Backend, DeviceInfo, MemorySizes, Op, Precision, ProcessorLimits, RunOn, Span, Step, StepSeconds,
 };
+use activation::with_constant;
 pub use gemm::Instructions;
 use gemm::Loop;
 use real::Real;
@@ -208,46 +209,45 @@ impl Backend for Cpu {
 /// What is left to do on sums `y` that a micro-kernel has written: to add the residual, which may be longer, and the
 /// activation. Without a residual, the micro-kernel has applied ReLU.
 fn finish<R: Real, Y: Real>(set: Instructions, activation: Activation, residual: Option<&[R]>, y: &mut [Y]) {
-    match residual {
-        Some(residual) => add_and_activate(set, activation, residual, y),
-        None => activate(set, activation, y),
-    }
-}
-
-/// `y = activation(y)` for the activations that are not fused into the micro-kernel.
-fn activate<R: Real>(set: Instructions, activation: Activation, y: &mut [R]) {
-    // One loop per activation, so that there is no branch inside the loop.
-    match activation {
-        Activation::Identity | Activation::Relu => {}
-        Activation::LeakyRelu { .. } => {
-            set.run(|| y.iter_mut().for_each(|y| *y = R::new(activation.apply(y.get()))));
-        }
-        Activation::Tanh => set.run(|| y.iter_mut().for_each(|y| *y = R::new(Activation::Tanh.apply(y.get())))),
+    match (residual, activation) {
+        (Some(residual), _) => set.run(AddAndActivate { activation, residual, y }),
+        (None, Activation::Identity | Activation::Relu) => {}
+        (None, _) => set.run(Activate { activation, y }),
     }
 }
 
 /// `y = activation(y + residual)`; the residual may be longer.
-fn add_and_activate<R: Real, Y: Real>(set: Instructions, activation: Activation, residual: &[R], y: &mut [Y]) {
-    match activation {
-        Activation::Identity => set.call(AddLoop { residual, y, activation: |value| value }),
-        Activation::Relu => set.call(AddLoop { residual, y, activation: |value| Activation::Relu.apply(value) }),
-        Activation::LeakyRelu { .. } => set.call(AddLoop { residual, y, activation: |value| activation.apply(value) }),
-        Activation::Tanh => set.call(AddLoop { residual, y, activation: |value| Activation::Tanh.apply(value) }),
+struct AddAndActivate<'a, R, Y> {
+    activation: Activation,
+    residual: &'a [R],
+    y: &'a mut [Y],
+}
+
+impl<R: Real, Y: Real> Loop for AddAndActivate<'_, R, Y> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { residual, y, .. } = self;
+        with_constant!(self.activation, activation => {
+            for (y, residual) in y.iter_mut().zip(residual) {
+                *y = Y::new(activation.apply(y.get() + residual.get()));
+            }
+        });
     }
 }
 
-struct AddLoop<'a, R, Y, A> {
-    residual: &'a [R],
+/// `y = activation(y)`
+struct Activate<'a, Y> {
+    activation: Activation,
     y: &'a mut [Y],
-    activation: A,
 }
 
-impl<R: Real, Y: Real, A: Fn(f32) -> f32> Loop for AddLoop<'_, R, Y, A> {
-    type Output = ();
-
+impl<Y: Real> Loop for Activate<'_, Y> {
     #[inline(always)]
     fn run(self) {
-        let Self { residual, y, activation } = self;
-        y.iter_mut().zip(residual).for_each(|(y, residual)| *y = Y::new(activation(y.get() + residual.get())));
+        with_constant!(self.activation, activation => {
+            for y in self.y {
+                *y = Y::new(activation.apply(y.get()));
+            }
+        });
     }
 }

@@ -68,7 +68,7 @@ impl State {
         matrix.iter_mut().for_each(|value| *value *= inverse);
         let x = grown(&mut self.x, matrix.len());
         if rows > columns {
-            scratch::transpose(matrix, columns, x, rows);
+            scratch::transpose(set, matrix, columns, x, rows);
         } else {
             x.copy_from_slice(matrix);
         }
@@ -77,7 +77,7 @@ impl State {
         }
         let x = &self.x[..matrix.len()];
         if rows > columns {
-            scratch::transpose(x, rows, matrix, columns);
+            scratch::transpose(set, x, rows, matrix, columns);
         } else {
             matrix.copy_from_slice(x);
         }
@@ -92,19 +92,19 @@ impl State {
         // x [short, long] · xᵀ [long, short] → gram
         let gram = grown(&mut self.gram, square);
         packed[..area].par_chunks_mut(long * PANEL).zip(x.par_chunks(long * PANEL)).for_each(|(panel, x)| {
-            set.run(|| scratch::transpose(x, long, panel, x.len() / long));
+            scratch::transpose(set, x, long, panel, x.len() / long);
         });
         product(set, (x, long), &packed[..area], (gram, short), Start::Zero);
         // b gram + (c gram) · gram → polynomial
         let (scaled, polynomial) = (grown(&mut self.scaled, square), grown(&mut self.polynomial, square));
         scale(gram, c, scaled);
         scale(gram, b, polynomial);
-        pack((gram, short), &mut packed[..square]);
+        pack(set, (gram, short), &mut packed[..square]);
         product(set, (scaled, short), &packed[..square], (polynomial, short), Start::Accumulate);
         // a x + polynomial [short, short] · x [short, long] → next
         let next = grown(&mut self.next, area);
         scale(x, a, next);
-        pack((x, long), &mut packed[..area]);
+        pack(set, (x, long), &mut packed[..area]);
         product(set, (polynomial, short), &packed[..area], (next, long), Start::Accumulate);
         std::mem::swap(&mut self.x, &mut self.next);
     }
@@ -119,10 +119,10 @@ fn scale(source: &[f32], factor: f32, target: &mut [f32]) {
 }
 
 /// Packs a matrix with the given number of columns in panels `[panel][rows][PANEL]`.
-fn pack((matrix, columns): (&[f32], usize), packed: &mut [f32]) {
+fn pack(set: Instructions, (matrix, columns): (&[f32], usize), packed: &mut [f32]) {
     let rows = matrix.len() / columns;
     packed.par_chunks_mut(rows * PANEL).enumerate().for_each(|(panel, target)| {
-        scratch::pack_panels(&matrix[panel * PANEL..], columns, target.len() / rows, target, rows);
+        scratch::pack_panels(set, &matrix[panel * PANEL..], columns, (rows, target.len() / rows), target);
     });
 }
 

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::runtime::scratch::{self, Buffer};
-use super::{ELEMENTWISE_CHUNK, Instructions, Loop, Real};
+use super::{ELEMENTWISE_CHUNK, Instructions, Loop, Real, with_constant};
 use crate::ops::Activation;
 
 /// Minimum width of an inner loop. Per-channel factors are repeated to that width, so that layers with few channels
@@ -77,7 +77,7 @@ impl Pieces {
 /// For each channel of one piece, the mean and the sum of squared deviations from it.
 pub(super) fn piece_moments<R: Real>(set: Instructions, pieces: &Pieces, x: &[R], moments: &mut [f32]) {
     scratch::with(Buffer::Packed, 2 * pieces.width, |buffers| {
-        set.call(Moments { pieces, x, means_and_squares: moments, buffers });
+        set.run(Moments { pieces, x, means_and_squares: moments, buffers });
     });
 }
 
@@ -89,8 +89,6 @@ struct Moments<'a, R> {
 }
 
 impl<R: Real> Loop for Moments<'_, R> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
         let Self { pieces, x, means_and_squares, buffers } = self;
@@ -126,53 +124,52 @@ pub(super) fn normalise<R: Real>(
     y: &mut [R],
     factors: [&[f32]; 3],
 ) {
-    // One loop per activation, so that there is no branch inside the loop.
-    match activation {
-        Activation::Identity => set.call(Normalise { x, residual, y, factors, activation: |v| v }),
-        Activation::Relu => set.call(Normalise { x, residual, y, factors, activation: |v| Activation::Relu.apply(v) }),
-        Activation::LeakyRelu { .. } => {
-            set.call(Normalise { x, residual, y, factors, activation: |v| activation.apply(v) });
-        }
-        Activation::Tanh => set.call(Normalise { x, residual, y, factors, activation: |v| Activation::Tanh.apply(v) }),
-    }
+    set.run(Normalise { activation, x, residual, y, factors });
 }
 
-struct Normalise<'a, R, A> {
+struct Normalise<'a, R> {
+    activation: Activation,
     x: Option<&'a [R]>,
     residual: Option<&'a [R]>,
     y: &'a mut [R],
     factors: [&'a [f32]; 3],
-    activation: A,
 }
 
-impl<R: Real, A: Fn(f32) -> f32> Loop for Normalise<'_, R, A> {
-    type Output = ();
-
+impl<R: Real> Loop for Normalise<'_, R> {
     #[inline(always)]
     fn run(self) {
-        let Self { x, residual, y, factors: [mean, scale, bias], activation } = self;
-        let width = mean.len();
+        with_constant!(self.activation, activation => self.run_with(activation));
+    }
+}
+
+impl<R: Real> Normalise<'_, R> {
+    #[inline(always)]
+    fn run_with(self, activation: Activation) {
+        let Self { x, residual, y, factors: [mean, scale, bias], .. } = self;
         let affine = |x: R, (mean, (scale, bias)): (&f32, (&f32, &f32))| (x.get() - mean) * scale + bias;
-        for (block, y) in y.chunks_mut(width).enumerate() {
+        for (block, y) in y.chunks_mut(mean.len()).enumerate() {
             let factors = mean.iter().zip(scale.iter().zip(bias));
-            let part = block * width..block * width + y.len();
+            let part = block * mean.len()..block * mean.len() + y.len();
             match (x.map(|x| &x[part.clone()]), residual.map(|residual| &residual[part])) {
                 (Some(x), None) => {
-                    y.iter_mut()
-                        .zip(x.iter().zip(factors))
-                        .for_each(|(y, (x, f))| *y = R::new(activation(affine(*x, f))));
+                    for (y, (x, f)) in y.iter_mut().zip(x.iter().zip(factors)) {
+                        *y = R::new(activation.apply(affine(*x, f)));
+                    }
                 }
                 (Some(x), Some(residual)) => {
-                    let values = residual.iter().zip(x.iter().zip(factors));
-                    y.iter_mut()
-                        .zip(values)
-                        .for_each(|(y, (r, (x, f)))| *y = R::new(activation(affine(*x, f) + r.get())));
+                    for (y, (r, (x, f))) in y.iter_mut().zip(residual.iter().zip(x.iter().zip(factors))) {
+                        *y = R::new(activation.apply(affine(*x, f) + r.get()));
+                    }
                 }
-                (None, None) => y.iter_mut().zip(factors).for_each(|(y, f)| *y = R::new(activation(affine(*y, f)))),
+                (None, None) => {
+                    for (y, f) in y.iter_mut().zip(factors) {
+                        *y = R::new(activation.apply(affine(*y, f)));
+                    }
+                }
                 (None, Some(residual)) => {
-                    y.iter_mut()
-                        .zip(residual.iter().zip(factors))
-                        .for_each(|(y, (r, f))| *y = R::new(activation(affine(*y, f) + r.get())));
+                    for (y, (r, f)) in y.iter_mut().zip(residual.iter().zip(factors)) {
+                        *y = R::new(activation.apply(affine(*y, f) + r.get()));
+                    }
                 }
             }
         }
@@ -192,7 +189,7 @@ pub(super) fn gradient_sums<R: Real>(
 ) {
     scratch::with(Buffer::Packed, 2 * pieces.width, |totals| {
         totals.fill(0.0);
-        set.call(GradientSums { activation, factors, x, y, d_y, totals });
+        set.run(GradientSums { activation, factors, x, y, d_y, totals });
         let (sum, product) = totals.split_at(pieces.width);
         let (channel_sum, channel_product) = sums.split_at_mut(pieces.channels);
         pieces.fold(sum, channel_sum);
@@ -211,17 +208,9 @@ struct GradientSums<'a, R> {
 }
 
 impl<R: Real> Loop for GradientSums<'_, R> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
-        // One loop per activation, so that there is no branch inside the loop.
-        match self.activation {
-            Activation::Identity => self.run_with(Activation::Identity),
-            Activation::Relu => self.run_with(Activation::Relu),
-            Activation::LeakyRelu { slope } => self.run_with(Activation::LeakyRelu { slope }),
-            Activation::Tanh => self.run_with(Activation::Tanh),
-        }
+        with_constant!(self.activation, activation => self.run_with(activation));
     }
 }
 
@@ -299,7 +288,7 @@ pub(super) fn input_gradient<R: Real>(
     d_x: &mut [R],
     factors: [&[f32]; 5],
 ) {
-    set.call(InputGradient { activation, x, d_y, d_x, factors });
+    set.run(InputGradient { activation, x, d_y, d_x, factors });
 }
 
 struct InputGradient<'a, R> {
@@ -311,16 +300,9 @@ struct InputGradient<'a, R> {
 }
 
 impl<R: Real> Loop for InputGradient<'_, R> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
-        match self.activation {
-            Activation::Identity => self.run_with(Activation::Identity),
-            Activation::Relu => self.run_with(Activation::Relu),
-            Activation::LeakyRelu { slope } => self.run_with(Activation::LeakyRelu { slope }),
-            Activation::Tanh => self.run_with(Activation::Tanh),
-        }
+        with_constant!(self.activation, activation => self.run_with(activation));
     }
 }
 

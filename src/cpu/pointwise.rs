@@ -12,12 +12,8 @@ impl RunAs for PointwiseForward {
     fn run_as<R: Real>(&self, cpu: &mut Cpu) -> Result<()> {
         let (set, [x, y]) = (cpu.instructions, cpu.memory.values::<R, _>([self.input, self.output])?);
         let chunks = y.par_chunks_mut(ELEMENTWISE_CHUNK).zip(x.par_chunks(ELEMENTWISE_CHUNK));
-        chunks.for_each(|(y, x)| match self.op.function {
-            Function::Gelu => set.call(Map { x, y, function: |x| x * normal_distribution(x) }),
-            Function::Scale { factor } => set.call(Map { x, y, function: |x| factor * x }),
-            Function::Square => set.call(Map { x, y, function: |x| x * x }),
-            Function::SquareRoot => set.call(Map { x, y, function: f32::sqrt }),
-        });
+        let function = self.op.function;
+        chunks.for_each(|(y, x)| set.run(Map { function, x, y }));
         Ok(())
     }
 }
@@ -28,56 +24,65 @@ impl RunAs for PointwiseBackward {
         let set = cpu.instructions;
         let sources = x.par_chunks(ELEMENTWISE_CHUNK).zip(d_y.par_chunks(ELEMENTWISE_CHUNK));
         let chunks = d_x.par_chunks_mut(ELEMENTWISE_CHUNK).zip(sources);
-        chunks.for_each(|(d_x, (x, d_y))| match self.op.function {
-            Function::Gelu => set.call(MapGradient { x, d_y, d_x, gradient: gelu_gradient }),
-            Function::Scale { factor } => set.call(Map { x: d_y, y: d_x, function: |d_y| factor * d_y }),
-            Function::Square => set.call(MapGradient { x, d_y, d_x, gradient: |x, d_y| 2.0 * x * d_y }),
-            Function::SquareRoot => set.call(MapGradient { x, d_y, d_x, gradient: square_root_gradient }),
-        });
+        let function = self.op.function;
+        chunks.for_each(|(d_x, (x, d_y))| set.run(MapGradient { function, x, d_y, d_x }));
         Ok(())
     }
 }
 
-#[inline(always)]
-fn gelu_gradient(x: f32, d_y: f32) -> f32 {
-    d_y * (normal_distribution(x) + x * normal_density(x))
-}
-
-#[inline(always)]
-fn square_root_gradient(x: f32, d_y: f32) -> f32 {
-    if x == 0.0 { 0.0 } else { d_y / (2.0 * x.sqrt()) }
-}
-
-struct Map<'a, R, F> {
+/// `y = function(x)`
+struct Map<'a, R> {
+    function: Function,
     x: &'a [R],
     y: &'a mut [R],
-    function: F,
 }
 
-impl<R: Real, F: Fn(f32) -> f32> Loop for Map<'_, R, F> {
-    type Output = ();
-
+impl<R: Real> Loop for Map<'_, R> {
     #[inline(always)]
     fn run(self) {
-        let Self { x, y, function } = self;
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = R::new(function(x.get())));
+        // One loop per function, so that there is no branch inside the loop.
+        macro_rules! map {
+            ($x:ident => $value:expr) => {
+                for (y, x) in self.y.iter_mut().zip(self.x) {
+                    let $x = x.get();
+                    *y = R::new($value);
+                }
+            };
+        }
+        match self.function {
+            Function::Gelu => map!(x => x * normal_distribution(x)),
+            Function::Scale { factor } => map!(x => factor * x),
+            Function::Square => map!(x => x * x),
+            Function::SquareRoot => map!(x => x.sqrt()),
+        }
     }
 }
 
-struct MapGradient<'a, R, F> {
+/// `d_x = d_y · function′(x)`
+struct MapGradient<'a, R> {
+    function: Function,
     x: &'a [R],
     d_y: &'a [R],
     d_x: &'a mut [R],
-    gradient: F,
 }
 
-impl<R: Real, F: Fn(f32, f32) -> f32> Loop for MapGradient<'_, R, F> {
-    type Output = ();
-
+impl<R: Real> Loop for MapGradient<'_, R> {
     #[inline(always)]
     fn run(self) {
-        let Self { x, d_y, d_x, gradient } = self;
-        d_x.iter_mut().zip(x.iter().zip(d_y)).for_each(|(d_x, (x, d_y))| *d_x = R::new(gradient(x.get(), d_y.get())));
+        macro_rules! map {
+            ($x:ident, $d_y:ident => $value:expr) => {
+                for (d_x, (x, d_y)) in self.d_x.iter_mut().zip(self.x.iter().zip(self.d_y)) {
+                    let ($x, $d_y) = (x.get(), d_y.get());
+                    *d_x = R::new($value);
+                }
+            };
+        }
+        match self.function {
+            Function::Gelu => map!(x, d_y => d_y * (normal_distribution(x) + x * normal_density(x))),
+            Function::Scale { factor } => map!(_x, d_y => factor * d_y),
+            Function::Square => map!(x, d_y => 2.0 * x * d_y),
+            Function::SquareRoot => map!(x, d_y => if x == 0.0 { 0.0 } else { d_y / (2.0 * x.sqrt()) }),
+        }
     }
 }
 

@@ -20,8 +20,8 @@ impl RunAs for MaxPool2dForward {
         match argmax {
             Some(argmax) => samples
                 .zip(argmax.par_chunks_mut(shape.len()))
-                .for_each(|((x, y), argmax)| set.call(MaxPool { op, shape, x, y, argmax })),
-            None => samples.for_each(|(x, y)| set.call(MaxPool { op, shape, x, y, argmax: &mut [] })),
+                .for_each(|((x, y), argmax)| set.run(MaxPool { op, shape, x, y, argmax })),
+            None => samples.for_each(|(x, y)| set.run(MaxPool { op, shape, x, y, argmax: &mut [] })),
         }
         Ok(())
     }
@@ -156,8 +156,6 @@ struct MaxPool<'a, R> {
 }
 
 impl<R: Real> Loop for MaxPool<'_, R> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
         let Self { op, shape, x, y, argmax } = self;

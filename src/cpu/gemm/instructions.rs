@@ -56,13 +56,10 @@ impl Instructions {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
     }
 
-    /// Runs `body`, compiled with these instructions enabled. The set must be available; `Cpu::with_options`
-    /// checks that when a backend is created.
-    ///
-    /// The compiler inlines only short bodies. It compiles a longer one as a function of its own, without the instructions:
-    /// such a body must be a [`Loop`] for [`Instructions::call`].
+    /// Runs a loop, compiled with these instructions enabled. The set must be available; `Cpu::with_options` checks that when a
+    /// backend is created.
     #[inline(always)]
-    pub(in crate::cpu) fn run<R>(self, body: impl FnOnce() -> R) -> R {
+    pub(in crate::cpu) fn run(self, body: impl Loop) {
         match self {
             // SAFETY: `Cpu::with_options` rejects a set that the machine does not support.
             #[cfg(target_arch = "x86_64")]
@@ -70,20 +67,6 @@ impl Instructions {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => unsafe { with_avx512(body) },
-            _ => body(),
-        }
-    }
-
-    /// Runs a loop, compiled with these instructions enabled.
-    #[inline(always)]
-    pub(in crate::cpu) fn call<L: Loop>(self, body: L) -> L::Output {
-        match self {
-            // SAFETY: `Cpu::with_options` rejects a set that the machine does not support.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => unsafe { call_avx2(body) },
-            // SAFETY: as above.
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => unsafe { call_avx512(body) },
             _ => body.run(),
         }
     }
@@ -91,33 +74,20 @@ impl Instructions {
 
 /// A loop with its operands.
 pub(in crate::cpu) trait Loop {
-    type Output;
-
     /// Runs the loop. The method must be `#[inline(always)]`, and so must be the functions that it calls: others are compiled
-    /// without the instructions. Unlike a closure's, its body is inlined however long it is.
-    fn run(self) -> Self::Output;
+    /// without the instructions. The compiler inlines closures only if they are short, so this is no closure, and a loop with a
+    /// long body is a `for` loop instead of a closure for an iterator's `for_each`.
+    fn run(self);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn call_avx2<L: Loop>(body: L) -> L::Output {
-    body.run()
+fn with_avx2(body: impl Loop) {
+    body.run();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx2,fma")]
-fn call_avx512<L: Loop>(body: L) -> L::Output {
-    body.run()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn with_avx2<R>(body: impl FnOnce() -> R) -> R {
-    body()
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx2,fma")]
-fn with_avx512<R>(body: impl FnOnce() -> R) -> R {
-    body()
+fn with_avx512(body: impl Loop) {
+    body.run();
 }

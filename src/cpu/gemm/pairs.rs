@@ -48,7 +48,7 @@ pub(in crate::cpu) fn pack_windows(
     (count, len): (usize, usize),
     target: &mut [f32],
 ) {
-    set.call(PackWindows { floats, step, count, len, target });
+    set.run(PackWindows { floats, step, count, len, target });
 }
 
 struct PackWindows<'a> {
@@ -60,8 +60,6 @@ struct PackWindows<'a> {
 }
 
 impl Loop for PackWindows<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
         let Self { floats, step, count, len, target } = self;
@@ -98,7 +96,7 @@ pub(in crate::cpu) fn pack_panels(
     (rows, cols): (usize, usize),
     target: &mut [f32],
 ) {
-    set.call(PackPanels { source, stride, rows, cols, target });
+    set.run(PackPanels { source, stride, rows, cols, target });
 }
 
 struct PackPanels<'a> {
@@ -110,8 +108,6 @@ struct PackPanels<'a> {
 }
 
 impl Loop for PackPanels<'_> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
         let Self { source, stride, rows, cols, target } = self;

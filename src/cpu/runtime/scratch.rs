@@ -104,7 +104,7 @@ pub(in crate::cpu) fn with_floats<R: Real>(set: Instructions, values: &[R], buff
     match R::as_floats(values) {
         Some(floats) => body(floats),
         None => with(buffer, values.len(), |floats| {
-            set.call(ToFloats { values, floats });
+            set.run(ToFloats { values, floats });
             body(floats);
         }),
     }
@@ -117,7 +117,7 @@ pub(in crate::cpu) fn with_output<R: Real>(set: Instructions, values: &mut [R], 
     }
     with(Buffer::Output, values.len(), |floats| {
         body(floats);
-        set.call(FromFloats { floats, values });
+        set.run(FromFloats { floats, values });
     });
 }
 
@@ -128,8 +128,6 @@ pub(in crate::cpu) struct ToFloats<'a, R> {
 }
 
 impl<R: Real> Loop for ToFloats<'_, R> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
         R::copy_to_floats(self.values, self.floats);
@@ -143,8 +141,6 @@ pub(in crate::cpu) struct FromFloats<'a, R> {
 }
 
 impl<R: Real> Loop for FromFloats<'_, R> {
-    type Output = ();
-
     #[inline(always)]
     fn run(self) {
         R::copy_from_floats(self.floats, self.values);
@@ -160,26 +156,89 @@ pub(in crate::cpu) fn grown(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
 }
 
 /// `target [cols][target_stride] = source [rows][cols]ᵀ`, in blocks that stay in L1.
-#[inline(always)]
-pub(in crate::cpu) fn transpose<R: Real>(source: &[R], cols: usize, target: &mut [f32], target_stride: usize) {
-    const BLOCK: usize = 16;
-    for begin in (0..cols).step_by(BLOCK) {
-        let end = (begin + BLOCK).min(cols);
-        for (row, source) in source.chunks_exact(cols).enumerate() {
-            for (col, value) in source[begin..end].iter().enumerate() {
-                target[(begin + col) * target_stride + row] = value.get();
+pub(in crate::cpu) fn transpose<R: Real>(
+    set: Instructions,
+    source: &[R],
+    cols: usize,
+    target: &mut [f32],
+    target_stride: usize,
+) {
+    set.run(Transpose { source, cols, target, target_stride });
+}
+
+struct Transpose<'a, R> {
+    source: &'a [R],
+    cols: usize,
+    target: &'a mut [f32],
+    target_stride: usize,
+}
+
+impl<R: Real> Loop for Transpose<'_, R> {
+    #[inline(always)]
+    fn run(self) {
+        const BLOCK: usize = 16;
+        let Self { source, cols, target, target_stride } = self;
+        for begin in (0..cols).step_by(BLOCK) {
+            let end = (begin + BLOCK).min(cols);
+            for (row, source) in source.chunks_exact(cols).enumerate() {
+                for (col, value) in source[begin..end].iter().enumerate() {
+                    target[(begin + col) * target_stride + row] = value.get();
+                }
             }
         }
     }
 }
 
-/// Packs the first `cols` columns of `source`, with row stride `stride`, into `target [panel][rows][PANEL]`. The last
-/// panel has only as many columns as remain.
-pub(in crate::cpu) fn pack_panels<R: Real>(source: &[R], stride: usize, cols: usize, target: &mut [f32], rows: usize) {
-    for (panel, target) in target[..rows * cols].chunks_mut(rows * PANEL).enumerate() {
-        let width = target.len() / rows;
-        for (row, target) in target.chunks_exact_mut(width).enumerate() {
-            R::copy_to_floats(&source[row * stride + panel * PANEL..][..width], target);
+/// Packs the first `cols` columns of `rows` rows of `source`, with row stride `stride`, into `target [panel][rows][PANEL]`.
+/// The last panel has only as many columns as remain.
+pub(in crate::cpu) fn pack_panels<R: Real>(
+    set: Instructions,
+    source: &[R],
+    stride: usize,
+    (rows, cols): (usize, usize),
+    target: &mut [f32],
+) {
+    set.run(PackPanels { source, stride, rows, cols, target });
+}
+
+struct PackPanels<'a, R> {
+    source: &'a [R],
+    stride: usize,
+    rows: usize,
+    cols: usize,
+    target: &'a mut [f32],
+}
+
+impl<R: Real> Loop for PackPanels<'_, R> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { source, stride, rows, cols, target } = self;
+        for (panel, target) in target[..rows * cols].chunks_mut(rows * PANEL).enumerate() {
+            let width = target.len() / rows;
+            for (row, target) in target.chunks_exact_mut(width).enumerate() {
+                R::copy_to_floats(&source[row * stride + panel * PANEL..][..width], target);
+            }
+        }
+    }
+}
+
+/// Adds the terms at `at` in each group of `len` floats to `sum`, one group after the other.
+pub(in crate::cpu) fn add_groups(set: Instructions, groups: &[f32], len: usize, at: usize, sum: &mut [f32]) {
+    set.run(AddGroups { groups, len, at, sum });
+}
+
+struct AddGroups<'a> {
+    groups: &'a [f32],
+    len: usize,
+    at: usize,
+    sum: &'a mut [f32],
+}
+
+impl Loop for AddGroups<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for group in self.groups.chunks_exact(self.len) {
+            self.sum.iter_mut().zip(&group[self.at..]).for_each(|(sum, term)| *sum += term);
         }
     }
 }

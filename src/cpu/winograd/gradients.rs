@@ -60,7 +60,7 @@ impl Winograd {
         let patch = 9 * channels;
         let weight = &weight[first * patch..][..width * patch];
         scratch::with(Buffer::Packed, weight.len(), |transposed| {
-            set.run(|| scratch::transpose(weight, patch, transposed, width));
+            scratch::transpose(set, weight, patch, transposed, width);
             weight_tile(channels * width).transform(set, Transform::Weight, &*transposed, 0, target);
         });
     }
@@ -106,11 +106,7 @@ impl Winograd {
         work.for_each(|(panel, (sum, d_weight))| {
             let width = d_weight.len() / patch;
             let sum = &mut sum[..PLANES * channels * width];
-            set.run(|| {
-                for group in others.chunks_exact(pieces * panels_per_piece * panel_len) {
-                    sum.iter_mut().zip(&group[panel * panel_len..]).for_each(|(sum, term)| *sum += term);
-                }
-            });
+            scratch::add_groups(set, others, pieces * panels_per_piece * panel_len, panel * panel_len, sum);
             self.write_weight_gradient(set, sum, d_weight);
         });
     }
@@ -122,7 +118,7 @@ impl Winograd {
         scratch::with(Buffer::Packed, d_weight.len(), |transposed| {
             let tile = weight_tile(self.from.channels * width);
             tile.inverse_transform(set, InverseTransform::WeightGradient, sums, transposed);
-            set.run(|| scratch::transpose(transposed, width, d_weight, patch));
+            scratch::transpose(set, transposed, width, d_weight, patch);
         });
     }
 
